@@ -1,0 +1,47 @@
+"""Connections to the Redis server. Nothing here blocks at import or on construction."""
+
+from __future__ import annotations
+
+import redis
+
+from shared.errors import BadSetting, ServerAway
+from shared.settings import masked
+
+# Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
+SOCKET_TIMEOUT_S = 10.0
+
+
+def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """A client with a pool of its own; connects on first use.
+
+    RQ raises the socket timeout of any pool it is handed to minutes, so threads that need their own
+    timeout call this themselves.
+
+    Raises:
+        BadSetting: the URL can't be parsed.
+    """
+    try:
+        return redis.Redis.from_url(
+            redis_url,
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=5.0,
+            socket_keepalive=True,
+            health_check_interval=30,
+        )
+    except ValueError as error:
+        raise BadSetting(f"redis_url {masked(redis_url)!r} can't be used: {error}") from error
+
+
+def check(client: redis.Redis, redis_url: str) -> None:
+    """Ask the server for a sign of life.
+
+    Raises:
+        ServerAway: no answer; names the server.
+    """
+    try:
+        client.ping()
+    except redis.exceptions.ConnectionError as error:
+        raise ServerAway(
+            f"no Redis server answers at {masked(redis_url)}: {error}. Start one, or set SORTLINE_REDIS_URL "
+            "or --redis-url."
+        ) from error

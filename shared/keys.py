@@ -1,0 +1,50 @@
+"""Every Redis key, ours and those of RQ that we touch (RQ's names are fixed by RQ 3.0)."""
+
+from __future__ import annotations
+
+# Ours.
+LINES = "sortline:lines"  # set of line names that ever had a result
+
+
+def image(job_id: str) -> str:
+    """The raw image bytes of a job; expires."""
+    return f"sortline:image:{job_id}"
+
+
+def results(line: str) -> str:
+    """The stream of one line's SortResults (field `result`: JSON), trimmed."""
+    return f"sortline:results:{line}"
+
+
+def bell(queue: str) -> str:
+    """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
+    return f"sortline:bell:{queue}"
+
+
+# RQ's.
+RQ_SUSPENDED = "rq:suspended"
+
+
+def rq_queue(queue: str) -> str:
+    """List of queued job ids."""
+    return f"rq:queue:{queue}"
+
+
+def rq_job(job_id: str) -> str:
+    """Hash of one job."""
+    return f"rq:job:{job_id}"
+
+
+def rq_wip(queue: str) -> str:
+    """Sorted set `<job>:<execution>` by lease expiry: RQ's StartedJobRegistry."""
+    return f"rq:wip:{queue}"
+
+
+def rq_results(job_id: str) -> str:
+    """Stream of one job's RQ Results."""
+    return f"rq:results:{job_id}"
+
+
+def rq_worker(name: str) -> str:
+    """Hash of one registered worker."""
+    return f"rq:worker:{name}"

@@ -1,0 +1,105 @@
+"""The two messages of the system, ImageJob (producer to worker) and SortResult (worker to everyone).
+
+Times of events are UTC epoch seconds (`…_at`); durations carry their unit.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+# Names become Redis keys and metric labels: short, printable, no separators of either.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Outcome(StrEnum):
+    """How a job ended."""
+
+    SORTED = "sorted"  # classified in time
+    LATE = "late"  # classified, but past its deadline: do not fire
+    EXPIRED = "expired"  # past its deadline before the model: not classified
+    REJECTED = "rejected"  # not a usable image
+    FAILED = "failed"  # gave up after its attempts
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageJob(_Message):
+    """One image to sort: the only argument of `worker.tasks.sort_image`.
+
+    The image's bytes are not in here but in the Redis key `image_key`.
+    """
+
+    job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    line: Name
+    camera: Name
+    frame_id: int | Annotated[str, Field(max_length=256)] | None = None
+    encoder_count: int | None = None
+    captured_at: float
+    deadline_at: float | None = None
+    queue: Name
+    image_key: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    content_type: str
+    schema_version: int = SCHEMA_VERSION
+
+
+class Label(_Message):
+    """One property that applies to the bottle, with the model's probability (0..1)."""
+
+    label: str
+    probability: float
+
+
+class ModelRef(_Message):
+    """Which model made a result."""
+
+    name: str
+    version: int
+    engine: str
+
+
+class Timings(_Message):
+    """Milliseconds spent per stage; None for a stage the image never reached.
+
+    `queue` is enqueue to claim, `batch` the wait for the batch to start, `infer` the batch's time in
+    the model, `total` capture to result.
+    """
+
+    queue: float | None = None
+    decode: float | None = None
+    batch: float | None = None
+    infer: float | None = None
+    total: float | None = None
+
+
+class SortResult(_Message):
+    """What became of one image: RQ's return value and the line's stream carry the same object.
+
+    `deadline_margin_ms` is positive when the result was in time, negative when late, None without a
+    deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's lane
+    for bottles that must not be ejected on this result.
+    """
+
+    job_id: str
+    line: str
+    camera: str
+    frame_id: int | str | None = None
+    encoder_count: int | None = None
+    captured_at: float
+    finished_at: float
+    outcome: Outcome
+    labels: tuple[Label, ...] = ()
+    lane: str
+    model: ModelRef | None = None
+    timings_ms: Timings = Timings()
+    deadline_margin_ms: float | None = None
+    attempt: int = 1
+    worker: str
+    error: str | None = None

@@ -1,0 +1,149 @@
+"""All settings, in one class.
+
+A command's flag beats the environment (`SORTLINE_…`), which beats `sortline.toml`, which beats the
+default. `SORTLINE_CONFIG` names another file than `./sortline.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from shared.errors import BadSetting
+
+ENV_PREFIX = "SORTLINE_"
+
+
+def config_file() -> Path:
+    """The file of settings: `$SORTLINE_CONFIG`, else `sortline.toml` in the working directory."""
+    return Path(os.environ.get("SORTLINE_CONFIG", "sortline.toml"))
+
+
+class Settings(BaseSettings):
+    """Effective settings of one process. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server that holds the queues")
+    model_store: str = Field("~/.local/share/sortline/models", description="folder of published models")
+    cache_dir: Path = Field(Path("~/.cache/sortline"), description="folder of backbones and cached features")
+    model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
+    engine: Literal["auto", "litert", "litert-fp32", "tensorflow"] = Field(
+        "auto", description="what runs the model: auto takes TensorFlow where it sees a GPU, else LiteRT"
+    )
+    queues: str = Field("live,bulk", description="queues to work on, most urgent first")
+    max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
+    linger_ms: float = Field(2.0, ge=0, description="longest wait for a batch to fill, milliseconds")
+    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
+    engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
+    lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
+    max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
+    result_ttl_s: int = Field(3600, ge=1, description="seconds that RQ keeps a finished job and its result")
+    failure_ttl_s: int = Field(7 * 86400, ge=1, description="seconds that RQ keeps a failed job")
+    image_ttl_s: int = Field(3600, ge=1, description="seconds that an unsorted image is kept")
+    results_maxlen: int = Field(100_000, ge=1, description="results kept per line's stream, about")
+    queue_max_items: int = Field(20_000, ge=1, description="most jobs waiting in one queue; more is QueueFull")
+    max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, bytes")
+    max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, pixels")
+    metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
+    metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
+    log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
+
+    @property
+    def queue_names(self) -> list[str]:
+        """`queues` as a list, most urgent first."""
+        return [name.strip() for name in self.queues.split(",") if name.strip()]
+
+    @property
+    def model_store_dir(self) -> Path:
+        """`model_store` as a local folder."""
+        return Path(self.model_store).expanduser()
+
+    @property
+    def cache_path(self) -> Path:
+        """`cache_dir` with `~` resolved."""
+        return self.cache_dir.expanduser()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with a command's flags on top; a flag that is None was not given.
+
+    Raises:
+        BadSetting: a value can't be used; names the setting, its value and its origin.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    path = config_file()
+    if "SORTLINE_CONFIG" in os.environ and not path.is_file():
+        raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: write it, or unset the variable.")
+    try:
+        return Settings(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSetting(f"{path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise BadSetting(_describe(error, given)) from error
+
+
+def origin(name: str, flags: dict[str, Any]) -> str:
+    """Where a setting's effective value comes from: flag, environment, file or default."""
+    if flags.get(name) is not None:
+        return "flag"
+    variable = ENV_PREFIX + name.upper()
+    if any(key.upper() == variable for key in os.environ):
+        return f"environment {variable}"
+    if name in _file_values():
+        return str(config_file())
+    return "default"
+
+
+def masked(value: object) -> object:
+    """The value with the password of a URL replaced by `***`."""
+    if not isinstance(value, str) or "@" not in value or "://" not in value:
+        return value
+    parts = urlsplit(value)
+    if parts.password is None:
+        return value
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _file_values() -> dict[str, Any]:
+    path = config_file()
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return tomllib.load(file)
+
+
+def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
+    lines = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{config_file()} sets {name!r}, which is not a setting: see `sortline config`.")
+            continue
+        value = masked(problem["input"])
+        lines.append(f"setting {name} = {value!r} (from {origin(name, flags)}): {problem['msg']}.")
+    return "\n".join(lines)
