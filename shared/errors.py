@@ -8,15 +8,23 @@
     │   ├── BadDataset      a training or evaluation dataset
     │   ├── BadBundle       a model bundle that is incomplete, changed or answers wrongly
     │   └── NotFound        a model, version, file or backbone that isn't there
+    │       └── ResultGone  a job whose result will never come
     └── Transient           may go well next time: retried
         ├── ServerAway      Redis can't be reached
-        ├── QueueFull       the queue is at its bound; nothing was enqueued
+        ├── QueueFull       the queue is at its bound
+        ├── ResultTimeout   results that did not arrive in time
         └── EngineFailed    the model raised or answered the wrong number of items
 
 A message says what is wrong, with which value, and what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.schemas import SortResult
 
 
 class SortlineError(Exception):
@@ -55,6 +63,15 @@ class NotFound(BadInput):
     """Something named by the user does not exist."""
 
 
+class ResultGone(NotFound):
+    """Jobs that will never have a result. `results` holds those of the others, `reasons` why, by job id."""
+
+    def __init__(self, message: str, *, results: Mapping[str, SortResult], reasons: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.results = dict(results)
+        self.reasons = dict(reasons)
+
+
 class Transient(SortlineError):
     """The operation failed now and may succeed later."""
 
@@ -64,7 +81,24 @@ class ServerAway(Transient):
 
 
 class QueueFull(Transient):
-    """The queue is at its bound. Nothing was enqueued; the producer decides what to do."""
+    """The queue is at its bound; the producer decides what to do.
+
+    `accepted` holds the ids of the call's jobs that were enqueued before the refusal, in order: empty,
+    but where a call of many round trips lost a race for the last places.
+    """
+
+    def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.accepted = tuple(accepted)
+
+
+class ResultTimeout(Transient):
+    """Results did not arrive in time. `results` holds those that did, `missing` the other job ids."""
+
+    def __init__(self, message: str, *, results: Mapping[str, SortResult], missing: Sequence[str]) -> None:
+        super().__init__(message)
+        self.results = dict(results)
+        self.missing = tuple(missing)
 
 
 class EngineFailed(Transient):

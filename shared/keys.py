@@ -22,6 +22,7 @@ def bell(queue: str) -> str:
 
 
 # RQ's.
+RQ_QUEUES = "rq:queues"  # set of the keys of all queues
 RQ_SUSPENDED = "rq:suspended"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 SCHEMA_VERSION = 1
 
@@ -41,8 +41,8 @@ class ImageJob(_Message):
     camera: Name
     frame_id: int | Annotated[str, Field(max_length=256)] | None = None
     encoder_count: int | None = None
-    captured_at: float
-    deadline_at: float | None = None
+    captured_at: FiniteFloat
+    deadline_at: FiniteFloat | None = None
     queue: Name
     image_key: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

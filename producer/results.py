@@ -1,0 +1,221 @@
+"""Results of jobs: job ids in, one SortResult for each out. Called by users' code and the uploader.
+
+A finished job's SortResult is the return value in RQ's stream `rq:results:<id>`; that of a job that
+failed for good is in its hash's `meta`. Both are read by polling, many jobs a round trip: a stream of
+one's own per job can't be waited for by the thousand, and the lines' streams lack what a plain
+`rq worker` finished.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from pydantic import ValidationError
+
+from shared import keys
+from shared.connection import connect
+from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.schemas import SortResult
+from shared.settings import Settings, load_settings, masked
+
+# Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.
+ROUND_JOBS = 512
+# The wait between rounds grows while nothing happens, and is never less than a few times what the round
+# took, so that waiting for thousands takes a fifth of one connection's time at most.
+_PAUSE_MIN_S = 0.005
+_PAUSE_MAX_S = 0.2
+_PAUSE_PER_ROUND = 4.0
+
+# RQ's Result.Type: SUCCESSFUL carries a return value, as does RETRIED, which is not final.
+_SUCCESSFUL = b"1"
+_NEVER = {"canceled": "it was canceled", "stopped": "it was stopped"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What became of one job: its `result`, or in `gone` why there will never be one."""
+
+    job_id: str
+    result: SortResult | None = None
+    gone: str | None = None
+
+
+class ResultReader:
+    """Reads the answers of many jobs, a bounded number a round. `add` jobs at any time, then `poll`."""
+
+    def __init__(self, client: redis.Redis, redis_url: str) -> None:
+        self._client = client
+        self._redis_url = redis_url
+        self._pending: deque[str] = deque()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The jobs that have no answer yet."""
+        return tuple(self._pending)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, job_ids: Iterable[str]) -> None:
+        """Wait for these as well."""
+        self._pending.extend(job_ids)
+
+    def poll(self) -> list[Answer]:
+        """The answers found among the next ROUND_JOBS jobs; those without one go to the end of the line.
+
+        Raises:
+            ServerAway: no answer from the server; nothing is forgotten.
+        """
+        asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
+        if not asked:
+            return []
+        try:
+            answers = self._read(asked)
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise ServerAway(f"no Redis server answers at {masked(self._redis_url)}: {error}.") from error
+        found = {answer.job_id for answer in answers}
+        for _ in asked:
+            job_id = self._pending.popleft()
+            if job_id not in found:
+                self._pending.append(job_id)
+        return answers
+
+    def _read(self, job_ids: list[str]) -> list[Answer]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.rq_job(job_id), "status", "meta")
+            states = pipe.execute()
+        answers = []
+        finished = []
+        for job_id, (status, meta) in zip(job_ids, states, strict=True):
+            match None if status is None else status.decode():
+                case "finished":
+                    finished.append(job_id)
+                case "failed":
+                    answers.append(_failed(job_id, meta))
+                case None:
+                    answers.append(Answer(job_id=job_id, gone="the server does not know it (any more)"))
+                case name if name in _NEVER:
+                    answers.append(Answer(job_id=job_id, gone=_NEVER[name]))
+        return answers + self._read_finished(finished)
+
+    def _read_finished(self, job_ids: list[str]) -> list[Answer]:
+        if not job_ids:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.xrevrange(keys.rq_results(job_id), count=1)
+            streams = pipe.execute()
+        return [_finished(job_id, stream) for job_id, stream in zip(job_ids, streams, strict=True)]
+
+
+def iter_results(
+    job_ids: Iterable[str],
+    timeout_s: float,
+    settings: Settings | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Answer]:
+    """Every job's answer, as it comes; each job once, also when its id was given twice.
+
+    Raises:
+        ResultTimeout: answers are missing after `timeout_s` seconds.
+        ServerAway: no answer from the server, after the client's own retries.
+    """
+    settings = settings or load_settings()
+    results: dict[str, SortResult] = {}
+    with connect(settings.redis_url) as client:
+        reader = ResultReader(client, settings.redis_url)
+        reader.add(dict.fromkeys(job_ids))
+        give_up_at = clock() + timeout_s
+        unasked = len(reader)
+        pause_s = _PAUSE_MIN_S
+        while len(reader):
+            round_at = clock()
+            unasked -= ROUND_JOBS
+            answers = reader.poll()
+            for answer in answers:
+                if answer.result:
+                    results[answer.job_id] = answer.result
+                yield answer
+            now = clock()
+            if len(reader) and unasked <= 0 and now >= give_up_at:
+                raise _timeout(timeout_s, results, reader.pending)
+            if unasked <= 0 and len(answers) < ROUND_JOBS and len(reader):
+                pause_s = _PAUSE_MIN_S if answers else min(2 * pause_s, _PAUSE_MAX_S)
+                sleep(min(max(pause_s, _PAUSE_PER_ROUND * (now - round_at)), give_up_at - now))
+
+
+def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None = None) -> dict[str, SortResult]:
+    """Wait until every job has its SortResult.
+
+    Args:
+        job_ids: as returned by `submit` and `submit_many`.
+        timeout_s: most seconds to wait, in all.
+        settings: whose server to ask; those of the environment when None.
+
+    Returns:
+        SortResults by job id, in the order of `job_ids`, whatever their outcome.
+
+    Raises:
+        ResultTimeout: results are missing after `timeout_s`; carries those that came.
+        ResultGone: jobs will never have a result (expired, deleted, canceled); raised when all others are in.
+        ServerAway: no answer from the server.
+    """
+    wanted = list(dict.fromkeys(job_ids))
+    results: dict[str, SortResult] = {}
+    reasons: dict[str, str] = {}
+    for answer in iter_results(wanted, timeout_s, settings):
+        if answer.result is not None:
+            results[answer.job_id] = answer.result
+        else:
+            reasons[answer.job_id] = str(answer.gone)
+    ordered = {job_id: results[job_id] for job_id in wanted if job_id in results}
+    if reasons:
+        first, reason = next(iter(reasons.items()))
+        raise ResultGone(
+            f"{len(reasons):,} of {len(wanted):,} jobs will never have a result; the first, {first}: {reason}. "
+            "Results are kept for result_ttl_s seconds.",
+            results=ordered,
+            reasons=reasons,
+        )
+    return ordered
+
+
+def _timeout(timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...]) -> ResultTimeout:
+    return ResultTimeout(
+        f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
+        "is a worker running (`sortline status`)?",
+        results=results,
+        missing=missing,
+    )
+
+
+def _finished(job_id: str, stream: list[tuple[bytes, dict[bytes, bytes]]]) -> Answer:
+    if not stream:
+        return Answer(job_id=job_id, gone="its result expired")
+    fields = stream[0][1]
+    if fields.get(b"type") != _SUCCESSFUL or b"return_value" not in fields:
+        return Answer(job_id=job_id, gone="it finished without a return value")
+    return _parsed(job_id, lambda: json.loads(base64.b64decode(fields[b"return_value"])))
+
+
+def _failed(job_id: str, meta: bytes | None) -> Answer:
+    if meta is None:
+        return Answer(job_id=job_id, gone="it failed outside of Sortline's worker (see `rq info` for its error)")
+    return _parsed(job_id, lambda: json.loads(meta)["sort_result"])
+
+
+def _parsed(job_id: str, load: Callable[[], Any]) -> Answer:
+    try:
+        return Answer(job_id=job_id, result=SortResult.model_validate(load()))
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        return Answer(job_id=job_id, gone=f"its result can't be read: {error}")

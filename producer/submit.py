@@ -1,0 +1,289 @@
+"""Admission: image bytes in, RQ jobs in the queue out. Called by cameras, the uploader and users' own code.
+
+One server-side step (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written, and the
+image beside it. The job's hash is built here without rq.Job, which costs more than all the rest; a
+contract test compares the two field by field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+from pydantic import ValidationError
+from redis.commands.core import Script
+
+from shared import keys
+from shared.connection import connect
+from shared.errors import BadImage, BadJob, QueueFull, ServerAway
+from shared.images import sniff
+from shared.jobs import SORT_IMAGE
+from shared.schemas import ImageJob
+from shared.settings import Settings, masked
+
+# RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
+JOB_TIMEOUT_S = 180
+# More tokens on the bell than workers that could usefully wake at once.
+BELL_TOKENS = 64
+# One call of the script holds up the whole server, so that it takes only about a millisecond's worth.
+CHUNK_JOBS = 64
+CHUNK_BYTES = 4_000_000
+
+_SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
+_RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One image and where it comes from: the arguments of `LineProducer.submit`, which explains them."""
+
+    data: bytes
+    line: str
+    camera: str
+    frame_id: int | str | None = None
+    encoder_count: int | None = None
+    captured_at: float | None = None
+    deadline_ms: float | None = None
+    queue: str = "live"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedJob:
+    """A validated frame with its job id, ready to be sent, and to be sent again after `ServerAway`."""
+
+    job_id: str
+    queue: str
+    call: bytes  # RQ's `data`: the zlib-compressed JSON of the function and its arguments
+    description: str
+    image: bytes
+
+
+class LineProducer:
+    """Puts images on the queues of one server. Connects on first use; may be shared by threads."""
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._client = connect(settings.redis_url)
+        self._script: Script = self._client.register_script(_SCRIPT.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Give the connections back to the system; the next call opens new ones."""
+        self._client.close()
+
+    def submit(
+        self,
+        image_bytes: bytes,
+        *,
+        line: str,
+        camera: str,
+        frame_id: int | str | None = None,
+        encoder_count: int | None = None,
+        captured_at: float | None = None,
+        deadline_ms: float | None = None,
+        queue: str = "live",
+    ) -> str:
+        """Enqueue one image.
+
+        Args:
+            image_bytes: a whole JPEG, PNG, WebP, BMP or TIFF file, at most `max_image_bytes`.
+            line: the sorting line; names its stream of results.
+            camera: the camera on that line.
+            frame_id: the caller's own number or name of the frame; comes back in the result.
+            encoder_count: the belt's position at capture; comes back in the result.
+            captured_at: time of capture, UTC epoch seconds; now when None.
+            deadline_ms: milliseconds after capture by which the result must be there; None for no deadline.
+            queue: `live` or `bulk`, or another that a worker listens to.
+
+        Returns:
+            The job id, which `wait_for` and RQ's tools understand.
+
+        Raises:
+            BadImage: empty, too large, or not one of the formats. Nothing was sent.
+            BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
+            QueueFull: the queue is at `queue_max_items`. Nothing was enqueued.
+            ServerAway: no answer from the server after the client's own retries; the job may be there or not.
+        """
+        frame = Frame(
+            data=image_bytes,
+            line=line,
+            camera=camera,
+            frame_id=frame_id,
+            encoder_count=encoder_count,
+            captured_at=captured_at,
+            deadline_ms=deadline_ms,
+            queue=queue,
+        )
+        job = self.prepare(frame)
+        self.send([job])
+        return job.job_id
+
+    def submit_many(self, frames: Sequence[Frame]) -> list[str]:
+        """Enqueue many images, in few round trips; all are validated before the first is sent.
+
+        Returns:
+            The job ids, in the order of the frames.
+
+        Raises:
+            The same as `submit`. `QueueFull` is raised before anything is sent unless another producer takes
+            the places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
+        """
+        jobs = [self.prepare(frame) for frame in frames]
+        self.send(jobs)
+        return [job.job_id for job in jobs]
+
+    def prepare(self, frame: Frame) -> PreparedJob:
+        """Validate and stamp one frame; sends nothing.
+
+        Raises:
+            BadImage, BadJob: as `submit`.
+        """
+        content_type = self._check_image(frame.data)
+        job_id = uuid.uuid4().hex
+        captured_at = self._clock() if frame.captured_at is None else frame.captured_at
+        if frame.deadline_ms is not None and not frame.deadline_ms > 0:
+            raise BadJob(f"deadline_ms = {frame.deadline_ms!r} must be above 0, or None for no deadline.")
+        try:
+            job = ImageJob(
+                job_id=job_id,
+                line=frame.line,
+                camera=frame.camera,
+                frame_id=frame.frame_id,
+                encoder_count=frame.encoder_count,
+                captured_at=captured_at,
+                deadline_at=None if frame.deadline_ms is None else captured_at + frame.deadline_ms / 1000,
+                queue=frame.queue,
+                image_key=keys.image(job_id),
+                sha256=hashlib.sha256(frame.data).hexdigest(),
+                content_type=content_type,
+            )
+        except ValidationError as error:
+            raise BadJob(_describe(error)) from error
+        call = f'["{SORT_IMAGE}", null, [{job.model_dump_json()}], {{}}]'
+        return PreparedJob(
+            job_id=job_id,
+            queue=frame.queue,
+            call=zlib.compress(call.encode()),
+            description=f"sort {frame.line}/{frame.camera} frame {frame.frame_id}",
+            image=frame.data,
+        )
+
+    def send(self, jobs: Sequence[PreparedJob]) -> None:
+        """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
+
+        Raises:
+            QueueFull, ServerAway: as `submit_many`.
+        """
+        by_queue: dict[str, list[PreparedJob]] = {}
+        for job in jobs:
+            by_queue.setdefault(job.queue, []).append(job)
+        accepted: list[str] = []
+        for queue, group in by_queue.items():
+            left = len(group)
+            for chunk in _chunks(group):
+                try:
+                    self._send_chunk(queue, chunk, places_wanted=left)
+                except QueueFull as error:
+                    error.accepted = tuple(accepted)
+                    raise
+                accepted += [job.job_id for job in chunk]
+                left -= len(chunk)
+
+    def _check_image(self, data: bytes) -> str:
+        limit = self._settings.max_image_bytes
+        if len(data) > limit:
+            raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
+        return sniff(data)
+
+    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int) -> None:
+        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
+        common = self._common_fields(queue)
+        arguments: list[str | int | bytes] = [
+            self._settings.queue_max_items,
+            places_wanted,
+            self._settings.image_ttl_s,
+            BELL_TOKENS,
+            len(common),
+            *common,
+        ]
+        for job in chunk:
+            names += (keys.rq_job(job.job_id), keys.image(job.job_id))
+            arguments += (job.job_id, job.call, job.description, job.image)
+        with self._server_errors(queue):
+            done, depth = self._script(keys=names, args=arguments)
+        if not done:
+            bound = self._settings.queue_max_items
+            raise QueueFull(
+                f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
+                f"{places_wanted:,} more. Add workers, slow down, or raise the bound."
+            )
+
+    def _common_fields(self, queue: str) -> list[str | int]:
+        """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""
+        now = datetime.fromtimestamp(self._clock(), UTC).strftime(_RQ_TIME)
+        fields: dict[str, str | int] = {
+            "created_at": now,
+            "enqueued_at": now,
+            "status": "queued",
+            "origin": queue,
+            "timeout": JOB_TIMEOUT_S,
+            "result_ttl": self._settings.result_ttl_s,
+            "failure_ttl": self._settings.failure_ttl_s,
+            "success_callback_name": "",
+            "failure_callback_name": "",
+            "stopped_callback_name": "",
+            "started_at": "",
+            "ended_at": "",
+            "last_heartbeat": "",
+            "worker_name": "",
+            "group_id": "",
+        }
+        retries = self._settings.max_attempts - 1
+        if retries:  # RQ has no Retry(max=0)
+            fields |= {"retries_left": retries, "retry_intervals": "[0]", "enqueue_at_front_on_retry": 1}
+        return [part for pair in fields.items() for part in pair]
+
+    @contextmanager
+    def _server_errors(self, queue: str) -> Iterator[None]:
+        server = masked(self._settings.redis_url)
+        try:
+            yield
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise ServerAway(
+                f"no Redis server answers at {server}: {error}. Start it, or set SORTLINE_REDIS_URL or --redis-url."
+            ) from error
+        except redis.exceptions.OutOfMemoryError as error:
+            raise QueueFull(
+                f"the memory of the server at {server} is full, nothing was put on queue {queue!r}: "
+                "raise its maxmemory, add workers, or lower queue_max_items."
+            ) from error
+
+
+def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
+    """Runs of jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
+    chunk: list[PreparedJob] = []
+    chunk_bytes = 0
+    for job in jobs:
+        if chunk and (len(chunk) == CHUNK_JOBS or chunk_bytes + len(job.image) > CHUNK_BYTES):
+            yield chunk
+            chunk, chunk_bytes = [], 0
+        chunk.append(job)
+        chunk_bytes += len(job.image)
+    if chunk:
+        yield chunk
+
+
+def _describe(error: ValidationError) -> str:
+    problems = (
+        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    return "the job can't be written: " + "; ".join(problems) + "."

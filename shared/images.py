@@ -1,0 +1,284 @@
+"""The one decoder, for training and for serving: image bytes in, uint8 RGB of the model's size out.
+
+JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What becomes of each kind:
+
+    shape         squashed to the square; the model learns from images squashed the same way
+    orientation   EXIF's is applied; EXIF that can't be read counts as upright
+    several frames  the first one (APNG, animated WebP, TIFF pages, MPO)
+    transparency  (alpha, palette entry or colour key) composed over white
+    palette, 1 bit  their colours; black and white
+    CMYK          JPEG with Adobe's marker is stored inverted, any other is not; RGB = (1 - CMY)(1 - K)
+    16 bits       the upper eight of each sample
+    float, 32 bits  full scale is the smallest of 1 (floats only), 255, 65535 and 2^31 - 1 (integers only) that
+                  holds every value; below 0, above that or not a number is refused
+    colour profile  ignored: values are taken as sRGB
+
+JPEG has no checksum: damage inside a complete file that the codec papers over can't be noticed here, nor
+that a header claims more rows than the data fill. For a damaged TIFF libtiff may write a line to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (  # the plugins register themselves: else Image.open imports all 40 formats, in any thread
+    BmpImagePlugin,  # noqa: F401
+    Image,
+    ImageChops,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from shared.errors import BadImage
+
+MAX_BYTES = 20_000_000
+MAX_PX = 50_000_000
+
+Pixels = npt.NDArray[np.uint8]
+
+_FORMATS = {
+    "image/jpeg": "JPEG",
+    "image/png": "PNG",
+    "image/webp": "WEBP",
+    "image/bmp": "BMP",
+    "image/tiff": "TIFF",
+}
+ACCEPTED = ", ".join(_FORMATS.values())
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"II+\0": "image/tiff",  # BigTIFF
+    b"MM\0+": "image/tiff",
+}
+# "BM" alone also begins plain text, so the size of the header that follows must be one that exists.
+_BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
+
+# What people send instead, for the message.
+_STRANGERS = {
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop file",
+    b"PK\x03\x04": "a zip archive or office document",
+    b"\x1f\x8b": "gzip data",
+    b"\0\0\x01\0": "an icon (ICO)",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000",
+    b"\xff\x4f\xff\x51": "a JPEG 2000",
+    b"\0\0\0\x0cJXL ": "a JPEG XL",
+    b"\xff\x0a": "a JPEG XL",
+    b"\0\0\0\0": "zero bytes (a file still being written?)",
+}
+_ISO_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif": "an AVIF", b"avis": "an AVIF"}
+
+# Pillow's BILINEAR is a triangle filter as wide as the scale asks, so it does not alias.
+_FILTER = Image.Resampling.BILINEAR
+# Frames more than twice this factor too large are first reduced by a whole number of pixels (a box filter).
+_REDUCING_GAP = 2.0
+_BACKDROP = (255, 255, 255, 255)
+_FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+_PILLOW_MODULES = r"PIL\."
+
+
+def sniff(data: bytes) -> str:
+    """The content type that the first bytes announce, e.g. `image/jpeg`; reads a few bytes only.
+
+    Raises:
+        BadImage: `empty`, or `format`: none of the accepted ones; says what it looks like.
+    """
+    if not data:
+        raise BadImage("empty", "the image has no bytes: was the file completely written?")
+    for signature, content_type in _SIGNATURES.items():
+        if data.startswith(signature):
+            return content_type
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
+        return "image/bmp"
+    raise BadImage("format", f"not an accepted image but {_looks_like(data)}: send {ACCEPTED}.")
+
+
+def decode_image(data: bytes, *, size_px: int, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> Pixels:
+    """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
+
+    May be called from many threads: the codec and the resizing run without the interpreter lock.
+
+    Raises:
+        BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
+            `truncated`, `corrupt`, `unsupported`.
+    """
+    out = np.empty((size_px, size_px, 3), np.uint8)
+    decode_into(data, out, max_bytes=max_bytes, max_px=max_px)
+    return out
+
+
+def decode_into(data: bytes, out: Pixels, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> None:
+    """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch. Untouched when it raises."""
+    size_px = out.shape[0]
+    if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
+        raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
+    content_type = sniff(data)
+    if len(data) > max_bytes:
+        raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {max_bytes:,} (max_image_bytes).")
+    if content_type == "image/png" and _is_cut(data, content_type):  # Pillow does not miss the end
+        raise _truncated(data, content_type)
+    _hush_pillow()
+    try:
+        with Image.open(io.BytesIO(data), formats=[_FORMATS[content_type]]) as frame:
+            _check_size(frame, max_px)
+            image = _to_square_rgb(frame, size_px)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
+    except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
+        raise _undecodable(data, content_type, error) from error
+    out[:] = np.asarray(image)
+
+
+def _check_size(frame: Image.Image, max_px: int) -> None:
+    width, height = frame.size
+    if width < 1 or height < 1:
+        raise BadImage("corrupt", f"the header says {width} x {height} pixels.")
+    if width * height > max_px:
+        raise BadImage(
+            "too_large_px",
+            f"{width} x {height} = {width * height:,} pixels, the limit is {max_px:,} (max_image_px).",
+        )
+
+
+def _to_square_rgb(frame: Image.Image, size_px: int) -> Image.Image:
+    size = (size_px, size_px)
+    # A JPEG's codec scales by 1/2, 1/4 or 1/8 at a fraction of the cost; `box` is the exact area in its output.
+    drafted = frame.draft(None, size)
+    box = drafted[1] if drafted else None
+    image = _to_resizable(frame)
+    if image.size != size:
+        image = image.resize(size, _FILTER, box=box, reducing_gap=_REDUCING_GAP)
+    # Turned and converted when small: resizing to a square commutes with both.
+    turn = _turn(frame)
+    if turn is not None:
+        image = image.transpose(turn)
+    return _to_rgb(image, inverted=frame.format in ("JPEG", "MPO") and "adobe" not in frame.info)
+
+
+def _to_resizable(frame: Image.Image) -> Image.Image:
+    """The whole frame in a mode that can be interpolated: L, RGB, RGBA or CMYK."""
+    frame.load()  # first: a PNG's transparency may follow its pixels
+    mode = frame.mode
+    if mode in _FULL_SCALES:
+        return Image.fromarray(_to_eight_bits(np.asarray(frame), _FULL_SCALES[mode]))
+    if mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(frame) >> 8).astype(np.uint8))
+    if frame.has_transparency_data:
+        return frame if mode == "RGBA" else frame.convert("RGBA")
+    if mode == "1":
+        return frame.convert("L")
+    return frame if mode in ("L", "RGB", "CMYK") else frame.convert("RGB")
+
+
+def _to_eight_bits(values: npt.NDArray[np.generic], full_scales: tuple[int, ...]) -> Pixels:
+    """Grey values of any range [H, W] to 0..255, by the first full scale that holds them all."""
+    low, high = float(values.min()), float(values.max())
+    for full in full_scales:
+        if low >= 0 and high <= full:  # false for nan too
+            return np.rint(values.astype(np.float64) * (255 / full)).astype(np.uint8)
+    raise BadImage("unsupported", f"grey values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1.")
+
+
+def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
+    if image.mode == "RGBA":
+        backdrop = Image.new("RGBA", image.size, _BACKDROP)
+        backdrop.alpha_composite(image)
+        image = backdrop
+    elif image.mode == "CMYK" and inverted:  # Pillow turned it as if Adobe's marker were there
+        image = ImageChops.invert(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _turn(frame: Image.Image) -> Image.Transpose | None:
+    """How to set the loaded frame upright. Pillow has already turned a TIFF."""
+    if frame.format == "TIFF":
+        return None
+    try:
+        return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # broken EXIF does not spoil the pixels
+        return None
+
+
+def _undecodable(data: bytes, content_type: str, error: Exception) -> BadImage:
+    if "truncated" in str(error) or _is_cut(data, content_type):
+        return _truncated(data, content_type)
+    # Pillow names an object's address there, and nothing more.
+    unread = isinstance(error, UnidentifiedImageError)
+    why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
+    return BadImage("corrupt", f"this {_FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
+
+
+def _truncated(data: bytes, content_type: str) -> BadImage:
+    what = f"this {_FORMATS[content_type]} ends too early, after {len(data):,} bytes"
+    return BadImage("truncated", f"{what}: send it when it is completely written.")
+
+
+def _is_cut(data: bytes, content_type: str) -> bool:
+    """Whether the container itself says that something is missing at the end."""
+    size_bytes = len(data)
+    match content_type:
+        case "image/jpeg":
+            return b"\xff\xd9" not in data[-1024:]
+        case "image/png":
+            return data.rfind(b"IEND") < 0
+        case "image/webp":
+            return int.from_bytes(data[4:8], "little") + 8 > size_bytes
+        case "image/bmp":
+            return int.from_bytes(data[2:6], "little") > size_bytes
+        case _:  # TIFF: the directory, which writers put last, lies past the end
+            order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+            big = data[2:4] in (b"+\0", b"\0+")
+            return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes
+
+
+def _looks_like(data: bytes) -> str:
+    for signature, name in _STRANGERS.items():
+        if data.startswith(signature):
+            return name
+    if data[4:8] == b"ftyp":
+        return _ISO_BRANDS.get(data[8:12], "an MP4 or QuickTime video")
+    text = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if text.startswith((b"<?xml", b"<svg")):
+        return "XML or SVG"
+    if text.startswith((b"{", b"[")):
+        return "JSON"
+    if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
+        return "text"
+    return f"unknown data beginning {data[:8].hex(' ')}"
+
+
+def _hush_pillow() -> None:
+    """Keep Pillow's remarks on odd metadata and large images from standard error; our limits speak for us.
+
+    Filters are the process's, not the thread's, so one that stays is safe where `catch_warnings` in each
+    call is not. Narrow: only what is warned in Pillow's own modules.
+    """
+    if not warnings.filters or getattr(warnings.filters[0][3], "pattern", None) != _PILLOW_MODULES:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)

@@ -1,0 +1,36 @@
+"""The command line: composes the commands of the packages, nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import model_store.commands
+import producer.commands
+import shared.commands
+import worker.commands
+from shared.errors import BadSetting, SortlineError
+
+app = typer.Typer(
+    name="sortline",
+    help="Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for package in (producer, worker, model_store, shared):
+    package.commands.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; errors raised on purpose end in one line and exit code 1 (2 for a setting)."""
+    try:
+        app()
+    except SortlineError as error:
+        print(f"sortline: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, BadSetting) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A whole bundle in a few seconds: a real model of three layers, trained on nothing.
+
+Everything in it is real (SavedModel, both LiteRT files, golden answers, digests); only its answers mean
+nothing. Its weights are seeded: the same answers every time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.bundle import INT8_TOLERANCE, Golden, write_golden
+from model_store.engines import Engine
+from model_store.engines.litert import LiteRTEngine
+from model_store.manifest import (
+    FP32_FILE,
+    INT8_FILE,
+    MANIFEST_FILE,
+    SAVED_MODEL_DIR,
+    BackboneInfo,
+    DatasetInfo,
+    Manifest,
+    TrainingInfo,
+)
+from model_store.policy import DEFAULT_THRESHOLD, Mode, Policy
+from model_store.store import ModelStore, file_digests
+
+CLASSES = ("good", "no cap", "disfigured")
+_SEED = 7
+_GOLDEN_IMAGES = 6
+
+
+def publish_tiny_bundle(store: ModelStore, name: str = "tiny", mode: Mode = "multi", size_px: int = 32) -> Path:
+    """Publish a tiny model; classes `good`, `no cap`, `disfigured`. Imports TensorFlow."""
+
+    def build(folder: Path, version: int) -> None:
+        _export(folder, mode=mode, size_px=size_px)
+        _add_golden(folder, mode=mode, size_px=size_px)
+        manifest = tiny_manifest(folder, name=name, version=version, mode=mode, size_px=size_px)
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+
+    return store.publish(name, build)
+
+
+def copy_build(bundle: Path, *, name: str = "tiny") -> Callable[[Path, int], None]:
+    """A `build` for `ModelStore.publish` that copies an existing bundle: many versions without TensorFlow."""
+    import shutil
+
+    def build(folder: Path, version: int) -> None:
+        shutil.copytree(bundle, folder, dirs_exist_ok=True)
+        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        changed = manifest.model_copy(update={"name": name, "version": version})
+        (folder / MANIFEST_FILE).write_text(changed.model_dump_json(indent=2))
+
+    return build
+
+
+def tiny_manifest(folder: Path, *, name: str, version: int, mode: Mode, size_px: int) -> Manifest:
+    """A manifest of the files that are in `folder` now."""
+    return Manifest(
+        name=name,
+        version=version,
+        created_at=time.time(),
+        mode=mode,
+        classes=CLASSES,
+        input_size_px=size_px,
+        policy=Policy.default(CLASSES, mode),
+        backbone=BackboneInfo(handle="none", sha256="0" * 64, feature_width=8),
+        training=TrainingInfo(seed=_SEED, epochs=0, batch_size=1, fine_tune="none"),
+        dataset=DatasetInfo(fingerprint="0" * 64, images=0, train=0, validation=0, per_label={}),
+        files=file_digests(folder),
+    )
+
+
+def random_images(count: int, *, size_px: int = 32, seed: int = _SEED) -> NDArray[np.uint8]:
+    """Images that differ in colour and brightness, so that the model's answers differ too."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 256, (count, 1, 1, 3))
+    noise = rng.integers(-40, 40, (count, size_px, size_px, 3))
+    return np.clip(low + noise, 0, 255).astype(np.uint8)
+
+
+def _export(folder: Path, *, mode: Mode, size_px: int) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    module = _module(tf, mode=mode, size_px=size_px)
+    tf.saved_model.save(module, str(folder / SAVED_MODEL_DIR), signatures={"serving_default": module.serve})
+    (folder / FP32_FILE).write_bytes(_converter(tf, module).convert())
+    converter = _converter(tf, module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in random_images(32, size_px=size_px, seed=1))
+    (folder / INT8_FILE).write_bytes(converter.convert())
+
+
+def _converter(tf: Any, module: Any) -> Any:
+    return tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+
+
+def _module(tf: Any, *, mode: Mode, size_px: int) -> Any:
+    rng = np.random.default_rng(_SEED)
+    outputs = len(CLASSES) if mode == "single" else len(CLASSES) - 1
+
+    class Tiny(tf.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = tf.Variable(rng.normal(0, 0.4, (3, 3, 3, 8)).astype(np.float32))
+            self.head = tf.Variable(rng.normal(0, 2.0, (8, outputs)).astype(np.float32))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, name="images")])
+        def serve(self, images: Any) -> Any:
+            scaled = tf.cast(images, tf.float32) / 127.5 - 1.0
+            features = tf.nn.relu(tf.nn.conv2d(scaled, self.kernel, strides=2, padding="SAME"))
+            logits = tf.matmul(tf.reduce_mean(features, axis=[1, 2]), self.head)
+            if mode == "single":
+                return {"probabilities": tf.nn.softmax(logits)}
+            defects = tf.sigmoid(logits)
+            good = tf.reduce_prod(1.0 - defects, axis=1, keepdims=True)
+            return {"probabilities": tf.concat([good, defects], axis=1)}
+
+    return Tiny()
+
+
+def _add_golden(folder: Path, *, mode: Mode, size_px: int) -> None:
+    engines: list[Engine] = [
+        LiteRTEngine(folder / file, name=name, input_size_px=size_px, classes_count=len(CLASSES), threads=1)
+        for file, name in ((FP32_FILE, "litert-fp32"), (INT8_FILE, "litert"))
+    ]
+    images = random_images(64, size_px=size_px)
+    float32, int8 = (engine.predict(images) for engine in engines)
+    clear = np.flatnonzero(_clearness(int8, mode=mode) > 2 * INT8_TOLERANCE)[:_GOLDEN_IMAGES]
+    write_golden(folder, Golden(images=images[clear], float32=float32[clear], int8=int8[clear]))
+
+
+def _clearness(probabilities: NDArray[np.float32], *, mode: Mode) -> NDArray[np.float32]:
+    """How far each image is from another label: [N]."""
+    if mode == "single":
+        first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
+        return np.asarray(first - second)
+    return np.asarray(np.abs(probabilities[:, 1:] - DEFAULT_THRESHOLD).min(axis=1))

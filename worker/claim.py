@@ -1,0 +1,120 @@
+"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `Claimed` records.
+
+Called by the pipeline's claim thread, and by the lease keeper for jobs that are out of attempts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from rq.utils import utcformat
+
+from shared import keys
+from worker import scripts
+from worker.items import Claimed, Lease
+
+# A claim stops taking more once it holds this many image bytes: 16 camera frames never reach it, a
+# folder of 20 MB scans must not fill the worker's memory.
+MAX_CLAIM_BYTES = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`."""
+
+    jobs: list[Claimed]
+    suspended: bool
+
+
+def stamp(at: float) -> str:
+    """UTC epoch seconds in the one form of time that RQ's Job.fetch reads."""
+    return utcformat(datetime.fromtimestamp(at, UTC))
+
+
+def execution_base() -> str:
+    """24 random hex digits; a script appends 8 of its own to name each execution it starts."""
+    return os.urandom(12).hex()
+
+
+def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
+    """One job as `describe()` in common.lua returns it."""
+    queue, job_id, execution_id, data, image, enqueued_at, retries_left, result_ttl, failure_ttl, extras = raw
+    lease = Lease(queue.decode(), job_id.decode(), execution_id.decode(), started_at)
+    return Claimed(
+        lease=lease,
+        data=data,
+        image=image,
+        enqueued_at=epoch(enqueued_at),
+        retries_left=int(retries_left or 0),
+        result_ttl_s=(result_ttl or b"").decode(),
+        failure_ttl_s=(failure_ttl or b"").decode(),
+        extras=extras.decode(errors="replace"),
+    )
+
+
+def epoch(stamp_bytes: bytes | None) -> float | None:
+    """RQ's form of a time as UTC epoch seconds; None where there is none, or not that form."""
+    if not stamp_bytes:
+        return None
+    try:
+        return datetime.fromisoformat(stamp_bytes.decode()).timestamp()
+    except ValueError:
+        return None
+
+
+class Claimer:
+    """Claims for one worker over its queues, most urgent first."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        lease_s: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`client` is used for blocking waits, so it must not be shared with a thread in a hurry."""
+        self._client = client
+        self._script = scripts.load(client, "claim")
+        self._worker = worker
+        self._queues = list(queues)
+        self._bells = [keys.bell(queue) for queue in queues]
+        self._lease_s = lease_s
+        self._clock = clock
+
+    def claim(self, limit: int) -> Claim:
+        """Up to `limit` jobs, which this worker now holds.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached. The claim may have happened all
+                the same: those jobs come back when their leases run out.
+        """
+        now = self._clock()
+        suspended, jobs = self._script(
+            args=[
+                limit,
+                MAX_CLAIM_BYTES,
+                self._worker,
+                stamp(now),
+                now,
+                self._lease_s,
+                execution_base(),
+                *self._queues,
+            ]
+        )
+        return Claim([parse_claimed(job, started_at=now) for job in jobs], bool(suspended))
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when there may be work, at the latest after `timeout_s`.
+
+        Blocks on the bells, which our producers and scripts ring. A push by RQ's own tools
+        (`rq requeue`) does not ring: the timeout bounds how long such a job waits.
+        """
+        self._client.blpop(self._bells, timeout=timeout_s)

@@ -1,0 +1,47 @@
+"""`sortline worker`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shared.terminal import RedisUrl
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this package's commands."""
+    app.command("worker")(worker)
+
+
+def worker(
+    queues: Annotated[str | None, typer.Option(help="queues to work on, most urgent first, e.g. live,bulk")] = None,
+    model: Annotated[str | None, typer.Option(help="model to serve: NAME or NAME@VERSION")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, litert, litert-fp32 or tensorflow")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="most images in one batch")] = None,
+    linger_ms: Annotated[float | None, typer.Option(help="longest wait for a batch to fill, ms")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="port of /metrics, /healthz, /readyz; 0: a free one")] = None,
+    redis_url: RedisUrl = None,
+    burst: Annotated[bool, typer.Option("--burst", help="end when the queues are empty")] = False,
+) -> None:
+    """Sort the images of the queues, in batches, until stopped.
+
+    SIGTERM or Ctrl-C finishes what is held and ends; a second one gives it back to the queues and quits.
+
+    Example: sortline worker --queues live,bulk --max-batch 16
+    """
+    from shared.settings import load_settings
+    from shared.terminal import setup_logging
+    from worker.service import WorkerService
+
+    settings = load_settings(
+        queues=queues,
+        model=model,
+        engine=engine,
+        max_batch=max_batch,
+        linger_ms=linger_ms,
+        metrics_port=metrics_port,
+        redis_url=redis_url,
+    )
+    setup_logging(settings)
+    raise typer.Exit(WorkerService(settings, burst=burst).run())

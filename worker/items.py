@@ -1,0 +1,92 @@
+"""What passes from step to step of the pipeline: small frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.schemas import ImageJob, SortResult
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One execution of one job, held by this worker until it is finished, released or lost."""
+
+    queue: str
+    job_id: str
+    execution_id: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job as the claim step found it in Redis; nothing in it has been believed yet."""
+
+    lease: Lease
+    data: bytes | None  # RQ's serialised call
+    image: bytes | None
+    enqueued_at: float | None
+    retries_left: int
+    result_ttl_s: str  # '' where the job has none; only the finish script reads it
+    failure_ttl_s: str
+    extras: str  # callbacks, dependencies and the like, which we refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A claimed job that is ours and well formed."""
+
+    claimed: Claimed
+    job: ImageJob
+    attempt: int
+
+    @property
+    def queue_ms(self) -> float | None:
+        """Milliseconds from enqueue to claim."""
+        if self.claimed.enqueued_at is None:
+            return None
+        return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A ticket with its pixels: uint8 [size, size, 3]."""
+
+    ticket: Ticket
+    pixels: Pixels
+    decode_ms: float
+    ready_at: float  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items for one call of the model, earliest deadline first, and why it started now."""
+
+    items: tuple[Decoded, ...]
+    reason: str  # full, deadline, linger, drain
+
+
+class Ending(StrEnum):
+    """What the finish step does with a job."""
+
+    SUCCESS = "success"  # RQ status finished, with a SortResult as return value
+    FAILURE = "failure"  # RQ status failed, in the FailedJobRegistry
+    RETRY = "retry"  # back to the front of its queue, one attempt used up
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An ended job on its way to Redis.
+
+    `result` is None for a retry, which has no visible result yet, and for a job that isn't ours.
+    """
+
+    claimed: Claimed
+    ending: Ending
+    result: SortResult | None
+    error_text: str = ""

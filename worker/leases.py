@@ -1,0 +1,124 @@
+"""Leases: what this worker holds, kept alive; what dead workers held, taken back.
+
+Runs on a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+
+from worker import scripts
+from worker.claim import execution_base, parse_claimed, stamp
+from worker.items import Claimed, Lease
+
+log = logging.getLogger("sortline.leases")
+
+REAP_INTERVAL_S = 1.0
+REAP_LIMIT = 100  # jobs taken back per queue and step: a bound on how long the server is held
+
+
+class Inflight:
+    """The leases that this worker holds, from claim until finished, released or lost."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._changed = threading.Condition()
+
+    def add(self, leases: Sequence[Lease]) -> None:
+        """These are held from now on."""
+        with self._changed:
+            self._leases |= {lease.execution_id: lease for lease in leases}
+
+    def remove(self, leases: Sequence[Lease]) -> None:
+        """These are held no more."""
+        with self._changed:
+            for lease in leases:
+                self._leases.pop(lease.execution_id, None)
+            self._changed.notify_all()
+
+    def held(self) -> list[Lease]:
+        """All held, in the order of their claims."""
+        with self._changed:
+            return list(self._leases.values())
+
+    def wait_below(self, count: int, timeout_s: float) -> int:
+        """Wait until fewer than `count` are held, at most `timeout_s`; how many are held then."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._leases) < count, timeout_s)
+            return len(self._leases)
+
+    def __contains__(self, lease: Lease) -> bool:
+        return lease.execution_id in self._leases
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+
+class LeaseKeeper:
+    """Renews, releases and reaps leases for one worker."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        lease_s: int,
+        inflight: Inflight,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._renew = scripts.load(client, "renew")
+        self._release = scripts.load(client, "release")
+        self._reap = scripts.load(client, "reap")
+        self._worker = worker
+        self._queues = list(queues)
+        self._lease_s = lease_s
+        self._inflight = inflight
+        self._clock = clock
+
+    def renew(self) -> list[Lease]:
+        """Renew all held leases; the ones that were lost to another worker, no longer held now."""
+        held = self._inflight.held()
+        if not held:
+            return []
+        now = self._clock()
+        renewed = self._renew(args=[self._worker, stamp(now), now, self._lease_s, *_names(held)])
+        lost = [lease for lease, alive in zip(held, renewed, strict=True) if not alive]
+        # A lease finished between held() and here looks lost too; it is no longer in flight then.
+        still = {lease.execution_id for lease in self._inflight.held()}
+        lost = [lease for lease in lost if lease.execution_id in still]
+        self._inflight.remove(lost)
+        return lost
+
+    def release(self) -> int:
+        """Give all held jobs back to the front of their queues; how many were still ours."""
+        held = self._inflight.held()
+        if not held:
+            return 0
+        released = int(self._release(args=[self._worker, stamp(self._clock()), *_names(held)]))
+        self._inflight.remove(held)
+        return released
+
+    def reap(self) -> tuple[int, list[Claimed]]:
+        """Take back jobs whose leases ran out.
+
+        Returns:
+            how many went back to their queues, and the jobs without attempts left, which this worker
+            holds now and must answer as failed.
+        """
+        now = self._clock()
+        requeued, exhausted = self._reap(
+            args=[self._worker, stamp(now), now, self._lease_s, execution_base(), REAP_LIMIT, *self._queues]
+        )
+        jobs = [parse_claimed(job, started_at=now) for job in exhausted]
+        self._inflight.add([job.lease for job in jobs])
+        return int(requeued), jobs
+
+
+def _names(leases: Sequence[Lease]) -> list[str]:
+    return [name for lease in leases for name in (lease.queue, lease.job_id, lease.execution_id)]

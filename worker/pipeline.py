@@ -1,0 +1,316 @@
+"""The way of a job through the worker: claim, decode, batch, infer, decide, finish.
+
+    claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread ──▶ finish thread
+         ▲                                                                    │
+         └──────────── room again (`Inflight`) ◀──────────────────────────────┘
+    lease thread: keeps alive what is held, takes back what dead workers held
+
+The steps overlap: while one batch is in the model, the next is being decoded, the one after that
+claimed, and the results of the one before written. What is held at once is bounded, so that nothing is
+claimed that can't start soon.
+
+Where it can go wrong, and what becomes of the job:
+    claim    not ours, or not JSON      failed, never retried (BadJob)
+             deadline already past      expired
+    decode   not a usable image         rejected (BadImage)
+    batch    deadline past meanwhile    expired
+    infer    engine failed on the item  retried, then failed (EngineFailed)
+    finish   lease lost                 nothing is written: the job is another worker's
+    server away, in any step            wait and go on
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import redis
+
+from model_store.engines import Engine
+from shared.errors import BadImage, BadJob, EngineFailed
+from worker.batch import BatchCost, Batcher
+from worker.claim import Claimer
+from worker.decide import Decider, timings_of
+from worker.decode import Decoder, decode_ticket
+from worker.finish import Finisher
+from worker.infer import Row, infer
+from worker.intake import admit
+from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
+from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
+from worker.loops import Loops
+from worker.metrics import Metrics
+
+log = logging.getLogger("sortline.pipeline")
+
+# Batches held at once: one in the model, one decoded, one claimed.
+BATCHES_HELD = 3
+# How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
+IDLE_WAIT_S = 0.5
+# Most jobs in one finish step: a bound on how long the server is held.
+FINISH_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pipeline is made of; each part is one step's own."""
+
+    claimer: Claimer
+    decoder: Decoder
+    engine: Engine
+    decider: Decider
+    finisher: Finisher
+    keeper: LeaseKeeper
+    inflight: Inflight
+    metrics: Metrics
+
+
+class Pipeline:
+    """Runs the steps on threads of their own until drained."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        max_batch: int,
+        linger_s: float,
+        decode_threads: int,
+        max_attempts: int,
+        lease_s: int,
+        burst: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`burst` ends the pipeline once the queues are empty and all jobs are finished."""
+        self._parts = parts
+        self._max_batch = max_batch
+        self._capacity = BATCHES_HELD * max_batch
+        self._max_attempts = max_attempts
+        self._keep_interval_s = min(REAP_INTERVAL_S, lease_s / 3)
+        self._burst = burst
+        self._clock = clock
+        self._cost = BatchCost()
+        self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s, cost=self._cost)
+        self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
+        self._stop_claiming = threading.Event()
+        self._claims_ended = threading.Event()
+        self.ended = threading.Event()
+        self.loops = Loops(parts.metrics)
+
+    def start(self) -> None:
+        """Start the threads and return."""
+        self.loops.start("claim", self._claim_loop)
+        self.loops.start("infer", self._infer_loop)
+        self.loops.start("finish", self._finish_loop)
+        self.loops.start("leases", self._lease_loop)
+
+    def drain(self) -> None:
+        """Claim nothing more; finish what is held, then end."""
+        self._stop_claiming.set()
+
+    def abandon(self) -> int:
+        """Give back what is held, now; how many jobs that was.
+
+        The threads may go on for a while, to no effect: without its lease a job can't be finished.
+        """
+        self.drain()
+        return self._parts.keeper.release()
+
+    @property
+    def idle(self) -> bool:
+        """True while no job is held."""
+        return len(self._parts.inflight) == 0
+
+    # claim ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _claim_loop(self) -> None:
+        inflight = self._parts.inflight
+        while not self._stop_claiming.is_set():
+            self.loops.beat("claim")
+            room = self._capacity - inflight.wait_below(self._capacity, IDLE_WAIT_S)
+            if room <= 0:
+                continue
+            try:
+                self._claim_once(min(room, self._max_batch))
+            except redis.exceptions.RedisError as error:
+                self.loops.server_away("claim", error)
+        self._claims_ended.set()
+        self._batcher.drain()
+
+    def _claim_once(self, limit: int) -> None:
+        claim = self._parts.claimer.claim(limit)
+        self.loops.server_back()
+        self._parts.inflight.add([job.lease for job in claim.jobs])
+        for job in claim.jobs:
+            self._accept(job)
+        if claim.jobs:
+            return
+        if self._burst and self.idle:
+            self.drain()
+        elif claim.suspended or self._burst:
+            self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)
+        else:
+            self._parts.claimer.wait(IDLE_WAIT_S)
+
+    def _accept(self, claimed: Claimed) -> None:
+        try:
+            ticket = admit(claimed, max_attempts=self._max_attempts)
+        except BadJob as error:
+            log.error("job %s is failed unread: %s", claimed.lease.job_id, error)
+            self._parts.metrics.refused.inc()
+            self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
+            return
+        if self._hopeless(ticket):
+            self._done.put([self._expired(ticket)])
+        else:
+            self._decode_pool.submit(self._decode, ticket)
+
+    # decode ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _decode(self, ticket: Ticket) -> None:
+        try:
+            self._batcher.put(decode_ticket(ticket, self._parts.decoder))
+        except BadImage as error:
+            result = self._parts.decider.rejected(ticket, error, timings=timings_of(ticket), finished_at=self._clock())
+            self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
+        except Exception as error:  # a bug or no memory: this job's alone, and it may go well next time
+            log.exception("decoding job %s failed", ticket.job.job_id)
+            self._done.put([self._retry_or_fail(ticket, error)])
+
+    # batch, infer, decide ───────────────────────────────────────────────────────────────────────────
+
+    def _infer_loop(self) -> None:
+        while not (self._claims_ended.is_set() and self.idle):
+            self.loops.beat("infer")
+            batch = self._batcher.take(IDLE_WAIT_S)
+            if batch is not None:
+                self._done.put(self._run(batch))
+
+    def _run(self, batch: Batch) -> list[Done]:
+        items: list[Decoded] = []
+        done: list[Done] = []
+        for item in batch.items:
+            if item.ticket.claimed.lease not in self._parts.inflight:
+                continue  # lost while it waited, and counted there: another worker has it
+            if self._hopeless(item.ticket):
+                done.append(self._expired(item.ticket, decode_ms=item.decode_ms))
+            else:
+                items.append(item)
+        if not items:
+            return done
+        started_at = time.monotonic()
+        rows = infer(items, self._parts.engine)
+        infer_s = time.monotonic() - started_at
+        self._cost.observe(len(items), infer_s)
+        self._parts.metrics.batch_size.observe(len(items))
+        self._parts.metrics.batches.labels(batch.reason).inc()
+        finished_at = self._clock()
+        for item, row in zip(items, rows, strict=True):
+            done.append(self._decide(item, row, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
+        return done
+
+    def _decide(
+        self, item: Decoded, row: Row | EngineFailed, *, started_at: float, infer_s: float, finished_at: float
+    ) -> Done:
+        ticket = item.ticket
+        if isinstance(row, EngineFailed):
+            return self._retry_or_fail(ticket, row)
+        timings = timings_of(
+            ticket,
+            decode_ms=item.decode_ms,
+            batch_ms=(started_at - item.ready_at) * 1000,
+            infer_ms=infer_s * 1000,
+        )
+        result = self._parts.decider.classified(ticket, row, timings=timings, finished_at=finished_at)
+        return Done(ticket.claimed, Ending.SUCCESS, result)
+
+    def _hopeless(self, ticket: Ticket) -> bool:
+        return ticket.job.deadline_at is not None and self._clock() > ticket.job.deadline_at
+
+    def _expired(self, ticket: Ticket, decode_ms: float | None = None) -> Done:
+        timings = timings_of(ticket, decode_ms=decode_ms)
+        result = self._parts.decider.expired(ticket, timings=timings, finished_at=self._clock())
+        return Done(ticket.claimed, Ending.SUCCESS, result)
+
+    def _retry_or_fail(self, ticket: Ticket, error: Exception) -> Done:
+        text = "".join(traceback.format_exception(error))
+        if ticket.claimed.retries_left > 0:
+            self._parts.metrics.retried.inc()
+            return Done(ticket.claimed, Ending.RETRY, None, text)
+        result = self._parts.decider.failed(ticket, error, timings=timings_of(ticket), finished_at=self._clock())
+        return Done(ticket.claimed, Ending.FAILURE, result, text)
+
+    # finish ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish_loop(self) -> None:
+        while not (self._claims_ended.is_set() and self.idle):
+            self.loops.beat("finish")
+            batch = self._next_done()
+            if batch:
+                self._finish(batch)
+        self.ended.set()
+
+    def _next_done(self) -> list[Done]:
+        """What has ended by now, at most FINISH_MAX and a batch; empty when nothing ends for a while."""
+        batch: list[Done] = []
+        with contextlib.suppress(queue.Empty):
+            batch += self._done.get(timeout=IDLE_WAIT_S)
+            while len(batch) < FINISH_MAX:
+                batch += self._done.get_nowait()
+        return batch
+
+    def _finish(self, batch: Sequence[Done]) -> None:
+        started = time.perf_counter()
+        while True:
+            try:
+                held = self._parts.finisher.finish(batch)
+                break
+            except redis.exceptions.RedisError as error:
+                self.loops.server_away("finish", error)
+        metrics = self._parts.metrics
+        metrics.observe_stage("finish", time.perf_counter() - started)
+        for done, ours in zip(batch, held, strict=True):
+            if ours and done.result is not None:
+                metrics.observe_result(done.result)
+            elif not ours and done.claimed.lease in self._parts.inflight:
+                metrics.leases_lost.inc()  # not in flight: the lease thread has counted it
+        self._parts.inflight.remove([done.claimed.lease for done in batch])
+
+    # leases ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lease_loop(self) -> None:
+        while not (self._claims_ended.is_set() and self.idle):
+            self.loops.beat("leases")
+            try:
+                self._keep_leases()
+            except redis.exceptions.RedisError as error:
+                self.loops.server_away("leases", error)
+            self.ended.wait(self._keep_interval_s)
+
+    def _keep_leases(self) -> None:
+        for lease in self._parts.keeper.renew():
+            log.warning("lease of job %s was lost; another worker has the job now", lease.job_id)
+            self._parts.metrics.leases_lost.inc()
+        if self._stop_claiming.is_set():
+            return  # a job taken back now would wait for this worker's end
+        requeued, exhausted = self._parts.keeper.reap()
+        if requeued or exhausted:
+            log.warning("took back %d jobs from workers that died", requeued + len(exhausted))
+            self._parts.metrics.redelivered.inc(requeued + len(exhausted))
+        for claimed in exhausted:
+            self._done.put([self._given_up(claimed)])
+
+    def _given_up(self, claimed: Claimed) -> Done:
+        try:
+            ticket = admit(claimed, max_attempts=self._max_attempts)
+        except BadJob as error:
+            return Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")
+        died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
+        result = self._parts.decider.failed(ticket, died, timings=timings_of(ticket), finished_at=self._clock())
+        return Done(claimed, Ending.FAILURE, result, str(died))

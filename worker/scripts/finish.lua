@@ -1,0 +1,90 @@
+-- Finishes a batch: per job RQ's status, Result and registries, our stream and the image, in one step,
+-- and only where the lease is still held. A job whose lease ran out belongs to another worker now;
+-- stock RQ would leave it in both `failed` and `finished`.
+--
+-- ARGV  worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 11 for each job:
+--       kind (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
+--       line ('' for a job that isn't ours), sort_result (JSON), rq_payload (base64, as RQ stores it), meta (JSON)
+-- Gives a list of 1 (finished) and 0 (lease lost), in order.
+local worker, now_iso, now_s = ARGV[1], ARGV[2], ARGV[3]
+local stream_maxlen, default_result_ttl_s = ARGV[4], tonumber(ARGV[5])
+local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
+local FIELDS = 11
+local worker_key = 'rq:worker:' .. worker
+
+-- As RQ's Job.cleanup and Result.save: below zero is forever.
+local function expire(key, ttl_s)
+  if ttl_s < 0 then redis.call('PERSIST', key) else redis.call('EXPIRE', key, ttl_s) end
+end
+
+local function registry_score(ttl_s)
+  if ttl_s < 0 then return '+inf' end
+  return seconds(server_now_s() + ttl_s)
+end
+
+local function publish(line, sort_result)
+  if line == '' then return end
+  redis.call('XADD', 'sortline:results:' .. line, 'MAXLEN', '~', stream_maxlen, '*', 'result', sort_result)
+  redis.call('SADD', 'sortline:lines', line)
+end
+
+local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
+  local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
+  if result_ttl_s == 0 then
+    redis.call('DEL', job_key, results_key)
+    return
+  end
+  redis.call('HSET', job_key, 'status', 'finished', 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  redis.call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 1, 'worker_name', worker,
+    'return_value', payload, 'execution_id', execution_id, 'execution_started_at', started_s,
+    'execution_ended_at', now_s)
+  expire(results_key, result_ttl_s)
+  expire(job_key, result_ttl_s)
+  redis.call('ZADD', 'rq:finished:' .. queue, registry_score(result_ttl_s), job_id)
+end
+
+local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
+  local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
+  local ttl_s = failure_ttl == '' and DEFAULT_FAILURE_TTL_S or tonumber(failure_ttl)
+  redis.call('HSET', job_key, 'status', 'failed', 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  if meta ~= '' then redis.call('HSET', job_key, 'meta', meta) end
+  redis.call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', 2, 'worker_name', worker,
+    'exc_string', payload, 'execution_id', execution_id, 'execution_started_at', started_s,
+    'execution_ended_at', now_s)
+  if failure_ttl ~= '' then expire(results_key, ttl_s) end
+  expire(job_key, ttl_s)
+  redis.call('ZADD', 'rq:failed:' .. queue, registry_score(ttl_s), job_id)
+end
+
+local finished, succeeded, failed, working_s = {}, 0, 0, 0
+for i = 6, #ARGV, FIELDS do
+  local kind, queue, job_id, execution_id, started_s = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local result_ttl_s, failure_ttl = tonumber(ARGV[i + 5]) or default_result_ttl_s, ARGV[i + 6]
+  local line, sort_result, payload, meta = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
+  if not end_execution(queue, job_id, execution_id, worker) then
+    finished[#finished + 1] = 0
+  else
+    finished[#finished + 1] = 1
+    working_s = working_s + tonumber(now_s) - tonumber(started_s)
+    if kind == 'success' then
+      succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
+      publish(line, sort_result)
+      redis.call('UNLINK', 'sortline:image:' .. job_id)
+      succeeded = succeeded + 1
+    elseif kind == 'failure' then
+      -- The image stays until it expires, so that `rq requeue` has something to sort.
+      fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
+      publish(line, sort_result)
+      failed = failed + 1
+    else
+      redis.call('HINCRBY', 'rq:job:' .. job_id, 'retries_left', -1)
+      redis.call('HSET', 'rq:job:' .. job_id, 'ended_at', now_iso, 'last_heartbeat', now_iso)
+      requeue(queue, job_id, now_iso)
+      failed = failed + 1 -- RQ counts a retried execution as failed
+    end
+  end
+end
+if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
+if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
+if working_s ~= 0 then redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s)) end
+return finished

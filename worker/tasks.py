@@ -1,0 +1,109 @@
+"""The function that our jobs name. Sortline's worker never calls it; a plain `rq worker` does.
+
+It gives the same answer as the batching worker, one image at a time: model, decoder, policy and result
+are the same code. `rq worker` forks for every job, so it also loads the model for every job.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any, cast
+
+import redis
+from rq import get_current_job
+from rq.job import Job
+
+from shared import keys
+from shared.errors import BadImage, EngineFailed
+from shared.schemas import ImageJob, SortResult
+from shared.settings import Settings, load_settings
+from worker.decide import Decider, timings_of
+from worker.decode import decode_ticket
+from worker.infer import infer
+from worker.items import Claimed, Lease, Ticket
+from worker.service import Served, load_served
+
+
+def sort_image(job: dict[str, Any]) -> dict[str, Any]:
+    """Sort one image.
+
+    Args:
+        job: an ImageJob as a JSON object; its bytes are in the Redis key `image_key`.
+
+    Returns:
+        a SortResult as a JSON object; it is in the line's stream too.
+
+    Raises:
+        EngineFailed: the model failed on it; RQ retries the job while it has attempts left.
+    """
+    current = get_current_job()
+    if current is None:
+        raise RuntimeError(
+            "sort_image runs inside an RQ worker; to sort files without a queue, see `sortline classify`."
+        )
+    settings = load_settings()
+    served = _served()
+    ticket = _ticket(ImageJob.model_validate(job), current, settings)
+    decider = Decider(served.manifest, engine=served.engine.name, worker=current.worker_name or "rq")
+    try:
+        result = _sort(ticket, served, decider)
+    except Exception as error:
+        if not current.retries_left:
+            _publish_failure(ticket, error, decider, current, settings)
+        raise
+    _publish(result, current.connection, settings)
+    current.connection.unlink(keys.image(result.job_id))
+    return result.model_dump(mode="json")
+
+
+@functools.cache
+def _served() -> Served:
+    return load_served(load_settings())
+
+
+def _ticket(job: ImageJob, current: Job, settings: Settings) -> Ticket:
+    retries_left = current.retries_left or 0
+    claimed = Claimed(
+        lease=Lease(job.queue, job.job_id, "", time.time()),
+        data=None,
+        image=cast(bytes | None, current.connection.get(job.image_key)),
+        enqueued_at=current.enqueued_at.timestamp() if current.enqueued_at else None,
+        retries_left=retries_left,
+        result_ttl_s="",
+        failure_ttl_s="",
+        extras="",
+    )
+    return Ticket(claimed, job, attempt=max(1, settings.max_attempts - retries_left))
+
+
+def _sort(ticket: Ticket, served: Served, decider: Decider) -> SortResult:
+    deadline_at = ticket.job.deadline_at
+    if deadline_at is not None and time.time() > deadline_at:
+        return decider.expired(ticket, timings=timings_of(ticket), finished_at=time.time())
+    try:
+        item = decode_ticket(ticket, served.decoder)
+    except BadImage as error:
+        return decider.rejected(ticket, error, timings=timings_of(ticket), finished_at=time.time())
+    started = time.perf_counter()
+    row = infer([item], served.engine)[0]
+    if isinstance(row, EngineFailed):
+        raise row
+    timings = timings_of(
+        ticket, decode_ms=item.decode_ms, batch_ms=0.0, infer_ms=(time.perf_counter() - started) * 1000
+    )
+    return decider.classified(ticket, row, timings=timings, finished_at=time.time())
+
+
+def _publish(result: SortResult, connection: redis.Redis, settings: Settings) -> None:
+    with connection.pipeline() as pipeline:
+        pipeline.xadd(keys.results(result.line), {"result": result.model_dump_json()}, maxlen=settings.results_maxlen)
+        pipeline.sadd(keys.LINES, result.line)
+        pipeline.execute()
+
+
+def _publish_failure(ticket: Ticket, error: Exception, decider: Decider, current: Job, settings: Settings) -> None:
+    result = decider.failed(ticket, error, timings=timings_of(ticket), finished_at=time.time())
+    current.meta["sort_result"] = result.model_dump(mode="json")
+    current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here
+    _publish(result, current.connection, settings)
