@@ -137,13 +137,13 @@ def golden(bundle: Bundle) -> Golden:
     """
     path = bundle.path / GOLDEN_FILE
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             read = Golden(
                 images=arrays["images"],
                 float32=arrays["float"].astype(np.float32),
                 int8=arrays["int8"].astype(np.float32),
             )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadBundle(f"{path} can't be read: {error!r}. Publish the model again.") from error
     size_px, count = bundle.manifest.input_size_px, len(read.images)
     answers = (count, len(bundle.manifest.classes))

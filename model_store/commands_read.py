@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +62,8 @@ def classify(
     runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings)
-    answers = _with_progress(answers, total=len(found), what="classifying")
+    if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
+        answers = _with_progress(answers, total=len(found), what="classifying")
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
     if failed:
         raise typer.Exit(1)
@@ -160,7 +162,8 @@ def _with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    # By itself rich sends what is printed to standard output meanwhile to its own console: standard error.
+    with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=what)
 
 
@@ -198,6 +201,8 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # Where nobody looks (a pipe, a file) nothing is cut to a screen's width.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
     for row in rows:
         table.add_row(
@@ -208,7 +213,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
             _when(row["created_at"]),
             *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
         )
-    Console(soft_wrap=not Console().is_terminal).print(table)
+    console.print(table)
 
 
 def _print_fields(fields: dict[str, Any], *, indent: str = "") -> None:

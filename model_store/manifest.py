@@ -76,6 +76,6 @@ class Manifest(_Part):
             raise ValueError(f"classes {list(self.classes)} repeat a name")
         if self.mode == "multi" and GOOD not in self.classes:
             raise ValueError(f"a multi model needs the class {GOOD!r}, classes are {list(self.classes)}")
-        if uncovered := self.policy.uncovered(self.classes):
-            raise ValueError(f"the policy has no lane or no precedence for {uncovered}")
+        if mismatches := self.policy.mismatches(self.classes):
+            raise ValueError(f"the policy does not fit the classes: {', '.join(mismatches)}")
         return self

@@ -54,9 +54,17 @@ class Policy(BaseModel):
             lanes={name: name.replace(" ", "-") for name in classes},
         )
 
-    def uncovered(self, classes: Sequence[str]) -> list[str]:
-        """The classes that lack a lane or a place in the order of precedence: such a policy can't decide."""
-        return [name for name in classes if name not in self.lanes or name not in self.precedence]
+    def mismatches(self, classes: Sequence[str]) -> list[str]:
+        """What keeps this policy from deciding for `classes`, one phrase each; empty when it fits.
+
+        A misspelt class counts: its threshold would be passed over in silence.
+        """
+        named = {*self.thresholds, *self.lanes, *self.precedence}
+        return [
+            *(f"{name!r} has no lane" for name in classes if name not in self.lanes),
+            *(f"{name!r} has no place in the precedence" for name in classes if name not in self.precedence),
+            *(f"{name!r} is not a class" for name in sorted(named.difference(classes))),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def decide(probabilities: Sequence[float], classes: Sequence[str], mode: Mode, p
         classes: order of `probabilities`; for `multi` it contains `good`, which the model derives.
         mode: `single`: the most probable class is the label. `multi`: every defect at or above its
             threshold is, or else `good`.
-        policy: covers `classes` (a manifest holds no other).
+        policy: one that fits `classes` (a manifest holds no other).
 
     A probability that is not a number is never at or above a threshold and always uncertain: `manual`.
 

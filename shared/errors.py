@@ -6,6 +6,7 @@
     │   ├── BadImage        bytes that are not a usable image
     │   ├── BadJob          a job that is not ours or doesn't parse
     │   ├── BadDataset      a training or evaluation dataset
+    │   ├── BadBackbone     a feature extractor that was changed or does not fit
     │   ├── BadBundle       a model bundle that is incomplete, changed or answers wrongly
     │   └── NotFound        a model, version, file or backbone that isn't there
     │       └── ResultGone  a job whose result will never come
@@ -53,6 +54,10 @@ class BadJob(BadInput):
 
 class BadDataset(BadInput):
     """A dataset can't be read or can't be trained on."""
+
+
+class BadBackbone(BadInput):
+    """A backbone that was changed in the cache, or is not an image feature extractor."""
 
 
 class BadBundle(BadInput):

@@ -7,10 +7,10 @@ default. `SORTLINE_CONFIG` names another file than `./sortline.toml`.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -23,11 +23,16 @@ from pydantic_settings import (
 from shared.errors import BadSetting
 
 ENV_PREFIX = "SORTLINE_"
+CONFIG_VARIABLE = "SORTLINE_CONFIG"
+
+# Not urlsplit: a password with an unescaped `/`, `#` or `?` would end up in what it takes for the path.
+_LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
 
 
 def config_file() -> Path:
     """The file of settings: `$SORTLINE_CONFIG`, else `sortline.toml` in the working directory."""
-    return Path(os.environ.get("SORTLINE_CONFIG", "sortline.toml"))
+    return Path(os.environ.get(CONFIG_VARIABLE, "sortline.toml"))
 
 
 class Settings(BaseSettings):
@@ -96,11 +101,11 @@ def load_settings(**flags: Any) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     path = config_file()
-    if "SORTLINE_CONFIG" in os.environ and not path.is_file():
+    if CONFIG_VARIABLE in os.environ and not path.is_file():
         raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: write it, or unset the variable.")
     try:
         return Settings(**given)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
@@ -119,14 +124,16 @@ def origin(name: str, flags: dict[str, Any]) -> str:
 
 
 def masked(value: object) -> object:
-    """The value with the password of a URL replaced by `***`."""
-    if not isinstance(value, str) or "@" not in value or "://" not in value:
+    """The value with the passwords of a URL replaced by `***`, also where they are not escaped as they should be."""
+    if not isinstance(value, str) or "://" not in value:
         return value
-    parts = urlsplit(value)
-    if parts.password is None:
-        return value
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", value))
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings but are none: most likely misspelt."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    return sorted(key for key in os.environ if key.upper().startswith(ENV_PREFIX) and key.upper() not in known)
 
 
 def _file_values() -> dict[str, Any]:
@@ -144,6 +151,6 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"{config_file()} sets {name!r}, which is not a setting: see `sortline config`.")
             continue
-        value = masked(problem["input"])
-        lines.append(f"setting {name} = {value!r} (from {origin(name, flags)}): {problem['msg']}.")
+        value = masked(repr(problem["input"]))
+        lines.append(f"setting {name} = {value} (from {origin(name, flags)}): {problem['msg']}.")
     return "\n".join(lines)

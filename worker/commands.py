@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from shared.terminal import RedisUrl
+from worker.bench import commands as bench_commands
 
 
 def add_to(app: typer.Typer) -> None:
     """Add this package's commands."""
     app.command("worker")(worker)
+    bench_commands.add_to(app)
 
 
 def worker(

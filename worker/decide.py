@@ -6,12 +6,22 @@ Used by the pipeline for batches and by `tasks.sort_image` for one image: the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from model_store.manifest import Manifest
 from model_store.policy import decide
 from shared.errors import BadInput
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from worker.items import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Milliseconds that an image spent in the stages it reached."""
+
+    decode_ms: float | None = None
+    batch_ms: float | None = None
+    infer_ms: float | None = None
 
 
 class Decider:
@@ -23,7 +33,7 @@ class Decider:
         self.model = ModelRef(name=manifest.name, version=manifest.version, engine=engine)
 
     def classified(
-        self, ticket: Ticket, probabilities: Sequence[float], *, timings: Timings, finished_at: float
+        self, ticket: Ticket, probabilities: Sequence[float], *, spent: Spent, finished_at: float
     ) -> SortResult:
         """The result of an image that went through the model: `sorted`, or `late` past its deadline.
 
@@ -38,30 +48,30 @@ class Decider:
             outcome=Outcome.LATE if late else Outcome.SORTED,
             lane=self._manifest.policy.unsorted_lane if late else decision.lane,
             labels=tuple(Label(label=label, probability=round(p, 6)) for label, p in decision.labels),
-            timings=timings,
+            spent=spent,
             finished_at=finished_at,
         )
 
-    def expired(self, ticket: Ticket, *, timings: Timings, finished_at: float) -> SortResult:
+    def expired(self, ticket: Ticket, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image whose deadline passed before the model saw it."""
-        return self._unsorted(ticket, Outcome.EXPIRED, None, timings=timings, finished_at=finished_at)
+        return self._unsorted(ticket, Outcome.EXPIRED, None, spent=spent, finished_at=finished_at)
 
-    def rejected(self, ticket: Ticket, error: BadInput, *, timings: Timings, finished_at: float) -> SortResult:
+    def rejected(self, ticket: Ticket, error: BadInput, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of bytes that are not a usable image."""
-        return self._unsorted(ticket, Outcome.REJECTED, str(error), timings=timings, finished_at=finished_at)
+        return self._unsorted(ticket, Outcome.REJECTED, str(error), spent=spent, finished_at=finished_at)
 
-    def failed(self, ticket: Ticket, error: BaseException, *, timings: Timings, finished_at: float) -> SortResult:
+    def failed(self, ticket: Ticket, error: BaseException, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image that was given up on after its attempts."""
         return self._unsorted(
-            ticket, Outcome.FAILED, f"{type(error).__name__}: {error}", timings=timings, finished_at=finished_at
+            ticket, Outcome.FAILED, f"{type(error).__name__}: {error}", spent=spent, finished_at=finished_at
         )
 
     def _unsorted(
-        self, ticket: Ticket, outcome: Outcome, error: str | None, *, timings: Timings, finished_at: float
+        self, ticket: Ticket, outcome: Outcome, error: str | None, *, spent: Spent, finished_at: float
     ) -> SortResult:
         lane = self._manifest.policy.unsorted_lane
         return self._result(
-            ticket, outcome=outcome, lane=lane, labels=(), timings=timings, finished_at=finished_at, error=error
+            ticket, outcome=outcome, lane=lane, labels=(), spent=spent, finished_at=finished_at, error=error
         )
 
     def _result(
@@ -71,12 +81,11 @@ class Decider:
         outcome: Outcome,
         lane: str,
         labels: tuple[Label, ...],
-        timings: Timings,
+        spent: Spent,
         finished_at: float,
         error: str | None = None,
     ) -> SortResult:
         job = ticket.job
-        total_ms = (finished_at - job.captured_at) * 1000
         margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
         return SortResult(
             job_id=job.job_id,
@@ -90,21 +99,18 @@ class Decider:
             labels=labels,
             lane=lane,
             model=self.model,
-            timings_ms=timings.model_copy(update={"total": round(total_ms, 3)}),
+            timings_ms=Timings(
+                queue=_rounded(ticket.queue_ms),
+                decode=_rounded(spent.decode_ms),
+                batch=_rounded(spent.batch_ms),
+                infer=_rounded(spent.infer_ms),
+                total=_rounded((finished_at - job.captured_at) * 1000),
+            ),
             deadline_margin_ms=margin_ms,
             attempt=ticket.attempt,
             worker=self._worker,
             error=error,
         )
-
-
-def timings_of(
-    ticket: Ticket, *, decode_ms: float | None = None, batch_ms: float | None = None, infer_ms: float | None = None
-) -> Timings:
-    """The stages' milliseconds, rounded to microseconds; `total` is added with the result."""
-    return Timings(
-        queue=_rounded(ticket.queue_ms), decode=_rounded(decode_ms), batch=_rounded(batch_ms), infer=_rounded(infer_ms)
-    )
 
 
 def _rounded(ms: float | None) -> float | None:

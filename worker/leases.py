@@ -27,6 +27,7 @@ class Inflight:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
+        self._finishing: set[str] = set()
         self._changed = threading.Condition()
 
     def add(self, leases: Sequence[Lease]) -> None:
@@ -39,7 +40,22 @@ class Inflight:
         with self._changed:
             for lease in leases:
                 self._leases.pop(lease.execution_id, None)
+                self._finishing.discard(lease.execution_id)
             self._changed.notify_all()
+
+    def finishing(self, leases: Sequence[Lease]) -> None:
+        """These are about to be finished: from now on the server may have forgotten them for good reason."""
+        with self._changed:
+            self._finishing.update(lease.execution_id for lease in leases)
+
+    def drop_lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Of leases that the server no longer knows: those that were not finished meanwhile, held no more."""
+        with self._changed:
+            lost = [lease for lease in leases if lease in self and lease.execution_id not in self._finishing]
+            for lease in lost:
+                del self._leases[lease.execution_id]
+            self._changed.notify_all()
+        return lost
 
     def held(self) -> list[Lease]:
         """All held, in the order of their claims."""
@@ -88,12 +104,7 @@ class LeaseKeeper:
             return []
         now = self._clock()
         renewed = self._renew(args=[self._worker, stamp(now), now, self._lease_s, *_names(held)])
-        lost = [lease for lease, alive in zip(held, renewed, strict=True) if not alive]
-        # A lease finished between held() and here looks lost too; it is no longer in flight then.
-        still = {lease.execution_id for lease in self._inflight.held()}
-        lost = [lease for lease in lost if lease.execution_id in still]
-        self._inflight.remove(lost)
-        return lost
+        return self._inflight.drop_lost([lease for lease, alive in zip(held, renewed, strict=True) if not alive])
 
     def release(self) -> int:
         """Give all held jobs back to the front of their queues; how many were still ours."""

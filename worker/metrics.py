@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import redis
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from shared import keys
-from shared.schemas import Outcome, SortResult
+from shared.schemas import SortResult
 from worker.claim import epoch
 
 # Dense from 1 ms to 1 s, where the deadlines are; the last ones catch a backlog.
@@ -27,7 +31,6 @@ MARGIN_BUCKETS_S = (
     *(0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0),
 )
 SIZE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
-STAGES = ("queue", "decode", "batch", "infer", "finish")
 
 
 class Metrics:
@@ -38,27 +41,26 @@ class Metrics:
         self.jobs = Counter("sortline_jobs", "Jobs ended, by line and outcome", ["line", "outcome"], registry=registry)
         self.labels = Counter("sortline_labels", "Labels given to bottles", ["line", "label"], registry=registry)
         self.lanes = Counter("sortline_lanes", "Lanes chosen for bottles", ["line", "lane"], registry=registry)
-        self.stage = Histogram(
+        self.stage = Distribution(
             "sortline_stage_seconds",
             "Time of one image in one stage (infer, finish: of its batch)",
-            ["stage"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
+            label="stage",
+            bounds=LATENCY_BUCKETS_S,
         )
-        self.capture_to_result = Histogram(
+        self.capture_to_result = Distribution(
             "sortline_capture_to_result_seconds",
-            "From the camera's capture to the result being written",
-            ["line"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
+            "From the camera's capture to the result being made",
+            label="line",
+            bounds=LATENCY_BUCKETS_S,
         )
-        self.margin = Histogram(
+        self.margin = Distribution(
             "sortline_deadline_margin_seconds",
             "Time left to the deadline when the result was made; negative when late",
-            ["line"],
-            buckets=MARGIN_BUCKETS_S,
-            registry=registry,
+            label="line",
+            bounds=MARGIN_BUCKETS_S,
         )
+        for distribution in (self.stage, self.capture_to_result, self.margin):
+            registry.register(distribution)
         self.batch_size = Histogram("sortline_batch_size", "Images per batch", buckets=SIZE_BUCKETS, registry=registry)
         self.batches = Counter("sortline_batches", "Batches, by why they started", ["reason"], registry=registry)
         self.inflight = Gauge("sortline_inflight_jobs", "Jobs that this worker holds", registry=registry)
@@ -77,27 +79,76 @@ class Metrics:
         self.model_load = Gauge(
             "sortline_model_load_seconds", "Time to load, verify and warm up the model", registry=registry
         )
-        self._stages = {stage: self.stage.labels(stage) for stage in STAGES}
 
-    def observe_stage(self, stage: str, seconds: float) -> None:
-        """One image, or one batch for `finish`, spent `seconds` in `stage`."""
-        self._stages[stage].observe(seconds)
+    def observe_finish(self, seconds: float) -> None:
+        """One batch took `seconds` to be written."""
+        self.stage.observe("finish", seconds)
 
-    def observe_result(self, result: SortResult) -> None:
-        """Count a result that was written."""
-        line, timings = result.line, result.timings_ms
-        self.jobs.labels(line, result.outcome.value).inc()
-        self.lanes.labels(line, result.lane).inc()
-        if result.outcome in (Outcome.SORTED, Outcome.LATE):
+    def observe_results(self, results: Sequence[SortResult]) -> None:
+        """Count results that were written. Called by the finish thread alone."""
+        outcomes: Tally[tuple[str, str]] = Tally()
+        lanes: Tally[tuple[str, str]] = Tally()
+        labels: Tally[tuple[str, str]] = Tally()
+        for result in results:
+            line = result.line
+            outcomes[line, result.outcome.value] += 1
+            lanes[line, result.lane] += 1
             for label in result.labels:
-                self.labels.labels(line, label.label).inc()
-        for stage in ("queue", "decode", "batch", "infer"):
-            ms = getattr(timings, stage)
+                labels[line, label.label] += 1
+            self._observe_times(result)
+        for counter, tally in ((self.jobs, outcomes), (self.lanes, lanes), (self.labels, labels)):
+            for label_values, count in tally.items():
+                counter.labels(*label_values).inc(count)
+
+    def _observe_times(self, result: SortResult) -> None:
+        timings, stage = result.timings_ms, self.stage
+        for name, ms in (
+            ("queue", timings.queue),
+            ("decode", timings.decode),
+            ("batch", timings.batch),
+            ("infer", timings.infer),
+        ):
             if ms is not None:
-                self._stages[stage].observe(ms / 1000)
-        self.capture_to_result.labels(line).observe(result.finished_at - result.captured_at)
+                stage.observe(name, ms / 1000)
+        self.capture_to_result.observe(result.line, result.finished_at - result.captured_at)
         if result.deadline_margin_ms is not None:
-            self.margin.labels(line).observe(result.deadline_margin_ms / 1000)
+            self.margin.observe(result.line, result.deadline_margin_ms / 1000)
+
+
+class Distribution(Collector):
+    """A Prometheus histogram with one label, written by one thread.
+
+    The client's own Histogram takes a lock and walks its buckets for each value, some 2.5 µs; six values
+    a job made that the largest part of a job's bookkeeping. This one takes about 0.3 µs. A scrape may see
+    a value in its bucket and not yet in the sum.
+    """
+
+    def __init__(self, name: str, documentation: str, *, label: str, bounds: Sequence[float]) -> None:
+        """`bounds` are the buckets' upper bounds, ascending, without +Inf."""
+        self._name = name
+        self._documentation = documentation
+        self._label = label
+        self._bounds = list(bounds)
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def observe(self, label_value: str, value: float) -> None:
+        """Count one value."""
+        counts = self._counts.get(label_value)
+        if counts is None:
+            self._sums[label_value] = 0.0
+            counts = self._counts[label_value] = [0] * (len(self._bounds) + 1)
+        counts[bisect_left(self._bounds, value)] += 1
+        self._sums[label_value] += value
+
+    def collect(self) -> Iterable[Metric]:
+        """The histogram, as the client's own would be exposed."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for label_value, counts in self._counts.copy().items():
+            buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
+            family.add_metric([label_value], buckets, self._sums[label_value])
+        return [family]
 
 
 class QueueGauges(Collector):

@@ -37,7 +37,7 @@ from model_store.engines import Engine
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import BatchCost, Batcher
 from worker.claim import Claimer
-from worker.decide import Decider, timings_of
+from worker.decide import Decider, Spent
 from worker.decode import Decoder, decode_ticket
 from worker.finish import Finisher
 from worker.infer import Row, infer
@@ -96,6 +96,7 @@ class Pipeline:
         self._clock = clock
         self._cost = BatchCost()
         self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s, cost=self._cost)
+        self._decode_threads = decode_threads
         self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
         self._stop_claiming = threading.Event()
@@ -147,8 +148,9 @@ class Pipeline:
         claim = self._parts.claimer.claim(limit)
         self.loops.server_back()
         self._parts.inflight.add([job.lease for job in claim.jobs])
-        for job in claim.jobs:
-            self._accept(job)
+        # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
+        for hand in range(min(self._decode_threads, len(claim.jobs))):
+            self._decode_pool.submit(self._decode_hand, claim.jobs[hand :: self._decode_threads])
         if claim.jobs:
             return
         if self._burst and self.idle:
@@ -158,30 +160,34 @@ class Pipeline:
         else:
             self._parts.claimer.wait(IDLE_WAIT_S)
 
-    def _accept(self, claimed: Claimed) -> None:
-        try:
-            ticket = admit(claimed, max_attempts=self._max_attempts)
-        except BadJob as error:
-            log.error("job %s is failed unread: %s", claimed.lease.job_id, error)
-            self._parts.metrics.refused.inc()
-            self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
-            return
-        if self._hopeless(ticket):
-            self._done.put([self._expired(ticket)])
-        else:
-            self._decode_pool.submit(self._decode, ticket)
-
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _decode_hand(self, hand: Sequence[Claimed]) -> None:
+        for claimed in hand:
+            try:
+                ticket = admit(claimed, max_attempts=self._max_attempts)
+            except BadJob as error:
+                self._refuse(claimed, error)
+            else:
+                self._decode(ticket)
 
     def _decode(self, ticket: Ticket) -> None:
         try:
-            self._batcher.put(decode_ticket(ticket, self._parts.decoder))
+            if self._hopeless(ticket):
+                self._done.put([self._expired(ticket)])
+            else:
+                self._batcher.put(decode_ticket(ticket, self._parts.decoder))
         except BadImage as error:
-            result = self._parts.decider.rejected(ticket, error, timings=timings_of(ticket), finished_at=self._clock())
+            result = self._parts.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
             self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
         except Exception as error:  # a bug or no memory: this job's alone, and it may go well next time
             log.exception("decoding job %s failed", ticket.job.job_id)
             self._done.put([self._retry_or_fail(ticket, error)])
+
+    def _refuse(self, claimed: Claimed, error: BadJob) -> None:
+        log.error("job %s is failed unread: %s", claimed.lease.job_id, error)
+        self._parts.metrics.refused.inc()
+        self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
 
     # batch, infer, decide ───────────────────────────────────────────────────────────────────────────
 
@@ -221,21 +227,15 @@ class Pipeline:
         ticket = item.ticket
         if isinstance(row, EngineFailed):
             return self._retry_or_fail(ticket, row)
-        timings = timings_of(
-            ticket,
-            decode_ms=item.decode_ms,
-            batch_ms=(started_at - item.ready_at) * 1000,
-            infer_ms=infer_s * 1000,
-        )
-        result = self._parts.decider.classified(ticket, row, timings=timings, finished_at=finished_at)
+        spent = Spent(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
+        result = self._parts.decider.classified(ticket, row, spent=spent, finished_at=finished_at)
         return Done(ticket.claimed, Ending.SUCCESS, result)
 
     def _hopeless(self, ticket: Ticket) -> bool:
         return ticket.job.deadline_at is not None and self._clock() > ticket.job.deadline_at
 
     def _expired(self, ticket: Ticket, decode_ms: float | None = None) -> Done:
-        timings = timings_of(ticket, decode_ms=decode_ms)
-        result = self._parts.decider.expired(ticket, timings=timings, finished_at=self._clock())
+        result = self._parts.decider.expired(ticket, spent=Spent(decode_ms), finished_at=self._clock())
         return Done(ticket.claimed, Ending.SUCCESS, result)
 
     def _retry_or_fail(self, ticket: Ticket, error: Exception) -> Done:
@@ -243,7 +243,7 @@ class Pipeline:
         if ticket.claimed.retries_left > 0:
             self._parts.metrics.retried.inc()
             return Done(ticket.claimed, Ending.RETRY, None, text)
-        result = self._parts.decider.failed(ticket, error, timings=timings_of(ticket), finished_at=self._clock())
+        result = self._parts.decider.failed(ticket, error, spent=Spent(), finished_at=self._clock())
         return Done(ticket.claimed, Ending.FAILURE, result, text)
 
     # finish ─────────────────────────────────────────────────────────────────────────────────────────
@@ -266,6 +266,8 @@ class Pipeline:
         return batch
 
     def _finish(self, batch: Sequence[Done]) -> None:
+        leases = [done.claimed.lease for done in batch]
+        self._parts.inflight.finishing(leases)
         started = time.perf_counter()
         while True:
             try:
@@ -273,14 +275,14 @@ class Pipeline:
                 break
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("finish", error)
-        metrics = self._parts.metrics
-        metrics.observe_stage("finish", time.perf_counter() - started)
-        for done, ours in zip(batch, held, strict=True):
-            if ours and done.result is not None:
-                metrics.observe_result(done.result)
-            elif not ours and done.claimed.lease in self._parts.inflight:
-                metrics.leases_lost.inc()  # not in flight: the lease thread has counted it
-        self._parts.inflight.remove([done.claimed.lease for done in batch])
+        self._parts.metrics.observe_finish(time.perf_counter() - started)
+        self._parts.metrics.observe_results(
+            [done.result for done, ours in zip(batch, held, strict=True) if ours and done.result is not None]
+        )
+        for lease, ours in zip(leases, held, strict=True):
+            if not ours and lease in self._parts.inflight:
+                self._parts.metrics.leases_lost.inc()  # not in flight: the lease thread has counted it
+        self._parts.inflight.remove(leases)
 
     # leases ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -312,5 +314,5 @@ class Pipeline:
         except BadJob as error:
             return Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")
         died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
-        result = self._parts.decider.failed(ticket, died, timings=timings_of(ticket), finished_at=self._clock())
+        result = self._parts.decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         return Done(claimed, Ending.FAILURE, result, str(died))

@@ -6,7 +6,6 @@ are the same code. `rq worker` forks for every job, so it also loads the model f
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import Any, cast
 
@@ -18,11 +17,13 @@ from shared import keys
 from shared.errors import BadImage, EngineFailed
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
-from worker.decide import Decider, timings_of
+from worker.decide import Decider, Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
 from worker.items import Claimed, Lease, Ticket
 from worker.service import Served, load_served
+
+_loaded: Served | None = None
 
 
 def sort_image(job: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
             "sort_image runs inside an RQ worker; to sort files without a queue, see `sortline classify`."
         )
     settings = load_settings()
-    served = _served()
+    served = _served(settings)
     ticket = _ticket(ImageJob.model_validate(job), current, settings)
     decider = Decider(served.manifest, engine=served.engine.name, worker=current.worker_name or "rq")
     try:
@@ -57,9 +58,17 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-@functools.cache
-def _served() -> Served:
-    return load_served(load_settings())
+def use(served: Served) -> None:
+    """Sort with this model from now on, in this process: loaded before the first job asks for it."""
+    global _loaded
+    _loaded = served
+
+
+def _served(settings: Settings) -> Served:
+    if _loaded is None:
+        use(load_served(settings))
+    assert _loaded is not None
+    return _loaded
 
 
 def _ticket(job: ImageJob, current: Job, settings: Settings) -> Ticket:
@@ -80,19 +89,17 @@ def _ticket(job: ImageJob, current: Job, settings: Settings) -> Ticket:
 def _sort(ticket: Ticket, served: Served, decider: Decider) -> SortResult:
     deadline_at = ticket.job.deadline_at
     if deadline_at is not None and time.time() > deadline_at:
-        return decider.expired(ticket, timings=timings_of(ticket), finished_at=time.time())
+        return decider.expired(ticket, spent=Spent(), finished_at=time.time())
     try:
         item = decode_ticket(ticket, served.decoder)
     except BadImage as error:
-        return decider.rejected(ticket, error, timings=timings_of(ticket), finished_at=time.time())
+        return decider.rejected(ticket, error, spent=Spent(), finished_at=time.time())
     started = time.perf_counter()
     row = infer([item], served.engine)[0]
     if isinstance(row, EngineFailed):
         raise row
-    timings = timings_of(
-        ticket, decode_ms=item.decode_ms, batch_ms=0.0, infer_ms=(time.perf_counter() - started) * 1000
-    )
-    return decider.classified(ticket, row, timings=timings, finished_at=time.time())
+    spent = Spent(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)
+    return decider.classified(ticket, row, spent=spent, finished_at=time.time())
 
 
 def _publish(result: SortResult, connection: redis.Redis, settings: Settings) -> None:
@@ -103,7 +110,7 @@ def _publish(result: SortResult, connection: redis.Redis, settings: Settings) ->
 
 
 def _publish_failure(ticket: Ticket, error: Exception, decider: Decider, current: Job, settings: Settings) -> None:
-    result = decider.failed(ticket, error, timings=timings_of(ticket), finished_at=time.time())
+    result = decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
     current.meta["sort_result"] = result.model_dump(mode="json")
     current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here
     _publish(result, current.connection, settings)

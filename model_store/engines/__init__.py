@@ -42,7 +42,7 @@ class Engine(Protocol):
         """C of the answers' shape [N, C]."""
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run once at each of these sizes, so that the first real batch costs what the later ones do."""
+        """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
 
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities, float32 [N, C], of C-contiguous uint8 RGB images [N, S, S, 3], N >= 1.

@@ -8,14 +8,15 @@ precision ("mixed") would be another model file with golden answers of its own, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.engines.answer import check_answer
+from model_store.engines.checks import check_answer, check_batch
 from shared.errors import BadBundle, EngineFailed
 
 _SIGNATURE = "serving_default"
@@ -53,13 +54,16 @@ class TensorFlowEngine:
         self._input_name = self._checked_input_name(saved_model)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run each padded size that these batch sizes lead to, once."""
-        size_px = self.input_size_px
-        for padded in sorted({self._padded(min(size, self._sizes[-1])) for size in batch_sizes}):
-            self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
+        """Run every size from the smallest to the largest of these once, padded as they will be."""
+        size_px, largest = self.input_size_px, self._sizes[-1]
+        lowest, highest = (self._padded(min(size, largest)) for size in (min(batch_sizes), max(batch_sizes)))
+        for padded in self._sizes:
+            if lowest <= padded <= highest:
+                self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.predict`. More images than `max_batch` are run in several pieces."""
+        check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
         try:
             pieces = [self._run(batch[start : start + largest]) for start in range(0, len(batch), largest)]
@@ -102,8 +106,10 @@ def padded_sizes(max_batch: int) -> tuple[int, ...]:
     return (*(size for size in powers if size < max_batch), max_batch)
 
 
-def _tensorflow(*, threads: int):  # type: ignore[no-untyped-def] # TensorFlow has no types
+def _tensorflow(*, threads: int) -> Any:
     """TensorFlow, set up for serving. Devices can only be set up before their first use."""
+    # Its start-up notices are not for whoever reads a worker's log; set before the import or not at all.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     try:

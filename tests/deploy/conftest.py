@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -63,7 +62,7 @@ def watched(live_worker: LiveWorker, tmp_path_factory: pytest.TempPathFactory) -
     with real_prometheus(live_worker.address, folder=tmp_path_factory.mktemp("prometheus")) as prometheus:
         for _ in range(ROUNDS):
             outcomes += _sort_a_round(live_worker.settings)
-            wait_until(lambda: _counted(prometheus) == outcomes.total(), what=f"Prometheus counts {outcomes}")
+            _wait_for_the_scrape(prometheus, jobs=outcomes.total())
         yield Watched(prometheus=prometheus, outcomes=outcomes)
 
 
@@ -77,10 +76,13 @@ def _sort_a_round(settings: Settings) -> Counter[str]:
     broken = Frame(data=bottles[0][:2000], line="line-1", camera="cam-1", deadline_ms=60_000)
     producer = LineProducer(settings)
     job_ids = producer.submit_many([*in_time, too_late, broken])
-    results = wait_for(job_ids, timeout_s=60, settings=settings)
+    results = wait_for(job_ids, timeout_s=60, settings=settings).values()
     producer.close()
     return Counter(result.outcome.value for result in results)
 
 
-def _counted(prometheus: Prometheus) -> float:
-    return sum(float(sample["value"][1]) for sample in prometheus.query("sum(sortline_jobs_total)"))
+def _wait_for_the_scrape(prometheus: Prometheus, *, jobs: int) -> None:
+    def counted() -> bool:
+        return [float(sample["value"][1]) for sample in prometheus.query("sum(sortline_jobs_total)")] == [jobs]
+
+    wait_until(counted, what=f"Prometheus counts {jobs} jobs")

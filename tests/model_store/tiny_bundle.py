@@ -7,6 +7,7 @@ nothing. Its weights are seeded: the same answers every time.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,6 @@ def publish_tiny_bundle(store: ModelStore, name: str = "tiny", mode: Mode = "mul
 
 def copy_build(bundle: Path, *, name: str = "tiny") -> Callable[[Path, int], None]:
     """A `build` for `ModelStore.publish` that copies an existing bundle: many versions without TensorFlow."""
-    import shutil
 
     def build(folder: Path, version: int) -> None:
         shutil.copytree(bundle, folder, dirs_exist_ok=True)
@@ -90,20 +90,24 @@ def _export(folder: Path, *, mode: Mode, size_px: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    module = _module(tf, mode=mode, size_px=size_px)
+    module = tiny_module(tf, mode=mode, size_px=size_px)
     tf.saved_model.save(module, str(folder / SAVED_MODEL_DIR), signatures={"serving_default": module.serve})
-    (folder / FP32_FILE).write_bytes(_converter(tf, module).convert())
-    converter = _converter(tf, module)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[None]] for image in random_images(32, size_px=size_px, seed=1))
-    (folder / INT8_FILE).write_bytes(converter.convert())
+    (folder / FP32_FILE).write_bytes(lite_converter(tf, module).convert())
+    calibration = random_images(32, size_px=size_px, seed=1)
+    (folder / INT8_FILE).write_bytes(lite_converter(tf, module, int8_from=calibration).convert())
 
 
-def _converter(tf: Any, module: Any) -> Any:
-    return tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+def lite_converter(tf: Any, module: Any, *, int8_from: NDArray[np.uint8] | None = None) -> Any:
+    """A converter to LiteRT: fp32, or int8 calibrated on the images `int8_from`."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    if int8_from is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in int8_from)
+    return converter
 
 
-def _module(tf: Any, *, mode: Mode, size_px: int) -> Any:
+def tiny_module(tf: Any, *, mode: Mode, size_px: int) -> Any:
+    """A tf.Module with `serve`: uint8 [N, S, S, 3] in, probabilities [N, 3] out."""
     rng = np.random.default_rng(_SEED)
     outputs = len(CLASSES) if mode == "single" else len(CLASSES) - 1
 

@@ -24,7 +24,7 @@ SIZE_PX = 32
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.copy().save(buffer, kind, **options)  # saving leaves traces on the image
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -69,22 +69,21 @@ def every_kind() -> dict[str, bytes]:
     """Valid files of every kind that is accepted, small enough to fuzz."""
     rgb = bottle()
     grey = rgb.convert("L")
-    frames = [rgb.transpose(Image.Transpose.ROTATE_180)]
     return {
         "jpeg": encode(rgb, "JPEG"),
         "jpeg-progressive": encode(rgb, "JPEG", progressive=True),
         "jpeg-exif": encode(rgb, "JPEG", exif=exif(6)),
         "jpeg-grey": encode(grey, "JPEG"),
         "jpeg-cmyk": encode(rgb.convert("CMYK"), "JPEG"),
-        "mpo": encode(rgb, "MPO", save_all=True, append_images=frames),
+        "mpo": encode(rgb, "MPO", save_all=True, append_images=[bottle().rotate(180)]),
         "png": encode(rgb, "PNG"),
         "png-palette": encode(rgb.quantize(16), "PNG", transparency=3),
         "png-alpha": encode(rgb.convert("RGBA"), "PNG", exif=exif(3)),
         "png-16": encode(from_array(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
-        "apng": encode(rgb, "PNG", save_all=True, append_images=frames),
+        "apng": encode(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)]),
         "webp": encode(rgb, "WEBP"),
         "webp-lossless": encode(rgb.convert("RGBA"), "WEBP", lossless=True),
-        "webp-animated": encode(rgb, "WEBP", save_all=True, append_images=frames),
+        "webp-animated": encode(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)]),
         "bmp": encode(rgb, "BMP"),
         "bmp-palette": encode(rgb.quantize(16), "BMP"),
         "tiff": encode(rgb, "TIFF"),
@@ -92,7 +91,7 @@ def every_kind() -> dict[str, bytes]:
         "tiff-jpeg": encode(rgb, "TIFF", compression="jpeg"),
         "tiff-fax": encode(rgb.convert("1"), "TIFF", compression="group4"),
         "tiff-float": encode(from_array(np.asarray(grey).astype(np.float32) / 255), "TIFF"),
-        "tiff-pages": encode(rgb, "TIFF", save_all=True, append_images=frames),
+        "tiff-pages": encode(bottle(), "TIFF", save_all=True, append_images=[rgb.rotate(180)]),
     }
 
 

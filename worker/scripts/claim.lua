@@ -12,31 +12,47 @@ if redis.call('EXISTS', 'rq:suspended') == 1 then
 end
 
 local jobs, bytes = {}, 0
-for q = 8, #ARGV do
-  local queue = ARGV[q]
-  local list = 'rq:queue:' .. queue
-  -- One by one: the bound on bytes is known only after each image.
-  while #jobs < max_jobs and bytes < max_bytes do
-    local job_id = redis.call('LPOP', list)
-    if not job_id then break end
+local expires_s = server_now_s() + lease_s
+
+local function start(queue, job_ids)
+  local composites = {}
+  for i, job_id in ipairs(job_ids) do
+    -- The size of an image is known only once it is read: what is over the bound goes back, in order.
+    if bytes >= max_bytes then
+      for back = #job_ids, i, -1 do
+        redis.call('LPUSH', 'rq:queue:' .. queue, job_ids[back])
+      end
+      break
+    end
+    local execution_id = base .. string.format('%08x', #jobs)
+    local job = describe(queue, job_id, execution_id)
     -- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
-    if redis.call('EXISTS', 'rq:job:' .. job_id) == 1 then
-      local execution_id = base .. string.format('%08x', #jobs)
-      start_execution(queue, job_id, execution_id, worker, now_iso, now_s, lease_s)
-      local job = describe(queue, job_id, execution_id)
+    if job then
+      open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
+      composites[#composites + 1] = job_id .. ':' .. execution_id
       jobs[#jobs + 1] = job
       bytes = bytes + (job[5] and #job[5] or 0)
     end
   end
-  -- The bell says "there may be work": silent when there is none, one token while there is.
+  register(queue, composites, worker, lease_s, expires_s)
+end
+
+-- The bell says "there may be work": silent when there is none, one token while there is.
+local function tune_bell(queue)
   local bell = 'sortline:bell:' .. queue
-  if redis.call('LLEN', list) == 0 then
+  if redis.call('LLEN', 'rq:queue:' .. queue) == 0 then
     redis.call('DEL', bell)
   elseif redis.call('LLEN', bell) == 0 then
     redis.call('LPUSH', bell, '1')
   end
 end
-if #jobs > 0 then
-  redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
+
+for q = 8, #ARGV do
+  while #jobs < max_jobs and bytes < max_bytes do
+    local job_ids = redis.call('LPOP', 'rq:queue:' .. ARGV[q], max_jobs - #jobs)
+    if not job_ids then break end
+    start(ARGV[q], job_ids)
+  end
+  tune_bell(ARGV[q])
 end
 return { 0, jobs }

@@ -1,5 +1,6 @@
 -- Put in front of every other script of this folder. Key names are RQ 3.0's (rq:…) and ours (sortline:…).
 -- Leases are timed by the server's clock alone, so that workers with wrong clocks can't rob each other.
+-- Commands that take many members are called once per batch: a call costs more than what it does.
 
 local function server_now_s()
   local t = redis.call('TIME')
@@ -11,35 +12,58 @@ local function seconds(value)
   return string.format('%.6f', value)
 end
 
--- Writes what RQ's Execution.create and Job.prepare_for_execution write, with a lease of `lease_s`.
-local function start_execution(queue, job_id, execution_id, worker, now_iso, now_s, lease_s)
-  local composite = job_id .. ':' .. execution_id
-  local execution_key = 'rq:execution:' .. composite
+-- What RQ's Execution.create and Job.prepare_for_execution write under the job's own keys.
+-- The keys outlive the lease: at its end they are still needed to give the job back.
+local function open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
+  local execution_key = 'rq:execution:' .. job_id .. ':' .. execution_id
   local executions_key = 'rq:executions:' .. job_id
-  local expires_s = server_now_s() + lease_s
-  -- The keys outlive the lease: at its end they are still needed to give the job back.
   redis.call('HSET', execution_key, 'id', execution_id, 'job_id', job_id, 'created_at', now_s,
     'last_heartbeat', now_s, 'worker_name', worker)
   redis.call('EXPIRE', execution_key, lease_s + 60)
   redis.call('ZADD', executions_key, seconds(expires_s + 60), execution_id)
   redis.call('EXPIRE', executions_key, lease_s + 60)
-  redis.call('ZADD', 'rq:wip:' .. queue, seconds(expires_s), composite)
-  redis.call('SADD', 'rq:worker:' .. worker .. ':executions', composite)
   redis.call('HSET', 'rq:job:' .. job_id, 'status', 'started', 'worker_name', worker,
     'started_at', now_iso, 'last_heartbeat', now_iso)
   redis.call('PERSIST', 'rq:job:' .. job_id)
 end
 
--- Ends an execution. False when it isn't registered any more: the lease was lost, the job is another's.
-local function end_execution(queue, job_id, execution_id, worker)
-  local composite = job_id .. ':' .. execution_id
-  if redis.call('ZREM', 'rq:wip:' .. queue, composite) == 0 then
-    return false
+-- What Execution.create writes under shared keys: the leases, and the worker's own list.
+local function register(queue, composites, worker, lease_s, expires_s)
+  if #composites == 0 then return end
+  local leases = {}
+  for i = 1, #composites do
+    leases[2 * i - 1] = seconds(expires_s)
+    leases[2 * i] = composites[i]
   end
-  redis.call('DEL', 'rq:execution:' .. composite)
-  redis.call('ZREM', 'rq:executions:' .. job_id, execution_id)
-  redis.call('SREM', 'rq:worker:' .. worker .. ':executions', composite)
-  return true
+  redis.call('ZADD', 'rq:wip:' .. queue, unpack(leases))
+  redis.call('SADD', 'rq:worker:' .. worker .. ':executions', unpack(composites))
+  redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
+end
+
+-- Ends executions of one queue and worker; `executions` is a list of { job_id, execution_id }.
+-- Gives a list of booleans: false where the execution isn't registered any more, which means that the
+-- lease was lost and the job is another's.
+local function end_executions(queue, executions, worker)
+  local composites = {}
+  for i, execution in ipairs(executions) do
+    composites[i] = execution[1] .. ':' .. execution[2]
+  end
+  local scores = redis.call('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))
+  local held, ended, execution_keys = {}, {}, {}
+  for i, execution in ipairs(executions) do
+    held[i] = scores[i] ~= false
+    if held[i] then
+      ended[#ended + 1] = composites[i]
+      execution_keys[#execution_keys + 1] = 'rq:execution:' .. composites[i]
+      redis.call('ZREM', 'rq:executions:' .. execution[1], execution[2])
+    end
+  end
+  if #ended > 0 then
+    redis.call('ZREM', 'rq:wip:' .. queue, unpack(ended))
+    redis.call('SREM', 'rq:worker:' .. worker .. ':executions', unpack(ended))
+    redis.call('DEL', unpack(execution_keys))
+  end
+  return held
 end
 
 -- Wakes one idle worker. At most 64 tokens wait: more workers than that never wake for one push.
@@ -56,16 +80,16 @@ local function requeue(queue, job_id, now_iso)
   ring(queue)
 end
 
--- What a worker must know of a claimed job, in the order of worker/claim.py.
+-- What a worker must know of a job, in the order of worker/claim.py; nil for a job that was deleted.
 local function describe(queue, job_id, execution_id)
-  local fields = redis.call('HMGET', 'rq:job:' .. job_id, 'data', 'enqueued_at', 'retries_left',
-    'result_ttl', 'failure_ttl')
-  local odd = redis.call('HMGET', 'rq:job:' .. job_id, 'success_callback_name', 'failure_callback_name',
-    'stopped_callback_name', 'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key')
+  local f = redis.call('HMGET', 'rq:job:' .. job_id, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
+    'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
+    'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at')
+  if not f[13] then return nil end
   local extras = ''
-  for i = 1, #odd do
-    if odd[i] and odd[i] ~= '' then extras = extras .. odd[i] .. ' ' end
+  for i = 6, 12 do
+    if f[i] and f[i] ~= '' then extras = extras .. f[i] .. ' ' end
   end
   local image = redis.call('GET', 'sortline:image:' .. job_id)
-  return { queue, job_id, execution_id, fields[1], image, fields[2], fields[3], fields[4], fields[5], extras }
+  return { queue, job_id, execution_id, f[1], image, f[2], f[3], f[4], f[5], extras }
 end

@@ -13,7 +13,7 @@ for q = 7, #ARGV do
   for i = #expired, 1, -1 do
     local job_id, execution_id = string.match(expired[i], '^(.*):([^:]*)$')
     local owner = redis.call('HGET', 'rq:execution:' .. expired[i], 'worker_name') or ''
-    end_execution(queue, job_id, execution_id, owner)
+    end_executions(queue, { { job_id, execution_id } }, owner)
     -- Any status but `started` is a leftover of a job that ended otherwise.
     if redis.call('HGET', 'rq:job:' .. job_id, 'status') == 'started' then
       local retries_left = tonumber(redis.call('HGET', 'rq:job:' .. job_id, 'retries_left') or '0') or 0
@@ -23,7 +23,9 @@ for q = 7, #ARGV do
         requeued = requeued + 1
       else
         local new_id = base .. string.format('%08x', #exhausted)
-        start_execution(queue, job_id, new_id, worker, now_iso, now_s, lease_s)
+        local expires_s = server_now_s() + lease_s
+        open_execution(job_id, new_id, worker, now_iso, now_s, lease_s, expires_s)
+        register(queue, { job_id .. ':' .. new_id }, worker, lease_s, expires_s)
         exhausted[#exhausted + 1] = describe(queue, job_id, new_id)
       end
     end

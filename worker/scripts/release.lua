@@ -7,7 +7,7 @@ local released = 0
 -- Backwards: each goes to the front, so the first is first again.
 for i = #ARGV - 2, 3, -3 do
   local queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if end_execution(queue, job_id, execution_id, worker) then
+  if end_executions(queue, { { job_id, execution_id } }, worker)[1] then
     requeue(queue, job_id, now_iso)
     released = released + 1
   end

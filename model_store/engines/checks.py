@@ -1,4 +1,8 @@
-"""What every engine checks of its model's answer before anybody acts on it."""
+"""What every engine checks before its model runs and before anybody acts on the answer.
+
+The models themselves do not: an image of another size goes through convolutions and a mean just as well,
+and comes out as a wrong answer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
+
+
+def check_batch(batch: NDArray[np.uint8], *, input_size_px: int, engine: str) -> None:
+    """Refuse what is not uint8 [N >= 1, S, S, 3].
+
+    Raises:
+        EngineFailed: says what it was given.
+    """
+    if batch.dtype != np.uint8 or len(batch) == 0 or batch.shape[1:] != (input_size_px, input_size_px, 3):
+        raise EngineFailed(
+            f"engine {engine} was given {batch.dtype}{list(batch.shape)}, "
+            f"takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
+        )
 
 
 def check_answer(answer: NDArray[np.float32], *, images: int, classes_count: int, engine: str) -> NDArray[np.float32]:

@@ -1,0 +1,77 @@
+"""A trained head on its backbone as files: SavedModel, LiteRT fp32, LiteRT int8.
+
+All three take uint8 [N, S, S, 3] with any N and give float32 [N, C], one column per class; scaling is inside.
+In `multi` the column of `good` is the product of (1 - p) of the defects, computed in the graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.features import scaled
+from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.policy import GOOD
+from model_store.progress import Steps
+from model_store.tf import import_tensorflow, quiet_native
+from model_store.training import Head, outputs_of
+
+# Ranges of activations settle after some tens of images; more only take longer (0.1 s each).
+CALIBRATION_IMAGES = 100
+
+
+def serving_module(layer: Any, head: Head, *, size_px: int) -> Any:
+    """The whole model as a tf.Module with one traced function, `serve`.
+
+    Args:
+        layer: the backbone as a `hub.KerasLayer`.
+    """
+    tf = import_tensorflow()
+    kernel, bias = tf.Variable(head.kernel, trainable=False), tf.Variable(head.bias, trainable=False)
+
+    def serve(images: Any) -> dict[str, Any]:
+        logits = tf.matmul(layer(scaled(images)), kernel) + bias
+        return {"probabilities": _activated(tf, logits, head)}
+
+    module = tf.Module()
+    module.layer, module.kernel, module.bias = layer, kernel, bias
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "images")])
+    return module
+
+
+def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: Steps) -> None:
+    """Write the three models into `folder`.
+
+    Args:
+        calibration: uint8 [N, S, S, 3], training images: the int8 model's ranges are theirs.
+    """
+    tf = import_tensorflow()
+    saved_model = str(folder / SAVED_MODEL_DIR)
+    with steps.step("Exporting the SavedModel"), quiet_native():
+        tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
+    with steps.step("Exporting LiteRT fp32"), quiet_native():
+        (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
+    with steps.step("Exporting LiteRT int8", total=len(calibration)) as advance, quiet_native():
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: _one_by_one(calibration, advance)
+        (folder / INT8_FILE).write_bytes(converter.convert())
+
+
+def _one_by_one(images: NDArray[np.uint8], advance: Any) -> Any:
+    for image in images:
+        yield [image[np.newaxis]]
+        advance(1)
+
+
+def _activated(tf: Any, logits: Any, head: Head) -> Any:
+    if head.mode == "single":
+        return tf.nn.softmax(logits)
+    defects = tf.sigmoid(logits)
+    good = tf.reduce_prod(1.0 - defects, axis=1, keepdims=True)
+    outputs = outputs_of(head.classes, head.mode)
+    columns = dict(zip(outputs, tf.split(defects, len(outputs), axis=1), strict=True)) | {GOOD: good}
+    return tf.concat([columns[name] for name in head.classes], axis=1)

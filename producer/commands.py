@@ -1,0 +1,218 @@
+"""`sortline camera`, `sortline upload`, `sortline results`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.terminal import JsonFlag, RedisUrl
+
+if TYPE_CHECKING:
+    import threading
+
+    from producer.camera import CameraOptions
+    from producer.sources import Source
+    from shared.settings import Settings
+
+# Above this rate the simulator draws its pool before the camera starts: one drawing takes about 15 ms.
+_DRAW_AHEAD_HZ = 20.0
+_SIMULATED_HZ = 10.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this package's commands."""
+    app.command("camera")(camera)
+    app.command("upload")(upload)
+    app.command("results")(results)
+
+
+def camera(
+    line: Annotated[str, typer.Option(help="the sorting line, e.g. line-1")],
+    source: Annotated[str, typer.Option(help="`simulated`, or a folder of image files")],
+    name: Annotated[str, typer.Option("--camera", help="name of the camera on that line")] = "camera-1",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="frames a second; 0: as fast as possible (default: 10 simulated, 0 for a folder)"),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="ms after capture by which the result must be there")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="end after so many frames (default: never)")] = None,
+    queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",
+    size: Annotated[str, typer.Option(help="simulated: frame size, WIDTHxHEIGHT")] = "640x480",
+    quality: Annotated[int, typer.Option(help="simulated: JPEG quality, 1 to 95")] = 85,
+    seed: Annotated[int, typer.Option(help="simulated: same seed and line, same frames")] = 0,
+    pool: Annotated[int, typer.Option(help="simulated: different frames, replayed in turn")] = 240,
+    encoder_per_frame: Annotated[
+        int | None, typer.Option(help="encoder counts the belt moves from frame to frame")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="serve /metrics here; 0: a free port (default: not)")] = None,
+    redis_url: RedisUrl = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send the frames of one camera to a queue, at a steady rate, until stopped.
+
+    A folder's images are sent in name order, then new ones as they are completely written, each once.
+    A frame that finds the queue full is dropped, counted and named in the log. Ctrl-C ends with a summary.
+
+    Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
+    """
+    from producer import display
+    from producer.camera import Camera, CameraOptions
+    from producer.submit import LineProducer
+    from shared.settings import load_settings
+    from shared.terminal import print_json, setup_logging
+
+    settings = load_settings(redis_url=redis_url)
+    setup_logging(settings)
+    if rate is None:
+        rate = _SIMULATED_HZ if source == "simulated" else 0.0
+    options = CameraOptions(
+        line=line,
+        camera=name,
+        rate_hz=rate,
+        deadline_ms=deadline_ms,
+        count=count,
+        queue=queue,
+        encoder_per_frame=encoder_per_frame,
+    )
+    if metrics_port is not None:
+        from producer import metrics
+
+        display.note(
+            f"metrics at http://{settings.metrics_host}:{metrics.serve(settings.metrics_host, metrics_port)}/metrics"
+        )
+    if source == "simulated":
+        frames = _simulated(options, size=size, quality=quality, seed=seed, pool=pool)
+    else:
+        frames = _folder(source, settings)
+    with (
+        closing(frames),
+        closing(LineProducer(settings)) as producer,
+        _stop_on_signals() as stop,
+        display.camera_status(options) as on_progress,
+    ):
+        summary = Camera(options, frames, producer, stop=stop, on_progress=on_progress).run()
+    print_json(asdict(summary)) if as_json else display.show_camera(summary)
+
+
+def upload(
+    paths: Annotated[list[Path], typer.Argument(help="image files, folders of them, zip archives")],
+    line: Annotated[str, typer.Option(help="line to file the results under")] = "upload",
+    queue: Annotated[str, typer.Option(help="queue to put the images on")] = "bulk",
+    wait: Annotated[bool, typer.Option("--wait", help="wait for the results")] = False,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write, one line for each input")] = None,
+    timeout: Annotated[float, typer.Option(help="give up after so many seconds without any progress")] = 120.0,
+    redis_url: RedisUrl = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put image files onto a queue, and with --wait collect what became of each.
+
+    Every file inside folders and archives is one row of the CSV, hidden files excepted. What is not an image is
+    `rejected` with its reason before anything is sent. A full queue is waited for. Exit status: 0 when every
+    file has its result (without --wait: is on the queue), a rejection being one; 1 when a result is missing or
+    a job failed.
+
+    Example: sortline upload photos/ more.zip --wait --out results.csv
+    """
+    from producer import display
+    from producer.inputs import list_inputs
+    from producer.upload import Uploader, UploadOptions, all_answered, write_csv
+    from shared.errors import BadSetting
+    from shared.settings import load_settings
+    from shared.terminal import print_json
+
+    settings = load_settings(redis_url=redis_url)
+    if out is not None and not out.parent.is_dir():
+        raise BadSetting(f"--out {out}: the folder {out.parent} does not exist.")
+    inputs = list(list_inputs(paths))
+    options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
+    with display.upload_bar(len(inputs), wait=wait) as on_progress:
+        uploader = Uploader(options, settings, on_progress=on_progress)
+        try:
+            rows = uploader.run(inputs)
+        finally:  # also when interrupted: what is known so far
+            if out is not None:
+                write_csv(uploader.rows, out)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        display.show_upload(rows, out)
+    raise typer.Exit(0 if all_answered(rows) else 1)
+
+
+def results(
+    line: Annotated[str | None, typer.Option(help="only this line (default: all)")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="go on with results as they come, until Ctrl-C")] = False,
+    count: Annotated[int, typer.Option(min=0, help="how many of the latest results to begin with")] = 20,
+    redis_url: RedisUrl = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
+) -> None:
+    """Show the latest results, and with --follow those that come.
+
+    Example: sortline results --line line-1 --follow
+    """
+    from producer import display
+    from producer.streams import ResultStreams
+    from shared.settings import load_settings
+
+    show = display.show_result_json if as_json else display.show_result
+    with closing(ResultStreams(load_settings(redis_url=redis_url), line=line)) as streams, _stop_on_signals() as stop:
+        for result in streams.last(count):
+            show(result)
+        if follow:
+            for result in streams.follow(stop):
+                show(result)
+
+
+def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int) -> Source:
+    """The simulator, drawn ahead where drawing would not keep up with the rate."""
+    from producer import display
+    from producer.simulator import SimulatedSource
+    from producer.sources import SimulatedFrames
+
+    simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
+    if not 0 < options.rate_hz <= _DRAW_AHEAD_HZ:
+        slots = pool if options.count is None else min(pool, options.count)
+        display.with_progress(islice(simulated.draw_all(), slots), total=slots, title="drawing bottles")
+    return SimulatedFrames(simulated)
+
+
+def _folder(source: str, settings: Settings) -> Source:
+    from producer.sources import folder_of
+
+    folder = folder_of(source)
+    from producer.folder import FolderSource
+
+    return FolderSource(folder, max_image_bytes=settings.max_image_bytes)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    from shared.errors import BadSetting
+
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise BadSetting(f"size = {text!r} is not WIDTHxHEIGHT, e.g. 640x480.")
+    return int(width), int(height)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; their former handlers are back afterwards."""
+    import signal
+    import threading
+
+    stop = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

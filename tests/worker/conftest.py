@@ -1,0 +1,29 @@
+"""Fixtures of the worker's tests."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_store.store import ModelStore
+from tests.model_store.tiny_bundle import publish_tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model store with `tiny` in it, made once: TensorFlow is slow to start."""
+    folder = tmp_path_factory.mktemp("worker-models")
+    publish_tiny_bundle(ModelStore(folder))
+    return folder
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """For workers run in this process: the signal handlers that they install are undone."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

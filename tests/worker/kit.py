@@ -1,0 +1,283 @@
+"""What the worker's tests share: images, an engine whose answers can be worked out by hand, jobs, runs."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+from PIL import Image
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from model_store.manifest import Manifest
+from model_store.policy import DEFAULT_THRESHOLD
+from producer.submit import Frame, LineProducer, PreparedJob
+from shared import keys
+from shared.connection import connect
+from shared.schemas import ImageJob, SortResult
+from shared.settings import Settings
+from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
+from worker.claim import Claimer
+from worker.decide import Decider
+from worker.decode import image_decoder
+from worker.finish import Finisher
+from worker.items import Claimed, Decoded, Lease, Ticket
+from worker.leases import Inflight, LeaseKeeper
+from worker.metrics import Metrics
+from worker.pipeline import Parts, Pipeline
+from worker.service import Served, WorkerService
+
+SIZE_PX = 32
+# Longer than anything here takes on a busy machine: reached only when a test fails.
+PATIENCE_S = 20.0
+# Whoever waits for an event of the worker looks this often.
+LOOK_S = 0.005
+
+BeforePredict = Callable[[NDArray[np.uint8]], None]
+
+
+def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_PX) -> bytes:
+    """A PNG of one colour: ToneEngine calls it `no cap` where it is red, `disfigured` where it is green."""
+    stream = io.BytesIO()
+    Image.new("RGB", (size_px, size_px), (red, green, blue)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def broken_picture() -> bytes:
+    """A PNG that ends early: its signature passes the producer, the worker's decoder rejects it."""
+    return picture(200)[:60]
+
+
+def nothing(batch: NDArray[np.uint8]) -> None:
+    """Lets an engine be."""
+
+
+class ToneEngine:
+    """An engine whose answer is the image's mean colour: P(no cap) = red / 255, P(disfigured) = green / 255.
+
+    `before` is called with each batch; what it raises is the engine's failure.
+    """
+
+    name = "litert"
+    input_size_px = SIZE_PX
+    classes_count = len(CLASSES)
+
+    def __init__(self, before: BeforePredict = nothing) -> None:
+        self._before = before
+        self.sizes: list[int] = []
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """Nothing to warm."""
+
+    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes.append(len(batch))
+        self._before(batch)
+        red, green, _ = (batch.mean(axis=(1, 2), dtype=np.float64) / 255).T
+        return np.stack([(1 - red) * (1 - green), red, green], axis=1).astype(np.float32)
+
+
+class Gate:
+    """Holds an engine in `predict` until opened, so that a test can look at what is in flight."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, batch: NDArray[np.uint8]) -> None:
+        self.entered.set()
+        assert self.opened.wait(PATIENCE_S), "nobody opened the gate"
+
+
+def always_fails(batch: NDArray[np.uint8]) -> None:
+    """An engine that can't run any batch."""
+    raise RuntimeError("out of order")
+
+
+def fails_on_red(batch: NDArray[np.uint8]) -> None:
+    """An engine that can't run a batch with a fully red image in it."""
+    if (batch[..., 0].mean(axis=(1, 2)) > 250).any():
+        raise RuntimeError("can't stand red")
+
+
+def manifest(folder: Path) -> Manifest:
+    """The manifest that goes with ToneEngine: classes `good`, `no cap`, `disfigured`, thresholds 0.5."""
+    assert DEFAULT_THRESHOLD == 0.5
+    folder.mkdir(exist_ok=True)
+    return tiny_manifest(folder, name="tone", version=3, mode="multi", size_px=SIZE_PX)
+
+
+def served(settings: Settings, engine: ToneEngine) -> Served:
+    """A loaded model without a model store."""
+    empty = settings.cache_path.parent / "no-files"
+    return Served(manifest(empty), engine, image_decoder(settings, size_px=SIZE_PX))
+
+
+# jobs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frame(data: bytes | None = None, *, line: str = "l1", **fields: Any) -> Frame:
+    """A frame of camera `c1`."""
+    return Frame(data=picture() if data is None else data, line=line, camera="c1", **fields)
+
+
+def prepare(settings: Settings, frames: Sequence[Frame]) -> list[PreparedJob]:
+    """Jobs that can be sent, and sent again to an emptied server, under the same ids."""
+    return [LineProducer(settings).prepare(each) for each in frames]
+
+
+def submit(settings: Settings, *frames: Frame) -> list[str]:
+    """Put frames on their queues; their job ids."""
+    return LineProducer(settings).submit_many(frames)
+
+
+def fetch(client: redis.Redis, job_id: str) -> Job:
+    """The job as RQ's own users get it."""
+    return Job.fetch(job_id, connection=client, serializer=JSONSerializer)
+
+
+def stream(client: redis.Redis, line: str = "l1") -> list[SortResult]:
+    """All results of a line, oldest first."""
+    return [SortResult.model_validate_json(entry[b"result"]) for _, entry in client.xrange(keys.results(line))]
+
+
+def outcomes(client: redis.Redis, line: str = "l1") -> dict[str, str]:
+    """Outcome by job id; fails on a job with two results."""
+    results = stream(client, line)
+    assert len({result.job_id for result in results}) == len(results), "a job has more than one result"
+    return {result.job_id: result.outcome.value for result in results}
+
+
+# steps ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def image_job(job_id: str = "j1", **fields: Any) -> ImageJob:
+    """A job that is not in any queue."""
+    values: dict[str, Any] = {
+        "line": "l1",
+        "camera": "c1",
+        "captured_at": time.time(),
+        "queue": "live",
+        "image_key": keys.image(job_id),
+        "sha256": "0" * 64,
+        "content_type": "image/png",
+    }
+    return ImageJob(job_id=job_id, **(values | fields))
+
+
+def claimed(job_id: str = "j1", **fields: Any) -> Claimed:
+    """A claimed job that is not in Redis."""
+    values: dict[str, Any] = {
+        "lease": Lease("live", job_id, f"execution-of-{job_id}", time.time()),
+        "data": None,
+        "image": None,
+        "enqueued_at": None,
+        "retries_left": 0,
+        "result_ttl_s": "",
+        "failure_ttl_s": "",
+        "extras": "",
+    }
+    return Claimed(**(values | fields))
+
+
+def ticket(job_id: str = "j1", *, image: bytes | None = None, **fields: Any) -> Ticket:
+    """An admitted job that is not in Redis."""
+    return Ticket(claimed(job_id, image=image), image_job(job_id, **fields), attempt=1)
+
+
+def decoded(job_id: str = "j1", *, tone: int = 0, ready_at: float = 0.0, deadline_at: float | None = None) -> Decoded:
+    """A decoded item of one shade of red."""
+    pixels = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+    pixels[..., 0] = tone
+    return Decoded(ticket(job_id, deadline_at=deadline_at), pixels, decode_ms=0.1, ready_at=ready_at)
+
+
+def claimer(settings: Settings, *, worker: str = "w1", lease_s: int | None = None) -> Claimer:
+    """The claim step of `worker`."""
+    return Claimer(
+        connect(settings.redis_url), worker=worker, queues=settings.queue_names, lease_s=lease_s or settings.lease_s
+    )
+
+
+def finisher(settings: Settings, *, worker: str = "w1") -> Finisher:
+    """The finish step of `worker`."""
+    return Finisher(connect(settings.redis_url), worker=worker, settings=settings)
+
+
+def keeper(settings: Settings, inflight: Inflight, *, worker: str = "w1") -> LeaseKeeper:
+    """The lease step of `worker`."""
+    return LeaseKeeper(
+        connect(settings.redis_url),
+        worker=worker,
+        queues=settings.queue_names,
+        lease_s=settings.lease_s,
+        inflight=inflight,
+    )
+
+
+# runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parts(settings: Settings, engine: ToneEngine, *, worker: str = "w1") -> Parts:
+    """A pipeline's parts, each with a connection of its own."""
+    model, inflight = served(settings, engine), Inflight()
+    return Parts(
+        claimer=claimer(settings, worker=worker),
+        decoder=model.decoder,
+        engine=engine,
+        decider=Decider(model.manifest, engine=engine.name, worker=worker),
+        finisher=finisher(settings, worker=worker),
+        keeper=keeper(settings, inflight, worker=worker),
+        inflight=inflight,
+        metrics=Metrics(),
+    )
+
+
+def pipeline(settings: Settings, its_parts: Parts, *, burst: bool = False) -> Pipeline:
+    """A pipeline that isn't started."""
+    return Pipeline(
+        its_parts,
+        max_batch=settings.max_batch,
+        linger_s=settings.linger_ms / 1000,
+        decode_threads=2,
+        max_attempts=settings.max_attempts,
+        lease_s=settings.lease_s,
+        burst=burst,
+    )
+
+
+def run_burst(settings: Settings, engine: ToneEngine | None = None, *, worker: str = "w1") -> Metrics:
+    """Work until the queues are empty, without RQ's registration; the worker's metrics."""
+    its_parts = parts(settings, engine or ToneEngine(), worker=worker)
+    run = pipeline(settings, its_parts, burst=True)
+    run.start()
+    finish(run)
+    return its_parts.metrics
+
+
+def finish(run: Pipeline) -> None:
+    """Wait for a drained or burst pipeline to end; all its threads must have."""
+    assert run.loops.join(PATIENCE_S), f"the pipeline did not end: {run.loops.problem()}"
+    assert not run.loops.failed.is_set(), "a thread of the pipeline died; see the log"
+    assert run.ended.is_set()
+
+
+def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> int:
+    """A whole worker in this (the main) thread, until the queues are empty; its exit code."""
+    service = WorkerService(settings, burst=True, load=lambda given: served(given, engine))
+    service.name = name
+    return service.run()
+
+
+def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds, or fail saying `what` did not happen."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(LOOK_S)

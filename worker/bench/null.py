@@ -1,0 +1,56 @@
+"""An engine that answers at once, so that a benchmark measures the queue alone. For benchmarks only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.engines import EngineName
+from model_store.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.policy import Policy
+from shared.settings import Settings
+from worker.items import Pixels
+from worker.service import Served
+
+CLASSES = ("good", "no cap")
+_PIXELS = np.zeros((1, 1, 3), np.uint8)
+
+
+class NullEngine:
+    """Says `good` of everything."""
+
+    name: EngineName = "litert"
+    input_size_px = 1
+    classes_count = len(CLASSES)
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """Nothing is cold."""
+
+    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 [N, 2]."""
+        return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
+
+
+def _no_decode(data: bytes) -> Pixels:
+    return _PIXELS
+
+
+def null_served(settings: Settings) -> Served:
+    """A model that costs nothing, in place of the one that the settings name."""
+    manifest = Manifest(
+        name="null",
+        version=1,
+        created_at=time.time(),
+        mode="multi",
+        classes=CLASSES,
+        input_size_px=1,
+        policy=Policy.default(CLASSES, "multi"),
+        backbone=BackboneInfo(handle="none", sha256="0" * 64, feature_width=1),
+        training=TrainingInfo(seed=0, epochs=0, batch_size=1, fine_tune="none"),
+        dataset=DatasetInfo(fingerprint="0" * 64, images=0, train=0, validation=0, per_label={}),
+        files={},
+    )
+    return Served(manifest, NullEngine(), _no_decode)

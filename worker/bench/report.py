@@ -1,0 +1,119 @@
+"""Runs the chosen benchmarks, prints their table and writes the JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from model_store.engines import usable_cores
+from shared.connection import check, connect
+from shared.embedded import embedded_server
+from shared.errors import BadSetting
+from shared.settings import Settings, load_settings, masked
+from shared.terminal import print_json
+from worker.bench.benchmarks import bench_line, bench_queue
+
+
+def run_all(
+    names: Sequence[str],
+    *,
+    rounds: int,
+    jobs: int,
+    sizes: Sequence[str],
+    flags: dict[str, Any],
+    out: Path,
+    json_output: bool,
+) -> None:
+    """Run, print, write. An embedded server is started unless a flag names another."""
+    if flags["redis_url"] is not None:
+        settings = load_settings(**flags)
+        _refuse_used(settings)
+        records = _run(settings, names, rounds=rounds, jobs=jobs, sizes=sizes)
+    else:
+        with embedded_server() as url:
+            records = _run(load_settings(**flags | {"redis_url": url}), names, rounds=rounds, jobs=jobs, sizes=sizes)
+    machine, now = describe_machine(), time.gmtime()
+    document = {"machine": machine, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", now), "benchmarks": records}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"bench-{time.strftime('%Y%m%d-%H%M%S', now)}.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    if json_output:
+        print_json(document)
+    else:
+        _print(machine, records)
+        Console(stderr=True).print(f"written to {path}")
+
+
+def _refuse_used(settings: Settings) -> None:
+    client = connect(settings.redis_url)
+    check(client, settings.redis_url)
+    if count := client.dbsize():
+        raise BadSetting(
+            f"redis_url {masked(settings.redis_url)}: the database holds {count} keys, and a benchmark empties it. "
+            "Name an empty one, e.g. …/15."
+        )
+
+
+def _run(
+    settings: Settings, names: Sequence[str], *, rounds: int, jobs: int, sizes: Sequence[str]
+) -> list[dict[str, Any]]:
+    console = Console(stderr=True)
+    records = []
+    with console.status("benchmarks") as status:
+
+        def say(text: str) -> None:
+            status.update(text)
+
+        if "queue" in names:
+            records.append(bench_queue(settings, rounds=rounds, jobs=jobs * 10, say=say))
+        if "line" in names:
+            records += [bench_line(settings, rounds=rounds, jobs=jobs, size=size, say=say) for size in sizes]
+    return records
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": usable_cores(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("rq", "redis", "ai-edge-litert", "pillow")},
+    }
+
+
+def _print(machine: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
+    for heading in ("benchmark", "contender", "median /s", "min-max", "Sortline against it"):
+        table.add_column(heading)
+    for record in records:
+        for key, value in record.items():
+            if not isinstance(value, dict):
+                continue
+            contender = key.removesuffix("_jobs_per_s").removesuffix("_images_per_s")
+            ratio = record.get(f"ratio_to_{contender}")
+            shown = "" if ratio is None else f"{ratio} x"
+            table.add_row(
+                record["benchmark"],
+                contender.replace("_", " "),
+                f"{value['median']:,.0f}",
+                f"{value['min']:,.0f}-{value['max']:,.0f}",
+                shown,
+            )
+    Console().print(table)
