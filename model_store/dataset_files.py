@@ -40,7 +40,7 @@ class DatasetFiles(Protocol):
         """A file's bytes.
 
         Raises:
-            BadImage: it can't be read, or is larger than any dataset's file; `reason` `unreadable` or `too_large_bytes`.
+            BadImage: it can't be read, or is larger than MAX_FILE_BYTES.
         """
 
 

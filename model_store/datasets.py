@@ -191,7 +191,8 @@ def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterat
         held_out = {line for line in lines if line}
     if missing := sorted(held_out - {sample.name for sample in samples}):
         raise BadDataset(
-            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r} ({len(missing)} such), which has no label here: correct it."
+            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r} ({len(missing)} such), which has no label here: "
+            "correct it."
         )
     return (replace(sample, held_out=sample.name in held_out) for sample in samples)
 

@@ -134,8 +134,8 @@ def _mode(dataset: Dataset, chosen: Mode | None) -> Mode:
     if chosen == "single" and dataset.has_several_labels:
         sample = next(sample for sample in dataset.samples if len(sample.labels) > 1)
         raise BadDataset(
-            f"{dataset.files.path}: {sample.name} has the labels {list(sample.labels)}, but --mode single allows one an "
-            "image. Use --mode multi."
+            f"{dataset.files.path}: {sample.name} has the labels {list(sample.labels)}, but --mode single allows one "
+            "an image. Use --mode multi."
         )
     return chosen or ("multi" if dataset.has_several_labels else "single")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from producer.metrics import SUBMITTED, Fate
 from producer.sources import Source, SourceFrame
-from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob
+from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.errors import BadInput, QueueFull, ServerAway
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,9 @@ class Camera:
         """Take, pace and send until the end; the source is left open.
 
         Raises:
-            BadJob: line, camera or queue is a name that can't be used.
+            BadSetting: line, camera or queue is a name that can't be used.
         """
+        check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
         while not self._stop.is_set() and self._left():

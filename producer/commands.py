@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.demo import commands as demo_commands
 from shared.terminal import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("camera")(camera)
     app.command("upload")(upload)
     app.command("results")(results)
+    demo_commands.add_to(app)
 
 
 def camera(
@@ -41,7 +43,7 @@ def camera(
         typer.Option(min=0, help="frames a second; 0: as fast as possible (default: 10 simulated, 0 for a folder)"),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(help="ms after capture by which the result must be there")
+        float | None, typer.Option(min=0.001, help="ms after capture by which the result must be there")
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after so many frames (default: never)")] = None,
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",

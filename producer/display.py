@@ -49,15 +49,14 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
 def show_camera(summary: CameraSummary) -> None:
     """The final summary as a table."""
-    table = Table("line", "camera", "frames", "accepted", "refused full", "rejected", "unsent", "seconds", "accepted/s")
-    counts = (summary.frames, summary.accepted, summary.refused_full, summary.rejected, summary.unsent)
-    table.add_row(
-        summary.line,
-        summary.camera,
-        *(f"{count:,}" for count in counts),
-        f"{summary.seconds:.1f}",
-        f"{summary.accepted_hz:.1f}",
-    )
+    table = Table("camera", f"{summary.line}/{summary.camera}")
+    table.add_row("frames", f"{summary.frames:,}")
+    table.add_row("accepted", f"{summary.accepted:,}")
+    table.add_row("dropped, queue full", f"{summary.refused_full:,}")
+    table.add_row("rejected", f"{summary.rejected:,}")
+    table.add_row("not sent, server away", f"{summary.unsent:,}")
+    table.add_row("seconds", f"{summary.seconds:,.1f}")
+    table.add_row("accepted a second", f"{summary.accepted_hz:,.1f}")
     Console().print(table)
 
 

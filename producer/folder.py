@@ -7,6 +7,7 @@ network share, where only looking again and again tells that a file has stopped 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sys
 import time
@@ -174,11 +175,13 @@ class FolderSource:
             return 0
 
     def _read(self, name: str) -> SourceFrame:
+        # Linux file names may be any bytes; what is sent is UTF-8. 255 bytes at most, so a frame_id as it is.
+        printable = os.fsencode(name).decode("utf-8", "replace")
         try:
             with (self._folder / name).open("rb") as file:
-                return SourceFrame(name[-256:], name, file.read(self._max_image_bytes + 1))
+                return SourceFrame(printable, printable, file.read(self._max_image_bytes + 1))
         except OSError as error:
-            return SourceFrame(name[-256:], name, problem=f"can't be read: {error.strerror}")
+            return SourceFrame(printable, printable, problem=f"can't be read: {error.strerror}")
 
 
 class _Reporter(FileSystemEventHandler):

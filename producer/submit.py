@@ -18,15 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from redis.commands.core import Script
 
 from shared import keys
 from shared.connection import connect
-from shared.errors import BadImage, BadJob, QueueFull, ServerAway
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.images import sniff
 from shared.jobs import SORT_IMAGE
-from shared.schemas import ImageJob
+from shared.schemas import ImageJob, Name
 from shared.settings import Settings, masked
 
 # RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
@@ -37,6 +37,7 @@ BELL_TOKENS = 64
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
 
@@ -264,6 +265,22 @@ class LineProducer:
             raise QueueFull(
                 f"the memory of the server at {server} is full, nothing was put on queue {queue!r}: "
                 "raise its maxmemory, add workers, or lower queue_max_items."
+            ) from error
+
+
+def check_names(**names: str) -> None:
+    """Check names of lines, cameras and queues before the first frame, e.g. `check_names(line="line-1")`.
+
+    Raises:
+        BadSetting: one of them can't be a Redis key and a metric label.
+    """
+    for what, name in names.items():
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            raise BadSetting(
+                f"{what} = {name!r}: use 1 to 64 letters, digits, dots, dashes and underscores, "
+                "beginning with a letter or digit."
             ) from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from producer.inputs import Input, InputReader
 from producer.results import ROUND_JOBS, Answer, ResultReader
-from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob
+from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.connection import connect
 from shared.errors import BadInput, QueueFull, ServerAway
 from shared.schemas import Outcome
@@ -115,8 +115,9 @@ class Uploader:
         After `timeout_s` without progress the rows that have no result stay `missing`, with the reason.
 
         Raises:
-            BadSetting: the server's URL can't be used.
+            BadSetting: line, camera or queue is a name that can't be used.
         """
+        check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
         self._progress.files = len(inputs)
         self.rows = [Row(item.name, error="not sent: the upload was interrupted.") for item in inputs]
         self._moved_at = self._clock()

@@ -215,9 +215,7 @@ def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
 
 
 def _turn(frame: Image.Image) -> Image.Transpose | None:
-    """How to set the loaded frame upright. Pillow has already turned a TIFF."""
-    if frame.format == "TIFF":
-        return None
+    """How to set the loaded frame upright. Pillow has turned a TIFF when loading it, and taken the tag away."""
     try:
         return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # broken EXIF does not spoil the pixels

@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared.settings import Settings
+if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
+    from shared.settings import Settings
 
 RedisUrl = Annotated[str | None, typer.Option(help="Redis server, e.g. redis://host:6379/0")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -425,6 +427,29 @@ def test_threads_get_the_same_pixels() -> None:
         together = list(threads.map(lambda data: decode_image(data, size_px=SIZE_PX), files))
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_decoding_lets_other_threads_run() -> None:
+    data = encode(bottle(1920, 1080), "JPEG")
+    started = threading.Event()
+    decoded: list[np.ndarray] = []
+
+    def decode_many() -> None:
+        started.set()
+        for _ in range(40):
+            decoded.append(decode_image(data, size_px=SIZE_PX))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from here on a thread runs until it lets go of the interpreter by itself
+    try:
+        thread = threading.Thread(target=decode_many)
+        thread.start()
+        started.wait()
+        seen = len(decoded)
+    finally:
+        sys.setswitchinterval(before)
+    thread.join()
+    assert seen < 40
 
 
 def outcome(data: bytes) -> np.ndarray | None:

@@ -40,7 +40,8 @@ PATIENCE_S = 20.0
 # Whoever waits for an event of the worker looks this often.
 LOOK_S = 0.005
 
-BeforePredict = Callable[[NDArray[np.uint8]], None]
+Images = NDArray[np.uint8]
+BeforePredict = Callable[[Images], None]
 
 
 def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_PX) -> bytes:
@@ -55,7 +56,7 @@ def broken_picture() -> bytes:
     return picture(200)[:60]
 
 
-def nothing(batch: NDArray[np.uint8]) -> None:
+def nothing(batch: Images) -> None:
     """Lets an engine be."""
 
 
@@ -76,7 +77,7 @@ class ToneEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing to warm."""
 
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, batch: Images) -> NDArray[np.float32]:
         self.sizes.append(len(batch))
         self._before(batch)
         red, green, _ = (batch.mean(axis=(1, 2), dtype=np.float64) / 255).T
@@ -90,17 +91,17 @@ class Gate:
         self.entered = threading.Event()
         self.opened = threading.Event()
 
-    def __call__(self, batch: NDArray[np.uint8]) -> None:
+    def __call__(self, batch: Images) -> None:
         self.entered.set()
         assert self.opened.wait(PATIENCE_S), "nobody opened the gate"
 
 
-def always_fails(batch: NDArray[np.uint8]) -> None:
+def always_fails(batch: Images) -> None:
     """An engine that can't run any batch."""
     raise RuntimeError("out of order")
 
 
-def fails_on_red(batch: NDArray[np.uint8]) -> None:
+def fails_on_red(batch: Images) -> None:
     """An engine that can't run a batch with a fully red image in it."""
     if (batch[..., 0].mean(axis=(1, 2)) > 250).any():
         raise RuntimeError("can't stand red")

@@ -21,9 +21,10 @@ local function expire(key, ttl_s)
   if ttl_s < 0 then redis.call('PERSIST', key) else redis.call('EXPIRE', key, ttl_s) end
 end
 
-local function add_to_registry(key, job_id, ttl_s)
+-- `forever` is the score of a job without expiry: RQ's two registries differ in it.
+local function add_to_registry(key, job_id, ttl_s, forever)
   local members = registries[key] or {}
-  members[#members + 1] = ttl_s < 0 and '+inf' or seconds(server_s + ttl_s)
+  members[#members + 1] = ttl_s < 0 and forever or seconds(server_s + ttl_s)
   members[#members + 1] = job_id
   registries[key] = members
 end
@@ -50,7 +51,7 @@ local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, pay
   record_result(results_key, 1, 'return_value', payload, execution_id, started_s)
   expire(results_key, result_ttl_s)
   expire(job_key, result_ttl_s)
-  add_to_registry('rq:finished:' .. queue, job_id, result_ttl_s)
+  add_to_registry('rq:finished:' .. queue, job_id, result_ttl_s, '+inf')
 end
 
 local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
@@ -61,7 +62,7 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
   expire(job_key, ttl_s)
-  add_to_registry('rq:failed:' .. queue, job_id, ttl_s)
+  add_to_registry('rq:failed:' .. queue, job_id, ttl_s, ttl_s)
 end
 
 local function retry(queue, job_id)

@@ -1,0 +1,54 @@
+"""`sortline demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.terminal import JsonFlag
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `demo`."""
+    app.command("demo")(demo)
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, help="how long the cameras run")] = 30.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="bottles a second on each line")] = 20.0,
+    lines: Annotated[int, typer.Option(min=1, max=16, help="simulated lines")] = 2,
+    out: Annotated[Path, typer.Option(help="folder for logs and the contact sheet")] = Path("demo-out"),
+    redis_url: Annotated[str | None, typer.Option(help="use this server instead of an embedded one")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the whole system at work on this machine: server, model, worker, cameras, results.
+
+    Trains the model on first use. The cameras replay held-out frames of rendered bottles, so each result
+    is checked against the truth. Ctrl-C ends it early and leaves no process behind.
+
+    Example: sortline demo --seconds 60 --rate 50
+    """
+    import contextlib
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from producer.demo.session import Demo, DemoOptions, ensure_model
+    from producer.demo.summary import show
+    from shared.connection import check, connect
+    from shared.embedded import embedded_server
+    from shared.settings import load_settings
+    from shared.terminal import print_json
+
+    console = Console(stderr=True)
+    options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)
+    ensure_model(load_settings(redis_url=redis_url), console=console)
+    server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()
+    with server as url:
+        settings = load_settings(redis_url=url)
+        check(connect(settings.redis_url), settings.redis_url)
+        summary = Demo(settings, options, console=console).run()
+    print_json(asdict(summary)) if as_json else show(summary)
+    raise typer.Exit(0 if summary.complete else 1)

@@ -1,0 +1,268 @@
+"""One demo from start to end: model, worker, cameras, watching, summary.
+
+Children are processes of the command line, tied to this one's life. They end in this order: cameras,
+so that nothing new comes; then the worker, which drains; then the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Any, cast
+
+from rich.console import Console
+from rich.live import Live
+
+from producer.bottles_data import BOTTLES
+from producer.demo import board
+from producer.demo.sheet import Cell, write_sheet
+from producer.demo.tally import Tally
+from producer.simulator import SimulatedSource
+from producer.streams import ResultStreams
+from shared import keys
+from shared.children import Child
+from shared.connection import connect
+from shared.errors import Transient
+from shared.schemas import SortResult
+from shared.settings import Settings
+
+READY_TIMEOUT_S = 60.0
+# After the cameras are done: how long the last results may take.
+LAST_RESULTS_S = 60.0
+DEADLINE_MS = 300
+SHEET_CELLS = 30
+QUEUE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What to show. `rate_hz` is per line; `out` is the folder of logs and the contact sheet."""
+
+    seconds: float
+    rate_hz: float
+    lines: int
+    out: Path
+    seed: int = 0
+
+    @property
+    def line_names(self) -> list[str]:
+        """Names of the simulated lines."""
+        return [f"line-{number}" for number in range(1, self.lines + 1)]
+
+    @property
+    def frames_per_line(self) -> int:
+        """Frames that each camera sends."""
+        return max(1, round(self.seconds * self.rate_hz))
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSummary:
+    """What the demo did; `missing` and `doubled` are 0 when every accepted image has exactly one result."""
+
+    submitted: int
+    results: int
+    missing: int
+    doubled: int
+    images_per_s: float
+    p50_ms: float
+    p99_ms: float
+    outcomes: dict[str, int]
+    labels: dict[str, int]
+    exact_match: float
+    model: str
+    contact_sheet: str
+    logs: str
+    interrupted: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every accepted image has exactly one result."""
+        return self.missing == 0 and self.doubled == 0
+
+
+class Demo:
+    """Runs one demo against the server of the settings."""
+
+    def __init__(self, settings: Settings, options: DemoOptions, *, console: Console) -> None:
+        self._settings = settings
+        self._options = options
+        self._console = console
+        self._client: Any = connect(settings.redis_url)
+        self._sources = {name: SimulatedSource(name, seed=options.seed) for name in options.line_names}
+        self._tally = Tally(self._truth_of)
+        self._stop = threading.Event()
+        self._interrupted = False
+
+    def run(self) -> DemoSummary:
+        """The whole demo; Ctrl-C ends it early, with what was done.
+
+        Raises:
+            Transient: a part did not start; names its log.
+        """
+        self._options.out.mkdir(parents=True, exist_ok=True)
+        streams = ResultStreams(self._settings)
+        streams.last(0)  # what was there before is not this demo's
+        with self._worker():
+            reader = threading.Thread(target=self._read, args=(streams,), daemon=True)
+            reader.start()
+            submitted = self._stream()
+            self._stop.set()
+            reader.join()
+        streams.close()
+        return self._summary(submitted)
+
+    # parts ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[None]:
+        with socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = self._options.out / "worker.log"
+        # The settings' origin (environment, file) reaches the worker as it reached us; only these differ.
+        arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
+        with Child(arguments, log=log) as worker:
+            self._await_ready(worker, port)
+            self._console.print(f"worker is ready; its metrics: http://127.0.0.1:{port}/metrics")
+            yield
+
+    def _await_ready(self, worker: Child, port: int) -> None:
+        until = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < until and worker.poll() is None:
+            with contextlib.suppress(urllib.error.URLError, TimeoutError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)  # our own worker
+                return
+            time.sleep(0.05)
+        raise Transient(f"the worker did not get ready; the end of {worker.log}:\n{_tail(worker.log)}")
+
+    def _camera(self, name: str) -> Child:
+        out, options = self._options.out, self._options
+        arguments = ["camera", "--line", name, "--source", "simulated", "--seed", str(options.seed), "--json"]
+        arguments += ["--rate", str(options.rate_hz), "--count", str(options.frames_per_line)]
+        arguments += ["--deadline-ms", str(DEADLINE_MS), "--queue", QUEUE, "--redis-url", self._settings.redis_url]
+        summary = out / f"{name}.json"
+        summary.unlink(missing_ok=True)
+        return Child(arguments, log=out / f"{name}.log", out=summary)
+
+    # watching ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _stream(self) -> int:
+        """Run the cameras and show what comes; how many images they got onto the queue."""
+        with contextlib.ExitStack() as stack:
+            cameras = [stack.enter_context(self._camera(name)) for name in self._options.line_names]
+            with self._interruptible():
+                self._watch(cameras)
+        submitted = sum(self._accepted(name) for name in self._options.line_names)
+        until = time.monotonic() + LAST_RESULTS_S
+        while len(self._tally.seen) < submitted and time.monotonic() < until:
+            time.sleep(0.05)
+        return submitted
+
+    def _watch(self, cameras: Sequence[Child]) -> None:
+        started = time.time()
+        shown_at = started
+        terminal = self._console.is_terminal
+        live = Live(console=self._console, refresh_per_second=4) if terminal else contextlib.nullcontext()
+        with live as screen:
+            while any(camera.poll() is None for camera in cameras):
+                time.sleep(0.25)
+                now = time.time()
+                depth = int(self._client.llen(keys.rq_queue(QUEUE)))
+                left = started + self._options.seconds - now
+                if screen is not None:
+                    screen.update(board.table(self._tally, depth=depth, now=now, seconds_left=left))
+                elif now - shown_at >= 5:
+                    shown_at = now
+                    self._console.print(board.line(self._tally, depth=depth, now=now))
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._console.print("stopping: cameras first, then the worker finishes what it holds")
+
+    def _read(self, streams: ResultStreams) -> None:
+        for result in streams.follow(self._stop):
+            if result.line in self._sources:
+                self._tally.add(result)
+
+    def _accepted(self, line: str) -> int:
+        path = self._options.out / f"{line}.json"
+        try:
+            return int(json.loads(path.read_text())["accepted"])
+        except (OSError, ValueError, KeyError) as error:
+            log = path.with_suffix(".log")
+            raise Transient(f"the camera of {line} left no summary; the end of {log}:\n{_tail(log)}") from error
+
+    # afterwards ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _truth_of(self, result: SortResult) -> frozenset[str]:
+        assert isinstance(result.frame_id, int)
+        return self._sources[result.line].truth(result.frame_id)
+
+    def _summary(self, submitted: int) -> DemoSummary:
+        tally, sheet = self._tally, self._options.out / "contact-sheet.png"
+        self._write_sheet(sheet)
+        p50, p99 = tally.percentiles_ms([50, 99])
+        return DemoSummary(
+            submitted=submitted,
+            results=tally.count,
+            missing=submitted - len(tally.seen),
+            doubled=tally.doubled,
+            images_per_s=round(tally.rate(), 1),
+            p50_ms=round(p50, 1),
+            p99_ms=round(p99, 1),
+            outcomes=dict(tally.outcomes),
+            labels=dict(tally.labels),
+            exact_match=round(tally.exact / max(1, tally.classified), 3),
+            model=tally.model,
+            contact_sheet=str(sheet),
+            logs=str(self._options.out),
+            interrupted=self._interrupted,
+        )
+
+    def _write_sheet(self, path: Path) -> None:
+        cells = [self._cell(result) for result in list(self._tally.examples)[-SHEET_CELLS:]]
+        if cells:
+            write_sheet(
+                cells, path, title="Sortline demo: simulated frames the model never saw (red: not all labels right)"
+            )
+
+    def _cell(self, result: SortResult) -> Cell:
+        frame = self._sources[result.line].frame(cast(int, result.frame_id))
+        labels = tuple((label.label, label.probability) for label in result.labels)
+        return Cell(data=frame.data, labels=labels, truth=frame.truth, lane=result.lane)
+
+
+def ensure_model(settings: Settings, *, console: Console) -> None:
+    """Train the demo's model on first use, on the frames that the cameras don't show.
+
+    Raises:
+        Transient: training failed; its own messages were shown.
+    """
+    arguments = [sys.executable, "-m", "sortline"]
+    known = subprocess.run([*arguments, "models", "show", settings.model], capture_output=True, check=False)
+    if known.returncode == 0:
+        console.print(f"model {settings.model}: there already, in {settings.model_store_dir}")
+        return
+    console.print(f"model {settings.model}: not there yet; training it (a minute or two, once)")
+    command = [*arguments, "train", str(BOTTLES), "--name", settings.model]
+    trained = subprocess.run(command, check=False)
+    if trained.returncode != 0:
+        raise Transient(f"training ended with exit code {trained.returncode}; its messages are above.")
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"

@@ -1,0 +1,51 @@
+"""Processes of our own command line whose life is tied to the caller's: the demo's worker and cameras."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+# A file, run by its path: it imports nothing of ours.
+_KEEPER = Path(__file__).with_name("keeper.py")
+# The keeper gives its child 20 s and then kills it.
+_END_TIMEOUT_S = 30.0
+
+
+class Child:
+    """`sortline ARGUMENTS…` as a process that ends when the block does, or when the caller is killed.
+
+    Ctrl-C goes to the caller alone, which decides in what order its children end.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, log: Path, out: Path | None = None) -> None:
+        """Starts it. Standard error goes to the file `log`; standard output to `out`, or to `log` as well."""
+        self.log = log
+        with log.open("wb") as errors, (out or log).open("ab") as output:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-P", str(_KEEPER), sys.executable, "-m", "sortline", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                process_group=0,
+            )
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._keeper.poll()
+
+    def end(self) -> int:
+        """Tell it to end (SIGTERM), wait until it has; its exit code."""
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        return self._keeper.wait(_END_TIMEOUT_S)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

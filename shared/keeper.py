@@ -1,0 +1,41 @@
+"""Run as a script: keeps one child process whose life is tied to the starter's.
+
+    python -P keeper.py COMMAND…
+
+The starter holds the write end of this process's standard input. When that closes, because the starter
+let go or was killed, the child is told to end (SIGTERM), and killed when it hasn't after GRACE_S. When
+the child ends by itself, this process ends with its exit code. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+# A worker that drains finishes what it holds: well below this, unless its server is away.
+GRACE_S = 20.0
+
+
+def main(command: list[str]) -> int:
+    """Run the command; its exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    threading.Thread(target=_end_with_starter, args=(child,), daemon=True).start()
+    return child.wait()
+
+
+def _end_with_starter(child: subprocess.Popen[bytes]) -> None:
+    while os.read(0, 4096):
+        pass
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""The camera: its pace, and what becomes of every frame when the queue is full, the file bad or the server away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+import redis
+from prometheus_client import REGISTRY
+
+from producer import camera as camera_module
+from producer.camera import Camera, CameraOptions, _Schedule
+from producer.sources import SourceFrame
+from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
+from shared import keys
+from shared.errors import BadSetting, ServerAway
+from shared.settings import Settings
+from tests.producer.kit import arguments, jpeg
+
+
+class Frames:
+    """A source of good frames, but for those whose data is given."""
+
+    def __init__(self, special: dict[int, SourceFrame] | None = None) -> None:
+        self.special = special or {}
+        self.number = 0
+        self.limits: list[int] = []
+
+    def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
+        self.limits.append(limit)
+        numbers = range(self.number, self.number + limit)
+        self.number += limit
+        return [self.special.get(number, SourceFrame(number, f"frame {number}", jpeg())) for number in numbers]
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def options(**change: object) -> CameraOptions:
+    return CameraOptions(**{"line": "line-1", "camera": "camera-1", "count": 3, **change})  # type: ignore[arg-type]
+
+
+def submitted(line: str, outcome: str) -> float:
+    return REGISTRY.get_sample_value("sortline_submitted_total", {"line": line, "outcome": outcome}) or 0.0
+
+
+def test_frames_arrive_with_their_options(client: redis.Redis, settings: Settings) -> None:
+    chosen = options(deadline_ms=50.0, queue="bulk", encoder_per_frame=10)
+    summary = Camera(chosen, Frames(), LineProducer(settings)).run()
+    assert (summary.frames, summary.accepted, summary.refused_full, summary.rejected, summary.unsent) == (3, 3, 0, 0, 0)
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("bulk"), 0, -1)]
+    assert [(job["frame_id"], job["encoder_count"]) for job in jobs] == [(0, 0), (1, 10), (2, 20)]
+    assert all(job["deadline_at"] == pytest.approx(job["captured_at"] + 0.05) for job in jobs)  # type: ignore[operator]
+
+
+def test_as_fast_as_possible_goes_in_chunks_and_ends_at_the_count(client: redis.Redis, settings: Settings) -> None:
+    source = Frames()
+    assert Camera(options(count=CHUNK_JOBS + 5), source, LineProducer(settings)).run().accepted == CHUNK_JOBS + 5
+    assert source.limits == [CHUNK_JOBS, 5]
+    assert client.llen(keys.rq_queue("live")) == CHUNK_JOBS + 5
+
+
+def test_a_full_queue_drops_frames_counts_and_names_them(
+    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {outcome: submitted("full", outcome) for outcome in ("accepted", "refused_full")}
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
+    summary = Camera(options(line="full", count=5, rate_hz=1000.0), Frames(), producer).run()
+    assert summary.accepted + summary.refused_full == 5
+    assert summary.accepted == client.llen(keys.rq_queue("live")) <= 2
+    assert submitted("full", "refused_full") - before["refused_full"] == summary.refused_full
+    assert submitted("full", "accepted") - before["accepted"] == summary.accepted
+    assert "frame 4" in caplog.text
+    assert "its bound is 2" in caplog.text
+
+
+def test_every_dropped_frame_is_named_in_the_log(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "producer.camera")
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 1}))
+    Camera(options(count=40), Frames(), producer).run()
+    for number in range(40):
+        assert f"frame frame {number} dropped" in caplog.text
+
+
+def test_a_bad_frame_is_reported_and_its_neighbours_are_sent(
+    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    special = {
+        1: SourceFrame("notes.txt", "notes.txt", b"no image"),
+        2: SourceFrame("locked.jpg", "locked.jpg", problem="can't be read: Permission denied"),
+    }
+    before = submitted("line-1", "rejected")
+    summary = Camera(options(count=4), Frames(special), LineProducer(settings)).run()
+    assert (summary.frames, summary.accepted, summary.rejected) == (4, 2, 2)
+    assert submitted("line-1", "rejected") - before == 2
+    assert "notes.txt rejected: not an accepted image" in caplog.text
+    assert "locked.jpg rejected: can't be read: Permission denied" in caplog.text
+
+
+class FlakyProducer(LineProducer):
+    """Loses the answer of the first calls, after the jobs were written or before."""
+
+    def __init__(self, settings: Settings, *, failures: int, written: bool, on_failure: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self.failures = failures
+        self.written = written
+        self.on_failure = on_failure
+
+    def send(self, jobs: list[PreparedJob]) -> None:  # type: ignore[override]
+        if self.failures:
+            self.failures -= 1
+            if self.written:
+                super().send(jobs)
+            self.on_failure()
+            raise ServerAway("no Redis server answers at redis://here.")
+        super().send(jobs)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_server_that_comes_back_gets_each_frame_once(
+    client: redis.Redis,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    written: bool,
+) -> None:
+    monkeypatch.setattr(camera_module, "_BACKOFF_S", (0.01, 0.02))
+    producer = FlakyProducer(settings, failures=3, written=written, on_failure=lambda: None)
+    summary = Camera(options(), Frames(), producer).run()
+    assert (summary.accepted, summary.unsent) == (3, 0)
+    assert client.llen(keys.rq_queue("live")) == 3
+    assert caplog.text.count("no Redis server answers") == 3
+    assert "the server answers again" in caplog.text
+
+
+def test_a_stop_while_the_server_is_away_names_what_was_not_sent(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = threading.Event()
+    producer = FlakyProducer(settings, failures=99, written=False, on_failure=stop.set)
+    summary = Camera(options(), Frames(), producer, stop=stop).run()
+    assert (summary.accepted, summary.unsent) == (0, 3)
+    assert "not sent: frame 0, frame 1, frame 2" in caplog.text
+
+
+def test_an_endless_camera_stops_when_asked(settings: Settings) -> None:
+    stop = threading.Event()
+    camera = Camera(
+        options(count=None), Frames(), LineProducer(settings), stop=stop, on_progress=lambda summary: stop.set()
+    )
+    assert camera.run().accepted == CHUNK_JOBS
+
+
+def test_a_bad_name_is_refused_before_the_first_frame(settings: Settings) -> None:
+    source = Frames()
+    with pytest.raises(BadSetting, match="line = 'a/b'"):
+        Camera(options(line="a/b"), source, LineProducer(settings)).run()
+    assert source.number == 0
+
+
+def test_the_schedule_is_absolute_so_that_nothing_drifts() -> None:
+    """A loop that is always a little late still takes rate x time frames."""
+    schedule = _Schedule(10.0)
+    schedule.start(100.0)
+    now, taken = 100.0, 0
+    while now < 200.0:
+        due, wait_s = schedule.due(now)
+        schedule.took(due)
+        taken += due
+        now += wait_s + 0.033
+    assert taken == pytest.approx(1000, abs=1)
+
+
+def test_the_schedule_gives_all_frames_that_are_due() -> None:
+    schedule = _Schedule(100.0)
+    schedule.start(0.0)
+    assert schedule.due(0.0) == (1, 0.0)
+    assert schedule.due(0.055) == (6, 0.0)
+    schedule.took(6)
+    due, wait_s = schedule.due(0.055)
+    assert (due, wait_s) == (0, pytest.approx(0.005))
+
+
+def test_a_camera_that_was_held_up_does_not_catch_up_in_a_burst() -> None:
+    schedule = _Schedule(100.0)
+    schedule.start(0.0)
+    assert schedule.due(60.0) == (1, 0.0)
+    schedule.took(1)
+    due, wait_s = schedule.due(60.0)
+    assert (due, wait_s) == (0, pytest.approx(0.01))

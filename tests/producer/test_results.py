@@ -1,0 +1,124 @@
+"""Results: found however RQ keeps them, missing ones named, vanished ones said, many read at once."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+import redis
+
+from producer.results import ROUND_JOBS, ResultReader, iter_results, wait_for
+from producer.submit import Frame, LineProducer
+from shared import keys
+from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.schemas import Outcome
+from shared.settings import Settings
+from tests.producer.kit import finish, jpeg, sort_result, write_finished
+
+
+def submitted(settings: Settings, count: int) -> list[str]:
+    return LineProducer(settings).submit_many([Frame(data=jpeg(), line="line-1", camera="c") for _ in range(count)])
+
+
+def new_ids(count: int) -> list[str]:
+    return [uuid.uuid4().hex for _ in range(count)]
+
+
+def test_finished_and_failed_jobs_of_rqs_own_worker_are_read(client: redis.Redis, settings: Settings) -> None:
+    good, bad = new_ids(2)
+    expected = {good: sort_result(good, Outcome.LATE), bad: sort_result(bad, Outcome.FAILED)}
+    finish(client, list(expected.values()))
+    assert wait_for([bad, good], 5, settings) == expected
+
+
+def test_results_come_in_the_order_asked_each_once(client: redis.Redis, settings: Settings) -> None:
+    job_ids = new_ids(5)
+    write_finished(client, [sort_result(job_id) for job_id in reversed(job_ids)])
+    assert list(wait_for([*job_ids, job_ids[0]], 5, settings)) == job_ids
+
+
+def test_waiting_ends_when_the_last_result_comes(client: redis.Redis, settings: Settings) -> None:
+    job_ids = submitted(settings, 3)
+    write_finished(client, [sort_result(job_ids[1])])
+    later = threading.Timer(0.3, write_finished, (client, [sort_result(job_ids[0]), sort_result(job_ids[2])]))
+    later.start()
+    assert list(wait_for(job_ids, 30, settings)) == job_ids
+    later.join()
+
+
+def test_a_timeout_names_the_missing_and_keeps_the_rest(client: redis.Redis, settings: Settings) -> None:
+    job_ids = submitted(settings, 3)
+    write_finished(client, [sort_result(job_ids[1])])
+    with pytest.raises(ResultTimeout, match=r"2 results are missing after 0\.2 s") as timeout:
+        wait_for(job_ids, 0.2, settings)
+    assert set(timeout.value.missing) == {job_ids[0], job_ids[2]}
+    assert timeout.value.results == {job_ids[1]: sort_result(job_ids[1])}
+
+
+def test_without_any_time_all_that_is_there_is_still_read(client: redis.Redis, settings: Settings) -> None:
+    job_ids = new_ids(ROUND_JOBS + 100)
+    write_finished(client, [sort_result(job_id) for job_id in job_ids])
+    assert list(wait_for(job_ids, 0, settings)) == job_ids
+
+
+def test_a_vanished_job_is_said_and_does_not_hang(client: redis.Redis, settings: Settings) -> None:
+    there, gone = new_ids(2)
+    write_finished(client, [sort_result(there)])
+    with pytest.raises(ResultGone, match="1 of 2 jobs will never have a result") as error:
+        wait_for([gone, there], 30, settings)
+    assert set(error.value.results) == {there}
+    assert error.value.reasons == {gone: "the server does not know it (any more)"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "stream", "reason"),
+    [
+        ({"status": "canceled"}, None, "canceled"),
+        ({"status": "stopped"}, None, "stopped"),
+        ({"status": "failed"}, None, "outside of Sortline's worker"),
+        ({"status": "failed", "meta": '{"sort_result": {"job_id": 1}}'}, None, "can't be read"),
+        ({"status": "failed", "meta": "{}"}, None, "can't be read"),
+        ({"status": "finished"}, None, "expired"),
+        ({"status": "finished"}, {"type": "1"}, "without a return value"),
+        ({"status": "finished"}, {"type": "1", "return_value": "!"}, "can't be read"),
+        ({"status": "finished"}, {"type": "1", "return_value": "bnVsbA=="}, "can't be read"),
+    ],
+)
+def test_a_job_that_ended_without_a_usable_result_is_explained(
+    client: redis.Redis, settings: Settings, fields: dict[str, str], stream: dict[str, str] | None, reason: str
+) -> None:
+    (job_id,) = new_ids(1)
+    client.hset(keys.rq_job(job_id), mapping=fields)
+    if stream is not None:
+        client.xadd(keys.rq_results(job_id), stream)
+    (found,) = iter_results([job_id], 5, settings)
+    assert found.result is None
+    assert reason in str(found.gone)
+
+
+def test_a_retried_jobs_last_result_counts(client: redis.Redis, settings: Settings) -> None:
+    (job_id,) = new_ids(1)
+    client.xadd(keys.rq_results(job_id), {"type": 2, "exc_string": "the first attempt"})
+    write_finished(client, [sort_result(job_id)])
+    assert wait_for([job_id], 5, settings) == {job_id: sort_result(job_id)}
+
+
+def test_thousands_are_read_a_bounded_number_at_a_time(client: redis.Redis, settings: Settings) -> None:
+    job_ids = new_ids(3 * ROUND_JOBS)
+    for job_id in job_ids[: 2 * ROUND_JOBS]:
+        client.hset(keys.rq_job(job_id), "status", "queued")
+    write_finished(client, [sort_result(job_id) for job_id in job_ids[2 * ROUND_JOBS :]])
+    reader = ResultReader(client, settings.redis_url)
+    reader.add(job_ids)
+    assert [len(reader.poll()) for _ in range(3)] == [0, 0, ROUND_JOBS]  # those at the front don't block the others
+    assert set(reader.pending) == set(job_ids[: 2 * ROUND_JOBS])
+
+
+def test_nothing_to_wait_for(settings: Settings) -> None:
+    assert wait_for([], 5, settings) == {}
+
+
+def test_an_absent_server_is_named(settings: Settings) -> None:
+    with pytest.raises(ServerAway, match=r"127\.0\.0\.1:1/0"):
+        wait_for(["a"], 1, Settings(redis_url="redis://127.0.0.1:1/0"))

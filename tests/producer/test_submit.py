@@ -1,0 +1,280 @@
+"""Admission: what is written, what is refused, and that RQ would have written the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue, Retry
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from producer import submit
+from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
+from shared import keys
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.schemas import ImageJob
+from shared.settings import Settings
+from tests.producer.kit import arguments, jpeg
+
+TIMES = {"created_at", "enqueued_at"}
+
+
+def frames(count: int, queue: str = "live") -> list[Frame]:
+    return [
+        Frame(data=jpeg(), line="line-1", camera="camera-1", frame_id=number, queue=queue) for number in range(count)
+    ]
+
+
+def snapshot(client: redis.Redis) -> dict[str, Any]:
+    """Every key of RQ with its type, time to live and content."""
+    readers = {b"hash": client.hgetall, b"list": lambda key: client.lrange(key, 0, -1), b"set": client.smembers}
+    found = {}
+    for key in client.scan_iter("rq:*"):
+        kind = client.type(key)
+        found[key.decode()] = (kind, client.ttl(key), readers[kind](key))
+    return found
+
+
+def as_rq_writes(client: redis.Redis, settings: Settings, ours: dict[str, Any], job_id: str) -> dict[str, Any]:
+    """What RQ's own enqueue leaves for the same call, on an emptied server."""
+    description = ours[keys.rq_job(job_id)][2][b"description"].decode()
+    argument = arguments(client, job_id)
+    client.flushall()
+    retries = settings.max_attempts - 1
+    Queue("live", connection=client, serializer=JSONSerializer).enqueue(
+        "worker.tasks.sort_image",
+        argument,
+        retry=Retry(max=retries, enqueue_at_front=True) if retries else None,
+        job_timeout=JOB_TIMEOUT_S,
+        result_ttl=settings.result_ttl_s,
+        failure_ttl=settings.failure_ttl_s,
+        description=description,
+        job_id=job_id,
+    )
+    return snapshot(client)
+
+
+def comparable(found: dict[str, Any]) -> dict[str, Any]:
+    """Without what differs between two moments and two writings of the same JSON."""
+    for kind, _, fields in found.values():
+        if kind == b"hash":
+            fields[b"data"] = json.loads(zlib.decompress(fields[b"data"]))
+            for name in TIMES:
+                datetime.strptime(fields[name.encode()].decode(), "%Y-%m-%dT%H:%M:%S.%fZ")
+                fields[name.encode()] = b"a time"
+    return found
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_redis_holds_what_rq_itself_would_have_written(
+    client: redis.Redis, settings: Settings, max_attempts: int
+) -> None:
+    settings = settings.model_copy(update={"max_attempts": max_attempts})
+    job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="camera-1", frame_id=7, deadline_ms=100)
+    ours = snapshot(client)
+    theirs = as_rq_writes(client, settings, ours, job_id)
+    assert comparable(ours) == comparable(theirs)
+
+
+def test_many_jobs_of_one_call_differ_only_where_they_should(client: redis.Redis, settings: Settings) -> None:
+    first, second = LineProducer(settings).submit_many(frames(2))
+    one, other = client.hgetall(keys.rq_job(first)), client.hgetall(keys.rq_job(second))
+    assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == {b"data", b"description"}
+
+
+def test_the_job_says_all_that_was_submitted(client: redis.Redis, settings: Settings) -> None:
+    data = jpeg()
+    job_id = LineProducer(settings).submit(
+        data, line="line-1", camera="top", frame_id="f-7", encoder_count=4711, captured_at=1000.5, deadline_ms=80
+    )
+    job = ImageJob.model_validate(arguments(client, job_id))
+    assert (job.job_id, job.line, job.camera, job.frame_id, job.encoder_count) == (job_id, "line-1", "top", "f-7", 4711)
+    assert (job.captured_at, job.deadline_at, job.content_type) == (1000.5, 1000.58, "image/jpeg")
+    assert client.get(job.image_key) == data
+    assert job.sha256 == hashlib.sha256(data).hexdigest()
+    assert 0 < client.ttl(job.image_key) <= settings.image_ttl_s
+
+
+def test_capture_is_now_unless_told(client: redis.Redis, settings: Settings) -> None:
+    job_id = LineProducer(settings, clock=lambda: 123.25).submit(jpeg(), line="line-1", camera="top")
+    assert arguments(client, job_id)["captured_at"] == 123.25
+    assert arguments(client, job_id)["deadline_at"] is None
+
+
+def test_ids_come_back_in_order_over_many_round_trips_and_queues(client: redis.Redis, settings: Settings) -> None:
+    mixed = [
+        Frame(data=jpeg(), line="line-1", camera="c", frame_id=number, queue=("live", "bulk")[number % 2])
+        for number in range(2 * CHUNK_JOBS + 10)
+    ]
+    job_ids = LineProducer(settings).submit_many(mixed)
+    assert [arguments(client, job_id)["frame_id"] for job_id in job_ids] == list(range(len(mixed)))
+    assert client.lrange(keys.rq_queue("live"), 0, -1) == [job_id.encode() for job_id in job_ids[::2]]
+    assert client.lrange(keys.rq_queue("bulk"), 0, -1) == [job_id.encode() for job_id in job_ids[1::2]]
+    assert client.smembers(keys.RQ_QUEUES) == {b"rq:queue:live", b"rq:queue:bulk"}
+
+
+def test_a_full_queue_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
+    producer.submit_many(frames(2))
+    before = client.dbsize()
+    with pytest.raises(QueueFull, match=r"'live' holds 2 jobs, its bound is 3 .* no room for 2 more") as refusal:
+        producer.submit_many(frames(2))
+    assert refusal.value.accepted == ()
+    assert client.dbsize() == before
+    producer.submit_many(frames(1))  # the bound itself is reached
+    producer.submit_many(frames(3, queue="bulk"))  # each queue has its own
+    with pytest.raises(QueueFull, match="holds 3 jobs"):
+        producer.submit(jpeg(), line="line-1", camera="c")
+
+
+def test_a_call_of_many_round_trips_is_refused_before_the_first(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": CHUNK_JOBS + 5}))
+    with pytest.raises(QueueFull):
+        producer.submit_many(frames(CHUNK_JOBS + 6))
+    assert client.dbsize() == 0
+
+
+def test_a_lost_race_names_what_was_accepted(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.model_copy(update={"queue_max_items": 4})
+
+    def interrupted(jobs: list[PreparedJob]) -> Iterator[list[PreparedJob]]:
+        yield jobs[:2]
+        client.rpush(keys.rq_queue("live"), "another producer's")
+        yield jobs[2:]
+
+    producer = LineProducer(settings)
+    jobs = [producer.prepare(frame) for frame in frames(4)]
+    monkeypatch.setattr(submit, "_chunks", interrupted)
+    with pytest.raises(QueueFull) as refusal:
+        producer.send(jobs)
+    assert refusal.value.accepted == (jobs[0].job_id, jobs[1].job_id)
+    assert client.llen(keys.rq_queue("live")) == 3
+
+
+def test_sending_again_changes_nothing(client: redis.Redis, settings: Settings) -> None:
+    """The client library repeats a call whose answer was lost; so do cameras."""
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
+    jobs = [producer.prepare(frame) for frame in frames(3)]
+    producer.send(jobs[:2])
+    client.hset(keys.rq_job(jobs[0].job_id), "status", "started")  # a worker has it meanwhile
+    producer.send(jobs)  # only the third needs a place
+    assert client.lrange(keys.rq_queue("live"), 0, -1) == [job.job_id.encode() for job in jobs]
+    assert client.hget(keys.rq_job(jobs[0].job_id), "status") == b"started"
+
+
+def test_big_images_go_in_calls_of_their_own(settings: Settings) -> None:
+    producer = LineProducer(settings)
+    big = jpeg() + b"\0" * (submit.CHUNK_BYTES // 2)
+    jobs = [producer.prepare(Frame(data=data, line="l", camera="c")) for data in (big, big, jpeg(), jpeg())]
+    assert [len(chunk) for chunk in submit._chunks(jobs)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"not an image", "format"), (b"\xff\xd8\xff" + b"\0" * 1000, "too_large_bytes")],
+)
+def test_bad_bytes_are_refused_unsent(client: redis.Redis, settings: Settings, data: bytes, reason: str) -> None:
+    producer = LineProducer(settings.model_copy(update={"max_image_bytes": 1000}))
+    with pytest.raises(BadImage) as refusal:
+        producer.submit_many([*frames(1), Frame(data=data, line="line-1", camera="c")])
+    assert refusal.value.reason == reason
+    assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"line": "line 1"}, "line = 'line 1'"),
+        ({"camera": ""}, "camera = ''"),
+        ({"queue": "a:b"}, "queue = 'a:b'"),
+        ({"captured_at": float("nan")}, "captured_at = nan"),
+        ({"deadline_ms": 0}, "deadline_ms = 0"),
+        ({"deadline_ms": float("nan")}, "deadline_ms = nan"),
+        ({"frame_id": "x" * 300}, "frame_id"),
+    ],
+)
+def test_bad_fields_are_named_and_refused_unsent(
+    client: redis.Redis, settings: Settings, change: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(BadJob, match=named):
+        LineProducer(settings).submit(jpeg(), **{"line": "line-1", "camera": "c", **change})
+    assert client.dbsize() == 0
+
+
+def test_names_can_be_checked_beforehand() -> None:
+    submit.check_names(line="line-1", queue="bulk")
+    with pytest.raises(BadSetting, match="line = 'a/b'"):
+        submit.check_names(line="a/b")
+
+
+def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    producer.submit(jpeg(), line="line-1", camera="c", queue="bulk")
+    assert client.lrange(keys.bell("bulk"), 0, -1) == [b"1"]
+    producer.submit_many(frames(3 * BELL_TOKENS))
+    assert client.llen(keys.bell("live")) == BELL_TOKENS
+
+
+def test_a_server_that_forgot_the_script_is_told_again(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    producer.submit(jpeg(), line="line-1", camera="c")
+    client.script_flush()
+    producer.submit(jpeg(), line="line-1", camera="c")
+    assert client.llen(keys.rq_queue("live")) == 2
+
+
+def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueFull, match="memory of the server"):
+            producer.submit(jpeg(), line="line-1", camera="c")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.dbsize() == 0
+
+
+def test_an_absent_server_is_named_without_its_password() -> None:
+    producer = LineProducer(Settings(redis_url="redis://user:secret@127.0.0.1:1/0"))
+    with pytest.raises(ServerAway, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
+        producer.submit(jpeg(), line="line-1", camera="c")
+    assert "secret" not in str(away.value)
+
+
+def test_rq_reads_our_jobs(client: redis.Redis, settings: Settings) -> None:
+    before = time.time()
+    job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="c")
+    job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
+    assert (job.func_name, job.origin, job.kwargs, job.retries_left) == ("worker.tasks.sort_image", "live", {}, 2)
+    assert job.enqueued_at is not None and before - 1 < job.enqueued_at.timestamp() < before + 60
+    assert Queue("live", connection=client, serializer=JSONSerializer).job_ids == [job_id]
+
+
+def test_a_producer_starts_without_rq_and_the_package_without_anything() -> None:
+    code = (
+        "import sys, producer; assert not {'redis', 'pydantic', 'numpy'} & set(sys.modules), 'package';"
+        "producer.LineProducer; heavy = {'rq', 'tensorflow', 'matplotlib', 'watchdog', 'rich'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+
+
+def test_the_package_has_no_other_names() -> None:
+    import producer
+
+    with pytest.raises(AttributeError, match="Nonsense"):
+        _ = producer.Nonsense  # type: ignore[attr-defined]

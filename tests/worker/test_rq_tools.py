@@ -1,0 +1,153 @@
+"""RQ's own tools see and control our jobs and our worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue, Worker
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import Gate, ToneEngine, frame
+from worker.claim import Claim, Claimer
+
+
+def rq(settings: Settings, command: str, *arguments: str) -> str:
+    """Standard output of `rq command`, which must succeed."""
+    tool = Path(sys.executable).with_name("rq")
+    run = subprocess.run(
+        [tool, command, "--url", settings.redis_url, *arguments], capture_output=True, text=True, timeout=kit.PATIENCE_S
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_queue_and_registries(settings: Settings, client: redis.Redis) -> None:
+    gate = Gate()
+    good, bad = kit.submit(settings, frame(), frame(kit.picture(255)))
+    queue = Queue("live", connection=client, serializer=JSONSerializer)
+    assert queue.count == 2
+    assert queue.job_ids == [good, bad]
+
+    def hold_then_fail_on_red(batch: kit.Images) -> None:
+        gate(batch)
+        kit.fails_on_red(batch)
+
+    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(hold_then_fail_on_red)), burst=True)
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    started = StartedJobRegistry(queue=queue)
+    kit.wait_until(lambda: sorted(started.get_job_ids()) == sorted([good, bad]), "both jobs are started")
+    assert queue.count == 0
+    assert kit.fetch(client, good).get_status() == "started"
+    gate.opened.set()
+    kit.finish(run)
+    assert started.count == 0
+    assert FinishedJobRegistry(queue=queue).get_job_ids() == [good]
+    assert FailedJobRegistry(queue=queue).get_job_ids() == [bad]
+    assert kit.fetch(client, good).return_value()["outcome"] == "sorted"
+    failed = kit.fetch(client, bad)
+    assert failed.return_value() is None
+    assert failed.get_meta()["sort_result"]["outcome"] == "failed"
+    assert "can't stand red" in failed.latest_result().exc_string
+
+
+def test_a_requeued_job_is_sorted(settings: Settings, client: redis.Redis) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    kit.run_burst(settings, ToneEngine(kit.always_fails))
+    failed = FailedJobRegistry("live", connection=client, serializer=JSONSerializer)
+    assert failed.get_job_ids() == [job_id]
+    failed.requeue(job_id)
+    kit.run_burst(settings)
+    assert [result.outcome.value for result in kit.stream(client)] == ["failed", "sorted"]
+    assert kit.fetch(client, job_id).get_status() == "finished"
+    assert failed.get_job_ids() == []
+
+
+def test_rq_requeue_all(settings: Settings, client: redis.Redis) -> None:
+    job_ids = kit.submit(settings, *[frame() for _ in range(3)])
+    kit.run_burst(settings, ToneEngine(kit.always_fails))
+    rq(settings, "requeue", "--queue", "live", "--all", "--serializer", "rq.serializers.JSONSerializer")
+    kit.run_burst(settings)
+    assert {kit.fetch(client, job_id).get_status() for job_id in job_ids} == {"finished"}
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_the_worker_is_visible(settings: Settings, client: redis.Redis) -> None:
+    """In RQ's registry, with its state and what it is working on; gone when it has ended."""
+    kit.submit(settings, *[frame() for _ in range(3)])
+    gate, problems = Gate(), []
+
+    def look() -> None:
+        try:
+            assert gate.entered.wait(kit.PATIENCE_S)
+            kit.wait_until(lambda: _state(client) == "busy", "the heartbeat says busy")
+            (worker,) = Worker.all(connection=client)
+            assert worker.name == "w1"
+            assert worker.queue_names() == ["live", "bulk"]
+            executions = worker.get_current_executions()
+            assert {execution.job_id for execution in executions} == set(_wip(client))
+            info = rq(settings, "info")
+            assert "w1" in info
+            assert "1 workers, 1 queues" in info
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            gate.opened.set()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    assert kit.run_service(settings, ToneEngine(gate)) == 0
+    looker.join()
+    if problems:
+        raise problems[0]
+    assert Worker.all(connection=client) == []
+    assert client.smembers(REDIS_WORKER_KEYS) == set()
+    assert set(kit.outcomes(client).values()) == {"sorted"}
+
+
+def _state(client: redis.Redis) -> str | None:
+    workers = Worker.all(connection=client)
+    return workers[0].get_state() if workers else None
+
+
+def _wip(client: redis.Redis) -> list[str]:
+    return StartedJobRegistry("live", connection=client).get_job_ids()
+
+
+def test_suspend_and_resume(settings: Settings, client: redis.Redis) -> None:
+    its_parts = kit.parts(settings, ToneEngine())
+    suspended = _count_suspended(its_parts.claimer)
+    run = kit.pipeline(settings, its_parts)
+    rq(settings, "suspend")
+    run.start()
+    (job_id,) = kit.submit(settings, frame())
+    seen = len(suspended)
+    kit.wait_until(lambda: len(suspended) > seen + 1, "the worker asks and is told of the suspension")
+    assert kit.fetch(client, job_id).get_status() == "queued"
+    rq(settings, "resume")
+    kit.wait_until(lambda: kit.outcomes(client) == {job_id: "sorted"}, "the job is sorted after the resumption")
+    run.drain()
+    kit.finish(run)
+
+
+def _count_suspended(claimer: Claimer) -> list[Claim]:
+    seen: list[Claim] = []
+    claim = claimer.claim
+
+    def counted(limit: int) -> Claim:
+        answer = claim(limit)
+        if answer.suspended:
+            seen.append(answer)
+        return answer
+
+    claimer.claim = counted  # type: ignore[method-assign]
+    return seen
