@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from model_store.store import ModelStore
 from shared.embedded import embedded_server
 from shared.settings import Settings
+from tests.model_store.tiny_bundle import publish_tiny_bundle
 
 BOTTLES = Path(__file__).parent.parent / "producer" / "bottles"
 
@@ -19,6 +21,15 @@ def server_url() -> Iterator[str]:
     """URL of one embedded server for the whole session."""
     with embedded_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model store with `tiny` (multi) and `tiny-single`, made once, as TensorFlow is slow. Don't write to it."""
+    folder = tmp_path_factory.mktemp("models")
+    publish_tiny_bundle(ModelStore(folder))
+    publish_tiny_bundle(ModelStore(folder), name="tiny-single", mode="single")
+    return folder
 
 
 @pytest.fixture
@@ -41,4 +52,6 @@ def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Settings of the emptied server, untouched by the environment or a sortline.toml."""
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
-    return Settings(redis_url=redis_url, model_store=str(tmp_path / "models"), cache_dir=tmp_path / "cache", metrics_port=0)
+    return Settings(
+        redis_url=redis_url, model_store=str(tmp_path / "models"), cache_dir=tmp_path / "cache", metrics_port=0
+    )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -20,10 +20,10 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "sortline.json"
 # Everything selected, and ranges that hold the whole test however slow the machine.
 GRAFANA_VARIABLES = {"$__rate_interval": "10m", "$__range": "10m", "$line": ".*", "$instance": ".*"}
 
-_COMPOSE_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+COMPOSE_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 
 
-def missing_tool(what: str) -> None:
+def missing_tool(what: str) -> NoReturn:
     """Skip, naming what is missing; in CI, where everything is installed, fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
@@ -48,7 +48,7 @@ def read_compose(path: str = "compose.yaml", **variables: str) -> Any:
         assert value is not None, f"{match[0]} has no default, so `up` without it would go wrong"
         return value
 
-    return yaml.safe_load(_COMPOSE_VARIABLE.sub(fill, (DEPLOY / path).read_text()))
+    return yaml.safe_load(COMPOSE_VARIABLE.sub(fill, (DEPLOY / path).read_text()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import yaml
 from shared.settings import ENV_PREFIX, Settings, load_settings
 from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (
+    COMPOSE_VARIABLE,
     DEPLOY,
     ROOT,
     dockerfile_environment,
@@ -61,6 +62,18 @@ def test_variables_named_like_settings_are_settings() -> None:
     names = {name.removeprefix(ENV_PREFIX).lower() for name in re.findall(r"\bSORTLINE_[A-Z_]+\b", text)}
     assert names
     assert names <= set(Settings.model_fields)
+
+
+def test_variables_are_documented_with_their_defaults() -> None:
+    readme = (DEPLOY / "README.md").read_text()
+    variables = {
+        (match["name"], match["default"])
+        for file in FILES
+        for match in COMPOSE_VARIABLE.finditer((DEPLOY / file).read_text())
+    }
+    assert variables
+    for name, default in variables:
+        assert f"| `{name}` | `{default}`" in readme
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -181,11 +194,11 @@ def test_promtool_accepts_the_scrape_configuration(tmp_path: Path) -> None:
     generated = tmp_path / "prometheus.yml"
     generated.write_text(yaml.safe_dump(scrape_config("127.0.0.1:9108")))
     for config in (DEPLOY / "prometheus" / "prometheus.yml", generated):
-        checked = subprocess.run([str(promtool), "check", "config", str(config)], capture_output=True, text=True)
+        checked = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def _bytes(size: Any) -> int:
     match = re.fullmatch(r"(\d+)(k|m|g)b?", str(size))
     assert match is not None, size
-    return int(match[1]) * 1024 ** (1 + "kmg".index(match[2]))
+    return int(match[1]) * int(1024 ** (1 + "kmg".index(match[2])))

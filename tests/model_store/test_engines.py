@@ -111,7 +111,8 @@ def test_a_batch_that_is_none_fails_and_the_next_succeeds(
     np.testing.assert_array_equal(opened[name].predict(good), before)
 
 
-def test_litert_recovers_from_a_failed_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", ["invoke", "allocate_tensors"])
+def test_litert_recovers_from_a_failed_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     engine = LiteRTEngine(tiny_bundle / INT8_FILE, name="litert", input_size_px=32, classes_count=3, threads=1)
     images = random_images(2)
     before = engine.predict(images)
@@ -120,9 +121,9 @@ def test_litert_recovers_from_a_failed_run(tiny_bundle: Path, monkeypatch: pytes
         raise RuntimeError("Node number 3 failed to invoke")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Interpreter, "invoke", fail)
-        with pytest.raises(EngineFailed, match=r"litert failed on uint8\[2, 32, 32, 3\]: Node number 3"):
-            engine.predict(images)
+        patch.setattr(Interpreter, failing, fail)
+        with pytest.raises(EngineFailed, match=r"litert failed on uint8\[4, 32, 32, 3\]: Node number 3"):
+            engine.predict(random_images(4))
     np.testing.assert_array_equal(engine.predict(images), before)
 
 

@@ -153,6 +153,14 @@ def test_a_broken_pointer_says_where_it_is(store: ModelStore, tiny_bundle: Path)
         store.resolve("tiny")
 
 
+def test_the_pointer_is_replaced_and_never_written_in_place(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    # Who has the file open keeps reading the old content: so there is no moment with half of the new one.
+    with (store.root / "tiny" / "current").open() as opened_before:
+        store.publish("tiny", copy_build(tiny_bundle))
+        assert opened_before.read() == "1\n"
+
+
 def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> None:
     building = threading.Semaphore(1)
     collisions: list[int] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadSetting
+from shared.images import MAX_BYTES, MAX_PX
 from shared.settings import Settings, config_file, load_settings, masked, origin, unknown_variables
 
 
@@ -108,6 +109,11 @@ def test_settings_are_frozen_and_described() -> None:
         load_settings().max_batch = 3  # type: ignore[misc]
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+def test_the_decoders_own_limits_are_the_default_ones() -> None:
+    settings = load_settings()
+    assert (settings.max_image_bytes, settings.max_image_px) == (MAX_BYTES, MAX_PX)
 
 
 def test_derived_values(monkeypatch: pytest.MonkeyPatch) -> None:

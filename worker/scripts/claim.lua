@@ -14,6 +14,14 @@ end
 local jobs, bytes = {}, 0
 local expires_s = server_now_s() + lease_s
 
+-- False for the second entry of a job that is in the list twice: RQ's clean-up and ours may both have put an
+-- abandoned job back. To run it again would give it a second result.
+local function waits(job_id)
+  local status = redis.call('HGET', 'rq:job:' .. job_id, 'status')
+  if status == 'started' then return redis.call('EXISTS', 'rq:executions:' .. job_id) == 0 end
+  return status ~= 'finished' and status ~= 'failed'
+end
+
 local function start(queue, job_ids)
   local composites = {}
   for i, job_id in ipairs(job_ids) do
@@ -25,7 +33,7 @@ local function start(queue, job_ids)
       break
     end
     local execution_id = base .. string.format('%08x', #jobs)
-    local job = describe(queue, job_id, execution_id)
+    local job = waits(job_id) and describe(queue, job_id, execution_id)
     -- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
     if job then
       open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)

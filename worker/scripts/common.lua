@@ -27,12 +27,18 @@ local function open_execution(job_id, execution_id, worker, now_iso, now_s, leas
   redis.call('PERSIST', 'rq:job:' .. job_id)
 end
 
+-- The clock stands still while a script runs. Leases that it starts or renews end a microsecond after each
+-- other, so that they keep the jobs' order, in which they go back should this worker die.
+local function staggered(expires_s, place)
+  return seconds(expires_s + place / 1000000)
+end
+
 -- What Execution.create writes under shared keys: the leases, and the worker's own list.
 local function register(queue, composites, worker, lease_s, expires_s)
   if #composites == 0 then return end
   local leases = {}
   for i = 1, #composites do
-    leases[2 * i - 1] = seconds(expires_s)
+    leases[2 * i - 1] = staggered(expires_s, i)
     leases[2 * i] = composites[i]
   end
   redis.call('ZADD', 'rq:wip:' .. queue, unpack(leases))

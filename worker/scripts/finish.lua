@@ -56,7 +56,7 @@ end
 
 local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
-  local ttl_s = failure_ttl == '' and DEFAULT_FAILURE_TTL_S or tonumber(failure_ttl)
+  local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
   redis.call('HSET', job_key, 'status', 'failed', 'ended_at', now_iso, 'last_heartbeat', now_iso)
   if meta ~= '' then redis.call('HSET', job_key, 'meta', meta) end
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)

@@ -12,10 +12,14 @@ for q = 7, #ARGV do
   local expired = redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, '-inf', seconds(server_now_s()), 'LIMIT', 0, limit)
   for i = #expired, 1, -1 do
     local job_id, execution_id = string.match(expired[i], '^(.*):([^:]*)$')
-    local owner = redis.call('HGET', 'rq:execution:' .. expired[i], 'worker_name') or ''
-    end_executions(queue, { { job_id, execution_id } }, owner)
+    if job_id then
+      local owner = redis.call('HGET', 'rq:execution:' .. expired[i], 'worker_name') or ''
+      end_executions(queue, { { job_id, execution_id } }, owner)
+    else -- RQ before 2.0 registered jobs without an execution
+      redis.call('ZREM', 'rq:wip:' .. queue, expired[i])
+    end
     -- Any status but `started` is a leftover of a job that ended otherwise.
-    if redis.call('HGET', 'rq:job:' .. job_id, 'status') == 'started' then
+    if job_id and redis.call('HGET', 'rq:job:' .. job_id, 'status') == 'started' then
       local retries_left = tonumber(redis.call('HGET', 'rq:job:' .. job_id, 'retries_left') or '0') or 0
       if retries_left > 0 then
         redis.call('HSET', 'rq:job:' .. job_id, 'retries_left', retries_left - 1)

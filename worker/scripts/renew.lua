@@ -10,7 +10,7 @@ for i = 5, #ARGV, 3 do
   local wip = 'rq:wip:' .. queue
   if redis.call('ZSCORE', wip, composite) then
     local expires_s = server_now_s() + lease_s
-    redis.call('ZADD', wip, 'XX', seconds(expires_s), composite)
+    redis.call('ZADD', wip, 'XX', staggered(expires_s, i), composite)
     redis.call('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
     redis.call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
     redis.call('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)

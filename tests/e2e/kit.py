@@ -1,0 +1,81 @@
+"""Real processes of the command line, as a user starts them, for whole stories."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shared.settings import Settings
+
+PATIENCE_S = 60.0
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """The environment of a user whose settings these are."""
+    own = {f"SORTLINE_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items()}
+    return {**os.environ, **own, **more}
+
+
+def sortline(*arguments: str, settings: Settings, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "sortline", *arguments],
+        env=environment(settings, **more),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S * 5,
+        check=False,
+    )
+
+
+@contextmanager
+def worker(settings: Settings, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process; killed at the end of the block if it still runs."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sortline", "worker", *arguments],
+            env=environment(settings),
+            stdout=file,
+            stderr=file,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait until `true()` is, or fail saying what was waited for."""
+    until = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < until, f"not within {patience_s} s: {what}"
+        time.sleep(0.02)
+
+
+def ready(log: Path) -> bool:
+    """Whether the worker that writes this log answers 200 on /readyz."""
+    for line in log.read_text(errors="replace").splitlines():
+        if "metrics on http://" in line:
+            url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", "/readyz")
+            try:
+                urllib.request.urlopen(url, timeout=2)
+            except (urllib.error.URLError, TimeoutError):
+                return False
+            return True
+    return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, and wait for the end; the exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(PATIENCE_S)

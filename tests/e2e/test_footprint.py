@@ -1,0 +1,38 @@
+"""What a LiteRT worker and a producer load: never TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+from tests.e2e.kit import environment
+
+WORK = """
+import sys
+from worker.service import WorkerService
+from shared.settings import load_settings
+code = WorkerService(load_settings(), burst=True).run()
+heavy = [name for name in ("tensorflow", "tf_keras", "matplotlib", "h5py", "tensorflow_hub") if name in sys.modules]
+print(code, heavy)
+"""
+
+
+def test_a_litert_worker_never_imports_tensorflow(settings: Settings, tiny_models: Path) -> None:
+    plant = settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "engine": "litert"})
+    done = subprocess.run(
+        [sys.executable, "-c", WORK], env=environment(plant), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip().splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.mark.parametrize("statement", ["import sortline", "from producer import LineProducer, wait_for"])
+def test_help_and_producers_load_nothing_heavy(statement: str) -> None:
+    probe = (
+        f"import sys; {statement}; print([n for n in ('tensorflow', 'matplotlib', 'h5py', 'rq') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,77 @@
+"""kill -9 in the middle of the work: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import Frame, LineProducer, wait_for
+from shared import keys
+from shared.schemas import Outcome, SortResult
+from shared.settings import Settings
+from tests.conftest import BOTTLES
+from tests.e2e.kit import ready, stop, wait_until, worker
+
+JOBS = 200
+
+
+@pytest.fixture
+def plant(settings: Settings, tiny_models: Path) -> Settings:
+    """Leases run out quickly here: a test should not wait for the default."""
+    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "lease_s": 2, "max_batch": 64})
+
+
+def _frames() -> list[Frame]:
+    bottles = [path.read_bytes() for path in sorted(BOTTLES.glob("*.jpg"))[:20]]
+    return [Frame(data=bottles[i % 20], line="line-1", camera="cam-1", frame_id=i) for i in range(JOBS)]
+
+
+def _published(client: redis.Redis) -> list[SortResult]:
+    return [SortResult.model_validate_json(fields[b"result"]) for _, fields in client.xrange(keys.results("line-1"))]
+
+
+def test_a_worker_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
+    plant: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+    with worker(plant, log=first_log) as first:
+        wait_until(lambda: ready(first_log), "the first worker is ready")
+        job_ids = LineProducer(plant).submit_many(_frames())
+        wait_until(lambda: client.zcard(keys.rq_wip("live")) > 0, "the first worker holds jobs")
+        first.kill()
+        first.wait()
+        held = client.zcard(keys.rq_wip("live"))
+        assert held > 0, "it was killed too late to hold anything"
+        with worker(plant, log=second_log) as second:
+            results = wait_for(job_ids, timeout_s=60, settings=plant)
+            assert stop(second) == 0
+    assert {result.outcome for result in results.values()} == {Outcome.SORTED}
+    published = Counter(result.job_id for result in _published(client))
+    assert published == Counter(job_ids)
+    assert Counter(result.attempt for result in results.values())[2] == held
+    assert client.zcard(keys.rq_wip("live")) == 0
+    assert client.llen(keys.rq_queue("live")) == 0
+    assert not client.keys("rq:execution:*")
+    assert not client.keys("sortline:image:*")
+
+
+def test_jobs_whose_worker_always_dies_end_as_failed(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    once = plant.model_copy(update={"max_attempts": 1})
+    log = tmp_path / "first.log"
+    with worker(once, log=log) as first:
+        wait_until(lambda: ready(log), "the first worker is ready")
+        job_ids = LineProducer(once).submit_many(_frames())
+        wait_until(lambda: client.zcard(keys.rq_wip("live")) > 0, "the first worker holds jobs")
+        first.kill()
+        first.wait()
+    held = client.zcard(keys.rq_wip("live"))
+    assert held > 0
+    with worker(once, log=tmp_path / "second.log"):
+        results = wait_for(job_ids, timeout_s=60, settings=once)
+    outcomes = Counter(result.outcome for result in results.values())
+    assert outcomes == {Outcome.SORTED: JOBS - held, Outcome.FAILED: held}
+    assert Counter(result.job_id for result in _published(client)) == Counter(job_ids)
+    assert client.zcard("rq:failed:live") == held
