@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store import quantize
 from model_store.features import scaled
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.policy import GOOD
 from model_store.progress import Steps
 from model_store.tf import import_tensorflow, quiet_native
 from model_store.training import Head, outputs_of
-
-# Ranges of activations settle after some tens of images; more only take longer (0.1 s each).
-CALIBRATION_IMAGES = 100
 
 
 def serving_module(layer: Any, head: Head, *, size_px: int) -> Any:
@@ -55,16 +53,9 @@ def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: 
     with steps.step("Exporting LiteRT fp32"), quiet_native():
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
     with steps.step("Exporting LiteRT int8", total=len(calibration)) as advance, quiet_native():
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _one_by_one(calibration, advance)
-        (folder / INT8_FILE).write_bytes(converter.convert())
-
-
-def _one_by_one(images: NDArray[np.uint8], advance: Any) -> Any:
-    for image in images:
-        yield [image[np.newaxis]]
-        advance(1)
+        kept_float = quantize.sensitive_operators(folder / FP32_FILE)
+        model = quantize.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
+        (folder / INT8_FILE).write_bytes(model)
 
 
 def _activated(tf: Any, logits: Any, head: Head) -> Any:

@@ -21,7 +21,7 @@ from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle import file_digests, write_golden
 from model_store.datasets import Dataset, check_trainable, count_labels, load_dataset
 from model_store.evaluation import evaluate
-from model_store.export import CALIBRATION_IMAGES, export, serving_module
+from model_store.export import export, serving_module
 from model_store.features import FeatureExtractor
 from model_store.manifest import (
     MANIFEST_FILE,
@@ -34,6 +34,7 @@ from model_store.manifest import (
 from model_store.pixels import Pictures, Unreadable, decode_samples
 from model_store.policy import GOOD, Mode, Policy
 from model_store.progress import Advance, Steps
+from model_store.quantize import CALIBRATION_IMAGES
 from model_store.report import write_report
 from model_store.split import Split, split
 from model_store.store import ModelStore

@@ -101,7 +101,10 @@ def camera(
         display.camera_status(options) as on_progress,
     ):
         summary = Camera(options, frames, producer, stop=stop, on_progress=on_progress).run()
-    print_json(asdict(summary)) if as_json else display.show_camera(summary)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        display.show_camera(summary)
 
 
 def upload(

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import BadSetting
+from shared.schemas import Name
 
 ENV_PREFIX = "SORTLINE_"
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
@@ -66,10 +67,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
 
+    @field_validator("queues")
+    @classmethod
+    def _usable_queues(cls, value: str) -> str:
+        names = _split(value)
+        if not names:
+            raise ValueError("name at least one queue, e.g. live,bulk")
+        for name in names:
+            TypeAdapter(Name).validate_python(name)
+        return value
+
     @property
     def queue_names(self) -> list[str]:
         """`queues` as a list, most urgent first."""
-        return [name.strip() for name in self.queues.split(",") if name.strip()]
+        return _split(self.queues)
 
     @property
     def model_store_dir(self) -> Path:
@@ -91,6 +102,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def load_settings(**flags: Any) -> Settings:

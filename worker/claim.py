@@ -45,17 +45,22 @@ def execution_base() -> str:
 def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
     """One job as `describe()` in common.lua returns it."""
     queue, job_id, execution_id, data, image, enqueued_at, retries_left, result_ttl, failure_ttl, extras = raw
-    lease = Lease(queue.decode(), job_id.decode(), execution_id.decode(), started_at)
+    lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return Claimed(
         lease=lease,
         data=data,
         image=image,
         enqueued_at=epoch(enqueued_at),
-        retries_left=int(retries_left or 0),
-        result_ttl_s=(result_ttl or b"").decode(),
-        failure_ttl_s=(failure_ttl or b"").decode(),
-        extras=extras.decode(errors="replace"),
+        retries_left=int(retries_left) if (retries_left or b"").isdigit() else 0,
+        result_ttl_s=_text(result_ttl),
+        failure_ttl_s=_text(failure_ttl),
+        extras=_text(extras),
     )
+
+
+def _text(value: bytes | None) -> str:
+    """Never raises: one odd byte in one job must not stop the worker."""
+    return (value or b"").decode(errors="replace")
 
 
 def epoch(stamp_bytes: bytes | None) -> float | None:

@@ -6,6 +6,7 @@ The job's data is JSON and is read as nothing else: no pickle, no import of what
 from __future__ import annotations
 
 import json
+import reprlib
 import zlib
 
 from pydantic import ValidationError
@@ -15,6 +16,11 @@ from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
 from worker.items import Claimed, Ticket
+
+# An ImageJob takes less than a kilobyte. What unpacks to more than this is none, and might fill the memory.
+MAX_CALL_BYTES = 100_000
+# Of what a stranger wrote, as much goes into the log and the failed job.
+MAX_QUOTED = 500
 
 
 def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
@@ -41,9 +47,13 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
 def _call(data: bytes | None) -> object:
     if data is None:
         raise BadJob("the job has no data.")
+    unpacker = zlib.decompressobj()
     try:
-        return json.loads(zlib.decompress(data))
-    except (zlib.error, ValueError) as error:
+        text = unpacker.decompress(data, MAX_CALL_BYTES)
+        if not unpacker.eof:
+            raise ValueError(f"cut off, or longer than {MAX_CALL_BYTES:,} bytes")
+        return json.loads(text)
+    except (zlib.error, ValueError, RecursionError) as error:
         raise BadJob(
             f"the job's data is not JSON ({error}): Sortline never unpickles; enqueue it with LineProducer."
         ) from error
@@ -55,10 +65,11 @@ def _image_job(call: object) -> ImageJob:
             try:
                 return ImageJob.model_validate(argument)
             except ValidationError as error:
-                raise BadJob(f"the job's argument is not an ImageJob: {error}") from error
+                raise BadJob(f"the job's argument is not an ImageJob: {str(error)[:MAX_QUOTED]}") from error
         case [str(function), *_] if function != SORT_IMAGE:
             raise BadJob(
-                f"the job names the function {function!r}; this worker runs {SORT_IMAGE!r} only, and imports no other."
+                f"the job names the function {function[:MAX_QUOTED]!r}; "
+                f"this worker runs {SORT_IMAGE!r} only, and imports no other."
             )
         case _:
-            raise BadJob(f"the job does not call {SORT_IMAGE} with one ImageJob: {str(call)[:200]!r}")
+            raise BadJob(f"the job does not call {SORT_IMAGE} with one ImageJob: {reprlib.repr(call)}")

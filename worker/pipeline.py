@@ -166,7 +166,7 @@ class Pipeline:
         for claimed in hand:
             try:
                 ticket = admit(claimed, max_attempts=self._max_attempts)
-            except BadJob as error:
+            except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
                 self._refuse(claimed, error)
             else:
                 self._decode(ticket)
@@ -184,8 +184,9 @@ class Pipeline:
             log.exception("decoding job %s failed", ticket.job.job_id)
             self._done.put([self._retry_or_fail(ticket, error)])
 
-    def _refuse(self, claimed: Claimed, error: BadJob) -> None:
-        log.error("job %s is failed unread: %s", claimed.lease.job_id, error)
+    def _refuse(self, claimed: Claimed, error: Exception) -> None:
+        trace = None if isinstance(error, BadJob) else error
+        log.error("job %s is failed unread: %s", claimed.lease.job_id, error, exc_info=trace)
         self._parts.metrics.refused.inc()
         self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
 

@@ -36,15 +36,15 @@ def make_source(folder: Path) -> Iterator[MakeSource]:
         source.close()
 
 
-class Clock:
-    """A clock that goes on by itself a little with every look, so that `take` ends."""
+class DeafSource(FolderSource):
+    """On a share where the kernel reports nothing; its time passes only while it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.now = 0.0
+        super().__init__(folder, max_image_bytes=1000, clock=lambda: self.now, watch=False)
 
-    def __call__(self) -> float:
-        self.now += 0.01
-        return self.now
+    def _listen(self, timeout_s: float) -> None:
+        self.now += timeout_s
 
 
 def take_all(source: FolderSource, *, timeout_s: float = 5.0) -> list[SourceFrame]:
@@ -100,10 +100,8 @@ def test_a_file_renamed_into_place_comes(folder: Path, tmp_path: Path, make_sour
     assert sorted(found) == [b"inside", b"outside"]
 
 
-def test_without_reports_a_file_comes_when_it_has_stopped_growing(folder: Path, make_source: MakeSource) -> None:
-    """A network share: the kernel says nothing, so only size and time tell."""
-    clock = Clock()
-    source = make_source(clock=clock, watch=False)
+def test_without_reports_a_file_comes_when_it_has_stopped_growing(folder: Path) -> None:
+    source = DeafSource(folder)
     path = folder / "slow.jpg"
     for part in range(4):
         with path.open("ab") as file:
@@ -114,9 +112,8 @@ def test_without_reports_a_file_comes_when_it_has_stopped_growing(folder: Path, 
     assert frame.data == b"part" * 4
 
 
-def test_an_empty_file_is_given_time_and_then_handed_out(folder: Path, make_source: MakeSource) -> None:
-    clock = Clock()
-    source = make_source(clock=clock, watch=False)
+def test_an_empty_file_is_given_time_and_then_handed_out(folder: Path) -> None:
+    source = DeafSource(folder)
     (folder / "empty.jpg").touch()
     assert source.take(10, 5.0) == []
     assert [frame.data for frame in source.take(10, 20.0)] == [b""]
@@ -163,10 +160,8 @@ def test_no_more_than_asked_for_at_once(folder: Path, make_source: MakeSource) -
     assert names(source.take(10, 5.0)) == ["2.jpg", "3.jpg", "4.jpg"]
 
 
-def test_a_folder_that_is_away_for_a_while_is_waited_for(
-    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = make_source(clock=Clock(), watch=False)
+def test_a_folder_that_is_away_for_a_while_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = DeafSource(folder)
     folder.rename(folder.with_name("elsewhere"))
     assert source.take(10, 3.0) == []
     assert caplog.text.count("can't be read") == 1

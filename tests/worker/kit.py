@@ -264,9 +264,9 @@ def run_burst(settings: Settings, engine: ToneEngine | None = None, *, worker: s
 
 def finish(run: Pipeline) -> None:
     """Wait for a drained or burst pipeline to end; all its threads must have."""
-    assert run.loops.join(PATIENCE_S), f"the pipeline did not end: {run.loops.problem()}"
+    wait_until(lambda: run.loops.failed.is_set() or run.ended.is_set(), "the pipeline ends")
     assert not run.loops.failed.is_set(), "a thread of the pipeline died; see the log"
-    assert run.ended.is_set()
+    assert run.loops.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.loops.problem()}"
 
 
 def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> int:

@@ -39,7 +39,8 @@ def queued(client: redis.Redis, queue: str = "live") -> list[str]:
 def leases(client: redis.Redis, queue: str = "live") -> dict[str, float]:
     """When each lease ends, by job id."""
     return {
-        member.decode().split(":")[0]: score for member, score in client.zrange(keys.rq_wip(queue), 0, -1, withscores=True)
+        member.decode().split(":")[0]: score
+        for member, score in client.zrange(keys.rq_wip(queue), 0, -1, withscores=True)
     }
 
 
@@ -100,9 +101,7 @@ def test_claims_no_more_bytes_than_fit(
     assert {kit.fetch(client, job_id).get_status() for job_id in job_ids[3:]} == {"queued"}
 
 
-def test_one_image_over_the_bound_is_claimed_all_the_same(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_image_over_the_bound_is_claimed_all_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     (job_id,) = kit.submit(settings, frame())
     monkeypatch.setattr(claim_step, "MAX_CLAIM_BYTES", 1)
     assert ids(claim(settings)) == [job_id]
@@ -186,9 +185,7 @@ def waiting(settings: Settings) -> Iterator[threading.Event]:
     assert not thread.is_alive()
 
 
-def test_a_waiting_worker_wakes_on_submit(
-    settings: Settings, client: redis.Redis, waiting: threading.Event
-) -> None:
+def test_a_waiting_worker_wakes_on_submit(settings: Settings, client: redis.Redis, waiting: threading.Event) -> None:
     kit.wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "the worker waits")
     assert not waiting.is_set()
     kit.submit(settings, frame())

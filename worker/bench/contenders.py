@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
     client.flushdb()
     command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--source", "simulated", "--rate", "0"]
     command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
-    subprocess.run([*command, "--json"], check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
+    subprocess.run([*command, "--json"], check=True, stdout=subprocess.DEVNULL, env=environment)
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     images = [
         image for start in range(0, count, 100) for image in client.mget(map(keys.image, job_ids[start : start + 100]))
@@ -83,7 +85,6 @@ def run_sortline(settings: Settings, *, null: bool) -> None:
 def run_simple_worker(settings: Settings, *, null: bool) -> None:
     """Empty the queue with RQ's SimpleWorker, the model loaded once before it starts."""
     import logging
-    import os
 
     from rq import SimpleWorker
     from rq.serializers import JSONSerializer

@@ -1,0 +1,49 @@
+# Each target sets up what it needs; any may be run first. Needs Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format bench lock clean
+
+demo: $(STAMP)
+	$(BIN)/sortline demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/sortline bench $(ARGS)
+
+# The packages come first, from the lock file, checked by digest; then the project itself, which builds with
+# the locked setuptools and needs nothing more.
+$(STAMP): requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Sortline needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "no virtual environment could be made: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	@echo "Installing the locked packages into $(VENV) (TensorFlow among them; about 2 GB, a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+# After a change of the dependencies in pyproject.toml: resolves anew, for every platform and Python version.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-emit-index-url --constraint requirements/constraints.txt pyproject.toml
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --extra dev --output-file requirements/dev.lock
+	$(LOCK) --constraint requirements/dev.lock --extra build --output-file requirements/worker.lock
+	$(LOCK) --constraint requirements/dev.lock --extra build --extra gpu --output-file requirements/gpu.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

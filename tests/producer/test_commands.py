@@ -1,0 +1,176 @@
+"""The producer's commands, as a user runs them: output, exit codes, signals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import typer
+from typer.testing import CliRunner, Result
+
+import producer.commands
+from producer import metrics
+from producer.simulator import SimulatedSource
+from shared import keys
+from shared.errors import BadSetting
+from tests.conftest import BOTTLES
+from tests.producer.kit import arguments, jpeg, publish, sort_result
+
+ROOT = Path(__file__).parents[2]
+# The commands without the other packages' ones, which sortline.py adds.
+ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app); app()"
+
+
+@pytest.fixture(autouse=True)
+def environment(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTLINE_REDIS_URL", redis_url)
+    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    app = typer.Typer()
+    producer.commands.add_to(app)
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    """Starts a command as a process of its own; what still runs at the end is killed."""
+    processes = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ALONE, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Redis) -> None:
+    result = run(
+        *("camera", "--line", "line-1", "--source", "simulated", "--rate", "0", "--count", "12", "--seed", "4"),
+        *("--pool", "8", "--size", "64x48", "--quality", "70", "--deadline-ms", "100", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["line"], summary["accepted"], summary["frames"]) == ("line-1", 12, 12)
+    source = SimulatedSource("line-1", seed=4, size=(64, 48), quality=70, pool=8)
+    for number, job_id in enumerate(client.lrange(keys.rq_queue("live"), 0, -1)):
+        assert arguments(client, job_id.decode())["frame_id"] == number
+        assert client.get(keys.image(job_id.decode())) == source.frame(number).data
+
+
+def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(jpeg())
+    result = run(
+        "camera", "--line", "l", "--source", str(tmp_path), "--camera", "top", "--count", "2", "--queue", "bulk"
+    )
+    assert result.exit_code == 0, result.output
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("bulk"), 0, -1)]
+    assert [(job["camera"], job["frame_id"]) for job in jobs] == [("top", "a.jpg"), ("top", "b.jpg")]
+    assert "accepted" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--source", "rtsp://10.0.0.1/x"], "can't be read yet"),
+        (["--source", "simulated", "--size", "big"], "size = 'big'"),
+        (["--source", "simulated", "--quality", "101"], "quality = 101"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_named(arguments: list[str], named: str) -> None:
+    result = run("camera", "--line", "l", "--count", "1", *arguments)
+    assert isinstance(result.exception, BadSetting)
+    assert named in str(result.exception)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_camera_with_its_summary(client: redis.Redis, start, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
+    process = start("camera", "--line", "l", "--source", "simulated", "--rate", "20", "--pool", "4", "--json")
+    while not client.llen(keys.rq_queue("live")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout)["accepted"] == client.llen(keys.rq_queue("live"))
+    assert "Traceback" not in stderr
+
+
+def test_upload_writes_a_row_for_every_input(client: redis.Redis, tmp_path: Path) -> None:
+    result = run("upload", str(BOTTLES / "bottles_000.jpg"), str(BOTTLES / "README.md"), "--out", "r.csv")
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "r.csv").open(newline="") as file:
+        assert [row["outcome"] for row in csv.DictReader(file)] == ["queued", "rejected"]
+    assert client.llen(keys.rq_queue("bulk")) == 1
+
+
+def test_upload_that_misses_results_fails(tmp_path: Path) -> None:
+    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", "--timeout", "0.2", "--json", "--line", "line-9")
+    assert result.exit_code == 1
+    (row,) = json.loads(result.stdout)
+    assert (row["outcome"], row["attempt"]) == ("missing", None)
+
+
+def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis) -> None:
+    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--out", "nowhere/r.csv")
+    assert isinstance(result.exception, BadSetting)
+    assert client.dbsize() == 0
+
+
+def test_results_show_the_last_ones(client: redis.Redis) -> None:
+    for number in range(3):
+        publish(client, sort_result(f"job-{number}", frame_id=number))
+    lines = [json.loads(line) for line in run("results", "--count", "2", "--json").stdout.splitlines()]
+    assert [(line["job_id"], line["outcome"]) for line in lines] == [("job-1", "sorted"), ("job-2", "sorted")]
+    text = run("results", "--line", "line-1").stdout
+    assert len(text.splitlines()) == 3
+    assert "line-1/camera-1" in text
+    assert "no cap 0.88, pigmented 0.75" in text
+
+
+def test_results_follow_until_ctrl_c(client: redis.Redis, start) -> None:  # type: ignore[no-untyped-def]
+    publish(client, sort_result("job-0"))
+    process = start("results", "--follow", "--json")
+    assert json.loads(process.stdout.readline())["job_id"] == "job-0"
+    publish(client, sort_result("job-1", line="another"))
+    assert json.loads(process.stdout.readline())["job_id"] == "job-1"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+
+
+def test_the_metrics_are_served(client: redis.Redis) -> None:
+    port = metrics.serve("127.0.0.1", 0)
+    run("camera", "--line", "metered", "--source", "simulated", "--rate", "0", "--count", "3", "--pool", "1")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        assert 'sortline_submitted_total{line="metered",outcome="accepted"} 3.0' in page.read().decode()
+    with pytest.raises(BadSetting, match="--metrics-port"):
+        metrics.serve("127.0.0.1", port)
+
+
+def test_every_command_helps_with_an_example() -> None:
+    for command in ("camera", "upload", "results"):
+        assert f"Example: sortline {command}" in " ".join(run(command, "--help").stdout.split())

@@ -1,0 +1,152 @@
+"""Uploads: exactly one row for every input, whatever becomes of it."""
+
+from __future__ import annotations
+
+import csv
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer.inputs import Input, list_inputs
+from producer.upload import MISSING, QUEUED, Row, Uploader, UploadOptions, all_answered, outcomes, write_csv
+from shared import keys
+from shared.errors import BadSetting
+from shared.schemas import Outcome
+from shared.settings import Settings
+from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
+    path.mkdir()
+    for number in range(5):
+        (path / f"{number}.jpg").write_bytes(jpeg(40 * number))
+    (path / "3.jpg").write_bytes(b"no image")
+    return path
+
+
+@pytest.fixture
+def answering(client: redis.Redis) -> Iterator[None]:
+    """Takes jobs off `bulk`, as a worker would, and answers them."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.01):
+            while job_id := client.lpop(keys.rq_queue("bulk")):
+                write_finished(client, [sort_result(job_id.decode())])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def inputs_of(*paths: Path) -> list[Input]:
+    return list(list_inputs(paths))
+
+
+def upload(settings: Settings, folder: Path, **options: object) -> list[Row]:
+    chosen = UploadOptions(**{"line": "upload", **options})  # type: ignore[arg-type]
+    return Uploader(chosen, settings).run(inputs_of(folder))
+
+
+def test_without_waiting_the_rows_say_what_was_queued(client: redis.Redis, settings: Settings, folder: Path) -> None:
+    rows = upload(settings, folder)
+    assert [row.outcome for row in rows] == [QUEUED, QUEUED, QUEUED, Outcome.REJECTED, QUEUED]
+    assert [row.file for row in rows] == [f"{folder}/{number}.jpg" for number in range(5)]
+    assert client.lrange(keys.rq_queue("bulk"), 0, -1) == [row.job_id.encode() for row in rows if row.job_id]
+    assert arguments(client, rows[0].job_id)["frame_id"] == rows[0].file
+    assert rows[3].job_id == ""
+    assert "not an accepted image" in rows[3].error
+
+
+@pytest.mark.usefixtures("answering")
+def test_with_waiting_every_row_has_its_result(settings: Settings, folder: Path) -> None:
+    rows = upload(settings, folder, wait=True)
+    assert outcomes(rows) == {"sorted": 4, "rejected": 1}
+    row = rows[0]
+    assert (row.labels, row.probability, row.lane) == ("no cap|pigmented", "0.8750|0.7500", "reject")
+    assert (row.attempt, row.deadline_margin_ms, row.error) == (1, -50.0, "")
+    assert all_answered(rows)
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_full_queue_is_waited_for(settings: Settings, folder: Path) -> None:
+    waits = []
+    small = settings.model_copy(update={"queue_max_items": 2})
+    uploader = Uploader(
+        UploadOptions(line="upload", wait=True), small, on_progress=lambda state: waits.append(state.waiting)
+    )
+    assert outcomes(uploader.run(inputs_of(folder))) == {"sorted": 4, "rejected": 1}
+    assert waits[-1] == ""
+
+
+def test_a_queue_that_stays_full_ends_with_the_reason(client: redis.Redis, settings: Settings, folder: Path) -> None:
+    small = settings.model_copy(update={"queue_max_items": 2})
+    states = []
+    uploader = Uploader(
+        UploadOptions(line="upload", timeout_s=0.3), small, on_progress=lambda state: states.append(state.waiting)
+    )
+    rows = uploader.run(inputs_of(folder))
+    assert "queue full" in states
+    assert [row.outcome for row in rows] == [QUEUED, QUEUED, MISSING, Outcome.REJECTED, MISSING]
+    assert "its bound is 2" in rows[2].error
+    assert client.llen(keys.rq_queue("bulk")) == 2
+    assert not all_answered(rows)
+
+
+def test_missing_results_are_rows_too(client: redis.Redis, settings: Settings, folder: Path) -> None:
+    rows = upload(settings, folder, wait=True, timeout_s=0.3)
+    assert outcomes(rows) == {MISSING: 4, "rejected": 1}
+    assert all("no result within 0.3 s" in row.error for row in rows if row.outcome == MISSING)
+    assert not all_answered(rows)
+
+
+def test_a_failed_job_and_a_vanished_one_are_told_apart(client: redis.Redis, settings: Settings, folder: Path) -> None:
+    def end_jobs() -> None:
+        while client.llen(keys.rq_queue("bulk")) < 4:
+            time.sleep(0.01)
+        first, second, *others = [job_id.decode() for job_id in client.lrange(keys.rq_queue("bulk"), 0, -1)]
+        client.delete(keys.rq_job(second))
+        finish(client, [sort_result(first, Outcome.FAILED)])
+        write_finished(client, [sort_result(job_id) for job_id in others])
+
+    # RQ's worker installs signal handlers, which only the main thread may: so the upload is in the other.
+    rows: list[Row] = []
+    thread = threading.Thread(target=lambda: rows.extend(upload(settings, folder, wait=True, timeout_s=20)))
+    thread.start()
+    end_jobs()
+    thread.join()
+    assert [row.outcome for row in rows] == ["failed", MISSING, "sorted", "rejected", "sorted"]
+    assert rows[0].error == "given up"
+    assert "will never have a result: the server does not know it" in rows[1].error
+    assert not all_answered(rows)
+
+
+def test_an_absent_server_ends_with_the_reason(settings: Settings, folder: Path) -> None:
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    rows = upload(away, folder, timeout_s=0.0)
+    assert outcomes(rows) == {MISSING: 4, "rejected": 1}
+    assert all("no Redis server answers" in row.error for row in rows if row.outcome == MISSING)
+
+
+def test_a_bad_line_is_refused_before_anything_is_read(settings: Settings, folder: Path) -> None:
+    with pytest.raises(BadSetting, match="line = 'a b'"):
+        upload(settings, folder, line="a b")
+
+
+def test_the_csv_has_a_header_and_one_line_for_each_row(tmp_path: Path) -> None:
+    rows = [Row("a,b.jpg", outcome="sorted", labels="good", total_ms=12.5), Row('"c".jpg', error="line\nbreak")]
+    write_csv(rows, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert [(line["file"], line["outcome"], line["labels"], line["total_ms"], line["error"]) for line in read] == [
+        ("a,b.jpg", "sorted", "good", "12.5", ""),
+        ('"c".jpg', "missing", "", "", "line\nbreak"),
+    ]

@@ -1,0 +1,232 @@
+"""When batches start and who is in them; pure, with a clock of its own."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.worker import kit
+from tests.worker.kit import decoded
+from worker.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
+from worker.items import Batch
+
+WALL = 1_700_000_000.0
+
+
+class Clock:
+    """Monotonic seconds that go on by `step_s` each time somebody looks."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.now = 100.0
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self._step_s
+        return self.now
+
+
+def batcher(
+    clock: Clock, *, max_batch: int = 4, linger_s: float = 0.010, cost: BatchCost | None = None, wall: float = WALL
+) -> Batcher:
+    return Batcher(
+        max_batch=max_batch, linger_s=linger_s, cost=cost or BatchCost(), clock=clock, wall_clock=lambda: wall
+    )
+
+
+def names(batch: Batch | None) -> list[str]:
+    assert batch is not None, "no batch"
+    return [item.ticket.job.job_id for item in batch.items]
+
+
+# reasons ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_batch_starts_at_once() -> None:
+    clock = Clock()
+    box = batcher(clock)
+    for number in range(5):
+        box.put(decoded(f"j{number}", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "full"
+    assert names(batch) == ["j0", "j1", "j2", "j3"]
+    assert len(box) == 1
+
+
+def test_what_lingered_long_enough_starts() -> None:
+    clock = Clock()
+    box = batcher(clock, linger_s=0.010)
+    box.put(decoded("old", ready_at=clock.now - 0.011))
+    box.put(decoded("new", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "linger"
+    assert names(batch) == ["old", "new"]
+
+
+def test_nothing_starts_before_the_linger_time() -> None:
+    """The clock goes on by 1 ms a look: the batch must come after its linger time and not long after."""
+    clock = Clock(step_s=0.001)
+    box = batcher(clock, linger_s=0.020)
+    ready_at = clock.now
+    box.put(decoded("a", ready_at=ready_at))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "linger"
+    assert 0.020 <= clock.now - ready_at < 0.030
+
+
+def test_a_deadline_starts_a_batch_before_the_linger_time() -> None:
+    cost = BatchCost()
+    cost.observe(1, 0.100)
+    clock = Clock(step_s=0.001)
+    box = batcher(clock, linger_s=10.0, cost=cost)
+    start = clock.now
+    box.put(decoded("urgent", ready_at=start, deadline_at=WALL + 0.150))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "deadline"
+    assert 0.150 - 0.100 - FINISH_MARGIN_S <= clock.now - start < 0.150 - 0.100
+
+
+def test_a_larger_batch_must_start_earlier() -> None:
+    """What counts is the cost of the batch as it would start, not of the one urgent item."""
+    cost = BatchCost()
+    cost.observe(1, 0.010)
+    cost.observe(2, 0.100)
+    clock = Clock()
+    box = batcher(clock, linger_s=10.0, cost=cost)
+    box.put(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.090))
+    box.put(decoded("mate", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "deadline"
+    assert len(batch.items) == 2
+
+
+def test_draining_waits_for_nothing() -> None:
+    clock = Clock()
+    box = batcher(clock, linger_s=10.0)
+    box.put(decoded("a", ready_at=clock.now))
+    box.drain()
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "drain"
+
+
+def test_draining_wakes_a_waiting_taker() -> None:
+    box = Batcher(max_batch=4, linger_s=60.0, cost=BatchCost())
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    box.put(decoded("a", ready_at=1e12))
+    box.drain()
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["a"]
+
+
+def test_nothing_within_the_timeout() -> None:
+    clock = Clock(step_s=0.001)
+    box = batcher(clock)
+    start = clock.now
+    assert box.take(0.030) is None
+    assert clock.now - start >= 0.030
+
+
+def test_an_item_wakes_a_waiting_taker() -> None:
+    box = Batcher(max_batch=1, linger_s=60.0, cost=BatchCost())
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    box.put(decoded("a"))
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["a"]
+
+
+# order ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_items_leave_by_earliest_deadline() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for name, deadline_s in (("third", 0.3), ("first", 0.1), ("fourth", 0.4), ("second", 0.2)):
+        box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + deadline_s))
+    assert names(box.take(0.0)) == ["first", "second"]
+    assert names(box.take(0.0)) == ["third", "fourth"]
+
+
+def test_items_of_one_deadline_leave_in_the_order_they_came() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=3)
+    for name in ("a", "b", "c"):
+        box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + 1))
+    assert names(box.take(0.0)) == ["a", "b", "c"]
+
+
+def test_an_item_without_a_deadline_is_not_starved() -> None:
+    """A stream of urgent items fills every batch; the patient one leaves once it has waited its time."""
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    box.put(decoded("patient", ready_at=clock.now))
+    for round_number in range(100):
+        for half in range(2):
+            now_wall = WALL + clock.now - 100.0
+            item = decoded(f"u{round_number}-{half}", ready_at=clock.now, deadline_at=now_wall + 0.5)
+            box._wall_clock = lambda now_wall=now_wall: now_wall
+            box.put(item)
+        if "patient" in names(box.take(0.0)):
+            break
+        clock.now += 0.1
+    assert clock.now - 100.0 == pytest.approx(NO_DEADLINE_S - 0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_jump_of_the_wall_clock_holds_nothing_back(jump_s: float) -> None:
+    clock, wall = Clock(), [WALL]
+    box = Batcher(max_batch=4, linger_s=0.010, cost=BatchCost(), clock=clock, wall_clock=lambda: wall[0])
+    box.put(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.5))
+    wall[0] += jump_s
+    box.put(decoded("b", ready_at=clock.now, deadline_at=WALL + 0.5))
+    clock.now += 0.011
+    assert sorted(names(box.take(0.0))) == ["a", "b"]
+
+
+# cost ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_known_at_first() -> None:
+    assert BatchCost().estimate(16) == 0.0
+
+
+def test_what_was_seen_is_expected() -> None:
+    cost = BatchCost()
+    cost.observe(16, 0.030)
+    assert cost.estimate(16) == pytest.approx(0.030)
+
+
+def test_an_unseen_larger_size_is_scaled_up() -> None:
+    cost = BatchCost()
+    cost.observe(4, 0.010)
+    assert cost.estimate(16) == pytest.approx(0.040)
+
+
+def test_an_unseen_smaller_size_costs_no_more_than_the_next_larger() -> None:
+    cost = BatchCost()
+    cost.observe(64, 0.120)
+    cost.observe(16, 0.030)
+    assert 0 < cost.estimate(1) <= 0.030
+
+
+def test_the_estimate_follows_without_jumping() -> None:
+    cost = BatchCost()
+    cost.observe(8, 0.010)
+    cost.observe(8, 0.110)
+    assert 0.010 < cost.estimate(8) < 0.060
+    for _ in range(50):
+        cost.observe(8, 0.110)
+    assert cost.estimate(8) == pytest.approx(0.110, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16, 100, 1024])
+def test_larger_batches_are_never_believed_cheaper(size: int) -> None:
+    cost = BatchCost()
+    for seen, seconds in ((1, 0.004), (8, 0.020), (64, 0.150)):
+        cost.observe(seen, seconds)
+    assert cost.estimate(size) <= cost.estimate(size + 1)

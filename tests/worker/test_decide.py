@@ -1,0 +1,106 @@
+"""From probabilities, or from what went wrong, to the SortResult."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.errors import BadImage, EngineFailed
+from shared.schemas import ModelRef, Outcome, SortResult
+from tests.worker import kit
+from worker.decide import Decider, Spent
+from worker.items import Lease, Ticket
+
+CAPTURED_AT = 1_700_000_000.0
+GOOD, NO_CAP, DISFIGURED = [0.9, 0.05, 0.05], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]
+
+
+@pytest.fixture
+def decider(tmp_path: Path) -> Decider:
+    return Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1")
+
+
+def ticket(*, deadline_at: float | None = None) -> Ticket:
+    """Enqueued 10 ms after its capture, claimed 5 ms later."""
+    claimed = kit.claimed(enqueued_at=CAPTURED_AT + 0.010)
+    claimed = replace(claimed, lease=Lease("live", "j1", "e1", CAPTURED_AT + 0.015))
+    job = kit.image_job(captured_at=CAPTURED_AT, deadline_at=deadline_at, frame_id="f1", encoder_count=42)
+    return Ticket(claimed, job, attempt=2)
+
+
+def classified(decider: Decider, row: list[float], *, deadline_at: float | None = None, after_s: float) -> SortResult:
+    return decider.classified(
+        ticket(deadline_at=deadline_at), row, spent=Spent(1.23456, 2.0, 3.0), finished_at=CAPTURED_AT + after_s
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "lane"),
+    [
+        (GOOD, ["good"], "good"),
+        (NO_CAP, ["no cap"], "no-cap"),
+        ([0.0, 0.8, 0.9], ["disfigured", "no cap"], "no-cap"),
+        ([0.6, 0.45, 0.0], ["good"], "manual"),
+    ],
+)
+def test_labels_and_lane(decider: Decider, row: list[float], labels: list[str], lane: str) -> None:
+    result = classified(decider, row, after_s=0.1)
+    assert result.outcome is Outcome.SORTED
+    assert [label.label for label in result.labels] == labels
+    assert result.lane == lane
+    assert result.model == ModelRef(name="tone", version=3, engine="litert")
+    assert result.error is None
+
+
+def test_what_the_job_said_comes_back(decider: Decider) -> None:
+    result = classified(decider, GOOD, after_s=0.1)
+    assert (result.job_id, result.line, result.camera) == ("j1", "l1", "c1")
+    assert (result.frame_id, result.encoder_count, result.attempt, result.worker) == ("f1", 42, 2, "w1")
+    assert result.captured_at == CAPTURED_AT
+    assert result.deadline_margin_ms is None
+
+
+def test_times(decider: Decider) -> None:
+    result = classified(decider, GOOD, deadline_at=CAPTURED_AT + 0.150, after_s=0.100)
+    timings = result.timings_ms
+    assert timings.queue == pytest.approx(5.0, abs=0.01)
+    assert (timings.decode, timings.batch, timings.infer) == (1.235, 2.0, 3.0)
+    assert timings.total == pytest.approx(100.0, abs=0.01)
+    assert result.deadline_margin_ms == pytest.approx(50.0, abs=0.01)
+
+
+def test_past_its_deadline_it_is_late_and_must_not_eject(decider: Decider) -> None:
+    result = classified(decider, NO_CAP, deadline_at=CAPTURED_AT + 0.100, after_s=0.101)
+    assert result.outcome is Outcome.LATE
+    assert [label.label for label in result.labels] == ["no cap"]
+    assert result.lane == "unsorted"
+    assert result.deadline_margin_ms == pytest.approx(-1.0, abs=0.01)
+
+
+def test_at_its_deadline_it_is_in_time(decider: Decider) -> None:
+    result = classified(decider, NO_CAP, deadline_at=CAPTURED_AT + 0.125, after_s=0.125)
+    assert (result.outcome, result.lane) == (Outcome.SORTED, "no-cap")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.REJECTED, Outcome.FAILED])
+def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: Decider, outcome: Outcome) -> None:
+    finished_at, spent = CAPTURED_AT + 1, Spent()
+    result = {
+        Outcome.EXPIRED: lambda: decider.expired(ticket(), spent=spent, finished_at=finished_at),
+        Outcome.REJECTED: lambda: decider.rejected(
+            ticket(), BadImage("gone", "it is gone"), spent=spent, finished_at=finished_at
+        ),
+        Outcome.FAILED: lambda: decider.failed(ticket(), EngineFailed("boom"), spent=spent, finished_at=finished_at),
+    }[outcome]()
+    assert result.outcome is outcome
+    assert result.labels == ()
+    assert result.lane == "unsorted"
+    assert result.timings_ms.infer is None
+    assert result.error == {"rejected": "it is gone", "failed": "EngineFailed: boom"}.get(outcome.value)
+
+
+def test_a_result_survives_its_json(decider: Decider) -> None:
+    result = classified(decider, DISFIGURED, after_s=0.1)
+    assert SortResult.model_validate_json(result.model_dump_json()) == result
