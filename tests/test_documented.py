@@ -33,7 +33,7 @@ def test_every_command_has_help_with_an_example() -> None:
         return found
 
     for path, text in leaves(_commands()).items():
-        assert f"Example: {path}" in text, f"{path} --help has no example"
+        assert path in text.partition("Example: ")[2], f"{path} --help has no example"
 
 
 def test_the_settings_page_has_every_setting_with_its_default_and_meaning() -> None:

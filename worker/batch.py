@@ -25,7 +25,7 @@ class BatchCost:
     """How long the model takes per batch size, learnt as it runs.
 
     Sizes share an estimate per power of two; an unseen size takes that of the nearest seen one below,
-    scaled up, so that a first large batch is not believed to be free.
+    scaled up, so that a first large batch is not believed to be free, or else that of the nearest above.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,11 @@ class BatchCost:
     def estimate(self, size: int) -> float:
         """Seconds that a batch of `size` will take; 0 while nothing is known."""
         bucket = _bucket(size)
-        for known in sorted(self._seconds.copy(), reverse=True):
-            if known <= bucket:
-                return self._seconds[known] * (bucket / known)
-        return max(self._seconds.values(), default=0.0)
+        known = sorted(self._seconds.copy())
+        for seen in reversed(known):
+            if seen <= bucket:
+                return self._seconds[seen] * (bucket / seen)
+        return self._seconds[known[0]] if known else 0.0
 
 
 def _bucket(size: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model_store.engines import Engine
+from model_store.engines.checks import check_answer
 from shared.errors import EngineFailed
 from worker.items import Decoded
 
@@ -44,7 +45,6 @@ def _predict(items: Sequence[Decoded], engine: Engine) -> list[Row]:
         raise
     except Exception as error:  # engines wrap native code: whatever it raises is theirs
         raise EngineFailed(f"{engine.name} raised {type(error).__name__}: {error}") from error
-    if len(probabilities) != len(items):
-        raise EngineFailed(f"{engine.name} answered {len(probabilities)} rows for {len(items)} images.")
+    check_answer(probabilities, images=len(items), classes_count=engine.classes_count, engine=engine.name)
     rows: list[Row] = probabilities.tolist()
     return rows
