@@ -165,9 +165,12 @@ def _print_trained(trained: Trained) -> None:
     _print_figures(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
-        f"reload parity on {parity['images']:.0f} images not trained on: SavedModel "
-        f"{parity['saved_model_max_difference']:.1e}, LiteRT fp32 {parity['fp32_max_difference']:.1e}; int8: same class {parity['int8_class_agreement']:.1%}, "
-        f"same labels {parity['int8_labels_agreement']:.1%}"
+        f"parity on {parity['images']:.0f} images not trained on: SavedModel {parity['saved_model_max_difference']:.1e}, "
+        f"LiteRT fp32 {parity['fp32_max_difference']:.1e} off at most"
+    )
+    print(
+        f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
+        f"{parity['int8_labels_agreement']:.1%}"
     )
     if manifest.cpu_engine != "litert":
         print(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ Floats = NDArray[np.float32]
 class HeadSettings:
     """How a head is trained.
 
-    The defaults are the tutorial's (Adam, batches of 32, 25 epochs) with three changes, each measured to
-    help over eight splits of the bottle frames (see `comparison`): mirrored views, a rate that starts five
-    times higher and falls to nothing along a cosine, and targets drawn in a little from 0 and 1.
+    The defaults are the tutorial's (Adam, batches of 32, 25 epochs) with changes measured over eight splits
+    of the bottle frames (see `comparison`): mirrored views, and a rate that starts five times higher and
+    falls to nothing along a cosine, raise macro F1 by 0.03; targets drawn in from 0 and 1, a start from
+    zeros and weight decay cost nothing and keep the weights small, which is what lets fp32 and int8
+    exports agree with the trained model.
     """
 
     epochs: int = 25
@@ -34,6 +36,8 @@ class HeadSettings:
     decays: bool = True
     label_smoothing: float = 0.05
     mirrored: bool = True
+    weight_decay: float = 1.0  # share of the weights taken away a step, times the rate; not of the bias
+    kernel_initializer: Literal["zeros", "glorot_uniform"] = "zeros"
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -41,7 +45,14 @@ class HeadSettings:
 
 
 # The tutorial's cell: `Adam()`, 25 epochs, nothing else.
-TUTORIAL = HeadSettings(learning_rate=1e-3, decays=False, label_smoothing=0.0, mirrored=False)
+TUTORIAL = HeadSettings(
+    learning_rate=1e-3,
+    decays=False,
+    label_smoothing=0.0,
+    mirrored=False,
+    weight_decay=0.0,
+    kernel_initializer="glorot_uniform",
+)
 
 
 @dataclass(frozen=True)
@@ -97,11 +108,20 @@ def train_head(
     keras = import_keras()
     keras.utils.set_random_seed(seed)
     single = mode == "single"
-    layer = keras.layers.Dense(train.targets.shape[1], activation="softmax" if single else "sigmoid")
+    layer = keras.layers.Dense(
+        train.targets.shape[1],
+        activation="softmax" if single else "sigmoid",
+        kernel_initializer=settings.kernel_initializer,
+    )
     model = keras.Sequential([keras.Input((train.features.shape[1],)), layer])
     loss = keras.losses.CategoricalCrossentropy if single else keras.losses.BinaryCrossentropy
+    # AdamW without decay is Adam.
+    optimizer = keras.optimizers.AdamW(
+        _rate(keras, settings, examples=len(train.features)), weight_decay=settings.weight_decay
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
     model.compile(
-        optimizer=keras.optimizers.Adam(_rate(keras, settings, examples=len(train.features))),
+        optimizer=optimizer,
         loss=loss(label_smoothing=settings.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy("acc") if single else keras.metrics.BinaryAccuracy("acc")],
     )

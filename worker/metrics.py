@@ -168,7 +168,8 @@ class QueueGauges(Collector):
     def collect(self) -> Iterable[Metric]:
         """`sortline_queue_depth`, `sortline_queue_oldest_seconds`, and whether the server answered."""
         with self._lock:
-            if self._clock() - self._read_at > 1.0:
+            # Also when the clock was set back, which would freeze the reading until it has caught up.
+            if not 0.0 <= self._clock() - self._read_at <= 1.0:
                 self._families = self._read()
                 self._read_at = self._clock()
             return list(self._families)
@@ -200,7 +201,7 @@ class QueueGauges(Collector):
             pipeline.lindex(keys.rq_queue(queue), 0)
             count, job_id = pipeline.execute()
         enqueued_at = (
-            epoch(cast(bytes | None, self._client.hget(keys.rq_job(job_id.decode()), "enqueued_at")))
+            epoch(cast(bytes | None, self._client.hget(keys.rq_job(job_id.decode(errors="replace")), "enqueued_at")))
             if job_id
             else None
         )

@@ -97,7 +97,7 @@ class WorkerService:
         log.info("worker %s sorts %s", self.name, self._settings.queues)
         while not pipeline.ended.wait(BEAT_INTERVAL_S):
             if pipeline.loops.failed.is_set() or self._stop_signals > 1:
-                return self._quit(pipeline)
+                return self._quit(pipeline, presence)
             self._beat(presence, pipeline)
         try:
             presence.leave()
@@ -106,11 +106,12 @@ class WorkerService:
         log.info("worker %s is done", self.name)
         return 0
 
-    def _quit(self, pipeline: Pipeline) -> int:
+    def _quit(self, pipeline: Pipeline, presence: Presence) -> int:
         """Give the leases back and end at once: threads may be inside native code that never returns."""
         code = 1 if pipeline.loops.failed.is_set() else 130
         try:
             log.warning("quitting: gave %d jobs back to their queues", pipeline.abandon())
+            presence.leave()
         except redis.exceptions.RedisError as error:
             log.error("quitting without giving jobs back (%s); they return when their leases run out", error)
         logging.shutdown()
