@@ -24,7 +24,7 @@ from redis.commands.core import Script
 from shared import keys
 from shared.connection import connect
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
-from shared.images import sniff
+from shared.formats import sniff
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob, Name
 from shared.settings import Settings, masked

@@ -37,47 +37,12 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 )
 
 from shared.errors import BadImage
+from shared.formats import FORMATS, sniff
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
 
 Pixels = npt.NDArray[np.uint8]
-
-_FORMATS = {
-    "image/jpeg": "JPEG",
-    "image/png": "PNG",
-    "image/webp": "WEBP",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-}
-ACCEPTED = ", ".join(_FORMATS.values())
-
-_SIGNATURES = {
-    b"\xff\xd8\xff": "image/jpeg",
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"II*\0": "image/tiff",
-    b"MM\0*": "image/tiff",
-    b"II+\0": "image/tiff",  # BigTIFF
-    b"MM\0+": "image/tiff",
-}
-# "BM" alone also begins plain text, so the size of the header that follows must be one that exists.
-_BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
-
-# What people send instead, for the message.
-_STRANGERS = {
-    b"GIF8": "a GIF",
-    b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop file",
-    b"PK\x03\x04": "a zip archive or office document",
-    b"\x1f\x8b": "gzip data",
-    b"\0\0\x01\0": "an icon (ICO)",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000",
-    b"\xff\x4f\xff\x51": "a JPEG 2000",
-    b"\0\0\0\x0cJXL ": "a JPEG XL",
-    b"\xff\x0a": "a JPEG XL",
-    b"\0\0\0\0": "zero bytes (a file still being written?)",
-}
-_ISO_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif": "an AVIF", b"avis": "an AVIF"}
 
 # Pillow's BILINEAR is a triangle filter as wide as the scale asks, so it does not alias.
 _FILTER = Image.Resampling.BILINEAR
@@ -96,24 +61,6 @@ _TURNS = {
 }
 _EXIF_ORIENTATION = 0x0112
 _PILLOW_MODULES = r"PIL\."
-
-
-def sniff(data: bytes) -> str:
-    """The content type that the first bytes announce, e.g. `image/jpeg`; reads a few bytes only.
-
-    Raises:
-        BadImage: `empty`, or `format`: none of the accepted ones; says what it looks like.
-    """
-    if not data:
-        raise BadImage("empty", "the image has no bytes: was the file completely written?")
-    for signature, content_type in _SIGNATURES.items():
-        if data.startswith(signature):
-            return content_type
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
-        return "image/bmp"
-    raise BadImage("format", f"not an accepted image but {_looks_like(data)}: send {ACCEPTED}.")
 
 
 def decode_image(data: bytes, *, size_px: int, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> Pixels:
@@ -142,7 +89,7 @@ def decode_into(data: bytes, out: Pixels, *, max_bytes: int = MAX_BYTES, max_px:
         raise _truncated(data, content_type)
     _hush_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=[_FORMATS[content_type]]) as frame:
+        with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
             _check_size(frame, max_px)
             image = _to_square_rgb(frame, size_px)
     except BadImage:
@@ -228,11 +175,11 @@ def _undecodable(data: bytes, content_type: str, error: Exception) -> BadImage:
     # Pillow names an object's address there, and nothing more.
     unread = isinstance(error, UnidentifiedImageError)
     why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
-    return BadImage("corrupt", f"this {_FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
+    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
 
 
 def _truncated(data: bytes, content_type: str) -> BadImage:
-    what = f"this {_FORMATS[content_type]} ends too early, after {len(data):,} bytes"
+    what = f"this {FORMATS[content_type]} ends too early, after {len(data):,} bytes"
     return BadImage("truncated", f"{what}: send it when it is completely written.")
 
 
@@ -252,24 +199,6 @@ def _is_cut(data: bytes, content_type: str) -> bool:
             order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
             big = data[2:4] in (b"+\0", b"\0+")
             return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes
-
-
-def _looks_like(data: bytes) -> str:
-    for signature, name in _STRANGERS.items():
-        if data.startswith(signature):
-            return name
-    if data[4:8] == b"ftyp":
-        return _ISO_BRANDS.get(data[8:12], "an MP4 or QuickTime video")
-    text = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    if text.startswith((b"<?xml", b"<svg")):
-        return "XML or SVG"
-    if text.startswith((b"{", b"[")):
-        return "JSON"
-    if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
-        return "text"
-    return f"unknown data beginning {data[:8].hex(' ')}"
 
 
 def _hush_pillow() -> None:

@@ -121,6 +121,8 @@ class Pipeline:
         The threads may go on for a while, to no effect: without its lease a job can't be finished.
         """
         self.drain()
+        # A claim under way would bring jobs that are not given back; it takes no longer than this.
+        self._claims_ended.wait(2 * IDLE_WAIT_S)
         return self._parts.keeper.release()
 
     @property
@@ -135,7 +137,7 @@ class Pipeline:
         while not self._stop_claiming.is_set():
             self.loops.beat("claim")
             room = self._capacity - inflight.wait_below(self._capacity, IDLE_WAIT_S)
-            if room <= 0:
+            if room <= 0 or self._stop_claiming.is_set():  # told to stop while it waited
                 continue
             try:
                 self._claim_once(min(room, self._max_batch))
@@ -145,6 +147,7 @@ class Pipeline:
         self._batcher.drain()
 
     def _claim_once(self, limit: int) -> None:
+        idle = self.idle  # asked before the claim: what is put back after it must not be overlooked
         claim = self._parts.claimer.claim(limit)
         self.loops.server_back()
         self._parts.inflight.add([job.lease for job in claim.jobs])
@@ -153,7 +156,7 @@ class Pipeline:
             self._decode_pool.submit(self._decode_hand, claim.jobs[hand :: self._decode_threads])
         if claim.jobs:
             return
-        if self._burst and self.idle:
+        if self._burst and idle:
             self.drain()
         elif claim.suspended or self._burst:
             self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from shared.errors import BadImage
-from shared.images import decode_image, decode_into, sniff
+from shared.formats import sniff
+from shared.images import decode_image, decode_into
 from tests.shared.pictures import KINDS, SIZE_PX, bottle, encode, exif, flat, from_array, only_color, plain, refusal
 
 # --- signatures

@@ -1,0 +1,91 @@
+"""The tutorial's recipe and ours, side by side on the same splits. Called by `sortline bench recipe`.
+
+In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so images of held_out.txt take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.backbones import DEFAULT_HANDLE, resolve_backbone
+from model_store.datasets import Dataset, load_dataset
+from model_store.evaluation import evaluate
+from model_store.features import FeatureExtractor
+from model_store.pixels import decode_samples
+from model_store.policy import GOOD, Mode, Policy
+from model_store.progress import Steps
+from model_store.publishing import examples
+from model_store.split import split
+from model_store.training import TUTORIAL, HeadSettings, probabilities, targets_of, train_head
+
+RECIPES = {"tutorial": TUTORIAL, "ours": HeadSettings()}
+_FIGURES = ("accuracy", "macro_f1", "exact_match", "ece")
+
+
+def compare_recipes(
+    path: Path,
+    seeds: Sequence[int],
+    *,
+    cache: Path,
+    backbone: str = DEFAULT_HANDLE,
+    steps: Steps | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate both recipes per mode and seed, on a stratified fifth by that seed.
+
+    `single` takes the images with at most one label, `multi` all of them.
+
+    Returns:
+        {mode: {recipe: {figure: [one per seed], figure + "_mean": …}, "images": …}}
+    """
+    steps = steps or Steps()
+    dataset = load_dataset(path)
+    extractor = FeatureExtractor(resolve_backbone(backbone, cache=cache, steps=steps), cache=cache)
+    one_label = dataset.only(sample for sample in dataset.samples if len(sample.labels) == 1)
+    subsets: dict[Mode, Dataset] = {"single": one_label, "multi": dataset}
+    return {mode: _compare(subset, mode, seeds, extractor, steps) for mode, subset in subsets.items()}
+
+
+def _compare(
+    dataset: Dataset, mode: Mode, seeds: Sequence[int], extractor: FeatureExtractor, steps: Steps
+) -> dict[str, Any]:
+    with steps.step(f"Reading the images ({mode})", total=len(dataset.samples)) as advance:
+        size_px = extractor.backbone.input_size_px
+        pictures = decode_samples(dataset.files, dataset.samples, size_px=size_px, advance=advance)
+    labels = [sample.labels for sample in pictures.samples]
+    classes = tuple(sorted({*dataset.classes, GOOD})) if mode == "multi" else dataset.classes
+    targets = targets_of(labels, classes, mode)
+    result: dict[str, Any] = {"images": len(labels), "seeds": list(seeds)}
+    for name, settings in RECIPES.items():
+        rows = []
+        with steps.step(f"Recipe {name} ({mode})", total=len(seeds)) as advance:
+            for seed in seeds:
+                chosen = split(labels, seed=seed)
+                train, validation = examples(
+                    pictures.images, targets, chosen, settings=settings, extractor=extractor, advance=lambda _: None
+                )
+                head, _ = train_head(
+                    train,
+                    validation,
+                    classes=classes,
+                    mode=mode,
+                    settings=settings,
+                    seed=seed,
+                    advance=lambda _: None,
+                )
+                rows.append(
+                    evaluate(
+                        probabilities(head, validation.features),
+                        [labels[index] for index in chosen.validation],
+                        classes=classes,
+                        mode=mode,
+                        policy=Policy.default(classes, mode),
+                    )
+                )
+                advance(1)
+        result[name] = {figure: [row[figure] for row in rows] for figure in _FIGURES}
+        result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in _FIGURES}
+    return result

@@ -1,0 +1,188 @@
+"""The pipeline's threads together: what ends how, what is held, how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import redis
+
+from shared import keys
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import Gate, ToneEngine, frame, picture
+from worker.claim import Claim
+from worker.metrics import Metrics
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    """A metric's value; 0 for labels that were never counted."""
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def test_every_image_ends_in_one_result_of_its_own(settings: Settings, client: redis.Redis) -> None:
+    good = kit.submit(settings, *[frame(picture(tone), frame_id=tone) for tone in range(0, 250, 5)])
+    broken = kit.submit(settings, *[frame(kit.broken_picture()) for _ in range(5)])
+    expired = kit.submit(settings, frame(captured_at=time.time() - 9, deadline_ms=10))
+    bulk = kit.submit(settings, *[frame(queue="bulk") for _ in range(20)])
+    metrics = kit.run_burst(settings)
+    outcomes = kit.outcomes(client)
+    assert outcomes == (
+        dict.fromkeys([*good, *bulk], "sorted") | dict.fromkeys(broken, "rejected") | dict.fromkeys(expired, "expired")
+    )
+    assert sample(metrics, "sortline_jobs_total", line="l1", outcome="sorted") == 70
+    assert sample(metrics, "sortline_jobs_total", line="l1", outcome="rejected") == 5
+    assert sample(metrics, "sortline_jobs_total", line="l1", outcome="expired") == 1
+    assert not client.keys("sortline:image:*")
+    assert not client.keys("rq:execution*")
+
+
+def test_each_image_gets_its_own_answer(settings: Settings, client: redis.Redis) -> None:
+    """Whatever order decoding and batching gave them."""
+    kit.submit(settings, *[frame(picture(tone), frame_id=tone) for tone in range(100, 160)])
+    kit.run_burst(settings)
+    results = kit.stream(client)
+    assert len(results) == 60
+    for result in results:
+        assert isinstance(result.frame_id, int)
+        labels = {label.label: label.probability for label in result.labels}
+        if result.frame_id >= 128:
+            assert labels == {"no cap": pytest.approx(result.frame_id / 255, abs=1e-5)}
+        else:
+            assert labels == {"good": pytest.approx(1 - result.frame_id / 255, abs=1e-5)}
+
+
+def test_what_outlasts_its_deadline_in_the_model_is_late(settings: Settings, client: redis.Redis) -> None:
+    gate = Gate()
+    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(gate)), burst=True)
+    (job_id,) = kit.submit(settings, frame(deadline_ms=1500))
+    deadline_at = time.time() + 1.5
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    kit.wait_until(lambda: time.time() > deadline_at, "the deadline passes")
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == {job_id: "late"}
+
+
+def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
+    settings: Settings, client: redis.Redis
+) -> None:
+    single = settings.model_copy(update={"max_batch": 1})
+    gate, engine_sizes = Gate(), []
+    engine = ToneEngine(gate)
+    run = kit.pipeline(single, kit.parts(single, engine), burst=True)
+    (slow,) = kit.submit(single, frame())
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    deadline_at = time.time() + 0.5
+    (hopeless,) = kit.submit(single, frame(deadline_ms=400))
+    kit.wait_until(lambda: kit.fetch(client, hopeless).get_status() == "started", "it is claimed")
+    kit.wait_until(lambda: time.time() > deadline_at, "its deadline passes")
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == {slow: "sorted", hopeless: "expired"}
+    engine_sizes += engine.sizes
+    assert engine_sizes == [1]
+
+
+def test_a_failing_item_is_retried_and_fails_alone(settings: Settings, client: redis.Redis) -> None:
+    job_ids = kit.submit(settings, *[frame(picture(tone)) for tone in (0, 255, 0, 0)])
+    metrics = kit.run_burst(settings, ToneEngine(kit.fails_on_red))
+    assert [kit.outcomes(client)[job_id] for job_id in job_ids] == ["sorted", "failed", "sorted", "sorted"]
+    (failed,) = [result for result in kit.stream(client) if result.outcome == "failed"]
+    assert failed.attempt == 3
+    assert failed.error is not None and "can't stand red" in failed.error
+    assert sample(metrics, "sortline_retried_total") == 2
+
+
+def test_no_more_is_held_than_three_batches(settings: Settings, client: redis.Redis) -> None:
+    small = settings.model_copy(update={"max_batch": 4})
+    kit.submit(small, *[frame() for _ in range(40)])
+    gate = Gate()
+    its_parts = kit.parts(small, ToneEngine(gate))
+    run = kit.pipeline(small, its_parts, burst=True)
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    run.loops.beat("test")
+    assert client.zcard(keys.rq_wip("live")) == 12
+    assert client.llen(keys.rq_queue("live")) == 28
+    gate.opened.set()
+    kit.finish(run)
+    assert len(kit.outcomes(client)) == 40
+
+
+def test_draining_finishes_what_is_held_and_leaves_the_rest(settings: Settings, client: redis.Redis) -> None:
+    small = settings.model_copy(update={"max_batch": 4})
+    job_ids = kit.submit(small, *[frame() for _ in range(40)])
+    gate = Gate()
+    its_parts = kit.parts(small, ToneEngine(gate))
+    run = kit.pipeline(small, its_parts)
+    run.start()
+    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    run.drain()
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(job_ids[:12], "sorted")
+    assert client.llen(keys.rq_queue("live")) == 28
+    assert client.zcard(keys.rq_wip("live")) == 0
+
+
+def test_abandoning_gives_all_back_at_once(settings: Settings, client: redis.Redis) -> None:
+    small = settings.model_copy(update={"max_batch": 4})
+    job_ids = kit.submit(small, *[frame() for _ in range(20)])
+    gate = Gate()
+    its_parts = kit.parts(small, ToneEngine(gate))
+    run = kit.pipeline(small, its_parts)
+    run.start()
+    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    run.drain()
+    assert run.abandon() == 12
+    assert [item.decode() for item in client.lrange(keys.rq_queue("live"), 0, -1)] == job_ids
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == {}, "a job was finished without its lease"
+    kit.run_burst(small, worker="w2")
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, client: redis.Redis) -> None:
+    """The claim finds the queue empty; right after it the job that was in the model goes back there."""
+    (job_id,) = kit.submit(settings, frame())
+    gate, failed = Gate(), threading.Event()
+
+    def fail_once(batch: kit.Images) -> None:
+        gate(batch)
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("out of order")
+
+    its_parts = kit.parts(settings, ToneEngine(fail_once))
+    claim = its_parts.claimer.claim
+
+    def claim_slowly(limit: int) -> Claim:
+        answer = claim(limit)
+        if gate.entered.is_set() and not answer.jobs and not gate.opened.is_set():
+            gate.opened.set()
+            kit.wait_until(lambda: len(its_parts.inflight) == 0, "the job is put back")
+        return answer
+
+    its_parts.claimer.claim = claim_slowly  # type: ignore[method-assign]
+    run = kit.pipeline(settings, its_parts, burst=True)
+    run.start()
+    kit.finish(run)
+    assert kit.outcomes(client) == {job_id: "sorted"}
+
+
+def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings, client: redis.Redis) -> None:
+    job_ids = kit.submit(settings, *[frame() for _ in range(200)])
+    runs = [
+        kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker=name), burst=True) for name in ("w1", "w2")
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
