@@ -165,8 +165,9 @@ def _print_trained(trained: Trained) -> None:
     _print_figures(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
-        f"parity on {parity['images']:.0f} images not trained on: SavedModel {parity['saved_model_max_difference']:.1e}, "
-        f"LiteRT fp32 {parity['fp32_max_difference']:.1e} off at most"
+        f"parity on {parity['images']:.0f} images not trained on: "
+        f"SavedModel at most {parity['saved_model_max_difference']:.1e} off, "
+        f"LiteRT fp32 {parity['fp32_max_difference']:.1e}"
     )
     print(
         f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "

@@ -6,10 +6,12 @@ In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so images
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_store.backbones import DEFAULT_HANDLE, resolve_backbone
 from model_store.datasets import Dataset, load_dataset
@@ -57,35 +59,42 @@ def _compare(
         pictures = decode_samples(dataset.files, dataset.samples, size_px=size_px, advance=advance)
     labels = [sample.labels for sample in pictures.samples]
     classes = tuple(sorted({*dataset.classes, GOOD})) if mode == "multi" else dataset.classes
-    targets = targets_of(labels, classes, mode)
+    trial = _Trial(mode, classes, labels, pictures.images, targets_of(labels, classes, mode), extractor)
     result: dict[str, Any] = {"images": len(labels), "seeds": list(seeds)}
     for name, settings in RECIPES.items():
         rows = []
         with steps.step(f"Recipe {name} ({mode})", total=len(seeds)) as advance:
             for seed in seeds:
-                chosen = split(labels, seed=seed)
-                train, validation = examples(
-                    pictures.images, targets, chosen, settings=settings, extractor=extractor, advance=lambda _: None
-                )
-                head, _ = train_head(
-                    train,
-                    validation,
-                    classes=classes,
-                    mode=mode,
-                    settings=settings,
-                    seed=seed,
-                    advance=lambda _: None,
-                )
-                rows.append(
-                    evaluate(
-                        probabilities(head, validation.features),
-                        [labels[index] for index in chosen.validation],
-                        classes=classes,
-                        mode=mode,
-                        policy=Policy.default(classes, mode),
-                    )
-                )
+                rows.append(trial.run(settings, seed))
                 advance(1)
         result[name] = {figure: [row[figure] for row in rows] for figure in _FIGURES}
         result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in _FIGURES}
     return result
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One subset in one mode; `images` is uint8 [N, S, S, 3], `targets` float32 [N, outputs]."""
+
+    mode: Mode
+    classes: tuple[str, ...]
+    labels: list[tuple[str, ...]]
+    images: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+    extractor: FeatureExtractor
+
+    def run(self, settings: HeadSettings, seed: int) -> dict[str, Any]:
+        """The figures of `evaluate` for one recipe on one split."""
+        chosen = split(self.labels, seed=seed)
+        kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode}
+        train, validation = examples(
+            self.images, self.targets, chosen, settings=settings, extractor=self.extractor, advance=_unwatched
+        )
+        head, _ = train_head(train, validation, settings=settings, seed=seed, advance=_unwatched, **kind)
+        truth = [self.labels[index] for index in chosen.validation]
+        answers = probabilities(head, validation.features)
+        return evaluate(answers, truth, policy=Policy.default(self.classes, self.mode), **kind)
+
+
+def _unwatched(_: int) -> None:
+    """Progress is shown by the split, not by the epoch."""

@@ -44,13 +44,14 @@ class Presence(BaseWorker):
     def beat(self, *, state: WorkerStatus) -> None:
         """A sign of life; registers anew if the server lost us (restart, expiry)."""
         with self.connection.pipeline() as pipeline:
-            pipeline.exists(self.key)
+            # Not EXISTS: the finish step may have counted its jobs into an empty hash by now.
+            pipeline.hexists(self.key, "birth")
             self.heartbeat(pipeline=pipeline)
             known = bool(pipeline.execute()[0])
         if not known:
-            self.connection.delete(self.key)  # only what the heartbeat above wrote
+            self.connection.delete(self.key)  # only what the heartbeat above and the finish step wrote
             self.register_birth()  # type: ignore[no-untyped-call]
-        if state != self.get_state():
+        if not known or state != self.get_state():
             self.set_state(state)
 
     def maintain(self) -> None:

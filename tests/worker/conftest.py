@@ -10,6 +10,13 @@ import pytest
 
 from model_store.store import ModelStore
 from tests.model_store.tiny_bundle import publish_tiny_bundle
+from worker import pipeline
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle steps of workers in this process look around often: hundreds of short runs end so much sooner."""
+    monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)
 
 
 @pytest.fixture(scope="session")

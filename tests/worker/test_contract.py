@@ -331,13 +331,23 @@ def test_times_to_live(both: Both, ttl: str | None, before_predict: kit.BeforePr
 
 
 def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the engine works. RQ's lease is the job's timeout and a minute: ours is given the same length here."""
+    """While the engine works. RQ's lease is the job's timeout and a minute: ours is given the same length here.
+
+    The job expires, as one does that failed and was put back: it must not while somebody works on it.
+    """
     both = Both(settings.model_copy(update={"lease_s": JOB_TIMEOUT_S + 60}), client, monkeypatch)
     seen: list[Dump] = []
     jobs = kit.prepare(both.settings, [frame()])
-    both.run(Scenario(jobs=jobs, before_predict=lambda batch: seen.append(both.dump())))
-    theirs, ours = seen
     job_id = jobs[0].job_id
+    both.run(
+        Scenario(
+            jobs=jobs,
+            before_predict=lambda batch: seen.append(both.dump()),
+            arrange=lambda: client.expire(keys.rq_job(job_id), 1000),
+        )
+    )
+    theirs, ours = seen
+    assert ours[f"rq:job:{job_id}"][2] == "forever"
     execution = f"rq:execution:{job_id}:<execution>"
     assert {execution, f"rq:executions:{job_id}", "rq:wip:live", f"rq:worker:{WORKER}:executions"} <= ours.keys()
     # Ours outlives the lease by a minute, as whoever reaps the lease still asks whose it was.

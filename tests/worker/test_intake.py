@@ -31,7 +31,7 @@ def call(function: str = SORT_IMAGE, *arguments: Any, keywords: dict[str, Any] |
 
 
 def as_argument(**changes: Any) -> dict[str, Any]:
-    """An ImageJob's JSON with some fields changed or, where None, left as they are not allowed."""
+    """An ImageJob's JSON with some fields changed or added."""
     return image_job().model_dump(mode="json") | changes
 
 

@@ -70,7 +70,7 @@ def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
     settings: Settings, client: redis.Redis
 ) -> None:
     single = settings.model_copy(update={"max_batch": 1})
-    gate, engine_sizes = Gate(), []
+    gate = Gate()
     engine = ToneEngine(gate)
     run = kit.pipeline(single, kit.parts(single, engine), burst=True)
     (slow,) = kit.submit(single, frame())
@@ -83,8 +83,7 @@ def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
     gate.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == {slow: "sorted", hopeless: "expired"}
-    engine_sizes += engine.sizes
-    assert engine_sizes == [1]
+    assert engine.sizes == [1]
 
 
 def test_a_failing_item_is_retried_and_fails_alone(settings: Settings, client: redis.Redis) -> None:
@@ -106,7 +105,6 @@ def test_no_more_is_held_than_three_batches(settings: Settings, client: redis.Re
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
-    run.loops.beat("test")
     assert client.zcard(keys.rq_wip("live")) == 12
     assert client.llen(keys.rq_queue("live")) == 28
     gate.opened.set()
@@ -178,9 +176,7 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
 
 def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(200)])
-    runs = [
-        kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker=name), burst=True) for name in ("w1", "w2")
-    ]
+    runs = [kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker=name), burst=True) for name in ("w1", "w2")]
     for run in runs:
         run.start()
     for run in runs:

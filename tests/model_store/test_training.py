@@ -1,0 +1,165 @@
+"""From a folder of images to a published, verified, useful version, by the commands that users give."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.bundle import golden, open_bundle
+from model_store.commands import add_to
+from model_store.comparison import compare_recipes
+from model_store.engines import open_engine
+from model_store.manifest import FP32_FILE, INT8_FILE
+from model_store.quantize import sensitive_operators
+from model_store.store import ModelStore
+from shared.errors import BadDataset, BadSetting
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
+
+KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A scratch place with a backbone, a cache and a store, and the command line."""
+
+    root: Path
+    backbone: Path
+
+    @property
+    def store(self) -> ModelStore:
+        return ModelStore(self.root / "models")
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        app = typer.Typer()
+        add_to(app)
+        store = ["--model-store", str(self.store.root), "--json"]
+        result = CliRunner().invoke(app, [*map(str, arguments), *store])
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return dict(json.loads(result.stdout))
+
+    def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
+        # The tiny backbone was trained on nothing: its head has farther to go than the default 25 rounds.
+        fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
+        return self.json("train", dataset, *fixed, *arguments)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("bench")
+    return Bench(root, save_tiny_backbone(root / "backbone"))
+
+
+@pytest.fixture(scope="module")
+def several(bench: Bench) -> Path:
+    """80 images, a quarter of them with two labels; the last 16 held out."""
+    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
+    folder = write_labelled(bench.root / "several", rows)
+    (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def multi(bench: Bench, several: Path) -> dict[str, Any]:
+    return bench.train(several, "--name", "multi")
+
+
+def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
+    assert multi["mode"] == "multi"
+    assert multi["version"] == 1
+    data = multi["dataset"]
+    assert (data["train"] + data["validation"], data["held_out"]) == (64, 16)
+    assert data["validation"] == 13
+    assert multi["metrics"]["macro_f1"] > 0.9
+
+
+def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
+    parity = multi["parity"]
+    assert parity["images"] == 13 + 16
+    assert parity["saved_model_max_difference"] <= 1e-5
+    assert parity["fp32_max_difference"] <= 1e-5
+    agreement = min(parity["int8_class_agreement"], parity["int8_labels_agreement"])
+    assert multi["cpu_engine"] == ("litert" if agreement >= 0.99 else "litert-fp32")
+
+
+@pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
+def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
+    bundle = open_bundle(Path(multi["path"]))
+    engine = open_engine(bundle, kind, threads=1, max_batch=4)
+    images = golden(bundle).images
+    answers = engine.predict(images)
+    defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
+    good = bundle.manifest.classes.index("good")
+    np.testing.assert_allclose(answers[:, good], np.prod(1 - answers[:, defects], axis=1), atol=0.02)
+    np.testing.assert_allclose(engine.predict(images[:1]), answers[:1], atol=1e-4)
+
+
+def test_the_stem_and_the_head_of_int8_stay_float(multi: dict[str, Any]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    folder = Path(multi["path"])
+    kept = set(sensitive_operators(folder / FP32_FILE))
+    interpreter = Interpreter(model_path=str(folder / INT8_FILE))
+    types = {tensor["index"]: np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    outputs = [types[op["outputs"][0]] for op in operators if op["op_name"] == "CONV_2D"]
+    assert kept
+    assert outputs == ["float32"] * 3 + ["int8"] * 5
+
+
+def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    again = bench.train(several, "--name", "multi")
+    assert again["version"] == 2
+    assert bench.store.current("multi") == 2
+    assert again["metrics"] == multi["metrics"]
+    first, second = (golden(open_bundle(Path(run["path"]))) for run in (multi, again))
+    np.testing.assert_array_equal(first.float32, second.float32)
+
+
+def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    figures = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
+    assert figures["images"] == 16
+    assert figures["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
+    assert figures["macro_f1"] > 0.7
+    assert set(figures["per_class"]) == {"good", "no cap", "pigmented"}
+    assert sum(map(sum, figures["confusion"]["matrix"])) == 16
+
+
+def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
+    folder = write_class_folders(bench.root / "folders", per_class=12)
+    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
+    trained = bench.train(folder, "--name", "single")
+    assert trained["mode"] == "single"
+    assert [item["file"] for item in trained["unreadable"]] == ["good/broken.png"]
+    assert trained["metrics"]["accuracy"] > 0.9
+    figures = bench.json("evaluate", folder, "--model", "single")
+    assert figures["images"] == 36
+    assert len(figures["unreadable"]) == 1
+    report = Path(trained["path"]) / "report"
+    assert {path.name for path in report.iterdir()} == {"curves.png", "confusion.png", "logs"}
+
+
+def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
+    with pytest.raises(BadSetting, match="--fine-tune top is not available"):
+        bench.train(several, "--fine-tune", "top")
+    with pytest.raises(BadDataset, match="Use --mode multi"):
+        bench.train(several, "--mode", "single")
+    assert "bottles" not in bench.store.names()
+
+
+def test_both_recipes_are_compared_on_the_same_images(bench: Bench, several: Path) -> None:
+    result = compare_recipes(several, [123, 5], cache=bench.root / "cache", backbone=str(bench.backbone))
+    assert (result["single"]["images"], result["multi"]["images"]) == (60, 80)
+    for mode in ("single", "multi"):
+        for recipe in ("tutorial", "ours"):
+            figures = result[mode][recipe]
+            assert len(figures["accuracy"]) == 2
+            assert figures["accuracy_mean"] == pytest.approx(sum(figures["accuracy"]) / 2, abs=1e-3)
+    assert result["single"]["tutorial"] != result["single"]["ours"]

@@ -1,0 +1,156 @@
+"""/metrics, /healthz and /readyz as a scraper and an orchestrator see them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shared.errors import BadSetting
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame
+from worker.http import StatusServer
+from worker.loops import STUCK_AFTER_S, Loops
+from worker.metrics import Metrics
+from worker.service import Served, WorkerService
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=kit.PATIENCE_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+class Problems:
+    """What the probes answer with."""
+
+    health: str | None = None
+    readiness: str | None = "the model is being loaded"
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return Problems()
+
+
+@pytest.fixture
+def port(problems: Problems) -> Iterator[int]:
+    server = StatusServer(
+        host="127.0.0.1",
+        port=0,
+        registry=Metrics().registry,
+        healthy=lambda: problems.health,
+        ready=lambda: problems.readiness,
+    )
+    server.start()
+    yield server.port
+    server.stop()
+
+
+def test_metrics(port: int) -> None:
+    status, text = get(port, "/metrics")
+    assert status == 200
+    assert "# TYPE sortline_inflight_jobs gauge" in text
+
+
+def test_probes_say_what_is_wrong(port: int, problems: Problems) -> None:
+    assert get(port, "/healthz") == (200, "ok\n")
+    assert get(port, "/readyz") == (503, "the model is being loaded\n")
+    problems.health, problems.readiness = "stück since noon", None
+    assert get(port, "/healthz") == (503, "stück since noon\n")
+    assert get(port, "/readyz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/healthz/", "/../etc/passwd", "/metrics/x"])
+def test_any_other_path_is_not_found(port: int, path: str) -> None:
+    status, text = get(port, path)
+    assert status == 404
+    assert "/metrics" in text
+
+
+def test_a_slow_client_does_not_hold_up_the_others(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(b"GET /met")
+        assert get(port, "/healthz")[0] == 200
+
+
+def test_a_port_that_is_taken_is_a_setting_to_mend(port: int) -> None:
+    with pytest.raises(BadSetting, match=rf"metrics_port {port}.*--metrics-port"):
+        StatusServer(
+            host="127.0.0.1", port=port, registry=CollectorRegistry(), healthy=lambda: None, ready=lambda: None
+        )
+
+
+# a worker's own probes ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    seen: dict[str, tuple[int, str]] = {}
+
+    def look(batch: kit.Images) -> None:
+        seen["ready at work"], seen["health at work"] = get(port, "/readyz"), get(port, "/healthz")
+        seen["metrics at work"] = get(port, "/metrics")
+
+    def load(given: Settings) -> Served:
+        seen["ready at load"], seen["health at load"] = get(port, "/readyz"), get(port, "/healthz")
+        return kit.served(given, ToneEngine(look))
+
+    kit.submit(settings, frame())
+    with_port = settings.model_copy(update={"metrics_port": port})
+    assert WorkerService(with_port, burst=True, load=load).run() == 0
+    assert seen["ready at load"] == (503, "the model is being loaded\n")
+    assert seen["health at load"] == (200, "ok\n")
+    assert seen["ready at work"] == seen["health at work"] == (200, "ok\n")
+    assert 'sortline_model_info{engine="litert",name="tone",version="3"} 1.0' in seen["metrics at work"][1]
+    assert "sortline_inflight_jobs 1.0" in seen["metrics at work"][1]
+    assert 'sortline_queue_depth{queue="live"} 0.0' in seen["metrics at work"][1]
+    with pytest.raises(urllib.error.URLError):
+        get(port, "/healthz")
+
+
+def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    service = WorkerService(away)
+    service._pipeline = service._build(kit.served(away, ToneEngine()))
+    assert "Redis does not answer" in (service._ready_problem() or "")
+    assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
+
+
+def test_a_loop_that_dies_is_unhealthy() -> None:
+    loops = Loops(Metrics())
+
+    def die() -> None:
+        raise RuntimeError("boom")
+
+    loops.start("claim", die)
+    assert loops.failed.wait(kit.PATIENCE_S)
+    assert "died" in (loops.problem() or "")
+
+
+def test_a_loop_that_sticks_is_unhealthy_until_it_comes_round() -> None:
+    now, stop = [0.0], threading.Event()
+    loops = Loops(Metrics(), clock=lambda: now[0])
+    loops.start("infer", stop.wait)
+    assert loops.problem() is None
+    now[0] += STUCK_AFTER_S + 1
+    assert "the infer loop has not come round" in (loops.problem() or "")
+    loops.beat("infer")
+    assert loops.problem() is None
+    stop.set()
+    assert loops.join(kit.PATIENCE_S)
+    now[0] += STUCK_AFTER_S + 1
+    assert loops.problem() is None, "a loop that has ended is not stuck"

