@@ -1,0 +1,34 @@
+"""`sortline bench` runs, and its record is complete. What it measures is not asserted: machines differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import redis
+
+from shared.settings import Settings
+from tests.e2e.kit import sortline
+
+
+def test_queue_and_line_give_their_ratios(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:
+    plant = settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny"})
+    arguments = ["bench", "queue", "line", "--rounds", "1", "--jobs", "100", "--sizes", "224x224", "--json"]
+    done = sortline(*arguments, settings=plant)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    queue, line = document["benchmarks"]
+    assert (queue["benchmark"], line["benchmark"]) == ("queue", "line 224x224")
+    assert queue["ratio_to_rq_simple_worker"] > 0
+    assert line["ratio_to_no_queue"] > 0
+    assert document["machine"]["cores"] > 0
+    written = list((tmp_path / "bench-out").glob("*.json"))
+    assert [json.loads(path.read_text()) for path in written] == [document]
+
+
+def test_a_database_in_use_is_not_emptied(settings: Settings, client: redis.Redis) -> None:
+    client.set("precious", "1")
+    done = sortline("bench", "queue", "--redis-url", settings.redis_url, settings=settings)
+    assert done.returncode == 2
+    assert "holds 1 keys" in done.stderr
+    assert client.get("precious") == b"1"

@@ -1,0 +1,90 @@
+"""`sortline demo` as a newcomer runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+from tests.e2e.kit import environment, sortline, wait_until
+
+
+@pytest.fixture
+def plant(settings: Settings, tiny_models: Path) -> Settings:
+    """A model is there already: the demo starts streaming at once."""
+    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny"})
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines of processes that work in `folder` or below."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "cwd").resolve() == folder.resolve():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+def test_every_image_has_exactly_one_result(plant: Settings, tmp_path: Path) -> None:
+    done = sortline("demo", "--seconds", "4", "--rate", "10", "--lines", "2", "--json", settings=plant)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["submitted"] == summary["results"] == 80
+    assert (summary["missing"], summary["doubled"], summary["interrupted"]) == (0, 0, False)
+    assert sum(summary["outcomes"].values()) == 80
+    assert summary["images_per_s"] > 0
+    assert 0 < summary["p50_ms"] <= summary["p99_ms"]
+    assert Path(summary["contact_sheet"]).is_file()
+    assert _processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: signal.Signals) -> None:
+    command = [sys.executable, "-m", "sortline", "demo", "--seconds", "120", "--rate", "5", "--json"]
+    demo = subprocess.Popen(
+        command, env=environment(plant), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    out = tmp_path / "demo-out"
+    wait_until(lambda: (out / "line-2.json").exists(), "both cameras were started")
+    wait_until(lambda: len(_processes_of(tmp_path)) >= 7, "demo, server, worker and two cameras, each with its keeper")
+    demo.send_signal(sign)
+    stdout, _ = demo.communicate(timeout=60)
+    if sign == signal.SIGINT:
+        summary = json.loads(stdout)
+        assert demo.returncode == 0
+        assert summary["interrupted"]
+        assert (summary["missing"], summary["doubled"]) == (0, 0)
+    wait_until(lambda: _processes_of(tmp_path) == [], "all processes of the demo end")
+
+
+def test_the_first_run_trains_the_model(settings: Settings) -> None:
+    fresh = settings.model_copy(update={"model": "bottles"})
+    first = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=fresh)
+    assert first.returncode == 0, first.stderr
+    summary = json.loads(first.stdout)
+    assert summary["model"].startswith("bottles@1 on litert")
+    assert (summary["missing"], summary["doubled"]) == (0, 0)
+    second = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=fresh)
+    assert "there already" in second.stderr
+    assert json.loads(second.stdout)["model"].startswith("bottles@1 on litert")
+
+
+def test_an_existing_server_can_be_used(plant: Settings) -> None:
+    done = sortline("demo", "--seconds", "2", "--rate", "10", "--redis-url", plant.redis_url, "--json", settings=plant)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"] == 40
+
+
+def test_a_server_that_is_away_is_named(plant: Settings) -> None:
+    done = sortline("demo", "--redis-url", "redis://127.0.0.1:1/0", settings=plant)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr

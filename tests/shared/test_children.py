@@ -1,0 +1,74 @@
+"""Children of the command line end with whoever started them, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from shared.children import Child
+from tests.e2e.kit import wait_until
+
+# Starts an endless camera on a server that isn't there (it waits for it), says its pid, and waits.
+STARTER = """
+import sys, time
+from pathlib import Path
+from shared.children import Child
+child = Child(["camera", "--line", "l", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"], log=Path(sys.argv[1]))
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def _running(mark: str) -> list[int]:
+    """Processes whose command line contains `mark`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if mark in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_child_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:
+    with Child(["worker", "--max-batch", "0"], log=tmp_path / "log") as child:
+        wait_until(lambda: child.poll() is not None, "the child ends")
+        assert child.poll() == 2
+    assert "max_batch" in (tmp_path / "log").read_text()
+
+
+def test_end_stops_a_child_that_would_go_on(tmp_path: Path) -> None:
+    arguments = ["camera", "--line", "ends", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
+    child = Child(arguments, log=tmp_path / "log")
+    wait_until(lambda: (tmp_path / "log").read_text(), "the camera says that the server is away")
+    child.end()
+    assert child.poll() is not None
+
+
+def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
+    log = tmp_path / "unlikely-name.log"
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(log)], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "started\n"
+    keepers = [pid for pid in _running("keeper.py") if _parent(pid) == starter.pid]
+    assert len(keepers) == 1
+    wait_until(lambda: log.read_text(), "the camera says that the server is away")
+    cameras = [pid for pid in _running("camera") if _parent(pid) == keepers[0]]
+    assert len(cameras) == 1
+    os.kill(starter.pid, signal.SIGKILL)
+    starter.wait()
+    starter.stdout.close()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*keepers, *cameras)), "keeper and camera end")
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
