@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from types import TracebackType
 
 # A file, run by its path: it imports nothing of ours.
 _KEEPER = Path(__file__).with_name("keeper.py")
+# Exit code of a child that SIGTERM ended before it had a handler for it: it had not begun to work.
+NOT_BEGUN = 128 + signal.SIGTERM
 # The keeper gives its child 20 s and then kills it.
 _END_TIMEOUT_S = 30.0
 

@@ -4,7 +4,7 @@
 
 The starter holds the write end of this process's standard input. When that closes, because the starter
 let go or was killed, the child is told to end (SIGTERM), and killed when it hasn't after GRACE_S. When
-the child ends by itself, this process ends with its exit code. Imports nothing of ours.
+the child ends, this process ends with its exit code, 128 + N for signal N. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ GRACE_S = 20.0
 
 def main(command: list[str]) -> int:
     """Run the command; its exit code."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Not SIG_IGN, which the child would inherit: it would be deaf until it has a handler of its own.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_with_starter, args=(child,), daemon=True).start()
-    return child.wait()
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _end_with_starter(child: subprocess.Popen[bytes]) -> None:

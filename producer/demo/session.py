@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from types import FrameType
 from typing import Any, cast
 
 from rich.console import Console
@@ -30,7 +32,7 @@ from producer.demo.tally import Tally
 from producer.simulator import SimulatedSource
 from producer.streams import ResultStreams
 from shared import keys
-from shared.children import Child
+from shared.children import NOT_BEGUN, Child
 from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
@@ -101,7 +103,7 @@ class Demo:
         self._sources = {name: SimulatedSource(name, seed=options.seed) for name in options.line_names}
         self._tally = Tally(self._truth_of)
         self._stop = threading.Event()
-        self._interrupted = False
+        self._interrupted = threading.Event()
 
     def run(self) -> DemoSummary:
         """The whole demo; Ctrl-C ends it early, with what was done.
@@ -112,7 +114,7 @@ class Demo:
         self._options.out.mkdir(parents=True, exist_ok=True)
         streams = ResultStreams(self._settings)
         streams.last(0)  # what was there before is not this demo's
-        with self._worker():
+        with self._ctrl_c(), self._worker():
             reader = threading.Thread(target=self._read, args=(streams,), daemon=True)
             reader.start()
             submitted = self._stream()
@@ -120,6 +122,22 @@ class Demo:
             reader.join()
         streams.close()
         return self._summary(submitted)
+
+    @contextlib.contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """The first Ctrl-C ends the demo in order, wherever it is; the second one at once."""
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            self._interrupted.set()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     # parts ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -159,10 +177,11 @@ class Demo:
     def _stream(self) -> int:
         """Run the cameras and show what comes; how many images they got onto the queue."""
         with contextlib.ExitStack() as stack:
-            cameras = [stack.enter_context(self._camera(name)) for name in self._options.line_names]
-            with self._interruptible():
-                self._watch(cameras)
-        submitted = sum(self._accepted(name) for name in self._options.line_names)
+            cameras = {name: stack.enter_context(self._camera(name)) for name in self._options.line_names}
+            self._watch(list(cameras.values()))
+            if self._interrupted.is_set():
+                self._console.print("stopping: cameras first, then the worker finishes what it holds")
+        submitted = sum(self._accepted(name) for name, camera in cameras.items() if camera.poll() != NOT_BEGUN)
         until = time.monotonic() + LAST_RESULTS_S
         while len(self._tally.seen) < submitted and time.monotonic() < until:
             time.sleep(0.05)
@@ -174,7 +193,7 @@ class Demo:
         terminal = self._console.is_terminal
         live = Live(console=self._console, refresh_per_second=4) if terminal else contextlib.nullcontext()
         with live as screen:
-            while any(camera.poll() is None for camera in cameras):
+            while any(camera.poll() is None for camera in cameras) and not self._interrupted.is_set():
                 time.sleep(0.25)
                 now = time.time()
                 depth = int(self._client.llen(keys.rq_queue(QUEUE)))
@@ -184,14 +203,6 @@ class Demo:
                 elif now - shown_at >= 5:
                     shown_at = now
                     self._console.print(board.line(self._tally, depth=depth, now=now))
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._interrupted = True
-            self._console.print("stopping: cameras first, then the worker finishes what it holds")
 
     def _read(self, streams: ResultStreams) -> None:
         for result in streams.follow(self._stop):
@@ -230,7 +241,7 @@ class Demo:
             model=tally.model,
             contact_sheet=str(sheet),
             logs=str(self._options.out),
-            interrupted=self._interrupted,
+            interrupted=self._interrupted.is_set(),
         )
 
     def _write_sheet(self, path: Path) -> None:
@@ -259,7 +270,7 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
         return
     console.print(f"model {settings.model}: not there yet; training it (a minute or two, once)")
     command = [*arguments, "train", str(BOTTLES), "--name", settings.model]
-    trained = subprocess.run(command, check=False)
+    trained = subprocess.run(command, check=False, stdout=sys.stderr)  # standard output is for the summary alone
     if trained.returncode != 0:
         raise Transient(f"training ended with exit code {trained.returncode}; its messages are above.")
 

@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.children import Child
+from shared.children import NOT_BEGUN, Child
 from tests.e2e.kit import wait_until
 
 # Starts an endless camera on a server that isn't there (it waits for it), says its pid, and waits.
 STARTER = """
 import sys, time
 from pathlib import Path
-from shared.children import Child
-child = Child(["camera", "--line", "l", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"], log=Path(sys.argv[1]))
+from shared.children import NOT_BEGUN, Child
+arguments = ["camera", "--line", "l", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
+child = Child(arguments, log=Path(sys.argv[1]))
 print("started", flush=True)
 time.sleep(600)
 """
@@ -72,3 +73,10 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def test_a_child_ended_before_it_began_says_so(tmp_path: Path) -> None:
+    arguments = ["camera", "--line", "early", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
+    child = Child(arguments, log=tmp_path / "log")
+    wait_until(lambda: [pid for pid in _running("early") if _parent(pid) in _running("keeper.py")], "it was started")
+    assert child.end() == NOT_BEGUN
