@@ -29,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     """Register all commands of the model store."""
     models = commands_read.add_to(app)
     models.command("fetch-backbone")(fetch_backbone)
+    models.command("compare-recipes")(compare_recipes)
     app.command("train")(train)
     app.command("evaluate")(evaluate)
 
@@ -137,6 +138,35 @@ def fetch_backbone(
         print(f"images {backbone.input_size_px} px, {backbone.feature_width} features, SHA-256 {backbone.sha256}")
 
 
+def compare_recipes(
+    dataset: DatasetArgument,
+    seeds: Annotated[str, typer.Option(help="splits to train and evaluate on")] = "123,1,2,3,4",
+    backbone: Annotated[str, typer.Option(help=_BACKBONES)] = _DEFAULT_BACKBONE,
+    cache_dir: CacheFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train our head and the tutorial's on the same splits of a dataset, side by side; publishes nothing.
+
+    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth.
+
+    Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
+    """
+    from model_store import comparison
+    from model_store.progress import shown_steps
+    from shared.errors import BadSetting
+    from shared.settings import load_settings
+
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise BadSetting(f"--seeds {seeds!r}: give whole numbers, e.g. 123,1,2.")
+    settings = load_settings(cache_dir=cache_dir)
+    numbers = [int(seed) for seed in seeds.split(",")]
+    with shown_steps() as steps:
+        figures = comparison.compare_recipes(
+            dataset, numbers, cache=settings.cache_path, backbone=backbone, steps=steps
+        )
+    print_json(figures) if as_json else _print_recipes(figures)
+
+
 def _trained_json(trained: Trained) -> dict[str, Any]:
     manifest = trained.manifest
     return {
@@ -203,3 +233,17 @@ def _print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> No
         print(f"not used: {item['file']}: {item['reason']}", file=sys.stderr)
     for name in unlabelled:
         print(f"not used: {name}: an image that the labels file doesn't name", file=sys.stderr)
+
+
+def _print_recipes(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from model_store.comparison import FIGURES, RECIPES
+
+    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    for mode, rows in figures.items():
+        for recipe in RECIPES:
+            means = (f"{rows[recipe][f'{figure}_mean']:.3f}" for figure in FIGURES)
+            table.add_row(mode, str(rows["images"]), recipe, *means)
+    Console().print(table)

@@ -1,4 +1,4 @@
-"""The tutorial's recipe and ours, side by side on the same splits. Called by `sortline bench recipe`.
+"""The tutorial's recipe and ours, side by side on the same splits. Called by `sortline models compare-recipes`.
 
 In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so images of held_out.txt take part.
 """
@@ -25,7 +25,7 @@ from model_store.split import split
 from model_store.training import TUTORIAL, HeadSettings, probabilities, targets_of, train_head
 
 RECIPES = {"tutorial": TUTORIAL, "ours": HeadSettings()}
-_FIGURES = ("accuracy", "macro_f1", "exact_match", "ece")
+FIGURES = ("accuracy", "macro_f1", "exact_match", "ece")
 
 
 def compare_recipes(
@@ -67,8 +67,8 @@ def _compare(
             for seed in seeds:
                 rows.append(trial.run(settings, seed))
                 advance(1)
-        result[name] = {figure: [row[figure] for row in rows] for figure in _FIGURES}
-        result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in _FIGURES}
+        result[name] = {figure: [row[figure] for row in rows] for figure in FIGURES}
+        result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in FIGURES}
     return result
 
 
