@@ -38,14 +38,22 @@ class Classified:
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths` and the images in the folders among them, whatever their depth, in order."""
+    """The files among `paths` and the images in the folders among them, whatever their depth, in order.
+
+    Hidden files and folders inside folders are passed over, as `upload` and datasets do.
+    """
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if _is_image(file, inside=path))
             # A folder without images is passed on, to be reported as something that can't be classified.
             yield from inside or [path]
         else:
             yield path
+
+
+def _is_image(file: Path, *, inside: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(inside).parts)
+    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
 
 
 def classify_files(

@@ -23,7 +23,12 @@ T = TypeVar("T")
 StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder of published models")]
 ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
 EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, litert, litert-fp32 or tensorflow")]
-ModelArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="NAME stands for its current version")]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME[@VERSION]]", help="NAME stands for its current version; the setting `model` if left out"
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> typer.Typer:
@@ -102,14 +107,17 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
         print(f"The model store {store.root} is empty. Train a model with `sortline train`.")
 
 
-def show_model(model: ModelArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
+def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """Show one version: what it was trained on, how well it does, what its policy decides.
 
     Example: sortline models show bottles@3
     """
     from model_store.bundle import read_manifest
+    from model_store.store import ModelStore
+    from shared.settings import load_settings
 
-    path = _store(model_store).resolve(model)
+    settings = load_settings(model=model, model_store=model_store)
+    path = ModelStore(settings.model_store_dir).resolve(settings.model)
     manifest = read_manifest(path)
     described = {"path": str(path)} | manifest.model_dump(mode="json")
     if as_json:

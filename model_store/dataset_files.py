@@ -55,7 +55,9 @@ def open_files(path: Path) -> DatasetFiles:
     if not path.is_file():
         raise BadDataset(f"dataset {path} is not there: give a folder or a zip.")
     if not zipfile.is_zipfile(path):
-        raise BadDataset(f"dataset {path} is neither a folder nor a zip.")
+        raise BadDataset(
+            f"dataset {path} is neither a folder nor a whole zip: give one of them, or make the zip again."
+        )
     return _zip(path)
 
 

@@ -43,7 +43,11 @@ def evaluate_dataset(
             unreadable += [{"file": item.name, "reason": item.reason} for item in pictures.unreadable]
             answers += _answers(engine, pictures.images, max_batch=max_batch)
     if not answers:
-        raise BadDataset(f"{dataset.files.path} has no usable image ({len(unreadable)} unreadable).")
+        first = unreadable[0]
+        raise BadDataset(
+            f"{dataset.files.path} has no usable image: none of {len(unreadable):,} can be read; the first, "
+            f"{first['file']}: {first['reason']}"
+        )
     figures = evaluate(
         np.concatenate(answers), labels, classes=manifest.classes, mode=manifest.mode, policy=manifest.policy
     )

@@ -40,7 +40,9 @@ def camera(
     name: Annotated[str, typer.Option("--camera", help="name of the camera on that line")] = "camera-1",
     rate: Annotated[
         float | None,
-        typer.Option(min=0, help="frames a second; 0: as fast as possible (default: 10 simulated, 0 for a folder)"),
+        typer.Option(
+            min=0, max=1e6, help="frames a second; 0: as fast as possible (default: 10 simulated, 0 for a folder)"
+        ),
     ] = None,
     deadline_ms: Annotated[
         float | None, typer.Option(min=0.001, help="ms after capture by which the result must be there")
@@ -54,7 +56,9 @@ def camera(
     encoder_per_frame: Annotated[
         int | None, typer.Option(help="encoder counts the belt moves from frame to frame")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="serve /metrics here; 0: a free port (default: not)")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="serve /metrics here; 0: a free port (default: not)")
+    ] = None,
     redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -129,14 +133,13 @@ def upload(
     from producer import display
     from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
-    from shared.errors import BadSetting
     from shared.settings import load_settings
     from shared.terminal import print_json
 
     settings = load_settings(redis_url=redis_url)
-    if out is not None and not out.parent.is_dir():
-        raise BadSetting(f"--out {out}: the folder {out.parent} does not exist.")
     inputs = list(list_inputs(paths))
+    if out is not None:
+        _check_writable(out)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
@@ -196,6 +199,18 @@ def _folder(source: str, settings: Settings) -> Source:
     from producer.folder import FolderSource
 
     return FolderSource(folder, max_image_bytes=settings.max_image_bytes)
+
+
+def _check_writable(out: Path) -> None:
+    """Raise, before anything is sent, when the CSV file could not be written afterwards."""
+    from shared.errors import BadSetting
+
+    try:
+        out.open("a").close()
+    except OSError as error:
+        raise BadSetting(
+            f"--out {out} can't be written: {error.strerror}. Name a file in a folder that exists."
+        ) from error
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -129,13 +130,20 @@ class FolderSource:
 
     def _scan(self, now: float) -> None:
         """Look at every file; offer those that have settled. The only way where the kernel reports nothing."""
+        paths = self._list()
+        if paths is None:  # nothing is forgotten: what was taken must not be sent again when the folder is back
+            return
         looks: dict[str, _Look] = {}
-        for path in self._list():
+        unseen: set[str] = set()
+        for path in paths:
             try:
-                if not path.is_file():
-                    continue
                 stat = path.stat()
-            except OSError:  # removed, or a share that is away for a moment: seen at the next look
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            except OSError:  # a share that is away for a moment: seen at the next look
+                unseen.add(path.name)
+                continue
+            if not S_ISREG(stat.st_mode):
                 continue
             before = self._looks.get(path.name)
             same = before and (before.size_bytes, before.modified_ns) == (stat.st_size, stat.st_mtime_ns)
@@ -144,17 +152,17 @@ class FolderSource:
             if now - look.since >= self._settle_s(path.name, look):
                 self._offer(path.name)
         self._looks = looks
-        self._taken &= looks.keys()
+        self._taken &= looks.keys() | unseen
 
-    def _list(self) -> list[Path]:
-        """The folder's entries in name order; none, with a warning, while the folder is away."""
+    def _list(self) -> list[Path] | None:
+        """The folder's entries in name order; None, with a warning, while the folder is away."""
         try:
             paths = sorted(self._folder.iterdir())
         except OSError as error:
             if not self._away:
                 log.warning("folder %s can't be read: %s. Looking again until it can.", self._folder, error.strerror)
             self._away = True
-            return []
+            return None
         self._away = False
         return paths
 

@@ -193,7 +193,7 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
 def _timeout(timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...]) -> ResultTimeout:
     return ResultTimeout(
         f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
-        "is a worker running (`sortline status`)?",
+        "is a worker running (`rq info`)?",
         results=results,
         missing=missing,
     )

@@ -25,6 +25,8 @@ from shared.schemas import Name
 
 ENV_PREFIX = "SORTLINE_"
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
+# Ten years: what is kept longer belongs elsewhere, and Redis refuses expiries far above it.
+MAX_TTL_S = 315_360_000
 
 # Not urlsplit: a password with an unescaped `/`, `#` or `?` would end up in what it takes for the path.
 _LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
@@ -50,14 +52,16 @@ class Settings(BaseSettings):
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
-    linger_ms: float = Field(2.0, ge=0, description="longest wait for a batch to fill, milliseconds")
+    linger_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
     decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
     engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
     max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
-    result_ttl_s: int = Field(3600, ge=1, description="seconds that RQ keeps a finished job and its result")
-    failure_ttl_s: int = Field(7 * 86400, ge=1, description="seconds that RQ keeps a failed job")
-    image_ttl_s: int = Field(3600, ge=1, description="seconds that an unsorted image is kept")
+    result_ttl_s: int = Field(
+        3600, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
+    )
+    failure_ttl_s: int = Field(7 * 86400, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a failed job")
+    image_ttl_s: int = Field(3600, ge=1, le=MAX_TTL_S, description="seconds that an unsorted image is kept")
     results_maxlen: int = Field(100_000, ge=1, description="results kept per line's stream, about")
     queue_max_items: int = Field(20_000, ge=1, description="most jobs waiting in one queue; more is QueueFull")
     max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, bytes")

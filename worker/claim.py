@@ -6,6 +6,7 @@ Called by the pipeline's claim thread, and by the lease keeper for jobs that are
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from worker.items import Claimed, Lease
 # A claim stops taking more once it holds this many image bytes: 16 camera frames never reach it, a
 # folder of 20 MB scans must not fill the worker's memory.
 MAX_CLAIM_BYTES = 64_000_000
+# What EXPIRE and HINCRBY take, and what our producers write. Any other number of a job's hash counts as none: in a
+# script it would raise in the middle, after the leases of all the batch were ended.
+_WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,16 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
         data=data,
         image=image,
         enqueued_at=epoch(enqueued_at),
-        retries_left=int(retries_left) if (retries_left or b"").isdigit() else 0,
-        result_ttl_s=_text(result_ttl),
-        failure_ttl_s=_text(failure_ttl),
+        retries_left=max(0, int(_whole(retries_left) or 0)),
+        result_ttl_s=_whole(result_ttl),
+        failure_ttl_s=_whole(failure_ttl),
         extras=_text(extras),
     )
+
+
+def _whole(value: bytes | None) -> str:
+    """The whole number that RQ wrote, as text; '' for none and for anything else."""
+    return value.decode() if value and _WHOLE_NUMBER.fullmatch(value) else ""
 
 
 def _text(value: bytes | None) -> str:

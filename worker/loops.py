@@ -32,7 +32,7 @@ class Loops:
     def start(self, name: str, loop: Callable[[], None]) -> None:
         """Run `loop` on a thread until it returns."""
         self.beat(name)
-        thread = threading.Thread(target=self._guard, args=(name, loop), name=name, daemon=True)
+        thread = threading.Thread(target=self.guard, args=(name, loop), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -65,7 +65,7 @@ class Loops:
             self._away_since = now
         if now - self._away_logged_at > AWAY_LOG_INTERVAL_S:
             self._away_logged_at = now
-            log.error("no answer from Redis in %s (%s); trying until it is back", step, error)
+            log.error("no answer from Redis in %s (%s); trying until it answers", step, error)
         self.beat(step)
         time.sleep(AWAY_WAIT_S)
 
@@ -76,9 +76,10 @@ class Loops:
             self._away_since = None
             self._away_logged_at = float("-inf")
 
-    def _guard(self, name: str, loop: Callable[[], None]) -> None:
+    def guard(self, name: str, work: Callable[[], None]) -> None:
+        """Do `work` on the calling thread; when it raises, the worker ends."""
         try:
-            loop()
-        except Exception:  # whatever it was, the worker can't go on without this loop
-            log.exception("the %s loop died", name)
+            work()
+        except Exception:  # whatever it was: jobs would be held for ever, with nobody to finish them
+            log.exception("the %s thread died", name)
             self.failed.set()

@@ -22,6 +22,7 @@ Where it can go wrong, and what becomes of the job:
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -153,7 +154,8 @@ class Pipeline:
         self._parts.inflight.add([job.lease for job in claim.jobs])
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
         for hand in range(min(self._decode_threads, len(claim.jobs))):
-            self._decode_pool.submit(self._decode_hand, claim.jobs[hand :: self._decode_threads])
+            work = functools.partial(self._decode_hand, claim.jobs[hand :: self._decode_threads])
+            self._decode_pool.submit(self.loops.guard, "decode", work)
         if claim.jobs:
             return
         if self._burst and idle:
@@ -291,13 +293,16 @@ class Pipeline:
     # leases ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _lease_loop(self) -> None:
-        while not (self._claims_ended.is_set() and self.idle):
+        while not self.ended.is_set():
             self.loops.beat("leases")
             try:
                 self._keep_leases()
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("leases", error)
             self.ended.wait(self._keep_interval_s)
+        # What was taken back while the last job was being finished: here is nobody left to answer it.
+        with contextlib.suppress(redis.exceptions.RedisError):  # then its lease runs out
+            self._parts.keeper.release()
 
     def _keep_leases(self) -> None:
         for lease in self._parts.keeper.renew():
@@ -310,13 +315,14 @@ class Pipeline:
             log.warning("took back %d jobs from workers that died", requeued + len(exhausted))
             self._parts.metrics.redelivered.inc(requeued + len(exhausted))
         for claimed in exhausted:
-            self._done.put([self._given_up(claimed)])
+            self._give_up(claimed)
 
-    def _given_up(self, claimed: Claimed) -> Done:
+    def _give_up(self, claimed: Claimed) -> None:
         try:
             ticket = admit(claimed, max_attempts=self._max_attempts)
-        except BadJob as error:
-            return Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")
+        except Exception as error:  # as in _decode_hand
+            self._refuse(claimed, error)
+            return
         died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
         result = self._parts.decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
-        return Done(claimed, Ending.FAILURE, result, str(died))
+        self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])

@@ -36,7 +36,8 @@ class Presence(BaseWorker):
         super().__init__(list(queues), name=name, connection=client, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S)
 
     def arrive(self) -> None:
-        """Be visible to RQ, and listen to its commands."""
+        """Be visible to RQ, and listen to its commands. May be tried again when the server went away half-way."""
+        self.connection.delete(self.key)  # by such a try: RQ takes it for another worker of the same name
         self.register_birth()  # type: ignore[no-untyped-call]  # RQ has no types here
         self.subscribe()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.STARTED)

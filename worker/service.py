@@ -17,8 +17,9 @@ from model_store.bundle import open_bundle
 from model_store.engines import Engine, open_engine, usable_cores
 from model_store.manifest import Manifest
 from model_store.store import ModelStore
-from shared.connection import connect
-from shared.settings import Settings, masked
+from shared.connection import check, connect
+from shared.errors import ServerAway
+from shared.settings import Settings
 from worker.claim import Claimer
 from worker.decide import Decider
 from worker.decode import Decoder, image_decoder
@@ -88,7 +89,7 @@ class WorkerService:
             status.stop()
 
     def _work(self, pipeline: Pipeline) -> int:
-        presence = self._arrive()
+        presence = self._arrive(pipeline)
         if presence is None:
             return 0
         if self._stop_signals:
@@ -99,6 +100,7 @@ class WorkerService:
             if pipeline.loops.failed.is_set() or self._stop_signals > 1:
                 return self._quit(pipeline, presence)
             self._beat(presence, pipeline)
+        pipeline.loops.join(BEAT_INTERVAL_S)  # the lease thread may have something to give back
         try:
             presence.leave()
         except redis.exceptions.RedisError as error:
@@ -117,18 +119,22 @@ class WorkerService:
         logging.shutdown()
         os._exit(code)
 
-    def _arrive(self) -> Presence | None:
-        """Register with RQ, however long the server takes to be there; None when told to stop meanwhile."""
+    def _arrive(self, pipeline: Pipeline) -> Presence | None:
+        """Register with RQ, however long the server takes to be there; None when told to stop meanwhile.
+
+        Raises:
+            BadSetting: the server refuses the login, which waiting does not mend.
+        """
+        url = self._settings.redis_url
         while not self._stop_signals:
+            client = connect(url)
             try:
-                presence = Presence(
-                    connect(self._settings.redis_url), name=self.name, queues=self._settings.queue_names
-                )
+                check(client, url)
+                presence = Presence(client, name=self.name, queues=self._settings.queue_names)
                 presence.arrive()
                 return presence
-            except redis.exceptions.RedisError as error:
-                log.error("no Redis at %s yet (%s); trying again", masked(self._settings.redis_url), error)
-                time.sleep(1.0)
+            except (ServerAway, redis.exceptions.RedisError) as error:
+                pipeline.loops.server_away("arrive", error)
         return None
 
     def _beat(self, presence: Presence, pipeline: Pipeline) -> None:
@@ -141,8 +147,8 @@ class WorkerService:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop_signals += 1
         if self._pipeline is not None and self._stop_signals == 1:
-            log.info("%s: finishing what is held, claiming nothing more; once more quits", signal.Signals(number).name)
             self._pipeline.drain()
+            log.info("%s: finishing what is held, claiming nothing more; once more quits", signal.Signals(number).name)
 
     def _timed_load(self) -> Served:
         started = time.perf_counter()

@@ -39,11 +39,18 @@ def demo(
     from producer.demo.summary import show
     from shared.connection import check, connect
     from shared.embedded import embedded_server
+    from shared.errors import BadSetting
     from shared.settings import load_settings
     from shared.terminal import print_json
 
     console = Console(stderr=True)
     options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"--out {out} can't be made: {error.strerror}. Name a folder that can be written to."
+        ) from error
     ensure_model(load_settings(redis_url=redis_url), console=console)
     server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()
     with server as url:

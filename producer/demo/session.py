@@ -48,7 +48,7 @@ QUEUE = "live"
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What to show. `rate_hz` is per line; `out` is the folder of logs and the contact sheet."""
+    """What to show. `rate_hz` is per line; `out` is the folder, which exists, of logs and the contact sheet."""
 
     seconds: float
     rate_hz: float
@@ -111,7 +111,6 @@ class Demo:
         Raises:
             Transient: a part did not start; names its log.
         """
-        self._options.out.mkdir(parents=True, exist_ok=True)
         streams = ResultStreams(self._settings)
         streams.last(0)  # what was there before is not this demo's
         with self._ctrl_c(), self._worker():

@@ -43,6 +43,10 @@ def images(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(folder / name)
     (folder / "broken.jpg").write_bytes((folder / "a.png").read_bytes()[:60])
     (folder / "labels.csv").write_text("filename,labels\n")
+    (folder / ".hidden").mkdir()
+    for name in ("._a.png", ".hidden/d.png"):
+        (folder / name).write_bytes(b"what a file manager leaves")
+    (folder / "folder.png").mkdir()
     return folder
 
 
@@ -135,6 +139,11 @@ def test_show(store: ModelStore) -> None:
     assert "version: 2" in text
     assert "no cap: no-cap" in text
     assert isinstance(run(store, "models", "show", "tiny@3").exception, NotFound)
+
+
+def test_show_without_a_name_takes_the_one_of_the_settings(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTLINE_MODEL", "tiny@1")
+    assert json.loads(run(store, "models", "show", "--json").stdout)["version"] == 1
 
 
 def test_verify_replays_on_every_engine(store: ModelStore) -> None:

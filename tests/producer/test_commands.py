@@ -134,9 +134,16 @@ def test_upload_that_misses_results_fails(tmp_path: Path) -> None:
     assert (row["outcome"], row["attempt"]) == ("missing", None)
 
 
-def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis) -> None:
-    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--out", "nowhere/r.csv")
+@pytest.mark.parametrize("out", ["nowhere/r.csv", "."])
+def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis, out: str) -> None:
+    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--out", out)
     assert isinstance(result.exception, BadSetting)
+    assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("flag", [("--rate", "inf"), ("--metrics-port", "70000")])
+def test_flags_out_of_range_are_a_wrong_usage(client: redis.Redis, flag: tuple[str, str]) -> None:
+    assert run("camera", "--line", "l", "--source", "simulated", "--count", "1", *flag).exit_code == 2
     assert client.dbsize() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,37 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(folder: Path, caplog: p
     folder.with_name("elsewhere").rename(folder)
     (folder / "a.jpg").write_bytes(b"x")
     assert names(source.take(10, 5.0)) == ["a.jpg"]
+
+
+def test_what_was_taken_does_not_come_again_after_the_folder_was_away(folder: Path) -> None:
+    source = DeafSource(folder)
+    (folder / "a.jpg").write_bytes(b"x")
+    assert names(source.take(10, 5.0)) == ["a.jpg"]
+    folder.rename(folder.with_name("elsewhere"))
+    assert source.take(10, 3.0) == []
+    folder.with_name("elsewhere").rename(folder)
+    (folder / "b.jpg").write_bytes(b"x")
+    assert names(source.take(10, 5.0)) == ["b.jpg"]
+    assert source.take(10, 5.0) == []
+
+
+def test_what_was_taken_does_not_come_again_after_the_share_failed_for_a_moment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DeafSource(folder)
+    (folder / "a.jpg").write_bytes(b"x")
+    assert names(source.take(10, 5.0)) == ["a.jpg"]
+    stat = Path.stat
+
+    def fails(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "a.jpg":
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, **options)
+
+    with monkeypatch.context() as away:
+        away.setattr(Path, "stat", fails)
+        assert source.take(10, 2.0) == []
+    assert source.take(10, 5.0) == []
 
 
 def test_a_closed_source_leaves_no_thread(folder: Path, make_source: MakeSource) -> None:

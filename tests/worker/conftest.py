@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from model_store.store import ModelStore
-from tests.model_store.tiny_bundle import publish_tiny_bundle
 from worker import pipeline
 
 
@@ -17,14 +14,6 @@ from worker import pipeline
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle steps of workers in this process look around often: hundreds of short runs end so much sooner."""
     monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store with `tiny` in it, made once: TensorFlow is slow to start."""
-    folder = tmp_path_factory.mktemp("worker-models")
-    publish_tiny_bundle(ModelStore(folder))
-    return folder
 
 
 @pytest.fixture

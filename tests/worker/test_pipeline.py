@@ -9,10 +9,12 @@ import pytest
 import redis
 
 from shared import keys
+from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame, picture
 from worker.claim import Claim
+from worker.items import Claimed
 from worker.metrics import Metrics
 
 
@@ -172,6 +174,42 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     run.start()
     kit.finish(run)
     assert kit.outcomes(client) == {job_id: "sorted"}
+
+
+def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, client: redis.Redis) -> None:
+    """It is out of attempts, and whoever would have answered it has ended: it must not wait for a lease."""
+    (job_id,) = kit.submit(settings, frame())
+    client.hset(keys.rq_job(job_id), "retries_left", 0)
+    (job,) = kit.claimer(settings, worker="dead").claim(1).jobs
+    client.zadd(keys.rq_wip("live"), {f"{job_id}:{job.lease.execution_id}": 1.0})
+    its_parts = kit.parts(settings, ToneEngine())
+    run = kit.pipeline(settings, its_parts, burst=True)
+    reap = its_parts.keeper.reap
+
+    def reap_late() -> tuple[int, list[Claimed]]:
+        assert run.ended.wait(kit.PATIENCE_S)
+        return reap()
+
+    its_parts.keeper.reap = reap_late  # type: ignore[method-assign]
+    run.start()
+    kit.finish(run)
+    assert client.lrange(keys.rq_queue("live"), 0, -1) == [job_id.encode()]
+    assert client.zcard(keys.rq_wip("live")) == 0
+
+
+def test_a_decode_thread_that_breaks_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs would be held for ever: a thread pool keeps what its work raises to itself."""
+    its_parts = kit.parts(settings, ToneEngine())
+
+    def broken(*args: object, **kwargs: object) -> SortResult:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(its_parts.decider, "rejected", broken)
+    kit.submit(settings, frame(kit.broken_picture()))
+    run = kit.pipeline(settings, its_parts)
+    run.start()
+    assert run.loops.failed.wait(kit.PATIENCE_S)
+    assert run.abandon() == 1
 
 
 def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings, client: redis.Redis) -> None:

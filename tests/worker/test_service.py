@@ -186,7 +186,7 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
     """Not there at the start; there, and lost with all it held; there again."""
     away, port = elsewhere
     with running(away, tmp_path) as worker:
-        worker.says("no Redis at")
+        worker.says("no Redis server answers at")
         for _ in range(2):
             with server_on(port, tmp_path / "server") as client:
                 job_ids = kit.submit(away, *[frame() for _ in range(20)])
@@ -210,6 +210,6 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
 
 def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
     with running(elsewhere[0], tmp_path) as worker:
-        worker.says("no Redis at")
+        worker.says("no Redis server answers at")
         worker.send(signal.SIGTERM)
         assert worker.exit_code() == 0, worker.log

@@ -14,7 +14,6 @@ Say = Callable[[str], None]
 
 # About 30 KB a JPEG, as the design's `queue` asks for.
 QUEUE_FRAME, QUEUE_QUALITY = "512x384", 85
-LINE_FRAMES = ("224x224", "640x480", "1920x1080")
 QUIET: dict[str, Any] = {"log_level": "warning", "metrics_port": 0, "queue_max_items": 1_000_000}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
     command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--source", "simulated", "--rate", "0"]
     command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     environment = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
-    subprocess.run([*command, "--json"], check=True, stdout=subprocess.DEVNULL, env=environment)
+    done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=environment)
+    if done.returncode:  # it has said why
+        raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(command[3:])}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     images = [
         image for start in range(0, count, 100) for image in client.mget(map(keys.image, job_ids[start : start + 100]))

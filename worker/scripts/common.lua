@@ -1,6 +1,8 @@
 -- Put in front of every other script of this folder. Key names are RQ 3.0's (rq:…) and ours (sortline:…).
 -- Leases are timed by the server's clock alone, so that workers with wrong clocks can't rob each other.
 -- Commands that take many members are called once per batch: a call costs more than what it does.
+-- Each script's first write takes no memory (LPOP, ZREM, EXPIRE), so that a full server (noeviction) lets it run to its
+-- end: finishing is what frees memory there.
 
 local function server_now_s()
   local t = redis.call('TIME')

@@ -4,6 +4,8 @@
 -- Gives a list of 1 (renewed) and 0 (lost), in order.
 local worker, now_iso, now_s, lease_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local renewed = {}
+-- First, as it takes no memory: see common.lua.
+redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
 for i = 5, #ARGV, 3 do
   local queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local composite = job_id .. ':' .. execution_id
@@ -21,5 +23,4 @@ for i = 5, #ARGV, 3 do
     renewed[#renewed + 1] = 0
   end
 end
-redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
 return renewed
