@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from model_store.bundle import file_digests
+from model_store.native import quiet_native
 from model_store.progress import Steps
-from model_store.tf import import_hub, import_keras, import_tensorflow, quiet_native
+from model_store.tf import import_hub, import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 
 # MIT-licensed; pinned by digest and never installed: it asks for an old TensorFlow. Its MobileNetV2 1.0 has

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model_store.bundle import Bundle
+from model_store.datasets import IMAGE_SUFFIXES
 from model_store.policy import Decision, decide
 from shared.errors import BadImage
 from shared.images import decode_image
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model_store.engines import Engine
-
-# What counts as an image when a folder is given; a file that is named is always tried.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,8 @@ class Classified:
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths` and the images in the folders among them, whatever their depth, in order.
 
-    Hidden files and folders inside folders are passed over, as `upload` and datasets do.
+    In a folder the suffix tells an image, and hidden files and folders are passed over, as `upload` and
+    datasets do; a file that is named is always tried.
     """
     for path in paths:
         if path.is_dir():

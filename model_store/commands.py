@@ -232,7 +232,7 @@ def _print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> No
     for item in unreadable:
         print(f"not used: {item['file']}: {item['reason']}", file=sys.stderr)
     for name in unlabelled:
-        print(f"not used: {name}: an image that the labels file doesn't name", file=sys.stderr)
+        print(f"not used: {name}: an image without a label", file=sys.stderr)
 
 
 def _print_recipes(figures: dict[str, Any]) -> None:

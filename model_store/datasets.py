@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,8 +25,8 @@ JSONL_FILE = "labels.jsonl"
 HELD_OUT_FILE = "held_out.txt"
 COLUMNS = ("filename", "labels")
 LABEL_SEPARATOR = "|"
-# Only to tell forgotten images from other files beside labels.csv; what an image is, its bytes say.
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# Only to tell images from the other files of a folder; what an image is, its bytes say.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Dataset:
     """What a dataset says of itself.
 
     `classes` are sorted, as in the tutorial; `samples` are sorted by name. `unlabelled` are image files
-    beside a labels file that doesn't name them: not used, and said so.
+    that the labels file doesn't name, or that lie beside the class folders: not used, and said so.
     """
 
     files: DatasetFiles
@@ -110,7 +110,7 @@ def _from_class_folders(files: DatasetFiles) -> Dataset:
         if rest:
             samples.append(Sample(name, (_checked_label(folder, files.path),)))
     classes = {label for sample in samples for label in sample.labels} | set(files.empty_folders)
-    return Dataset(files, tuple(sorted(classes)), tuple(samples))
+    return Dataset(files, tuple(sorted(classes)), tuple(samples), _unlabelled(files, {one.name for one in samples}))
 
 
 def _from_table(files: DatasetFiles, table: str) -> Dataset:
@@ -125,12 +125,14 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
         if name in samples:
             raise BadDataset(f"{where}, line {line}: file {name!r} is listed twice. Join its labels by `|`.")
         samples[name] = Sample(name, _checked_labels(labels, where=f"{where}, line {line}"))
-    unlabelled = [
-        name for name in files.names if name not in samples and PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES
-    ]
     classes = sorted({label for sample in samples.values() for label in sample.labels})
     ordered = tuple(samples[name] for name in sorted(samples))
-    return Dataset(files, tuple(classes), ordered, tuple(unlabelled))
+    return Dataset(files, tuple(classes), ordered, _unlabelled(files, samples.keys()))
+
+
+def _unlabelled(files: DatasetFiles, labelled: Set[str]) -> tuple[str, ...]:
+    others = (name for name in files.names if name not in labelled)
+    return tuple(name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _csv_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, str, list[str]]]:

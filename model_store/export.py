@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import quantize
+from model_store import bias_correction, quantize
 from model_store.features import scaled
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.native import quiet_native
 from model_store.policy import GOOD
 from model_store.progress import Steps
-from model_store.tf import import_tensorflow, quiet_native
+from model_store.tf import import_tensorflow
 from model_store.training import Head, outputs_of
 
 
@@ -44,7 +45,7 @@ def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: 
     """Write the three models into `folder`.
 
     Args:
-        calibration: uint8 [N, S, S, 3], training images: the int8 model's ranges are theirs.
+        calibration: uint8 [N, S, S, 3], training images: the int8 model's ranges and corrections are theirs.
     """
     tf = import_tensorflow()
     saved_model = str(folder / SAVED_MODEL_DIR)
@@ -54,8 +55,11 @@ def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: 
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
     with steps.step("Exporting LiteRT int8", total=len(calibration)) as advance, quiet_native():
         kept_float = quantize.sensitive_operators(folder / FP32_FILE)
-        model = quantize.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
-        (folder / INT8_FILE).write_bytes(model)
+        rounded = quantize.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
+    with steps.step("Correcting the int8 biases", total=len(calibration)) as advance, quiet_native():
+        fp32 = (folder / FP32_FILE).read_bytes()
+        corrected = bias_correction.corrected(rounded, fp32=fp32, images=calibration, advance=advance)
+        (folder / INT8_FILE).write_bytes(corrected)
 
 
 def _activated(tf: Any, logits: Any, head: Head) -> Any:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import Backbone
+from model_store.native import quiet_native
 from model_store.progress import Advance
-from model_store.tf import import_hub, import_tensorflow, quiet_native
+from model_store.tf import import_hub, import_tensorflow
 
 # As many as the tutorial's; larger ones are no faster on CPUs.
 BATCH_SIZE = 32

@@ -18,8 +18,8 @@ from model_store.engines.litert import LiteRTEngine
 from model_store.engines.tensorflow import TensorFlowEngine
 from model_store.evaluation import decided_labels
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.native import quiet_native
 from model_store.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
-from model_store.tf import quiet_native
 from shared.errors import BadBundle
 
 # Below this share of images with the same class as the float model's, int8 is not what CPUs take by default.
@@ -96,8 +96,7 @@ def measure(answers: Answers, *, classes: tuple[str, ...], mode: Mode, policy: P
 
 def cpu_engine(parity: dict[str, float]) -> Literal["litert", "litert-fp32"]:
     """What CPUs take by default: int8 where it earned it."""
-    earned = min(parity["int8_class_agreement"], parity["int8_labels_agreement"]) >= INT8_AGREEMENT
-    return "litert" if earned else "litert-fp32"
+    return "litert" if parity["int8_class_agreement"] >= INT8_AGREEMENT else "litert-fp32"
 
 
 def choose_golden(

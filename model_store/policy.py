@@ -31,7 +31,8 @@ class Policy(BaseModel):
     `precedence` names every class, most important first; `lanes` gives a lane to each. `manual_lane`
     takes what the model isn't sure of; `unsorted_lane` is for results that must not eject a bottle.
     `uncertain_margin` is for `multi`: a defect nearer than this to its threshold sends the bottle to
-    `manual_lane`; 0.1 by default, so that with a threshold of 0.5 a person looks at 0.4 to 0.6.
+    `manual_lane`; 0.1 by default, so that with a threshold of 0.5 a person looks at 0.4 to 0.6. So does a
+    `good` that is less likely than not, which several small doubts add up to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,6 +115,8 @@ def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], policy
             certain = False
     if not labels:
         labels.append((GOOD, good))
+        # Several small doubts add up: no defect by itself, yet `good` less likely than not.
+        certain = certain and good >= DEFAULT_THRESHOLD
     elif len(labels) > 1:
         labels.sort(key=_by_probability, reverse=True)
     if not certain:

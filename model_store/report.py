@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model_store.tf import import_tensorflow, quiet_native
+from model_store.native import quiet_native
+from model_store.tf import import_tensorflow
 from model_store.training import History
 
 _LOGS_DIR = "logs"

@@ -5,14 +5,12 @@ Imported by the training side only. Nothing heavy happens before a function here
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
 from typing import Any
+
+from model_store.native import quiet_native
 
 # tensorflow_hub.KerasLayer is a layer of Keras 2 (tf-keras); Keras 3 refuses it.
 _ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
@@ -43,31 +41,3 @@ def import_hub() -> Any:
         warnings.simplefilter("ignore")  # it imports pkg_resources, which warns of its own end
         import tensorflow_hub
     return tensorflow_hub
-
-
-@contextlib.contextmanager
-def quiet_native() -> Iterator[None]:
-    """Keep what native code writes to the descriptors 1 and 2 away from the user, unless the block fails.
-
-    TensorFlow's libraries log before any setting of theirs is read, and its converter prints to standard
-    output, where a command's JSON goes. Only the descriptors help against both.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 1)
-        os.dup2(chatter.fileno(), 2)
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, original in zip((1, 2), kept, strict=True):
-                os.dup2(original, descriptor)
-                os.close(original)
-            if failed:
-                chatter.seek(0)
-                sys.stderr.write(chatter.read().decode(errors="replace"))

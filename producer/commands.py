@@ -133,11 +133,14 @@ def upload(
     from producer import display
     from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
+    from shared.errors import NotFound
     from shared.settings import load_settings
     from shared.terminal import print_json
 
     settings = load_settings(redis_url=redis_url)
     inputs = list(list_inputs(paths))
+    if not inputs:
+        raise NotFound(f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zips.")
     if out is not None:
         _check_writable(out)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)

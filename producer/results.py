@@ -20,10 +20,10 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect
-from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.connection import connect, server_errors
+from shared.errors import ResultGone, ResultTimeout
 from shared.schemas import SortResult
-from shared.settings import Settings, load_settings, masked
+from shared.settings import Settings, load_settings
 
 # Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.
 ROUND_JOBS = 512
@@ -76,10 +76,8 @@ class ResultReader:
         asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
         if not asked:
             return []
-        try:
+        with server_errors(self._redis_url):
             answers = self._read(asked)
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise ServerAway(f"no Redis server answers at {masked(self._redis_url)}: {error}.") from error
         found = {answer.job_id for answer in answers}
         for _ in asked:
             job_id = self._pending.popleft()

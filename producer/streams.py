@@ -6,14 +6,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
-import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect
-from shared.errors import BadJob, ServerAway
+from shared.connection import connect, server_errors
+from shared.errors import BadJob
 from shared.schemas import SortResult
-from shared.settings import Settings, masked
+from shared.settings import Settings
 
 # A blocked read ends this often, to notice new lines and a request to stop; well below the socket's timeout.
 _BLOCK_MS = 500
@@ -40,17 +39,16 @@ class ResultStreams:
 
         Raises:
             ServerAway: no answer from the server.
+            BadSetting: the server refuses the login.
             BadJob: a stream holds something that is not a SortResult.
         """
-        try:
-            entries: _Entries = []
+        entries: _Entries = []
+        with server_errors(self._url):
             for stream in self._streams():
                 # Also for a count of 0: following goes on after the entry that is the last one now.
                 latest = cast(_Entries, self._client.xrevrange(stream, count=max(count, 1)))
                 self._seen[stream] = latest[0][0] if latest else b"0"
                 entries += latest
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise self._away(error) from error
         entries.sort(key=_order)
         return [_result(fields) for _, fields in entries[len(entries) - count :]] if count else []
 
@@ -58,10 +56,10 @@ class ResultStreams:
         """Results as they come, after those that `last` saw, until `stop` is set.
 
         Raises:
-            ServerAway, BadJob: as `last`.
+            ServerAway, BadSetting, BadJob: as `last`.
         """
         while not stop.is_set():
-            try:
+            with server_errors(self._url):
                 for stream in self._streams():
                     self._seen.setdefault(stream, b"0")  # a line that is new since `last`: from its beginning
                 if not self._seen:
@@ -69,8 +67,6 @@ class ResultStreams:
                     continue
                 streams = cast("dict[Any, Any]", self._seen)  # the client's types admit no dict with plain str keys
                 answer = self._client.xread(streams, block=_BLOCK_MS, count=_READ_COUNT)
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                raise self._away(error) from error
             entries: _Entries = []
             for name, new in cast("list[tuple[bytes, _Entries]]", answer):
                 self._seen[name.decode()] = new[-1][0]
@@ -82,9 +78,6 @@ class ResultStreams:
         if self._line is not None:
             return [keys.results(self._line)]
         return sorted(keys.results(line.decode()) for line in cast("set[bytes]", self._client.smembers(keys.LINES)))
-
-    def _away(self, error: Exception) -> ServerAway:
-        return ServerAway(f"no Redis server answers at {masked(self._url)}: {error}.")
 
 
 def _order(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, int]:

@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from redis.commands.core import Script
 
 from shared import keys
-from shared.connection import connect
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.connection import connect, server_errors
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull
 from shared.formats import sniff
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob, Name
@@ -112,6 +112,7 @@ class LineProducer:
             BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
             QueueFull: the queue is at `queue_max_items`. Nothing was enqueued.
             ServerAway: no answer from the server after the client's own retries; the job may be there or not.
+            BadSetting: the server refuses the login.
         """
         frame = Frame(
             data=image_bytes,
@@ -256,11 +257,8 @@ class LineProducer:
     def _server_errors(self, queue: str) -> Iterator[None]:
         server = masked(self._settings.redis_url)
         try:
-            yield
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            raise ServerAway(
-                f"no Redis server answers at {server}: {error}. Start it, or set SORTLINE_REDIS_URL or --redis-url."
-            ) from error
+            with server_errors(self._settings.redis_url):
+                yield
         except redis.exceptions.OutOfMemoryError as error:
             raise QueueFull(
                 f"the memory of the server at {server} is full, nothing was put on queue {queue!r}: "

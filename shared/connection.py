@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import redis
 
 from shared.errors import BadSetting, ServerAway
@@ -37,14 +40,21 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
 
 
 def check(client: redis.Redis, redis_url: str) -> None:
-    """Ask the server for a sign of life.
+    """Ask the server for a sign of life; raises as `server_errors`."""
+    with server_errors(redis_url):
+        client.ping()
+
+
+@contextlib.contextmanager
+def server_errors(redis_url: str) -> Iterator[None]:
+    """Tells a server that is away from one that refuses the login; the block talks to it.
 
     Raises:
         ServerAway: no answer; names the server.
         BadSetting: the server refuses the login.
     """
     try:
-        client.ping()
+        yield
     except redis.exceptions.AuthenticationError as error:  # a ConnectionError too, but waiting does not mend it
         raise BadSetting(
             f"the Redis server at {masked(redis_url)} refuses the login: {error}. Give user and password in redis_url."

@@ -97,7 +97,7 @@ def decode_into(data: bytes, out: Pixels, *, max_bytes: int = MAX_BYTES, max_px:
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
-        raise _undecodable(data, content_type, error) from error
+        raise _undecodable(data, content_type, error=error) from error
     out[:] = np.asarray(image)
 
 
@@ -169,7 +169,7 @@ def _turn(frame: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _undecodable(data: bytes, content_type: str, error: Exception) -> BadImage:
+def _undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
     if "truncated" in str(error) or _is_cut(data, content_type):
         return _truncated(data, content_type)
     # Pillow names an object's address there, and nothing more.

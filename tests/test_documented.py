@@ -24,6 +24,13 @@ def test_readme_lists_exactly_the_commands() -> None:
     assert sorted(listed) == sorted(_commands())
 
 
+def test_readme_lists_exactly_the_commands_of_models() -> None:
+    row = re.search(r"^\| `sortline models` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert row is not None
+    inner: dict[str, object] = _commands()["models"].commands  # type: ignore[attr-defined]
+    assert sorted(re.findall(r"`([\w-]+)`", row[1])) == sorted(inner)
+
+
 def test_every_command_has_help_with_an_example() -> None:
     def leaves(commands: dict[str, object], path: str = "sortline") -> dict[str, str]:
         found = {}

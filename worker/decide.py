@@ -54,20 +54,20 @@ class Decider:
 
     def expired(self, ticket: Ticket, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image whose deadline passed before the model saw it."""
-        return self._unsorted(ticket, Outcome.EXPIRED, None, spent=spent, finished_at=finished_at)
+        return self._unsorted(ticket, Outcome.EXPIRED, error=None, spent=spent, finished_at=finished_at)
 
     def rejected(self, ticket: Ticket, error: BadInput, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of bytes that are not a usable image."""
-        return self._unsorted(ticket, Outcome.REJECTED, str(error), spent=spent, finished_at=finished_at)
+        return self._unsorted(ticket, Outcome.REJECTED, error=str(error), spent=spent, finished_at=finished_at)
 
     def failed(self, ticket: Ticket, error: BaseException, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image that was given up on after its attempts."""
         return self._unsorted(
-            ticket, Outcome.FAILED, f"{type(error).__name__}: {error}", spent=spent, finished_at=finished_at
+            ticket, Outcome.FAILED, error=f"{type(error).__name__}: {error}", spent=spent, finished_at=finished_at
         )
 
     def _unsorted(
-        self, ticket: Ticket, outcome: Outcome, error: str | None, *, spent: Spent, finished_at: float
+        self, ticket: Ticket, outcome: Outcome, *, error: str | None, spent: Spent, finished_at: float
     ) -> SortResult:
         lane = self._manifest.policy.unsorted_lane
         return self._result(

@@ -36,12 +36,21 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
             "Sortline runs none of them: enqueue it with LineProducer."
         )
     job = _image_job(_call(claimed.data))
-    if job.job_id != claimed.lease.job_id or job.image_key != keys.image(job.job_id):
-        raise BadJob(
-            f"the ImageJob says job_id {job.job_id!r} and image_key {job.image_key!r} "
-            f"inside job {claimed.lease.job_id!r}."
-        )
+    check_identity(job, job_id=claimed.lease.job_id)
     return Ticket(claimed, job, attempt=max(1, max_attempts - claimed.retries_left))
+
+
+def check_identity(job: ImageJob, *, job_id: str) -> None:
+    """Refuse an ImageJob that speaks for another RQ job than the one that carries it, or of another key.
+
+    Raises:
+        BadJob: it would be answered under another's id, or have any key of the server read as its image.
+    """
+    if job.job_id != job_id or job.image_key != keys.image(job_id):
+        raise BadJob(
+            f"the ImageJob says job_id {job.job_id!r} and image_key {job.image_key[:MAX_QUOTED]!r} inside job "
+            f"{job_id!r}: enqueue it with LineProducer."
+        )
 
 
 def _call(data: bytes | None) -> object:

@@ -20,6 +20,7 @@ from shared.settings import Settings, load_settings
 from worker.decide import Decider, Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
+from worker.intake import check_identity
 from worker.items import Claimed, Lease, Ticket
 from worker.service import Served, load_served
 
@@ -36,6 +37,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         a SortResult as a JSON object; it is in the line's stream too.
 
     Raises:
+        BadJob: the ImageJob is another job's.
         EngineFailed: the model failed on it; RQ retries the job while it has attempts left.
     """
     current = get_current_job()
@@ -43,17 +45,21 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(
             "sort_image runs inside an RQ worker; to sort files without a queue, see `sortline classify`."
         )
+    image_job = ImageJob.model_validate(job)
+    check_identity(image_job, job_id=current.id)
     settings = load_settings()
     served = _served(settings)
-    ticket = _ticket(ImageJob.model_validate(job), current, settings)
+    ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
     decider = Decider(served.manifest, engine=served.engine.name, worker=current.worker_name or "rq")
     try:
-        result = _sort(ticket, served, decider)
+        result = _sort(ticket, served, decider=decider)
     except Exception as error:
         if not current.retries_left:
-            _publish_failure(ticket, error, decider, current, settings)
+            result = decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
+            _keep_for_failed(result, current)
+            _publish(result, current.connection, maxlen=settings.results_maxlen)
         raise
-    _publish(result, current.connection, settings)
+    _publish(result, current.connection, maxlen=settings.results_maxlen)
     current.connection.unlink(keys.image(result.job_id))
     return result.model_dump(mode="json")
 
@@ -71,7 +77,7 @@ def _served(settings: Settings) -> Served:
     return _loaded
 
 
-def _ticket(job: ImageJob, current: Job, settings: Settings) -> Ticket:
+def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
     retries_left = current.retries_left or 0
     claimed = Claimed(
         lease=Lease(job.queue, job.job_id, "", time.time()),
@@ -83,10 +89,10 @@ def _ticket(job: ImageJob, current: Job, settings: Settings) -> Ticket:
         failure_ttl_s="",
         extras="",
     )
-    return Ticket(claimed, job, attempt=max(1, settings.max_attempts - retries_left))
+    return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(ticket: Ticket, served: Served, decider: Decider) -> SortResult:
+def _sort(ticket: Ticket, served: Served, *, decider: Decider) -> SortResult:
     deadline_at = ticket.job.deadline_at
     if deadline_at is not None and time.time() > deadline_at:
         return decider.expired(ticket, spent=Spent(), finished_at=time.time())
@@ -102,15 +108,14 @@ def _sort(ticket: Ticket, served: Served, decider: Decider) -> SortResult:
     return decider.classified(ticket, row, spent=spent, finished_at=time.time())
 
 
-def _publish(result: SortResult, connection: redis.Redis, settings: Settings) -> None:
+def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:
     with connection.pipeline() as pipeline:
-        pipeline.xadd(keys.results(result.line), {"result": result.model_dump_json()}, maxlen=settings.results_maxlen)
+        pipeline.xadd(keys.results(result.line), {"result": result.model_dump_json()}, maxlen=maxlen)
         pipeline.sadd(keys.LINES, result.line)
         pipeline.execute()
 
 
-def _publish_failure(ticket: Ticket, error: Exception, decider: Decider, current: Job, settings: Settings) -> None:
-    result = decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
+def _keep_for_failed(result: SortResult, current: Job) -> None:
+    """RQ keeps no return value of a failed job."""
     current.meta["sort_result"] = result.model_dump(mode="json")
     current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here
-    _publish(result, current.connection, settings)

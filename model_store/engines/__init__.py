@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from model_store.bundle import Bundle, replay_golden
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.native import quiet_native
 from shared.errors import NotFound
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: in
         EngineFailed: the model could not be run at all.
     """
     name = choose(kind, cpu_engine=bundle.manifest.cpu_engine)
-    engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch)
-    replay_golden(bundle, engine)
+    with quiet_native():  # XNNPACK and CUDA announce themselves on standard error
+        engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch)
+        replay_golden(bundle, engine)
     return engine
 
 

@@ -34,7 +34,7 @@ from producer.streams import ResultStreams
 from shared import keys
 from shared.children import NOT_BEGUN, Child
 from shared.connection import connect
-from shared.errors import Transient
+from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
 from shared.settings import Settings
 
@@ -104,6 +104,7 @@ class Demo:
         self._tally = Tally(self._truth_of)
         self._stop = threading.Event()
         self._interrupted = threading.Event()
+        self._reading_failed: SortlineError | None = None
 
     def run(self) -> DemoSummary:
         """The whole demo; Ctrl-C ends it early, with what was done.
@@ -120,6 +121,8 @@ class Demo:
             self._stop.set()
             reader.join()
         streams.close()
+        if self._reading_failed is not None:
+            raise self._reading_failed
         return self._summary(submitted)
 
     @contextlib.contextmanager
@@ -182,7 +185,7 @@ class Demo:
                 self._console.print("stopping: cameras first, then the worker finishes what it holds")
         submitted = sum(self._accepted(name) for name, camera in cameras.items() if camera.poll() != NOT_BEGUN)
         until = time.monotonic() + LAST_RESULTS_S
-        while len(self._tally.seen) < submitted and time.monotonic() < until:
+        while len(self._tally.seen) < submitted and time.monotonic() < until and self._reading_failed is None:
             time.sleep(0.05)
         return submitted
 
@@ -204,9 +207,13 @@ class Demo:
                     self._console.print(board.line(self._tally, depth=depth, now=now))
 
     def _read(self, streams: ResultStreams) -> None:
-        for result in streams.follow(self._stop):
-            if result.line in self._sources:
-                self._tally.add(result)
+        try:
+            for result in streams.follow(self._stop):
+                if result.line in self._sources:
+                    self._tally.add(result)
+        except SortlineError as error:
+            self._reading_failed = error
+            self._interrupted.set()
 
     def _accepted(self, line: str) -> int:
         path = self._options.out / f"{line}.json"

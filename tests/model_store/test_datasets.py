@@ -30,7 +30,11 @@ def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:
 
 
 def test_class_folders(tmp_path: Path) -> None:
-    dataset = load_dataset(write_class_folders(tmp_path / "set", per_class=3))
+    folder = write_class_folders(tmp_path / "set", per_class=3)
+    (folder / "forgotten.jpg").write_bytes(b"x")
+    (folder / "README.md").write_text("not an image")
+    dataset = load_dataset(folder)
+    assert dataset.unlabelled == ("forgotten.jpg",)
     assert dataset.classes == ("good", "no cap", "pigmented")
     assert [sample.labels for sample in dataset.samples] == [("good",)] * 3 + [("no cap",)] * 3 + [("pigmented",)] * 3
     assert not dataset.has_several_labels

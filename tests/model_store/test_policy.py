@@ -66,8 +66,9 @@ def test_single_uses_the_threshold_of_the_label() -> None:
         ([0.1, 0.7, 0.0, 0.0], [("no cap", 0.7)], "no-cap"),
         # All that apply, most probable first; the lane follows the precedence, not the probability.
         ([0.0, 0.7, 0.0, 0.99], [("disfigured", 0.99), ("no cap", 0.7)], "no-cap"),
-        # `good` applies exactly when no defect does, whatever its own probability.
-        ([0.3, 0.35, 0.35, 0.35], [("good", 0.3)], "good"),
+        # `good` applies exactly when no defect does; less likely than not, it goes to a person.
+        ([0.51, 0.2, 0.2, 0.2], [("good", 0.51)], "good"),
+        ([0.3, 0.35, 0.35, 0.35], [("good", 0.3)], "manual"),
         ([0.99, 0.9, 0.0, 0.0], [("no cap", 0.9)], "no-cap"),
         # Near a threshold, on either side: a person looks; the labels are told all the same.
         ([0.4, 0.45, 0.0, 0.0], [("good", 0.4)], "manual"),
@@ -122,7 +123,8 @@ def test_multi_against_its_definition(row: Sequence[float], threshold: float, ma
     assert all(by_name[name] == probability for name, probability in decision.labels)
     told = [probability for _, probability in decision.labels]
     assert told == sorted(told, reverse=True)
-    if any(abs(by_name[name] - threshold) < margin for name in CLASSES[1:]):
+    near = any(abs(by_name[name] - threshold) < margin for name in CLASSES[1:])
+    if near or (not defects and by_name["good"] < 0.5):
         assert decision.lane == "manual"
     else:
         assert decision.lane == next(policy.lanes[n] for n in policy.precedence if n in (defects or {"good"}))

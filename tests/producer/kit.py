@@ -81,10 +81,10 @@ def write_finished(client: redis.Redis, results: Sequence[SortResult]) -> None:
         pipe.execute()
 
 
-def publish(client: redis.Redis, result: SortResult) -> None:
-    """One result on its line's stream, as a worker puts it there."""
+def publish(client: redis.Redis, result: SortResult, *, entry_id: str = "*") -> None:
+    """One result on its line's stream, as a worker puts it there; `entry_id` to say when it came."""
     client.sadd(keys.LINES, result.line)
-    client.xadd(keys.results(result.line), {"result": result.model_dump_json()})
+    client.xadd(keys.results(result.line), {"result": result.model_dump_json()}, id=entry_id)
 
 
 def arguments(client: redis.Redis, job_id: str) -> dict[str, object]:

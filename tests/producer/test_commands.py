@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -19,9 +20,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 import producer.commands
-from producer import metrics
+from producer import metrics, simulator
 from producer.simulator import SimulatedSource
 from shared import keys
+from shared.embedded import embedded_server
 from shared.errors import BadSetting
 from tests.conftest import BOTTLES
 from tests.producer.kit import arguments, jpeg, publish, sort_result
@@ -78,6 +80,27 @@ def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Re
     for number, job_id in enumerate(client.lrange(keys.rq_queue("live"), 0, -1)):
         assert arguments(client, job_id.decode())["frame_id"] == number
         assert client.get(keys.image(job_id.decode())) == source.frame(number).data
+
+
+def test_the_cameras_defaults_are_the_simulators() -> None:
+    """Whoever checks results against the truth (the demo) draws with the simulator's own defaults."""
+    flags = {name: flag.default for name, flag in inspect.signature(producer.commands.camera).parameters.items()}
+    width, height = simulator.DEFAULT_SIZE
+    assert flags["size"] == f"{width}x{height}"
+    assert (flags["quality"], flags["pool"]) == (simulator.DEFAULT_QUALITY, simulator.DEFAULT_POOL)
+
+
+def test_a_wrong_password_is_said_at_once_and_not_waited_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    with embedded_server() as url:
+        with redis.Redis.from_url(url) as client:
+            client.config_set("requirepass", "right")
+        for wrong in (url, url.replace("//", "//:wrong@")):
+            camera = ("camera", "--line", "l", "--source", "simulated", "--count", "1")
+            for command in (camera, ("upload", "a.jpg"), ("results",)):
+                result = run(*command, "--redis-url", wrong)
+                assert isinstance(result.exception, BadSetting), command
+                assert "refuses the login" in str(result.exception)
 
 
 def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) -> None:

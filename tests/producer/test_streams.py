@@ -20,7 +20,9 @@ def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:
 
 
 def test_the_last_of_all_lines_in_the_order_they_came(client: redis.Redis, settings: Settings) -> None:
-    publish_frames(client, *((line, number) for number in range(15) for line in ("b", "a")))
+    order = [(line, number) for number in range(15) for line in ("b", "a")]
+    for ms, (line, number) in enumerate(order, start=1):  # one a millisecond: within one, no order is kept over lines
+        publish(client, sort_result(f"{line}-{number}", line=line, frame_id=number), entry_id=f"{ms}-0")
     found = [(result.line, result.frame_id) for result in ResultStreams(settings).last(3)]
     assert found == [("a", 13), ("b", 14), ("a", 14)]
     assert [result.frame_id for result in ResultStreams(settings, line="b").last(2)] == [13, 14]

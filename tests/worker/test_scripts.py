@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import redis
-from rq.registry import FailedJobRegistry
 
 from shared import keys
 from shared.schemas import SortResult
@@ -264,27 +263,6 @@ def test_retried_jobs_go_to_the_front_with_an_attempt_less(settings: Settings, c
     assert admit(claim(settings, limit=1)[0], max_attempts=3).attempt == 2
 
 
-@pytest.mark.parametrize("ttl", ["soon", "3.5", "9" * 17, "1e400"])
-def test_a_nonsensical_time_to_live_does_not_stop_the_batch(settings: Settings, client: redis.Redis, ttl: str) -> None:
-    failed, odd, good = kit.submit(settings, frame(), frame(), frame())
-    for job_id in (failed, odd):
-        client.hset(keys.rq_job(job_id), mapping={"failure_ttl": ttl, "result_ttl": ttl})
-    jobs = claim(settings)
-    batch = [done(settings, jobs[0], Ending.FAILURE), *(done(settings, job) for job in jobs[1:])]
-    assert kit.finisher(settings).finish(batch) == [True, True, True]
-    assert set(kit.outcomes(client)) == {failed, odd, good}
-    assert FailedJobRegistry("live", connection=client).get_job_ids() == [failed]
-    assert 0 < client.ttl(keys.rq_job(odd)) <= settings.result_ttl_s
-
-
-@pytest.mark.parametrize("retries_left", ["many", "1.5", "9" * 30, "9" * 5000])
-def test_a_nonsensical_number_of_retries_is_none(settings: Settings, client: redis.Redis, retries_left: str) -> None:
-    (odd,) = kit.submit(settings, frame())
-    client.hset(keys.rq_job(odd), "retries_left", retries_left)
-    (job,) = claim(settings)
-    assert job.retries_left == 0
-
-
 def test_the_lines_stream_is_trimmed(settings: Settings, client: redis.Redis) -> None:
     """Redis trims by whole nodes of its tree, of a hundred entries."""
     short = settings.model_copy(update={"results_maxlen": 10, "max_batch": 256})
@@ -308,24 +286,6 @@ def test_renewal_prolongs_all_that_belongs_to_a_lease(settings: Settings, client
         assert client.ttl(f"rq:execution:{job_id}:{execution_id}") > settings.lease_s
         assert client.ttl(f"rq:executions:{job_id}") > settings.lease_s
     assert client.ttl("rq:worker:w1:executions") > settings.lease_s
-
-
-def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, client: redis.Redis) -> None:
-    """Only finishing frees memory there; a script that is refused in the middle would lose its jobs."""
-    job_ids = kit.submit(settings, *[frame() for _ in range(4)])
-    held = claim(settings, limit=2)
-    inflight = Inflight()
-    inflight.add([job.lease for job in held])
-    before = leases(client)
-    client.config_set("maxmemory", "1mb")
-    try:
-        assert kit.keeper(settings, inflight).renew() == []
-        assert all(leases(client)[job_id] > ends_at for job_id, ends_at in before.items())
-        held += claim(settings)
-        assert kit.finisher(settings).finish([done(settings, job) for job in held]) == [True] * 4
-    finally:
-        client.config_set("maxmemory", "0")
-    assert set(kit.outcomes(client)) == set(job_ids)
 
 
 def test_renewal_does_not_revive_what_is_lost(settings: Settings, client: redis.Redis) -> None:

@@ -51,12 +51,13 @@ class Process:
     def log(self) -> str:
         return self._log.read_text()
 
-    def says(self, text: str) -> None:
-        """Wait until it has logged `text`."""
+    def says(self, text: str, *, since: int = 0) -> None:
+        """Wait until it has logged `text`, after the first `since` characters of its log."""
 
         def said() -> bool:
-            assert text in self.log or self._process.poll() is None, f"it ended without {text!r}:\n{self.log}"
-            return text in self.log
+            ended = self._process.poll() is not None
+            assert text in self.log[since:] or not ended, f"it ended without {text!r}:\n{self.log}"
+            return text in self.log[since:]
 
         kit.wait_until(said, f"the worker logs {text!r}", timeout_s=PROCESS_PATIENCE_S)
 
@@ -201,9 +202,10 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
                     "the worker is in RQ's registry",
                     timeout_s=PROCESS_PATIENCE_S,
                 )
-        worker.says("no answer from Redis")
+                before_outage = len(worker.log)
+        worker.says("no answer from Redis", since=before_outage)
         with server_on(port, tmp_path / "server"):
-            worker.says("Redis answers again")
+            worker.says("Redis answers again", since=before_outage)
             worker.send(signal.SIGTERM)
             assert worker.exit_code() == 0, worker.log
 
@@ -213,3 +215,15 @@ def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings,
         worker.says("no Redis server answers at")
         worker.send(signal.SIGTERM)
         assert worker.exit_code() == 0, worker.log
+
+
+def test_a_refused_login_ends_it_and_names_the_mend(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """Waiting for a better password would look like a server that is away."""
+    client.config_set("requirepass", "secret")
+    try:
+        with running(tiny, tmp_path) as worker:
+            assert worker.exit_code() == 2
+            assert "refuses the login" in worker.log
+            assert "Traceback" not in worker.log
+    finally:
+        client.config_set("requirepass", "")

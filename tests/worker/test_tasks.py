@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import redis
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
 import worker.tasks
+from shared.jobs import SORT_IMAGE
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -82,3 +83,13 @@ def test_a_plain_rq_worker_process(tiny: Settings, client: redis.Redis) -> None:
 def test_outside_of_rq_it_says_what_to_do_instead() -> None:
     with pytest.raises(RuntimeError, match="sortline classify"):
         worker.tasks.sort_image({})
+
+
+def test_a_job_that_speaks_for_another_is_refused(settings: Settings, client: redis.Redis) -> None:
+    """As by our worker: else whoever enqueues it has any key of the server read, and answers for another job."""
+    queue = Queue("live", connection=client, serializer=JSONSerializer)
+    job = queue.enqueue(SORT_IMAGE, kit.image_job("another").model_dump(mode="json"))
+    SimpleWorker([queue], connection=client, serializer=JSONSerializer).work(burst=True)
+    failure = kit.fetch(client, job.id).latest_result()
+    assert failure is not None and "BadJob" in str(failure.exc_string)
+    assert kit.stream(client) == []

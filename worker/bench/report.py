@@ -34,6 +34,7 @@ def run_all(
     json_output: bool,
 ) -> None:
     """Run, print, write. An embedded server is started unless a flag names another."""
+    machine = describe_machine()  # with the load before this one
     if flags["redis_url"] is not None:
         settings = load_settings(**flags)
         _refuse_used(settings)
@@ -41,7 +42,7 @@ def run_all(
     else:
         with embedded_server() as url:
             records = _run(load_settings(**flags | {"redis_url": url}), names, rounds=rounds, jobs=jobs, sizes=sizes)
-    machine, now = describe_machine(), time.gmtime()
+    now = time.gmtime()
     document = {"machine": machine, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", now), "benchmarks": records}
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"bench-{time.strftime('%Y%m%d-%H%M%S', now)}.json"
