@@ -186,6 +186,8 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
 
 
 def _print_trained(trained: Trained) -> None:
+    from model_store.parity import RELOAD_TOLERANCE
+
     manifest, data = trained.manifest, trained.manifest.dataset
     _print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
     print(
@@ -203,6 +205,8 @@ def _print_trained(trained: Trained) -> None:
         f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
         f"{parity['int8_labels_agreement']:.1%}"
     )
+    if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
+        print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off the trained model")
     if manifest.cpu_engine != "litert":
         print(
             f"int8 agrees on fewer than 99 %: CPUs take {manifest.cpu_engine} unless told otherwise (--engine litert)"

@@ -24,6 +24,9 @@ from shared.errors import BadBundle
 
 # Below this share of images with the same class as the float model's, int8 is not what CPUs take by default.
 INT8_AGREEMENT = 0.99
+# What reload may change. The SavedModel is the same graph and must hold it. LiteRT folds the batch norms into the
+# weights, which rounds anew: up to 9.7e-6 on the default backbone; beyond this it is announced, not refused.
+RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16
 _BATCH_SIZE = 16
 
@@ -79,10 +82,10 @@ def measure(answers: Answers, *, classes: tuple[str, ...], mode: Mode, policy: P
     figures: dict[str, float] = {"images": len(answers.trained)}
     for name in ("saved_model", "fp32", "int8"):
         figures[f"{name}_max_difference"] = float(np.abs(getattr(answers, name) - answers.trained).max())
-    for name in ("saved_model", "fp32"):
-        if not (difference := figures[f"{name}_max_difference"]) <= FLOAT_TOLERANCE:
+    for name, allowed in (("saved_model", RELOAD_TOLERANCE), ("fp32", FLOAT_TOLERANCE)):
+        if not (difference := figures[f"{name}_max_difference"]) <= allowed:
             raise BadBundle(
-                f"the exported {name} answers {difference:.6f} off the trained model (allowed {FLOAT_TOLERANCE}): "
+                f"the exported {name} answers {difference:.6f} off the trained model (allowed {allowed}): "
                 "not published. Please report it with the versions of TensorFlow and ai-edge-litert."
             )
     same_class = answers.int8.argmax(axis=1) == answers.trained.argmax(axis=1)

@@ -57,9 +57,10 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     starter = subprocess.Popen([sys.executable, "-c", STARTER, str(log)], stdout=subprocess.PIPE, text=True)
     assert starter.stdout is not None
     assert starter.stdout.readline() == "started\n"
+    # Only now: for a moment after it was started a process has no command line.
+    wait_until(lambda: log.read_text(), "the camera says that the server is away")
     keepers = [pid for pid in _running("keeper.py") if _parent(pid) == starter.pid]
     assert len(keepers) == 1
-    wait_until(lambda: log.read_text(), "the camera says that the server is away")
     cameras = [pid for pid in _running("camera") if _parent(pid) == keepers[0]]
     assert len(cameras) == 1
     os.kill(starter.pid, signal.SIGKILL)
