@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,11 +16,27 @@ from shared.errors import BadSetting, SortlineError
 
 app = typer.Typer(
     name="sortline",
-    help="Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sortline {version('sortline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
+
+
 for package in (producer, worker, model_store, shared):
     package.commands.add_to(app)
 

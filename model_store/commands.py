@@ -62,6 +62,7 @@ def train(
     from model_store.store import ModelStore
     from shared.settings import load_settings
 
+    _check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = TrainOptions(name, mode, backbone, epochs, fine_tune, seed)
     with shown_steps() as steps:
@@ -167,6 +168,21 @@ def compare_recipes(
     print_json(figures) if as_json else _print_recipes(figures)
 
 
+def _check_training_installed() -> None:
+    """Raise before the first image is read when the packages for training are not there."""
+    from importlib.util import find_spec
+
+    from shared.errors import NotFound
+
+    missing = [
+        name for name in ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "matplotlib") if not find_spec(name)
+    ]
+    if missing:
+        raise NotFound(
+            f"training needs {', '.join(missing)}, not installed here: pip install '.[train]' in the repository."
+        )
+
+
 def _trained_json(trained: Trained) -> dict[str, Any]:
     manifest = trained.manifest
     return {
@@ -212,6 +228,7 @@ def _print_trained(trained: Trained) -> None:
             f"int8 agrees on fewer than 99 %: CPUs take {manifest.cpu_engine} unless told otherwise (--engine litert)"
         )
     print(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
+    print(f"next: sortline classify PHOTO.jpg --model {manifest.name}; sortline worker --model {manifest.name}")
 
 
 def _print_figures(figures: dict[str, Any], *, title: str) -> None:

@@ -23,6 +23,7 @@ from model_store.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
 from shared.errors import BadBundle
 
 # Below this share of images with the same class as the float model's, int8 is not what CPUs take by default.
+# Label sets are reported beside it: they differ where a probability is near its threshold.
 INT8_AGREEMENT = 0.99
 # What reload may change. The SavedModel is the same graph and must hold it. LiteRT folds the batch norms into the
 # weights, which rounds anew: up to 9.7e-6 on the default backbone; beyond this it is announced, not refused.

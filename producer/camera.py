@@ -178,7 +178,12 @@ class Camera:
                 if self._stop.wait(wait_s):
                     self._count(Fate.UNSENT, len(jobs))
                     names = ", ".join(name for name, _ in prepared)
-                    log.warning("line %s: stopped while the server was away; not sent: %s", self._options.line, names)
+                    log.warning(
+                        "line %s: stopped while the server was away; %d not sent, by name: %s",
+                        self._options.line,
+                        len(prepared),
+                        names,
+                    )
                     return
                 wait_s = min(2 * wait_s, longest_s)
         if away:

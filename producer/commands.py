@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from producer.sources import Source
     from shared.settings import Settings
 
-# Above this rate the simulator draws its pool before the camera starts: one drawing takes about 15 ms.
-_DRAW_AHEAD_HZ = 20.0
+# Above this rate the simulator draws its pool before the camera starts: one drawing takes some 20 ms of a core, which
+# a worker on the same machine would miss.
+_DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
 
 
@@ -133,6 +134,7 @@ def upload(
     from producer import display
     from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
+    from shared.connection import check, connect
     from shared.errors import NotFound
     from shared.settings import load_settings
     from shared.terminal import print_json
@@ -143,6 +145,7 @@ def upload(
         raise NotFound(f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zips.")
     if out is not None:
         _check_writable(out)
+    check(connect(settings.redis_url), settings.redis_url)  # later the server may come and go; now say so at once
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
@@ -175,11 +178,14 @@ def results(
 
     show = display.show_result_json if as_json else display.show_result
     with closing(ResultStreams(load_settings(redis_url=redis_url), line=line)) as streams, _stop_on_signals() as stop:
-        for result in streams.last(count):
+        latest = streams.last(count)
+        for result in latest:
             show(result)
         if follow:
             for result in streams.follow(stop):
                 show(result)
+        elif not latest and count:
+            display.note(f"no results{f' of line {line}' if line else ''} yet.")
 
 
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int) -> Source:

@@ -57,10 +57,15 @@ def server_errors(redis_url: str) -> Iterator[None]:
         yield
     except redis.exceptions.AuthenticationError as error:  # a ConnectionError too, but waiting does not mend it
         raise BadSetting(
-            f"the Redis server at {masked(redis_url)} refuses the login: {error}. Give user and password in redis_url."
+            f"the Redis server at {masked(redis_url)} refuses the login: {_text(error)}. Give user and password in redis_url."
         ) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise ServerAway(
-            f"no Redis server answers at {masked(redis_url)}: {error}. Start one, or set SORTLINE_REDIS_URL "
+            f"no Redis server answers at {masked(redis_url)}: {_text(error)}. Start one, or set SORTLINE_REDIS_URL "
             "or --redis-url."
         ) from error
+
+
+def _text(error: Exception) -> str:
+    """Some of the client's messages end with a full stop, some don't."""
+    return str(error).rstrip(".")

@@ -6,6 +6,7 @@ its signal handlers are not used.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -33,6 +34,7 @@ class Presence(BaseWorker):
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
         """`client` must be this object's own: RQ raises its pool's socket timeout."""
+        logging.getLogger("rq.worker").setLevel(logging.WARNING)  # the rest of what it says, we say ourselves
         super().__init__(list(queues), name=name, connection=client, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S)
 
     def arrive(self) -> None:

@@ -14,9 +14,7 @@ def table(tally: Tally, *, depth: int, now: float, seconds_left: float) -> Table
     board = Table(title=title, title_justify="left", show_header=False, min_width=64)
     board.add_column(style="bold")
     board.add_column()
-    board.add_row(
-        "bottles sorted", f"{tally.count:,}   {tally.rate_now(now):.1f}/s   {max(0.0, seconds_left):.0f} s left"
-    )
+    board.add_row("results", f"{tally.count:,}   {tally.rate_now(now):.1f}/s   {max(0.0, seconds_left):.0f} s left")
     board.add_row("capture to result", f"p50 {p50:.1f} ms   p99 {p99:.1f} ms")
     board.add_row("waiting in the queue", f"{depth:,}")
     board.add_row("lines", _counts(tally.by_line))

@@ -20,6 +20,7 @@ def demo(
     rate: Annotated[float, typer.Option(min=0.1, help="bottles a second on each line")] = 20.0,
     lines: Annotated[int, typer.Option(min=1, max=16, help="simulated lines")] = 2,
     out: Annotated[Path, typer.Option(help="folder for logs and the contact sheet")] = Path("demo-out"),
+    model: Annotated[str, typer.Option(help="model to serve; trained on first use")] = "demo",
     redis_url: Annotated[str | None, typer.Option(help="use this server instead of an embedded one")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -51,10 +52,10 @@ def demo(
         raise BadSetting(
             f"--out {out} can't be made: {error.strerror}. Name a folder that can be written to."
         ) from error
-    ensure_model(load_settings(redis_url=redis_url), console=console)
+    ensure_model(load_settings(redis_url=redis_url, model=model), console=console)
     server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()
     with server as url:
-        settings = load_settings(redis_url=url)
+        settings = load_settings(redis_url=url, model=model)
         check(connect(settings.redis_url), settings.redis_url)
         summary = Demo(settings, options, console=console).run()
     print_json(asdict(summary)) if as_json else show(summary)

@@ -43,6 +43,8 @@ READY_TIMEOUT_S = 60.0
 LAST_RESULTS_S = 60.0
 DEADLINE_MS = 300
 SHEET_CELLS = 30
+# One drawing of each held-out frame: drawn in a few seconds, before the stream starts.
+POOL = 80
 QUEUE = "live"
 
 
@@ -80,6 +82,8 @@ class DemoSummary:
     p99_ms: float
     outcomes: dict[str, int]
     labels: dict[str, int]
+    classified: int
+    deadline_ms: int
     exact_match: float
     model: str
     contact_sheet: str
@@ -100,7 +104,7 @@ class Demo:
         self._options = options
         self._console = console
         self._client: Any = connect(settings.redis_url)
-        self._sources = {name: SimulatedSource(name, seed=options.seed) for name in options.line_names}
+        self._sources = {name: SimulatedSource(name, seed=options.seed, pool=POOL) for name in options.line_names}
         self._tally = Tally(self._truth_of)
         self._stop = threading.Event()
         self._interrupted = threading.Event()
@@ -151,6 +155,7 @@ class Demo:
         log = self._options.out / "worker.log"
         # The settings' origin (environment, file) reaches the worker as it reached us; only these differ.
         arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
+        arguments += ["--model", self._settings.model]
         with Child(arguments, log=log) as worker:
             self._await_ready(worker, port)
             self._console.print(f"worker is ready; its metrics: http://127.0.0.1:{port}/metrics")
@@ -168,7 +173,7 @@ class Demo:
     def _camera(self, name: str) -> Child:
         out, options = self._options.out, self._options
         arguments = ["camera", "--line", name, "--source", "simulated", "--seed", str(options.seed), "--json"]
-        arguments += ["--rate", str(options.rate_hz), "--count", str(options.frames_per_line)]
+        arguments += ["--rate", str(options.rate_hz), "--count", str(options.frames_per_line), "--pool", str(POOL)]
         arguments += ["--deadline-ms", str(DEADLINE_MS), "--queue", QUEUE, "--redis-url", self._settings.redis_url]
         summary = out / f"{name}.json"
         summary.unlink(missing_ok=True)
@@ -243,6 +248,8 @@ class Demo:
             p99_ms=round(p99, 1),
             outcomes=dict(tally.outcomes),
             labels=dict(tally.labels),
+            classified=tally.classified,
+            deadline_ms=DEADLINE_MS,
             exact_match=round(tally.exact / max(1, tally.classified), 3),
             model=tally.model,
             contact_sheet=str(sheet),
@@ -251,7 +258,9 @@ class Demo:
         )
 
     def _write_sheet(self, path: Path) -> None:
-        cells = [self._cell(result) for result in list(self._tally.examples)[-SHEET_CELLS:]]
+        # A frame comes again with every round of the pool: each is shown once.
+        latest = {(result.line, cast(int, result.frame_id) % POOL): result for result in self._tally.examples}
+        cells = [self._cell(result) for result in list(latest.values())[-SHEET_CELLS:]]
         if cells:
             write_sheet(
                 cells, path, title="Sortline demo: simulated frames the model never saw (red: not all labels right)"

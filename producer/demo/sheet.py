@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLUMNS = 6
 CELL_PX = 240
 PICTURE_PX = 190
-TEXT_PX = 62
+TEXT_PX = 80
 _MARGIN_PX = 6
 _RIGHT, _WRONG, _INK, _PAPER = "#1a7f37", "#c0392b", "#1f2328", "#ffffff"
 
@@ -48,11 +48,12 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
     colour = _RIGHT if right else _WRONG
     draw.rectangle((x + 2, y + 2, x + CELL_PX - 3, y + PICTURE_PX - 3), outline=colour, width=3)
     font = ImageFont.load_default(13)
-    said = ", ".join(f"{label} {probability:.0%}" for label, probability in cell.labels)
-    texts = (said, f"lane {cell.lane}", "right" if right else f"truth: {', '.join(sorted(cell.truth))}")
-    for number, text in enumerate(texts):
+    said = [f"{label} {probability:.0%}" for label, probability in cell.labels]
+    truth = "right" if right else f"truth: {', '.join(sorted(cell.truth))}"
+    texts = (", ".join(said[:2]), ", ".join(said[2:]), f"lane {cell.lane}", truth)
+    for number, text in enumerate(text for text in texts if text):
         place = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
-        draw.text(place, _fitting(text, font), fill=colour if number == 2 else _INK, font=font)
+        draw.text(place, _fitting(text, font), fill=colour if text is truth else _INK, font=font)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

@@ -18,7 +18,7 @@ from tests.e2e.kit import environment, sortline, wait_until
 @pytest.fixture
 def plant(settings: Settings, tiny_models: Path) -> Settings:
     """A model is there already: the demo starts streaming at once."""
-    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny"})
+    return settings.model_copy(update={"model_store": str(tiny_models)})
 
 
 def _processes_of(folder: Path) -> list[str]:
@@ -35,7 +35,9 @@ def _processes_of(folder: Path) -> list[str]:
 
 
 def test_every_image_has_exactly_one_result(plant: Settings, tmp_path: Path) -> None:
-    done = sortline("demo", "--seconds", "4", "--rate", "10", "--lines", "2", "--json", settings=plant)
+    done = sortline(
+        "demo", "--seconds", "4", "--rate", "10", "--lines", "2", "--model", "tiny", "--json", settings=plant
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["submitted"] == summary["results"] == 80
@@ -49,7 +51,7 @@ def test_every_image_has_exactly_one_result(plant: Settings, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: signal.Signals) -> None:
-    command = [sys.executable, "-m", "sortline", "demo", "--seconds", "120", "--rate", "5", "--json"]
+    command = [sys.executable, "-m", "sortline", "demo", "--seconds", "120", "--rate", "5", "--model", "tiny", "--json"]
     demo = subprocess.Popen(
         command, env=environment(plant), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -67,24 +69,35 @@ def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: sign
 
 
 def test_the_first_run_trains_the_model(settings: Settings) -> None:
-    fresh = settings.model_copy(update={"model": "bottles"})
-    first = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=fresh)
+    first = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=settings)
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout)
-    assert summary["model"].startswith("bottles@1 on litert")
+    assert summary["model"].startswith("demo@1 on litert")
     assert (summary["missing"], summary["doubled"]) == (0, 0)
-    second = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=fresh)
+    second = sortline("demo", "--seconds", "2", "--rate", "10", "--json", settings=settings)
     assert "there already" in second.stderr
-    assert json.loads(second.stdout)["model"].startswith("bottles@1 on litert")
+    assert json.loads(second.stdout)["model"].startswith("demo@1 on litert")
 
 
 def test_an_existing_server_can_be_used(plant: Settings) -> None:
-    done = sortline("demo", "--seconds", "2", "--rate", "10", "--redis-url", plant.redis_url, "--json", settings=plant)
+    done = sortline(
+        "demo",
+        "--seconds",
+        "2",
+        "--rate",
+        "10",
+        "--redis-url",
+        plant.redis_url,
+        "--model",
+        "tiny",
+        "--json",
+        settings=plant,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"] == 40
 
 
 def test_a_server_that_is_away_is_named(plant: Settings) -> None:
-    done = sortline("demo", "--redis-url", "redis://127.0.0.1:1/0", settings=plant)
+    done = sortline("demo", "--redis-url", "redis://127.0.0.1:1/0", "--model", "tiny", settings=plant)
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
