@@ -174,13 +174,10 @@ def _check_training_installed() -> None:
 
     from shared.errors import NotFound
 
-    missing = [
-        name for name in ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "matplotlib") if not find_spec(name)
-    ]
+    needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "matplotlib")
+    missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
-        raise NotFound(
-            f"training needs {', '.join(missing)}, not installed here: pip install '.[train]' in the repository."
-        )
+        raise NotFound(f"training needs {missing}, not installed here: pip install '.[train]' in the repository.")
 
 
 def _trained_json(trained: Trained) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def server_errors(redis_url: str) -> Iterator[None]:
         yield
     except redis.exceptions.AuthenticationError as error:  # a ConnectionError too, but waiting does not mend it
         raise BadSetting(
-            f"the Redis server at {masked(redis_url)} refuses the login: {_text(error)}. Give user and password in redis_url."
+            f"the Redis server at {masked(redis_url)} refuses the login: {_text(error)}. "
+            "Give user and password in redis_url."
         ) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise ServerAway(
