@@ -13,7 +13,7 @@ from worker.bench.contenders import drained_rate, fill, in_process, run_baseline
 Say = Callable[[str], None]
 
 # About 30 KB a JPEG, as the design's `queue` asks for.
-QUEUE_FRAME, QUEUE_QUALITY = "512x384", 85
+QUEUE_FRAME, QUEUE_QUALITY = "608x456", 85
 QUIET: dict[str, Any] = {"log_level": "warning", "metrics_port": 0, "queue_max_items": 1_000_000}
 
 
