@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from producer import Frame, LineProducer, wait_for
+from shared.schemas import Outcome
 from shared.settings import Settings
+from tests.conftest import BOTTLES
 from tests.e2e.kit import environment
 
 WORK = """
@@ -23,10 +26,14 @@ print(code, heavy)
 
 def test_a_litert_worker_never_imports_tensorflow(settings: Settings, tiny_models: Path) -> None:
     plant = settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "engine": "litert"})
+    data = sorted(BOTTLES.glob("*.jpg"))[0].read_bytes()
+    job_ids = LineProducer(plant).submit_many([Frame(data=data, line="line-1", camera="cam-1")] * 20)
     done = subprocess.run(
         [sys.executable, "-c", WORK], env=environment(plant), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip().splitlines()[-1] == "0 []", done.stderr
+    results = wait_for(job_ids, timeout_s=1, settings=plant)
+    assert {result.outcome for result in results.values()} == {Outcome.SORTED}
 
 
 @pytest.mark.parametrize("statement", ["import sortline", "from producer import LineProducer, wait_for"])
