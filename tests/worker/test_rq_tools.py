@@ -151,3 +151,43 @@ def _count_suspended(claimer: Claimer) -> list[Claim]:
 
     claimer.claim = counted  # type: ignore[method-assign]
     return seen
+
+
+def _abandon(settings: Settings, client: redis.Redis, job_id: str) -> None:
+    """Its worker dies in the last attempt, and RQ's clean-up finds it before we do."""
+    client.hset(f"rq:job:{job_id}", "retries_left", 0)
+    assert [job.lease.job_id for job in kit.claimer(settings, worker="dead").claim(1).jobs] == [job_id]
+    for member, _ in client.zrange("rq:wip:live", 0, -1, withscores=True):
+        client.zadd("rq:wip:live", {member: 1.0})
+    rq(settings, "info")
+    assert kit.fetch(client, job_id).get_status() == "failed"
+    assert client.hget(f"rq:job:{job_id}", "meta") is None
+
+
+def test_a_job_that_rqs_clean_up_failed_gets_its_one_result(settings: Settings, client: redis.Redis) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    _abandon(settings, client, job_id)
+    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker="w2"))
+    run.start()
+    kit.wait_until(lambda: kit.stream(client), "a result appears")
+    keeper = kit.keeper(settings, run._parts.inflight, worker="w2")
+    assert keeper.reap() == (0, []), "it is answered once"
+    run.drain()
+    kit.finish(run)
+    (result,) = kit.stream(client)
+    assert (result.job_id, result.outcome.value) == (job_id, "failed")
+    failed = kit.fetch(client, job_id)
+    assert failed.get_status() == "failed"
+    assert failed.get_meta()["sort_result"]["job_id"] == job_id
+    assert FailedJobRegistry("live", connection=client, serializer=JSONSerializer).get_job_ids() == [job_id]
+    assert client.zcard("rq:wip:live") == 0
+
+
+def test_failures_of_others_are_left_as_they_are(settings: Settings, client: redis.Redis) -> None:
+    """A job that we refused, and one that failed under a plain RQ worker: both were signed, by whoever ran them."""
+    queue = Queue("live", connection=client, serializer=JSONSerializer)
+    refused = queue.enqueue("os.getcwd")
+    kit.run_burst(settings)
+    assert kit.fetch(client, refused.id).get_status() == "failed"
+    assert kit.keeper(settings, kit.Inflight(), worker="w2").reap() == (0, [])
+    assert client.zscore("rq:failed:live", refused.id) is not None
