@@ -23,6 +23,7 @@ from shared.settings import Settings
 from worker.claim import Claimer
 from worker.decide import Decider
 from worker.decode import Decoder, image_decoder
+from worker.durability import warn_of_loss
 from worker.finish import Finisher
 from worker.http import StatusServer
 from worker.leases import Inflight, LeaseKeeper
@@ -132,6 +133,7 @@ class WorkerService:
                 check(client, url)
                 presence = Presence(client, name=self.name, queues=self._settings.queue_names)
                 presence.arrive()
+                warn_of_loss(client)
                 return presence
             except (ServerAway, redis.exceptions.RedisError) as error:
                 pipeline.loops.server_away("arrive", error)

@@ -1,0 +1,38 @@
+"""What the server could lose is said at start; nothing is said of a server that keeps all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from shared.embedded import embedded_server
+from worker.durability import warn_of_loss
+
+
+@pytest.fixture
+def own_server() -> Iterator[redis.Redis]:
+    """A server of its own: its configuration is changed."""
+    with embedded_server() as url, redis.Redis.from_url(url) as client:
+        yield client
+
+
+def test_each_way_of_loss_is_named_with_its_mend(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    own_server.config_set("maxmemory-policy", "allkeys-lru")
+    warn_of_loss(own_server)
+    evicts, forgets = (record.getMessage() for record in caplog.records)
+    assert "allkeys-lru" in evicts and "CONFIG SET maxmemory-policy noeviction" in evicts
+    assert "CONFIG SET appendonly yes" in forgets
+
+
+def test_a_server_that_keeps_all_gets_no_warning(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    own_server.config_set("appendonly", "yes")
+    warn_of_loss(own_server)
+    assert caplog.records == []
+
+
+def test_a_server_that_does_not_tell_is_let_be(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    own_server.execute_command("ACL", "SETUSER", "default", "-config")
+    warn_of_loss(own_server)
+    assert caplog.records == []
