@@ -20,9 +20,9 @@ from shared import keys
 from worker import scripts
 from worker.items import Claimed, Lease
 
-# A claim stops taking more once it holds this many image bytes: 16 camera frames never reach it, a
-# folder of 20 MB scans must not fill the worker's memory.
-MAX_CLAIM_BYTES = 64_000_000
+# Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
+# not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it.
+MAX_ENCODED_BYTES = 64_000_000
 # What EXPIRE and HINCRBY take, and what our producers write. Any other number of a job's hash counts as none: in a
 # script it would raise in the middle, after the leases of all the batch were ended.
 _WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,10}")
@@ -103,8 +103,8 @@ class Claimer:
         self._lease_s = lease_s
         self._clock = clock
 
-    def claim(self, limit: int) -> Claim:
-        """Up to `limit` jobs, which this worker now holds.
+    def claim(self, limit: int, *, max_bytes: int = MAX_ENCODED_BYTES) -> Claim:
+        """Up to `limit` jobs, which this worker now holds; no more once their images reach `max_bytes`.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached. The claim may have happened all
@@ -114,7 +114,7 @@ class Claimer:
         suspended, jobs = self._script(
             args=[
                 limit,
-                MAX_CLAIM_BYTES,
+                max_bytes,
                 self._worker,
                 stamp(now),
                 now,

@@ -38,4 +38,4 @@ def decode_ticket(ticket: Ticket, decoder: Decoder) -> Decoded:
     started = time.perf_counter()
     pixels = decoder(data)
     decode_ms = (time.perf_counter() - started) * 1000
-    return Decoded(ticket, pixels, decode_ms, ready_at=time.monotonic())
+    return Decoded(ticket.without_image(), pixels, decode_ms, ready_at=time.monotonic())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -36,6 +36,11 @@ class Claimed:
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like, which we refuse
 
+    @property
+    def image_bytes(self) -> int:
+        """Size of the image file."""
+        return len(self.image or b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -51,6 +56,10 @@ class Ticket:
         if self.claimed.enqueued_at is None:
             return None
         return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
+
+    def without_image(self) -> Ticket:
+        """The same, letting go of the file's bytes: what follows the decoder has no use for them."""
+        return Ticket(replace(self.claimed, image=None), self.job, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)

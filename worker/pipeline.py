@@ -28,6 +28,7 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ import redis
 from model_store.engines import Engine
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import BatchCost, Batcher
-from worker.claim import Claimer
+from worker.budget import Budget
+from worker.claim import MAX_ENCODED_BYTES, Claimer
 from worker.decide import Decider, Spent
 from worker.decode import Decoder, decode_ticket
 from worker.finish import Finisher
@@ -97,6 +99,7 @@ class Pipeline:
         self._clock = clock
         self._cost = BatchCost()
         self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s, cost=self._cost)
+        self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
         self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
@@ -138,23 +141,25 @@ class Pipeline:
         while not self._stop_claiming.is_set():
             self.loops.beat("claim")
             room = self._capacity - inflight.wait_below(self._capacity, IDLE_WAIT_S)
-            if room <= 0 or self._stop_claiming.is_set():  # told to stop while it waited
+            room_bytes = self._encoded.wait_for_room(IDLE_WAIT_S)
+            if room <= 0 or room_bytes <= 0 or self._stop_claiming.is_set():  # told to stop while it waited
                 continue
             try:
-                self._claim_once(min(room, self._max_batch))
+                self._claim_once(min(room, self._max_batch), max_bytes=room_bytes)
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("claim", error)
         self._claims_ended.set()
         self._batcher.drain()
 
-    def _claim_once(self, limit: int) -> None:
+    def _claim_once(self, limit: int, *, max_bytes: int) -> None:
         idle = self.idle  # asked before the claim: what is put back after it must not be overlooked
-        claim = self._parts.claimer.claim(limit)
+        claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
         self.loops.server_back()
         self._parts.inflight.add([job.lease for job in claim.jobs])
+        self._encoded.take(sum(job.image_bytes for job in claim.jobs))
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
         for hand in range(min(self._decode_threads, len(claim.jobs))):
-            work = functools.partial(self._decode_hand, claim.jobs[hand :: self._decode_threads])
+            work = functools.partial(self._decode_hand, deque(claim.jobs[hand :: self._decode_threads]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
         if claim.jobs:
             return
@@ -167,14 +172,17 @@ class Pipeline:
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decode_hand(self, hand: Sequence[Claimed]) -> None:
-        for claimed in hand:
+    def _decode_hand(self, hand: deque[Claimed]) -> None:
+        while hand:
+            claimed = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
             try:
                 ticket = admit(claimed, max_attempts=self._max_attempts)
             except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
                 self._refuse(claimed, error)
             else:
                 self._decode(ticket)
+            finally:
+                self._encoded.give_back(claimed.image_bytes)
 
     def _decode(self, ticket: Ticket) -> None:
         try:

@@ -162,8 +162,8 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     its_parts = kit.parts(settings, ToneEngine(fail_once))
     claim = its_parts.claimer.claim
 
-    def claim_slowly(limit: int) -> Claim:
-        answer = claim(limit)
+    def claim_slowly(limit: int, *, max_bytes: int) -> Claim:
+        answer = claim(limit, max_bytes=max_bytes)
         if gate.entered.is_set() and not answer.jobs and not gate.opened.is_set():
             gate.opened.set()
             kit.wait_until(lambda: len(its_parts.inflight) == 0, "the job is put back")
@@ -183,15 +183,18 @@ def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, clie
     (job,) = kit.claimer(settings, worker="dead").claim(1).jobs
     client.zadd(keys.rq_wip("live"), {f"{job_id}:{job.lease.execution_id}": 1.0})
     its_parts = kit.parts(settings, ToneEngine())
-    run = kit.pipeline(settings, its_parts, burst=True)
-    reap = its_parts.keeper.reap
+    run = kit.pipeline(settings, its_parts)
+    reap, reaping = its_parts.keeper.reap, threading.Event()
 
     def reap_late() -> tuple[int, list[Claimed]]:
+        reaping.set()
         assert run.ended.wait(kit.PATIENCE_S)
         return reap()
 
     its_parts.keeper.reap = reap_late  # type: ignore[method-assign]
     run.start()
+    assert reaping.wait(kit.PATIENCE_S)
+    run.drain()
     kit.finish(run)
     assert client.lrange(keys.rq_queue("live"), 0, -1) == [job_id.encode()]
     assert client.zcard(keys.rq_wip("live")) == 0

@@ -143,8 +143,8 @@ def _count_suspended(claimer: Claimer) -> list[Claim]:
     seen: list[Claim] = []
     claim = claimer.claim
 
-    def counted(limit: int) -> Claim:
-        answer = claim(limit)
+    def counted(limit: int, *, max_bytes: int) -> Claim:
+        answer = claim(limit, max_bytes=max_bytes)
         if answer.suspended:
             seen.append(answer)
         return answer

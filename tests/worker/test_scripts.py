@@ -15,7 +15,6 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker import claim as claim_step
 from worker.claim import Claim, Claimer
 from worker.decide import Decider, Spent
 from worker.intake import admit
@@ -87,23 +86,20 @@ def test_claims_no_more_than_asked(settings: Settings, client: redis.Redis) -> N
     assert set(leases(client)) == set(job_ids[:2])
 
 
-def test_claims_no_more_bytes_than_fit(
-    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claims_no_more_bytes_than_fit(settings: Settings, client: redis.Redis) -> None:
     image = picture()
     job_ids = kit.submit(settings, *[frame(image) for _ in range(6)], frame(image, queue="bulk"))
-    monkeypatch.setattr(claim_step, "MAX_CLAIM_BYTES", 2 * len(image) + 1)
-    assert ids(claim(settings)) == job_ids[:3]
+    claimed = kit.claimer(settings).claim(100, max_bytes=2 * len(image) + 1)
+    assert ids(claimed.jobs) == job_ids[:3]
     assert queued(client) == job_ids[3:6]
     assert queued(client, "bulk") == job_ids[6:]
     assert set(leases(client)) == set(job_ids[:3])
     assert {kit.fetch(client, job_id).get_status() for job_id in job_ids[3:]} == {"queued"}
 
 
-def test_one_image_over_the_bound_is_claimed_all_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_image_over_the_bound_is_claimed_all_the_same(settings: Settings) -> None:
     (job_id,) = kit.submit(settings, frame())
-    monkeypatch.setattr(claim_step, "MAX_CLAIM_BYTES", 1)
-    assert ids(claim(settings)) == [job_id]
+    assert ids(kit.claimer(settings).claim(100, max_bytes=1).jobs) == [job_id]
 
 
 def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:

@@ -1,0 +1,58 @@
+"""Bytes that wait for a step: bounded, and given back."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from shared import keys
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame
+from worker import pipeline as pipeline_step
+from worker.budget import Budget
+
+
+def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
+    budget = Budget(100)
+    budget.take(30)
+    assert budget.wait_for_room(0) == 70
+    budget.take(90)  # the last one may go over
+    assert budget.wait_for_room(0) == 0
+    budget.give_back(90)
+    assert budget.wait_for_room(0) == 70
+
+
+def test_waiting_ends_when_something_is_given_back() -> None:
+    budget = Budget(10)
+    budget.take(10)
+    threading.Timer(0.05, budget.give_back, [4]).start()
+    assert budget.wait_for_room(kit.PATIENCE_S) == 4
+
+
+def test_a_worker_claims_no_more_than_its_decoders_can_take(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing gets decoded, one image over the bound is all that is held; then all go through."""
+    image = kit.picture()
+    monkeypatch.setattr(pipeline_step, "MAX_ENCODED_BYTES", 3 * len(image) - 1)
+    job_ids = kit.submit(settings, *[frame(image) for _ in range(20)])
+    its_parts = kit.parts(settings, ToneEngine())
+    decode, opened = its_parts.decoder, threading.Event()
+
+    def decode_when_opened(data: bytes) -> kit.Images:
+        assert opened.wait(kit.PATIENCE_S)
+        return decode(data)
+
+    object.__setattr__(its_parts, "decoder", decode_when_opened)
+    run = kit.pipeline(settings, its_parts, burst=True)
+    run.start()
+    kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")
+    assert run._encoded.wait_for_room(0.2) == 0
+    assert client.llen(keys.rq_queue("live")) == 17
+    opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+    assert run._encoded.wait_for_room(0) == 3 * len(image) - 1
