@@ -27,7 +27,7 @@ def show(summary: DemoSummary) -> None:
     console.print(table)
     name = summary.model.partition("@")[0]
     for text in (
-        "The model learnt from 320 rendered frames; README.md tells how to train on your own.",
+        "The frames are rendered, not photographs; README.md tells how to train on your own.",
         f"contact sheet   {summary.contact_sheet}",
         f"logs            {summary.logs}/",
         f"the model       sortline models show {name}       (after `source .venv/bin/activate`)",

@@ -23,6 +23,7 @@ def test_the_models_size_and_colours(decoder: Decoder) -> None:
     assert (item.pixels == (10, 20, 30)).all()
     assert item.decode_ms > 0
     assert item.ticket.job.job_id == "j1"
+    assert item.ticket.claimed.image is None, "the file's bytes are held on to"
 
 
 def test_an_image_that_is_gone(decoder: Decoder) -> None:
