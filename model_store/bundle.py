@@ -7,8 +7,9 @@ bundle goes through `open_bundle` and `model_store.engines.open_engine`.
 from __future__ import annotations
 
 import hashlib
+import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,17 +66,24 @@ def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under `folder`, by its path with `/`; `manifest.json` itself left out.
 
     Raises:
-        BadBundle: something is neither a file nor a folder; a link would not survive a copy.
+        BadBundle: something is neither a file nor a folder (a link would not survive a copy), or can't be read.
     """
-    digests = {}
+    try:
+        return dict(_digests(folder))
+    except OSError as error:  # most likely deleted meanwhile
+        path = error.filename or folder
+        raise BadBundle(f"{path} can't be read: {error.strerror}. Publish the model again.") from error
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.")
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST_FILE:
+        if stat.S_ISREG(mode) and name != MANIFEST_FILE:
             with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+                yield name, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -85,13 +93,24 @@ def read_manifest(path: Path) -> Manifest:
         BadBundle: there is none, or it doesn't parse.
     """
     try:
-        return Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
+        data = (path / MANIFEST_FILE).read_bytes()
     except OSError as error:
         raise BadBundle(
             f"{path} has no readable {MANIFEST_FILE}: {error.strerror}. Publish the model again."
         ) from error
+    return parse_manifest(data, where=f"{path / MANIFEST_FILE}")
+
+
+def parse_manifest(data: bytes, *, where: str) -> Manifest:
+    """The manifest whose file holds `data`; `where` names the file in the error.
+
+    Raises:
+        BadBundle: it doesn't parse.
+    """
+    try:
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise BadBundle(f"{path / MANIFEST_FILE} is not a manifest of this release: {error}") from error
+        raise BadBundle(f"{where} is not a manifest of this release: {error}") from error
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -40,6 +40,16 @@ class TrainingInfo(_Part):
     packages: dict[str, str] = Field(default_factory=dict)  # name: version
 
 
+class CalibrationInfo(_Part):
+    """How logits were scaled and shifted until the probabilities meant what they say; the weights already hold it."""
+
+    scale: tuple[float, ...]  # per output of the head
+    shift: tuple[float, ...]
+    images: int  # that it was fitted to
+    ece_before: float  # expected calibration error
+    ece_after: float  # of images that it was not fitted to (cross-fitted)
+
+
 class DatasetInfo(_Part):
     """What it was trained on."""
 
@@ -56,6 +66,7 @@ class Manifest(_Part):
     schema_version: Literal[1] = 1
     name: Name
     version: int = Field(ge=1)
+    parent: int | None = None  # the version that was current when this one was published: the store fills it in
     created_at: float  # UTC epoch seconds
     mode: Mode
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # order of the probabilities' columns
@@ -66,6 +77,7 @@ class Manifest(_Part):
     training: TrainingInfo
     dataset: DatasetInfo
     metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the held-out part
+    calibration: CalibrationInfo | None = None
     parity: dict[str, float] = Field(default_factory=dict)  # differences after export and reload
     files: dict[str, str]  # path inside the bundle: SHA-256
 

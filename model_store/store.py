@@ -1,115 +1,61 @@
-"""The model store: a folder of published versions, each complete or absent.
+"""The model store: published versions of models, each complete or absent, and which of them is current.
 
-    <root>/<name>/current            the version that `<name>` means, one line
-    <root>/<name>/000003/            one bundle
-    <root>/<name>/.staging-…/        a bundle being made; readers ignore it
-    <root>/<name>/.lock              held by the one writer; the system frees it when the writer dies
+The reading side is in `store_reading`; here is what changes a store. Any number of readers, at any time; one
+writer a model, for which others wait. Where it is kept is `storage`'s business; `open_store` gives the one that
+the settings name. A model's folder there:
 
-In: names as users write them, `bottles` or `bottles@3`. Out: the folder of a bundle. `publish` is the only writer.
+    current        the version that `<name>` means, and those that were current before: `store_history`
+    canary.json    the version that is being tried, if one is: `rollout`
+    000003/        one bundle
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import re
+import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from model_store.bundle import file_digests, open_bundle, read_manifest
+from model_store.bundle import file_digests, open_bundle
+from model_store.manifest import MANIFEST_FILE
+from model_store.rollout import Canary
+from model_store.storage import Writer, away
+from model_store.store_history import History
+from model_store.store_reading import CANARY_FILE, CURRENT_FILE, ReadableStore, checked_name, open_as, parse_spec
 from shared.errors import BadBundle, BadSetting, NotFound
-from shared.schemas import Name
+from shared.settings import Settings
 
-__all__ = ["ModelStore", "file_digests"]
+__all__ = ["ModelStore", "copy_bundle", "file_digests", "open_store", "parse_spec"]
 
-CURRENT_FILE = "current"
-LOCK_FILE = ".lock"
-STAGING_PREFIX = ".staging-"
+log = logging.getLogger("sortline.store")
 
-_VERSION_FOLDER = re.compile(r"[0-9]{6,}")
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
+# Versions that `prune` keeps when nobody says otherwise: the current one, one to go back to, one to spare.
+KEPT_VERSIONS = 3
 
 
-class ModelStore:
-    """Published models below one local folder, which need not exist yet."""
+def open_store(settings: Settings) -> ModelStore:
+    """The store that the setting `model_store` names: a folder, or an fsspec URL such as `s3://bucket/models`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Touches nothing yet, and imports fsspec only for a URL. `file://` is a plain folder.
 
-    def names(self) -> list[str]:
-        """The models that have at least one complete version, sorted."""
-        return [name for name in self.folders() if self.versions(name)]
+    Raises:
+        BadSetting: a URL that is not understood, or whose driver is not installed.
+    """
+    location = settings.model_store
+    if "://" not in location:
+        return ModelStore(settings.model_store_dir)
+    if location.startswith("file://"):
+        return ModelStore(Path(location.removeprefix("file://")))
+    from model_store.storage_fsspec import FsspecStorage
 
-    def folders(self) -> list[str]:
-        """The models that have a folder, though perhaps no complete version, sorted."""
-        if not self.root.is_dir():
-            return []
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and _is_name(path.name))
+    return ModelStore(FsspecStorage.at(location, cache=settings.cache_path / "models"))
 
-    def versions(self, name: str) -> list[int]:
-        """The complete versions of a model, oldest first; empty for an unknown model.
 
-        Complete means: the manifest parses, is of this name and version, and every file it lists is
-        there. A bundle that is still being copied in by hand is not. Digests are for `open_bundle`.
-        """
-        return [version for version, path in self.version_folders(name).items() if _is_complete(path, name, version)]
+class ModelStore(ReadableStore):
+    """A store that can be changed too: one writer a model, for which others wait."""
 
-    def version_folders(self, name: str) -> dict[int, Path]:
-        """Every folder that is a version by its name, complete or not, oldest first."""
-        folder = self._folder(name)
-        if not folder.is_dir():
-            return {}
-        found = {int(path.name): path for path in folder.iterdir() if _VERSION_FOLDER.fullmatch(path.name)}
-        return dict(sorted(found.items()))
-
-    def current(self, name: str) -> int:
-        """The version that the bare name stands for.
-
-        Raises:
-            NotFound: the model has no published version.
-        """
-        version = self.pointer(name)
-        if version is None:
-            raise NotFound(self._nothing(f"model {name!r} has no current version"))
-        return version
-
-    def pointer(self, name: str) -> int | None:
-        """The version that was made current last; None before the first was.
-
-        Raises:
-            BadBundle: the pointer's file doesn't hold a number.
-        """
-        path = self._folder(name) / CURRENT_FILE
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            return None
-        try:
-            return int(text)
-        except ValueError as error:
-            raise BadBundle(f"{path} holds {text[:40]!r}, should be a version's number: correct it.") from error
-
-    def resolve(self, spec: str) -> Path:
-        """The folder of `NAME` (its current version) or `NAME@VERSION`.
-
-        Raises:
-            BadSetting: `spec` is neither.
-            NotFound: no such complete version; lists what there is.
-        """
-        name, version = parse_spec(spec)
-        if version is None:
-            version = self.current(name)
-        path = self._folder(name) / _folder_name(version)
-        if not _is_complete(path, name, version):
-            raise NotFound(self._nothing(f"model {name}@{version} is not there, or not complete"))
-        return path
-
-    def publish(self, name: str, build: Callable[[Path, int], None]) -> Path:
+    def publish(self, name: str, build: Callable[[Path, int], None], *, promote: bool = True) -> Path:
         """Make the next version of a model and let `current` point to it.
 
         Killed at any point, this leaves either the old state or the new version (at worst not yet
@@ -118,126 +64,194 @@ class ModelStore:
         Args:
             name: of the model.
             build: called with an empty folder and the version's number; writes every file of the
-                bundle there, `manifest.json` last.
+                bundle there, `manifest.json` last. The manifest's `parent` is filled in afterwards: only here,
+                where nobody else can promote, is it known which version is current.
+            promote: False leaves `current` where it is.
 
         Returns:
-            the published folder.
+            the published folder; for a remote store, its copy in the cache, read back from the store.
 
         Raises:
-            BadSetting: the name can't be one of a model.
             BadBundle: what `build` wrote is not a bundle of this name and version; nothing is published.
-            Whatever `build` raises; nothing is published.
+            StoreAway: no room, for example; nothing is published.
+            Whatever else `build` raises; nothing is published.
         """
-        folder = self._folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _one_writer(folder):
-            for leftover in folder.glob(f"{STAGING_PREFIX}*"):
-                _remove(leftover)
-            # The pointer counts too: a number is never used again, also when its version was deleted.
-            version = max([self.pointer(name) or 0, *self.version_folders(name)]) + 1
-            staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
-            try:
-                staging.chmod(0o755)  # mkdtemp's 0700 would shut out workers of another user
+        with self._writing(name) as writer:
+            history = self.history(name)
+            # The history counts too: a number is not used again because its version was deleted.
+            version = max([*history.versions, *self.numbers(name)], default=0) + 1
+            with writer.staging() as staging:
                 build(staging, version)
-                _check_built(staging, name, version)
-                _sync_tree(staging)
-                target = staging.rename(folder / _folder_name(version))
+                _adopt(staging, name, version, parent=history.current)
+                writer.place(staging, version)
+            try:
+                path = self.storage.fetched(name, version)
+                if promote:
+                    self._point(writer, name, history.moved_to(version))
             except BaseException:
-                _remove(staging)
+                if self.pointer(name) != version:
+                    writer.discard(version)
                 raise
-            _sync(folder)
-            self._point(name, version)
-        _sync(self.root)
+        return path
+
+    def promote(self, name: str, version: int) -> None:
+        """Make a version current, after checking every byte of it. A canary of that version is over.
+
+        Raises:
+            NotFound: no such version.
+            BadBundle: it is incomplete or was changed; what is current stays so.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            self.check(name, version)
+            self._point(writer, name, self.history(name).moved_to(version))
+
+    def rollback(self, name: str) -> int:
+        """Make current what was so before: the newest earlier version of the history that is still unchanged.
+
+        What it goes back from leaves the history, so that a second rollback goes further back. To undo
+        one, promote the version again.
+
+        Returns:
+            the version that is current now.
+
+        Raises:
+            NotFound: there is none to go back to.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            history = self.history(name)
+            target = self._rollback_target(name, history)
+            if target is None:
+                raise NotFound(
+                    f"model {name!r} in {self.where} has no earlier version that is complete and unchanged, "
+                    f"{history.current or 'none'} is current: promote another, see `sortline models list`."
+                )
+            self._point(writer, name, history.back_to(target))
         return target
 
-    def _point(self, name: str, version: int) -> None:
-        folder = self._folder(name)
-        aside = folder / f"{STAGING_PREFIX}{CURRENT_FILE}"
-        aside.write_text(f"{version}\n")
-        _sync(aside)
-        aside.replace(folder / CURRENT_FILE)
-        _sync(folder)
+    def prune(self, name: str, keep: int = KEPT_VERSIONS, *, dry_run: bool = False) -> list[int]:
+        """Delete old versions: all but the newest `keep`, the current one, what a rollback goes to, and a canary.
 
-    def _folder(self, name: str) -> Path:
-        if not _is_name(name):
-            raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
-        return self.root / name
+        Incomplete versions stay: somebody may be copying one in. A worker that has a deleted version open goes
+        on with it.
 
-    def _nothing(self, what: str) -> str:
-        there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
-        has = f"it has {', '.join(there)}" if there else "it is empty"
-        return f"{what} in the model store {self.root}: {has}. Train one with `sortline train`, or set --model."
+        Args:
+            name: of the model.
+            keep: at least 1; the newest stays in any case, so that its number is not used again.
+            dry_run: delete nothing.
+
+        Returns:
+            what was deleted, or would be, oldest first.
+        """
+        if keep < 1:
+            raise BadSetting(f"keep = {keep}: keep at least one version.")
+        self._must_exist(name)
+        if dry_run:
+            return self._prunable(name, keep)
+        with self._writing(name) as writer:
+            versions = self._prunable(name, keep)
+            for version in versions:
+                writer.discard(version)
+        return versions
+
+    def set_canary(self, name: str, canary: Canary) -> None:
+        """Try a version on some of the images; replaces a canary that is on.
+
+        Raises:
+            NotFound: no such version, or no current one to compare it with.
+            BadBundle: it is incomplete or was changed.
+            BadSetting: it is the current version.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            if canary.version == self.current(name):
+                raise BadSetting(f"{name}@{canary.version} is the current version already: try another.")
+            self.check(name, canary.version)
+            writer.write(CANARY_FILE, canary.model_dump_json(indent=2).encode())
+
+    def clear_canary(self, name: str, *, only: Canary | None = None) -> bool:
+        """End a trial; with `only`, unless it is another one meanwhile. Returns whether there was one to end."""
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            if self.storage.read(name, CANARY_FILE) is None:
+                return False
+            if only is not None and self.canary_intent(name) != only:
+                return False
+            writer.delete(CANARY_FILE)
+        return True
+
+    def _point(self, writer: Writer, name: str, history: History) -> None:
+        """Move the pointer and end the canary that this makes pointless."""
+        # One of the version that is current until now is what a killed promotion left: it must not come to life.
+        self._drop_canary_of(self.pointer(name), writer, name)
+        writer.write(CURRENT_FILE, history.dump())
+        self._drop_canary_of(history.current, writer, name)
+
+    def _drop_canary_of(self, version: int | None, writer: Writer, name: str) -> None:
+        try:
+            canary = self.canary_intent(name)
+        except BadBundle as error:  # nobody can act on it, and it must not keep anyone from rolling back
+            log.warning("%s", error)
+            return
+        if canary is not None and canary.version == version:
+            writer.delete(CANARY_FILE)
+
+    def _prunable(self, name: str, keep: int) -> list[int]:
+        history, canary, versions = self.history(name), self.canary_intent(name), self.versions(name)
+        kept = {*versions[-keep:], history.current, self._rollback_target(name, history)}
+        if canary is not None:
+            kept.add(canary.version)
+        return [version for version in versions if version not in kept]
+
+    def _rollback_target(self, name: str, history: History) -> int | None:
+        there = self.numbers(name)
+        for version in history.versions[1:]:
+            if version not in there:
+                continue
+            try:
+                self.check(name, version)
+            except BadBundle as error:
+                log.warning("no going back to %s@%d: %s", name, version, error)
+                continue
+            return version
+        return None
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[Writer]:
+        try:
+            with self.storage.writing(checked_name(name)) as writer:
+                yield writer
+        except OSError as error:
+            raise away(self.where, error) from error
+
+    def _must_exist(self, name: str) -> None:
+        """Keep a misspelt name from getting a folder."""
+        if not self.numbers(name):
+            raise NotFound(self.not_there(f"model {name!r} is not there"))
 
 
-def parse_spec(spec: str) -> tuple[str, int | None]:
-    """`NAME` or `NAME@VERSION` as name and version.
+def copy_bundle(folder: Path, name: str) -> Callable[[Path, int], None]:
+    """A `build` for `publish`: the bundle in `folder`, from another store for example, under a name and number anew.
 
     Raises:
-        BadSetting: it is neither.
+        BadBundle: it is incomplete or was changed.
     """
-    name, at, version = spec.partition("@")
-    if not _is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
-        raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
-    return name, int(version) if at else None
+    bundle = open_bundle(folder)
+
+    def build(staging: Path, version: int) -> None:
+        for file in bundle.manifest.files:
+            (staging / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, staging / file)  # contents only: the modes are those of this store
+        manifest = bundle.manifest.model_copy(update={"name": name, "version": version})
+        (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+
+    return build
 
 
-def _folder_name(version: int) -> str:
-    return f"{version:06d}"
-
-
-def _is_name(text: str) -> bool:
-    try:
-        _NAME.validate_python(text)
-    except ValidationError:
-        return False
-    return True
-
-
-def _is_complete(path: Path, name: str, version: int) -> bool:
-    try:
-        manifest = read_manifest(path)
-    except BadBundle:
-        return False
-    return (manifest.name, manifest.version) == (name, version) and all(
-        (path / file).is_file() for file in manifest.files
-    )
-
-
-def _check_built(staging: Path, name: str, version: int) -> None:
-    manifest = open_bundle(staging).manifest
-    if (manifest.name, manifest.version) != (name, version):
-        raise BadBundle(
-            f"the manifest says {manifest.name}@{manifest.version} where {name}@{version} is being published: "
-            "write the name and version that publish() was given."
-        )
-
-
-@contextlib.contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Wait for the model's lock and hold it. flock, because the system frees it when its holder is killed."""
-    with (folder / LOCK_FILE).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Everything below `folder` and itself to the disk: contents before the names that lead to them."""
-    for path, _, files in os.walk(folder, topdown=False):
-        for file in files:
-            _sync(Path(path, file))
-        _sync(Path(path))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _adopt(staging: Path, name: str, version: int, *, parent: int | None) -> None:
+    """Check what was built, and note in its manifest what only the store knows."""
+    manifest = open_as(staging, name, version).manifest
+    if manifest.parent != parent:
+        adopted = manifest.model_copy(update={"parent": parent})
+        (staging / MANIFEST_FILE).write_text(adopted.model_dump_json(indent=2))

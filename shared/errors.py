@@ -12,6 +12,7 @@
     │       └── ResultGone  a job whose result will never come
     └── Transient           may go well next time: retried
         ├── ServerAway      Redis can't be reached
+        ├── StoreAway       the model store can't be read or written
         ├── QueueFull       the queue is at its bound
         ├── ResultTimeout   results that did not arrive in time
         └── EngineFailed    the model raised or answered the wrong number of items
@@ -83,6 +84,10 @@ class Transient(SortlineError):
 
 class ServerAway(Transient):
     """The Redis server can't be reached."""
+
+
+class StoreAway(Transient):
+    """The place where the model store is kept can't be read or written: away, forbidden, or full."""
 
 
 class QueueFull(Transient):

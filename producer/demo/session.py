@@ -36,7 +36,7 @@ from shared.children import NOT_BEGUN, Child
 from shared.connection import connect
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
-from shared.settings import Settings
+from shared.settings import Settings, masked
 
 READY_TIMEOUT_S = 60.0
 # After the cameras are done: how long the last results may take.
@@ -281,7 +281,7 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
     arguments = [sys.executable, "-m", "sortline"]
     known = subprocess.run([*arguments, "models", "show", settings.model], capture_output=True, check=False)
     if known.returncode == 0:
-        console.print(f"model {settings.model}: there already, in {settings.model_store_dir}")
+        console.print(f"model {settings.model}: there already, in {masked(settings.model_store)}")
         return
     console.print(f"model {settings.model}: not there yet; training it (a minute or two, once)")
     command = [*arguments, "train", str(BOTTLES), "--name", settings.model]

@@ -1,8 +1,7 @@
-"""Publishing is all or nothing, for readers, for neighbours and for kill -9."""
+"""Publishing is all or nothing, for readers and for neighbours; `test_store_interrupted` is about kill -9."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from model_store.bundle import open_bundle
-from model_store.manifest import GOLDEN_FILE, MANIFEST_FILE
-from model_store.store import ModelStore, parse_spec
-from shared.errors import BadBundle, BadSetting, NotFound
+from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.store import ModelStore, copy_bundle, open_store, parse_spec
+from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
+from shared.settings import Settings
 from tests.model_store.tiny_bundle import copy_build
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_a_half_copied_bundle_is_invisible_and_its_number_is_not_used(store: Mod
     assert store.versions("tiny") == [1, 2]
     (half / GOLDEN_FILE).unlink()
     assert store.versions("tiny") == [1]
-    assert list(store.version_folders("tiny")) == [1, 2]
+    assert list(store.numbers("tiny")) == [1, 2]
     with pytest.raises(NotFound, match="not complete"):
         store.resolve("tiny@2")
     (half / MANIFEST_FILE).unlink()
@@ -182,23 +182,60 @@ def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> No
     assert store.current("tiny") == 6
 
 
-def test_kill_9_at_any_point_leaves_the_old_or_the_new_state(tiny_bundle: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.model_store.killed_publish", str(tiny_bundle), str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def test_the_manifest_names_the_parent(store: ModelStore, tiny_bundle: Path) -> None:
+    for promote in (True, False, True):
+        store.publish("tiny", copy_build(tiny_bundle), promote=promote)
+    manifests = [open_bundle(store.resolve(f"tiny@{version}")).manifest for version in (1, 2, 3)]
+    assert [manifest.parent for manifest in manifests] == [None, 1, 1]
+
+
+def test_published_without_promotion_it_is_there_and_not_current(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle), promote=False)
+    assert (store.versions("tiny"), store.pointer("tiny")) == ([1], None)
+    with pytest.raises(NotFound, match=r"no current version.*it has tiny@1"):
+        store.resolve("tiny")
+    store.publish("tiny", copy_build(tiny_bundle))
+    store.publish("tiny", copy_build(tiny_bundle), promote=False)
+    assert (store.versions("tiny"), store.pointer("tiny")) == ([1, 2, 3], 2)
+
+
+def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
+    store: ModelStore, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    elsewhere = ModelStore(tmp_path / "elsewhere")
+    for _ in range(3):
+        elsewhere.publish("tiny", copy_build(tiny_bundle))
+    source = elsewhere.resolve("tiny@3")
+    (source / INT8_FILE).chmod(0o600)
+    copied = store.publish("bottles", copy_bundle(source, "bottles"))
+    before, after = (open_bundle(path).manifest for path in (source, copied))
+    assert (after.name, after.version, after.parent) == ("bottles", 1, None)
+    assert after == before.model_copy(update={"name": "bottles", "version": 1, "parent": None})
+    assert (copied / INT8_FILE).stat().st_mode & 0o044  # workers of other users can read it
+    (source / INT8_FILE).write_bytes(b"?")
+    with pytest.raises(BadBundle, match=INT8_FILE):
+        copy_bundle(source, "bottles")
+
+
+def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    pointer = store.root / "tiny" / "current"
+    pointer.unlink()
+    pointer.mkdir()  # whatever it is that the system refuses; permissions don't hold for root
+    with pytest.raises(StoreAway, match=r"models can't be read or written: .*Is a directory"):
+        store.resolve("tiny")
+
+
+def test_open_store_takes_folders_and_urls(settings: Settings, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert open_store(settings).root == tmp_path / "models"
+    by_url = open_store(settings.model_copy(update={"model_store": f"file://{tmp_path}/models"}))
+    by_url.publish("tiny", copy_build(tiny_bundle))
+    assert open_store(settings).versions("tiny") == [1]
+
+
+def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
+    program = (
+        "import sys; from model_store.store import open_store; from shared.settings import Settings; "
+        f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
     )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    *deaths, finished = found
-    assert all(state["killed"] for state in deaths)
-    assert not finished["killed"]
-    states = [(state["current"], tuple(state["versions"])) for state in deaths]
-    # First nothing new, then the new version is there, then it is current: and never anything else.
-    assert list(dict.fromkeys(states)) == [(1, (1,)), (1, (1, 2)), (2, (1, 2))]
-    assert (finished["current"], finished["versions"]) == (2, [1, 2])
-    for state in found:
-        assert state["following"] == state["versions"][-1] + 1 == state["current_after"]
-        assert state["left"] == []
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)

@@ -1,0 +1,213 @@
+"""The reading side of the model store: what there is, which version is current, and where its files are.
+
+In: names as users write them, `bottles` or `bottles@3`. Out: the local folder of a bundle. Any number of
+readers, at any time, in any process. `store.ModelStore` adds what changes a store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from model_store.bundle import Bundle, open_bundle, parse_manifest
+from model_store.manifest import MANIFEST_FILE, Manifest
+from model_store.rollout import Canary
+from model_store.storage import Storage, folder_name
+from model_store.storage_local import LocalStorage
+from model_store.store_history import History
+from shared.errors import BadBundle, BadSetting, NotFound
+from shared.schemas import Name
+
+CURRENT_FILE = "current"
+CANARY_FILE = "canary.json"
+
+# A version that the pointer names can be pruned before the reader gets there; then the pointer has moved.
+_RESOLVE_ATTEMPTS = 5
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class ReadableStore:
+    """Published models in one place, which need not exist yet; a path is a local folder.
+
+    Every method may raise BadSetting (a name that can't be one of a model) and StoreAway (the place can't be
+    read, or not written).
+    """
+
+    def __init__(self, storage: Storage | Path) -> None:
+        self.storage: Storage = LocalStorage(storage) if isinstance(storage, Path) else storage
+
+    @property
+    def root(self) -> Path:
+        """The local folder below which `resolve` gives bundles: the store itself, or the cache of a remote one."""
+        return self.storage.root
+
+    @property
+    def where(self) -> str:
+        """The store's place, for messages."""
+        return self.storage.where
+
+    def names(self) -> list[str]:
+        """The models that have at least one complete version, sorted."""
+        return [name for name in self.folders() if self.versions(name)]
+
+    def folders(self) -> list[str]:
+        """The models that have a folder, though perhaps no complete version, sorted."""
+        return [name for name in self.storage.models() if _is_name(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """The complete versions of a model, oldest first; empty for an unknown model.
+
+        Complete means: the manifest parses, is of this name and version, and every file it lists is
+        there. A bundle that is still being copied in by hand is not. Digests are for `open_bundle`.
+        """
+        return [version for version in self.numbers(name) if self.manifest(name, version)]
+
+    def numbers(self, name: str) -> list[int]:
+        """Every number that has a version's folder, complete or not, oldest first."""
+        return self.storage.numbers(checked_name(name))
+
+    def manifest(self, name: str, version: int) -> Manifest | None:
+        """What a complete version says of itself, without fetching its other files; None when it isn't complete."""
+        file = f"{folder_name(version)}/{MANIFEST_FILE}"
+        data = self.storage.read(checked_name(name), file)
+        try:
+            manifest = parse_manifest(data, where=file) if data is not None else None
+        except BadBundle:
+            return None
+        if manifest is None or (manifest.name, manifest.version) != (name, version):
+            return None
+        return manifest if manifest.files.keys() <= self.storage.files(name, version) else None
+
+    def current(self, name: str) -> int:
+        """The version that the bare name stands for.
+
+        Raises:
+            NotFound: the model has no published version.
+        """
+        version = self.pointer(name)
+        if version is None:
+            raise NotFound(self.not_there(f"model {name!r} has no current version"))
+        return version
+
+    def pointer(self, name: str) -> int | None:
+        """The version that was made current last; None before the first was.
+
+        Raises:
+            BadBundle: the pointer's file doesn't hold a number.
+        """
+        return self.history(name).current
+
+    def history(self, name: str) -> History:
+        """The current version and those before it, newest first; some of them may have been deleted.
+
+        Raises:
+            BadBundle: the pointer's file holds something else than numbers.
+        """
+        data = self.storage.read(checked_name(name), CURRENT_FILE)
+        return History.parse(data, where=f"{self.where}/{name}/{CURRENT_FILE}")
+
+    def canary(self, name: str) -> Canary | None:
+        """The version being tried; None when there is none, or when it was promoted.
+
+        Raises:
+            BadBundle: the file doesn't parse.
+        """
+        canary = self.canary_intent(name)
+        return None if canary is None or canary.version == self.pointer(name) else canary
+
+    def resolve(self, spec: str) -> Path:
+        """The local folder of `NAME` (its current version) or `NAME@VERSION`; fetched, if the store is remote.
+
+        Raises:
+            BadSetting: `spec` is neither.
+            NotFound: no such complete version; lists what there is.
+            BadBundle: it can't be fetched unchanged.
+        """
+        name, version = parse_spec(spec)
+        if version is not None:
+            return self._fetched(name, version)
+        for _ in range(_RESOLVE_ATTEMPTS):
+            version = self.current(name)
+            try:
+                return self._fetched(name, version)
+            except NotFound:
+                if self.pointer(name) == version:
+                    raise
+        return self._fetched(name, self.current(name))
+
+    def check(self, name: str, version: int) -> Bundle:
+        """Compare every byte of a version, as the store holds it, with its manifest.
+
+        Raises:
+            NotFound: no such version; lists what there is.
+            BadBundle: it is incomplete, or a file was changed; names the file.
+        """
+        if version not in self.numbers(name):
+            raise NotFound(self.not_there(f"model {name}@{version} is not there"))
+        try:
+            with self.storage.fresh(name, version) as folder:
+                return open_as(folder, name, version)
+        except BadBundle as error:
+            raise BadBundle(f"{name}@{version} in {self.where}: {error}") from error
+
+    def canary_intent(self, name: str) -> Canary | None:
+        """As `canary`, whatever was promoted."""
+        data = self.storage.read(checked_name(name), CANARY_FILE)
+        if data is None:
+            return None
+        try:
+            return Canary.model_validate_json(data)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
+            raise BadBundle(
+                f"{self.where}/{name}/{CANARY_FILE} is not a canary of this release ({wrong}): "
+                f"`sortline models canary {name} --stop` removes it."
+            ) from error
+
+    def _fetched(self, name: str, version: int) -> Path:
+        if self.manifest(name, version) is None:
+            raise NotFound(self.not_there(f"model {name}@{version} is not there, or not complete"))
+        return self.storage.fetched(name, version)
+
+    def not_there(self, what: str) -> str:
+        there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
+        has = f"it has {', '.join(there)}" if there else "it is empty"
+        return f"{what} in the model store {self.where}: {has}. Train one with `sortline train`, or set --model."
+
+
+def parse_spec(spec: str) -> tuple[str, int | None]:
+    """`NAME` or `NAME@VERSION` as name and version.
+
+    Raises:
+        BadSetting: it is neither.
+    """
+    name, at, version = spec.partition("@")
+    if not _is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
+        raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
+    return name, int(version) if at else None
+
+
+def checked_name(name: str) -> str:
+    if not _is_name(name):
+        raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
+    return name
+
+
+def _is_name(text: str) -> bool:
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def open_as(folder: Path, name: str, version: int) -> Bundle:
+    bundle = open_bundle(folder)
+    found = bundle.manifest
+    if (found.name, found.version) != (name, version):
+        raise BadBundle(
+            f"the manifest says {found.name}@{found.version} where {name}@{version} is expected: "
+            "only publishing gives a bundle its name and version."
+        )
+    return bundle

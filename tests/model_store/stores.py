@@ -1,0 +1,57 @@
+"""The same store in each kind of place: a folder, objects in memory, files reached through fsspec."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from model_store.storage_fsspec import FsspecStorage
+from model_store.storage_local import LocalStorage
+from model_store.storage_objects import Objects
+from model_store.store import ModelStore
+
+KINDS = ("folder", "memory", "fsspec files")
+
+
+class ObjectMemory(MemoryFileSystem):  # type: ignore[misc]
+    """fsspec's memory, made to put and get whole objects as an object store does; else threads meet in one file."""
+
+    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+        Path(lpath).write_bytes(self.cat_file(rpath))
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+
+class FakeClock:
+    """Seconds that pass only when somebody waits: each wait takes `step_s`, however short it was meant."""
+
+    def __init__(self, step_s: float = 20.0) -> None:
+        self.now_s = 0.0
+        self.step_s = step_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def pass_by(self, _: float) -> None:
+        self.now_s += self.step_s
+
+
+def make_store(kind: str, folder: Path) -> ModelStore:
+    """An empty store of one of KINDS; what it keeps on the disk is below `folder`."""
+    if kind == "folder":
+        return ModelStore(folder / "models")
+    cache = LocalStorage(folder / "cache")
+    return ModelStore(FsspecStorage(objects(kind, folder), cache=cache))
+
+
+def objects(kind: str, folder: Path) -> Objects:
+    """An empty place for objects: `memory` or `fsspec files`."""
+    if kind == "memory":
+        # fsspec's memory is one for the whole process.
+        return Objects(ObjectMemory(), f"/{uuid.uuid4().hex}/models", where="memory://models")
+    return Objects(LocalFileSystem(), str(folder / "remote"), where=f"files://{folder}/remote")

@@ -1,0 +1,201 @@
+"""The commands that change the store, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from model_store.bundle import read_manifest
+from model_store.commands_read import add_to
+from model_store.manifest import INT8_FILE, MANIFEST_FILE
+from model_store.store import ModelStore
+from shared.errors import BadBundle, BadSetting, NotFound
+from tests.model_store.tiny_bundle import copy_build
+
+
+@pytest.fixture(autouse=True)
+def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sortline.toml or variable of the developer's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
+    """A store with `tiny` 1 to 3, whose manifests claim a macro F1 of 0.5, 0.9 and 0.7."""
+    store = ModelStore(tmp_path / "models")
+    for macro_f1 in (0.5, 0.9, 0.7):
+        store.publish("tiny", build_claiming(tiny_bundle, macro_f1))
+    return store
+
+
+def build_claiming(bundle: Path, macro_f1: float) -> Any:
+    def build(folder: Path, version: int) -> None:
+        copy_build(bundle)(folder, version)
+        manifest = read_manifest(folder).model_copy(update={"metrics": {"macro_f1": macro_f1}})
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+
+    return build
+
+
+def run(store: ModelStore, *arguments: str) -> Result:
+    app = typer.Typer()
+    add_to(app)
+    return CliRunner().invoke(app, ["models", *arguments, "--model-store", str(store.root)])
+
+
+def answer(store: ModelStore, *arguments: str) -> Any:
+    result = run(store, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
+    folder = str(store.resolve("tiny@2"))
+    other = ModelStore(tmp_path / "other store")
+    first = answer(other, "publish", folder)
+    assert first | {"path": ""} == {
+        "name": "tiny",
+        "version": 1,
+        "parent": None,
+        "previous": None,
+        "promoted": True,
+        "path": "",
+    }
+    assert Path(first["path"]) == other.resolve("tiny")
+    text = run(other, "publish", folder, "--no-promote").stdout
+    assert "published tiny@2" in text
+    assert "sortline models promote tiny@2" in text
+    assert other.current("tiny") == 1
+    assert "tiny@1 was" in run(other, "publish", folder).stdout
+    assert answer(other, "publish", folder, "--name", "bottles")["name"] == "bottles"
+    assert other.names() == ["bottles", "tiny"]
+
+
+def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
+    assert isinstance(run(store, "publish", str(tmp_path)).exception, BadBundle)
+    folder = store.resolve("tiny@1")
+    (folder / INT8_FILE).write_bytes(b"?")
+    failed = run(store, "publish", str(folder))
+    assert isinstance(failed.exception, BadBundle)
+    assert INT8_FILE in str(failed.exception)
+    assert isinstance(run(store, "publish", str(store.resolve("tiny@2")), "--name", "a/b").exception, BadSetting)
+    assert store.versions("tiny") == [1, 2, 3]
+
+
+def test_promote_warns_of_lower_figures(store: ModelStore) -> None:
+    result = run(store, "promote", "tiny@1")
+    assert result.exit_code == 0
+    assert result.stdout == "tiny@1 is current, tiny@3 was\n"
+    assert "tiny@1 has a macro F1 of 0.500, tiny@3 had 0.700, each on validation images of its own" in result.stderr
+    better = run(store, "promote", "tiny@2")
+    assert (better.stdout, better.stderr) == ("tiny@2 is current, tiny@1 was\n", "")
+    assert answer(store, "promote", "tiny@2") == {"name": "tiny", "version": 2, "previous": 2, "warning": None}
+    assert "0.900" in answer(store, "promote", "tiny@3")["warning"]
+
+
+def test_promote_what_cant_be(store: ModelStore) -> None:
+    assert isinstance(run(store, "promote", "tiny").exception, BadSetting)
+    assert isinstance(run(store, "promote", "tiny@9").exception, NotFound)
+    (store.resolve("tiny@1") / INT8_FILE).write_bytes(b"?")
+    failed = run(store, "promote", "tiny@1")
+    assert isinstance(failed.exception, BadBundle)
+    assert failed.stderr == ""  # no warning about figures of what isn't promoted
+    assert store.current("tiny") == 3
+
+
+def test_rollback(store: ModelStore) -> None:
+    assert run(store, "rollback", "tiny").stdout == "tiny@2 is current, tiny@3 was\n"
+    assert answer(store, "rollback", "tiny") == {"name": "tiny", "version": 1, "previous": 2}
+    assert isinstance(run(store, "rollback", "tiny").exception, NotFound)
+    assert store.current("tiny") == 1
+
+
+def test_prune(store: ModelStore) -> None:
+    dry = answer(store, "prune", "tiny", "--keep", "1", "--dry-run")
+    assert dry == {"name": "tiny", "deleted": [1], "kept": [2, 3], "dry_run": True}
+    assert (
+        run(store, "prune", "tiny", "--dry-run", "--keep", "1").stdout
+        == "would delete tiny@1; would keep tiny@2, tiny@3\n"
+    )
+    assert store.versions("tiny") == [1, 2, 3]
+    assert run(store, "prune", "tiny").stdout == "deleted nothing; kept tiny@1, tiny@2, tiny@3\n"
+    assert answer(store, "prune", "tiny", "--keep", "1") == dry | {"dry_run": False}
+    assert store.versions("tiny") == [2, 3]
+    assert run(store, "prune", "tiny", "--keep", "0").exit_code == 2
+
+
+def test_canary(store: ModelStore) -> None:
+    assert answer(store, "canary", "tiny") == {"name": "tiny", "current": 3, "canary": None}
+    started = answer(store, "canary", "tiny@1", "--share", "0.1", "--shadow", "--lines", "line-1, line-2")
+    canary = store.canary("tiny")
+    assert canary is not None
+    assert started["canary"] == canary.model_dump(mode="json")
+    assert (canary.version, canary.share, canary.shadow, canary.lines) == (1, 0.1, True, ("line-1", "line-2"))
+    text = run(store, "canary", "tiny@2", "--share", "0.25", "--max-disagreement", "0.05", "--min-images", "50").stdout
+    assert "tiny@2 takes 25.0% of the images of every line, beside tiny@3" in text
+    assert "more than 5.0% of at least 50 images" in text
+    assert run(store, "canary", "tiny").stdout == text
+    assert answer(store, "canary", "tiny", "--stop") == {"name": "tiny", "stopped": True}
+    assert store.canary("tiny") is None
+    assert run(store, "canary", "tiny", "--stop").stdout == "tiny has no canary\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("tiny", "--share", "0.1"), "name the version"),
+        (("tiny@1", "--share", "1.5"), "--share 1.5"),
+        (("tiny@1", "--share", "0"), "--share 0"),
+        (("tiny@1", "--share", "0.1", "--max-disagreement", "2"), "--max-disagreement 2"),
+        (("tiny@1", "--share", "0.1", "--min-images", "0"), "--min-images 0"),
+        (("tiny@1", "--share", "0.1", "--lines", "a b"), "--lines 'a b'"),
+        (("tiny@3", "--share", "0.1"), "is the current version"),
+        (("tiny", "--share", "0.1", "--stop"), "give one of them"),
+    ],
+)
+def test_a_canary_that_cant_be(store: ModelStore, arguments: tuple[str, ...], says: str) -> None:
+    failed = run(store, "canary", *arguments)
+    assert isinstance(failed.exception, BadSetting)
+    assert says in str(failed.exception)
+    assert store.canary("tiny") is None
+
+
+def test_list_marks_the_current_version_and_the_canary(store: ModelStore) -> None:
+    run(store, "canary", "tiny@1", "--share", "0.1")
+    rows = answer(store, "list")
+    assert [(row["version"], row["parent"], row["current"], bool(row["canary"])) for row in rows] == [
+        (1, None, False, True),
+        (2, 1, False, False),
+        (3, 2, True, False),
+    ]
+    _, first, second, third = run(store, "list").stdout.splitlines()
+    assert "canary 10%" in first
+    assert "canary" not in second and "*" not in second
+    assert "*" in third
+
+
+def test_the_commands_take_a_url(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTLINE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SORTLINE_MODEL_STORE", f"memory://{tmp_path.name}")
+
+    def command(*arguments: str) -> Any:
+        app = typer.Typer()
+        add_to(app)
+        result = CliRunner().invoke(app, ["models", *arguments, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    for version in (1, 2, 3):
+        command("publish", str(store.resolve(f"tiny@{version}")))
+    assert command("rollback", "tiny")["version"] == 2
+    command("canary", "tiny@3", "--share", "1")
+    assert command("prune", "tiny", "--keep", "1")["kept"] == [1, 2, 3]
+    assert command("promote", "tiny@3")["previous"] == 2
+    assert [row["current"] for row in command("list")] == [False, False, True]
+    assert {check["check"] for check in command("verify", "tiny@3")} >= {"files", "litert"}

@@ -1,0 +1,122 @@
+"""Never two writers where there is no file lock, and a dead one holds nobody up for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from model_store.storage_lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
+from model_store.storage_objects import Objects
+from shared.errors import StoreAway
+from tests.model_store.stores import FakeClock, objects
+
+DEAD = f"tiny/{CLAIM_PREFIX}dead"
+
+
+@pytest.fixture(params=["memory", "fsspec files"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    remote = objects(request.param, tmp_path)
+    remote.put("tiny/current", b"1\n")
+    return remote
+
+
+def claims(remote: Objects) -> list[str]:
+    return [entry for entry in remote.entries("tiny") if entry.startswith(CLAIM_PREFIX)]
+
+
+def test_one_at_a_time(remote: Objects) -> None:
+    inside = threading.Semaphore(1)
+    collisions: list[str] = []
+    turns: list[int] = []
+
+    def change(number: int) -> None:
+        with Lease(remote, "tiny").held():
+            if not inside.acquire(blocking=False):
+                collisions.append(f"{number} came in while another was there")
+                return
+            turns.append(number)
+            time.sleep(0.01)
+            inside.release()
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collisions == []
+    assert sorted(turns) == list(range(8))
+    assert claims(remote) == []
+
+
+def test_a_dead_writers_claim_is_cleared_away(remote: Objects, caplog: pytest.LogCaptureFixture) -> None:
+    remote.put(DEAD, b'{"owner": "host:1"}')
+    clock = FakeClock()
+    with Lease(remote, "tiny", clock=clock, pause=clock.pass_by).held():
+        assert LEASE_TTL_S < clock.now_s < 2 * LEASE_TTL_S
+        assert remote.read(DEAD) is None
+        assert len(claims(remote)) == 1
+    assert "waiting for another writer" in caplog.text
+    assert "host:1" in caplog.text
+    assert claims(remote) == []
+
+
+def test_a_claim_that_is_renewed_is_waited_for_however_long(remote: Objects) -> None:
+    """Whatever the clocks of the two say: only that the claim changes counts."""
+    clock = FakeClock()
+
+    def pause(wanted_s: float) -> None:
+        clock.pass_by(wanted_s)
+        if clock.now_s < 100 * LEASE_TTL_S:
+            remote.put(DEAD, str(clock.now_s).encode())
+
+    remote.put(DEAD, b"0")
+    with Lease(remote, "tiny", clock=clock, pause=pause).held():
+        assert clock.now_s > 100 * LEASE_TTL_S
+
+
+def test_of_two_that_claim_at_once_neither_gets_in_over_the_other(remote: Objects) -> None:
+    """The other's claim appears between our look and our own claim: we step aside, and come back."""
+    clock = FakeClock()
+    steps: list[str] = []
+    lease = Lease(remote, "tiny", clock=clock, pause=lambda _: (steps.append("aside"), remote.delete(DEAD)))
+
+    class Racing(Objects):
+        def put(self, file: str, data: bytes) -> None:
+            if not steps:
+                super().put(DEAD, b"other")
+            super().put(file, data)
+
+    lease._objects = Racing(remote._fs, remote._root, where=remote.where)
+    with lease.held():
+        assert steps == ["aside"]
+        assert len(claims(remote)) == 1
+
+
+def test_a_held_lease_is_renewed(remote: Objects) -> None:
+    with Lease(remote, "tiny", ttl_s=6.0).held():
+        (claim,) = claims(remote)
+        first = remote.read(f"tiny/{claim}")
+        for _ in range(300):
+            if remote.read(f"tiny/{claim}") != first:
+                break
+            time.sleep(0.1)
+        assert remote.read(f"tiny/{claim}") != first
+
+
+def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: Objects) -> None:
+    clock = FakeClock(step_s=0.7)
+    lease = Lease(remote, "tiny", ttl_s=1.2, clock=clock, pause=clock.pass_by)
+    with lease.held():
+        lease.check()
+        (claim,) = claims(remote)
+        clock.pass_by(0)  # as if suspended: more than half of the time, less than all
+        silent = remote.read(f"tiny/{claim}")
+        with pytest.raises(StoreAway, match="lost the right to change it"):
+            lease.check()
+        time.sleep(1.0)  # five renewals' time
+        assert remote.read(f"tiny/{claim}") == silent  # it doesn't come to life again
+        with pytest.raises(StoreAway):
+            lease.check()
