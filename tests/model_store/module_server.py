@@ -1,0 +1,89 @@
+"""A real HTTP server on loopback that serves what a test puts on it, as TF-Hub's does, or badly."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Page:
+    """What one path answers. `says_bytes`: what Content-Length claims; `silent_s`: wait before the body."""
+
+    body: bytes
+    status: int = 200
+    location: str = ""
+    says_bytes: int | None = None
+    silent_s: float = 0.0
+
+
+@dataclass
+class ModuleServer:
+    """Pages by path, and the requests that came (path and query)."""
+
+    url: str
+    pages: dict[str, Page] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    def serve(self, path: str, body: bytes) -> str:
+        """Serve `body` at `path`; the whole URL."""
+        self.pages[path] = Page(body)
+        return self.url + path
+
+
+@contextmanager
+def module_server() -> Iterator[ModuleServer]:
+    """The server while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.requests.append(self.path)
+            page = server.pages.get(urlsplit(self.path).path, Page(b"no such module", status=404))
+            self.send_response(page.status)
+            if page.location:
+                self.send_header("Location", page.location)
+            self.send_header("Content-Length", str(len(page.body) if page.says_bytes is None else page.says_bytes))
+            self.end_headers()
+            self.wfile.flush()
+            time.sleep(page.silent_s)
+            self.wfile.write(page.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep standard error for the tests."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ModuleServer(f"http://127.0.0.1:{http.server_port}")
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+def tar_gz(folder: Path, *, below: str = ".") -> bytes:
+    """A folder as a `.tar.gz`, its files below `below`."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        tar.add(folder, arcname=below)
+    return out.getvalue()
+
+
+def tar_of(*members: tarfile.TarInfo, content: bytes = b"") -> bytes:
+    """A `.tar.gz` of these members, each of `content` where it is a file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for member in members:
+            member.size = len(content) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
