@@ -3,6 +3,14 @@
 In: a folder with a folder per class, or with `labels.csv` (header `filename,labels`; labels joined by `|`,
 `good` for none) or `labels.jsonl` (the same two fields; labels may be a list), or a zip of either.
 Out: a Dataset. No image is decoded here; `model_store.pixels` does that.
+
+A third column or field, `camera`, may name the camera that took the image.
+
+What the labels leave open: a table states all labels of its images. So do class folders once one of their names
+joins labels by `+`, as `no cap+disfigured` does: whoever made that folder put every bottle where all its labels
+are. Without such a folder an image in `no cap` lacks its cap and may be disfigured too: nobody looked. A `multi`
+model is not to learn from it that the bottle isn't; `Dataset.known` says what is known. To say that nothing else
+applies, write a labels.csv.
 """
 
 from __future__ import annotations
@@ -14,28 +22,39 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from model_store.dataset_files import DatasetFiles, open_files
-from model_store.policy import GOOD
+from model_store.policy import GOOD, Mode
 from shared.errors import BadDataset, BadImage
+from shared.schemas import Name
 
 CSV_FILE = "labels.csv"
 JSONL_FILE = "labels.jsonl"
 HELD_OUT_FILE = "held_out.txt"
 COLUMNS = ("filename", "labels")
+CAMERA_COLUMN = "camera"
 LABEL_SEPARATOR = "|"
+FOLDER_SEPARATOR = "+"
 # Only to tell images from the other files of a folder; what an image is, its bytes say.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+_CAMERA: TypeAdapter[str] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file and its true labels, sorted. `held_out`: never to be trained or validated on."""
+    """One image file, its true labels, sorted, and the camera that took it, if the dataset says.
+
+    `held_out`: never to be trained or validated on.
+    """
 
     name: str
     labels: tuple[str, ...]
     held_out: bool = False
+    camera: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,18 +62,30 @@ class Dataset:
     """What a dataset says of itself.
 
     `classes` are sorted, as in the tutorial; `samples` are sorted by name. `unlabelled` are image files
-    that the labels file doesn't name, or that lie beside the class folders: not used, and said so.
+    that the labels file doesn't name, or that lie beside the class folders: not used, and said so. `complete`:
+    every label that applies to an image is stated; else what isn't may apply all the same.
     """
 
     files: DatasetFiles
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     unlabelled: tuple[str, ...] = ()
+    complete: bool = True
 
     @property
     def has_several_labels(self) -> bool:
         """Whether any image has more than one label."""
         return any(len(sample.labels) > 1 for sample in self.samples)
+
+    def known(self, sample: Sample, classes: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Which of `classes` the dataset says of the sample that they apply, or that they don't, in their order.
+
+        By default of the dataset's classes and `good`, sorted. All of them in a complete dataset, and of a bottle
+        that is `good`: no defect applies. Else the sample's own labels, and that it isn't `good`.
+        """
+        asked = sorted({*self.classes, GOOD}) if classes is None else classes
+        everything = self.complete or GOOD in sample.labels
+        return tuple(name for name in asked if everything or name in sample.labels or name == GOOD)
 
     def only(self, samples: Iterable[Sample]) -> Dataset:
         """The same dataset with these samples."""
@@ -78,6 +109,21 @@ def load_dataset(path: Path) -> Dataset:
             f"{','.join(COLUMNS)}."
         )
     return dataset.only(_marked_held_out(files, dataset.samples))
+
+
+def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
+    """The mode to train in: the chosen one, else `multi` when any image has several labels.
+
+    Raises:
+        BadDataset: `single` was chosen for a dataset that has several labels an image.
+    """
+    several = next((sample for sample in dataset.samples if len(sample.labels) > 1), None)
+    if chosen == "single" and several is not None:
+        raise BadDataset(
+            f"{dataset.files.path}: {several.name} has the labels {list(several.labels)}, but --mode single allows one "
+            "an image. Use --mode multi."
+        )
+    return chosen or ("multi" if several else "single")
 
 
 def check_trainable(samples: Iterable[Sample], classes: Iterable[str], path: Path) -> None:
@@ -104,13 +150,20 @@ def count_labels(samples: Iterable[Sample], classes: Iterable[str]) -> dict[str,
 
 
 def _from_class_folders(files: DatasetFiles) -> Dataset:
-    samples = []
-    for name in files.names:
-        folder, _, rest = name.partition("/")
-        if rest:
-            samples.append(Sample(name, (_checked_label(folder, files.path),)))
-    classes = {label for sample in samples for label in sample.labels} | set(files.empty_folders)
-    return Dataset(files, tuple(sorted(classes)), tuple(samples), _unlabelled(files, {one.name for one in samples}))
+    tops = {name.partition("/")[0] for name in files.names if "/" in name} | set(files.empty_folders)
+    labels = {top: _folder_labels(top, files.path) for top in tops}
+    samples = [Sample(name, labels[name.partition("/")[0]]) for name in files.names if "/" in name]
+    return Dataset(
+        files,
+        classes=tuple(sorted({label for names in labels.values() for label in names})),
+        samples=tuple(samples),
+        unlabelled=_unlabelled(files, {one.name for one in samples}),
+        complete=any(FOLDER_SEPARATOR in top for top in tops),
+    )
+
+
+def _folder_labels(folder: str, path: Path) -> tuple[str, ...]:
+    return _checked_labels(folder.split(FOLDER_SEPARATOR), where=f"{path}, folder {folder!r}")
 
 
 def _from_table(files: DatasetFiles, table: str) -> Dataset:
@@ -118,13 +171,14 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
     rows = _csv_rows(files, where) if table == CSV_FILE else _jsonl_rows(files, where)
     samples: dict[str, Sample] = {}
     known = set(files.names)
-    for line, filename, labels in rows:
-        name = PurePosixPath(filename.strip()).as_posix()
+    for line, row in rows:
+        name = PurePosixPath(row.filename.strip()).as_posix()
+        at = f"{where}, line {line}"
         if name not in known:
-            raise BadDataset(f"{where}, line {line}: file {name!r} is not there. Add it, or remove the line.")
+            raise BadDataset(f"{at}: file {name!r} is not there. Add it, or remove the line.")
         if name in samples:
-            raise BadDataset(f"{where}, line {line}: file {name!r} is listed twice. Join its labels by `|`.")
-        samples[name] = Sample(name, _checked_labels(labels, where=f"{where}, line {line}"))
+            raise BadDataset(f"{at}: file {name!r} is listed twice. Join its labels by `|`.")
+        samples[name] = Sample(name, _checked_labels(row.labels, where=at), camera=_checked_camera(row.camera, at))
     classes = sorted({label for sample in samples.values() for label in sample.labels})
     ordered = tuple(samples[name] for name in sorted(samples))
     return Dataset(files, tuple(classes), ordered, _unlabelled(files, samples.keys()))
@@ -135,24 +189,36 @@ def _unlabelled(files: DatasetFiles, labelled: Set[str]) -> tuple[str, ...]:
     return tuple(name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _csv_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, str, list[str]]]:
+class _Row(NamedTuple):
+    """One line of a table, as it is written."""
+
+    filename: str
+    labels: list[str]
+    camera: str | None
+
+
+def _csv_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
     reader = csv.DictReader(io.StringIO(_text(files, CSV_FILE), newline=""))
     columns = [name.strip() for name in reader.fieldnames or []]
-    if sorted(columns) != sorted(COLUMNS):
-        raise BadDataset(f"{where} has the columns {columns}, should have {list(COLUMNS)}: correct the first line.")
+    if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
+        raise BadDataset(
+            f"{where} has the columns {columns}, should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: correct "
+            "the first line."
+        )
     reader.fieldnames = columns
     try:
         for row in reader:
             if None in row or None in row.values():
                 raise BadDataset(
-                    f"{where}, line {reader.line_num}: should be `filename,labels`; quote a comma in a name."
+                    f"{where}, line {reader.line_num}: should be `{','.join(columns)}`; quote a comma in a name."
                 )
-            yield reader.line_num, row["filename"], row["labels"].split(LABEL_SEPARATOR)
+            labels = row["labels"].split(LABEL_SEPARATOR)
+            yield reader.line_num, _Row(row["filename"], labels, row.get(CAMERA_COLUMN))
     except csv.Error as error:
         raise BadDataset(f"{where}, line {reader.line_num}: {error}.") from error
 
 
-def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, str, list[str]]]:
+def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
     for number, line in enumerate(_text(files, JSONL_FILE).splitlines(), start=1):
         if not line.strip():
             continue
@@ -160,14 +226,19 @@ def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, str, lis
             row: Any = json.loads(line)
         except ValueError as error:
             raise BadDataset(f"{where}, line {number} is not JSON: {error}.") from error
-        if not isinstance(row, dict) or sorted(row) != sorted(COLUMNS):
-            raise BadDataset(f"{where}, line {number}: should be an object with the fields {list(COLUMNS)}.")
-        filename, labels = row["filename"], row["labels"]
+        if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
+            raise BadDataset(
+                f"{where}, line {number}: should be an object with the fields {list(COLUMNS)}; it may have "
+                f"{CAMERA_COLUMN!r}."
+            )
+        filename, labels, camera = row["filename"], row["labels"], row.get(CAMERA_COLUMN)
         if isinstance(labels, str):
             labels = labels.split(LABEL_SEPARATOR)
         if not isinstance(filename, str) or not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
             raise BadDataset(f"{where}, line {number}: filename should be text, labels text or a list of texts.")
-        yield number, filename, labels
+        if camera is not None and not isinstance(camera, str):
+            raise BadDataset(f"{where}, line {number}: camera {camera!r} should be text, or null where it isn't known.")
+        yield number, _Row(filename, labels, camera)
 
 
 def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
@@ -179,11 +250,28 @@ def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
     return tuple(cleaned)
 
 
-def _checked_label(label: str, where: object) -> str:
+def _checked_label(label: str, where: str) -> str:
     name = label.strip()
+    if FOLDER_SEPARATOR in name:
+        raise BadDataset(
+            f"{where}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join those "
+            f"of a line by `{LABEL_SEPARATOR}`, or rename the label."
+        )
     if not name or not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
         raise BadDataset(f"{where}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
     return name
+
+
+def _checked_camera(camera: str | None, where: str) -> str | None:
+    """A camera is named as in a job, so that the two can be told to be the same."""
+    name = (camera or "").strip()
+    try:
+        return _CAMERA.validate_python(name) if name else None
+    except ValidationError as error:
+        raise BadDataset(
+            f"{where}: {name[:80]!r} can't be a camera's name: up to 64 letters, digits, `.`, `_` and `-`, the first a "
+            "letter or digit."
+        ) from error
 
 
 def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterator[Sample]:

@@ -6,11 +6,14 @@ In: samples of a dataset. Out: a Pictures, with what could not be decoded listed
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +21,13 @@ from numpy.typing import NDArray
 from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
 from model_store.progress import Advance
-from shared.errors import BadImage
+from shared.errors import BadImage, BadSetting
 from shared.images import decode_image
+from shared.regions import Region, region_of
 
+# Decoded images beyond this are kept in a file, where a folder for it is given: 7,000 at 224 px. Under it memory is
+# faster, and a training machine has it.
+MEMORY_BYTES = 1_000_000_000
 # Decoded images that may wait for their reader, per thread: enough to keep all threads busy.
 _AHEAD = 8
 
@@ -37,59 +44,122 @@ class Unreadable:
 class Pictures:
     """Decoded samples, in their order.
 
-    `images` is uint8 [N, S, S, 3]; `samples` has N entries; `fingerprint` is the SHA-256 over the sorted
-    (file digest, labels) pairs, so it does not depend on names or layout.
+    `images` is uint8 [N, S, S, 3]; `samples` has N entries, and so has `digests`, the SHA-256 of each file;
+    `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each, so it does not depend on names
+    or layout.
     """
 
     samples: tuple[Sample, ...]
     images: NDArray[np.uint8]
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Decoded:
+    """A sample that could be decoded, and the SHA-256 of its file."""
+
     sample: Sample
     digest: str
+
+
+@dataclass(frozen=True)
+class _Read(_Decoded):
+    """With its pixels, until they are in their place."""
+
     image: NDArray[np.uint8]
 
 
-def decode_samples(files: DatasetFiles, samples: Iterable[Sample], *, size_px: int, advance: Advance) -> Pictures:
-    """Decode all of them into memory (150 KB each at 224 px)."""
+def decode_samples(
+    files: DatasetFiles,
+    samples: Iterable[Sample],
+    *,
+    size_px: int,
+    advance: Advance,
+    regions: Mapping[str, Region] | None = None,
+    scratch: Path | None = None,
+) -> Pictures:
+    """Decode all of them (150 KB each at 224 px).
+
+    Args:
+        files: where the samples are read from.
+        samples: what to decode.
+        size_px: side of the decoded images.
+        advance: hears of each sample.
+        regions: by camera, `*` for every other: the part of its pictures to keep; the whole where there is none.
+        scratch: a folder for images beyond MEMORY_BYTES. They are kept in memory where it is None.
+
+    Raises:
+        BadSetting: `scratch` can't hold the images.
+    """
+    wanted = list(samples)
+    images = _room(len(wanted), size_px, scratch)
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
-    for item in _each(files, samples, size_px=size_px):
+    for item in _each(files, wanted, size_px=size_px, regions=regions or {}):
         advance(1)
         if isinstance(item, Unreadable):
             unreadable.append(item)
         else:
-            decoded.append(item)
-    pairs = sorted(f"{item.digest} {'|'.join(item.sample.labels)}\n" for item in decoded)
+            images[len(decoded)] = item.image
+            decoded.append(_Decoded(item.sample, item.digest))
     return Pictures(
         samples=tuple(item.sample for item in decoded),
-        images=np.stack([item.image for item in decoded]) if decoded else np.empty((0, size_px, size_px, 3), np.uint8),
+        images=images[: len(decoded)],
         unreadable=tuple(unreadable),
-        fingerprint=hashlib.sha256("".join(pairs).encode()).hexdigest(),
+        fingerprint=_fingerprint(decoded),
+        digests=tuple(item.digest for item in decoded),
     )
 
 
-def _each(files: DatasetFiles, samples: Iterable[Sample], *, size_px: int) -> Iterator[_Decoded | Unreadable]:
+def _fingerprint(decoded: Iterable[_Decoded]) -> str:
+    lines = sorted(
+        " ".join(filter(None, (item.digest, "|".join(item.sample.labels), item.sample.camera))) + "\n"
+        for item in decoded
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _room(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
+    """uint8 [count, size_px, size_px, 3] with no values yet, in a file of `scratch` where memory is too dear."""
+    shape = (count, size_px, size_px, 3)
+    size_bytes = math.prod(shape)
+    if scratch is None or size_bytes <= MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        # A file without a name: gone with the last array that looks into it, or with the process, however it ends.
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            # A map over a file with holes would end the process with SIGBUS when the disk is full.
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+            return np.asarray(np.memmap(file, np.uint8, mode="r+", shape=shape))
+    except OSError as error:
+        raise BadSetting(
+            f"{count:,} decoded images need {size_bytes / 1e9:.1f} GB in {scratch}: {error.strerror}. Make room, or "
+            "name another folder with --cache-dir."
+        ) from error
+
+
+def _each(
+    files: DatasetFiles, samples: Iterable[Sample], *, size_px: int, regions: Mapping[str, Region]
+) -> Iterator[_Read | Unreadable]:
     """Decode in threads (the codec releases the interpreter lock), in order, a bounded number ahead."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[_Decoded | Unreadable]] = deque()
+        waiting: deque[Future[_Read | Unreadable]] = deque()
         for sample in samples:
-            waiting.append(pool.submit(_decode, files, sample, size_px))
+            waiting.append(pool.submit(_decode, files, sample, size_px, region_of(sample.camera, regions)))
             if len(waiting) >= threads * _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _decode(files: DatasetFiles, sample: Sample, size_px: int) -> _Decoded | Unreadable:
+def _decode(files: DatasetFiles, sample: Sample, size_px: int, region: Region | None) -> _Read | Unreadable:
     try:
         data = files.read(sample.name)
-        image = decode_image(data, size_px=size_px)
+        image = decode_image(data, size_px=size_px, region=region)
     except BadImage as error:
         return Unreadable(sample.name, str(error))
-    return _Decoded(sample, hashlib.sha256(data).hexdigest(), image)
+    return _Read(sample, hashlib.sha256(data).hexdigest(), image)

@@ -1,15 +1,22 @@
-"""Which images are trained on and which are checked with: 80/20, by a seed, every kind of bottle in both."""
+"""Which images are trained on and which are checked with: 80/20, by a seed, every kind of bottle in both.
+
+Images that show the same photograph go to the same side: checked with a copy of what it learnt from, a model
+looks better than it is.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 VALIDATION_SHARE = 0.2
+# A group larger than this share of all images is trained on: as a quarter of the validation images, its many copies
+# would decide the figures.
+_LARGEST_GROUP = 0.25 * VALIDATION_SHARE
 
 
 class Split(NamedTuple):
@@ -19,28 +26,102 @@ class Split(NamedTuple):
     validation: NDArray[np.intp]
 
 
-def split(labels: Sequence[tuple[str, ...]], *, seed: int) -> Split:
-    """Split samples by their labels; the same labels and seed give the same split.
+class _Unit(NamedTuple):
+    """What goes to one side as a whole: one sample, or a group of them."""
+
+    members: tuple[int, ...]
+    labels: tuple[str, ...]  # of its first sample, by which it is drawn
+    every_label: frozenset[str]
+
+
+def split(
+    labels: Sequence[tuple[str, ...]],
+    *,
+    seed: int,
+    groups: Sequence[int] | None = None,
+    leave_out: Collection[int] = (),
+) -> Split:
+    """Split samples by their labels; the same arguments give the same split.
 
     Samples with the same set of labels are kept together, shuffled, and every fifth of that row is taken:
-    each set gives its share within one image. A class that would have no image to train on keeps one.
+    each set gives its share within one image, and sets of a few images give a fifth of them all together. A class
+    that would have no image to train on keeps one; one that would have none to be checked with gives one, if it
+    has another.
+
+    Args:
+        labels: of each sample.
+        seed: of the shuffling.
+        groups: a number for each sample; those with the same number go to the same side, drawn by the labels of
+            the first. None, or all different, is the split without groups. A group of more than a twentieth of all
+            images is trained on, where the other ones are the more part.
+        leave_out: samples that go to neither side.
+
+    Raises:
+        ValueError: another number of groups than of labels.
     """
     rng = np.random.default_rng(seed)
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, names in enumerate(labels):
-        groups[names].append(index)
-    row = np.concatenate([rng.permutation(groups[names]) for names in sorted(groups)])
+    units = _units(labels, range(len(labels)) if groups is None else groups, frozenset(leave_out))
+    if not units:
+        nothing = np.empty(0, np.intp)
+        return Split(train=nothing, validation=nothing)
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number in _drawable(units):
+        alike[units[number].labels].append(number)
+    row = np.concatenate([rng.permutation(alike[names]) for names in sorted(alike)])
     count = round(len(row) * VALIDATION_SHARE)
     places = (np.arange(count) + rng.random()) * len(row) / max(count, 1)
     validation = set(row[places.astype(int)].tolist())
-    _leave_one_of_each(labels, validation)
-    chosen = np.isin(np.arange(len(labels)), list(validation))
-    return Split(train=np.flatnonzero(~chosen), validation=np.flatnonzero(chosen))
+    _leave_one_of_each(units, validation)
+    if validation:  # else there are too few images to check with at all
+        _check_one_of_each(units, validation, row)
+    return Split(
+        train=_members(unit for number, unit in enumerate(units) if number not in validation),
+        validation=_members(units[number] for number in validation),
+    )
 
 
-def _leave_one_of_each(labels: Sequence[tuple[str, ...]], validation: set[int]) -> None:
-    trained = Counter(name for index, names in enumerate(labels) if index not in validation for name in names)
-    for index in sorted(validation):
-        if any(trained[name] == 0 for name in labels[index]):
-            validation.remove(index)
-            trained.update(labels[index])
+def _units(labels: Sequence[tuple[str, ...]], groups: Sequence[int], leave_out: frozenset[int]) -> list[_Unit]:
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, (_, group) in enumerate(zip(labels, groups, strict=True)):
+        if index not in leave_out:
+            members[group].append(index)
+    return [
+        _Unit(tuple(indices), labels[indices[0]], frozenset(name for index in indices for name in labels[index]))
+        for indices in members.values()
+    ]
+
+
+def _drawable(units: Sequence[_Unit]) -> list[int]:
+    """The units that may be checked with: all but the large ones, unless too little would be left to draw from."""
+    images = sum(len(unit.members) for unit in units)
+    small = [number for number, unit in enumerate(units) if len(unit.members) <= max(1.0, _LARGEST_GROUP * images)]
+    enough = 2 * sum(len(units[number].members) for number in small) >= images
+    return small if enough else list(range(len(units)))
+
+
+def _leave_one_of_each(units: Sequence[_Unit], validation: set[int]) -> None:
+    trained = Counter(
+        name for number, unit in enumerate(units) if number not in validation for name in unit.every_label
+    )
+    for number in sorted(validation):
+        if any(trained[name] == 0 for name in units[number].every_label):
+            validation.remove(number)
+            trained.update(units[number].every_label)
+
+
+def _check_one_of_each(units: Sequence[_Unit], validation: set[int], row: NDArray[np.intp]) -> None:
+    """Give each class that validation lacks its first unit of the row, where the training can spare that."""
+    trained = Counter(
+        name for number, unit in enumerate(units) if number not in validation for name in unit.every_label
+    )
+    checked = {name for number in validation for name in units[number].every_label}
+    for number in row.tolist():
+        labels = units[number].every_label
+        if number not in validation and not labels <= checked and all(trained[name] > 1 for name in labels):
+            validation.add(number)
+            trained.subtract(labels)
+            checked |= labels
+
+
+def _members(units: Iterable[_Unit]) -> NDArray[np.intp]:
+    return np.array(sorted(index for unit in units for index in unit.members), np.intp)

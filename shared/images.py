@@ -4,6 +4,7 @@ JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What be
 
     shape         squashed to the square; the model learns from images squashed the same way
     orientation   EXIF's is applied; EXIF that can't be read counts as upright
+    region        cut out of the upright picture before it is squashed, to fractions of a pixel
     several frames  the first one (APNG, animated WebP, TIFF pages, MPO)
     transparency  (alpha, palette entry or colour key) composed over white
     palette, 1 bit  their colours; black and white
@@ -20,7 +21,9 @@ that a header claims more rows than the data fill. For a damaged TIFF libtiff ma
 from __future__ import annotations
 
 import io
+import math
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -38,6 +41,7 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 
 from shared.errors import BadImage
 from shared.formats import FORMATS, sniff
+from shared.regions import Region
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
@@ -59,13 +63,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where a point of the upright picture lies in the stored one, in fractions, by the turn that sets it upright.
+_Point = tuple[float, float]
+_IN_STORED: dict[Image.Transpose, Callable[[float, float], _Point]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda x, y: (1 - x, y),
+    Image.Transpose.ROTATE_180: lambda x, y: (1 - x, 1 - y),
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda x, y: (x, 1 - y),
+    Image.Transpose.TRANSPOSE: lambda x, y: (y, x),
+    Image.Transpose.ROTATE_270: lambda x, y: (y, 1 - x),
+    Image.Transpose.TRANSVERSE: lambda x, y: (1 - y, 1 - x),
+    Image.Transpose.ROTATE_90: lambda x, y: (1 - y, x),
+}
+_Box = tuple[float, float, float, float]
+_WHOLE: _Box = (0, 0, 1, 1)
+_JPEGS = ("JPEG", "MPO")
 _EXIF_ORIENTATION = 0x0112
 _PILLOW_MODULES = r"PIL\."
 
 
-def decode_image(data: bytes, *, size_px: int, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> Pixels:
+def decode_image(
+    data: bytes, *, size_px: int, region: Region | None = None, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX
+) -> Pixels:
     """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
+    `region` is the part of the upright picture to keep; None is all of it.
     May be called from many threads: the codec and the resizing run without the interpreter lock.
 
     Raises:
@@ -73,11 +94,13 @@ def decode_image(data: bytes, *, size_px: int, max_bytes: int = MAX_BYTES, max_p
             `truncated`, `corrupt`, `unsupported`.
     """
     out = np.empty((size_px, size_px, 3), np.uint8)
-    decode_into(data, out, max_bytes=max_bytes, max_px=max_px)
+    decode_into(data, out, region=region, max_bytes=max_bytes, max_px=max_px)
     return out
 
 
-def decode_into(data: bytes, out: Pixels, *, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX) -> None:
+def decode_into(
+    data: bytes, out: Pixels, *, region: Region | None = None, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX
+) -> None:
     """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch. Untouched when it raises."""
     size_px = out.shape[0]
     if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
@@ -91,7 +114,7 @@ def decode_into(data: bytes, out: Pixels, *, max_bytes: int = MAX_BYTES, max_px:
     try:
         with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
             _check_size(frame, max_px)
-            image = _to_square_rgb(frame, size_px)
+            image = _to_square_rgb(frame, size_px, region)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -112,19 +135,47 @@ def _check_size(frame: Image.Image, max_px: int) -> None:
         )
 
 
-def _to_square_rgb(frame: Image.Image, size_px: int) -> Image.Image:
+def _to_square_rgb(frame: Image.Image, size_px: int, region: Region | None) -> Image.Image:
     size = (size_px, size_px)
-    # A JPEG's codec scales by 1/2, 1/4 or 1/8 at a fraction of the cost; `box` is the exact area in its output.
-    drafted = frame.draft(None, size)
-    box = drafted[1] if drafted else None
+    box = _scale_in_codec(frame, size_px, region) if frame.format in _JPEGS else None
     image = _to_resizable(frame)
-    if image.size != size:
+    if region is not None:
+        left, top, right, bottom = _stored(frame, region)
+        width, height = box[2:] if box else image.size
+        box = (left * width, top * height, right * width, bottom * height)
+    if image.size != size or region is not None:
         image = image.resize(size, _FILTER, box=box, reducing_gap=_REDUCING_GAP)
     # Turned and converted when small: resizing to a square commutes with both.
     turn = _turn(frame)
     if turn is not None:
         image = image.transpose(turn)
-    return _to_rgb(image, inverted=frame.format in ("JPEG", "MPO") and "adobe" not in frame.info)
+    return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
+
+
+def _scale_in_codec(frame: Image.Image, size_px: int, region: Region | None) -> _Box | None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps `size_px` each way.
+
+    Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
+    """
+    left, top, right, bottom = _stored(frame, region)
+    drafted = frame.draft(None, (math.ceil(size_px / (right - left)), math.ceil(size_px / (bottom - top))))
+    return drafted[1] if drafted else None
+
+
+def _stored(frame: Image.Image, region: Region | None) -> _Box:
+    """Left, top, right and bottom of the region in the frame as it is stored, in fractions.
+
+    Right for any kind once it is loaded (a TIFF is turned then, a PNG's orientation may follow its pixels), for a
+    JPEG before too.
+    """
+    if region is None:
+        return _WHOLE
+    corners = [(region.left, region.top), (region.right, region.bottom)]
+    turn = _turn(frame)
+    if turn is not None:
+        corners = [_IN_STORED[turn](x, y) for x, y in corners]
+    (left, right), (top, bottom) = sorted(x for x, _ in corners), sorted(y for _, y in corners)
+    return left, top, right, bottom
 
 
 def _to_resizable(frame: Image.Image) -> Image.Image:

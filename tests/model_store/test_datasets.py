@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.datasets import Dataset, check_trainable, load_dataset
+from model_store.datasets import Dataset, check_trainable, load_dataset, training_mode
 from model_store.pixels import Pictures, decode_samples
-from model_store.split import split
 from shared.errors import BadDataset
-from tests.model_store.tiny_backbone import SIZE_PX, write_class_folders, write_labelled
+from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
 
@@ -62,6 +61,100 @@ def test_jsonl_says_the_same_as_csv(tmp_path: Path) -> None:
     assert load_dataset(folder).samples == expected
 
 
+def test_a_camera_may_be_named(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path, ROWS)
+    expected = {"a.png": "top-1", "b.png": None, "c.png": "top-1", "d.png": "side"}
+    lines = [f"{expected[name] or ''},{name},{labels}" for name, labels in ROWS.items()]
+    (folder / "labels.csv").write_text("camera,filename,labels\n" + "\n".join(lines))
+    from_csv = load_dataset(folder).samples
+    assert {sample.name: sample.camera for sample in from_csv} == expected
+    (folder / "labels.csv").unlink()
+    rows = [{"filename": name, "labels": ROWS[name], "camera": camera} for name, camera in expected.items()]
+    del rows[1]["camera"]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_dataset(folder).samples == from_csv
+    for camera, message in (("top left", "can't be a camera's name"), (7, "camera 7 should be text")):
+        (folder / "labels.jsonl").write_text(json.dumps(rows[0] | {"camera": camera}))
+        with pytest.raises(BadDataset, match=f"line 1: .*{message}"):
+            load_dataset(folder)
+
+
+def write_folders(root: Path, *folders: str) -> Path:
+    """One picture in each folder."""
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "0.png").write_bytes(picture("good", number))
+    return root
+
+
+def test_folders_may_join_labels(tmp_path: Path) -> None:
+    dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented + no cap", "disfigured+no cap+no cap"))
+    assert {sample.name: sample.labels for sample in dataset.samples} == {
+        "good/0.png": ("good",),
+        "no cap/0.png": ("no cap",),
+        "pigmented + no cap/0.png": ("no cap", "pigmented"),
+        "disfigured+no cap+no cap/0.png": ("disfigured", "no cap"),
+    }
+    assert dataset.classes == ("disfigured", "good", "no cap", "pigmented")
+    assert dataset.has_several_labels
+    zipped = load_dataset(_zip(tmp_path, tmp_path.parent / "joined.zip"))
+    assert (zipped.samples, zipped.classes, zipped.complete) == (dataset.samples, dataset.classes, True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("good+no cap", r"folder 'good\+no cap': .* says `good` beside a defect"),
+        ("no cap+", r"folder 'no cap\+': '' can't be a label"),
+        ("+", r"folder '\+': '' can't be a label"),
+        ("a|b", "can't be a label"),
+    ],
+)
+def test_a_wrong_folder_is_named(tmp_path: Path, folder: str, message: str) -> None:
+    with pytest.raises(BadDataset, match=message):
+        load_dataset(write_folders(tmp_path, "no cap", folder))
+
+
+def test_folders_of_one_label_leave_the_other_defects_unknown(tmp_path: Path) -> None:
+    dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented"))
+    assert not dataset.complete
+    assert {sample.labels[0]: dataset.known(sample) for sample in dataset.samples} == {
+        "good": ("good", "no cap", "pigmented"),
+        "no cap": ("good", "no cap"),
+        "pigmented": ("good", "pigmented"),
+    }
+    assert dataset.known(dataset.samples[1], ["no strip", "no cap"]) == ("no cap",)
+    assert dataset.known(dataset.samples[0], ["no strip", "no cap"]) == ("no strip", "no cap")
+    assert not dataset.only(dataset.samples[:1]).complete
+
+
+@pytest.mark.parametrize("joined", ["no cap+pigmented", "no cap"])
+def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Path, joined: str) -> None:
+    if joined == "no cap":
+        dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    else:
+        write_folders(tmp_path, "no cap", "pigmented")
+        (tmp_path / joined).mkdir()  # even without a file the folder says that there was a place for such bottles
+        dataset = load_dataset(tmp_path)
+    assert dataset.complete
+    for sample in dataset.samples:
+        assert dataset.known(sample) == ("good", "no cap", "pigmented")
+        assert dataset.known(sample, ["no strip"]) == ("no strip",)
+
+
+def test_the_mode_is_multi_where_an_image_has_several_labels(tmp_path: Path) -> None:
+    several = load_dataset(write_labelled(tmp_path / "several", ROWS))
+    one = several.only(sample for sample in several.samples if len(sample.labels) == 1)
+    assert [training_mode(several, None), training_mode(one, None)] == ["multi", "single"]
+    assert [training_mode(several, "multi"), training_mode(one, "multi"), training_mode(one, "single")] == [
+        "multi",
+        "multi",
+        "single",
+    ]
+    with pytest.raises(BadDataset, match=r"b\.png has the labels \['no cap', 'pigmented'\].*Use --mode multi"):
+        training_mode(several, "single")
+
+
 @pytest.mark.parametrize("prefix", ["", "bottles/"])
 def test_a_zip_is_its_folder(tmp_path: Path, prefix: str) -> None:
     for kind in (write_class_folders(tmp_path / "folders", per_class=2), write_labelled(tmp_path / "table", ROWS)):
@@ -89,6 +182,10 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
         ("filename,labels\na.png,good|no cap\n", "says `good` beside a defect"),
         ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
         ("filename,labels\n", "has no labelled images"),
+        ("filename,labels,weight\na.png,good,3\n", r"has the columns \['filename', 'labels', 'weight'\].*'camera'"),
+        ("filename,labels,camera\na.png,good\n", "line 2: should be `filename,labels,camera`"),
+        ("filename,labels,camera\na.png,good,top left\n", "line 2: 'top left' can't be a camera's name"),
+        ("filename,labels\na.png,no cap+pigmented\n", r"line 2: 'no cap\+pigmented' can't be a label: `\+` joins"),
     ],
 )
 def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> None:
@@ -136,19 +233,3 @@ def test_the_fingerprint_is_of_contents_and_labels(tmp_path: Path) -> None:
     (relabelled / "labels.csv").write_text(table.replace("d.png,no cap", "d.png,pigmented"))
     fingerprints = [_decode(load_dataset(folder)).fingerprint for folder in (first, renamed, relabelled)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
-
-
-def test_the_split_is_stratified_and_repeatable() -> None:
-    labels = [("good",)] * 50 + [("no cap",)] * 30 + [("no cap", "pigmented")] * 20
-    chosen = split(labels, seed=123)
-    again, other = split(labels, seed=123), split(labels, seed=124)
-    assert chosen.validation.tolist() == again.validation.tolist() != other.validation.tolist()
-    assert sorted([*chosen.train, *chosen.validation]) == list(range(100))
-    counts = [sum(labels[index] == kind for index in chosen.validation) for kind in sorted(set(labels))]
-    assert counts == [10, 6, 4]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_every_class_has_an_image_to_train_on(seed: int) -> None:
-    labels = [("good",)] * 9 + [("no cap",)]
-    assert 9 in split(labels, seed=seed).train

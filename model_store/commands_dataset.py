@@ -1,0 +1,69 @@
+"""`models check-dataset`: what training would be told of a dataset, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from shared.terminal import JsonFlag, print_json
+
+# Larger than the thumbnails that are compared, small enough to decode quickly: counts and pairs are all that's asked.
+_SIZE_PX = 128
+
+
+def add_to(models: typer.Typer) -> None:
+    """Register the command."""
+    models.command("check-dataset")(check_dataset)
+
+
+def check_dataset(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"
+        ),
+    ],
+    mode: Annotated[
+        Literal["single", "multi"] | None,
+        typer.Option(help="as for train; multi by default if any image has several labels"),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option("--cache-dir", help="folder for images that memory can't hold")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what is in a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
+
+    Also finds copies that were re-encoded, resized, relit a little, mirrored or turned. Exit code 1 when the
+    dataset can't be trained on.
+
+    Example: sortline models check-dataset producer/bottles
+    """
+    from rich.console import Console
+
+    from model_store.dataset_report import examine
+    from model_store.datasets import check_trainable, load_dataset, training_mode
+    from model_store.pixels import decode_samples
+    from model_store.progress import shown_steps
+    from shared.settings import load_settings
+
+    settings = load_settings(cache_dir=cache_dir)
+    data = load_dataset(dataset)
+    chosen = training_mode(data, mode)
+    usable = [sample for sample in data.samples if not sample.held_out]
+    held_out = [sample for sample in data.samples if sample.held_out]
+    with shown_steps() as steps:
+        with steps.step("Reading the images", total=len(data.samples)) as advance:
+            pictures, kept_away = (
+                decode_samples(data.files, some, size_px=_SIZE_PX, advance=advance, scratch=settings.cache_path)
+                for some in (usable, held_out)
+            )
+        report = examine(data, pictures, held_out=kept_away, mode=chosen, steps=steps)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        report.show(Console())
+    left = [sample for sample in pictures.samples if sample.name not in set(report.excluded)]
+    check_trainable(left, data.classes, dataset)

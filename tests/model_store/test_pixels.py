@@ -1,0 +1,113 @@
+"""Samples become pixels: by their camera's region, and in a file where they are too many for memory."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store import pixels
+from model_store.datasets import Dataset, load_dataset
+from model_store.pixels import Pictures, decode_samples
+from shared.errors import BadSetting
+from shared.images import decode_image
+from shared.regions import Region
+from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
+
+ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
+LEFT, RIGHT = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
+
+
+def decode(dataset: Dataset, *, scratch: Path | None = None, regions: dict[str, Region] | None = None) -> Pictures:
+    return decode_samples(
+        dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None, scratch=scratch, regions=regions
+    )
+
+
+def with_cameras(folder: Path) -> Dataset:
+    write_labelled(folder, ROWS)
+    cameras = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "side"}
+    lines = [f"{name},{labels},{cameras[name]}" for name, labels in ROWS.items()]
+    (folder / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
+    return load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("regions", "expected"),
+    [
+        (None, [None] * 4),
+        ({}, [None] * 4),
+        ({"side": LEFT}, [None, LEFT, None, LEFT]),
+        ({"side": LEFT, "*": RIGHT}, [RIGHT, LEFT, RIGHT, LEFT]),
+        ({"elsewhere": LEFT}, [None] * 4),
+    ],
+)
+def test_each_camera_has_its_region(
+    tmp_path: Path, regions: dict[str, Region] | None, expected: list[Region | None]
+) -> None:
+    pictures = decode(with_cameras(tmp_path), regions=regions)
+    for name, region, image in zip(ROWS, expected, pictures.images, strict=True):
+        data = (tmp_path / name).read_bytes()
+        np.testing.assert_array_equal(image, decode_image(data, size_px=SIZE_PX, region=region))
+
+
+def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    plain = decode(load_dataset(write_labelled(tmp_path / "plain", ROWS))).fingerprint
+    named = decode(with_cameras(tmp_path / "named")).fingerprint
+    assert plain != named
+
+
+def in_files(folder: Path) -> int:
+    """How many deleted files of the folder this process still has mapped."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return sum(str(folder) in line and line.endswith("(deleted)") for line in maps)
+
+
+def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
+    (tmp_path / "set" / "b.png").write_bytes(b"no image at all")
+    expected = decode(dataset)
+    scratch = tmp_path / "cache" / "images"
+    assert in_files(scratch) == 0
+    decode(dataset, scratch=scratch)
+    assert not scratch.exists()  # so few stay in memory
+    monkeypatch.setattr(pixels, "MEMORY_BYTES", len(ROWS) * SIZE_PX * SIZE_PX * 3 - 1)
+    pictures = decode(dataset, scratch=scratch)
+    assert in_files(scratch) == 1
+    assert list(scratch.iterdir()) == []
+    np.testing.assert_array_equal(pictures.images, expected.images)
+    assert (pictures.samples, pictures.digests) == (expected.samples, expected.digests)
+    assert len(pictures.images) == 3
+    part = pictures.images[1:]
+    del pictures
+    gc.collect()
+    np.testing.assert_array_equal(part, expected.images[1:])
+    del part
+    gc.collect()
+    assert in_files(scratch) == 0
+
+
+def test_a_full_disk_is_said_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
+    monkeypatch.setattr(pixels, "MEMORY_BYTES", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # to the program as if there were no more room
+    try:
+        with pytest.raises(BadSetting, match=r"4 decoded images need 0\.0 GB in .*cache: File too large") as caught:
+            decode(dataset, scratch=tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--cache-dir" in str(caught.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadSetting, match="File exists"):
+        decode(dataset, scratch=tmp_path / "file")
+
+
+def test_no_samples_are_no_images(tmp_path: Path) -> None:
+    dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    assert decode(dataset.only([]), scratch=tmp_path).images.shape == (0, SIZE_PX, SIZE_PX, 3)
