@@ -5,9 +5,11 @@ In: paths. Out: one Classified per file, in order. Called by `sortline classify`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What became of one file: a decision, or what is wrong with it."""
+    """What became of one file: a decision, or what is wrong with it.
+
+    `best` are the most probable classes as (label, probability), whatever the policy made of them.
+    """
 
     path: Path
     decision: Decision | None = None
+    best: tuple[tuple[str, float], ...] = ()
     error: str | None = None
 
 
@@ -56,9 +62,12 @@ def _is_image(file: Path, *, inside: Path) -> bool:
 
 
 def classify_files(
-    paths: Iterable[Path], *, bundle: Bundle, engine: Engine, settings: Settings
+    paths: Iterable[Path], *, bundle: Bundle, engine: Engine, settings: Settings, top: int = 0
 ) -> Iterator[Classified]:
     """Classify files, `settings.max_batch` at a time; a bad one is answered with its error.
+
+    Args:
+        top: how many classes to give as `best`.
 
     Raises:
         EngineFailed: the model failed on a batch.
@@ -67,12 +76,12 @@ def classify_files(
     while group := list(islice(waiting, settings.max_batch)):
         images = [_read(path, size_px=bundle.manifest.input_size_px, settings=settings) for path in group]
         usable = [image for image in images if isinstance(image, np.ndarray)]
-        decisions = iter(_decide_all(usable, bundle=bundle, engine=engine))
+        rows = iter(engine.predict(np.stack(usable)).tolist() if usable else ())
         for path, image in zip(group, images, strict=True):
             if isinstance(image, str):
                 yield Classified(path, error=image)
             else:
-                yield Classified(path, decision=next(decisions))
+                yield _classified(path, next(rows), bundle=bundle, top=top)
 
 
 def _read(path: Path, *, size_px: int, settings: Settings) -> NDArray[np.uint8] | str:
@@ -88,9 +97,7 @@ def _read(path: Path, *, size_px: int, settings: Settings) -> NDArray[np.uint8] 
         return str(error)
 
 
-def _decide_all(images: Sequence[NDArray[np.uint8]], *, bundle: Bundle, engine: Engine) -> list[Decision]:
-    if not images:
-        return []
+def _classified(path: Path, row: list[float], *, bundle: Bundle, top: int) -> Classified:
     manifest = bundle.manifest
-    rows = engine.predict(np.stack(images)).tolist()
-    return [decide(row, manifest.classes, manifest.mode, manifest.policy) for row in rows]
+    best = heapq.nlargest(top, zip(manifest.classes, row, strict=True), key=itemgetter(1))
+    return Classified(path, decide(row, manifest.classes, manifest.mode, manifest.policy), tuple(best))

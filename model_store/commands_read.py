@@ -1,4 +1,4 @@
-"""The commands that read the model store: `classify`, `models list`, `models show`, `models verify`."""
+"""`classify`, `models list` and `models verify`, and the flags of all commands that read the model store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder of published models")]
+# More are an imported classifier's, and would fill a screen.
+_MANY_CLASSES = 20
+
+StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
 ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
 EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, litert, litert-fp32 or tensorflow")]
 ModelArgument = Annotated[
@@ -33,11 +36,21 @@ ModelArgument = Annotated[
 
 def add_to(app: typer.Typer) -> typer.Typer:
     """Register the commands; returns the sub-command `models`, for others to add to."""
+    from model_store import (
+        commands_compare,
+        commands_dataset,
+        commands_show,
+        commands_store,
+    )  # have their flags from here
+
     app.command("classify")(classify)
     models = typer.Typer(no_args_is_help=True, help="The published models.")
     models.command("list")(list_models)
-    models.command("show")(show_model)
     models.command("verify")(verify_models)
+    commands_show.add_to(models)
+    commands_compare.add_to(models)
+    commands_dataset.add_to(models)
+    commands_store.add_to(models)
     app.add_typer(models, name="models")
     return models
 
@@ -46,6 +59,7 @@ def classify(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, or folders of images")],
     model: ModelFlag = None,
     engine: EngineFlag = None,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="print the N most probable classes too")] = 0,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -59,14 +73,14 @@ def classify(
     from model_store.bundle import open_bundle
     from model_store.classify import classify_files, find_images
     from model_store.engines import open_engine
-    from model_store.store import ModelStore
+    from model_store.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle = open_bundle(ModelStore(settings.model_store_dir).resolve(settings.model))
+    bundle = open_bundle(open_store(settings).resolve(settings.model))
     runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
     found = list(find_images(paths))
-    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings)
+    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, top=top)
     if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
         answers = _with_progress(answers, total=len(found), what="classifying")
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
@@ -75,23 +89,26 @@ def classify(
 
 
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """List the published versions of every model; a star marks the current one.
+    """List the published versions of every model; a star marks the current one, and a canary its share.
 
     Example: sortline models list
     """
-    from model_store.bundle import read_manifest
-
     store = _store(model_store)
     rows = []
-    for name in store.names():
-        current = store.pointer(name)
-        for version in store.versions(name):
-            manifest = read_manifest(store.resolve(f"{name}@{version}"))
+    for name in store.folders():
+        current, canary = store.pointer(name), store.canary(name)
+        for version in store.numbers(name):
+            manifest = store.manifest(name, version)
+            if manifest is None:  # incomplete: `models verify` tells why
+                continue
+            tried = canary if canary is not None and canary.version == version else None
             rows.append(
                 {
                     "name": name,
                     "version": version,
+                    "parent": manifest.parent,
                     "current": version == current,
+                    "canary": tried.model_dump(mode="json") if tried else None,
                     "mode": manifest.mode,
                     "classes": list(manifest.classes),
                     "created_at": manifest.created_at,
@@ -104,28 +121,7 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
     elif rows:
         _print_models(rows)
     else:
-        print(f"The model store {store.root} is empty. Train a model with `sortline train`.")
-
-
-def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """Show one version: what it was trained on, how well it does, what its policy decides.
-
-    Example: sortline models show bottles@3
-    """
-    from model_store.bundle import read_manifest
-    from model_store.store import ModelStore
-    from shared.settings import load_settings
-
-    settings = load_settings(model=model, model_store=model_store)
-    path = ModelStore(settings.model_store_dir).resolve(settings.model)
-    manifest = read_manifest(path)
-    described = {"path": str(path)} | manifest.model_dump(mode="json")
-    if as_json:
-        print_json(described)
-        return
-    described["created_at"] = _when(manifest.created_at)
-    described["files"] = f"{len(manifest.files)}, {_size_mb(path, manifest.files):.1f} MB"
-    _print_fields(described)
+        print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
 
 
 def verify_models(
@@ -142,9 +138,9 @@ def verify_models(
     store = _store(model_store)
     targets = _verify_targets(store, model)
     checks = [
-        {"model": name, "check": check, "error": error}
-        for name, path in _with_progress(targets, total=len(targets), what="verifying")
-        for check, error in _verify(path)
+        {"model": f"{name}@{version}", "check": check, "error": error}
+        for name, version in _with_progress(targets, total=len(targets), what="verifying")
+        for check, error in _verify(store, name, version)
     ]
     if as_json:
         print_json(checks)
@@ -152,16 +148,16 @@ def verify_models(
         for entry in checks:
             print(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
         if not checks:
-            print(f"The model store {store.root} is empty. Train a model with `sortline train`.")
+            print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
     if any(entry["error"] for entry in checks):
         raise typer.Exit(1)
 
 
 def _store(flag: str | None) -> ModelStore:
-    from model_store.store import ModelStore
+    from model_store.store import open_store
     from shared.settings import load_settings
 
-    return ModelStore(load_settings(model_store=flag).model_store_dir)
+    return open_store(load_settings(model_store=flag))
 
 
 def _with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
@@ -185,6 +181,8 @@ def _print_answers(answers: Iterable[Classified]) -> int:
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
             print(f"{answer.path}  {labels}  -> {answer.decision.lane}")
+            for label, probability in answer.best:
+                print(f"    {probability:.3f}  {label}")
     return failed
 
 
@@ -196,13 +194,18 @@ def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine
         images.append(
             {
                 "file": str(answer.path),
-                "labels": [{"label": label, "probability": probability} for label, probability in labels],
+                "labels": _labels_json(labels),
+                "best": _labels_json(answer.best),
                 "lane": answer.decision.lane if answer.decision else None,
                 "error": answer.error,
             }
         )
     print_json({"model": bundle.ref(engine.name).model_dump(), "images": images})
     return sum(image["error"] is not None for image in images)
+
+
+def _labels_json(labels: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": probability} for label, probability in labels]
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
@@ -215,52 +218,57 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(
             f"{row['name']}@{row['version']}",
-            "*" if row["current"] else "",
+            _mark(row),
             row["mode"],
-            ", ".join(row["classes"]),
+            _in_brief(row["classes"]),
             _when(row["created_at"]),
             *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
         )
     console.print(table)
 
 
-def _print_fields(fields: dict[str, Any], *, indent: str = "") -> None:
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            print(f"{indent}{name}:")
-            _print_fields(value, indent=indent + "  ")
-        else:
-            print(f"{indent}{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+def _mark(row: dict[str, Any]) -> str:
+    if row["canary"]:
+        return f"{'shadow' if row['canary']['shadow'] else 'canary'} {row['canary']['share']:.0%}"
+    return "*" if row["current"] else ""
 
 
-def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, Path]]:
-    """(NAME@VERSION, folder) of what to verify: incomplete versions too."""
+def _in_brief(classes: list[str]) -> str:
+    """All of a line's classes; of a thousand only the first and how many."""
+    if len(classes) <= _MANY_CLASSES:
+        return ", ".join(classes)
+    return f"{len(classes):,} classes: {', '.join(classes[:3])}, …"
+
+
+def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int]]:
+    """(name, version) of what to verify: incomplete versions too."""
     from model_store.store import parse_spec
 
     if model is None:
-        wanted = [(name, version) for name in store.folders() for version in store.version_folders(name)]
-    else:
-        name, version = parse_spec(model)
-        wanted = [(name, store.current(name) if version is None else version)]
-        if wanted[0][1] not in store.version_folders(name):
-            store.resolve(model)  # raises, and lists what there is
-    return [(f"{name}@{version}", store.version_folders(name)[version]) for name, version in wanted]
+        return [(name, version) for name in store.folders() for version in store.numbers(name)]
+    name, version = parse_spec(model)
+    if version is None:
+        version = store.current(name)
+    if version not in store.numbers(name):
+        store.resolve(model)  # raises, and lists what there is
+    return [(name, version)]
 
 
-def _verify(path: Path) -> Iterator[tuple[str, str | None]]:
+def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, str | None]]:
     """(what was checked, what is wrong with it or None), one after the other."""
     from model_store.bundle import open_bundle
     from model_store.engines import runnable_engines
     from shared.errors import SortlineError
 
     try:
-        bundle = open_bundle(path)
+        store.check(name, version)
+        bundle = open_bundle(store.resolve(f"{name}@{version}"))
     except SortlineError as error:
         yield "files", str(error)
         return
     yield "files", None
-    for name in runnable_engines():
-        yield name, _verify_engine(bundle, name)
+    for engine in runnable_engines():
+        yield engine, _verify_engine(bundle, engine)
 
 
 def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
@@ -276,7 +284,3 @@ def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
 
 def _when(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _size_mb(path: Path, files: Iterable[str]) -> float:
-    return sum((path / file).stat().st_size for file in files) / 1e6

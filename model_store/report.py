@@ -1,75 +1,42 @@
-"""The pictures and logs of one training: curves and confusion as PNG, and TensorBoard's event files.
+"""The report of one training: pictures, a page, and TensorBoard's event files, in `report/` of a bundle.
 
-In: the history and the figures of `evaluate`. Out: files in `report/` of a bundle. matplotlib, without a display.
+    curves.png          accuracy and loss by epoch
+    confusion.png       labels given, by true label
+    thresholds.png      what every threshold would give, and the policy's
+    reliability.png     how often answers of each confidence are right, before and after calibration
+    samples.png         held-out images with truth and answer
+    mistakes.png        the surest wrong answers
+    index.html          all of it with all figures on one page
+    logs/train, logs/validation     for TensorBoard
+
+In: a ReportData. Out: those files; without labelled held-out images, or without a training, those that make sense.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from model_store.native import quiet_native
-from model_store.tf import import_tensorflow
-from model_store.training import History
-
-_LOGS_DIR = "logs"
-_DPI = 80
+from model_store.report_data import ReportData
+from model_store.report_events import write_events
+from model_store.report_grids import draw_grid, mistakes, samples
+from model_store.report_page import write_page
+from model_store.report_plots import draw_confusion, draw_curves, draw_reliability, draw_thresholds
 
 
-def write_report(folder: Path, *, history: History, metrics: dict[str, Any]) -> None:
-    """Write `curves.png`, `confusion.png` and `logs/{train,validation}/` into `folder`, which is made."""
+def write_report(folder: Path, data: ReportData) -> None:
+    """Write the report into `folder`, which is made.
+
+    The page names the model but no version: that is settled when the store publishes it.
+    """
     folder.mkdir(parents=True)
-    _curves(folder / "curves.png", history)
-    _confusion(folder / "confusion.png", metrics["confusion"])
-    _events(folder / _LOGS_DIR / "train", {"epoch_loss": history["loss"], "epoch_acc": history["acc"]})
-    _events(folder / _LOGS_DIR / "validation", {"epoch_loss": history["val_loss"], "epoch_acc": history["val_acc"]})
-
-
-def _curves(path: Path, history: History) -> None:
-    figure = _figure(9, 3.5)
-    for place, (name, title) in enumerate((("acc", "accuracy"), ("loss", "loss")), start=1):
-        axes = figure.add_subplot(1, 2, place)
-        epochs = range(1, len(history[name]) + 1)
-        axes.plot(epochs, history[name], label="training")
-        axes.plot(epochs, history[f"val_{name}"], label="validation")
-        axes.set(title=title, xlabel="epoch")
-        axes.legend()
-    figure.savefig(path, dpi=_DPI)
-
-
-def _confusion(path: Path, confusion: dict[str, Any]) -> None:
-    classes, matrix = confusion["classes"], confusion["matrix"]
-    side_in = 2.5 + 0.7 * len(classes)
-    figure = _figure(side_in, side_in)
-    axes = figure.add_subplot()
-    axes.imshow(matrix, cmap="Blues")
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="most probable class", ylabel="true label")
-    half = max(max(row) for row in matrix) / 2
-    for y, row in enumerate(matrix):
-        for x, count in enumerate(row):
-            axes.text(x, y, str(count), ha="center", va="center", color="white" if count > half else "black")
-    figure.savefig(path, dpi=_DPI)
-
-
-def _figure(width_in: float, height_in: float) -> Any:
-    """A figure that belongs to no window and no global state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def _events(folder: Path, scalars: dict[str, list[float]]) -> None:
-    """Scalars by epoch. `tf.summary.scalar` would need the package tensorboard, which only the viewer needs."""
-    tf = import_tensorflow()
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
-    )
-    with quiet_native():
-        writer = tf.summary.create_file_writer(str(folder))
-        with writer.as_default():
-            for name, values in scalars.items():
-                for epoch, value in enumerate(values):
-                    tf.summary.write(name, tf.constant(value, tf.float32), step=epoch, metadata=metadata)
-        writer.close()
+    if data.phases:
+        draw_curves(folder / "curves.png", data.phases)
+    if data.held_out is not None and (judged := data.judged) is not None:
+        draw_confusion(folder / "confusion.png", judged)
+        draw_thresholds(folder / "thresholds.png", judged)
+        draw_reliability(folder / "reliability.png", judged, data.held_out)
+        shots, wrong = samples(data.held_out, judged), mistakes(data.held_out, judged)
+        draw_grid(folder / "samples.png", shots, title="images that were not learnt from", empty="none")
+        draw_grid(folder / "mistakes.png", wrong, title="worst mistakes, the surest first", empty="none")
+    write_page(folder, data)
+    write_events(folder, data)

@@ -2,54 +2,188 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from model_store.evaluation import evaluate
-from model_store.policy import Policy
+from model_store.datasets import Dataset, Sample, load_dataset
+from model_store.evaluation import average_precision, evaluate, judge, known_truth, reliability
+from model_store.policy import Mode, Policy
 from shared.errors import BadDataset
 
 CLASSES = ("good", "no cap", "pigmented")
 
 
+def floats(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+def of(mode: Mode) -> dict[str, object]:
+    return {"classes": CLASSES, "mode": mode, "policy": Policy.default(CLASSES, mode)}
+
+
 def test_single() -> None:
-    given = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]], np.float32)
+    answers = floats([0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8])
     truth = [("good",), ("no cap",), ("no cap",), ("pigmented",)]
-    figures = evaluate(given, truth, classes=CLASSES, mode="single", policy=Policy.default(CLASSES, "single"))
+    figures = evaluate(answers, truth, **of("single"))
     assert figures["accuracy"] == figures["exact_match"] == 0.75
-    assert figures["per_class"]["no cap"] == {"precision": 1.0, "recall": 0.5, "f1": 0.666667, "support": 2}
+    assert figures["per_class"]["no cap"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": 0.666667,
+        "support": 2,
+        "given": 1,
+        # Of the scores 0.1, 0.7, 0.3 and 0.1 the two highest are the two without a cap.
+        "average_precision": 1.0,
+        "threshold": 0.5,
+    }
     assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
     assert figures["confusion"]["matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     # Bins of confidence: two of 0.8 right, one of 0.7 right, one of 0.6 wrong.
     assert figures["ece"] == pytest.approx((2 * 0.2 + 0.3 + 0.6) / 4, abs=1e-5)
+    assert (figures["uncertain"], figures["known_share"], figures["images"]) == (0.0, 1.0, 4)
 
 
 def test_multi() -> None:
-    given = np.array([[0.05, 0.9, 0.8], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3]], np.float32)
+    answers = floats([0.05, 0.9, 0.8], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3])
     truth = [("no cap", "pigmented"), ("good",), ("pigmented",)]
-    figures = evaluate(given, truth, classes=CLASSES, mode="multi", policy=Policy.default(CLASSES, "multi"))
+    figures = evaluate(answers, truth, **of("multi"))
     assert figures["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
     assert figures["exact_match"] == pytest.approx(2 / 3, abs=1e-6)
-    assert figures["per_class"]["pigmented"] == {"precision": 1.0, "recall": 0.5, "f1": 0.666667, "support": 2}
+    scores = figures["per_class"]["pigmented"]
+    assert (scores["precision"], scores["recall"], scores["f1"], scores["support"]) == (1.0, 0.5, 0.666667, 2)
+    assert figures["per_class"]["good"]["threshold"] is None
     assert figures["confusion"]["matrix"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
+def test_the_uncertain_are_counted_and_left_out_of_the_sure_figures() -> None:
+    answers = floats([0.9, 0.05, 0.05], [0.45, 0.4, 0.15], [0.1, 0.2, 0.7])
+    figures = evaluate(answers, [("good",), ("no cap",), ("no cap",)], **of("single"))
+    assert figures["uncertain"] == pytest.approx(1 / 3, abs=1e-6)
+    assert figures["sure_accuracy"] == figures["sure_exact_match"] == 0.5
+    unsure = evaluate(answers[1:2], [("no cap",)], **of("single"))
+    assert (unsure["uncertain"], unsure["sure_accuracy"], unsure["sure_exact_match"]) == (1.0, None, None)
+
+
 def test_one_label_data_for_a_multi_model_and_the_reverse() -> None:
-    given = np.array([[0.1, 0.8, 0.1]], np.float32)
-    multi = evaluate(given, [("no cap",)], classes=CLASSES, mode="multi", policy=Policy.default(CLASSES, "multi"))
-    assert multi["exact_match"] == 1.0
-    single = evaluate(
-        given, [("no cap", "pigmented")], classes=CLASSES, mode="single", policy=Policy.default(CLASSES, "single")
-    )
+    answers = floats([0.1, 0.8, 0.1])
+    assert evaluate(answers, [("no cap",)], **of("multi"))["exact_match"] == 1.0
+    single = evaluate(answers, [("no cap", "pigmented")], **of("single"))
     assert (single["accuracy"], single["exact_match"]) == (1.0, 0.0)
 
 
 def test_a_label_the_model_does_not_know() -> None:
+    answers = np.ones((1, 3), np.float32)
     with pytest.raises(BadDataset, match="label 'bent'"):
-        evaluate(
-            np.ones((1, 3), np.float32),
-            [("bent",)],
-            classes=CLASSES,
-            mode="single",
-            policy=Policy.default(CLASSES, "single"),
-        )
+        evaluate(answers, [("bent",)], **of("single"))
+    judged = judge(answers, [("bent",)], strangers="wrong", **of("single"))
+    assert not judged.right[0]
+    # The rest of what is true of it still counts.
+    both = judge(floats([0.0, 0.9, 0.0]), [("bent", "no cap")], strangers="wrong", **of("multi"))
+    assert (both.right[0], both.labels(0)) == (False, ["no cap"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "expected"),
+    [
+        ([0.9, 0.8, 0.7], [1, 1, 0], 1.0),
+        ([0.9, 0.8, 0.7], [0, 1, 1], 1 / 2 * 1 / 2 + 1 / 2 * 2 / 3),
+        # scikit-learn's own example: precision 1, 2/3 at recall 1/2, 1.
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 1 / 2 * 1 + 1 / 2 * 2 / 3),
+        # Equal scores can't be told apart: one step, at the precision of all of them.
+        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 1 / 4),
+        ([0.9, 0.5, 0.5], [0, 1, 1], 2 / 3),
+        ([0.3, 0.2], [0, 0], None),
+    ],
+)
+def test_average_precision(scores: list[float], truth: list[int], expected: float | None) -> None:
+    found = average_precision(np.array(scores, np.float32), np.array(truth, bool))
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30), st.randoms())
+def test_average_precision_does_not_depend_on_the_order_of_the_images(
+    pairs: list[tuple[int, bool]], random: object
+) -> None:
+    shuffled = list(pairs)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    values = []
+    for rows in (pairs, shuffled):
+        scores, truth = (np.array(column) for column in zip(*rows, strict=True))
+        values.append(average_precision(scores.astype(np.float32), truth))
+    assert values[0] == pytest.approx(values[1]) if any(truth for _, truth in pairs) else values == [None, None]
+
+
+def test_mean_average_precision_is_over_the_classes_that_occur() -> None:
+    answers = floats([0.9, 0.05, 0.05], [0.6, 0.3, 0.1])
+    figures = evaluate(answers, [("good",), ("no cap",)], **of("single"))
+    assert figures["per_class"]["pigmented"]["average_precision"] is None
+    assert figures["map"] == 1.0
+
+
+def test_what_is_unknown_counts_neither_for_nor_against() -> None:
+    # The second bottle is in the folder `no cap`: whether it is pigmented nobody looked.
+    answers, truth = floats([0.9, 0.05, 0.05], [0.02, 0.9, 0.8]), [("good",), ("no cap",)]
+    known = np.array([[True, True, True], [True, True, False]])
+    figures = evaluate(answers, truth, known=known, **of("multi"))
+    assert figures["exact_match"] == 1.0
+    assert figures["per_class"]["pigmented"]["given"] == 0
+    assert figures["known_share"] == pytest.approx(5 / 6, abs=1e-6)
+    assert figures["macro_f1"] == 1.0
+    # 0.9 twice right and 0.05 twice, 0.02 once wrong; the 0.8 is left out.
+    assert figures["ece"] == pytest.approx((2 * 0.1 + 2 * 0.05 + 0.02) / 5, abs=1e-5)
+    all_known = evaluate(answers, truth, **of("multi"))
+    assert all_known["exact_match"] == 0.5
+    assert all_known["per_class"]["pigmented"]["precision"] == 0.0
+
+
+def folders(root: Path, *names: str) -> Dataset:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "1.jpg").write_bytes(b"never opened")
+    return load_dataset(root)
+
+
+def test_folders_of_one_label_leave_other_defects_unknown_to_a_multi_model(tmp_path: Path) -> None:
+    dataset = folders(tmp_path / "one", "good", "no cap", "pigmented")
+    classes = (*CLASSES, "bent")
+    known = known_truth(dataset, dataset.samples, classes=classes, mode="multi")
+    assert known is not None
+    assert known.tolist() == [[True] * 4, [True, True, False, False], [True, False, True, False]]
+    assert known_truth(dataset, dataset.samples, classes=classes, mode="single") is None
+    empty: list[Sample] = []
+    nothing = known_truth(dataset, empty, classes=classes, mode="multi")
+    assert nothing is not None and nothing.shape == (0, 4)
+
+
+def test_folders_that_join_labels_state_everything(tmp_path: Path) -> None:
+    dataset = folders(tmp_path / "joined", "good", "no cap+pigmented", "pigmented")
+    assert known_truth(dataset, dataset.samples, classes=CLASSES, mode="multi") is None
+
+
+def test_reliability_bins() -> None:
+    answers = floats([0.91, 0.0, 0.0], [0.95, 0.0, 0.0], [0.32, 0.3, 0.3], [1.0, 0.0, 0.0])
+    truth = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
+    bins = reliability(answers, truth, np.ones_like(truth), mode="single")
+    assert bins.answers.tolist() == [1, 3]
+    assert bins.confidence == pytest.approx([0.32, 0.953333], abs=1e-5)
+    assert bins.frequency == pytest.approx([0.0, 2 / 3])
+    assert bins.error == pytest.approx((0.32 + 3 * abs(0.953333 - 2 / 3)) / 4, abs=1e-5)
+    nothing = reliability(answers, truth, np.zeros_like(truth), mode="multi")
+    assert (len(nothing.answers), nothing.error) == (0, 0.0)
+
+
+def test_a_thousand_classes_have_a_confusion_of_those_that_occur() -> None:
+    classes = tuple(f"class {number}" for number in range(1001))
+    answers = np.zeros((2, 1001), np.float32)
+    answers[0, 7] = answers[1, 900] = 0.9
+    policy = Policy.default(classes, "single")
+    figures = evaluate(answers, [("class 7",), ("class 8",)], classes=classes, mode="single", policy=policy)
+    assert figures["confusion"] == {
+        "classes": ["class 7", "class 8", "class 900"],
+        "matrix": [[1, 0, 0], [0, 0, 1], [0, 0, 0]],
+    }

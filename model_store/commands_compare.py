@@ -1,0 +1,138 @@
+"""`sortline models compare`: where two versions differ, image by image."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model_store.commands_read import EngineFlag, StoreFlag
+from model_store.commands_show import figures_table, plain_console
+from shared.terminal import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model_store.bundle import Bundle
+    from model_store.compare_versions import Comparison
+    from model_store.engines import Engine
+    from model_store.store import ModelStore
+    from shared.settings import Settings
+
+# More lines than a screen or two are for --out.
+_SHOWN = 40
+
+
+def add_to(models: typer.Typer) -> None:
+    """Register the command with `sortline models`."""
+    models.command("compare")(compare)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="NAME or NAME@VERSION")],
+    b: Annotated[str, typer.Argument(metavar="B", help="NAME or NAME@VERSION")],
+    dataset: Annotated[Path, typer.Option("--dataset", help="labelled images to compare them on")],
+    engine: EngineFlag = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="write the differing images as CSV")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page with the differing images")] = None,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two versions on a labelled dataset: figures side by side, and every image that they differ on.
+
+    They differ on an image when they give it other labels or another lane. The p-value is the chance that two
+    equally good models part as unevenly as these.
+
+    Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
+    """
+    from model_store.compare_files import warnings, write_csv, write_html
+    from model_store.compare_versions import compare_versions
+    from model_store.datasets import load_dataset
+    from model_store.progress import shown_steps
+    from model_store.store import open_store
+    from shared.errors import BadDataset
+    from shared.settings import load_settings
+
+    settings = load_settings(engine=engine, model_store=model_store)
+    store = open_store(settings)
+    models = [_opened(store, spec, settings) for spec in (a, b)]
+    data = load_dataset(dataset)
+    if held_out:
+        data = data.only(sample for sample in data.samples if sample.held_out)
+        if not data.samples:
+            raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
+    with shown_steps() as steps:
+        found = compare_versions(data, *models, max_batch=settings.max_batch, steps=steps)
+        if out is not None:
+            write_csv(out, found)
+        if html is not None:
+            write_html(html, found, steps=steps)
+    for item in found.a.answered.unreadable:
+        print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
+    for warning in warnings(found):
+        print(warning, file=sys.stderr)
+    print_json(found.as_dict()) if as_json else _print_comparison(found)
+
+
+def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, Engine]:
+    from model_store.bundle import open_bundle
+    from model_store.engines import open_engine
+
+    bundle = open_bundle(store.resolve(spec))
+    return bundle, open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
+
+
+def _print_comparison(found: Comparison) -> None:
+    from model_store.compare_files import shown_classes
+
+    console = plain_console()
+    images, right = len(found.a.answered.samples), found.right()
+    console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
+    console.print(figures_table("Figures", ("", "A", "B", "B - A"), _rows(found.figures())))
+    console.print()
+    by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
+    console.print(figures_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
+    console.print(
+        f"\nright: both on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
+        f"on {right['neither']:,}; p = {right['p_value']:.3g} if they were equally good\n"
+    )
+    _print_differences(console, found)
+
+
+def _rows(figures: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
+    from model_store.facts import TITLES, figure, signed
+
+    return [
+        (
+            TITLES.get(name, name),
+            figure(beside["a"]),
+            figure(beside["b"]),
+            signed(beside["difference"]),
+        )
+        for name, beside in figures.items()
+    ]
+
+
+def _print_differences(console: Console, found: Comparison) -> None:
+    from rich.table import Table
+
+    from model_store.compare_files import said
+
+    count = len(found.differing)
+    if not count:
+        console.print("they give every image the same labels and the same lane")
+        return
+    title = f"{count:,} images with other labels or another lane"
+    table = Table("image", "true", "A", "B", title=title, title_justify="left", title_style="bold", box=None)
+    for row in found.differing[:_SHOWN]:
+        one = found.difference(int(row))
+        answers = (
+            f"{said(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})" for side in "ab"
+        )
+        table.add_row(one["file"], " + ".join(one["truth"]), *answers)
+    console.print(table)
+    if count > _SHOWN:
+        console.print(f"and {count - _SHOWN:,} more: --out differences.csv, --html differences.html or --json")

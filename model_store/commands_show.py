@@ -1,0 +1,121 @@
+"""`sortline models show`: one version, told to people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from model_store.commands_read import ModelArgument, StoreFlag
+from shared.terminal import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model_store.manifest import Manifest
+
+_SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
+
+
+def add_to(models: typer.Typer) -> None:
+    """Register the command with `sortline models`."""
+    models.command("show")(show_model)
+
+
+def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
+    """Show one version: how well it does, what its policy decides, how it was made, and where its report is.
+
+    The figures are of the images kept back from its training. --json prints its manifest.
+
+    Example: sortline models show bottles@3
+    """
+    from model_store.bundle import read_manifest
+    from model_store.manifest import REPORT_DIR
+    from model_store.store import open_store
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, model_store=model_store)
+    store = open_store(settings)
+    path = store.resolve(settings.model)
+    manifest = read_manifest(path)
+    report = path / REPORT_DIR / "index.html"
+    found = {"path": str(path), "report": str(report) if report.is_file() else None}
+    if as_json:
+        print_json(found | manifest.model_dump(mode="json"))
+        return
+    is_current = store.pointer(manifest.name) == manifest.version
+    _print_version(manifest, path, report=found["report"], is_current=is_current)
+
+
+def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """A table whose first column names what the others give figures of."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_figures(figures: dict[str, Any], *, title: str) -> None:
+    """What `evaluate` found: a line per class, then the figures over all images."""
+    from model_store.facts import MEASURED_COLUMNS, TITLES, figure, measured_rows
+
+    console = plain_console()
+    rows = measured_rows(figures["per_class"])
+    console.print(figures_table(f"{title}: {figures['images']:,} images", MEASURED_COLUMNS, rows))
+    for names in _SUMMARY:
+        shown = [f"{TITLES[name]} {figure(figures[name])}" for name in names if name in figures]
+        console.print(", ".join(shown))
+    if figures["known_share"] < 1:
+        console.print(f"{figures['known_share']:.1%} of the truth is known: one label an image leaves the others open")
+
+
+def plain_console() -> Console:
+    """A console that takes names as they are; in a pipe or a file nothing is cut to a screen's width."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not sys.stdout.isatty():
+        console.width = 200
+    return console
+
+
+def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
+    from rich.table import Table
+
+    from model_store.facts import CLASS_COLUMNS, all_facts, class_rows
+
+    console = plain_console()
+    console.print(f"{manifest.name}@{manifest.version}{' (current)' if is_current else ''}", style="bold")
+    after_figures = 1 if manifest.metrics else 0
+    for number, facts in enumerate(all_facts(manifest)):
+        console.print()
+        table = Table(title=facts.title, title_justify="left", title_style="bold", box=None, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for row in facts.rows:
+            table.add_row(*row)
+        console.print(table)
+        if number == after_figures and (rows := class_rows(manifest)):
+            console.print()
+            console.print(figures_table("Classes", CLASS_COLUMNS, rows))
+    console.print()
+    _print_files(console, manifest, path)
+    console.print(f"report: {report}" if report else "report: this version has none")
+
+
+def _print_files(console: Console, manifest: Manifest, path: Path) -> None:
+    """How large the parts of the bundle are; a folder is one part."""
+    sizes: dict[str, int] = {}
+    for name in manifest.files:
+        part = name.split("/")[0]
+        sizes[part] = sizes.get(part, 0) + (path / name).stat().st_size
+    parts = ", ".join(f"{part} {size / 1e6:.1f} MB" for part, size in sizes.items())
+    console.print(f"files: {len(manifest.files)}, {sum(sizes.values()) / 1e6:.1f} MB ({parts})")
+    console.print(f"folder: {path}")

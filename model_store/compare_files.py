@@ -1,0 +1,145 @@
+"""What `models compare` writes: the differing images as CSV, and the whole comparison as one page.
+
+In: a Comparison. Out: a file each.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from model_store.compare_versions import CLASS_FIGURES, Comparison, Side
+from model_store.evaluating import seen_warning
+from model_store.facts import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
+from model_store.pixels import decode_samples
+from model_store.progress import Steps
+from model_store.report_data import THUMBNAIL_PX
+from model_store.report_page import jpeg_uri, render
+from shared.errors import BadSetting
+
+# Some 4 KB each: a page that a telephone still opens. The CSV has all of them.
+MAX_SHOWN = 500
+_OF_EACH = ("labels", "probabilities", "lane", "right")
+_COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _OF_EACH))
+
+
+def write_csv(path: Path, comparison: Comparison) -> None:
+    """One line for each image that the two differ on; several labels are joined by `|`, as in labels.csv.
+
+    Raises:
+        BadSetting: the file can't be written.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            writer.writerows(_csv_rows(comparison))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def write_html(path: Path, comparison: Comparison, *, steps: Steps) -> None:
+    """One self-contained page with the figures and the differing images, MAX_SHOWN at most.
+
+    Raises:
+        BadSetting: the file can't be written.
+        NotFound: jinja2 is not installed.
+    """
+    shown = comparison.differing[:MAX_SHOWN]
+    samples = [comparison.a.answered.samples[row] for row in shown]
+    with steps.step("Drawing the images", total=len(samples)) as advance:
+        images = decode_samples(comparison.dataset.files, samples, size_px=THUMBNAIL_PX, advance=advance).images
+    shots = [_shot(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
+    summary = comparison.as_dict()
+    page = render(
+        "compare.html",
+        title=f"{comparison.a.title} and {comparison.b.title}",
+        a=comparison.a.title,
+        b=comparison.b.title,
+        warnings=warnings(comparison),
+        images=summary["images"],
+        right=summary["right"],
+        figures=[(TITLES[name], *_cells(beside)) for name, beside in summary["figures"].items()],
+        classes=[(name, row["images"], *_class_cells(row)) for name, row in shown_classes(comparison).items()],
+        class_figures=MEASURED_COLUMNS[1:5],
+        shots=shots,
+        differing=len(comparison.differing),
+    )
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What to know before reading the figures."""
+    labels = comparison.as_dict()["labels"]
+    images = len(comparison.a.answered.samples)
+    found = [
+        f"{side.title}: {warning}"
+        for side in (comparison.a, comparison.b)
+        if (warning := seen_warning(side.seen, images=images))
+    ]
+    for side, only in ((comparison.a, labels["only_a"]), (comparison.b, labels["only_b"])):
+        if only:
+            found.append(
+                f"only {side.title} knows {', '.join(only)}: macro F1 and map are over the shared labels, and an image "
+                "with a label that a model doesn't know counts as wrong for it."
+            )
+    if labels["unknown_to_both"]:
+        found.append(f"neither knows {', '.join(labels['unknown_to_both'])}: both are wrong on those images.")
+    return found
+
+
+def shown_classes(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """The figures per class; of more than MAX_CLASSES only of those that an image has."""
+    rows = comparison.per_class()
+    return rows if len(rows) <= MAX_CLASSES else {name: row for name, row in rows.items() if row["images"]}
+
+
+def said(answer: dict[str, Any]) -> str:
+    """The labels of one answer with their probabilities."""
+    return " + ".join(f"{item['label']} {item['probability']:.2f}" for item in answer["labels"])
+
+
+def _csv_rows(comparison: Comparison) -> Iterator[list[str]]:
+    for row in comparison.differing:
+        found = comparison.difference(int(row))
+        line = [found["file"], "|".join(found["truth"])]
+        for answer in (found["a"], found["b"]):
+            line += [
+                "|".join(item["label"] for item in answer["labels"]),
+                "|".join(f"{item['probability']:.4f}" for item in answer["labels"]),
+                answer["lane"],
+                "yes" if answer["right"] else "no",
+            ]
+        yield line
+
+
+def _shot(comparison: Comparison, row: int, uri: str) -> dict[str, Any]:
+    found = comparison.difference(row)
+    answers = [_shown_answer(side, found[key]) for side, key in ((comparison.a, "a"), (comparison.b, "b"))]
+    return {"name": found["file"], "uri": uri, "truth": " + ".join(found["truth"]), "answers": answers}
+
+
+def _shown_answer(side: Side, answer: dict[str, Any]) -> dict[str, str]:
+    return {
+        "who": f"{side.ref.name}@{side.ref.version}",
+        "said": said(answer),
+        "lane": answer["lane"],
+        "verdict": "right" if answer["right"] else "wrong",
+    }
+
+
+def _cells(beside: dict[str, float | None]) -> tuple[str, str, str]:
+    return figure(beside["a"]), figure(beside["b"]), signed(beside["difference"])
+
+
+def _class_cells(row: dict[str, Any]) -> list[str]:
+    return [text for name in CLASS_FIGURES for text in _cells(row[name])]
+
+
+def _unwritable(path: Path, error: OSError) -> BadSetting:
+    return BadSetting(f"{path} can't be written: {error.strerror}. Name another file.")

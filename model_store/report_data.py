@@ -1,0 +1,103 @@
+"""What a report is drawn from: one training's curves, and the held-out images with their answers.
+
+Filled by whoever trains; the figures that a manifest holds (metrics, parity, settings) come from the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.evaluation import Bools, Floats, Judged, judge
+from model_store.manifest import Manifest
+
+# Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
+THUMBNAIL_PX = 120
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of the training, e.g. the head alone, then fine-tuning.
+
+    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate` where it is known.
+    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last.
+    """
+
+    name: str
+    history: Mapping[str, Sequence[float]]
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """N images that were not learnt from, and how they are answered.
+
+    Attributes:
+        names: of the files.
+        labels: true labels of each image.
+        thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
+        probabilities: float32 [N, C], calibrated; by a calibration that did not see the image (cross-fitted,
+            `tuning.Tuning.after`), as the published one would look better on these images than it is.
+        known: bool [N, C], False where the truth is unknown; None: all of it is known.
+        uncalibrated: float32 [N, C], before calibration; None: there was none.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    thumbnails: NDArray[np.uint8]
+    probabilities: Floats
+    known: Bools | None = None
+    uncalibrated: Floats | None = None
+
+    def __post_init__(self) -> None:
+        counts = {
+            name: len(value)
+            for name in ("names", "labels", "thumbnails", "probabilities", "known", "uncalibrated")
+            if (value := getattr(self, name)) is not None
+        }
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"as many of each are needed: {counts}")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything drawn in a report. An imported model has no phases; without labelled images `held_out` is None.
+
+    `weights` are the head's by name, e.g. `head/kernel`: an array for every epoch, or just the final one.
+    """
+
+    manifest: Manifest
+    phases: tuple[Phase, ...] = ()
+    held_out: HeldOut | None = None
+    weights: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """The held-out images' answers beside their truth, by the manifest's policy; None without any."""
+        if self.held_out is None or not self.held_out.names:
+            return None
+        manifest, held_out = self.manifest, self.held_out
+        return judge(
+            held_out.probabilities,
+            held_out.labels,
+            classes=manifest.classes,
+            mode=manifest.mode,
+            policy=manifest.policy,
+            known=held_out.known,
+        )
+
+
+def thumbnails(images: NDArray[np.uint8], *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    """uint8 [N, S, S, 3] made smaller, [N, size_px, size_px, 3]; images that are small already stay as they are."""
+    from PIL import Image
+
+    if images.shape[1] <= size_px:
+        return images
+    small = np.empty((len(images), size_px, size_px, 3), np.uint8)
+    for row, image in zip(small, images, strict=True):
+        row[:] = np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BILINEAR))
+    return small

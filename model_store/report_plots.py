@@ -1,0 +1,306 @@
+"""The plots of a report, as PNG: learning curves, confusion, thresholds, reliability.
+
+In: phases of a training, or judged answers. Out: one file each. matplotlib, without a display or global state;
+colours are Okabe and Ito's, which colour-blind people tell apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.evaluation import Bins, Judged, reliability
+from model_store.report_data import HeldOut, Phase
+
+_DPI = 100
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a label may hold a dollar sign
+}
+# More cells or panels than these can't be read on one screen: the rest is left to the table of figures.
+MAX_CONFUSION_CLASSES = 25
+MAX_PANELS = 12
+_PANELS_A_ROW = 4
+_NAME_LENGTH = 24
+
+
+def draw_curves(path: Path, phases: Sequence[Phase]) -> None:
+    """Accuracy and loss by epoch, one phase after the other, and the learning rate where it is known."""
+    rates = any("learning_rate" in phase.history for phase in phases)
+    with _picture(path, 13 if rates else 9, 3.6) as figure:
+        for place, (name, title) in enumerate((("acc", "accuracy"), ("loss", "loss")), start=1):
+            axes = figure.add_subplot(1, 3 if rates else 2, place)
+            _curve(axes, phases, name, label="training", colour=_BLUE)
+            _curve(axes, phases, f"val_{name}", label="validation", colour=_ORANGE)
+            _mark_kept(axes, phases, f"val_{name}")
+            _finish_curves(axes, phases, title=title)
+            axes.legend()
+        if rates:
+            axes = figure.add_subplot(1, 3, 3)
+            _curve(axes, phases, "learning_rate", label="learning rate", colour=_GREEN)
+            axes.set_yscale("log", nonpositive="mask")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
+            _finish_curves(axes, phases, title="learning rate")
+
+
+def draw_confusion(path: Path, judged: Judged) -> None:
+    """Which labels are given to images of which label; in `multi` also right and wrong of each label."""
+    shown = _most_confused(judged)
+    names = [_short(judged.classes[column]) for column in shown]
+    side_in = 2.6 + 0.55 * len(shown)
+    panels = shown[:MAX_PANELS] if judged.mode == "multi" else []
+    across = _across(len(panels))
+    rows = -(-len(panels) // across)
+    with _picture(path, max(side_in + 1, 8 if panels else 0), side_in + 2.1 * rows) as figure:
+        parts = figure.subfigures(2 if rows else 1, 1, height_ratios=[side_in, 2.1 * rows] if rows else None)
+        upper, *lower = np.atleast_1d(parts)
+        _draw_matrix(upper, judged, shown, names)
+        for subfigure in lower:
+            for place, (column, name) in enumerate(zip(panels, names, strict=False), start=1):
+                axes = subfigure.add_subplot(rows, across, place)
+                _draw_two_by_two(axes, judged, column, name)
+
+
+def draw_thresholds(path: Path, judged: Judged) -> None:
+    """What every threshold would give, class by class, and where the policy's is.
+
+    `multi`: precision, recall and F1 of deciding by it. `single`, where it parts sure from unsure: how many of
+    the images taken for this class stay sure, and how many of those are right.
+    """
+    columns = _panel_columns(judged)
+    across = _across(len(columns))
+    rows = max(1, -(-len(columns) // across))
+    with _picture(path, max(6.0, 3.2 * across), 2.5 * rows + 0.5) as figure:
+        lines: list[Any] = []
+        for place, column in enumerate(columns, start=1):
+            axes = figure.add_subplot(rows, across, place)
+            lines = _draw_threshold(axes, judged, column)
+        if lines:
+            figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
+        else:
+            figure.text(0.5, 0.5, "no class has a threshold and images to show it by", ha="center")
+
+
+def draw_reliability(path: Path, judged: Judged, held_out: HeldOut) -> None:
+    """How often answers of each confidence are right, before and after calibration, and how many there are."""
+    sides = [("as published" if held_out.uncalibrated is None else "after calibration", held_out.probabilities)]
+    if held_out.uncalibrated is not None:
+        sides.insert(0, ("before calibration", held_out.uncalibrated))
+    with _picture(path, 4.2 * len(sides), 5.4) as figure:
+        grid = figure.add_gridspec(2, len(sides), height_ratios=[3, 1])
+        for place, (title, probabilities) in enumerate(sides):
+            bins = reliability(probabilities, judged.truth, judged.known, mode=judged.mode)
+            upper = figure.add_subplot(grid[0, place])
+            _draw_reliability(upper, bins, title=f"{title}: ECE {bins.error:.3f}")
+            _draw_counts(figure.add_subplot(grid[1, place], sharex=upper), bins)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+@contextlib.contextmanager
+def _picture(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
+    """A figure that belongs to no window, saved when the block ends."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # a name in a script the font hasn't: boxes
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure
+        figure.savefig(path, dpi=_DPI)
+
+
+def _starts(phases: Sequence[Phase]) -> list[int]:
+    """The number, from 0, of each phase's first epoch in the whole training."""
+    lengths = [len(phase.history["loss"]) for phase in phases]
+    return [sum(lengths[:index]) for index in range(len(phases))]
+
+
+def _curve(axes: Any, phases: Sequence[Phase], name: str, *, label: str, colour: str) -> None:
+    """One line per phase: what lies between the last epoch of one and the first of the next is no progress."""
+    marker = "." if sum(len(phase.history["loss"]) for phase in phases) <= 40 else None
+    for start, phase in zip(_starts(phases), phases, strict=True):
+        if name in phase.history:
+            values = phase.history[name]
+            epochs = range(start + 1, start + 1 + len(values))
+            axes.plot(epochs, values, label=label, color=colour, marker=marker, linewidth=1.4)
+            label = "_"  # matplotlib's mark for a line that the legend leaves out
+
+
+def _mark_kept(axes: Any, phases: Sequence[Phase], name: str) -> None:
+    kept = [
+        (start + phase.best_epoch + 1, phase.history[name][phase.best_epoch])
+        for start, phase in zip(_starts(phases), phases, strict=True)
+        if phase.best_epoch is not None and name in phase.history
+    ]
+    if kept:
+        epochs, values = zip(*kept, strict=True)
+        axes.plot(epochs, values, "o", mfc="none", mec="black", ms=9, label="weights kept")
+
+
+def _finish_curves(axes: Any, phases: Sequence[Phase], *, title: str) -> None:
+    """Title and axes; where there are several phases they are numbered above, and named below."""
+    axes.set_title(title, pad=16 if len(phases) > 1 else 6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(phases) < 2:
+        axes.set_xlabel("epoch")
+        return
+    axes.set_xlabel("epoch (" + ", ".join(f"{n}: {phase.name}" for n, phase in enumerate(phases, start=1)) + ")")
+    for number, (start, phase) in enumerate(zip(_starts(phases), phases, strict=True), start=1):
+        if number > 1:
+            axes.axvline(start + 0.5, color=_GREY, linewidth=0.8, linestyle=":")
+        middle = start + (len(phase.history["loss"]) + 1) / 2
+        axes.text(middle, 1.01, str(number), transform=axes.get_xaxis_transform(), ha="center", color=_GREY)
+
+
+def _most_confused(judged: Judged) -> list[int]:
+    """All columns, or those with the most errors, in the order of the classes."""
+    if len(judged.classes) <= MAX_CONFUSION_CLASSES:
+        return list(range(len(judged.classes)))
+    wrong = ((judged.truth != judged.decided) & judged.known).sum(axis=0)
+    present = (judged.truth | judged.decided).sum(axis=0)
+    order = np.lexsort((-present, -wrong))[:MAX_CONFUSION_CLASSES]
+    return sorted(order.tolist())
+
+
+def _draw_matrix(figure: Any, judged: Judged, shown: list[int], names: list[str]) -> None:
+    """Rows: images of a label. Columns: how many got it, how many another by mistake, how many were missed."""
+    counts = confusion_counts(judged)
+    images = np.maximum(1, judged.truth.sum(axis=0))[shown]
+    cells = np.column_stack([counts[np.ix_(shown, shown)], counts[shown, -1]])
+    share = cells / images[:, None]
+    axes = figure.add_subplot()
+    axes.grid(visible=False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(shown) + 1), [*names, "(missed)"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(shown)), names)
+    axes.axvline(len(shown) - 0.5, color=_GREY, linewidth=1)
+    left_out = len(judged.classes) - len(shown)
+    beyond = f" ({len(shown)} of {len(judged.classes)} classes, the most confused)" if left_out else ""
+    axes.set(xlabel="given", ylabel="true", title=f"images by true and by given label{beyond}")
+    for (y, x), count in np.ndenumerate(cells):
+        if count or (x == y and judged.truth[:, shown[y]].any()):
+            colour = "white" if share[y, x] > 0.5 else "black"
+            axes.text(x, y, str(count), ha="center", va="center", color=colour)
+
+
+def confusion_counts(judged: Judged) -> NDArray[np.int64]:
+    """[C, C + 1]: images of label `row` that were given it (diagonal), given `column` by mistake, or missed (last).
+
+    In `single` the wrong ones of a row add up to its last column. In `multi` an image counts in every row of
+    its labels, and once for each label that it was given by mistake.
+    """
+    truth = judged.truth.astype(np.int64)
+    mistaken = (judged.decided & ~judged.truth & judged.known).astype(np.int64)
+    counts = truth.T @ mistaken
+    np.fill_diagonal(counts, (judged.truth & judged.decided).sum(axis=0))
+    return np.column_stack([counts, (judged.truth & ~judged.decided).sum(axis=0)])
+
+
+def _draw_two_by_two(axes: Any, judged: Judged, column: int, name: str) -> None:
+    known = judged.known[:, column]
+    truth, decided = judged.truth[known, column], judged.decided[known, column]
+    cells = np.array([[(truth & decided).sum(), (truth & ~decided).sum()], [(~truth & decided).sum(), 0]])
+    cells[1, 1] = (~truth & ~decided).sum()
+    axes.grid(visible=False)
+    axes.imshow([[0.35, -0.3], [-0.3, 0.15]], cmap="RdBu", vmin=-1, vmax=1)
+    axes.set_xticks([0, 1], ["given", "not"])
+    axes.set_yticks([0, 1], ["has it", "hasn't"])
+    axes.set_title(name)
+    for (y, x), count in np.ndenumerate(cells):
+        axes.text(x, y, str(count), ha="center", va="center", fontsize=11)
+
+
+def _across(panels: int) -> int:
+    """Panels a row, so that no row is nearly empty."""
+    return 3 if panels in (5, 6, 9) else min(_PANELS_A_ROW, max(1, panels))
+
+
+def _panel_columns(judged: Judged) -> list[int]:
+    """The classes with a threshold and an image, those with the most errors first where there are too many."""
+    usable = [
+        column
+        for column, name in enumerate(judged.classes)
+        if judged.threshold(name) is not None and (judged.truth | judged.decided)[:, column].any()
+    ]
+    if len(usable) <= MAX_PANELS:
+        return usable
+    wrong = ((judged.truth != judged.decided) & judged.known).sum(axis=0)
+    return sorted(sorted(usable, key=lambda column: -wrong[column])[:MAX_PANELS])
+
+
+def _draw_threshold(axes: Any, judged: Judged, column: int) -> list[Any]:
+    name = judged.classes[column]
+    series = _single_series(judged, column) if judged.mode == "single" else _multi_series(judged, column)
+    thresholds = np.linspace(0, 1, 101)
+    lines = [
+        axes.plot(thresholds, values, label=label, color=colour, linewidth=1.4)[0]
+        for (label, values), colour in zip(series.items(), (_BLUE, _ORANGE, _GREEN), strict=False)
+    ]
+    chosen = judged.threshold(name)
+    lines.append(axes.axvline(chosen, color="black", linestyle="--", linewidth=1, label="the policy's threshold"))
+    axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), xticks=(0, 0.25, 0.5, 0.75, 1), yticks=(0, 0.5, 1))
+    axes.set_title(f"{_short(name)}: {chosen:.2f}")
+    return lines
+
+
+def _multi_series(judged: Judged, column: int) -> dict[str, NDArray[np.float64]]:
+    known = judged.known[:, column]
+    truth, scores = judged.truth[known, column], judged.probabilities[known, column]
+    given = scores[None, :] >= np.linspace(0, 1, 101)[:, None]
+    hits, given_count = (given & truth).sum(axis=1), given.sum(axis=1)
+    return {
+        "precision": _ratio(hits, given_count),
+        "recall": _ratio(hits, np.full(101, truth.sum())),
+        "F1": _ratio(2 * hits, given_count + truth.sum()),
+    }
+
+
+def _single_series(judged: Judged, column: int) -> dict[str, NDArray[np.float64]]:
+    taken = judged.top == column
+    truth, scores = judged.truth[taken, column], judged.probabilities[taken, column]
+    sure = scores[None, :] >= np.linspace(0, 1, 101)[:, None]
+    return {
+        "right, of the sure": _ratio((sure & truth).sum(axis=1), sure.sum(axis=1)),
+        "sure, of those taken for it": _ratio(sure.sum(axis=1), np.full(101, len(truth))),
+    }
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """part / whole, not a number (not drawn) where the whole is nothing."""
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))
+
+
+def _draw_reliability(axes: Any, bins: Bins, *, title: str) -> None:
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as often as said")
+    axes.vlines(bins.confidence, bins.confidence, bins.frequency, color=_ORANGE, linewidth=3, alpha=0.5, label="gap")
+    axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="as often as right")
+    axes.set(title=title, ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
+    axes.tick_params(labelbottom=False)
+
+
+def _draw_counts(axes: Any, bins: Bins) -> None:
+    axes.bar(bins.confidence, bins.answers, width=0.06, color=_BLUE)
+    axes.set(xlabel="confidence", ylabel="answers", ylim=(0, max(1, bins.answers.max(initial=0)) * 1.25))
+    for x, count in zip(bins.confidence, bins.answers, strict=True):
+        axes.annotate(str(count), (x, count), ha="center", va="bottom", fontsize=7)
+
+
+def _short(name: str) -> str:
+    """The name, its middle left out where it is long: long names often differ at their ends only."""
+    half = _NAME_LENGTH // 2
+    return name if len(name) <= _NAME_LENGTH else f"{name[: half - 1].rstrip()}…{name[-half:].lstrip()}"
