@@ -2,19 +2,25 @@
 
 In: one row of probabilities, one per class. Out: a Decision. Pure, and called once per image on the
 worker's hot path.
+
+`good` beside a defect: a defect at or above its threshold always wins, however probable `good` is, and `good` is
+not among the labels. (Datasets never say both: `good|x` is refused as a contradiction.) What the two dispute goes to
+a person: near a threshold, or when no defect is reached and `good` is less likely than not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Annotated, Literal
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from shared.errors import BadSetting
+from shared.policies import Lane, Margin, PolicyOverride, Probability
 
 Mode = Literal["single", "multi"]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 # The class that applies exactly when no defect does.
 GOOD = "good"
@@ -24,14 +30,22 @@ DEFAULT_THRESHOLD = 0.5
 _by_probability = itemgetter(1)
 
 
+class Band(NamedTuple):
+    """A threshold, and the probabilities between which a defect is uncertain (both ends are certain)."""
+
+    low: float
+    threshold: float
+    high: float
+
+
 class Policy(BaseModel):
     """What to do with the model's probabilities: data of the bundle, overridable per line.
 
     `thresholds` are per class (a class that isn't in it has 0.5; `good` of a `multi` model has none).
     `precedence` names every class, most important first; `lanes` gives a lane to each. `manual_lane`
     takes what the model isn't sure of; `unsorted_lane` is for results that must not eject a bottle.
-    `uncertain_margin` is for `multi`: a defect nearer than this to its threshold sends the bottle to
-    `manual_lane`; 0.1 by default, so that with a threshold of 0.5 a person looks at 0.4 to 0.6. So does a
+    `uncertain_margin` is for `multi`: a defect this near to its threshold sends the bottle to `manual_lane`. 0.1 by
+    default: with a threshold of 0.5 a person looks at 0.4 to 0.6, with 0.1 at 0.08 to 0.28 (`band`). So does a
     `good` that is less likely than not, which several small doubts add up to.
     """
 
@@ -39,10 +53,21 @@ class Policy(BaseModel):
 
     thresholds: dict[str, Probability]
     precedence: tuple[str, ...]
-    lanes: dict[str, Annotated[str, Field(min_length=1)]]
-    manual_lane: Annotated[str, Field(min_length=1)] = "manual"
-    unsorted_lane: Annotated[str, Field(min_length=1)] = "unsorted"
-    uncertain_margin: Probability = 0.1
+    lanes: dict[str, Lane]
+    manual_lane: Lane = "manual"
+    unsorted_lane: Lane = "unsorted"
+    uncertain_margin: Margin = 0.1
+
+    def band(self, name: str) -> Band:
+        """The band of a defect's threshold t: from t(1 - 2m) to t + 2m(1 - t), with the margin m.
+
+        After Chow 1970, "On Optimum Recognition Error and Reject Tradeoff": a person looks where the decision would
+        cost too much on average. With the costs that t stands for (a miss costs (1 - t) / t false alarms), the better
+        decision costs most at t itself, and at least 1 - 2m of that inside the band. So the band of 0.5 is 0.5 ± m,
+        and that of 0.1 doesn't swallow the probability 0, as 0.1 ± m would.
+        """
+        threshold, narrowed = self.thresholds.get(name, DEFAULT_THRESHOLD), 1 - 2 * self.uncertain_margin
+        return Band(threshold * narrowed, threshold, 1 - (1 - threshold) * narrowed)
 
     @classmethod
     def default(cls, classes: Sequence[str], mode: Mode) -> Policy:
@@ -67,13 +92,33 @@ class Policy(BaseModel):
             *(f"{name!r} is not a class" for name in sorted(named.difference(classes))),
         ]
 
+    def overridden(self, override: PolicyOverride) -> Policy:
+        """This policy with `override` laid over it; see PolicyOverride for what merges how."""
+        given = {
+            name: value
+            for name in ("manual_lane", "unsorted_lane", "uncertain_margin")
+            if (value := getattr(override, name)) is not None
+        }
+        rest = (name for name in self.precedence if name not in override.precedence)
+        return Policy(
+            **self.model_dump(exclude={"thresholds", "lanes", "precedence", *given}),
+            **given,
+            thresholds=self.thresholds | override.thresholds,
+            lanes=self.lanes | override.lanes,
+            precedence=(*override.precedence, *rest),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The labels that apply as (label, probability), most probable first, and the lane of the bottle."""
+    """The labels that apply as (label, probability), most probable first, and the lane of the bottle.
+
+    `uncertain`: the model isn't sure of the labels, and the lane is the policy's `manual_lane`.
+    """
 
     labels: tuple[tuple[str, float], ...]
     lane: str
+    uncertain: bool
 
 
 def decide(probabilities: Sequence[float], classes: Sequence[str], mode: Mode, policy: Policy) -> Decision:
@@ -94,12 +139,12 @@ def decide(probabilities: Sequence[float], classes: Sequence[str], mode: Mode, p
     if mode == "single":
         label, probability = max(zip(classes, probabilities, strict=True), key=_by_probability)
         sure = probability >= policy.thresholds.get(label, DEFAULT_THRESHOLD)
-        return Decision(((label, probability),), policy.lanes[label] if sure else policy.manual_lane)
+        lane = policy.lanes[label] if sure else policy.manual_lane
+        return Decision(((label, probability),), lane, uncertain=not sure)
     return _decide_multi(probabilities, classes, policy)
 
 
 def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], policy: Policy) -> Decision:
-    thresholds, margin = policy.thresholds, policy.uncertain_margin
     labels: list[tuple[str, float]] = []
     good = 0.0
     certain = True
@@ -107,11 +152,11 @@ def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], policy
         if name == GOOD:
             good = probability
             continue
-        distance = probability - thresholds.get(name, DEFAULT_THRESHOLD)
-        if distance >= 0:
+        low, threshold, high = policy.band(name)
+        if probability >= threshold:
             labels.append((name, probability))
         # Written so that NaN, which compares false with everything, is uncertain.
-        if not (distance >= margin or distance <= -margin):
+        if not (probability >= high or probability <= low):
             certain = False
     if not labels:
         labels.append((GOOD, good))
@@ -120,11 +165,45 @@ def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], policy
     elif len(labels) > 1:
         labels.sort(key=_by_probability, reverse=True)
     if not certain:
-        return Decision(tuple(labels), policy.manual_lane)
-    return Decision(tuple(labels), policy.lanes[_first(labels, policy.precedence)])
+        return Decision(tuple(labels), policy.manual_lane, uncertain=True)
+    return Decision(tuple(labels), policy.lanes[_first(labels, policy.precedence)], uncertain=False)
 
 
 def _first(labels: list[tuple[str, float]], precedence: tuple[str, ...]) -> str:
     if len(labels) == 1:
         return labels[0][0]
     return min((name for name, _ in labels), key=precedence.index)
+
+
+def policies_by_line(
+    policy: Policy, overrides: Mapping[str, PolicyOverride], *, classes: Sequence[str], mode: Mode, model: str
+) -> dict[str, Policy]:
+    """The policy of each line that has one of its own: the setting `policies` over the bundle's `policy`.
+
+    `model` names the bundle in errors, e.g. `bottles@3`.
+
+    Raises:
+        BadSetting: an override names a class that the model doesn't have, or one that can't have the value.
+    """
+    for line, override in overrides.items():
+        for key, name, value in _named_classes(override):
+            where = f"setting policies.{line}.{key}: {name!r}{value}"
+            if name not in classes:
+                raise BadSetting(
+                    f"{where} is not a class of {model}: its classes are {list(classes)}. Rename it or take it out."
+                )
+            if key == "thresholds" and mode == "multi" and name == GOOD:
+                raise BadSetting(
+                    f"{where} would change nothing: in the multi model {model} {GOOD!r} applies when no defect does. "
+                    "Set the defects' thresholds."
+                )
+    return {line: policy.overridden(override) for line, override in overrides.items()}
+
+
+def _named_classes(override: PolicyOverride) -> list[tuple[str, str, str]]:
+    """(key, class, " = value") for every class that an override names."""
+    return [
+        *(("thresholds", name, f" = {value}") for name, value in override.thresholds.items()),
+        *(("lanes", name, f" = {value!r}") for name, value in override.lanes.items()),
+        *(("precedence", name, "") for name in override.precedence),
+    ]

@@ -84,7 +84,8 @@ class SortResult(_Message):
 
     `deadline_margin_ms` is positive when the result was in time, negative when late, None without a
     deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's lane
-    for bottles that must not be ejected on this result.
+    for bottles that must not be ejected on this result. `uncertain`: the model isn't sure of `labels`,
+    and a bottle that is `sorted` goes to the policy's `manual_lane`.
     """
 
     job_id: str
@@ -97,6 +98,7 @@ class SortResult(_Message):
     outcome: Outcome
     labels: tuple[Label, ...] = ()
     lane: str
+    uncertain: bool = False
     model: ModelRef | None = None
     timings_ms: Timings = Timings()
     deadline_margin_ms: float | None = None

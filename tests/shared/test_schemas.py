@@ -94,8 +94,8 @@ def test_a_result_survives_json(outcome: str) -> None:
 
 def test_the_fields_of_a_result_are_the_documented_ones() -> None:
     documented = (
-        "job_id line camera frame_id encoder_count captured_at finished_at outcome labels lane model timings_ms "
-        "deadline_margin_ms attempt worker error"
+        "job_id line camera frame_id encoder_count captured_at finished_at outcome labels lane uncertain model "
+        "timings_ms deadline_margin_ms attempt worker error"
     )
     assert list(SortResult.model_fields) == documented.split()
     assert list(Timings.model_fields) == ["queue", "decode", "batch", "infer", "total"]

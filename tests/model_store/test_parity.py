@@ -1,0 +1,140 @@
+"""What exports may differ by, what int8 must earn, and which images make golden answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_store.bundle import INT8_TOLERANCE
+from model_store.parity import Answers, choose_golden, cpu_engine, gate_reason, measure
+from model_store.policy import Policy
+from shared.errors import BadBundle
+
+CLASSES = ("good", "no cap", "cracked")
+POLICY = Policy.default(CLASSES, "multi")
+KIND: dict[str, Any] = {"classes": CLASSES, "mode": "multi", "policy": POLICY}
+
+Floats = NDArray[np.float32]
+
+
+def rows(*defects: tuple[float, float], repeat: int = 1) -> Floats:
+    """Probabilities as a `multi` model gives them: `good` is the product of what is left."""
+    given = [[(1 - cap) * (1 - crack), cap, crack] for cap, crack in defects]
+    return np.array(given * repeat, np.float32)
+
+
+def answers(fp32: Floats, int8: Floats) -> Answers:
+    return Answers(trained=fp32, saved_model=fp32, fp32=fp32, int8=int8)
+
+
+def test_the_figures_compare_int8_with_fp32() -> None:
+    fp32 = rows((0.1, 0.0), (0.9, 0.0), (0.45, 0.0), (0.3, 0.0), (0.9, 0.95))
+    int8 = rows((0.1, 0.0), (0.2, 0.0), (0.65, 0.0), (0.55, 0.0), (0.95, 0.9))
+    figures = measure(answers(fp32, int8), **KIND)
+    assert figures["images"] == 5
+    assert figures["int8_max_difference"] == pytest.approx(0.7)
+    # The last image's labels are the same, and only their order of probability is not.
+    assert figures["int8_labels_agreement"] == pytest.approx(2 / 5)
+    assert figures["int8_class_agreement"] == pytest.approx(1 / 5)
+    # On the third image fp32 would have asked a person, on the fourth int8.
+    assert figures["int8_sure_disagreement"] == pytest.approx(1 / 5)
+    assert "int8_macro_f1" not in figures
+
+
+def test_with_true_labels_both_are_scored() -> None:
+    fp32, int8 = rows((0.1, 0.0), (0.9, 0.0)), rows((0.1, 0.0), (0.2, 0.0))
+    labels = [("good",), ("no cap",)]
+    figures = measure(answers(fp32, int8), labels=labels, **KIND)
+    assert figures["fp32_macro_f1"] == 1
+    assert figures["int8_macro_f1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
+    known = np.array([[True, True, True], [False, False, True]])
+    guarded = measure(answers(fp32, int8), labels=[("good",), ()], known=known, **KIND)
+    assert guarded["int8_macro_f1"] == 1
+
+
+@pytest.mark.parametrize(("name", "off"), [("saved_model", 2e-5), ("fp32", 2e-4), ("fp32", np.nan)])
+def test_a_float_export_that_answers_otherwise_is_not_published(name: str, off: float) -> None:
+    trained = rows((0.1, 0.0), (0.9, 0.0))
+    given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
+    with pytest.raises(BadBundle, match=f"the exported {name} answers .* not published"):
+        measure(given, **KIND)
+
+
+def figures(*, agreement: float = 1.0, fp32: float = 0.9, int8: float = 0.9, **more: float) -> dict[str, float]:
+    return {
+        "images": 200.0,
+        "int8_labels_agreement": agreement,
+        "fp32_macro_f1": fp32,
+        "int8_macro_f1": int8,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    "earned",
+    [
+        figures(),
+        figures(agreement=0.99),
+        figures(int8=0.895),
+        figures(int8=0.95),
+        figures(int8_class_agreement=0.5),
+        {"images": 10.0, "int8_labels_agreement": 1.0},
+    ],
+)
+def test_int8_is_the_default_where_it_earned_it(earned: dict[str, float]) -> None:
+    assert gate_reason(earned) is None
+    assert cpu_engine(earned) == "litert"
+
+
+@pytest.mark.parametrize(
+    ("missed", "reason"),
+    [
+        (figures(agreement=0.9899), "same labels as fp32 on 98.99% of the 200 images compared on, below 99%"),
+        (figures(agreement=float("nan")), "below 99%"),
+        (figures(int8=0.8949), "macro F1 of 0.8949 on the 200 images compared on, fp32 0.9000: more than 0.005 lost"),
+        ({"images": 10.0, "int8_labels_agreement": 0.9}, "90.00% of the 10 images"),
+    ],
+)
+def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_said(missed: dict[str, float], reason: str) -> None:
+    assert cpu_engine(missed) == "litert-fp32"
+    said = gate_reason(missed)
+    assert said is not None
+    assert reason in said
+    assert "CPUs take fp32 by default" in said
+
+
+def test_one_flip_in_a_hundred_is_still_earned_and_two_are_not() -> None:
+    fp32 = rows((0.1, 0.0), repeat=100)
+    int8 = fp32.copy()
+    int8[0] = rows((0.9, 0.0))[0]
+    assert cpu_engine(measure(answers(fp32, int8), **KIND)) == "litert"
+    int8[1] = int8[0]
+    assert cpu_engine(measure(answers(fp32, int8), **KIND)) == "litert-fp32"
+
+
+def golden_rows(given: Floats, policy: Policy = POLICY, classes: tuple[str, ...] = CLASSES, mode: Any = "multi") -> Any:
+    images = np.arange(len(given), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return choose_golden(images, answers(given, given), classes=classes, mode=mode, policy=policy).images[:, 0, 0, 0]
+
+
+def test_golden_images_keep_away_from_the_thresholds() -> None:
+    near = 0.5 - INT8_TOLERANCE + 0.01
+    given = rows((0.1, 0.1), (near, 0.1), (0.9, near), (0.9, 0.1))
+    assert golden_rows(given).tolist() == [0, 3]
+
+
+def test_with_a_low_threshold_bottles_without_the_defect_can_be_golden() -> None:
+    policy = POLICY.model_copy(update={"thresholds": {"no cap": 0.1, "cracked": 0.5}})
+    assert golden_rows(rows((0.01, 0.1), (0.06, 0.1), (0.9, 0.1)), policy).tolist() == [0, 2]
+
+
+def test_in_single_two_probabilities_can_move_towards_each_other() -> None:
+    given = np.array([[0.54, 0.45, 0.01], [0.56, 0.43, 0.01], [0.9, 0.1, 0.0]], np.float32)
+    assert golden_rows(given, Policy.default(CLASSES, "single"), mode="single").tolist() == [1, 2]
+
+
+def test_a_model_that_is_sure_of_nothing_gives_its_least_unsure_answer() -> None:
+    assert golden_rows(rows((0.5, 0.5), (0.52, 0.47), (0.51, 0.5))).tolist() == [1]
