@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 # A file, run by its path: it imports nothing of ours.
 _KEEPER = Path(__file__).with_name("keeper.py")
@@ -23,8 +24,18 @@ class Child:
     Ctrl-C goes to the caller alone, which decides in what order its children end.
     """
 
-    def __init__(self, arguments: Sequence[str], *, log: Path, out: Path | None = None) -> None:
-        """Starts it. Standard error goes to the file `log`; standard output to `out`, or to `log` as well."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        out: Path | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Starts it, with `variables` in its environment beside the caller's.
+
+        Standard error goes to the file `log`; standard output to `out`, or to `log` as well.
+        """
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
             self._keeper = subprocess.Popen(
@@ -32,6 +43,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=errors,
+                env={**os.environ, **variables},
                 process_group=0,
             )
 

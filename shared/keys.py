@@ -16,6 +16,16 @@ def results(line: str) -> str:
     return f"sortline:results:{line}"
 
 
+def shadow(line: str) -> str:
+    """The stream of one line's images that two models saw (field `comparison`: JSON), trimmed."""
+    return f"sortline:shadow:{line}"
+
+
+def canary(model: str, version: int, started_at: float) -> str:
+    """Hash of one canary's counts over all workers (`compared`, `disagreed`) and, once it is stopped, why; expires."""
+    return f"sortline:canary:{model}:{version}:{started_at!r}"
+
+
 def bell(queue: str) -> str:
     """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
     return f"sortline:bell:{queue}"
@@ -24,6 +34,7 @@ def bell(queue: str) -> str:
 # RQ's.
 RQ_QUEUES = "rq:queues"  # set of the keys of all queues
 RQ_SUSPENDED = "rq:suspended"
+RQ_WORKERS = "rq:workers"  # set of the keys of all registered workers
 
 
 def rq_queue(queue: str) -> str:

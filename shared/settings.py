@@ -6,6 +6,7 @@ default. `SORTLINE_CONFIG` names another file than `./sortline.toml`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -17,16 +18,21 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from shared.errors import BadSetting
+from shared.policies import PolicyOverride
 from shared.schemas import Name
 
 ENV_PREFIX = "SORTLINE_"
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
 # Ten years: what is kept longer belongs elsewhere, and Redis refuses expiries far above it.
 MAX_TTL_S = 315_360_000
+
+# Each worker's look costs a remote store two small reads.
+MIN_STORE_POLL_S = 0.2
 
 # Not urlsplit: a password with an unescaped `/`, `#` or `?` would end up in what it takes for the path.
 _LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
@@ -44,11 +50,24 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server that holds the queues")
-    model_store: str = Field("~/.local/share/sortline/models", description="folder of published models")
-    cache_dir: Path = Field(Path("~/.cache/sortline"), description="folder of backbones and cached features")
+    model_store: str = Field(
+        "~/.local/share/sortline/models", description="folder or URL (s3://bucket/models) of published models"
+    )
+    cache_dir: Path = Field(
+        Path("~/.cache/sortline"), description="folder of backbones, cached features, and models fetched from a URL"
+    )
     model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
+    store_poll_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="seconds between a worker's looks at the model store; 0: it stays with its model",
+    )
     engine: Literal["auto", "litert", "litert-fp32", "tensorflow"] = Field(
         "auto", description="what runs the model: auto takes TensorFlow where it sees a GPU, else LiteRT"
+    )
+    policies: dict[Name, PolicyOverride] = Field(
+        {}, description="per line, what differs from the model's own policy (below)"
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
@@ -79,6 +98,13 @@ class Settings(BaseSettings):
             raise ValueError("name at least one queue, e.g. live,bulk")
         for name in names:
             TypeAdapter(Name).validate_python(name)
+        return value
+
+    @field_validator("store_poll_s")
+    @classmethod
+    def _spares_the_store(cls, value: float) -> float:
+        if 0 < value < MIN_STORE_POLL_S:
+            raise ValueError(f"look no more often than every {MIN_STORE_POLL_S} s: a store may be far away")
         return value
 
     @property
@@ -126,8 +152,20 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**given)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
+    except SettingsError as error:
+        # Only the environment's values are parsed as JSON; the cause says where it went wrong, not with which value.
+        raise BadSetting(f"{error}: {error.__cause__}. Give it as JSON, or in {path}.") from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make `load_settings` in another process come to these settings."""
+    values = settings.model_dump(mode="json")
+    return {
+        ENV_PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
+        for name, value in values.items()
+    }
 
 
 def origin(name: str, flags: dict[str, Any]) -> str:
@@ -167,9 +205,10 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
     lines = []
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
             lines.append(f"{config_file()} sets {name!r}, which is not a setting: see `sortline config`.")
             continue
+        where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))
-        lines.append(f"setting {name} = {value} (from {origin(name, flags)}): {problem['msg']}.")
+        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {problem['msg']}.")
     return "\n".join(lines)

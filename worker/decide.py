@@ -5,14 +5,18 @@ Used by the pipeline for batches and by `tasks.sort_image` for one image: the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from model_store.manifest import Manifest
-from model_store.policy import decide
+from model_store.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput
+from shared.policies import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from worker.items import Ticket
+
+_NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,29 @@ class Spent:
 
 
 class Decider:
-    """Builds the results of one model on one worker."""
+    """Builds the results of one model on one worker, by the model's policy or the line's own."""
 
-    def __init__(self, manifest: Manifest, *, engine: str, worker: str) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        engine: str,
+        worker: str,
+        overrides: Mapping[str, PolicyOverride] = _NO_OVERRIDES,
+    ) -> None:
+        """`overrides` are the setting `policies`.
+
+        Raises:
+            BadSetting: an override does not fit the model's classes; names line, key and value.
+        """
         self._manifest = manifest
+        self._policies = policies_by_line(
+            manifest.policy,
+            overrides,
+            classes=manifest.classes,
+            mode=manifest.mode,
+            model=f"{manifest.name}@{manifest.version}",
+        )
         self._worker = worker
         self.model = ModelRef(name=manifest.name, version=manifest.version, engine=engine)
 
@@ -40,17 +63,22 @@ class Decider:
         Args:
             probabilities: one per class of the manifest, in its order.
         """
-        decision = decide(probabilities, self._manifest.classes, self._manifest.mode, self._manifest.policy)
+        decision = self.decision(ticket, probabilities)
         deadline_at = ticket.job.deadline_at
         late = deadline_at is not None and finished_at > deadline_at
         return self._result(
             ticket,
             outcome=Outcome.LATE if late else Outcome.SORTED,
-            lane=self._manifest.policy.unsorted_lane if late else decision.lane,
+            lane=self._policy(ticket).unsorted_lane if late else decision.lane,
+            uncertain=decision.uncertain,
             labels=tuple(Label(label=label, probability=round(p, 6)) for label, p in decision.labels),
             spent=spent,
             finished_at=finished_at,
         )
+
+    def decision(self, ticket: Ticket, probabilities: Sequence[float]) -> Decision:
+        """Labels and lane of an image, whatever its deadline: what two models are compared by."""
+        return decide(probabilities, self._manifest.classes, self._manifest.mode, self._policy(ticket))
 
     def expired(self, ticket: Ticket, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image whose deadline passed before the model saw it."""
@@ -66,10 +94,13 @@ class Decider:
             ticket, Outcome.FAILED, error=f"{type(error).__name__}: {error}", spent=spent, finished_at=finished_at
         )
 
+    def _policy(self, ticket: Ticket) -> Policy:
+        return self._policies.get(ticket.job.line, self._manifest.policy)
+
     def _unsorted(
         self, ticket: Ticket, outcome: Outcome, *, error: str | None, spent: Spent, finished_at: float
     ) -> SortResult:
-        lane = self._manifest.policy.unsorted_lane
+        lane = self._policy(ticket).unsorted_lane
         return self._result(
             ticket, outcome=outcome, lane=lane, labels=(), spent=spent, finished_at=finished_at, error=error
         )
@@ -83,6 +114,7 @@ class Decider:
         labels: tuple[Label, ...],
         spent: Spent,
         finished_at: float,
+        uncertain: bool = False,
         error: str | None = None,
     ) -> SortResult:
         job = ticket.job
@@ -98,6 +130,7 @@ class Decider:
             outcome=outcome,
             labels=labels,
             lane=lane,
+            uncertain=uncertain,
             model=self.model,
             timings_ms=Timings(
                 queue=_rounded(ticket.queue_ms),

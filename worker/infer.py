@@ -1,4 +1,4 @@
-"""Infer: one batch through the engine. In: `Batch`. Out: a row of probabilities, or an error, per item.
+"""Infer: one batch through the engine. In: pixels. Out: a row of probabilities, or an error, per image.
 
 The only step that touches the model.
 """
@@ -6,45 +6,84 @@ The only step that touches the model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from model_store.engines import Engine
 from model_store.engines.checks import check_answer
 from shared.errors import EngineFailed
-from worker.items import Decoded
+from worker.items import Decoded, Pixels
+
+if TYPE_CHECKING:
+    from worker.serving import Trial
 
 log = logging.getLogger("sortline.infer")
 
 Row = list[float]
 
 
-def infer(items: Sequence[Decoded], engine: Engine) -> list[Row | EngineFailed]:
-    """One row of probabilities per item, in order; an EngineFailed where the engine failed on it.
+class Answered(NamedTuple):
+    """An item and what its model said of it."""
 
-    When a batch fails, its items are tried one by one, so that one of them doesn't fail the others.
+    item: Decoded
+    row: Row | EngineFailed
+
+
+class CanaryFault(NamedTuple):
+    """A canary that failed on an image, and how."""
+
+    trial: Trial
+    error: EngineFailed
+
+
+def infer(images: Sequence[Pixels], engine: Engine) -> list[Row | EngineFailed]:
+    """One row of probabilities per image, in order; an EngineFailed where the engine failed on it.
+
+    When a batch fails, its images are tried one by one, so that one of them doesn't fail the others.
     """
     try:
-        return list(_predict(items, engine))
+        return list(_predict(images, engine))
     except EngineFailed as error:
-        if len(items) == 1:
+        if len(images) == 1:
             return [error]
-        log.warning("a batch of %d failed, trying its items one by one: %s", len(items), error)
+        log.warning("a batch of %d failed, trying its items one by one: %s", len(images), error)
     rows: list[Row | EngineFailed] = []
-    for item in items:
-        rows += infer([item], engine)
+    for image in images:
+        rows += infer([image], engine)
     return rows
 
 
-def _predict(items: Sequence[Decoded], engine: Engine) -> list[Row]:
-    pixels = np.stack([item.pixels for item in items])
+def rescue(answered: Iterable[Answered]) -> tuple[list[Answered], CanaryFault | None]:
+    """Have the other model answer where a canary's engine failed.
+
+    Returns:
+        all items with their rows, in order, and a failure of the canary where the other model did answer: an image that
+        no engine can run is not the canary's fault.
+    """
+    after: list[Answered] = []
+    fault: CanaryFault | None = None
+    for item, row in answered:
+        peer = item.peer
+        if not isinstance(row, EngineFailed) or not item.by_canary or peer is None or peer.pixels is None:
+            after.append(Answered(item, row))
+            continue
+        (again,) = infer([peer.pixels], peer.model.engine)
+        if not isinstance(again, EngineFailed):
+            fault = CanaryFault(peer.trial, row)
+        after.append(Answered(replace(item, model=peer.model, pixels=peer.pixels, peer=None), again))
+    return after, fault
+
+
+def _predict(images: Sequence[Pixels], engine: Engine) -> list[Row]:
     try:
-        probabilities = engine.predict(pixels)
+        probabilities = engine.predict(np.stack(images))
     except EngineFailed:
         raise
     except Exception as error:  # engines wrap native code: whatever it raises is theirs
         raise EngineFailed(f"{engine.name} raised {type(error).__name__}: {error}") from error
-    check_answer(probabilities, images=len(items), classes_count=engine.classes_count, engine=engine.name)
+    check_answer(probabilities, images=len(images), classes_count=engine.classes_count, engine=engine.name)
     rows: list[Row] = probabilities.tolist()
     return rows

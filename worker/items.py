@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.schemas import ImageJob, SortResult
+
+if TYPE_CHECKING:
+    from worker.serving import Model, Trial
 
 Pixels = NDArray[np.uint8]
 
@@ -62,19 +66,38 @@ class Ticket:
         return Ticket(replace(self.claimed, image=None), self.job, self.attempt)
 
 
+@dataclass(slots=True)
+class Peer:
+    """The other model that is to see an image while a canary is tried.
+
+    `pixels`, in its own size, stay None where there was no time to decode twice: then nothing is compared.
+    """
+
+    trial: Trial
+    model: Model
+    pixels: Pixels | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A ticket with its pixels: uint8 [size, size, 3]."""
+    """A ticket with its pixels, uint8 [size, size, 3], and the model that they are for."""
 
     ticket: Ticket
     pixels: Pixels
     decode_ms: float
     ready_at: float  # monotonic seconds
+    model: Model
+    peer: Peer | None = None
+
+    @property
+    def by_canary(self) -> bool:
+        """Whether a canary's answer acts for it."""
+        return self.peer is not None and self.peer.trial.model is self.model
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Items for one call of the model, earliest deadline first, and why it started now."""
+    """Items for one call of one model, earliest deadline first, and why it started now."""
 
     items: tuple[Decoded, ...]
     reason: str  # full, deadline, linger, drain

@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from shared import keys
-from shared.schemas import SortResult
+from shared.schemas import ModelRef, SortResult
+from worker.canary import Comparison
 from worker.claim import epoch
 
 # Dense from 1 ms to 1 s, where the deadlines are; the last ones catch a backlog.
@@ -79,6 +80,80 @@ class Metrics:
         self.model_load = Gauge(
             "sortline_model_load_seconds", "Time to load, verify and warm up the model", registry=registry
         )
+        self.swaps = Counter(
+            "sortline_model_swaps",
+            "Versions that were to be served from now on, by what came of it",
+            ["result"],
+            registry=registry,
+        )
+        self.store_errors = Counter("sortline_store_errors", "Looks at the model store that failed", registry=registry)
+        self._add_canary()
+
+    def _add_canary(self) -> None:
+        registry = self.registry
+        self.canary_info = Gauge(
+            "sortline_canary_info",
+            "The canary being tried (always 1)",
+            ["name", "version", "share", "mode"],
+            registry=registry,
+        )
+        self.canary_compared = Counter(
+            "sortline_canary_compared",
+            "Images that canary and model in service both saw",
+            ["version"],
+            registry=registry,
+        )
+        self.canary_disagreed = Counter(
+            "sortline_canary_disagreed", "Of these, those they would treat differently", ["version"], registry=registry
+        )
+        self.canary_ratio = Gauge(
+            "sortline_canary_disagreement_ratio",
+            "Share of a canary's compared images that disagreed, over all workers",
+            ["version"],
+            registry=registry,
+        )
+        self.canary_skipped = Counter(
+            "sortline_canary_skipped", "Comparisons left out for want of time, or of Redis", registry=registry
+        )
+        self.canary_stopped = Counter(
+            "sortline_canary_stopped", "Canaries that this worker stopped", ["reason"], registry=registry
+        )
+        self._model: tuple[str, ...] | None = None
+        self._canary: tuple[str, ...] | None = None
+
+    def show_model(self, model: ModelRef) -> None:
+        """This one is in service now."""
+        shown = (model.name, str(model.version), model.engine)
+        self.model_info.labels(*shown).set(1)
+        if self._model is not None and self._model != shown:
+            self.model_info.remove(*self._model)
+        self._model = shown
+
+    def show_canary(self, model: ModelRef | None, *, share: float = 0.0, mode: str = "") -> None:
+        """This one is tried now, or none is; a version's counts go when it is tried no more."""
+        shown = None if model is None else (model.name, str(model.version), f"{share:g}", mode)
+        before, self._canary = self._canary, shown
+        if shown is not None:
+            self.canary_info.labels(*shown).set(1)
+        if before is not None and before != shown:
+            self.canary_info.remove(*before)
+        if before is not None and (shown is None or before[1] != shown[1]):
+            for family in (self.canary_compared, self.canary_disagreed, self.canary_ratio):
+                family.clear()
+
+    def count_compared(self, version: int, comparisons: Sequence[Comparison], *, ratio: float) -> None:
+        """Comparisons that were recorded; `ratio` is over all workers."""
+        label = str(version)
+        if self._canary is None or self._canary[1] != label:
+            return  # it has ended meanwhile, and its labels are gone
+        self.canary_compared.labels(label).inc(len(comparisons))
+        self.canary_disagreed.labels(label).inc(sum(1 for comparison in comparisons if not comparison.agree))
+        self.show_ratio(version, ratio)
+
+    def show_ratio(self, version: int, ratio: float) -> None:
+        """What all workers found of the canary, this one perhaps nothing."""
+        if self._canary is not None and self._canary[1] == str(version):
+            self.canary_ratio.labels(str(version)).set(ratio)
 
     def observe_finish(self, seconds: float) -> None:
         """One batch took `seconds` to be written."""

@@ -4,17 +4,18 @@
          ▲                                                                    │
          └──────────── room again (`Inflight`) ◀──────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
+    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`)
 
 The steps overlap: while one batch is in the model, the next is being decoded, the one after that
 claimed, and the results of the one before written. What is held at once is bounded, so that nothing is
-claimed that can't start soon.
+claimed that can't start soon. A job belongs to one model from its decoding on (`serving`).
 
 Where it can go wrong, and what becomes of the job:
     claim    not ours, or not JSON      failed, never retried (BadJob)
              deadline already past      expired
     decode   not a usable image         rejected (BadImage)
     batch    deadline past meanwhile    expired
-    infer    engine failed on the item  retried, then failed (EngineFailed)
+    infer    engine failed on the item  retried, then failed (EngineFailed); a canary's: answered by the other model
     finish   lease lost                 nothing is written: the job is another worker's
     server away, in any step            wait and go on
 """
@@ -35,20 +36,21 @@ from dataclasses import dataclass
 
 import redis
 
-from model_store.engines import Engine
 from shared.errors import BadImage, BadJob, EngineFailed
-from worker.batch import BatchCost, Batcher
+from worker.batch import Batcher
 from worker.budget import Budget
 from worker.claim import MAX_ENCODED_BYTES, Claimer
+from worker.compare import Comparer, Comparisons
 from worker.decide import Decider, Spent
-from worker.decode import Decoder, decode_ticket
+from worker.decode import decode_for_peer, decode_ticket
 from worker.finish import Finisher
-from worker.infer import Row, infer
+from worker.infer import Answered, infer, rescue
 from worker.intake import admit
 from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
 from worker.loops import Loops
 from worker.metrics import Metrics
+from worker.serving import Slot
 
 log = logging.getLogger("sortline.pipeline")
 
@@ -65,9 +67,8 @@ class Parts:
     """What a pipeline is made of; each part is one step's own."""
 
     claimer: Claimer
-    decoder: Decoder
-    engine: Engine
-    decider: Decider
+    slot: Slot
+    comparisons: Comparisons
     finisher: Finisher
     keeper: LeaseKeeper
     inflight: Inflight
@@ -97,8 +98,8 @@ class Pipeline:
         self._keep_interval_s = min(REAP_INTERVAL_S, lease_s / 3)
         self._burst = burst
         self._clock = clock
-        self._cost = BatchCost()
-        self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s, cost=self._cost)
+        self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s)
+        self._comparer = Comparer(parts.slot, sink=parts.comparisons, max_waiting=self._capacity, metrics=parts.metrics)
         self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
         self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
@@ -180,22 +181,28 @@ class Pipeline:
             except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
                 self._refuse(claimed, error)
             else:
-                self._decode(ticket)
+                self._decode(ticket, others_wait=bool(hand))
             finally:
                 self._encoded.give_back(claimed.image_bytes)
 
-    def _decode(self, ticket: Ticket) -> None:
+    def _decode(self, ticket: Ticket, *, others_wait: bool) -> None:
+        route = self._parts.slot.now.route(ticket.job)
         try:
             if self._hopeless(ticket):
-                self._done.put([self._expired(ticket)])
-            else:
-                self._batcher.put(decode_ticket(ticket, self._parts.decoder))
+                self._done.put([self._expired(ticket, route.model.decider)])
+                return
+            item = decode_ticket(ticket, route)
         except BadImage as error:
-            result = self._parts.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
+            result = route.model.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
             self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
         except Exception as error:  # a bug or no memory: this job's alone, and it may go well next time
             log.exception("decoding job %s failed", ticket.job.job_id)
-            self._done.put([self._retry_or_fail(ticket, error)])
+            self._done.put([self._retry_or_fail(ticket, error, route.model.decider)])
+        else:
+            self._batcher.put(item)
+            data = ticket.claimed.image
+            if item.peer is not None and item.peer.pixels is None and data is not None and not others_wait:
+                decode_for_peer(item.peer, data)
 
     def _refuse(self, claimed: Claimed, error: Exception) -> None:
         trace = None if isinstance(error, BadJob) else error
@@ -208,56 +215,73 @@ class Pipeline:
     def _infer_loop(self) -> None:
         while not (self._claims_ended.is_set() and self.idle):
             self.loops.beat("infer")
-            batch = self._batcher.take(IDLE_WAIT_S)
+            batch = self._batcher.take(0.0 if self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
-                self._done.put(self._run(batch))
+                self._run(batch)
+            self._comparer.step(spare_s=self._batcher.spare_s())
+        self._comparer.drop()
 
-    def _run(self, batch: Batch) -> list[Done]:
+    def _run(self, batch: Batch) -> None:
         items: list[Decoded] = []
         done: list[Done] = []
         for item in batch.items:
             if item.ticket.claimed.lease not in self._parts.inflight:
                 continue  # lost while it waited, and counted there: another worker has it
             if self._hopeless(item.ticket):
-                done.append(self._expired(item.ticket, decode_ms=item.decode_ms))
+                done.append(self._expired(item.ticket, item.model.decider, decode_ms=item.decode_ms))
             else:
                 items.append(item)
-        if not items:
-            return done
-        started_at = time.monotonic()
-        rows = infer(items, self._parts.engine)
-        infer_s = time.monotonic() - started_at
-        self._cost.observe(len(items), infer_s)
-        self._parts.metrics.batch_size.observe(len(items))
-        self._parts.metrics.batches.labels(batch.reason).inc()
-        finished_at = self._clock()
-        for item, row in zip(items, rows, strict=True):
-            done.append(self._decide(item, row, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
-        return done
+        answered: list[Answered] = []
+        if items:
+            started_at = time.monotonic()
+            answered = self._answer(items)
+            infer_s = time.monotonic() - started_at
+            self._parts.metrics.batch_size.observe(len(items))
+            self._parts.metrics.batches.labels(batch.reason).inc()
+            finished_at = self._clock()
+            for each in answered:
+                done.append(self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
+        self._observe_margins(done)
+        self._done.put(done)
+        self._comparer.offer(answered)
 
-    def _decide(
-        self, item: Decoded, row: Row | EngineFailed, *, started_at: float, infer_s: float, finished_at: float
-    ) -> Done:
-        ticket = item.ticket
+    def _answer(self, items: Sequence[Decoded]) -> list[Answered]:
+        model = items[0].model  # a batch is of one model
+        started_at = time.monotonic()
+        rows = infer([item.pixels for item in items], model.engine)
+        model.cost.observe(len(items), time.monotonic() - started_at)
+        answered, fault = rescue(map(Answered, items, rows))
+        if fault is not None:
+            self._parts.comparisons.failed(fault.trial, fault.error)
+        return answered
+
+    def _decide(self, answered: Answered, *, started_at: float, infer_s: float, finished_at: float) -> Done:
+        item, row = answered
+        ticket, decider = item.ticket, item.model.decider
         if isinstance(row, EngineFailed):
-            return self._retry_or_fail(ticket, row)
+            return self._retry_or_fail(ticket, row, decider)
         spent = Spent(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
-        result = self._parts.decider.classified(ticket, row, spent=spent, finished_at=finished_at)
+        result = decider.classified(ticket, row, spent=spent, finished_at=finished_at)
         return Done(ticket.claimed, Ending.SUCCESS, result)
+
+    def _observe_margins(self, done: Sequence[Done]) -> None:
+        for each in done:
+            if each.result is not None and each.result.deadline_margin_ms is not None:
+                self._comparer.room.observe(each.result.deadline_margin_ms / 1000)
 
     def _hopeless(self, ticket: Ticket) -> bool:
         return ticket.job.deadline_at is not None and self._clock() > ticket.job.deadline_at
 
-    def _expired(self, ticket: Ticket, decode_ms: float | None = None) -> Done:
-        result = self._parts.decider.expired(ticket, spent=Spent(decode_ms), finished_at=self._clock())
+    def _expired(self, ticket: Ticket, decider: Decider, decode_ms: float | None = None) -> Done:
+        result = decider.expired(ticket, spent=Spent(decode_ms), finished_at=self._clock())
         return Done(ticket.claimed, Ending.SUCCESS, result)
 
-    def _retry_or_fail(self, ticket: Ticket, error: Exception) -> Done:
+    def _retry_or_fail(self, ticket: Ticket, error: Exception, decider: Decider) -> Done:
         text = "".join(traceback.format_exception(error))
         if ticket.claimed.retries_left > 0:
             self._parts.metrics.retried.inc()
             return Done(ticket.claimed, Ending.RETRY, None, text)
-        result = self._parts.decider.failed(ticket, error, spent=Spent(), finished_at=self._clock())
+        result = decider.failed(ticket, error, spent=Spent(), finished_at=self._clock())
         return Done(ticket.claimed, Ending.FAILURE, result, text)
 
     # finish ─────────────────────────────────────────────────────────────────────────────────────────
@@ -332,5 +356,6 @@ class Pipeline:
             self._refuse(claimed, error)
             return
         died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
-        result = self._parts.decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
+        decider = self._parts.slot.now.acting.decider
+        result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])

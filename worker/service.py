@@ -7,72 +7,55 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import redis
 from rq.worker import WorkerStatus
 
-from model_store.bundle import open_bundle
-from model_store.engines import Engine, open_engine, usable_cores
-from model_store.manifest import Manifest
-from model_store.store import ModelStore
+from model_store.engines import usable_cores
+from model_store.store import open_store, parse_spec
 from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
+from worker.canary import CanaryBook
 from worker.claim import Claimer
-from worker.decide import Decider
-from worker.decode import Decoder, image_decoder
 from worker.durability import warn_of_loss
 from worker.finish import Finisher
+from worker.follow import Follower
 from worker.http import StatusServer
 from worker.leases import Inflight, LeaseKeeper
+from worker.loading import Served, as_model, load_bundle, load_served, measure
 from worker.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
 from worker.presence import Presence, worker_name
+from worker.record import Recorder
+from worker.serving import Model, Serving, Slot
 
 log = logging.getLogger("sortline.worker")
 
 BEAT_INTERVAL_S = 2.0
+# How long the end waits for a model that is just being loaded: the interpreter must not end under native code.
+FOLLOW_END_S = 5.0
 # A probe or a scrape must not hang while the server is away.
 PROBE_TIMEOUT_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model that is loaded, verified and warm, and the decoder for its size."""
-
-    manifest: Manifest
-    engine: Engine
-    decoder: Decoder
-
-
-def load_served(settings: Settings) -> Served:
-    """Load, verify and warm up the model that the settings name.
-
-    Raises:
-        NotFound: there is no such model, version or engine.
-        BadBundle: the bundle is incomplete, was changed, or doesn't give its golden answers.
-    """
-    bundle = open_bundle(ModelStore(settings.model_store_dir).resolve(settings.model))
-    engine = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
-    engine.warm_up([1, settings.max_batch])
-    decoder = image_decoder(settings, size_px=bundle.manifest.input_size_px)
-    return Served(bundle.manifest, engine, decoder)
 
 
 class WorkerService:
     """Runs one worker in the calling (main) thread until its queues are drained or it is told to stop."""
 
     def __init__(
-        self, settings: Settings, *, burst: bool = False, load: Callable[[Settings], Served] = load_served
+        self, settings: Settings, *, burst: bool = False, load: Callable[[Settings], Served] | None = None
     ) -> None:
+        """`load` gives a model from elsewhere than the model store; then there is nothing to follow."""
         self._settings = settings
         self._burst = burst
         self._load = load
         self._metrics = Metrics()
         self._probe_client = connect(settings.redis_url, socket_timeout_s=PROBE_TIMEOUT_S)
         self._pipeline: Pipeline | None = None
+        self._follower: Follower | None = None
+        self._recorder: Recorder | None = None
         self._stop_signals = 0
         self.name = worker_name()
 
@@ -83,8 +66,7 @@ class WorkerService:
         status = self._status_server()
         status.start()
         try:
-            served = self._timed_load()
-            self._pipeline = self._build(served)
+            self._pipeline = self._build(self._timed_load())
             return self._work(self._pipeline)
         finally:
             status.stop()
@@ -95,7 +77,7 @@ class WorkerService:
             return 0
         if self._stop_signals:
             pipeline.drain()
-        pipeline.start()
+        self._start(pipeline)
         log.info("worker %s sorts %s", self.name, self._settings.queues)
         while not pipeline.ended.wait(BEAT_INTERVAL_S):
             if pipeline.loops.failed.is_set() or self._stop_signals > 1:
@@ -106,8 +88,20 @@ class WorkerService:
             presence.leave()
         except redis.exceptions.RedisError as error:
             log.warning("could not say goodbye to Redis: %s", error)
+        self._stop_following()
         log.info("worker %s is done", self.name)
         return 0
+
+    def _start(self, pipeline: Pipeline) -> None:
+        if self._follower is not None and self._recorder is not None:
+            self._recorder.start()
+            self._follower.start()
+        pipeline.start()
+
+    def _stop_following(self) -> None:
+        if self._follower is not None and self._recorder is not None:
+            self._recorder.stop(FOLLOW_END_S)
+            self._follower.stop(FOLLOW_END_S)
 
     def _quit(self, pipeline: Pipeline, presence: Presence) -> int:
         """Give the leases back and end at once: threads may be inside native code that never returns."""
@@ -152,31 +146,40 @@ class WorkerService:
             self._pipeline.drain()
             log.info("%s: finishing what is held, claiming nothing more; once more quits", signal.Signals(number).name)
 
-    def _timed_load(self) -> Served:
+    def _timed_load(self) -> Model:
         started = time.perf_counter()
-        served = self._load(self._settings)
+        served = (self._load or load_served)(self._settings)
+        model = self._measured(served)
         seconds = time.perf_counter() - started
-        manifest = served.manifest
         self._metrics.model_load.set(seconds)
-        self._metrics.model_info.labels(manifest.name, str(manifest.version), served.engine.name).set(1)
-        log.info("%s@%d on %s is ready after %.2f s", manifest.name, manifest.version, served.engine.name, seconds)
-        return served
+        log.info("%s is ready after %.2f s", model, seconds)
+        return model
 
-    def _build(self, served: Served) -> Pipeline:
+    def _load_beside(self, folder: Path) -> Model:
+        return self._measured(load_bundle(folder, self._settings, beside=True))
+
+    def _measured(self, served: Served) -> Model:
+        model = as_model(served, self._settings, worker=self.name)
+        measure(model)
+        return model
+
+    def _build(self, model: Model) -> Pipeline:
         settings, inflight = self._settings, Inflight()
         self._metrics.inflight.set_function(lambda: len(inflight))
-        queues = settings.queue_names
+        slot = Slot(Serving(model), metrics=self._metrics)
+        self._recorder = self._follow(slot)
         parts = Parts(
             # Each has a connection of its own: claim blocks, and leases must not wait for a large finish.
-            claimer=Claimer(connect(settings.redis_url), worker=self.name, queues=queues, lease_s=settings.lease_s),
-            decoder=served.decoder,
-            engine=served.engine,
-            decider=Decider(served.manifest, engine=served.engine.name, worker=self.name),
+            claimer=Claimer(
+                connect(settings.redis_url), worker=self.name, queues=settings.queue_names, lease_s=settings.lease_s
+            ),
+            slot=slot,
+            comparisons=self._recorder,
             finisher=Finisher(connect(settings.redis_url), worker=self.name, settings=settings),
             keeper=LeaseKeeper(
                 connect(settings.redis_url),
                 worker=self.name,
-                queues=queues,
+                queues=settings.queue_names,
                 lease_s=settings.lease_s,
                 inflight=inflight,
             ),
@@ -192,6 +195,24 @@ class WorkerService:
             lease_s=settings.lease_s,
             burst=self._burst,
         )
+
+    def _follow(self, slot: Slot) -> Recorder:
+        """The recorder for what the follower will bring; no follower where the settings leave nothing to follow."""
+        settings, store = self._settings, open_store(self._settings)
+        book = CanaryBook(
+            connect(settings.redis_url), name=slot.now.acting.manifest.name, maxlen=settings.results_maxlen
+        )
+        _, pinned = parse_spec(settings.model)
+        if self._load is None and pinned is None and settings.store_poll_s:
+            self._follower = Follower(
+                slot,
+                store=store,
+                book=book,
+                load=self._load_beside,
+                metrics=self._metrics,
+                poll_s=settings.store_poll_s,
+            )
+        return Recorder(slot, book=book, store=store, metrics=self._metrics)
 
     def _status_server(self) -> StatusServer:
         self._metrics.registry.register(QueueGauges(self._probe_client, queues=self._settings.queue_names))

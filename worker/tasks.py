@@ -1,7 +1,8 @@
 """The function that our jobs name. Sortline's worker never calls it; a plain `rq worker` does.
 
 It gives the same answer as the batching worker, one image at a time: model, decoder, policy and result
-are the same code. `rq worker` forks for every job, so it also loads the model for every job.
+are the same code. `rq worker` forks for every job, so it also loads the model for every job, the one promoted by
+then. It takes no part in a canary: those are `sortline worker`'s.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from shared import keys
 from shared.errors import BadImage, EngineFailed
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
-from worker.decide import Decider, Spent
+from worker.decide import Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
 from worker.intake import check_identity
 from worker.items import Claimed, Lease, Ticket
-from worker.service import Served, load_served
+from worker.loading import Served, as_model, load_served
+from worker.serving import Model, Route
 
 _loaded: Served | None = None
 
@@ -50,12 +52,12 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     settings = load_settings()
     served = _served(settings)
     ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
-    decider = Decider(served.manifest, engine=served.engine.name, worker=current.worker_name or "rq")
+    model = as_model(served, settings, worker=current.worker_name or "rq")
     try:
-        result = _sort(ticket, served, decider=decider)
+        result = _sort(ticket, model)
     except Exception as error:
         if not current.retries_left:
-            result = decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
+            result = model.decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
             _keep_for_failed(result, current)
             _publish(result, current.connection, maxlen=settings.results_maxlen)
         raise
@@ -92,16 +94,17 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
     return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(ticket: Ticket, served: Served, *, decider: Decider) -> SortResult:
+def _sort(ticket: Ticket, model: Model) -> SortResult:
+    decider = model.decider
     deadline_at = ticket.job.deadline_at
     if deadline_at is not None and time.time() > deadline_at:
         return decider.expired(ticket, spent=Spent(), finished_at=time.time())
     try:
-        item = decode_ticket(ticket, served.decoder)
+        item = decode_ticket(ticket, Route(model))
     except BadImage as error:
         return decider.rejected(ticket, error, spent=Spent(), finished_at=time.time())
     started = time.perf_counter()
-    row = infer([item], served.engine)[0]
+    row = infer([item.pixels], model.engine)[0]
     if isinstance(row, EngineFailed):
         raise row
     spent = Spent(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)

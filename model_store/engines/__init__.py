@@ -6,6 +6,7 @@ In: an opened bundle. Out: an Engine that has just given the bundle's golden ans
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from model_store.bundle import Bundle, replay_golden
+from model_store.engines.unhurried import Unhurried
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.native import quiet_native
 from shared.errors import NotFound
@@ -55,7 +57,7 @@ class Engine(Protocol):
         """
 
 
-def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int) -> Engine:
+def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, beside: bool = False) -> Engine:
     """An engine for `bundle` that has just given its golden answers.
 
     Args:
@@ -64,6 +66,8 @@ def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: in
             manifest recommends for CPUs.
         threads: of the engine; 0 takes one per core that this process may use.
         max_batch: most images in one batch; larger ones are still answered, in pieces or slower.
+        beside: a model at work in this process: prove the bundle without hurry, and don't keep from the user what
+            native libraries say, as what the worker says meanwhile would be lost with it.
 
     Raises:
         BadBundle: a model file can't be loaded, or its answers are not the golden ones.
@@ -71,9 +75,10 @@ def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: in
         EngineFailed: the model could not be run at all.
     """
     name = choose(kind, cpu_engine=bundle.manifest.cpu_engine)
-    with quiet_native():  # XNNPACK and CUDA announce themselves on standard error
+    # XNNPACK and CUDA announce themselves on standard error, once.
+    with contextlib.nullcontext() if beside else quiet_native():
         engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch)
-        replay_golden(bundle, engine)
+        replay_golden(bundle, Unhurried(engine) if beside else engine)
     return engine
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from shared.settings import Settings
+from shared.settings import environment as settings_environment
 
 PATIENCE_S = 60.0
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
     """The environment of a user whose settings these are."""
-    own = {f"SORTLINE_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items()}
-    return {**os.environ, **own, **more}
+    return {**os.environ, **settings_environment(settings), **more}
 
 
 def sortline(*arguments: str, settings: Settings, **more: str) -> subprocess.CompletedProcess[str]:
@@ -64,15 +64,29 @@ def wait_until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_
 
 def ready(log: Path) -> bool:
     """Whether the worker that writes this log answers 200 on /readyz."""
+    return answers(log, "/readyz") is not None
+
+
+def answers(log: Path, path: str) -> str | None:
+    """What the worker that writes this log answers on a path; None when it does not, or not 200."""
     for line in log.read_text(errors="replace").splitlines():
         if "metrics on http://" in line:
-            url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", "/readyz")
+            url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", path)
             try:
-                urllib.request.urlopen(url, timeout=2)
+                with urllib.request.urlopen(url, timeout=5) as response:
+                    return str(response.read().decode())
             except (urllib.error.URLError, TimeoutError):
-                return False
-            return True
-    return False
+                return None
+    return None
+
+
+def metric(log: Path, sample: str) -> float:
+    """The value of one sample, written as the worker shows it, e.g. `sortline_jobs_total{line="l1"}`; 0 if it isn't."""
+    for line in (answers(log, "/metrics") or "").splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    return 0.0
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from shared.errors import BadSetting
 from shared.images import MAX_BYTES, MAX_PX
-from shared.settings import Settings, config_file, load_settings, masked, origin, unknown_variables
+from shared.policies import PolicyOverride
+from shared.settings import Settings, config_file, environment, load_settings, masked, origin, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +142,58 @@ def test_derived_values(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_passwords_of_urls_are_masked(value: object, shown: object) -> None:
     assert masked(value) == shown
+
+
+def test_a_line_may_have_its_own_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().policies == {}
+    Path("sortline.toml").write_text('[policies."line-1"]\nthresholds = {"no cap" = 0.3}\nmanual_lane = "table-2"\n')
+    override = PolicyOverride(thresholds={"no cap": 0.3}, manual_lane="table-2")
+    assert load_settings().policies == {"line-1": override}
+    assert origin("policies", {}) == "sortline.toml"
+    # The environment's are laid over the file's.
+    monkeypatch.setenv("SORTLINE_POLICIES", '{"line-1": {"thresholds": {"no cap": 0.4}}, "line-2": {}}')
+    changed = override.model_copy(update={"thresholds": {"no cap": 0.4}})
+    assert load_settings().policies == {"line-1": changed, "line-2": PolicyOverride()}
+
+
+def test_policies_are_shown_without_what_was_not_given() -> None:
+    policies = {"line-1": PolicyOverride(lanes={"good": "a"}, uncertain_margin=0)}
+    assert load_settings(policies=policies).model_dump(mode="json")["policies"] == {
+        "line-1": {"lanes": {"good": "a"}, "uncertain_margin": 0}
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "what"),
+    [
+        (
+            '"line-1"]\nthresholds = {"no cap" = 1.3}',
+            r"policies\.line-1\.thresholds\.no cap = 1\.3 \(from sortline\.toml\)",
+        ),
+        ('"line-1"]\nlane = {}', r"policies\.line-1\.lane = \{\} \(from sortline\.toml\)"),
+        ('"line-1"]\nmanual_lane = ""', r"policies\.line-1\.manual_lane = ''"),
+        ('"line-1"]\nuncertain_margin = 0.6', r"policies\.line-1\.uncertain_margin = 0\.6"),
+        ('"line 1"]', r"policies\.line 1.*should match pattern"),
+    ],
+)
+def test_a_bad_policy_is_named_in_full(table: str, what: str) -> None:
+    Path("sortline.toml").write_text(f"[policies.{table}\n")
+    with pytest.raises(BadSetting, match=what):
+        load_settings()
+
+
+def test_a_policy_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTLINE_POLICIES", "{line-1")
+    with pytest.raises(BadSetting, match=r"\"policies\".*line 1 column 2.*Give it as JSON, or in sortline\.toml"):
+        load_settings()
+
+
+def test_another_process_comes_to_the_same_settings_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(
+        redis_url="redis://:hunter2@plant/1",
+        linger_ms=0.5,
+        policies={"line-1": PolicyOverride(thresholds={"no cap": 0.3}, precedence=("no cap",))},
+    )
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings

@@ -21,24 +21,32 @@ from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.connection import connect
+from shared.errors import EngineFailed
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
+from worker.batch import BatchCost
+from worker.canary import Comparison
 from worker.claim import Claimer
+from worker.compare import Comparisons
 from worker.decide import Decider
-from worker.decode import image_decoder
+from worker.decode import ImageDecoder, image_decoder
 from worker.finish import Finisher
-from worker.items import Claimed, Decoded, Lease, Ticket
+from worker.items import Claimed, Decoded, Lease, Peer, Ticket
 from worker.leases import Inflight, LeaseKeeper
+from worker.loading import Served
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
-from worker.service import Served, WorkerService
+from worker.service import WorkerService
+from worker.serving import Model, Serving, Slot, Trial
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.
 PATIENCE_S = 20.0
 # Whoever waits for an event of the worker looks this often.
 LOOK_S = 0.005
+# A folder without files: models in here live without a bundle.
+NO_FILES = Path("/var/empty/no-such-folder")
 
 Images = NDArray[np.uint8]
 BeforePredict = Callable[[Images], None]
@@ -67,11 +75,11 @@ class ToneEngine:
     """
 
     name = "litert"
-    input_size_px = SIZE_PX
     classes_count = len(CLASSES)
 
-    def __init__(self, before: BeforePredict = nothing) -> None:
+    def __init__(self, before: BeforePredict = nothing, *, size_px: int = SIZE_PX) -> None:
         self._before = before
+        self.input_size_px = size_px
         self.sizes: list[int] = []
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
@@ -112,6 +120,29 @@ def manifest(folder: Path) -> Manifest:
     assert DEFAULT_THRESHOLD == 0.5
     folder.mkdir(exist_ok=True)
     return tiny_manifest(folder, name="tone", version=3, mode="multi", size_px=SIZE_PX)
+
+
+def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = SIZE_PX, worker: str = "w1") -> Model:
+    """A loaded model without files; decodes to `size_px` with the default limits."""
+    engine = engine or ToneEngine(size_px=size_px)
+    its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
+    decoder = ImageDecoder(size_px, max_bytes=20_000_000, max_px=50_000_000)
+    decider = Decider(its_manifest, engine=engine.name, worker=worker)
+    return Model(its_manifest, engine, decoder, decider, BatchCost())
+
+
+class Heard:
+    """Where a pipeline's comparisons go in tests that look at them."""
+
+    def __init__(self) -> None:
+        self.comparisons: list[Comparison] = []
+        self.failures: list[tuple[Trial, EngineFailed]] = []
+
+    def compared(self, trial: Trial, comparison: Comparison) -> None:
+        self.comparisons.append(comparison)
+
+    def failed(self, trial: Trial, error: EngineFailed) -> None:
+        self.failures.append((trial, error))
 
 
 def served(settings: Settings, engine: ToneEngine) -> Served:
@@ -192,11 +223,29 @@ def ticket(job_id: str = "j1", *, image: bytes | None = None, **fields: Any) -> 
     return Ticket(claimed(job_id, image=image), image_job(job_id, **fields), attempt=1)
 
 
-def decoded(job_id: str = "j1", *, tone: int = 0, ready_at: float = 0.0, deadline_at: float | None = None) -> Decoded:
-    """A decoded item of one shade of red."""
-    pixels = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+A_MODEL = model()
+
+
+def decoded(
+    job_id: str = "j1",
+    *,
+    tone: int = 0,
+    ready_at: float = 0.0,
+    deadline_at: float | None = None,
+    by: Model = A_MODEL,
+    peer: Peer | None = None,
+) -> Decoded:
+    """A decoded item of one shade of red, for the model `by`."""
+    return Decoded(
+        ticket(job_id, deadline_at=deadline_at), shade(tone), decode_ms=0.1, ready_at=ready_at, model=by, peer=peer
+    )
+
+
+def shade(tone: int, *, size_px: int = SIZE_PX) -> Images:
+    """One shade of red."""
+    pixels = np.zeros((size_px, size_px, 3), np.uint8)
     pixels[..., 0] = tone
-    return Decoded(ticket(job_id, deadline_at=deadline_at), pixels, decode_ms=0.1, ready_at=ready_at)
+    return pixels
 
 
 def claimer(settings: Settings, *, worker: str = "w1", lease_s: int | None = None) -> Claimer:
@@ -225,18 +274,20 @@ def keeper(settings: Settings, inflight: Inflight, *, worker: str = "w1") -> Lea
 # runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parts(settings: Settings, engine: ToneEngine, *, worker: str = "w1") -> Parts:
+def parts(
+    settings: Settings, engine: ToneEngine | Serving, *, worker: str = "w1", comparisons: Comparisons | None = None
+) -> Parts:
     """A pipeline's parts, each with a connection of its own."""
-    model, inflight = served(settings, engine), Inflight()
+    inflight, metrics = Inflight(), Metrics()
+    serving = engine if isinstance(engine, Serving) else Serving(model(engine, worker=worker))
     return Parts(
         claimer=claimer(settings, worker=worker),
-        decoder=model.decoder,
-        engine=engine,
-        decider=Decider(model.manifest, engine=engine.name, worker=worker),
+        slot=Slot(serving, metrics=metrics),
+        comparisons=comparisons or Heard(),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker),
         inflight=inflight,
-        metrics=Metrics(),
+        metrics=metrics,
     )
 
 

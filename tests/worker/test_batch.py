@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.worker import kit
 from tests.worker.kit import decoded
 from worker.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
 from worker.items import Batch
+from worker.serving import Model
 
 WALL = 1_700_000_000.0
 
@@ -26,12 +29,16 @@ class Clock:
         return self.now
 
 
-def batcher(
-    clock: Clock, *, max_batch: int = 4, linger_s: float = 0.010, cost: BatchCost | None = None, wall: float = WALL
-) -> Batcher:
-    return Batcher(
-        max_batch=max_batch, linger_s=linger_s, cost=cost or BatchCost(), clock=clock, wall_clock=lambda: wall
-    )
+def batcher(clock: Clock, *, max_batch: int = 4, linger_s: float = 0.010, wall: float = WALL) -> Batcher:
+    return Batcher(max_batch=max_batch, linger_s=linger_s, clock=clock, wall_clock=lambda: wall)
+
+
+def costing(seconds: dict[int, float]) -> Model:
+    """A model whose batches take these seconds by their size."""
+    model = kit.model()
+    for size, cost_s in seconds.items():
+        model.cost.observe(size, cost_s)
+    return model
 
 
 def names(batch: Batch | None) -> list[str]:
@@ -75,12 +82,10 @@ def test_nothing_starts_before_the_linger_time() -> None:
 
 
 def test_a_deadline_starts_a_batch_before_the_linger_time() -> None:
-    cost = BatchCost()
-    cost.observe(1, 0.100)
     clock = Clock(step_s=0.001)
-    box = batcher(clock, linger_s=10.0, cost=cost)
+    box = batcher(clock, linger_s=10.0)
     start = clock.now
-    box.put(decoded("urgent", ready_at=start, deadline_at=WALL + 0.150))
+    box.put(decoded("urgent", ready_at=start, deadline_at=WALL + 0.150, by=costing({1: 0.100})))
     batch = box.take(0.0)
     assert batch is not None and batch.reason == "deadline"
     assert 0.150 - 0.100 - FINISH_MARGIN_S <= clock.now - start < 0.150 - 0.100
@@ -88,13 +93,11 @@ def test_a_deadline_starts_a_batch_before_the_linger_time() -> None:
 
 def test_a_larger_batch_must_start_earlier() -> None:
     """What counts is the cost of the batch as it would start, not of the one urgent item."""
-    cost = BatchCost()
-    cost.observe(1, 0.010)
-    cost.observe(2, 0.100)
+    model = costing({1: 0.010, 2: 0.100})
     clock = Clock()
-    box = batcher(clock, linger_s=10.0, cost=cost)
-    box.put(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.090))
-    box.put(decoded("mate", ready_at=clock.now))
+    box = batcher(clock, linger_s=10.0)
+    box.put(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.090, by=model))
+    box.put(decoded("mate", ready_at=clock.now, by=model))
     batch = box.take(0.0)
     assert batch is not None and batch.reason == "deadline"
     assert len(batch.items) == 2
@@ -110,7 +113,7 @@ def test_draining_waits_for_nothing() -> None:
 
 
 def test_draining_wakes_a_waiting_taker() -> None:
-    box = Batcher(max_batch=4, linger_s=60.0, cost=BatchCost())
+    box = Batcher(max_batch=4, linger_s=60.0)
     taken: list[Batch | None] = []
     taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
     taker.start()
@@ -130,7 +133,7 @@ def test_nothing_within_the_timeout() -> None:
 
 
 def test_an_item_wakes_a_waiting_taker() -> None:
-    box = Batcher(max_batch=1, linger_s=60.0, cost=BatchCost())
+    box = Batcher(max_batch=1, linger_s=60.0)
     taken: list[Batch | None] = []
     taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
     taker.start()
@@ -164,9 +167,7 @@ def test_an_item_without_a_deadline_is_not_starved() -> None:
     """A stream of urgent items fills every batch; the patient one leaves once it has waited its time."""
     clock = Clock()
     start = clock.now
-    box = Batcher(
-        max_batch=2, linger_s=0.010, cost=BatchCost(), clock=clock, wall_clock=lambda: WALL + clock.now - start
-    )
+    box = Batcher(max_batch=2, linger_s=0.010, clock=clock, wall_clock=lambda: WALL + clock.now - start)
     box.put(decoded("patient", ready_at=start))
     for _ in range(100):
         for name in ("urgent-1", "urgent-2"):
@@ -180,7 +181,7 @@ def test_an_item_without_a_deadline_is_not_starved() -> None:
 @pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
 def test_a_jump_of_the_wall_clock_holds_nothing_back(jump_s: float) -> None:
     clock, wall = Clock(), [WALL]
-    box = Batcher(max_batch=4, linger_s=0.010, cost=BatchCost(), clock=clock, wall_clock=lambda: wall[0])
+    box = Batcher(max_batch=4, linger_s=0.010, clock=clock, wall_clock=lambda: wall[0])
     box.put(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.5))
     wall[0] += jump_s
     box.put(decoded("b", ready_at=clock.now, deadline_at=WALL + 0.5))
@@ -230,3 +231,97 @@ def test_larger_batches_are_never_believed_cheaper(size: int) -> None:
     for seen, seconds in ((1, 0.004), (8, 0.020), (64, 0.150)):
         cost.observe(seen, seconds)
     assert cost.estimate(size) <= cost.estimate(size + 1)
+
+
+# several models ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def versions(batch: Batch | None) -> set[int]:
+    assert batch is not None, "no batch"
+    return {item.model.version for item in batch.items}
+
+
+def test_a_batch_is_of_one_model() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=4)
+    for number in range(8):
+        box.put(decoded(f"j{number}", ready_at=clock.now - 1, deadline_at=WALL + number, by=(old, new)[number % 2]))
+    first, second = box.take(0.0), box.take(0.0)
+    assert (versions(first), names(first)) == ({1}, ["j0", "j2", "j4", "j6"])
+    assert (versions(second), names(second)) == ({2}, ["j1", "j3", "j5", "j7"])
+    assert len(box) == 0
+
+
+def test_the_most_urgent_of_those_that_may_start_goes_first() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=2)
+    for name in ("a", "b"):
+        box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + 2, by=old))
+    box.put(decoded("urgent", ready_at=clock.now - 1, deadline_at=WALL + 1, by=new))
+    assert names(box.take(0.0)) == ["urgent"]
+    assert names(box.take(0.0)) == ["a", "b"]
+
+
+def test_a_full_batch_does_not_wait_for_another_models_lingering() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=2, linger_s=60.0)
+    box.put(decoded("lingers", ready_at=clock.now, deadline_at=WALL + 1, by=new))
+    for name in ("a", "b"):
+        box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + 2, by=old))
+    batch = box.take(0.0)
+    assert batch is not None and (batch.reason, names(batch)) == ("full", ["a", "b"])
+
+
+def test_what_was_decoded_for_a_model_that_was_replaced_leaves_in_its_time() -> None:
+    """Nothing more comes for it, so it is never full."""
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=4, linger_s=0.010)
+    box.put(decoded("last-of-the-old", ready_at=clock.now, by=old))
+    clock.now += 0.011
+    box.put(decoded("first-of-the-new", ready_at=clock.now, by=new))
+    batch = box.take(0.0)
+    assert batch is not None and (batch.reason, names(batch)) == ("linger", ["last-of-the-old"])
+
+
+def test_a_model_that_has_nothing_waiting_is_let_go() -> None:
+    box, model = batcher(Clock()), kit.model()
+    reference = weakref.ref(model.engine)
+    box.put(decoded("a", by=model))
+    assert names(box.take(0.0)) == ["a"]
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+# spare time ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_nothing_waiting_all_time_is_spare() -> None:
+    assert batcher(Clock()).spare_s() == float("inf")
+
+
+def test_what_waits_leaves_the_time_until_it_must_start() -> None:
+    clock = Clock()
+    box = batcher(clock)
+    box.put(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.200, by=costing({1: 0.050})))
+    assert box.spare_s() == pytest.approx(0.150 - FINISH_MARGIN_S, abs=1e-5)
+    box.put(decoded("b", ready_at=clock.now, deadline_at=WALL + 0.300, by=costing({1: 0.100})))
+    assert box.spare_s() == pytest.approx(0.050 - FINISH_MARGIN_S, abs=1e-5), (
+        "both must be run before the first deadline"
+    )
+
+
+def test_a_full_batch_with_a_deadline_leaves_none() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for _ in range(2):
+        box.put(decoded(ready_at=clock.now, deadline_at=WALL + 60))
+    assert box.spare_s() == 0.0
+
+
+def test_a_full_batch_without_deadlines_leaves_some() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for _ in range(2):
+        box.put(decoded(ready_at=clock.now))
+    assert box.spare_s() > 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import redis
@@ -10,9 +11,10 @@ import redis
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import ToneEngine, frame
+from tests.worker.kit import frame
 from worker import pipeline as pipeline_step
 from worker.budget import Budget
+from worker.serving import Serving
 
 
 def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
@@ -39,15 +41,14 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     image = kit.picture()
     monkeypatch.setattr(pipeline_step, "MAX_ENCODED_BYTES", 3 * len(image) - 1)
     job_ids = kit.submit(settings, *[frame(image) for _ in range(20)])
-    its_parts = kit.parts(settings, ToneEngine())
-    decode, opened = its_parts.decoder, threading.Event()
+    model, opened = kit.model(), threading.Event()
 
     def decode_when_opened(data: bytes) -> kit.Images:
         assert opened.wait(kit.PATIENCE_S)
-        return decode(data)
+        return model.decoder(data)
 
-    object.__setattr__(its_parts, "decoder", decode_when_opened)
-    run = kit.pipeline(settings, its_parts, burst=True)
+    slow = Serving(replace(model, decoder=decode_when_opened))
+    run = kit.pipeline(settings, kit.parts(settings, slow), burst=True)
     run.start()
     kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")
     assert run._encoded.wait_for_room(0.2) == 0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BadImage, EngineFailed
+from shared.errors import BadImage, BadSetting, EngineFailed
+from shared.policies import PolicyOverride
 from shared.schemas import ModelRef, Outcome, SortResult
 from tests.worker import kit
 from worker.decide import Decider, Spent
@@ -22,11 +23,12 @@ def decider(tmp_path: Path) -> Decider:
     return Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1")
 
 
-def ticket(*, deadline_at: float | None = None) -> Ticket:
+def ticket(*, deadline_at: float | None = None, line: str = "l1") -> Ticket:
     """Enqueued 10 ms after its capture, claimed 5 ms later."""
     claimed = kit.claimed(enqueued_at=CAPTURED_AT + 0.010)
     claimed = replace(claimed, lease=Lease("live", "j1", "e1", CAPTURED_AT + 0.015))
-    job = kit.image_job(captured_at=CAPTURED_AT, deadline_at=deadline_at, frame_id="f1", encoder_count=42)
+    fixed = {"captured_at": CAPTURED_AT, "frame_id": "f1", "encoder_count": 42}
+    job = kit.image_job(deadline_at=deadline_at, line=line, **fixed)
     return Ticket(claimed, job, attempt=2)
 
 
@@ -50,6 +52,7 @@ def test_labels_and_lane(decider: Decider, row: list[float], labels: list[str], 
     assert result.outcome is Outcome.SORTED
     assert [label.label for label in result.labels] == labels
     assert result.lane == lane
+    assert result.uncertain == (lane == "manual")
     assert result.model == ModelRef(name="tone", version=3, engine="litert")
     assert result.error is None
 
@@ -104,3 +107,25 @@ def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: De
 def test_a_result_survives_its_json(decider: Decider) -> None:
     result = classified(decider, DISFIGURED, after_s=0.1)
     assert SortResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_line_has_its_own_policy_and_the_others_keep_the_models(tmp_path: Path) -> None:
+    override = PolicyOverride(thresholds={"no cap": 0.95}, manual_lane="table-2", unsorted_lane="through")
+    decider = Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1", overrides={"l2": override})
+
+    def lanes(line: str) -> tuple[str, bool, str, str]:
+        sorted_ = decider.classified(ticket(line=line), [0.1, 0.94, 0.0], spent=Spent(), finished_at=CAPTURED_AT)
+        late = decider.classified(
+            ticket(line=line, deadline_at=CAPTURED_AT), NO_CAP, spent=Spent(), finished_at=CAPTURED_AT + 1
+        )
+        expired = decider.expired(ticket(line=line), spent=Spent(), finished_at=CAPTURED_AT)
+        return sorted_.lane, sorted_.uncertain, late.lane, expired.lane
+
+    assert lanes("l1") == ("no-cap", False, "unsorted", "unsorted")
+    assert lanes("l2") == ("table-2", True, "through", "through")
+
+
+def test_an_override_that_does_not_fit_the_model_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    overrides = {"l2": PolicyOverride(lanes={"kap": "reject"})}
+    with pytest.raises(BadSetting, match=r"policies\.l2\.lanes: 'kap' = 'reject' is not a class of tone@3"):
+        Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1", overrides=overrides)

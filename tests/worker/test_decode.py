@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from model_store.rollout import Canary
 from shared.errors import BadImage
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX, picture, ticket
-from worker.decode import Decoder, decode_ticket, image_decoder
+from worker.decode import decode_for_peer, decode_ticket, image_decoder
+from worker.serving import Model, Route, Trial
+
+LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)
+
+
+def sized(size_px: int = SIZE_PX, *, version: int = 3) -> Model:
+    return replace(kit.model(version=version), decoder=image_decoder(LIMITS, size_px=size_px))
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    return image_decoder(Settings(max_image_bytes=10_000, max_image_px=90_000), size_px=SIZE_PX)
+def route() -> Route:
+    return Route(sized())
 
 
-def test_the_models_size_and_colours(decoder: Decoder) -> None:
-    item = decode_ticket(ticket(image=picture(10, 20, blue=30, size_px=100)), decoder)
+def test_the_models_size_and_colours(route: Route) -> None:
+    item = decode_ticket(ticket(image=picture(10, 20, blue=30, size_px=100)), route)
     assert item.pixels.shape == (SIZE_PX, SIZE_PX, 3)
     assert item.pixels.dtype.name == "uint8"
     assert (item.pixels == (10, 20, 30)).all()
@@ -26,15 +36,56 @@ def test_the_models_size_and_colours(decoder: Decoder) -> None:
     assert item.ticket.claimed.image is None, "the file's bytes are held on to"
 
 
-def test_an_image_that_is_gone(decoder: Decoder) -> None:
+def test_an_image_that_is_gone(route: Route) -> None:
     with pytest.raises(BadImage, match="image_ttl_s") as caught:
-        decode_ticket(ticket(image=None), decoder)
+        decode_ticket(ticket(image=None), route)
     assert caught.value.reason == "gone"
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"not an image", kit.broken_picture(), picture(size_px=301), picture() + bytes(10_000)]
 )
-def test_what_can_not_be_used_is_rejected_by_the_workers_own_limits(decoder: Decoder, data: bytes) -> None:
+def test_what_can_not_be_used_is_rejected_by_the_workers_own_limits(route: Route, data: bytes) -> None:
     with pytest.raises(BadImage):
-        decode_ticket(ticket(image=data), decoder)
+        decode_ticket(ticket(image=data), route)
+
+
+# for two models ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def trial(size_px: int, *, shadow: bool) -> Trial:
+    return Trial(Canary(version=4, share=1.0, shadow=shadow), sized(size_px, version=4))
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_models_of_one_size_share_the_pixels(shadow: bool) -> None:
+    tried = trial(SIZE_PX, shadow=shadow)
+    item = decode_ticket(ticket(image=picture(10)), Route(sized(), other=tried.model, trial=tried))
+    assert item.peer is not None and item.peer.pixels is item.pixels
+
+
+def test_a_shadow_of_another_size_is_decoded_for_after_the_job_went_on() -> None:
+    tried, data = trial(48, shadow=True), picture(10, 20, size_px=100)
+    item = decode_ticket(ticket(image=data), Route(sized(), other=tried.model, trial=tried))
+    assert item.peer is not None and item.peer.pixels is None
+    assert item.pixels.shape == (SIZE_PX, SIZE_PX, 3)
+    decode_for_peer(item.peer, data)
+    assert item.peer.pixels is not None and item.peer.pixels.shape == (48, 48, 3)
+    assert (item.peer.pixels == (10, 20, 0)).all()
+
+
+def test_where_a_canary_acts_the_other_model_could_step_in() -> None:
+    tried = trial(48, shadow=False)
+    item = decode_ticket(ticket(image=picture(10, size_px=100)), Route(tried.model, other=sized(), trial=tried))
+    assert item.by_canary
+    assert item.pixels.shape == (48, 48, 3)
+    assert item.peer is not None and item.peer.pixels is not None
+    assert item.peer.pixels.shape == (SIZE_PX, SIZE_PX, 3)
+
+
+def test_a_second_decoding_that_fails_is_nobodys_problem() -> None:
+    tried, data = trial(48, shadow=True), picture(10)
+    item = decode_ticket(ticket(image=data), Route(sized(), other=tried.model, trial=tried))
+    assert item.peer is not None
+    decode_for_peer(item.peer, kit.broken_picture())
+    assert item.peer.pixels is None

@@ -16,9 +16,10 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.http import StatusServer
+from worker.loading import Served
 from worker.loops import STUCK_AFTER_S, Loops
 from worker.metrics import Metrics
-from worker.service import Served, WorkerService
+from worker.service import WorkerService
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -125,7 +126,7 @@ def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
 def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> None:
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     service = WorkerService(away)
-    service._pipeline = service._build(kit.served(away, ToneEngine()))
+    service._pipeline = service._build(kit.model())
     assert "Redis does not answer" in (service._ready_problem() or "")
     assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
 

@@ -8,28 +8,31 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_store.rollout import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
-from tests.worker.kit import ToneEngine, decoded
-from worker.infer import infer
+from tests.worker.kit import ToneEngine
+from worker.infer import Answered, Row, infer, rescue
+from worker.items import Peer
+from worker.serving import Trial
 
 
 def test_rows_come_in_the_order_of_the_items() -> None:
     engine = ToneEngine()
-    rows = infer([decoded(f"j{tone}", tone=tone) for tone in (0, 51, 255)], engine)
+    rows = infer([kit.shade(tone) for tone in (0, 51, 255)], engine)
     assert rows == [pytest.approx(row, abs=1e-6) for row in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
     assert engine.sizes == [3]
 
 
 def test_rows_are_plain_floats() -> None:
-    (row,) = infer([decoded(tone=51)], ToneEngine())
+    (row,) = infer([kit.shade(51)], ToneEngine())
     assert isinstance(row, list)
     assert {type(value) for value in row} == {float}
 
 
 def test_a_poisoned_item_fails_alone() -> None:
     engine = ToneEngine(kit.fails_on_red)
-    rows = infer([decoded("a", tone=1), decoded("b", tone=255), decoded("c", tone=3)], engine)
+    rows = infer([kit.shade(tone) for tone in (1, 255, 3)], engine)
     assert [isinstance(row, EngineFailed) for row in rows] == [False, True, False]
     assert "can't stand red" in str(rows[1])
     assert "RuntimeError" in str(rows[1])
@@ -38,7 +41,7 @@ def test_a_poisoned_item_fails_alone() -> None:
 
 def test_a_single_item_is_not_tried_twice() -> None:
     engine = ToneEngine(kit.always_fails)
-    (row,) = infer([decoded()], engine)
+    (row,) = infer([kit.shade(0)], engine)
     assert isinstance(row, EngineFailed)
     assert engine.sizes == [1]
 
@@ -56,12 +59,12 @@ class Answering(ToneEngine):
 
 @pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: np.repeat(rows, 2, axis=0)])
 def test_another_number_of_rows_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
-    rows = infer([decoded("a"), decoded("b")], Answering(change))
+    rows = infer([kit.shade(0), kit.shade(0)], Answering(change))
     assert all(isinstance(row, EngineFailed) for row in rows)
 
 
 def test_another_number_of_classes_is_nobodys_answer() -> None:
-    rows = infer([decoded("a"), decoded("b")], Answering(lambda rows: rows[:, :-1]))
+    rows = infer([kit.shade(0), kit.shade(0)], Answering(lambda rows: rows[:, :-1]))
     assert all(isinstance(row, EngineFailed) for row in rows)
 
 
@@ -71,5 +74,33 @@ def test_what_is_no_number_fails_alone(value: float) -> None:
         rows[rows[:, 1] > 0.9] = value
         return rows
 
-    rows = infer([decoded("a"), decoded("b", tone=255)], Answering(poison))
+    rows = infer([kit.shade(0), kit.shade(255)], Answering(poison))
     assert [isinstance(row, EngineFailed) for row in rows] == [False, True]
+
+
+# rescue ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
+    """The batch may hold images of before and after the canary's promotion, and of two models in service."""
+    canary, old, newer = kit.model(version=4), kit.model(version=3), kit.model(version=5)
+    trial = Trial(Canary(version=4, share=0.5), canary)
+    items = [
+        kit.decoded("promoted", by=canary),
+        kit.decoded("a", by=canary, peer=Peer(trial, old, kit.shade(0))),
+        kit.decoded("b", by=canary, peer=Peer(trial, newer, kit.shade(255))),
+        kit.decoded("fine", by=canary, peer=Peer(trial, newer, kit.shade(0))),
+    ]
+    failed = EngineFailed("out of order")
+    rows: list[Row | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
+    answered, fault = rescue(map(Answered, items, rows))
+    assert [each.item.model.version for each in answered] == [4, 3, 5, 4]
+    assert [each.item.ticket.job.job_id for each in answered] == ["promoted", "a", "b", "fine"]
+    assert [each.row for each in answered] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert fault is not None and fault == (trial, failed)
+    assert [each.item.peer is None for each in answered] == [True, True, True, False]
+
+
+def test_a_batch_without_failures_is_left_alone() -> None:
+    answered = [Answered(kit.decoded("a"), [1.0, 0.0, 0.0])]
+    assert rescue(answered) == (answered, None)

@@ -207,7 +207,7 @@ def test_a_decode_thread_that_breaks_ends_the_worker(settings: Settings, monkeyp
     def broken(*args: object, **kwargs: object) -> SortResult:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(its_parts.decider, "rejected", broken)
+    monkeypatch.setattr(its_parts.slot.now.acting.decider, "rejected", broken)
     kit.submit(settings, frame(kit.broken_picture()))
     run = kit.pipeline(settings, its_parts)
     run.start()

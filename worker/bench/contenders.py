@@ -23,7 +23,7 @@ import redis
 from shared import keys
 from shared.connection import connect
 from shared.errors import Transient
-from shared.settings import Settings
+from shared.settings import Settings, environment
 
 LINE = "bench"
 
@@ -38,8 +38,8 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
     client.flushdb()
     command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--source", "simulated", "--rate", "0"]
     command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
-    environment = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
-    done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=environment)
+    variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
+    done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=variables)
     if done.returncode:  # it has said why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(command[3:])}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
@@ -80,9 +80,9 @@ def in_process(function: Callable[..., Any], *args: Any) -> Any:
 def run_sortline(settings: Settings, *, null: bool) -> None:
     """Empty the queue with Sortline's worker."""
     from worker.bench.null import null_served
-    from worker.service import WorkerService, load_served
+    from worker.service import WorkerService
 
-    WorkerService(settings, burst=True, load=null_served if null else load_served).run()
+    WorkerService(settings, burst=True, load=null_served if null else None).run()
 
 
 def run_simple_worker(settings: Settings, *, null: bool) -> None:
@@ -94,10 +94,9 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
 
     from worker import tasks
     from worker.bench.null import null_served
-    from worker.service import load_served
+    from worker.loading import load_served
 
-    for name, value in settings.model_dump(mode="json").items():
-        os.environ[f"SORTLINE_{name.upper()}"] = str(value)
+    os.environ.update(environment(settings))
     served = null_served(settings) if null else load_served(settings)
     tasks.use(served)
     client = redis.Redis.from_url(settings.redis_url)
@@ -112,7 +111,7 @@ def run_baseline(settings: Settings, images: Sequence[bytes]) -> float:
     Decodes on as many threads as the worker has while the engine runs, a batch ahead.
     """
     from model_store.engines import usable_cores
-    from worker.service import load_served
+    from worker.loading import load_served
 
     served = load_served(settings)
     batches = [images[i : i + settings.max_batch] for i in range(0, len(images), settings.max_batch)]

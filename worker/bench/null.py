@@ -13,7 +13,7 @@ from model_store.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingIn
 from model_store.policy import Policy
 from shared.settings import Settings
 from worker.items import Pixels
-from worker.service import Served
+from worker.loading import Served
 
 CLASSES = ("good", "no cap")
 _PIXELS = np.zeros((1, 1, 3), np.uint8)

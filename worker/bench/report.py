@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +21,14 @@ from shared.embedded import embedded_server
 from shared.errors import BadSetting
 from shared.settings import Settings, load_settings, masked
 from shared.terminal import print_json
-from worker.bench.benchmarks import bench_line, bench_queue
+from worker.bench.benchmarks import Say, bench_line, bench_queue
+from worker.bench.swaps import bench_swaps
+
+
+class Benchmark(Protocol):
+    """A benchmark with its options given: from settings of an emptied server to a record of figures."""
+
+    def __call__(self, settings: Settings, *, say: Say) -> dict[str, Any]: ...
 
 
 def run_all(
@@ -29,19 +37,22 @@ def run_all(
     rounds: int,
     jobs: int,
     sizes: Sequence[str],
+    swaps: int,
+    rate_hz: float,
     flags: dict[str, Any],
     out: Path,
     json_output: bool,
 ) -> None:
     """Run, print, write. An embedded server is started unless a flag names another."""
+    chosen = _chosen(names, rounds=rounds, jobs=jobs, sizes=sizes, swaps=swaps, rate_hz=rate_hz)
     machine = describe_machine()  # with the load before this one
     if flags["redis_url"] is not None:
         settings = load_settings(**flags)
         _refuse_used(settings)
-        records = _run(settings, names, rounds=rounds, jobs=jobs, sizes=sizes)
+        records = _run(settings, chosen)
     else:
         with embedded_server() as url:
-            records = _run(load_settings(**flags | {"redis_url": url}), names, rounds=rounds, jobs=jobs, sizes=sizes)
+            records = _run(load_settings(**flags | {"redis_url": url}), chosen)
     now = time.gmtime()
     document = {"machine": machine, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", now), "benchmarks": records}
     out.mkdir(parents=True, exist_ok=True)
@@ -64,21 +75,31 @@ def _refuse_used(settings: Settings) -> None:
         )
 
 
-def _run(
-    settings: Settings, names: Sequence[str], *, rounds: int, jobs: int, sizes: Sequence[str]
-) -> list[dict[str, Any]]:
-    console = Console(stderr=True)
-    records = []
-    with console.status("benchmarks") as status:
+def _chosen(
+    names: Sequence[str], *, rounds: int, jobs: int, sizes: Sequence[str], swaps: int, rate_hz: float
+) -> list[Benchmark]:
+    chosen: list[Benchmark] = []
+    if "queue" in names:
+        chosen.append(functools.partial(bench_queue, rounds=rounds, jobs=jobs * 10))
+    if "line" in names:
+        chosen += [functools.partial(bench_line, rounds=rounds, jobs=jobs, size=size) for size in sizes]
+    if "swaps" in names:
+        chosen.append(functools.partial(bench_swaps, swaps=swaps, rate_hz=rate_hz))
+    return chosen
+
+
+def _run(settings: Settings, chosen: Sequence[Benchmark]) -> list[dict[str, Any]]:
+    client: Any = connect(settings.redis_url)
+    with Console(stderr=True).status("benchmarks") as status:
 
         def say(text: str) -> None:
             status.update(text)
 
-        if "queue" in names:
-            records.append(bench_queue(settings, rounds=rounds, jobs=jobs * 10, say=say))
-        if "line" in names:
-            records += [bench_line(settings, rounds=rounds, jobs=jobs, size=size, say=say) for size in sizes]
-    return records
+        records = []
+        for benchmark in chosen:
+            client.flushdb()
+            records.append(benchmark(settings, say=say))
+        return records
 
 
 def describe_machine() -> dict[str, Any]:
@@ -100,7 +121,35 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _print(machine: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
-    table = Table(title=f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
+    rates = [record for record in records if record["benchmark"] != "swaps"]
+    if rates:
+        _print_rates(machine, rates)
+    for record in records:
+        if record["benchmark"] == "swaps":
+            _print_swaps(machine, record)
+
+
+def _print_swaps(machine: dict[str, Any], record: dict[str, Any]) -> None:
+    table = Table(title=f"{record['swaps']} swaps at {record['rate_hz']:g} images/s; {_title(machine)}")
+    for heading in ("capture to result", "images", "p50 ms", "p95 ms", "p99 ms", "max ms"):
+        table.add_column(heading)
+    for name, times in (("with swaps", record["with_swaps_ms"]), ("without", record["without_swaps_ms"])):
+        figures = [f"{times[key]:.1f}" for key in ("p50", "p95", "p99", "max")]
+        table.add_row(name, f"{times['images']:,}", *figures)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{record['images']:,} images: {record['failed']} failed, {record['lost']} lost, {record['doubled']} doubled; "
+        f"a swap was served after {record['reached_s']['median']} s (at most {record['reached_s']['max']} s)"
+    )
+
+
+def _title(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}"
+
+
+def _print_rates(machine: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=_title(machine))
     for heading in ("benchmark", "contender", "median /s", "min-max", "Sortline against it"):
         table.add_column(heading)
     for record in records:

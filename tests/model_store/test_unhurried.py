@@ -1,0 +1,61 @@
+"""Proving a bundle beside a model at work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_store.bundle import golden, open_bundle
+from model_store.engines import open_engine
+from model_store.engines.unhurried import Unhurried
+from model_store.store import ModelStore
+
+
+class Summing:
+    """Answers with the sum of each image."""
+
+    name = "litert"
+    input_size_px = 2
+    classes_count = 1
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        self.sizes += batch_sizes
+
+    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes.append(len(batch))
+        return batch.sum(axis=(1, 2, 3), dtype=np.float32)[:, None]
+
+
+def test_images_are_run_one_by_one_with_longer_pauses() -> None:
+    engine, pauses = Summing(), list[float]()
+    images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+    unhurried = Unhurried(engine, sleep=pauses.append)
+    assert (unhurried.predict(images) == Summing().predict(images)).all()
+    assert engine.sizes == [1, 1, 1, 1]
+    assert len(pauses) == 4 and min(pauses) > 0
+    unhurried.warm_up([1, 16])
+    assert engine.sizes[4:] == [1, 16]
+    assert len(pauses) == 6
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_beside_a_model_at_work_nothing_it_says_is_lost(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], beside: bool
+) -> None:
+    """A worker logs to standard error from other threads while a bundle is proved."""
+
+    def speak(images: NDArray[np.uint8]) -> None:
+        os.write(2, b"batch of 16 failed\n")
+
+    bundle = open_bundle(ModelStore(tiny_models).resolve("tiny"))
+    monkeypatch.setattr("model_store.engines.replay_golden", lambda bundle, engine: speak(golden(bundle).images))
+    open_engine(bundle, "litert", threads=1, max_batch=4, beside=beside)
+    assert ("batch of 16 failed" in capfd.readouterr().err) is beside

@@ -1,0 +1,429 @@
+"""Following a real store with real bundles: what is loaded, kept, refused and let go."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import redis
+
+from model_store.rollout import Canary
+from model_store.store import ModelStore, open_store
+from shared.connection import connect
+from shared.errors import BadSetting, StoreAway
+from shared.settings import Settings, load_settings
+from tests.worker import kit
+from tests.worker.versions import NAME, Versions, other_golden_answers, own_versions
+from worker.canary import CanaryBook
+from worker.follow import Follower
+from worker.follow import Versions as Followed
+from worker.loading import as_model, load_bundle, load_served
+from worker.metrics import Metrics
+from worker.serving import Model, Serving, Slot
+
+
+class Post:
+    """One worker's follower; its thread is not started: `follower.look()` is its turn."""
+
+    def __init__(self, settings: Settings, *, store: Followed | None = None) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.loaded: list[int] = []
+        first = as_model(load_served(settings), settings, worker="w1")
+        self.slot = Slot(Serving(first), metrics=self.metrics)
+        self.book = CanaryBook(connect(settings.redis_url), name=NAME, maxlen=100)
+        self.follower = Follower(
+            self.slot,
+            store=store or open_store(settings),
+            book=self.book,
+            load=self._load,
+            metrics=self.metrics,
+            poll_s=settings.store_poll_s,
+        )
+
+    def _load(self, folder: Path) -> Model:
+        self.loaded.append(int(folder.name))
+        return as_model(load_bundle(folder, self.settings, beside=True), self.settings, worker="w1")
+
+    @property
+    def acting(self) -> int:
+        return self.slot.now.acting.version
+
+    @property
+    def trial(self) -> Canary | None:
+        return self.slot.now.trial.canary if self.slot.now.trial else None
+
+    def sample(self, metric: str, /, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(metric, labels) or 0.0
+
+    def swaps(self, result: str) -> float:
+        return self.sample("sortline_model_swaps_total", result=result)
+
+
+@pytest.fixture
+def setting(settings: Settings, tiny_models: Path) -> tuple[Versions, Settings]:
+    return own_versions(settings, tiny_models)
+
+
+@pytest.fixture
+def versions(setting: tuple[Versions, Settings]) -> Versions:
+    return setting[0]
+
+
+@pytest.fixture
+def post(setting: tuple[Versions, Settings]) -> Post:
+    return Post(setting[1])
+
+
+# promotions ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_promotion_is_followed(versions: Versions, post: Post) -> None:
+    post.follower.look()
+    assert (post.acting, post.loaded) == (1, [])
+    versions.publish(lane="two")
+    post.follower.look()
+    assert post.acting == 2
+    assert post.slot.now.acting.manifest.policy.manual_lane == "two"
+    assert post.sample("sortline_model_info", name=NAME, version="2", engine="litert") == 1
+    assert post.sample("sortline_model_info", name=NAME, version="1", engine="litert") == 0
+    assert post.swaps("swapped") == 1
+
+
+def test_a_rollback_loads_nothing(versions: Versions, post: Post) -> None:
+    first = post.slot.now.acting
+    versions.publish()
+    post.follower.look()
+    second = post.slot.now.acting
+    assert versions.store.rollback(NAME) == 1
+    post.follower.look()
+    assert post.slot.now.acting is first
+    versions.store.promote(NAME, 2)
+    post.follower.look()
+    assert post.slot.now.acting is second, "nor does undoing it"
+    assert post.loaded == [2]
+
+
+def test_no_more_than_the_last_one_is_kept(versions: Versions, post: Post) -> None:
+    engines = [weakref.ref(post.slot.now.acting.engine)]
+    for _ in range(3):
+        versions.publish()
+        post.follower.look()
+        engines.append(weakref.ref(post.slot.now.acting.engine))
+    gc.collect()
+    assert [engine() is not None for engine in engines] == [False, False, True, True]
+
+
+# refusals ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_changed_byte_is_refused_once_and_named(
+    versions: Versions, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions.publish(promote=False)
+    versions.damage(2)
+    versions.point(2)
+    for _ in range(3):
+        post.follower.look()
+    assert (post.acting, post.loaded, post.swaps("refused")) == (1, [2], 1)
+    (refused,) = [record.message for record in caplog.records if "refused" in record.message]
+    assert "tiny@2 is refused, tiny@1 on litert goes on" in refused
+    assert "model.int8.tflite has SHA-256" in refused
+
+
+def test_other_golden_answers_are_refused(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    versions.publish(build=other_golden_answers)
+    post.follower.look()
+    assert (post.acting, post.swaps("refused")) == (1, 1)
+    assert "golden image" in caplog.text
+
+
+def test_a_policy_of_the_settings_that_does_not_fit_is_a_refusal(
+    setting: tuple[Versions, Settings], versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line's override names a class that the new version doesn't have: found when it is loaded, not in a batch."""
+    post = Post(setting[1])
+    post.settings = Settings(**setting[1].model_dump() | {"policies": {"l1": {"thresholds": {"no label": 0.3}}}})
+    versions.publish()
+    post.follower.look()
+    assert (post.acting, post.swaps("refused")) == (1, 1)
+
+
+def test_what_native_code_raises_is_a_refusal(
+    versions: Versions, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(folder: Path) -> Model:
+        raise SystemError("unwritten tensor")
+
+    versions.publish()
+    monkeypatch.setattr(post.follower, "_load", crash)
+    post.follower.look()
+    post.follower.look()
+    assert (post.acting, post.swaps("refused")) == (1, 1)
+    assert "unwritten tensor" in caplog.text
+
+
+def test_a_refused_version_is_tried_again_once_its_files_change(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    intact = (versions.folder(2) / "model.int8.tflite").read_bytes()
+    versions.damage(2)
+    versions.point(2)
+    post.follower.look()
+    (versions.folder(2) / "model.int8.tflite").write_bytes(intact)
+    post.follower.look()
+    assert (post.acting, post.loaded) == (2, [2, 2])
+
+
+def test_a_refused_version_is_tried_again_once_it_is_promoted_again(versions: Versions, post: Post) -> None:
+    versions.publish(build=other_golden_answers)
+    for version in (2, 1, 2):
+        versions.point(version)
+        post.follower.look()
+    assert (post.acting, post.loaded) == (1, [2, 2])
+
+
+def test_the_next_good_version_is_taken_after_a_refused_one(versions: Versions, post: Post) -> None:
+    versions.publish(build=other_golden_answers)
+    post.follower.look()
+    versions.publish()
+    post.follower.look()
+    assert (post.acting, post.swaps("refused"), post.swaps("swapped")) == (3, 1, 1)
+
+
+# the store away ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Broken:
+    """A store that can't be read while `error` is set."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self.error: Exception | None = None
+        self._store = store
+
+    def pointer(self, name: str) -> int | None:
+        self._check()
+        return self._store.pointer(name)
+
+    def canary(self, name: str) -> Canary | None:
+        self._check()
+        return self._store.canary(name)
+
+    def resolve(self, spec: str) -> Path:
+        self._check()
+        return self._store.resolve(spec)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [StoreAway("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
+)
+def test_a_store_that_is_away_is_said_once_and_found_again(
+    setting: tuple[Versions, Settings], versions: Versions, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = Broken(versions.store)
+    post = Post(setting[1], store=store)
+    store.error = error
+    post.follower._poll_s = 0.01
+    post.follower.start()
+    kit.wait_until(lambda: post.sample("sortline_store_errors_total") >= 3, "it looks again and again")
+    versions.publish()
+    store.error = None
+    kit.wait_until(lambda: post.acting == 2, "the promotion is found")
+    post.follower.stop(kit.PATIENCE_S)
+    assert not post.follower._thread.is_alive()
+    messages = [record.message for record in caplog.records]
+    assert sum("can't be followed" in message for message in messages) == 1
+    assert sum("can be followed again" in message for message in messages) == 1
+
+
+def test_a_pointer_to_what_is_not_there_yet_is_looked_at_again(versions: Versions, post: Post) -> None:
+    """A shared folder may show the pointer before the files."""
+    folder = versions.folder(2)
+    versions.publish(promote=False)
+    hidden = folder.rename(folder.with_name(".hidden"))
+    versions.point(2)
+    for _ in range(2):
+        with pytest.raises(Exception, match="tiny@2 is not there"):
+            post.follower.look()
+    assert (post.acting, post.swaps("refused")) == (1, 0)
+    hidden.rename(folder)
+    post.follower.look()
+    assert post.acting == 2
+
+
+def test_a_pointer_that_is_gone_or_garbage_changes_nothing(versions: Versions, post: Post) -> None:
+    pointer = versions.store.root / NAME / "current"
+    pointer.write_text("two\n")
+    with pytest.raises(Exception, match="current"):
+        post.follower.look()
+    pointer.unlink()
+    post.follower.look()
+    assert post.acting == 1
+
+
+def test_a_canary_file_that_is_garbage_holds_up_no_promotion(versions: Versions, post: Post) -> None:
+    (versions.store.root / NAME / "canary.json").write_text("{")
+    versions.publish(promote=False)
+    versions.point(2)
+    with pytest.raises(Exception, match=r"canary\.json"):
+        post.follower.look()
+    assert post.acting == 2
+
+
+def test_a_pointer_that_is_garbage_keeps_no_canary(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, canary())
+    post.follower.look()
+    (versions.store.root / NAME / "current").write_text("two\n")
+    (versions.store.root / NAME / "canary.json").unlink()
+    with pytest.raises(Exception, match="current"):
+        post.follower.look()
+    assert (post.acting, post.trial) == (1, None)
+
+
+# canaries ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def canary(version: int = 2, **fields: object) -> Canary:
+    return Canary(version=version, share=0.5, **fields)
+
+
+def test_a_canary_comes_and_goes(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, wanted := canary())
+    post.follower.look()
+    assert (post.acting, post.trial) == (1, wanted)
+    versions.store.clear_canary(NAME)
+    post.follower.look()
+    assert (post.acting, post.trial) == (1, None)
+
+
+def test_a_changed_share_loads_nothing(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, canary())
+    post.follower.look()
+    versions.store.set_canary(NAME, wanted := canary(shadow=True))
+    post.follower.look()
+    assert (post.trial, post.loaded) == (wanted, [2])
+
+
+def test_promoting_a_canary_loads_nothing(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, canary())
+    post.follower.look()
+    assert post.slot.now.trial is not None
+    tried = post.slot.now.trial.model
+    versions.store.promote(NAME, 2)
+    post.follower.look()
+    assert post.slot.now.acting is tried
+    assert (post.trial, post.loaded) == (None, [2])
+
+
+def test_a_canary_outlives_a_promotion_of_another_version(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, wanted := canary())
+    post.follower.look()
+    versions.publish()
+    post.follower.look()
+    assert (post.acting, post.trial) == (3, wanted)
+
+
+def test_a_canary_that_is_refused_leaves_all_as_it_was(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False, build=other_golden_answers)
+    versions.store.set_canary(NAME, canary())
+    for _ in range(2):
+        post.follower.look()
+    assert (post.acting, post.trial, post.loaded, post.swaps("refused")) == (1, None, [2], 1)
+
+
+def test_a_verdict_of_another_worker_is_obeyed(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, wanted := canary())
+    post.follower.look()
+    post.book.stop(wanted, "disagreement: so")
+    post.follower.look()
+    assert post.trial is None
+    late = Post(post.settings)
+    late.follower.look()
+    assert (late.trial, late.loaded) == (None, []), "a worker that starts later must not begin it anew"
+    versions.store.set_canary(NAME, again := canary())
+    post.follower.look()
+    assert post.trial == again
+
+
+def test_the_ratio_of_all_workers_is_shown_by_each(versions: Versions, post: Post, client: redis.Redis) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, wanted := canary())
+    post.follower.look()
+    client.hset(f"sortline:canary:{NAME}:2:{wanted.started_at!r}", mapping={"compared": 40, "disagreed": 2})
+    post.follower.look()
+    assert post.sample("sortline_canary_disagreement_ratio", version="2") == 0.05
+
+
+def test_without_redis_a_canary_goes_on_and_none_begins(
+    setting: tuple[Versions, Settings], versions: Versions, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(canary: Canary) -> None:
+        raise redis.exceptions.ConnectionError("away")
+
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, wanted := canary())
+    post.follower.look()
+    late = Post(setting[1])
+    for each in (post, late):
+        monkeypatch.setattr(each.book, "read", away)
+        each.follower.look()
+    assert (post.trial, late.trial) == (wanted, None)
+
+
+def test_models_of_ended_trials_are_let_go(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, canary())
+    post.follower.look()
+    assert post.slot.now.trial is not None
+    engine = weakref.ref(post.slot.now.trial.model.engine)
+    versions.store.clear_canary(NAME)
+    post.follower.look()
+    gc.collect()
+    assert engine() is None
+
+
+# who follows ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("changes", "follows"), [({}, True), ({"model": "tiny@1"}, False), ({"store_poll_s": 0.0}, False)]
+)
+def test_a_pinned_worker_follows_nothing(
+    setting: tuple[Versions, Settings], changes: dict[str, object], follows: bool
+) -> None:
+    settings = setting[1].model_copy(update=changes)
+    service = kit.WorkerService(settings)
+    service._build(as_model(load_served(settings), settings, worker="w1"))
+    assert (service._follower is not None) is follows
+
+
+@pytest.mark.parametrize("poll_s", [0.05, -1.0])
+def test_a_store_is_not_looked_at_all_the_time(poll_s: float) -> None:
+    with pytest.raises(BadSetting, match="store_poll_s"):
+        load_settings(store_poll_s=poll_s)
+
+
+def test_a_remote_store_is_followed(setting: tuple[Versions, Settings], versions: Versions) -> None:
+    pytest.importorskip("fsspec")
+    from model_store.store import copy_bundle
+
+    settings = setting[1].model_copy(update={"model_store": f"memory://follow-{time.time_ns()}"})
+    store = open_store(settings)
+    store.publish(NAME, copy_bundle(versions.folder(1), NAME))
+    post = Post(settings)
+    store.publish(NAME, copy_bundle(versions.folder(1), NAME))
+    post.follower.look()
+    assert post.acting == 2

@@ -1,0 +1,57 @@
+"""What a model is when it starts to serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from model_store.bundle import Bundle
+from model_store.store import ModelStore
+from shared.settings import Settings
+from tests.worker import kit
+from worker import loading
+from worker.loading import as_model, load_bundle, measure
+
+
+class Slow(kit.ToneEngine):
+    """Remembers the sizes it was warmed up for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.warmed: list[int] = []
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        self.warmed += batch_sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "warmed"),
+    [
+        ("litert", False, [1, 16]),
+        ("litert", True, [1]),
+        ("litert-fp32", True, [1]),
+        ("tensorflow", True, [1, 16]),  # it compiles each shape: seconds that no job may wait for
+    ],
+)
+def test_what_is_warmed_up(
+    settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: bool, warmed: list[int]
+) -> None:
+    def opened(bundle: Bundle, kind: str, **options: object) -> Slow:
+        assert options["beside"] is beside
+        return Slow(name)
+
+    monkeypatch.setattr(loading, "open_engine", opened)
+    served = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, beside=beside)
+    assert isinstance(served.engine, Slow)
+    assert served.engine.warmed == warmed
+
+
+def test_a_model_knows_what_an_image_costs_before_its_first(settings: Settings, tiny_models: Path) -> None:
+    served = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, beside=True)
+    model = as_model(served, settings, worker="w1")
+    assert model.cost.estimate(1) == 0.0
+    measure(model)
+    assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)

@@ -1,0 +1,135 @@
+"""What a canary has shown so far, on all workers together. In: `Comparison`s. Out: `Totals`, and the verdict.
+
+The counts and the verdict are in Redis, so that each worker of the server knows them, also one that may not write the
+model store. Called by the recorder and the follower, from threads of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from model_store.policy import Decision
+from shared import keys
+from shared.schemas import Label, ModelRef
+
+if TYPE_CHECKING:
+    from model_store.rollout import Canary
+
+# Counts and verdict outlive the last look of the last worker by this: a canary that was stopped must not come back
+# because every worker was off for a while and the store could not be written.
+KEEP_S = 30 * 86_400
+
+
+class Answer(BaseModel):
+    """What one model said of an image, deadline or not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelRef
+    labels: tuple[Label, ...]
+    lane: str
+
+    @classmethod
+    def of(cls, model: ModelRef, decision: Decision) -> Answer:
+        """The answer as it is recorded."""
+        labels = tuple(Label(label=name, probability=round(p, 6)) for name, p in decision.labels)
+        return cls(model=model, labels=labels, lane=decision.lane)
+
+
+class Comparison(BaseModel):
+    """One image that two models saw: an entry of `sortline:shadow:<line>`, as JSON in the field `comparison`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: str
+    line: str
+    acting: Answer  # the one that the bottle went by
+    compared: Answer
+    agree: bool
+
+
+def agree(acting: Decision, compared: Decision) -> bool:
+    """Whether two models would do the same with a bottle: the same set of labels, and the same lane."""
+    return acting.lane == compared.lane and {name for name, _ in acting.labels} == {name for name, _ in compared.labels}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Compared images of one canary, over all workers; why it was stopped, if it was."""
+
+    compared: int = 0
+    disagreed: int = 0
+    stopped: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Share of the compared images that disagreed; 0 before the first."""
+        return self.disagreed / self.compared if self.compared else 0.0
+
+
+def is_outvoted(canary: Canary, totals: Totals) -> bool:
+    """Whether the canary has crossed its bound.
+
+    Before `min_images`: when no answer to the images still missing could keep it below.
+    """
+    return totals.disagreed > canary.max_disagreement * max(totals.compared, canary.min_images)
+
+
+class CanaryBook:
+    """The counts of one model's canaries on one Redis server."""
+
+    def __init__(self, client: redis.Redis, *, name: str, maxlen: int) -> None:
+        """`name` of the model; `maxlen` entries are kept per line's stream, about."""
+        self._client = client
+        self._name = name
+        self._maxlen = maxlen
+
+    def add(self, canary: Canary, comparisons: Sequence[Comparison]) -> Totals:
+        """Record and count comparisons; the totals with them.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached; they may be counted all the same.
+        """
+        key = self._key(canary)
+        disagreed = sum(1 for comparison in comparisons if not comparison.agree)
+        with self._client.pipeline() as pipeline:
+            for comparison in comparisons:
+                entry = {"comparison": comparison.model_dump_json()}
+                pipeline.xadd(keys.shadow(comparison.line), cast(Any, entry), maxlen=self._maxlen)
+            pipeline.hincrby(key, "compared", len(comparisons))
+            pipeline.hincrby(key, "disagreed", disagreed)
+            return self._totals(pipeline, key)
+
+    def read(self, canary: Canary) -> Totals:
+        """The totals by now.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached.
+        """
+        with self._client.pipeline() as pipeline:
+            return self._totals(pipeline, self._key(canary))
+
+    def stop(self, canary: Canary, reason: str) -> bool:
+        """Write the verdict, which every worker obeys; False when another has written one.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached.
+        """
+        with self._client.pipeline() as pipeline:
+            pipeline.hsetnx(self._key(canary), "stopped", reason)
+            pipeline.expire(self._key(canary), KEEP_S)
+            return bool(pipeline.execute()[0])
+
+    def _totals(self, pipeline: Any, key: str) -> Totals:
+        pipeline.expire(key, KEEP_S)
+        pipeline.hmget(key, "compared", "disagreed", "stopped")
+        compared, disagreed, stopped = pipeline.execute()[-1]
+        return Totals(int(compared or 0), int(disagreed or 0), stopped.decode() if stopped else None)
+
+    def _key(self, canary: Canary) -> str:
+        return keys.canary(self._name, canary.version, canary.started_at)
