@@ -17,9 +17,10 @@ import numpy as np
 
 from model_store.bundle import Bundle
 from model_store.datasets import IMAGE_SUFFIXES
+from model_store.decoding import ImageDecoder, decoder_of
 from model_store.policy import Decision, decide
 from shared.errors import BadImage
-from shared.images import decode_image
+from shared.regions import ANY_CAMERA
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,19 +63,27 @@ def _is_image(file: Path, *, inside: Path) -> bool:
 
 
 def classify_files(
-    paths: Iterable[Path], *, bundle: Bundle, engine: Engine, settings: Settings, top: int = 0
+    paths: Iterable[Path],
+    *,
+    bundle: Bundle,
+    engine: Engine,
+    settings: Settings,
+    camera: str = ANY_CAMERA,
+    top: int = 0,
 ) -> Iterator[Classified]:
     """Classify files, `settings.max_batch` at a time; a bad one is answered with its error.
 
     Args:
+        camera: whose pictures they are: the model may look at a part of its own in each camera's.
         top: how many classes to give as `best`.
 
     Raises:
         EngineFailed: the model failed on a batch.
     """
     waiting = iter(paths)
+    decoder = decoder_of(bundle.manifest, settings)
     while group := list(islice(waiting, settings.max_batch)):
-        images = [_read(path, size_px=bundle.manifest.input_size_px, settings=settings) for path in group]
+        images = [_read(path, decoder, camera) for path in group]
         usable = [image for image in images if isinstance(image, np.ndarray)]
         rows = iter(engine.predict(np.stack(usable)).tolist() if usable else ())
         for path, image in zip(group, images, strict=True):
@@ -84,13 +93,12 @@ def classify_files(
                 yield _classified(path, next(rows), bundle=bundle, top=top)
 
 
-def _read(path: Path, *, size_px: int, settings: Settings) -> NDArray[np.uint8] | str:
+def _read(path: Path, decoder: ImageDecoder, camera: str) -> NDArray[np.uint8] | str:
     """The decoded image, or what is wrong with the file."""
     if path.is_dir():
         return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
     try:
-        data = path.read_bytes()
-        return decode_image(data, size_px=size_px, max_bytes=settings.max_image_bytes, max_px=settings.max_image_px)
+        return decoder(path.read_bytes(), camera)
     except OSError as error:
         return f"can't be read: {error.strerror}"
     except BadImage as error:

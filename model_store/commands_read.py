@@ -59,11 +59,16 @@ def classify(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, or folders of images")],
     model: ModelFlag = None,
     engine: EngineFlag = None,
+    camera: Annotated[
+        str, typer.Option(metavar="NAME", help="the camera that took them; `*` is any without a region of its own")
+    ] = "*",
     top: Annotated[int, typer.Option(min=0, metavar="N", help="print the N most probable classes too")] = 0,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Classify image files, straight through decoder, model and policy, without a queue.
+
+    A model that looks at another part of each camera's pictures takes that of --camera.
 
     A file that can't be used is reported with the reason, the others are still classified, and the exit
     code is 1.
@@ -80,7 +85,7 @@ def classify(
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
     found = list(find_images(paths))
-    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, top=top)
+    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
         answers = _with_progress(answers, total=len(found), what="classifying")
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)

@@ -50,7 +50,10 @@ def write_html(path: Path, comparison: Comparison, *, steps: Steps) -> None:
     shown = comparison.differing[:MAX_SHOWN]
     samples = [comparison.a.answered.samples[row] for row in shown]
     with steps.step("Drawing the images", total=len(samples)) as advance:
-        images = decode_samples(comparison.dataset.files, samples, size_px=THUMBNAIL_PX, advance=advance).images
+        # For people, and the two models may look at different parts: the whole picture, in its shape.
+        images = decode_samples(
+            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, fit="pad", advance=advance
+        ).images
     shots = [_shot(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
     summary = comparison.as_dict()
     page = render(

@@ -51,7 +51,7 @@ def answer_dataset(
         BadDataset: no usable image.
         EngineFailed: the model failed on a batch.
     """
-    size_px = bundle.manifest.input_size_px
+    manifest = bundle.manifest
     samples: list[Sample] = []
     digests: list[str] = []
     answers: list[NDArray[np.float32]] = []
@@ -59,7 +59,14 @@ def answer_dataset(
     with steps.step(what, total=len(dataset.samples)) as advance:
         for start in range(0, len(dataset.samples), _CHUNK):
             chunk = dataset.samples[start : start + _CHUNK]
-            pictures = decode_samples(dataset.files, chunk, size_px=size_px, advance=advance)
+            pictures = decode_samples(
+                dataset.files,
+                chunk,
+                size_px=manifest.input_size_px,
+                fit=manifest.fit,
+                regions=manifest.regions,
+                advance=advance,
+            )
             samples += pictures.samples
             digests += pictures.digests
             unreadable += pictures.unreadable

@@ -13,30 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import bias_correction, quantize
-from model_store.features import scaled
+from model_store.calibration import Calibration
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.native import quiet_native
 from model_store.policy import GOOD
 from model_store.progress import Steps
+from model_store.sight import Sight
 from model_store.tf import import_tensorflow
 from model_store.training import Head, outputs_of
 
 
-def serving_module(layer: Any, head: Head, *, size_px: int) -> Any:
-    """The whole model as a tf.Module with one traced function, `serve`.
-
-    Args:
-        layer: the backbone as a `hub.KerasLayer`.
-    """
+def serving_module(sight: Sight, head: Head, calibration: Calibration, *, size_px: int) -> Any:
+    """The whole model as a tf.Module with one traced function, `serve`, for frames of `size_px`."""
     tf = import_tensorflow()
-    kernel, bias = tf.Variable(head.kernel, trainable=False), tf.Variable(head.bias, trainable=False)
+    weights = calibration.folded(head.kernel, head.bias)
+    kernel, bias = (tf.Variable(values, trainable=False) for values in weights)
 
     def serve(images: Any) -> dict[str, Any]:
-        logits = tf.matmul(layer(scaled(images)), kernel) + bias
+        logits = tf.matmul(sight.features(images), kernel) + bias
         return {"probabilities": _activated(tf, logits, head)}
 
     module = tf.Module()
-    module.layer, module.kernel, module.bias = layer, kernel, bias
+    module.parts, module.kernel, module.bias = [part for part in sight.keep if part is not None], kernel, bias
     module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "images")])
     return module
 

@@ -13,12 +13,14 @@ from typing import Any
 from model_store.manifest import Manifest
 from model_store.parity import gate_reason
 from model_store.policy import DEFAULT_THRESHOLD, GOOD
+from shared.regions import ANY_CAMERA, Fit
 
 NOTHING = "-"
 MEASURED_COLUMNS = ("class", "precision", "recall", "F1", "average precision", "images", "threshold")
 CLASS_COLUMNS = (*MEASURED_COLUMNS, "lane")
 # Of more classes than this, only those that occurred are shown one by one.
 MAX_CLASSES = 40
+_FITS: dict[Fit, str] = {"stretch": "squashed to the square", "pad": "in their shape, filled up with their border"}
 
 # How people are told of the figures of `evaluation`.
 TITLES = {
@@ -127,9 +129,14 @@ def _model(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     return (
         ("mode", f"{manifest.mode}: {several}"),
         ("classes", f"{len(manifest.classes):,}{names}"),
-        ("images", f"{manifest.input_size_px} x {manifest.input_size_px} px"),
+        ("images", f"{manifest.input_size_px} x {manifest.input_size_px} px, {_FITS[manifest.fit]}"),
+        *((f"part of {_camera(name)}", str(manifest.regions[name])) for name in sorted(manifest.regions)),
         ("on CPUs", gate_verdict(manifest)),
     )
+
+
+def _camera(name: str) -> str:
+    return "any other camera" if name == ANY_CAMERA else f"camera {name}"
 
 
 def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:

@@ -1,9 +1,9 @@
-"""A backbone's features of images, each computed once: the cache is what makes training take seconds.
+"""Features of frozen layers, each computed once: the cache is what makes training a head take seconds.
 
-In: uint8 images. Out: float32 features, from disk where they are there. The key is the digest of the pixels
-themselves, so a changed file, size or decoder is another key.
+In: uint8 pixels. Out: float32 features, from disk where they are there. The key is the digest of the pixels
+themselves, augmented ones too, so a changed file, size, view or decoder is another key.
 
-    <cache>/features/<backbone's digest>/<aa>/<digest of the pixels>.npy
+    <cache>/features/<sight's digest>/<aa>/<digest of the pixels>.npy
 """
 
 from __future__ import annotations
@@ -19,68 +19,80 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbones import Backbone
-from model_store.native import quiet_native
+from model_store.augmentation import other_light, other_views
 from model_store.progress import Advance
-from model_store.tf import import_hub, import_tensorflow
+from model_store.sight import Sight
+from model_store.tf import import_tensorflow
+from model_store.views import cut
 
 # As many as the tutorial's; larger ones are no faster on CPUs.
 BATCH_SIZE = 32
 
 
 class FeatureExtractor:
-    """One backbone, frozen, through `hub.KerasLayer`, with a cache on disk."""
+    """A sight's features of the pixels that it looks at, with a cache on disk."""
 
-    def __init__(self, backbone: Backbone, *, cache: Path) -> None:
-        """`cache` is the settings' `cache_path`. TensorFlow is imported when a feature is not there yet."""
-        self.backbone = backbone
-        self._folder = cache / "features" / backbone.sha256
+    def __init__(self, sight: Sight, *, cache: Path) -> None:
+        """`cache` is the settings' `cache_path`."""
+        self._sight = sight
+        self._folder = cache / "features" / sight.digest
 
-    @cached_property
-    def layer(self) -> Any:
-        """The backbone as a frozen Keras layer: float32 [N, S, S, 3] from 0 to 1 to float32 [N, width]."""
-        hub = import_hub()
-        with quiet_native():
-            return hub.KerasLayer(str(self.backbone.path), trainable=False)
-
-    def features(self, images: NDArray[np.uint8], *, advance: Advance) -> NDArray[np.float32]:
-        """Features of uint8 images [N, S, S, 3], float32 [N, width]; `advance` hears how many are done."""
-        found = np.empty((len(images), self.backbone.feature_width), np.float32)
-        files = [self._file(image) for image in images]
+    def features(self, pixels: NDArray[np.uint8], *, advance: Advance) -> NDArray[np.float32]:
+        """Features of uint8 pixels [N, height, width, 3], float32 [N, width]; `advance` hears how many are done."""
+        found = np.empty((len(pixels), self._sight.feature_width), np.float32)
+        files = [self._file(image) for image in pixels]
         missing = []
         for index, file in enumerate(files):
-            cached = _read(file, width=self.backbone.feature_width)
+            cached = _read(file, width=self._sight.feature_width)
             if cached is None:
                 missing.append(index)
             else:
                 found[index] = cached
-        advance(len(images) - len(missing))
+        advance(len(pixels) - len(missing))
         for start in range(0, len(missing), BATCH_SIZE):
             batch = missing[start : start + BATCH_SIZE]
-            found[batch] = self._compute(images[batch])
+            found[batch] = np.asarray(self._run(pixels[batch]), np.float32)
             for index in batch:
                 _write(files[index], found[index])
             advance(len(batch))
         return found
 
-    def _compute(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(self._run(images).numpy(), np.float32)
-
     @cached_property
     def _run(self) -> Any:
-        tf, layer = import_tensorflow(), self.layer
-        size_px = self.backbone.input_size_px
-        signature = [tf.TensorSpec([None, size_px, size_px, 3], tf.uint8)]
-        return tf.function(lambda images: layer(scaled(images)), input_signature=signature)
+        tf = import_tensorflow()
+        signature = [tf.TensorSpec([None, *self._sight.canvas, 3], tf.uint8)]
+        return tf.function(
+            lambda pixels: self._sight.body(tf.cast(pixels, tf.float32), False), input_signature=signature
+        )
 
-    def _file(self, image: NDArray[np.uint8]) -> Path:
-        digest = hashlib.sha256(f"{image.shape} ".encode() + image.tobytes()).hexdigest()
+    def _file(self, pixels: NDArray[np.uint8]) -> Path:
+        digest = hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
         return self._folder / digest[:2] / f"{digest}.npy"
 
 
-def scaled(images: Any) -> Any:
-    """A uint8 tensor as backbones take it: float32 from 0 to 1."""
-    return import_tensorflow().cast(images, "float32") / 255.0
+def looked_at(
+    sight: Sight, frames: NDArray[np.uint8], *, random: Any = None, advance: Advance | None = None
+) -> NDArray[np.uint8]:
+    """The pixels that a sight looks at in frames [N, S, S, 3], uint8 [N, height, width, 3], rounded.
+
+    With `random`, an `augmentation.generator`, as another camera could have seen them.
+    """
+    tf = import_tensorflow()
+
+    @tf.function(reduce_retracing=True)
+    def look(batch: Any) -> Any:
+        if random is None:
+            return sight.pixels(batch)
+        views = other_views(sight.views(batch), random, upside_down=sight.finder is not None)
+        return other_light(cut(batch, views, sight.canvas), random)
+
+    pixels = np.empty((len(frames), *sight.canvas, 3), np.uint8)
+    for start in range(0, len(frames), BATCH_SIZE):
+        batch = tf.constant(frames[start : start + BATCH_SIZE])
+        pixels[start : start + BATCH_SIZE] = np.asarray(tf.cast(tf.round(look(batch)), tf.uint8))
+        if advance is not None:
+            advance(len(batch))
+    return pixels
 
 
 def _read(file: Path, *, width: int) -> NDArray[np.float32] | None:
@@ -103,3 +115,8 @@ def _write(file: Path, features: NDArray[np.float32]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
         raise
+
+
+def scaled(images: Any) -> Any:
+    """A uint8 tensor as TF-Hub's image modules take it: float32 from 0 to 1."""
+    return import_tensorflow().cast(images, "float32") / 255.0

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model_store.policy import GOOD, Mode, Policy
+from shared.regions import Fit, Region
 from shared.schemas import Name
 
 MANIFEST_FILE = "manifest.json"
@@ -71,6 +72,8 @@ class Manifest(_Part):
     mode: Mode
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # order of the probabilities' columns
     input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
+    fit: Fit = "stretch"  # how a picture becomes that square
+    regions: dict[str, Region] = Field(default_factory=dict)  # by camera, `*` for all others: the part looked at
     policy: Policy
     cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # what `auto` takes without a GPU
     backbone: BackboneInfo

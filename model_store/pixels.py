@@ -5,12 +5,13 @@ In: samples of a dataset. Out: a Pictures, with what could not be decoded listed
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from model_store.datasets import Sample
 from model_store.progress import Advance
 from shared.errors import BadImage, BadSetting
 from shared.images import decode_image
-from shared.regions import Region, region_of
+from shared.regions import Fit, Region, region_of
 
 # Decoded images beyond this are kept in a file, where a folder for it is given: 7,000 at 224 px. Under it memory is
 # faster, and a training machine has it.
@@ -77,6 +78,7 @@ def decode_samples(
     *,
     size_px: int,
     advance: Advance,
+    fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
     scratch: Path | None = None,
 ) -> Pictures:
@@ -87,6 +89,7 @@ def decode_samples(
         samples: what to decode.
         size_px: side of the decoded images.
         advance: hears of each sample.
+        fit: how a picture that is no square becomes one.
         regions: by camera, `*` for every other: the part of its pictures to keep; the whole where there is none.
         scratch: a folder for images beyond MEMORY_BYTES. They are kept in memory where it is None.
 
@@ -94,10 +97,11 @@ def decode_samples(
         BadSetting: `scratch` can't hold the images.
     """
     wanted = list(samples)
+    decode = functools.partial(_decode, files, size_px=size_px, fit=fit, regions=regions or {})
     images = _room(len(wanted), size_px, scratch)
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
-    for item in _each(files, wanted, size_px=size_px, regions=regions or {}):
+    for item in _each(wanted, decode):
         advance(1)
         if isinstance(item, Unreadable):
             unreadable.append(item)
@@ -141,25 +145,25 @@ def _room(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
         ) from error
 
 
-def _each(
-    files: DatasetFiles, samples: Iterable[Sample], *, size_px: int, regions: Mapping[str, Region]
-) -> Iterator[_Read | Unreadable]:
+def _each(samples: Iterable[Sample], decode: Callable[[Sample], _Read | Unreadable]) -> Iterator[_Read | Unreadable]:
     """Decode in threads (the codec releases the interpreter lock), in order, a bounded number ahead."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_Read | Unreadable]] = deque()
         for sample in samples:
-            waiting.append(pool.submit(_decode, files, sample, size_px, region_of(sample.camera, regions)))
+            waiting.append(pool.submit(decode, sample))
             if len(waiting) >= threads * _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _decode(files: DatasetFiles, sample: Sample, size_px: int, region: Region | None) -> _Read | Unreadable:
+def _decode(
+    files: DatasetFiles, sample: Sample, *, size_px: int, fit: Fit, regions: Mapping[str, Region]
+) -> _Read | Unreadable:
     try:
         data = files.read(sample.name)
-        image = decode_image(data, size_px=size_px, region=region)
+        image = decode_image(data, size_px=size_px, region=region_of(sample.camera, regions), fit=fit)
     except BadImage as error:
         return Unreadable(sample.name, str(error))
     return _Read(sample, hashlib.sha256(data).hexdigest(), image)

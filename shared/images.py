@@ -2,9 +2,13 @@
 
 JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What becomes of each kind:
 
-    shape         squashed to the square; the model learns from images squashed the same way
+    shape         `fit` says, and the model learns from images treated the same way:
+                  stretch: squashed to the square
+                  pad: kept, to half a pixel and one pixel at least. The longer side fills the square, the shorter
+                  one lies in its middle (one pixel more after it than before, when odd), and the rest repeats the
+                  picture's outermost rows or columns: black bars would be taken for things on the belt
     orientation   EXIF's is applied; EXIF that can't be read counts as upright
-    region        cut out of the upright picture before it is squashed, to fractions of a pixel
+    region        cut out of the upright picture before it is fitted, to fractions of a pixel
     several frames  the first one (APNG, animated WebP, TIFF pages, MPO)
     transparency  (alpha, palette entry or colour key) composed over white
     palette, 1 bit  their colours; black and white
@@ -41,7 +45,7 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 
 from shared.errors import BadImage
 from shared.formats import FORMATS, sniff
-from shared.regions import Region
+from shared.regions import Fit, Region
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
@@ -82,11 +86,17 @@ _PILLOW_MODULES = r"PIL\."
 
 
 def decode_image(
-    data: bytes, *, size_px: int, region: Region | None = None, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX
+    data: bytes,
+    *,
+    size_px: int,
+    region: Region | None = None,
+    fit: Fit = "stretch",
+    max_bytes: int = MAX_BYTES,
+    max_px: int = MAX_PX,
 ) -> Pixels:
     """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
-    `region` is the part of the upright picture to keep; None is all of it.
+    `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
     May be called from many threads: the codec and the resizing run without the interpreter lock.
 
     Raises:
@@ -94,12 +104,18 @@ def decode_image(
             `truncated`, `corrupt`, `unsupported`.
     """
     out = np.empty((size_px, size_px, 3), np.uint8)
-    decode_into(data, out, region=region, max_bytes=max_bytes, max_px=max_px)
+    decode_into(data, out, region=region, fit=fit, max_bytes=max_bytes, max_px=max_px)
     return out
 
 
 def decode_into(
-    data: bytes, out: Pixels, *, region: Region | None = None, max_bytes: int = MAX_BYTES, max_px: int = MAX_PX
+    data: bytes,
+    out: Pixels,
+    *,
+    region: Region | None = None,
+    fit: Fit = "stretch",
+    max_bytes: int = MAX_BYTES,
+    max_px: int = MAX_PX,
 ) -> None:
     """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch. Untouched when it raises."""
     size_px = out.shape[0]
@@ -114,14 +130,14 @@ def decode_into(
     try:
         with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
             _check_size(frame, max_px)
-            image = _to_square_rgb(frame, size_px, region)
+            pixels = np.asarray(_to_fitted_rgb(frame, size_px, region, fit))
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
         raise _undecodable(data, content_type, error=error) from error
-    out[:] = np.asarray(image)
+    _fill(out, pixels)
 
 
 def _check_size(frame: Image.Image, max_px: int) -> None:
@@ -135,30 +151,55 @@ def _check_size(frame: Image.Image, max_px: int) -> None:
         )
 
 
-def _to_square_rgb(frame: Image.Image, size_px: int, region: Region | None) -> Image.Image:
-    size = (size_px, size_px)
-    box = _scale_in_codec(frame, size_px, region) if frame.format in _JPEGS else None
+def _fill(out: Pixels, pixels: Pixels) -> None:
+    """Lay `pixels` [H, W, 3] in the middle of `out` [S, S, 3], and repeat their outermost rows and columns."""
+    height, width, _ = pixels.shape
+    top, left = (len(out) - height) // 2, (len(out) - width) // 2
+    bottom, right = top + height, left + width
+    out[top:bottom, left:right] = pixels
+    out[:, :left], out[:, right:] = out[:, left, None], out[:, right - 1, None]
+    out[:top], out[bottom:] = out[top], out[bottom - 1]
+
+
+def _to_fitted_rgb(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> Image.Image:
+    """RGB of the size that `_fitted` gives, upright."""
+    box = _scale_in_codec(frame, size_px, region, fit) if frame.format in _JPEGS else None
     image = _to_resizable(frame)
-    if region is not None:
-        left, top, right, bottom = _stored(frame, region)
-        width, height = box[2:] if box else image.size
-        box = (left * width, top * height, right * width, bottom * height)
+    part = _part(box[2:] if box else image.size, _stored(frame, region))
+    size = _fitted(part, size_px, fit)
     if image.size != size or region is not None:
-        image = image.resize(size, _FILTER, box=box, reducing_gap=_REDUCING_GAP)
-    # Turned and converted when small: resizing to a square commutes with both.
+        image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
+    # Turned and converted when small: resizing commutes with both, as the size is that of the stored picture.
     turn = _turn(frame)
     if turn is not None:
         image = image.transpose(turn)
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
 
 
-def _scale_in_codec(frame: Image.Image, size_px: int, region: Region | None) -> _Box | None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps `size_px` each way.
+def _part(size: tuple[float, float], sides: _Box) -> _Box:
+    """A part of a picture of this width and height, from fractions to pixels."""
+    (width, height), (left, top, right, bottom) = size, sides
+    return left * width, top * height, right * width, bottom * height
+
+
+def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
+    """Width and height of what `part`, in pixels, becomes in a square of `size_px`."""
+    if fit == "stretch":
+        return size_px, size_px
+    left, top, right, bottom = part
+    width, height = right - left, bottom - top
+    scale = size_px / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _scale_in_codec(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> _Box | None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps its fitted size.
 
     Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
     """
-    left, top, right, bottom = _stored(frame, region)
-    drafted = frame.draft(None, (math.ceil(size_px / (right - left)), math.ceil(size_px / (bottom - top))))
+    sides = left, top, right, bottom = _stored(frame, region)
+    width, height = _fitted(_part(frame.size, sides), size_px, fit)
+    drafted = frame.draft(None, (math.ceil(width / (right - left)), math.ceil(height / (bottom - top))))
     return drafted[1] if drafted else None
 
 

@@ -1,4 +1,4 @@
-"""The part of a camera's picture that is looked at, in fractions of its width and height.
+"""What a model is shown of a camera's picture: which part of it, and how that becomes a square.
 
 A fixed camera sees the belt's sides and its frame too; cut away, the bottle keeps more of the model's pixels.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from shared.errors import BadSetting
 
+# How a picture that is no square becomes one: squashed, or in its shape, the rest filled by repeating its border.
+Fit = Literal["stretch", "pad"]
 # The camera name that stands for every camera without a region of its own. No camera's: `Name` has no star.
 ANY_CAMERA = "*"
 # A side's least length: a hundredth of a small frame is still some pixels.

@@ -25,6 +25,7 @@ MAY_IMPORT = {
         "shared",
         "model_store.manifest",
         "model_store.bundle",
+        "model_store.decoding",
         "model_store.store",
         "model_store.rollout",
         "model_store.policy",

@@ -8,12 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.errors import BadImage
-from shared.images import decode_image
-from shared.settings import Settings
 from worker.items import Decoded, Peer, Pixels, Ticket
 
 if TYPE_CHECKING:
@@ -21,25 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sortline.decode")
 
-# Raw bytes of an image file to uint8 [size, size, 3]; raises BadImage. Equal decoders give equal pixels.
-Decoder = Callable[[bytes], Pixels]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDecoder:
-    """The decoder of training and serving, bound to a model's size and a worker's limits."""
-
-    size_px: int
-    max_bytes: int
-    max_px: int
-
-    def __call__(self, data: bytes) -> Pixels:
-        return decode_image(data, size_px=self.size_px, max_bytes=self.max_bytes, max_px=self.max_px)
-
-
-def image_decoder(settings: Settings, *, size_px: int) -> Decoder:
-    """The decoder for models of this size, with the settings' limits."""
-    return ImageDecoder(size_px, settings.max_image_bytes, settings.max_image_px)
+# Raw bytes of an image file and its camera to uint8 [size, size, 3]; raises BadImage. Equal ones give equal pixels.
+Decoder = Callable[[bytes, str], Pixels]
 
 
 def decode_ticket(ticket: Ticket, route: Route) -> Decoded:
@@ -54,22 +34,23 @@ def decode_ticket(ticket: Ticket, route: Route) -> Decoded:
     data = ticket.claimed.image
     if data is None:
         raise BadImage("gone", "the image is no longer on the server: it expired before it was sorted (image_ttl_s).")
+    camera = ticket.job.camera
     started = time.perf_counter()
-    pixels = route.model.decoder(data)
+    pixels = route.model.decoder(data, camera)
     peer = None
     if route.trial is not None and route.other is not None:
         peer = Peer(route.trial, route.other)
         if route.other.decoder == route.model.decoder:
             peer.pixels = pixels
         elif not route.trial.canary.shadow:
-            peer.pixels = route.other.decoder(data)
+            peer.pixels = route.other.decoder(data, camera)
     decode_ms = (time.perf_counter() - started) * 1000
     return Decoded(ticket.without_image(), pixels, decode_ms, ready_at=time.monotonic(), model=route.model, peer=peer)
 
 
-def decode_for_peer(peer: Peer, data: bytes) -> None:
+def decode_for_peer(peer: Peer, data: bytes, *, camera: str) -> None:
     """Decode an image a second time, for a comparison only: what goes wrong costs the comparison, not the job."""
     try:
-        peer.pixels = peer.model.decoder(data)
+        peer.pixels = peer.model.decoder(data, camera)
     except Exception as error:  # the job is decoded and on its way: nothing here may touch it
         log.warning("an image can't be decoded for the comparison with %s: %s", peer.model, error)

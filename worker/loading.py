@@ -1,4 +1,4 @@
-"""Loads models: verified, warm, and with the decoder for their size. In: a bundle's folder. Out: `Served`, `Model`."""
+"""Loads models: verified, warm, and with their decoder. In: a bundle's folder. Out: `Served`, `Model`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.bundle import open_bundle
+from model_store.decoding import decoder_of
 from model_store.engines import Engine, open_engine
 from model_store.manifest import Manifest
 from model_store.store import open_store
 from shared.settings import Settings
 from worker.batch import BatchCost
 from worker.decide import Decider
-from worker.decode import Decoder, image_decoder
+from worker.decode import Decoder
 from worker.serving import Model
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model that is loaded, verified and warm, and the decoder for its size."""
+    """A model that is loaded, verified and warm, and the decoder for what it is to see."""
 
     manifest: Manifest
     engine: Engine
@@ -48,8 +49,7 @@ def load_bundle(folder: Path, settings: Settings, *, beside: bool = False) -> Se
         bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch, beside=beside
     )
     engine.warm_up([1] if beside and engine.name != "tensorflow" else [1, settings.max_batch])
-    decoder = image_decoder(settings, size_px=bundle.manifest.input_size_px)
-    return Served(bundle.manifest, engine, decoder)
+    return Served(bundle.manifest, engine, decoder_of(bundle.manifest, settings))
 
 
 def as_model(served: Served, settings: Settings, *, worker: str) -> Model:

@@ -86,6 +86,7 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        _start_at_zero(self.swaps, "swapped", "refused")
         self.store_errors = Counter("sortline_store_errors", "Looks at the model store that failed", registry=registry)
         self._add_canary()
 
@@ -118,6 +119,7 @@ class Metrics:
         self.canary_stopped = Counter(
             "sortline_canary_stopped", "Canaries that this worker stopped", ["reason"], registry=registry
         )
+        _start_at_zero(self.canary_stopped, "disagreement", "engine")
         self._model: tuple[str, ...] | None = None
         self._canary: tuple[str, ...] | None = None
 
@@ -188,6 +190,12 @@ class Metrics:
         self.capture_to_result.observe(result.line, result.finished_at - result.captured_at)
         if result.deadline_margin_ms is not None:
             self.margin.observe(result.line, result.deadline_margin_ms / 1000)
+
+
+def _start_at_zero(counter: Counter, *label_values: str) -> None:
+    """Show them before the first event: Prometheus sees no increase in a series that begins with 1."""
+    for value in label_values:
+        counter.labels(value)
 
 
 class Distribution(Collector):

@@ -202,7 +202,7 @@ class Pipeline:
             self._batcher.put(item)
             data = ticket.claimed.image
             if item.peer is not None and item.peer.pixels is None and data is not None and not others_wait:
-                decode_for_peer(item.peer, data)
+                decode_for_peer(item.peer, data, camera=ticket.job.camera)
 
     def _refuse(self, claimed: Claimed, error: Exception) -> None:
         trace = None if isinstance(error, BadJob) else error

@@ -117,9 +117,10 @@ class Prometheus:
 
 
 def scrape_config(target: str) -> dict[str, Any]:
-    """deploy/'s scrape configuration, with this target in place of Compose's DNS, and scraped often."""
+    """deploy/'s scrape configuration and alerts, with this target in place of Compose's DNS, and looked at often."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    config["global"] |= {"scrape_interval": "500ms", "scrape_timeout": "500ms"}
+    config["global"] |= {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
+    config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
     (job,) = config["scrape_configs"]
     del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": [target]}]

@@ -92,6 +92,24 @@ def test_deadline_margin_shows_who_was_late(watched: Watched) -> None:
     assert margins["line-1"] < 0 < margins["line-2"]
 
 
+def test_model_panels_tell_what_happened(watched: Watched) -> None:
+    """One canary stopped and another on, one version swapped in and one refused; and the alerts about that."""
+    events = {
+        (sample["metric"].get("result"), sample["metric"].get("reason")): float(sample["value"][1]) > 0
+        for panel in ("Model swaps", "Canary comparisons")
+        for query in by_panel(panel)
+        for sample in watched.prometheus.query(query.promql)
+    }
+    assert events["swapped", None] and events["refused", None] and events[None, "disagreement"]
+    assert not events[None, "engine"]
+    assert values(watched, by_panel("Canary disagreement")[0]) == [1]
+    (canary,) = watched.prometheus.query(by_panel("Canary")[0].promql)
+    assert canary["metric"] == {"name": "tiny", "version": "2", "share": "1", "mode": "shadow"}
+    assert canary["value"][1] == "1"
+    firing = {sample["metric"]["alertname"] for sample in watched.prometheus.query(by_panel("Alerts")[0].promql)}
+    assert firing == {"SortlineModelRefused", "SortlineCanaryStopped"}
+
+
 def test_shares_of_classes_are_shares(watched: Watched) -> None:
     shares = values(watched, by_panel("Class mix")[0])
     assert sum(shares) >= 0.99, "every classified bottle has at least one label"
@@ -155,6 +173,14 @@ def test_operations_see_what_they_asked_for() -> None:
         "sortline_inflight_jobs",
         "sortline_model_info",
         "sortline_model_load_seconds",
+        "sortline_model_swaps_total",
+        "sortline_store_errors_total",
+        "sortline_canary_info",
+        "sortline_canary_compared_total",
+        "sortline_canary_disagreed_total",
+        "sortline_canary_disagreement_ratio",
+        "sortline_canary_skipped_total",
+        "sortline_canary_stopped_total",
         "sortline_redelivered_total",
     } <= shown
 

@@ -6,15 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from model_store.bundle import read_manifest
 from model_store.commands_read import add_to
-from model_store.manifest import GOLDEN_FILE, INT8_FILE
+from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.store import ModelStore
 from shared.errors import BadSetting, NotFound
+from shared.regions import Region
 from tests.model_store.tiny_bundle import copy_build, random_images
 
 
@@ -90,6 +93,30 @@ def test_classify_as_text(store: ModelStore, images: Path) -> None:
     assert result.exit_code == 0
     assert str(images / "a.png") in result.stdout
     assert " -> " in result.stdout
+
+
+def test_classify_takes_the_region_of_the_camera(store: ModelStore, tiny_bundle: Path, tmp_path: Path) -> None:
+    left, right = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
+
+    def build(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        changed = read_manifest(folder).model_copy(update={"regions": {"side": left, "*": right}})
+        (folder / MANIFEST_FILE).write_text(changed.model_dump_json())
+
+    store.publish("tiny", build)
+    halves = random_images(2, seed=5)
+    for name, pixels in zip(("left", "right", "both"), (*halves, np.concatenate(halves, axis=1)), strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+
+    def classified(name: str, model: str, *options: str) -> object:
+        result = run(store, "classify", str(tmp_path / name), "--model", model, "--json", "--top", "3", *options)
+        (image,) = json.loads(result.stdout)["images"]
+        return image["best"]
+
+    assert classified("both.png", "tiny@3", "--camera", "side") == classified("left.png", "tiny@1")
+    assert classified("both.png", "tiny@3") == classified("right.png", "tiny@1")
+    assert classified("both.png", "tiny@3", "--camera", "top") == classified("right.png", "tiny@1")
+    assert classified("left.png", "tiny@1") != classified("right.png", "tiny@1")
 
 
 def test_classify_names_what_is_absent_or_empty(store: ModelStore, images: Path, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_each_camera_has_its_region(
         np.testing.assert_array_equal(image, decode_image(data, size_px=SIZE_PX, region=region))
 
 
+def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
+    dataset = with_cameras(tmp_path)
+    pictures = decode_samples(
+        dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None, fit="pad", regions={"side": LEFT}
+    )
+    for name, region, image in zip(ROWS, [None, LEFT, None, LEFT], pictures.images, strict=True):
+        data = (tmp_path / name).read_bytes()
+        np.testing.assert_array_equal(image, decode_image(data, size_px=SIZE_PX, region=region, fit="pad"))
+    assert not np.array_equal(pictures.images, decode(dataset, regions={"side": LEFT}).images)
+
+
 def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     plain = decode(load_dataset(write_labelled(tmp_path / "plain", ROWS))).fingerprint
     named = decode(with_cameras(tmp_path / "named")).fingerprint

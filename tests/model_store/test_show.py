@@ -107,6 +107,20 @@ def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: 
         show(store, "tiny@3")
 
 
+def test_what_is_seen_of_a_picture() -> None:
+    def seen(**changes: Any) -> dict[str, str]:
+        rows = model_rows(manifest_of(CLASSES, "multi").model_copy(update=changes))
+        return {name: value for name, value in rows if name == "images" or name.startswith("part of")}
+
+    assert seen() == {"images": "32 x 32 px, squashed to the square"}
+    regions = {"top": Region(0.1, 0, 0.9, 1), "*": Region(0, 0, 1, 0.5)}
+    assert seen(fit="pad", regions=regions) == {
+        "images": "32 x 32 px, in their shape, filled up with their border",
+        "part of any other camera": "0,0,1,0.5",
+        "part of camera top": "0.1,0,0.9,1",
+    }
+
+
 def test_the_gate_s_verdict() -> None:
     refused = manifest_of(CLASSES, "multi")
     assert gate_verdict(refused).startswith("fp32 (litert-fp32): int8 ")

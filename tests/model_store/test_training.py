@@ -127,9 +127,16 @@ def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi:
     figures = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
     assert figures["images"] == 16
     assert figures["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
+    assert figures["seen_in_training"] == {"train": 0, "validation": 0}
     assert figures["macro_f1"] > 0.7
     assert set(figures["per_class"]) == {"good", "no cap", "pigmented"}
     assert sum(map(sum, figures["confusion"]["matrix"])) == 16
+
+
+def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    figures = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
+    assert figures["images"] == 80
+    assert figures["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
 
 
 def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
@@ -143,7 +150,8 @@ def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
     assert figures["images"] == 36
     assert len(figures["unreadable"]) == 1
     report = Path(trained["path"]) / "report"
-    assert {path.name for path in report.iterdir()} == {"curves.png", "confusion.png", "logs"}
+    pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
+    assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
 
 
 def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from shared.errors import BadImage
 from shared.formats import sniff
 from shared.images import decode_image, decode_into
+from shared.regions import Fit, Region
 from tests.shared.pictures import KINDS, SIZE_PX, bottle, encode, exif, flat, from_array, only_color, plain, refusal
 
 # --- signatures
@@ -111,14 +112,121 @@ def test_decode_into_wants_a_square_of_bytes(out: Any) -> None:
         decode_into(KINDS["jpeg"], out)
 
 
+# --- padding
+
+UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that stores a picture that is so oriented
+
+
+def padded(image: Image.Image, size_px: int) -> np.ndarray:
+    """The reference: resized in its shape in one step, then each pixel outside takes the nearest one inside."""
+    width, height = image.size
+    longer = max(width, height)
+    width, height = (max(1, round(side * size_px / longer)) for side in (width, height))
+    inside = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    rows = np.clip(np.arange(size_px) - (size_px - height) // 2, 0, height - 1)
+    columns = np.clip(np.arange(size_px) - (size_px - width) // 2, 0, width - 1)
+    return inside[rows][:, columns]
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (96, 32), (41, 96), (33, 32), (20, 9)])
+def test_padding_keeps_the_shape_and_repeats_the_border(size: tuple[int, int]) -> None:
+    image = bottle(*size)
+    pixels = decode_image(encode(image, "PNG"), size_px=SIZE_PX, fit="pad")
+    assert np.abs(pixels - padded(image, SIZE_PX)).max() <= 1
+
+
+def test_padding_lays_the_picture_in_the_middle() -> None:
+    """Of 3 x 1 pixels, 3 to 1: rows 12 to 20 of 32 are the picture, and their colour goes on above and below."""
+    image = from_array(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]] * 11, np.uint8).repeat(11, axis=1))
+    image.paste("white", (0, 0, 33, 1))
+    pixels = decode_image(encode(image, "PNG"), size_px=33, fit="pad")
+    assert np.array_equal(pixels[11:22], np.asarray(image))
+    assert (pixels[:12] == 255).all()
+    assert np.array_equal(pixels[22:], np.asarray(image)[-1:].repeat(11, axis=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_a_square_is_stretching_it(kind: str) -> None:
+    """Byte by byte: nothing is decoded, scaled or rounded otherwise."""
+    with Image.open(io.BytesIO(KINDS[kind])) as image:
+        width, height = image.size
+    turned = Region(0, 0, 1, 2 / 3) if kind in ("jpeg-exif", "tiff-lzw") else None  # 64 x 96 upright
+    region = turned or Region(0, 0, 2 / 3, 1)
+    assert (width, height) in ((96, 64), (64, 96))
+    for size_px in (1, 5, SIZE_PX, 64, 100):
+        stretched, filled = (
+            decode_image(KINDS[kind], size_px=size_px, region=region, fit=fit) for fit in ("stretch", "pad")
+        )
+        assert np.array_equal(stretched, filled), size_px
+
+
+@pytest.mark.parametrize("side", [7, SIZE_PX, 449, 1080])
+def test_padding_a_square_jpeg_is_stretching_it(side: int) -> None:
+    data = encode(bottle(side, side), "JPEG")
+    assert np.array_equal(decode_image(data, size_px=112, fit="pad"), decode_image(data, size_px=112))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("size", [(96, 41), (41, 96)])
+def test_padding_is_done_to_the_upright_picture(size: tuple[int, int], kind: str, orientation: int) -> None:
+    upright = bottle(*size)
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(UNDO[orientation]))
+    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = encode(stored, kind, exif=exif(orientation), **options)
+    pixels = decode_image(data, size_px=SIZE_PX, fit="pad")
+    difference = np.abs(pixels - padded(upright, SIZE_PX))
+    assert difference.mean() < 1.5 if kind == "JPEG" else difference.max() <= 1, orientation
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_padding_a_region_goes_by_the_regions_shape(kind: str, orientation: int) -> None:
+    """Half of a lying picture stands: what is filled up is its sides, with its own border and not what lies beyond."""
+    upright = bottle(120, 80)
+    region, part = Region(0.25, 0, 0.5, 1), upright.crop((30, 0, 60, 80))
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(UNDO[orientation]))
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    data = encode(stored, kind, exif=exif(orientation), **options)
+    pixels = decode_image(data, size_px=40, region=region, fit="pad")
+    difference = np.abs(pixels - padded(part, 40))
+    assert difference[:, 14:26].mean() < 2
+    assert (pixels[:, :12] == pixels[:, 12, None]).all() and (pixels[:, 27:] == pixels[:, 26, None]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("region", [None, Region(0.5, 0.5, 0.51, 0.51)])
+def test_a_line_of_pixels_can_be_decoded(kind: str, fit: Fit, region: Region | None) -> None:
+    ramp = np.repeat(np.linspace(0, 250, 2000).round().astype(np.uint8)[:, None, None], 3, axis=2)
+    standing, lying = (
+        decode_image(encode(from_array(line), kind), size_px=SIZE_PX, region=region, fit=fit).astype(int)
+        for line in (ramp, np.ascontiguousarray(ramp.transpose(1, 0, 2)))
+    )
+    assert np.abs(standing - standing[:, :1]).max() == 0  # one column, repeated
+    assert np.abs(lying - standing.transpose(1, 0, 2)).max() <= 2
+    if region is None:
+        expected = 250 * (np.arange(SIZE_PX) + 0.5) / SIZE_PX
+        assert np.abs(standing[:, 0, 0] - expected).max() <= 3
+
+
+def test_decode_into_pads_one_row_of_a_batch() -> None:
+    batch = np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)
+    decode_into(KINDS["png"], batch[1], fit="pad")
+    assert np.array_equal(batch[1], decode_image(KINDS["png"], size_px=SIZE_PX, fit="pad"))
+    assert not batch[0].any() and not batch[2].any()
+
+
 # --- the JPEG decoder's own scaling
 
 
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize("size", [(640, 480), (1280, 720), (1920, 1080), (449, 1801)])
-def test_scaling_in_the_codec_stays_near_a_plain_resize(size: tuple[int, int]) -> None:
+def test_scaling_in_the_codec_stays_near_a_plain_resize(size: tuple[int, int], fit: Fit) -> None:
     data = encode(bottle(*size), "JPEG", quality=88)
     with Image.open(io.BytesIO(data)) as whole:
-        difference = np.abs(decode_image(data, size_px=224) - plain(whole, 224))
+        reference = plain(whole, 224) if fit == "stretch" else padded(whole, 224)
+    difference = np.abs(decode_image(data, size_px=224, fit=fit) - reference)
     assert difference.mean() < 1.0  # of 255; measured 0.3 to 0.6 on noisy frames
     assert np.percentile(difference, 99) <= 4
 
@@ -135,6 +243,12 @@ def test_scaling_in_the_codec_is_used_for_large_frames(monkeypatch: pytest.Monke
     monkeypatch.setattr(ImageFile.ImageFile, "load", note_size)
     decode_image(data, size_px=224)
     assert set(loaded) == {(480, 270)}
+    loaded.clear()
+    decode_image(data, size_px=224, fit="pad")  # 224 x 126 of it are the picture
+    assert set(loaded) == {(240, 135)}
+    loaded.clear()
+    decode_image(data, size_px=224, region=Region(0, 0, 0.25, 1), fit="pad")  # 480 x 1080 become 100 x 224
+    assert set(loaded) == {(480, 270)}
 
 
 # --- pixels
@@ -146,8 +260,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     upright = Image.new("RGB", (64, 64), "black")
     upright.paste((255, 0, 0), (0, 0, 32, 32))
     upright.paste((0, 255, 0), (32, 0, 64, 32))
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that stores a picture that is so oriented
-    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(UNDO[orientation]))
     pixels = decode_image(encode(stored, kind, exif=exif(orientation)), size_px=16)
     for row, column, color in [(3, 3, (255, 0, 0)), (3, 12, (0, 255, 0)), (12, 3, (0, 0, 0)), (12, 12, (0, 0, 0))]:
         assert np.abs(pixels[row, column].astype(int) - color).max() < 30, (orientation, row, column)

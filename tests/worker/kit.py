@@ -16,6 +16,7 @@ from PIL import Image
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from model_store.decoding import ImageDecoder, decoder_of
 from model_store.manifest import Manifest
 from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
@@ -30,7 +31,6 @@ from worker.canary import Comparison
 from worker.claim import Claimer
 from worker.compare import Comparisons
 from worker.decide import Decider
-from worker.decode import ImageDecoder, image_decoder
 from worker.finish import Finisher
 from worker.items import Claimed, Decoded, Lease, Peer, Ticket
 from worker.leases import Inflight, LeaseKeeper
@@ -126,7 +126,7 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
     """A loaded model without files; decodes to `size_px` with the default limits."""
     engine = engine or ToneEngine(size_px=size_px)
     its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
-    decoder = ImageDecoder(size_px, max_bytes=20_000_000, max_px=50_000_000)
+    decoder = ImageDecoder(size_px, "stretch", (), max_bytes=20_000_000, max_px=50_000_000)
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
     return Model(its_manifest, engine, decoder, decider, BatchCost())
 
@@ -148,7 +148,8 @@ class Heard:
 def served(settings: Settings, engine: ToneEngine) -> Served:
     """A loaded model without a model store."""
     empty = settings.cache_path.parent / "no-files"
-    return Served(manifest(empty), engine, image_decoder(settings, size_px=SIZE_PX))
+    its_manifest = manifest(empty)
+    return Served(its_manifest, engine, decoder_of(its_manifest, settings))
 
 
 # jobs ───────────────────────────────────────────────────────────────────────────────────────────────

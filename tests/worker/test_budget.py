@@ -43,9 +43,9 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     job_ids = kit.submit(settings, *[frame(image) for _ in range(20)])
     model, opened = kit.model(), threading.Event()
 
-    def decode_when_opened(data: bytes) -> kit.Images:
+    def decode_when_opened(data: bytes, camera: str) -> kit.Images:
         assert opened.wait(kit.PATIENCE_S)
-        return model.decoder(data)
+        return model.decoder(data, camera)
 
     slow = Serving(replace(model, decoder=decode_when_opened))
     run = kit.pipeline(settings, kit.parts(settings, slow), burst=True)

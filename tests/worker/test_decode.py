@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
+from model_store.decoding import decoder_of
 from model_store.rollout import Canary
 from shared.errors import BadImage
+from shared.regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX, picture, ticket
-from worker.decode import decode_for_peer, decode_ticket, image_decoder
+from worker.decode import decode_for_peer, decode_ticket
 from worker.serving import Model, Route, Trial
 
 LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)
 
 
-def sized(size_px: int = SIZE_PX, *, version: int = 3) -> Model:
-    return replace(kit.model(version=version), decoder=image_decoder(LIMITS, size_px=size_px))
+LEFT, RIGHT = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
+
+
+def sized(
+    size_px: int = SIZE_PX, *, version: int = 3, fit: Fit = "stretch", regions: dict[str, Region] | None = None
+) -> Model:
+    model = kit.model(version=version, size_px=size_px)
+    manifest = model.manifest.model_copy(update={"fit": fit, "regions": regions or {}})
+    return replace(model, manifest=manifest, decoder=decoder_of(manifest, LIMITS))
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ def test_a_shadow_of_another_size_is_decoded_for_after_the_job_went_on() -> None
     item = decode_ticket(ticket(image=data), Route(sized(), other=tried.model, trial=tried))
     assert item.peer is not None and item.peer.pixels is None
     assert item.pixels.shape == (SIZE_PX, SIZE_PX, 3)
-    decode_for_peer(item.peer, data)
+    decode_for_peer(item.peer, data, camera="c1")
     assert item.peer.pixels is not None and item.peer.pixels.shape == (48, 48, 3)
     assert (item.peer.pixels == (10, 20, 0)).all()
 
@@ -87,5 +98,42 @@ def test_a_second_decoding_that_fails_is_nobodys_problem() -> None:
     tried, data = trial(48, shadow=True), picture(10)
     item = decode_ticket(ticket(image=data), Route(sized(), other=tried.model, trial=tried))
     assert item.peer is not None
-    decode_for_peer(item.peer, kit.broken_picture())
+    decode_for_peer(item.peer, kit.broken_picture(), camera="c1")
     assert item.peer.pixels is None
+
+
+def halves() -> bytes:
+    """Red on the left, green on the right."""
+    image = Image.new("RGB", (64, 32), (255, 0, 0))
+    image.paste((0, 255, 0), (32, 0, 64, 32))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_the_jobs_camera_says_which_part_is_seen() -> None:
+    route = Route(sized(regions={"left": LEFT, "*": RIGHT}))
+    for camera, color in (("left", (255, 0, 0)), ("c1", (0, 255, 0))):
+        assert (decode_ticket(ticket(image=halves(), camera=camera), route).pixels == color).all()
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_models_of_one_size_that_look_elsewhere_do_not_share_the_pixels(shadow: bool) -> None:
+    other = sized(version=4, regions={"left": RIGHT})
+    tried = Trial(Canary(version=4, share=1.0, shadow=shadow), other)
+    item = decode_ticket(
+        ticket(image=halves(), camera="left"), Route(sized(regions={"left": LEFT}), other=other, trial=tried)
+    )
+    assert item.peer is not None
+    if shadow:
+        assert item.peer.pixels is None
+        decode_for_peer(item.peer, halves(), camera="left")
+    assert item.peer.pixels is not None
+    assert (item.pixels == (255, 0, 0)).all() and (item.peer.pixels == (0, 255, 0)).all()
+
+
+def test_decoders_are_equal_when_their_pixels_are() -> None:
+    assert sized(regions={"a": LEFT, "b": RIGHT}).decoder == sized(regions={"b": RIGHT, "a": LEFT}, version=4).decoder
+    assert hash(sized(regions={"a": LEFT}).decoder) == hash(sized(regions={"a": LEFT}).decoder)
+    different = [sized(), sized(fit="pad"), sized(regions={"a": LEFT}), sized(regions={"b": LEFT}), sized(48)]
+    assert len({model.decoder for model in different}) == len(different)

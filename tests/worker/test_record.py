@@ -148,7 +148,7 @@ def test_a_verdict_is_counted_once(settings: Settings) -> None:
     other.record(*comparisons(20, 3))
     assert one.store.cleared == [("tone", CANARY)]
     assert other.store.cleared == []
-    assert other.sample("sortline_canary_stopped_total", reason="disagreement") is None
+    assert other.sample("sortline_canary_stopped_total", reason="disagreement") == 0
 
 
 def test_a_failing_engine_ends_the_canary_at_once(settings: Settings, client: redis.Redis) -> None:

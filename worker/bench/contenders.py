@@ -26,6 +26,7 @@ from shared.errors import Transient
 from shared.settings import Settings, environment
 
 LINE = "bench"
+CAMERA = "camera-1"  # as `sortline camera` calls one that is not named
 
 
 def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> list[bytes]:
@@ -36,7 +37,8 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
     """
     client: Any = connect(settings.redis_url)
     client.flushdb()
-    command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--source", "simulated", "--rate", "0"]
+    command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--camera", CAMERA]
+    command += ["--source", "simulated", "--rate", "0"]
     command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
     done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=variables)
@@ -117,10 +119,10 @@ def run_baseline(settings: Settings, images: Sequence[bytes]) -> float:
     batches = [images[i : i + settings.max_batch] for i in range(0, len(images), settings.max_batch)]
     with ThreadPoolExecutor(settings.decode_threads or usable_cores()) as pool:
         started = time.perf_counter()
-        ahead = [[pool.submit(served.decoder, image) for image in batch] for batch in batches[:2]]
+        ahead = [[pool.submit(served.decoder, image, CAMERA) for image in batch] for batch in batches[:2]]
         for index in range(len(batches)):
             pixels = np.stack([future.result() for future in ahead.pop(0)])
             if index + 2 < len(batches):
-                ahead.append([pool.submit(served.decoder, image) for image in batches[index + 2]])
+                ahead.append([pool.submit(served.decoder, image, CAMERA) for image in batches[index + 2]])
             served.engine.predict(pixels)
         return len(images) / (time.perf_counter() - started)

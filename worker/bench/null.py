@@ -34,7 +34,7 @@ class NullEngine:
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
 
 
-def _no_decode(data: bytes) -> Pixels:
+def _no_decode(data: bytes, camera: str) -> Pixels:
     return _PIXELS
 
 

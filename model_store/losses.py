@@ -1,0 +1,57 @@
+"""Losses and accuracies of logits, for heads and for fine-tuning. Targets that nobody knows (NaN) count for nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.policy import Mode
+from model_store.tf import import_tensorflow
+
+# However rare, a class weighs at most so many times as much as one with as many images with as without it.
+_MOST_WEIGHT = 5.0
+
+Floats = NDArray[np.float32]
+
+
+def class_weights(targets: Floats, mode: Mode) -> Floats:
+    """How much each output's positive images weigh, float32 [outputs], about 1 on average.
+
+    The square root of the imbalance: enough that a rare defect is learnt, not so much that it is seen everywhere.
+    `multi`: negatives for each positive, of the known ones. `single`: images for each of the class's, by the average.
+    """
+    positives = np.nansum(targets, axis=0)
+    known = (~np.isnan(targets)).sum(axis=0)
+    others = known - positives if mode == "multi" else np.full(len(positives), positives.mean())
+    return np.clip(np.sqrt(others / np.maximum(positives, 1)), 1 / _MOST_WEIGHT, _MOST_WEIGHT).astype(np.float32)
+
+
+def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Floats | None) -> Any:
+    """Mean cross entropy of each image, float32 [N]; `targets` and `logits` are [N, outputs].
+
+    `smoothing` draws the targets in from 0 and 1, as `label_smoothing` of Keras does.
+    """
+    tf = import_tensorflow()
+    known = tf.logical_not(tf.math.is_nan(targets))
+    stated = tf.where(known, targets, tf.zeros_like(targets))
+    of_output = tf.ones_like(logits[:1]) if weights is None else tf.constant(weights[None])
+    if mode == "single":
+        smooth = stated * (1 - smoothing) + smoothing / logits.shape[-1]
+        return tf.nn.softmax_cross_entropy_with_logits(smooth, logits) * tf.reduce_sum(stated * of_output, axis=1)
+    smooth = stated * (1 - smoothing) + smoothing / 2
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(smooth, logits) * (1 + stated * (of_output - 1))
+    counted = tf.cast(known, tf.float32)
+    return tf.reduce_sum(entropy * counted, axis=1) / tf.maximum(tf.reduce_sum(counted, axis=1), 1.0)
+
+
+def accuracy(targets: Any, logits: Any, *, mode: Mode) -> Any:
+    """Share of right answers of each image, float32 [N]: of its class, or of its known defects at 0.5."""
+    tf = import_tensorflow()
+    if mode == "single":
+        return tf.cast(tf.equal(tf.argmax(targets, axis=1), tf.argmax(logits, axis=1)), tf.float32)
+    known = tf.logical_not(tf.math.is_nan(targets))
+    right = tf.logical_and(known, tf.equal(targets > 0.5, logits > 0))
+    counted = tf.maximum(tf.reduce_sum(tf.cast(known, tf.float32), axis=1), 1.0)
+    return tf.reduce_sum(tf.cast(right, tf.float32), axis=1) / counted

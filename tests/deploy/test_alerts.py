@@ -1,0 +1,144 @@
+"""The alerts: when each fires and when not, by promtool on made-up series; that what they name exists."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import DEPLOY, ROOT, missing_tool, read_compose, read_yaml
+from worker.metrics import Metrics
+
+RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
+
+
+class Case(NamedTuple):
+    """One series a minute apart, and what is firing when. `labels` are the alert's own."""
+
+    alert: str
+    series: dict[str, str]
+    firing_at: str
+    quiet_at: str
+    labels: dict[str, str]
+
+
+CASES = [
+    Case(
+        "SortlineModelRefused",
+        {'sortline_model_swaps_total{result="refused", instance="a"}': "0 0 1x70"},
+        firing_at="5m",
+        quiet_at="70m",
+        labels={"instance": "a"},
+    ),
+    Case(
+        "SortlineCanaryStopped",
+        {'sortline_canary_stopped_total{reason="engine", instance="a"}': "0 0 1x70"},
+        firing_at="5m",
+        quiet_at="70m",
+        labels={"reason": "engine"},
+    ),
+    Case(
+        "SortlineStoreUnreadable",
+        {'sortline_store_errors_total{instance="a"}': "0x10 1+1x20"},
+        firing_at="20m",
+        quiet_at="12m",
+        labels={"instance": "a"},
+    ),
+    Case(
+        "SortlineVersionsDiffer",
+        {
+            'sortline_model_info{name="bottles", version="1", engine="litert", instance="a"}': "1x40",
+            'sortline_model_info{name="bottles", version="2", engine="litert", instance="b"}': "1x40",
+        },
+        firing_at="15m",
+        quiet_at="5m",
+        labels={"name": "bottles"},
+    ),
+]
+# What goes on every day, and must wake nobody.
+USUAL = {
+    'sortline_model_swaps_total{result="swapped", instance="a"}': "0 0 1 2 3x70",
+    'sortline_model_swaps_total{result="refused", instance="a"}': "0x70",
+    'sortline_canary_stopped_total{reason="disagreement", instance="a"}': "0x70",
+    'sortline_store_errors_total{instance="a"}': "0x10 1x60",
+    'sortline_model_info{name="bottles", version="1", engine="litert", instance="a"}': "1x70",
+    'sortline_model_info{name="bottles", version="1", engine="litert-fp32", instance="b"}': "1x70",
+    'sortline_model_info{name="caps", version="7", engine="litert", instance="c"}': "1x70",
+}
+
+
+def test_every_alert_has_a_case() -> None:
+    assert sorted(rule["alert"] for rule in RULES) == sorted(case.alert for case in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
+def test_fires_when_it_should_and_not_before_or_after(case: Case, tmp_path: Path) -> None:
+    (rule,) = [rule for rule in RULES if rule["alert"] == case.alert]
+    value = len(case.series)  # of SortlineVersionsDiffer's summary
+    annotations = {
+        name: text.replace("{{ $value }}", str(value)) for name, text in rule["annotations"].items()
+    }
+    for label, word in case.labels.items():
+        annotations = {name: text.replace(f"{{{{ $labels.{label} }}}}", word) for name, text in annotations.items()}
+    fired = {"exp_labels": case.labels | rule["labels"], "exp_annotations": annotations}
+    _check(
+        case.series,
+        [
+            {"eval_time": case.firing_at, "alertname": case.alert, "exp_alerts": [fired]},
+            {"eval_time": case.quiet_at, "alertname": case.alert, "exp_alerts": []},
+        ],
+        folder=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_is_quiet_on_a_usual_day(rule: dict[str, Any], tmp_path: Path) -> None:
+    """Promotions, one look at the store that failed, two engines, two models."""
+    quiet = [{"eval_time": f"{minutes}m", "alertname": rule["alert"], "exp_alerts": []} for minutes in range(0, 70, 2)]
+    _check(USUAL, quiet, folder=tmp_path)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any]) -> None:
+    known = {family.name + ("_total" if family.type == "counter" else "") for family in Metrics().registry.collect()}
+    used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
+    assert used and used <= known
+    page, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert anchor in {_anchor(heading) for heading in headings}
+    assert f"`{rule['alert']}`" in (DEPLOY / "README.md").read_text()
+
+
+def test_prometheus_is_given_them() -> None:
+    (file,) = read_yaml("prometheus/prometheus.yml")["rule_files"]
+    assert (DEPLOY / "prometheus" / file).is_file()
+    assert f"./prometheus/{file}:/etc/prometheus/{file}:ro" in read_compose()["services"]["prometheus"]["volumes"]
+
+
+def _check(series: dict[str, str], expected: list[dict[str, Any]], *, folder: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing_tool("promtool is not installed: apt-get install prometheus")
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    file = folder / "test.yml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "rule_files": [str(DEPLOY / "prometheus" / "alerts.yml")],
+                "evaluation_interval": "15s",
+                "tests": [{"interval": "1m", "input_series": given, "alert_rule_test": expected}],
+            }
+        )
+    )
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _anchor(heading: str) -> str:
+    """GitHub's, of a heading without markup."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

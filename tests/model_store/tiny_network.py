@@ -1,0 +1,119 @@
+"""A MobileNetV2 of random weights, a thirtieth of the real one's work, and pictures of bottles drawn by formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store import backbone_sources
+from model_store.progress import Steps
+from model_store.tf import import_keras
+
+ALPHA = 0.35
+SIZE_PX = 96
+# A tall bottle's half length and half width, in fractions of the frame.
+HALF_LENGTH, HALF_WIDTH = 0.22, 0.07
+
+
+def tiny_graph(*, seed: int = 11) -> Any:
+    """The Keras graph, which sees colours of places, as far as a network can that nothing was taught.
+
+    Its depthwise kernels see mostly their middle: drawn freely, dozens of them one after the other leave nothing but
+    noise and the frame's border. Its batch normalisations are set by pictures of belts: with means of 0 and variances
+    of 1 hardly anything gets through.
+    """
+    keras = import_keras()
+    keras.utils.set_random_seed(seed)
+    graph = keras.applications.MobileNetV2(
+        alpha=ALPHA, include_top=False, pooling="avg", weights=None, input_shape=(SIZE_PX, SIZE_PX, 3)
+    )
+    rng = np.random.default_rng(seed)
+    for layer in graph.layers:
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            (kernel,) = layer.get_weights()
+            kernel *= 0.1
+            kernel[1, 1] += 1.0
+            layer.set_weights([kernel])
+    normalisations = [layer for layer in graph.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalisations:
+        gamma, beta, *statistics = layer.get_weights()
+        drawn = rng.uniform(0.8, 1.2, gamma.shape), rng.normal(0.3, 0.3, beta.shape)
+        layer.set_weights([*drawn, *statistics])
+        layer.momentum = 0.0  # so that one pass sets the statistics
+    graph(np.stack([sample(rng, size_px=SIZE_PX).frame / 127.5 - 1 for _ in range(24)]).astype(np.float32), training=True)
+    return graph
+
+
+def save_tiny_network(folder: Path) -> Path:
+    """`tiny_graph` as a TF-Hub module."""
+    backbone_sources._save_network(tiny_graph(), folder, Steps())
+    return folder
+
+
+class Bottle(NamedTuple):
+    """Where a bottle lies: its centre in fractions of the frame, its long axis' angle from the x axis downwards."""
+
+    x: float
+    y: float
+    angle_rad: float
+
+
+def inside_bottle(bottle: Bottle, size_px: int, *, scale: float = 1.0) -> NDArray[np.bool_]:
+    """The pixels of a rectangle along the bottle's axis, bool [S, S]; `scale` times as long and wide."""
+    at = (np.arange(size_px) + 0.5) / size_px
+    dx, dy = at[None, :] - bottle.x, at[:, None] - bottle.y
+    cosine, sine = np.cos(bottle.angle_rad), np.sin(bottle.angle_rad)
+    along, beside = dx * cosine + dy * sine, -dx * sine + dy * cosine
+    return np.asarray((abs(along) < HALF_LENGTH * scale) & (abs(beside) < HALF_WIDTH * scale))
+
+
+def belt(rng: np.random.Generator, size_px: int, colour: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A striped, noisy conveyor belt, float [S, S, 3]."""
+    stripes = 12 * np.sin(np.arange(size_px) * rng.uniform(0.15, 0.3) + rng.uniform(0, 6))
+    return np.asarray(colour + stripes[None, :, None] + rng.normal(0, 6, (size_px, size_px, 1)))
+
+
+def frame_of(
+    rng: np.random.Generator,
+    bottle: Bottle,
+    *,
+    size_px: int,
+    belt_colour: NDArray[np.float64],
+    colour: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """A frame, uint8 [S, S, 3]: a bottle of one colour with a lighter gleam along its middle, on a belt."""
+    pixels = belt(rng, size_px, belt_colour)
+    hit = inside_bottle(bottle, size_px)
+    pixels[hit] = colour + rng.normal(0, 6, (int(hit.sum()), 1))
+    pixels[inside_bottle(bottle, size_px, scale=0.4)] += 40
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+class Sample(NamedTuple):
+    """A frame, uint8 [S, S, 3], and what is on it."""
+
+    frame: NDArray[np.uint8]
+    bottle: Bottle
+
+
+def sample(
+    rng: np.random.Generator,
+    *,
+    size_px: int,
+    belt_colour: NDArray[np.float64] | None = None,
+    colour: NDArray[np.float64] | None = None,
+) -> Sample:
+    """A bottle somewhere inside a frame, of any angle; colours that aren't given are drawn."""
+    bottle = Bottle(*rng.uniform(0.35, 0.65, 2), rng.uniform(0, np.pi))
+    drawn_belt, drawn = rng.uniform(30, 120, 3), rng.uniform(130, 230, 3)
+    frame = frame_of(
+        rng,
+        bottle,
+        size_px=size_px,
+        belt_colour=drawn_belt if belt_colour is None else belt_colour,
+        colour=drawn if colour is None else colour,
+    )
+    return Sample(frame, bottle)
