@@ -79,7 +79,7 @@ def looked_at(
     """
     tf = import_tensorflow()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator] # TensorFlow has no types
     def look(batch: Any) -> Any:
         if random is None:
             return sight.pixels(batch)

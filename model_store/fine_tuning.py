@@ -172,7 +172,8 @@ class _Run:
         return Head(self._mode, self._start.classes, kernel, bias)
 
     def _changing(self) -> list[Any]:
-        statistics = self._sight.network.graph.non_trainable_variables if self._settings.own_statistics else []
+        network = self._sight.network if self._settings.own_statistics else None
+        statistics = [] if network is None else network.graph.non_trainable_variables
         return [*self._variables, *statistics, self._kernel, self._bias]
 
     def _answer(self, features: Any) -> Any:

@@ -25,7 +25,8 @@ def class_weights(targets: Floats, mode: Mode) -> Floats:
     positives = np.nansum(targets, axis=0)
     known = (~np.isnan(targets)).sum(axis=0)
     others = known - positives if mode == "multi" else np.full(len(positives), positives.mean())
-    return np.clip(np.sqrt(others / np.maximum(positives, 1)), 1 / _MOST_WEIGHT, _MOST_WEIGHT).astype(np.float32)
+    weights = np.sqrt(others / np.maximum(positives, 1))
+    return np.asarray(np.clip(weights, 1 / _MOST_WEIGHT, _MOST_WEIGHT), np.float32)
 
 
 def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Floats | None) -> Any:

@@ -108,4 +108,4 @@ def _moments(heat: Any) -> tuple[Any, Any, Any, Any, Any]:
     cx, cy = mean(x), mean(y)
     dx, dy = x - cx, y - cy
     spread = mean(dx * dx) + _LEAST_SPREAD, mean(dy * dy) + _LEAST_SPREAD, mean(dx * dy)
-    return tuple(value[:, 0, 0] for value in (cx, cy, *spread))  # type: ignore[return-value]
+    return tuple(value[:, 0, 0] for value in (cx, cy, *spread))

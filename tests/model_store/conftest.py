@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from model_store.backbones import Backbone, resolve_backbone
+from model_store.networks import Network, open_network
 from model_store.store import ModelStore
 from tests.model_store.tiny_bundle import publish_tiny_bundle
+from tests.model_store.tiny_network import save_tiny_network
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,18 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 def tiny_bundle(tiny_store: ModelStore) -> Path:
     """The folder of the multi model. Don't write to it: it is everybody's."""
     return tiny_store.resolve("tiny")
+
+
+@pytest.fixture(scope="session")
+def network_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A resolved module with a tiny MobileNetV2 inside."""
+    folder = tmp_path_factory.mktemp("network")
+    return resolve_backbone(str(save_tiny_network(folder / "module")), cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_network(network_backbone: Backbone) -> Network:
+    """The same, opened. Don't tune it, tune a clone: it is everybody's."""
+    network = open_network(network_backbone)
+    assert network is not None
+    return network

@@ -18,6 +18,7 @@ from model_store.parity import gate_reason
 from model_store.report_page import write_page
 from model_store.store import ModelStore, file_digests
 from shared.errors import NotFound
+from shared.regions import Region
 from tests.model_store.report_data import manifest_of, report_data
 from tests.model_store.tiny_bundle import CLASSES, copy_build
 
@@ -109,13 +110,13 @@ def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: 
 
 def test_what_is_seen_of_a_picture() -> None:
     def seen(**changes: Any) -> dict[str, str]:
-        rows = model_rows(manifest_of(CLASSES, "multi").model_copy(update=changes))
-        return {name: value for name, value in rows if name == "images" or name.startswith("part of")}
+        model, *_ = all_facts(manifest_of(CLASSES, "multi").model_copy(update=changes))
+        return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
 
-    assert seen() == {"images": "32 x 32 px, squashed to the square"}
+    assert seen() == {"images": "224 x 224 px, squashed to the square"}
     regions = {"top": Region(0.1, 0, 0.9, 1), "*": Region(0, 0, 1, 0.5)}
     assert seen(fit="pad", regions=regions) == {
-        "images": "32 x 32 px, in their shape, filled up with their border",
+        "images": "224 x 224 px, in their shape, filled up with their border",
         "part of any other camera": "0,0,1,0.5",
         "part of camera top": "0.1,0,0.9,1",
     }

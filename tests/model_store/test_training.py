@@ -155,7 +155,7 @@ def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
 
 
 def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
-    with pytest.raises(BadSetting, match="--fine-tune top is not available"):
+    with pytest.raises(BadSetting, match="closed box"):
         bench.train(several, "--fine-tune", "top")
     with pytest.raises(BadDataset, match="Use --mode multi"):
         bench.train(several, "--mode", "single")

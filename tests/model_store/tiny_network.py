@@ -15,7 +15,7 @@ from model_store.tf import import_keras
 ALPHA = 0.35
 SIZE_PX = 96
 # A tall bottle's half length and half width, in fractions of the frame.
-HALF_LENGTH, HALF_WIDTH = 0.22, 0.07
+HALF_LENGTH, HALF_WIDTH = 0.26, 0.09
 
 
 def tiny_graph(*, seed: int = 11) -> Any:
