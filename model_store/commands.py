@@ -35,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     models = commands_read.add_to(app)
     models.command("fetch-backbone")(fetch_backbone)
     models.command("compare-recipes")(compare_recipes)
+    models.command("time-head")(time_head)
     commands_import.add_to(models)
     app.command("train")(train)
     app.command("evaluate")(evaluate)
@@ -191,7 +192,7 @@ def compare_recipes(
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train our head and the tutorial's on the same splits of a dataset, side by side; publishes nothing.
+    """Train by the tutorial's recipe and by ours on the same splits of a dataset, side by side; publishes nothing.
 
     `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth.
 
@@ -211,6 +212,37 @@ def compare_recipes(
             dataset, numbers, cache=settings.cache_path, backbone=backbone, steps=steps
         )
     print_json(figures) if as_json else _print_recipes(figures)
+
+
+def time_head(
+    dataset: DatasetArgument,
+    seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
+    backbone: Annotated[str, typer.Option(help=_BACKBONES)] = _DEFAULT_BACKBONE,
+    cache_dir: CacheFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time the tutorial's head on features computed once against the base computed anew in every epoch.
+
+    Both in this run, on the images with at most one label, with the same split, epochs and seed.
+
+    Example: sortline models time-head producer/bottles
+    """
+    from model_store import comparison
+    from model_store.progress import shown_steps
+    from shared.settings import load_settings
+
+    settings = load_settings(cache_dir=cache_dir)
+    with shown_steps() as steps:
+        figures = comparison.time_head(dataset, cache=settings.cache_path, seed=seed, backbone=backbone, steps=steps)
+    if as_json:
+        print_json(figures)
+        return
+    print(f"{figures['images']} images, {figures['epochs']} epochs:")
+    print(f"  base in every epoch  {figures['recomputed_s']:.1f} s, accuracy {figures['accuracy_recomputed']:.4f}")
+    print(f"  features cached      {figures['head_s']:.1f} s, accuracy {figures['accuracy_cached']:.4f}")
+    print(
+        f"the head trains {figures['head_ratio']:.0f} times faster, {figures['ratio']:.1f} times with computing them once"
+    )
 
 
 def check_training_installed() -> None:

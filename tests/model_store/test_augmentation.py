@@ -125,7 +125,9 @@ def test_occlusion_never_touches_an_end(only_occlusion: None) -> None:
 
 
 def test_what_is_hidden_is_grey_of_the_picture(only_occlusion: None) -> None:
-    pictures = np.broadcast_to(np.linspace(40, 215, 64, dtype=np.float32)[None, None, :, None], (60, *PICTURE, 3)).copy()
+    pictures = np.broadcast_to(
+        np.linspace(40, 215, 64, dtype=np.float32)[None, None, :, None], (60, *PICTURE, 3)
+    ).copy()
     found = light(pictures)
     changed = abs(found - pictures) > 0.05
     changed[:, :, [0, -1]] = False

@@ -85,8 +85,19 @@ def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
     assert parity["images"] == 13 + 16
     assert parity["saved_model_max_difference"] <= 1e-5
     assert parity["fp32_max_difference"] <= 1e-5
-    assert parity["int8_class_agreement"] >= 0.99
-    assert multi["cpu_engine"] == "litert"
+    assert parity["int8_max_difference"] < 0.2  # a network of random weights, from which int8 takes more than usual
+    earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
+    assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
+
+
+def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
+    settings = multi["training"]["settings"]
+    assert multi["training"]["fine_tune"] == "none"
+    assert settings["look"] == "whole"
+    assert 0 < settings["separation"]["whole"] <= 1
+    assert any("closed box" in note or "nothing to gain" in note for note in multi["notes"])
+    assert multi["calibration"]["images"] == 13
+    assert multi["parent"] is None
 
 
 @pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])

@@ -84,7 +84,8 @@ def test_half_a_pixel_lies_between_its_neighbours() -> None:
 
 
 def test_any_view_is_what_pil_transforms() -> None:
-    canvas, (cx, cy, ux, uy, vx, vy) = Canvas(30, 22), view = [0.52, 0.47, 0.13, 0.09, -0.14, 0.21]
+    canvas = Canvas(30, 22)
+    cx, cy, ux, uy, vx, vy = view = [0.52, 0.47, 0.13, 0.09, -0.14, 0.21]
     affine = (
         2 * ux * SIZE_PX / canvas.width_px,
         2 * vx * SIZE_PX / canvas.height_px,

@@ -43,7 +43,9 @@ def tiny_graph(*, seed: int = 11) -> Any:
         drawn = rng.uniform(0.8, 1.2, gamma.shape), rng.normal(0.3, 0.3, beta.shape)
         layer.set_weights([*drawn, *statistics])
         layer.momentum = 0.0  # so that one pass sets the statistics
-    graph(np.stack([sample(rng, size_px=SIZE_PX).frame / 127.5 - 1 for _ in range(24)]).astype(np.float32), training=True)
+    graph(
+        np.stack([sample(rng, size_px=SIZE_PX).frame / 127.5 - 1 for _ in range(24)]).astype(np.float32), training=True
+    )
     return graph
 
 
