@@ -240,9 +240,7 @@ def time_head(
     print(f"{figures['images']} images, {figures['epochs']} epochs:")
     print(f"  base in every epoch  {figures['recomputed_s']:.1f} s, accuracy {figures['accuracy_recomputed']:.4f}")
     print(f"  features cached      {figures['head_s']:.1f} s, accuracy {figures['accuracy_cached']:.4f}")
-    print(
-        f"the head trains {figures['head_ratio']:.0f} times faster, {figures['ratio']:.1f} times with computing them once"
-    )
+    print(f"{figures['head_ratio']:.0f} times faster, {figures['ratio']:.1f} times with computing them once")
 
 
 def check_training_installed() -> None:

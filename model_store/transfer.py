@@ -116,6 +116,7 @@ def learn(
         wish=wish,
         images=len(train.images),
         is_network=network is not None,
+        is_trainable=backbone.trainable,
     )
     sight = next(sight for sight in sights if sight.region == plan.looks)
     settings = HeadSettings(epochs=wish.epochs)
@@ -154,22 +155,24 @@ def separation(features: NDArray[np.float32], targets: NDArray[np.float32]) -> f
     return float(np.mean(found)) if found else 0.0
 
 
-def plan_for(scores: dict[str, float], *, wish: Wish, images: int, is_network: bool) -> Plan:
+def plan_for(scores: dict[str, float], *, wish: Wish, images: int, is_network: bool, is_trainable: bool = True) -> Plan:
     """The plan for `images` training images whose frozen features separate them by `scores`, by way of looking."""
     looks = max(scores, key=lambda name: (round(scores[name], 2), name == "found"))
     reasons = [_looks_reason(scores, looks)]
     if wish.fine_tune != "auto":
         return Plan(wish.fine_tune, looks, scores, (*reasons, f"--fine-tune {wish.fine_tune}, as asked."))
-    chosen, why = _suited(scores[looks], images=images, is_network=is_network)
+    chosen, why = _suited(scores[looks], images=images, is_network=is_network, is_trainable=is_trainable)
     return Plan(chosen, looks, scores, (*reasons, why))
 
 
-def _suited(score: float, *, images: int, is_network: bool) -> tuple[FineTune, str]:
+def _suited(score: float, *, images: int, is_network: bool, is_trainable: bool) -> tuple[FineTune, str]:
     measured = f"frozen features reach a mean average precision of {score:.2f} out of fold"
     if images < _FEW_IMAGES:
         return "none", f"--fine-tune none: {images} training images (below {_FEW_IMAGES}) are too few to move layers."
     if score >= _ALIKE:
         return "none", f"--fine-tune none: {measured}; there is nothing to gain."
+    if not is_trainable:
+        return "none", f"--fine-tune none: {measured}; this backbone was saved without trainable weights."
     if not is_network:
         if images < _MANY_IMAGES:
             return "none", (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import sortline
 from producer.metrics import SUBMITTED
@@ -13,6 +16,9 @@ from shared.settings import Settings
 from worker.metrics import Metrics, QueueGauges
 
 ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+# In a code block, also after variables, or between backquotes.
+_COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]+)`", re.MULTILINE)
 
 
 def _commands() -> dict[str, typer.main.TyperCommand]:
@@ -65,3 +71,31 @@ def test_the_queue_gauges_are_those_that_the_page_names(client: object) -> None:
         "sortline_queue_depth",
         "sortline_queue_oldest_seconds",
     }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        assert file.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors_of(file), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_on_the_pages_take_their_options(page: str) -> None:
+    """Asked for help with its own arguments, the command line knows each of them."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    for match in _COMMAND.finditer(text):
+        words = shlex.split(match[1] or match[2])[1:]
+        words = [word for word in words if word != "&"]
+        answer = CliRunner().invoke(sortline.app, [*words, "--help"])
+        assert answer.exit_code == 0, f"{page}: sortline {' '.join(words)}\n{answer.output}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.manifests import DEPLOY, ROOT, missing_tool, read_compose, read_yaml
+from tests.test_documented import anchors_of
 from worker.metrics import Metrics
 
 RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
@@ -80,9 +81,7 @@ def test_every_alert_has_a_case() -> None:
 def test_fires_when_it_should_and_not_before_or_after(case: Case, tmp_path: Path) -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == case.alert]
     value = len(case.series)  # of SortlineVersionsDiffer's summary
-    annotations = {
-        name: text.replace("{{ $value }}", str(value)) for name, text in rule["annotations"].items()
-    }
+    annotations = {name: text.replace("{{ $value }}", str(value)) for name, text in rule["annotations"].items()}
     for label, word in case.labels.items():
         annotations = {name: text.replace(f"{{{{ $labels.{label} }}}}", word) for name, text in annotations.items()}
     fired = {"exp_labels": case.labels | rule["labels"], "exp_annotations": annotations}
@@ -109,8 +108,7 @@ def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any]) -> None:
     used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
     assert used and used <= known
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
-    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
-    assert anchor in {_anchor(heading) for heading in headings}
+    assert anchor in anchors_of(ROOT / page)
     assert f"`{rule['alert']}`" in (DEPLOY / "README.md").read_text()
 
 
@@ -137,8 +135,3 @@ def _check(series: dict[str, str], expected: list[dict[str, Any]], *, folder: Pa
     )
     done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _anchor(heading: str) -> str:
-    """GitHub's, of a heading without markup."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

@@ -14,6 +14,8 @@ from shared.images import decode_image
 from tests.conftest import BOTTLES
 
 SIZE_PX = 32
+# By EXIF orientation, the Transpose that stores an upright picture so.
+UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:

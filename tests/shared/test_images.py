@@ -15,7 +15,19 @@ from shared.errors import BadImage
 from shared.formats import sniff
 from shared.images import decode_image, decode_into
 from shared.regions import Fit, Region
-from tests.shared.pictures import KINDS, SIZE_PX, bottle, encode, exif, flat, from_array, only_color, plain, refusal
+from tests.shared.pictures import (
+    KINDS,
+    SIZE_PX,
+    UNDO,
+    bottle,
+    encode,
+    exif,
+    flat,
+    from_array,
+    only_color,
+    plain,
+    refusal,
+)
 
 # --- signatures
 
@@ -114,8 +126,6 @@ def test_decode_into_wants_a_square_of_bytes(out: Any) -> None:
 
 # --- padding
 
-UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that stores a picture that is so oriented
-
 
 def padded(image: Image.Image, size_px: int) -> np.ndarray:
     """The reference: resized in its shape in one step, then each pixel outside takes the nearest one inside."""
@@ -136,7 +146,7 @@ def test_padding_keeps_the_shape_and_repeats_the_border(size: tuple[int, int]) -
 
 
 def test_padding_lays_the_picture_in_the_middle() -> None:
-    """Of 3 x 1 pixels, 3 to 1: rows 12 to 20 of 32 are the picture, and their colour goes on above and below."""
+    """33 x 11 pixels, the first row of them white: rows 11 to 21 of 33."""
     image = from_array(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]] * 11, np.uint8).repeat(11, axis=1))
     image.paste("white", (0, 0, 33, 1))
     pixels = decode_image(encode(image, "PNG"), size_px=33, fit="pad")

@@ -13,10 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from shared.errors import BadSetting
 from shared.images import decode_image, decode_into
 from shared.regions import Region, parse_region, region_of
-from tests.shared.pictures import SIZE_PX, bottle, encode, exif, plain
+from tests.shared.pictures import SIZE_PX, UNDO, bottle, encode, exif, plain
 
 REGION = Region(0.25, 0.125, 0.75, 1)  # no symmetry of the square maps it onto itself
-UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose that stores a picture that is so oriented
 
 
 def cut(image: Image.Image, region: Region) -> Image.Image:

@@ -59,6 +59,15 @@ def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_
     return stream.getvalue()
 
 
+def halves() -> bytes:
+    """A PNG, red on the left and green on the right."""
+    image = Image.new("RGB", (2 * SIZE_PX, SIZE_PX), (255, 0, 0))
+    image.paste((0, 255, 0), (SIZE_PX, 0, 2 * SIZE_PX, SIZE_PX))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def broken_picture() -> bytes:
     """A PNG that ends early: its signature passes the producer, the worker's decoder rejects it."""
     return picture(200)[:60]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from model_store.decoding import decoder_of
 from model_store.rollout import Canary
@@ -14,7 +12,7 @@ from shared.errors import BadImage
 from shared.regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import SIZE_PX, picture, ticket
+from tests.worker.kit import SIZE_PX, halves, picture, ticket
 from worker.decode import decode_for_peer, decode_ticket
 from worker.serving import Model, Route, Trial
 
@@ -100,15 +98,6 @@ def test_a_second_decoding_that_fails_is_nobodys_problem() -> None:
     assert item.peer is not None
     decode_for_peer(item.peer, kit.broken_picture(), camera="c1")
     assert item.peer.pixels is None
-
-
-def halves() -> bytes:
-    """Red on the left, green on the right."""
-    image = Image.new("RGB", (64, 32), (255, 0, 0))
-    image.paste((0, 255, 0), (32, 0, 64, 32))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_the_jobs_camera_says_which_part_is_seen() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import redis
 
+from model_store.decoding import decoder_of
 from model_store.rollout import Canary
+from shared.regions import Region
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -138,6 +141,20 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
         assert [label.label for label in comparison.compared.labels] == ["disfigured"]
         assert not comparison.agree
     assert sum(engine.sizes) == len(line.heard.comparisons)
+
+
+def test_a_shadow_looks_at_its_own_part_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
+    """Decoded once more, after the job went on: by the job's camera still."""
+    shadow = kit.model(version=4)
+    regions = {"c1": Region(0.5, 0, 1, 1), "*": Region(0, 0, 0.5, 1)}
+    seen = shadow.manifest.model_copy(update={"regions": regions})
+    tried = trial(replace(shadow, decoder=decoder_of(seen, settings)), share=1.0, shadow=True)
+    line = Line(settings, Serving(kit.model(version=3), tried))
+    kit.submit(settings, frame(kit.halves()))
+    kit.wait_until(lambda: line.heard.comparisons, "it is compared")
+    line.end()
+    (comparison,) = line.heard.comparisons
+    assert [label.label for label in comparison.compared.labels] == ["disfigured"]  # the right half, all green
 
 
 @pytest.mark.parametrize("size_px", [32, 48])

@@ -1,0 +1,210 @@
+"""Tuning layers of a small network on frames of coloured bottles: what moves, what stays, what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_store import losses
+from model_store.backbones import Backbone, resolve_backbone
+from model_store.finder import shrunk, teach
+from model_store.fine_tuning import SETTINGS, Frames, TuneSettings, fine_tune
+from model_store.networks import Network
+from model_store.sight import Sight, closed_box, inside
+from model_store.tf import import_tensorflow
+from model_store.training import Fitted, Head, Scaler, logits_of
+from model_store.views import Canvas
+from tests.model_store.tiny_backbone import SIZE_PX as CLOSED_PX
+from tests.model_store.tiny_backbone import save_tiny_backbone
+from tests.model_store.tiny_network import coloured_frames
+
+CLASSES = ("good", "no cap", "pigmented")
+CANVAS = Canvas(96, 64)
+SIZE_PX = 96
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuning, and the network's arrays and the finder's maps before and after it."""
+
+    sight: Sight
+    fitted: Fitted
+    validation: Frames
+    before: dict[str, NDArray[np.float32]]
+    after: dict[str, NDArray[np.float32]]
+    located_before: NDArray[np.float32]
+    located_after: NDArray[np.float32]
+
+    def moved(self, names: set[str]) -> set[str]:
+        return {name for name in names if not np.array_equal(self.before[name], self.after[name])}
+
+
+def arrays(network: Network) -> dict[str, NDArray[np.float32]]:
+    return {variable.name: np.array(variable) for variable in network.graph.weights}
+
+
+def names(variables: Any) -> set[str]:
+    return {variable.name for variable in variables}
+
+
+def blank_head(width: int) -> Head:
+    return Head("single", CLASSES, np.zeros((width, 3), np.float32), np.zeros(3, np.float32))
+
+
+def tuned(
+    network: Network, backbone: Backbone, settings: TuneSettings, *, everything: bool, located_by: Network | None = None
+) -> Tuned:
+    train, validation = coloured_frames(24, seed=1, size_px=SIZE_PX), coloured_frames(12, seed=2, size_px=SIZE_PX)
+    taught = teach(located_by or network, train.images, advance=lambda count: None)
+    sight = replace(inside(network, backbone, finder=taught, located_by=located_by), canvas=CANVAS)
+    features = np.asarray(sight.features(train.images))
+    shown = shrunk(import_tensorflow().constant(validation.images))
+    before, located = arrays(network), np.asarray(sight.locate(shown, training=False))
+    told: list[int] = []
+    fitted = fine_tune(
+        sight,
+        blank_head(sight.feature_width),
+        sight.variables if everything else sight.top,
+        train,
+        validation,
+        settings=settings,
+        scaler=Scaler.of(features),
+        seed=5,
+        advance=told.append,
+    )
+    assert sum(told) == settings.epochs * len(train.images)
+    after = np.asarray(sight.locate(shown, training=False))
+    return Tuned(sight, fitted, validation, before, arrays(network), located, after)
+
+
+# So fast a rate that the validation loss goes up again, and the best epoch is not the last one.
+RUSHED = replace(SETTINGS["top"], epochs=5, batch_size=8, learning_rate=0.01, head_learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def top(tiny_network: Network, network_backbone: Backbone) -> Tuned:
+    return tuned(tiny_network.clone(), network_backbone, RUSHED, everything=False)
+
+
+@pytest.fixture(scope="module")
+def everything(tiny_network: Network, network_backbone: Backbone) -> Tuned:
+    settings = replace(SETTINGS["all"], epochs=1, batch_size=8)
+    return tuned(tiny_network.clone(), network_backbone, settings, everything=True)
+
+
+@pytest.fixture(scope="module")
+def scratch(tiny_network: Network, network_backbone: Backbone) -> Tuned:
+    settings = replace(SETTINGS["scratch"], epochs=2, batch_size=8)
+    blank = tiny_network.clone(pretrained=False)
+    return tuned(blank, network_backbone, settings, everything=True, located_by=tiny_network)
+
+
+def test_top_moves_only_what_comes_after_the_finders_layer(top: Tuned) -> None:
+    moved = top.moved(set(top.before))
+    assert moved == names(top.sight.top)
+    assert any(name.startswith("block_13") for name in moved)
+    assert any(name.startswith("block_6_depthwise") for name in moved)
+    assert not any(name.startswith(("Conv1", "block_6_expand", "Conv_1", "block_14")) for name in moved)
+
+
+def test_all_moves_every_layer_that_is_seen_through(everything: Tuned) -> None:
+    assert everything.moved(set(everything.before)) == names(everything.sight.variables)
+    assert any(name.startswith("Conv1/") for name in names(everything.sight.variables))
+
+
+@pytest.mark.parametrize("way", ["top", "everything", "scratch"])
+def test_the_finder_sees_what_it_was_taught_on(way: str, request: pytest.FixtureRequest) -> None:
+    run: Tuned = request.getfixturevalue(way)
+    np.testing.assert_array_equal(run.located_after, run.located_before)
+    assert np.ptp(run.located_before) > 0
+
+
+def statistics(run: Tuned) -> set[str]:
+    return {name for name in run.before if "moving_" in name and "_14" not in name and "Conv_1" not in name}
+
+
+@pytest.mark.parametrize("way", ["top", "everything"])
+def test_pretrained_statistics_stay(way: str, request: pytest.FixtureRequest) -> None:
+    run: Tuned = request.getfixturevalue(way)
+    assert run.moved({name for name in run.before if "moving_" in name}) == set()
+
+
+def test_from_scratch_gathers_its_own_statistics(scratch: Tuned) -> None:
+    body = {name.split("/")[0] for name in names(scratch.sight.variables)}
+    seen = {name for name in statistics(scratch) if name.split("/")[0] in body}
+    assert len(seen) > 60
+    assert scratch.moved(seen) == seen
+
+
+@pytest.mark.parametrize("way", ["top", "scratch"])
+def test_the_best_epoch_is_what_is_left(way: str, request: pytest.FixtureRequest) -> None:
+    run: Tuned = request.getfixturevalue(way)
+    told = run.fitted.history["val_loss"]
+    assert run.fitted.best_epoch == int(np.argmin(told))
+    if way == "top":
+        assert run.fitted.best_epoch < len(told) - 1, "the case that is to be tested"
+    features = np.asarray(run.sight.features(run.validation.images))
+    logits, targets = logits_of(run.fitted.head, features), run.validation.targets
+    weights = losses.class_weights(coloured_frames(24, seed=1, size_px=SIZE_PX).targets, "single")
+    found = float(np.mean(losses.loss(targets, logits, mode="single", smoothing=0.02, weights=weights)))
+    assert found == pytest.approx(min(told), rel=1e-3)
+
+
+def test_a_seed_reproduces_a_tuning(top: Tuned, tiny_network: Network, network_backbone: Backbone) -> None:
+    again = tuned(tiny_network.clone(), network_backbone, RUSHED, everything=False)
+    assert again.fitted.history == top.fitted.history
+    np.testing.assert_array_equal(again.fitted.head.kernel, top.fitted.head.kernel)
+    for name, array in top.after.items():
+        np.testing.assert_array_equal(again.after[name], array, err_msg=name)
+
+
+def test_a_closed_box_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("closed")
+    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
+    sight = closed_box(backbone, trainable=True)
+    train, validation = (coloured_frames(count, seed=count, size_px=CLOSED_PX) for count in (32, 16))
+    before = [np.array(variable) for variable in sight.variables]
+    assert len(before) == 8
+    fitted = fine_tune(
+        sight,
+        blank_head(sight.feature_width),
+        sight.variables,
+        train,
+        validation,
+        settings=replace(SETTINGS["all"], epochs=12, learning_rate=1e-3),
+        scaler=Scaler.of(np.asarray(sight.features(train.images))),
+        seed=5,
+        advance=lambda count: None,
+    )
+    for variable, array in zip(sight.variables, before, strict=True):
+        assert not np.array_equal(np.array(variable), array)
+    assert min(fitted.history["val_loss"]) < 0.8 * fitted.history["val_loss"][0]
+
+
+def test_unknown_targets_are_tuned_around(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("closed")
+    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
+    sight = closed_box(backbone, trainable=True)
+    frames = coloured_frames(24, seed=3, size_px=CLOSED_PX)
+    targets = frames.targets[:, 1:].copy()
+    targets[:, 1] = np.nan
+    head = Head("multi", CLASSES, np.zeros((sight.feature_width, 2), np.float32), np.zeros(2, np.float32))
+    known = Frames(frames.images, targets)
+    fitted = fine_tune(
+        sight,
+        head,
+        sight.variables,
+        known,
+        known,
+        settings=replace(SETTINGS["all"], epochs=2),
+        scaler=Scaler.identity(sight.feature_width),
+        seed=5,
+        advance=lambda count: None,
+    )
+    assert np.isfinite([*fitted.history["loss"], *fitted.history["val_loss"]]).all()
+    assert (fitted.head.kernel[:, 1] == 0).all()
+    assert (fitted.head.kernel[:, 0] != 0).any()
