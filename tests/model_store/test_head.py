@@ -81,7 +81,7 @@ def test_the_best_epoch_is_restored_and_patience_ends_the_rest(mode: Mode) -> No
     settings = HeadSettings(epochs=60, learning_rate=0.03, decays=False, patience=6)
     head, history, best = trained(train, validation, settings, mode=mode)
     assert best == int(np.argmin(history["val_loss"]))
-    assert 0 < best
+    assert best > 0
     assert len(history["val_loss"]) == best + 1 + 6 < 60
     weights = losses.class_weights(train.targets, mode)
     logits = logits_of(head, validation.features)
