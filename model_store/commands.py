@@ -259,6 +259,7 @@ def _regions(texts: list[str]) -> dict[str, Region]:
     """Regions by camera; one without a name is every other camera's."""
     from shared.errors import BadSetting
     from shared.regions import ANY_CAMERA, parse_region
+    from shared.schemas import is_name
 
     regions: dict[str, Region] = {}
     for text in texts:
@@ -266,6 +267,10 @@ def _regions(texts: list[str]) -> dict[str, Region]:
         camera = camera if named else ANY_CAMERA
         if camera in regions:
             raise BadSetting(f"--region is given twice for {'all cameras' if camera == ANY_CAMERA else camera}.")
+        if camera != ANY_CAMERA and not is_name(camera):
+            raise BadSetting(
+                f"--region {text}: {camera!r} can't be a camera's name: letters, digits, `.`, `_` and `-`."
+            )
         regions[camera] = parse_region(sides)
     return regions
 

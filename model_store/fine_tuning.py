@@ -159,7 +159,7 @@ class _Run:
 
     def weights(self) -> list[Any]:
         """A copy of everything that a step changes."""
-        return [np.array(variable) for variable in self._changing()]
+        return [variable.numpy() for variable in self._changing()]
 
     def restore(self, weights: Sequence[Any]) -> None:
         """Put a copy back."""
@@ -168,7 +168,7 @@ class _Run:
 
     def head(self) -> Head:
         """The head, on plain features."""
-        kernel, bias = self._scaler.folded(np.array(self._kernel), np.array(self._bias))
+        kernel, bias = self._scaler.folded(self._kernel.numpy(), self._bias.numpy())
         return Head(self._mode, self._start.classes, kernel, bias)
 
     def _changing(self) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from model_store.bundle import Bundle, open_bundle, parse_manifest
 from model_store.manifest import MANIFEST_FILE, Manifest
@@ -17,14 +17,13 @@ from model_store.storage import Storage, folder_name
 from model_store.storage_local import LocalStorage
 from model_store.store_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
-from shared.schemas import Name
+from shared.schemas import is_name
 
 CURRENT_FILE = "current"
 CANARY_FILE = "canary.json"
 
 # A version that the pointer names can be pruned before the reader gets there; then the pointer has moved.
 _RESOLVE_ATTEMPTS = 5
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class ReadableStore:
@@ -53,7 +52,7 @@ class ReadableStore:
 
     def folders(self) -> list[str]:
         """The models that have a folder, though perhaps no complete version, sorted."""
-        return [name for name in self.storage.models() if _is_name(name)]
+        return [name for name in self.storage.models() if is_name(name)]
 
     def versions(self, name: str) -> list[int]:
         """The complete versions of a model, oldest first; empty for an unknown model.
@@ -183,23 +182,15 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
         BadSetting: it is neither.
     """
     name, at, version = spec.partition("@")
-    if not _is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
+    if not is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
         raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
     return name, int(version) if at else None
 
 
 def checked_name(name: str) -> str:
-    if not _is_name(name):
+    if not is_name(name):
         raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
     return name
-
-
-def _is_name(text: str) -> bool:
-    try:
-        _NAME.validate_python(text)
-    except ValidationError:
-        return False
-    return True
 
 
 def open_as(folder: Path, name: str, version: int) -> Bundle:

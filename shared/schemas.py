@@ -5,6 +5,7 @@ Times of events are UTC epoch seconds (`…_at`); durations carry their unit.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -13,7 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 SCHEMA_VERSION = 1
 
 # Names become Redis keys and metric labels: short, printable, no separators of either.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be a Name."""
+    return re.fullmatch(_NAME_PATTERN, text) is not None
 
 
 class Outcome(StrEnum):

@@ -44,7 +44,7 @@ class Tuned:
 
 
 def arrays(network: Network) -> dict[str, NDArray[np.float32]]:
-    return {variable.name: np.array(variable) for variable in network.graph.weights}
+    return {variable.name: variable.numpy() for variable in network.graph.weights}
 
 
 def names(variables: Any) -> set[str]:
@@ -167,7 +167,7 @@ def test_a_closed_box_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFacto
     backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
     sight = closed_box(backbone, trainable=True)
     train, validation = (coloured_frames(count, seed=count, size_px=CLOSED_PX) for count in (32, 16))
-    before = [np.array(variable) for variable in sight.variables]
+    before = [variable.numpy() for variable in sight.variables]
     assert len(before) == 8
     fitted = fine_tune(
         sight,
@@ -181,7 +181,7 @@ def test_a_closed_box_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFacto
         advance=lambda count: None,
     )
     for variable, array in zip(sight.variables, before, strict=True):
-        assert not np.array_equal(np.array(variable), array)
+        assert not np.array_equal(variable.numpy(), array)
     assert min(fitted.history["val_loss"]) < 0.8 * fitted.history["val_loss"][0]
 
 

@@ -182,3 +182,19 @@ def test_both_recipes_are_compared_on_the_same_images(bench: Bench, several: Pat
             assert len(figures["accuracy"]) == 2
             assert figures["accuracy_mean"] == pytest.approx(sum(figures["accuracy"]) / 2, abs=1e-3)
     assert result["single"]["tutorial"] != result["single"]["ours"]
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
+        (["cam 1=0,0,1,1"], "can't be a camera's name"),
+        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
+        (["left=0.5,0,0.4,1"], "left first"),
+    ],
+)
+def test_a_region_that_would_match_nothing_is_refused(
+    bench: Bench, several: Path, regions: list[str], said: str
+) -> None:
+    flags = [part for region in regions for part in ("--region", region)]
+    with pytest.raises(BadSetting, match=said):
+        bench.train(several, *flags)
