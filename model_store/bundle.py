@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from model_store.engines import Engine
 
 # Float engines sum in another order on another CPU (vector width, threads), which moves a probability
-# by some 1e-6; 1e-4 leaves room for that and for a GPU, and is far below what any policy can notice.
-FLOAT_TOLERANCE = 1e-4
+# by some 1e-6, and by up to 1e-4 where it first moves the place that a bottle is cut out of (8.2e-5 measured between
+# TensorFlow and LiteRT). 1e-3 leaves room for that and for a GPU, and is far below what any policy can notice.
+FLOAT_TOLERANCE = 1e-3
 # An int8 probability moves in steps of about 1/256, and a rounding that goes the other way in one layer
 # (another CPU's instructions) can grow to a few steps at the output. So a dozen steps are allowed, and
 # the labels must be the same: that, not the digits, is what sends a bottle to a lane.
