@@ -31,6 +31,9 @@ from model_store.tf import import_hub, import_keras, import_tensorflow
 
 # How far the rebuilt network may be from the module: float rounding of another order of operations.
 _SAME = 1e-3
+# Of a blank network's batch normalisations. Keras's 0.999 is for a million images: after some hundred steps the
+# statistics would still be those they started with, and a network that learnt would answer as if it hadn't.
+_BLANK_MOMENTUM = 0.9
 _ALPHAS = {"MobileNetV2": (1.0, 0.75, 0.5, 0.35, 1.3, 1.4), "InceptionV3": (1.0,)}
 
 
@@ -77,6 +80,10 @@ class Network:
         graph = _graph(self.architecture.name, self.alpha)
         if pretrained:
             graph.set_weights(self.graph.get_weights())
+        else:
+            for layer in graph.layers:
+                if hasattr(layer, "momentum"):
+                    layer.momentum = _BLANK_MOMENTUM
         return Network(self.architecture, graph, self.alpha)
 
 

@@ -55,15 +55,16 @@ def overlaps(network: Network, finder: Finder, of: Sequence[Sample]) -> NDArray[
     return np.array([(a & b).sum() / (a | b).sum() for a, b in pairs])
 
 
-@pytest.fixture(scope="module", params=["one belt", "a belt of another colour in each frame"])
-def belt(request: pytest.FixtureRequest) -> NDArray[np.float64] | None:
-    return GREY_BELT if request.param == "one belt" else None
-
-
-def test_bottles_not_seen_before_are_found(tiny_network: Network, belt: NDArray[np.float64] | None) -> None:
+@pytest.mark.parametrize(
+    ("belt", "well_found"),
+    [pytest.param(GREY_BELT, 0.75, id="one belt"), pytest.param(None, 0.5, id="another colour in each frame")],
+)
+def test_bottles_not_seen_before_are_found(
+    tiny_network: Network, belt: NDArray[np.float64] | None, well_found: float
+) -> None:
     told: list[int] = []
-    finder = teach(tiny_network, frames(samples(40, seed=1, belt=belt)), advance=told.append)
-    assert sum(told) == 40
+    finder = teach(tiny_network, frames(samples(80, seed=1, belt=belt)), advance=told.append)
+    assert sum(told) == 80
     held_out = samples(16, seed=2, belt=belt)
     found = heat(tiny_network, finder, held_out)
     at = (np.arange(found.shape[1]) + 0.5) / found.shape[1]
@@ -74,7 +75,7 @@ def test_bottles_not_seen_before_are_found(tiny_network: Network, belt: NDArray[
         away_cells.append(np.hypot(centre[0] - one.bottle.x, centre[1] - one.bottle.y) * len(at))
     assert np.median(away_cells) < 1.5
     assert max(away_cells) < 3.5
-    assert (overlaps(tiny_network, finder, held_out) > 0.5).mean() >= 0.7
+    assert (overlaps(tiny_network, finder, held_out) > 0.5).mean() >= well_found
 
 
 def test_one_frame_is_enough_to_be_taught_by(tiny_network: Network) -> None:

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.tf import import_tensorflow, quiet_native
+from model_store.native import quiet_native
+from model_store.tf import import_tensorflow
 from model_store.views import UPRIGHT, Canvas, cut, upright, whole_frame
 
 SIZE_PX = 40
@@ -23,7 +24,8 @@ ANGLES_DEG = (0, 1, 20, 45, 70, 89, 90, 91, 110, 135, 160, -45, 179)
 
 
 def pixels(view: list[float], canvas: Canvas = SQUARE, frame: NDArray[np.uint8] = FRAME) -> NDArray[np.float32]:
-    return np.asarray(cut(import_tensorflow().constant(frame[None]), np.array([view], np.float32), canvas))[0]
+    found = cut(import_tensorflow().constant(frame[None]), np.array([view], np.float32), canvas)
+    return np.asarray(found[0], np.float32)
 
 
 def bar(angle_deg: float, *, long: float = LONG, short: float = SHORT, size: int = 64) -> NDArray[np.float32]:
@@ -33,7 +35,7 @@ def bar(angle_deg: float, *, long: float = LONG, short: float = SHORT, size: int
     dx, dy = at[None, :] - 0.55, at[:, None] - 0.45
     cosine, sine = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     hit = (abs(dx * cosine + dy * sine) < long) & (abs(-dx * sine + dy * cosine) < short)
-    return hit.reshape(size, 8, size, 8).mean(axis=(1, 3), dtype=np.float32)[None]
+    return np.asarray(hit.reshape(1, size, 8, size, 8).mean(axis=(2, 4)), np.float32)
 
 
 def view_of(heat: NDArray[np.float32], canvas: Canvas = UPRIGHT) -> tuple[NDArray[np.float64], ...]:
@@ -96,8 +98,10 @@ def test_any_view_is_what_pil_transforms() -> None:
     )
     size = (canvas.width_px, canvas.height_px)
     expected = [
-        Image.fromarray(FRAME[..., channel].astype(np.float32)).transform(
-            size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+        np.asarray(
+            Image.fromarray(FRAME[..., channel].astype(np.float32)).transform(
+                size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+            )
         )
         for channel in range(3)
     ]

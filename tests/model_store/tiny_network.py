@@ -110,7 +110,7 @@ def sample(
     colour: NDArray[np.float64] | None = None,
 ) -> Sample:
     """A bottle somewhere inside a frame, of any angle; colours that aren't given are drawn."""
-    bottle = Bottle(*rng.uniform(0.35, 0.65, 2), rng.uniform(0, np.pi))
+    bottle = Bottle(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0, np.pi))
     drawn_belt, drawn = rng.uniform(30, 120, 3), rng.uniform(130, 230, 3)
     frame = frame_of(
         rng,
