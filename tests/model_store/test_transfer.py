@@ -70,7 +70,7 @@ def test_a_wish_is_granted_whatever_the_figures(way: FineTune) -> None:
     [
         ({"found": 0.80, "whole": 0.90}, "whole"),
         ({"found": 0.90, "whole": 0.80}, "found"),
-        ({"found": 0.851, "whole": 0.854}, "found"),  # equal to two digits: what knows where the bottle is
+        ({"found": 0.84, "whole": 0.88}, "found"),  # about alike: the bottle, cut out
         ({"whole": 0.3}, "whole"),
     ],
 )
