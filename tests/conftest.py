@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,17 @@ from shared.settings import Settings
 from tests.model_store.tiny_bundle import publish_tiny_bundle
 
 BOTTLES = Path(__file__).parent.parent / "producer" / "bottles"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_found() -> Iterator[None]:
+    """A command run in this process sets up logging for its own standard error, which is gone after its test."""
+    root = logging.getLogger()
+    level = root.level
+    before = list(root.handlers)
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -53,4 +53,4 @@ def decode_for_peer(peer: Peer, data: bytes, *, camera: str) -> None:
     try:
         peer.pixels = peer.model.decoder(data, camera)
     except Exception as error:  # the job is decoded and on its way: nothing here may touch it
-        log.warning("an image can't be decoded for the comparison with %s: %s", peer.model, error)
+        log.warning("an image can't be decoded for the comparison with %s: %s", str(peer.model), error)

@@ -141,7 +141,9 @@ class Follower:
         trial = self._slot.now.trial
         self._slot.put(model, None if trial is not None and trial.model is model else trial)
         self._metrics.swaps.labels("swapped").inc()
-        log.info("%s is served now, %s is kept for a rollback (%.2f s)", model, before, time.monotonic() - started)
+        took = time.monotonic() - started
+        # Names, not the models: a log's handlers keep what they are given, and a model is tens of megabytes.
+        log.info("%s is served now, %s is kept for a rollback (%.2f s)", str(model), str(before), took)
 
     def _follow_canary(self, canary: Canary | None) -> None:
         self._wanted["canary"] = canary.version if canary else None
@@ -149,7 +151,7 @@ class Follower:
         trial = serving.trial
         if canary is None or canary.version == serving.acting.version or self._is_stopped(canary, trial):
             if trial is not None:
-                log.info("canary %s is tried no more", trial.model)
+                log.info("canary %s is tried no more", str(trial.model))
                 self._slot.put(serving.acting, None)
             return
         if trial is not None and trial.canary == canary:
@@ -162,7 +164,7 @@ class Follower:
         self._slot.put(serving.acting, Trial(canary, model))
         log.info(
             "canary %s %s %g of the images of %s",
-            model,
+            str(model),
             "shadows" if canary.shadow else "takes",
             canary.share,
             ", ".join(canary.lines) or "all lines",

@@ -132,7 +132,7 @@ class Recorder:
 
     def _decide(self, verdict: Verdict) -> None:
         if self._slot.end_trial(verdict.trial):
-            log.error("canary %s is stopped: %s", verdict.trial.model, verdict.words)
+            log.error("canary %s is stopped: %s", str(verdict.trial.model), verdict.words)
             self._verdicts.put(verdict)
 
     def _write_verdicts(self) -> None:

@@ -152,7 +152,7 @@ class WorkerService:
         model = self._measured(served)
         seconds = time.perf_counter() - started
         self._metrics.model_load.set(seconds)
-        log.info("%s is ready after %.2f s", model, seconds)
+        log.info("%s is ready after %.2f s", str(model), seconds)
         return model
 
     def _load_beside(self, folder: Path) -> Model:

@@ -95,7 +95,7 @@ def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
     assert multi["training"]["fine_tune"] == "none"
     assert settings["look"] == "whole"
     assert 0 < settings["separation"]["whole"] <= 1
-    assert any("closed box" in note or "nothing to gain" in note for note in multi["notes"])
+    assert any("51 training images (below 60) are too few" in note for note in multi["notes"])
     assert multi["calibration"]["images"] == 13
     assert multi["parent"] is None
 

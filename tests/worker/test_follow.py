@@ -107,7 +107,8 @@ def test_a_rollback_loads_nothing(versions: Versions, post: Post) -> None:
     assert post.loaded == [2]
 
 
-def test_no_more_than_the_last_one_is_kept(versions: Versions, post: Post) -> None:
+def test_no_more_than_the_last_one_is_kept(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")  # what a log's handlers keep must not hold a model
     engines = [weakref.ref(post.slot.now.acting.engine)]
     for _ in range(3):
         versions.publish()
@@ -383,7 +384,8 @@ def test_without_redis_a_canary_goes_on_and_none_begins(
     assert (post.trial, late.trial) == (wanted, None)
 
 
-def test_models_of_ended_trials_are_let_go(versions: Versions, post: Post) -> None:
+def test_models_of_ended_trials_are_let_go(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
     post.follower.look()
