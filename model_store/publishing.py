@@ -279,7 +279,9 @@ def _export(folder: Path, material: _Material, learnt: Learnt, tuning: Tuning, *
     """Write the models and golden.npz into `folder`; the figures of parity on all images not trained on."""
     images = material.pictures.images
     module = serving_module(learnt.sight, learnt.head, tuning.calibration, size_px=images.shape[1])
-    export(module, folder, calibration=images[material.split.train][:CALIBRATION_IMAGES], steps=steps)
+    train = material.split.train  # in the order of the folders: its first images are of one class
+    spread = train[np.linspace(0, len(train) - 1, min(CALIBRATION_IMAGES, len(train))).astype(int)]
+    export(module, folder, calibration=images[spread], steps=steps)
     chosen = material.split.validation
     unseen = np.concatenate([images[chosen], material.held_out.images])
     samples = [*(material.pictures.samples[index] for index in chosen), *material.held_out.samples]

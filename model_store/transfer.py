@@ -174,9 +174,9 @@ def _suited(score: float, *, images: int, is_network: bool, is_trainable: bool) 
         return "none", f"--fine-tune none: {images} training images (below {_FEW_IMAGES}) are too few to move layers."
     if score >= _ALIKE:
         return "none", f"--fine-tune none: {measured}; there is nothing to gain."
-    if not is_trainable:
-        return "none", f"--fine-tune none: {measured}; this backbone was saved without trainable weights."
     if not is_network:
+        if not is_trainable:
+            return "none", f"--fine-tune none: {measured}; this backbone was saved without trainable weights."
         if images < _MANY_IMAGES:
             return "none", (
                 f"--fine-tune none: {measured}; this backbone is a closed box, whose layers can be trained only all at "
