@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     linger_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
     decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
     engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
+    result_cache_items: int = Field(
+        10_000, ge=0, description="answers remembered, so that identical images are not sorted anew; 0: none"
+    )
+    result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
     max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
     result_ttl_s: int = Field(
@@ -93,10 +97,14 @@ class Settings(BaseSettings):
     @field_validator("queues")
     @classmethod
     def _usable_queues(cls, value: str) -> str:
-        names = _split(value)
-        if not names:
+        if not _split(value):
             raise ValueError("name at least one queue, e.g. live,bulk")
-        for name in names:
+        return value
+
+    @field_validator("queues", "result_cache_queues")
+    @classmethod
+    def _names_of_queues(cls, value: str) -> str:
+        for name in _split(value):
             TypeAdapter(Name).validate_python(name)
         return value
 
@@ -111,6 +119,11 @@ class Settings(BaseSettings):
     def queue_names(self) -> list[str]:
         """`queues` as a list, most urgent first."""
         return _split(self.queues)
+
+    @property
+    def result_cache_queue_names(self) -> list[str]:
+        """`result_cache_queues` as a list."""
+        return _split(self.result_cache_queues)
 
     @property
     def model_store_dir(self) -> Path:

@@ -44,9 +44,12 @@ class BatchCost:
     def estimate(self, size: int) -> float:
         """Seconds that a batch of `size` will take; 0 while nothing is known."""
         bucket = _bucket(size)
+        seconds = self._seconds.get(bucket)
+        if seconds is not None:
+            return seconds
         known = sorted(self._seconds.copy())
         for seen in reversed(known):
-            if seen <= bucket:
+            if seen < bucket:
                 return self._seconds[seen] * (bucket / seen)
         return self._seconds[known[0]] if known else 0.0
 
@@ -93,6 +96,7 @@ class Batcher:
         self._heaps: dict[Model, list[_Waiting]] = {}  # none is empty
         self._order = itertools.count()
         self._draining = False
+        self._wakes_at = float("-inf")  # when the waiting taker looks again by itself; -inf while it doesn't wait
 
     def put(self, item: Decoded) -> None:
         """Leave an item for the next batches of its model."""
@@ -100,8 +104,11 @@ class Batcher:
         deadline_at = item.ticket.job.deadline_at
         due = now + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
         with self._changed:
-            heapq.heappush(self._heaps.setdefault(item.model, []), _Waiting(due, next(self._order), item))
-            self._changed.notify()
+            heap = self._heaps.setdefault(item.model, [])
+            heapq.heappush(heap, _Waiting(due, next(self._order), item))
+            # Waking the inference thread for each item would cost more than all else that is done for it here.
+            if self._draining or len(heap) >= self._max_batch or self._starts_at(item, heap) < self._wakes_at:
+                self._changed.notify()
 
     def drain(self) -> None:
         """No more items come soon: hand out what is there without waiting for more."""
@@ -122,8 +129,9 @@ class Batcher:
                 now = self._clock()
                 if not starts and now >= give_up_at:
                     return None
-                look_again_at = min((start.at for start in starts.values()), default=give_up_at)
-                self._changed.wait(max(0.0, look_again_at - now))
+                self._wakes_at = min((start.at for start in starts.values()), default=give_up_at)
+                self._changed.wait(max(0.0, self._wakes_at - now))
+                self._wakes_at = float("-inf")
 
     def spare_s(self) -> float:
         """For how long the inference thread could do something else without costing what waits here its deadline.
@@ -147,12 +155,18 @@ class Batcher:
             return _Start("drain", 0.0)
         now = self._clock()
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._linger_s
-        start_by = heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S
+        start_by = self._start_by(model, heap)
         if now >= linger_until:
             return _Start("linger", 0.0)
         if now >= start_by:
             return _Start("deadline", 0.0)
         return _Start(None, min(linger_until, start_by))
+
+    def _starts_at(self, item: Decoded, heap: list[_Waiting]) -> float:
+        return min(item.ready_at + self._linger_s, self._start_by(item.model, heap))
+
+    def _start_by(self, model: Model, heap: list[_Waiting]) -> float:
+        return heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S
 
     def _pop(self, model: Model, reason: str) -> Batch:
         heap = self._heaps[model]

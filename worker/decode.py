@@ -1,4 +1,4 @@
-"""Decode: image bytes to the model's pixels. In: `Ticket` and its `Route`. Out: `Decoded`, or BadImage.
+"""Decode: image bytes to the model's pixels. In: `Ticket`, its image and its `Route`. Out: `Decoded`, or BadImage.
 
 Runs on the pipeline's decode threads; the decoder releases the interpreter lock for the heavy part.
 """
@@ -7,45 +7,61 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadImage
-from worker.items import Decoded, Peer, Pixels, Ticket
+from worker.buffer import Pixels
+from worker.items import Decoded, Peer, Ticket
 
 if TYPE_CHECKING:
+    from worker.cache import Key
     from worker.serving import Route
 
 log = logging.getLogger("sortline.decode")
 
-# Raw bytes of an image file and its camera to uint8 [size, size, 3]; raises BadImage. Equal ones give equal pixels.
-Decoder = Callable[[bytes, str], Pixels]
+
+class Decoder(Protocol):
+    """Raw bytes of an image file and its camera to pixels, uint8 [size, size, 3]. Equal ones give equal pixels."""
+
+    def __call__(self, data: bytes, camera: str) -> Pixels:
+        """As a fresh array; raises BadImage."""
+
+    def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
+        """Into `out`; raises BadImage."""
 
 
-def decode_ticket(ticket: Ticket, route: Route) -> Decoded:
+def decode_ticket(ticket: Ticket, image: bytes | None, route: Route, *, key: Key | None = None) -> Decoded:
     """The ticket with its pixels.
 
     Those of the other model of its route come along where they are the same, and where a canary acts: should its
     engine fail, the image runs on the other. Else they are left to `decode_for_peer`.
 
+    Args:
+        key: passed on, to remember the answer by.
+
     Raises:
         BadImage: the bytes are gone or can't be decoded.
     """
-    data = ticket.claimed.image
-    if data is None:
+    if image is None:
         raise BadImage("gone", "the image is no longer on the server: it expired before it was sorted (image_ttl_s).")
-    camera = ticket.job.camera
+    camera, model = ticket.job.camera, route.model
     started = time.perf_counter()
-    pixels = route.model.decoder(data, camera)
+    # What a comparison will look at stays after its batch, for which a place is given back.
+    place = model.buffer.take() if route.other is None else model.buffer.apart()
     peer = None
-    if route.trial is not None and route.other is not None:
-        peer = Peer(route.trial, route.other)
-        if route.other.decoder == route.model.decoder:
-            peer.pixels = pixels
-        elif not route.trial.canary.shadow:
-            peer.pixels = route.other.decoder(data, camera)
+    try:
+        model.decoder.decode_into(image, camera, place.pixels)
+        if route.trial is not None and route.other is not None:
+            peer = Peer(route.trial, route.other)
+            if route.other.decoder == model.decoder:
+                peer.pixels = place.pixels
+            elif not route.trial.canary.shadow:
+                peer.pixels = route.other.decoder(image, camera)
+    except BaseException:
+        model.buffer.give_back([place])
+        raise
     decode_ms = (time.perf_counter() - started) * 1000
-    return Decoded(ticket.without_image(), pixels, decode_ms, ready_at=time.monotonic(), model=route.model, peer=peer)
+    return Decoded(ticket, place, decode_ms, ready_at=time.monotonic(), model=model, peer=peer, key=key)
 
 
 def decode_for_peer(peer: Peer, data: bytes, *, camera: str) -> None:

@@ -5,8 +5,9 @@ verified and warmed beside the one at work, then swapped in by one reference; th
 that a rollback costs nothing. In memory at most: the acting model, the one before it, a canary's, and while it
 is loaded the next.
 
-A version that fails its checks is refused, and not tried again until another is meant or its files change. The
-store away or half readable changes nothing either: the worker goes on with what it has.
+A version that fails its checks is refused, and not tried again until another is meant or its files change. One that
+came damaged from a remote store leaves no files: it is tried again after a minute. The store away or half readable
+changes nothing either: the worker goes on with what it has.
 """
 
 from __future__ import annotations
@@ -30,20 +31,25 @@ log = logging.getLogger("sortline.follow")
 
 # While the store can't be read, looks get rarer, up to this many times the usual interval.
 MAX_BACKOFF = 8
+# How long a version is refused of which no files are here: a download may be spoilt, or its source mended since.
+UNSEEN_REFUSED_S = 60.0
 
 # Names, sizes and times of a version's files: what tells that somebody mended it.
 Signature = tuple[tuple[str, int, int], ...]
 
 
 class Refusal(NamedTuple):
-    """What of a version was refused: its files in a local folder, or (None) what the store has of it."""
+    """What of a version was refused, and when: its files in a local folder, or (None) what the store has of it."""
 
     folder: Path | None
     files: Signature
+    at: float  # monotonic seconds
 
-    def stands(self) -> bool:
-        """Whether nothing has changed since."""
-        return self.folder is None or _signature(self.folder) == self.files
+    def stands(self, now: float) -> bool:
+        """Whether nothing has changed since, or could have."""
+        if self.folder is None:
+            return now < self.at + UNSEEN_REFUSED_S
+        return _signature(self.folder) == self.files
 
 
 class Versions(Protocol):
@@ -71,6 +77,7 @@ class Follower:
         load: Callable[[Path], Model],
         metrics: Metrics,
         poll_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`load` verifies and warms up the bundle in a folder."""
         self._slot = slot
@@ -80,6 +87,7 @@ class Follower:
         self._load = load
         self._metrics = metrics
         self._poll_s = poll_s
+        self._clock = clock
         self._previous: Model | None = None
         self._refused: dict[int, Refusal] = {}
         self._wanted: dict[str, int | None] = {}  # what the store meant when it was last read
@@ -187,21 +195,21 @@ class Follower:
             if model.version == version:
                 return model
         refusal = self._refused.get(version)
-        return None if refusal is not None and refusal.stands() else self._load_checked(version)
+        return None if refusal is not None and refusal.stands(self._clock()) else self._load_checked(version)
 
     def _load_checked(self, version: int) -> Model | None:
-        refusal = Refusal(None, ())
+        refusal = Refusal(None, (), self._clock())
         who = f"{self._name}@{version}"
         try:
             folder = self._store.resolve(who)
-            refusal = Refusal(folder, _signature(folder))
+            refusal = refusal._replace(folder=folder, files=_signature(folder))
             return self._load(folder)
         except (OSError, NotFound, StoreAway):
             raise  # not here yet, or gone while it was read: look again
         except (BadInput, EngineFailed) as error:
-            log.error("%s is refused, %s goes on: %s", who, self._slot.now.acting, error)
+            log.error("%s is refused, %s goes on: %s", who, str(self._slot.now.acting), error)
         except Exception:  # native code raises what it likes; what can't be loaded must not be served
-            log.exception("%s is refused, %s goes on", who, self._slot.now.acting)
+            log.exception("%s is refused, %s goes on", who, str(self._slot.now.acting))
         self._refused[version] = refusal
         self._metrics.swaps.labels("refused").inc()
         return None

@@ -6,7 +6,7 @@ The only step that touches the model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,8 @@ import numpy as np
 from model_store.engines import Engine
 from model_store.engines.checks import check_answer
 from shared.errors import EngineFailed
-from worker.items import Decoded, Pixels
+from worker.buffer import Pixels, Place
+from worker.items import Decoded
 
 if TYPE_CHECKING:
     from worker.serving import Trial
@@ -39,8 +40,8 @@ class CanaryFault(NamedTuple):
     error: EngineFailed
 
 
-def infer(images: Sequence[Pixels], engine: Engine) -> list[Row | EngineFailed]:
-    """One row of probabilities per image, in order; an EngineFailed where the engine failed on it.
+def infer(images: Pixels, engine: Engine) -> list[Row | EngineFailed]:
+    """One row of probabilities per image [N, S, S, 3], in order; an EngineFailed where the engine failed on it.
 
     When a batch fails, its images are tried one by one, so that one of them doesn't fail the others.
     """
@@ -51,8 +52,8 @@ def infer(images: Sequence[Pixels], engine: Engine) -> list[Row | EngineFailed]:
             return [error]
         log.warning("a batch of %d failed, trying its items one by one: %s", len(images), error)
     rows: list[Row | EngineFailed] = []
-    for image in images:
-        rows += infer([image], engine)
+    for index in range(len(images)):
+        rows += infer(images[index : index + 1], engine)
     return rows
 
 
@@ -70,16 +71,16 @@ def rescue(answered: Iterable[Answered]) -> tuple[list[Answered], CanaryFault | 
         if not isinstance(row, EngineFailed) or not item.by_canary or peer is None or peer.pixels is None:
             after.append(Answered(item, row))
             continue
-        (again,) = infer([peer.pixels], peer.model.engine)
+        (again,) = infer(peer.pixels[np.newaxis], peer.model.engine)
         if not isinstance(again, EngineFailed):
             fault = CanaryFault(peer.trial, row)
-        after.append(Answered(replace(item, model=peer.model, pixels=peer.pixels, peer=None), again))
+        after.append(Answered(replace(item, model=peer.model, place=Place(peer.pixels), peer=None), again))
     return after, fault
 
 
-def _predict(images: Sequence[Pixels], engine: Engine) -> list[Row]:
+def _predict(images: Pixels, engine: Engine) -> list[Row]:
     try:
-        probabilities = engine.predict(np.stack(images))
+        probabilities = engine.predict(images)
     except EngineFailed:
         raise
     except Exception as error:  # engines wrap native code: whatever it raises is theirs

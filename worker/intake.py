@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import reprlib
 import zlib
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from shared import keys
 from shared.errors import BadJob
@@ -21,6 +22,13 @@ from worker.items import Claimed, Ticket
 MAX_CALL_BYTES = 100_000
 # Of what a stranger wrote, as much goes into the log and the failed job.
 MAX_QUOTED = 500
+
+
+# RQ's form of a call: function, instance, arguments, keywords.
+_NO_KEYWORDS = Annotated[dict[str, object], Field(max_length=0)]
+_CALL: TypeAdapter[tuple[str, None, tuple[ImageJob], dict[str, object]]] = TypeAdapter(
+    tuple[Literal["worker.tasks.sort_image"], None, tuple[ImageJob], _NO_KEYWORDS]
+)
 
 
 def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
@@ -35,7 +43,11 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
             f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({claimed.extras.strip()}); "
             "Sortline runs none of them: enqueue it with LineProducer."
         )
-    job = _image_job(_call(claimed.data))
+    text = _unpacked(claimed.data)
+    try:
+        _, _, (job,), _ = _CALL.validate_json(text)
+    except ValidationError:  # then say what is wrong with it, which takes longer
+        job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
     return Ticket(claimed, job, attempt=max(1, max_attempts - claimed.retries_left))
 
@@ -53,19 +65,28 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
         )
 
 
-def _call(data: bytes | None) -> object:
+def _unpacked(data: bytes | None) -> bytes:
     if data is None:
         raise BadJob("the job has no data.")
     unpacker = zlib.decompressobj()
     try:
         text = unpacker.decompress(data, MAX_CALL_BYTES)
-        if not unpacker.eof:
-            raise ValueError(f"cut off, or longer than {MAX_CALL_BYTES:,} bytes")
+    except zlib.error as error:
+        raise _not_json(error) from error
+    if not unpacker.eof:
+        raise _not_json(f"cut off, or longer than {MAX_CALL_BYTES:,} bytes")
+    return text
+
+
+def _call(text: bytes) -> object:
+    try:
         return json.loads(text)
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise BadJob(
-            f"the job's data is not JSON ({error}): Sortline never unpickles; enqueue it with LineProducer."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from error
+
+
+def _not_json(why: object) -> BadJob:
+    return BadJob(f"the job's data is not JSON ({why}): Sortline never unpickles; enqueue it with LineProducer.")
 
 
 def _image_job(call: object) -> ImageJob:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.schemas import ImageJob, SortResult
+from worker.buffer import Pixels, Place
 
 if TYPE_CHECKING:
+    from worker.cache import Key
     from worker.serving import Model, Trial
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +30,11 @@ class Claimed:
 
     lease: Lease
     data: bytes | None  # RQ's serialised call
-    image: bytes | None
     enqueued_at: float | None
     retries_left: int
     result_ttl_s: str  # '' where the job has none; only the finish script reads it
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like, which we refuse
-
-    @property
-    def image_bytes(self) -> int:
-        """Size of the image file."""
-        return len(self.image or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +52,6 @@ class Ticket:
             return None
         return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
 
-    def without_image(self) -> Ticket:
-        """The same, letting go of the file's bytes: what follows the decoder has no use for them."""
-        return Ticket(replace(self.claimed, image=None), self.job, self.attempt)
-
 
 @dataclass(slots=True)
 class Peer:
@@ -80,14 +67,15 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A ticket with its pixels, uint8 [size, size, 3], and the model that they are for."""
+    """A ticket with its pixels, and the model that they are for: the place is of that model's buffer."""
 
     ticket: Ticket
-    pixels: Pixels
+    place: Place
     decode_ms: float
     ready_at: float  # monotonic seconds
     model: Model
     peer: Peer | None = None
+    key: Key | None = None  # to remember the answer by
 
     @property
     def by_canary(self) -> bool:

@@ -88,6 +88,17 @@ class Metrics:
         )
         _start_at_zero(self.swaps, "swapped", "refused")
         self.store_errors = Counter("sortline_store_errors", "Looks at the model store that failed", registry=registry)
+        self.result_cache = Counter(
+            "sortline_result_cache", "Images whose answer was asked for in the cache", ["result"], registry=registry
+        )
+        _start_at_zero(self.result_cache, "hit", "miss")
+        self.engine_seconds = Counter(
+            "sortline_engine_seconds",
+            "Time of the inference thread: busy, waiting for jobs in hand, or idle with none",
+            ["state"],
+            registry=registry,
+        )
+        _start_at_zero(self.engine_seconds, "busy", "waiting", "idle")
         self._add_canary()
 
     def _add_canary(self) -> None:

@@ -39,6 +39,8 @@ import redis
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
 from worker.budget import Budget
+from worker.buffer import BATCHES_HELD
+from worker.cache import ResultCache
 from worker.claim import MAX_ENCODED_BYTES, Claimer
 from worker.compare import Comparer, Comparisons
 from worker.decide import Decider, Spent
@@ -54,8 +56,6 @@ from worker.serving import Slot
 
 log = logging.getLogger("sortline.pipeline")
 
-# Batches held at once: one in the model, one decoded, one claimed.
-BATCHES_HELD = 3
 # How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
 IDLE_WAIT_S = 0.5
 # Most jobs in one finish step: a bound on how long the server is held.
@@ -69,6 +69,7 @@ class Parts:
     claimer: Claimer
     slot: Slot
     comparisons: Comparisons
+    cache: ResultCache
     finisher: Finisher
     keeper: LeaseKeeper
     inflight: Inflight
@@ -157,10 +158,11 @@ class Pipeline:
         claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
         self.loops.server_back()
         self._parts.inflight.add([job.lease for job in claim.jobs])
-        self._encoded.take(sum(job.image_bytes for job in claim.jobs))
+        self._encoded.take(sum(map(_size_bytes, claim.images)))
+        jobs = list(zip(claim.jobs, claim.images, strict=True))
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
-        for hand in range(min(self._decode_threads, len(claim.jobs))):
-            work = functools.partial(self._decode_hand, deque(claim.jobs[hand :: self._decode_threads]))
+        for hand in range(min(self._decode_threads, len(jobs))):
+            work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
         if claim.jobs:
             return
@@ -173,25 +175,30 @@ class Pipeline:
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decode_hand(self, hand: deque[Claimed]) -> None:
+    def _decode_hand(self, hand: deque[tuple[Claimed, bytes | None]]) -> None:
         while hand:
-            claimed = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
+            claimed, image = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
             try:
                 ticket = admit(claimed, max_attempts=self._max_attempts)
             except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
                 self._refuse(claimed, error)
             else:
-                self._decode(ticket, others_wait=bool(hand))
+                self._decode(ticket, image, others_wait=bool(hand))
             finally:
-                self._encoded.give_back(claimed.image_bytes)
+                self._encoded.give_back(_size_bytes(image))
 
-    def _decode(self, ticket: Ticket, *, others_wait: bool) -> None:
+    def _decode(self, ticket: Ticket, image: bytes | None, *, others_wait: bool) -> None:
         route = self._parts.slot.now.route(ticket.job)
         try:
             if self._hopeless(ticket):
                 self._done.put([self._expired(ticket, route.model.decider)])
                 return
-            item = decode_ticket(ticket, route)
+            key = self._parts.cache.key(ticket.job, image, route)
+            if key is not None and (row := self._parts.cache.get(key)) is not None:
+                result = route.model.decider.classified(ticket, row, spent=Spent(), finished_at=self._clock())
+                self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
+                return
+            item = decode_ticket(ticket, image, route, key=key)
         except BadImage as error:
             result = route.model.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
             self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
@@ -200,9 +207,8 @@ class Pipeline:
             self._done.put([self._retry_or_fail(ticket, error, route.model.decider)])
         else:
             self._batcher.put(item)
-            data = ticket.claimed.image
-            if item.peer is not None and item.peer.pixels is None and data is not None and not others_wait:
-                decode_for_peer(item.peer, data, camera=ticket.job.camera)
+            if item.peer is not None and item.peer.pixels is None and image is not None and not others_wait:
+                decode_for_peer(item.peer, image, camera=ticket.job.camera)
 
     def _refuse(self, claimed: Claimed, error: Exception) -> None:
         trace = None if isinstance(error, BadJob) else error
@@ -215,16 +221,23 @@ class Pipeline:
     def _infer_loop(self) -> None:
         while not (self._claims_ended.is_set() and self.idle):
             self.loops.beat("infer")
-            batch = self._batcher.take(0.0 if self._comparer.ready else IDLE_WAIT_S)
+            batch = self._next_batch(0.0 if self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
                 self._run(batch)
             self._comparer.step(spare_s=self._batcher.spare_s())
         self._comparer.drop()
 
+    def _next_batch(self, timeout_s: float) -> Batch | None:
+        state = "idle" if self.idle else "waiting"
+        started = time.monotonic()
+        batch = self._batcher.take(timeout_s)
+        self._parts.metrics.engine_seconds.labels(state).inc(time.monotonic() - started)
+        return batch
+
     def _run(self, batch: Batch) -> None:
         items: list[Decoded] = []
         done: list[Done] = []
-        for item in batch.items:
+        for item in sorted(batch.items, key=_where):
             if item.ticket.claimed.lease not in self._parts.inflight:
                 continue  # lost while it waited, and counted there: another worker has it
             if self._hopeless(item.ticket):
@@ -236,19 +249,22 @@ class Pipeline:
             started_at = time.monotonic()
             answered = self._answer(items)
             infer_s = time.monotonic() - started_at
+            self._parts.metrics.engine_seconds.labels("busy").inc(infer_s)
             self._parts.metrics.batch_size.observe(len(items))
             self._parts.metrics.batches.labels(batch.reason).inc()
             finished_at = self._clock()
             for each in answered:
                 done.append(self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
+        model = batch.items[0].model  # a batch is of one model
+        model.buffer.give_back(item.place for item in batch.items)
         self._observe_margins(done)
         self._done.put(done)
         self._comparer.offer(answered)
 
     def _answer(self, items: Sequence[Decoded]) -> list[Answered]:
-        model = items[0].model  # a batch is of one model
+        model = items[0].model
         started_at = time.monotonic()
-        rows = infer([item.pixels for item in items], model.engine)
+        rows = infer(model.buffer.together([item.place for item in items]), model.engine)
         model.cost.observe(len(items), time.monotonic() - started_at)
         answered, fault = rescue(map(Answered, items, rows))
         if fault is not None:
@@ -260,6 +276,8 @@ class Pipeline:
         ticket, decider = item.ticket, item.model.decider
         if isinstance(row, EngineFailed):
             return self._retry_or_fail(ticket, row, decider)
+        if item.key is not None and item.peer is None:
+            self._parts.cache.put(item.key, row)
         spent = Spent(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
         result = decider.classified(ticket, row, spent=spent, finished_at=finished_at)
         return Done(ticket.claimed, Ending.SUCCESS, result)
@@ -359,3 +377,13 @@ class Pipeline:
         decider = self._parts.slot.now.acting.decider
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
+
+
+def _size_bytes(image: bytes | None) -> int:
+    return len(image or b"")
+
+
+def _where(item: Decoded) -> int:
+    """Sorts a batch as its pixels lie, so that the engine can take them from there."""
+    at = item.place.at
+    return -1 if at is None else at

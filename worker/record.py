@@ -156,7 +156,7 @@ class Recorder:
             log.error(
                 "the model store still names %s as canary, and can't be written from here (%s); workers of this server "
                 "ignore it. Take it out: sortline models canary %s --stop",
-                trial.model,
+                str(trial.model),
                 error,
                 name,
             )

@@ -18,6 +18,7 @@ from model_store.store import open_store, parse_spec
 from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
+from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
 from worker.durability import warn_of_loss
@@ -175,6 +176,9 @@ class WorkerService:
             ),
             slot=slot,
             comparisons=self._recorder,
+            cache=ResultCache(
+                settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=self._metrics
+            ),
             finisher=Finisher(connect(settings.redis_url), worker=self.name, settings=settings),
             keeper=LeaseKeeper(
                 connect(settings.redis_url),

@@ -15,6 +15,7 @@ from model_store.engines import Engine
 from model_store.manifest import Manifest
 from shared.schemas import ImageJob
 from worker.batch import BatchCost
+from worker.buffer import BatchBuffer
 from worker.decide import Decider
 from worker.decode import Decoder
 from worker.metrics import Metrics
@@ -32,6 +33,7 @@ class Model:
     decoder: Decoder
     decider: Decider
     cost: BatchCost
+    buffer: BatchBuffer
 
     @property
     def version(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+import numpy as np
 import redis
 from rq import get_current_job
 from rq.job import Job
@@ -52,9 +53,10 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     settings = load_settings()
     served = _served(settings)
     ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
+    image = cast(bytes | None, current.connection.get(image_job.image_key))
     model = as_model(served, settings, worker=current.worker_name or "rq")
     try:
-        result = _sort(ticket, model)
+        result = _sort(ticket, image, model)
     except Exception as error:
         if not current.retries_left:
             result = model.decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
@@ -84,7 +86,6 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
     claimed = Claimed(
         lease=Lease(job.queue, job.job_id, "", time.time()),
         data=None,
-        image=cast(bytes | None, current.connection.get(job.image_key)),
         enqueued_at=current.enqueued_at.timestamp() if current.enqueued_at else None,
         retries_left=retries_left,
         result_ttl_s="",
@@ -94,17 +95,17 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
     return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(ticket: Ticket, model: Model) -> SortResult:
+def _sort(ticket: Ticket, image: bytes | None, model: Model) -> SortResult:
     decider = model.decider
     deadline_at = ticket.job.deadline_at
     if deadline_at is not None and time.time() > deadline_at:
         return decider.expired(ticket, spent=Spent(), finished_at=time.time())
     try:
-        item = decode_ticket(ticket, Route(model))
+        item = decode_ticket(ticket, image, Route(model))
     except BadImage as error:
         return decider.rejected(ticket, error, spent=Spent(), finished_at=time.time())
     started = time.perf_counter()
-    row = infer([item.pixels], model.engine)[0]
+    row = infer(item.place.pixels[np.newaxis], model.engine)[0]
     if isinstance(row, EngineFailed):
         raise row
     spent = Spent(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)

@@ -27,6 +27,8 @@ from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost
+from worker.buffer import BatchBuffer, Place
+from worker.cache import ResultCache
 from worker.canary import Comparison
 from worker.claim import Claimer
 from worker.compare import Comparisons
@@ -137,7 +139,7 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
     its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
     decoder = ImageDecoder(size_px, "stretch", (), max_bytes=20_000_000, max_px=50_000_000)
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
-    return Model(its_manifest, engine, decoder, decider, BatchCost())
+    return Model(its_manifest, engine, decoder, decider, BatchCost(), BatchBuffer(8, size_px=size_px))
 
 
 class Heard:
@@ -218,7 +220,6 @@ def claimed(job_id: str = "j1", **fields: Any) -> Claimed:
     values: dict[str, Any] = {
         "lease": Lease("live", job_id, f"execution-of-{job_id}", time.time()),
         "data": None,
-        "image": None,
         "enqueued_at": None,
         "retries_left": 0,
         "result_ttl_s": "",
@@ -228,9 +229,9 @@ def claimed(job_id: str = "j1", **fields: Any) -> Claimed:
     return Claimed(**(values | fields))
 
 
-def ticket(job_id: str = "j1", *, image: bytes | None = None, **fields: Any) -> Ticket:
+def ticket(job_id: str = "j1", **fields: Any) -> Ticket:
     """An admitted job that is not in Redis."""
-    return Ticket(claimed(job_id, image=image), image_job(job_id, **fields), attempt=1)
+    return Ticket(claimed(job_id), image_job(job_id, **fields), attempt=1)
 
 
 A_MODEL = model()
@@ -247,7 +248,12 @@ def decoded(
 ) -> Decoded:
     """A decoded item of one shade of red, for the model `by`."""
     return Decoded(
-        ticket(job_id, deadline_at=deadline_at), shade(tone), decode_ms=0.1, ready_at=ready_at, model=by, peer=peer
+        ticket(job_id, deadline_at=deadline_at),
+        Place(shade(tone)),
+        decode_ms=0.1,
+        ready_at=ready_at,
+        model=by,
+        peer=peer,
     )
 
 
@@ -256,6 +262,11 @@ def shade(tone: int, *, size_px: int = SIZE_PX) -> Images:
     pixels = np.zeros((size_px, size_px, 3), np.uint8)
     pixels[..., 0] = tone
     return pixels
+
+
+def shades(*tones: int) -> Images:
+    """A batch of shades of red."""
+    return np.stack([shade(tone) for tone in tones])
 
 
 def claimer(settings: Settings, *, worker: str = "w1", lease_s: int | None = None) -> Claimer:
@@ -294,6 +305,7 @@ def parts(
         claimer=claimer(settings, worker=worker),
         slot=Slot(serving, metrics=metrics),
         comparisons=comparisons or Heard(),
+        cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker),
         inflight=inflight,

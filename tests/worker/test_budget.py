@@ -43,11 +43,15 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     job_ids = kit.submit(settings, *[frame(image) for _ in range(20)])
     model, opened = kit.model(), threading.Event()
 
-    def decode_when_opened(data: bytes, camera: str) -> kit.Images:
-        assert opened.wait(kit.PATIENCE_S)
-        return model.decoder(data, camera)
+    class WhenOpened:
+        def __call__(self, data: bytes, camera: str) -> kit.Images:
+            raise AssertionError("decodes into the batch buffer")
 
-    slow = Serving(replace(model, decoder=decode_when_opened))
+        def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+            assert opened.wait(kit.PATIENCE_S)
+            model.decoder.decode_into(data, camera, out)
+
+    slow = Serving(replace(model, decoder=WhenOpened()))
     run = kit.pipeline(settings, kit.parts(settings, slow), burst=True)
     run.start()
     kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from model_store.rollout import Canary
@@ -38,7 +39,7 @@ class Bench:
             )
             for tone in tones
         ]
-        self.comparer.offer(map(Answered, items, infer([item.pixels for item in items], by.engine)))
+        self.comparer.offer(map(Answered, items, infer(np.stack([item.place.pixels for item in items]), by.engine)))
 
     def run(self, *, spare_s: float = FOREVER) -> None:
         """As many pieces as there are."""

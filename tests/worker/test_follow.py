@@ -14,12 +14,12 @@ import redis
 from model_store.rollout import Canary
 from model_store.store import ModelStore, open_store
 from shared.connection import connect
-from shared.errors import BadSetting, StoreAway
+from shared.errors import BadBundle, BadSetting, StoreAway
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from tests.worker.versions import NAME, Versions, other_golden_answers, own_versions
 from worker.canary import CanaryBook
-from worker.follow import Follower
+from worker.follow import UNSEEN_REFUSED_S, Follower
 from worker.follow import Versions as Followed
 from worker.loading import as_model, load_bundle, load_served
 from worker.metrics import Metrics
@@ -32,6 +32,7 @@ class Post:
     def __init__(self, settings: Settings, *, store: Followed | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.loaded: list[int] = []
+        self.now = 1000.0
         first = as_model(load_served(settings), settings, worker="w1")
         self.slot = Slot(Serving(first), metrics=self.metrics)
         self.book = CanaryBook(connect(settings.redis_url), name=NAME, maxlen=100)
@@ -42,6 +43,7 @@ class Post:
             load=self._load,
             metrics=self.metrics,
             poll_s=settings.store_poll_s,
+            clock=lambda: self.now,
         )
 
     def _load(self, folder: Path) -> Model:
@@ -198,10 +200,12 @@ def test_the_next_good_version_is_taken_after_a_refused_one(versions: Versions, 
 
 
 class Broken:
-    """A store that can't be read while `error` is set."""
+    """A store that can't be read while `error` is set, and from which no version comes whole while `spoilt` is."""
 
     def __init__(self, store: ModelStore) -> None:
         self.error: Exception | None = None
+        self.spoilt = False
+        self.fetched = 0
         self._store = store
 
     def pointer(self, name: str) -> int | None:
@@ -214,11 +218,47 @@ class Broken:
 
     def resolve(self, spec: str) -> Path:
         self._check()
+        self.fetched += 1
+        if self.spoilt:
+            raise BadBundle(f"{spec}: model.int8.tflite came with another SHA-256")
         return self._store.resolve(spec)
 
     def _check(self) -> None:
         if self.error is not None:
             raise self.error
+
+
+def test_a_spoilt_download_is_fetched_again_after_a_minute(
+    setting: tuple[Versions, Settings], versions: Versions
+) -> None:
+    """It left no files whose change would tell that it is whole now."""
+    store = Broken(versions.store)
+    post = Post(setting[1], store=store)
+    versions.publish()
+    store.spoilt = True
+    for later_s in (0.0, 0.0, UNSEEN_REFUSED_S - 1.0):
+        post.now += later_s
+        post.follower.look()
+    assert (post.acting, store.fetched, post.swaps("refused")) == (1, 1, 1)
+    post.now += 1.0
+    post.follower.look()
+    assert (post.acting, store.fetched, post.swaps("refused")) == (1, 2, 2)
+    store.spoilt = False
+    post.follower.look()
+    assert post.acting == 1, "the second refusal stands for a minute too"
+    post.now += UNSEEN_REFUSED_S
+    post.follower.look()
+    assert post.acting == 2
+
+
+def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Versions, post: Post) -> None:
+    versions.publish(promote=False)
+    versions.damage(2)
+    versions.point(2)
+    for _ in range(3):
+        post.follower.look()
+        post.now += 2 * UNSEEN_REFUSED_S
+    assert (post.acting, post.loaded) == (1, [2])
 
 
 @pytest.mark.parametrize(

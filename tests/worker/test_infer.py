@@ -19,20 +19,20 @@ from worker.serving import Trial
 
 def test_rows_come_in_the_order_of_the_items() -> None:
     engine = ToneEngine()
-    rows = infer([kit.shade(tone) for tone in (0, 51, 255)], engine)
+    rows = infer(kit.shades(0, 51, 255), engine)
     assert rows == [pytest.approx(row, abs=1e-6) for row in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
     assert engine.sizes == [3]
 
 
 def test_rows_are_plain_floats() -> None:
-    (row,) = infer([kit.shade(51)], ToneEngine())
+    (row,) = infer(kit.shades(51), ToneEngine())
     assert isinstance(row, list)
     assert {type(value) for value in row} == {float}
 
 
 def test_a_poisoned_item_fails_alone() -> None:
     engine = ToneEngine(kit.fails_on_red)
-    rows = infer([kit.shade(tone) for tone in (1, 255, 3)], engine)
+    rows = infer(kit.shades(1, 255, 3), engine)
     assert [isinstance(row, EngineFailed) for row in rows] == [False, True, False]
     assert "can't stand red" in str(rows[1])
     assert "RuntimeError" in str(rows[1])
@@ -41,7 +41,7 @@ def test_a_poisoned_item_fails_alone() -> None:
 
 def test_a_single_item_is_not_tried_twice() -> None:
     engine = ToneEngine(kit.always_fails)
-    (row,) = infer([kit.shade(0)], engine)
+    (row,) = infer(kit.shades(0), engine)
     assert isinstance(row, EngineFailed)
     assert engine.sizes == [1]
 
@@ -59,12 +59,12 @@ class Answering(ToneEngine):
 
 @pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: np.repeat(rows, 2, axis=0)])
 def test_another_number_of_rows_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
-    rows = infer([kit.shade(0), kit.shade(0)], Answering(change))
+    rows = infer(kit.shades(0, 0), Answering(change))
     assert all(isinstance(row, EngineFailed) for row in rows)
 
 
 def test_another_number_of_classes_is_nobodys_answer() -> None:
-    rows = infer([kit.shade(0), kit.shade(0)], Answering(lambda rows: rows[:, :-1]))
+    rows = infer(kit.shades(0, 0), Answering(lambda rows: rows[:, :-1]))
     assert all(isinstance(row, EngineFailed) for row in rows)
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_number_fails_alone(value: float) -> None:
         rows[rows[:, 1] > 0.9] = value
         return rows
 
-    rows = infer([kit.shade(0), kit.shade(255)], Answering(poison))
+    rows = infer(kit.shades(0, 255), Answering(poison))
     assert [isinstance(row, EngineFailed) for row in rows] == [False, True]
 
 

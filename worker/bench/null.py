@@ -12,7 +12,7 @@ from model_store.engines import EngineName
 from model_store.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.policy import Policy
 from shared.settings import Settings
-from worker.items import Pixels
+from worker.buffer import Pixels
 from worker.loading import Served
 
 CLASSES = ("good", "no cap")
@@ -34,8 +34,15 @@ class NullEngine:
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
 
 
-def _no_decode(data: bytes, camera: str) -> Pixels:
-    return _PIXELS
+class NoDecoder:
+    """Looks at nothing: one black pixel for each image."""
+
+    def __call__(self, data: bytes, camera: str) -> Pixels:
+        """uint8 [1, 1, 3]."""
+        return _PIXELS
+
+    def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
+        """Whatever is in `out` will do."""
 
 
 def null_served(settings: Settings) -> Served:
@@ -53,4 +60,4 @@ def null_served(settings: Settings) -> Served:
         dataset=DatasetInfo(fingerprint="0" * 64, images=0, train=0, validation=0, per_label={}),
         files={},
     )
-    return Served(manifest, NullEngine(), _no_decode)
+    return Served(manifest, NullEngine(), NoDecoder())

@@ -1,6 +1,7 @@
 -- Takes up to max_jobs jobs off the queues, most urgent queue first, and starts an execution for each,
 -- in one step: a worker that dies right after it leaves leases behind, never a job that is nowhere.
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
+-- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring.
 --
 -- ARGV  max_jobs, max_bytes, worker, now_iso, now_s, lease_s, execution_base, queue…
 -- Gives { suspended, { job… } }, a job as describe() in common.lua has it.
@@ -16,16 +17,21 @@ local expires_s = server_now_s() + lease_s
 
 -- False for the second entry of a job that is in the list twice: RQ's clean-up and ours may both have put an
 -- abandoned job back. To run it again would give it a second result.
-local function waits(job_id)
-  local status = redis.call('HGET', 'rq:job:' .. job_id, 'status')
+local function waits(job_id, status)
   if status == 'started' then return redis.call('EXISTS', 'rq:executions:' .. job_id) == 0 end
   return status ~= 'finished' and status ~= 'failed'
+end
+
+-- 0 for an image that is gone, or a key that is none: the worker will find neither.
+local function image_bytes(job_id)
+  local size = redis.pcall('STRLEN', 'sortline:image:' .. job_id)
+  return tonumber(size) or 0
 end
 
 local function start(queue, job_ids)
   local composites = {}
   for i, job_id in ipairs(job_ids) do
-    -- The size of an image is known only once it is read: what is over the bound goes back, in order.
+    -- What is over the bound goes back, in order.
     if bytes >= max_bytes then
       for back = #job_ids, i, -1 do
         redis.call('LPUSH', 'rq:queue:' .. queue, job_ids[back])
@@ -33,13 +39,13 @@ local function start(queue, job_ids)
       break
     end
     local execution_id = base .. string.format('%08x', #jobs)
-    local job = waits(job_id) and describe(queue, job_id, execution_id)
+    local job, status = describe(queue, job_id, execution_id)
     -- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
-    if job then
+    if job and waits(job_id, status) then
       open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
       composites[#composites + 1] = job_id .. ':' .. execution_id
       jobs[#jobs + 1] = job
-      bytes = bytes + (job[5] and #job[5] or 0)
+      bytes = bytes + image_bytes(job_id)
     end
   end
   register(queue, composites, worker, lease_s, expires_s)
