@@ -223,3 +223,15 @@ def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings,
     for run in runs:
         kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
+    slow_s = 0.05
+    kit.submit(settings, *[frame() for _ in range(3)])
+    metrics = kit.run_burst(settings, ToneEngine(lambda batch: time.sleep(slow_s)))
+    busy, waiting = (
+        metrics.registry.get_sample_value("sortline_engine_seconds_total", {"state": state})
+        for state in ("busy", "waiting")
+    )
+    assert busy is not None and busy >= slow_s
+    assert waiting is not None and waiting >= 0
