@@ -1,8 +1,8 @@
 """Admission: image bytes in, RQ jobs in the queue out. Called by cameras, the uploader and users' own code.
 
-One server-side step (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written, and the
-image beside it. The job's hash is built here without rq.Job, which costs more than all the rest; a
-contract test compares the two field by field.
+One server-side step (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images go
+before it in the same transaction, not through it: the server hashes every byte that it hands to a script. The job's
+hash is built here without rq.Job, which costs more than all the rest; a contract test compares the two field by field.
 """
 
 from __future__ import annotations
@@ -218,15 +218,33 @@ class LineProducer:
         ]
         for job in chunk:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
-            arguments += (job.job_id, job.call, job.description, job.image)
+            arguments += (job.job_id, job.call, job.description)
+        images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors(queue):
-            done, depth = self._script(keys=names, args=arguments)
+            done, depth = self._run(images, names, arguments)
         if not done:
             bound = self._settings.queue_max_items
             raise QueueFull(
                 f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
                 f"{places_wanted:,} more. Add workers, slow down, or raise the bound."
             )
+
+    def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> tuple[bool, int]:
+        """Images and script in one transaction; the script's answer."""
+        try:
+            return self._run_known(images, names, arguments)
+        except redis.exceptions.NoScriptError:  # a new server, or one that was told to forget
+            self._client.script_load(self._script.script)
+            return self._run_known(images, names, arguments)
+
+    def _run_known(
+        self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]
+    ) -> tuple[bool, int]:
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.mset(images)
+            pipeline.evalsha(self._script.sha, len(names), *names, *arguments)
+            _, (done, depth) = pipeline.execute()
+        return bool(done), int(depth)
 
     def _common_fields(self, queue: str) -> list[str | int]:
         """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""

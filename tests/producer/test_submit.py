@@ -173,6 +173,19 @@ def test_sending_again_changes_nothing(client: redis.Redis, settings: Settings) 
     producer.send(jobs)  # only the third needs a place
     assert client.lrange(keys.rq_queue("live"), 0, -1) == [job.job_id.encode() for job in jobs]
     assert client.hget(keys.rq_job(jobs[0].job_id), "status") == b"started"
+    for job in jobs:
+        assert client.get(keys.image(job.job_id)) == job.image
+        assert 0 < client.ttl(keys.image(job.job_id)) <= settings.image_ttl_s
+
+
+def test_sending_a_finished_job_again_leaves_no_image_behind(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    (job,) = (producer.prepare(frame) for frame in frames(1))
+    producer.send([job])
+    client.hset(keys.rq_job(job.job_id), "status", "finished")
+    client.delete(keys.image(job.job_id), keys.rq_queue("live"))
+    producer.send([job])
+    assert not client.exists(keys.image(job.job_id), keys.rq_queue("live"))
 
 
 def test_big_images_go_in_calls_of_their_own(settings: Settings) -> None:
