@@ -182,6 +182,8 @@ def test_operations_see_what_they_asked_for() -> None:
         "sortline_canary_skipped_total",
         "sortline_canary_stopped_total",
         "sortline_redelivered_total",
+        "sortline_engine_seconds_total",
+        "sortline_result_cache_total",
     } <= shown
 
 
