@@ -5,13 +5,13 @@ In: a manifest and a worker's limits. Out: a decoder. Used by the worker and by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.manifest import Manifest
-from shared.images import decode_image
+from shared.images import decode_into
 from shared.regions import Fit, Region, region_of
 from shared.settings import Settings
 
@@ -28,6 +28,13 @@ class ImageDecoder:
     regions: tuple[tuple[str, Region], ...]  # (camera, its region) by name: pairs, since a dict can't be hashed
     max_bytes: int
     max_px: int
+    _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
+    _of_others: Region | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_camera = dict(self.regions)
+        object.__setattr__(self, "_by_camera", by_camera)
+        object.__setattr__(self, "_of_others", region_of(None, by_camera))
 
     def __call__(self, data: bytes, camera: str) -> NDArray[np.uint8]:
         """uint8 [size_px, size_px, 3] of a file that `camera` took, ANY_CAMERA where that isn't known.
@@ -35,10 +42,25 @@ class ImageDecoder:
         Raises:
             BadImage: not a usable image.
         """
-        return decode_image(
+        out = np.empty((self.size_px, self.size_px, 3), np.uint8)
+        self.decode_into(data, camera, out)
+        return out
+
+    def decode_into(self, data: bytes, camera: str, out: NDArray[np.uint8]) -> None:
+        """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
+
+        It may hold anything when this raises. May be called from many threads.
+
+        Raises:
+            BadImage: not a usable image.
+            ValueError: `out` has another shape or type.
+        """
+        if len(out) != self.size_px:
+            raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
+        decode_into(
             data,
-            size_px=self.size_px,
-            region=region_of(camera, dict(self.regions)),
+            out,
+            region=self._by_camera.get(camera, self._of_others),
             fit=self.fit,
             max_bytes=self.max_bytes,
             max_px=self.max_px,

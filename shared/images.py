@@ -18,17 +18,20 @@ JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What be
                   holds every value; below 0, above that or not a number is refused
     colour profile  ignored: values are taken as sRGB
 
+Pillow decodes. Plain JPEGs, what cameras send, take a shorter way through `jpeg`, to the same pixels and refusals.
+
 JPEG has no checksum: damage inside a complete file that the codec papers over can't be noticed here, nor
 that a header claims more rows than the data fill. For a damaged TIFF libtiff may write a line to standard error.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +48,7 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 
 from shared.errors import BadImage
 from shared.formats import FORMATS, sniff
+from shared.jpeg import decode_reduced, read_header, reduced_size, reduction
 from shared.regions import Fit, Region
 
 MAX_BYTES = 20_000_000
@@ -117,27 +121,84 @@ def decode_into(
     max_bytes: int = MAX_BYTES,
     max_px: int = MAX_PX,
 ) -> None:
-    """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch. Untouched when it raises."""
+    """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
+
+    It may hold anything when this raises: a small JPEG is decoded straight into it.
+    """
     size_px = out.shape[0]
     if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
         raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
     content_type = sniff(data)
     if len(data) > max_bytes:
         raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {max_bytes:,} (max_image_bytes).")
+    _hush_pillow()
+    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, region=region, fit=fit, max_px=max_px):
+        return
     if content_type == "image/png" and _is_cut(data, content_type):  # Pillow does not miss the end
         raise _truncated(data, content_type)
-    _hush_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
             _check_size(frame, max_px)
-            pixels = np.asarray(_to_fitted_rgb(frame, size_px, region, fit))
+            image = _to_fitted_rgb(frame, size_px, region, fit)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
         raise _undecodable(data, content_type, error=error) from error
-    _fill(out, pixels)
+    _fill(out, image)
+
+
+def _decode_plain_jpeg(data: bytes, out: Pixels, *, region: Region | None, fit: Fit, max_px: int) -> bool:
+    """Fill `out` with what Pillow would, bit by bit, in less time; False where it is left to Pillow, refusals too."""
+    header = read_header(data)
+    if header is None or header.width_px * header.height_px > max_px:
+        return False
+    try:
+        turn = _turn_in_metadata(data) if header.has_metadata else None
+    except Exception:  # Pillow can't open it, and will say why
+        return False
+    plan = _jpeg_plan((header.width_px, header.height_px), turn, region, len(out), fit)
+    width, height = plan.size
+    straight = plan.is_final and turn is None and not header.is_grey and width == len(out) and out.flags.c_contiguous
+    top = (len(out) - height) // 2
+    pixels = decode_reduced(data, header, by=plan.by, out=out[top : top + height] if straight else None)
+    if pixels is None:
+        return False
+    if straight:
+        _repeat_border(out, top=top, left=0, bottom=top + height, right=width)
+        return True
+    image = Image.frombytes("L" if header.is_grey else "RGB", (pixels.shape[1], pixels.shape[0]), pixels)
+    if not plan.is_final:
+        image = image.resize(plan.size, _FILTER, box=plan.part, reducing_gap=_REDUCING_GAP)
+    _fill(out, _to_rgb(image if turn is None else image.transpose(turn), inverted=False))
+    return True
+
+
+class _JpegPlan(NamedTuple):
+    """What to make of a JPEG of one size: the codec's reduction, the part of what that gives, and the final size."""
+
+    by: int
+    part: _Box
+    size: tuple[int, int]
+    is_final: bool  # as it comes from the codec
+
+
+@functools.lru_cache(maxsize=256)  # cameras have few sizes and regions; a miss costs microseconds
+def _jpeg_plan(
+    size: tuple[int, int], turn: Image.Transpose | None, region: Region | None, size_px: int, fit: Fit
+) -> _JpegPlan:
+    sides = _stored(turn, region)
+    by = reduction(size, least=_least(size, sides, size_px, fit))
+    part = _part((size[0] / by, size[1] / by), sides)
+    fitted = _fitted(part, size_px, fit)
+    return _JpegPlan(by, part, fitted, is_final=region is None and fitted == reduced_size(size, by))
+
+
+def _turn_in_metadata(data: bytes) -> Image.Transpose | None:
+    """How Pillow would set this file upright; raises anything where Pillow can't open it."""
+    with Image.open(io.BytesIO(data), formats=[FORMATS["image/jpeg"]]) as frame:
+        return _turn(frame)
 
 
 def _check_size(frame: Image.Image, max_px: int) -> None:
@@ -151,26 +212,33 @@ def _check_size(frame: Image.Image, max_px: int) -> None:
         )
 
 
-def _fill(out: Pixels, pixels: Pixels) -> None:
-    """Lay `pixels` [H, W, 3] in the middle of `out` [S, S, 3], and repeat their outermost rows and columns."""
-    height, width, _ = pixels.shape
+def _fill(out: Pixels, image: Image.Image) -> None:
+    """Lay an RGB image in the middle of `out` [S, S, 3], and repeat its outermost rows and columns."""
+    width, height = image.size
     top, left = (len(out) - height) // 2, (len(out) - width) // 2
     bottom, right = top + height, left + width
-    out[top:bottom, left:right] = pixels
-    out[:, :left], out[:, right:] = out[:, left, None], out[:, right - 1, None]
-    out[:top], out[bottom:] = out[top], out[bottom - 1]
+    out[top:bottom, left:right] = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
+    _repeat_border(out, top=top, left=left, bottom=bottom, right=right)
+
+
+def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int) -> None:
+    """Fill what lies outside of these columns and rows of `out` with the nearest pixel inside."""
+    if right - left < len(out):
+        out[top:bottom, :left], out[top:bottom, right:] = out[top:bottom, left, None], out[top:bottom, right - 1, None]
+    if bottom - top < len(out):
+        out[:top], out[bottom:] = out[top], out[bottom - 1]
 
 
 def _to_fitted_rgb(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> Image.Image:
     """RGB of the size that `_fitted` gives, upright."""
     box = _scale_in_codec(frame, size_px, region, fit) if frame.format in _JPEGS else None
     image = _to_resizable(frame)
-    part = _part(box[2:] if box else image.size, _stored(frame, region))
+    turn = _turn(frame)
+    part = _part(box[2:] if box else image.size, _stored(turn, region))
     size = _fitted(part, size_px, fit)
     if image.size != size or region is not None:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
     # Turned and converted when small: resizing commutes with both, as the size is that of the stored picture.
-    turn = _turn(frame)
     if turn is not None:
         image = image.transpose(turn)
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
@@ -192,27 +260,27 @@ def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
+    """The least width and height of a whole picture in which its part, `sides`, still has its fitted size."""
+    left, top, right, bottom = sides
+    width, height = _fitted(_part(size, sides), size_px, fit)
+    return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
+
+
 def _scale_in_codec(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> _Box | None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps its fitted size.
 
     Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
     """
-    sides = left, top, right, bottom = _stored(frame, region)
-    width, height = _fitted(_part(frame.size, sides), size_px, fit)
-    drafted = frame.draft(None, (math.ceil(width / (right - left)), math.ceil(height / (bottom - top))))
+    drafted = frame.draft(None, _least(frame.size, _stored(_turn(frame), region), size_px, fit))
     return drafted[1] if drafted else None
 
 
-def _stored(frame: Image.Image, region: Region | None) -> _Box:
-    """Left, top, right and bottom of the region in the frame as it is stored, in fractions.
-
-    Right for any kind once it is loaded (a TIFF is turned then, a PNG's orientation may follow its pixels), for a
-    JPEG before too.
-    """
+def _stored(turn: Image.Transpose | None, region: Region | None) -> _Box:
+    """Left, top, right and bottom of the region in the picture as it is stored, in fractions."""
     if region is None:
         return _WHOLE
     corners = [(region.left, region.top), (region.right, region.bottom)]
-    turn = _turn(frame)
     if turn is not None:
         corners = [_IN_STORED[turn](x, y) for x, y in corners]
     (left, right), (top, bottom) = sorted(x for x, _ in corners), sorted(y for _, y in corners)
@@ -254,7 +322,10 @@ def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
 
 
 def _turn(frame: Image.Image) -> Image.Transpose | None:
-    """How to set the loaded frame upright. Pillow has turned a TIFF when loading it, and taken the tag away."""
+    """How to set the loaded frame upright; a JPEG may be asked before it is loaded.
+
+    Pillow has turned a TIFF when loading it, and taken the tag away; a PNG's orientation may follow its pixels.
+    """
     try:
         return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # broken EXIF does not spoil the pixels

@@ -42,6 +42,25 @@ def test_size_fit_and_region_are_the_manifests(tmp_path: Path, camera: str) -> N
     np.testing.assert_array_equal(decoder(data, camera), decode_image(data, size_px=24, fit="pad", region=region))
 
 
+def test_a_row_of_a_batch_is_decoded_into(tmp_path: Path) -> None:
+    decoder = decoder_of(manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS}), SETTINGS)
+    batch = np.zeros((3, 24, 24, 3), np.uint8)
+    for camera in ("top", "side"):
+        decoder.decode_into(picture(80, 50), camera, batch[1])
+        np.testing.assert_array_equal(batch[1], decoder(picture(80, 50), camera))
+    assert not batch[0].any() and not batch[2].any()
+    with pytest.raises(ValueError, match=r"uint8 \[24, 24, 3\]"):
+        decoder.decode_into(picture(80, 50), "top", np.empty((25, 25, 3), np.uint8))
+
+
+def test_decoders_are_equal_where_their_pixels_are(tmp_path: Path) -> None:
+    seen = manifest(tmp_path, regions={"top": TOP})
+    assert decoder_of(seen, SETTINGS) == decoder_of(seen.model_copy(), SETTINGS)
+    assert hash(decoder_of(seen, SETTINGS)) == hash(decoder_of(seen.model_copy(), SETTINGS))
+    for other in ({"regions": {"top": OTHERS}}, {"regions": {}}, {"fit": "pad"}):
+        assert decoder_of(seen.model_copy(update=other), SETTINGS) != decoder_of(seen, SETTINGS)
+
+
 def test_the_limits_are_the_settings(tmp_path: Path) -> None:
     decoder = decoder_of(manifest(tmp_path), SETTINGS)
     assert decoder(picture(100, 100), "c1").shape == (24, 24, 3)

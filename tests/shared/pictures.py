@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+import shared.jpeg
 from shared.errors import BadImage
 from shared.images import decode_image
 from tests.conftest import BOTTLES
@@ -59,6 +60,25 @@ def exif(orientation: int) -> Image.Exif:
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags
+
+
+def codec_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """A list that from now on takes the width and height of whatever a codec gives, Pillow's or ours for JPEG."""
+    sizes: list[tuple[int, int]] = []
+    load, decode_jpeg = ImageFile.ImageFile.load, shared.jpeg.decode_jpeg
+
+    def note_load(self: ImageFile.ImageFile) -> Any:
+        sizes.append(self.size)
+        return load(self)
+
+    def note_decode(*args: Any, **options: Any) -> np.ndarray:
+        pixels = decode_jpeg(*args, **options)
+        sizes.append((pixels.shape[1], pixels.shape[0]))
+        return pixels
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", note_load)
+    monkeypatch.setattr(shared.jpeg, "decode_jpeg", note_decode)
+    return sizes
 
 
 def every_kind() -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 from shared.errors import BadImage
 from shared.formats import sniff
@@ -20,6 +20,7 @@ from tests.shared.pictures import (
     SIZE_PX,
     UNDO,
     bottle,
+    codec_sizes,
     encode,
     exif,
     flat,
@@ -111,11 +112,12 @@ def test_decode_into_fills_one_row_of_a_batch() -> None:
     assert not batch[0].any() and not batch[2].any()
 
 
-def test_decode_into_leaves_the_row_of_a_broken_image_alone() -> None:
-    row = np.full((SIZE_PX, SIZE_PX, 3), 7, np.uint8)
+@pytest.mark.parametrize("size", [(SIZE_PX, SIZE_PX), (96, 64)])  # decoded straight into its row, and resized before
+def test_decode_into_leaves_the_neighbours_of_a_broken_image_alone(size: tuple[int, int]) -> None:
+    batch = np.full((3, SIZE_PX, SIZE_PX, 3), 7, np.uint8)
     with pytest.raises(BadImage):
-        decode_into(KINDS["jpeg"][:-200], row)
-    assert (row == 7).all()
+        decode_into(encode(bottle(*size), "JPEG")[:-200], batch[1])
+    assert (batch[0] == 7).all() and (batch[2] == 7).all()
 
 
 @pytest.mark.parametrize("out", [np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4, 3), np.float32)])
@@ -241,24 +243,18 @@ def test_scaling_in_the_codec_stays_near_a_plain_resize(size: tuple[int, int], f
     assert np.percentile(difference, 99) <= 4
 
 
-def test_scaling_in_the_codec_is_used_for_large_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[tuple[int, int]] = []
-    load = ImageFile.ImageFile.load
-
-    def note_size(self: ImageFile.ImageFile) -> Any:
-        loaded.append(self.size)
-        return load(self)
-
-    data = encode(bottle(1920, 1080), "JPEG")
-    monkeypatch.setattr(ImageFile.ImageFile, "load", note_size)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])  # Pillow decodes the second
+def test_scaling_in_the_codec_is_used_for_large_frames(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(bottle(1920, 1080).convert(mode), "JPEG")
+    given = codec_sizes(monkeypatch)
     decode_image(data, size_px=224)
-    assert set(loaded) == {(480, 270)}
-    loaded.clear()
+    assert set(given) == {(480, 270)}
+    given.clear()
     decode_image(data, size_px=224, fit="pad")  # 224 x 126 of it are the picture
-    assert set(loaded) == {(240, 135)}
-    loaded.clear()
+    assert set(given) == {(240, 135)}
+    given.clear()
     decode_image(data, size_px=224, region=Region(0, 0, 0.25, 1), fit="pad")  # 480 x 1080 become 100 x 224
-    assert set(loaded) == {(480, 270)}
+    assert set(given) == {(480, 270)}
 
 
 # --- pixels

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import BadSetting
 from shared.images import decode_image, decode_into
 from shared.regions import Region, parse_region, region_of
-from tests.shared.pictures import SIZE_PX, UNDO, bottle, encode, exif, plain
+from tests.shared.pictures import SIZE_PX, UNDO, bottle, codec_sizes, encode, exif, plain
 
 REGION = Region(0.25, 0.125, 0.75, 1)  # no symmetry of the square maps it onto itself
 
@@ -90,25 +90,18 @@ def test_a_region_of_a_jpeg_scaled_in_the_codec_stays_near_the_cropped_full_size
 
 
 def test_the_codec_scales_only_as_far_as_the_region_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[tuple[int, int]] = []
-    load = ImageFile.ImageFile.load
-
-    def note_size(self: ImageFile.ImageFile) -> Any:
-        loaded.append(self.size)
-        return load(self)
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", note_size)
+    given = codec_sizes(monkeypatch)
     lying = encode(bottle(1920, 1080), "JPEG")
     standing = encode(bottle(1080, 1920), "JPEG", exif=exif(6))  # upright it is 1920 x 1080 too
     for data, expected in ((lying, (960, 540)), (standing, (540, 960))):
-        loaded.clear()
+        given.clear()
         # 960 columns for 448 pixels allow one half, 1080 rows one half too; of the whole frame it would be a quarter
         # of the columns. Taken for columns, the rows' share of a standing frame would allow a quarter.
         decode_image(data, size_px=448, region=Region(0.25, 0, 0.75, 1))
-        assert set(loaded) == {expected}
-    loaded.clear()
+        assert set(given) == {expected}
+    given.clear()
     decode_image(lying, size_px=112, region=Region(0.25, 0, 0.75, 1))
-    assert set(loaded) == {(240, 135)}
+    assert set(given) == {(240, 135)}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

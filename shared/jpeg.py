@@ -1,0 +1,140 @@
+"""Plain JPEGs by libjpeg-turbo without Pillow around it (simplejpeg): the same pixels, bit by bit, in less time.
+
+In: the bytes of a file that begins as a JPEG. Out: what its header says, then its pixels, also at 1/2, 1/4 or 1/8.
+For `images` alone, which has the rules. Nothing is refused here: whatever is not plain (CMYK, several pictures,
+arithmetic coding, 12 bits, an odd header), or gets a remark from the codec, is None: Pillow judges it, as if it were
+alone. The pixels are equal because both carry the same transforms and upsampling of libjpeg-turbo; tests hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from simplejpeg import decode_jpeg
+
+Pixels = npt.NDArray[np.uint8]
+
+# Second byte of a marker (ITU-T T.81, table B.1).
+_SOS = 0xDA
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, all with Huffman codes
+_TABLES = {0xC4, 0xDB, 0xDD, 0xFE}  # Huffman and quantisation tables, restart interval, comment
+_APP0, _APP15 = 0xE0, 0xEF
+_JFIF, _EXIF_OR_XMP, _PROFILE, _PHOTOSHOP, _ADOBE = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
+
+_FRAME_BYTES = 8  # of a frame's segment before its components, 3 bytes each
+_GREY, _COLOR = 1, 3  # components
+# simplejpeg counts an array's bytes in 32 bits.
+_MAX_PX = (2**31 - 1) // 3
+# The codec is told a scale by the size that it gives, and for sides up to 5 pixels two scales may give the same.
+_MIN_SCALED_PX = 8
+_REDUCTIONS = (8, 4, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What a plain JPEG says before its pixels begin."""
+
+    width_px: int
+    height_px: int
+    is_grey: bool
+    has_metadata: bool  # EXIF or XMP, where the orientation would be
+
+
+def read_header(data: bytes) -> JpegHeader | None:
+    """The header of a plain JPEG, for a few microseconds; None for one that is left to Pillow."""
+    frame: tuple[int, int, int] | None = None
+    has_metadata = False
+    at = 2
+    # Every step is a segment: 0xFF, its marker, its length without these two bytes.
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
+        end = at + 2 + length  # a length under 2 leads to no 0xFF
+        if end > len(data):
+            return None
+        if marker == _SOS:
+            return _header(frame, has_metadata=has_metadata)
+        if marker in _FRAMES:
+            if frame is not None or (frame := _frame(data, at + 4, length=length)) is None:
+                return None
+        elif marker == _EXIF_OR_XMP:
+            has_metadata = True
+        elif marker not in _TABLES and not _is_plain_app(data, at + 4, marker=marker, length=length):
+            return None
+        at = end
+    return None
+
+
+def _frame(data: bytes, at: int, *, length: int) -> tuple[int, int, int] | None:
+    """Width, height and number of components of the frame header at `at`, of 8 bits a sample."""
+    if length < _FRAME_BYTES or data[at] != 8:
+        return None
+    components = data[at + 5]
+    if components not in (_GREY, _COLOR) or length != _FRAME_BYTES + 3 * components:
+        return None
+    return data[at + 3] << 8 | data[at + 4], data[at + 1] << 8 | data[at + 2], components
+
+
+def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool) -> JpegHeader | None:
+    if frame is None:
+        return None
+    width, height, components = frame
+    if not 0 < width * height <= _MAX_PX:
+        return None
+    return JpegHeader(width, height, is_grey=components == _GREY, has_metadata=has_metadata)
+
+
+def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:
+    """Whether an application's segment is one that Pillow can read, or does not look into, and changes no pixel.
+
+    Pillow refuses files for some that are too short for what they say they are; an MPO names its pictures in one.
+    """
+    if marker == _JFIF:
+        return length >= 16 or not data.startswith(b"JFIF", at)
+    if marker == _PROFILE:
+        return length >= 16 and data.startswith(b"ICC_PROFILE\0", at)
+    if marker == _ADOBE:
+        return length >= 14
+    return _APP0 < marker <= _APP15 and marker != _PHOTOSHOP
+
+
+def reduction(size: tuple[int, int], *, least: tuple[int, int]) -> int:
+    """1, 2, 4 or 8: the most by which the codec may divide width and height so that both stay at `least`, pixels.
+
+    As Pillow's `draft` decides it. Other eighths would come nearer, but their transforms are not vectorised, and
+    their pixels are not those of the plain resize.
+    """
+    most = min(size[0] // least[0], size[1] // least[1])
+    return next((by for by in _REDUCTIONS if by <= most), 1)
+
+
+def reduced_size(size: tuple[int, int], by: int) -> tuple[int, int]:
+    """Width and height that the codec gives for sides divided by `by`: rounded up."""
+    return -(-size[0] // by), -(-size[1] // by)
+
+
+def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | None = None) -> Pixels | None:
+    """uint8 [H, W, 3], or [H, W, 1] of a grey one, of the `reduced_size`, not turned; None is left to Pillow.
+
+    `out`, C-contiguous and of that shape, takes the pixels; where None is returned it may hold anything.
+    The interpreter lock is released for all but a few microseconds.
+    """
+    least_width = least_height = 0
+    if by > 1:
+        if max(header.width_px, header.height_px) < _MIN_SCALED_PX:
+            return None
+        least_width, least_height = reduced_size((header.width_px, header.height_px), by)
+    try:
+        # strict: the codec's remarks, of too few data too, are errors.
+        pixels: Pixels = decode_jpeg(
+            data,
+            "GRAY" if header.is_grey else "RGB",
+            min_height=least_height,
+            min_width=least_width,
+            buffer=out,
+            strict=True,
+        )
+    except Exception:  # whatever it is, Pillow has the say, and names the reason
+        return None
+    return pixels
