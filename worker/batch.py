@@ -72,7 +72,7 @@ class _Start(NamedTuple):
 
 
 class Batcher:
-    """Where decode threads leave items and the inference thread takes batches, each of one model.
+    """Where decode threads leave items and the inference threads take batches, each of one model.
 
     More than one model is in here only while a canary is tried, or just after a swap. Each has its own reasons to
     start; of those that have one, that with the most urgent item goes first.
@@ -96,7 +96,7 @@ class Batcher:
         self._heaps: dict[Model, list[_Waiting]] = {}  # none is empty
         self._order = itertools.count()
         self._draining = False
-        self._wakes_at = float("-inf")  # when the waiting taker looks again by itself; -inf while it doesn't wait
+        self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
     def put(self, item: Decoded) -> None:
         """Leave an item for the next batches of its model."""
@@ -106,15 +106,14 @@ class Batcher:
         with self._changed:
             heap = self._heaps.setdefault(item.model, [])
             heapq.heappush(heap, _Waiting(due, next(self._order), item))
-            # Waking the inference thread for each item would cost more than all else that is done for it here.
-            if self._draining or len(heap) >= self._max_batch or self._starts_at(item, heap) < self._wakes_at:
+            if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
                 self._changed.notify()
 
     def drain(self) -> None:
         """No more items come soon: hand out what is there without waiting for more."""
         with self._changed:
             self._draining = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self, timeout_s: float) -> Batch | None:
         """The next batch, or None when there is nothing within `timeout_s`."""
@@ -129,9 +128,10 @@ class Batcher:
                 now = self._clock()
                 if not starts and now >= give_up_at:
                     return None
-                self._wakes_at = min((start.at for start in starts.values()), default=give_up_at)
-                self._changed.wait(max(0.0, self._wakes_at - now))
-                self._wakes_at = float("-inf")
+                look_again_at = min((start.at for start in starts.values()), default=give_up_at)
+                self._wakes_at[threading.get_ident()] = look_again_at
+                self._changed.wait(max(0.0, look_again_at - now))
+                del self._wakes_at[threading.get_ident()]
 
     def spare_s(self) -> float:
         """For how long the inference thread could do something else without costing what waits here its deadline.
@@ -162,8 +162,15 @@ class Batcher:
             return _Start("deadline", 0.0)
         return _Start(None, min(linger_until, start_by))
 
-    def _starts_at(self, item: Decoded, heap: list[_Waiting]) -> float:
-        return min(item.ready_at + self._linger_s, self._start_by(item.model, heap))
+    def _is_sooner(self, item: Decoded, heap: list[_Waiting]) -> bool:
+        """Whether a batch starts sooner than any thread that waits would look.
+
+        Waking one for each item would cost more than all else that is done for the item here.
+        """
+        if len(heap) >= self._max_batch:
+            return True
+        starts_at = min(item.ready_at + self._linger_s, self._start_by(item.model, heap))
+        return starts_at < min(self._wakes_at.values())
 
     def _start_by(self, model: Model, heap: list[_Waiting]) -> float:
         return heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S

@@ -1,7 +1,7 @@
 """Compare: the second model's look at images that were answered already, while a canary is tried.
 
-In: items that are on their way to finish, with their rows. Out: `Comparison`s. All of it runs on the inference thread
-(an engine is one thread's at a time), in pieces of a few milliseconds, and only where no deadline can be lost by it:
+In: items that are on their way to finish, with their rows. Out: `Comparison`s. All of it runs on an inference thread, as
+they own the engines, in pieces of a few milliseconds, and only where no deadline can be lost by it:
   - after the batch's results were handed on;
   - while no full batch with a deadline waits, and what waits can wait for this piece (`Batcher.spare_s`);
   - while the results of the last seconds had more than twice the piece's time left: what arrives during a piece
@@ -12,6 +12,7 @@ What doesn't get its turn is skipped and counted. Without deadlines a busy worke
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -45,22 +46,25 @@ class Comparisons(Protocol):
 
 
 class Room:
-    """The least time that results had left lately: how much more the worker could take on."""
+    """The least time that results had left lately: how much more the worker could take on. For any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since = clock()
         self._least = [float("inf"), float("inf")]  # of the present half of the time remembered, of the one before
+        self._turning = threading.Lock()
 
     def observe(self, margin_s: float) -> None:
         """A result was made this long before its deadline; negative when late."""
-        self._turn()
-        self._least[0] = min(self._least[0], margin_s)
+        with self._turning:
+            self._turn()
+            self._least[0] = min(self._least[0], margin_s)
 
     def has(self, cost_s: float) -> bool:
         """Whether work of `cost_s` would have delayed nothing past its deadline, with as much again to spare."""
-        self._turn()
-        return 2 * cost_s < min(self._least)
+        with self._turning:
+            self._turn()
+            return 2 * cost_s < min(self._least)
 
     def _turn(self) -> None:
         elapsed_s = self._clock() - self._since
@@ -77,7 +81,7 @@ class _Seen(NamedTuple):
 
 
 class Comparer:
-    """Compares for one worker. Used by the inference thread alone."""
+    """Compares for one worker. Used by its first inference thread; the others only offer."""
 
     def __init__(self, slot: Slot, *, sink: Comparisons, max_waiting: int, metrics: Metrics) -> None:
         """`max_waiting` images at most wait for their comparison."""

@@ -1,8 +1,8 @@
 """The way of a job through the worker: claim, decode, batch, infer, decide, finish.
 
-    claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread ──▶ finish thread
-         ▲                                                                    │
-         └──────────── room again (`Inflight`) ◀──────────────────────────────┘
+    claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread(s) ──▶ finish thread
+         ▲                                                                       │
+         └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
     beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`)
 
@@ -113,7 +113,11 @@ class Pipeline:
     def start(self) -> None:
         """Start the threads and return."""
         self.loops.start("claim", self._claim_loop)
-        self.loops.start("infer", self._infer_loop)
+        # As many as the engine wants: on a GPU one's pixels travel while the other's batch is computed. A model that is
+        # swapped in wants as many, as it runs on the same kind of engine.
+        for number in range(self._parts.slot.now.acting.engine.callers):
+            name = f"infer-{number}" if number else "infer"
+            self.loops.start(name, functools.partial(self._infer_loop, name))
         self.loops.start("finish", self._finish_loop)
         self.loops.start("leases", self._lease_loop)
 
@@ -218,14 +222,17 @@ class Pipeline:
 
     # batch, infer, decide ───────────────────────────────────────────────────────────────────────────
 
-    def _infer_loop(self) -> None:
+    def _infer_loop(self, name: str) -> None:
+        compares = name == "infer"  # the first one alone
         while not (self._claims_ended.is_set() and self.idle):
-            self.loops.beat("infer")
-            batch = self._next_batch(0.0 if self._comparer.ready else IDLE_WAIT_S)
+            self.loops.beat(name)
+            batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
                 self._run(batch)
-            self._comparer.step(spare_s=self._batcher.spare_s())
-        self._comparer.drop()
+            if compares:
+                self._comparer.step(spare_s=self._batcher.spare_s())
+        if compares:
+            self._comparer.drop()
 
     def _next_batch(self, timeout_s: float) -> Batch | None:
         state = "idle" if self.idle else "waiting"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 
 import pytest
@@ -141,6 +142,36 @@ def test_an_item_wakes_a_waiting_taker() -> None:
     taker.join(kit.PATIENCE_S)
     assert not taker.is_alive(), "the taker slept on"
     assert names(taken[0]) == ["a"]
+
+
+def waiting_takers(box: Batcher, count: int) -> tuple[list[threading.Thread], list[Batch | None]]:
+    taken: list[Batch | None] = []
+    takers = [threading.Thread(target=lambda: taken.append(box.take(60.0)), daemon=True) for _ in range(count)]
+    for taker in takers:
+        taker.start()
+    kit.wait_until(lambda: len(box._wakes_at) == count, "they wait")
+    return takers, taken
+
+
+def test_an_item_that_must_start_sooner_wakes_a_waiting_taker() -> None:
+    """It sleeps until the lazy one has lingered, which is an hour away."""
+    box = Batcher(max_batch=4, linger_s=3600.0)
+    (taker,), taken = waiting_takers(box, 1)
+    box.put(decoded("lazy", ready_at=time.monotonic(), deadline_at=time.time() + 3600))
+    box.put(decoded("urgent", ready_at=time.monotonic(), deadline_at=time.time() + 0.05))
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["urgent", "lazy"]
+
+
+def test_each_of_two_waiting_takers_gets_a_batch() -> None:
+    box = Batcher(max_batch=2, linger_s=60.0)
+    takers, taken = waiting_takers(box, 2)
+    for number in range(4):
+        box.put(decoded(f"j{number}", ready_at=time.monotonic()))
+    for taker in takers:
+        taker.join(kit.PATIENCE_S)
+    assert sorted(name for batch in taken for name in names(batch)) == ["j0", "j1", "j2", "j3"]
 
 
 # order ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -235,3 +235,16 @@ def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
     )
     assert busy is not None and busy >= slow_s
     assert waiting is not None and waiting >= 0
+
+
+def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
+    settings: Settings, client: redis.Redis
+) -> None:
+    both_in = threading.Barrier(2, timeout=kit.PATIENCE_S)
+    engine = ToneEngine(lambda batch: both_in.wait() and None)
+    engine.callers = 2
+    settings = settings.model_copy(update={"max_batch": 2})
+    job_ids = kit.submit(settings, *[frame(picture(20 * number)) for number in range(12)])
+    kit.run_burst(settings, engine)
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+    assert engine.sizes == [2] * 6
