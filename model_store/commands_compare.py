@@ -82,7 +82,14 @@ def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, E
     from model_store.engines import open_engine
 
     bundle = open_bundle(store.resolve(spec))
-    return bundle, open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
+    engine = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
+    return bundle, engine
 
 
 def _print_comparison(found: Comparison) -> None:

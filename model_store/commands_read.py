@@ -25,7 +25,9 @@ _MANY_CLASSES = 20
 
 StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
 ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
-EngineFlag = Annotated[str | None, typer.Option("--engine", help="auto, litert, litert-fp32 or tensorflow")]
+EngineFlag = Annotated[
+    str | None, typer.Option("--engine", help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
+]
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
@@ -83,7 +85,13 @@ def classify(
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
     bundle = open_bundle(open_store(settings).resolve(settings.model))
-    runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
+    runner = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
@@ -185,7 +193,8 @@ def _print_answers(answers: Iterable[Classified]) -> int:
             typer.echo(f"{answer.path}: {answer.error}", err=True)
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
-            print(f"{answer.path}  {labels}  -> {answer.decision.lane}")
+            doubt = "  (uncertain)" if answer.decision.uncertain else ""
+            print(f"{answer.path}  {labels}  -> {answer.decision.lane}{doubt}")
             for label, probability in answer.best:
                 print(f"    {probability:.3f}  {label}")
     return failed
@@ -202,6 +211,7 @@ def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine
                 "labels": _labels_json(labels),
                 "best": _labels_json(answer.best),
                 "lane": answer.decision.lane if answer.decision else None,
+                "uncertain": answer.decision.uncertain if answer.decision else None,
                 "error": answer.error,
             }
         )

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         le=3600,
         description="seconds between a worker's looks at the model store; 0: it stays with its model",
     )
-    engine: Literal["auto", "litert", "litert-fp32", "tensorflow"] = Field(
+    engine: Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"] = Field(
         "auto", description="what runs the model: auto takes TensorFlow where it sees a GPU, else LiteRT"
     )
     policies: dict[Name, PolicyOverride] = Field(
@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     linger_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
     decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
     engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
+    tensorflow_xla: bool = Field(
+        False, description="compile TensorFlow's model with XLA, for each batch size: for GPUs, far slower on CPUs"
+    )
     result_cache_items: int = Field(
         10_000, ge=0, description="answers remembered, so that identical images are not sorted anew; 0: none"
     )

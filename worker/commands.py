@@ -19,7 +19,9 @@ def add_to(app: typer.Typer) -> None:
 def worker(
     queues: Annotated[str | None, typer.Option(help="queues to work on, most urgent first, e.g. live,bulk")] = None,
     model: Annotated[str | None, typer.Option(help="model to serve: NAME or NAME@VERSION")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, litert, litert-fp32 or tensorflow")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(help="most images in one batch")] = None,
     linger_ms: Annotated[float | None, typer.Option(help="longest wait for a batch to fill, ms")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="port of /metrics, /healthz, /readyz; 0: a free one")] = None,

@@ -47,9 +47,14 @@ def load_bundle(folder: Path, settings: Settings, *, beside: bool = False) -> Se
     """
     bundle = open_bundle(folder)
     engine = open_engine(
-        bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch, beside=beside
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        beside=beside,
+        xla=settings.tensorflow_xla,
     )
-    engine.warm_up([1] if beside and engine.name != "tensorflow" else [1, settings.max_batch])
+    engine.warm_up([1] if beside and engine.name.startswith("litert") else [1, settings.max_batch])
     return Served(bundle.manifest, engine, decoder_of(bundle.manifest, settings))
 
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EngineName = Literal["litert", "litert-fp32", "tensorflow"]
-EngineKind = Literal["auto", "litert", "litert-fp32", "tensorflow"]
+EngineName = Literal["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
+EngineKind = Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
 
 _NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
 class Engine(Protocol):
-    """A model ready to run. Belongs to one thread at a time."""
+    """A model ready to run. No more than `callers` threads may use it at a time."""
 
     @property
     def name(self) -> EngineName:
@@ -43,6 +43,10 @@ class Engine(Protocol):
     @property
     def classes_count(self) -> int:
         """C of the answers' shape [N, C]."""
+
+    @property
+    def callers(self) -> int:
+        """How many threads may be in `predict` at once, and should be, to keep what it runs on busy."""
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
@@ -57,7 +61,9 @@ class Engine(Protocol):
         """
 
 
-def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, beside: bool = False) -> Engine:
+def open_engine(
+    bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, beside: bool = False, xla: bool = False
+) -> Engine:
     """An engine for `bundle` that has just given its golden answers.
 
     Args:
@@ -68,6 +74,7 @@ def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: in
         max_batch: most images in one batch; larger ones are still answered, in pieces or slower.
         beside: a model at work in this process: prove the bundle without hurry, and don't keep from the user what
             native libraries say, as what the worker says meanwhile would be lost with it.
+        xla: compile TensorFlow's model; nothing to the other engines.
 
     Raises:
         BadBundle: a model file can't be loaded, or its answers are not the golden ones.
@@ -77,7 +84,7 @@ def open_engine(bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: in
     name = choose(kind, cpu_engine=bundle.manifest.cpu_engine)
     # XNNPACK and CUDA announce themselves on standard error, once.
     with contextlib.nullcontext() if beside else quiet_native():
-        engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch)
+        engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch, xla=xla)
         replay_golden(bundle, Unhurried(engine) if beside else engine)
     return engine
 
@@ -100,8 +107,12 @@ def tensorflow_installed() -> bool:
 
 
 def runnable_engines() -> tuple[EngineName, ...]:
-    """The engines that can run on this machine."""
-    return ("litert", "litert-fp32", "tensorflow") if tensorflow_installed() else ("litert", "litert-fp32")
+    """The engines that are of use on this machine."""
+    if not tensorflow_installed():
+        return ("litert", "litert-fp32")
+    # CPUs compute half precision in software, some ten times slower than float32.
+    mixed: tuple[EngineName, ...] = ("tensorflow-mixed",) if gpu_visible() else ()
+    return ("litert", "litert-fp32", "tensorflow", *mixed)
 
 
 def usable_cores() -> int:
@@ -109,11 +120,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int) -> Engine:
+def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla: bool) -> Engine:
     size_px, classes_count = bundle.manifest.input_size_px, len(bundle.manifest.classes)
-    if name == "tensorflow":
+    if name == "tensorflow" or name == "tensorflow-mixed":
         if not tensorflow_installed():
-            raise NotFound("engine tensorflow: TensorFlow is not installed: pip install 'sortline[gpu]'.")
+            raise NotFound(f"engine {name}: TensorFlow is not installed: pip install 'sortline[gpu]'.")
         from model_store.engines.tensorflow import TensorFlowEngine
 
         return TensorFlowEngine(
@@ -122,6 +133,9 @@ def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int) -> 
             classes_count=classes_count,
             threads=threads,
             max_batch=max_batch,
+            frozen=True,
+            mixed=name == "tensorflow-mixed",
+            xla=xla,
         )
     from model_store.engines.litert import LiteRTEngine
 

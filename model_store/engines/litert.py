@@ -1,5 +1,15 @@
 """The CPU engine: LiteRT with its XNNPACK kernels, int8 or fp32. Never imports TensorFlow.
 
+A batch is not one tensor but so many single images, dealt out to as many interpreters as there are threads, each
+with one thread of its own. Against one interpreter with two threads and the whole batch as one tensor (MobileNetV2 at
+224 px, 16 images, two shared cores): 1.21 times the images/s in int8, 1.30 times in fp32, at 0.82 and 0.74 of the CPU
+time an image; 1.15 times while two threads decode JPEGs beside it. The reasons:
+
+- an image's activations stay in a core's cache, those of sixteen don't;
+- two threads in one operator wait for each other after each operator, and for long when one lost its core to a decoder;
+- nothing is ever resized (0.5 to 2 ms each time the batch's size changes) or padded, and memory doesn't grow with the
+  batch: some 10 MB an interpreter in int8, 25 MB in fp32, where sixteen images in one tensor took 72 and 133.
+
 `Interpreter.invoke` releases Python's interpreter lock, so decoding and claiming go on while the model runs.
 (Measured with ai-edge-litert 2.3 on two shared cores: a counting thread kept 86 % of its pace beside a model
 in another thread, and 93 % beside an unrelated process; held, the lock would have left it a few percent.)
@@ -7,9 +17,11 @@ in another thread, and 93 % beside an unrelated process; held, the lock would ha
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -17,6 +29,9 @@ from numpy.typing import NDArray
 
 from model_store.engines.checks import check_answer, check_batch
 from shared.errors import BadBundle, EngineFailed
+
+# Most interpreters that share a batch: each holds the weights once more. With more threads, each gets several.
+MAX_LANES = 4
 
 
 class LiteRTEngine:
@@ -39,46 +54,92 @@ class LiteRTEngine:
         self.name = name
         self.input_size_px = input_size_px
         self.classes_count = classes_count
-        try:
-            self._interpreter = Interpreter(model_path=str(model_file), num_threads=threads)
-            (image,), (answer,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        except (ValueError, RuntimeError) as error:
-            raise BadBundle(f"{model_file} can't be loaded by LiteRT: {error}. Publish the model again.") from error
-        if image["dtype"] is not np.uint8 or list(image["shape"][1:]) != [input_size_px, input_size_px, 3]:
-            raise BadBundle(
-                f"{model_file} takes {np.dtype(image['dtype'])}{image['shape'].tolist()}, "
-                f"should be uint8[N, {input_size_px}, {input_size_px}, 3]. Publish the model again."
-            )
-        self._input_index = image["index"]
-        self._output_index = answer["index"]
-        # A scale of 0 is LiteRT's way to say that the output is not quantised.
-        self._scale, self._zero_point = answer["quantization"]
-        self._batch_size = 0  # what the tensors are allocated for; 0: nothing yet
+        self.callers = 1
+        lanes = min(threads, MAX_LANES)
+        self._lanes = [_Lane(model_file, size_px=input_size_px, threads=threads // lanes) for _ in range(lanes)]
+        # A lone image has nobody to share with: all threads work on it together (two: 0.6 to 0.7 of one's time).
+        self._lone = _Lane(model_file, size_px=input_size_px, threads=threads) if lanes > 1 else self._lanes[0]
+        self._pool = ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="litert")
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Allocate for and run each size once, the last one last: it stays allocated."""
-        size_px = self.input_size_px
-        for batch_size in batch_sizes:
-            self.predict(np.zeros((batch_size, size_px, size_px, 3), np.uint8))
+        """Run one image on each interpreter that batches of these sizes use: no size needs more."""
+        blank = np.zeros((1, self.input_size_px, self.input_size_px, 3), np.uint8)
+        for batch_size in sorted({min(size, 2) for size in batch_sizes}):
+            for lane in [self._lone] if batch_size == 1 else self._lanes:
+                self._answer_all([lane], blank)
 
     def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.predict`."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
-        try:
-            if len(batch) != self._batch_size:
-                self._resize(batch.shape)
-            self._interpreter.set_tensor(self._input_index, batch)
-            self._interpreter.invoke()
-            answer = self._interpreter.get_tensor(self._output_index)
-        except (ValueError, RuntimeError) as error:
-            self._batch_size = 0  # how far it came is unknown: allocate anew next time
-            raise EngineFailed(f"engine {self.name} failed on uint8{list(batch.shape)}: {error}") from error
-        if self._scale:
-            answer = (answer.astype(np.float32) - self._zero_point) * np.float32(self._scale)
+        lanes = [self._lone] if len(batch) == 1 else self._lanes[: len(batch)]
+        answer = self._answer_all(lanes, batch)
         return check_answer(answer, images=len(batch), classes_count=self.classes_count, engine=self.name)
 
-    def _resize(self, shape: tuple[int, ...]) -> None:
-        """Costs some 2 ms with MobileNetV2, as much as one image, hence only when the size changes."""
-        self._interpreter.resize_tensor_input(self._input_index, shape)
-        self._interpreter.allocate_tensors()
-        self._batch_size = shape[0]
+    def _answer_all(self, lanes: Sequence[_Lane], batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            return np.concatenate(self._shared(lanes, batch))
+        except (ValueError, RuntimeError) as error:
+            raise EngineFailed(f"engine {self.name} failed on uint8{list(batch.shape)}: {error}") from error
+
+    def _shared(self, lanes: Sequence[_Lane], batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """The rows of each image, in order. Each lane takes the next image as soon as it is done with one."""
+        waiting = deque(range(len(batch)))
+        answers: dict[int, NDArray[np.float32]] = {}
+
+        def work(lane: _Lane) -> None:
+            while waiting:
+                try:
+                    index = waiting.popleft()
+                except IndexError:  # another lane was quicker
+                    return
+                answers[index] = lane.answer(batch[index : index + 1])
+
+        helpers = [self._pool.submit(work, lane) for lane in lanes[1:]]
+        try:
+            work(lanes[0])
+        finally:
+            # Whatever happened: they read the caller's pixels, and their interpreters are needed for the next batch.
+            wait(helpers)
+        for helper in helpers:
+            helper.result()  # raises what it raised
+        return [answers[index] for index in range(len(batch))]
+
+
+class _Lane:
+    """One interpreter, allocated for one image. Used by one thread at a time."""
+
+    def __init__(self, model_file: Path, *, size_px: int, threads: int) -> None:
+        try:
+            self._interpreter = Interpreter(model_path=str(model_file), num_threads=threads)
+            (image,), (answer,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            _check_input(image, model_file, size_px=size_px)
+            self._input_index, self._output_index = image["index"], answer["index"]
+            self._interpreter.resize_tensor_input(self._input_index, [1, size_px, size_px, 3])
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise BadBundle(f"{model_file} can't be loaded by LiteRT: {error}. Publish the model again.") from error
+        # A scale of 0 is LiteRT's way to say that the output is not quantised.
+        self._scale, self._zero_point = answer["quantization"]
+
+    def answer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The rows, float32 [1, C] of a sound model, for one image [1, S, S, 3].
+
+        `set_tensor` copies 10 microseconds' worth of pixels; writing through `tensor()` took the same.
+
+        Raises:
+            RuntimeError, ValueError: LiteRT's own.
+        """
+        self._interpreter.set_tensor(self._input_index, image)
+        self._interpreter.invoke()
+        rows: NDArray[Any] = self._interpreter.get_tensor(self._output_index)
+        if self._scale:
+            rows = (rows.astype(np.float32) - self._zero_point) * np.float32(self._scale)
+        return rows
+
+
+def _check_input(image: dict[str, Any], model_file: Path, *, size_px: int) -> None:
+    if image["dtype"] is not np.uint8 or list(image["shape"][1:]) != [size_px, size_px, 3]:
+        raise BadBundle(
+            f"{model_file} takes {np.dtype(image['dtype'])}{image['shape'].tolist()}, "
+            f"should be uint8[N, {size_px}, {size_px}, 3]. Publish the model again."
+        )

@@ -25,6 +25,7 @@ class Unhurried:
         self.name: EngineName = engine.name
         self.input_size_px = engine.input_size_px
         self.classes_count = engine.classes_count
+        self.callers = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Each size as it is: a shape can't be warmed up in pieces."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from model_store.bundle import (
     FLOAT_TOLERANCE,
     INT8_TOLERANCE,
+    MIXED_TOLERANCE,
     Golden,
     file_digests,
     golden,
@@ -190,21 +191,21 @@ def test_golden_that_is_no_archive_or_holds_objects_is_refused(copied: Path) -> 
         golden(bundle)
 
 
-@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow"])
+@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"])
 def test_the_golden_answers_themselves_pass(tiny_bundle: Path, name: EngineName) -> None:
     bundle = open_bundle(tiny_bundle)
     expected = golden(bundle)
     replay_golden(bundle, Answering(name, expected.int8 if name == "litert" else expected.float32))
 
 
-@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow"])
+@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"])
 @pytest.mark.parametrize("times_tolerance", [0.9, 1.1, np.nan])
 def test_one_answer_off_by_more_than_the_tolerance_is_refused(
     tiny_bundle: Path, name: EngineName, times_tolerance: float
 ) -> None:
     bundle = open_bundle(tiny_bundle)
     expected = golden(bundle)
-    tolerance = INT8_TOLERANCE if name == "litert" else FLOAT_TOLERANCE
+    tolerance = {"litert": INT8_TOLERANCE, "tensorflow-mixed": MIXED_TOLERANCE}.get(name, FLOAT_TOLERANCE)
     answers = (expected.int8 if name == "litert" else expected.float32).copy()
     answers[3, 1] += times_tolerance * tolerance
     if times_tolerance < 1:
@@ -214,11 +215,12 @@ def test_one_answer_off_by_more_than_the_tolerance_is_refused(
             replay_golden(bundle, Answering(name, answers))
 
 
-def test_int8_answers_within_the_tolerance_must_give_the_same_labels(copied: Path) -> None:
+@pytest.mark.parametrize("engine", ["litert", "tensorflow-mixed"])
+def test_rounded_answers_within_the_tolerance_must_give_the_same_labels(copied: Path, engine: EngineName) -> None:
     bundle = open_bundle(copied)
     images = np.zeros((1, 32, 32, 3), np.uint8)
     before, after = (np.array([[0.49, row, 0.02]], np.float32) for row in (0.51, 0.49))
     write_golden(copied, Golden(images=images, float32=before, int8=before))
-    replay_golden(bundle, Answering("litert", before))
+    replay_golden(bundle, Answering(engine, before))
     with pytest.raises(BadBundle, match=r"golden image 0 is \['good'\], was \['no cap'\]"):
-        replay_golden(bundle, Answering("litert", after))
+        replay_golden(bundle, Answering(engine, after))

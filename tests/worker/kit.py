@@ -87,6 +87,7 @@ class ToneEngine:
 
     name = "litert"
     classes_count = len(CLASSES)
+    callers = 1
 
     def __init__(self, before: BeforePredict = nothing, *, size_px: int = SIZE_PX) -> None:
         self._before = before

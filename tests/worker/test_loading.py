@@ -33,6 +33,7 @@ class Slow(kit.ToneEngine):
         ("litert", False, [1, 16]),
         ("litert", True, [1]),
         ("litert-fp32", True, [1]),
+        ("tensorflow-mixed", True, [1, 16]),
         ("tensorflow", True, [1, 16]),  # it compiles each shape: seconds that no job may wait for
     ],
 )

@@ -1,0 +1,168 @@
+"""The LiteRT engine: how a batch is dealt out, and what is left when that fails. Its answers: `test_engines`."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from model_store.engines.litert import LiteRTEngine
+from model_store.manifest import INT8_FILE
+from shared.errors import EngineFailed
+from tests.model_store.tiny_bundle import lite_converter, random_images, tiny_module
+
+
+@dataclass
+class Invocations:
+    """Which interpreters ran, in order, and whether the next runs fail."""
+
+    of: list[int]
+    fail_next: int = 0
+
+
+@pytest.fixture
+def invocations(monkeypatch: pytest.MonkeyPatch) -> Invocations:
+    seen = Invocations([])
+    invoke = Interpreter.invoke
+    recording = threading.Lock()
+
+    def recorded(self: Interpreter) -> None:
+        with recording:
+            seen.of.append(id(self))
+            seen.fail_next -= 1
+            fails = seen.fail_next >= 0
+        if fails:
+            raise RuntimeError("Node number 3 failed to invoke")
+        invoke(self)
+
+    monkeypatch.setattr(Interpreter, "invoke", recorded)
+    return seen
+
+
+def litert(bundle: Path, *, threads: int) -> LiteRTEngine:
+    return LiteRTEngine(bundle / INT8_FILE, name="litert", input_size_px=32, classes_count=3, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("failures", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 4])
+def test_litert_recovers_from_a_failed_run(
+    tiny_bundle: Path, invocations: Invocations, *, threads: int, failures: int, count: int
+) -> None:
+    engine = litert(tiny_bundle, threads=threads)
+    images = random_images(6)
+    before = engine.predict(images)
+    invocations.fail_next = failures
+    with pytest.raises(EngineFailed, match=rf"litert failed on uint8\[{count}, 32, 32, 3\]: Node number 3"):
+        engine.predict(random_images(count))
+    invocations.fail_next = 0
+    np.testing.assert_array_equal(engine.predict(images), before)
+
+
+def test_litert_never_waits_with_a_neighbour_still_reading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller fills its buffer anew once `predict` is over, however it ended."""
+    engine = litert(tiny_bundle, threads=2)
+    invoke, caller, helped = Interpreter.invoke, threading.current_thread(), threading.Event()
+    ended: list[str] = []
+
+    def invoked(self: Interpreter) -> None:
+        if threading.current_thread() is caller:
+            assert helped.wait(10)  # the other has begun
+            raise RuntimeError("broken")
+        helped.set()
+        time.sleep(0.1)
+        invoke(self)
+        ended.append("helper")
+
+    monkeypatch.setattr(Interpreter, "invoke", invoked)
+    with pytest.raises(EngineFailed, match="broken"):
+        engine.predict(random_images(2))
+    assert ended == ["helper"]
+
+
+def test_litert_deals_a_batch_out_and_puts_all_threads_on_a_lone_image(
+    tiny_bundle: Path, invocations: Invocations
+) -> None:
+    engine = litert(tiny_bundle, threads=2)
+    engine.warm_up([1])
+    (lone,) = invocations.of
+    invocations.of.clear()
+    engine.warm_up([4, 16])
+    lanes = set(invocations.of)
+    assert len(invocations.of) == len(lanes) == 2
+    assert lone not in lanes
+    invocations.of.clear()
+    engine.predict(random_images(9))
+    assert len(invocations.of) == 9
+    assert set(invocations.of) <= lanes
+    invocations.of.clear()
+    engine.predict(random_images(1))
+    assert invocations.of == [lone]
+
+
+def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = litert(tiny_bundle, threads=3)
+    invoke, all_in = Interpreter.invoke, threading.Barrier(3, timeout=10)
+    monkeypatch.setattr(Interpreter, "invoke", lambda self: (all_in.wait(), invoke(self))[1])
+    engine.predict(random_images(3))
+
+
+@pytest.mark.parametrize(("threads", "lanes", "each"), [(1, 1, 1), (3, 3, 1), (4, 4, 1), (9, 4, 2)])
+def test_litert_shares_its_threads_out(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, lanes: int, each: int
+) -> None:
+    made: list[int] = []
+    create = Interpreter.__init__
+
+    def counted(self: Interpreter, *, num_threads: int, **options: Any) -> None:
+        made.append(num_threads)
+        create(self, num_threads=num_threads, **options)
+
+    monkeypatch.setattr(Interpreter, "__init__", counted)
+    litert(tiny_bundle, threads=threads)
+    assert made == [each] * lanes + ([threads] if lanes > 1 else [])
+
+
+def test_litert_allocates_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = litert(tiny_bundle, threads=2)
+
+    def allocate(self: Interpreter) -> None:
+        raise AssertionError("allocated again")
+
+    monkeypatch.setattr(Interpreter, "allocate_tensors", allocate)
+    for count in (1, 16, 3, 1):
+        assert len(engine.predict(random_images(count))) == count
+
+
+def test_a_litert_engine_that_is_replaced_leaves_no_threads(tiny_bundle: Path) -> None:
+    before = set(threading.enumerate())
+    engine = litert(tiny_bundle, threads=3)
+    engine.predict(random_images(8))
+    helpers = set(threading.enumerate()) - before
+    assert helpers
+    del engine
+    gc.collect()
+    for thread in helpers:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in helpers)
+
+
+def test_litert_dequantises_a_quantised_output(tiny_bundle: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    converter = lite_converter(tf, tiny_module(tf, mode="multi", size_px=32), int8_from=random_images(32, seed=1))
+    converter.inference_output_type = tf.uint8
+    (tmp_path / INT8_FILE).write_bytes(converter.convert())
+    images = random_images(20)
+    answers = [
+        LiteRTEngine(folder / INT8_FILE, name="litert", input_size_px=32, classes_count=3, threads=1).predict(images)
+        for folder in (tmp_path, tiny_bundle)
+    ]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1 / 256)
