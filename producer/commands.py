@@ -54,6 +54,10 @@ def camera(
     quality: Annotated[int, typer.Option(help="simulated: JPEG quality, 1 to 95")] = 85,
     seed: Annotated[int, typer.Option(help="simulated: same seed and line, same frames")] = 0,
     pool: Annotated[int, typer.Option(help="simulated: different frames, replayed in turn")] = 240,
+    replay: Annotated[
+        int | None,
+        typer.Option(min=1, help="simulated: draw so many frames first, at any rate, then send them over and over"),
+    ] = None,
     encoder_per_frame: Annotated[
         int | None, typer.Option(help="encoder counts the belt moves from frame to frame")
     ] = None,
@@ -96,7 +100,8 @@ def camera(
             f"metrics at http://{settings.metrics_host}:{metrics.serve(settings.metrics_host, metrics_port)}/metrics"
         )
     if source == "simulated":
-        frames = _simulated(options, size=size, quality=quality, seed=seed, pool=pool)
+        draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
+        frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)
     else:
         frames = _folder(source, settings)
     with (
@@ -188,14 +193,14 @@ def results(
             display.note(f"no results{f' of line {line}' if line else ''} yet.")
 
 
-def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int) -> Source:
-    """The simulator, drawn ahead where drawing would not keep up with the rate."""
+def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
+    """The simulator; `draw_first` has all that will be sent drawn before the camera starts."""
     from producer import display
     from producer.simulator import SimulatedSource
     from producer.sources import SimulatedFrames
 
     simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
-    if not 0 < options.rate_hz <= _DRAW_AHEAD_HZ:
+    if draw_first:
         slots = pool if options.count is None else min(pool, options.count)
         display.with_progress(islice(simulated.draw_all(), slots), total=slots, title="drawing bottles")
     return SimulatedFrames(simulated)

@@ -19,7 +19,7 @@ _END_TIMEOUT_S = 30.0
 
 
 class Child:
-    """`sortline ARGUMENTS…` as a process that ends when the block does, or when the caller is killed.
+    """`sortline ARGUMENTS…`, or another module's, as a process that ends with the block, or when the caller is killed.
 
     Ctrl-C goes to the caller alone, which decides in what order its children end.
     """
@@ -30,16 +30,17 @@ class Child:
         *,
         log: Path,
         out: Path | None = None,
+        module: str = "sortline",
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Starts it, with `variables` in its environment beside the caller's.
+        """Starts it (`python -m module`), with `variables` in its environment beside the caller's.
 
         Standard error goes to the file `log`; standard output to `out`, or to `log` as well.
         """
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-P", str(_KEEPER), sys.executable, "-m", "sortline", *arguments],
+                [sys.executable, "-P", str(_KEEPER), sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=errors,

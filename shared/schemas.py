@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
     SORTED = "sorted"  # classified in time
     LATE = "late"  # classified, but past its deadline: do not fire
-    EXPIRED = "expired"  # past its deadline before the model: not classified
+    EXPIRED = "expired"  # its deadline was past, or out of reach, before the model: not classified
     REJECTED = "rejected"  # not a usable image
     FAILED = "failed"  # gave up after its attempts
 

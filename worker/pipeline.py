@@ -12,9 +12,9 @@ claimed that can't start soon. A job belongs to one model from its decoding on (
 
 Where it can go wrong, and what becomes of the job:
     claim    not ours, or not JSON      failed, never retried (BadJob)
-             deadline already past      expired
+             deadline out of reach      expired (Outlook)
     decode   not a usable image         rejected (BadImage)
-    batch    deadline past meanwhile    expired
+    batch    deadline out of reach now  expired
     infer    engine failed on the item  retried, then failed (EngineFailed); a canary's: answered by the other model
     finish   lease lost                 nothing is written: the job is another worker's
     server away, in any step            wait and go on
@@ -52,6 +52,7 @@ from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
 from worker.loops import Loops
 from worker.metrics import Metrics
+from worker.outlook import Outlook
 from worker.serving import Slot
 
 log = logging.getLogger("sortline.pipeline")
@@ -100,6 +101,7 @@ class Pipeline:
         self._burst = burst
         self._clock = clock
         self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s)
+        self._outlook = Outlook(max_batch=max_batch)
         self._comparer = Comparer(parts.slot, sink=parts.comparisons, max_waiting=self._capacity, metrics=parts.metrics)
         self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
@@ -194,7 +196,7 @@ class Pipeline:
     def _decode(self, ticket: Ticket, image: bytes | None, *, others_wait: bool) -> None:
         route = self._parts.slot.now.route(ticket.job)
         try:
-            if self._hopeless(ticket):
+            if self._hopeless(ticket, self._outlook.before_decoding(route.model, waiting=len(self._batcher))):
                 self._done.put([self._expired(ticket, route.model.decider)])
                 return
             key = self._parts.cache.key(ticket.job, image, route)
@@ -210,6 +212,7 @@ class Pipeline:
             log.exception("decoding job %s failed", ticket.job.job_id)
             self._done.put([self._retry_or_fail(ticket, error, route.model.decider)])
         else:
+            self._outlook.decoded(item.decode_ms / 1000)
             self._batcher.put(item)
             if item.peer is not None and item.peer.pixels is None and image is not None and not others_wait:
                 decode_for_peer(item.peer, image, camera=ticket.job.camera)
@@ -244,17 +247,20 @@ class Pipeline:
     def _run(self, batch: Batch) -> None:
         items: list[Decoded] = []
         done: list[Done] = []
+        model = batch.items[0].model  # a batch is of one model
+        needs_s = self._outlook.before_model(model, images=len(batch.items), others_wait=len(self._batcher) > 0)
         for item in sorted(batch.items, key=_where):
             if item.ticket.claimed.lease not in self._parts.inflight:
                 continue  # lost while it waited, and counted there: another worker has it
-            if self._hopeless(item.ticket):
+            if self._hopeless(item.ticket, needs_s):
                 done.append(self._expired(item.ticket, item.model.decider, decode_ms=item.decode_ms))
             else:
                 items.append(item)
         answered: list[Answered] = []
         if items:
             started_at = time.monotonic()
-            answered = self._answer(items)
+            with self._outlook.running(model.cost.estimate(len(items))):
+                answered = self._answer(items)
             infer_s = time.monotonic() - started_at
             self._parts.metrics.engine_seconds.labels("busy").inc(infer_s)
             self._parts.metrics.batch_size.observe(len(items))
@@ -262,7 +268,6 @@ class Pipeline:
             finished_at = self._clock()
             for each in answered:
                 done.append(self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
-        model = batch.items[0].model  # a batch is of one model
         model.buffer.give_back(item.place for item in batch.items)
         self._observe_margins(done)
         self._done.put(done)
@@ -294,8 +299,8 @@ class Pipeline:
             if each.result is not None and each.result.deadline_margin_ms is not None:
                 self._comparer.room.observe(each.result.deadline_margin_ms / 1000)
 
-    def _hopeless(self, ticket: Ticket) -> bool:
-        return ticket.job.deadline_at is not None and self._clock() > ticket.job.deadline_at
+    def _hopeless(self, ticket: Ticket, needs_s: float) -> bool:
+        return ticket.job.deadline_at is not None and self._clock() + needs_s > ticket.job.deadline_at
 
     def _expired(self, ticket: Ticket, decider: Decider, decode_ms: float | None = None) -> Done:
         result = decider.expired(ticket, spent=Spent(decode_ms), finished_at=self._clock())

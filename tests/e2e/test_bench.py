@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import redis
+from PIL import Image
 
 from shared.settings import Settings
 from tests.e2e.kit import sortline
@@ -17,13 +18,15 @@ def test_queue_and_line_give_their_ratios(settings: Settings, tiny_models: Path,
     done = sortline(*arguments, settings=plant)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    queue, line = document["benchmarks"]
-    assert (queue["benchmark"], line["benchmark"]) == ("queue", "line 224x224")
+    line, queue = document["benchmarks"]
+    assert (line["benchmark"], queue["benchmark"]) == ("line 224x224", "queue")
     assert queue["ratio_to_rq_simple_worker"] > 0
     assert line["ratio_to_no_queue"] > 0
     assert document["machine"]["cores"] > 0
     written = list((tmp_path / "bench-out").glob("*.json"))
     assert [json.loads(path.read_text()) for path in written] == [document]
+    with Image.open(written[0].with_suffix(".png")) as plot:
+        assert plot.format == "PNG"
 
 
 def test_swaps_lose_nothing_and_give_both_times(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:

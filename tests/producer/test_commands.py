@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
 import json
 import os
@@ -80,6 +81,34 @@ def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Re
     for number, job_id in enumerate(client.lrange(keys.rq_queue("live"), 0, -1)):
         assert arguments(client, job_id.decode())["frame_id"] == number
         assert client.get(keys.image(job_id.decode())) == source.frame(number).data
+
+
+@pytest.mark.parametrize("rate", ["0", "1.5"])
+def test_replayed_frames_are_drawn_first_and_sent_over_and_over(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, rate: str
+) -> None:
+    """Also at a rate so low that drawing would keep up; each one is a job of its own, validated and hashed as ever."""
+    drawn: list[tuple[int, int]] = []
+    draw = SimulatedSource._draw
+
+    def noted(source: SimulatedSource, slot: int) -> simulator.SimulatedFrame:
+        drawn.append((slot, client.llen(keys.rq_queue("live"))))
+        return draw(source, slot)
+
+    monkeypatch.setattr(SimulatedSource, "_draw", noted)
+    result = run(
+        *("camera", "--line", "line-1", "--source", "simulated", "--rate", rate, "--count", "3", "--replay", "2"),
+        *("--size", "64x48"),
+    )
+    assert result.exit_code == 0, result.output
+    assert drawn == [(0, 0), (1, 0)]
+    source = SimulatedSource("line-1", size=(64, 48))
+    job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    sent = [client.get(keys.image(job_id)) for job_id in job_ids]
+    assert sent == [source.frame(number).data for number in (0, 1, 0)]
+    jobs = [arguments(client, job_id) for job_id in job_ids]
+    assert [job["frame_id"] for job in jobs] == [0, 1, 2]
+    assert jobs[2]["sha256"] == hashlib.sha256(sent[0]).hexdigest()
 
 
 def test_the_cameras_defaults_are_the_simulators() -> None:

@@ -44,6 +44,13 @@ def test_a_child_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None
     assert "max_batch" in (tmp_path / "log").read_text()
 
 
+def test_a_child_may_run_another_module(tmp_path: Path) -> None:
+    with Child(["--help"], log=tmp_path / "log", module="json.tool") as child:
+        wait_until(lambda: child.poll() is not None, "the child ends")
+        assert child.poll() == 0
+    assert "usage" in (tmp_path / "log").read_text()
+
+
 def test_end_stops_a_child_that_would_go_on(tmp_path: Path) -> None:
     arguments = ["camera", "--line", "ends", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
     child = Child(arguments, log=tmp_path / "log")

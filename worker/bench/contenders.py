@@ -1,4 +1,4 @@
-"""What the benchmarks compare, each run to its end in a process of its own.
+"""What the benchmarks compare, each run to its end in processes of its own.
 
 All but the baseline empty a queue that was filled before they start. Their speed is read from the
 results they leave: between the first and the last, so that starting up doesn't count.
@@ -6,51 +6,71 @@ results they leave: between the first and the last, so that starting up doesn't 
 
 from __future__ import annotations
 
-import json
+import functools
 import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import numpy as np
 import redis
 
 from shared import keys
 from shared.connection import connect
 from shared.errors import Transient
+from shared.schemas import SortResult
 from shared.settings import Settings, environment
+from worker.bench.crew import steady_rate, work_off
+from worker.bench.rates import rate_between
+from worker.bench.traffic import results
 
 LINE = "bench"
 CAMERA = "camera-1"  # as `sortline camera` calls one that is not named
+# Different frames, drawn before the first is sent: drawing takes some 20 ms each, at 1920x1080 more.
+REPLAYED = 40
+
+
+def for_bench(settings: Settings) -> Settings:
+    """The settings, with nothing that would answer for the worker or hold the producer up."""
+    return settings.model_copy(
+        update={
+            "log_level": "error",
+            "metrics_port": 0,
+            "queue_max_items": 1_000_000,
+            "queues": "live",
+            "result_cache_items": 0,  # frames are sent again and again
+        }
+    )
 
 
 def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> list[bytes]:
     """Put `count` simulated frames on the queue `live` of an emptied server, by the real producer.
 
     Returns:
-        the image files, in the order of the queue.
+        the image files, in the order of the queue; the same ones each time.
     """
     client: Any = connect(settings.redis_url)
     client.flushdb()
     command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--camera", CAMERA]
-    command += ["--source", "simulated", "--rate", "0"]
+    command += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
     command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
     done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=variables)
     if done.returncode:  # it has said why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(command[3:])}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
-    images = [
-        image for start in range(0, count, 100) for image in client.mget(map(keys.image, job_ids[start : start + 100]))
-    ]
-    if len(images) != count or None in images:
+    images: list[bytes] = []
+    known: dict[bytes, bytes] = {}  # so that a frame that was sent often is held once
+    for start in range(0, len(job_ids), 100):
+        found = client.mget(map(keys.image, job_ids[start : start + 100]))
+        images += [known.setdefault(image, image) for image in found if image is not None]
+    if len(images) != count:
         raise Transient(
-            f"the producer left {len(job_ids)} jobs on the queue instead of {count}: is it bounded by queue_max_items?"
+            f"the producer left {len(images)} images on the queue instead of {count}: is it bounded by queue_max_items?"
         )
     return images
 
@@ -58,71 +78,89 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
 def drained_rate(settings: Settings, *, count: int) -> float:
     """Images/s of whoever emptied the queue, from the results it left.
 
-    The results of the first finish count as the start, not as work.
+    Raises:
+        Transient: some images have no result, or more than one.
     """
-    client = connect(settings.redis_url)
-    entries: list[Any] = client.xrange(keys.results(LINE)) or []
-    finished = sorted(_finished_at(fields) for _, fields in entries)
-    if len(finished) != count:
-        raise Transient(f"{len(finished)} results instead of {count}: the run is void.")
-    started = sum(1 for at in finished if at == finished[0])
-    return (count - started) / (finished[-1] - finished[0])
+    return rate_between(result.finished_at for result in _results(settings, count=count))
 
 
-def _finished_at(fields: dict[bytes, bytes]) -> float:
-    return float(json.loads(fields[b"result"])["finished_at"])
+def shared_rate(settings: Settings, *, count: int) -> float:
+    """As `drained_rate`, of several workers while all of them were at it."""
+    return steady_rate(_results(settings, count=count))
+
+
+def _results(settings: Settings, *, count: int) -> list[SortResult]:
+    found = results(connect(settings.redis_url), LINE)
+    if len(found) != count:
+        raise Transient(f"{len(found)} results instead of {count}: the run is void.")
+    return found
 
 
 def in_process(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a fresh process: no contender inherits another's threads, caches or heap."""
+    """`function(*args)` in a fresh process: no contender inherits another's threads, caches or heap.
+
+    Raises:
+        Transient: the process died.
+        Whatever the function raised.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            raise Transient(f"a contender's process died ({function}): see its log above.") from error
+
+
+def sortline_rate(settings: Settings, *, count: int, null: bool = False) -> float:
+    """Images/s of Sortline's worker on a filled queue."""
+    in_process(functools.partial(run_sortline, null=null), settings)
+    return drained_rate(settings, count=count)
+
+
+def two_workers_rate(settings: Settings, *, count: int) -> float:
+    """Images/s of two workers with the null engine on one filled queue, while both are at it."""
+    from worker.bench.null import null_served
+
+    work_off([settings, settings], null_served)
+    return shared_rate(settings, count=count)
+
+
+def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) -> float:
+    """Images/s of RQ's SimpleWorker on a filled queue."""
+    in_process(functools.partial(run_simple_worker, null=null), settings)
+    return drained_rate(settings, count=count)
 
 
 def run_sortline(settings: Settings, *, null: bool) -> None:
     """Empty the queue with Sortline's worker."""
+    from shared.terminal import setup_logging
     from worker.bench.null import null_served
     from worker.service import WorkerService
 
-    WorkerService(settings, burst=True, load=null_served if null else None).run()
+    setup_logging(settings)
+    if code := WorkerService(settings, burst=True, load=null_served if null else None).run():
+        raise Transient(f"the worker ended with {code}: see its log above.")
 
 
 def run_simple_worker(settings: Settings, *, null: bool) -> None:
     """Empty the queue with RQ's SimpleWorker, the model loaded once before it starts."""
-    import logging
-
     from rq import SimpleWorker
-    from rq.serializers import JSONSerializer
 
     from worker import tasks
     from worker.bench.null import null_served
     from worker.loading import load_served
 
+    tasks.use(null_served(settings) if null else load_served(settings))
+    run_rq(SimpleWorker, settings)
+
+
+def run_rq(kind: type[Any], settings: Settings) -> None:
+    """Empty the queue with one of RQ's workers, as quiet as it can be."""
+    import logging
+
+    from rq.serializers import JSONSerializer
+
     os.environ.update(environment(settings))
-    served = null_served(settings) if null else load_served(settings)
-    tasks.use(served)
     client = redis.Redis.from_url(settings.redis_url)
-    worker = SimpleWorker(["live"], connection=client, serializer=JSONSerializer, log_job_description=False)
+    worker = kind(["live"], connection=client, serializer=JSONSerializer, log_job_description=False)
     worker.log.setLevel(logging.WARNING)
     worker.work(burst=True, logging_level="WARNING")
-
-
-def run_baseline(settings: Settings, images: Sequence[bytes]) -> float:
-    """Images/s of the same decoder and engine in one process with no queue: the ceiling.
-
-    Decodes on as many threads as the worker has while the engine runs, a batch ahead.
-    """
-    from model_store.engines import usable_cores
-    from worker.loading import load_served
-
-    served = load_served(settings)
-    batches = [images[i : i + settings.max_batch] for i in range(0, len(images), settings.max_batch)]
-    with ThreadPoolExecutor(settings.decode_threads or usable_cores()) as pool:
-        started = time.perf_counter()
-        ahead = [[pool.submit(served.decoder, image, CAMERA) for image in batch] for batch in batches[:2]]
-        for index in range(len(batches)):
-            pixels = np.stack([future.result() for future in ahead.pop(0)])
-            if index + 2 < len(batches):
-                ahead.append([pool.submit(served.decoder, image, CAMERA) for image in batches[index + 2]])
-            served.engine.predict(pixels)
-        return len(images) / (time.perf_counter() - started)

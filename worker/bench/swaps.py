@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -27,8 +26,10 @@ from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.settings import Settings, environment
-from worker.bench.benchmarks import Say
+from worker.bench import traffic
 from worker.bench.contenders import LINE
+from worker.bench.figures import Say, percentile, percentiles
+from worker.bench.machine import resident_mb
 
 VERSIONS = 3
 SWAPS_PER_STRETCH = 10
@@ -148,18 +149,17 @@ def _stretches(run: _Run, count: int, *, say: Say, of: int) -> None:
     run.stretches.append(Stretch(False, ended_at, time.time()))
 
 
-def _resident_mb(client: Any) -> int:
+def _resident_mb(client: Any) -> float:
     """Memory that the worker's process holds, in MB; 0 where the system doesn't tell."""
     (worker,) = client.smembers(keys.RQ_WORKERS)
-    statm = Path(f"/proc/{int(client.hget(worker, 'pid'))}/statm")
-    return round(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6) if statm.exists() else 0
+    return resident_mb(int(client.hget(worker, "pid")))
 
 
 def _all_results(client: Any, *, sent: int) -> list[SortResult]:
     until = time.monotonic() + PATIENCE_S
     while client.xlen(keys.results(LINE)) < sent and time.monotonic() < until:
         time.sleep(0.1)
-    return [_result(fields) for _, fields in client.xrange(keys.results(LINE))]
+    return traffic.results(client, LINE)
 
 
 def _result(fields: dict[bytes, bytes]) -> SortResult:
@@ -186,9 +186,9 @@ def _record(
             str(version): count
             for version, count in sorted(Counter(result.model.version for result in results if result.model).items())
         },
-        "with_swaps_ms": _percentiles(with_swaps),
-        "without_swaps_ms": _percentiles(without),
-        "p99_ratio": round(_percentile(with_swaps, 99) / _percentile(without, 99), 2),
+        "with_swaps_ms": percentiles(with_swaps),
+        "without_swaps_ms": percentiles(without),
+        "p99_ratio": round(percentile(with_swaps, 99) / percentile(without, 99), 2),
         "reached_s": {"median": round(statistics.median(run.reached_s), 2), "max": round(max(run.reached_s), 2)},
         "poll_s": settings.store_poll_s,
     }
@@ -202,13 +202,3 @@ def _times(results: Sequence[SortResult], stretches: Sequence[Stretch], *, swaps
         for result, window in itertools.product(results, windows)
         if window.began_at <= result.captured_at < window.ended_at
     ]
-
-
-def _percentiles(times_ms: Sequence[float]) -> dict[str, float]:
-    found = {f"p{percent}": round(_percentile(times_ms, percent), 1) for percent in (50, 95, 99)}
-    return {"images": len(times_ms), **found, "max": round(max(times_ms), 1)}
-
-
-def _percentile(times_ms: Sequence[float], percent: int) -> float:
-    ordered = sorted(times_ms)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

@@ -1,0 +1,92 @@
+"""How long a job still needs, by what the steps took lately."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import Gate, ToneEngine, frame
+from worker.batch import FINISH_MARGIN_S
+from worker.outlook import Outlook
+from worker.serving import Model
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def costing(seconds: dict[int, float]) -> Model:
+    model = kit.model()
+    for size, cost_s in seconds.items():
+        model.cost.observe(size, cost_s)
+    return model
+
+
+@pytest.fixture
+def model() -> Model:
+    return costing({1: 0.010, 2: 0.020, 4: 0.040})
+
+
+def test_where_nothing_is_under_way_everything_is_worth_a_try(model: Model) -> None:
+    outlook = Outlook(max_batch=4)
+    outlook.decoded(10.0)
+    assert outlook.before_decoding(model, waiting=0) == 0.0
+    assert outlook.before_model(model, images=1, others_wait=False) == 0.0
+
+
+def test_what_waits_is_done_before_it_in_full_batches(model: Model) -> None:
+    outlook = Outlook(max_batch=4)
+    assert outlook.before_decoding(model, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
+    assert outlook.before_decoding(model, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
+
+
+def test_decoding_goes_on_beside_the_batch_in_the_model(model: Model) -> None:
+    clock = Clock()
+    outlook = Outlook(max_batch=4, clock=clock)
+    outlook.decoded(0.005)
+    with outlook.running(0.040):
+        clock.now += 0.010
+        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
+        clock.now += 0.028
+        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+        clock.now += 1.0  # it takes longer than it should: no credit for that
+        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+    assert outlook.before_decoding(model, waiting=0) == 0.0
+
+
+def test_one_odd_frame_does_not_decide(model: Model) -> None:
+    outlook = Outlook(max_batch=4)
+    for _ in range(10):
+        outlook.decoded(0.002)
+    outlook.decoded(0.100)
+    assert outlook.before_decoding(model, waiting=1) < 0.002 + 0.100 / 10 + 0.020 + FINISH_MARGIN_S
+
+
+def test_a_batch_needs_what_its_size_costs(model: Model) -> None:
+    outlook = Outlook(max_batch=4)
+    assert outlook.before_model(model, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
+    assert outlook.before_model(model, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
+
+
+def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """The model is busy and takes a minute: none of those behind it can be met, though no deadline is past yet."""
+    gate = Gate()
+    its_parts = kit.parts(settings, ToneEngine(gate))
+    its_parts.slot.now.acting.cost.observe(1, 60.0)
+    (first,) = kit.submit(settings, frame(deadline_ms=30_000))
+    run = kit.pipeline(settings, its_parts, burst=True)
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    behind = kit.submit(settings, *[frame(deadline_ms=30_000) for _ in range(5)])
+    kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "those behind are answered while the first is in the model")
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(behind, "expired") | {first: "sorted"}
+    assert all(result.deadline_margin_ms > 0 for result in kit.stream(client) if result.deadline_margin_ms)

@@ -1,0 +1,68 @@
+"""Outlook: can a job still be answered in time? In: what the steps took lately. Out: seconds that it needs from here.
+
+Jobs leave a queue oldest first, so under overload those at its head are always about to expire. Worked on to the last
+millisecond, nearly all would be late; given up a little earlier, they leave the time to those behind them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from worker.batch import FINISH_MARGIN_S
+
+if TYPE_CHECKING:
+    from worker.serving import Model
+
+# Of a new decoding time in the running mean: a few dozen images, so that one odd frame doesn't decide.
+_WEIGHT = 0.05
+
+
+class Outlook:
+    """What one worker's decoding and model take, and what its model is at. May be asked and told by any thread.
+
+    Where nothing waits and the model is idle it asks for no time at all: trying costs nobody anything then, and what is
+    tried is how a worker learns that it has become faster again.
+    """
+
+    def __init__(self, *, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_batch = max_batch
+        self._clock = clock
+        self._decode_s = 0.0
+        self._ends_at: dict[int, float] = {}  # of the batches in the model, by thread
+        self._changing = threading.Lock()
+
+    def decoded(self, seconds: float) -> None:
+        """An image took this long to decode."""
+        self._decode_s += (seconds - self._decode_s) * (_WEIGHT if self._decode_s else 1.0)
+
+    @contextmanager
+    def running(self, cost_s: float) -> Iterator[None]:
+        """A batch is in the model meanwhile, for about `cost_s`."""
+        thread = threading.get_ident()
+        with self._changing:
+            self._ends_at[thread] = self._clock() + cost_s
+        try:
+            yield
+        finally:
+            with self._changing:
+                del self._ends_at[thread]
+
+    def before_decoding(self, model: Model, *, waiting: int) -> float:
+        """Seconds to the result of an image that isn't decoded yet, with `waiting` decoded ones before it."""
+        with self._changing:
+            if not waiting and not self._ends_at:
+                return 0.0
+            busy_s = max(0.0, min(self._ends_at.values()) - self._clock()) if self._ends_at else 0.0
+        full, rest = divmod(waiting, self._max_batch)
+        batches_s = full * model.cost.estimate(self._max_batch) + model.cost.estimate(rest + 1)
+        return max(self._decode_s, busy_s) + batches_s + FINISH_MARGIN_S
+
+    def before_model(self, model: Model, *, images: int, others_wait: bool) -> float:
+        """Seconds to the results of a batch of `images` that could start now."""
+        if images == 1 and not others_wait:
+            return 0.0
+        return model.cost.estimate(images) + FINISH_MARGIN_S
