@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
-    linger_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
+    linger_ms: float = Field(
+        0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to come"
+    )
     decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
     engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
     tensorflow_xla: bool = Field(

@@ -2,6 +2,9 @@
 
 A batch starts when it is full, when waiting longer would cost a deadline, or when its oldest item has
 lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
+
+By default nothing lingers for images that may or may not come: while the model is busy, batches form by
+themselves. Only for those that are just being decoded an idle model waits a little.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # An item without a deadline is placed as if it had this one, so that a stream of urgent items can't
 # keep it waiting for ever.
 NO_DEADLINE_S = 5.0
+# How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
+DECODING_WAIT_S = 0.002
 # Left over for deciding and finishing when a batch starts at the last moment for its deadline.
 FINISH_MARGIN_S = 0.005
 
@@ -96,14 +101,28 @@ class Batcher:
         self._heaps: dict[Model, list[_Waiting]] = {}  # none is empty
         self._order = itertools.count()
         self._draining = False
+        self._coming = 0  # items that are being decoded
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
+    def expect(self, count: int) -> None:
+        """So many items are on their way; each will be put or missed."""
+        with self._changed:
+            self._coming += count
+
+    def miss(self) -> None:
+        """One that was expected won't come."""
+        with self._changed:
+            self._coming -= 1
+            if not self._coming:
+                self._changed.notify()
+
     def put(self, item: Decoded) -> None:
-        """Leave an item for the next batches of its model."""
+        """Leave an item that was expected for the next batches of its model."""
         now = self._clock()
         deadline_at = item.ticket.job.deadline_at
         due = now + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
         with self._changed:
+            self._coming -= 1
             heap = self._heaps.setdefault(item.model, [])
             heapq.heappush(heap, _Waiting(due, next(self._order), item))
             if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
@@ -154,7 +173,7 @@ class Batcher:
         if self._draining:
             return _Start("drain", 0.0)
         now = self._clock()
-        linger_until = min(waiting.item.ready_at for waiting in heap) + self._linger_s
+        linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
         start_by = self._start_by(model, heap)
         if now >= linger_until:
             return _Start("linger", 0.0)
@@ -167,10 +186,13 @@ class Batcher:
 
         Waking one for each item would cost more than all else that is done for the item here.
         """
-        if len(heap) >= self._max_batch:
+        if len(heap) >= self._max_batch or self._coming <= 0:
             return True
-        starts_at = min(item.ready_at + self._linger_s, self._start_by(item.model, heap))
+        starts_at = min(item.ready_at + self._lingers_s(), self._start_by(item.model, heap))
         return starts_at < min(self._wakes_at.values())
+
+    def _lingers_s(self) -> float:
+        return max(self._linger_s, DECODING_WAIT_S) if self._coming > 0 else self._linger_s
 
     def _start_by(self, model: Model, heap: list[_Waiting]) -> float:
         return heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S

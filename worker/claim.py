@@ -17,6 +17,7 @@ import redis
 from rq.utils import utcformat
 
 from shared import keys
+from shared.wire import Wire
 from worker import scripts
 from worker.items import Claimed, Lease
 
@@ -97,9 +98,8 @@ class Claimer:
         lease_s: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`client` is used for blocking waits, so it must not be shared with a thread in a hurry."""
-        self._client = client
-        self._script = scripts.load(client, "claim")
+        self._wire = Wire(client)
+        self._script = scripts.load(self._wire, "claim")
         self._worker = worker
         self._queues = list(queues)
         self._bells = [keys.bell(queue) for queue in queues]
@@ -130,7 +130,7 @@ class Claimer:
             ]
         )
         claimed = [parse_claimed(job, started_at=now) for job in jobs]
-        images: list[Any] = self._client.mget([keys.image(job.lease.job_id) for job in claimed]) if claimed else []
+        images = self._wire.call("MGET", *(keys.image(job.lease.job_id) for job in claimed)) if claimed else []
         return Claim(claimed, images, bool(suspended))
 
     def wait(self, timeout_s: float) -> None:
@@ -139,4 +139,4 @@ class Claimer:
         Blocks on the bells, which our producers and scripts ring. A push by RQ's own tools
         (`rq requeue`) does not ring: the timeout bounds how long such a job waits.
         """
-        self._client.blpop(self._bells, timeout=timeout_s)
+        self._wire.call("BLPOP", *self._bells, timeout_s)

@@ -23,7 +23,7 @@ def worker(
         str | None, typer.Option(help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(help="most images in one batch")] = None,
-    linger_ms: Annotated[float | None, typer.Option(help="longest wait for a batch to fill, ms")] = None,
+    linger_ms: Annotated[float | None, typer.Option(help="how long an idle model waits for more images, ms")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="port of /metrics, /healthz, /readyz; 0: a free one")] = None,
     redis_url: RedisUrl = None,
     burst: Annotated[bool, typer.Option("--burst", help="end when the queues are empty")] = False,

@@ -97,7 +97,7 @@ class Comparer:
         for item, row in answered:
             if item.peer is None or isinstance(row, EngineFailed):
                 continue
-            if item.peer.pixels is None or len(self._waiting) >= self._max_waiting:
+            if item.peer.is_missing or len(self._waiting) >= self._max_waiting:
                 self._metrics.canary_skipped.inc()
             else:
                 self._waiting.append(_Seen(item, row, item.peer))
@@ -105,11 +105,11 @@ class Comparer:
     @property
     def ready(self) -> bool:
         """Whether a piece could be run now, were nothing else to do."""
-        return bool(self._waiting) and self.room.has(self._cost_s(1))
+        return bool(self._waiting) and self._waiting[0].peer.pixels is not None and self.room.has(self._cost_s(1))
 
     def step(self, *, spare_s: float) -> None:
         """Run one piece, if there is one that takes less than `spare_s`."""
-        self._forget_ended()
+        self._forget()
         if self.ready and self._cost_s(1) < spare_s:
             self._run(self._next_piece(min(PIECE_S, spare_s)))
 
@@ -121,16 +121,24 @@ class Comparer:
     def _cost_s(self, images: int) -> float:
         return self._waiting[0].peer.model.cost.estimate(images)
 
-    def _forget_ended(self) -> None:
-        """What waits for a trial that has ended would hold on to its model."""
-        while self._waiting and not self._slot.is_on(self._waiting[0].peer.trial):
+    def _forget(self) -> None:
+        """What waits for a trial that has ended would hold on to its model; what has no pixels waits for nothing."""
+        while self._waiting:
+            peer = self._waiting[0].peer
+            if self._slot.is_on(peer.trial):
+                if not peer.is_missing:
+                    return
+                self._metrics.canary_skipped.inc()
             self._waiting.popleft()
 
     def _next_piece(self, limit_s: float) -> list[_Seen]:
         """Images for one model: one, and more as they fit into `limit_s`."""
         piece = [self._waiting.popleft()]
         model = piece[0].peer.model
-        while self._waiting and self._waiting[0].peer.model is model and self._cost_s(len(piece) + 1) <= limit_s:
+        while self._waiting and self._cost_s(len(piece) + 1) <= limit_s:
+            peer = self._waiting[0].peer
+            if peer.model is not model or peer.pixels is None:
+                break
             piece.append(self._waiting.popleft())
         return piece
 

@@ -71,7 +71,7 @@ class Decider:
             outcome=Outcome.LATE if late else Outcome.SORTED,
             lane=self._policy(ticket).unsorted_lane if late else decision.lane,
             uncertain=decision.uncertain,
-            labels=tuple(Label(label=label, probability=round(p, 6)) for label, p in decision.labels),
+            labels=tuple(Label.trusted({"label": label, "probability": round(p, 6)}) for label, p in decision.labels),
             spent=spent,
             finished_at=finished_at,
         )
@@ -119,30 +119,33 @@ class Decider:
     ) -> SortResult:
         job = ticket.job
         margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
-        return SortResult(
-            job_id=job.job_id,
-            line=job.line,
-            camera=job.camera,
-            frame_id=job.frame_id,
-            encoder_count=job.encoder_count,
-            captured_at=job.captured_at,
-            finished_at=finished_at,
-            outcome=outcome,
-            labels=labels,
-            lane=lane,
-            uncertain=uncertain,
-            model=self.model,
-            timings_ms=Timings(
-                queue=_rounded(ticket.queue_ms),
-                decode=_rounded(spent.decode_ms),
-                batch=_rounded(spent.batch_ms),
-                infer=_rounded(spent.infer_ms),
-                total=_rounded((finished_at - job.captured_at) * 1000),
-            ),
-            deadline_margin_ms=margin_ms,
-            attempt=ticket.attempt,
-            worker=self._worker,
-            error=error,
+        timings_ms = {
+            "queue": _rounded(ticket.queue_ms),
+            "decode": _rounded(spent.decode_ms),
+            "batch": _rounded(spent.batch_ms),
+            "infer": _rounded(spent.infer_ms),
+            "total": _rounded((finished_at - job.captured_at) * 1000),
+        }
+        return SortResult.trusted(
+            {
+                "job_id": job.job_id,
+                "line": job.line,
+                "camera": job.camera,
+                "frame_id": job.frame_id,
+                "encoder_count": job.encoder_count,
+                "captured_at": job.captured_at,
+                "finished_at": finished_at,
+                "outcome": outcome,
+                "labels": labels,
+                "lane": lane,
+                "uncertain": uncertain,
+                "model": self.model,
+                "timings_ms": Timings.trusted(timings_ms),
+                "deadline_margin_ms": margin_ms,
+                "attempt": ticket.attempt,
+                "worker": self._worker,
+                "error": error,
+            }
         )
 
 

@@ -70,3 +70,5 @@ def decode_for_peer(peer: Peer, data: bytes, *, camera: str) -> None:
         peer.pixels = peer.model.decoder(data, camera)
     except Exception as error:  # the job is decoded and on its way: nothing here may touch it
         log.warning("an image can't be decoded for the comparison with %s: %s", str(peer.model), error)
+    finally:
+        peer.coming = False

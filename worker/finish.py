@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared.settings import Settings
+from shared.wire import Wire
 from worker import scripts
 from worker.claim import stamp
 from worker.items import Done, Ending
@@ -26,7 +27,7 @@ class Finisher:
     def __init__(
         self, client: redis.Redis, *, worker: str, settings: Settings, clock: Callable[[], float] = time.time
     ) -> None:
-        self._script = scripts.load(client, "finish")
+        self._script = scripts.load(Wire(client), "finish")
         self._worker = worker
         self._stream_maxlen = settings.results_maxlen
         self._result_ttl_s = settings.result_ttl_s

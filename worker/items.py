@@ -57,12 +57,19 @@ class Ticket:
 class Peer:
     """The other model that is to see an image while a canary is tried.
 
-    `pixels`, in its own size, stay None where there was no time to decode twice: then nothing is compared.
+    `pixels`, in its own size, stay None where there is no time to decode twice: then nothing is compared. `coming` is
+    true while they are being decoded, after the job itself went on.
     """
 
     trial: Trial
     model: Model
     pixels: Pixels | None = None
+    coming: bool = False
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there are no pixels, nor will be."""
+        return not self.coming and self.pixels is None  # in this order: the other thread writes in the opposite one
 
 
 @dataclass(frozen=True, slots=True)

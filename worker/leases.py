@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import redis
 
+from shared.wire import Wire
 from worker import scripts
 from worker.claim import execution_base, parse_claimed, stamp
 from worker.items import Claimed, Lease
@@ -88,9 +89,10 @@ class LeaseKeeper:
         inflight: Inflight,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._renew = scripts.load(client, "renew")
-        self._release = scripts.load(client, "release")
-        self._reap = scripts.load(client, "reap")
+        wire = Wire(client)
+        self._renew = scripts.load(wire, "renew")
+        self._release = scripts.load(wire, "release")
+        self._reap = scripts.load(wire, "reap")
         self._worker = worker
         self._queues = list(queues)
         self._lease_s = lease_s

@@ -31,13 +31,13 @@ class Outlook:
     def __init__(self, *, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_batch = max_batch
         self._clock = clock
-        self._decode_s = 0.0
+        self.decode_s = 0.0  # of one image, lately
         self._ends_at: dict[int, float] = {}  # of the batches in the model, by thread
         self._changing = threading.Lock()
 
     def decoded(self, seconds: float) -> None:
         """An image took this long to decode."""
-        self._decode_s += (seconds - self._decode_s) * (_WEIGHT if self._decode_s else 1.0)
+        self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
 
     @contextmanager
     def running(self, cost_s: float) -> Iterator[None]:
@@ -59,7 +59,7 @@ class Outlook:
             busy_s = max(0.0, min(self._ends_at.values()) - self._clock()) if self._ends_at else 0.0
         full, rest = divmod(waiting, self._max_batch)
         batches_s = full * model.cost.estimate(self._max_batch) + model.cost.estimate(rest + 1)
-        return max(self._decode_s, busy_s) + batches_s + FINISH_MARGIN_S
+        return max(self.decode_s, busy_s) + batches_s + FINISH_MARGIN_S
 
     def before_model(self, model: Model, *, images: int, others_wait: bool) -> float:
         """Seconds to the results of a batch of `images` that could start now."""

@@ -167,6 +167,7 @@ class Pipeline:
         self._encoded.take(sum(map(_size_bytes, claim.images)))
         jobs = list(zip(claim.jobs, claim.images, strict=True))
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
+        self._batcher.expect(len(jobs))
         for hand in range(min(self._decode_threads, len(jobs))):
             work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
@@ -188,22 +189,34 @@ class Pipeline:
                 ticket = admit(claimed, max_attempts=self._max_attempts)
             except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
                 self._refuse(claimed, error)
+                item = None
             else:
-                self._decode(ticket, image, others_wait=bool(hand))
+                item = self._decoded(ticket, image)
             finally:
                 self._encoded.give_back(_size_bytes(image))
+            if item is None:
+                self._batcher.miss()
+                continue
+            peer = item.peer
+            if peer is None or peer.pixels is not None or image is None or hand:  # nothing to do, or no time for it
+                self._batcher.put(item)
+                continue
+            peer.coming = True
+            self._batcher.put(item)
+            decode_for_peer(peer, image, camera=item.ticket.job.camera)
 
-    def _decode(self, ticket: Ticket, image: bytes | None, *, others_wait: bool) -> None:
+    def _decoded(self, ticket: Ticket, image: bytes | None) -> Decoded | None:
+        """What goes to the model; None where the job has its answer without it."""
         route = self._parts.slot.now.route(ticket.job)
         try:
             if self._hopeless(ticket, self._outlook.before_decoding(route.model, waiting=len(self._batcher))):
                 self._done.put([self._expired(ticket, route.model.decider)])
-                return
+                return None
             key = self._parts.cache.key(ticket.job, image, route)
             if key is not None and (row := self._parts.cache.get(key)) is not None:
                 result = route.model.decider.classified(ticket, row, spent=Spent(), finished_at=self._clock())
                 self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
-                return
+                return None
             item = decode_ticket(ticket, image, route, key=key)
         except BadImage as error:
             result = route.model.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
@@ -213,9 +226,8 @@ class Pipeline:
             self._done.put([self._retry_or_fail(ticket, error, route.model.decider)])
         else:
             self._outlook.decoded(item.decode_ms / 1000)
-            self._batcher.put(item)
-            if item.peer is not None and item.peer.pixels is None and image is not None and not others_wait:
-                decode_for_peer(item.peer, image, camera=ticket.job.camera)
+            return item
+        return None
 
     def _refuse(self, claimed: Claimed, error: Exception) -> None:
         trace = None if isinstance(error, BadJob) else error

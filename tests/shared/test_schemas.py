@@ -100,3 +100,32 @@ def test_the_fields_of_a_result_are_the_documented_ones() -> None:
     assert list(SortResult.model_fields) == documented.split()
     assert list(Timings.model_fields) == ["queue", "decode", "batch", "infer", "total"]
     assert {outcome.value for outcome in Outcome} == {"sorted", "late", "expired", "rejected", "failed"}
+
+
+def test_a_trusted_message_is_as_good_as_a_checked_one() -> None:
+    fields: dict[str, Any] = {
+        "job_id": "j1",
+        "line": "l1",
+        "camera": "c1",
+        "frame_id": "f",
+        "encoder_count": 3,
+        "captured_at": 1.5,
+        "finished_at": 2.5,
+        "outcome": Outcome.SORTED,
+        "labels": (Label.trusted({"label": "good", "probability": 0.5}),),
+        "lane": "good",
+        "uncertain": False,
+        "model": ModelRef(name="m", version=1, engine="litert"),
+        "timings_ms": Timings.trusted({"queue": 1.0, "decode": None, "batch": None, "infer": 2.0, "total": 3.0}),
+        "deadline_margin_ms": None,
+        "attempt": 1,
+        "worker": "w",
+        "error": None,
+    }
+    made, checked = SortResult.trusted(dict(fields)), SortResult(**fields)
+    assert set(fields) == set(SortResult.model_fields), "all fields are to be given"
+    assert made == checked
+    assert made.model_dump_json() == checked.model_dump_json()
+    assert SortResult.model_validate_json(made.model_dump_json()) == checked
+    with pytest.raises(ValidationError):
+        made.lane = "other"  # type: ignore[misc]

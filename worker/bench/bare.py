@@ -16,6 +16,7 @@ from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from shared.settings import Settings
+from shared.wire import Wire
 from worker import scripts
 from worker.bench.contenders import CAMERA, LINE, in_process
 from worker.claim import MAX_ENCODED_BYTES, execution_base, stamp
@@ -33,7 +34,8 @@ def bare_rate(settings: Settings, *, count: int) -> float:
 
 def _run(settings: Settings, count: int) -> float:
     client: Any = connect(settings.redis_url)
-    claim, finish = scripts.load(client, "claim"), scripts.load(client, "finish")
+    wire = Wire(client)
+    claim, finish = scripts.load(wire, "claim"), scripts.load(wire, "finish")
     answer = list(_answer())
     finished = 0
     started = time.perf_counter()
@@ -44,7 +46,7 @@ def _run(settings: Settings, count: int) -> float:
         )
         if not jobs:
             break
-        client.mget([keys.image(job_id.decode()) for _, job_id, *_ in jobs])
+        wire.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
         finished += sum(finish(args=_finish_args(settings, jobs, answer, now=now)))
     elapsed_s = time.perf_counter() - started
     if finished != count:

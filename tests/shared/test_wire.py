@@ -1,0 +1,73 @@
+"""Calls over one connection: to a server that comes, goes and forgets."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from shared.connection import connect
+from shared.embedded import embedded_server
+from shared.wire import Wire, WireScript
+
+
+def test_answers_come_as_they_are(redis_url: str) -> None:
+    wire = Wire(connect(redis_url))
+    assert wire.call("SET", "a", b"\xff\x00") == b"OK"
+    assert wire.call("MGET", "a", "b") == [b"\xff\x00", None]
+
+
+def test_what_the_server_refuses_is_said_and_the_next_call_goes_on(redis_url: str) -> None:
+    wire = Wire(connect(redis_url))
+    wire.call("SET", "a", "text")
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        wire.call("LPUSH", "a", "1")
+    assert wire.call("GET", "a") == b"text"
+
+
+def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, client: redis.Redis) -> None:
+    script = WireScript(Wire(connect(redis_url)), "return {ARGV[1], 7}")
+    assert script(args=["x"]) == [b"x", 7]
+    client.script_flush()
+    assert script(args=["y"]) == [b"y", 7]
+
+
+def test_a_connection_that_was_closed_is_made_anew(redis_url: str, client: redis.Redis) -> None:
+    wire = Wire(connect(redis_url))
+    wire.call("PING")
+    client.client_kill_filter(_type="normal", skipme=True)
+    assert wire.call("PING") == b"PONG"
+
+
+def test_a_late_answer_is_not_taken_for_the_next_calls(redis_url: str, client: redis.Redis) -> None:
+    wire = Wire(connect(redis_url, socket_timeout_s=0.1))
+    with pytest.raises(redis.exceptions.TimeoutError):
+        wire.call("BLPOP", "nothing", 1)
+    assert wire.call("ECHO", "after") == b"after"
+
+
+def test_an_absent_server_is_an_error_until_it_is_there() -> None:
+    with embedded_server() as url:
+        wire = Wire(connect(url))
+        assert wire.call("PING") == b"PONG"
+    with pytest.raises(redis.exceptions.ConnectionError):
+        wire.call("PING")
+
+
+def test_threads_take_turns(redis_url: str) -> None:
+    wire = Wire(connect(redis_url))
+    wrong: list[object] = []
+
+    def ask(name: str) -> None:
+        for number in range(200):
+            answer = wire.call("ECHO", f"{name}{number}")
+            if answer != f"{name}{number}".encode():
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
