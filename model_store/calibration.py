@@ -135,20 +135,6 @@ def cross_fitted(
     return calibrated
 
 
-def negative_log_likelihood(
-    logits: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], *, mode: Mode
-) -> float:
-    """Mean over the known images (`single`) or entries (`multi`), in nats; NaN where nothing is known."""
-    z, y = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
-    if mode == "single":
-        known = ~np.isnan(y).any(axis=1)
-        losses = _log_sum_exp(z[known]) - (y[known] * z[known]).sum(axis=1)
-    else:
-        known = ~np.isnan(y)
-        losses = np.logaddexp(0.0, z[known]) - y[known] * z[known]
-    return float(losses.mean()) if losses.size else float("nan")
-
-
 class _Loss(NamedTuple):
     """Penalised negative log likelihood at a point, its gradient, and the expected curvature (Fisher's)."""
 

@@ -46,7 +46,7 @@ def train(
     name: Annotated[str, typer.Option(help="model to publish a version of")] = "bottles",
     mode: Annotated[
         Literal["single", "multi"] | None,
-        typer.Option(help="one class an image, or all that apply  [default: multi if any image has several labels]"),
+        typer.Option(help="one class an image, or all that apply (default: multi if any image has several labels)"),
     ] = None,
     backbone: Annotated[str, typer.Option(help=_BACKBONES)] = _DEFAULT_BACKBONE,
     epochs: Annotated[int, typer.Option(min=1, help="rounds over the training images")] = 25,
@@ -60,7 +60,10 @@ def train(
     ] = "auto",
     region: Annotated[
         list[str] | None,
-        typer.Option(metavar="[CAMERA=]L,T,R,B", help="part of the pictures to keep, fractions, e.g. 0.1,0,0.9,1"),
+        typer.Option(
+            metavar="[CAMERA=]L,T,R,B",
+            help="part of the pictures to keep, fractions, e.g. 0.1,0,0.9,1; once for each camera, or for all",
+        ),
     ] = None,
     objective: Annotated[
         str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, sure:0.95")
@@ -146,7 +149,13 @@ def evaluate(
         data = data.only(sample for sample in data.samples if sample.held_out)
         if not data.samples:
             raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
-    runner = open_engine(bundle, settings.engine, threads=settings.engine_threads, max_batch=settings.max_batch)
+    runner = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
     with shown_steps() as steps:
         figures = evaluate_dataset(data, bundle, runner, max_batch=settings.max_batch, steps=steps)
     if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):

@@ -29,7 +29,7 @@ def add_to(models: typer.Typer) -> None:
 
 def publish_folder(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a version's folder, as another store holds it")],
-    name: Annotated[str | None, typer.Option(help="model to publish it as  [default: the bundle's own name]")] = None,
+    name: Annotated[str | None, typer.Option(help="model to publish it as (default: the bundle's own name)")] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="leave the current version as it is")] = False,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
@@ -135,7 +135,7 @@ def canary(
         float, typer.Option(help="ends by itself when more than this share is answered differently")
     ] = 0.1,
     min_images: Annotated[int, typer.Option(help="compared images before that is decided")] = 200,
-    lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2  [default: all]")] = None,
+    lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end the trial that is on")] = False,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,

@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.batches import Chosen
 from model_store.datasets import Dataset, load_dataset
 from model_store.evaluation import evaluate
-from model_store.features import FeatureExtractor, looked_at
+from model_store.features import FeatureExtractor, features_of
 from model_store.fine_tuning import Frames
-from model_store.networks import open_network
+from model_store.material import frame_sizes
+from model_store.networks import Network, open_network
 from model_store.pixels import decode_samples
-from model_store.policy import GOOD, Mode, Policy
+from model_store.policy import Mode, Policy
 from model_store.progress import Steps
-from model_store.publishing import features_of, frame_sizes
 from model_store.sight import Sight, closed_box, frame_size_px
 from model_store.split import Split, split
 from model_store.tf import import_keras
@@ -54,9 +55,11 @@ def compare_recipes(
     steps = steps or Steps()
     dataset = load_dataset(path)
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
-    one_label = dataset.only(sample for sample in dataset.samples if len(sample.labels) == 1)
-    subsets: dict[Mode, Dataset] = {"single": one_label, "multi": dataset}
-    return {mode: _compare(subset, mode, seeds, resolved, cache, steps) for mode, subset in subsets.items()}
+    subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
+    return {
+        mode: _compare(_Trial.of(subset, mode, backbone=resolved, cache=cache, steps=steps), seeds, steps=steps)
+        for mode, subset in subsets.items()
+    }
 
 
 def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps) -> dict[str, Any]:
@@ -68,29 +71,29 @@ def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HAN
     Returns:
         recomputed_s, cached_s, ratio; head_s (the epochs alone), head_ratio; accuracy of both on the held-back fifth.
     """
-    dataset = load_dataset(path)
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
-    one_label = dataset.only(sample for sample in dataset.samples if len(sample.labels) == 1)
-    trial = _Trial.of(one_label, "single", resolved, cache, steps)
-    chosen = split(trial.labels, seed=seed)
-    sight = closed_box(resolved)
-    targets = targets_of(trial.labels, trial.classes, "single")
+    dataset = _one_label(load_dataset(path))
+    with steps.step("Reading the images", total=len(dataset.samples)) as advance:
+        pictures = decode_samples(dataset.files, dataset.samples, size_px=resolved.input_size_px, advance=advance)
+    labels = [sample.labels for sample in pictures.samples]
+    targets = targets_of(labels, dataset.classes, "single")
+    sight, chosen = closed_box(resolved), split(labels, seed=seed)
     with steps.step("Training on features computed once"):
         started = time.perf_counter()
-        features = features_of(sight, trial.squashed)
+        features = features_of(sight, pictures.images)
         computed_s = time.perf_counter() - started
         examples = [Examples(features[part], targets[part]) for part in chosen]
-        kind: dict[str, Any] = {"classes": trial.classes, "mode": "single", "settings": TUTORIAL, "seed": seed}
+        kind: dict[str, Any] = {"classes": dataset.classes, "mode": "single", "settings": TUTORIAL, "seed": seed}
         head = train_head(*examples, advance=_unwatched, **kind).head
         head_s = time.perf_counter() - started - computed_s
     with steps.step("Training with the base computed in every epoch"):
         started = time.perf_counter()
-        recomputed = _fit_recomputing(sight, trial.squashed, targets, chosen, seed=seed)
+        recomputed = _fit_recomputing(sight, pictures.images, targets=targets, chosen=chosen, seed=seed)
         recomputed_s = time.perf_counter() - started
     truth = targets[chosen.validation].argmax(axis=1)
     accuracy = float((logits_of(head, features[chosen.validation]).argmax(axis=1) == truth).mean())
     return {
-        "images": len(trial.labels),
+        "images": len(labels),
         "epochs": TUTORIAL.epochs,
         "recomputed_s": round(recomputed_s, 2),
         "cached_s": round(computed_s + head_s, 2),
@@ -102,8 +105,12 @@ def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HAN
     }
 
 
+def _one_label(dataset: Dataset) -> Dataset:
+    return dataset.only(sample for sample in dataset.samples if len(sample.labels) == 1)
+
+
 def _fit_recomputing(
-    sight: Sight, frames: NDArray[np.uint8], targets: NDArray[np.float32], chosen: Split, *, seed: int
+    sight: Sight, frames: NDArray[np.uint8], *, targets: NDArray[np.float32], chosen: Split, seed: int
 ) -> float:
     """The tutorial's cells: `Sequential([KerasLayer, Dense])`, `fit`. Its accuracy on the held-back fifth."""
     keras = import_keras()
@@ -120,16 +127,13 @@ def _fit_recomputing(
     return float(fitted.history["val_acc"][-1])
 
 
-def _compare(
-    dataset: Dataset, mode: Mode, seeds: Sequence[int], backbone: Backbone, cache: Path, steps: Steps
-) -> dict[str, Any]:
-    trial = _Trial.of(dataset, mode, backbone, cache, steps)
+def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, Any]:
     result: dict[str, Any] = {"images": len(trial.labels), "seeds": list(seeds)}
     for name in RECIPES:
         rows = []
-        with steps.step(f"Recipe {name} ({mode})", total=len(seeds)) as advance:
+        with steps.step(f"Recipe {name} ({trial.mode})", total=len(seeds)) as advance:
             for seed in seeds:
-                rows.append(trial.run(name, seed))
+                rows.append(trial.run(name, seed=seed))
                 advance(1)
         result[name] = {figure: [row[figure] for row in rows] for figure in FIGURES}
         result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in FIGURES}
@@ -146,46 +150,60 @@ class _Trial:
     squashed: NDArray[np.uint8]
     frames: NDArray[np.uint8]
     backbone: Backbone
+    network: Network | None
     cache: Path
 
     @classmethod
-    def of(cls, dataset: Dataset, mode: Mode, backbone: Backbone, cache: Path, steps: Steps) -> _Trial:
-        size_px = frame_size_px(frame_sizes(dataset.files, dataset.samples))
-        with steps.step(f"Reading the images ({mode})", total=2 * len(dataset.samples)) as advance:
-            squashed = decode_samples(dataset.files, dataset.samples, size_px=backbone.input_size_px, advance=advance)
-            frames = decode_samples(dataset.files, dataset.samples, size_px=size_px, fit="pad", advance=advance)
-        classes = tuple(sorted({*dataset.classes, GOOD})) if mode == "multi" else dataset.classes
+    def of(cls, dataset: Dataset, mode: Mode, *, backbone: Backbone, cache: Path, steps: Steps) -> _Trial:
+        """Decode the images: once for a closed box, which both recipes show the same, else in two sizes."""
+        files, samples, network = dataset.files, dataset.samples, open_network(backbone)
+        total = len(samples) * (1 if network is None else 2)
+        with steps.step(f"Reading the images ({mode})", total=total) as advance:
+            squashed = decode_samples(files, samples, size_px=backbone.input_size_px, advance=advance)
+            frames = squashed
+            if network is not None:
+                size_px = frame_size_px(frame_sizes(files, samples))
+                frames = decode_samples(files, samples, size_px=size_px, fit="pad", advance=advance)
         labels = [sample.labels for sample in squashed.samples]
-        return cls(mode, classes, labels, squashed.images, frames.images, backbone, cache)
+        classes = dataset.classes_for(mode)
+        return cls(mode, classes, labels, squashed.images, frames.images, backbone, network, cache)
 
-    def run(self, recipe: str, seed: int) -> dict[str, Any]:
+    def run(self, recipe: str, *, seed: int) -> dict[str, Any]:
         """The figures of `evaluate` for one recipe on one split."""
         chosen = split(self.labels, seed=seed)
         targets = targets_of(self.labels, self.classes, self.mode)
         learnt = self._tutorial if recipe == "tutorial" else self._ours
-        logits = learnt(chosen, targets, seed)
+        logits = learnt(chosen, targets, seed=seed)
         truth = [self.labels[index] for index in chosen.validation]
         kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode}
         policy = Policy.default(self.classes, self.mode)
         return evaluate(activated(logits, **kind), truth, policy=policy, **kind)
 
-    def _tutorial(self, chosen: Split, targets: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    def _tutorial(self, chosen: Split, targets: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
         sight = closed_box(self.backbone)
-        seen = FeatureExtractor(sight, cache=self.cache).features(looked_at(sight, self.squashed), advance=_unwatched)
+        seen = FeatureExtractor(sight, cache=self.cache).features(self.squashed, advance=_unwatched)
         train, held_back = (Examples(seen[part], targets[part]) for part in chosen)
         kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode, "settings": TUTORIAL, "seed": seed}
         head: Head = train_head(train, held_back, advance=_unwatched, **kind).head
         return logits_of(head, held_back.features)
 
-    def _ours(self, chosen: Split, targets: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-        network = open_network(self.backbone)
-        images = self.squashed if network is None else self.frames
+    def _ours(self, chosen: Split, targets: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+        network = None if self.network is None else self.network.clone()  # tuning changes it
         inner = split([self.labels[index] for index in chosen.train], seed=seed)
-        rows = (chosen.train[part] for part in inner)
-        train, validation = (Frames(images[part], targets[part]) for part in rows)
-        kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode, "cache": self.cache, "steps": Steps()}
-        learnt = learn(self.backbone, network, train, validation, wish=Wish(seed=seed), **kind)
-        return logits_of(learnt.head, features_of(learnt.sight, images[chosen.validation]))
+        parts = (chosen.train[part] for part in inner)
+        train, validation = (Frames(Chosen(self.frames, rows), targets[rows]) for rows in parts)
+        learnt = learn(
+            self.backbone,
+            network,
+            train=train,
+            validation=validation,
+            classes=self.classes,
+            mode=self.mode,
+            wish=Wish(seed=seed),
+            cache=self.cache,
+            steps=Steps(),
+        )
+        return logits_of(learnt.head, features_of(learnt.sight, Chosen(self.frames, chosen.validation)))
 
 
 def _unwatched(_: int) -> None:

@@ -77,6 +77,10 @@ class Dataset:
         """Whether any image has more than one label."""
         return any(len(sample.labels) > 1 for sample in self.samples)
 
+    def classes_for(self, mode: Mode) -> tuple[str, ...]:
+        """What a model of this mode tells apart, sorted: `multi` always has `good`, that no defect applies."""
+        return tuple(sorted({*self.classes, GOOD})) if mode == "multi" else self.classes
+
     def known(self, sample: Sample, classes: Iterable[str] | None = None) -> tuple[str, ...]:
         """Which of `classes` the dataset says of the sample that they apply, or that they don't, in their order.
 

@@ -174,11 +174,6 @@ def figures(judged: Judged) -> dict[str, Any]:
     }
 
 
-def decided_labels(probabilities: Floats, *, classes: Sequence[str], mode: Mode, policy: Policy) -> Bools:
-    """Which labels the policy decides on, bool [N, C]."""
-    return _decisions(probabilities, classes=classes, mode=mode, policy=policy)[0]
-
-
 def known_truth(dataset: Dataset, samples: Sequence[Sample], *, classes: Sequence[str], mode: Mode) -> Bools | None:
     """Which truth the dataset states (`Dataset.known`), bool [N, C]; None: all of it.
 

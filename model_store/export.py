@@ -66,5 +66,6 @@ def _activated(tf: Any, logits: Any, head: Head) -> Any:
     defects = tf.sigmoid(logits)
     good = tf.reduce_prod(1.0 - defects, axis=1, keepdims=True)
     outputs = outputs_of(head.classes, head.mode)
-    columns = dict(zip(outputs, tf.split(defects, len(outputs), axis=1), strict=True)) | {GOOD: good}
+    # Sliced, not split: the int8 converter rounds what has several outputs, whatever it is told to keep.
+    columns = {name: defects[:, place : place + 1] for place, name in enumerate(outputs)} | {GOOD: good}
     return tf.concat([columns[name] for name in head.classes], axis=1)

@@ -1,7 +1,8 @@
 """Features of frozen layers, each computed once: the cache is what makes training a head take seconds.
 
-In: uint8 pixels. Out: float32 features, from disk where they are there. The key is the digest of the pixels
-themselves, augmented ones too, so a changed file, size, view or decoder is another key.
+In: frames. Out: float32 features, from disk where they are there. The key is the digest of the pixels that are looked
+at, augmented ones too, so a changed file, size, view or decoder is another key. Frames and pixels are taken a batch at
+a time, since all of them may not fit into memory.
 
     <cache>/features/<sight's digest>/<aa>/<digest of the pixels>.npy
 """
@@ -12,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.augmentation import other_light, other_views
+from model_store.batches import Images, in_batches
 from model_store.progress import Advance
 from model_store.sight import Sight
 from model_store.tf import import_tensorflow
@@ -30,15 +33,28 @@ BATCH_SIZE = 32
 
 
 class FeatureExtractor:
-    """A sight's features of the pixels that it looks at, with a cache on disk."""
+    """A sight's features of frames, with a cache on disk."""
 
     def __init__(self, sight: Sight, *, cache: Path) -> None:
         """`cache` is the settings' `cache_path`."""
         self._sight = sight
         self._folder = cache / "features" / sight.digest
 
-    def features(self, pixels: NDArray[np.uint8], *, advance: Advance) -> NDArray[np.float32]:
-        """Features of uint8 pixels [N, height, width, 3], float32 [N, width]; `advance` hears how many are done."""
+    def features(self, frames: Images, *, advance: Advance, random: Any = None) -> NDArray[np.float32]:
+        """Features of frames uint8 [N, S, S, 3], float32 [N, width]; `advance` hears how many are done.
+
+        With `random`, an `augmentation.generator`, of the frames as another camera could have seen them.
+        """
+        found = np.empty((len(frames), self._sight.feature_width), np.float32)
+        done = 0
+        for pixels in looked_at(self._sight, frames, random=random):
+            found[done : done + len(pixels)] = self._features(pixels)
+            done += len(pixels)
+            advance(len(pixels))
+        return found
+
+    def _features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Of one batch: what is cached from there, the others computed together."""
         found = np.empty((len(pixels), self._sight.feature_width), np.float32)
         files = [self._file(image) for image in pixels]
         missing = []
@@ -48,13 +64,10 @@ class FeatureExtractor:
                 missing.append(index)
             else:
                 found[index] = cached
-        advance(len(pixels) - len(missing))
-        for start in range(0, len(missing), BATCH_SIZE):
-            batch = missing[start : start + BATCH_SIZE]
-            found[batch] = np.asarray(self._run(pixels[batch]), np.float32)
-            for index in batch:
-                _write(files[index], found[index])
-            advance(len(batch))
+        if missing:
+            found[missing] = np.asarray(self._run(pixels[missing]), np.float32)
+        for index in missing:
+            _write(files[index], found[index])
         return found
 
     @cached_property
@@ -62,7 +75,7 @@ class FeatureExtractor:
         tf = import_tensorflow()
         signature = [tf.TensorSpec([None, *self._sight.canvas, 3], tf.uint8)]
         return tf.function(
-            lambda pixels: self._sight.body(tf.cast(pixels, tf.float32), False), input_signature=signature
+            lambda pixels: self._sight.body(tf.cast(pixels, tf.float32), training=False), input_signature=signature
         )
 
     def _file(self, pixels: NDArray[np.uint8]) -> Path:
@@ -70,10 +83,8 @@ class FeatureExtractor:
         return self._folder / digest[:2] / f"{digest}.npy"
 
 
-def looked_at(
-    sight: Sight, frames: NDArray[np.uint8], *, random: Any = None, advance: Advance | None = None
-) -> NDArray[np.uint8]:
-    """The pixels that a sight looks at in frames [N, S, S, 3], uint8 [N, height, width, 3], rounded.
+def looked_at(sight: Sight, frames: Images, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
+    """The pixels that a sight looks at in frames [N, S, S, 3], uint8 [n, height, width, 3], rounded, in batches.
 
     With `random`, an `augmentation.generator`, as another camera could have seen them.
     """
@@ -86,13 +97,16 @@ def looked_at(
         views = other_views(sight.views(batch), random, upside_down=sight.finder is not None)
         return other_light(cut(batch, views, sight.canvas), random)
 
-    pixels = np.empty((len(frames), *sight.canvas, 3), np.uint8)
     for start in range(0, len(frames), BATCH_SIZE):
         batch = tf.constant(frames[start : start + BATCH_SIZE])
-        pixels[start : start + BATCH_SIZE] = np.asarray(tf.cast(tf.round(look(batch)), tf.uint8))
-        if advance is not None:
-            advance(len(batch))
-    return pixels
+        yield np.asarray(tf.cast(tf.round(look(batch)), tf.uint8))
+
+
+def features_of(sight: Sight, frames: Images) -> NDArray[np.float32]:
+    """What a sight sees in frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does."""
+    tf = import_tensorflow()
+    see = tf.function(sight.features, reduce_retracing=True)
+    return in_batches(lambda batch: see(tf.constant(batch)), frames, size=BATCH_SIZE)
 
 
 def _read(file: Path, *, width: int) -> NDArray[np.float32] | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.batches import Images
 from model_store.networks import Network, unit_range
 from model_store.progress import Advance
 from model_store.tf import import_tensorflow
@@ -57,7 +58,7 @@ def shrunk(frames: Any, size_px: int = SIZE_PX) -> Any:
     return unit_range(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
 
 
-def teach(network: Network, frames: NDArray[np.uint8], *, advance: Advance) -> Finder:
+def teach(network: Network, frames: Images, *, advance: Advance) -> Finder:
     """A finder for frames like these, uint8 [N >= 1, S, S, 3]; `advance` hears how many were looked at."""
     tf = import_tensorflow()
     located, taught = network.up_to(network.architecture.located), network.up_to(network.architecture.taught)

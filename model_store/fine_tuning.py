@@ -11,7 +11,7 @@ the layers run as in training and gather their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model_store import losses
 from model_store.augmentation import generator, other_light, other_views
+from model_store.batches import Images, in_batches
 from model_store.policy import Mode
 from model_store.progress import Advance
 from model_store.sight import Sight
@@ -45,6 +46,10 @@ class TuneSettings:
     largest_gradient: float = 2.0  # norm over all layers
     own_statistics: bool = False  # batch normalisation gathers its own; only from scratch
 
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
 
 # A low rate: what ImageNet taught is to be bent, not lost. Lower still where the early layers move too.
 SETTINGS: dict[FineTune, TuneSettings] = {
@@ -58,17 +63,17 @@ SETTINGS: dict[FineTune, TuneSettings] = {
 class Frames:
     """Frames uint8 [N, S, S, 3] with their targets, float32 [N, outputs], NaN where nobody knows."""
 
-    images: NDArray[np.uint8]
+    images: Images
     targets: NDArray[np.float32]
 
 
 def fine_tune(
     sight: Sight,
     head: Head,
+    *,
     variables: Sequence[Any],
     train: Frames,
     validation: Frames,
-    *,
     settings: TuneSettings,
     scaler: Scaler,
     seed: int,
@@ -77,12 +82,13 @@ def fine_tune(
     """Train `variables` of the sight, in place, and the head; the epoch of the lowest validation loss is kept.
 
     Args:
+        variables: in the order of the sight's own.
         scaler: what the head's features are standardised by while it learns.
         advance: hears how many images were trained on.
     """
-    run = _Run(sight, head, variables, settings=settings, scaler=scaler, targets=train.targets, seed=seed)
+    run = _Run(sight, head, variables=variables, settings=settings, scaler=scaler, targets=train.targets, seed=seed)
     rng = np.random.default_rng(seed)
-    run.plan(steps=settings.epochs * -(-len(train.images) // settings.batch_size))
+    rates = run.plan(epochs=settings.epochs, steps_per_epoch=-(-len(train.images) // settings.batch_size))
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.looked_at(validation.images)
     best: tuple[float, int, list[Any]] | None = None
@@ -100,7 +106,7 @@ def fine_tune(
             best = loss, epoch, run.weights()
     assert best is not None
     run.restore(best[2])
-    return Fitted(run.head(), history, best[1])
+    return Fitted(run.head(), history | {"learning_rate": rates}, best[1])
 
 
 class _Run:
@@ -110,8 +116,8 @@ class _Run:
         self,
         sight: Sight,
         head: Head,
-        variables: Sequence[Any],
         *,
+        variables: Sequence[Any],
         settings: TuneSettings,
         scaler: Scaler,
         targets: NDArray[np.float32],
@@ -128,31 +134,35 @@ class _Run:
         self._kernel = tf.Variable(head.kernel * scaler.scale[:, None])
         self._bias = tf.Variable(head.bias + scaler.mean @ head.kernel)
         self.step = tf.function(self._step, reduce_retracing=True)
-        self._logits = tf.function(lambda pixels: self._answer(sight.body(pixels, False)), reduce_retracing=True)
+        self._logits = tf.function(
+            lambda pixels: self._answer(sight.body(pixels, training=False)), reduce_retracing=True
+        )
 
-    def plan(self, *, steps: int) -> None:
-        """Optimisers whose rates fall along a cosine over so many steps."""
+    def plan(self, *, epochs: int, steps_per_epoch: int) -> list[float]:
+        """Make optimisers whose rates fall along a cosine; the layers' rate at the start of each epoch."""
         keras, settings = import_keras(), self._settings
-
-        def optimizer(rate: float, decay: float) -> Any:
-            falling = keras.optimizers.schedules.CosineDecay(rate, steps)
-            return keras.optimizers.AdamW(falling, weight_decay=decay)
-
-        self._body = optimizer(settings.learning_rate, settings.weight_decay)
-        self._top = optimizer(settings.head_learning_rate, 0.0)
+        schedules = keras.optimizers.schedules
+        rate, head_rate = (
+            schedules.CosineDecay(start, epochs * steps_per_epoch)
+            for start in (settings.learning_rate, settings.head_learning_rate)
+        )
+        self._body = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        self._top = keras.optimizers.AdamW(head_rate, weight_decay=0.0)
         # Made here: a traced function may not make variables.
         self._body.build(self._variables)
         self._top.build([self._kernel, self._bias])
+        return [float(rate(epoch * steps_per_epoch)) for epoch in range(epochs)]
 
-    def looked_at(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def looked_at(self, images: Images) -> NDArray[np.float32]:
         """The pixels that the sight looks at: they don't change while the body learns."""
         tf = import_tensorflow()
         look = tf.function(self._sight.pixels, reduce_retracing=True)
-        return _in_parts(look, images)
+        return in_batches(lambda batch: look(tf.constant(batch)), images, size=_EVALUATED_AT_ONCE)
 
     def judged(self, pixels: NDArray[np.float32], targets: NDArray[np.float32]) -> tuple[float, float]:
         """Mean loss and accuracy of images not trained on."""
-        logits = _in_parts(self._logits, pixels)
+        constant = import_tensorflow().constant
+        logits = in_batches(lambda batch: self._logits(constant(batch)), pixels, size=_EVALUATED_AT_ONCE)
         smoothing = self._settings.label_smoothing
         loss = losses.loss(targets, logits, mode=self._mode, smoothing=smoothing, weights=self._weights)
         return float(np.mean(loss)), float(np.mean(losses.accuracy(targets, logits, mode=self._mode)))
@@ -185,7 +195,7 @@ class _Run:
         views = other_views(sight.views(images), self._random, upside_down=sight.finder is not None)
         pixels = other_light(cut(images, views, sight.canvas), self._random)
         with tf.GradientTape() as tape:
-            features = sight.body(pixels, settings.own_statistics)
+            features = sight.body(pixels, training=settings.own_statistics)
             kept = tf.cast(self._random.uniform(tf.shape(features)) >= settings.dropout, tf.float32)
             mean = self._scaler.mean
             # Dropped features become average ones, not zeros: what the head sees is standardised.
@@ -199,9 +209,3 @@ class _Run:
         self._body.apply_gradients(zip(gradients[:-2], self._variables, strict=True))
         self._top.apply_gradients(zip(gradients[-2:], [self._kernel, self._bias], strict=True))
         return loss, tf.reduce_mean(losses.accuracy(targets, logits, mode=self._mode))
-
-
-def _in_parts(function: Any, rows: NDArray[Any]) -> NDArray[np.float32]:
-    tf = import_tensorflow()
-    starts = range(0, len(rows), _EVALUATED_AT_ONCE)
-    return np.concatenate([np.asarray(function(tf.constant(rows[at : at + _EVALUATED_AT_ONCE]))) for at in starts])

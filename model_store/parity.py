@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.batches import in_batches
 from model_store.bundle import FLOAT_TOLERANCE, INT8_TOLERANCE, Golden
 from model_store.engines import Engine, usable_cores
 from model_store.engines.litert import LiteRTEngine
@@ -64,14 +65,9 @@ def answer_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_
             max_batch=_BATCH_SIZE,
         )
         engines = saved_model, litert(FP32_FILE, "litert-fp32"), litert(INT8_FILE, "litert")
-        exported = [_in_batches(engine.predict, images) for engine in engines]
-        trained = _in_batches(lambda batch: np.asarray(module.serve(batch)["probabilities"]), images)
+        exported = [in_batches(engine.predict, images, size=_BATCH_SIZE) for engine in engines]
+        trained = in_batches(lambda batch: module.serve(batch)["probabilities"], images, size=_BATCH_SIZE)
     return Answers(trained, *exported)
-
-
-def _in_batches(predict: Any, images: NDArray[np.uint8]) -> Floats:
-    starts = range(0, len(images), _BATCH_SIZE)
-    return np.concatenate([predict(np.ascontiguousarray(images[start : start + _BATCH_SIZE])) for start in starts])
 
 
 def measure(

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.batches import Images
 from model_store.evaluation import Bools, Floats, Judged, judge
 from model_store.manifest import Manifest
 
@@ -23,7 +24,8 @@ THUMBNAIL_PX = 120
 class Phase:
     """One stage of the training, e.g. the head alone, then fine-tuning.
 
-    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate` where it is known.
+    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate`, at its start, where it
+    is known.
     `best_epoch` is the epoch, from 0, whose weights were kept; None: the last.
     """
 
@@ -91,12 +93,12 @@ class ReportData:
         )
 
 
-def thumbnails(images: NDArray[np.uint8], *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+def thumbnails(images: Images, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
     """uint8 [N, S, S, 3] made smaller, [N, size_px, size_px, 3]; images that are small already stay as they are."""
     from PIL import Image
 
     if images.shape[1] <= size_px:
-        return images
+        return images[:]
     small = np.empty((len(images), size_px, size_px, 3), np.uint8)
     for row, image in zip(small, images, strict=True):
         row[:] = np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BILINEAR))

@@ -11,12 +11,11 @@ the same functions; so training and serving can't differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store import finder as finders
 from model_store.backbones import Backbone
@@ -26,21 +25,29 @@ from model_store.networks import Network, unit_range
 from model_store.tf import import_hub, import_tensorflow
 from model_store.views import SQUARE, UPRIGHT, Canvas, cut, upright, whole_frame
 
+_LEAST_FRAME_PX, _MOST_FRAME_PX = 224, 320
+
+
+class Body(Protocol):
+    """What computes features."""
+
+    def __call__(self, pixels: Any, *, training: bool) -> Any:
+        """Features, float32 [N, feature_width], of pixels [N, height, width, 3] from 0 to 255."""
+
 
 @dataclass(frozen=True)
 class Sight:
     """A way to look at frames of one size.
 
-    `body(pixels, training)` gives the features, float32 [N, feature_width], of pixels [N, height, width, 3] from 0 to
-    255; `variables` are what it is made of, input first, and `top` those of its top layers. `finder` is None where the
+    `variables` are what `body` is made of, input first, and `top` those of its top layers. `finder` is None where the
     whole frame is looked at; `locate` then is too.
     """
 
     canvas: Canvas
     feature_width: int
-    body: Callable[[Any, bool], Any]
+    body: Body
     variables: Sequence[Any]
-    digest: str  # of the body's weights and layer: what its features depend on
+    digest: str  # of the body's weights when it was made, and its layer: what its features depend on
     top: Sequence[Any] = ()
     network: Network | None = None
     finder: Finder | None = None
@@ -68,7 +75,7 @@ class Sight:
 
     def features(self, frames: Any) -> Any:
         """Features of frames uint8 [N, S, S, 3], float32 [N, feature_width]."""
-        return self.body(self.pixels(frames), False)
+        return self.body(self.pixels(frames), training=False)
 
 
 def closed_box(backbone: Backbone, *, trainable: bool = False) -> Sight:
@@ -78,7 +85,7 @@ def closed_box(backbone: Backbone, *, trainable: bool = False) -> Sight:
         layer = hub.KerasLayer(str(backbone.path), trainable=trainable)
     size_px = backbone.input_size_px
 
-    def body(pixels: Any, training: bool) -> Any:
+    def body(pixels: Any, *, training: bool) -> Any:
         return layer(pixels / 255.0, training=training)
 
     return Sight(
@@ -91,7 +98,7 @@ def closed_box(backbone: Backbone, *, trainable: bool = False) -> Sight:
     )
 
 
-def inside(network: Network, backbone: Backbone, *, finder: Finder | None, located_by: Network | None = None) -> Sight:
+def inside(network: Network, *, finder: Finder | None, located_by: Network | None = None) -> Sight:
     """The mean of the network's inner layer, of the bottle that `finder` finds, or of the whole frame.
 
     `located_by` is the network that the finder was taught on, where it is another.
@@ -100,25 +107,32 @@ def inside(network: Network, backbone: Backbone, *, finder: Finder | None, locat
     architecture = network.architecture
     graph = network.up_to(architecture.features)
 
-    def body(pixels: Any, training: bool) -> Any:
+    def body(pixels: Any, *, training: bool) -> Any:
         return tf.reduce_mean(graph(unit_range(pixels), training=training), axis=[1, 2])
 
     located = {id(variable) for variable in network.up_to(architecture.located).trainable_variables}
     # The finder reads the weights that it was taught on, whatever becomes of the network's later.
     locate = None if finder is None else (located_by or network).clone().up_to(architecture.located)
-    layer = hashlib.sha256(f"{backbone.sha256} {architecture.features}".encode()).hexdigest()
     return Sight(
         canvas=SQUARE if finder is None else UPRIGHT,
         feature_width=network.feature_width,
         body=body,
         variables=graph.trainable_variables,
         top=[variable for variable in graph.trainable_variables if id(variable) not in located],
-        digest=layer,
+        digest=_digest(graph, architecture.features),
         network=network,
         finder=finder,
         locate=locate,
         keep=(graph, locate),
     )
+
+
+def _digest(graph: Any, layer: str) -> str:
+    """Of the weights themselves: a network that was tuned, or never taught, sees something else than its backbone."""
+    digest = hashlib.sha256(layer.encode())
+    for array in graph.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def frame_size_px(sizes: Sequence[tuple[int, int]]) -> int:
@@ -131,8 +145,3 @@ def frame_size_px(sizes: Sequence[tuple[int, int]]) -> int:
     """
     usual = float(np.median([max(size) for size in sizes]))
     return int(np.clip(round(usual / 32) * 32, _LEAST_FRAME_PX, _MOST_FRAME_PX))
-
-
-_LEAST_FRAME_PX, _MOST_FRAME_PX = 224, 320
-
-Frames = NDArray[np.uint8]

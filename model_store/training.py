@@ -85,7 +85,8 @@ class Examples(NamedTuple):
     targets: Floats
 
 
-History = dict[str, list[float]]  # loss, acc, val_loss, val_acc: one value an epoch
+# loss, acc, val_loss, val_acc, and the learning_rate that an epoch begins with: one value an epoch.
+History = dict[str, list[float]]
 
 
 class Fitted(NamedTuple):
@@ -149,6 +150,7 @@ def train_head(
         callbacks=[told, stopper] if settings.best_epoch else [told],
     )
     history = {name: [float(value) for value in values] for name, values in fitted.history.items()}
+    history["learning_rate"] = _rates(len(history["loss"]), images=len(train.features), settings=settings)
     best_epoch = int(stopper.best_epoch) if settings.best_epoch else len(history["loss"]) - 1
     # Not left to the callback, which restores only when it stops a run early.
     weights = stopper.best_weights if settings.best_epoch else layer.get_weights()
@@ -190,24 +192,36 @@ def _compile(keras: Any, model: Any, train: Examples, *, mode: Mode, settings: H
     def acc(targets: Any, logits: Any) -> Any:
         return losses.accuracy(targets, logits, mode=mode)
 
-    steps = settings.epochs * -(-len(train.features) // settings.batch_size)
-    rate: Any = settings.learning_rate
-    if settings.decays:
-        rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
     # AdamW without decay is Adam.
+    rate = _rate(len(train.features), settings)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     model.compile(optimizer=optimizer, loss=loss, metrics=[acc])
 
 
+def _rate(images: int, settings: HeadSettings) -> Any:
+    """The learning rate: a number, or what gives it by step."""
+    if not settings.decays:
+        return settings.learning_rate
+    steps = settings.epochs * _steps_per_epoch(images, settings)
+    return import_keras().optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+
+
+def _rates(epochs: int, *, images: int, settings: HeadSettings) -> list[float]:
+    """The rate at the start of each epoch."""
+    rate = _rate(images, settings)
+    if not settings.decays:
+        return [float(rate)] * epochs
+    return [float(rate(epoch * _steps_per_epoch(images, settings))) for epoch in range(epochs)]
+
+
+def _steps_per_epoch(images: int, settings: HeadSettings) -> int:
+    return -(-images // settings.batch_size)
+
+
 def logits_of(head: Head, features: Floats) -> Floats:
     """The head's logits, float32 [N, outputs], computed without TensorFlow."""
     return np.asarray(features @ head.kernel + head.bias, np.float32)
-
-
-def probabilities(head: Head, features: Floats) -> Floats:
-    """The head's answers, float32 [N, C], one column per class, computed without TensorFlow."""
-    return activated(logits_of(head, features), classes=head.classes, mode=head.mode)
 
 
 def activated(logits: Floats, *, classes: Sequence[str], mode: Mode) -> Floats:

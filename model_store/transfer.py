@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from model_store import augmentation, finder
 from model_store.backbones import Backbone
-from model_store.features import FeatureExtractor, looked_at
-from model_store.fine_tuning import SETTINGS, FineTune, Frames, fine_tune
+from model_store.features import FeatureExtractor
+from model_store.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
 from model_store.networks import Network
 from model_store.policy import Mode
 from model_store.progress import Steps
@@ -77,20 +77,34 @@ class Plan:
 
 @dataclass(frozen=True)
 class Learnt:
-    """A trained model in memory. `weights` are the head's, final."""
+    """A trained model in memory. `head` is final; `tuning` is how layers were trained, None where none were."""
 
     sight: Sight
     head: Head
     phases: tuple[Phase, ...]
     plan: Plan
+    tuning: TuneSettings | None = None
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What `learn` was given."""
+
+    backbone: Backbone
+    network: Network | None
+    train: Frames
+    validation: Frames
+    wish: Wish
+    cache: Path
+    steps: Steps
 
 
 def learn(
     backbone: Backbone,
     network: Network | None,
+    *,
     train: Frames,
     validation: Frames,
-    *,
     classes: tuple[str, ...],
     mode: Mode,
     wish: Wish,
@@ -100,7 +114,8 @@ def learn(
     """Train by the user's wish, or by what suits the data.
 
     Args:
-        network: `open_network(backbone)`; None: a closed box, which can be tuned as a whole or not at all.
+        network: `open_network(backbone)`; None: a closed box, which can be tuned as a whole or not at all. Tuned in
+            place.
         train: what is learnt from. Their size is `frame_size_px`'s for a network, else the backbone's.
         validation: what epochs are chosen by.
 
@@ -108,10 +123,11 @@ def learn(
         BadSetting: the backbone can't be trained that way; says what it can.
     """
     _check(backbone, network, wish)
-    sights = _sights(backbone, network, train, wish, steps=steps)
+    lesson = _Lesson(backbone, network, train, validation, wish, cache, steps)
+    sights = _sights(lesson)
     with steps.step("Computing features", total=len(sights) * len(train.images)) as advance:
         seen = {
-            sight.region: FeatureExtractor(sight, cache=cache).features(looked_at(sight, train.images), advance=advance)
+            sight.region: FeatureExtractor(sight, cache=cache).features(train.images, advance=advance)
             for sight in sights
         }
     plan = plan_for(
@@ -123,14 +139,13 @@ def learn(
     )
     sight = next(sight for sight in sights if sight.region == plan.looks)
     settings = HeadSettings(epochs=wish.epochs)
-    kind = {"classes": classes, "mode": mode}
-    examples, shown = _views(sight, train, validation, seen[plan.looks], settings, wish, cache=cache, steps=steps)
+    examples, shown = _views(lesson, sight, plain=seen[plan.looks], count=settings.views)
     with steps.step("Training the head", total=settings.epochs) as advance:
-        fitted = train_head(examples, shown, settings=settings, seed=wish.seed, advance=advance, **kind)  # type: ignore[arg-type]
-    phases = [Phase("head", fitted.history, fitted.best_epoch)]
-    if plan.fine_tune == "none":
-        return Learnt(sight, fitted.head, tuple(phases), plan)
-    return _tuned(backbone, network, sight, fitted.head, train, validation, examples, phases, plan, wish, steps=steps)
+        fitted = train_head(
+            examples, shown, classes=classes, mode=mode, settings=settings, seed=wish.seed, advance=advance
+        )
+    learnt = Learnt(sight, fitted.head, (Phase("head", fitted.history, fitted.best_epoch),), plan)
+    return learnt if plan.fine_tune == "none" else _tuned(lesson, learnt, scaler=Scaler.of(examples.features))
 
 
 def separation(features: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
@@ -211,80 +226,61 @@ def _check(backbone: Backbone, network: Network | None, wish: Wish) -> None:
         raise BadSetting(f"--fine-tune all: {backbone.handle} was saved without trainable weights. Use none.")
 
 
-def _sights(backbone: Backbone, network: Network | None, train: Frames, wish: Wish, *, steps: Steps) -> list[Sight]:
+def _sights(lesson: _Lesson) -> list[Sight]:
     """The ways of looking that are wished for, or worth a comparison."""
+    backbone, network, frames, wish = lesson.backbone, lesson.network, lesson.train.images, lesson.wish
     if network is None:
         return [closed_box(backbone, trainable=wish.fine_tune in ("all", "auto") and backbone.trainable)]
     found: list[Sight] = []
     if wish.looks != "whole":
-        total = min(len(train.images), finder.MAX_FRAMES)
-        with steps.step("Learning to find the bottle", total=total) as advance:
-            taught = finder.teach(network, train.images, advance=advance)
-        found = [inside(network, backbone, finder=taught)]
-    return found if wish.looks == "found" else [*found, inside(network, backbone, finder=None)]
+        total = min(len(frames), finder.MAX_FRAMES)
+        with lesson.steps.step("Learning to find the bottle", total=total) as advance:
+            taught = finder.teach(network, frames, advance=advance)
+        found = [inside(network, finder=taught)]
+    return found if wish.looks == "found" else [*found, inside(network, finder=None)]
 
 
-def _views(
-    sight: Sight,
-    train: Frames,
-    validation: Frames,
-    plain: NDArray[np.float32],
-    settings: HeadSettings,
-    wish: Wish,
-    *,
-    cache: Path,
-    steps: Steps,
-) -> tuple[Examples, Examples]:
-    """Cached features of the training images, as they are and as they could have been seen, and of the others."""
-    extractor = FeatureExtractor(sight, cache=cache)
-    random = augmentation.generator(wish.seed)
-    total = (settings.views - 1) * len(train.images) + len(validation.images)
+def _views(lesson: _Lesson, sight: Sight, *, plain: NDArray[np.float32], count: int) -> tuple[Examples, Examples]:
+    """Cached features of `count` views of the training images, the first `plain`, and of the others as they are."""
+    extractor = FeatureExtractor(sight, cache=lesson.cache)
+    train, validation = lesson.train, lesson.validation
+    random = augmentation.generator(lesson.wish.seed)
+    total = (count - 1) * len(train.images) + len(validation.images)
     features = [plain]
-    with steps.step("Computing features of other views", total=total) as advance:
-        for _ in range(settings.views - 1):
-            features.append(extractor.features(looked_at(sight, train.images, random=random), advance=advance))
-        shown = extractor.features(looked_at(sight, validation.images), advance=advance)
-    examples = Examples(np.concatenate(features), np.concatenate([train.targets] * settings.views))
+    with lesson.steps.step("Computing features of other views", total=total) as advance:
+        for _ in range(count - 1):
+            features.append(extractor.features(train.images, random=random, advance=advance))
+        shown = extractor.features(validation.images, advance=advance)
+    examples = Examples(np.concatenate(features), np.concatenate([train.targets] * count))
     return examples, Examples(shown, validation.targets)
 
 
-def _tuned(
-    backbone: Backbone,
-    network: Network | None,
-    sight: Sight,
-    head: Head,
-    train: Frames,
-    validation: Frames,
-    examples: Examples,
-    phases: list[Phase],
-    plan: Plan,
-    wish: Wish,
-    *,
-    steps: Steps,
-) -> Learnt:
-    """What `learn` has so far, with layers of the backbone trained."""
-    epochs = max(1, round(wish.epochs * _TUNE_EPOCHS_SHARE))
-    if plan.fine_tune == "scratch":
-        assert network is not None
-        blank = network.clone(pretrained=False)
-        sight = inside(blank, backbone, finder=sight.finder, located_by=network)
-        head, phases, epochs = (
-            replace(head, kernel=0 * head.kernel, bias=0 * head.bias),
-            [],
-            epochs * _SCRATCH_EPOCHS_FACTOR,
-        )
-    settings = replace(SETTINGS[plan.fine_tune], epochs=epochs)
-    with steps.step(f"Fine-tuning ({plan.fine_tune})", total=epochs * len(train.images)) as advance:
+def _tuned(lesson: _Lesson, learnt: Learnt, *, scaler: Scaler) -> Learnt:
+    """`learnt` so far, a head, with layers of the backbone trained; `scaler` is of the head's features."""
+    way, epochs = learnt.plan.fine_tune, max(1, round(lesson.wish.epochs * _TUNE_EPOCHS_SHARE))
+    if way == "scratch":
+        learnt, epochs = _blank(lesson, learnt), epochs * _SCRATCH_EPOCHS_FACTOR
+    sight, settings = learnt.sight, replace(SETTINGS[way], epochs=epochs)
+    with lesson.steps.step(f"Fine-tuning ({way})", total=epochs * len(lesson.train.images)) as advance:
         tuned = fine_tune(
             sight,
-            head,
-            sight.top if plan.fine_tune == "top" else sight.variables,
-            train,
-            validation,
+            learnt.head,
+            variables=sight.top if way == "top" else sight.variables,
+            train=lesson.train,
+            validation=lesson.validation,
             settings=settings,
-            scaler=Scaler.of(examples.features),
-            seed=wish.seed,
+            scaler=scaler,
+            seed=lesson.wish.seed,
             advance=advance,
         )
-    phases = [*phases, Phase("fine-tuning", tuned.history, tuned.best_epoch)]
-    return Learnt(sight, tuned.head, tuple(phases), plan)
+    phases = (*learnt.phases, Phase("fine-tuning", tuned.history, tuned.best_epoch))
+    return replace(learnt, head=tuned.head, phases=phases, tuning=settings)
+
+
+def _blank(lesson: _Lesson, learnt: Learnt) -> Learnt:
+    """The same way of looking, by a network and a head that know nothing; the finder keeps what it was taught on."""
+    assert lesson.network is not None
+    blank = lesson.network.clone(pretrained=False)
+    sight = inside(blank, finder=learnt.sight.finder, located_by=lesson.network)
+    head = replace(learnt.head, kernel=0 * learnt.head.kernel, bias=0 * learnt.head.bias)
+    return replace(learnt, sight=sight, head=head, phases=())

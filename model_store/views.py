@@ -75,19 +75,23 @@ def cut(frames: Any, views: Any, canvas: Canvas) -> Any:
     size_px = frames.shape[1]
     s = (tf.range(canvas.width_px, dtype=tf.float32) + 0.5) * (2.0 / canvas.width_px) - 1.0
     t = (tf.range(canvas.height_px, dtype=tf.float32) + 0.5) * (2.0 / canvas.height_px) - 1.0
-    cx, cy, ux, uy, vx, vy = (column[:, None, None] for column in tf.unstack(views, 6, axis=1))
+    # Sliced, not unstacked: the int8 converter rounds what has several outputs, whatever it is told to keep. Reshaped,
+    # not given axes by the slice: TensorFlow's optimiser puts slices of a stack aside, and forgets those.
+    cx, cy, ux, uy, vx, vy = (tf.reshape(views[:, column], [-1, 1, 1]) for column in range(6))
     across, down = s[None, None, :], t[None, :, None]
     x = tf.clip_by_value((cx + across * ux + down * vx) * size_px - 0.5, 0.0, size_px - 1.0)
     y = tf.clip_by_value((cy + across * uy + down * vy) * size_px - 0.5, 0.0, size_px - 1.0)
     # The last row and column are reached from the one before, with the full weight.
     left, top = tf.minimum(tf.floor(x), size_px - 2.0), tf.minimum(tf.floor(y), size_px - 2.0)
-    right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
+    # Of three channels each, as LiteRT's broadcasting over the last axis takes longer than the arithmetic.
+    channels = tf.ones([1, 1, 1, 3])
+    right_share, bottom_share = (x - left)[..., None] * channels, (y - top)[..., None] * channels
     corner = tf.cast(top, tf.int32) * size_px + tf.cast(left, tf.int32)
-    pixels = tf.reshape(frames, [-1, size_px * size_px, 3])
+    pixels = tf.reshape(tf.cast(frames, tf.float32), [-1, size_px * size_px, 3])
 
     def row(first: Any) -> Any:
-        near = tf.cast(tf.gather(pixels, first, batch_dims=1), tf.float32)
-        far = tf.cast(tf.gather(pixels, first + 1, batch_dims=1), tf.float32)
+        near = tf.gather(pixels, first, batch_dims=1)
+        far = tf.gather(pixels, first + 1, batch_dims=1)
         return near + (far - near) * right_share
 
     upper = row(corner)

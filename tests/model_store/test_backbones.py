@@ -17,8 +17,6 @@ from typer.testing import CliRunner
 from model_store import backbone_sources
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.commands import add_to
-from model_store.features import FeatureExtractor
-from model_store.sight import closed_box
 from model_store.tf import import_hub, import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 from shared.settings import Settings
@@ -99,22 +97,6 @@ def test_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         resolve_backbone(DEFAULT_HANDLE, cache=tmp_path)
     with pytest.raises(NotFound, match=r"127\.0\.0\.1:9.*can't be downloaded"):
         resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path)
-
-
-def test_features_are_computed_once(hub_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sight = closed_box(resolve_backbone(str(hub_module), cache=tmp_path))
-    images = _images(5)
-    first = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)
-    again = FeatureExtractor(sight, cache=tmp_path)
-    asked: list[int] = []
-    run = again._run
-    monkeypatch.setattr(again, "_run", lambda batch: asked.append(len(batch)) or run(batch))
-    np.testing.assert_array_equal(again.features(images[::-1], advance=lambda _: None), first[::-1])
-    assert asked == []
-    cached = next((tmp_path / "features").rglob("*.npy"))
-    cached.write_bytes(cached.read_bytes()[:50])
-    np.testing.assert_allclose(again.features(images, advance=lambda _: None), first, atol=1e-5)
-    assert asked == [1]
 
 
 def test_what_is_cached_can_still_be_trained(tmp_path: Path) -> None:

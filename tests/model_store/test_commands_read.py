@@ -95,6 +95,31 @@ def test_classify_as_text(store: ModelStore, images: Path) -> None:
     assert " -> " in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("changes", "uncertain"),
+    [
+        pytest.param({"uncertain_margin": 0.5}, True, id="everything is near a threshold"),
+        pytest.param({"uncertain_margin": 0.0, "thresholds": {"no cap": 0.0}}, False, id="a defect is reached"),
+    ],
+)
+def test_classify_says_what_the_model_is_not_sure_of(
+    store: ModelStore, images: Path, tiny_bundle: Path, changes: dict[str, object], uncertain: bool
+) -> None:
+    def build(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        manifest = read_manifest(folder)
+        policy = manifest.policy.model_copy(update=changes)
+        (folder / MANIFEST_FILE).write_text(manifest.model_copy(update={"policy": policy}).model_dump_json())
+
+    store.publish("tiny", build)
+    asked = "classify", str(images), "--model", "tiny@3"
+    found = json.loads(run(store, *asked, "--json").stdout)["images"]
+    assert {image["uncertain"] for image in found} == {uncertain, None}
+    assert [image["uncertain"] is None for image in found] == [image["error"] is not None for image in found]
+    lines = [line for line in run(store, *asked).stdout.splitlines() if " -> " in line]
+    assert [line.endswith("  (uncertain)") for line in lines] == [uncertain] * 3
+
+
 def test_classify_takes_the_region_of_the_camera(store: ModelStore, tiny_bundle: Path, tmp_path: Path) -> None:
     left, right = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
 

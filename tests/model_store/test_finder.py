@@ -85,9 +85,9 @@ def test_one_frame_is_enough_to_be_taught_by(tiny_network: Network) -> None:
     assert overlaps(tiny_network, finder, one)[0] > 0.35
 
 
-def test_a_sight_sets_the_found_bottle_upright(tiny_network: Network, network_backbone: object) -> None:
+def test_a_sight_sets_the_found_bottle_upright(tiny_network: Network) -> None:
     finder = teach(tiny_network, frames(samples(24, seed=1, belt=GREY_BELT)), advance=lambda count: None)
-    sight = inside(tiny_network, network_backbone, finder=finder)  # type: ignore[arg-type]
+    sight = inside(tiny_network, finder=finder)
     held_out = samples(8, seed=3, belt=GREY_BELT)
     views = np.asarray(sight.views(import_tensorflow().constant(frames(held_out))))
     askew = [

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store import losses
-from model_store.backbones import Backbone, resolve_backbone
+from model_store.backbones import resolve_backbone
 from model_store.finder import shrunk, teach
 from model_store.fine_tuning import SETTINGS, Frames, TuneSettings, fine_tune
 from model_store.networks import Network
@@ -57,7 +57,6 @@ def blank_head(width: int) -> Head:
 
 def tuned(
     network: Network,
-    backbone: Backbone,
     settings: TuneSettings,
     *,
     everything: bool,
@@ -69,7 +68,7 @@ def tuned(
     if misled:
         validation = Frames(validation.images, np.roll(validation.targets, 1, axis=1))
     taught = teach(located_by or network, train.images, advance=lambda count: None)
-    sight = replace(inside(network, backbone, finder=taught, located_by=located_by), canvas=CANVAS)
+    sight = replace(inside(network, finder=taught, located_by=located_by), canvas=CANVAS)
     features = np.asarray(sight.features(train.images))
     shown = shrunk(import_tensorflow().constant(validation.images))
     before, located = arrays(network), np.asarray(sight.locate(shown, training=False))
@@ -77,9 +76,9 @@ def tuned(
     fitted = fine_tune(
         sight,
         blank_head(sight.feature_width),
-        sight.variables if everything else sight.top,
-        train,
-        validation,
+        variables=sight.variables if everything else sight.top,
+        train=train,
+        validation=validation,
         settings=settings,
         scaler=Scaler.of(features),
         seed=5,
@@ -94,21 +93,21 @@ QUICK = replace(SETTINGS["top"], epochs=4, batch_size=8, learning_rate=1e-3, hea
 
 
 @pytest.fixture(scope="module")
-def top(tiny_network: Network, network_backbone: Backbone) -> Tuned:
-    return tuned(tiny_network.clone(), network_backbone, QUICK, everything=False, misled=True)
+def top(tiny_network: Network) -> Tuned:
+    return tuned(tiny_network.clone(), QUICK, everything=False, misled=True)
 
 
 @pytest.fixture(scope="module")
-def everything(tiny_network: Network, network_backbone: Backbone) -> Tuned:
+def everything(tiny_network: Network) -> Tuned:
     settings = replace(SETTINGS["all"], epochs=1, batch_size=8)
-    return tuned(tiny_network.clone(), network_backbone, settings, everything=True)
+    return tuned(tiny_network.clone(), settings, everything=True)
 
 
 @pytest.fixture(scope="module")
-def scratch(tiny_network: Network, network_backbone: Backbone) -> Tuned:
+def scratch(tiny_network: Network) -> Tuned:
     settings = replace(SETTINGS["scratch"], epochs=2, batch_size=8)
     blank = tiny_network.clone(pretrained=False)
-    return tuned(blank, network_backbone, settings, everything=True, located_by=tiny_network)
+    return tuned(blank, settings, everything=True, located_by=tiny_network)
 
 
 def test_top_moves_only_what_comes_after_the_finders_layer(top: Tuned) -> None:
@@ -162,8 +161,13 @@ def test_the_best_epoch_is_what_is_left(way: str, request: pytest.FixtureRequest
     assert found == pytest.approx(min(told), rel=1e-3)
 
 
-def test_a_seed_reproduces_a_tuning(top: Tuned, tiny_network: Network, network_backbone: Backbone) -> None:
-    again = tuned(tiny_network.clone(), network_backbone, QUICK, everything=False, misled=True)
+def test_the_rate_falls_along_a_cosine(top: Tuned) -> None:
+    told = top.fitted.history["learning_rate"]
+    np.testing.assert_allclose(told, QUICK.learning_rate / 2 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-5)
+
+
+def test_a_seed_reproduces_a_tuning(top: Tuned, tiny_network: Network) -> None:
+    again = tuned(tiny_network.clone(), QUICK, everything=False, misled=True)
     assert again.fitted.history == top.fitted.history
     np.testing.assert_array_equal(again.fitted.head.kernel, top.fitted.head.kernel)
     for name, array in top.after.items():
@@ -180,9 +184,9 @@ def test_a_closed_box_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFacto
     fitted = fine_tune(
         sight,
         blank_head(sight.feature_width),
-        sight.variables,
-        train,
-        validation,
+        variables=sight.variables,
+        train=train,
+        validation=validation,
         settings=replace(SETTINGS["all"], epochs=12, learning_rate=1e-3),
         scaler=Scaler.of(np.asarray(sight.features(train.images))),
         seed=5,
@@ -205,9 +209,9 @@ def test_unknown_targets_are_tuned_around(tmp_path_factory: pytest.TempPathFacto
     fitted = fine_tune(
         sight,
         head,
-        sight.variables,
-        known,
-        known,
+        variables=sight.variables,
+        train=known,
+        validation=known,
         settings=replace(SETTINGS["all"], epochs=2),
         scaler=Scaler.identity(sight.feature_width),
         seed=5,

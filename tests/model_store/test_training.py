@@ -1,200 +1,186 @@
-"""From a folder of images to a published, verified, useful version, by the commands that users give."""
+"""The head's training, against Keras alone and against what its words promise."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from numpy.typing import NDArray
 
-from model_store.bundle import golden, open_bundle
-from model_store.commands import add_to
-from model_store.comparison import compare_recipes
-from model_store.engines import open_engine
-from model_store.manifest import FP32_FILE, INT8_FILE
-from model_store.quantize import sensitive_operators
-from model_store.store import ModelStore
-from shared.errors import BadDataset, BadSetting
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
-
-KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A scratch place with a backbone, a cache and a store, and the command line."""
-
-    root: Path
-    backbone: Path
-
-    @property
-    def store(self) -> ModelStore:
-        return ModelStore(self.root / "models")
-
-    def json(self, *arguments: object) -> dict[str, Any]:
-        app = typer.Typer()
-        add_to(app)
-        store = ["--model-store", str(self.store.root), "--json"]
-        result = CliRunner().invoke(app, [*map(str, arguments), *store])
-        if isinstance(result.exception, Exception):
-            raise result.exception
-        return dict(json.loads(result.stdout))
-
-    def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
-        # The tiny backbone was trained on nothing: its head has farther to go than the default 25 rounds.
-        fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
-        return self.json("train", dataset, *fixed, *arguments)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    root = tmp_path_factory.mktemp("bench")
-    return Bench(root, save_tiny_backbone(root / "backbone"))
-
-
-@pytest.fixture(scope="module")
-def several(bench: Bench) -> Path:
-    """80 images, a quarter of them with two labels; the last 16 held out."""
-    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
-    folder = write_labelled(bench.root / "several", rows)
-    (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def multi(bench: Bench, several: Path) -> dict[str, Any]:
-    return bench.train(several, "--name", "multi")
-
-
-def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
-    assert multi["mode"] == "multi"
-    assert multi["version"] == 1
-    data = multi["dataset"]
-    assert (data["train"] + data["validation"], data["held_out"]) == (64, 16)
-    assert data["validation"] == 13
-    assert multi["metrics"]["macro_f1"] > 0.9
-
-
-def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
-    parity = multi["parity"]
-    assert parity["images"] == 13 + 16
-    assert parity["saved_model_max_difference"] <= 1e-5
-    assert parity["fp32_max_difference"] <= 1e-5
-    assert parity["int8_max_difference"] < 0.2  # a network of random weights, from which int8 takes more than usual
-    earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
-    assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
-
-
-def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
-    settings = multi["training"]["settings"]
-    assert multi["training"]["fine_tune"] == "none"
-    assert settings["look"] == "whole"
-    assert 0 < settings["separation"]["whole"] <= 1
-    assert any("51 training images (below 60) are too few" in note for note in multi["notes"])
-    assert multi["calibration"]["images"] == 13
-    assert multi["parent"] is None
-
-
-@pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
-def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
-    bundle = open_bundle(Path(multi["path"]))
-    engine = open_engine(bundle, kind, threads=1, max_batch=4)
-    images = golden(bundle).images
-    answers = engine.predict(images)
-    defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
-    good = bundle.manifest.classes.index("good")
-    np.testing.assert_allclose(answers[:, good], np.prod(1 - answers[:, defects], axis=1), atol=0.02)
-    np.testing.assert_allclose(engine.predict(images[:1]), answers[:1], atol=1e-4)
-
-
-def test_the_stem_and_the_head_of_int8_stay_float(multi: dict[str, Any]) -> None:
-    from ai_edge_litert.interpreter import Interpreter
-
-    folder = Path(multi["path"])
-    kept = set(sensitive_operators(folder / FP32_FILE))
-    interpreter = Interpreter(model_path=str(folder / INT8_FILE))
-    types = {tensor["index"]: np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
-    operators = interpreter._get_ops_details()
-    outputs = [types[op["outputs"][0]] for op in operators if op["op_name"] == "CONV_2D"]
-    assert kept
-    assert outputs == ["float32"] * 3 + ["int8"] * 5
-
-
-def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
-    again = bench.train(several, "--name", "multi")
-    assert again["version"] == 2
-    assert bench.store.current("multi") == 2
-    assert again["metrics"] == multi["metrics"]
-    first, second = (golden(open_bundle(Path(run["path"]))) for run in (multi, again))
-    np.testing.assert_array_equal(first.float32, second.float32)
-
-
-def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
-    figures = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
-    assert figures["images"] == 16
-    assert figures["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
-    assert figures["seen_in_training"] == {"train": 0, "validation": 0}
-    assert figures["macro_f1"] > 0.7
-    assert set(figures["per_class"]) == {"good", "no cap", "pigmented"}
-    assert sum(map(sum, figures["confusion"]["matrix"])) == 16
-
-
-def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
-    figures = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
-    assert figures["images"] == 80
-    assert figures["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
-
-
-def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
-    folder = write_class_folders(bench.root / "folders", per_class=12)
-    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
-    trained = bench.train(folder, "--name", "single")
-    assert trained["mode"] == "single"
-    assert [item["file"] for item in trained["unreadable"]] == ["good/broken.png"]
-    assert trained["metrics"]["accuracy"] > 0.9
-    figures = bench.json("evaluate", folder, "--model", "single")
-    assert figures["images"] == 36
-    assert len(figures["unreadable"]) == 1
-    report = Path(trained["path"]) / "report"
-    pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
-    assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
-
-
-def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
-    with pytest.raises(BadSetting, match="closed box"):
-        bench.train(several, "--fine-tune", "top")
-    with pytest.raises(BadDataset, match="Use --mode multi"):
-        bench.train(several, "--mode", "single")
-    assert "bottles" not in bench.store.names()
-
-
-def test_both_recipes_are_compared_on_the_same_images(bench: Bench, several: Path) -> None:
-    result = compare_recipes(several, [123, 5], cache=bench.root / "cache", backbone=str(bench.backbone))
-    assert (result["single"]["images"], result["multi"]["images"]) == (60, 80)
-    for mode in ("single", "multi"):
-        for recipe in ("tutorial", "ours"):
-            figures = result[mode][recipe]
-            assert len(figures["accuracy"]) == 2
-            assert figures["accuracy_mean"] == pytest.approx(sum(figures["accuracy"]) / 2, abs=1e-3)
-    assert result["single"]["tutorial"] != result["single"]["ours"]
-
-
-@pytest.mark.parametrize(
-    ("regions", "said"),
-    [
-        (["cam 1=0,0,1,1"], "can't be a camera's name"),
-        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
-        (["left=0.5,0,0.4,1"], "left first"),
-    ],
+from model_store import losses
+from model_store.policy import Mode
+from model_store.tf import import_keras
+from model_store.training import (
+    TUTORIAL,
+    Examples,
+    Fitted,
+    HeadSettings,
+    Scaler,
+    activated,
+    logits_of,
+    targets_of,
+    train_head,
 )
-def test_a_region_that_would_match_nothing_is_refused(
-    bench: Bench, several: Path, regions: list[str], said: str
-) -> None:
-    flags = [part for region in regions for part in ("--region", region)]
-    with pytest.raises(BadSetting, match=said):
-        bench.train(several, *flags)
+
+WIDTH = 12
+CLASSES = ("good", "no cap", "pigmented")
+
+
+def examples(count: int, *, seed: int, mode: Mode, noise: float = 1.0) -> Examples:
+    """Features of unlike sizes, whose classes differ along three directions."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).normal(0, 1, (3, WIDTH))
+    if mode == "single":
+        targets = np.eye(3, dtype=np.float32)[rng.integers(0, 3, count)]
+    else:
+        targets = rng.integers(0, 2, (count, 2)).astype(np.float32)
+    plain = targets @ directions[: targets.shape[1]] + rng.normal(0, noise, (count, WIDTH))
+    return Examples((plain * np.geomspace(0.1, 10, WIDTH) + 3).astype(np.float32), targets)
+
+
+def trained(
+    train: Examples, validation: Examples, settings: HeadSettings, *, mode: Mode = "single", seed: int = 7
+) -> Fitted:
+    told: list[int] = []
+    fitted = train_head(
+        train, validation, classes=CLASSES, mode=mode, settings=settings, seed=seed, advance=told.append
+    )
+    assert sum(told) == len(fitted.history["loss"])
+    return fitted
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_a_head_learns_what_it_has_not_seen(mode: Mode) -> None:
+    held_out = examples(200, seed=3, mode=mode, noise=0.6)
+    head = trained(examples(200, seed=1, mode=mode, noise=0.6), held_out, HeadSettings(), mode=mode).head
+    right = np.asarray(losses.accuracy(held_out.targets, logits_of(head, held_out.features), mode=mode))
+    assert right.mean() > 0.9
+
+
+def test_folding_the_scaler_changes_no_answer() -> None:
+    features = examples(50, seed=1, mode="single").features
+    rng, scaler = np.random.default_rng(2), Scaler.of(features)
+    kernel, bias = rng.normal(0, 1, (WIDTH, 3)).astype(np.float32), rng.normal(0, 1, 3).astype(np.float32)
+    plain_kernel, plain_bias = scaler.folded(kernel, bias)
+    standardised = (features.astype(float) - scaler.mean) / scaler.scale @ kernel + bias
+    np.testing.assert_allclose(features @ plain_kernel + plain_bias, standardised, atol=1e-4)
+
+
+def test_the_scaler_does_not_blow_up_what_hardly_varies() -> None:
+    features = np.random.default_rng(3).normal(5, [1.0, 1e-6], (400, 2)).astype(np.float32)
+    deviations = Scaler.of(features).applied(features).std(axis=0)
+    assert 0.9 < deviations[0] <= 1
+    assert deviations[1] < 1e-4
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_the_best_epoch_is_restored_and_patience_ends_the_rest(mode: Mode) -> None:
+    # Few noisy images and a fast rate: the validation loss falls and then climbs.
+    train, validation = examples(24, seed=1, mode=mode, noise=2.0), examples(60, seed=2, mode=mode, noise=2.0)
+    settings = HeadSettings(epochs=60, learning_rate=0.03, decays=False, patience=6)
+    head, history, best = trained(train, validation, settings, mode=mode)
+    assert best == int(np.argmin(history["val_loss"]))
+    assert best > 0
+    assert len(history["val_loss"]) == best + 1 + 6 < 60
+    weights = losses.class_weights(train.targets, mode)
+    logits = logits_of(head, validation.features)
+    found = losses.loss(validation.targets, logits, mode=mode, smoothing=settings.label_smoothing, weights=weights)
+    assert float(np.mean(found)) == pytest.approx(min(history["val_loss"]), rel=1e-4)
+
+
+def test_the_best_epoch_is_restored_where_nothing_ended_early() -> None:
+    train, validation = examples(24, seed=1, mode="single", noise=2.0), examples(60, seed=2, mode="single", noise=2.0)
+    settings = HeadSettings(epochs=40, learning_rate=0.03, decays=False, patience=None)
+    head, history, best = trained(train, validation, settings)
+    assert len(history["val_loss"]) == 40
+    assert best < 35
+    shorter = trained(train, validation, replace(settings, epochs=best + 1))
+    np.testing.assert_allclose(head.kernel, shorter.head.kernel, rtol=1e-5, atol=1e-7)
+
+
+def test_unknown_targets_teach_nothing() -> None:
+    train, validation = (examples(80, seed=seed, mode="multi") for seed in (1, 2))
+    settings = HeadSettings(epochs=4, weight_decay=0.0)
+    full = trained(train, validation, settings, mode="multi")
+    unknown = Examples(train.features, train.targets.copy())
+    unknown.targets[:, 1] = np.nan
+    half = trained(unknown, validation, settings, mode="multi").head
+    assert (half.kernel[:, 1] == 0).all()
+    assert half.bias[1] == 0
+    assert abs(half.kernel[:, 0]).max() > 0
+    assert abs(full.head.kernel[:, 1]).max() > 0
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_a_seed_gives_its_head(mode: Mode) -> None:
+    train, validation = examples(80, seed=1, mode=mode), examples(40, seed=2, mode=mode)
+    first, again, other = (
+        trained(train, validation, HeadSettings(epochs=5), mode=mode, seed=seed) for seed in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(first.head.kernel, again.head.kernel)
+    assert first.history == again.history
+    assert abs(first.head.kernel - other.head.kernel).max() > 1e-6
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_the_tutorial_is_plain_keras(mode: Mode) -> None:
+    train, validation = examples(100, seed=1, mode=mode), examples(40, seed=2, mode=mode)
+    found = trained(train, validation, TUTORIAL, mode=mode)
+
+    keras, single = import_keras(), mode == "single"
+    keras.utils.set_random_seed(7)
+    layer = keras.layers.Dense(train.targets.shape[1], activation="softmax" if single else "sigmoid")
+    model = keras.Sequential([keras.Input((WIDTH,)), layer])
+    model.compile(
+        optimizer=keras.optimizers.Adam(),
+        loss="categorical_crossentropy" if single else "binary_crossentropy",
+        metrics=[keras.metrics.CategoricalAccuracy() if single else keras.metrics.BinaryAccuracy()],
+    )
+    history = model.fit(*train, validation_data=tuple(validation), epochs=25, batch_size=32, verbose=0).history
+    kernel, bias = layer.get_weights()
+    np.testing.assert_allclose(found.head.kernel, kernel, atol=1e-5)
+    np.testing.assert_allclose(found.head.bias, bias, atol=1e-5)
+    for ours, theirs in zip(("loss", "acc", "val_loss", "val_acc"), history.values(), strict=True):
+        np.testing.assert_allclose(found.history[ours], theirs, rtol=1e-3, atol=1e-5)
+    assert found.history["learning_rate"] == [1e-3] * 25
+    assert found.best_epoch == 24
+    columns = [0, 1, 2] if single else [1, 2]  # of `multi`, `good` comes first and is derived
+    answers = activated(logits_of(found.head, validation.features), classes=CLASSES, mode=mode)
+    np.testing.assert_allclose(answers[:, columns], model.predict(validation.features, verbose=0), atol=1e-4)
+
+
+def test_the_rate_of_each_epoch_is_told() -> None:
+    train, validation = examples(65, seed=1, mode="multi"), examples(20, seed=2, mode="multi")
+    settings = HeadSettings(epochs=4, batch_size=32, learning_rate=0.01, patience=None)
+    told = trained(train, validation, settings, mode="multi").history["learning_rate"]
+    np.testing.assert_allclose(told, 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-5)
+    validation.targets[:] = 1 - validation.targets  # so that it ends early
+    ended = trained(train, validation, replace(settings, patience=1), mode="multi").history
+    assert len(ended["learning_rate"]) == len(ended["loss"]) < 4
+
+
+def test_weight_decay_makes_weights_small_but_not_the_bias() -> None:
+    train, validation = examples(60, seed=1, mode="multi"), examples(20, seed=2, mode="multi")
+    train.targets[:] = 1.0
+    settings = HeadSettings(
+        epochs=10, learning_rate=0.02, decays=False, best_epoch=False, class_weights=False, standardised=False
+    )
+    still = Examples(np.zeros_like(train.features), train.targets)  # only the bias can learn
+    free, held = (
+        trained(still, validation, replace(settings, weight_decay=decay), mode="multi") for decay in (0.0, 0.9)
+    )
+    np.testing.assert_allclose(held.head.bias, free.head.bias, rtol=1e-6)
+    free, held = (
+        trained(train, validation, replace(settings, weight_decay=decay), mode="multi") for decay in (0.0, 0.9)
+    )
+    assert np.linalg.norm(held.head.kernel) < 0.95 * np.linalg.norm(free.head.kernel)
+
+
+def test_targets_say_what_is_known() -> None:
+    labels: list[tuple[str, ...]] = [("good",), ("no cap", "pigmented"), ("no cap",)]
+    known: NDArray[np.bool_] = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 0]], bool)
+    expected = np.array([[0, 0], [1, 1], [1, np.nan]], np.float32)
+    np.testing.assert_array_equal(targets_of(labels, CLASSES, "multi", known=known), expected)
+    single: list[tuple[str, ...]] = [("good",), ("pigmented",)]
+    np.testing.assert_array_equal(targets_of(single, CLASSES, "single", known=known[:2]), [[1, 0, 0], [0, 0, 1]])

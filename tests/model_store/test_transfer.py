@@ -58,6 +58,16 @@ def test_auto_goes_by_size_and_likeness(
         assert figure in reason
 
 
+@pytest.mark.parametrize(("images", "expected"), [(60, "top"), (2_000, "all"), (50_000, "scratch")])
+def test_a_known_network_is_tuned_however_its_module_was_saved(images: int, expected: FineTune) -> None:
+    """The network is built anew as a Keras graph: what the module lets be trained is of no account."""
+    plan = plan_for({"whole": 0.3}, wish=Wish(), images=images, is_network=True, is_trainable=False)
+    assert plan.fine_tune == expected
+    assert (
+        plan_for({"whole": 0.3}, wish=Wish(), images=images, is_network=False, is_trainable=False).fine_tune == "none"
+    )
+
+
 @pytest.mark.parametrize("way", ["none", "top", "all", "scratch"])
 def test_a_wish_is_granted_whatever_the_figures(way: FineTune) -> None:
     plan = plan_for({"found": 1.0}, wish=Wish(fine_tune=way), images=10, is_network=True)
@@ -135,8 +145,8 @@ class Bench:
         learnt = learn(
             self.backbone,
             network,
-            train,
-            validation,
+            train=train,
+            validation=validation,
             classes=CLASSES,
             mode="single",
             wish=wish,
@@ -181,6 +191,7 @@ def test_each_way_learns(bench: Bench, wish: Wish, phases: list[str]) -> None:
     assert learnt.plan.fine_tune == wish.fine_tune
     assert set(learnt.plan.separation) == ({"found", "whole"} if wish.looks == "auto" else {wish.looks})
     assert learnt.sight.region == learnt.plan.looks
+    assert (learnt.tuning is None) == (wish.fine_tune == "none")
     assert bench.right(learnt) > 0.6  # by chance: a third
 
 

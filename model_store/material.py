@@ -1,0 +1,134 @@
+"""Everything that training needs, in hand: images decoded, looked over, and split.
+
+In: a dataset, what the user chose, and the backbone that is to look. Out: a Material. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_store.backbones import Backbone
+from model_store.batches import Chosen
+from model_store.dataset_files import DatasetFiles
+from model_store.dataset_report import DatasetReport, examine
+from model_store.datasets import Dataset, Sample, check_trainable
+from model_store.evaluation import Bools, known_truth
+from model_store.fine_tuning import Frames
+from model_store.networks import Network
+from model_store.pixels import Pictures, decode_samples
+from model_store.policy import Mode
+from model_store.progress import Steps
+from model_store.sight import frame_size_px
+from model_store.split import Split, split
+from model_store.training import targets_of
+from shared.errors import BadDataset, BadSetting
+from shared.regions import ANY_CAMERA, Fit, Region
+
+# Images whose size is looked up to choose the frames' size.
+_SIZES_LOOKED_UP = 50
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on and checked with. `held_out` are images for parity only."""
+
+    dataset: Dataset
+    report: DatasetReport
+    mode: Mode
+    classes: tuple[str, ...]
+    fit: Fit
+    pictures: Pictures
+    split: Split
+    held_out: Pictures
+
+    def samples(self, rows: NDArray[np.intp]) -> list[Sample]:
+        """The samples of these pictures."""
+        return [self.pictures.samples[index] for index in rows]
+
+    def labels(self, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
+        """Their stated labels."""
+        return [sample.labels for sample in self.samples(rows)]
+
+    def known(self, samples: Sequence[Sample]) -> Bools | None:
+        """Which truth the dataset states of these samples, bool [N, C]; None: all."""
+        return known_truth(self.dataset, samples, classes=self.classes, mode=self.mode)
+
+    def frames(self, rows: NDArray[np.intp]) -> Frames:
+        """These pictures and their targets."""
+        known = self.known(self.samples(rows))
+        targets = targets_of(self.labels(rows), self.classes, self.mode, known=known)
+        return Frames(Chosen(self.pictures.images, rows), targets)
+
+
+def gather(
+    dataset: Dataset,
+    mode: Mode,
+    *,
+    backbone: Backbone,
+    network: Network | None,
+    regions: Mapping[str, Region],
+    seed: int,
+    cache: Path,
+    steps: Steps,
+) -> Material:
+    """Decode everything, look it over, and split it.
+
+    Raises:
+        BadDataset: it can't be trained on; says why.
+    """
+    path = dataset.files.path
+    usable = [sample for sample in dataset.samples if not sample.held_out]
+    held_out = [sample for sample in dataset.samples if sample.held_out]
+    # A bottle that is turned upright has to keep its shape; a closed box gets its pictures as it always did.
+    fit: Fit = "stretch" if network is None else "pad"
+    size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
+    kind: dict[str, Any] = {"size_px": size_px, "fit": fit, "regions": regions, "scratch": cache}
+    with steps.step("Reading the images", total=len(dataset.samples)) as advance:
+        pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
+        kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)
+    report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
+    excluded = set(report.excluded)
+    left_out = {index for index, sample in enumerate(pictures.samples) if sample.name in excluded}
+    check_trainable([one for one in pictures.samples if one.name not in excluded], dataset.classes, path)
+    labels = [sample.labels for sample in pictures.samples]
+    chosen = split(labels, seed=seed, groups=report.groups_of(pictures.samples), leave_out=left_out)
+    if not len(chosen.validation):
+        raise BadDataset(f"{path} has {len(pictures.samples)} usable images: too few to keep a fifth for validation.")
+    return Material(dataset, report, mode, dataset.classes_for(mode), fit, pictures, chosen, kept_away)
+
+
+def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
+    """Raise where a region would only be looked at in serving: by a camera none of whose images is trained on.
+
+    Raises:
+        BadSetting: names that camera, and those that there are.
+    """
+    cameras = {sample.camera for sample in dataset.samples if not sample.held_out and sample.camera is not None}
+    strange = sorted(regions.keys() - cameras - {ANY_CAMERA})
+    if not strange:
+        return
+    there = f"they are of {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can)"
+    raise BadSetting(
+        f"--region {strange[0]}={regions[strange[0]]}: no image to train on is of camera {strange[0]!r}, {there}. "
+        "Workers would crop what training did not: name another, or none for every camera."
+    )
+
+
+def frame_sizes(files: DatasetFiles, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Width and height of some of the images that have a readable header; a common size where none has."""
+    sizes = []
+    for index in np.linspace(0, len(samples) - 1, min(len(samples), _SIZES_LOOKED_UP)).astype(int):
+        try:
+            with Image.open(io.BytesIO(files.read(samples[index].name))) as picture:
+                sizes.append(picture.size)
+        except Exception:  # noqa: S112 - unreadable files are reported when they are decoded
+            continue
+    return sizes or [(224, 224)]

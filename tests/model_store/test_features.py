@@ -1,0 +1,77 @@
+"""Features of frozen layers: computed once, whoever asks, and never from all images at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_store import augmentation, features
+from model_store.backbones import resolve_backbone
+from model_store.batches import Chosen, Rows
+from model_store.features import FeatureExtractor, features_of, looked_at
+from model_store.sight import Sight, closed_box
+from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def sight(tmp_path_factory: pytest.TempPathFactory) -> Sight:
+    folder = tmp_path_factory.mktemp("closed")
+    return closed_box(resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache"))
+
+
+def frames(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(3).integers(0, 256, (count, SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+
+
+def test_features_are_computed_once(sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = frames(5)
+    first = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)
+    again = FeatureExtractor(sight, cache=tmp_path)
+    asked: list[int] = []
+    run = again._run
+    monkeypatch.setattr(again, "_run", lambda batch: asked.append(len(batch)) or run(batch))
+    np.testing.assert_array_equal(again.features(images[::-1], advance=lambda _: None), first[::-1])
+    assert asked == []
+    cached = next((tmp_path / "features").rglob("*.npy"))
+    cached.write_bytes(cached.read_bytes()[:50])
+    np.testing.assert_allclose(again.features(images, advance=lambda _: None), first, atol=1e-5)
+    assert asked == [1]
+
+
+class Watched(Chosen):
+    """Images that remember how many were asked for at once."""
+
+    asked: list[int] = []  # noqa: RUF012 - of one test
+
+    def __getitem__(self, part: Rows) -> NDArray[np.uint8]:
+        found = super().__getitem__(part)
+        self.asked.append(len(found))
+        return found
+
+
+def test_images_are_copied_a_batch_at_a_time(sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "BATCH_SIZE", 4)
+    rows = np.arange(10)[::-1]
+    images, told = frames(10), list[int]()
+    watched = Watched(images, rows)
+    cached = FeatureExtractor(sight, cache=tmp_path).features(watched, advance=told.append)
+    computed = features_of(sight, watched)
+    assert watched.asked == [4, 4, 2] * 2
+    assert told == [4, 4, 2]
+    expected = np.asarray(sight.features(images[rows]))
+    np.testing.assert_allclose(cached, expected, atol=1e-5)
+    np.testing.assert_allclose(computed, expected, atol=1e-5)
+
+
+def test_other_views_are_other_pixels_by_the_seed(sight: Sight) -> None:
+    images = frames(3)
+    (plain,) = looked_at(sight, images)
+    np.testing.assert_array_equal(plain, images)
+    views = [np.concatenate(list(looked_at(sight, images, random=augmentation.generator(seed)))) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(views[0], views[1])
+    assert views[0].dtype == np.uint8
+    assert not np.array_equal(views[0], plain)
+    assert not np.array_equal(views[0], views[2])

@@ -1,0 +1,223 @@
+"""From a folder of images to a published, verified, useful version, by the commands that users give."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.bundle import golden, open_bundle
+from model_store.commands import add_to
+from model_store.engines import open_engine
+from model_store.fine_tuning import SETTINGS
+from model_store.manifest import FP32_FILE, INT8_FILE
+from model_store.publishing import spread_over
+from model_store.quantize import CALIBRATION_IMAGES, sensitive_operators
+from model_store.store import ModelStore
+from shared.errors import BadDataset, BadSetting
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
+
+KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A scratch place with a backbone, a cache and a store, and the command line."""
+
+    root: Path
+    backbone: Path
+
+    @property
+    def store(self) -> ModelStore:
+        return ModelStore(self.root / "models")
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        app = typer.Typer()
+        add_to(app)
+        store = ["--model-store", str(self.store.root), "--json"]
+        result = CliRunner().invoke(app, [*map(str, arguments), *store])
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return dict(json.loads(result.stdout))
+
+    def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
+        # The tiny backbone was trained on nothing: its head has farther to go than the default 25 rounds.
+        fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
+        return self.json("train", dataset, *fixed, *arguments)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("bench")
+    return Bench(root, save_tiny_backbone(root / "backbone"))
+
+
+@pytest.fixture(scope="module")
+def several(bench: Bench) -> Path:
+    """80 images, a quarter of them with two labels; the last 16 held out."""
+    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
+    folder = write_labelled(bench.root / "several", rows)
+    (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def multi(bench: Bench, several: Path) -> dict[str, Any]:
+    return bench.train(several, "--name", "multi")
+
+
+def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
+    assert multi["mode"] == "multi"
+    assert multi["version"] == 1
+    data = multi["dataset"]
+    assert (data["train"] + data["validation"], data["held_out"]) == (64, 16)
+    assert data["validation"] == 13
+    assert multi["metrics"]["macro_f1"] > 0.9
+
+
+def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
+    parity = multi["parity"]
+    assert parity["images"] == 13 + 16
+    assert parity["saved_model_max_difference"] <= 1e-5
+    assert parity["fp32_max_difference"] <= 1e-5
+    assert parity["int8_max_difference"] < 0.2  # a network of random weights, from which int8 takes more than usual
+    earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
+    assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
+
+
+def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
+    settings = multi["training"]["settings"]
+    assert multi["training"]["fine_tune"] == "none"
+    assert settings["look"] == "whole"
+    assert 0 < settings["separation"]["whole"] <= 1
+    assert any("51 training images (below 60) are too few" in note for note in multi["notes"])
+    assert multi["calibration"]["images"] == 13
+    assert multi["parent"] is None
+
+
+@pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
+def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
+    bundle = open_bundle(Path(multi["path"]))
+    engine = open_engine(bundle, kind, threads=1, max_batch=4)
+    images = golden(bundle).images
+    answers = engine.predict(images)
+    defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
+    good = bundle.manifest.classes.index("good")
+    np.testing.assert_allclose(answers[:, good], np.prod(1 - answers[:, defects], axis=1), atol=0.02)
+    np.testing.assert_allclose(engine.predict(images[:1]), answers[:1], atol=1e-4)
+
+
+def test_the_stem_and_the_head_of_int8_stay_float(multi: dict[str, Any]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    folder = Path(multi["path"])
+    kept = set(sensitive_operators(folder / FP32_FILE))
+    interpreter = Interpreter(model_path=str(folder / INT8_FILE))
+    types = {tensor["index"]: np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    outputs = [types[op["outputs"][0]] for op in operators if op["op_name"] == "CONV_2D"]
+    assert kept
+    assert outputs == ["float32"] * 3 + ["int8"] * 5
+
+
+def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    again = bench.train(several, "--name", "multi")
+    assert again["version"] == 2
+    assert bench.store.current("multi") == 2
+    assert again["metrics"] == multi["metrics"]
+    first, second = (golden(open_bundle(Path(run["path"]))) for run in (multi, again))
+    np.testing.assert_array_equal(first.float32, second.float32)
+
+
+def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    figures = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
+    assert figures["images"] == 16
+    assert figures["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
+    assert figures["seen_in_training"] == {"train": 0, "validation": 0}
+    assert figures["macro_f1"] > 0.7
+    assert set(figures["per_class"]) == {"good", "no cap", "pigmented"}
+    assert sum(map(sum, figures["confusion"]["matrix"])) == 16
+
+
+def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    figures = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
+    assert figures["images"] == 80
+    assert figures["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
+
+
+def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
+    folder = write_class_folders(bench.root / "folders", per_class=12)
+    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
+    trained = bench.train(folder, "--name", "single")
+    assert trained["mode"] == "single"
+    assert [item["file"] for item in trained["unreadable"]] == ["good/broken.png"]
+    assert trained["metrics"]["accuracy"] > 0.9
+    figures = bench.json("evaluate", folder, "--model", "single")
+    assert figures["images"] == 36
+    assert len(figures["unreadable"]) == 1
+    report = Path(trained["path"]) / "report"
+    pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
+    assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
+
+
+def test_layers_that_were_trained_are_accounted_for(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    assert "tuning" not in multi["training"]["settings"]
+    tuned = bench.train(several, "--name", "tuned", "--fine-tune", "all", "--epochs", 5)
+    told = tuned["training"]["settings"]["tuning"]
+    assert told == SETTINGS["all"].as_dict() | {"epochs": 3}
+    assert {"learning_rate", "head_learning_rate", "batch_size", "dropout", "weight_decay"} <= told.keys()
+    shown = bench.json("models", "show", "tuned")
+    assert shown["training"]["settings"]["tuning"] == told
+    assert set(tuned["training"]["settings"]["best_epochs"]) == {"head", "fine-tuning"}
+
+
+@pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
+def test_int8_is_calibrated_on_every_class(images: int) -> None:
+    """A dataset's images come folder by folder: the first ones alone would be of one class."""
+    rows = 7 + 2 * np.arange(images)
+    classes = np.arange(images) * 3 // images
+    chosen = spread_over(rows, CALIBRATION_IMAGES)
+    assert len(chosen) == min(images, CALIBRATION_IMAGES)
+    assert (np.diff(chosen) > 0).all()
+    counts = np.bincount(classes[(chosen - 7) // 2], minlength=3)
+    assert counts.max() - counts.min() <= 2
+
+
+def test_help_shows_the_default_of_mode() -> None:
+    app = typer.Typer()
+    add_to(app)
+    said = CliRunner().invoke(app, ["train", "--help"]).stdout
+    words = " ".join(said.replace("│", " ").split())
+    assert "(default: multi if any image has several labels)" in words
+    assert "once for each camera, or for all" in words
+
+
+def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
+    with pytest.raises(BadSetting, match="closed box"):
+        bench.train(several, "--fine-tune", "top")
+    with pytest.raises(BadDataset, match="Use --mode multi"):
+        bench.train(several, "--mode", "single")
+    assert "bottles" not in bench.store.names()
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
+        (["cam 1=0,0,1,1"], "can't be a camera's name"),
+        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
+        (["left=0.5,0,0.4,1"], "left first"),
+        (["cam-2=0,0,0.5,1"], "no image to train on is of camera 'cam-2', they name no camera"),
+    ],
+)
+def test_a_region_that_would_match_nothing_is_refused(
+    bench: Bench, several: Path, regions: list[str], said: str
+) -> None:
+    flags = [part for region in regions for part in ("--region", region)]
+    with pytest.raises(BadSetting, match=said):
+        bench.train(several, *flags)
