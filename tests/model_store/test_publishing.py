@@ -72,6 +72,19 @@ def multi(bench: Bench, several: Path) -> dict[str, Any]:
     return bench.train(several, "--name", "multi")
 
 
+@pytest.fixture(scope="module")
+def folders(bench: Bench) -> Path:
+    """36 images in class folders, and a broken one."""
+    folder = write_class_folders(bench.root / "folders", per_class=12)
+    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(bench: Bench, folders: Path) -> dict[str, Any]:
+    return bench.train(folders, "--name", "single", "--fine-tune", "all")
+
+
 def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
     assert multi["mode"] == "multi"
     assert multi["version"] == 1
@@ -151,30 +164,27 @@ def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path,
     assert figures["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
 
 
-def test_single_from_class_folders_with_a_broken_file(bench: Bench) -> None:
-    folder = write_class_folders(bench.root / "folders", per_class=12)
-    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
-    trained = bench.train(folder, "--name", "single")
-    assert trained["mode"] == "single"
-    assert [item["file"] for item in trained["unreadable"]] == ["good/broken.png"]
-    assert trained["metrics"]["accuracy"] > 0.9
-    figures = bench.json("evaluate", folder, "--model", "single")
+def test_single_from_class_folders_with_a_broken_file(bench: Bench, folders: Path, single: dict[str, Any]) -> None:
+    assert single["mode"] == "single"
+    assert [item["file"] for item in single["unreadable"]] == ["good/broken.png"]
+    assert single["metrics"]["accuracy"] > 0.9
+    figures = bench.json("evaluate", folders, "--model", "single")
     assert figures["images"] == 36
     assert len(figures["unreadable"]) == 1
-    report = Path(trained["path"]) / "report"
+    report = Path(single["path"]) / "report"
     pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
     assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
 
 
-def test_layers_that_were_trained_are_accounted_for(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+def test_layers_that_were_trained_are_accounted_for(
+    bench: Bench, single: dict[str, Any], multi: dict[str, Any]
+) -> None:
     assert "tuning" not in multi["training"]["settings"]
-    tuned = bench.train(several, "--name", "tuned", "--fine-tune", "all", "--epochs", 5)
-    told = tuned["training"]["settings"]["tuning"]
-    assert told == SETTINGS["all"].as_dict() | {"epochs": 3}
+    told = single["training"]["settings"]["tuning"]
+    assert told == SETTINGS["all"].as_dict() | {"epochs": 72}
     assert {"learning_rate", "head_learning_rate", "batch_size", "dropout", "weight_decay"} <= told.keys()
-    shown = bench.json("models", "show", "tuned")
-    assert shown["training"]["settings"]["tuning"] == told
-    assert set(tuned["training"]["settings"]["best_epochs"]) == {"head", "fine-tuning"}
+    assert set(single["training"]["settings"]["best_epochs"]) == {"head", "fine-tuning"}
+    assert bench.json("models", "show", "single")["training"]["settings"]["tuning"] == told
 
 
 @pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
