@@ -142,25 +142,13 @@ def train_and_publish(
     )
     if show is not None:
         show(material.report)
-    learnt = learn(
-        backbone,
-        network,
-        train=material.frames(material.split.train),
-        validation=material.frames(material.split.validation),
-        classes=material.classes,
-        mode=mode,
-        wish=Wish(options.fine_tune, options.looks, options.epochs, options.seed),
-        cache=cache,
-        steps=steps,
-    )
-    tuning = _tuned_on_validation(learnt, material, objective)
-    return _publish(_Work(options, backbone, material, learnt, tuning), store=store, steps=steps)
-
-
-def _tuned_on_validation(learnt: Learnt, material: Material, objective: Objective) -> Tuning:
-    validation = material.frames(material.split.validation)
+    train, validation = (material.frames(rows) for rows in material.split)
+    kind: dict[str, Any] = {"classes": material.classes, "mode": mode}
+    wish = Wish(options.fine_tune, options.looks, options.epochs, options.seed)
+    learnt = learn(backbone, network, train=train, validation=validation, wish=wish, cache=cache, steps=steps, **kind)
     logits = logits_of(learnt.head, features_of(learnt.sight, validation.images))
-    return tune(logits, validation.targets, classes=material.classes, mode=material.mode, objective=objective)
+    tuning = tune(logits, validation.targets, objective=objective, **kind)
+    return _publish(_Work(options, backbone, material, learnt, tuning), store=store, steps=steps)
 
 
 def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:

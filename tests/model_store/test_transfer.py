@@ -183,7 +183,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         (Wish(fine_tune="none", looks="auto", epochs=20), ["head"]),
         (Wish(fine_tune="top", looks="found", epochs=5), ["head", "fine-tuning"]),
         (Wish(fine_tune="all", looks="whole", epochs=5), ["head", "fine-tuning"]),
-        (Wish(fine_tune="scratch", looks="found", epochs=5), ["fine-tuning"]),
+        (Wish(fine_tune="scratch", looks="found", epochs=15), ["fine-tuning"]),
     ],
     ids=lambda value: value.fine_tune if isinstance(value, Wish) else "",
 )
