@@ -80,7 +80,8 @@ def test_latency_accounts_for_every_frame_at_every_load(plant: Settings, monkeyp
     assert [load["percent"] for load in record["loads"]] == [50, 300]
     for load in record["loads"]:
         assert load["asked_images_per_s"] == pytest.approx(capacity * load["percent"] / 100, rel=0.01)
-        assert load["frames"] == max(1, round(capacity * load["percent"] / 100 * 0.3))
+        # The record rounds the capacity to a tenth, which is less than one frame here.
+        assert load["frames"] == pytest.approx(capacity * load["percent"] / 100 * 0.3, abs=1.0)
         assert sum(load["outcomes"].values()) == load["frames"]
         times = load["capture_to_result_ms"]
         assert times["images"] == load["frames"] - load["outcomes"]["queue_full"]
