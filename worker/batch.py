@@ -4,7 +4,8 @@ A batch starts when it is full, when waiting longer would cost a deadline, or wh
 lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
 
 By default nothing lingers for images that may or may not come: while the model is busy, batches form by
-themselves. Only for those that are just being decoded an idle model waits a little.
+themselves; behind the one that is in it only a full one starts. For images that are just being decoded an idle model
+waits a little.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 NO_DEADLINE_S = 5.0
 # How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
 DECODING_WAIT_S = 0.002
+# How often a thread whose batch is not full looks around while the model is busy; the end of a batch wakes it.
+BUSY_WAIT_S = 0.5
 # Left over for deciding and finishing when a batch starts at the last moment for its deadline.
 FINISH_MARGIN_S = 0.005
 
@@ -102,6 +105,7 @@ class Batcher:
         self._order = itertools.count()
         self._draining = False
         self._coming = 0  # items that are being decoded
+        self._out = 0  # batches that were taken and have not ended
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
     def expect(self, count: int) -> None:
@@ -128,6 +132,12 @@ class Batcher:
             if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
                 self._changed.notify()
 
+    def ended(self) -> None:
+        """The model is done with a batch that was taken."""
+        with self._changed:
+            self._out -= 1
+            self._changed.notify()
+
     def drain(self) -> None:
         """No more items come soon: hand out what is there without waiting for more."""
         with self._changed:
@@ -143,9 +153,10 @@ class Batcher:
                 ready = [model for model, start in starts.items() if start.reason is not None]
                 if ready:
                     model = min(ready, key=lambda model: self._heaps[model][0].due)
+                    self._out += 1
                     return self._pop(model, starts[model].reason or "")
                 now = self._clock()
-                if not starts and now >= give_up_at:
+                if now >= give_up_at and (self._out or not starts):
                     return None
                 look_again_at = min((start.at for start in starts.values()), default=give_up_at)
                 self._wakes_at[threading.get_ident()] = look_again_at
@@ -164,6 +175,11 @@ class Batcher:
             cost_s = sum(model.cost.estimate(len(heap)) for model, heap in self._heaps.items()) + FINISH_MARGIN_S
             return min((heap[0].due for heap in heaps), default=float("inf")) - cost_s - self._clock()
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is here, nor on its way."""
+        return not self._coming and not self._heaps
+
     def __len__(self) -> int:
         return sum(map(len, self._heaps.values()))
 
@@ -173,6 +189,8 @@ class Batcher:
         if self._draining:
             return _Start("drain", 0.0)
         now = self._clock()
+        if self._out:  # in the model it would only wait for the batch before it, and take in no more
+            return _Start(None, now + BUSY_WAIT_S)
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
         start_by = self._start_by(model, heap)
         if now >= linger_until:
@@ -186,7 +204,11 @@ class Batcher:
 
         Waking one for each item would cost more than all else that is done for the item here.
         """
-        if len(heap) >= self._max_batch or self._coming <= 0:
+        if len(heap) >= self._max_batch:
+            return True
+        if self._out:
+            return False
+        if self._coming <= 0:
             return True
         starts_at = min(item.ready_at + self._lingers_s(), self._start_by(item.model, heap))
         return starts_at < min(self._wakes_at.values())

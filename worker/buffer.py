@@ -13,10 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.engines.checks import Images
+
 Pixels = NDArray[np.uint8]
 
-# Batches that a worker holds at once: one in the model, one decoded, one claimed.
-BATCHES_HELD = 3
+
+def batches_held(callers: int) -> int:
+    """How many batches a worker holds at once: as many as the model takes, one decoded, one claimed."""
+    return callers + 2
 
 
 class Place(NamedTuple):
@@ -59,9 +63,9 @@ class BatchBuffer:
                 if place.at is not None:
                     self._is_taken[place.at] = False
 
-    def together(self, places: Sequence[Place]) -> Pixels:
-        """The pixels of these places, [N, S, S, 3], in order: where they lie side by side, as they are; else a copy."""
+    def together(self, places: Sequence[Place]) -> Images:
+        """The pixels of these places, in order: [N, S, S, 3] where they lie side by side, else one by one."""
         first = places[0].at
         if first is not None and all(place.at == at for at, place in enumerate(places, first)):
             return self._array[first : first + len(places)]
-        return np.stack([place.pixels for place in places])
+        return [place.pixels for place in places]

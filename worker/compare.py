@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from shared.errors import EngineFailed
 from worker.canary import Answer, Comparison, agree
 from worker.infer import Row, infer
@@ -145,7 +143,7 @@ class Comparer:
     def _run(self, piece: list[_Seen]) -> None:
         model = piece[0].peer.model
         started = time.monotonic()
-        rows = infer(np.stack([seen.peer.pixels for seen in piece if seen.peer.pixels is not None]), model.engine)
+        rows = infer([seen.peer.pixels for seen in piece if seen.peer.pixels is not None], model.engine)
         model.cost.observe(len(piece), time.monotonic() - started)
         for seen, row in zip(piece, rows, strict=True):
             if not isinstance(row, EngineFailed):

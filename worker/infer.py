@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from model_store.engines import Engine
-from model_store.engines.checks import check_answer
+from model_store.engines.checks import Images, check_answer
 from shared.errors import EngineFailed
-from worker.buffer import Pixels, Place
+from worker.buffer import Place
 from worker.items import Decoded
 
 if TYPE_CHECKING:
@@ -33,6 +33,15 @@ class Answered(NamedTuple):
     row: Row | EngineFailed
 
 
+class Inferred(NamedTuple):
+    """A batch that went through its model, with nothing decided yet."""
+
+    answered: tuple[Answered, ...]
+    started_at: float  # monotonic seconds
+    infer_s: float
+    finished_at: float  # UTC epoch seconds
+
+
 class CanaryFault(NamedTuple):
     """A canary that failed on an image, and how."""
 
@@ -40,8 +49,8 @@ class CanaryFault(NamedTuple):
     error: EngineFailed
 
 
-def infer(images: Pixels, engine: Engine) -> list[Row | EngineFailed]:
-    """One row of probabilities per image [N, S, S, 3], in order; an EngineFailed where the engine failed on it.
+def infer(images: Images, engine: Engine) -> list[Row | EngineFailed]:
+    """One row of probabilities per image, in order; an EngineFailed where the engine failed on it.
 
     When a batch fails, its images are tried one by one, so that one of them doesn't fail the others.
     """
@@ -78,7 +87,7 @@ def rescue(answered: Iterable[Answered]) -> tuple[list[Answered], CanaryFault | 
     return after, fault
 
 
-def _predict(images: Pixels, engine: Engine) -> list[Row]:
+def _predict(images: Images, engine: Engine) -> list[Row]:
     try:
         probabilities = engine.predict(images)
     except EngineFailed:

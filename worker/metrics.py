@@ -94,7 +94,7 @@ class Metrics:
         _start_at_zero(self.result_cache, "hit", "miss")
         self.engine_seconds = Counter(
             "sortline_engine_seconds",
-            "Time of the inference thread: busy, waiting for jobs in hand, or idle with none",
+            "Time of the model: busy with batches, waiting for jobs in hand, or idle with none",
             ["state"],
             registry=registry,
         )
@@ -207,6 +207,38 @@ def _start_at_zero(counter: Counter, *label_values: str) -> None:
     """Show them before the first event: Prometheus sees no increase in a series that begins with 1."""
     for value in label_values:
         counter.labels(value)
+
+
+class EngineClock:
+    """Counts what the model's time goes to, by whichever threads bring it batches."""
+
+    def __init__(self, seconds: Counter, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._inside = 0
+        self._without = "idle"  # the state while nothing is inside
+        self._since = clock()
+        self._turning = threading.Lock()
+
+    def entered(self) -> None:
+        """One more batch is in the model."""
+        self._turn(1)
+
+    def left(self) -> None:
+        """One less."""
+        self._turn(-1)
+
+    def look(self, *, is_idle: bool) -> None:
+        """Whether there is nothing that will come to the model, while nothing is in it."""
+        self._turn(0)
+        self._without = "idle" if is_idle else "waiting"
+
+    def _turn(self, change: int) -> None:
+        with self._turning:
+            now = self._clock()
+            self._seconds.labels("busy" if self._inside else self._without).inc(now - self._since)
+            self._since = now
+            self._inside += change
 
 
 class Distribution(Collector):

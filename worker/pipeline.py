@@ -39,19 +39,19 @@ import redis
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
 from worker.budget import Budget
-from worker.buffer import BATCHES_HELD
+from worker.buffer import batches_held
 from worker.cache import ResultCache
 from worker.claim import MAX_ENCODED_BYTES, Claimer
 from worker.compare import Comparer, Comparisons
 from worker.decide import Decider, Spent
 from worker.decode import decode_for_peer, decode_ticket
 from worker.finish import Finisher
-from worker.infer import Answered, infer, rescue
+from worker.infer import Answered, Inferred, infer, rescue
 from worker.intake import admit
 from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
 from worker.loops import Loops
-from worker.metrics import Metrics
+from worker.metrics import EngineClock, Metrics
 from worker.outlook import Outlook
 from worker.serving import Slot
 
@@ -95,7 +95,7 @@ class Pipeline:
         """`burst` ends the pipeline once the queues are empty and all jobs are finished."""
         self._parts = parts
         self._max_batch = max_batch
-        self._capacity = BATCHES_HELD * max_batch
+        self._capacity = batches_held(parts.slot.now.acting.engine.callers) * max_batch
         self._max_attempts = max_attempts
         self._keep_interval_s = min(REAP_INTERVAL_S, lease_s / 3)
         self._burst = burst
@@ -103,10 +103,11 @@ class Pipeline:
         self._batcher = Batcher(max_batch=max_batch, linger_s=linger_s)
         self._outlook = Outlook(max_batch=max_batch)
         self._comparer = Comparer(parts.slot, sink=parts.comparisons, max_waiting=self._capacity, metrics=parts.metrics)
+        self._engine_clock = EngineClock(parts.metrics.engine_seconds)
         self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
         self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[list[Done] | Inferred] = queue.SimpleQueue()
         self._stop_claiming = threading.Event()
         self._claims_ended = threading.Event()
         self.ended = threading.Event()
@@ -167,7 +168,9 @@ class Pipeline:
         self._encoded.take(sum(map(_size_bytes, claim.images)))
         jobs = list(zip(claim.jobs, claim.images, strict=True))
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
-        self._batcher.expect(len(jobs))
+        if jobs:
+            self._batcher.expect(len(jobs))
+            self._engine_clock.look(is_idle=False)
         for hand in range(min(self._decode_threads, len(jobs))):
             work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
@@ -235,7 +238,7 @@ class Pipeline:
         self._parts.metrics.refused.inc()
         self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
 
-    # batch, infer, decide ───────────────────────────────────────────────────────────────────────────
+    # batch, infer ───────────────────────────────────────────────────────────────────────────────────
 
     def _infer_loop(self, name: str) -> None:
         compares = name == "infer"  # the first one alone
@@ -244,17 +247,15 @@ class Pipeline:
             batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
                 self._run(batch)
+                self._batcher.ended()
             if compares:
                 self._comparer.step(spare_s=self._batcher.spare_s())
         if compares:
             self._comparer.drop()
 
     def _next_batch(self, timeout_s: float) -> Batch | None:
-        state = "idle" if self.idle else "waiting"
-        started = time.monotonic()
-        batch = self._batcher.take(timeout_s)
-        self._parts.metrics.engine_seconds.labels(state).inc(time.monotonic() - started)
-        return batch
+        self._engine_clock.look(is_idle=self._batcher.is_empty)
+        return self._batcher.take(timeout_s)
 
     def _run(self, batch: Batch) -> None:
         items: list[Decoded] = []
@@ -268,21 +269,26 @@ class Pipeline:
                 done.append(self._expired(item.ticket, item.model.decider, decode_ms=item.decode_ms))
             else:
                 items.append(item)
-        answered: list[Answered] = []
+        if done:
+            self._done.put(done)
         if items:
-            started_at = time.monotonic()
-            with self._outlook.running(model.cost.estimate(len(items))):
-                answered = self._answer(items)
-            infer_s = time.monotonic() - started_at
-            self._parts.metrics.engine_seconds.labels("busy").inc(infer_s)
-            self._parts.metrics.batch_size.observe(len(items))
-            self._parts.metrics.batches.labels(batch.reason).inc()
-            finished_at = self._clock()
-            for each in answered:
-                done.append(self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at))
+            self._run_items(items, reason=batch.reason)
+        deadlines = [item.ticket.job.deadline_at for item in batch.items if item.ticket.job.deadline_at is not None]
+        if deadlines:
+            self._comparer.room.observe(min(deadlines) - self._clock())
         model.buffer.give_back(item.place for item in batch.items)
-        self._observe_margins(done)
-        self._done.put(done)
+
+    def _run_items(self, items: Sequence[Decoded], *, reason: str) -> None:
+        """What the model says goes to the finish thread as it is: the model's thread goes on with the next batch."""
+        self._engine_clock.entered()
+        started_at = time.monotonic()
+        with self._outlook.running(items[0].model.cost.estimate(len(items))):
+            answered = self._answer(items)
+        self._engine_clock.left()
+        infer_s = time.monotonic() - started_at
+        self._done.put(Inferred(tuple(answered), started_at, infer_s, finished_at=self._clock()))
+        self._parts.metrics.batch_size.observe(len(items))
+        self._parts.metrics.batches.labels(reason).inc()
         self._comparer.offer(answered)
 
     def _answer(self, items: Sequence[Decoded]) -> list[Answered]:
@@ -294,22 +300,6 @@ class Pipeline:
         if fault is not None:
             self._parts.comparisons.failed(fault.trial, fault.error)
         return answered
-
-    def _decide(self, answered: Answered, *, started_at: float, infer_s: float, finished_at: float) -> Done:
-        item, row = answered
-        ticket, decider = item.ticket, item.model.decider
-        if isinstance(row, EngineFailed):
-            return self._retry_or_fail(ticket, row, decider)
-        if item.key is not None and item.peer is None:
-            self._parts.cache.put(item.key, row)
-        spent = Spent(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
-        result = decider.classified(ticket, row, spent=spent, finished_at=finished_at)
-        return Done(ticket.claimed, Ending.SUCCESS, result)
-
-    def _observe_margins(self, done: Sequence[Done]) -> None:
-        for each in done:
-            if each.result is not None and each.result.deadline_margin_ms is not None:
-                self._comparer.room.observe(each.result.deadline_margin_ms / 1000)
 
     def _hopeless(self, ticket: Ticket, needs_s: float) -> bool:
         return ticket.job.deadline_at is not None and self._clock() + needs_s > ticket.job.deadline_at
@@ -326,6 +316,22 @@ class Pipeline:
         result = decider.failed(ticket, error, spent=Spent(), finished_at=self._clock())
         return Done(ticket.claimed, Ending.FAILURE, result, text)
 
+    # decide ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _decided(self, inferred: Inferred) -> list[Done]:
+        return [self._decide(answered, inferred) for answered in inferred.answered]
+
+    def _decide(self, answered: Answered, inferred: Inferred) -> Done:
+        item, row = answered
+        ticket, decider = item.ticket, item.model.decider
+        if isinstance(row, EngineFailed):
+            return self._retry_or_fail(ticket, row, decider)
+        if item.key is not None and item.peer is None:
+            self._parts.cache.put(item.key, row)
+        spent = Spent(item.decode_ms, (inferred.started_at - item.ready_at) * 1000, inferred.infer_s * 1000)
+        result = decider.classified(ticket, row, spent=spent, finished_at=inferred.finished_at)
+        return Done(ticket.claimed, Ending.SUCCESS, result)
+
     # finish ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _finish_loop(self) -> None:
@@ -340,9 +346,12 @@ class Pipeline:
         """What has ended by now, at most FINISH_MAX and a batch; empty when nothing ends for a while."""
         batch: list[Done] = []
         with contextlib.suppress(queue.Empty):
-            batch += self._done.get(timeout=IDLE_WAIT_S)
-            while len(batch) < FINISH_MAX:
-                batch += self._done.get_nowait()
+            ended = self._done.get(timeout=IDLE_WAIT_S)
+            while True:
+                batch += self._decided(ended) if isinstance(ended, Inferred) else ended
+                if len(batch) >= FINISH_MAX:
+                    break
+                ended = self._done.get_nowait()
         return batch
 
     def _finish(self, batch: Sequence[Done]) -> None:

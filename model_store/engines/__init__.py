@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from model_store.bundle import Bundle, replay_golden
+from model_store.engines.checks import Images
 from model_store.engines.unhurried import Unhurried
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.native import quiet_native
@@ -51,8 +52,8 @@ class Engine(Protocol):
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
 
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities, float32 [N, C], of C-contiguous uint8 RGB images [N, S, S, 3], N >= 1.
+    def predict(self, batch: Images) -> NDArray[np.float32]:
+        """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
 
         Releases the interpreter lock while the model runs. The answer is the caller's to keep.
 

@@ -6,23 +6,36 @@ and comes out as a wrong answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
 
+# uint8 [N, S, S, 3], or N arrays [S, S, 3] wherever they lie.
+Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
-def check_batch(batch: NDArray[np.uint8], *, input_size_px: int, engine: str) -> None:
-    """Refuse what is not uint8 [N >= 1, S, S, 3].
+
+def check_batch(batch: Images, *, input_size_px: int, engine: str) -> None:
+    """Refuse what is not N >= 1 images, uint8 [S, S, 3] each.
 
     Raises:
         EngineFailed: says what it was given.
     """
-    if batch.dtype != np.uint8 or len(batch) == 0 or batch.shape[1:] != (input_size_px, input_size_px, 3):
+    shape = (input_size_px, input_size_px, 3)
+    if len(batch) == 0 or any(image.dtype != np.uint8 or image.shape != shape for image in batch):
         raise EngineFailed(
-            f"engine {engine} was given {batch.dtype}{list(batch.shape)}, "
-            f"takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
+            f"engine {engine} was given {described(batch)}, takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
         )
+
+
+def described(batch: Images) -> str:
+    """A batch in an error's words, e.g. `uint8[16, 224, 224, 3]`."""
+    if isinstance(batch, np.ndarray):
+        return f"{batch.dtype}{list(batch.shape)}"
+    kinds = {f"{image.dtype}[{', '.join(map(str, (len(batch), *image.shape)))}]" for image in batch}
+    return " and ".join(sorted(kinds)) or "nothing"
 
 
 def check_answer(answer: NDArray[np.float32], *, images: int, classes_count: int, engine: str) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.engines import graphs
-from model_store.engines.checks import check_answer, check_batch
+from model_store.engines.checks import Images, check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
 
 _SIGNATURE = "serving_default"
@@ -94,7 +94,7 @@ class TensorFlowEngine:
             if lowest <= padded <= highest:
                 self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, batch: Images) -> NDArray[np.float32]:
         """See `Engine.predict`. More images than `max_batch` are run in several pieces, all of them started at once."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
@@ -104,16 +104,17 @@ class TensorFlowEngine:
             started = [self._start(piece) for piece in pieces]
             answers = [self._finish(answer, len(piece)) for answer, piece in zip(started, pieces, strict=True)]
         except (ValueError, TypeError, self._tf.errors.OpError) as error:
-            raise EngineFailed(f"engine {self.name} failed on uint8{list(batch.shape)}: {error}") from error
+            raise EngineFailed(f"engine {self.name} failed on {described(batch)}: {error}") from error
         answer = answers[0] if len(answers) == 1 else np.concatenate(answers)
         return check_answer(answer, images=len(batch), classes_count=self.classes_count, engine=self.name)
 
-    def _start(self, piece: NDArray[np.uint8]) -> Any:
+    def _start(self, piece: Images) -> Any:
         """Copy the piece to the device and start the model on it; a tensor that will hold the answer."""
         padded = self._padded(len(piece))
-        if padded > len(piece):
-            filled = np.zeros((padded, *piece.shape[1:]), np.uint8)
-            filled[: len(piece)] = piece
+        if padded > len(piece) or not isinstance(piece, np.ndarray):
+            filled = np.zeros((padded, *piece[0].shape), np.uint8)
+            for row, image in zip(filled, piece, strict=False):  # the others are padding
+                row[:] = image
             piece = filled
         with self._tf.device(self._device):  # of the copy; where the model runs is TensorFlow's to place
             images = self._tf.constant(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,22 +70,53 @@ def test_litert_recovers_from_a_failed_run(
 def test_litert_never_waits_with_a_neighbour_still_reading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller fills its buffer anew once `predict` is over, however it ended."""
     engine = litert(tiny_bundle, threads=2)
-    invoke, caller, helped = Interpreter.invoke, threading.current_thread(), threading.Event()
+    invoke, both_in = Interpreter.invoke, threading.Barrier(2, timeout=10)
     ended: list[str] = []
 
     def invoked(self: Interpreter) -> None:
-        if threading.current_thread() is caller:
-            assert helped.wait(10)  # the other has begun
+        if both_in.wait() == 0:
             raise RuntimeError("broken")
-        helped.set()
         time.sleep(0.1)
         invoke(self)
-        ended.append("helper")
+        ended.append("neighbour")
 
     monkeypatch.setattr(Interpreter, "invoke", invoked)
     with pytest.raises(EngineFailed, match="broken"):
         engine.predict(random_images(2))
-    assert ended == ["helper"]
+    assert ended == ["neighbour"]
+
+
+def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller's last image is in one lane; the other lane must take the next caller's."""
+    engine = litert(tiny_bundle, threads=2)
+    invoke, second_done = Interpreter.invoke, threading.Event()
+    held = threading.Event()
+
+    def invoked(self: Interpreter) -> None:
+        if not held.is_set():  # the first to come
+            held.set()
+            assert second_done.wait(10)
+        invoke(self)
+
+    images = random_images(8)
+    expected = engine.predict(images)
+    monkeypatch.setattr(Interpreter, "invoke", invoked)
+    with ThreadPoolExecutor(1) as callers:
+        first = callers.submit(engine.predict, images[:4])
+        assert held.wait(10)
+        np.testing.assert_array_equal(engine.predict(images[4:]), expected[4:])
+        second_done.set()
+        np.testing.assert_array_equal(first.result(), expected[:4])
+
+
+def test_litert_takes_images_from_wherever_they_lie(tiny_bundle: Path) -> None:
+    engine, images = litert(tiny_bundle, threads=2), random_images(5)
+    scattered = [image.copy() for image in images]
+    np.testing.assert_array_equal(engine.predict(scattered), engine.predict(images))
+    with pytest.raises(EngineFailed, match=r"was given uint8\[2, 32, 32, 3\] and uint8\[2, 8, 8, 3\], takes"):
+        engine.predict([images[0], np.zeros((8, 8, 3), np.uint8)])
 
 
 def test_litert_deals_a_batch_out_and_puts_all_threads_on_a_lone_image(

@@ -107,6 +107,11 @@ def test_several_callers_get_their_own_answers(tiny_bundle: Path, *, mixed: bool
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_images_are_taken_from_wherever_they_lie(tiny_bundle: Path) -> None:
+    engine, images = tensorflow(tiny_bundle), random_images(5)
+    np.testing.assert_array_equal(engine.predict([image.copy() for image in images]), engine.predict(images))
+
+
 def test_all_pieces_are_started_before_the_first_is_waited_for(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

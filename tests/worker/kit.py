@@ -98,6 +98,7 @@ class ToneEngine:
         """Nothing to warm."""
 
     def predict(self, batch: Images) -> NDArray[np.float32]:
+        batch = np.asarray(batch)
         self.sizes.append(len(batch))
         self._before(batch)
         red, green, _ = (batch.mean(axis=(1, 2), dtype=np.float64) / 255).T

@@ -104,6 +104,52 @@ def test_a_larger_batch_must_start_earlier() -> None:
     assert len(batch.items) == 2
 
 
+# while the model is busy ────────────────────────────────────────────────────────────────────────────
+
+
+def test_behind_a_batch_in_the_model_only_a_full_one_starts() -> None:
+    """In the model it would wait as well, and what comes meanwhile could not join it."""
+    clock = Clock()
+    box = batcher(clock, linger_s=0.0)
+    box.put(decoded("a", ready_at=clock.now))
+    assert names(box.take(0.0)) == ["a"]
+    box.put(decoded("b", ready_at=clock.now))
+    assert box.take(0.0) is None
+    for number in range(3):
+        box.put(decoded(f"c{number}", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "full"
+    assert names(batch) == ["b", "c0", "c1", "c2"]
+
+
+def test_the_end_of_a_batch_starts_what_waited_behind_it() -> None:
+    box = Batcher(max_batch=4, linger_s=0.0)
+    box.put(decoded("a", ready_at=time.monotonic()))
+    assert names(box.take(0.0)) == ["a"]
+    box.put(decoded("b", ready_at=time.monotonic()))
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    while not box._wakes_at:
+        time.sleep(0.001)
+    box.ended()
+    taker.join(kit.PATIENCE_S)
+    assert names(taken[0]) == ["b"]
+
+
+def test_a_batcher_is_empty_when_nothing_is_there_nor_on_its_way() -> None:
+    box = batcher(Clock())
+    assert box.is_empty
+    box.expect(2)
+    assert not box.is_empty
+    box.miss()
+    box.put(decoded("a"))
+    assert not box.is_empty
+    box.drain()
+    box.take(0.0)
+    assert box.is_empty
+
+
 def test_draining_waits_for_nothing() -> None:
     clock = Clock()
     box = batcher(clock, linger_s=10.0)

@@ -55,7 +55,7 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     run = kit.pipeline(settings, kit.parts(settings, slow), burst=True)
     run.start()
     kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")
-    assert run._encoded.wait_for_room(0.2) == 0
+    kit.wait_until(lambda: run._encoded.wait_for_room(0.0) == 0, "they are counted")
     assert client.llen(keys.rq_queue("live")) == 17
     opened.set()
     kit.finish(run)

@@ -55,7 +55,7 @@ class Darker(ToneEngine):
     """Sees half of the red."""
 
     def predict(self, batch: kit.Images) -> kit.NDArray[kit.np.float32]:
-        return super().predict(batch // 2)
+        return super().predict(kit.np.asarray(batch) // 2)
 
 
 # what is made of it ─────────────────────────────────────────────────────────────────────────────────

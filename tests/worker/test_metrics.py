@@ -15,7 +15,7 @@ from shared.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
-from worker.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, Metrics, QueueGauges
+from worker.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, EngineClock, Metrics, QueueGauges
 
 # DESIGN: sample name and its labels. A histogram is named by its count.
 NAMES = {
@@ -100,6 +100,28 @@ def test_reasons_of_batches_are_those_of_the_design(settings: Settings) -> None:
     reasons = {dict(labels)["reason"] for name, labels in found if name == "sortline_batches_total"}
     assert reasons
     assert reasons <= {"full", "deadline", "linger", "drain"}
+
+
+def test_the_models_time_is_counted_once_however_many_batches_are_in_it() -> None:
+    now = [10.0]
+    metrics = Metrics()
+    engine_clock = EngineClock(metrics.engine_seconds, clock=lambda: now[0])
+    for step, seconds in (
+        (lambda: engine_clock.look(is_idle=False), 1.0),  # idle until now
+        (engine_clock.entered, 2.0),  # waiting until now
+        (engine_clock.entered, 4.0),  # busy from here on
+        (engine_clock.left, 8.0),
+        (engine_clock.left, 16.0),
+        (lambda: engine_clock.look(is_idle=True), 32.0),
+        (lambda: engine_clock.look(is_idle=False), 64.0),
+    ):
+        now[0] += seconds
+        step()
+    counted = {
+        state: metrics.registry.get_sample_value("sortline_engine_seconds_total", {"state": state})
+        for state in ("idle", "waiting", "busy")
+    }
+    assert counted == {"idle": 1.0 + 64.0, "waiting": 2.0 + 32.0, "busy": 4.0 + 8.0 + 16.0}
 
 
 def test_a_failed_attempt_is_not_an_ended_job(settings: Settings) -> None:

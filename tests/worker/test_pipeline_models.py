@@ -126,7 +126,7 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
 
     class Swapped(ToneEngine):
         def predict(self, batch: kit.Images) -> kit.NDArray[kit.np.float32]:
-            return super().predict(batch[..., [1, 0, 2]])
+            return super().predict(kit.np.asarray(batch)[..., [1, 0, 2]])
 
     engine = Swapped(size_px=48)
     line = Line(settings, Serving(kit.model(version=3), trial(kit.model(engine, version=4, size_px=48), shadow=True)))

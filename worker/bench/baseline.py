@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from model_store.engines import Engine
 from shared.settings import Settings
 from worker.bench.contenders import CAMERA, in_process
 from worker.bench.rates import rate_between
@@ -33,12 +34,28 @@ def _run(settings: Settings, images: Sequence[bytes]) -> float:
     from model_store.engines import usable_cores
 
     served = load_served(settings)
-    finished_at: list[float] = []
     threads = settings.decode_threads or usable_cores()
-    for pixels in decoded_ahead(served, images, batch_size=settings.max_batch, threads=threads):
-        served.engine.predict(pixels)
-        finished_at += [time.perf_counter()] * len(pixels)
-    return rate_between(finished_at)
+    decoded = decoded_ahead(served, images, batch_size=settings.max_batch, threads=threads)
+    return rate_between(_finished_at(served.engine, decoded))
+
+
+def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
+    """When each image was through the engine, which is called by as many threads as it wants."""
+    finished_at: list[float] = []
+
+    def predict(pixels: Pixels) -> None:
+        engine.predict(pixels)
+        finished_at.extend([time.perf_counter()] * len(pixels))
+
+    inside: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(engine.callers) as callers:
+        for pixels in batches:
+            inside.append(callers.submit(predict, pixels))
+            if len(inside) == engine.callers:
+                inside.popleft().result()
+    for each in inside:
+        each.result()
+    return finished_at
 
 
 def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, threads: int) -> Iterator[Pixels]:

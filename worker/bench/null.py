@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.engines import EngineName
+from model_store.engines.checks import Images
 from model_store.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.policy import Policy
 from shared.settings import Settings
@@ -30,7 +31,7 @@ class NullEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing is cold."""
 
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, batch: Images) -> NDArray[np.float32]:
         """float32 [N, 2]."""
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
 

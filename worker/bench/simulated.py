@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.engines.checks import Images
 from shared.settings import Settings
 from worker.bench.null import NullEngine, null_served
 from worker.loading import Served
@@ -25,7 +26,7 @@ IMAGE_MS = 0.1
 class SimulatedEngine(NullEngine):
     """Says `good` of everything, after BATCH_MS and IMAGE_MS for each image."""
 
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, batch: Images) -> NDArray[np.float32]:
         """float32 [N, 2]. Sleeps without the interpreter lock, as an engine that waits for its device does."""
         time.sleep((BATCH_MS + IMAGE_MS * len(batch)) / 1000)
         return super().predict(batch)
