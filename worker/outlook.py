@@ -32,7 +32,8 @@ class Outlook:
         self._max_batch = max_batch
         self._clock = clock
         self.decode_s = 0.0  # of one image, lately
-        self._ends_at: dict[int, float] = {}  # of the batches in the model, by thread
+        self._ends_at: dict[int, float] = {}  # of the batches in the model, by thread; each behind those before it
+        self._ended_at = float("-inf")  # the last one that did
         self._changing = threading.Lock()
 
     def decoded(self, seconds: float) -> None:
@@ -40,29 +41,39 @@ class Outlook:
         self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
 
     @contextmanager
-    def running(self, cost_s: float) -> Iterator[None]:
-        """A batch is in the model meanwhile, for about `cost_s`."""
+    def running(self, model: Model, *, images: int) -> Iterator[None]:
+        """A batch of `images` is in the model meanwhile, which learns what it cost: from the end of the one before."""
         thread = threading.get_ident()
         with self._changing:
-            self._ends_at[thread] = self._clock() + cost_s
+            started = self._clock()
+            self._ends_at[thread] = started + self._busy_s(started) + model.cost.estimate(images)
         try:
             yield
         finally:
             with self._changing:
                 del self._ends_at[thread]
+                ended = self._clock()
+                cost_s, self._ended_at = ended - max(started, self._ended_at), ended
+            model.cost.observe(images, cost_s)
 
     def before_decoding(self, model: Model, *, waiting: int) -> float:
         """Seconds to the result of an image that isn't decoded yet, with `waiting` decoded ones before it."""
         with self._changing:
             if not waiting and not self._ends_at:
                 return 0.0
-            busy_s = max(0.0, min(self._ends_at.values()) - self._clock()) if self._ends_at else 0.0
+            busy_s = self._busy_s(self._clock())
         full, rest = divmod(waiting, self._max_batch)
         batches_s = full * model.cost.estimate(self._max_batch) + model.cost.estimate(rest + 1)
         return max(self.decode_s, busy_s) + batches_s + FINISH_MARGIN_S
 
     def before_model(self, model: Model, *, images: int, others_wait: bool) -> float:
         """Seconds to the results of a batch of `images` that could start now."""
-        if images == 1 and not others_wait:
-            return 0.0
-        return model.cost.estimate(images) + FINISH_MARGIN_S
+        with self._changing:
+            if images == 1 and not others_wait and not self._ends_at:
+                return 0.0
+            busy_s = self._busy_s(self._clock())
+        return busy_s + model.cost.estimate(images) + FINISH_MARGIN_S
+
+    def _busy_s(self, now: float) -> float:
+        """Until the model is done with all that is in it."""
+        return max(0.0, max(self._ends_at.values(), default=now) - now)

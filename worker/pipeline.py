@@ -282,7 +282,7 @@ class Pipeline:
         """What the model says goes to the finish thread as it is: the model's thread goes on with the next batch."""
         self._engine_clock.entered()
         started_at = time.monotonic()
-        with self._outlook.running(items[0].model.cost.estimate(len(items))):
+        with self._outlook.running(items[0].model, images=len(items)):
             answered = self._answer(items)
         self._engine_clock.left()
         infer_s = time.monotonic() - started_at
@@ -293,9 +293,7 @@ class Pipeline:
 
     def _answer(self, items: Sequence[Decoded]) -> list[Answered]:
         model = items[0].model
-        started_at = time.monotonic()
         rows = infer(model.buffer.together([item.place for item in items]), model.engine)
-        model.cost.observe(len(items), time.monotonic() - started_at)
         answered, fault = rescue(map(Answered, items, rows))
         if fault is not None:
             self._parts.comparisons.failed(fault.trial, fault.error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import redis
 
@@ -49,7 +51,7 @@ def test_decoding_goes_on_beside_the_batch_in_the_model(model: Model) -> None:
     clock = Clock()
     outlook = Outlook(max_batch=4, clock=clock)
     outlook.decoded(0.005)
-    with outlook.running(0.040):
+    with outlook.running(model, images=4):
         clock.now += 0.010
         assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
         clock.now += 0.028
@@ -57,6 +59,29 @@ def test_decoding_goes_on_beside_the_batch_in_the_model(model: Model) -> None:
         clock.now += 1.0  # it takes longer than it should: no credit for that
         assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
     assert outlook.before_decoding(model, waiting=0) == 0.0
+
+
+def test_a_batch_behind_another_costs_what_it_takes_after_it(model: Model) -> None:
+    clock = Clock()
+    outlook = Outlook(max_batch=4, clock=clock)
+
+    def second() -> None:
+        with outlook.running(model, images=2):
+            both_in.wait()
+            first_out.wait()
+            clock.now += 0.020
+
+    both_in, first_out = threading.Barrier(2, timeout=kit.PATIENCE_S), threading.Barrier(2, timeout=kit.PATIENCE_S)
+    behind = threading.Thread(target=second)
+    with outlook.running(model, images=4):
+        assert outlook.before_model(model, images=1, others_wait=False) == pytest.approx(0.050 + FINISH_MARGIN_S)
+        behind.start()
+        both_in.wait()
+        assert outlook.before_model(model, images=1, others_wait=False) == pytest.approx(0.070 + FINISH_MARGIN_S)
+        clock.now += 0.040
+    first_out.wait()
+    behind.join()
+    assert (model.cost.estimate(4), model.cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
 
 
 def test_one_odd_frame_does_not_decide(model: Model) -> None:
