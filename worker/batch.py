@@ -4,8 +4,8 @@ A batch starts when it is full, when waiting longer would cost a deadline, or wh
 lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
 
 By default nothing lingers for images that may or may not come: while the model is busy, batches form by
-themselves; behind the one that is in it only a full one starts. For images that are just being decoded an idle model
-waits a little.
+themselves, and the next is made up when the model is hungry again. For images that are just being decoded an idle
+model waits a little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NO_DEADLINE_S = 5.0
 # How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
 DECODING_WAIT_S = 0.002
-# How often a thread whose batch is not full looks around while the model is busy; the end of a batch wakes it.
+# How often a thread looks around by itself while the model is busy; a hungry one wakes it.
 BUSY_WAIT_S = 0.5
 # Left over for deciding and finishing when a batch starts at the last moment for its deadline.
 FINISH_MARGIN_S = 0.005
@@ -105,7 +105,7 @@ class Batcher:
         self._order = itertools.count()
         self._draining = False
         self._coming = 0  # items that are being decoded
-        self._out = 0  # batches that were taken and have not ended
+        self._out = 0  # batches that were taken and keep the model busy
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
     def expect(self, count: int) -> None:
@@ -132,8 +132,8 @@ class Batcher:
             if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
                 self._changed.notify()
 
-    def ended(self) -> None:
-        """The model is done with a batch that was taken."""
+    def hungry(self) -> None:
+        """The model would begin with another batch, for each that was taken once: until then none is handed out."""
         with self._changed:
             self._out -= 1
             self._changed.notify()
@@ -184,13 +184,13 @@ class Batcher:
         return sum(map(len, self._heaps.values()))
 
     def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
+        now = self._clock()
+        if self._out:  # there it would only wait, take in no more, and what became hopeless would be run all the same
+            return _Start(None, now + BUSY_WAIT_S)
         if len(heap) >= self._max_batch:
             return _Start("full", 0.0)
         if self._draining:
             return _Start("drain", 0.0)
-        now = self._clock()
-        if self._out:  # in the model it would only wait for the batch before it, and take in no more
-            return _Start(None, now + BUSY_WAIT_S)
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
         start_by = self._start_by(model, heap)
         if now >= linger_until:
@@ -204,11 +204,9 @@ class Batcher:
 
         Waking one for each item would cost more than all else that is done for the item here.
         """
-        if len(heap) >= self._max_batch:
-            return True
         if self._out:
             return False
-        if self._coming <= 0:
+        if len(heap) >= self._max_batch or self._coming <= 0:
             return True
         starts_at = min(item.ready_at + self._lingers_s(), self._start_by(item.model, heap))
         return starts_at < min(self._wakes_at.values())

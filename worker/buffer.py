@@ -17,10 +17,8 @@ from model_store.engines.checks import Images
 
 Pixels = NDArray[np.uint8]
 
-
-def batches_held(callers: int) -> int:
-    """How many batches a worker holds at once: as many as the model takes, one decoded, one claimed."""
-    return callers + 2
+# Batches that a worker holds at once: one in the model, one decoded, one claimed.
+BATCHES_HELD = 3
 
 
 class Place(NamedTuple):

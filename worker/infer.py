@@ -6,7 +6,7 @@ The only step that touches the model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,13 +49,14 @@ class CanaryFault(NamedTuple):
     error: EngineFailed
 
 
-def infer(images: Images, engine: Engine) -> list[Row | EngineFailed]:
+def infer(images: Images, engine: Engine, *, hungry: Callable[[], None] | None = None) -> list[Row | EngineFailed]:
     """One row of probabilities per image, in order; an EngineFailed where the engine failed on it.
 
-    When a batch fails, its images are tried one by one, so that one of them doesn't fail the others.
+    When a batch fails, its images are tried one by one, so that one of them doesn't fail the others. `hungry` is the
+    engine's to call.
     """
     try:
-        return list(_predict(images, engine))
+        return list(_predict(images, engine, hungry))
     except EngineFailed as error:
         if len(images) == 1:
             return [error]
@@ -87,9 +88,9 @@ def rescue(answered: Iterable[Answered]) -> tuple[list[Answered], CanaryFault | 
     return after, fault
 
 
-def _predict(images: Images, engine: Engine) -> list[Row]:
+def _predict(images: Images, engine: Engine, hungry: Callable[[], None] | None) -> list[Row]:
     try:
-        probabilities = engine.predict(images)
+        probabilities = engine.predict(images, hungry=hungry)
     except EngineFailed:
         raise
     except Exception as error:  # engines wrap native code: whatever it raises is theirs

@@ -13,7 +13,7 @@ from model_store.manifest import Manifest
 from model_store.store import open_store
 from shared.settings import Settings
 from worker.batch import BatchCost
-from worker.buffer import BatchBuffer, batches_held
+from worker.buffer import BATCHES_HELD, BatchBuffer
 from worker.decide import Decider
 from worker.decode import Decoder
 from worker.serving import Model
@@ -65,7 +65,7 @@ def as_model(served: Served, settings: Settings, *, worker: str) -> Model:
         BadSetting: an override of the setting `policies` does not fit the model's classes.
     """
     decider = Decider(served.manifest, engine=served.engine.name, worker=worker, overrides=settings.policies)
-    buffer = BatchBuffer(batches_held(served.engine.callers) * settings.max_batch, size_px=served.engine.input_size_px)
+    buffer = BatchBuffer(BATCHES_HELD * settings.max_batch, size_px=served.engine.input_size_px)
     return Model(served.manifest, served.engine, served.decoder, decider, BatchCost(), buffer)
 
 

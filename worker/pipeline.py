@@ -39,7 +39,7 @@ import redis
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
 from worker.budget import Budget
-from worker.buffer import batches_held
+from worker.buffer import BATCHES_HELD
 from worker.cache import ResultCache
 from worker.claim import MAX_ENCODED_BYTES, Claimer
 from worker.compare import Comparer, Comparisons
@@ -59,6 +59,8 @@ log = logging.getLogger("sortline.pipeline")
 
 # How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
 IDLE_WAIT_S = 0.5
+# Less decoding than this is not worth a thread of its own, which would mostly wait for the interpreter lock.
+HAND_S = 0.0002
 # Most jobs in one finish step: a bound on how long the server is held.
 FINISH_MAX = 64
 
@@ -95,7 +97,7 @@ class Pipeline:
         """`burst` ends the pipeline once the queues are empty and all jobs are finished."""
         self._parts = parts
         self._max_batch = max_batch
-        self._capacity = batches_held(parts.slot.now.acting.engine.callers) * max_batch
+        self._capacity = BATCHES_HELD * max_batch
         self._max_attempts = max_attempts
         self._keep_interval_s = min(REAP_INTERVAL_S, lease_s / 3)
         self._burst = burst
@@ -167,12 +169,13 @@ class Pipeline:
         self._parts.inflight.add([job.lease for job in claim.jobs])
         self._encoded.take(sum(map(_size_bytes, claim.images)))
         jobs = list(zip(claim.jobs, claim.images, strict=True))
-        # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
+        # Dealt out like cards: handing over single jobs costs more than a small decode.
         if jobs:
             self._batcher.expect(len(jobs))
             self._engine_clock.look(is_idle=False)
-        for hand in range(min(self._decode_threads, len(jobs))):
-            work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
+        hands = self._hands(len(jobs))
+        for hand in range(hands):
+            work = functools.partial(self._decode_hand, deque(jobs[hand::hands]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
         if claim.jobs:
             return
@@ -182,6 +185,11 @@ class Pipeline:
             self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
             self._parts.claimer.wait(IDLE_WAIT_S)
+
+    def _hands(self, images: int) -> int:
+        """How many threads to deal so many images to: no more than have enough to decode."""
+        worth_it = int(images * self._outlook.decode_s / HAND_S)
+        return min(self._decode_threads, images, max(1, worth_it))
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -246,8 +254,9 @@ class Pipeline:
             self.loops.beat(name)
             batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
-                self._run(batch)
-                self._batcher.ended()
+                hungry = _Once(self._batcher.hungry)
+                self._run(batch, hungry)
+                hungry()
             if compares:
                 self._comparer.step(spare_s=self._batcher.spare_s())
         if compares:
@@ -257,7 +266,7 @@ class Pipeline:
         self._engine_clock.look(is_idle=self._batcher.is_empty)
         return self._batcher.take(timeout_s)
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, hungry: Callable[[], None]) -> None:
         items: list[Decoded] = []
         done: list[Done] = []
         model = batch.items[0].model  # a batch is of one model
@@ -272,18 +281,18 @@ class Pipeline:
         if done:
             self._done.put(done)
         if items:
-            self._run_items(items, reason=batch.reason)
+            self._run_items(items, reason=batch.reason, hungry=hungry)
         deadlines = [item.ticket.job.deadline_at for item in batch.items if item.ticket.job.deadline_at is not None]
         if deadlines:
             self._comparer.room.observe(min(deadlines) - self._clock())
         model.buffer.give_back(item.place for item in batch.items)
 
-    def _run_items(self, items: Sequence[Decoded], *, reason: str) -> None:
+    def _run_items(self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]) -> None:
         """What the model says goes to the finish thread as it is: the model's thread goes on with the next batch."""
         self._engine_clock.entered()
         started_at = time.monotonic()
         with self._outlook.running(items[0].model, images=len(items)):
-            answered = self._answer(items)
+            answered = self._answer(items, hungry)
         self._engine_clock.left()
         infer_s = time.monotonic() - started_at
         self._done.put(Inferred(tuple(answered), started_at, infer_s, finished_at=self._clock()))
@@ -291,9 +300,9 @@ class Pipeline:
         self._parts.metrics.batches.labels(reason).inc()
         self._comparer.offer(answered)
 
-    def _answer(self, items: Sequence[Decoded]) -> list[Answered]:
+    def _answer(self, items: Sequence[Decoded], hungry: Callable[[], None]) -> list[Answered]:
         model = items[0].model
-        rows = infer(model.buffer.together([item.place for item in items]), model.engine)
+        rows = infer(model.buffer.together([item.place for item in items]), model.engine, hungry=hungry)
         answered, fault = rescue(map(Answered, items, rows))
         if fault is not None:
             self._parts.comparisons.failed(fault.trial, fault.error)
@@ -408,6 +417,20 @@ class Pipeline:
         decider = self._parts.slot.now.acting.decider
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
+
+
+class _Once:
+    """Calls something the first time it is called; then a batch has said so, or its end says it."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._left = [call]
+
+    def __call__(self) -> None:
+        try:
+            call = self._left.pop()  # not asked before: two threads may come at once
+        except IndexError:
+            return
+        call()
 
 
 def _size_bytes(image: bytes | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -52,8 +52,11 @@ class Engine(Protocol):
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
 
-    def predict(self, batch: Images) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
+
+        `hungry` is called as soon as another caller's batch would be begun, if that is before this one's end: no
+        sooner, so that what goes into the next batch is decided as late as can be.
 
         Releases the interpreter lock while the model runs. The answer is the caller's to keep.
 

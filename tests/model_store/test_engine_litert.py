@@ -111,6 +111,25 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
         np.testing.assert_array_equal(first.result(), expected[:4])
 
 
+@pytest.mark.parametrize(("threads", "count"), [(1, 4), (2, 2), (2, 9)])
+def test_litert_is_hungry_when_its_last_image_begins(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, count: int
+) -> None:
+    engine = litert(tiny_bundle, threads=threads)
+    invoke, events, recording = Interpreter.invoke, list[str](), threading.Lock()
+
+    def invoked(self: Interpreter) -> None:
+        with recording:
+            events.append("image")
+        invoke(self)
+
+    monkeypatch.setattr(Interpreter, "invoke", invoked)
+    engine.predict(random_images(count), hungry=lambda: events.append("hungry"))
+    assert (events.count("image"), events.count("hungry")) == (count, 1)
+    begun = events.index("hungry")  # an image that a lane has taken may not be in its interpreter yet
+    assert count - threads <= begun <= count - 1
+
+
 def test_litert_takes_images_from_wherever_they_lie(tiny_bundle: Path) -> None:
     engine, images = litert(tiny_bundle, threads=2), random_images(5)
     scattered = [image.copy() for image in images]

@@ -97,7 +97,9 @@ class ToneEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing to warm."""
 
-    def predict(self, batch: Images) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        if hungry is not None and self.callers > 1:
+            hungry()
         batch = np.asarray(batch)
         self.sizes.append(len(batch))
         self._before(batch)

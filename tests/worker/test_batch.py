@@ -42,6 +42,14 @@ def costing(seconds: dict[int, float]) -> Model:
     return model
 
 
+def through(box: Batcher) -> Batch | None:
+    """A batch, with which the model is done at once."""
+    batch = box.take(0.0)
+    if batch is not None:
+        box.hungry()
+    return batch
+
+
 def names(batch: Batch | None) -> list[str]:
     assert batch is not None, "no batch"
     return [item.ticket.job.job_id for item in batch.items]
@@ -107,22 +115,22 @@ def test_a_larger_batch_must_start_earlier() -> None:
 # while the model is busy ────────────────────────────────────────────────────────────────────────────
 
 
-def test_behind_a_batch_in_the_model_only_a_full_one_starts() -> None:
+def test_behind_a_batch_nothing_starts_until_the_model_is_hungry() -> None:
     """In the model it would wait as well, and what comes meanwhile could not join it."""
     clock = Clock()
     box = batcher(clock, linger_s=0.0)
     box.put(decoded("a", ready_at=clock.now))
     assert names(box.take(0.0)) == ["a"]
-    box.put(decoded("b", ready_at=clock.now))
+    for number in range(4):
+        box.put(decoded(f"b{number}", ready_at=clock.now))
+    box.drain()
     assert box.take(0.0) is None
-    for number in range(3):
-        box.put(decoded(f"c{number}", ready_at=clock.now))
-    batch = box.take(0.0)
-    assert batch is not None and batch.reason == "full"
-    assert names(batch) == ["b", "c0", "c1", "c2"]
+    box.put(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.1))
+    box.hungry()
+    assert names(box.take(0.0)) == ["urgent", "b0", "b1", "b2"]
 
 
-def test_the_end_of_a_batch_starts_what_waited_behind_it() -> None:
+def test_a_hungry_model_wakes_who_waits_with_the_next_batch() -> None:
     box = Batcher(max_batch=4, linger_s=0.0)
     box.put(decoded("a", ready_at=time.monotonic()))
     assert names(box.take(0.0)) == ["a"]
@@ -130,9 +138,8 @@ def test_the_end_of_a_batch_starts_what_waited_behind_it() -> None:
     taken: list[Batch | None] = []
     taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
     taker.start()
-    while not box._wakes_at:
-        time.sleep(0.001)
-    box.ended()
+    kit.wait_until(lambda: bool(box._wakes_at), "somebody waits")
+    box.hungry()
     taker.join(kit.PATIENCE_S)
     assert names(taken[0]) == ["b"]
 
@@ -215,6 +222,8 @@ def test_each_of_two_waiting_takers_gets_a_batch() -> None:
     takers, taken = waiting_takers(box, 2)
     for number in range(4):
         box.put(decoded(f"j{number}", ready_at=time.monotonic()))
+    kit.wait_until(lambda: len(taken) == 1, "the first has one")
+    box.hungry()
     for taker in takers:
         taker.join(kit.PATIENCE_S)
     assert sorted(name for batch in taken for name in names(batch)) == ["j0", "j1", "j2", "j3"]
@@ -228,8 +237,8 @@ def test_items_leave_by_earliest_deadline() -> None:
     box = batcher(clock, max_batch=2)
     for name, deadline_s in (("third", 0.3), ("first", 0.1), ("fourth", 0.4), ("second", 0.2)):
         box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + deadline_s))
-    assert names(box.take(0.0)) == ["first", "second"]
-    assert names(box.take(0.0)) == ["third", "fourth"]
+    assert names(through(box)) == ["first", "second"]
+    assert names(through(box)) == ["third", "fourth"]
 
 
 def test_items_of_one_deadline_leave_in_the_order_they_came() -> None:
@@ -249,7 +258,7 @@ def test_an_item_without_a_deadline_is_not_starved() -> None:
     for _ in range(100):
         for name in ("urgent-1", "urgent-2"):
             box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + clock.now - start + 0.5))
-        if "patient" in names(box.take(0.0)):
+        if "patient" in names(through(box)):
             break
         clock.now += 0.1
     assert clock.now - start == pytest.approx(NO_DEADLINE_S - 0.5, abs=0.2)
@@ -323,7 +332,7 @@ def test_a_batch_is_of_one_model() -> None:
     box = batcher(clock, max_batch=4)
     for number in range(8):
         box.put(decoded(f"j{number}", ready_at=clock.now - 1, deadline_at=WALL + number, by=(old, new)[number % 2]))
-    first, second = box.take(0.0), box.take(0.0)
+    first, second = through(box), through(box)
     assert (versions(first), names(first)) == ({1}, ["j0", "j2", "j4", "j6"])
     assert (versions(second), names(second)) == ({2}, ["j1", "j3", "j5", "j7"])
     assert len(box) == 0
@@ -335,8 +344,8 @@ def test_the_most_urgent_of_those_that_may_start_goes_first() -> None:
     for name in ("a", "b"):
         box.put(decoded(name, ready_at=clock.now, deadline_at=WALL + 2, by=old))
     box.put(decoded("urgent", ready_at=clock.now - 1, deadline_at=WALL + 1, by=new))
-    assert names(box.take(0.0)) == ["urgent"]
-    assert names(box.take(0.0)) == ["a", "b"]
+    assert names(through(box)) == ["urgent"]
+    assert names(through(box)) == ["a", "b"]
 
 
 def test_a_full_batch_does_not_wait_for_another_models_lingering() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ class Bench:
 class Darker(ToneEngine):
     """Sees half of the red."""
 
-    def predict(self, batch: kit.Images) -> kit.NDArray[kit.np.float32]:
+    def predict(self, batch: kit.Images, **hungry: Any) -> kit.NDArray[kit.np.float32]:
         return super().predict(kit.np.asarray(batch) // 2)
 
 

@@ -53,7 +53,7 @@ class Answering(ToneEngine):
         super().__init__()
         self._change = change
 
-    def predict(self, batch: kit.Images) -> NDArray[np.float32]:
+    def predict(self, batch: kit.Images, *, hungry: object = None) -> NDArray[np.float32]:
         return self._change(super().predict(batch))
 
 

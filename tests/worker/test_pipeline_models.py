@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -125,7 +126,7 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     """It is of another size and sees red where there is green: its answers would be noticed."""
 
     class Swapped(ToneEngine):
-        def predict(self, batch: kit.Images) -> kit.NDArray[kit.np.float32]:
+        def predict(self, batch: kit.Images, **hungry: Any) -> kit.NDArray[kit.np.float32]:
             return super().predict(kit.np.asarray(batch)[..., [1, 0, 2]])
 
     engine = Swapped(size_px=48)

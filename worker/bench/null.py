@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class NullEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing is cold."""
 
-    def predict(self, batch: Images) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]."""
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
 

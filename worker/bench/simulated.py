@@ -7,6 +7,7 @@ Decoding and the copy to the device are not in it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ IMAGE_MS = 0.1
 class SimulatedEngine(NullEngine):
     """Says `good` of everything, after BATCH_MS and IMAGE_MS for each image."""
 
-    def predict(self, batch: Images) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]. Sleeps without the interpreter lock, as an engine that waits for its device does."""
         time.sleep((BATCH_MS + IMAGE_MS * len(batch)) / 1000)
         return super().predict(batch)
