@@ -33,15 +33,6 @@ class Answered(NamedTuple):
     row: Row | EngineFailed
 
 
-class Inferred(NamedTuple):
-    """A batch that went through its model, with nothing decided yet."""
-
-    answered: tuple[Answered, ...]
-    started_at: float  # monotonic seconds
-    infer_s: float
-    finished_at: float  # UTC epoch seconds
-
-
 class CanaryFault(NamedTuple):
     """A canary that failed on an image, and how."""
 

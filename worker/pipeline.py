@@ -46,7 +46,7 @@ from worker.compare import Comparer, Comparisons
 from worker.decide import Decider, Spent
 from worker.decode import decode_for_peer, decode_ticket
 from worker.finish import Finisher
-from worker.infer import Answered, Inferred, infer, rescue
+from worker.infer import Answered, infer, rescue
 from worker.intake import admit
 from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
@@ -59,8 +59,6 @@ log = logging.getLogger("sortline.pipeline")
 
 # How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
 IDLE_WAIT_S = 0.5
-# Less decoding than this is not worth a thread of its own, which would mostly wait for the interpreter lock.
-HAND_S = 0.0002
 # Most jobs in one finish step: a bound on how long the server is held.
 FINISH_MAX = 64
 
@@ -109,7 +107,7 @@ class Pipeline:
         self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
         self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._done: queue.SimpleQueue[list[Done] | Inferred] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
         self._stop_claiming = threading.Event()
         self._claims_ended = threading.Event()
         self.ended = threading.Event()
@@ -169,13 +167,12 @@ class Pipeline:
         self._parts.inflight.add([job.lease for job in claim.jobs])
         self._encoded.take(sum(map(_size_bytes, claim.images)))
         jobs = list(zip(claim.jobs, claim.images, strict=True))
-        # Dealt out like cards: handing over single jobs costs more than a small decode.
+        # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
         if jobs:
             self._batcher.expect(len(jobs))
             self._engine_clock.look(is_idle=False)
-        hands = self._hands(len(jobs))
-        for hand in range(hands):
-            work = functools.partial(self._decode_hand, deque(jobs[hand::hands]))
+        for hand in range(min(self._decode_threads, len(jobs))):
+            work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
             self._decode_pool.submit(self.loops.guard, "decode", work)
         if claim.jobs:
             return
@@ -185,11 +182,6 @@ class Pipeline:
             self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
             self._parts.claimer.wait(IDLE_WAIT_S)
-
-    def _hands(self, images: int) -> int:
-        """How many threads to deal so many images to: no more than have enough to decode."""
-        worth_it = int(images * self._outlook.decode_s / HAND_S)
-        return min(self._decode_threads, images, max(1, worth_it))
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -246,7 +238,7 @@ class Pipeline:
         self._parts.metrics.refused.inc()
         self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
 
-    # batch, infer ───────────────────────────────────────────────────────────────────────────────────
+    # batch, infer, decide ───────────────────────────────────────────────────────────────────────────
 
     def _infer_loop(self, name: str) -> None:
         compares = name == "infer"  # the first one alone
@@ -278,27 +270,27 @@ class Pipeline:
                 done.append(self._expired(item.ticket, item.model.decider, decode_ms=item.decode_ms))
             else:
                 items.append(item)
-        if done:
-            self._done.put(done)
         if items:
-            self._run_items(items, reason=batch.reason, hungry=hungry)
-        deadlines = [item.ticket.job.deadline_at for item in batch.items if item.ticket.job.deadline_at is not None]
-        if deadlines:
-            self._comparer.room.observe(min(deadlines) - self._clock())
+            done += self._run_items(items, reason=batch.reason, hungry=hungry)
         model.buffer.give_back(item.place for item in batch.items)
+        self._observe_margins(done)
+        self._done.put(done)
 
-    def _run_items(self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]) -> None:
-        """What the model says goes to the finish thread as it is: the model's thread goes on with the next batch."""
+    def _run_items(self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]) -> list[Done]:
+        """Where the engine wants two callers, the other brings the next batch while this one's results are made."""
         self._engine_clock.entered()
         started_at = time.monotonic()
         with self._outlook.running(items[0].model, images=len(items)):
             answered = self._answer(items, hungry)
         self._engine_clock.left()
-        infer_s = time.monotonic() - started_at
-        self._done.put(Inferred(tuple(answered), started_at, infer_s, finished_at=self._clock()))
+        hungry()
+        infer_s, finished_at = time.monotonic() - started_at, self._clock()
         self._parts.metrics.batch_size.observe(len(items))
         self._parts.metrics.batches.labels(reason).inc()
         self._comparer.offer(answered)
+        return [
+            self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at) for each in answered
+        ]
 
     def _answer(self, items: Sequence[Decoded], hungry: Callable[[], None]) -> list[Answered]:
         model = items[0].model
@@ -307,6 +299,22 @@ class Pipeline:
         if fault is not None:
             self._parts.comparisons.failed(fault.trial, fault.error)
         return answered
+
+    def _decide(self, answered: Answered, *, started_at: float, infer_s: float, finished_at: float) -> Done:
+        item, row = answered
+        ticket, decider = item.ticket, item.model.decider
+        if isinstance(row, EngineFailed):
+            return self._retry_or_fail(ticket, row, decider)
+        if item.key is not None and item.peer is None:
+            self._parts.cache.put(item.key, row)
+        spent = Spent(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
+        result = decider.classified(ticket, row, spent=spent, finished_at=finished_at)
+        return Done(ticket.claimed, Ending.SUCCESS, result)
+
+    def _observe_margins(self, done: Sequence[Done]) -> None:
+        for each in done:
+            if each.result is not None and each.result.deadline_margin_ms is not None:
+                self._comparer.room.observe(each.result.deadline_margin_ms / 1000)
 
     def _hopeless(self, ticket: Ticket, needs_s: float) -> bool:
         return ticket.job.deadline_at is not None and self._clock() + needs_s > ticket.job.deadline_at
@@ -323,22 +331,6 @@ class Pipeline:
         result = decider.failed(ticket, error, spent=Spent(), finished_at=self._clock())
         return Done(ticket.claimed, Ending.FAILURE, result, text)
 
-    # decide ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _decided(self, inferred: Inferred) -> list[Done]:
-        return [self._decide(answered, inferred) for answered in inferred.answered]
-
-    def _decide(self, answered: Answered, inferred: Inferred) -> Done:
-        item, row = answered
-        ticket, decider = item.ticket, item.model.decider
-        if isinstance(row, EngineFailed):
-            return self._retry_or_fail(ticket, row, decider)
-        if item.key is not None and item.peer is None:
-            self._parts.cache.put(item.key, row)
-        spent = Spent(item.decode_ms, (inferred.started_at - item.ready_at) * 1000, inferred.infer_s * 1000)
-        result = decider.classified(ticket, row, spent=spent, finished_at=inferred.finished_at)
-        return Done(ticket.claimed, Ending.SUCCESS, result)
-
     # finish ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _finish_loop(self) -> None:
@@ -353,12 +345,9 @@ class Pipeline:
         """What has ended by now, at most FINISH_MAX and a batch; empty when nothing ends for a while."""
         batch: list[Done] = []
         with contextlib.suppress(queue.Empty):
-            ended = self._done.get(timeout=IDLE_WAIT_S)
-            while True:
-                batch += self._decided(ended) if isinstance(ended, Inferred) else ended
-                if len(batch) >= FINISH_MAX:
-                    break
-                ended = self._done.get_nowait()
+            batch += self._done.get(timeout=IDLE_WAIT_S)
+            while len(batch) < FINISH_MAX:
+                batch += self._done.get_nowait()
         return batch
 
     def _finish(self, batch: Sequence[Done]) -> None:
