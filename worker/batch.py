@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 NO_DEADLINE_S = 5.0
 # How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
 DECODING_WAIT_S = 0.002
-# How often a thread looks around by itself while the model is busy; a hungry one wakes it.
-BUSY_WAIT_S = 0.5
 # Left over for deciding and finishing when a batch starts at the last moment for its deadline.
 FINISH_MARGIN_S = 0.005
 
@@ -105,7 +103,7 @@ class Batcher:
         self._order = itertools.count()
         self._draining = False
         self._coming = 0  # items that are being decoded
-        self._out = 0  # batches that were taken and keep the model busy
+        self._out: set[int] = set()  # identities of batches that were taken and keep the model busy
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
     def expect(self, count: int) -> None:
@@ -132,11 +130,12 @@ class Batcher:
             if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
                 self._changed.notify()
 
-    def hungry(self) -> None:
-        """The model would begin with another batch, for each that was taken once: until then none is handed out."""
+    def hungry(self, batch: Batch) -> None:
+        """The model would begin with another batch than this one; may be said again. Until then none is handed out."""
         with self._changed:
-            self._out -= 1
-            self._changed.notify()
+            if id(batch) in self._out:
+                self._out.remove(id(batch))
+                self._changed.notify()
 
     def drain(self) -> None:
         """No more items come soon: hand out what is there without waiting for more."""
@@ -153,12 +152,15 @@ class Batcher:
                 ready = [model for model, start in starts.items() if start.reason is not None]
                 if ready:
                     model = min(ready, key=lambda model: self._heaps[model][0].due)
-                    self._out += 1
-                    return self._pop(model, starts[model].reason or "")
+                    batch = self._pop(model, starts[model].reason or "")
+                    self._out.add(id(batch))
+                    return batch
                 now = self._clock()
                 if now >= give_up_at and (self._out or not starts):
                     return None
                 look_again_at = min((start.at for start in starts.values()), default=give_up_at)
+                if self._out:
+                    look_again_at = give_up_at
                 self._wakes_at[threading.get_ident()] = look_again_at
                 self._changed.wait(max(0.0, look_again_at - now))
                 del self._wakes_at[threading.get_ident()]
@@ -184,13 +186,13 @@ class Batcher:
         return sum(map(len, self._heaps.values()))
 
     def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
-        now = self._clock()
         if self._out:  # there it would only wait, take in no more, and what became hopeless would be run all the same
-            return _Start(None, now + BUSY_WAIT_S)
+            return _Start(None, float("inf"))
         if len(heap) >= self._max_batch:
             return _Start("full", 0.0)
         if self._draining:
             return _Start("drain", 0.0)
+        now = self._clock()
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
         start_by = self._start_by(model, heap)
         if now >= linger_until:

@@ -1,7 +1,8 @@
 """Compare: the second model's look at images that were answered already, while a canary is tried.
 
-In: items on their way to finish, with their rows. Out: `Comparison`s. All of it runs on an inference thread, which owns
-the engines, in pieces of a few milliseconds, and only where no deadline can be lost by it:
+In: items on their way to finish, with their rows. Out: `Comparison`s. All of it runs on the first inference thread, to
+which the engines belong while a canary is tried, in pieces of a few milliseconds, and only where no deadline can be
+lost by it:
   - after the batch's results were handed on;
   - while no full batch with a deadline waits, and what waits can wait for this piece (`Batcher.spare_s`);
   - while the results of the last seconds had more than twice the piece's time left: what arrives during a piece

@@ -33,7 +33,7 @@ class Outlook:
         self._clock = clock
         self.decode_s = 0.0  # of one image, lately
         self._ends_at: dict[int, float] = {}  # of the batches in the model, by thread; each behind those before it
-        self._ended_at = float("-inf")  # the last one that did
+        self._ended_at = self._ended_began = float("-inf")  # of the last one that did
         self._changing = threading.Lock()
 
     def decoded(self, seconds: float) -> None:
@@ -53,8 +53,10 @@ class Outlook:
             with self._changing:
                 del self._ends_at[thread]
                 ended = self._clock()
-                cost_s, self._ended_at = ended - max(started, self._ended_at), ended
-            model.cost.observe(images, cost_s)
+                began, ended_before = self._ended_began, self._ended_at
+                self._ended_began, self._ended_at = started, ended
+            if began <= started:  # else one that came later was out sooner, and says nothing of this one
+                model.cost.observe(images, ended - max(started, ended_before))
 
     def before_decoding(self, model: Model, *, waiting: int) -> float:
         """Seconds to the result of an image that isn't decoded yet, with `waiting` decoded ones before it."""

@@ -1,4 +1,4 @@
-"""The way of a job through the worker: claim, decode, batch, infer, decide, finish.
+"""The way of a job through the worker: claim, decode, batch, infer, decide, finish. Long, to be read on one page.
 
     claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread(s) ──▶ finish thread
          ▲                                                                       │
@@ -116,8 +116,8 @@ class Pipeline:
     def start(self) -> None:
         """Start the threads and return."""
         self.loops.start("claim", self._claim_loop)
-        # As many as the engine wants: on a GPU one's pixels travel while the other's batch is computed. A model that is
-        # swapped in wants as many, as it runs on the same kind of engine.
+        # As many as the engine wants: on a GPU one's pixels travel while the other's batch is computed, on a CPU one's
+        # results are made meanwhile. A model that is swapped in wants as many, as it runs on the same kind of engine.
         for number in range(self._parts.slot.now.acting.engine.callers):
             name = f"infer-{number}" if number else "infer"
             self.loops.start(name, functools.partial(self._infer_loop, name))
@@ -244,11 +244,14 @@ class Pipeline:
         compares = name == "infer"  # the first one alone
         while not (self._claims_ended.is_set() and self.idle):
             self.loops.beat(name)
+            if not compares and self._parts.slot.now.trial is not None:
+                # What compares versions has their engines to itself: beside a batch it would cost that its deadlines.
+                self.ended.wait(IDLE_WAIT_S)
+                continue
             batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
-                hungry = _Once(self._batcher.hungry)
-                self._run(batch, hungry)
-                hungry()
+                self._run(batch)
+                self._batcher.hungry(batch)  # however it ended
             if compares:
                 self._comparer.step(spare_s=self._batcher.spare_s())
         if compares:
@@ -258,7 +261,7 @@ class Pipeline:
         self._engine_clock.look(is_idle=self._batcher.is_empty)
         return self._batcher.take(timeout_s)
 
-    def _run(self, batch: Batch, hungry: Callable[[], None]) -> None:
+    def _run(self, batch: Batch) -> None:
         items: list[Decoded] = []
         done: list[Done] = []
         model = batch.items[0].model  # a batch is of one model
@@ -270,13 +273,19 @@ class Pipeline:
                 done.append(self._expired(item.ticket, item.model.decider, decode_ms=item.decode_ms))
             else:
                 items.append(item)
+        answered: list[Answered] = []
         if items:
-            done += self._run_items(items, reason=batch.reason, hungry=hungry)
+            hungry = functools.partial(self._batcher.hungry, batch)
+            decided, answered = self._run_items(items, reason=batch.reason, hungry=hungry)
+            done += decided
         model.buffer.give_back(item.place for item in batch.items)
         self._observe_margins(done)
         self._done.put(done)
+        self._comparer.offer(answered)
 
-    def _run_items(self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]) -> list[Done]:
+    def _run_items(
+        self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]
+    ) -> tuple[list[Done], list[Answered]]:
         """Where the engine wants two callers, the other brings the next batch while this one's results are made."""
         self._engine_clock.entered()
         started_at = time.monotonic()
@@ -287,10 +296,8 @@ class Pipeline:
         infer_s, finished_at = time.monotonic() - started_at, self._clock()
         self._parts.metrics.batch_size.observe(len(items))
         self._parts.metrics.batches.labels(reason).inc()
-        self._comparer.offer(answered)
-        return [
-            self._decide(each, started_at=started_at, infer_s=infer_s, finished_at=finished_at) for each in answered
-        ]
+        times: dict[str, float] = {"started_at": started_at, "infer_s": infer_s, "finished_at": finished_at}
+        return [self._decide(each, **times) for each in answered], answered
 
     def _answer(self, items: Sequence[Decoded], hungry: Callable[[], None]) -> list[Answered]:
         model = items[0].model
@@ -406,20 +413,6 @@ class Pipeline:
         decider = self._parts.slot.now.acting.decider
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
-
-
-class _Once:
-    """Calls something the first time it is called; then a batch has said so, or its end says it."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._left = [call]
-
-    def __call__(self) -> None:
-        try:
-            call = self._left.pop()  # not asked before: two threads may come at once
-        except IndexError:
-            return
-        call()
 
 
 def _size_bytes(image: bytes | None) -> int:

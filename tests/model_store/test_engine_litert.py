@@ -92,10 +92,10 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     """A caller's last image is in one lane; the other lane must take the next caller's."""
     engine = litert(tiny_bundle, threads=2)
     invoke, second_done = Interpreter.invoke, threading.Event()
-    held = threading.Event()
+    first, held = threading.Lock(), threading.Event()
 
     def invoked(self: Interpreter) -> None:
-        if not held.is_set():  # the first to come
+        if first.acquire(blocking=False):  # and never released
             held.set()
             assert second_done.wait(10)
         invoke(self)
@@ -109,6 +109,18 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
         np.testing.assert_array_equal(engine.predict(images[4:]), expected[4:])
         second_done.set()
         np.testing.assert_array_equal(first.result(), expected[:4])
+
+
+def test_litert_keeps_its_threads_apart_for_a_lone_image_beside_a_batch(
+    tiny_bundle: Path, invocations: Invocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads on one image would take the batch's cores from it."""
+    engine = litert(tiny_bundle, threads=2)
+    engine.predict(random_images(1))
+    (lone,) = invocations.of
+    engine.predict(random_images(4), hungry=lambda: engine.predict(random_images(1)) and None)
+    assert invocations.of.count(lone) == 1
+    assert len(invocations.of) == 6
 
 
 @pytest.mark.parametrize(("threads", "count"), [(1, 4), (2, 2), (2, 9)])

@@ -84,6 +84,24 @@ def test_a_batch_behind_another_costs_what_it_takes_after_it(model: Model) -> No
     assert (model.cost.estimate(4), model.cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
 
 
+def test_a_batch_that_was_overtaken_learns_nothing_of_its_cost(model: Model) -> None:
+    clock = Clock()
+    outlook = Outlook(max_batch=4, clock=clock)
+    with outlook.running(model, images=4):
+        clock.now += 0.040
+        behind = threading.Thread(target=lambda: _run_through(outlook, model, clock))
+        behind.start()
+        behind.join()
+        clock.now += 0.001
+    assert model.cost.estimate(4) == pytest.approx(0.040)
+    assert model.cost.estimate(1) == pytest.approx(0.010)
+
+
+def _run_through(outlook: Outlook, model: Model, clock: Clock) -> None:
+    with outlook.running(model, images=1):
+        clock.now += 0.010
+
+
 def test_one_odd_frame_does_not_decide(model: Model) -> None:
     outlook = Outlook(max_batch=4)
     for _ in range(10):

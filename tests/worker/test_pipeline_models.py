@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -116,6 +117,28 @@ def test_a_canary_answers_its_share_and_the_other_sees_the_same_images(settings:
     assert len(compared) + skipped(line) == len(taken)
     assert {comparison.acting.model.version for comparison in line.heard.comparisons} == {4}
     assert all(comparison.agree for comparison in line.heard.comparisons)
+
+
+def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings: Settings, client: redis.Redis) -> None:
+    """Beside a batch of another thread a comparison would take time that no deadline was asked for."""
+    inside, most = [0], [0]
+    counting = threading.Lock()
+
+    def counted(batch: kit.Images) -> None:
+        with counting:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.002)
+        with counting:
+            inside[0] -= 1
+
+    old, new = (kit.model(ToneEngine(counted), version=version) for version in (3, 4))
+    old.engine.callers = new.engine.callers = 2
+    line = Line(settings.model_copy(update={"max_batch": 2}), Serving(old, trial(new, shadow=True, share=1.0)))
+    line.sort(client, *TONES * 10)
+    line.end()
+    assert most == [1]
+    assert len(line.heard.comparisons) + skipped(line) == 40
 
 
 def skipped(line: Line) -> float:
