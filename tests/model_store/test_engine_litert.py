@@ -92,10 +92,10 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     """A caller's last image is in one lane; the other lane must take the next caller's."""
     engine = litert(tiny_bundle, threads=2)
     invoke, second_done = Interpreter.invoke, threading.Event()
-    first, held = threading.Lock(), threading.Event()
+    being_first, held = threading.Lock(), threading.Event()
 
     def invoked(self: Interpreter) -> None:
-        if first.acquire(blocking=False):  # and never released
+        if being_first.acquire(blocking=False):  # and never released
             held.set()
             assert second_done.wait(10)
         invoke(self)
@@ -112,13 +112,15 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
 
 
 def test_litert_keeps_its_threads_apart_for_a_lone_image_beside_a_batch(
-    tiny_bundle: Path, invocations: Invocations, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, invocations: Invocations
 ) -> None:
     """All threads on one image would take the batch's cores from it."""
     engine = litert(tiny_bundle, threads=2)
     engine.predict(random_images(1))
     (lone,) = invocations.of
-    engine.predict(random_images(4), hungry=lambda: engine.predict(random_images(1)) and None)
+    beside: list[Any] = []
+    engine.predict(random_images(4), hungry=lambda: beside.append(engine.predict(random_images(1))))
+    assert len(beside) == 1
     assert invocations.of.count(lone) == 1
     assert len(invocations.of) == 6
 
