@@ -4,8 +4,8 @@ A batch starts when it is full, when waiting longer would cost a deadline, or wh
 lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
 
 By default nothing lingers for images that may or may not come: while the model is busy, batches form by
-themselves, and the next is made up when the model is hungry again. For images that are just being decoded an idle
-model waits a little.
+themselves, and the next is made up when the model is hungry again, or done. For images that are just being decoded an
+idle model waits a little.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ class Batcher:
         self._order = itertools.count()
         self._draining = False
         self._coming = 0  # items that are being decoded
-        self._out: set[int] = set()  # identities of batches that were taken and keep the model busy
+        # Identities of batches that were taken: those that keep the model busy, and those whose last image is in it.
+        self._out: set[int] = set()
+        self._ending: set[int] = set()
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
 
     def expect(self, count: int) -> None:
@@ -131,11 +133,19 @@ class Batcher:
                 self._changed.notify()
 
     def hungry(self, batch: Batch) -> None:
-        """The model would begin with another batch than this one; may be said again. Until then none is handed out."""
+        """The model would begin with another batch: a full one, as more may come until this one's end."""
         with self._changed:
             if id(batch) in self._out:
                 self._out.remove(id(batch))
+                self._ending.add(id(batch))
                 self._changed.notify()
+
+    def ended(self, batch: Batch) -> None:
+        """The model is done with this one; may be said again."""
+        with self._changed:
+            self._out.discard(id(batch))
+            self._ending.discard(id(batch))
+            self._changed.notify()
 
     def drain(self) -> None:
         """No more items come soon: hand out what is there without waiting for more."""
@@ -156,10 +166,11 @@ class Batcher:
                     self._out.add(id(batch))
                     return batch
                 now = self._clock()
-                if now >= give_up_at and (self._out or not starts):
+                is_busy = self._out or self._ending
+                if now >= give_up_at and (is_busy or not starts):
                     return None
                 look_again_at = min((start.at for start in starts.values()), default=give_up_at)
-                if self._out:
+                if is_busy:
                     look_again_at = give_up_at
                 self._wakes_at[threading.get_ident()] = look_again_at
                 self._changed.wait(max(0.0, look_again_at - now))
@@ -192,6 +203,8 @@ class Batcher:
             return _Start("full", 0.0)
         if self._draining:
             return _Start("drain", 0.0)
+        if self._ending:
+            return _Start(None, float("inf"))
         now = self._clock()
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
         start_by = self._start_by(model, heap)
@@ -208,7 +221,11 @@ class Batcher:
         """
         if self._out:
             return False
-        if len(heap) >= self._max_batch or self._coming <= 0:
+        if len(heap) >= self._max_batch:
+            return True
+        if self._ending:
+            return False
+        if self._coming <= 0:
             return True
         starts_at = min(item.ready_at + self._lingers_s(), self._start_by(item.model, heap))
         return starts_at < min(self._wakes_at.values())

@@ -251,7 +251,7 @@ class Pipeline:
             batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
             if batch is not None:
                 self._run(batch)
-                self._batcher.hungry(batch)  # however it ended
+                self._batcher.ended(batch)  # also when nothing of it went to the model
             if compares:
                 self._comparer.step(spare_s=self._batcher.spare_s())
         if compares:
@@ -275,31 +275,28 @@ class Pipeline:
                 items.append(item)
         answered: list[Answered] = []
         if items:
-            hungry = functools.partial(self._batcher.hungry, batch)
-            decided, answered = self._run_items(items, reason=batch.reason, hungry=hungry)
+            decided, answered = self._run_items(items, batch)
             done += decided
         model.buffer.give_back(item.place for item in batch.items)
         self._observe_margins(done)
         self._done.put(done)
         self._comparer.offer(answered)
 
-    def _run_items(
-        self, items: Sequence[Decoded], *, reason: str, hungry: Callable[[], None]
-    ) -> tuple[list[Done], list[Answered]]:
+    def _run_items(self, items: Sequence[Decoded], batch: Batch) -> tuple[list[Done], list[Answered]]:
         """Where the engine wants two callers, the other brings the next batch while this one's results are made."""
         self._engine_clock.entered()
         started_at = time.monotonic()
         with self._outlook.running(items[0].model, images=len(items)):
-            answered = self._answer(items, hungry)
+            answered = self._answer(items, hungry=functools.partial(self._batcher.hungry, batch))
         self._engine_clock.left()
-        hungry()
+        self._batcher.ended(batch)
         infer_s, finished_at = time.monotonic() - started_at, self._clock()
         self._parts.metrics.batch_size.observe(len(items))
-        self._parts.metrics.batches.labels(reason).inc()
+        self._parts.metrics.batches.labels(batch.reason).inc()
         times: dict[str, float] = {"started_at": started_at, "infer_s": infer_s, "finished_at": finished_at}
         return [self._decide(each, **times) for each in answered], answered
 
-    def _answer(self, items: Sequence[Decoded], hungry: Callable[[], None]) -> list[Answered]:
+    def _answer(self, items: Sequence[Decoded], *, hungry: Callable[[], None]) -> list[Answered]:
         model = items[0].model
         rows = infer(model.buffer.together([item.place for item in items]), model.engine, hungry=hungry)
         answered, fault = rescue(map(Answered, items, rows))

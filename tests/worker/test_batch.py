@@ -46,7 +46,7 @@ def through(box: Batcher) -> Batch | None:
     """A batch, with which the model is done at once."""
     batch = box.take(0.0)
     if batch is not None:
-        box.hungry(batch)
+        box.ended(batch)
     return batch
 
 
@@ -129,12 +129,32 @@ def test_behind_a_batch_nothing_starts_until_the_model_is_hungry() -> None:
     box.put(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.1))
     box.hungry(first)
     assert names(box.take(0.0)) == ["urgent", "b0", "b1", "b2"]
-    box.hungry(first)  # at its end once more: that of the next batch is not meant
+    box.hungry(first)  # once more: that of the next batch is not meant
     assert box.take(0.0) is None
 
 
-def test_a_hungry_model_wakes_who_waits_with_the_next_batch() -> None:
-    box = Batcher(max_batch=4, linger_s=0.0)
+def test_a_hungry_model_gets_a_full_batch_and_one_that_is_done_whatever_is_there() -> None:
+    """With its last image still in the model, a batch leaves time for more to come."""
+    clock = Clock()
+    box = batcher(clock, linger_s=0.0)
+    box.put(decoded("a", ready_at=clock.now))
+    first = box.take(0.0)
+    assert first is not None
+    box.put(decoded("b", ready_at=clock.now))
+    box.hungry(first)
+    assert box.take(0.0) is None
+    box.ended(first)
+    second = box.take(0.0)
+    assert names(second) == ["b"] and second is not None
+    for number in range(4):
+        box.put(decoded(f"c{number}", ready_at=clock.now))
+    box.hungry(second)
+    assert names(box.take(0.0)) == ["c0", "c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_a_hungry_model_or_its_end_wakes_who_waits_with_the_next_batch(max_batch: int) -> None:
+    box = Batcher(max_batch=max_batch, linger_s=0.0)
     box.put(decoded("a", ready_at=time.monotonic()))
     first = box.take(0.0)
     assert first is not None and names(first) == ["a"]
@@ -143,7 +163,7 @@ def test_a_hungry_model_wakes_who_waits_with_the_next_batch() -> None:
     taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
     taker.start()
     kit.wait_until(lambda: bool(box._wakes_at), "somebody waits")
-    box.hungry(first)
+    (box.hungry if max_batch == 1 else box.ended)(first)
     taker.join(kit.PATIENCE_S)
     assert names(taken[0]) == ["b"]
 
