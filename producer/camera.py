@@ -1,7 +1,7 @@
 """One camera of one line: frames from a source at a steady rate onto a queue.
 
-A camera does not wait for a full queue, as its belt does not: the frame is dropped, counted and named in
-the log. It does wait for a server that is away, and sends again what it had in hand.
+A camera does not wait for a full queue, as its belt does not: the frames that find no place are dropped, counted and
+named in the log. It does wait for a server that is away, and sends again what it had in hand.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Camera:
         away = False
         while jobs:
             try:
-                self._producer.send(jobs)
+                self._producer.send(jobs, some=True)
                 self._count(Fate.ACCEPTED, len(jobs))
                 break
             except QueueFull as error:

@@ -178,8 +178,12 @@ class LineProducer:
             image=frame.data,
         )
 
-    def send(self, jobs: Sequence[PreparedJob]) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
         """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
+
+        Args:
+            jobs: from `prepare`, of one queue or several.
+            some: where a queue has no room for all, enqueue the first that fit, and name them in the error.
 
         Raises:
             QueueFull, ServerAway: as `submit_many`.
@@ -192,9 +196,9 @@ class LineProducer:
             left = len(group)
             for chunk in _chunks(group):
                 try:
-                    self._send_chunk(queue, chunk, places_wanted=left)
+                    self._send_chunk(queue, chunk, places_wanted=left, some=some)
                 except QueueFull as error:
-                    error.accepted = tuple(accepted)
+                    error.accepted = (*accepted, *error.accepted)
                     raise
                 accepted += [job.job_id for job in chunk]
                 left -= len(chunk)
@@ -205,12 +209,13 @@ class LineProducer:
             raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
         return sniff(data)
 
-    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int) -> None:
+    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, some: bool) -> None:
         names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,
             places_wanted,
+            int(some),
             self._settings.image_ttl_s,
             BELL_TOKENS,
             len(common),
@@ -221,15 +226,17 @@ class LineProducer:
             arguments += (job.job_id, job.call, job.description)
         images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors(queue):
-            done, depth = self._run(images, names, arguments)
-        if not done:
+            depth, *refused = self._run(images, names, arguments)
+        if refused:
             bound = self._settings.queue_max_items
+            more = len(refused) if some else places_wanted
             raise QueueFull(
                 f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
-                f"{places_wanted:,} more. Add workers, slow down, or raise the bound."
+                f"{more:,} more. Add workers, slow down, or raise the bound.",
+                accepted=[job.job_id for index, job in enumerate(chunk) if index not in refused],
             )
 
-    def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> tuple[bool, int]:
+    def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> list[int]:
         """Images and script in one transaction; the script's answer."""
         try:
             return self._run_known(images, names, arguments)
@@ -237,14 +244,12 @@ class LineProducer:
             self._client.script_load(self._script.script)
             return self._run_known(images, names, arguments)
 
-    def _run_known(
-        self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]
-    ) -> tuple[bool, int]:
+    def _run_known(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> list[int]:
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.mset(images)
             pipeline.evalsha(self._script.sha, len(names), *names, *arguments)
-            _, (done, depth) = pipeline.execute()
-        return bool(done), int(depth)
+            _, answer = pipeline.execute()
+        return [int(part) for part in answer]
 
     def _common_fields(self, queue: str) -> list[str | int]:
         """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""

@@ -93,8 +93,8 @@ class StoreAway(Transient):
 class QueueFull(Transient):
     """The queue is at its bound; the producer decides what to do.
 
-    `accepted` holds the ids of the call's jobs that were enqueued before the refusal, in order: empty,
-    but where a call of many round trips lost a race for the last places.
+    `accepted` holds the ids of the call's jobs that are in the queue nevertheless, in order: empty, but where a call
+    of many round trips lost a race for the last places, or a camera asked for what places there are.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:

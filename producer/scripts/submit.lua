@@ -1,4 +1,4 @@
--- Enqueues the jobs of one call, all or none, and wakes idle workers.
+-- Enqueues the jobs of one call, all or none or those that fit, and wakes idle workers.
 --
 -- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just
 -- before it, in the same transaction: what is refused is taken away here, what is kept gets its expiry.
@@ -7,19 +7,19 @@
 --       then for each job: its hash, its image
 -- ARGV  1  most jobs that may wait in the queue
 --       2  places the caller needs in all, in this call and those that follow it at once
---       3  seconds that an image is kept
---       4  most tokens on the bell
---       5  number n of arguments that follow as fields and values common to all jobs' hashes
---       6 .. 5+n  those fields and values
+--       3  1: where there is no room for all, the first that fit are taken; 0: then none is
+--       4  seconds that an image is kept
+--       5  most tokens on the bell
+--       6  number n of arguments that follow as fields and values common to all jobs' hashes
+--       7 .. 6+n  those fields and values
 --       then for each job: id, data, description
 --
--- Returns {1, depth after} when the jobs are in the queue, {0, depth} when there was no room and
--- nothing is left of the call.
+-- Returns {depth after, then the index, from 0, of each job that was refused}; nothing is left of those.
 
 local QUEUES, QUEUE, BELL = KEYS[1], KEYS[2], KEYS[3]
-local bound, wanted = tonumber(ARGV[1]), tonumber(ARGV[2])
-local image_ttl_s, bell_tokens, common_count = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local FIRST_KEY, FIRST_ARGUMENT = 4, 6 + common_count
+local bound, wanted, some = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local image_ttl_s, bell_tokens, common_count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local FIRST_KEY, FIRST_ARGUMENT = 4, 7 + common_count
 
 local function image_key(index)
   return KEYS[FIRST_KEY + 2 * index + 1]
@@ -39,37 +39,41 @@ for index = 0, total - 1 do
   end
 end
 local depth = redis.call('LLEN', QUEUE)
-if #new == 0 then
-  return { 1, depth }
+local taken = #new
+if taken > 0 and depth + wanted - (total - taken) > bound then
+  taken = some and math.max(0, math.min(taken, bound - depth)) or 0
 end
-if depth + wanted - (total - #new) > bound then
-  for _, index in ipairs(new) do
-    redis.call('UNLINK', image_key(index))
-  end
-  return { 0, depth }
+local answer = { depth + taken }
+for position = taken + 1, #new do
+  redis.call('UNLINK', image_key(new[position]))
+  answer[#answer + 1] = new[position]
+end
+if taken == 0 then
+  return answer
 end
 
 redis.call('SADD', QUEUES, QUEUE)
 local hset = { 'HSET', '', 'data', '', 'description', '' }
 for index = 1, common_count do
-  hset[#hset + 1] = ARGV[5 + index]
+  hset[#hset + 1] = ARGV[6 + index]
 end
 local job_ids = { 'RPUSH', QUEUE }
-for _, index in ipairs(new) do
+for position = 1, taken do
+  local index = new[position]
   local argument = FIRST_ARGUMENT + 3 * index
   hset[2], hset[4], hset[6] = KEYS[FIRST_KEY + 2 * index], ARGV[argument + 1], ARGV[argument + 2]
   redis.call(unpack(hset))
   redis.call('EXPIRE', image_key(index), image_ttl_s)
   job_ids[#job_ids + 1] = ARGV[argument]
 end
-depth = redis.call(unpack(job_ids))
+redis.call(unpack(job_ids))
 
 -- One token wakes one worker; many jobs are work for several. Tokens that nobody waits for are kept
 -- few, as each costs a worker one look at an empty queue.
 local tokens = { 'LPUSH', BELL }
-for _ = 1, math.min(#new, bell_tokens) do
+for _ = 1, math.min(taken, bell_tokens) do
   tokens[#tokens + 1] = '1'
 end
 redis.call(unpack(tokens))
 redis.call('LTRIM', BELL, 0, bell_tokens - 1)
-return { 1, depth }
+return answer
