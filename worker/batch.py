@@ -166,11 +166,10 @@ class Batcher:
                     self._out.add(id(batch))
                     return batch
                 now = self._clock()
-                is_busy = self._out or self._ending
-                if now >= give_up_at and (is_busy or not starts):
+                if now >= give_up_at and (self.is_busy or not starts):
                     return None
                 look_again_at = min((start.at for start in starts.values()), default=give_up_at)
-                if is_busy:
+                if self.is_busy:
                     look_again_at = give_up_at
                 self._wakes_at[threading.get_ident()] = look_again_at
                 self._changed.wait(max(0.0, look_again_at - now))
@@ -179,14 +178,20 @@ class Batcher:
     def spare_s(self) -> float:
         """For how long the inference thread could do something else without costing what waits here its deadline.
 
-        Nothing, while a full batch with a deadline waits: more of the kind will stand behind it.
+        Nothing, while another batch is in the model, or a full one with a deadline waits: more of the kind will stand
+        behind it.
         """
         with self._changed:
             heaps = self._heaps.values()
-            if any(len(heap) >= self._max_batch and _has_deadline(heap[0].item) for heap in heaps):
+            if self.is_busy or any(len(heap) >= self._max_batch and _has_deadline(heap[0].item) for heap in heaps):
                 return 0.0
             cost_s = sum(model.cost.estimate(len(heap)) for model, heap in self._heaps.items()) + FINISH_MARGIN_S
             return min((heap[0].due for heap in heaps), default=float("inf")) - cost_s - self._clock()
+
+    @property
+    def is_busy(self) -> bool:
+        """A batch that was taken has not ended yet."""
+        return bool(self._out or self._ending)
 
     @property
     def is_empty(self) -> bool:

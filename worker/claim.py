@@ -1,4 +1,4 @@
-"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `Claimed` records and their images.
+"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `Claimed` records; then their images.
 
 Called by the pipeline's claim thread, and by the lease keeper for jobs that are out of attempts.
 """
@@ -31,13 +31,9 @@ _WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,10}")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`.
-
-    `images` are the files of `jobs`, in order; None for one that is no longer on the server.
-    """
+    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`."""
 
     jobs: list[Claimed]
-    images: list[bytes | None]
     suspended: bool
 
 
@@ -109,9 +105,6 @@ class Claimer:
     def claim(self, limit: int, *, max_bytes: int = MAX_ENCODED_BYTES) -> Claim:
         """Up to `limit` jobs, which this worker now holds; no more once their images reach `max_bytes`.
 
-        Two calls: images don't go through the script, as it copies them three times more while nobody else is
-        served.
-
         Raises:
             redis.exceptions.RedisError: the server can't be reached. The claim may have happened all
                 the same: those jobs come back when their leases run out.
@@ -130,8 +123,18 @@ class Claimer:
             ]
         )
         claimed = [parse_claimed(job, started_at=now) for job in jobs]
-        images = self._wire.call("MGET", *(keys.image(job.lease.job_id) for job in claimed)) if claimed else []
-        return Claim(claimed, images, bool(suspended))
+        return Claim(claimed, bool(suspended))
+
+    def images(self, jobs: Sequence[Claimed]) -> list[bytes | None]:
+        """The files of claimed jobs, in order; None for one that is no longer on the server.
+
+        A call of its own: a script copies images three times more while nobody else is served, and jobs whose images
+        could not be had must be known as held.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached.
+        """
+        return list(self._wire.call("MGET", *(keys.image(job.lease.job_id) for job in jobs))) if jobs else []
 
     def wait(self, timeout_s: float) -> None:
         """Return when there may be work, at the latest after `timeout_s`.

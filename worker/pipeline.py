@@ -165,8 +165,9 @@ class Pipeline:
         claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
         self.loops.server_back()
         self._parts.inflight.add([job.lease for job in claim.jobs])
-        self._encoded.take(sum(map(_size_bytes, claim.images)))
-        jobs = list(zip(claim.jobs, claim.images, strict=True))
+        images = self._images(claim.jobs)
+        self._encoded.take(sum(map(_size_bytes, images)))
+        jobs = list(zip(claim.jobs, images, strict=True))
         # Dealt out like cards, one hand per thread: handing over single jobs costs more than a small decode.
         if jobs:
             self._batcher.expect(len(jobs))
@@ -182,6 +183,14 @@ class Pipeline:
             self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
             self._parts.claimer.wait(IDLE_WAIT_S)
+
+    def _images(self, jobs: Sequence[Claimed]) -> list[bytes | None]:
+        """However long it takes: they are held by now, and nobody else would answer them."""
+        while True:
+            try:
+                return self._parts.claimer.images(jobs)
+            except redis.exceptions.RedisError as error:
+                self.loops.server_away("claim", error)
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -199,6 +208,7 @@ class Pipeline:
                 self._encoded.give_back(_size_bytes(image))
             if item is None:
                 self._batcher.miss()
+                self._engine_clock.look(is_idle=self._batcher.is_empty)
                 continue
             peer = item.peer
             if peer is None or peer.pixels is not None or image is None or hand:  # nothing to do, or no time for it
@@ -248,7 +258,8 @@ class Pipeline:
                 # What compares versions has their engines to itself: beside a batch it would cost that its deadlines.
                 self.ended.wait(IDLE_WAIT_S)
                 continue
-            batch = self._next_batch(0.0 if compares and self._comparer.ready else IDLE_WAIT_S)
+            compares_now = compares and self._comparer.ready and not self._batcher.is_busy
+            batch = self._next_batch(0.0 if compares_now else IDLE_WAIT_S)
             if batch is not None:
                 self._run(batch)
                 self._batcher.ended(batch)  # also when nothing of it went to the model

@@ -436,3 +436,16 @@ def test_a_full_batch_without_deadlines_leaves_some() -> None:
     for _ in range(2):
         box.put(decoded(ready_at=clock.now))
     assert box.spare_s() > 1.0
+
+
+def test_a_batch_that_is_still_in_the_model_leaves_none() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=1)
+    box.put(decoded(ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None
+    assert (box.is_busy, box.spare_s()) == (True, 0.0)
+    box.hungry(batch)
+    assert (box.is_busy, box.spare_s()) == (True, 0.0)
+    box.ended(batch)
+    assert (box.is_busy, box.spare_s()) == (False, float("inf"))

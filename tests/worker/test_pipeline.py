@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -176,6 +177,29 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
+def test_jobs_whose_images_could_not_be_fetched_are_held_until_they_can(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """The claim has happened by then: nobody else would answer them, nor should it cost them an attempt."""
+    job_ids = kit.submit(settings, frame(), frame())
+    its_parts = kit.parts(settings, ToneEngine())
+    fetch, held = its_parts.claimer.images, []
+
+    def lost_once(jobs: Sequence[Claimed]) -> list[bytes | None]:
+        if jobs and not held:
+            held.extend(lease.job_id for lease in its_parts.inflight.held())
+            raise redis.exceptions.ConnectionError("Connection closed by server.")
+        return fetch(jobs)
+
+    its_parts.claimer.images = lost_once  # type: ignore[method-assign]
+    run = kit.pipeline(settings, its_parts, burst=True)
+    run.start()
+    kit.finish(run)
+    assert sorted(held) == sorted(job_ids)
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+    assert {result.attempt for result in kit.stream(client)} == {1}
+
+
 def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, client: redis.Redis) -> None:
     """It is out of attempts, and whoever would have answered it has ended: it must not wait for a lease."""
     (job_id,) = kit.submit(settings, frame())
@@ -235,6 +259,20 @@ def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
     )
     assert busy is not None and busy >= slow_s
     assert waiting is not None and waiting >= 0
+
+
+def test_a_model_whose_jobs_are_answered_without_it_is_idle(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    its_parts = kit.parts(settings, ToneEngine())
+    run = kit.pipeline(settings, its_parts)
+    kit.submit(settings, frame(kit.broken_picture()), frame(kit.broken_picture()))
+    said: list[bool] = []
+    monkeypatch.setattr(run._engine_clock, "look", lambda *, is_idle: said.append(is_idle))
+    # Only what the claim and the decoding say: nobody asks for a batch.
+    run._claim_once(2, max_bytes=1_000_000)
+    run._decode_pool.shutdown(wait=True)
+    assert (said[0], said[-1]) == (False, True)
 
 
 def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(

@@ -107,7 +107,7 @@ def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:
     (job_id,) = kit.submit(settings, frame(image, frame_id="f9", deadline_ms=500))
     before = time.time()
     claimed = kit.claimer(settings).claim(100)
-    assert claimed.images == [image]
+    assert kit.claimer(settings).images(claimed.jobs) == [image]
     (job,) = claimed.jobs
     assert job.retries_left == 2
     assert (job.result_ttl_s, job.failure_ttl_s) == (str(settings.result_ttl_s), str(settings.failure_ttl_s))
@@ -120,7 +120,7 @@ def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:
 def test_suspension_is_told_and_nothing_is_claimed(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, frame())
     client.set(keys.RQ_SUSPENDED, 1)
-    assert kit.claimer(settings).claim(10) == Claim([], [], suspended=True)
+    assert kit.claimer(settings).claim(10) == Claim([], suspended=True)
     assert queued(client) == job_ids
 
 
