@@ -6,7 +6,8 @@ In: views and pixels. Out: views and pixels. Nothing here changes what is true o
     light, contrast, colour cast, saturation    a pale bottle stays pale: far less than a pigment does
     blur, noise                    a cap stays a cap
     occlusion                      one grey patch, a sixth of the picture each way, in the middle half of the length:
-                                   too small to hide a strip, and never over an end
+                                   too small to hide a strip, and never over an end; only of upright bottles, as
+                                   nobody knows where the ends of others are
 
 All random numbers come from a generator that is given, so that a seed reproduces a run.
 """
@@ -69,8 +70,11 @@ def other_views(views: Any, random: Any, *, upside_down: bool) -> Any:
     )
 
 
-def other_light(pixels: Any, random: Any) -> Any:
-    """Pixels float32 [N, h, w, 3] from 0 to 255 in another light, by another sensor, now and then partly hidden."""
+def other_light(pixels: Any, random: Any, *, upright: bool) -> Any:
+    """Pixels float32 [N, h, w, 3] from 0 to 255 in another light, by another sensor.
+
+    `upright`: the bottles fill the pictures from end to end, and now and then a part in between is hidden.
+    """
     tf = import_tensorflow()
     count = tf.shape(pixels)[0]
 
@@ -84,7 +88,8 @@ def other_light(pixels: Any, random: Any) -> Any:
     grey = tf.reduce_mean(x, axis=3, keepdims=True)
     x = grey + (x - grey) * factor(_LOG_SATURATION)
     x = _blurred(x, random)
-    x = _occluded(x, random)
+    if upright:
+        x = _occluded(x, random)
     x = x + random.normal(tf.shape(x)) * random.uniform([count, 1, 1, 1], maxval=_MOST_NOISE)
     return tf.clip_by_value(x, 0.0, 1.0) * 255.0
 

@@ -95,7 +95,7 @@ def looked_at(sight: Sight, frames: Images, *, random: Any = None) -> Iterator[N
         if random is None:
             return sight.pixels(batch)
         views = other_views(sight.views(batch), random, upside_down=sight.finder is not None)
-        return other_light(cut(batch, views, sight.canvas), random)
+        return other_light(cut(batch, views, sight.canvas), random, upright=sight.finder is not None)
 
     for start in range(0, len(frames), BATCH_SIZE):
         batch = tf.constant(frames[start : start + BATCH_SIZE])

@@ -61,10 +61,14 @@ SETTINGS: dict[FineTune, TuneSettings] = {
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames uint8 [N, S, S, 3] with their targets, float32 [N, outputs], NaN where nobody knows."""
+    """Frames uint8 [N, S, S, 3] with their targets, float32 [N, outputs], NaN where nobody knows.
+
+    `groups` has a number for each, the same for those that show one photograph; None: no two do.
+    """
 
     images: Images
     targets: NDArray[np.float32]
+    groups: Sequence[int] | None = None
 
 
 def fine_tune(
@@ -193,7 +197,7 @@ class _Run:
         """One step on a batch, as other cameras could have seen it: its loss and accuracy."""
         tf, sight, settings = import_tensorflow(), self._sight, self._settings
         views = other_views(sight.views(images), self._random, upside_down=sight.finder is not None)
-        pixels = other_light(cut(images, views, sight.canvas), self._random)
+        pixels = other_light(cut(images, views, sight.canvas), self._random, upright=sight.finder is not None)
         with tf.GradientTape() as tape:
             features = sight.body(pixels, training=settings.own_statistics)
             kept = tf.cast(self._random.uniform(tf.shape(features)) >= settings.dropout, tf.float32)

@@ -63,9 +63,9 @@ class Material:
 
     def frames(self, rows: NDArray[np.intp]) -> Frames:
         """These pictures and their targets."""
-        known = self.known(self.samples(rows))
-        targets = targets_of(self.labels(rows), self.classes, self.mode, known=known)
-        return Frames(Chosen(self.pictures.images, rows), targets)
+        samples = self.samples(rows)
+        targets = targets_of(self.labels(rows), self.classes, self.mode, known=self.known(samples))
+        return Frames(Chosen(self.pictures.images, rows), targets, self.report.groups_of(samples))
 
 
 def gather(

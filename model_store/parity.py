@@ -6,6 +6,7 @@ the golden answers. The files are loaded from disk by the engines that serve the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -155,12 +156,28 @@ def gate_reason(parity: Mapping[str, float]) -> str | None:
 def choose_golden(
     images: NDArray[np.uint8], answers: Answers, *, classes: tuple[str, ...], mode: Mode, policy: Policy
 ) -> Golden:
-    """Up to 16 images whose labels are clear, so that another CPU's rounding can't change them."""
-    clearness = _clearness(answers.int8, classes=classes, mode=mode, policy=policy)
-    clear = np.flatnonzero(clearness > 2 * INT8_TOLERANCE)[:GOLDEN_IMAGES]
+    """Up to 16 images whose labels are clear, so that another CPU's rounding can't change them.
+
+    Of every set of labels that was decided on, as many as there is room for: images often come class by class.
+    """
+    kind: dict[str, Any] = {"classes": classes, "mode": mode, "policy": policy}
+    clearness = _clearness(answers.int8, **kind)
+    clear = np.flatnonzero(clearness > 2 * INT8_TOLERANCE)
     if not len(clear):  # a model that is sure of nothing: its least unsure answer
         clear = np.array([clearness.argmax()])
-    return Golden(images=images[clear], float32=answers.fp32[clear], int8=answers.int8[clear])
+    decided = judge(answers.int8, [()] * len(images), **kind).decided
+    chosen = np.sort(_by_turns(clear, decided[clear])[:GOLDEN_IMAGES])
+    return Golden(images=images[chosen], float32=answers.fp32[chosen], int8=answers.int8[chosen])
+
+
+def _by_turns(rows: NDArray[np.intp], kinds: Bools) -> NDArray[np.intp]:
+    """The rows: the first of every kind, then the second of every kind, and so on; `kinds` has a line for each."""
+    seen: Counter[tuple[bool, ...]] = Counter()
+    turns = []
+    for kind in map(tuple, kinds.tolist()):
+        turns.append(seen[kind])
+        seen[kind] += 1
+    return rows[np.argsort(turns, kind="stable")]
 
 
 def _clearness(given: Floats, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> Floats:

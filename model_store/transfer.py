@@ -14,6 +14,7 @@ features reach 0.9 by that measure; `none` makes 0.87 macro F1 of them and `top`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -131,7 +132,7 @@ def learn(
             for sight in sights
         }
     plan = plan_for(
-        {name: separation(features, train.targets) for name, features in seen.items()},
+        {name: separation(features, train.targets, groups=train.groups) for name, features in seen.items()},
         wish=wish,
         images=len(train.images),
         is_network=network is not None,
@@ -148,15 +149,19 @@ def learn(
     return learnt if plan.fine_tune == "none" else _tuned(lesson, learnt, scaler=Scaler.of(examples.features))
 
 
-def separation(features: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+def separation(
+    features: NDArray[np.float32], targets: NDArray[np.float32], *, groups: Sequence[int] | None = None
+) -> float:
     """How well features [N, width] tell the outputs of `targets` [N, outputs] apart: 0 to 1.
 
-    The mean average precision of ridge regressions, out of fold. Outputs without two sides in a fold count as unknown.
+    The mean average precision of ridge regressions, out of fold; images of one of the `groups` (as `Frames` has them)
+    are in one fold. Outputs without two sides in a fold count as unknown.
     """
     from model_store.evaluation import average_precision
 
     scores = np.zeros(targets.shape)
-    fold = np.arange(len(targets)) % _FOLDS
+    fold = np.arange(len(targets)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    fold = fold % _FOLDS
     for number in range(_FOLDS):
         learnt, asked = fold != number, fold == number
         scaler = Scaler.of(features[learnt])
@@ -211,7 +216,10 @@ def _suited(score: float, *, images: int, is_network: bool, is_trainable: bool) 
 def _looks_reason(scores: dict[str, float], looks: str) -> str:
     figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
     what = {"found": "the bottle is found, cut out and set upright", "whole": "the whole frame is looked at"}[looks]
-    return f"{what} (mean average precision of frozen features, out of fold: {figures})."
+    ahead = f"; whole has to be {_FOUND_AHEAD} ahead, as tuned layers make more of a bottle that is cut out"
+    return (
+        f"{what} (mean average precision of frozen features, out of fold: {figures}{ahead if len(scores) > 1 else ''})."
+    )
 
 
 def _check(backbone: Backbone, network: Network | None, wish: Wish) -> None:

@@ -24,8 +24,8 @@ def views(seed: int = 1, *, upside_down: bool = False) -> NDArray[np.float64]:
     return np.asarray(other_views(start, generator(seed), upside_down=upside_down), np.float64)
 
 
-def light(pixels: NDArray[np.float32], seed: int = 1) -> NDArray[np.float32]:
-    return np.asarray(other_light(import_tensorflow().constant(pixels), generator(seed)))
+def light(pixels: NDArray[np.float32], seed: int = 1, *, upright: bool = True) -> NDArray[np.float32]:
+    return np.asarray(other_light(import_tensorflow().constant(pixels), generator(seed), upright=upright))
 
 
 def plain(colour: tuple[int, int, int], count: int = 200) -> NDArray[np.float32]:
@@ -54,7 +54,8 @@ def test_a_seed_reproduces_views_and_pixels() -> None:
 
 def test_one_generator_goes_on() -> None:
     random, picture = generator(3), import_tensorflow().constant(plain((120, 90, 60), 2))
-    assert (np.asarray(other_light(picture, random)) != np.asarray(other_light(picture, random))).mean() > 0.9
+    first, second = (np.asarray(other_light(picture, random, upright=True)) for _ in range(2))
+    assert (first != second).mean() > 0.9
 
 
 def test_views_keep_size_place_and_shape_as_stated() -> None:
@@ -120,6 +121,14 @@ def test_occlusion_never_touches_an_end(only_occlusion: None) -> None:
     assert changed.any(axis=2).sum(axis=1).max() <= height / 6 + 1
     assert changed.any(axis=1).sum(axis=1).max() <= width / 6 + 1
     assert changed.any(axis=2).any(axis=0)[height // 4 + 2 : -(height // 4) - 2].all(), "some rows are never hidden"
+
+
+def test_nothing_is_hidden_where_nobody_knows_the_ends(only_occlusion: None) -> None:
+    pictures = np.broadcast_to(
+        np.linspace(40, 215, 64, dtype=np.float32)[None, None, :, None], (60, *PICTURE, 3)
+    ).copy()
+    assert abs(light(pictures) - pictures)[:, :, 1:-1].max() > 1
+    assert abs(light(pictures, upright=False) - pictures)[:, :, 1:-1].max() < 0.05
 
 
 def test_what_is_hidden_is_grey_of_the_picture(only_occlusion: None) -> None:

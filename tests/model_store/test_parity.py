@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.bundle import INT8_TOLERANCE
-from model_store.parity import Answers, choose_golden, cpu_engine, gate_reason, measure
+from model_store.parity import GOLDEN_IMAGES, Answers, choose_golden, cpu_engine, gate_reason, measure
 from model_store.policy import Policy
 from shared.errors import BadBundle
 
@@ -134,6 +134,17 @@ def test_with_a_low_threshold_bottles_without_the_defect_can_be_golden() -> None
 def test_in_single_two_probabilities_can_move_towards_each_other() -> None:
     given = np.array([[0.54, 0.45, 0.01], [0.56, 0.43, 0.01], [0.9, 0.1, 0.0]], np.float32)
     assert golden_rows(given, Policy.default(CLASSES, "single"), mode="single").tolist() == [1, 2]
+
+
+def test_golden_images_are_of_every_set_of_labels() -> None:
+    """A dataset of class folders comes class by class."""
+    given = np.concatenate(
+        [rows(each, repeat=40) for each in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.9))] + [rows((0.9, 0.9))]
+    )
+    chosen = golden_rows(given)
+    assert len(chosen) == GOLDEN_IMAGES
+    assert (np.diff(chosen.astype(int)) > 0).all()
+    assert np.bincount(chosen // 40).tolist() == [5, 5, 5, 1]
 
 
 def test_a_model_that_is_sure_of_nothing_gives_its_least_unsure_answer() -> None:
