@@ -45,6 +45,7 @@ class TuneSettings:
     weight_decay: float = 0.02
     largest_gradient: float = 2.0  # norm over all layers
     own_statistics: bool = False  # batch normalisation gathers its own; only from scratch
+    patience: int = 8  # epochs without a lower validation loss until it stops
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -55,7 +56,7 @@ class TuneSettings:
 SETTINGS: dict[FineTune, TuneSettings] = {
     "top": TuneSettings(learning_rate=3e-4),
     "all": TuneSettings(learning_rate=1e-4),
-    "scratch": TuneSettings(learning_rate=1e-3, own_statistics=True),
+    "scratch": TuneSettings(learning_rate=1e-3, own_statistics=True, patience=20),
 }
 
 
@@ -85,6 +86,8 @@ def fine_tune(
 ) -> Fitted:
     """Train `variables` of the sight, in place, and the head; the epoch of the lowest validation loss is kept.
 
+    Where layers were trained before, and no epoch makes more of them, they are left as they were.
+
     Args:
         variables: in the order of the sight's own.
         scaler: what the head's features are standardised by while it learns.
@@ -95,7 +98,9 @@ def fine_tune(
     rates = run.plan(epochs=settings.epochs, steps_per_epoch=-(-len(train.images) // settings.batch_size))
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.looked_at(validation.images)
-    best: tuple[float, int, list[Any]] | None = None
+    best_loss, best_epoch, kept = run.judged(pixels, validation.targets)[0], -1, run.weights()
+    if settings.own_statistics:  # random weights are nothing to fall back on
+        best_loss = float("inf")
     for epoch in range(settings.epochs):
         order = rng.permutation(len(train.images))
         told = []
@@ -106,11 +111,12 @@ def fine_tune(
         loss, accuracy = run.judged(pixels, validation.targets)
         for name, value in zip(history, (*np.mean(told, axis=0), loss, accuracy), strict=True):
             history[name].append(float(value))
-        if best is None or loss < best[0]:
-            best = loss, epoch, run.weights()
-    assert best is not None
-    run.restore(best[2])
-    return Fitted(run.head(), history | {"learning_rate": rates}, best[1])
+        if loss < best_loss:
+            best_loss, best_epoch, kept = loss, epoch, run.weights()
+        elif epoch - best_epoch >= settings.patience:
+            break
+    run.restore(kept)
+    return Fitted(run.head(), history | {"learning_rate": rates[: len(history["loss"])]}, best_epoch)
 
 
 class _Run:

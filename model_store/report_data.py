@@ -26,7 +26,7 @@ class Phase:
 
     `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate`, at its start, where it
     is known.
-    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last.
+    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last; -1: none, but those before the phase.
     """
 
     name: str

@@ -145,7 +145,7 @@ def _mark_kept(axes: Any, phases: Sequence[Phase], name: str) -> None:
     kept = [
         (start + phase.best_epoch + 1, phase.history[name][phase.best_epoch])
         for start, phase in zip(_starts(phases), phases, strict=True)
-        if phase.best_epoch is not None and name in phase.history
+        if phase.best_epoch is not None and phase.best_epoch >= 0 and name in phase.history
     ]
     if kept:
         epochs, values = zip(*kept, strict=True)

@@ -90,7 +90,7 @@ History = dict[str, list[float]]
 
 
 class Fitted(NamedTuple):
-    """A trained head, its curves, and the epoch, from 0, whose weights it has."""
+    """A trained head, its curves, and the epoch, from 0, whose weights it has; -1: those that it started from."""
 
     head: Head
     history: History

@@ -282,6 +282,10 @@ def _tuned(lesson: _Lesson, learnt: Learnt, *, scaler: Scaler) -> Learnt:
             advance=advance,
         )
     phases = (*learnt.phases, Phase("fine-tuning", tuned.history, tuned.best_epoch))
+    if tuned.best_epoch < 0:
+        why = "no epoch of the fine-tuning did better than the head alone on the validation images: it was left out."
+        plan = replace(learnt.plan, fine_tune="none", reasons=(*learnt.plan.reasons, why))
+        return replace(learnt, phases=phases, plan=plan)
     return replace(learnt, head=tuned.head, phases=phases, tuning=settings)
 
 
