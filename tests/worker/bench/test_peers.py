@@ -184,6 +184,7 @@ def test_records_hold_every_contender_and_the_ratio_to_it(plant: Settings, monke
     ours = record["sortline_images_per_s"]["median"]
     for other in others:
         theirs = record[f"{other}_images_per_s"]["median"]
-        assert record[f"ratio_to_{other}"] == pytest.approx(ours / theirs, rel=0.05)
+        # Rates are rounded to a tenth, which is much of what `rq worker` does in a second.
+        assert record[f"ratio_to_{other}"] == pytest.approx(ours / theirs, rel=0.01 + 0.06 / theirs)
     assert record["image_bytes_mean"] > 500
     assert record["http_client_core_share"] > 0
