@@ -30,6 +30,7 @@ from model_store import backbone_probe, backbone_sources
 from model_store.backbone_handles import USUAL_SCALING, Scaling
 from model_store.backbone_probe import Gives, Probed
 from model_store.bundle import file_digests
+from model_store.disk import writing_cache
 from model_store.progress import Steps
 from shared.errors import BadBackbone, BadBundle, BadSetting
 
@@ -82,12 +83,12 @@ def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) ->
         cache: the settings' `cache_path`.
 
     Raises:
-        BadSetting: no such kind of handle, or options of it that can't be used.
+        BadSetting: no such kind of handle, options of it that can't be used, or a cache that can't be written.
         NotFound: it can't be fetched; says why and what works offline.
         BadBackbone: a cached file was changed (names it), or what was fetched is no image feature extractor,
             not the one that its name promises, or is fed what it doesn't take.
     """
-    return _resolve(handle, cache / "backbones", judge=_as_features, steps=steps or Steps())
+    return _resolve(handle, cache, "backbones", judge=_as_features, steps=steps or Steps())
 
 
 def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
@@ -100,14 +101,15 @@ def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) 
         raise BadSetting(
             f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
         )
-    return _resolve(handle, cache / "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
+    return _resolve(handle, cache, "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
 
 
-def _resolve(handle: str, place: Path, *, judge: _Judge, steps: Steps) -> Backbone:
+def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Steps) -> Backbone:
     source = backbone_sources.source_of(handle)
-    folder = place / _key(source)
-    if not (folder / _RECORD_FILE).is_file():
-        _fetch(source, folder, judge=judge, steps=steps)
+    folder = cache / place / _key(source)
+    with writing_cache(cache):
+        if not (folder / _RECORD_FILE).is_file():
+            _fetch(source, folder, judge=judge, steps=steps)
     return _checked(folder)
 
 

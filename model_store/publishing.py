@@ -6,7 +6,6 @@ In: a dataset's path and TrainOptions. Out: the published bundle's folder and wh
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from model_store.batches import Chosen
 from model_store.bundle import file_digests, read_manifest, write_golden
 from model_store.dataset_report import DatasetReport
 from model_store.datasets import count_labels, load_dataset, training_mode
+from model_store.disk import scratch_folder
 from model_store.evaluation import Bools, figures, reliability
 from model_store.export import export, serving_module
 from model_store.features import features_of
@@ -115,7 +115,8 @@ def train_and_publish(
     `show` hears what is noteworthy in the dataset before the training begins.
 
     Raises:
-        BadSetting: an option that can't be used, also a region of a camera that took none of the images.
+        BadSetting: an option that can't be used, also a region of a camera that took none of the images; or a cache or
+            scratch folder that can't.
         BadDataset: the dataset can't be trained on; says why.
         NotFound, BadBackbone: the backbone can't be had, or was changed.
         BadBundle: an export does not answer as the trained model; nothing is published.
@@ -154,8 +155,7 @@ def train_and_publish(
 def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
     """Export, compare, report and publish."""
     material, learnt, tuning = work.material, work.learnt, work.tuning
-    with tempfile.TemporaryDirectory(prefix="sortline-export-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("sortline-export-") as folder:
         parity = _export(folder, work, steps=steps)
         manifest = _manifest(work, parity=parity)
         digests = np.array(material.pictures.digests)
