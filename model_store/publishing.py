@@ -5,6 +5,7 @@ In: a dataset's path and TrainOptions. Out: the published bundle's folder and wh
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ from model_store.tuning import Tuning, tune
 from shared.errors import BadSetting
 from shared.regions import Region
 
-_PACKAGES = ("tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
+_PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True)
@@ -305,8 +306,8 @@ def _dataset(material: Material) -> DatasetInfo:
 
 
 def package_versions() -> dict[str, str]:
-    """The packages that can change what a model answers, for its manifest."""
-    return {name: package_version(name) for name in _PACKAGES}
+    """Python and the packages that can change what a model answers, this one too, for its manifest."""
+    return {"python": platform.python_version()} | {name: package_version(name) for name in _PACKAGES}
 
 
 def build_bundle(folder: Path, number: int, exported: Path, manifest: Manifest) -> None:
