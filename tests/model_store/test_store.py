@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,28 @@ def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> No
     assert collisions == []
     assert store.versions("tiny") == [1, 2, 3, 4, 5, 6]
     assert store.current("tiny") == 6
+
+
+def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    written = threading.Event()
+
+    def write() -> None:
+        with store.storage.writing("tiny"):
+            written.set()
+
+    waiting = threading.Thread(target=write)
+    with store.storage.writing("tiny"):
+        assert caplog.messages == []
+        waiting.start()
+        for _ in range(600):
+            if caplog.messages:
+                break
+            time.sleep(0.05)
+        assert not written.is_set()
+    waiting.join()
+    assert written.is_set()
+    (message,) = caplog.messages
+    assert f"process {os.getpid()} waits for another writer, which holds {store.root / 'tiny' / '.lock'}" in message
 
 
 def test_the_manifest_names_the_parent(store: ModelStore, tiny_bundle: Path) -> None:
