@@ -6,7 +6,6 @@ In: a dataset's path and TrainOptions. Out: the published bundle's folder and wh
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ from model_store.progress import Steps
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails
-from model_store.store import ModelStore
+from model_store.store import ModelStore, copy_file
 from model_store.thresholds import Objective, parse_objective
 from model_store.trained_on import write_trained_on
 from model_store.training import HeadSettings, logits_of
@@ -312,7 +311,8 @@ def package_versions() -> dict[str, str]:
 
 def build_bundle(folder: Path, number: int, exported: Path, manifest: Manifest) -> None:
     """For `ModelStore.publish`: the files in `exported` and the manifest, complete with number and digests."""
-    shutil.copytree(exported, folder, dirs_exist_ok=True)
-    folder.chmod(0o755)  # copytree took over the scratch folder's 0700, which would shut out other users' workers
-    complete = manifest.model_copy(update={"version": number, "files": file_digests(folder)})
+    digests = file_digests(exported)
+    for file in digests:
+        copy_file(exported / file, folder / file)
+    complete = manifest.model_copy(update={"version": number, "files": digests})
     (folder / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2))

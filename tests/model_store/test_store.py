@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,6 +241,33 @@ def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
     (source / INT8_FILE).write_bytes(b"?")
     with pytest.raises(BadBundle, match=INT8_FILE):
         copy_bundle(source, "bottles")
+
+
+def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
+    store: ModelStore, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_bundle, tmp_path / "stick")
+    build = copy_bundle(source, "bottles")
+    (source / INT8_FILE).unlink()
+    with pytest.raises(BadBundle, match=f"stick/{INT8_FILE}, which is to be published, can't be read: No such file"):
+        store.publish("bottles", build)
+    assert store.numbers("bottles") == []
+
+
+def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
+    store: ModelStore, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = copy_bundle(tiny_bundle, "bottles")
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any) -> Any:
+        if mode == "wb" and path.name == INT8_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, *arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreAway, match="models can't be read or written: No space left on device"):
+        store.publish("bottles", build)
 
 
 def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bundle: Path) -> None:
