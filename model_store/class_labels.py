@@ -7,13 +7,13 @@ of them `background`, and names `crane` and `maillot` twice each.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from model_store.backbone_archives import download
+from model_store.disk import scratch_folder
 from model_store.progress import Steps
 from shared.errors import BadSetting
 
@@ -39,8 +39,8 @@ def read_labels(place: str, *, steps: Steps) -> tuple[str, ...]:
         NotFound: the URL can't be downloaded.
     """
     if place.startswith(("http://", "https://")):
-        with tempfile.TemporaryDirectory(prefix="sortline-labels-") as scratch:
-            file = Path(scratch) / "labels.txt"
+        with scratch_folder("sortline-labels-") as scratch:
+            file = scratch / "labels.txt"
             download(place, file, steps=steps, max_bytes=_MAX_BYTES)
             return _lines(file, place)
     return _lines(Path(place).expanduser(), place)

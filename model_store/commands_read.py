@@ -104,37 +104,22 @@ def classify(
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """List the published versions of every model; a star marks the current one, and a canary its share.
 
+    What is wrong with a model is a row of its own, the others are still listed, and the exit code is 1.
+
     Example: sortline models list
     """
+    from model_store.listing import listed
+
     store = _store(model_store)
-    rows = []
-    for name in store.folders():
-        current, canary = store.pointer(name), store.canary(name)
-        for version in store.numbers(name):
-            manifest = store.manifest(name, version)
-            if manifest is None:  # incomplete: `models verify` tells why
-                continue
-            tried = canary if canary is not None and canary.version == version else None
-            rows.append(
-                {
-                    "name": name,
-                    "version": version,
-                    "parent": manifest.parent,
-                    "current": version == current,
-                    "canary": tried.model_dump(mode="json") if tried else None,
-                    "mode": manifest.mode,
-                    "classes": list(manifest.classes),
-                    "created_at": manifest.created_at,
-                    "accuracy": manifest.metrics.get("accuracy"),
-                    "macro_f1": manifest.metrics.get("macro_f1"),
-                }
-            )
+    rows = listed(store)
     if as_json:
         print_json(rows)
     elif rows:
         _print_models(rows)
     else:
         print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
 
 
 def verify_models(
@@ -225,19 +210,23 @@ def _labels_json(labels: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     # Where nobody looks (a pipe, a file) nothing is cut to a screen's width.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
+    if any(row["error"] for row in rows):
+        table.add_column("error")
     for row in rows:
         table.add_row(
-            f"{row['name']}@{row['version']}",
+            row["name"] if row["version"] is None else f"{row['name']}@{row['version']}",
             _mark(row),
             row["mode"],
-            _in_brief(row["classes"]),
-            _when(row["created_at"]),
+            _in_brief(row["classes"] or []),
+            _when(row["created_at"]) if row["created_at"] else "",
             *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
+            *([escape(row["error"])] if row["error"] else []),
         )
     console.print(table)
 

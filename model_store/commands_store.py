@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ def publish_folder(
     from model_store.bundle import read_manifest
     from model_store.store import copy_bundle
 
+    _must_hold_a_bundle(folder)
     store = _store(model_store)
     chosen = name if name is not None else read_manifest(folder).name
     previous = store.pointer(chosen)
@@ -178,6 +180,17 @@ def _store(flag: str | None) -> ModelStore:
     from shared.settings import load_settings
 
     return open_store(load_settings(model_store=flag))
+
+
+def _must_hold_a_bundle(folder: Path) -> None:
+    from model_store.manifest import MANIFEST_FILE
+    from shared.errors import BadBundle, NotFound
+
+    wanted = "Give a version's folder, as models/bottles/000003 of another store."
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder} is not there, or is no folder. {wanted}")
+    if not os.path.isfile(folder / MANIFEST_FILE):
+        raise BadBundle(f"{folder} is no bundle: it has no {MANIFEST_FILE}. {wanted}")
 
 
 def _name_and_version(model: str) -> tuple[str, int]:

@@ -10,11 +10,12 @@ a time, since all of them may not fit into memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from numpy.typing import NDArray
 
 from model_store.augmentation import other_light, other_views
 from model_store.batches import Images, in_batches
+from model_store.disk import reason
 from model_store.progress import Advance
 from model_store.sight import Sight
 from model_store.tf import import_tensorflow
 from model_store.views import cut
+
+log = logging.getLogger("sortline.train")
 
 # As many as the tutorial's; larger ones are no faster on CPUs.
 BATCH_SIZE = 32
@@ -67,10 +71,13 @@ class FeatureExtractor:
         if missing:
             found[missing] = np.asarray(self._run(pixels[missing]), np.float32)
         for index in missing:
-            _write(files[index], found[index])
+            try:
+                _write(files[index], found[index])
+            except OSError as error:  # a full disk must not cost the training
+                _warn_uncached(self._folder.parent, reason(error))
         return found
 
-    @cached_property
+    @functools.cached_property
     def _run(self) -> Any:
         tf = import_tensorflow()
         signature = [tf.TensorSpec([None, *self._sight.canvas, 3], tf.uint8)]
@@ -129,6 +136,16 @@ def _write(file: Path, features: NDArray[np.float32]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
         raise
+
+
+@functools.cache  # once, not for each image
+def _warn_uncached(folder: Path, why: str) -> None:
+    log.warning(
+        "features can't be cached in %s: %s. Training goes on without, and the next one computes them anew: make room, "
+        "or name another folder with --cache-dir.",
+        folder,
+        why,
+    )
 
 
 def scaled(images: Any) -> Any:

@@ -11,7 +11,6 @@ for its class; where any is, what the classifier is unsure of goes to `manual` a
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from model_store.bundle import write_golden
 from model_store.class_labels import Labels, labels_for, read_labels
 from model_store.dataset_files import open_files
 from model_store.datasets import IMAGE_SUFFIXES, Sample
+from model_store.disk import is_disks, scratch_folder
 from model_store.export import export
 from model_store.features import scaled
 from model_store.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
@@ -89,7 +89,7 @@ def import_classifier(
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
     Raises:
-        BadSetting: the handle, the labels or a lane can't be used.
+        BadSetting: the handle, the labels, a lane, the cache or the scratch folder can't be used.
         NotFound: the module or the labels can't be fetched.
         BadBackbone: it is no image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
@@ -102,8 +102,7 @@ def import_classifier(
     labels = labels_for(lines, outputs=module.feature_width, place=options.labels)
     policy = policy_of(labels.names, options.lanes)
     images = _images(options.calibration, size_px=module.input_size_px, steps=steps)
-    with tempfile.TemporaryDirectory(prefix="sortline-import-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("sortline-import-") as folder:
         parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
         with steps.step("Publishing"):
@@ -173,9 +172,9 @@ def _export(
     served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
     try:
         export(served, folder, calibration=images.calibration, steps=steps)
-    except OSError:
-        raise  # the disk's
     except Exception as error:  # the converter has errors of its own, and none of ours
+        if is_disks(error):
+            raise
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]
         raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error
     with steps.step("Comparing the exports with the classifier"):

@@ -5,8 +5,7 @@ In: a dataset's path and TrainOptions. Out: the published bundle's folder and wh
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from model_store.batches import Chosen
 from model_store.bundle import file_digests, read_manifest, write_golden
 from model_store.dataset_report import DatasetReport
 from model_store.datasets import count_labels, load_dataset, training_mode
+from model_store.disk import scratch_folder
 from model_store.evaluation import Bools, figures, reliability
 from model_store.export import export, serving_module
 from model_store.features import features_of
@@ -43,7 +43,7 @@ from model_store.progress import Steps
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails
-from model_store.store import ModelStore
+from model_store.store import ModelStore, copy_file
 from model_store.thresholds import Objective, parse_objective
 from model_store.trained_on import write_trained_on
 from model_store.training import HeadSettings, logits_of
@@ -52,7 +52,7 @@ from model_store.tuning import Tuning, tune
 from shared.errors import BadSetting
 from shared.regions import Region
 
-_PACKAGES = ("tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
+_PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def train_and_publish(
     `show` hears what is noteworthy in the dataset before the training begins.
 
     Raises:
-        BadSetting: an option that can't be used, also a region of a camera that took none of the images.
+        BadSetting: an option that can't be used, also a region of a camera that took none of the images; or a cache or
+            scratch folder that can't.
         BadDataset: the dataset can't be trained on; says why.
         NotFound, BadBackbone: the backbone can't be had, or was changed.
         BadBundle: an export does not answer as the trained model; nothing is published.
@@ -154,8 +155,7 @@ def train_and_publish(
 def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
     """Export, compare, report and publish."""
     material, learnt, tuning = work.material, work.learnt, work.tuning
-    with tempfile.TemporaryDirectory(prefix="sortline-export-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("sortline-export-") as folder:
         parity = _export(folder, work, steps=steps)
         manifest = _manifest(work, parity=parity)
         digests = np.array(material.pictures.digests)
@@ -305,13 +305,14 @@ def _dataset(material: Material) -> DatasetInfo:
 
 
 def package_versions() -> dict[str, str]:
-    """The packages that can change what a model answers, for its manifest."""
-    return {name: package_version(name) for name in _PACKAGES}
+    """Python and the packages that can change what a model answers, this one too, for its manifest."""
+    return {"python": platform.python_version()} | {name: package_version(name) for name in _PACKAGES}
 
 
 def build_bundle(folder: Path, number: int, exported: Path, manifest: Manifest) -> None:
     """For `ModelStore.publish`: the files in `exported` and the manifest, complete with number and digests."""
-    shutil.copytree(exported, folder, dirs_exist_ok=True)
-    folder.chmod(0o755)  # copytree took over the scratch folder's 0700, which would shut out other users' workers
-    complete = manifest.model_copy(update={"version": number, "files": file_digests(folder)})
+    digests = file_digests(exported)
+    for file in digests:
+        copy_file(exported / file, folder / file)
+    complete = manifest.model_copy(update={"version": number, "files": digests})
     (folder / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2))

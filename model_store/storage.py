@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from model_store.disk import reason
 from shared.errors import StoreAway
 
 STAGING_PREFIX = ".staging-"  # being made, or left over by a writer that died; readers ignore it
@@ -89,10 +90,7 @@ def version_number(folder: str) -> int | None:
 
 def away(where: str, error: BaseException) -> StoreAway:
     """The error for a place that can't be read or written."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        reason = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
     return StoreAway(
-        f"the model store {where} can't be read or written: {reason}. "
+        f"the model store {where} can't be read or written: {reason(error)}. "
         "Check that it is reachable, that you may, and that the disk isn't full."
     )

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from model_store.bundle import open_bundle
+from model_store.disk import scratch_folder
 from model_store.manifest import MANIFEST_FILE
 from model_store.storage import STAGING_PREFIX, away, folder_name, version_number
 from model_store.storage_lease import Lease
@@ -92,9 +92,9 @@ class FsspecStorage:
     @contextlib.contextmanager
     def fresh(self, name: str, version: int) -> Iterator[Path]:
         """A copy in a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="sortline-check-") as folder:
-            self._download(name, version, Path(folder))
-            yield Path(folder)
+        with scratch_folder("sortline-check-") as folder:
+            self._download(name, version, folder)
+            yield folder
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[FsspecWriter]:
@@ -161,8 +161,8 @@ class FsspecWriter:
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """See `Writer`."""
-        with tempfile.TemporaryDirectory(prefix="sortline-publish-") as folder:
-            yield Path(folder)
+        with scratch_folder("sortline-publish-") as folder:
+            yield folder
 
     def place(self, staging: Path, version: int) -> None:
         """See `Writer`."""

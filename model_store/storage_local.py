@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -23,8 +24,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from model_store.storage import STAGING_PREFIX, TRASH_PREFIX, away, folder_name, version_number
+
+log = logging.getLogger("sortline.store")
 
 LOCK_FILE = ".lock"
 
@@ -84,7 +88,7 @@ class LocalStorage:
             folder.mkdir(parents=True, exist_ok=True)
             _sync(self.root)
         with (folder / LOCK_FILE).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file)
             for entry in os.listdir(folder):
                 if entry.startswith((STAGING_PREFIX, TRASH_PREFIX)):
                     _remove(folder / entry)
@@ -152,6 +156,14 @@ class LocalWriter:
         (self.folder / folder_name(version)).rename(trash)
         _sync(self.folder)
         _remove(trash)
+
+
+def _lock(file: IO[bytes]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("process %d waits for another writer, which holds %s (`fuser` tells who)", os.getpid(), file.name)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _remove(path: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,12 +25,14 @@ from model_store.store_reading import CANARY_FILE, CURRENT_FILE, ReadableStore, 
 from shared.errors import BadBundle, BadSetting, NotFound
 from shared.settings import Settings
 
-__all__ = ["ModelStore", "copy_bundle", "file_digests", "open_store", "parse_spec"]
+__all__ = ["ModelStore", "copy_bundle", "copy_file", "file_digests", "open_store", "parse_spec"]
 
 log = logging.getLogger("sortline.store")
 
 # Versions that `prune` keeps when nobody says otherwise: the current one, one to go back to, one to spare.
 KEPT_VERSIONS = 3
+
+_CHUNK_BYTES = 1 << 20
 
 
 def open_store(settings: Settings) -> ModelStore:
@@ -235,18 +236,40 @@ def copy_bundle(folder: Path, name: str) -> Callable[[Path, int], None]:
     """A `build` for `publish`: the bundle in `folder`, from another store for example, under a name and number anew.
 
     Raises:
-        BadBundle: it is incomplete or was changed.
+        BadBundle: it is incomplete or was changed; `build` too, where a file can't be read any more.
     """
     bundle = open_bundle(folder)
 
     def build(staging: Path, version: int) -> None:
         for file in bundle.manifest.files:
-            (staging / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, staging / file)  # contents only: the modes are those of this store
+            copy_file(folder / file, staging / file)
         manifest = bundle.manifest.model_copy(update={"name": name, "version": version})
         (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
 
     return build
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's contents for a `build`; the modes are those of the store.
+
+    Raises:
+        BadBundle: the source can't be read. What the target's disk refuses stays an OSError: that is the store's.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        out.writelines(_chunks(source))
+
+
+def _chunks(source: Path) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise BadBundle(
+            f"{source}, which is to be published, can't be read: {error.strerror}. Check that it is still there and "
+            "that you may read it, then publish it again."
+        ) from error
 
 
 def _adopt(staging: Path, name: str, version: int, *, parent: int | None) -> None:

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store import backbone_sources
+from model_store import backbone_probe, backbone_sources
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.commands import add_to
 from model_store.tf import import_hub, import_keras, import_tensorflow
@@ -63,6 +63,26 @@ def test_a_folder_is_copied_once_and_checked(hub_module: Path, tmp_path: Path) -
     written = (backbone.path.parent / "backbone.json").stat().st_mtime_ns
     assert resolve_backbone(str(hub_module), cache=tmp_path) == backbone
     assert (backbone.path.parent / "backbone.json").stat().st_mtime_ns == written
+
+
+def test_who_fetched_longer_leaves_what_another_uses_by_now(
+    hub_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve_backbone(str(hub_module), cache=tmp_path)
+    record = first.path.parent / "backbone.json"
+    record.unlink()  # a leftover, which both find
+    probe = backbone_probe.probe
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(backbone_probe, "probe", probe)
+        assert resolve_backbone(str(hub_module), cache=tmp_path) == first
+        os.utime(record, (1, 1))
+        return probe(*arguments, **options)
+
+    monkeypatch.setattr(backbone_probe, "probe", overtaken)
+    assert resolve_backbone(str(hub_module), cache=tmp_path) == first
+    assert record.stat().st_mtime == 1  # the other's, untouched
+    assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == [".lock", first.path.parent.name]
 
 
 def test_a_changed_byte_is_refused_and_named(hub_module: Path, tmp_path: Path) -> None:

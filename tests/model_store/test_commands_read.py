@@ -174,6 +174,35 @@ def test_list(store: ModelStore) -> None:
     assert "tiny@2" in text[2] and "*" in text[2]
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "says", "version"),
+    [
+        ("current", b"garbage", "current holds 'garbage', should be a version's number", None),
+        ("canary.json", b"{", "canary.json is not a canary of this release", None),
+        ("current", b"7", "the current version other@7 is missing or incomplete: promote or publish another", 7),
+        ("canary.json", b'{"version": 7, "share": 0.1}', "the canary other@7 is missing or incomplete", 7),
+    ],
+)
+def test_list_shows_what_is_wrong_with_a_model_and_the_others(
+    store: ModelStore, tiny_bundle: Path, file: str, content: bytes, says: str, version: int | None
+) -> None:
+    store.publish("other", copy_build(tiny_bundle, name="other"))
+    (store.root / "other" / file).write_bytes(content)
+    asked = run(store, "models", "list", "--json")
+    assert asked.exit_code == 1
+    rows = json.loads(asked.stdout)
+    healthy = [(row["name"], row["version"]) for row in rows if row["error"] is None]
+    assert healthy == [("other", 1), ("tiny", 1), ("tiny", 2)]
+    assert [row["current"] for row in rows if row["name"] == "tiny"] == [False, True]
+    (wrong,) = (row for row in rows if row["error"])
+    assert (wrong["name"], wrong["version"]) == ("other", version)
+    assert says in wrong["error"]
+    text = run(store, "models", "list")
+    assert text.exit_code == 1
+    shown = " ".join(text.stdout.split())
+    assert all(word in shown for word in ("tiny@2", "other@1", says.split()[-1]))
+
+
 def test_list_and_verify_of_an_empty_store(tmp_path: Path) -> None:
     empty = ModelStore(tmp_path / "nothing")
     for command in ("list", "verify"):

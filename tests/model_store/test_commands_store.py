@@ -78,7 +78,13 @@ def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
 
 
 def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
-    assert isinstance(run(store, "publish", str(tmp_path)).exception, BadBundle)
+    absent = run(store, "publish", str(tmp_path / "absent")).exception
+    assert isinstance(absent, NotFound)
+    assert str(absent).startswith(f"{tmp_path / 'absent'} is not there, or is no folder. Give a version's folder")
+    for options in ((), ("--name", "tiny")):
+        empty = run(store, "publish", str(tmp_path), *options).exception
+        assert isinstance(empty, BadBundle)
+        assert str(empty).startswith(f"{tmp_path} is no bundle: it has no manifest.json. Give a version's folder")
     folder = store.resolve("tiny@1")
     (folder / INT8_FILE).write_bytes(b"?")
     failed = run(store, "publish", str(folder))

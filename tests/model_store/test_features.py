@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,22 @@ def test_features_are_computed_once(sight: Sight, tmp_path: Path, monkeypatch: p
     cached.write_bytes(cached.read_bytes()[:50])
     np.testing.assert_allclose(again.features(images, advance=lambda _: None), first, atol=1e-5)
     assert asked == [1]
+
+
+def test_features_that_cant_be_cached_are_used_all_the_same(
+    sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    images = frames(5)
+    monkeypatch.setattr(np, "save", full)
+    for _ in range(2):
+        found = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)
+        np.testing.assert_allclose(found, features_of(sight, images), atol=1e-5)
+    (warning,) = caplog.messages
+    assert f"can't be cached in {tmp_path / 'features'}: No space left on device." in warning
+    assert not [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
 
 
 class Watched(Chosen):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,9 @@ def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
     assert any("51 training images (below 60) are too few" in note for note in multi["notes"])
     assert multi["calibration"]["images"] == 13
     assert multi["parent"] is None
+    packages = multi["training"]["packages"]
+    assert (packages["sortline"], packages["python"]) == (version("sortline"), platform.python_version())
+    assert "tensorflow" in packages
 
 
 @pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])

@@ -106,17 +106,53 @@ def test_a_held_lease_is_renewed(remote: Objects) -> None:
         assert remote.read(f"tiny/{claim}") != first
 
 
+class Turns(threading.Event):
+    """What the renewer waits for: it goes on when the test says so, whatever the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = threading.Semaphore(0)
+        self._waiting = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._waiting.release()
+        self._turn.acquire()
+        return self.is_set()
+
+    def set(self) -> None:
+        super().set()
+        self._turn.release()
+
+    def next(self) -> None:
+        """Let the renewer, which waits or will, go on once."""
+        assert self._waiting.acquire(timeout=60)
+        self._turn.release()
+
+    def until_waited_for(self) -> None:
+        """Wait until the renewer waits again."""
+        assert self._waiting.acquire(timeout=60)
+        self._waiting.release()
+
+
 def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: Objects) -> None:
-    clock = FakeClock(step_s=0.7)
+    clock, turns = FakeClock(step_s=0.7), Turns()
     lease = Lease(remote, "tiny", ttl_s=1.2, clock=clock, pause=clock.pass_by)
+    lease._ended = turns
     with lease.held():
         lease.check()
         (claim,) = claims(remote)
-        clock.pass_by(0)  # as if suspended: more than half of the time, less than all
+        first = remote.read(f"tiny/{claim}")
+        turns.next()
+        turns.until_waited_for()
         silent = remote.read(f"tiny/{claim}")
+        assert silent != first
+        clock.pass_by(0)  # as if suspended: more than half of the time, less than all
         with pytest.raises(StoreAway, match="lost the right to change it"):
             lease.check()
-        time.sleep(1.0)  # five renewals' time
+        (renewer,) = (thread for thread in threading.enumerate() if thread.name == "store-lease")
+        turns.next()
+        renewer.join(timeout=60)
+        assert not renewer.is_alive()
         assert remote.read(f"tiny/{claim}") == silent  # it doesn't come to life again
         with pytest.raises(StoreAway):
             lease.check()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,6 +186,28 @@ def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> No
     assert store.current("tiny") == 6
 
 
+def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    written = threading.Event()
+
+    def write() -> None:
+        with store.storage.writing("tiny"):
+            written.set()
+
+    waiting = threading.Thread(target=write)
+    with store.storage.writing("tiny"):
+        assert caplog.messages == []
+        waiting.start()
+        for _ in range(600):
+            if caplog.messages:
+                break
+            time.sleep(0.05)
+        assert not written.is_set()
+    waiting.join()
+    assert written.is_set()
+    (message,) = caplog.messages
+    assert f"process {os.getpid()} waits for another writer, which holds {store.root / 'tiny' / '.lock'}" in message
+
+
 def test_the_manifest_names_the_parent(store: ModelStore, tiny_bundle: Path) -> None:
     for promote in (True, False, True):
         store.publish("tiny", copy_build(tiny_bundle), promote=promote)
@@ -215,6 +241,33 @@ def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
     (source / INT8_FILE).write_bytes(b"?")
     with pytest.raises(BadBundle, match=INT8_FILE):
         copy_bundle(source, "bottles")
+
+
+def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
+    store: ModelStore, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_bundle, tmp_path / "stick")
+    build = copy_bundle(source, "bottles")
+    (source / INT8_FILE).unlink()
+    with pytest.raises(BadBundle, match=f"stick/{INT8_FILE}, which is to be published, can't be read: No such file"):
+        store.publish("bottles", build)
+    assert store.numbers("bottles") == []
+
+
+def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
+    store: ModelStore, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = copy_bundle(tiny_bundle, "bottles")
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any) -> Any:
+        if mode == "wb" and path.name == INT8_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, *arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreAway, match="models can't be read or written: No space left on device"):
+        store.publish("bottles", build)
 
 
 def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bundle: Path) -> None:
