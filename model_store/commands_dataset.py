@@ -66,4 +66,4 @@ def check_dataset(
     else:
         report.show(Console())
     left = [sample for sample in pictures.samples if sample.name not in set(report.excluded)]
-    check_trainable(left, data.classes, dataset)
+    check_trainable(data, left, chosen)

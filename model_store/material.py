@@ -97,9 +97,14 @@ def gather(
     report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
     excluded = set(report.excluded)
     left_out = {index for index, sample in enumerate(pictures.samples) if sample.name in excluded}
-    check_trainable([one for one in pictures.samples if one.name not in excluded], dataset.classes, path)
-    labels = [sample.labels for sample in pictures.samples]
-    chosen = split(labels, seed=seed, groups=report.groups_of(pictures.samples), leave_out=left_out)
+    check_trainable(dataset, [one for one in pictures.samples if one.name not in excluded], mode)
+    chosen = split(
+        [sample.labels for sample in pictures.samples],
+        seed=seed,
+        groups=report.groups_of(pictures.samples),
+        leave_out=left_out,
+        absent=[dataset.absent(sample) for sample in pictures.samples] if mode == "multi" else None,
+    )
     if not len(chosen.validation):
         raise BadDataset(f"{path} has {len(pictures.samples)} usable images: too few to keep a fifth for validation.")
     return Material(dataset, report, mode, dataset.classes_for(mode), fit, pictures, chosen, kept_away)

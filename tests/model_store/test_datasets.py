@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -212,17 +213,40 @@ def test_unreadable_files_are_listed_not_fatal(tmp_path: Path) -> None:
     assert "not an accepted image" in pictures.unreadable[0].reason
     assert len(pictures.images) == len(pictures.samples) == 5
     with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
-        check_trainable(pictures.samples, dataset.classes, tmp_path)
+        check_trainable(dataset, pictures.samples, "single")
 
 
 def test_classes_that_cannot_be_told_apart(tmp_path: Path) -> None:
-    dataset = load_dataset(write_class_folders(tmp_path / "set", per_class=2))
+    write_class_folders(tmp_path / "set", per_class=2)
     (tmp_path / "set" / "empty").mkdir()
     with_empty = load_dataset(tmp_path / "set")
     with pytest.raises(BadDataset, match="class 'empty' has 0 usable"):
-        check_trainable(with_empty.samples, with_empty.classes, tmp_path)
+        check_trainable(with_empty, with_empty.samples, "single")
+    good = load_dataset(write_folders(tmp_path / "good", "good"))
     with pytest.raises(BadDataset, match="at least two"):
-        check_trainable(dataset.samples, ["good"], tmp_path)
+        check_trainable(good, good.samples, "single")
+
+
+def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "set", per_class=2)
+    dataset = load_dataset(folder)
+    check_trainable(dataset, dataset.samples, "multi")
+    one_good = [sample for sample in dataset.samples if sample.name != "good/000.png"]
+    with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
+        check_trainable(dataset, one_good, "multi")
+    shutil.rmtree(folder / "good")
+    without = load_dataset(folder)
+    check_trainable(without, without.samples, "single")
+    with pytest.raises(
+        BadDataset, match=r"needs at least 2.*: 'no cap' 0, 'pigmented' 0\. .*folder `good/`.*labels\.csv"
+    ):
+        check_trainable(without, without.samples, "multi")
+    (folder / "no cap+pigmented").mkdir()  # now each folder says all that applies
+    (folder / "no cap+pigmented" / "0.png").write_bytes(picture("no cap", 7))
+    joined = load_dataset(folder)
+    check_trainable(joined, joined.samples, "multi")
+    with pytest.raises(BadDataset, match=r"each: 'pigmented' 1\. Add images without them"):
+        check_trainable(joined, [one for one in joined.samples if one.name != "no cap/000.png"], "multi")
 
 
 def test_the_fingerprint_is_of_contents_and_labels(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,10 @@ def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several
         bench.train(several, "--fine-tune", "top")
     with pytest.raises(BadDataset, match="Use --mode multi"):
         bench.train(several, "--mode", "single")
+    defects = write_class_folders(bench.root / "defects", per_class=4)
+    shutil.rmtree(defects / "good")
+    with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
+        bench.train(defects, "--mode", "multi")
     assert "bottles" not in bench.store.names()
 
 
