@@ -88,6 +88,39 @@ def write_folders(root: Path, *folders: str) -> Path:
     return root
 
 
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    elsewhere = write_folders(tmp_path / "elsewhere", "caps", "caps/day 2")
+    dataset = write_folders(tmp_path / "set", "good")
+    (dataset / "no cap").symlink_to(elsewhere / "caps")
+    (dataset / "good" / "more").symlink_to("../../elsewhere/caps/day 2")
+    loaded = load_dataset(dataset)
+    assert [sample.name for sample in loaded.samples] == [
+        "good/0.png",
+        "good/more/0.png",
+        "no cap/0.png",
+        "no cap/day 2/0.png",
+    ]
+    assert _decode(loaded).unreadable == ()
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../..", "../../elsewhere"])
+def test_a_link_to_where_it_lies_is_not_followed_without_end(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_folders(tmp_path / "set", "good", "no cap")
+    (write_folders(tmp_path / "elsewhere", "caps") / "back").symlink_to("../set")
+    (dataset / "good" / "loop").symlink_to(target)
+    monkeypatch.chdir(dataset)
+    names = [sample.name for sample in load_dataset(dataset).samples]
+    expected = ["good/loop/caps/0.png"] if target == "../../elsewhere" else []
+    assert names == ["good/0.png", *expected, "no cap/0.png"]
+    assert [sample.name for sample in load_dataset(Path()).samples] == names
+    (dataset / "all").symlink_to(dataset)
+    looping = load_dataset(dataset)
+    with pytest.raises(BadDataset, match="class 'all' has 0 usable"):
+        check_trainable(looping, looping.samples * 2, "single")
+
+
 def test_folders_may_join_labels(tmp_path: Path) -> None:
     dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented + no cap", "disfigured+no cap+no cap"))
     assert {sample.name: sample.labels for sample in dataset.samples} == {
