@@ -83,6 +83,7 @@ def train(
     """
     from rich.console import Console
 
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.publishing import TrainOptions, train_and_publish
     from model_store.store import open_store
@@ -109,6 +110,7 @@ def train(
             options,
             store=store,
             cache=settings.cache_path,
+            limits=Limits.of(settings),
             steps=steps,
             show=lambda report: report.show(Console(stderr=True)),
         )
@@ -137,6 +139,7 @@ def evaluate(
     from model_store.datasets import load_dataset
     from model_store.engines import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.store import open_store
     from shared.errors import BadDataset
@@ -157,7 +160,9 @@ def evaluate(
         xla=settings.tensorflow_xla,
     )
     with shown_steps() as steps:
-        figures = evaluate_dataset(data, bundle, runner, max_batch=settings.max_batch, steps=steps)
+        figures = evaluate_dataset(
+            data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
+        )
     if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
         print(f"sortline: {warning}", file=sys.stderr)
     if as_json:
@@ -208,6 +213,7 @@ def compare_recipes(
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
     from model_store import comparison
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from shared.errors import BadSetting
     from shared.settings import load_settings
@@ -218,7 +224,7 @@ def compare_recipes(
     numbers = [int(seed) for seed in seeds.split(",")]
     with shown_steps() as steps:
         figures = comparison.compare_recipes(
-            dataset, numbers, cache=settings.cache_path, backbone=backbone, steps=steps
+            dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
         )
     print_json(figures) if as_json else _print_recipes(figures)
 
@@ -237,12 +243,15 @@ def time_head(
     Example: sortline models time-head producer/bottles
     """
     from model_store import comparison
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
     with shown_steps() as steps:
-        figures = comparison.time_head(dataset, cache=settings.cache_path, seed=seed, backbone=backbone, steps=steps)
+        figures = comparison.time_head(
+            dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
+        )
     if as_json:
         print_json(figures)
         return

@@ -22,7 +22,7 @@ from model_store.features import FeatureExtractor, features_of
 from model_store.fine_tuning import Frames
 from model_store.material import frame_sizes
 from model_store.networks import Network, open_network
-from model_store.pixels import decode_samples
+from model_store.pixels import Limits, decode_samples
 from model_store.policy import Mode, Policy
 from model_store.progress import Steps
 from model_store.sight import Sight, closed_box, frame_size_px
@@ -40,6 +40,7 @@ def compare_recipes(
     seeds: Sequence[int],
     *,
     cache: Path,
+    limits: Limits,
     backbone: str = DEFAULT_HANDLE,
     steps: Steps | None = None,
 ) -> dict[str, Any]:
@@ -57,12 +58,16 @@ def compare_recipes(
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
     return {
-        mode: _compare(_Trial.of(subset, mode, backbone=resolved, cache=cache, steps=steps), seeds, steps=steps)
+        mode: _compare(
+            _Trial.of(subset, mode, backbone=resolved, cache=cache, limits=limits, steps=steps), seeds, steps=steps
+        )
         for mode, subset in subsets.items()
     }
 
 
-def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps) -> dict[str, Any]:
+def time_head(
+    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps
+) -> dict[str, Any]:
     """The tutorial's head trained the tutorial's way, the base computed anew in every epoch, and on cached features.
 
     Both on the images with at most one label, frozen base, same split, same 25 epochs, one after the other. The
@@ -74,7 +79,9 @@ def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HAN
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
     with steps.step("Reading the images", total=len(dataset.samples)) as advance:
-        pictures = decode_samples(dataset.files, dataset.samples, size_px=resolved.input_size_px, advance=advance)
+        pictures = decode_samples(
+            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, advance=advance
+        )
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
     sight, chosen = closed_box(resolved), split(labels, seed=seed)
@@ -154,16 +161,18 @@ class _Trial:
     cache: Path
 
     @classmethod
-    def of(cls, dataset: Dataset, mode: Mode, *, backbone: Backbone, cache: Path, steps: Steps) -> _Trial:
+    def of(
+        cls, dataset: Dataset, mode: Mode, *, backbone: Backbone, cache: Path, limits: Limits, steps: Steps
+    ) -> _Trial:
         """Decode the images: once for a closed box, which both recipes show the same, else in two sizes."""
         files, samples, network = dataset.files, dataset.samples, open_network(backbone)
         total = len(samples) * (1 if network is None else 2)
         with steps.step(f"Reading the images ({mode})", total=total) as advance:
-            squashed = decode_samples(files, samples, size_px=backbone.input_size_px, advance=advance)
+            squashed = decode_samples(files, samples, size_px=backbone.input_size_px, limits=limits, advance=advance)
             frames = squashed
             if network is not None:
                 size_px = frame_size_px(frame_sizes(files, samples))
-                frames = decode_samples(files, samples, size_px=size_px, fit="pad", advance=advance)
+                frames = decode_samples(files, samples, size_px=size_px, limits=limits, fit="pad", advance=advance)
         labels = [sample.labels for sample in squashed.samples]
         classes = dataset.classes_for(mode)
         return cls(mode, classes, labels, squashed.images, frames.images, backbone, network, cache)

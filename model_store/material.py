@@ -23,7 +23,7 @@ from model_store.datasets import Dataset, Sample, check_trainable
 from model_store.evaluation import Bools, known_truth
 from model_store.fine_tuning import Frames
 from model_store.networks import Network
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.policy import Mode
 from model_store.progress import Steps
 from model_store.sight import frame_size_px
@@ -75,6 +75,7 @@ def gather(
     backbone: Backbone,
     network: Network | None,
     regions: Mapping[str, Region],
+    limits: Limits,
     seed: int,
     cache: Path,
     steps: Steps,
@@ -90,7 +91,7 @@ def gather(
     # A bottle that is turned upright has to keep its shape; a closed box gets its pictures as it always did.
     fit: Fit = "stretch" if network is None else "pad"
     size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
-    kind: dict[str, Any] = {"size_px": size_px, "fit": fit, "regions": regions, "scratch": cache}
+    kind: dict[str, Any] = {"size_px": size_px, "limits": limits, "fit": fit, "regions": regions, "scratch": cache}
     with steps.step("Reading the images", total=len(dataset.samples)) as advance:
         pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
         kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import sortline
 from model_store.dataset_report import DatasetReport, examine
 from model_store.datasets import load_dataset, training_mode
-from model_store.pixels import decode_samples
+from model_store.pixels import Limits, decode_samples
 from model_store.policy import Mode
 from model_store.split import split
 from tests.conftest import BOTTLES
@@ -68,6 +68,7 @@ def report_of(path: Path, *, mode: Mode | None = None) -> DatasetReport:
             dataset.files,
             [sample for sample in dataset.samples if sample.held_out is wanted],
             size_px=SIZE_PX,
+            limits=Limits(),
             advance=lambda _: None,
         )
         for wanted in (False, True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model_store.datasets import Dataset, check_trainable, load_dataset, training_mode
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from shared.errors import BadDataset
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
 
@@ -19,7 +19,7 @@ ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.p
 
 
 def _decode(dataset: Dataset) -> Pictures:
-    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None)
+    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), advance=lambda _: None)
 
 
 def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:
