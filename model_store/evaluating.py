@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model_store.bundle import Bundle
 from model_store.datasets import Dataset, Sample
 from model_store.engines import Engine
-from model_store.evaluation import evaluate, known_truth
+from model_store.evaluation import check_known, evaluate, known_truth
 from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.progress import Steps
 from model_store.trained_on import read_trained_on
@@ -100,6 +100,7 @@ def evaluate_dataset(
         EngineFailed: the model failed on a batch.
     """
     manifest = bundle.manifest
+    check_known((sample.labels for sample in dataset.samples), manifest.classes)  # not after an hour of classifying
     answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps)
     figures = evaluate(
         answered.probabilities,

@@ -262,6 +262,21 @@ def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
     return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=Steps())
 
 
+def test_a_label_that_the_model_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
+    dataset = three_images(tmp_path, "good", "no cap", "pigmented")
+    engine = Fixed([[0.9, 0.1]] * 3)
+    with pytest.raises(BadDataset, match=r"'pigmented', which the model doesn't know: .*'good', 'no cap'"):
+        evaluate_dataset(
+            dataset,
+            bundle(tmp_path, ("good", "no cap")),
+            engine,  # type: ignore[arg-type]
+            max_batch=2,
+            limits=Limits(),
+            steps=Steps(),
+        )
+    assert engine.given == 0
+
+
 def test_a_version_does_not_differ_from_itself(store: ModelStore, dataset: Path) -> None:
     found = json.loads(run(store, "tiny@1", "tiny@1", "--dataset", dataset, "--json").stdout)
     assert found["differences"] == []
