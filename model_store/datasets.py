@@ -273,9 +273,9 @@ def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
 
 
 def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
-    cleaned = sorted({_checked_label(label, where) for label in labels})
-    if not cleaned:
+    if not any(label.strip() for label in labels):
         raise BadDataset(f"{where}: no label: write `{GOOD}` where no defect applies.")
+    cleaned = sorted({_checked_label(label, where) for label in labels})
     if GOOD in cleaned and len(cleaned) > 1:
         raise BadDataset(f"{where}: {cleaned} says `{GOOD}` beside a defect: `{GOOD}` means that none applies.")
     return tuple(cleaned)
@@ -283,12 +283,14 @@ def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
 
 def _checked_label(label: str, where: str) -> str:
     name = label.strip()
+    if not name:
+        raise BadDataset(f"{where}: an empty label beside others: remove it, or the separator before or after it.")
     if FOLDER_SEPARATOR in name:
         raise BadDataset(
             f"{where}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join those "
             f"of a line by `{LABEL_SEPARATOR}`, or rename the label."
         )
-    if not name or not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
+    if not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
         raise BadDataset(f"{where}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
     return name
 

@@ -139,8 +139,8 @@ def test_folders_may_join_labels(tmp_path: Path) -> None:
     ("folder", "message"),
     [
         ("good+no cap", r"folder 'good\+no cap': .* says `good` beside a defect"),
-        ("no cap+", r"folder 'no cap\+': '' can't be a label"),
-        ("+", r"folder '\+': '' can't be a label"),
+        ("no cap+", r"folder 'no cap\+': an empty label beside others"),
+        ("+", r"folder '\+': no label: write `good`"),
         ("a|b", "can't be a label"),
     ],
 )
@@ -212,7 +212,9 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
         ("file,labels\na.png,good\n", r"has the columns \['file', 'labels'\]"),
         ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' is not there"),
         ("filename,labels\na.png,good\na.png,no cap\n", "line 3: file 'a.png' is listed twice"),
-        ("filename,labels\na.png,\n", "can't be a label"),
+        ("filename,labels\na.png,\n", "line 2: no label: write `good` where no defect applies"),
+        ("filename,labels\na.png, | \n", "line 2: no label: write `good`"),
+        ("filename,labels\na.png,no cap|\n", "line 2: an empty label beside others: remove it"),
         ("filename,labels\na.png,good|no cap\n", "says `good` beside a defect"),
         ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
         ("filename,labels\n", "has no labelled images"),
@@ -226,6 +228,15 @@ def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> Non
     write_labelled(tmp_path, ROWS)
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(BadDataset, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[], [" "], "", " | "])
+def test_no_label_in_jsonl_is_named(tmp_path: Path, labels: object) -> None:
+    write_labelled(tmp_path, ROWS)
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.jsonl").write_text(json.dumps({"filename": "a.png", "labels": labels}))
+    with pytest.raises(BadDataset, match="line 1: no label: write `good` where no defect applies"):
         load_dataset(tmp_path)
 
 
