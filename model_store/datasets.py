@@ -72,11 +72,6 @@ class Dataset:
     unlabelled: tuple[str, ...] = ()
     complete: bool = True
 
-    @property
-    def has_several_labels(self) -> bool:
-        """Whether any image has more than one label."""
-        return any(len(sample.labels) > 1 for sample in self.samples)
-
     def classes_for(self, mode: Mode) -> tuple[str, ...]:
         """What a model of this mode tells apart, sorted: `multi` always has `good`, that no defect applies."""
         return tuple(sorted({*self.classes, GOOD})) if mode == "multi" else self.classes

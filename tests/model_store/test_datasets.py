@@ -37,7 +37,6 @@ def test_class_folders(tmp_path: Path) -> None:
     assert dataset.unlabelled == ("forgotten.jpg",)
     assert dataset.classes == ("good", "no cap", "pigmented")
     assert [sample.labels for sample in dataset.samples] == [("good",)] * 3 + [("no cap",)] * 3 + [("pigmented",)] * 3
-    assert not dataset.has_several_labels
 
 
 def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
@@ -48,7 +47,6 @@ def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
     assert {sample.name: sample.labels for sample in dataset.samples} == {
         name: tuple(labels.split("|")) for name, labels in ROWS.items()
     }
-    assert dataset.has_several_labels
     assert dataset.unlabelled == ("forgotten.jpg",)
 
 
@@ -130,7 +128,6 @@ def test_folders_may_join_labels(tmp_path: Path) -> None:
         "disfigured+no cap+no cap/0.png": ("disfigured", "no cap"),
     }
     assert dataset.classes == ("disfigured", "good", "no cap", "pigmented")
-    assert dataset.has_several_labels
     zipped = load_dataset(_zip(tmp_path, tmp_path.parent / "joined.zip"))
     assert (zipped.samples, zipped.classes, zipped.complete) == (dataset.samples, dataset.classes, True)
 
