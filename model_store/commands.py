@@ -208,7 +208,8 @@ def compare_recipes(
 ) -> None:
     """Train by the tutorial's recipe and by ours on the same splits of a dataset, side by side; publishes nothing.
 
-    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth.
+    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth. A mode
+    that the dataset can't be trained in is left out, and why is said.
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
@@ -255,6 +256,7 @@ def time_head(
     if as_json:
         print_json(figures)
         return
+    _print_unused(figures["unreadable"], [])
     print(f"{figures['images']} images, {figures['epochs']} epochs:")
     print(f"  base in every epoch  {figures['recomputed_s']:.1f} s, accuracy {figures['accuracy_recomputed']:.4f}")
     print(f"  features cached      {figures['head_s']:.1f} s, accuracy {figures['accuracy_cached']:.4f}")
@@ -361,8 +363,16 @@ def _print_recipes(figures: dict[str, Any]) -> None:
 
     from model_store.comparison import FIGURES, RECIPES
 
-    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    compared = {mode: rows for mode, rows in figures.items() if "untrainable" not in rows}
+    unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
+    _print_unused(list(unreadable.values()), [])
     for mode, rows in figures.items():
+        if mode not in compared:
+            print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
+        for name in rows.get("excluded", ()):
+            print(f"not used in {mode}: {name}: a copy of it has labels that contradict its own", file=sys.stderr)
+    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    for mode, rows in compared.items():
         for recipe in RECIPES:
             means = (f"{rows[recipe][f'{figure}_mean']:.3f}" for figure in FIGURES)
             table.add_row(mode, str(rows["images"]), recipe, *means)

@@ -67,6 +67,14 @@ class Material:
         targets = targets_of(self.labels(rows), self.classes, self.mode, known=known)
         return Frames(Chosen(self.pictures.images, rows), targets)
 
+    def divided(self, rows: NDArray[np.intp], *, seed: int) -> Split:
+        """These pictures split as all were, by another seed.
+
+        Raises:
+            BadDataset: there are too few.
+        """
+        return _divided(self.dataset, self.report, self.pictures.samples, rows, seed=seed)
+
 
 def gather(
     dataset: Dataset,
@@ -85,7 +93,6 @@ def gather(
     Raises:
         BadDataset: it can't be trained on; says why.
     """
-    path = dataset.files.path
     usable = [sample for sample in dataset.samples if not sample.held_out]
     held_out = [sample for sample in dataset.samples if sample.held_out]
     # A bottle that is turned upright has to keep its shape; a closed box gets its pictures as it always did.
@@ -96,19 +103,28 @@ def gather(
         pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
         kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)
     report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
-    excluded = set(report.excluded)
-    left_out = {index for index, sample in enumerate(pictures.samples) if sample.name in excluded}
-    check_trainable(dataset, [one for one in pictures.samples if one.name not in excluded], mode)
+    excluded, samples = set(report.excluded), pictures.samples
+    rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
+    check_trainable(dataset, [samples[index] for index in rows], mode)
+    chosen = _divided(dataset, report, samples, rows, seed=seed)
+    return Material(dataset, report, mode, dataset.classes_for(mode), fit, pictures, chosen, kept_away)
+
+
+def _divided(
+    dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: NDArray[np.intp], *, seed: int
+) -> Split:
     chosen = split(
-        [sample.labels for sample in pictures.samples],
+        [sample.labels for sample in samples],
         seed=seed,
-        groups=report.groups_of(pictures.samples),
-        leave_out=left_out,
-        absent=[dataset.absent(sample) for sample in pictures.samples] if mode == "multi" else None,
+        groups=report.groups_of(samples),
+        leave_out=set(range(len(samples))).difference(rows.tolist()),
+        absent=[dataset.absent(sample) for sample in samples] if report.mode == "multi" else None,
     )
     if not len(chosen.validation):
-        raise BadDataset(f"{path} has {len(pictures.samples)} usable images: too few to keep a fifth for validation.")
-    return Material(dataset, report, mode, dataset.classes_for(mode), fit, pictures, chosen, kept_away)
+        raise BadDataset(
+            f"{dataset.files.path} has {len(rows)} usable images: too few to keep a fifth for validation. Add images."
+        )
+    return chosen
 
 
 def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
