@@ -14,7 +14,7 @@ the negative log likelihood of the images fitted to never gets worse.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,10 +60,6 @@ class Calibration:
         """The dense layer ([width, K], [K]) whose logits are this one's, calibrated."""
         scale, shift = np.array(self.scale), np.array(self.shift)
         return np.asarray(kernel * scale, np.float32), np.asarray(bias * scale + shift, np.float32)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
 
 
 def identity(outputs: int) -> Calibration:

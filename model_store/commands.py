@@ -83,6 +83,7 @@ def train(
     """
     from rich.console import Console
 
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.publishing import TrainOptions, train_and_publish
     from model_store.store import open_store
@@ -109,6 +110,7 @@ def train(
             options,
             store=store,
             cache=settings.cache_path,
+            limits=Limits.of(settings),
             steps=steps,
             show=lambda report: report.show(Console(stderr=True)),
         )
@@ -137,6 +139,7 @@ def evaluate(
     from model_store.datasets import load_dataset
     from model_store.engines import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.store import open_store
     from shared.errors import BadDataset
@@ -157,7 +160,9 @@ def evaluate(
         xla=settings.tensorflow_xla,
     )
     with shown_steps() as steps:
-        figures = evaluate_dataset(data, bundle, runner, max_batch=settings.max_batch, steps=steps)
+        figures = evaluate_dataset(
+            data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
+        )
     if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
         print(f"sortline: {warning}", file=sys.stderr)
     if as_json:
@@ -203,11 +208,13 @@ def compare_recipes(
 ) -> None:
     """Train by the tutorial's recipe and by ours on the same splits of a dataset, side by side; publishes nothing.
 
-    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth.
+    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth. A mode
+    that the dataset can't be trained in is left out, and why is said.
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
     from model_store import comparison
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from shared.errors import BadSetting
     from shared.settings import load_settings
@@ -218,7 +225,7 @@ def compare_recipes(
     numbers = [int(seed) for seed in seeds.split(",")]
     with shown_steps() as steps:
         figures = comparison.compare_recipes(
-            dataset, numbers, cache=settings.cache_path, backbone=backbone, steps=steps
+            dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
         )
     print_json(figures) if as_json else _print_recipes(figures)
 
@@ -237,15 +244,19 @@ def time_head(
     Example: sortline models time-head producer/bottles
     """
     from model_store import comparison
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
     with shown_steps() as steps:
-        figures = comparison.time_head(dataset, cache=settings.cache_path, seed=seed, backbone=backbone, steps=steps)
+        figures = comparison.time_head(
+            dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
+        )
     if as_json:
         print_json(figures)
         return
+    _print_unused(figures["unreadable"], [])
     print(f"{figures['images']} images, {figures['epochs']} epochs:")
     print(f"  base in every epoch  {figures['recomputed_s']:.1f} s, accuracy {figures['accuracy_recomputed']:.4f}")
     print(f"  features cached      {figures['head_s']:.1f} s, accuracy {figures['accuracy_cached']:.4f}")
@@ -352,8 +363,16 @@ def _print_recipes(figures: dict[str, Any]) -> None:
 
     from model_store.comparison import FIGURES, RECIPES
 
-    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    compared = {mode: rows for mode, rows in figures.items() if "untrainable" not in rows}
+    unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
+    _print_unused(list(unreadable.values()), [])
     for mode, rows in figures.items():
+        if mode not in compared:
+            print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
+        for name in rows.get("excluded", ()):
+            print(f"not used in {mode}: {name}: a copy of it has labels that contradict its own", file=sys.stderr)
+    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    for mode, rows in compared.items():
         for recipe in RECIPES:
             means = (f"{rows[recipe][f'{figure}_mean']:.3f}" for figure in FIGURES)
             table.add_row(mode, str(rows["images"]), recipe, *means)

@@ -51,13 +51,14 @@ def compare(
     from model_store.compare_files import warnings, write_csv, write_html
     from model_store.compare_versions import compare_versions
     from model_store.datasets import load_dataset
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    store = open_store(settings)
+    store, limits = open_store(settings), Limits.of(settings)
     models = [_opened(store, spec, settings) for spec in (a, b)]
     data = load_dataset(dataset)
     if held_out:
@@ -65,11 +66,11 @@ def compare(
         if not data.samples:
             raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
     with shown_steps() as steps:
-        found = compare_versions(data, *models, max_batch=settings.max_batch, steps=steps)
+        found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
         if out is not None:
             write_csv(out, found)
         if html is not None:
-            write_html(html, found, steps=steps)
+            write_html(html, found, limits=limits, steps=steps)
     for item in found.a.answered.unreadable:
         print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
     for warning in warnings(found):

@@ -45,7 +45,7 @@ def check_dataset(
 
     from model_store.dataset_report import examine
     from model_store.datasets import check_trainable, load_dataset, training_mode
-    from model_store.pixels import decode_samples
+    from model_store.pixels import Limits, decode_samples
     from model_store.progress import shown_steps
     from shared.settings import load_settings
 
@@ -57,7 +57,14 @@ def check_dataset(
     with shown_steps() as steps:
         with steps.step("Reading the images", total=len(data.samples)) as advance:
             pictures, kept_away = (
-                decode_samples(data.files, some, size_px=_SIZE_PX, advance=advance, scratch=settings.cache_path)
+                decode_samples(
+                    data.files,
+                    some,
+                    size_px=_SIZE_PX,
+                    limits=Limits.of(settings),
+                    advance=advance,
+                    scratch=settings.cache_path,
+                )
                 for some in (usable, held_out)
             )
         report = examine(data, pictures, held_out=kept_away, mode=chosen, steps=steps)
@@ -66,4 +73,4 @@ def check_dataset(
     else:
         report.show(Console())
     left = [sample for sample in pictures.samples if sample.name not in set(report.excluded)]
-    check_trainable(left, data.classes, dataset)
+    check_trainable(data, left, chosen)

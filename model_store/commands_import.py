@@ -49,6 +49,7 @@ def import_classifier(
     from model_store.commands import check_training_installed
     from model_store.import_classifier import ImportOptions
     from model_store.import_classifier import import_classifier as fetch_and_publish
+    from model_store.pixels import Limits
     from model_store.progress import shown_steps
     from model_store.store import open_store
     from shared.settings import load_settings
@@ -57,7 +58,13 @@ def import_classifier(
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
     with shown_steps() as steps:
-        imported = fetch_and_publish(options, store=open_store(settings), cache=settings.cache_path, steps=steps)
+        imported = fetch_and_publish(
+            options,
+            store=open_store(settings),
+            cache=settings.cache_path,
+            limits=Limits.of(settings),
+            steps=steps,
+        )
     for note in imported.notes:
         print(note, file=sys.stderr)
     if as_json:

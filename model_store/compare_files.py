@@ -13,7 +13,7 @@ from typing import Any
 from model_store.compare_versions import CLASS_FIGURES, Comparison, Side
 from model_store.evaluating import seen_warning
 from model_store.facts import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
-from model_store.pixels import decode_samples
+from model_store.pixels import Limits, decode_samples
 from model_store.progress import Steps
 from model_store.report_data import THUMBNAIL_PX
 from model_store.report_page import jpeg_uri, render
@@ -40,8 +40,10 @@ def write_csv(path: Path, comparison: Comparison) -> None:
         raise _unwritable(path, error) from error
 
 
-def write_html(path: Path, comparison: Comparison, *, steps: Steps) -> None:
+def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Steps) -> None:
     """One self-contained page with the figures and the differing images, MAX_SHOWN at most.
+
+    `limits` are those that the comparison was made by.
 
     Raises:
         BadSetting: the file can't be written.
@@ -52,7 +54,7 @@ def write_html(path: Path, comparison: Comparison, *, steps: Steps) -> None:
     with steps.step("Drawing the images", total=len(samples)) as advance:
         # For people, and the two models may look at different parts: the whole picture, in its shape.
         images = decode_samples(
-            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, fit="pad", advance=advance
+            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", advance=advance
         ).images
     shots = [_shot(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
     summary = comparison.as_dict()

@@ -19,6 +19,7 @@ from model_store.datasets import Dataset
 from model_store.engines import Engine
 from model_store.evaluating import Answered, answer_dataset, seen_in_training
 from model_store.evaluation import Bools, Judged, figures, judge, known_truth
+from model_store.pixels import Limits
 from model_store.progress import Steps
 from shared.errors import BadSetting
 from shared.schemas import ModelRef
@@ -149,7 +150,13 @@ class Comparison:
 
 
 def compare_versions(
-    dataset: Dataset, a: tuple[Bundle, Engine], b: tuple[Bundle, Engine], *, max_batch: int, steps: Steps
+    dataset: Dataset,
+    a: tuple[Bundle, Engine],
+    b: tuple[Bundle, Engine],
+    *,
+    max_batch: int,
+    limits: Limits,
+    steps: Steps,
 ) -> Comparison:
     """Run both models on every image.
 
@@ -166,7 +173,8 @@ def compare_versions(
             f"the two models have no label in common: {list(classes_a)} and {list(classes_b)}. "
             "Compare versions that sort the same things."
         )
-    sides = [_side(dataset, bundle, engine, max_batch=max_batch, steps=steps) for bundle, engine in (a, b)]
+    kind: dict[str, Any] = {"max_batch": max_batch, "limits": limits, "steps": steps}
+    sides = [_side(dataset, bundle, engine, **kind) for bundle, engine in (a, b)]
     return Comparison(dataset, *sides)
 
 
@@ -182,10 +190,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _side(dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, steps: Steps) -> Side:
+def _side(dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps) -> Side:
     manifest, ref = bundle.manifest, bundle.ref(engine.name)
     what = f"Classifying with {ref.name}@{ref.version}"
-    answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, steps=steps, what=what)
+    answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps, what=what)
     known: Bools | None = known_truth(dataset, answered.samples, classes=manifest.classes, mode=manifest.mode)
     judged = judge(
         answered.probabilities,

@@ -6,8 +6,8 @@ In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so images
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
-from model_store.batches import Chosen
-from model_store.datasets import Dataset, load_dataset
+from model_store.datasets import Dataset, Sample, load_dataset
 from model_store.evaluation import evaluate
 from model_store.features import FeatureExtractor, features_of
-from model_store.fine_tuning import Frames
-from model_store.material import frame_sizes
+from model_store.material import Material, gather
 from model_store.networks import Network, open_network
-from model_store.pixels import decode_samples
+from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.policy import Mode, Policy
 from model_store.progress import Steps
-from model_store.sight import Sight, closed_box, frame_size_px
+from model_store.sight import Sight, closed_box
 from model_store.split import Split, split
 from model_store.tf import import_keras
 from model_store.training import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
 from model_store.transfer import Wish, learn
+from shared.errors import BadDataset
 
 RECIPES = ("tutorial", "ours")
 FIGURES = ("accuracy", "macro_f1", "map", "exact_match", "ece")
@@ -40,6 +39,7 @@ def compare_recipes(
     seeds: Sequence[int],
     *,
     cache: Path,
+    limits: Limits,
     backbone: str = DEFAULT_HANDLE,
     steps: Steps | None = None,
 ) -> dict[str, Any]:
@@ -47,34 +47,52 @@ def compare_recipes(
 
     `single` takes the images with at most one label, `multi` all of them. Neither recipe sees the fifth before it is
     judged by it: the tutorial's takes its last epoch, ours chooses its epochs by a fifth of what it may train on.
-    Thresholds are 0.5 and probabilities as the heads give them.
+    Thresholds are 0.5 and probabilities as the heads give them. Images are looked over and split as for training.
 
     Returns:
-        {mode: {recipe: {figure: [one per seed], figure + "_mean": …}, "images": …}}
+        {mode: {recipe: {figure: [one per seed], figure + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
+        or {mode: {"untrainable": why}} for one that the dataset can't be trained in
+
+    Raises:
+        BadDataset: the dataset can't be trained on in either mode.
     """
     steps = steps or Steps()
     dataset = load_dataset(path)
-    resolved = resolve_backbone(backbone, cache=cache, steps=steps)
+    dataset = dataset.only(replace(sample, held_out=False) for sample in dataset.samples)
+    kind: dict[str, Any] = {"cache": cache, "limits": limits, "steps": steps}
+    kind["backbone"] = resolve_backbone(backbone, cache=cache, steps=steps)
     subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
-    return {
-        mode: _compare(_Trial.of(subset, mode, backbone=resolved, cache=cache, steps=steps), seeds, steps=steps)
-        for mode, subset in subsets.items()
-    }
+    result: dict[str, Any] = {}
+    refused: list[BadDataset] = []
+    for mode, subset in subsets.items():
+        try:
+            result[mode] = _compare(_Trial.of(subset, mode, seed=seeds[0], **kind), seeds, steps=steps)
+        except BadDataset as error:
+            refused.append(error)
+            result[mode] = {"untrainable": str(error)}
+    if len(refused) == len(subsets):
+        raise refused[0]
+    return result
 
 
-def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps) -> dict[str, Any]:
+def time_head(
+    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps
+) -> dict[str, Any]:
     """The tutorial's head trained the tutorial's way, the base computed anew in every epoch, and on cached features.
 
     Both on the images with at most one label, frozen base, same split, same 25 epochs, one after the other. The
     features are computed within the cached way's time.
 
     Returns:
-        recomputed_s, cached_s, ratio; head_s (the epochs alone), head_ratio; accuracy of both on the held-back fifth.
+        recomputed_s, cached_s, ratio; head_s (the epochs alone), head_ratio; accuracy of both on the held-back fifth;
+        the unreadable files.
     """
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
     with steps.step("Reading the images", total=len(dataset.samples)) as advance:
-        pictures = decode_samples(dataset.files, dataset.samples, size_px=resolved.input_size_px, advance=advance)
+        pictures = decode_samples(
+            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, advance=advance
+        )
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
     sight, chosen = closed_box(resolved), split(labels, seed=seed)
@@ -102,11 +120,23 @@ def time_head(path: Path, *, cache: Path, seed: int, backbone: str = DEFAULT_HAN
         "head_ratio": round(recomputed_s / head_s, 1),
         "accuracy_recomputed": round(recomputed, 4),
         "accuracy_cached": round(accuracy, 4),
+        "unreadable": _named(pictures.unreadable),
     }
 
 
 def _one_label(dataset: Dataset) -> Dataset:
-    return dataset.only(sample for sample in dataset.samples if len(sample.labels) == 1)
+    """The images with one label. A class that only occurs beside others is none of theirs."""
+    alone = [sample for sample in dataset.samples if len(sample.labels) == 1]
+    lost = {*_labels(dataset.samples)} - {*_labels(alone)}
+    return replace(dataset.only(alone), classes=tuple(name for name in dataset.classes if name not in lost))
+
+
+def _labels(samples: Iterable[Sample]) -> Iterator[str]:
+    return (name for sample in samples for name in sample.labels)
+
+
+def _named(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
+    return [{"file": item.name, "reason": item.reason} for item in unreadable]
 
 
 def _fit_recomputing(
@@ -128,10 +158,16 @@ def _fit_recomputing(
 
 
 def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, Any]:
-    result: dict[str, Any] = {"images": len(trial.labels), "seeds": list(seeds)}
+    material = trial.material
+    result: dict[str, Any] = {
+        "images": len(trial.rows),
+        "seeds": list(seeds),
+        "unreadable": _named(material.pictures.unreadable),
+        "excluded": list(material.report.excluded),
+    }
     for name in RECIPES:
         rows = []
-        with steps.step(f"Recipe {name} ({trial.mode})", total=len(seeds)) as advance:
+        with steps.step(f"Recipe {name} ({material.mode})", total=len(seeds)) as advance:
             for seed in seeds:
                 rows.append(trial.run(name, seed=seed))
                 advance(1)
@@ -142,68 +178,92 @@ def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One subset in one mode. `squashed` are the frames as the backbone takes them, `frames` as our recipe does."""
+    """One subset in one mode: as training is given it, and `squashed`, the same frames as the backbone takes them."""
 
-    mode: Mode
-    classes: tuple[str, ...]
-    labels: list[tuple[str, ...]]
+    material: Material
     squashed: NDArray[np.uint8]
-    frames: NDArray[np.uint8]
     backbone: Backbone
     network: Network | None
     cache: Path
 
     @classmethod
-    def of(cls, dataset: Dataset, mode: Mode, *, backbone: Backbone, cache: Path, steps: Steps) -> _Trial:
-        """Decode the images: once for a closed box, which both recipes show the same, else in two sizes."""
-        files, samples, network = dataset.files, dataset.samples, open_network(backbone)
-        total = len(samples) * (1 if network is None else 2)
-        with steps.step(f"Reading the images ({mode})", total=total) as advance:
-            squashed = decode_samples(files, samples, size_px=backbone.input_size_px, advance=advance)
-            frames = squashed
-            if network is not None:
-                size_px = frame_size_px(frame_sizes(files, samples))
-                frames = decode_samples(files, samples, size_px=size_px, fit="pad", advance=advance)
-        labels = [sample.labels for sample in squashed.samples]
-        classes = dataset.classes_for(mode)
-        return cls(mode, classes, labels, squashed.images, frames.images, backbone, network, cache)
+    def of(
+        cls,
+        dataset: Dataset,
+        mode: Mode,
+        *,
+        backbone: Backbone,
+        cache: Path,
+        limits: Limits,
+        seed: int,
+        steps: Steps,
+    ) -> _Trial:
+        """Decode the images: once for a closed box, which both recipes show the same, else in two sizes.
+
+        Raises:
+            BadDataset: it can't be trained on.
+        """
+        network = open_network(backbone)
+        kind: dict[str, Any] = {"backbone": backbone, "network": network, "limits": limits, "seed": seed}
+        material = gather(dataset, mode, regions={}, cache=cache, steps=steps, **kind)
+        pictures = material.pictures
+        if network is not None:
+            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as advance:
+                pictures = decode_samples(
+                    dataset.files,
+                    pictures.samples,
+                    size_px=backbone.input_size_px,
+                    limits=limits,
+                    advance=advance,
+                    scratch=cache,
+                )
+        return cls(material, pictures.images, backbone, network, cache)
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The pictures that may be used."""
+        return np.sort(np.concatenate(self.material.split))
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What is told apart, and how."""
+        return {"classes": self.material.classes, "mode": self.material.mode}
 
     def run(self, recipe: str, *, seed: int) -> dict[str, Any]:
         """The figures of `evaluate` for one recipe on one split."""
-        chosen = split(self.labels, seed=seed)
-        targets = targets_of(self.labels, self.classes, self.mode)
+        material = self.material
+        chosen = material.divided(self.rows, seed=seed)
         learnt = self._tutorial if recipe == "tutorial" else self._ours
-        logits = learnt(chosen, targets, seed=seed)
-        truth = [self.labels[index] for index in chosen.validation]
-        kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode}
-        policy = Policy.default(self.classes, self.mode)
-        return evaluate(activated(logits, **kind), truth, policy=policy, **kind)
+        answers = activated(learnt(chosen, seed=seed), **self.kind)
+        return evaluate(
+            answers,
+            material.labels(chosen.validation),
+            policy=Policy.default(material.classes, material.mode),
+            known=material.known(material.samples(chosen.validation)),
+            **self.kind,
+        )
 
-    def _tutorial(self, chosen: Split, targets: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+    def _tutorial(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
         sight = closed_box(self.backbone)
         seen = FeatureExtractor(sight, cache=self.cache).features(self.squashed, advance=_unwatched)
-        train, held_back = (Examples(seen[part], targets[part]) for part in chosen)
-        kind: dict[str, Any] = {"classes": self.classes, "mode": self.mode, "settings": TUTORIAL, "seed": seed}
-        head: Head = train_head(train, held_back, advance=_unwatched, **kind).head
+        train, held_back = (Examples(seen[part], self.material.frames(part).targets) for part in chosen)
+        head: Head = train_head(train, held_back, settings=TUTORIAL, seed=seed, advance=_unwatched, **self.kind).head
         return logits_of(head, held_back.features)
 
-    def _ours(self, chosen: Split, targets: NDArray[np.float32], *, seed: int) -> NDArray[np.float32]:
+    def _ours(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
         network = None if self.network is None else self.network.clone()  # tuning changes it
-        inner = split([self.labels[index] for index in chosen.train], seed=seed)
-        parts = (chosen.train[part] for part in inner)
-        train, validation = (Frames(Chosen(self.frames, rows), targets[rows]) for rows in parts)
+        train, validation = map(self.material.frames, self.material.divided(chosen.train, seed=seed))
         learnt = learn(
             self.backbone,
             network,
             train=train,
             validation=validation,
-            classes=self.classes,
-            mode=self.mode,
             wish=Wish(seed=seed),
             cache=self.cache,
             steps=Steps(),
+            **self.kind,
         )
-        return logits_of(learnt.head, features_of(learnt.sight, Chosen(self.frames, chosen.validation)))
+        return logits_of(learnt.head, features_of(learnt.sight, self.material.frames(chosen.validation).images))
 
 
 def _unwatched(_: int) -> None:

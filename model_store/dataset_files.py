@@ -1,7 +1,7 @@
 """The files of a dataset, in a folder or in a zip that is never unpacked.
 
-Names are relative, with `/`. A zip's members are read into memory one at a time and bounded, so that no
-name can lead outside and no member can unfold without end.
+Names are relative, with `/`. In a folder, links are followed. A zip's members are read into memory one at a
+time and bounded, so that no name can lead outside and no member can unfold without end.
 """
 
 from __future__ import annotations
@@ -99,13 +99,22 @@ class _Zip:
 
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, folders, files in os.walk(path, followlinks=True):
+        kept = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in kept if not _leads_back(Path(folder, name), path))
         relative = Path(folder).relative_to(path)
         names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
-    _check_count(path, len(names))
+        _check_count(path, len(names))
     tops = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
+
+
+def _leads_back(folder: Path, top: Path) -> bool:
+    """Whether it is a link to a folder that it lies in, by the way from `top`: to follow it would never end."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(one.resolve().is_relative_to(target) for one in folder.parents if one.is_relative_to(top))
 
 
 def _zip(path: Path) -> _Zip:

@@ -72,11 +72,6 @@ class Dataset:
     unlabelled: tuple[str, ...] = ()
     complete: bool = True
 
-    @property
-    def has_several_labels(self) -> bool:
-        """Whether any image has more than one label."""
-        return any(len(sample.labels) > 1 for sample in self.samples)
-
     def classes_for(self, mode: Mode) -> tuple[str, ...]:
         """What a model of this mode tells apart, sorted: `multi` always has `good`, that no defect applies."""
         return tuple(sorted({*self.classes, GOOD})) if mode == "multi" else self.classes
@@ -90,6 +85,10 @@ class Dataset:
         asked = sorted({*self.classes, GOOD}) if classes is None else classes
         everything = self.complete or GOOD in sample.labels
         return tuple(name for name in asked if everything or name in sample.labels or name == GOOD)
+
+    def absent(self, sample: Sample) -> tuple[str, ...]:
+        """The defects that the dataset says don't apply to the sample: from these `multi` learns their absence."""
+        return tuple(name for name in self.known(sample) if name not in sample.labels and name != GOOD)
 
     def only(self, samples: Iterable[Sample]) -> Dataset:
         """The same dataset with these samples."""
@@ -130,13 +129,17 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
     return chosen or ("multi" if several else "single")
 
 
-def check_trainable(samples: Iterable[Sample], classes: Iterable[str], path: Path) -> None:
-    """Raise unless every class has two images to learn from, and there are two classes.
+def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> None:
+    """Raise unless there are two classes, and two of the samples to learn each from.
+
+    In `multi` also two that are known not to have it, for each defect: where it is never absent, to answer it always
+    is right always.
 
     Raises:
         BadDataset: names the class and its number of images.
     """
-    counts = count_labels(samples, classes)
+    path, used = dataset.files.path, list(samples)
+    counts = count_labels(used, dataset.classes)
     if len(counts) < 2:
         raise BadDataset(f"{path} has the classes {sorted(counts)}: at least two are needed to tell apart.")
     for name, count in counts.items():
@@ -145,6 +148,25 @@ def check_trainable(samples: Iterable[Sample], classes: Iterable[str], path: Pat
                 f"{path}: class {name!r} has {count} usable image(s) outside {HELD_OUT_FILE}; at least 2 are needed, "
                 "one to train on and one to check with. Add images, or remove the class."
             )
+    if mode == "multi":
+        _check_absences(dataset, used)
+
+
+def _check_absences(dataset: Dataset, samples: Iterable[Sample]) -> None:
+    counts = Counter(name for sample in samples for name in dataset.absent(sample))
+    rarely = [f"{name!r} {counts[name]}" for name in dataset.classes if name != GOOD and counts[name] < 2]
+    if not rarely:
+        return
+    mend = (
+        "Add images without them, or remove the class."
+        if dataset.complete
+        else f"Folders of one label don't say what else applies: add a folder `{GOOD}/` of bottles without a defect, "
+        f"or state all labels of every image in {CSV_FILE}, or train with --mode single."
+    )
+    raise BadDataset(
+        f"{dataset.files.path}: images known to be without a defect, which `multi` needs at least 2 of for each: "
+        f"{', '.join(rarely)}. {mend}"
+    )
 
 
 def count_labels(samples: Iterable[Sample], classes: Iterable[str]) -> dict[str, int]:
@@ -246,9 +268,9 @@ def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
 
 
 def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
-    cleaned = sorted({_checked_label(label, where) for label in labels})
-    if not cleaned:
+    if not any(label.strip() for label in labels):
         raise BadDataset(f"{where}: no label: write `{GOOD}` where no defect applies.")
+    cleaned = sorted({_checked_label(label, where) for label in labels})
     if GOOD in cleaned and len(cleaned) > 1:
         raise BadDataset(f"{where}: {cleaned} says `{GOOD}` beside a defect: `{GOOD}` means that none applies.")
     return tuple(cleaned)
@@ -256,12 +278,14 @@ def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
 
 def _checked_label(label: str, where: str) -> str:
     name = label.strip()
+    if not name:
+        raise BadDataset(f"{where}: an empty label beside others: remove it, or the separator before or after it.")
     if FOLDER_SEPARATOR in name:
         raise BadDataset(
             f"{where}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join those "
             f"of a line by `{LABEL_SEPARATOR}`, or rename the label."
         )
-    if not name or not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
+    if not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
         raise BadDataset(f"{where}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
     return name
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from model_store.bundle import Bundle
 from model_store.datasets import Dataset, Sample
 from model_store.engines import Engine
-from model_store.evaluation import evaluate, known_truth
-from model_store.pixels import Unreadable, decode_samples
+from model_store.evaluation import check_known, evaluate, known_truth
+from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.progress import Steps
 from model_store.trained_on import read_trained_on
 from shared.errors import BadDataset
@@ -43,7 +43,14 @@ class Answered:
 
 
 def answer_dataset(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, steps: Steps, what: str = "Classifying"
+    dataset: Dataset,
+    bundle: Bundle,
+    engine: Engine,
+    *,
+    max_batch: int,
+    limits: Limits,
+    steps: Steps,
+    what: str = "Classifying",
 ) -> Answered:
     """Run every image of the dataset through the model; `what` names the step to whoever watches.
 
@@ -63,6 +70,7 @@ def answer_dataset(
                 dataset.files,
                 chunk,
                 size_px=manifest.input_size_px,
+                limits=limits,
                 fit=manifest.fit,
                 regions=manifest.regions,
                 advance=advance,
@@ -80,7 +88,7 @@ def answer_dataset(
 
 
 def evaluate_dataset(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, steps: Steps
+    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps
 ) -> dict[str, Any]:
     """The figures of `evaluation.evaluate`, which model made them, and the files that could not be read.
 
@@ -92,7 +100,8 @@ def evaluate_dataset(
         EngineFailed: the model failed on a batch.
     """
     manifest = bundle.manifest
-    answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, steps=steps)
+    check_known((sample.labels for sample in dataset.samples), manifest.classes)  # not after an hour of classifying
+    answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps)
     figures = evaluate(
         answered.probabilities,
         answered.labels,

@@ -25,7 +25,7 @@ the stated labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -138,18 +138,29 @@ def judge(
     """
     if not labels:
         raise BadDataset("there is no usable image to evaluate on.")
-    unknown = sorted({name for names in labels for name in names} - set(classes))
-    if unknown and strangers == "refuse":
-        raise BadDataset(
-            f"the dataset has the label {unknown[0]!r}, which the model doesn't know: its classes are {list(classes)}. "
-            "Rename the label, or train on this dataset."
-        )
+    if strangers == "refuse":
+        check_known(labels, classes)
+    unknown = {name for names in labels for name in names} - set(classes)
     truth = np.array([[name in names for name in classes] for names in labels], bool)
     sayable = np.array([not set(names).intersection(unknown) for names in labels], bool)
     decided, uncertain, lanes = _decisions(probabilities, classes=classes, mode=mode, policy=policy)
     known = np.ones_like(truth) if known is None else known | truth
     right = ((truth == decided) | ~known).all(axis=1) & sayable
     return Judged(tuple(classes), mode, policy, probabilities, truth, known, decided, uncertain, right, lanes)
+
+
+def check_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> None:
+    """Raise unless the model has a class for every label.
+
+    Raises:
+        BadDataset: names a label that it doesn't know.
+    """
+    unknown = sorted({name for names in labels for name in names} - set(classes))
+    if unknown:
+        raise BadDataset(
+            f"the dataset has the label {unknown[0]!r}, which the model doesn't know: its classes are {list(classes)}. "
+            "Rename the label, or train on this dataset."
+        )
 
 
 def figures(judged: Judged) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from model_store.disk import is_disks, scratch_folder
 from model_store.export import export
 from model_store.features import scaled
 from model_store.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.policy import Policy
 from model_store.progress import Steps
 from model_store.publishing import build_bundle, package_versions
@@ -84,7 +84,7 @@ class _Images(NamedTuple):
 
 
 def import_classifier(
-    options: ImportOptions, *, store: ModelStore, cache: Path, steps: Steps | None = None
+    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: Steps | None = None
 ) -> Imported:
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
@@ -101,7 +101,7 @@ def import_classifier(
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
     labels = labels_for(lines, outputs=module.feature_width, place=options.labels)
     policy = policy_of(labels.names, options.lanes)
-    images = _images(options.calibration, size_px=module.input_size_px, steps=steps)
+    images = _images(options.calibration, size_px=module.input_size_px, limits=limits, steps=steps)
     with scratch_folder("sortline-import-") as folder:
         parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
@@ -146,14 +146,14 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     return module
 
 
-def _images(path: Path, *, size_px: int, steps: Steps) -> _Images:
+def _images(path: Path, *, size_px: int, limits: Limits, steps: Steps) -> _Images:
     """Images to calibrate on, and others to compare on; the order is shuffled, always in the same way."""
     files = open_files(path)
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _COMPARED_IMAGES]
     samples = [Sample(names[index], ()) for index in wanted]
     with steps.step("Decoding images", total=len(samples)) as advance:
-        pictures = decode_samples(files, samples, size_px=size_px, advance=advance)
+        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, advance=advance)
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(

@@ -23,7 +23,7 @@ from model_store.datasets import Dataset, Sample, check_trainable
 from model_store.evaluation import Bools, known_truth
 from model_store.fine_tuning import Frames
 from model_store.networks import Network
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.policy import Mode
 from model_store.progress import Steps
 from model_store.sight import frame_size_px
@@ -67,6 +67,14 @@ class Material:
         targets = targets_of(self.labels(rows), self.classes, self.mode, known=self.known(samples))
         return Frames(Chosen(self.pictures.images, rows), targets, self.report.groups_of(samples))
 
+    def divided(self, rows: NDArray[np.intp], *, seed: int) -> Split:
+        """These pictures split as all were, by another seed.
+
+        Raises:
+            BadDataset: there are too few.
+        """
+        return _divided(self.dataset, self.report, self.pictures.samples, rows, seed=seed)
+
 
 def gather(
     dataset: Dataset,
@@ -75,6 +83,7 @@ def gather(
     backbone: Backbone,
     network: Network | None,
     regions: Mapping[str, Region],
+    limits: Limits,
     seed: int,
     cache: Path,
     steps: Steps,
@@ -84,25 +93,38 @@ def gather(
     Raises:
         BadDataset: it can't be trained on; says why.
     """
-    path = dataset.files.path
     usable = [sample for sample in dataset.samples if not sample.held_out]
     held_out = [sample for sample in dataset.samples if sample.held_out]
     # A bottle that is turned upright has to keep its shape; a closed box gets its pictures as it always did.
     fit: Fit = "stretch" if network is None else "pad"
     size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
-    kind: dict[str, Any] = {"size_px": size_px, "fit": fit, "regions": regions, "scratch": cache}
+    kind: dict[str, Any] = {"size_px": size_px, "limits": limits, "fit": fit, "regions": regions, "scratch": cache}
     with steps.step("Reading the images", total=len(dataset.samples)) as advance:
         pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
         kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)
     report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
-    excluded = set(report.excluded)
-    left_out = {index for index, sample in enumerate(pictures.samples) if sample.name in excluded}
-    check_trainable([one for one in pictures.samples if one.name not in excluded], dataset.classes, path)
-    labels = [sample.labels for sample in pictures.samples]
-    chosen = split(labels, seed=seed, groups=report.groups_of(pictures.samples), leave_out=left_out)
-    if not len(chosen.validation):
-        raise BadDataset(f"{path} has {len(pictures.samples)} usable images: too few to keep a fifth for validation.")
+    excluded, samples = set(report.excluded), pictures.samples
+    rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
+    check_trainable(dataset, [samples[index] for index in rows], mode)
+    chosen = _divided(dataset, report, samples, rows, seed=seed)
     return Material(dataset, report, mode, dataset.classes_for(mode), fit, pictures, chosen, kept_away)
+
+
+def _divided(
+    dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: NDArray[np.intp], *, seed: int
+) -> Split:
+    chosen = split(
+        [sample.labels for sample in samples],
+        seed=seed,
+        groups=report.groups_of(samples),
+        leave_out=set(range(len(samples))).difference(rows.tolist()),
+        absent=[dataset.absent(sample) for sample in samples] if report.mode == "multi" else None,
+    )
+    if not len(chosen.validation):
+        raise BadDataset(
+            f"{dataset.files.path} has {len(rows)} usable images: too few to keep a fifth for validation. Add images."
+        )
+    return chosen
 
 
 def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,27 @@ from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
 from model_store.progress import Advance
 from shared.errors import BadImage, BadSetting
-from shared.images import decode_image
+from shared.images import MAX_BYTES, MAX_PX, decode_image
 from shared.regions import Fit, Region, region_of
+from shared.settings import Settings
 
 # Decoded images beyond this are kept in a file, where a folder for it is given: 7,000 at 224 px. Under it memory is
 # faster, and a training machine has it.
 MEMORY_BYTES = 1_000_000_000
 # Decoded images that may wait for their reader, per thread: enough to keep all threads busy.
 _AHEAD = 8
+
+
+class Limits(NamedTuple):
+    """What is too large to be decoded. Those of the settings, so that training takes what workers take."""
+
+    max_bytes: int = MAX_BYTES
+    max_px: int = MAX_PX
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """`max_image_bytes` and `max_image_px`."""
+        return cls(settings.max_image_bytes, settings.max_image_px)
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ def decode_samples(
     samples: Iterable[Sample],
     *,
     size_px: int,
+    limits: Limits,
     advance: Advance,
     fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
@@ -88,6 +103,7 @@ def decode_samples(
         files: where the samples are read from.
         samples: what to decode.
         size_px: side of the decoded images.
+        limits: what is larger is unreadable.
         advance: hears of each sample.
         fit: how a picture that is no square becomes one.
         regions: by camera, `*` for every other: the part of its pictures to keep; the whole where there is none.
@@ -97,7 +113,7 @@ def decode_samples(
         BadSetting: `scratch` can't hold the images.
     """
     wanted = list(samples)
-    decode = functools.partial(_decode, files, size_px=size_px, fit=fit, regions=regions or {})
+    decode = functools.partial(_decode, files, size_px=size_px, limits=limits, fit=fit, regions=regions or {})
     images = _room(len(wanted), size_px, scratch)
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
@@ -159,11 +175,14 @@ def _each(samples: Iterable[Sample], decode: Callable[[Sample], _Read | Unreadab
 
 
 def _decode(
-    files: DatasetFiles, sample: Sample, *, size_px: int, fit: Fit, regions: Mapping[str, Region]
+    files: DatasetFiles, sample: Sample, *, size_px: int, limits: Limits, fit: Fit, regions: Mapping[str, Region]
 ) -> _Read | Unreadable:
     try:
         data = files.read(sample.name)
-        image = decode_image(data, size_px=size_px, region=region_of(sample.camera, regions), fit=fit)
+        region = region_of(sample.camera, regions)
+        image = decode_image(
+            data, size_px=size_px, region=region, fit=fit, max_bytes=limits.max_bytes, max_px=limits.max_px
+        )
     except BadImage as error:
         return Unreadable(sample.name, str(error))
     return _Read(sample, hashlib.sha256(data).hexdigest(), image)

@@ -37,7 +37,7 @@ from model_store.manifest import (
 )
 from model_store.material import Material, check_regions, gather
 from model_store.networks import open_network
-from model_store.pixels import Unreadable
+from model_store.pixels import Limits, Unreadable
 from model_store.policy import Mode
 from model_store.progress import Steps
 from model_store.quantize import CALIBRATION_IMAGES
@@ -107,12 +107,14 @@ def train_and_publish(
     *,
     store: ModelStore,
     cache: Path,
+    limits: Limits,
     steps: Steps | None = None,
     show: Callable[[DatasetReport], None] | None = None,
 ) -> Trained:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
 
-    `show` hears what is noteworthy in the dataset before the training begins.
+    What is larger than `limits` counts as unreadable. `show` hears what is noteworthy in the dataset before the
+    training begins.
 
     Raises:
         BadSetting: an option that can't be used, also a region of a camera that took none of the images; or a cache or
@@ -137,6 +139,7 @@ def train_and_publish(
         backbone=backbone,
         network=network,
         regions=options.regions,
+        limits=limits,
         seed=options.seed,
         cache=cache,
         steps=steps,

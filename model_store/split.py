@@ -31,7 +31,7 @@ class _Unit(NamedTuple):
 
     members: tuple[int, ...]
     labels: tuple[str, ...]  # of its first sample, by which it is drawn
-    every_label: frozenset[str]
+    facts: frozenset[tuple[str, bool]]  # each label that applies to one of them, or that doesn't
 
 
 def split(
@@ -40,6 +40,7 @@ def split(
     seed: int,
     groups: Sequence[int] | None = None,
     leave_out: Collection[int] = (),
+    absent: Sequence[Collection[str]] | None = None,
 ) -> Split:
     """Split samples by their labels; the same arguments give the same split.
 
@@ -55,12 +56,15 @@ def split(
             the first. None, or all different, is the split without groups. A group of more than a twentieth of all
             images is trained on, where the other ones are the more part.
         leave_out: samples that go to neither side.
+        absent: labels that are known not to apply to each sample. Of these too one is trained on and one checked with,
+            as of each class.
 
     Raises:
-        ValueError: another number of groups than of labels.
+        ValueError: another number of groups, or of absent labels, than of labels.
     """
     rng = np.random.default_rng(seed)
-    units = _units(labels, range(len(labels)) if groups is None else groups, frozenset(leave_out))
+    facts = _facts(labels, [()] * len(labels) if absent is None else absent)
+    units = _units(labels, facts, range(len(labels)) if groups is None else groups, frozenset(leave_out))
     if not units:
         nothing = np.empty(0, np.intp)
         return Split(train=nothing, validation=nothing)
@@ -80,13 +84,25 @@ def split(
     )
 
 
-def _units(labels: Sequence[tuple[str, ...]], groups: Sequence[int], leave_out: frozenset[int]) -> list[_Unit]:
+def _facts(labels: Sequence[tuple[str, ...]], absent: Sequence[Collection[str]]) -> list[set[tuple[str, bool]]]:
+    return [
+        {(name, True) for name in names} | {(name, False) for name in others}
+        for names, others in zip(labels, absent, strict=True)
+    ]
+
+
+def _units(
+    labels: Sequence[tuple[str, ...]],
+    facts: Sequence[set[tuple[str, bool]]],
+    groups: Sequence[int],
+    leave_out: frozenset[int],
+) -> list[_Unit]:
     members: dict[int, list[int]] = defaultdict(list)
     for index, (_, group) in enumerate(zip(labels, groups, strict=True)):
         if index not in leave_out:
             members[group].append(index)
     return [
-        _Unit(tuple(indices), labels[indices[0]], frozenset(name for index in indices for name in labels[index]))
+        _Unit(tuple(indices), labels[indices[0]], frozenset(fact for index in indices for fact in facts[index]))
         for indices in members.values()
     ]
 
@@ -100,27 +116,23 @@ def _drawable(units: Sequence[_Unit]) -> list[int]:
 
 
 def _leave_one_of_each(units: Sequence[_Unit], validation: set[int]) -> None:
-    trained = Counter(
-        name for number, unit in enumerate(units) if number not in validation for name in unit.every_label
-    )
+    trained = Counter(fact for number, unit in enumerate(units) if number not in validation for fact in unit.facts)
     for number in sorted(validation):
-        if any(trained[name] == 0 for name in units[number].every_label):
+        if any(trained[fact] == 0 for fact in units[number].facts):
             validation.remove(number)
-            trained.update(units[number].every_label)
+            trained.update(units[number].facts)
 
 
 def _check_one_of_each(units: Sequence[_Unit], validation: set[int], row: NDArray[np.intp]) -> None:
-    """Give each class that validation lacks its first unit of the row, where the training can spare that."""
-    trained = Counter(
-        name for number, unit in enumerate(units) if number not in validation for name in unit.every_label
-    )
-    checked = {name for number in validation for name in units[number].every_label}
+    """Give each fact that validation lacks its first unit of the row, where the training can spare that."""
+    trained = Counter(fact for number, unit in enumerate(units) if number not in validation for fact in unit.facts)
+    checked = {fact for number in validation for fact in units[number].facts}
     for number in row.tolist():
-        labels = units[number].every_label
-        if number not in validation and not labels <= checked and all(trained[name] > 1 for name in labels):
+        facts = units[number].facts
+        if number not in validation and not facts <= checked and all(trained[fact] > 1 for fact in facts):
             validation.add(number)
-            trained.subtract(labels)
-            checked |= labels
+            trained.subtract(facts)
+            checked |= facts
 
 
 def _members(units: Iterable[_Unit]) -> NDArray[np.intp]:

@@ -250,7 +250,3 @@ def test_what_cannot_be_is_refused(logits: Array, targets: Array, mode: Mode, wh
     for function in (fit, cross_fitted):
         with pytest.raises(ValueError, match=what):
             function(logits, targets, mode=mode)
-
-
-def test_a_calibration_is_data() -> None:
-    assert Calibration((1.0, 2.0), (0.0, -1.0)).as_dict() == {"scale": (1.0, 2.0), "shift": (0.0, -1.0)}

@@ -22,6 +22,7 @@ from model_store.datasets import Dataset, load_dataset
 from model_store.engines import open_engine
 from model_store.evaluating import evaluate_dataset
 from model_store.manifest import MANIFEST_FILE, Manifest
+from model_store.pixels import Limits
 from model_store.policy import Policy
 from model_store.progress import Steps
 from model_store.store import ModelStore, file_digests
@@ -139,7 +140,7 @@ def test_figures_and_differences_of_known_answers(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.05, 0.05], [0.4, 0.6, 0.0], [0.02, 0.9, 0.8]])
     b = Fixed([[0.9, 0.05, 0.05], [0.95, 0.05, 0.0], [0.02, 0.8, 0.9]])
     made = bundle(tmp_path, CLASSES)
-    found = compare_versions(dataset, (made, a), (made, b), max_batch=2, steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(dataset, (made, a), (made, b), max_batch=2, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
     assert found["right"] == {"both": 2, "only_a": 1, "only_b": 0, "neither": 0, "p_value": 1.0}
     assert found["figures"]["exact_match"] == {"a": 1.0, "b": pytest.approx(2 / 3, abs=1e-6), "difference": -0.333333}
     assert found["per_class"]["no cap"]["recall"] == {"a": 1.0, "b": 0.5, "difference": -0.5}
@@ -160,7 +161,7 @@ def test_labels_that_only_one_knows(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.02, 0.95, 0.03], [0.9, 0.05, 0.0], [0.0, 0.01, 0.99]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("no cap", "good", "pigmented")), b)
-    found = compare_versions(dataset, *models, max_batch=8, steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
     assert found["labels"] == {
         "shared": ["good", "no cap"],
         "only_a": [],
@@ -181,7 +182,7 @@ def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.95, 0.03, 0.02], [0.05, 0.9, 0.9], [0.9, 0.05, 0.05]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("good", "no cap", "pigmented")), b)
-    figures = compare_versions(dataset, *models, max_batch=8, steps=Steps()).figures()  # type: ignore[arg-type]
+    figures = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).figures()  # type: ignore[arg-type]
     # B's false `pigmented` costs it the image, but not the shared labels.
     assert figures["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
     assert figures["macro_f1"] == figures["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
@@ -192,7 +193,7 @@ def test_another_lane_alone_is_a_difference(tmp_path: Path) -> None:
     answers = [[0.9, 0.05, 0.05], [0.1, 0.9, 0.05], [0.4, 0.6, 0.0]]
     usual, other = bundle(tmp_path, CLASSES), bundle(tmp_path, CLASSES, lanes={name: "chute" for name in CLASSES})
     models = (usual, Fixed(answers)), (other, Fixed(answers))
-    found = compare_versions(dataset, *models, max_batch=8, steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
     lanes = {one["file"]: (one["a"]["lane"], one["b"]["lane"]) for one in found["differences"]}
     assert lanes.items() >= {("0.png", ("good", "chute")), ("1.png", ("no-cap", "chute"))}
     assert found["right"]["both"] == 3
@@ -206,7 +207,14 @@ def test_models_without_a_common_label_are_not_compared(tmp_path: Path) -> None:
         single.manifest.model_copy(update={"classes": ("cat", "dog"), "mode": "single"}),
     )
     with pytest.raises(BadSetting, match="no label in common"):
-        compare_versions(dataset, (single, Fixed([[1, 0]])), (other, Fixed([[1, 0]])), max_batch=1, steps=Steps())  # type: ignore[arg-type]
+        compare_versions(
+            dataset,
+            (single, Fixed([[1, 0]])),  # type: ignore[arg-type]
+            (other, Fixed([[1, 0]])),  # type: ignore[arg-type]
+            max_batch=1,
+            limits=Limits(),
+            steps=Steps(),
+        )
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (7, 2), (2, 7), (10, 10), (0, 12)])
@@ -251,7 +259,22 @@ def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
     path = store.resolve(spec)
     opened = Bundle(path, Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes()))
     engine = open_engine(opened, "litert-fp32", threads=1, max_batch=4)
-    return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, steps=Steps())
+    return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=Steps())
+
+
+def test_a_label_that_the_model_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
+    dataset = three_images(tmp_path, "good", "no cap", "pigmented")
+    engine = Fixed([[0.9, 0.1]] * 3)
+    with pytest.raises(BadDataset, match=r"'pigmented', which the model doesn't know: .*'good', 'no cap'"):
+        evaluate_dataset(
+            dataset,
+            bundle(tmp_path, ("good", "no cap")),
+            engine,  # type: ignore[arg-type]
+            max_batch=2,
+            limits=Limits(),
+            steps=Steps(),
+        )
+    assert engine.given == 0
 
 
 def test_a_version_does_not_differ_from_itself(store: ModelStore, dataset: Path) -> None:
@@ -271,6 +294,19 @@ def test_compare_as_text_and_as_a_page(store: ModelStore, dataset: Path, tmp_pat
     assert html.count("data:image/jpeg") == len(differing)
     assert all(one["file"] in text and one["file"] in html for one in differing)
     assert "<script" not in html and "http" not in html
+
+
+def test_images_beyond_the_settings_limits_are_not_compared(
+    store: ModelStore, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        Image.fromarray(random_images(1, size_px=48)[0]).save(dataset / f"{index:02}.png")
+    arguments = ("tiny@1", "tiny@2", "--dataset", dataset, "--html", tmp_path / "page.html", "--json")
+    assert json.loads(run(store, *arguments).stdout)["images"] == IMAGES
+    monkeypatch.setenv("SORTLINE_MAX_IMAGE_PX", str(32 * 32))
+    result = run(store, *arguments)
+    assert json.loads(result.stdout)["images"] == IMAGES - 3
+    assert "00.png: 48 x 48 = 2,304 pixels, the limit is 1,024 (max_image_px)" in result.stderr
 
 
 def test_only_the_held_out_images(store: ModelStore, dataset: Path) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import sortline
 from model_store.dataset_report import DatasetReport, examine
 from model_store.datasets import load_dataset, training_mode
-from model_store.pixels import decode_samples
+from model_store.pixels import Limits, decode_samples
 from model_store.policy import Mode
 from model_store.split import split
 from tests.conftest import BOTTLES
@@ -68,6 +68,7 @@ def report_of(path: Path, *, mode: Mode | None = None) -> DatasetReport:
             dataset.files,
             [sample for sample in dataset.samples if sample.held_out is wanted],
             size_px=SIZE_PX,
+            limits=Limits(),
             advance=lambda _: None,
         )
         for wanted in (False, True)
@@ -251,6 +252,16 @@ def test_the_command_fails_where_training_would(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "class 'no cap' has 1 usable" in str(done.exception)
     assert "b.jpg is no cap" in done.stdout  # why it has only one
+    files = {
+        f"{name}/{number}.jpg": frame(number)
+        for name, start in (("a", 0), ("b", 9))
+        for number in range(start, start + 9)
+    }
+    folders = str(write_folders(tmp_path / "folders", files))
+    assert run(folders, "--mode", "single").exit_code == 0
+    done = run(folders, "--mode", "multi")
+    assert done.exit_code == 1
+    assert "'a' 0, 'b' 0. Folders of one label don't say what else applies: add a folder `good/`" in str(done.exception)
     done = run(str(write(tmp_path / "several", {"a.jpg": (frame(1), "no cap|pigmented")})), "--mode", "single")
     assert done.exit_code == 1
     assert "Use --mode multi" in str(done.exception)

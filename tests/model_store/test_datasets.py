@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from model_store.datasets import Dataset, check_trainable, load_dataset, training_mode
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from shared.errors import BadDataset
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
 
@@ -18,7 +19,7 @@ ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.p
 
 
 def _decode(dataset: Dataset) -> Pictures:
-    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None)
+    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), advance=lambda _: None)
 
 
 def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:
@@ -36,7 +37,6 @@ def test_class_folders(tmp_path: Path) -> None:
     assert dataset.unlabelled == ("forgotten.jpg",)
     assert dataset.classes == ("good", "no cap", "pigmented")
     assert [sample.labels for sample in dataset.samples] == [("good",)] * 3 + [("no cap",)] * 3 + [("pigmented",)] * 3
-    assert not dataset.has_several_labels
 
 
 def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
@@ -47,7 +47,6 @@ def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
     assert {sample.name: sample.labels for sample in dataset.samples} == {
         name: tuple(labels.split("|")) for name, labels in ROWS.items()
     }
-    assert dataset.has_several_labels
     assert dataset.unlabelled == ("forgotten.jpg",)
 
 
@@ -87,6 +86,39 @@ def write_folders(root: Path, *folders: str) -> Path:
     return root
 
 
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    elsewhere = write_folders(tmp_path / "elsewhere", "caps", "caps/day 2")
+    dataset = write_folders(tmp_path / "set", "good")
+    (dataset / "no cap").symlink_to(elsewhere / "caps")
+    (dataset / "good" / "more").symlink_to("../../elsewhere/caps/day 2")
+    loaded = load_dataset(dataset)
+    assert [sample.name for sample in loaded.samples] == [
+        "good/0.png",
+        "good/more/0.png",
+        "no cap/0.png",
+        "no cap/day 2/0.png",
+    ]
+    assert _decode(loaded).unreadable == ()
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../..", "../../elsewhere"])
+def test_a_link_to_where_it_lies_is_not_followed_without_end(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_folders(tmp_path / "set", "good", "no cap")
+    (write_folders(tmp_path / "elsewhere", "caps") / "back").symlink_to("../set")
+    (dataset / "good" / "loop").symlink_to(target)
+    monkeypatch.chdir(dataset)
+    names = [sample.name for sample in load_dataset(dataset).samples]
+    expected = ["good/loop/caps/0.png"] if target == "../../elsewhere" else []
+    assert names == ["good/0.png", *expected, "no cap/0.png"]
+    assert [sample.name for sample in load_dataset(Path()).samples] == names
+    (dataset / "all").symlink_to(dataset)
+    looping = load_dataset(dataset)
+    with pytest.raises(BadDataset, match="class 'all' has 0 usable"):
+        check_trainable(looping, looping.samples * 2, "single")
+
+
 def test_folders_may_join_labels(tmp_path: Path) -> None:
     dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented + no cap", "disfigured+no cap+no cap"))
     assert {sample.name: sample.labels for sample in dataset.samples} == {
@@ -96,7 +128,6 @@ def test_folders_may_join_labels(tmp_path: Path) -> None:
         "disfigured+no cap+no cap/0.png": ("disfigured", "no cap"),
     }
     assert dataset.classes == ("disfigured", "good", "no cap", "pigmented")
-    assert dataset.has_several_labels
     zipped = load_dataset(_zip(tmp_path, tmp_path.parent / "joined.zip"))
     assert (zipped.samples, zipped.classes, zipped.complete) == (dataset.samples, dataset.classes, True)
 
@@ -105,8 +136,8 @@ def test_folders_may_join_labels(tmp_path: Path) -> None:
     ("folder", "message"),
     [
         ("good+no cap", r"folder 'good\+no cap': .* says `good` beside a defect"),
-        ("no cap+", r"folder 'no cap\+': '' can't be a label"),
-        ("+", r"folder '\+': '' can't be a label"),
+        ("no cap+", r"folder 'no cap\+': an empty label beside others"),
+        ("+", r"folder '\+': no label: write `good`"),
         ("a|b", "can't be a label"),
     ],
 )
@@ -178,7 +209,9 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
         ("file,labels\na.png,good\n", r"has the columns \['file', 'labels'\]"),
         ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' is not there"),
         ("filename,labels\na.png,good\na.png,no cap\n", "line 3: file 'a.png' is listed twice"),
-        ("filename,labels\na.png,\n", "can't be a label"),
+        ("filename,labels\na.png,\n", "line 2: no label: write `good` where no defect applies"),
+        ("filename,labels\na.png, | \n", "line 2: no label: write `good`"),
+        ("filename,labels\na.png,no cap|\n", "line 2: an empty label beside others: remove it"),
         ("filename,labels\na.png,good|no cap\n", "says `good` beside a defect"),
         ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
         ("filename,labels\n", "has no labelled images"),
@@ -192,6 +225,15 @@ def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> Non
     write_labelled(tmp_path, ROWS)
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(BadDataset, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[], [" "], "", " | "])
+def test_no_label_in_jsonl_is_named(tmp_path: Path, labels: object) -> None:
+    write_labelled(tmp_path, ROWS)
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.jsonl").write_text(json.dumps({"filename": "a.png", "labels": labels}))
+    with pytest.raises(BadDataset, match="line 1: no label: write `good` where no defect applies"):
         load_dataset(tmp_path)
 
 
@@ -212,17 +254,40 @@ def test_unreadable_files_are_listed_not_fatal(tmp_path: Path) -> None:
     assert "not an accepted image" in pictures.unreadable[0].reason
     assert len(pictures.images) == len(pictures.samples) == 5
     with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
-        check_trainable(pictures.samples, dataset.classes, tmp_path)
+        check_trainable(dataset, pictures.samples, "single")
 
 
 def test_classes_that_cannot_be_told_apart(tmp_path: Path) -> None:
-    dataset = load_dataset(write_class_folders(tmp_path / "set", per_class=2))
+    write_class_folders(tmp_path / "set", per_class=2)
     (tmp_path / "set" / "empty").mkdir()
     with_empty = load_dataset(tmp_path / "set")
     with pytest.raises(BadDataset, match="class 'empty' has 0 usable"):
-        check_trainable(with_empty.samples, with_empty.classes, tmp_path)
+        check_trainable(with_empty, with_empty.samples, "single")
+    good = load_dataset(write_folders(tmp_path / "good", "good"))
     with pytest.raises(BadDataset, match="at least two"):
-        check_trainable(dataset.samples, ["good"], tmp_path)
+        check_trainable(good, good.samples, "single")
+
+
+def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "set", per_class=2)
+    dataset = load_dataset(folder)
+    check_trainable(dataset, dataset.samples, "multi")
+    one_good = [sample for sample in dataset.samples if sample.name != "good/000.png"]
+    with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
+        check_trainable(dataset, one_good, "multi")
+    shutil.rmtree(folder / "good")
+    without = load_dataset(folder)
+    check_trainable(without, without.samples, "single")
+    with pytest.raises(
+        BadDataset, match=r"needs at least 2.*: 'no cap' 0, 'pigmented' 0\. .*folder `good/`.*labels\.csv"
+    ):
+        check_trainable(without, without.samples, "multi")
+    (folder / "no cap+pigmented").mkdir()  # now each folder says all that applies
+    (folder / "no cap+pigmented" / "0.png").write_bytes(picture("no cap", 7))
+    joined = load_dataset(folder)
+    check_trainable(joined, joined.samples, "multi")
+    with pytest.raises(BadDataset, match=r"each: 'pigmented' 1\. Add images without them"):
+        check_trainable(joined, [one for one in joined.samples if one.name != "no cap/000.png"], "multi")
 
 
 def test_the_fingerprint_is_of_contents_and_labels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What training is given: regions that training sees too, and frames of the usual size."""
+"""What training is given: regions that training sees too, frames of the usual size, and splits by its rules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.backbones import Backbone
 from model_store.datasets import Dataset, load_dataset
-from model_store.material import check_regions, frame_sizes
+from model_store.material import check_regions, frame_sizes, gather
+from model_store.pixels import Limits
+from model_store.progress import Steps
 from shared.errors import BadSetting
 from shared.regions import Region
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
@@ -47,3 +50,34 @@ def test_sizes_are_those_of_readable_images(dataset: Dataset) -> None:
     for name in CAMERAS:
         (folder / name).write_bytes(b"no image")
     assert frame_sizes(dataset.files, dataset.samples) == [(224, 224)]
+
+
+def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path) -> None:
+    kinds = ("good", "no cap", "pigmented")
+    folder = write_labelled(tmp_path / "set", {f"{index:02}.png": kinds[index % 3] for index in range(24)})
+    for index in range(0, 12, 2):  # each photograph of the first twelve twice, labelled alike but for the first two
+        (folder / f"{index + 12:02}.png").write_bytes((folder / f"{index:02}.png").read_bytes())
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(table.replace("12.png,good", "12.png,no cap"))
+    backbone = Backbone(handle="none", path=tmp_path, sha256="0" * 64, input_size_px=SIZE_PX, feature_width=8)
+    material = gather(
+        load_dataset(folder),
+        "multi",
+        backbone=backbone,
+        network=None,
+        regions={},
+        limits=Limits(),
+        seed=1,
+        cache=tmp_path,
+        steps=Steps(),
+    )
+    rows = np.setdiff1d(np.arange(24), [0, 12])
+    for seed in range(10):
+        chosen = material.divided(rows, seed=seed)
+        inner = material.divided(chosen.train, seed=seed)
+        assert sorted([*chosen.train, *chosen.validation]) == rows.tolist()
+        assert sorted([*inner.train, *inner.validation]) == chosen.train.tolist()
+        for parts in (chosen, inner):
+            for part in parts:
+                assert {index + 12 for index in (2, 4, 6, 8, 10) if index in part} == {*part} & {14, 16, 18, 20, 22}
+    np.testing.assert_array_equal(material.divided(rows, seed=1).train, material.split.train)

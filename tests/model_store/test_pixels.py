@@ -11,10 +11,11 @@ import pytest
 
 from model_store import pixels
 from model_store.datasets import Dataset, load_dataset
-from model_store.pixels import Pictures, decode_samples
+from model_store.pixels import Limits, Pictures, decode_samples
 from shared.errors import BadSetting
 from shared.images import decode_image
 from shared.regions import Region
+from shared.settings import Settings
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
@@ -23,7 +24,13 @@ LEFT, RIGHT = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
 
 def decode(dataset: Dataset, *, scratch: Path | None = None, regions: dict[str, Region] | None = None) -> Pictures:
     return decode_samples(
-        dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None, scratch=scratch, regions=regions
+        dataset.files,
+        dataset.samples,
+        size_px=SIZE_PX,
+        limits=Limits(),
+        advance=lambda _: None,
+        scratch=scratch,
+        regions=regions,
     )
 
 
@@ -57,12 +64,31 @@ def test_each_camera_has_its_region(
 def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
     dataset = with_cameras(tmp_path)
     pictures = decode_samples(
-        dataset.files, dataset.samples, size_px=SIZE_PX, advance=lambda _: None, fit="pad", regions={"side": LEFT}
+        dataset.files,
+        dataset.samples,
+        size_px=SIZE_PX,
+        limits=Limits(),
+        advance=lambda _: None,
+        fit="pad",
+        regions={"side": LEFT},
     )
     for name, region, image in zip(ROWS, [None, LEFT, None, LEFT], pictures.images, strict=True):
         data = (tmp_path / name).read_bytes()
         np.testing.assert_array_equal(image, decode_image(data, size_px=SIZE_PX, region=region, fit="pad"))
     assert not np.array_equal(pictures.images, decode(dataset, regions={"side": LEFT}).images)
+
+
+def test_what_is_larger_than_the_limits_is_unreadable(tmp_path: Path) -> None:
+    dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    sizes = {name: (tmp_path / name).stat().st_size for name in ROWS}
+    largest = max(sizes, key=sizes.__getitem__)
+    cases = [(Limits(max_bytes=sizes[largest] - 1), [largest]), (Limits(max_px=SIZE_PX**2 - 1), list(ROWS))]
+    for limits, unreadable in [*cases, (Limits(sizes[largest], SIZE_PX**2), [])]:
+        pictures = decode_samples(
+            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, advance=lambda _: None
+        )
+        assert [one.name for one in pictures.unreadable] == unreadable
+    assert Limits.of(Settings(max_image_bytes=7, max_image_px=9)) == (7, 9)
 
 
 def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,12 @@ from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_c
 KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
 
 
+def commands() -> typer.Typer:
+    app = typer.Typer()
+    add_to(app)
+    return app
+
+
 @dataclass(frozen=True)
 class Bench:
     """A scratch place with a backbone, a cache and a store, and the command line."""
@@ -40,10 +47,8 @@ class Bench:
         return ModelStore(self.root / "models")
 
     def json(self, *arguments: object) -> dict[str, Any]:
-        app = typer.Typer()
-        add_to(app)
         store = ["--model-store", str(self.store.root), "--json"]
-        result = CliRunner().invoke(app, [*map(str, arguments), *store])
+        result = CliRunner().invoke(commands(), [*map(str, arguments), *store])
         if isinstance(result.exception, Exception):
             raise result.exception
         return dict(json.loads(result.stdout))
@@ -205,9 +210,7 @@ def test_int8_is_calibrated_on_every_class(images: int) -> None:
 
 
 def test_help_shows_the_default_of_mode() -> None:
-    app = typer.Typer()
-    add_to(app)
-    said = CliRunner().invoke(app, ["train", "--help"]).stdout
+    said = CliRunner().invoke(commands(), ["train", "--help"]).stdout
     words = " ".join(said.replace("│", " ").split())
     assert "(default: multi if any image has several labels)" in words
     assert "once for each camera, or for all" in words
@@ -218,7 +221,24 @@ def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several
         bench.train(several, "--fine-tune", "top")
     with pytest.raises(BadDataset, match="Use --mode multi"):
         bench.train(several, "--mode", "single")
+    defects = write_class_folders(bench.root / "defects", per_class=4)
+    shutil.rmtree(defects / "good")
+    with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
+        bench.train(defects, "--mode", "multi")
     assert "bottles" not in bench.store.names()
+
+
+def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
+    bench: Bench, several: Path, multi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_MAX_IMAGE_BYTES", "100")
+    with pytest.raises(BadDataset, match=r"none of 80 can be read.*the limit is 100 \(max_image_bytes\)"):
+        bench.json("evaluate", several, "--model", "multi")
+    with pytest.raises(BadDataset, match="has 0 usable"):
+        bench.train(several)
+    report = CliRunner().invoke(commands(), ["models", "check-dataset", str(several)])
+    assert "(max_image_bytes)" in report.stdout
+    assert isinstance(report.exception, BadDataset)
 
 
 @pytest.mark.parametrize(

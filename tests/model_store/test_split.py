@@ -43,6 +43,9 @@ def test_the_split_of_the_bottle_frames_stays_what_it_was() -> None:
     for some in (labels, single):
         grouped = split(some, seed=123, groups=[7 * index for index in range(len(some))])
         assert grouped.validation.tolist() == split(some, seed=123).validation.tolist()
+        every = {name for names in some for name in names} - {"good"}
+        contrasted = split(some, seed=123, absent=[every.difference(names) for names in some])
+        assert contrasted.validation.tolist() == split(some, seed=123).validation.tolist()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -57,6 +60,15 @@ def test_a_class_of_two_images_is_trained_on_and_checked_with(seed: int) -> None
     chosen = split(labels, seed=seed)
     for part in chosen:
         assert classes_of(labels, part) == {"good", "no cap", "pigmented"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_images_without_a_defect_are_trained_on_and_checked_with(seed: int) -> None:
+    labels = [("m",)] * 20 + [("a", "m")] * 20 + [("a",), ("z",)] + [("m", "z")] * 20
+    absent = [{"a", "m", "z"}.difference(names) for names in labels]
+    chosen = split(labels, seed=seed, absent=absent)
+    for part in chosen:
+        assert any("m" in absent[index] for index in part)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -18,6 +18,7 @@ from model_store.datasets import load_dataset
 from model_store.engines import Engine, open_engine
 from model_store.evaluating import answer_dataset
 from model_store.manifest import MANIFEST_FILE
+from model_store.pixels import Limits
 from model_store.policy import decide
 from model_store.progress import Steps
 from model_store.store import open_store
@@ -122,7 +123,7 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
         (folder / f"{camera}.png").write_bytes(two_halves())
         rows.append(f"{camera}.png,good,{camera}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    answered = answer_dataset(load_dataset(folder), bundle, engine, max_batch=2, steps=Steps())
+    answered = answer_dataset(load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=Steps())
     return {
         str(sample.camera): answer(row, bundle)
         for sample, row in zip(answered.samples, answered.probabilities, strict=True)
