@@ -84,9 +84,9 @@ def drained_rate(settings: Settings, *, count: int) -> float:
     return rate_between(result.finished_at for result in _results(settings, count=count))
 
 
-def shared_rate(settings: Settings, *, count: int) -> float:
+def shared_rate(settings: Settings, *, count: int, workers: int) -> float:
     """As `drained_rate`, of several workers while all of them were at it."""
-    return steady_rate(_results(settings, count=count))
+    return steady_rate(_results(settings, count=count), workers=workers)
 
 
 def _results(settings: Settings, *, count: int) -> list[SortResult]:
@@ -121,7 +121,7 @@ def two_workers_rate(settings: Settings, *, count: int) -> float:
     from worker.bench.null import null_served
 
     work_off([settings, settings], null_served)
-    return shared_rate(settings, count=count)
+    return shared_rate(settings, count=count, workers=2)
 
 
 def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) -> float:
