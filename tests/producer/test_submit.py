@@ -269,12 +269,19 @@ def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings)
     assert client.llen(keys.bell("live")) == BELL_TOKENS
 
 
-def test_a_server_that_forgot_the_script_is_told_again(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings)
-    producer.submit(jpeg(), line="line-1", camera="c")
-    client.script_flush()
-    producer.submit(jpeg(), line="line-1", camera="c")
-    assert client.llen(keys.rq_queue("live")) == 2
+def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:
+    """Nor where the producer is not allowed to load it."""
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"])
+    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
+    try:
+        for count in (1, 2):
+            client.script_flush()
+            producer.submit(jpeg(), line="line-1", camera="c")
+            images = list(client.scan_iter(keys.image("*")))
+            assert client.llen(keys.rq_queue("live")) == len(images) == count
+            assert all(client.ttl(image) > 0 for image in images)
+    finally:
+        client.acl_deluser("camera")
 
 
 def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
