@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared import keys
 from shared.connection import connect, server_errors
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.formats import sniff
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob, Name
@@ -282,6 +282,13 @@ class LineProducer:
             raise QueueFull(
                 f"the memory of the server at {server} is full, nothing was put on queue {queue!r}: "
                 "raise its maxmemory, add workers, or lower queue_max_items."
+            ) from error
+        except redis.exceptions.ReadOnlyError as error:
+            # A failover need not close what it has: the next call asks anew who is there.
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            raise ServerAway(
+                f"the server at {server} is a replica, nothing was put on queue {queue!r}: "
+                "let redis_url lead to its master."
             ) from error
 
 

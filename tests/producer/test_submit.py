@@ -36,6 +36,11 @@ def frames(count: int, queue: str = "live") -> list[Frame]:
     ]
 
 
+def connections(client: redis.Redis) -> set[str]:
+    """The server's numbers of them."""
+    return {each["id"] for each in client.client_list()}
+
+
 def snapshot(client: redis.Redis) -> dict[str, Any]:
     """Every key of RQ with its type, time to live and content."""
     readers = {b"hash": client.hgetall, b"list": lambda key: client.lrange(key, 0, -1), b"set": client.smembers}
@@ -293,6 +298,22 @@ def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Re
     finally:
         client.config_set("maxmemory", 0)
     assert client.dbsize() == 0
+
+
+def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    others = connections(client)
+    producer.submit(jpeg(), line="line-1", camera="c")
+    (used,) = connections(client) - others
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(ServerAway, match="is a replica, nothing was put"):
+            producer.submit(jpeg(), line="line-1", camera="c")
+    finally:
+        client.replicaof("NO", "ONE")
+    producer.submit(jpeg(), line="line-1", camera="c")
+    assert used not in connections(client)
+    assert client.llen(keys.rq_queue("live")) == 2
 
 
 def test_an_absent_server_is_named_without_its_password() -> None:
