@@ -72,13 +72,7 @@ class TensorFlowEngine:
         on_gpu = bool(self._tf.config.list_physical_devices("GPU"))
         self.callers = _GPU_CALLERS if on_gpu else 1
         self._device = "/GPU:0" if on_gpu else "/CPU:0"
-        try:
-            self._model = self._tf.saved_model.load(str(saved_model))
-            signature = self._model.signatures[_SIGNATURE]
-        except (OSError, KeyError, ValueError, self._tf.errors.OpError) as error:
-            raise BadBundle(
-                f"{saved_model} can't be loaded by TensorFlow: {error}. Publish the model again."
-            ) from error
+        self._model, signature = self._loaded(saved_model)
         input_name = self._checked_input_name(signature, saved_model)
         if mixed:
             call = graphs.in_mixed_precision(signature)
@@ -139,6 +133,16 @@ class TensorFlowEngine:
             call, input_signature=[spec], autograph=False, jit_compile=True if xla else None
         )
         return traced
+
+    def _loaded(self, saved_model: Path) -> tuple[Any, Any]:
+        """The model, whose weights end with it, and its serving signature."""
+        try:
+            model = self._tf.saved_model.load(str(saved_model))
+            return model, model.signatures[_SIGNATURE]
+        except (OSError, KeyError, ValueError, self._tf.errors.OpError) as error:
+            raise BadBundle(
+                f"{saved_model} can't be loaded by TensorFlow: {error}. Publish the model again."
+            ) from error
 
     def _checked_input_name(self, signature: Any, saved_model: Path) -> str:
         _, inputs = signature.structured_input_signature
