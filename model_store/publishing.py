@@ -166,7 +166,7 @@ def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
         with steps.step("Publishing"):
             published = store.publish(
                 work.options.name,
-                lambda target, number: build_bundle(target, number, folder, manifest),
+                lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
                 promote=work.options.promote,
             )
     gate = exported_parity.gate_reason(parity)
@@ -309,7 +309,7 @@ def package_versions() -> dict[str, str]:
     return {name: package_version(name) for name in _PACKAGES}
 
 
-def build_bundle(folder: Path, number: int, exported: Path, manifest: Manifest) -> None:
+def build_bundle(folder: Path, number: int, *, exported: Path, manifest: Manifest) -> None:
     """For `ModelStore.publish`: the files in `exported` and the manifest, complete with number and digests."""
     shutil.copytree(exported, folder, dirs_exist_ok=True)
     folder.chmod(0o755)  # copytree took over the scratch folder's 0700, which would shut out other users' workers
