@@ -216,4 +216,6 @@ def replay_golden(bundle: Bundle, engine: Engine) -> None:
 
 def _labels(bundle: Bundle, probabilities: list[float]) -> set[str]:
     manifest = bundle.manifest
-    return {name for name, _ in decide(probabilities, manifest.classes, manifest.mode, manifest.policy).labels}
+    return {
+        name for name, _ in decide(probabilities, manifest.classes, mode=manifest.mode, policy=manifest.policy).labels
+    }

@@ -108,4 +108,4 @@ def _read(path: Path, decoder: ImageDecoder, camera: str) -> NDArray[np.uint8] |
 def _classified(path: Path, row: list[float], *, bundle: Bundle, top: int) -> Classified:
     manifest = bundle.manifest
     best = heapq.nlargest(top, zip(manifest.classes, row, strict=True), key=itemgetter(1))
-    return Classified(path, decide(row, manifest.classes, manifest.mode, manifest.policy), tuple(best))
+    return Classified(path, decide(row, manifest.classes, mode=manifest.mode, policy=manifest.policy), tuple(best))

@@ -234,7 +234,7 @@ def _decisions(
     """Decided labels [N, C], whether the policy is uncertain [N], and the N lanes."""
     column = {name: index for index, name in enumerate(classes)}
     decided = np.zeros(probabilities.shape, bool)
-    decisions = [decide(values, classes, mode, policy) for values in probabilities.tolist()]
+    decisions = [decide(values, classes, mode=mode, policy=policy) for values in probabilities.tolist()]
     for row, decision in enumerate(decisions):
         for name, _ in decision.labels:
             decided[row, column[name]] = True

@@ -108,7 +108,7 @@ def import_classifier(
         with steps.step("Publishing"):
             path = store.publish(
                 options.name,
-                lambda target, number: build_bundle(target, number, folder, manifest),
+                lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
                 promote=options.promote,
             )
     published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())

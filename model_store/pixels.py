@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
+from model_store.engines import usable_cores
 from model_store.progress import Advance
 from shared.errors import BadImage, BadSetting
 from shared.images import MAX_BYTES, MAX_PX, decode_image
@@ -163,7 +164,7 @@ def _room(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
 
 def _each(samples: Iterable[Sample], decode: Callable[[Sample], _Read | Unreadable]) -> Iterator[_Read | Unreadable]:
     """Decode in threads (the codec releases the interpreter lock), in order, a bounded number ahead."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_Read | Unreadable]] = deque()
         for sample in samples:

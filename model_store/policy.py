@@ -121,7 +121,7 @@ class Decision:
     uncertain: bool
 
 
-def decide(probabilities: Sequence[float], classes: Sequence[str], mode: Mode, policy: Policy) -> Decision:
+def decide(probabilities: Sequence[float], classes: Sequence[str], *, mode: Mode, policy: Policy) -> Decision:
     """Decide labels and lane of one image.
 
     Args:
@@ -141,10 +141,10 @@ def decide(probabilities: Sequence[float], classes: Sequence[str], mode: Mode, p
         sure = probability >= policy.thresholds.get(label, DEFAULT_THRESHOLD)
         lane = policy.lanes[label] if sure else policy.manual_lane
         return Decision(((label, probability),), lane, uncertain=not sure)
-    return _decide_multi(probabilities, classes, policy)
+    return _decide_multi(probabilities, classes, policy=policy)
 
 
-def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], policy: Policy) -> Decision:
+def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], *, policy: Policy) -> Decision:
     labels: list[tuple[str, float]] = []
     good = 0.0
     certain = True

@@ -169,7 +169,7 @@ def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
         with steps.step("Publishing"):
             published = store.publish(
                 work.options.name,
-                lambda target, number: build_bundle(target, number, folder, manifest),
+                lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
                 promote=work.options.promote,
             )
     gate = exported_parity.gate_reason(parity)
@@ -312,7 +312,7 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: package_version(name) for name in _PACKAGES}
 
 
-def build_bundle(folder: Path, number: int, exported: Path, manifest: Manifest) -> None:
+def build_bundle(folder: Path, number: int, *, exported: Path, manifest: Manifest) -> None:
     """For `ModelStore.publish`: the files in `exported` and the manifest, complete with number and digests."""
     digests = file_digests(exported)
     for file in digests:

@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     linger_ms: float = Field(
         0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to come"
     )
-    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per core")
-    engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per core")
+    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per usable core")
+    engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per usable core")
     tensorflow_xla: bool = Field(
         False, description="compile TensorFlow's model with XLA, for each batch size: for GPUs, far slower on CPUs"
     )

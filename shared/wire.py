@@ -44,6 +44,10 @@ class Wire:
         try:
             connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
             return connection.read_response()
+        except redis.exceptions.ReadOnlyError:
+            # A failover made it a replica, and need not close what it has: the next call asks anew who is there.
+            connection.disconnect()  # type: ignore[no-untyped-call]  # redis has no types here
+            raise
         except redis.exceptions.ResponseError:
             raise  # the server's word; the connection is sound
         except BaseException:

@@ -78,7 +78,7 @@ class Decider:
 
     def decision(self, ticket: Ticket, probabilities: Sequence[float]) -> Decision:
         """Labels and lane of an image, whatever its deadline: what two models are compared by."""
-        return decide(probabilities, self._manifest.classes, self._manifest.mode, self._policy(ticket))
+        return decide(probabilities, self._manifest.classes, mode=self._manifest.mode, policy=self._policy(ticket))
 
     def expired(self, ticket: Ticket, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image whose deadline passed before the model saw it."""

@@ -38,16 +38,17 @@ class Metrics:
     """The worker's metrics in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._add_results()
+        self._add_pipeline()
+        self._add_model()
+        self._add_canary()
+
+    def _add_results(self) -> None:
+        registry = self.registry
         self.jobs = Counter("sortline_jobs", "Jobs ended, by line and outcome", ["line", "outcome"], registry=registry)
         self.labels = Counter("sortline_labels", "Labels given to bottles", ["line", "label"], registry=registry)
         self.lanes = Counter("sortline_lanes", "Lanes chosen for bottles", ["line", "lane"], registry=registry)
-        self.stage = Distribution(
-            "sortline_stage_seconds",
-            "Time of one image in one stage (infer, finish: of its batch)",
-            label="stage",
-            bounds=LATENCY_BUCKETS_S,
-        )
         self.capture_to_result = Distribution(
             "sortline_capture_to_result_seconds",
             "From the camera's capture to the result being made",
@@ -60,8 +61,18 @@ class Metrics:
             label="line",
             bounds=MARGIN_BUCKETS_S,
         )
-        for distribution in (self.stage, self.capture_to_result, self.margin):
-            registry.register(distribution)
+        registry.register(self.capture_to_result)
+        registry.register(self.margin)
+
+    def _add_pipeline(self) -> None:
+        registry = self.registry
+        self.stage = Distribution(
+            "sortline_stage_seconds",
+            "Time of one image in one stage (infer, finish: of its batch)",
+            label="stage",
+            bounds=LATENCY_BUCKETS_S,
+        )
+        registry.register(self.stage)
         self.batch_size = Histogram("sortline_batch_size", "Images per batch", buckets=SIZE_BUCKETS, registry=registry)
         self.batches = Counter("sortline_batches", "Batches, by why they started", ["reason"], registry=registry)
         self.inflight = Gauge("sortline_inflight_jobs", "Jobs that this worker holds", registry=registry)
@@ -74,6 +85,13 @@ class Metrics:
         self.server_errors = Counter(
             "sortline_server_errors", "Calls to Redis that failed, by step", ["step"], registry=registry
         )
+        self.result_cache = Counter(
+            "sortline_result_cache", "Images whose answer was asked for in the cache", ["result"], registry=registry
+        )
+        _start_at_zero(self.result_cache, "hit", "miss")
+
+    def _add_model(self) -> None:
+        registry = self.registry
         self.model_info = Gauge(
             "sortline_model_info", "The model being served (always 1)", ["name", "version", "engine"], registry=registry
         )
@@ -88,10 +106,6 @@ class Metrics:
         )
         _start_at_zero(self.swaps, "swapped", "refused")
         self.store_errors = Counter("sortline_store_errors", "Looks at the model store that failed", registry=registry)
-        self.result_cache = Counter(
-            "sortline_result_cache", "Images whose answer was asked for in the cache", ["result"], registry=registry
-        )
-        _start_at_zero(self.result_cache, "hit", "miss")
         self.engine_seconds = Counter(
             "sortline_engine_seconds",
             "Time of the model: busy with batches, waiting for jobs in hand, or idle with none",
@@ -99,7 +113,7 @@ class Metrics:
             registry=registry,
         )
         _start_at_zero(self.engine_seconds, "busy", "waiting", "idle")
-        self._add_canary()
+        self._model: tuple[str, ...] | None = None
 
     def _add_canary(self) -> None:
         registry = self.registry
@@ -131,7 +145,6 @@ class Metrics:
             "sortline_canary_stopped", "Canaries that this worker stopped", ["reason"], registry=registry
         )
         _start_at_zero(self.canary_stopped, "disagreement", "engine")
-        self._model: tuple[str, ...] | None = None
         self._canary: tuple[str, ...] | None = None
 
     def show_model(self, model: ModelRef) -> None:

@@ -1,8 +1,8 @@
 """The function that our jobs name. Sortline's worker never calls it; a plain `rq worker` does.
 
 It gives the same answer as the batching worker, one image at a time: model, decoder, policy and result
-are the same code. `rq worker` forks for every job, so it also loads the model for every job, the one promoted by
-then. It takes no part in a canary: those are `sortline worker`'s.
+are the same code. Settings and model are loaded once in a process. `rq worker` forks for every job, so it loads them
+for every job, the model promoted by then. It takes no part in a canary: those are `sortline worker`'s.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.items import Claimed, Lease, Ticket
 from worker.loading import Served, as_model, load_served
 from worker.serving import Model, Route
 
-_loaded: Served | None = None
+_loaded: tuple[Served, Settings] | None = None
 
 
 def sort_image(job: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +50,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         )
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
-    settings = load_settings()
-    served = _served(settings)
+    served, settings = _in_use()
     ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
     image = cast(bytes | None, current.connection.get(image_job.image_key))
     model = as_model(served, settings, worker=current.worker_name or "rq")
@@ -68,15 +67,16 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def use(served: Served) -> None:
-    """Sort with this model from now on, in this process: loaded before the first job asks for it."""
+def use(served: Served, settings: Settings) -> None:
+    """Sort with these from now on, in this process: loaded before the first job asks for them."""
     global _loaded
-    _loaded = served
+    _loaded = served, settings
 
 
-def _served(settings: Settings) -> Served:
+def _in_use() -> tuple[Served, Settings]:
     if _loaded is None:
-        use(load_served(settings))
+        settings = load_settings()
+        use(load_served(settings), settings)
     assert _loaded is not None
     return _loaded
 

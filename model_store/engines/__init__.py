@@ -18,6 +18,7 @@ from model_store.engines.checks import Images
 from model_store.engines.unhurried import Unhurried
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.native import quiet_native
+from shared.cgroups import cpu_limit
 from shared.errors import NotFound
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ def runnable_engines() -> tuple[EngineName, ...]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: what a container or taskset leaves it, not what the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: what taskset or a container's CPU limit leaves it, not what the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_limit() or cores)
 
 
 def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla: bool) -> Engine:

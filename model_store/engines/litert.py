@@ -1,10 +1,10 @@
 """The CPU engine: LiteRT with its XNNPACK kernels, int8 or fp32. Never imports TensorFlow.
 
 A batch is not one tensor but so many single images, dealt out to as many interpreters (lanes) as there are threads,
-each with one thread of its own. Two callers may bring batches: while the last image of one is in some lane, the others
-begin with the next. Against one interpreter with two threads and the whole batch as one tensor (MobileNetV2 at
-224 px, 16 images, two shared cores): 1.21 times the images/s in int8, 1.30 times in fp32, at 0.82 and 0.74 of the CPU
-time an image; 1.15 times while two threads decode JPEGs beside it. The reasons:
+each with one thread of its own; beyond MAX_LANES threads, lanes get more than one. Two callers may bring batches: while
+the last image of one is in some lane, the others begin with the next. Against one interpreter with two threads and the
+whole batch as one tensor (MobileNetV2 at 224 px, 16 images, two shared cores): 1.21 times the images/s in int8, 1.30
+times in fp32, at 0.82 and 0.74 of the CPU time an image; 1.15 times while two threads decode JPEGs beside it. Reasons:
 
 - an image's activations stay in a core's cache, those of sixteen don't;
 - two threads in one operator wait for each other after each operator, and for long when one lost its core to a decoder;
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from model_store.engines.checks import Images, check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
 
-# Most interpreters that share a batch: each holds the weights once more. With more threads, each gets several.
+# Most interpreters that share a batch: each holds the weights once more. Threads beyond that are dealt out to them.
 MAX_LANES = 4
 
 
@@ -60,7 +60,9 @@ class LiteRTEngine:
         # While the last images of a batch are in some lanes, the others go on with the next batch.
         self.callers = 2
         lanes = min(threads, MAX_LANES)
-        self._lanes = [_Lane(model_file, size_px=input_size_px, threads=threads // lanes) for _ in range(lanes)]
+        each, left = divmod(threads, lanes)
+        shares = [each + 1] * left + [each] * (lanes - left)
+        self._lanes = [_Lane(model_file, size_px=input_size_px, threads=share) for share in shares]
         # A lone image has nobody to share with: all threads work on it together (two: 0.6 to 0.7 of one's time).
         self._lone = _Lane(model_file, size_px=input_size_px, threads=threads) if lanes > 1 else None
         self._free = deque(self._lanes)

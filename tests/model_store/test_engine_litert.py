@@ -179,9 +179,21 @@ def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pyte
     engine.predict(random_images(3))
 
 
-@pytest.mark.parametrize(("threads", "lanes", "each"), [(1, 1, 1), (3, 3, 1), (4, 4, 1), (9, 4, 2)])
-def test_litert_shares_its_threads_out(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, lanes: int, each: int
+@pytest.mark.parametrize(
+    ("threads", "lanes"),
+    [
+        (1, [1]),
+        (3, [1, 1, 1]),
+        (4, [1, 1, 1, 1]),
+        (5, [2, 1, 1, 1]),
+        (6, [2, 2, 1, 1]),
+        (7, [2, 2, 2, 1]),
+        (9, [3, 2, 2, 2]),
+        (11, [3, 3, 3, 2]),
+    ],
+)
+def test_litert_shares_all_its_threads_out(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, lanes: list[int]
 ) -> None:
     made: list[int] = []
     create = Interpreter.__init__
@@ -192,7 +204,7 @@ def test_litert_shares_its_threads_out(
 
     monkeypatch.setattr(Interpreter, "__init__", counted)
     litert(tiny_bundle, threads=threads)
-    assert made == [each] * lanes + ([threads] if lanes > 1 else [])
+    assert made == lanes + ([threads] if len(lanes) > 1 else [])
 
 
 def test_litert_allocates_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

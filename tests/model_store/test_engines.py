@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -200,6 +201,15 @@ def test_auto_takes_tensorflow_only_with_a_gpu_it_may_use(
     assert choose("auto", cpu_engine="litert-fp32") == expected
     named: EngineKind = "litert"
     assert choose(named, cpu_engine="litert-fp32") == "litert"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 64), (2, 2), (65, 64)])
+def test_a_containers_cpu_limit_bounds_the_cores(
+    monkeypatch: pytest.MonkeyPatch, *, limit: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(engines, "cpu_limit", lambda: limit)
+    assert engines.usable_cores() == expected
 
 
 def test_auto_takes_the_manifests_cpu_engine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

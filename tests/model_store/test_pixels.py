@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,21 @@ def with_cameras(folder: Path) -> Dataset:
     lines = [f"{name},{labels},{cameras[name]}" for name, labels in ROWS.items()]
     (folder / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
     return load_dataset(folder)
+
+
+def test_a_thread_for_each_usable_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_labelled(tmp_path, ROWS)
+    asked: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, threads: int) -> None:
+            asked.append(threads)
+            super().__init__(threads)
+
+    monkeypatch.setattr(pixels, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(pixels, "usable_cores", lambda: 3)
+    assert len(decode(load_dataset(tmp_path)).images) == len(ROWS)
+    assert asked == [3]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_default_policy_of_classes_without_good() -> None:
     ],
 )
 def test_single(probabilities: list[float], labels: list[tuple[str, float]], lane: str) -> None:
-    decision = decide(probabilities, CLASSES, "single", SINGLE)
+    decision = decide(probabilities, CLASSES, mode="single", policy=SINGLE)
     assert list(decision.labels) == labels
     assert decision.lane == lane
     assert decision.uncertain == (lane == "manual")
@@ -57,15 +57,15 @@ def test_single(probabilities: list[float], labels: list[tuple[str, float]], lan
 
 def test_uncertain_is_told_whatever_the_lane_is_called() -> None:
     policy = changed(SINGLE, manual_lane="good")
-    assert decide([0.49, 0.3, 0.11, 0.1], CLASSES, "single", policy).uncertain
-    assert not decide([0.9, 0.1, 0.0, 0.0], CLASSES, "single", policy).uncertain
+    assert decide([0.49, 0.3, 0.11, 0.1], CLASSES, mode="single", policy=policy).uncertain
+    assert not decide([0.9, 0.1, 0.0, 0.0], CLASSES, mode="single", policy=policy).uncertain
 
 
 def test_single_uses_the_threshold_of_the_label() -> None:
     policy = changed(SINGLE, thresholds={"no cap": 0.9})
-    assert decide([0.1, 0.85, 0.03, 0.02], CLASSES, "single", policy).lane == "manual"
+    assert decide([0.1, 0.85, 0.03, 0.02], CLASSES, mode="single", policy=policy).lane == "manual"
     # `good` has none of its own: 0.5.
-    assert decide([0.55, 0.25, 0.1, 0.1], CLASSES, "single", policy).lane == "good"
+    assert decide([0.55, 0.25, 0.1, 0.1], CLASSES, mode="single", policy=policy).lane == "good"
 
 
 @pytest.mark.parametrize(
@@ -85,28 +85,28 @@ def test_single_uses_the_threshold_of_the_label() -> None:
     ],
 )
 def test_multi(probabilities: list[float], labels: list[tuple[str, float]], lane: str) -> None:
-    decision = decide(probabilities, CLASSES, "multi", MULTI)
+    decision = decide(probabilities, CLASSES, mode="multi", policy=MULTI)
     assert list(decision.labels) == labels
     assert decision.lane == lane
 
 
 def test_multi_applies_at_exactly_the_threshold_and_is_sure_at_exactly_the_margin() -> None:
     policy = changed(MULTI, thresholds={"no cap": 0.25}, uncertain_margin=0)
-    assert decide([0.7, 0.25, 0.0, 0.0], CLASSES, "multi", policy).lane == "no-cap"
+    assert decide([0.7, 0.25, 0.0, 0.0], CLASSES, mode="multi", policy=policy).lane == "no-cap"
     # The band of 0.25 with the margin 0.25: 0.25 * 0.5 to 0.25 + 0.75 * 0.5.
     wide = changed(policy, uncertain_margin=0.25)
-    assert decide([0.0, 0.625, 0.0, 0.0], CLASSES, "multi", wide).lane == "no-cap"
-    assert decide([0.0, 0.624, 0.0, 0.0], CLASSES, "multi", wide).lane == "manual"
-    assert decide([0.7, 0.125, 0.0, 0.0], CLASSES, "multi", wide).lane == "good"
-    assert decide([0.7, 0.126, 0.0, 0.0], CLASSES, "multi", wide).lane == "manual"
+    assert decide([0.0, 0.625, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "no-cap"
+    assert decide([0.0, 0.624, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "manual"
+    assert decide([0.7, 0.125, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "good"
+    assert decide([0.7, 0.126, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "manual"
 
 
 def test_a_low_threshold_does_not_make_every_bottle_uncertain() -> None:
     policy = changed(MULTI, thresholds=dict.fromkeys(CLASSES[1:], 0.1))
-    assert decide([0.97, 0.01, 0.01, 0.01], CLASSES, "multi", policy).lane == "good"
-    assert decide([0.02, 0.99, 0.01, 0.01], CLASSES, "multi", policy).lane == "no-cap"
+    assert decide([0.97, 0.01, 0.01, 0.01], CLASSES, mode="multi", policy=policy).lane == "good"
+    assert decide([0.02, 0.99, 0.01, 0.01], CLASSES, mode="multi", policy=policy).lane == "no-cap"
     high = changed(MULTI, thresholds=dict.fromkeys(CLASSES[1:], 0.9))
-    assert decide([0.02, 0.99, 0.01, 0.01], CLASSES, "multi", high).lane == "no-cap"
+    assert decide([0.02, 0.99, 0.01, 0.01], CLASSES, mode="multi", policy=high).lane == "no-cap"
 
 
 @pytest.mark.parametrize(("threshold", "low", "high"), [(0.5, 0.4, 0.6), (0.1, 0.08, 0.28), (0.9, 0.72, 0.92)])
@@ -129,7 +129,7 @@ def test_a_band_is_within_0_and_1_and_around_its_threshold(threshold: float, mar
 
 @pytest.mark.parametrize("good", [0.0, 0.5, 0.99, 1.0])
 def test_a_defect_at_its_threshold_wins_over_good(good: float) -> None:
-    decision = decide([good, 0.61, 0.0, 0.0], CLASSES, "multi", MULTI)
+    decision = decide([good, 0.61, 0.0, 0.0], CLASSES, mode="multi", policy=MULTI)
     assert [name for name, _ in decision.labels] == ["no cap"]
     assert (decision.lane, decision.uncertain) == ("no-cap", False)
 
@@ -141,14 +141,14 @@ def test_multi_follows_the_policys_lanes_and_precedence() -> None:
         lanes=MULTI.lanes | {"disfigured": "reject"},
         manual_lane="belt-2",
     )
-    assert decide([0.0, 0.99, 0.0, 0.7], CLASSES, "multi", policy).lane == "reject"
-    assert decide([0.0, 0.99, 0.0, 0.5], CLASSES, "multi", policy).lane == "belt-2"
+    assert decide([0.0, 0.99, 0.0, 0.7], CLASSES, mode="multi", policy=policy).lane == "reject"
+    assert decide([0.0, 0.99, 0.0, 0.5], CLASSES, mode="multi", policy=policy).lane == "belt-2"
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
 def test_what_is_not_a_number_goes_to_a_person(mode: Any) -> None:
     policy = changed(Policy.default(CLASSES, mode), uncertain_margin=0)
-    decision = decide([math.nan] * 4, CLASSES, mode, policy)
+    decision = decide([math.nan] * 4, CLASSES, mode=mode, policy=policy)
     assert (decision.lane, decision.uncertain) == ("manual", True)
 
 
@@ -156,13 +156,13 @@ def test_what_is_not_a_number_goes_to_a_person(mode: Any) -> None:
 @pytest.mark.parametrize("count", [3, 5])
 def test_a_row_of_another_length_is_refused(mode: Any, count: int) -> None:
     with pytest.raises(ValueError, match="zip"):
-        decide([0.9] * count, CLASSES, mode, Policy.default(CLASSES, mode))
+        decide([0.9] * count, CLASSES, mode=mode, policy=Policy.default(CLASSES, mode))
 
 
 @given(st.lists(unit, min_size=4, max_size=4), unit, st.floats(0, 0.5))
 def test_multi_against_its_definition(row: Sequence[float], threshold: float, margin: float) -> None:
     policy = changed(MULTI, thresholds=dict.fromkeys(CLASSES[1:], threshold), uncertain_margin=margin)
-    decision = decide(row, CLASSES, "multi", policy)
+    decision = decide(row, CLASSES, mode="multi", policy=policy)
     by_name = dict(zip(CLASSES, row, strict=True))
     defects = {name for name in CLASSES[1:] if by_name[name] >= threshold}
     assert {name for name, _ in decision.labels} == (defects or {"good"})
@@ -235,7 +235,7 @@ def test_an_override_is_laid_over_the_models_policy_class_by_class() -> None:
     assert (policy.manual_lane, policy.unsorted_lane, policy.uncertain_margin) == ("table-2", "unsorted", 0)
     assert by_line(unsorted_lane="through").unsorted_lane == "through"
     assert MULTI.band("no cap").threshold == 0.5
-    assert decide([0.2, 0.35, 0.0, 0.0], CLASSES, "multi", policy).lane == "no-cap"
+    assert decide([0.2, 0.35, 0.0, 0.0], CLASSES, mode="multi", policy=policy).lane == "no-cap"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ def frames(count: int, queue: str = "live") -> list[Frame]:
     ]
 
 
+def connections(client: redis.Redis) -> set[str]:
+    """The server's numbers of them."""
+    return {each["id"] for each in client.client_list()}
+
+
 def snapshot(client: redis.Redis) -> dict[str, Any]:
     """Every key of RQ with its type, time to live and content."""
     readers = {b"hash": client.hgetall, b"list": lambda key: client.lrange(key, 0, -1), b"set": client.smembers}
@@ -269,12 +274,19 @@ def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings)
     assert client.llen(keys.bell("live")) == BELL_TOKENS
 
 
-def test_a_server_that_forgot_the_script_is_told_again(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings)
-    producer.submit(jpeg(), line="line-1", camera="c")
-    client.script_flush()
-    producer.submit(jpeg(), line="line-1", camera="c")
-    assert client.llen(keys.rq_queue("live")) == 2
+def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:
+    """Nor where the producer is not allowed to load it."""
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"])
+    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
+    try:
+        for count in (1, 2):
+            client.script_flush()
+            producer.submit(jpeg(), line="line-1", camera="c")
+            images = list(client.scan_iter(keys.image("*")))
+            assert client.llen(keys.rq_queue("live")) == len(images) == count
+            assert all(client.ttl(image) > 0 for image in images)
+    finally:
+        client.acl_deluser("camera")
 
 
 def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
@@ -286,6 +298,22 @@ def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Re
     finally:
         client.config_set("maxmemory", 0)
     assert client.dbsize() == 0
+
+
+def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    others = connections(client)
+    producer.submit(jpeg(), line="line-1", camera="c")
+    (used,) = connections(client) - others
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(ServerAway, match="is a replica, nothing was put"):
+            producer.submit(jpeg(), line="line-1", camera="c")
+    finally:
+        client.replicaof("NO", "ONE")
+    producer.submit(jpeg(), line="line-1", camera="c")
+    assert used not in connections(client)
+    assert client.llen(keys.rq_queue("live")) == 2
 
 
 def test_an_absent_server_is_named_without_its_password() -> None:

@@ -40,6 +40,24 @@ def test_a_connection_that_was_closed_is_made_anew(redis_url: str, client: redis
     assert wire.call("PING") == b"PONG"
 
 
+@pytest.mark.parametrize("is_script", [False, True])
+def test_a_server_that_became_a_replica_is_connected_to_anew(
+    client: redis.Redis, redis_url: str, is_script: bool
+) -> None:
+    """Where its name leads to by then: to the new master."""
+    wire = Wire(connect(redis_url))
+    script = WireScript(wire, "return redis.call('SET', 'a', ARGV[1])")
+    before = wire.call("CLIENT", "ID")
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            script(args=["text"]) if is_script else wire.call("SET", "a", "text")
+        assert wire.call("CLIENT", "ID") != before
+    finally:
+        client.replicaof("NO", "ONE")
+    assert script(args=["text"]) == b"OK"
+
+
 def test_a_late_answer_is_not_taken_for_the_next_calls(redis_url: str, client: redis.Redis) -> None:
     wire = Wire(connect(redis_url, socket_timeout_s=0.1))
     with pytest.raises(redis.exceptions.TimeoutError):

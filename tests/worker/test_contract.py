@@ -223,8 +223,7 @@ class Both:
         assert kit.run_service(self.settings, engine, name=WORKER) == 0
 
     def _rq(self, engine: ToneEngine) -> None:
-        self._monkeypatch.setattr(worker.tasks, "_loaded", kit.served(self.settings, engine))
-        self._monkeypatch.setattr(worker.tasks, "load_settings", lambda: self.settings)
+        self._monkeypatch.setattr(worker.tasks, "_loaded", (kit.served(self.settings, engine), self.settings))
         with redis.Redis.from_url(self.settings.redis_url) as connection:
             SimpleWorker(
                 self.settings.queue_names,

@@ -80,7 +80,7 @@ def opened(settings: Settings) -> tuple[Bundle, Engine]:
 
 def answer(probabilities: NDArray[np.float32], bundle: Bundle) -> Answer:
     manifest = bundle.manifest
-    decision = decide(probabilities.tolist(), manifest.classes, manifest.mode, manifest.policy)
+    decision = decide(probabilities.tolist(), manifest.classes, mode=manifest.mode, policy=manifest.policy)
     return decision.labels, decision.lane
 
 

@@ -47,8 +47,7 @@ def test_the_same_answers_as_our_worker(
         if ours:
             assert kit.WorkerService(tiny, burst=True).run() == 0
         else:
-            monkeypatch.setattr(worker.tasks, "_loaded", load_served(tiny))
-            monkeypatch.setattr(worker.tasks, "load_settings", lambda: tiny)
+            monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
             SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
         results.append(sorted(kit.stream(client), key=lambda result: result.job_id))
         for result in results[-1]:
@@ -78,6 +77,18 @@ def test_a_plain_rq_worker_process(tiny: Settings, client: redis.Redis) -> None:
     assert run.returncode == 0, run.stderr
     assert kit.outcomes(client) == {job_id: "sorted"}, run.stderr
     assert SortResult.model_validate(kit.fetch(client, job_id).return_value()) == kit.stream(client)[0]
+
+
+def test_settings_and_model_are_loaded_once_in_a_process(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Settings] = []
+    monkeypatch.setattr(worker.tasks, "_loaded", None)
+    monkeypatch.setattr(worker.tasks, "load_settings", lambda: reads.append(tiny) or tiny)
+    kit.submit(tiny, *map(frame, PICTURES))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert set(kit.outcomes(client).values()) == {"sorted"}
+    assert len(reads) == 1
 
 
 def test_outside_of_rq_it_says_what_to_do_instead() -> None:

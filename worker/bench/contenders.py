@@ -23,7 +23,7 @@ from shared import keys
 from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
-from shared.settings import Settings, environment
+from shared.settings import Settings
 from worker.bench.crew import steady_rate, work_off
 from worker.bench.rates import rate_between
 from worker.bench.traffic import results
@@ -84,9 +84,9 @@ def drained_rate(settings: Settings, *, count: int) -> float:
     return rate_between(result.finished_at for result in _results(settings, count=count))
 
 
-def shared_rate(settings: Settings, *, count: int) -> float:
+def shared_rate(settings: Settings, *, count: int, workers: int) -> float:
     """As `drained_rate`, of several workers while all of them were at it."""
-    return steady_rate(_results(settings, count=count))
+    return steady_rate(_results(settings, count=count), workers=workers)
 
 
 def _results(settings: Settings, *, count: int) -> list[SortResult]:
@@ -121,7 +121,7 @@ def two_workers_rate(settings: Settings, *, count: int) -> float:
     from worker.bench.null import null_served
 
     work_off([settings, settings], null_served)
-    return shared_rate(settings, count=count)
+    return shared_rate(settings, count=count, workers=2)
 
 
 def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) -> float:
@@ -142,14 +142,14 @@ def run_sortline(settings: Settings, *, null: bool) -> None:
 
 
 def run_simple_worker(settings: Settings, *, null: bool) -> None:
-    """Empty the queue with RQ's SimpleWorker, the model loaded once before it starts."""
+    """Empty the queue with RQ's SimpleWorker, settings and model loaded once before it starts."""
     from rq import SimpleWorker
 
     from worker import tasks
     from worker.bench.null import null_served
     from worker.loading import load_served
 
-    tasks.use(null_served(settings) if null else load_served(settings))
+    tasks.use(null_served(settings) if null else load_served(settings), settings)
     run_rq(SimpleWorker, settings)
 
 
@@ -159,7 +159,6 @@ def run_rq(kind: type[Any], settings: Settings) -> None:
 
     from rq.serializers import JSONSerializer
 
-    os.environ.update(environment(settings))
     client = redis.Redis.from_url(settings.redis_url)
     worker = kind(["live"], connection=client, serializer=JSONSerializer, log_job_description=False)
     worker.log.setLevel(logging.WARNING)

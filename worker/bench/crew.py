@@ -88,19 +88,21 @@ def _work(settings: Settings, load: Loader) -> float:
     return time.process_time() - before_s
 
 
-def steady_rate(found: Sequence[SortResult]) -> float:
-    """Images/s while all the workers were at it: from the last one's first results to the first one's last.
+def steady_rate(found: Sequence[SortResult], *, workers: int) -> float:
+    """Images/s while all `workers` were at it: from the last one's first results to the first one's last.
 
     Raises:
-        Transient: they never were at it together.
+        Transient: some left no result, or they never were at it together.
     """
     finished: dict[str, list[float]] = {}
     for result in found:
         finished.setdefault(result.worker, []).append(result.finished_at)
+    if len(finished) != workers:
+        raise Transient(f"{len(finished)} of {workers} workers had work: give the benchmark more --jobs.")
     began = max(min(times) for times in finished.values())
     ended = min(max(times) for times in finished.values())
     if ended <= began:
-        raise Transient(f"{len(finished)} workers never worked at the same time: give the benchmark more --jobs.")
+        raise Transient(f"{workers} workers never worked at the same time: give the benchmark more --jobs.")
     return sum(1 for result in found if began < result.finished_at <= ended) / (ended - began)
 
 

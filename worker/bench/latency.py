@@ -125,6 +125,7 @@ def _model(found: list[SortResult]) -> dict[str, Any] | None:
 
 
 def _row(stretches: _Stretches) -> Record:
+    """One load. `capture_to_result_ms` is of all answers: of images that `expired` without the model, too."""
     frames = sum(sent.frames for sent in stretches.sent)
     counts = Counter(result.outcome.value for result in stretches.results)
     outcomes = {outcome.value: counts[outcome.value] for outcome in Outcome}

@@ -164,7 +164,8 @@ def _latency_panels(record: Record) -> list[Panel]:
     capacity = record["capacity_images_per_s"]["median"]
     return [
         Panel(
-            f"capture to result, {record['size']}; 100 % is {capacity:,.0f} images/s", lambda axes: _times(axes, record)
+            f"capture to result (expired too), {record['size']}; 100 % is {capacity:,.0f} images/s",
+            lambda axes: _times(axes, record),
         ),
         Panel(f"what became of the images, deadline {record['deadline_ms']:g} ms", lambda axes: _goodput(axes, record)),
     ]

@@ -132,7 +132,7 @@ def _measure(settings: Settings, case: _Case, measured: _Measured, *, urls: Sequ
     if len(found) != images * case.servers:
         raise Transient(f"{len(found)} results instead of {images * case.servers}: the run is void.")
     server_s = sum(late.cpu_s - early.cpu_s for early, late in zip(before, after, strict=True))
-    measured.rates.append(steady_rate(found))
+    measured.rates.append(steady_rate(found, workers=case.workers))
     measured.server_us.append(server_s / len(found) * 1e6)
     measured.worker_us.append(worker_s / len(found) * 1e6)
 

@@ -115,7 +115,8 @@ def _latency(console: Console, record: Record) -> None:
         )
     capacity = record["capacity_images_per_s"]["median"]
     title = (
-        f"latency: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of {capacity:,.0f} images/s"
+        f"latency: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of {capacity:,.0f} images/s; "
+        "times of all answers, of the expired too"
     )
     headings = ("load", "sent/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "in time", "in time/s (of capacity)", "not")
     _table(console, title, headings, rows)

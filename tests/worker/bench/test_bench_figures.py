@@ -40,13 +40,20 @@ def test_the_steady_rate_counts_only_while_all_workers_are_at_it() -> None:
     """One does 10 a second from 0 to 10 s, the other from 4 to 12 s: together 20, between 4 and 10."""
     early = [result("a", step / 10) for step in range(101)]
     late = [result("b", 4 + step / 10) for step in range(81)]
-    assert steady_rate(early + late) == pytest.approx(20.0, rel=0.02)
-    assert steady_rate(early) == pytest.approx(10.0)
+    assert steady_rate(early + late, workers=2) == pytest.approx(20.0, rel=0.02)
+    assert steady_rate(early, workers=1) == pytest.approx(10.0)
 
 
 def test_workers_that_took_turns_have_no_common_rate() -> None:
     with pytest.raises(Transient, match="2 workers never worked at the same time"):
-        steady_rate([result("a", 1.0), result("a", 2.0), result("b", 3.0), result("b", 4.0)])
+        steady_rate([result("a", 1.0), result("a", 2.0), result("b", 3.0), result("b", 4.0)], workers=2)
+
+
+@pytest.mark.parametrize("worked", [["a"], []])
+def test_a_rate_of_two_workers_is_not_that_of_fewer(worked: list[str]) -> None:
+    found = [result(name, float(second)) for name in worked for second in range(5)]
+    with pytest.raises(Transient, match=f"{len(worked)} of 2 workers had work"):
+        steady_rate(found, workers=2)
 
 
 @pytest.mark.parametrize(

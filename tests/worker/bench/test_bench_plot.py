@@ -130,6 +130,7 @@ def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) ->
     titles = draw({"machine": MACHINE, "benchmarks": RECORDS}, tmp_path / "all.png")
     # All sizes of `line` are one; latency and scaling are two each.
     assert len(titles) == len(set(titles)) == len(RECORDS) - 1 + 2
+    assert any(title.startswith("capture to result (expired too)") for title in titles)
     with Image.open(tmp_path / "all.png") as image:
         assert image.format == "PNG"
         everything = image.size
@@ -167,6 +168,7 @@ def test_the_tables_show_every_benchmark_and_what_was_left_out(
         "5 swaps",
     ):
         assert words in shown
+    assert "times of all answers, of the expired too" in " ".join(shown.split())
     assert shown.count("mosec is left out: pip install 'sortline[peers]'") == 2
     assert "ratio two to one: 1.2" in shown
 

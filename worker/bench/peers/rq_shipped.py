@@ -41,5 +41,5 @@ def _run_null(settings: Settings) -> None:
     from worker import tasks
     from worker.bench.null import null_served
 
-    tasks.use(null_served(settings))
+    tasks.use(null_served(settings), settings)
     run_rq(Worker, settings)
