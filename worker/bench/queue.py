@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from shared.settings import Settings
-from worker.bench.bare import bare_rate
+from worker.bench.bare import STEP_JOBS, bare_rate
 from worker.bench.contenders import for_bench, simple_worker_rate, sortline_rate, two_workers_rate
 from worker.bench.figures import Record, Say
 from worker.bench.filling import Filling
@@ -19,9 +19,10 @@ FRAME, QUALITY = "608x456", 85
 def bench_queue(settings: Settings, *, rounds: int, jobs: int, say: Say, peers: bool = False) -> Record:
     """Against the bare scripts and RQ's SimpleWorker on the same server, and two workers beside one.
 
-    `peers` adds `rq worker` and celery-batches. Slow contenders get fewer jobs: seconds each, not minutes.
+    All that batch take as many jobs at once as the bare scripts do, unless the settings say how many. `peers` adds
+    `rq worker` and celery-batches. Slow contenders get fewer jobs: seconds each, not minutes.
     """
-    settings = for_bench(settings)
+    settings = batching(for_bench(settings))
     filling = Filling(settings, FRAME, QUALITY)
     contenders = _usual(settings, filling, jobs=jobs)
     left_out: dict[str, str] = {}
@@ -39,6 +40,16 @@ def bench_queue(settings: Settings, *, rounds: int, jobs: int, say: Say, peers: 
         "ratio_two_to_one": ratio(rates, "sortline_two_workers", to="sortline"),
         **({"left_out": left_out} if left_out else {}),
     }
+
+
+def batching(settings: Settings) -> Settings:
+    """The settings, in batches as large as a step of the bare scripts unless they say how large.
+
+    An engine that costs as little as this one is a GPU's, which wants no fewer.
+    """
+    if "max_batch" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"max_batch": STEP_JOBS})
 
 
 def _usual(settings: Settings, filling: Filling, *, jobs: int) -> list[Contender]:
