@@ -44,7 +44,9 @@ def bench(
         str | None, typer.Option(help="NAME or NAME@VERSION, where a real model is measured (not queue, idle)")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="its engine (`engine` measures all)")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="most images in one batch; 32 of `queue` where nothing says how many")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="most images in one batch; 32 of `queue` where nothing says how many")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the JSON file and the plot")] = Path("bench-out"),
     redis_url: Annotated[
         str | None, typer.Option(help="an idle server that may be EMPTIED; an embedded one by default")
