@@ -10,13 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from shared.settings import Settings
 from shared.settings import environment as settings_environment
 
+PROJECT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
 
@@ -37,13 +38,18 @@ def sortline(*arguments: str, settings: Settings, **more: str) -> subprocess.Com
     )
 
 
-@contextmanager
-def worker(settings: Settings, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(settings: Settings, *arguments: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A worker process; killed at the end of the block if it still runs."""
+    return running("sortline", "worker", *arguments, settings=settings, log=log)
+
+
+@contextmanager
+def running(module: str, *arguments: str, settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A module, of the project or of these tests, as a process; as `worker`."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sortline", "worker", *arguments],
-            env=environment(settings),
+            [sys.executable, "-m", module, *arguments],
+            env=environment(settings, PYTHONPATH=str(PROJECT)),
             stdout=file,
             stderr=file,
         )
