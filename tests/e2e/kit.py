@@ -26,14 +26,16 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     return {**os.environ, **settings_environment(settings), **more}
 
 
-def sortline(*arguments: str, settings: Settings, **more: str) -> subprocess.CompletedProcess[str]:
+def sortline(
+    *arguments: str, settings: Settings, patience_s: float = PATIENCE_S * 4, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "sortline", *arguments],
         env=environment(settings, **more),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S * 5,
+        timeout=patience_s,
         check=False,
     )
 

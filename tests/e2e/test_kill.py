@@ -39,7 +39,8 @@ def _killed_in_the_middle(plant: Settings, client: redis.Redis, log: Path) -> tu
     """A worker does some of the jobs and is killed while it holds others; all jobs, and how many it held."""
     # Its leases run out quickly: a test should not wait for the default. Those of who comes after it don't: a
     # machine that is busy for two seconds would make that one lose jobs too.
-    with running("tests.e2e.sticking_worker", settings=plant.model_copy(update={"lease_s": 2}), log=log) as first:
+    quick = plant.model_copy(update={"lease_s": 2})
+    with running("tests.worker.slow_worker", "3600", "worker", settings=quick, log=log) as first:
         wait_until(lambda: ready(log), "the first worker is ready")
         job_ids = LineProducer(plant).submit_many(_frames())
         wait_until(lambda: _published(client), "the first worker has answered some")
