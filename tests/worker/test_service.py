@@ -83,9 +83,7 @@ def tiny(settings: Settings, tiny_models: Path) -> Settings:
 
 
 @contextlib.contextmanager
-def running(
-    settings: Settings, folder: Path, *arguments: str, command: str = "sortline worker"
-) -> Iterator[Process]:
+def running(settings: Settings, folder: Path, *arguments: str, command: str = "sortline worker") -> Iterator[Process]:
     """`sortline worker` with the arguments."""
     process = Process(["-m", *command.split(), *arguments], settings, folder / "worker.log")
     try:
