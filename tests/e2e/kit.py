@@ -81,7 +81,7 @@ def answers(log: Path, path: str) -> str | None:
         if "metrics on http://" in line:
             url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", path)
             try:
-                with urllib.request.urlopen(url, timeout=5) as response:
+                with urllib.request.urlopen(url, timeout=PATIENCE_S / 2) as response:
                     return str(response.read().decode())
             except (urllib.error.URLError, TimeoutError):
                 return None
