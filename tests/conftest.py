@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -13,6 +14,15 @@ from model_store.store import ModelStore
 from shared.embedded import embedded_server
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import publish_tiny_bundle
+
+# No example fails for being slow: a busy machine takes the 200 ms that Hypothesis allows by default for a few lines.
+hypothesis.settings.register_profile(
+    "unhurried",
+    hypothesis.settings(),  # which knows whether this is CI
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("unhurried")
 
 BOTTLES = Path(__file__).parent.parent / "producer" / "bottles"
 

@@ -147,8 +147,8 @@ class Follower:
             return
         self._previous = before
         trial = self._slot.now.trial
+        self._metrics.swaps.labels("swapped").inc()  # first: whoever sees a result of the new one finds it counted
         self._slot.put(model, None if trial is not None and trial.model is model else trial)
-        self._metrics.swaps.labels("swapped").inc()
         took = time.monotonic() - started
         # Names, not the models: a log's handlers keep what they are given, and a model is tens of megabytes.
         log.info("%s is served now, %s is kept for a rollback (%.2f s)", str(model), str(before), took)

@@ -10,13 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from shared.settings import Settings
 from shared.settings import environment as settings_environment
 
+PROJECT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 
 
@@ -25,25 +26,32 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     return {**os.environ, **settings_environment(settings), **more}
 
 
-def sortline(*arguments: str, settings: Settings, **more: str) -> subprocess.CompletedProcess[str]:
+def sortline(
+    *arguments: str, settings: Settings, patience_s: float = PATIENCE_S * 4, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "sortline", *arguments],
         env=environment(settings, **more),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S * 5,
+        timeout=patience_s,
         check=False,
     )
 
 
-@contextmanager
-def worker(settings: Settings, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(settings: Settings, *arguments: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A worker process; killed at the end of the block if it still runs."""
+    return running("sortline", "worker", *arguments, settings=settings, log=log)
+
+
+@contextmanager
+def running(module: str, *arguments: str, settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A module, of the project or of these tests, as a process; as `worker`."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sortline", "worker", *arguments],
-            env=environment(settings),
+            [sys.executable, "-m", module, *arguments],
+            env=environment(settings, PYTHONPATH=str(PROJECT)),
             stdout=file,
             stderr=file,
         )
@@ -73,7 +81,7 @@ def answers(log: Path, path: str) -> str | None:
         if "metrics on http://" in line:
             url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", path)
             try:
-                with urllib.request.urlopen(url, timeout=5) as response:
+                with urllib.request.urlopen(url, timeout=PATIENCE_S / 2) as response:
                     return str(response.read().decode())
             except (urllib.error.URLError, TimeoutError):
                 return None

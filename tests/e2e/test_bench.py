@@ -13,8 +13,9 @@ from tests.e2e.kit import sortline
 
 
 def test_queue_and_line_give_their_ratios(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:
+    """10,000 jobs of `queue`, as by default: two workers take a second, and both must come in time for some."""
     plant = settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny"})
-    arguments = ["bench", "queue", "line", "--rounds", "1", "--jobs", "100", "--sizes", "224x224", "--json"]
+    arguments = ["bench", "queue", "line", "--rounds", "1", "--jobs", "1000", "--sizes", "224x224", "--json"]
     done = sortline(*arguments, settings=plant)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

@@ -29,7 +29,7 @@ def test_a_litert_worker_never_imports_tensorflow(settings: Settings, tiny_model
     data = sorted(BOTTLES.glob("*.jpg"))[0].read_bytes()
     job_ids = LineProducer(plant).submit_many([Frame(data=data, line="line-1", camera="cam-1")] * 20)
     done = subprocess.run(
-        [sys.executable, "-c", WORK], env=environment(plant), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", WORK], env=environment(plant), capture_output=True, text=True, timeout=200, check=False
     )
     assert done.stdout.strip().splitlines()[-1] == "0 []", done.stderr
     results = wait_for(job_ids, timeout_s=1, settings=plant)

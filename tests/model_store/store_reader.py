@@ -1,8 +1,9 @@
 """A process that opens a store's models over and over; a script for test_store_readers.py.
 
-Run as `python -m tests.model_store.store_reader ROOT`. Says `ready` when it has opened the first one, reads until
-its standard input is closed, then prints one JSON object. A version that is deleted while it is being opened may
-be refused, with an error meant for people; one that is still there may not: it would have been half a bundle.
+Run as `python -m tests.model_store.store_reader ROOT CHANGED`. Says `ready` when it has opened the first one, makes the
+file CHANGED when it has opened another version, reads until its standard input is closed, then prints one JSON object.
+A version that is deleted while it is being opened may be refused, with an error meant for people; one that is still
+there may not: it would have been half a bundle.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from model_store.store import ModelStore
 from shared.errors import BadBundle, NotFound
 
 
-def read_until(stop: Callable[[], bool], store: ModelStore, *, ready: Callable[[], object]) -> Counter[str]:
+def read_until(
+    stop: Callable[[], bool], store: ModelStore, *, ready: Callable[[], object], changed: Callable[[], object]
+) -> Counter[str]:
     """How often a version was opened, or was gone meanwhile. Whatever else happens is raised."""
+    tell = {1: ready, 2: changed}  # by how many versions were opened
     counts: Counter[str] = Counter()
     while not stop():
         for spec in ("tiny", *(f"tiny@{version}" for version in store.versions("tiny")[:2])):
             counts[_read(spec, store)] += 1
-            if sum(counts.values()) == 1:
-                ready()
+            if (told := tell.pop(len(counts.keys() - {"gone"}), None)) is not None:
+                told()
     return counts
 
 
@@ -45,12 +49,14 @@ def _read(spec: str, store: ModelStore) -> str:
     return f"{manifest.name}@{manifest.version}"
 
 
-def main(root: Path) -> None:
+def main(root: Path, changed: Path) -> None:
     closed = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
-    counts = read_until(closed.is_set, ModelStore(root), ready=lambda: print("ready", flush=True))
+    counts = read_until(
+        closed.is_set, ModelStore(root), ready=lambda: print("ready", flush=True), changed=changed.touch
+    )
     print(json.dumps(counts))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

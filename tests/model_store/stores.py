@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,32 @@ KINDS = ("folder", "memory", "fsspec files")
 
 
 class ObjectMemory(MemoryFileSystem):  # type: ignore[misc]
-    """fsspec's memory, made to put and get whole objects as an object store does; else threads meet in one file."""
+    """fsspec's memory, made to put and get whole objects as an object store does; else threads meet in one file.
+
+    And to list as one: fsspec's raises where another thread deletes an object meanwhile.
+    """
+
+    _changing = threading.RLock()  # one for all: so is the memory
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        with self._changing:
+            return super().ls(path, detail=detail, **options)
+
+    def find(self, path: str, *options: Any, **more: Any) -> Any:
+        with self._changing:
+            return super().find(path, *options, **more)
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+        with self._changing:
+            super().pipe_file(path, value, **options)
+
+    def _rm(self, path: str) -> None:
+        with self._changing:
+            super()._rm(path)
+
+    def rm(self, path: str, **options: Any) -> None:
+        with self._changing:
+            super().rm(path, **options)
 
     def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
         Path(lpath).write_bytes(self.cat_file(rpath))

@@ -70,7 +70,7 @@ def test_litert_recovers_from_a_failed_run(
 def test_litert_never_waits_with_a_neighbour_still_reading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller fills its buffer anew once `predict` is over, however it ended."""
     engine = litert(tiny_bundle, threads=2)
-    invoke, both_in = Interpreter.invoke, threading.Barrier(2, timeout=10)
+    invoke, both_in = Interpreter.invoke, threading.Barrier(2, timeout=60)
     ended: list[str] = []
 
     def invoked(self: Interpreter) -> None:
@@ -97,7 +97,7 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     def invoked(self: Interpreter) -> None:
         if being_first.acquire(blocking=False):  # and never released
             held.set()
-            assert second_done.wait(10)
+            assert second_done.wait(60)
         invoke(self)
 
     images = random_images(8)
@@ -105,7 +105,7 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     monkeypatch.setattr(Interpreter, "invoke", invoked)
     with ThreadPoolExecutor(1) as callers:
         first = callers.submit(engine.predict, images[:4])
-        assert held.wait(10)
+        assert held.wait(60)
         np.testing.assert_array_equal(engine.predict(images[4:]), expected[4:])
         second_done.set()
         np.testing.assert_array_equal(first.result(), expected[:4])
@@ -174,7 +174,7 @@ def test_litert_deals_a_batch_out_and_puts_all_threads_on_a_lone_image(
 
 def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = litert(tiny_bundle, threads=3)
-    invoke, all_in = Interpreter.invoke, threading.Barrier(3, timeout=10)
+    invoke, all_in = Interpreter.invoke, threading.Barrier(3, timeout=60)
     monkeypatch.setattr(Interpreter, "invoke", lambda self: (all_in.wait(), invoke(self))[1])
     engine.predict(random_images(3))
 
@@ -227,7 +227,7 @@ def test_a_litert_engine_that_is_replaced_leaves_no_threads(tiny_bundle: Path) -
     del engine
     gc.collect()
     for thread in helpers:
-        thread.join(10)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in helpers)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Semaphore
@@ -27,9 +30,13 @@ READERS = 3
 ROUNDS = 12
 
 
-def keep_changing(store: ModelStore, bundle: Path) -> set[str]:
-    """Publish and promote, roll back, promote and delete, again and again; every version that there was."""
-    for _ in range(ROUNDS):
+def keep_changing(store: ModelStore, bundle: Path, *, noticed: Callable[[], bool]) -> set[str]:
+    """Publish and promote, roll back, promote and delete, until all readers notice; every version that there was."""
+    give_up_at = time.monotonic() + 120
+    for number in itertools.count():
+        if number >= ROUNDS and noticed():
+            break
+        assert time.monotonic() < give_up_at, "a reader sees nothing of the changes"
         published = int(store.publish("tiny", copy_build(bundle)).name)
         store.publish("tiny", copy_build(bundle), promote=False)
         store.promote("tiny", published + 1)
@@ -46,21 +53,26 @@ def assert_read_what_there_was(counts: Counter[str], published: set[str]) -> Non
 def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None:
     store = make_store("folder", tmp_path)
     store.publish("tiny", copy_build(tiny_bundle))
+    changed = [tmp_path / f"changed-{number}" for number in range(READERS)]
     readers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.model_store.store_reader", str(store.root)],
+            [sys.executable, "-m", "tests.model_store.store_reader", str(store.root), str(mark)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(READERS)
+        for mark in changed
     ]
     for reader in readers:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "ready\n"
-    published = keep_changing(store, tiny_bundle)
+
+    def noticed() -> bool:  # or it has failed, and says so below
+        return all(mark.exists() or reader.poll() is not None for mark, reader in zip(changed, readers, strict=True))
+
+    published = keep_changing(store, tiny_bundle, noticed=noticed)
     for reader in readers:
         out, err = reader.communicate(timeout=60)
         assert reader.returncode == 0, err
@@ -71,18 +83,28 @@ def test_threads_that_read_objects(tiny_bundle: Path, tmp_path: Path) -> None:
     remote = objects("memory", tmp_path)
     store = ModelStore(FsspecStorage(remote, cache=LocalStorage(tmp_path / "cache")))
     store.publish("tiny", copy_build(tiny_bundle))
-    stop, ready = Event(), Semaphore(0)
+    stop, ready, changed = Event(), Semaphore(0), [Event() for _ in range(READERS)]
     # Two share a cache, as the workers of one machine do.
     caches = [LocalStorage(tmp_path / f"cache {number // 2}") for number in range(READERS)]
     with ThreadPoolExecutor(READERS) as pool:
         readers = [
-            pool.submit(read_until, stop.is_set, ModelStore(FsspecStorage(remote, cache=cache)), ready=ready.release)
-            for cache in caches
+            pool.submit(
+                read_until,
+                stop.is_set,
+                ModelStore(FsspecStorage(remote, cache=cache)),
+                ready=ready.release,
+                changed=changed[number].set,
+            )
+            for number, cache in enumerate(caches)
         ]
-        for _ in readers:
-            ready.acquire(timeout=60)
+
+        def noticed() -> bool:
+            return all(mark.is_set() or reader.done() for mark, reader in zip(changed, readers, strict=True))
+
         try:
-            published = keep_changing(store, tiny_bundle)
+            for _ in readers:
+                assert ready.acquire(timeout=60)
+            published = keep_changing(store, tiny_bundle, noticed=noticed)
         finally:
             stop.set()
     for reader in readers:

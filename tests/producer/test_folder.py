@@ -12,6 +12,7 @@ import pytest
 from producer.folder import FolderSource
 from producer.sources import SourceFrame, folder_of
 from shared.errors import BadSetting
+from tests.e2e.kit import PATIENCE_S, wait_until
 
 MakeSource = Callable[..., FolderSource]
 
@@ -48,7 +49,7 @@ class DeafSource(FolderSource):
         self.now += timeout_s
 
 
-def take_all(source: FolderSource, *, timeout_s: float = 5.0) -> list[SourceFrame]:
+def take_all(source: FolderSource, *, timeout_s: float = PATIENCE_S) -> list[SourceFrame]:
     """What comes until nothing more comes for a moment; waits longest for the first."""
     frames = source.take(1000, timeout_s)
     while more := source.take(1000, 0.3):
@@ -83,9 +84,10 @@ def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: M
     with (folder / "new.jpg").open("wb") as file:
         file.write(b"one")
         file.flush()
+        wait_until(lambda: not source._reports.empty(), "the kernel reports it")
         assert source.take(10, 2.0) == []  # longer than a file needs to settle: its writer only pauses
         file.write(b" two")
-    assert [frame.data for frame in source.take(10, 5.0)] == [b"one two"]
+    assert [frame.data for frame in source.take(10, PATIENCE_S)] == [b"one two"]
     assert take_all(source, timeout_s=1.5) == []
 
 
@@ -96,7 +98,7 @@ def test_a_file_renamed_into_place_comes(folder: Path, tmp_path: Path, make_sour
     (folder / "inside.jpg.part").rename(folder / "inside.jpg")
     (tmp_path / "outside.jpg").rename(folder / "outside.jpg")
     found: list[bytes] = []
-    while len(found) < 2 and (frames := source.take(10, 5.0)):
+    while len(found) < 2 and (frames := source.take(10, PATIENCE_S)):
         found += [frame.data for frame in frames]
     assert sorted(found) == [b"inside", b"outside"]
 
@@ -157,8 +159,8 @@ def test_no_more_than_asked_for_at_once(folder: Path, make_source: MakeSource) -
     for number in range(5):
         (folder / f"{number}.jpg").write_bytes(b"x")
     source = make_source()
-    assert names(source.take(2, 5.0)) == ["0.jpg", "1.jpg"]
-    assert names(source.take(10, 5.0)) == ["2.jpg", "3.jpg", "4.jpg"]
+    assert names(source.take(2, PATIENCE_S)) == ["0.jpg", "1.jpg"]
+    assert names(source.take(10, PATIENCE_S)) == ["2.jpg", "3.jpg", "4.jpg"]
 
 
 def test_a_folder_that_is_away_for_a_while_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,7 +119,7 @@ def test_a_failed_job_and_a_vanished_one_are_told_apart(client: redis.Redis, set
 
     # RQ's worker installs signal handlers, which only the main thread may: so the upload is in the other.
     rows: list[Row] = []
-    thread = threading.Thread(target=lambda: rows.extend(upload(settings, folder, wait=True, timeout_s=20)))
+    thread = threading.Thread(target=lambda: rows.extend(upload(settings, folder, wait=True, timeout_s=60)))
     thread.start()
     end_jobs()
     thread.join()

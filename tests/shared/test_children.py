@@ -83,8 +83,20 @@ def _parent(pid: int) -> int:
         return 0
 
 
+# Python runs it before all else: the command line waits for a writer who never comes, and has no handler yet.
+NEVER_BEGINS = """
+import sys
+if sys.orig_argv[1:3] == ["-m", "sortline"]:
+    open({fifo!r}).read()
+"""
+
+
 def test_a_child_ended_before_it_began_says_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "sitecustomize.py").write_text(NEVER_BEGINS.format(fifo=str(tmp_path / "fifo")))
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     arguments = ["camera", "--line", "early", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
-    child = Child(arguments, log=tmp_path / "log")
+    child = Child(arguments, log=tmp_path / "log", variables={"PYTHONPATH": paths})
     wait_until(lambda: [pid for pid in _running("early") if _parent(pid) in _running("keeper.py")], "it was started")
     assert child.end() == NOT_BEGUN
+    assert (tmp_path / "log").read_text() == "", "it had begun"

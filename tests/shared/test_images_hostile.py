@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -118,25 +119,27 @@ def test_threads_get_the_same_pixels() -> None:
 
 def test_decoding_lets_other_threads_run() -> None:
     data = encode(bottle(1920, 1080), "JPEG")
-    started = threading.Event()
-    decoded: list[np.ndarray] = []
+    started, through = threading.Event(), threading.Event()
+    give_up_at = time.monotonic() + 60
+    waited_in_vain: list[bool] = []
 
-    def decode_many() -> None:
+    def decode_until_another_is_through() -> None:
         started.set()
-        for _ in range(40):
-            decoded.append(decode_image(data, size_px=SIZE_PX))
+        while not through.is_set() and time.monotonic() < give_up_at:
+            decode_image(data, size_px=SIZE_PX)
+        waited_in_vain.append(not through.is_set())
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)  # from here on a thread runs until it lets go of the interpreter by itself
     try:
-        thread = threading.Thread(target=decode_many)
+        thread = threading.Thread(target=decode_until_another_is_through)
         thread.start()
         started.wait()
-        seen = len(decoded)
+        through.set()
     finally:
         sys.setswitchinterval(before)
     thread.join()
-    assert seen < 40
+    assert waited_in_vain == [False]
 
 
 def outcome(data: bytes) -> np.ndarray | None:

@@ -119,15 +119,15 @@ def test_a_batch_needs_what_its_size_costs(model: Model) -> None:
 def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """The model is busy and takes a minute: none of those behind it can be met, though no deadline is past yet."""
+    """The model is busy and takes two hours: none of those behind it can be met, though no deadline is past yet."""
     gate = Gate()
     its_parts = kit.parts(settings, ToneEngine(gate))
-    its_parts.slot.now.acting.cost.observe(1, 60.0)
-    (first,) = kit.submit(settings, frame(deadline_ms=30_000))
+    its_parts.slot.now.acting.cost.observe(1, 7200.0)
+    (first,) = kit.submit(settings, frame(deadline_ms=3_600_000))
     run = kit.pipeline(settings, its_parts, burst=True)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    behind = kit.submit(settings, *[frame(deadline_ms=30_000) for _ in range(5)])
+    behind = kit.submit(settings, *[frame(deadline_ms=3_600_000) for _ in range(5)])
     kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "those behind are answered while the first is in the model")
     gate.opened.set()
     kit.finish(run)

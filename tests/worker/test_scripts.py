@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from shared import keys
+from shared.connection import connect
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -167,16 +168,18 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
 
 @pytest.fixture
 def waiting(settings: Settings) -> Iterator[threading.Event]:
-    """Set when a worker that waits for work wakes."""
+    """Set when a worker that waits for work wakes; by itself it does so after whoever waits for that has given up."""
     woken = threading.Event()
+    client = connect(settings.redis_url, socket_timeout_s=4 * kit.PATIENCE_S)
 
     def wait() -> None:
-        kit.claimer(settings).wait(8.0)  # less than the client's own timeout
+        Claimer(client, worker="w1", queues=settings.queue_names, lease_s=settings.lease_s).wait(2 * kit.PATIENCE_S)
         woken.set()
 
     thread = threading.Thread(target=wait)
     thread.start()
     yield woken
+    client.rpush(keys.bell("live"), "1")  # so that a test that failed needs not wait either
     thread.join(kit.PATIENCE_S)
     assert not thread.is_alive()
 
@@ -185,7 +188,7 @@ def test_a_waiting_worker_wakes_on_submit(settings: Settings, client: redis.Redi
     kit.wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "the worker waits")
     assert not waiting.is_set()
     kit.submit(settings, frame())
-    assert waiting.wait(4.0), "the worker slept through the submit"
+    assert waiting.wait(kit.PATIENCE_S), "the worker slept through the submit"
 
 
 def test_the_bell_is_silent_when_queues_are_empty(settings: Settings, client: redis.Redis) -> None:

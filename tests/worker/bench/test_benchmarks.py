@@ -13,7 +13,8 @@ import redis
 from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
-from worker.bench import engine, footprint, idle, latency, scaling, traffic
+from tests.worker.bench.meeting import meeting_simulated_served
+from worker.bench import engine, footprint, idle, latency, scaling, simulated, traffic
 from worker.bench.crew import idle_crew, work_off
 from worker.bench.engine import bench_engine
 from worker.bench.footprint import bench_footprint
@@ -104,6 +105,7 @@ def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
 def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
     monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
+    monkeypatch.setattr(simulated, "simulated_served", meeting_simulated_served)
     record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, say=say)
     assert record["left_out"] == {}
     (real,) = record["real"]["points"]
@@ -111,7 +113,10 @@ def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytes
     points = record["simulated"]["points"]
     assert [(point["workers"], point["servers"]) for point in points] == [(1, 1), (2, 1), (2, 2)]
     for point in points:
-        assert 0 < point["jobs_per_s"]["median"] <= full_rate(plant.max_batch) * point["workers"] * 1.1
+        rate = point["jobs_per_s"]["median"]
+        assert rate > 0
+        of_engines = rate / point["workers"] / full_rate(plant.max_batch)
+        assert point["used_share"]["engine"] == pytest.approx(of_engines, abs=1e-3)
         assert point["ratio_to_one_worker"] > 0
         assert point["server_us_per_job"] > 0
         assert point["worker_us_per_job"] > 0
@@ -122,8 +127,9 @@ def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytes
 def test_idle_times_single_images_and_counts_what_waiting_costs(
     plant: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An idle worker asks every half second: watched for less, it may not be heard at all."""
     monkeypatch.setattr(idle, "SETTLE_S", 0.2)
-    record = bench_idle(plant, jobs=5, workers=3, watch_s=0.5, say=say)
+    record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, say=say)
     assert [crew["workers"] for crew in record["crews"]] == [1, 3]
     assert record["server_alone"]["commands_per_s"] >= 0
     for crew in record["crews"]:

@@ -1,0 +1,52 @@
+"""The command line, with a model that is quick with one batch and slow with all after it: a process for tests.
+
+    python -m tests.worker.slow_worker SECONDS worker [OPTIONS]
+
+For tests of what becomes of a worker in the middle of the work. One that is as fast as it can be is done before they
+look, on a fast machine or where they get no turn for a while.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sortline
+from model_store.engines import Engine
+from shared.settings import Settings
+from worker import service
+from worker.loading import Served, load_served
+
+
+class SlowEngine:
+    """An engine that takes so many seconds more for each batch but its first."""
+
+    def __init__(self, engine: Engine, *, seconds: float) -> None:
+        self._engine = engine
+        self._seconds = seconds
+        self._first = threading.Semaphore(1)
+        self.name, self.input_size_px = engine.name, engine.input_size_px
+        self.classes_count, self.callers = engine.classes_count, engine.callers
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        self._engine.warm_up(batch_sizes)
+
+    def predict(self, batch: Any, *, hungry: Callable[[], None] | None = None) -> Any:
+        if not self._first.acquire(blocking=False):
+            time.sleep(self._seconds)
+        return self._engine.predict(batch, hungry=hungry)
+
+
+def _load_slow(settings: Settings) -> Served:
+    served = load_served(settings)
+    return replace(served, engine=SlowEngine(served.engine, seconds=float(seconds)))
+
+
+if __name__ == "__main__":
+    seconds = sys.argv.pop(1)
+    service.load_served = _load_slow
+    sortline.main()
