@@ -21,6 +21,7 @@ from worker.bench.footprint import bench_footprint
 from worker.bench.idle import bench_idle
 from worker.bench.latency import bench_latency
 from worker.bench.null import null_served
+from worker.bench.queue import batching
 from worker.bench.scaling import bench_scaling
 from worker.bench.simulated import full_rate, simulated_served
 from worker.bench.traffic import Load, send
@@ -95,6 +96,12 @@ def test_frames_that_find_the_queue_full_are_counted(plant: Settings, tmp_path: 
     bounded = plant.model_copy(update={"queue_max_items": 10})
     sent = send(bounded, Load(line="l", count=30, rate_hz=5000.0, size=SIZE), folder=tmp_path)
     assert (sent.frames, sent.accepted, sent.refused_full, sent.cameras) == (30, 10, 20, 3)
+
+
+def test_the_queue_is_measured_in_the_bare_scripts_batches_unless_told(settings: Settings) -> None:
+    assert "max_batch" not in settings.model_fields_set
+    assert batching(settings).max_batch == 32
+    assert batching(settings.model_copy(update={"max_batch": 16})).max_batch == 16
 
 
 def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
