@@ -45,18 +45,19 @@ class TuneSettings:
     weight_decay: float = 0.02
     largest_gradient: float = 2.0  # norm over all layers
     own_statistics: bool = False  # batch normalisation gathers its own; only from scratch
-    patience: int = 8  # epochs without a lower validation loss until it stops
+    patience: int | None = 8  # epochs without a lower validation loss until it stops
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
 
 
-# A low rate: what ImageNet taught is to be bent, not lost. Lower still where the early layers move too.
+# A low rate: what ImageNet taught is to be bent, not lost. Lower still where the early layers move too. From scratch
+# nothing stops early: statistics that are only being gathered make a poor validation loss for many epochs.
 SETTINGS: dict[FineTune, TuneSettings] = {
     "top": TuneSettings(learning_rate=3e-4),
     "all": TuneSettings(learning_rate=1e-4),
-    "scratch": TuneSettings(learning_rate=1e-3, own_statistics=True, patience=20),
+    "scratch": TuneSettings(learning_rate=1e-3, own_statistics=True, patience=None),
 }
 
 
@@ -113,7 +114,7 @@ def fine_tune(
             history[name].append(float(value))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
-        elif epoch - best_epoch >= settings.patience:
+        elif settings.patience is not None and epoch - best_epoch >= settings.patience:
             break
     run.restore(kept)
     return Fitted(run.head(), history | {"learning_rate": rates[: len(history["loss"])]}, best_epoch)
