@@ -22,6 +22,7 @@ from model_store.policy import Decision, decide
 from shared.errors import BadImage
 from shared.regions import ANY_CAMERA
 from shared.settings import Settings
+from shared.walking import walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,16 +51,11 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_image(file, inside=path))
+            inside = [file for files in walk(path) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
             # A folder without images is passed on, to be reported as something that can't be classified.
             yield from inside or [path]
         else:
             yield path
-
-
-def _is_image(file: Path, *, inside: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(inside).parts)
-    return not hidden and file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
 
 
 def classify_files(

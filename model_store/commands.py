@@ -117,7 +117,7 @@ def train(
     if as_json:
         print_json(_trained_json(trained))
     else:
-        _print_trained(trained)
+        _print_trained(trained, promoted=options.promote)
 
 
 def evaluate(
@@ -318,7 +318,8 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _print_trained(trained: Trained) -> None:
+def _print_trained(trained: Trained, *, promoted: bool) -> None:
+    from model_store.bundle import FLOAT_TOLERANCE
     from model_store.parity import RELOAD_TOLERANCE
 
     manifest, data = trained.manifest, trained.manifest.dataset
@@ -339,7 +340,7 @@ def _print_trained(trained: Trained) -> None:
         f"{parity['int8_labels_agreement']:.1%}"
     )
     if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
-        print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off the trained model")
+        print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off, which is rounding up to {FLOAT_TOLERANCE:.0e}")
     if manifest.calibration is not None:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
         print(f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold)")
@@ -347,7 +348,11 @@ def _print_trained(trained: Trained) -> None:
         print(f"- {note}")
     print(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
     print(f"report: {trained.path / 'report' / 'index.html'}")
-    print(f"next: sortline classify PHOTO.jpg --model {manifest.name}; sortline worker --model {manifest.name}")
+    version = f"{manifest.name}@{manifest.version}"
+    if promoted:
+        print(f"next: sortline classify PHOTO.jpg --model {version}; sortline worker --model {manifest.name}")
+    else:
+        print(f"next: {version} is not current: see sortline models compare, and promote")
 
 
 def _print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:

@@ -136,7 +136,7 @@ def canary(
     max_disagreement: Annotated[
         float, typer.Option(help="ends by itself when more than this share is answered differently")
     ] = 0.1,
-    min_images: Annotated[int, typer.Option(help="compared images before that is decided")] = 200,
+    min_images: Annotated[int, typer.Option(help="compared images that share is of, at the least")] = 200,
     lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end the trial that is on")] = False,
     model_store: StoreFlag = None,
@@ -214,7 +214,7 @@ def _lower_f1(store: ModelStore, name: str, version: int, previous: int | None) 
         return None
     return (
         f"{name}@{version} has a macro F1 of {new:.3f}, {name}@{previous} had {old:.3f}, each on validation images of "
-        "its own: compare them on the same ones with `sortline evaluate`."
+        "its own: `sortline models compare` does on the same ones."
     )
 
 

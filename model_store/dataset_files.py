@@ -6,7 +6,6 @@ time and bounded, so that no name can lead outside and no member can unfold with
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from shared.errors import BadDataset, BadImage
+from shared.walking import walk
 
 # Far more than a dataset that fits into the memory of a training machine.
 MAX_FILES = 1_000_000
@@ -99,22 +99,11 @@ class _Zip:
 
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
-    for folder, folders, files in os.walk(path, followlinks=True):
-        kept = (name for name in folders if not name.startswith("."))
-        folders[:] = sorted(name for name in kept if not _leads_back(Path(folder, name), path))
-        relative = Path(folder).relative_to(path)
-        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
+    for files in walk(path):
+        names += [file.relative_to(path).as_posix() for file in files]
         _check_count(path, len(names))
     tops = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
-
-
-def _leads_back(folder: Path, top: Path) -> bool:
-    """Whether it is a link to a folder that it lies in, by the way from `top`: to follow it would never end."""
-    if not folder.is_symlink():
-        return False
-    target = folder.resolve()
-    return any(one.resolve().is_relative_to(target) for one in folder.parents if one.is_relative_to(top))
 
 
 def _zip(path: Path) -> _Zip:

@@ -172,7 +172,7 @@ class ReadableStore:
     def not_there(self, what: str) -> str:
         there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
         has = f"it has {', '.join(there)}" if there else "it is empty"
-        return f"{what} in the model store {self.where}: {has}. Train one with `sortline train`, or set --model."
+        return f"{what} in the model store {self.where}: {has}. Name one of them, or train one with `sortline train`."
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import BadImage, NotFound
+from shared.walking import walk
 
 # Images barely compress, bitmaps of a flat scene perhaps 50 to 1; bombs reach 1000 to 1 and more.
 MAX_EXPANSION = 100
@@ -37,15 +38,16 @@ class Input:
 
 
 def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """Every file in the paths, in sorted order; hidden ones inside folders and archives are passed over.
+    """Every file in the paths, in order; inside folders links are followed, and hidden names passed over everywhere.
 
     Raises:
         NotFound: a path does not exist.
     """
     for path in paths:
         if path.is_dir():
-            for file in _walk(path):
-                yield from _expand(file)
+            for files in walk(path):
+                for file in files:
+                    yield from _expand(file)
         elif path.exists():
             yield from _expand(path)
         else:
@@ -100,12 +102,6 @@ class InputReader:
             data = file.read(self._max_image_bytes + 1)
         self._bytes_left -= len(data)
         return data
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _expand(path: Path) -> Iterator[Input]:

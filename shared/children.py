@@ -18,6 +18,14 @@ NOT_BEGUN = 128 + signal.SIGTERM
 _END_TIMEOUT_S = 30.0
 
 
+def ours(*arguments: str, module: str = "sortline") -> list[str]:
+    """The command line `sortline ARGUMENTS…`, or another module's, of this very installation.
+
+    `-P`: a folder that is called `sortline`, such as the one above a clone has, must not be taken for it.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 class Child:
     """`sortline ARGUMENTS…`, or another module's, as a process that ends with the block, or when the caller is killed.
 
@@ -33,14 +41,14 @@ class Child:
         module: str = "sortline",
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Starts it (`python -m module`), with `variables` in its environment beside the caller's.
+        """Starts it (`ours`), with `variables` in its environment beside the caller's.
 
         Standard error goes to the file `log`; standard output to `out`, or to `log` as well.
         """
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-P", str(_KEEPER), sys.executable, "-m", module, *arguments],
+                [sys.executable, "-P", str(_KEEPER), *ours(*arguments, module=module)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=errors,

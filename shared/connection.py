@@ -47,11 +47,11 @@ def check(client: redis.Redis, redis_url: str) -> None:
 
 @contextlib.contextmanager
 def server_errors(redis_url: str) -> Iterator[None]:
-    """Tells a server that is away from one that refuses the login; the block talks to it.
+    """Tells a server that is away from one that refuses the login or the database; the block talks to it.
 
     Raises:
         ServerAway: no answer; names the server.
-        BadSetting: the server refuses the login.
+        BadSetting: the server refuses the login, or has no such database.
     """
     try:
         yield
@@ -59,6 +59,13 @@ def server_errors(redis_url: str) -> Iterator[None]:
         raise BadSetting(
             f"the Redis server at {masked(redis_url)} refuses the login: {_text(error)}. "
             "Give user and password in redis_url."
+        ) from error
+    except redis.exceptions.ResponseError as error:
+        if "DB index" not in str(error):
+            raise
+        raise BadSetting(
+            f"the Redis server at {masked(redis_url)} has no such database: {_text(error)}. Most have 0 to 15; end "
+            "redis_url with the number of one."
         ) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise ServerAway(

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         "auto", description="what runs the model: auto takes TensorFlow where it sees a GPU, else LiteRT"
     )
     policies: dict[Name, PolicyOverride] = Field(
-        {}, description="per line, what differs from the model's own policy (below)"
+        {}, description="per line, what differs from the model's own policy; docs/settings.md shows how"
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
@@ -224,7 +224,11 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
         if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            lines.append(f"{config_file()} sets {name!r}, which is not a setting: see `sortline config`.")
+            import difflib  # only where something is wrong
+
+            close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            mend = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md has them all."
+            lines.append(f"{config_file()} sets {name!r}, which is not a setting: {mend}")
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))

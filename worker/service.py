@@ -119,7 +119,7 @@ class WorkerService:
         """Register with RQ, however long the server takes to be there; None when told to stop meanwhile.
 
         Raises:
-            BadSetting: the server refuses the login, which waiting does not mend.
+            BadSetting: the server refuses the login, or has no such database, which waiting does not mend.
         """
         url = self._settings.redis_url
         while not self._stop_signals:

@@ -32,7 +32,7 @@ from producer.demo.tally import Tally
 from producer.simulator import SimulatedSource
 from producer.streams import ResultStreams
 from shared import keys
-from shared.children import NOT_BEGUN, Child
+from shared.children import NOT_BEGUN, Child, ours
 from shared.connection import connect
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
@@ -278,14 +278,13 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
     Raises:
         Transient: training failed; its own messages were shown.
     """
-    arguments = [sys.executable, "-m", "sortline"]
-    known = subprocess.run([*arguments, "models", "show", settings.model], capture_output=True, check=False)
+    known = subprocess.run(ours("models", "show", settings.model), capture_output=True, check=False)
     if known.returncode == 0:
         console.print(f"model {settings.model}: there already, in {masked(settings.model_store)}")
         return
     console.print(f"model {settings.model}: not there yet; training it (a minute or two, once)")
     # Only the head: half the time of a tuned model, for a demo that is watched.
-    command = [*arguments, "train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none"]
+    command = ours("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
     trained = subprocess.run(command, check=False, stdout=sys.stderr)  # standard output is for the summary alone
     if trained.returncode != 0:
         raise Transient(f"training ended with exit code {trained.returncode}; its messages are above.")

@@ -39,9 +39,11 @@ def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three images, one of them in a folder of its own, a broken one, and other things."""
+    """A folder with three images, one in a folder elsewhere that it links to, a broken one, and other things."""
     folder = tmp_path / "images"
-    (folder / "deeper").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (folder / "deeper").symlink_to(tmp_path / "elsewhere")
     for name, pixels in zip(("a.png", "b.PNG", "deeper/c.png"), random_images(3, size_px=48), strict=True):
         Image.fromarray(pixels).save(folder / name)
     (folder / "broken.jpg").write_bytes((folder / "a.png").read_bytes()[:60])

@@ -45,6 +45,9 @@ def test_files_folders_and_archives_in_sorted_order(tmp_path: Path) -> None:
     archive = make_zip(
         folder / "more.zip", {"z.jpg": b"z", "dir/": b"", "dir/y.jpg": b"y", "__MACOSX/._z.jpg": b"junk"}
     )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.jpg").write_bytes(b"d")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
     single = tmp_path / "single.png"
     single.write_bytes(b"single")
     assert list(read_all(single, folder).items()) == [
@@ -53,6 +56,7 @@ def test_files_folders_and_archives_in_sorted_order(tmp_path: Path) -> None:
         (f"{folder}/b.jpg", b"b.jpg"),
         (f"{archive}/dir/y.jpg", b"y"),
         (f"{archive}/z.jpg", b"z"),
+        (f"{folder}/linked/d.jpg", b"d"),
         (f"{folder}/sub/c.jpg", b"sub/c.jpg"),
     ]
 

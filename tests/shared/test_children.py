@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shared.children import NOT_BEGUN, Child
 from tests.e2e.kit import wait_until
 
@@ -51,6 +53,17 @@ def test_a_child_may_run_another_module(tmp_path: Path) -> None:
     assert "usage" in (tmp_path / "log").read_text()
 
 
+def test_a_folder_of_our_name_is_not_taken_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the one that a clone is in."""
+    (tmp_path / "sortline").mkdir()
+    (tmp_path / "sortline" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with Child(["--version"], log=tmp_path / "log") as child:
+        wait_until(lambda: child.poll() is not None, "the child ends")
+        assert child.poll() == 0
+    assert (tmp_path / "log").read_text().startswith("sortline ")
+
+
 def test_end_stops_a_child_that_would_go_on(tmp_path: Path) -> None:
     arguments = ["camera", "--line", "ends", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
     child = Child(arguments, log=tmp_path / "log")
@@ -86,7 +99,7 @@ def _parent(pid: int) -> int:
 # Python runs it before all else: the command line waits for a writer who never comes, and has no handler yet.
 NEVER_BEGINS = """
 import sys
-if sys.orig_argv[1:3] == ["-m", "sortline"]:
+if sys.orig_argv[1:4] == ["-P", "-m", "sortline"]:
     open({fifo!r}).read()
 """
 

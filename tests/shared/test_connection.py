@@ -49,6 +49,13 @@ def test_urls_that_cannot_be_used(url: str) -> None:
     assert "hun" not in str(caught.value)
 
 
+def test_a_database_that_is_not_there_is_a_setting_to_mend() -> None:
+    with embedded_server() as url:
+        wrong = f"{url.rpartition('/')[0]}/9999"
+        with pytest.raises(BadSetting, match="has no such database"):
+            check(connect(wrong), wrong)
+
+
 def test_a_refused_login_is_a_setting_to_mend() -> None:
     with embedded_server() as url:
         with connect(url) as client:

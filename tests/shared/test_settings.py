@@ -84,9 +84,11 @@ def test_every_bad_value_is_named_at_once() -> None:
 
 
 def test_an_unknown_name_in_the_file_is_refused() -> None:
-    Path("sortline.toml").write_text("max_bacth = 3\n")
-    with pytest.raises(BadSetting, match=r"'max_bacth', which is not a setting"):
+    Path("sortline.toml").write_text("max_bacth = 3\nsteam = 1\n")
+    with pytest.raises(BadSetting) as caught:
         load_settings()
+    assert "'max_bacth', which is not a setting: did you mean max_batch?" in str(caught.value)
+    assert "'steam', which is not a setting: remove it; docs/settings.md has them all." in str(caught.value)
 
 
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

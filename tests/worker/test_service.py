@@ -210,6 +210,13 @@ def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings,
         assert worker.exit_code() == 0, worker.log
 
 
+def test_a_database_that_is_not_there_ends_it(tiny: Settings, tmp_path: Path) -> None:
+    wrong = tiny.model_copy(update={"redis_url": f"{tiny.redis_url.rpartition('/')[0]}/9999"})
+    with running(wrong, tmp_path) as worker:
+        assert worker.exit_code() == 2
+        assert "has no such database" in worker.log
+
+
 def test_a_refused_login_ends_it_and_names_the_mend(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
     """Waiting for a better password would look like a server that is away."""
     client.config_set("requirepass", "secret")

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from typing import Any
 import redis
 
 from shared import keys
+from shared.children import ours
 from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
@@ -55,13 +55,13 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
     """
     client: Any = connect(settings.redis_url)
     client.flushdb()
-    command = [sys.executable, "-m", "sortline", "camera", "--line", LINE, "--camera", CAMERA]
-    command += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
-    command += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
+    arguments = ["camera", "--line", LINE, "--camera", CAMERA]
+    arguments += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
+    arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
-    done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.DEVNULL, env=variables)
+    done = subprocess.run(ours(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
     if done.returncode:  # it has said why
-        raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(command[3:])}`): see above.")
+        raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     images: list[bytes] = []
     known: dict[bytes, bytes] = {}  # so that a frame that was sent often is held once
