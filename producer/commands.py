@@ -129,10 +129,10 @@ def upload(
 ) -> None:
     """Put image files onto a queue, and with --wait collect what became of each.
 
-    Every file inside folders, links followed, and archives is one row of the CSV, hidden ones excepted. What is
-    not an image is `rejected` with its reason before anything is sent. A full queue is waited for. Exit status: 0 when every
-    file has its result (without --wait: is on the queue), a rejection being one; 1 when a result is missing or
-    a job failed.
+    Every file inside folders, links followed, and archives is one row of the CSV, hidden ones excepted. What is not
+    an image is `rejected` with its reason before anything is sent. A full queue is waited for. Exit status: 0 when
+    every file has its result (without --wait: is on the queue), a rejection being one; 1 when a result is missing or a
+    job failed.
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
