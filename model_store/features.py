@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from model_store.augmentation import other_light, other_views
 from model_store.batches import Images, in_batches
-from model_store.disk import reason
 from model_store.progress import Advance
 from model_store.sight import Sight
 from model_store.tf import import_tensorflow
@@ -74,7 +73,8 @@ class FeatureExtractor:
             try:
                 _write(files[index], found[index])
             except OSError as error:  # a full disk must not cost the training
-                _warn_uncached(self._folder.parent, reason(error))
+                # Without the file's name, which is another one each time.
+                _warn_uncached(self._folder.parent, error.strerror or str(error))
         return found
 
     @functools.cached_property

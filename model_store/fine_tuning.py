@@ -26,6 +26,7 @@ from model_store.sight import Sight
 from model_store.tf import import_keras, import_tensorflow
 from model_store.training import Fitted, Head, History, Scaler
 from model_store.views import cut
+from shared.errors import BadSetting
 
 FineTune = Literal["none", "top", "all", "scratch"]
 
@@ -93,6 +94,9 @@ def fine_tune(
         variables: in the order of the sight's own.
         scaler: what the head's features are standardised by while it learns.
         advance: hears how many images were trained on.
+
+    Raises:
+        BadSetting: from scratch, and nothing was learnt.
     """
     run = _Run(sight, head, variables=variables, settings=settings, scaler=scaler, targets=train.targets, seed=seed)
     rng = np.random.default_rng(seed)
@@ -116,6 +120,11 @@ def fine_tune(
             best_loss, best_epoch, kept = loss, epoch, run.weights()
         elif settings.patience is not None and epoch - best_epoch >= settings.patience:
             break
+    if settings.own_statistics and best_epoch < 0:
+        raise BadSetting(
+            f"--fine-tune scratch: no epoch of {settings.epochs} had a validation loss that is a number: nothing was "
+            "learnt. Use another --seed, or --fine-tune top."
+        )
     run.restore(kept)
     return Fitted(run.head(), history | {"learning_rate": rates[: len(history["loss"])]}, best_epoch)
 

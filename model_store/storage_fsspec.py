@@ -141,7 +141,10 @@ class FsspecStorage:
 
 
 class FsspecWriter:
-    """Changes one model while its lease lasts. See `storage.Writer`; raises StoreAway."""
+    """Changes one model while its lease lasts. See `storage.Writer`.
+
+    Raises StoreAway, and BadSetting where the scratch folder that a version is made in has no room.
+    """
 
     def __init__(self, objects: Objects, name: str, lease: Lease) -> None:
         self._objects = objects

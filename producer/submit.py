@@ -182,7 +182,8 @@ class LineProducer:
 
         Args:
             jobs: from `prepare`, of one queue or several.
-            some: where a queue has no room for all, enqueue the first that fit, and name them in the error.
+            some: where a queue has no room for all, enqueue the first that fit, and name them in the error; queues that
+                would come after it are not tried.
 
         Raises:
             QueueFull, ServerAway: as `submit_many`.

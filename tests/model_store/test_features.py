@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def test_features_that_cant_be_cached_are_used_all_the_same(
     sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device", f"tmp{next(number)}")
 
-    images = frames(5)
+    images, number = frames(5), itertools.count()
     monkeypatch.setattr(np, "save", full)
     for _ in range(2):
         found = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)

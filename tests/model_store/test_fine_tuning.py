@@ -18,6 +18,7 @@ from model_store.sight import Sight, closed_box, inside
 from model_store.tf import import_tensorflow
 from model_store.training import Fitted, Head, Scaler, logits_of
 from model_store.views import Canvas
+from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as CLOSED_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import coloured_frames
@@ -199,6 +200,13 @@ def test_random_weights_are_nothing_to_fall_back_on(tiny_network: Network, monke
     settings = replace(SETTINGS["scratch"], epochs=2, batch_size=8)
     run = tuned(tiny_network.clone(pretrained=False), settings, everything=True, located_by=tiny_network)
     assert run.fitted.best_epoch == 1
+
+
+def test_random_weights_that_learn_nothing_are_no_model(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    Scripted(monkeypatch, 1.0, float("nan"))
+    settings = replace(SETTINGS["scratch"], epochs=1, batch_size=8)
+    with pytest.raises(BadSetting, match="no epoch of 1 had a validation loss that is a number"):
+        tuned(tiny_network.clone(pretrained=False), settings, everything=True, located_by=tiny_network)
 
 
 def test_the_rate_falls_along_a_cosine(top: Tuned) -> None:
