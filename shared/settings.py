@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
     max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
     result_ttl_s: int = Field(
-        3600, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
+        900, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
     )
     failure_ttl_s: int = Field(7 * 86400, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a failed job")
     image_ttl_s: int = Field(3600, ge=1, le=MAX_TTL_S, description="seconds that an unsorted image is kept")

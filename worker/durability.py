@@ -1,4 +1,4 @@
-"""Durability: does the server keep what it is given? Asked once at start; a warning is all that comes of it."""
+"""Does the server keep what it is given, and at what memory? Asked once at start; a warning is all that comes of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any, cast
 
 import redis
 
+from shared.server_options import HASH_MAX_LISTPACK_VALUE, MEMORY_OPTIONS, STREAM_NODE_MAX_BYTES
+
 log = logging.getLogger("sortline.worker")
 
 
 def warn_of_loss(client: redis.Redis) -> None:
-    """Log how the server could lose queued images: by evicting them, or with its own process.
+    """Log how the server could lose queued images (by evicting them, or with its own process), or waste memory.
 
     Says nothing where the server doesn't let us ask (managed services refuse CONFIG).
     """
     try:
-        config = cast("dict[Any, Any]", client.config_get("maxmemory*", "appendonly"))
+        config = cast("dict[Any, Any]", client.config_get("maxmemory*", "appendonly", *MEMORY_OPTIONS))
     except redis.exceptions.ResponseError:
         return
     policy = config.get("maxmemory-policy", "noeviction")
@@ -30,4 +32,19 @@ def warn_of_loss(client: redis.Redis) -> None:
         log.warning(
             "the server keeps no log of what it was given (appendonly no), so what is queued is lost when it "
             "ends: CONFIG SET appendonly yes, unless that doesn't matter here"
+        )
+    _warn_of_large_jobs(config)
+
+
+def _warn_of_large_jobs(config: dict[Any, Any]) -> None:
+    stream_bytes, hash_bytes = config.get(STREAM_NODE_MAX_BYTES), config.get(HASH_MAX_LISTPACK_VALUE)
+    mends = []
+    if stream_bytes is not None and not 0 < int(stream_bytes) <= int(MEMORY_OPTIONS[STREAM_NODE_MAX_BYTES]):
+        mends.append(STREAM_NODE_MAX_BYTES)  # 0 is no bound
+    if hash_bytes is not None and int(hash_bytes) < int(MEMORY_OPTIONS[HASH_MAX_LISTPACK_VALUE]):
+        mends.append(HASH_MAX_LISTPACK_VALUE)
+    if mends:
+        log.warning(
+            "finished jobs take up to 2.6 times the memory that they need on this server (docs/sizing.md): %s",
+            " and ".join(f"CONFIG SET {name} {MEMORY_OPTIONS[name]}" for name in mends),
         )
