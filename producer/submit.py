@@ -36,6 +36,12 @@ BELL_TOKENS = 64
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
+# Which of the two holds, the answer to one refused image does not tell.
+FULL_MEMORY_MEND = (
+    "If images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: lower "
+    "result_ttl_s in the producers' settings, or raise the server's maxmemory (docs/sizing.md)."
+)
+
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
@@ -281,8 +287,7 @@ class LineProducer:
                 yield
         except redis.exceptions.OutOfMemoryError as error:
             raise QueueFull(
-                f"the memory of the server at {server} is full, nothing was put on queue {queue!r}: "
-                "raise its maxmemory, add workers, or lower queue_max_items."
+                f"the memory of the server at {server} is full, nothing was put on queue {queue!r}. {FULL_MEMORY_MEND}"
             ) from error
         except redis.exceptions.ReadOnlyError as error:
             # A failover need not close what it has: the next call asks anew who is there.

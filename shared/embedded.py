@@ -21,8 +21,9 @@ _KEEPER = Path(__file__).with_name("valkey_keeper.py")
 def embedded_server(**config: str) -> Iterator[str]:
     """A Valkey server on a free port of the loopback address, for as long as the block lasts.
 
-    Nothing is persisted, and finished jobs take little memory (MEMORY_OPTIONS). Ctrl-C goes to the caller alone, so that workers can drain first. When the caller
-    is killed, the server stops too; a process forked off the caller keeps it alive until it ends or execs.
+    Nothing is persisted. The server has MEMORY_OPTIONS. Ctrl-C goes to the caller alone, so that workers can drain
+    first. When the caller is killed, the server stops too; a process forked off the caller keeps it alive until it
+    ends or execs.
 
     Args:
         config: settings of valkey.conf, `_` for `-`.

@@ -6,11 +6,11 @@ deploy/compose.yaml has the same.
 
 from __future__ import annotations
 
-# RQ keeps each job's result in a stream of its own with a single entry. A server allocates min(4096,
-# stream-node-max-bytes) bytes for the first entry of a stream, and frees the excess only when a second node begins.
+# RQ keeps each job's result in a stream of its own with a single entry. A server allocates this many bytes (4096 by
+# default) for the first entry of a stream, and gives the rest back only when the stream's second node begins.
 STREAM_NODE_MAX_BYTES = "stream-node-max-bytes"
-# A hash with a value above this bound (64 bytes by default) becomes a hash table, at up to twice the memory. The largest
-# value of RQ's job hash is the call, 270 to 450 bytes; a failed job's `meta` has some 700.
+# A hash with a value above this bound (64 bytes by default) becomes a hash table, at up to twice the memory. The
+# largest value in RQ's job hash is the call, 270 to 450 bytes; a failed job's `meta` has some 700.
 HASH_MAX_LISTPACK_VALUE = "hash-max-listpack-value"
 
 MEMORY_OPTIONS = {STREAM_NODE_MAX_BYTES: "512", HASH_MAX_LISTPACK_VALUE: "1024"}

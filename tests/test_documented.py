@@ -17,6 +17,13 @@ from worker.metrics import Metrics, QueueGauges
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+READ_FROM_THE_SERVER = {
+    "sortline_redis_up",
+    "sortline_queue_depth",
+    "sortline_queue_oldest_seconds",
+    "sortline_redis_memory_used_bytes",
+    "sortline_redis_memory_max_bytes",
+}
 # In a code block, also after variables, or between backquotes.
 _COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]+)`", re.MULTILINE)
 
@@ -58,7 +65,7 @@ def test_the_settings_page_has_every_setting_with_its_default_and_meaning() -> N
 def test_the_metrics_page_has_every_metric() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `(sortline_\w+)", page, re.MULTILINE))
-    exposed = {SUBMITTED._name + "_total", "sortline_redis_up", "sortline_queue_depth", "sortline_queue_oldest_seconds"}
+    exposed = {SUBMITTED._name + "_total", *READ_FROM_THE_SERVER}
     for family in Metrics().registry.collect():
         exposed.add(family.name + ("_total" if family.type == "counter" else ""))
     assert documented == exposed
@@ -66,11 +73,7 @@ def test_the_metrics_page_has_every_metric() -> None:
 
 def test_the_queue_gauges_are_those_that_the_page_names(client: object) -> None:
     gauges = QueueGauges(client, queues=["live"])  # type: ignore[arg-type]
-    assert {family.name for family in gauges.collect()} == {
-        "sortline_redis_up",
-        "sortline_queue_depth",
-        "sortline_queue_oldest_seconds",
-    }
+    assert {family.name for family in gauges.collect()} == READ_FROM_THE_SERVER
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import redis
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -293,7 +293,7 @@ class Distribution(Collector):
 
 
 class QueueGauges(Collector):
-    """Depth and oldest age of each queue, read from the server when scraped.
+    """Depth and oldest age of each queue, and the server's memory, read from the server when scraped.
 
     Scrapes share a reading for a second, so that many scrapers cost the server nothing.
     """
@@ -307,7 +307,7 @@ class QueueGauges(Collector):
         self._families: list[Metric] = []
 
     def collect(self) -> Iterable[Metric]:
-        """`sortline_queue_depth`, `sortline_queue_oldest_seconds`, and whether the server answered."""
+        """`sortline_queue_depth`, `sortline_queue_oldest_seconds`, the server's memory, and whether it answered."""
         with self._lock:
             # Also when the clock was set back, which would freeze the reading until it has caught up.
             if not 0.0 <= self._clock() - self._read_at <= 1.0:
@@ -330,11 +330,26 @@ class QueueGauges(Collector):
                 count, age_s = self._front(queue)
                 depth.add_metric([queue], count)
                 oldest.add_metric([queue], age_s)
+            memory = self._memory()
         except redis.exceptions.RedisError:
             up.add_metric([], 0)
             return [up]
         up.add_metric([], 1)
-        return [up, depth, oldest]
+        return [up, depth, oldest, *memory]
+
+    def _memory(self) -> list[Metric]:
+        try:
+            info = cast(dict[str, Any], self._client.info("memory"))
+        except redis.exceptions.ResponseError:
+            return []  # an ACL user without INFO, which is @dangerous, still sees the queues
+        return [
+            GaugeMetricFamily(
+                "sortline_redis_memory_used_bytes", "Memory that the server uses", value=info["used_memory"]
+            ),
+            GaugeMetricFamily(
+                "sortline_redis_memory_max_bytes", "The server's maxmemory; 0 when it has none", value=info["maxmemory"]
+            ),
+        ]
 
     def _front(self, queue: str) -> tuple[int, float]:
         with self._client.pipeline(transaction=False) as pipeline:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis
 import yaml
 
 from tests.deploy.manifests import DEPLOY, ROOT, missing_tool, read_compose, read_yaml
 from tests.test_documented import anchors_of
-from worker.metrics import Metrics
+from worker.metrics import Metrics, QueueGauges
 
 RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 
@@ -60,6 +61,16 @@ CASES = [
         quiet_at="5m",
         labels={"name": "bottles"},
     ),
+    Case(
+        "SortlineServerMemory",
+        {
+            'sortline_redis_memory_used_bytes{instance="a"}': "800x10 900x20",
+            'sortline_redis_memory_max_bytes{instance="a"}': "1000x40",
+        },
+        firing_at="20m",
+        quiet_at="12m",
+        labels={},
+    ),
 ]
 # What goes on every day, and must wake nobody.
 USUAL = {
@@ -70,6 +81,10 @@ USUAL = {
     'sortline_model_info{name="bottles", version="1", engine="litert", instance="a"}': "1x70",
     'sortline_model_info{name="bottles", version="1", engine="litert-fp32", instance="b"}': "1x70",
     'sortline_model_info{name="caps", version="7", engine="litert", instance="c"}': "1x70",
+    'sortline_redis_memory_used_bytes{instance="a"}': "800x70",
+    'sortline_redis_memory_max_bytes{instance="a"}': "1000x70",
+    'sortline_redis_memory_used_bytes{instance="no-maxmemory"}': "900x70",
+    'sortline_redis_memory_max_bytes{instance="no-maxmemory"}': "0x70",
 }
 
 
@@ -97,14 +112,15 @@ def test_fires_when_it_should_and_not_before_or_after(case: Case, tmp_path: Path
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_is_quiet_on_a_usual_day(rule: dict[str, Any], tmp_path: Path) -> None:
-    """Promotions, one look at the store that failed, two engines, two models."""
+    """Promotions, one look at the store that failed, two engines, two models, a server without maxmemory."""
     quiet = [{"eval_time": f"{minutes}m", "alertname": rule["alert"], "exp_alerts": []} for minutes in range(0, 70, 2)]
     _check(USUAL, quiet, folder=tmp_path)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any]) -> None:
-    known = {family.name + ("_total" if family.type == "counter" else "") for family in Metrics().registry.collect()}
+def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any], client: redis.Redis) -> None:
+    families = [*Metrics().registry.collect(), *QueueGauges(client, queues=["live"]).collect()]
+    known = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
     assert used and used <= known
     page, _, anchor = rule["annotations"]["runbook"].partition("#")

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from shared.server_options import MEMORY_OPTIONS
 from shared.settings import ENV_PREFIX, Settings, load_settings
 from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (
@@ -116,6 +117,12 @@ def test_queue_keeps_what_it_accepted() -> None:
     assert "queue:/data" in valkey["volumes"]
     # A rewrite of the append-only file forks: in the worst case every page is there twice.
     assert _bytes(valkey["deploy"]["resources"]["limits"]["memory"]) >= 2 * _bytes(options["maxmemory"])
+
+
+def test_queue_has_the_options_that_keep_finished_jobs_small() -> None:
+    """One source: the embedded server, whose bytes per job a test measures, has the same."""
+    options = dict(re.findall(r"--([\w-]+) (\S+)", SERVICES["valkey"]["command"]))
+    assert MEMORY_OPTIONS.items() <= options.items()
 
 
 def test_threads_match_the_cpu_limit() -> None:

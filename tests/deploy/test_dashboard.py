@@ -170,6 +170,8 @@ def test_operations_see_what_they_asked_for() -> None:
         "sortline_batches_total",
         "sortline_queue_depth",
         "sortline_queue_oldest_seconds",
+        "sortline_redis_memory_used_bytes",
+        "sortline_redis_memory_max_bytes",
         "sortline_inflight_jobs",
         "sortline_model_info",
         "sortline_model_load_seconds",

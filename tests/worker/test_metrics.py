@@ -171,7 +171,8 @@ LIVE, BULK = (("queue", "live"),), (("queue", "bulk"),)
 
 
 def test_an_empty_queue_is_a_real_zero(client: redis.Redis, gauges: QueueGauges) -> None:
-    assert queue_samples(gauges) == {
+    found = queue_samples(gauges)
+    assert {key: value for key, value in found.items() if not key[0].startswith("sortline_redis_memory_")} == {
         ("sortline_redis_up", ()): 1,
         ("sortline_queue_depth", LIVE): 0,
         ("sortline_queue_depth", BULK): 0,
@@ -195,6 +196,27 @@ def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis
     found = queue_samples(gauges)
     assert found["sortline_queue_depth", LIVE] == 1
     assert found["sortline_queue_oldest_seconds", LIVE] == 0
+
+
+def test_the_servers_memory_and_its_bound(client: redis.Redis, gauges: QueueGauges) -> None:
+    client.config_set("maxmemory", "64mb")
+    try:
+        found = queue_samples(gauges)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert found["sortline_redis_memory_max_bytes", ()] == 64 * 1024 * 1024
+    assert 0 < found["sortline_redis_memory_used_bytes", ()] < 64 * 1024 * 1024
+
+
+def test_a_user_who_may_not_ask_for_memory_still_sees_the_queues(client: redis.Redis, gauges: QueueGauges) -> None:
+    client.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        found = queue_samples(gauges)
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+    assert found["sortline_redis_up", ()] == 1
+    assert found["sortline_queue_depth", LIVE] == 0
+    assert not [name for name, _ in found if name.startswith("sortline_redis_memory_")]
 
 
 def test_with_the_server_away_the_scrape_still_answers() -> None:
