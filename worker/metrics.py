@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import redis
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -339,7 +339,7 @@ class QueueGauges(Collector):
 
     def _memory(self) -> list[Metric]:
         try:
-            info = cast(dict[str, Any], self._client.info("memory"))
+            info = self._client.info("memory")
         except redis.exceptions.ResponseError:
             return []  # an ACL user without INFO, which is @dangerous, still sees the queues
         return [
