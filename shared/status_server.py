@@ -122,10 +122,11 @@ class StatusServer:
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Said once: without descriptors asyncio reports each connection that it can't accept, then waits a second."""
-        text = f"{context['message']}: {context.get('exception')}"
+        error = context.get("exception")
+        text = f"{context['message']}: {error}"
         if text not in self._told:
             self._told.add(text)
-            log.warning("status server: %s", text)
+            log.warning("status server: %s", text, exc_info=None if isinstance(error, OSError) else error)
 
     # What is answered ───────────────────────────────────────────────────────────────────────────────────
 
@@ -184,7 +185,9 @@ class _Connections:
         if len(self._silent) + len(self._answering) >= self._limit:
             if not self._is_told:
                 self._is_told = True
-                log.warning("the metrics port has %d open connections, its limit: each new one closes the oldest", self._limit)
+                log.warning(
+                    "the metrics port has %d open connections, its limit: each new one closes the oldest", self._limit
+                )
             next(iter(self._silent or self._answering)).abort()
         self._silent[connection] = None
 
@@ -301,7 +304,7 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in found:
+        for family, _, _, _, address in dict.fromkeys(found):
             try:
                 listeners.append(_bind(family, address, port))
                 port = listeners[0].getsockname()[1]  # for 0, the other addresses get the same free port
@@ -335,10 +338,8 @@ def _bind(family: int, address: tuple[Any, ...], port: int) -> socket.socket:
 
 
 def _describe(error: OSError | UnicodeError, *, host: str, port: int) -> str:
-    if isinstance(error, UnicodeError):
-        reason, code = "not a host name", None
-    else:
-        reason, code = error.strerror, error.errno
+    reason = error.strerror if isinstance(error, OSError) else "not a host name"
+    code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
         mend = "Another worker or camera on this machine? Give each its own --metrics-port, or 0 for a free one."
     elif code == errno.EACCES:
