@@ -232,7 +232,7 @@ def _start_at_zero(counter: Counter, *label_values: str) -> None:
 
 
 class LineLabel:
-    """The `line` label of each line: its name, or `other` for those beyond a limit.
+    """The `line` label of each line: its name, or `other` for those beyond a limit. Used by the finish thread alone.
 
     Whoever can write to a queue can invent lines, and each costs some 67 series for as long as the worker lives.
     A line that is itself named `other` is counted together with them.

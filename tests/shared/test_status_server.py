@@ -283,15 +283,18 @@ def test_what_does_not_take_its_answer_is_closed(
         assert read_to_end(connection) == b""
 
 
-def test_a_scrape_that_waits_holds_up_no_probe(port: int, collector: SlowCollector, problems: Problems) -> None:
+def test_scrapes_that_wait_hold_up_no_probe(port: int, collector: SlowCollector, problems: Problems) -> None:
     collector.goes_on.clear()
     problems.readiness = None
-    with connect(port) as scraper:
-        scraper.sendall(FULL_REQUEST % b"/metrics")
+    with ExitStack() as stack:
+        scrapers = [stack.enter_context(connect(port)) for _ in range(MAX_SCRAPES)]
+        for scraper in scrapers:
+            scraper.sendall(FULL_REQUEST % b"/metrics")
         assert collector.entered.acquire(timeout=PATIENCE_S)
         assert ask(port, "/healthz")[0] == ask(port, "/readyz")[0] == 200
         collector.goes_on.set()
-        assert b"apples_total 3.0" in read_to_end(scraper)
+        for scraper in scrapers:
+            assert b"apples_total 3.0" in read_to_end(scraper)
 
 
 def test_scrapes_are_bounded_and_the_oldest_gives_way(port: int, collector: SlowCollector) -> None:
@@ -380,6 +383,20 @@ def test_any_address_can_be_served(
     for address in reached_at:
         assert ask(server.port, "/healthz", host=address)[0] == 200
     assert server.url == url.format(server.port)
+
+
+def test_a_name_with_addresses_that_are_doubled_or_not_here(
+    start: Callable[[str], StatusServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /etc/hosts may have them: `localhost` twice, or with an IPv6 address where the kernel has no IPv6."""
+
+    def found(address: str) -> tuple[object, ...]:
+        return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: [*map(found, ["192.0.2.1", *2 * ["127.0.0.1"]])])
+        server = start("plant-7")
+    assert ask(server.port, "/healthz")[0] == 200
 
 
 def test_a_port_that_is_taken_is_a_setting_to_mend(port: int) -> None:
