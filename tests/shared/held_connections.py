@@ -15,13 +15,14 @@ HALF_A_REQUEST = b"GET /healthz HTTP/1.1\r\nX: "
 @contextlib.contextmanager
 def held(port: int, count: int) -> Iterator[list[socket.socket]]:
     """`count` open connections with half a request on each, or as many as this process may open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count + SPARE_DESCRIPTORS:
-        soft = count + SPARE_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, count + SPARE_DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_DESCRIPTORS
+    limit = max(before, wanted if hard == resource.RLIM_INFINITY else min(hard, wanted))
     with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (before, hard))
         connections = []
-        for _ in range(min(count, soft - SPARE_DESCRIPTORS)):
+        for _ in range(min(count, limit - SPARE_DESCRIPTORS)):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             with contextlib.suppress(ConnectionError):  # the server may have closed it already
                 connection.sendall(HALF_A_REQUEST)
