@@ -96,9 +96,7 @@ def camera(
     if metrics_port is not None:
         from producer import metrics
 
-        display.note(
-            f"metrics at http://{settings.metrics_host}:{metrics.serve(settings.metrics_host, metrics_port)}/metrics"
-        )
+        display.note(f"metrics at {metrics.serve(settings.metrics_host, metrics_port).url}")
     if source == "simulated":
         draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
         frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, start_http_server
+from prometheus_client import REGISTRY, Counter
 
-from shared.errors import BadSetting
+if TYPE_CHECKING:
+    from shared.status_server import StatusServer
 
 
 class Fate(StrEnum):
@@ -18,19 +20,18 @@ class Fate(StrEnum):
     UNSENT = "unsent"  # the server was away until the camera was stopped
 
 
+# Only a camera counts here, and its line is the operator's: unlike the worker's lines, these can't be forged.
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])
 
 
-def serve(host: str, port: int) -> int:
-    """Show /metrics in a thread of its own; returns the port (a free one for 0).
+def serve(host: str, port: int) -> StatusServer:
+    """Show /metrics in a thread of its own, on a free port for 0.
 
     Raises:
         BadSetting: the address can't be used.
     """
-    try:
-        server, _ = start_http_server(port, host)
-    except OSError as error:
-        raise BadSetting(
-            f"can't serve metrics at {host}:{port}: {error.strerror}. Choose another --metrics-port."
-        ) from error
-    return int(server.server_port)
+    from shared.status_server import StatusServer  # most cameras serve nothing
+
+    server = StatusServer(host=host, port=port, registry=REGISTRY)
+    server.start()
+    return server

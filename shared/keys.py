@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 # Ours.
-LINES = "sortline:lines"  # set of line names that ever had a result
+LINES = "sortline:lines"  # set of the names of lines that have a stream of results
+# A line's streams are kept this long after their last entry, so that names which nobody uses any more take no memory
+# for ever. worker/scripts/finish.lua has the same number.
+STREAM_TTL_S = 7 * 86_400
 
 
 def image(job_id: str) -> str:
@@ -12,12 +15,12 @@ def image(job_id: str) -> str:
 
 
 def results(line: str) -> str:
-    """The stream of one line's SortResults (field `result`: JSON), trimmed."""
+    """The stream of one line's SortResults (field `result`: JSON), trimmed; expires."""
     return f"sortline:results:{line}"
 
 
 def shadow(line: str) -> str:
-    """The stream of one line's images that two models saw (field `comparison`: JSON), trimmed."""
+    """The stream of one line's images that two models saw (field `comparison`: JSON), trimmed; expires."""
     return f"sortline:shadow:{line}"
 
 

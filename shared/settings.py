@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, pixels")
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
+    metrics_max_lines: int = Field(
+        200, ge=1, le=10_000, description="lines with metrics of their own in a worker; the rest is counted as `other`"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
 

@@ -101,6 +101,8 @@ class CanaryBook:
             for comparison in comparisons:
                 entry = {"comparison": comparison.model_dump_json()}
                 pipeline.xadd(keys.shadow(comparison.line), cast(Any, entry), maxlen=self._maxlen)
+            for line in {comparison.line for comparison in comparisons}:
+                pipeline.expire(keys.shadow(line), keys.STREAM_TTL_S)
             pipeline.hincrby(key, "compared", len(comparisons))
             pipeline.hincrby(key, "disagreed", disagreed)
             return self._totals(pipeline, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from bisect import bisect_left
@@ -34,11 +35,19 @@ MARGIN_BUCKETS_S = (
 SIZE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 
 
+# The `line` of all lines beyond `metrics_max_lines`.
+OTHER_LINES = "other"
+
+log = logging.getLogger("sortline.metrics")
+
+
 class Metrics:
     """The worker's metrics in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_lines: int = 200) -> None:
+        """`max_lines` have series of their own."""
         self.registry = CollectorRegistry()
+        self._line_label = LineLabel(max_lines)
         self._add_results()
         self._add_pipeline()
         self._add_model()
@@ -191,17 +200,17 @@ class Metrics:
         lanes: Tally[tuple[str, str]] = Tally()
         labels: Tally[tuple[str, str]] = Tally()
         for result in results:
-            line = result.line
+            line = self._line_label.of(result.line)
             outcomes[line, result.outcome.value] += 1
             lanes[line, result.lane] += 1
             for label in result.labels:
                 labels[line, label.label] += 1
-            self._observe_times(result)
+            self._observe_times(result, line)
         for counter, tally in ((self.jobs, outcomes), (self.lanes, lanes), (self.labels, labels)):
             for label_values, count in tally.items():
                 counter.labels(*label_values).inc(count)
 
-    def _observe_times(self, result: SortResult) -> None:
+    def _observe_times(self, result: SortResult, line: str) -> None:
         timings, stage = result.timings_ms, self.stage
         for name, ms in (
             ("queue", timings.queue),
@@ -211,15 +220,46 @@ class Metrics:
         ):
             if ms is not None:
                 stage.observe(name, ms / 1000)
-        self.capture_to_result.observe(result.line, result.finished_at - result.captured_at)
+        self.capture_to_result.observe(line, result.finished_at - result.captured_at)
         if result.deadline_margin_ms is not None:
-            self.margin.observe(result.line, result.deadline_margin_ms / 1000)
+            self.margin.observe(line, result.deadline_margin_ms / 1000)
 
 
 def _start_at_zero(counter: Counter, *label_values: str) -> None:
     """Show them before the first event: Prometheus sees no increase in a series that begins with 1."""
     for value in label_values:
         counter.labels(value)
+
+
+class LineLabel:
+    """The `line` label of each line: its name, or `other` for those beyond a limit. Used by the finish thread alone.
+
+    Whoever can write to a queue can invent lines, and each costs some 67 series for as long as the worker lives.
+    A line that is itself named `other` is counted together with them.
+    """
+
+    def __init__(self, max_lines: int) -> None:
+        self._max_lines = max_lines
+        self._known: set[str] = set()
+        self._is_full = False
+
+    def of(self, line: str) -> str:
+        """The label's value for a line; the first lines to come keep their names."""
+        if line in self._known:
+            return line
+        if len(self._known) < self._max_lines:
+            self._known.add(line)
+            return line
+        if not self._is_full:
+            self._is_full = True
+            log.warning(
+                "line %s is one more than the %d lines that have metrics of their own: it and all others are "
+                "counted as line=%r. If they are real, raise metrics_max_lines and restart.",
+                line,
+                self._max_lines,
+                OTHER_LINES,
+            )
+        return OTHER_LINES
 
 
 class EngineClock:
@@ -280,6 +320,10 @@ class Distribution(Collector):
         counts[bisect_left(self._bounds, value)] += 1
         self._sums[label_value] += value
 
+    def describe(self) -> Iterable[Metric]:
+        """Its name, by which `/metrics?name[]=` finds it."""
+        return [HistogramMetricFamily(self._name, self._documentation, labels=[self._label])]
+
     def collect(self) -> Iterable[Metric]:
         """The histogram, as the client's own would be exposed."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
@@ -316,15 +360,22 @@ class QueueGauges(Collector):
             return list(self._families)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not ask the server."""
-        return []
+        """The names without values: registering must not ask the server."""
+        return self._families_without_values()
+
+    def _families_without_values(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily("sortline_redis_up", "1 when the Redis server answered this scrape"),
+            GaugeMetricFamily("sortline_queue_depth", "Jobs waiting", labels=["queue"]),
+            GaugeMetricFamily(
+                "sortline_queue_oldest_seconds",
+                "Age of the job at the front; 0 when the queue is empty",
+                labels=["queue"],
+            ),
+        )
 
     def _read(self) -> list[Metric]:
-        up = GaugeMetricFamily("sortline_redis_up", "1 when the Redis server answered this scrape")
-        depth = GaugeMetricFamily("sortline_queue_depth", "Jobs waiting", labels=["queue"])
-        oldest = GaugeMetricFamily(
-            "sortline_queue_oldest_seconds", "Age of the job at the front; 0 when the queue is empty", labels=["queue"]
-        )
+        up, depth, oldest = self._families_without_values()
         try:
             for queue in self._queues:
                 count, age_s = self._front(queue)

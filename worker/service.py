@@ -18,13 +18,13 @@ from model_store.store import open_store, parse_spec
 from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
+from shared.status_server import StatusServer
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
 from worker.durability import warn_of_loss
 from worker.finish import Finisher
 from worker.follow import Follower
-from worker.http import StatusServer
 from worker.leases import Inflight, LeaseKeeper
 from worker.loading import Served, as_model, load_bundle, load_served, measure
 from worker.metrics import Metrics, QueueGauges
@@ -52,7 +52,7 @@ class WorkerService:
         self._settings = settings
         self._burst = burst
         self._load = load
-        self._metrics = Metrics()
+        self._metrics = Metrics(max_lines=settings.metrics_max_lines)
         self._probe_client = connect(settings.redis_url, socket_timeout_s=PROBE_TIMEOUT_S)
         self._pipeline: Pipeline | None = None
         self._follower: Follower | None = None
@@ -224,10 +224,9 @@ class WorkerService:
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
             registry=self._metrics.registry,
-            healthy=self._health_problem,
-            ready=self._ready_problem,
+            probes={"/healthz": self._health_problem, "/readyz": self._ready_problem},
         )
-        log.info("metrics on http://%s:%d/metrics", self._settings.metrics_host, server.port)
+        log.info("metrics on %s", server.url)
         return server
 
     def _health_problem(self) -> str | None:

@@ -115,6 +115,7 @@ def _sort(ticket: Ticket, image: bytes | None, model: Model) -> SortResult:
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:
     with connection.pipeline() as pipeline:
         pipeline.xadd(keys.results(result.line), {"result": result.model_dump_json()}, maxlen=maxlen)
+        pipeline.expire(keys.results(result.line), keys.STREAM_TTL_S)
         pipeline.sadd(keys.LINES, result.line)
         pipeline.execute()
 

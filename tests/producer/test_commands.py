@@ -222,12 +222,13 @@ def test_results_follow_until_ctrl_c(client: redis.Redis, start) -> None:  # typ
 
 
 def test_the_metrics_are_served(client: redis.Redis) -> None:
-    port = metrics.serve("127.0.0.1", 0)
+    server = metrics.serve("127.0.0.1", 0)
     run("camera", "--line", "metered", "--source", "simulated", "--rate", "0", "--count", "3", "--pool", "1")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(server.url, timeout=10) as page:
         assert 'sortline_submitted_total{line="metered",outcome="accepted"} 3.0' in page.read().decode()
     with pytest.raises(BadSetting, match="--metrics-port"):
-        metrics.serve("127.0.0.1", port)
+        metrics.serve("127.0.0.1", server.port)
+    server.stop()
 
 
 def test_every_command_helps_with_an_example() -> None:

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz as a scraper and an orchestrator see them."""
+"""A worker's own /metrics, /healthz and /readyz; tests/shared/test_status_server.py has the server."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.http import StatusServer
 from worker.loading import Served
 from worker.loops import STUCK_AFTER_S, Loops
 from worker.metrics import Metrics
@@ -30,69 +26,6 @@ def get(port: int, path: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-class Problems:
-    """What the probes answer with."""
-
-    health: str | None = None
-    readiness: str | None = "the model is being loaded"
-
-
-@pytest.fixture
-def problems() -> Problems:
-    return Problems()
-
-
-@pytest.fixture
-def port(problems: Problems) -> Iterator[int]:
-    server = StatusServer(
-        host="127.0.0.1",
-        port=0,
-        registry=Metrics().registry,
-        healthy=lambda: problems.health,
-        ready=lambda: problems.readiness,
-    )
-    server.start()
-    yield server.port
-    server.stop()
-
-
-def test_metrics(port: int) -> None:
-    status, text = get(port, "/metrics")
-    assert status == 200
-    assert "# TYPE sortline_inflight_jobs gauge" in text
-
-
-def test_probes_say_what_is_wrong(port: int, problems: Problems) -> None:
-    assert get(port, "/healthz") == (200, "ok\n")
-    assert get(port, "/readyz") == (503, "the model is being loaded\n")
-    problems.health, problems.readiness = "stück since noon", None
-    assert get(port, "/healthz") == (503, "stück since noon\n")
-    assert get(port, "/readyz") == (200, "ok\n")
-
-
-@pytest.mark.parametrize("path", ["/", "/metric", "/healthz/", "/../etc/passwd", "/metrics/x"])
-def test_any_other_path_is_not_found(port: int, path: str) -> None:
-    status, text = get(port, path)
-    assert status == 404
-    assert "/metrics" in text
-
-
-def test_a_slow_client_does_not_hold_up_the_others(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as slow:
-        slow.sendall(b"GET /met")
-        assert get(port, "/healthz")[0] == 200
-
-
-def test_a_port_that_is_taken_is_a_setting_to_mend(port: int) -> None:
-    with pytest.raises(BadSetting, match=rf"metrics_port {port}.*--metrics-port"):
-        StatusServer(
-            host="127.0.0.1", port=port, registry=CollectorRegistry(), healthy=lambda: None, ready=lambda: None
-        )
-
-
-# a worker's own probes ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("own_signals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter as Tally
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared import keys
 from shared.connection import connect
+from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
@@ -92,6 +94,43 @@ def test_no_label_is_unbounded(settings: Settings) -> None:
         return len([name for name in found if not name[0].startswith("sortline_batches")])
 
     assert series(1) == series(60)
+
+
+def test_names_of_lines_are_bounded(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A line's name comes with the job: 8,000 forged ones made each scrape 54 MB."""
+    kit.submit(settings, *[frame(line=f"l{number}", deadline_ms=60_000) for number in range(12)])
+    metrics = Metrics(max_lines=3)
+    results = all_results(settings)
+    for _ in range(2):
+        metrics.observe_results(results)
+    jobs: Tally[str] = Tally()
+    for (name, labels), value in samples(metrics.registry).items():
+        if name == "sortline_jobs_total":
+            jobs[dict(labels)["line"]] += int(value)
+    named = {result.line for result in results[:3]}
+    assert jobs == dict.fromkeys(named, 2) | {"other": 2 * 9}
+    assert {dict(labels).get("line") for _, labels in samples(metrics.registry)} == {*named, "other", None}
+    said = [record.message for record in caplog.records if record.name == "sortline.metrics"]
+    assert len(said) == 1
+    assert "metrics_max_lines" in said[0]
+
+
+def all_results(settings: Settings) -> list[SortResult]:
+    """The results of what waits, and of all lines so far."""
+    kit.run_burst(settings)
+    with connect(settings.redis_url) as client:
+        return [result for line in client.smembers(keys.LINES) for result in kit.stream(client, line.decode())]
+
+
+def test_our_own_collectors_are_found_by_name(settings: Settings, gauges: QueueGauges) -> None:
+    """`/metrics?name[]=` asks for some of the metrics; the registry knows them by what collectors describe."""
+    kit.submit(settings, frame())
+    metrics = kit.run_burst(settings)
+    metrics.registry.register(gauges)
+    names = ["sortline_capture_to_result_seconds_count", "sortline_queue_depth"]
+    text = generate_latest(metrics.registry.restricted_registry(names)).decode()
+    assert 'sortline_capture_to_result_seconds_count{line="l1"} 1.0' in text
+    assert 'sortline_queue_depth{queue="live"} 0.0' in text
 
 
 def test_reasons_of_batches_are_those_of_the_design(settings: Settings) -> None:

@@ -117,6 +117,13 @@ def test_the_stream_is_trimmed(settings: Settings, client: redis.Redis) -> None:
     assert 100 <= client.xlen(keys.shadow("l1")) < 400
 
 
+def test_the_streams_expire_after_their_last_comparison(settings: Settings, client: redis.Redis) -> None:
+    book = CanaryBook(client, name="tone", maxlen=settings.results_maxlen)
+    book.add(Canary(version=4, share=1.0), [comparison(1), comparison(2, line="l2")])
+    for line in ("l1", "l2"):
+        assert keys.STREAM_TTL_S - kit.PATIENCE_S <= client.ttl(keys.shadow(line)) <= keys.STREAM_TTL_S
+
+
 def test_counts_are_summed_over_workers_and_expire(settings: Settings, client: redis.Redis) -> None:
     one, other = Desk(settings), Desk(settings)
     one.record(*comparisons(10, 1))

@@ -271,6 +271,29 @@ def test_the_lines_stream_is_trimmed(settings: Settings, client: redis.Redis) ->
     assert 10 <= client.xlen(keys.results("l1")) < 256
 
 
+def test_a_lines_stream_expires_after_its_last_result(settings: Settings, client: redis.Redis) -> None:
+    """The streams of 8,000 forged names stayed for ever."""
+    for _ in range(2):
+        kit.submit(settings, frame())
+        kit.finisher(settings).finish([done(settings, job) for job in claim(settings)])
+        assert keys.STREAM_TTL_S - kit.PATIENCE_S <= client.ttl(keys.results("l1")) <= keys.STREAM_TTL_S
+        client.expire(keys.results("l1"), 100)  # as if days had passed
+
+
+def test_names_of_lines_whose_streams_have_expired_are_forgotten(settings: Settings, client: redis.Redis) -> None:
+    """One name a batch is looked at, at random."""
+    client.sadd(keys.LINES, *[f"gone-{number}" for number in range(5)])
+    client.xadd(keys.results("quiet"), {"result": "of a version that set no expiry"})
+    client.sadd(keys.LINES, "quiet")
+
+    def is_clean() -> bool:
+        kit.submit(settings, frame())
+        kit.finisher(settings).finish([done(settings, job) for job in claim(settings)])
+        return client.smembers(keys.LINES) == {b"l1", b"quiet"} and client.ttl(keys.results("quiet")) > 0
+
+    kit.wait_until(is_clean, "only the names that have streams are left, and all streams expire")
+
+
 # renew, release, reap ───────────────────────────────────────────────────────────────────────────────
 
 

