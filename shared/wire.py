@@ -7,6 +7,7 @@ server does. What they'd give is not wanted here: the worker's loops know what t
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -23,10 +24,16 @@ class Wire:
         self._connection = client.connection_pool.make_connection()
         self._calling = threading.Lock()
 
-    def call(self, *command: Argument) -> Any:
+    def call(self, *command: Argument, resend: Sequence[Argument] | None = None) -> Any:
         """What the server answers, as it is.
 
+        Text that came from the server, decoded with `surrogateescape`, goes back to it byte for byte.
+
         A connection that was lost is made anew, once, and the command sent again: it may be run twice.
+
+        Args:
+            command: name and arguments.
+            resend: what is sent the second time, where that differs from the first.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses the command.
@@ -37,14 +44,17 @@ class Wire:
             except redis.exceptions.AuthenticationError:
                 raise
             except redis.exceptions.ConnectionError:
-                return self._call(command)
+                return self._call(resend or command)
 
     def _call(self, command: Sequence[Argument]) -> Any:
         connection = self._connection
         try:
-            connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
+            try:
+                connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
+            except UnicodeEncodeError:  # before anything was sent; rare, so that the other calls don't pay for it
+                connection.send_command(*map(_as_bytes, command))  # type: ignore[no-untyped-call]  # see above
             return connection.read_response()
-        except redis.exceptions.ReadOnlyError:
+        except (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError):
             # A failover made it a replica, and need not close what it has: the next call asks anew who is there.
             connection.disconnect()  # type: ignore[no-untyped-call]  # redis has no types here
             raise
@@ -55,6 +65,10 @@ class Wire:
             raise
 
 
+def _as_bytes(argument: Argument) -> Argument:
+    return argument.encode(errors="surrogateescape") if isinstance(argument, str) else argument
+
+
 class WireScript:
     """A Lua script on a wire, sent to the server when that doesn't know it."""
 
@@ -63,10 +77,37 @@ class WireScript:
         self._source = source
         self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, args: Sequence[Argument]) -> Any:
-        """Run it; raises as `Wire.call`."""
+    def __call__(self, args: Sequence[Argument], *, resend_args: Sequence[Argument] | None = None) -> Any:
+        """Run it; raises as `Wire.call`. After a lost connection it is run again, with `resend_args` if given."""
+        command = ("EVALSHA", self._sha, 0)
+        resend = None if resend_args is None else (*command, *resend_args)
         try:
-            return self._wire.call("EVALSHA", self._sha, 0, *args)
+            return self._wire.call(*command, *args, resend=resend)
         except redis.exceptions.NoScriptError:
             self._wire.call("SCRIPT", "LOAD", self._source)
-            return self._wire.call("EVALSHA", self._sha, 0, *args)
+            return self._wire.call(*command, *args, resend=resend)
+
+
+class RepeatableScript:
+    """A script that finds out what an earlier run of the same call did, when that run's answer was lost.
+
+    Its first two arguments are the call's id, which stays the same until the call is answered, and whether the call
+    may have been run before (0 or 1). So a call that raised is to be made again.
+    """
+
+    def __init__(self, script: WireScript) -> None:
+        self._script = script
+        self._call_id = _new_call_id()
+        self._is_repeat = False
+
+    def __call__(self, args: Sequence[Argument]) -> Any:
+        """Run it; raises as `Wire.call`."""
+        is_repeat, self._is_repeat = self._is_repeat, True
+        answer = self._script([self._call_id, int(is_repeat), *args], resend_args=[self._call_id, 1, *args])
+        self._call_id, self._is_repeat = _new_call_id(), False
+        return answer
+
+
+def _new_call_id() -> str:
+    """24 random hex digits: with 8 more they have the length of RQ's execution ids."""
+    return os.urandom(12).hex()

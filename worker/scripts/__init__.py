@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from shared.wire import Wire, WireScript
+from shared.wire import RepeatableScript, Wire, WireScript
 
 
 def load(wire: Wire, name: str) -> WireScript:
@@ -12,3 +12,8 @@ def load(wire: Wire, name: str) -> WireScript:
     folder = files(__name__)
     source = folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
     return WireScript(wire, source)
+
+
+def load_repeatable(wire: Wire, name: str) -> RepeatableScript:
+    """As `load`, for a script whose call may be repeated when its answer was lost."""
+    return RepeatableScript(load(wire, name))
