@@ -112,8 +112,13 @@ def failure_meta(result_json: bytes) -> bytes:
 
 
 def _is_script_error(error: redis.exceptions.ResponseError) -> bool:
-    """Whether a script raised. False for a server that can't or mustn't write now, which has a code of its own."""
+    """Whether a script raised, of which it is the text that tells.
+
+    False for a server that can't or mustn't write now, which has a code of its own, and for a worker that isn't allowed
+    to.
+    """
     text = str(error)
     code = text.partition(" ")[0]
     has_code = type(error) is not redis.exceptions.ResponseError or (code.isupper() and code != "WRONGTYPE")
-    return not has_code and "user_script" in text
+    is_forbidden = "ACL failure in script" in text
+    return not has_code and not is_forbidden and "user_script" in text

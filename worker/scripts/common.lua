@@ -32,6 +32,15 @@ local function is_broken(answer)
   error(answer)
 end
 
+local function text_of(message)
+  return type(message) == 'table' and message.err or tostring(message)
+end
+
+-- Whether an error is for want of a permission: no key's fault, nor a job's.
+local function is_forbidden(message)
+  return string.find(text_of(message), 'ACL failure', 1, true) or string.find(text_of(message), '^NOPERM')
+end
+
 -- A write to a key that belongs to one job or one worker, or a bell: a broken one is of use to nobody and is replaced.
 local function write_own(command, key, ...)
   local answer = redis.pcall(command, key, ...)
@@ -97,7 +106,7 @@ end
 -- How often a job may still be tried, from its hash's `retries_left`; 0 for what is no whole number. Bounded: a job that
 -- takes down each worker that it meets must not go on for as long as somebody's number says.
 local function retries_in(field)
-  if not field or not string.find(field, '^%d+$') then return 0 end
+  if not field or #field > 10 or not string.find(field, '^%d+$') then return 0 end
   return math.min(tonumber(field), MAX_RETRIES)
 end
 

@@ -25,10 +25,6 @@ if is_repeat then
   end
 end
 
-local function text_of(message)
-  return type(message) == 'table' and message.err or tostring(message)
-end
-
 -- Runs a function that writes to `key`. Whatever makes it fail is reported, and what comes after it is done all the same.
 local function attempt(key, run, ...)
   local went_well, message = pcall(run, ...)
@@ -126,7 +122,7 @@ local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
   local went_well, message = attempt('rq:job:' .. ARGV[i + 2], finish, i)
   if went_well then return FINISHED end
-  if string.find(text_of(message), '^NOPERM') then error(message) end
+  if is_forbidden(message) then error(message) end
   return UNWRITTEN
 end
 

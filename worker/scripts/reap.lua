@@ -47,9 +47,9 @@ local function take_back(queue, composite)
     redis.call('ZREM', 'rq:wip:' .. queue, composite)
     return
   end
-  local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or ''
-  local job = redis.pcall('HMGET', 'rq:job:' .. job_id, 'status', 'retries_left')
+  local job = redis.pcall('HMGET', 'rq:job:' .. job_id, 'status', 'retries_left', 'worker_name')
   local is_no_job = is_broken(job)
+  local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
   if is_no_job then
     report('refused', 'rq:job:' .. job_id, job.err)
