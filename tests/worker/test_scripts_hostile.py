@@ -96,7 +96,7 @@ def test_no_number_in_a_jobs_hash_outlives_the_bound_on_attempts(
 def test_an_attempts_number_is_by_the_producers_setting(
     settings: Settings, client: redis.Redis, producers: int, workers: int
 ) -> None:
-    (job_id,) = kit.submit(settings.model_copy(update={"max_attempts": producers}), frame())
+    kit.submit(settings.model_copy(update={"max_attempts": producers}), frame())
     for attempt in range(1, min(producers, 4) + 1):
         (job,) = claim(settings)
         assert admit(job, max_attempts=workers).attempt == attempt
