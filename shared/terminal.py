@@ -36,10 +36,9 @@ class _TextLines(logging.Formatter):
     Messages quote what others wrote, as ids of jobs: none of it begins a line of its own, or steers the terminal.
     """
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
         record.message = record.message.translate(_CONTROL_CHARACTERS)

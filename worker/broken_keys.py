@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 log = logging.getLogger("sortline.keys")
 
-# A queue that can't be used is reported by each look at it, twice a second.
+# A queue that can't be used is reported by each look at it, twice a second. A job is refused once.
 REPEAT_INTERVAL_S = 60.0
+MAX_REMEMBERED = 1000
 
 _WHAT_IS_DONE = {
     "refused": "it can't be a job's, so the job was taken off its queue unread, and the key is left alone: delete it, "
@@ -36,12 +37,12 @@ class BrokenKeys:
         self._told_at: dict[bytes, float] = {}
 
     def report(self, problems: Sequence[Sequence[bytes]]) -> None:
-        """Log each problem, as { action, key, the key's type, the server's words }; a queue's now and then."""
+        """Log each problem: { action, key, the key's type, the server's words }. The same one only now and then."""
         for action, key, kind, message in problems:
-            if action == b"left" and self._was_told(key):
-                continue
             if action == b"refused":
                 self._on_refused()
+            elif self._was_told(action + key):
+                continue
             # Names are anybody's: repr, so that none of them writes a line of its own into the log.
             log.error(
                 "Redis key %r is unusable (type %s: %s): %s",
@@ -51,9 +52,11 @@ class BrokenKeys:
                 _WHAT_IS_DONE[action.decode()],
             )
 
-    def _was_told(self, key: bytes) -> bool:
+    def _was_told(self, what: bytes) -> bool:
         now = self._clock()
-        if now - self._told_at.get(key, float("-inf")) < REPEAT_INTERVAL_S:
+        if now - self._told_at.get(what, float("-inf")) < REPEAT_INTERVAL_S:
             return True
-        self._told_at[key] = now
+        if len(self._told_at) >= MAX_REMEMBERED:
+            self._told_at.clear()
+        self._told_at[what] = now
         return False

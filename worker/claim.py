@@ -5,7 +5,6 @@ Called by the pipeline's claim thread, and by the lease keeper for jobs that are
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,8 @@ from worker.items import Claimed, Lease
 # Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
 # not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it.
 MAX_ENCODED_BYTES = 64_000_000
-# What EXPIRE and HINCRBY take, and what our producers write. Any other number of a job's hash counts as none: in a
-# script it would raise in the middle, after the leases of all the batch were ended.
-_WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,10}")
+# Of whole numbers in a job's hash: what EXPIRE takes. Any other number counts as none: in a script it would raise.
+MAX_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,10 @@ def _between(least: int, field: bytes | None, most: int) -> int:
 
 def _whole(value: bytes | None) -> str:
     """The whole number that RQ wrote, as text; '' for none and for anything else."""
-    return value.decode() if value and _WHOLE_NUMBER.fullmatch(value) else ""
+    if not value:
+        return ""
+    digits = value.removeprefix(b"-")
+    return value.decode() if digits.isdigit() and len(digits) <= MAX_DIGITS else ""
 
 
 def _text(value: bytes | None) -> str:

@@ -85,7 +85,7 @@ def _in_use() -> tuple[Served, Settings]:
 
 def _max_attempts(current: Job) -> int | None:
     """The producer's, as our own worker has it from the job's hash; RQ's Job doesn't know the field."""
-    return max_attempts_in(current.connection.hget(current.key, MAX_ATTEMPTS_FIELD))
+    return max_attempts_in(cast(bytes | None, current.connection.hget(current.key, MAX_ATTEMPTS_FIELD)))
 
 
 def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:

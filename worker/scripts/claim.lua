@@ -77,7 +77,7 @@ local function tune_bell(queue)
     return
   end
   local tokens = redis.pcall('LLEN', bell)
-  if is_broken(tokens) or tokens == 0 then write_own('LPUSH', bell, '1') end
+  if replace_broken(bell, tokens) or tokens == 0 then redis.call('LPUSH', bell, '1') end
 end
 
 for q = FIRST_QUEUE, #ARGV do

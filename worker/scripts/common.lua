@@ -14,6 +14,9 @@ redis.call('DEL', 'sortline:never-written')
 local BROKEN_KEPT_S = 86400
 local MAX_RETRIES = 99 -- MAX_ATTEMPTS of shared/jobs.py, less the first attempt
 
+-- Looked up once: what follows is called several times for each job.
+local redis_pcall = redis.pcall
+
 -- What each script reports of keys that don't hold what they should: { action, key, its type, the error }.
 -- worker/broken_keys.py explains the actions.
 local problems = {}
@@ -41,38 +44,31 @@ local function is_forbidden(message)
   return string.find(text_of(message), 'ACL failure', 1, true) or string.find(text_of(message), '^NOPERM')
 end
 
--- A write to a key that belongs to one job or one worker, or a bell: a broken one is of use to nobody and is replaced.
-local function write_own(command, key, ...)
-  local answer = redis.pcall(command, key, ...)
-  if is_broken(answer) then
-    report('replaced', key, answer.err)
-    redis.call('DEL', key)
-    answer = redis.call(command, key, ...)
-  end
-  return answer
+-- What to do about a broken key, given the answer that a command had from it. Each gives true where the key was broken,
+-- and the command must be given again or is of no use. (Not functions that run the command themselves: handing its
+-- arguments on would take as long as some commands do.)
+
+-- The key belongs to one job or one worker, or is a bell: broken it is of use to nobody, and is deleted.
+local function replace_broken(key, answer)
+  if not is_broken(answer) then return false end
+  report('replaced', key, answer.err)
+  redis.call('DEL', key)
+  return true
 end
 
--- A write to a key that many use: a broken one is moved aside, for somebody to look at, and begun anew.
-local function write_shared(command, key, ...)
-  local answer = redis.pcall(command, key, ...)
-  if is_broken(answer) then
-    report('moved', key, answer.err)
-    local aside = 'sortline:broken:' .. key
-    redis.call('RENAME', key, aside)
-    redis.call('EXPIRE', aside, BROKEN_KEPT_S)
-    answer = redis.call(command, key, ...)
-  end
-  return answer
+-- Many use the key: it is moved aside, for somebody to look at.
+local function move_broken(key, answer)
+  if not is_broken(answer) then return false end
+  report('moved', key, answer.err)
+  redis.call('RENAME', key, 'sortline:broken:' .. key)
+  redis.call('EXPIRE', 'sortline:broken:' .. key, BROKEN_KEPT_S)
+  return true
 end
 
--- A write to a job's hash. False where the key is no hash: it can't be a job's, so it is left alone.
-local function write_job(job_id, ...)
-  local key = 'rq:job:' .. job_id
-  local answer = redis.pcall('HSET', key, ...)
-  if is_broken(answer) then
-    report('refused', key, answer.err)
-    return false
-  end
+-- The key should be a job's hash. What is none can't be a job's, and is left alone.
+local function refuse_broken(key, answer)
+  if not is_broken(answer) then return false end
+  report('refused', key, answer.err)
   return true
 end
 
@@ -98,9 +94,14 @@ local function server_now_s()
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
--- A Lua number with six decimals: tostring() would round an epoch to 14 digits.
+-- A Lua number with six decimals: tostring() would round an epoch to 14 digits. Remembers the last one, as the jobs of a
+-- batch mostly expire together, and writing it takes as long as a command.
+local last_value, last_text
 local function seconds(value)
-  return string.format('%.6f', value)
+  if value ~= last_value then
+    last_value, last_text = value, string.format('%.6f', value)
+  end
+  return last_text
 end
 
 -- How often a job may still be tried, from its hash's `retries_left`; 0 for what is no whole number. Bounded: a job that
@@ -115,11 +116,14 @@ end
 local function write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
   local execution_key = 'rq:execution:' .. job_id .. ':' .. execution_id
   local executions_key = 'rq:executions:' .. job_id
-  write_own('HSET', execution_key, 'id', execution_id, 'job_id', job_id, 'created_at', now_s,
+  local hash = redis_pcall('HSET', execution_key, 'id', execution_id, 'job_id', job_id, 'created_at', now_s,
     'last_heartbeat', now_s, 'worker_name', worker)
   redis.call('EXPIRE', execution_key, lease_s + 60)
-  write_own('ZADD', executions_key, seconds(expires_s + 60), execution_id)
+  local list = redis_pcall('ZADD', executions_key, seconds(expires_s + 60), execution_id)
   redis.call('EXPIRE', executions_key, lease_s + 60)
+  if replace_broken(execution_key, hash) or replace_broken(executions_key, list) then
+    write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
+  end
 end
 
 -- And what Job.prepare_for_execution writes.
@@ -133,7 +137,7 @@ end
 -- The clock stands still while a script runs. Leases that it starts or renews end a microsecond after each
 -- other, so that they keep the jobs' order, in which they go back should this worker die.
 local function staggered(expires_s, place)
-  return seconds(expires_s + place / 1000000)
+  return string.format('%.6f', expires_s + place / 1000000)
 end
 
 -- What Execution.create writes under shared keys: the leases, and the worker's own list. The queue is usable.
@@ -145,18 +149,26 @@ local function register(queue, composites, worker, lease_s, expires_s)
     leases[2 * i] = composites[i]
   end
   redis.call('ZADD', 'rq:wip:' .. queue, unpack(leases))
-  write_own('SADD', 'rq:worker:' .. worker .. ':executions', unpack(composites))
-  redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
+  local key = 'rq:worker:' .. worker .. ':executions'
+  if replace_broken(key, redis.pcall('SADD', key, unpack(composites))) then
+    redis.call('SADD', key, unpack(composites))
+  end
+  redis.call('EXPIRE', key, lease_s + 60)
+end
+
+local function composites_of(executions)
+  local composites = {}
+  for i, execution in ipairs(executions) do
+    composites[i] = execution[1] .. ':' .. execution[2]
+  end
+  return composites
 end
 
 -- Which executions of one queue are still held; `executions` is a list of { job_id, execution_id }. False where the lease
 -- was lost: the job is another's. Where the registry of leases is broken nobody can take one over, so that what
 -- the job's own list says still holds.
 local function held_executions(queue, executions)
-  local composites, held = {}, {}
-  for i, execution in ipairs(executions) do
-    composites[i] = execution[1] .. ':' .. execution[2]
-  end
+  local composites, held = composites_of(executions), {}
   local scores = redis.pcall('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))
   local is_registry_broken = is_broken(scores)
   if is_registry_broken then is_usable(queue) end -- which reports it
@@ -174,14 +186,15 @@ end
 -- Ends executions of one queue and worker, which are held.
 local function close_executions(queue, executions, worker)
   if #executions == 0 then return end
-  local composites, execution_keys = {}, {}
+  local composites, execution_keys = composites_of(executions), {}
   for i, execution in ipairs(executions) do
-    composites[i] = execution[1] .. ':' .. execution[2]
     execution_keys[i] = 'rq:execution:' .. composites[i]
-    write_own('ZREM', 'rq:executions:' .. execution[1], execution[2])
+    local key = 'rq:executions:' .. execution[1]
+    replace_broken(key, redis_pcall('ZREM', key, execution[2]))
   end
   is_broken(redis.pcall('ZREM', 'rq:wip:' .. queue, unpack(composites))) -- then it holds no lease of theirs
-  write_own('SREM', 'rq:worker:' .. worker .. ':executions', unpack(composites))
+  local key = 'rq:worker:' .. worker .. ':executions'
+  replace_broken(key, redis.pcall('SREM', key, unpack(composites)))
   redis.call('DEL', unpack(execution_keys))
 end
 
@@ -198,13 +211,16 @@ end
 -- Wakes one idle worker. At most 64 tokens wait: more workers than that never wake for one push.
 local function ring(queue)
   local bell = 'sortline:bell:' .. queue
-  write_own('LPUSH', bell, '1')
+  if replace_broken(bell, redis.pcall('LPUSH', bell, '1')) then redis.call('LPUSH', bell, '1') end
   redis.call('LTRIM', bell, 0, 63)
 end
 
 -- Puts a job back, at the front: it has waited longest. False where its key is no job's; the queue is usable.
 local function requeue(queue, job_id, now_iso)
-  if not write_job(job_id, 'status', 'queued', 'enqueued_at', now_iso) then return false end
+  local job_key = 'rq:job:' .. job_id
+  if refuse_broken(job_key, redis.pcall('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)) then
+    return false
+  end
   redis.call('LPUSH', 'rq:queue:' .. queue, job_id)
   ring(queue)
   return true
@@ -218,11 +234,7 @@ local function describe(queue, job_id, execution_id)
   local f = redis.pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
-  if is_broken(f) then
-    report('refused', key, f.err)
-    return nil
-  end
-  if not f[13] then return nil end
+  if refuse_broken(key, f) or not f[13] then return nil end
   local extras = ''
   for i = 6, 12 do
     if f[i] and f[i] ~= '' then extras = extras .. f[i] .. ' ' end

@@ -25,13 +25,6 @@ if is_repeat then
   end
 end
 
--- Runs a function that writes to `key`. Whatever makes it fail is reported, and what comes after it is done all the same.
-local function attempt(key, run, ...)
-  local went_well, message = pcall(run, ...)
-  if not went_well then report('unwritten', key, text_of(message)) end
-  return went_well, message
-end
-
 local registries, lines, images = {}, {}, {} -- what is written once, after the jobs
 local succeeded, failed, working_s = 0, 0, 0
 
@@ -50,20 +43,31 @@ end
 
 local function publish(line, sort_result)
   if line == '' then return end
-  write_shared('XADD', 'sortline:results:' .. line, 'MAXLEN', '~', stream_maxlen, '*', 'result', sort_result)
+  local key = 'sortline:results:' .. line
+  if move_broken(key, redis_pcall('XADD', key, 'MAXLEN', '~', stream_maxlen, '*', 'result', sort_result)) then
+    return publish(line, sort_result)
+  end
   lines[line] = true
 end
 
 local function record_result(results_key, type, payload_name, payload, execution_id, started_s)
-  write_own('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', type, 'worker_name', worker,
+  local added = redis_pcall('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', type, 'worker_name', worker,
     payload_name, payload, 'execution_id', execution_id, 'execution_started_at', started_s,
     'execution_ended_at', now_s)
+  if replace_broken(results_key, added) then
+    record_result(results_key, type, payload_name, payload, execution_id, started_s)
+  end
+end
+
+-- False where the job's key is no hash (any more), which is left alone; its SortResult is published all the same.
+local function end_job(job_key, status)
+  local set = redis_pcall('HSET', job_key, 'status', status, 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  return not refuse_broken(job_key, set)
 end
 
 local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
-  -- Also for a job that is to be deleted: a key that is no job's any more isn't ours to delete.
-  if not write_job(job_id, 'status', 'finished', 'ended_at', now_iso, 'last_heartbeat', now_iso) then return end
+  if not end_job(job_key, 'finished') then return end
   if result_ttl_s == 0 then
     redis.call('DEL', job_key, results_key)
     return
@@ -77,7 +81,7 @@ end
 local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
   local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
-  if not write_job(job_id, 'status', 'failed', 'ended_at', now_iso, 'last_heartbeat', now_iso) then return end
+  if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis.call('HSET', job_key, 'meta', meta) end
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
@@ -86,9 +90,11 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
 end
 
 local function retry(queue, job_id)
-  if not write_job(job_id, 'ended_at', now_iso, 'last_heartbeat', now_iso) then return end
-  local retries_left = retries_in(redis.call('HGET', 'rq:job:' .. job_id, 'retries_left'))
-  redis.call('HSET', 'rq:job:' .. job_id, 'retries_left', math.max(0, retries_left - 1))
+  local job_key = 'rq:job:' .. job_id
+  local retries_left = redis.pcall('HGET', job_key, 'retries_left')
+  if refuse_broken(job_key, retries_left) then return end
+  redis.call('HSET', job_key, 'retries_left', math.max(0, retries_in(retries_left) - 1), 'ended_at', now_iso,
+    'last_heartbeat', now_iso)
   requeue(queue, job_id, now_iso)
 end
 
@@ -120,9 +126,10 @@ end
 -- script ends: no job can be written then, and the worker tries again.
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
-  local went_well, message = attempt('rq:job:' .. ARGV[i + 2], finish, i)
+  local went_well, message = pcall(finish, i)
   if went_well then return FINISHED end
   if is_forbidden(message) then error(message) end
+  report('unwritten', 'rq:job:' .. ARGV[i + 2], text_of(message))
   return UNWRITTEN
 end
 
@@ -135,10 +142,10 @@ for i = HEADER + 1, #ARGV, FIELDS do
   table.insert(by_queue[queue], { ARGV[i + 2], ARGV[i + 3] })
   table.insert(places[queue], i)
 end
-local held_at = {}
+local held_at = {} -- the execution, where it is held
 for queue, executions in pairs(by_queue) do
   for n, held in ipairs(held_executions(queue, executions)) do
-    held_at[places[queue][n]] = held
+    held_at[places[queue][n]] = held and executions[n]
   end
 end
 
@@ -148,27 +155,40 @@ for i = HEADER + 1, #ARGV, FIELDS do
   answers[#answers + 1] = answer
   if answer == FINISHED then
     finished[queue] = finished[queue] or {}
-    table.insert(finished[queue], { ARGV[i + 2], ARGV[i + 3] })
+    table.insert(finished[queue], held_at[i])
   end
 end
-for queue, executions in pairs(finished) do
-  close_executions(queue, executions, worker)
+
+-- Runs a function that writes to `key`. Whatever makes it fail is reported, and what comes after it is done all the same.
+local function attempt(key, run, ...)
+  local went_well, message = pcall(run, ...)
+  if not went_well then report('unwritten', key, text_of(message)) end
 end
 
--- The results are out and the leases ended: nothing must keep the worker from hearing of it now.
+-- The results are out: nothing must keep the worker from hearing of it now, or it would write them again. A lease that
+-- can't be ended runs out, and is removed as that of a job which has ended.
+for queue, executions in pairs(finished) do
+  attempt('rq:wip:' .. queue, close_executions, queue, executions, worker)
+end
+local function add_to_shared(command, key, members)
+  if move_broken(key, redis.pcall(command, key, unpack(members))) then redis.call(command, key, unpack(members)) end
+end
 for key, members in pairs(registries) do
-  attempt(key, write_shared, 'ZADD', key, unpack(members))
+  attempt(key, add_to_shared, 'ZADD', key, members)
 end
 for line in pairs(lines) do
-  attempt('sortline:lines', write_shared, 'SADD', 'sortline:lines', line)
+  attempt('sortline:lines', add_to_shared, 'SADD', 'sortline:lines', { line })
 end
-if #images > 0 then redis.call('UNLINK', unpack(images)) end
+if #images > 0 then attempt(images[1], redis.call, 'UNLINK', unpack(images)) end
 
 local function count_in_worker()
-  if succeeded > 0 then write_own('HINCRBY', worker_key, 'successful_job_count', succeeded) end
-  if failed > 0 then write_own('HINCRBY', worker_key, 'failed_job_count', failed) end
-  write_own('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
-  redis.call('HSET', worker_key, 'sortline_last_finish', call_id .. ':' .. table.concat(answers))
+  local last = call_id .. ':' .. table.concat(answers)
+  if replace_broken(worker_key, redis.pcall('HSET', worker_key, 'sortline_last_finish', last)) then
+    redis.call('HSET', worker_key, 'sortline_last_finish', last)
+  end
+  if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
+  if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
+  redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
 end
 if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end
 return { table.concat(answers), problems }

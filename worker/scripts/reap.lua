@@ -47,15 +47,13 @@ local function take_back(queue, composite)
     redis.call('ZREM', 'rq:wip:' .. queue, composite)
     return
   end
-  local job = redis.pcall('HMGET', 'rq:job:' .. job_id, 'status', 'retries_left', 'worker_name')
-  local is_no_job = is_broken(job)
+  local job_key = 'rq:job:' .. job_id
+  local job = redis.pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
+  local is_job = not refuse_broken(job_key, job)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
-  if is_no_job then
-    report('refused', 'rq:job:' .. job_id, job.err)
-  elseif job[1] == 'started' then -- any other is a leftover of a job that ended otherwise
-    give_again(queue, job_id, retries_in(job[2]))
-  end
+  -- Any status but `started` is a leftover of a job that ended otherwise.
+  if is_job and job[1] == 'started' then give_again(queue, job_id, retries_in(job[2])) end
 end
 
 -- Whoever works on a job signs the failure with its name, and we leave a SortResult in `meta`; RQ's clean-up
