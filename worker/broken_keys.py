@@ -45,7 +45,7 @@ class BrokenKeys:
                 continue
             # Names are anybody's: repr, so that none of them writes a line of its own into the log.
             log.error(
-                "Redis key %r is unusable (type %s: %s): %s",
+                "Redis key %.200r is unusable (type %s: %s): %s",
                 key.decode(errors="surrogateescape"),
                 kind.decode(),
                 message.decode(errors="replace"),

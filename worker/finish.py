@@ -73,7 +73,7 @@ class Finisher:
         That one keeps its lease until it runs out, and then has an attempt less.
         """
         if len(batch) == 1:
-            log.error("job %r can't be finished: the script says %s", batch[0].claimed.lease.job_id, error)
+            log.error("job %.200r can't be finished: the script says %s", batch[0].claimed.lease.job_id, error)
             return [False]
         half = len(batch) // 2
         return self.finish(batch[:half]) + self.finish(batch[half:])

@@ -62,7 +62,7 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
     if job.job_id != job_id or job.image_key != keys.image(job_id):
         raise BadJob(
             f"the ImageJob says job_id {job.job_id!r} and image_key {job.image_key[:MAX_QUOTED]!r} inside job "
-            f"{job_id!r}: enqueue it with LineProducer."
+            f"{job_id[:MAX_QUOTED]!r}: enqueue it with LineProducer."
         )
 
 
