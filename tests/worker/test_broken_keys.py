@@ -190,6 +190,35 @@ def test_a_queue_that_cannot_be_used_waits_until_it_is_mended(
     assert any(repr(key) in record.getMessage() for record in caplog.records)
 
 
+def test_a_lost_lease_is_lost_where_the_registry_of_leases_is_broken_too(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """Then the job's own list of executions says who has it."""
+    (job_id,) = kit.submit(settings, frame())
+    (old,) = claim(settings)
+    expire(client, old)
+    kit.keeper(settings, Inflight(), worker="w2").reap()
+    (new,) = kit.claimer(settings, worker="w2").claim(1).jobs
+    client.set("rq:wip:live", "text")
+    assert kit.finisher(settings).finish([done(settings, old)]) == [False]
+    assert kit.finisher(settings, worker="w2").finish([done(settings, new)]) == [True]
+    assert kit.outcomes(client) == {job_id: "sorted"}
+
+
+def test_a_job_that_cannot_be_put_back_now_is_later_with_one_attempt_less(
+    settings: Settings, client: redis.Redis
+) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    jobs = claim(settings)
+    client.set("rq:queue:live", "text")
+    assert kit.finisher(settings).finish([done(settings, job, Ending.RETRY) for job in jobs]) == [False]
+    client.delete("rq:queue:live")
+    expire(client, *jobs)
+    assert kit.keeper(settings, Inflight()).reap() == (1, [])
+    assert queued(client) == [job_id]
+    assert kit.fetch(client, job_id).retries_left == 1
+
+
 @pytest.mark.parametrize("key", ["sortline:results:evil", "sortline:lines", "rq:finished:live"])
 def test_a_shared_key_is_kept_aside_for_a_day(settings: Settings, client: redis.Redis, key: str) -> None:
     _, bad = submit(settings)
