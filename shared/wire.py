@@ -7,9 +7,10 @@ server does. What they'd give is not wanted here: the worker's loops know what t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -24,27 +25,27 @@ class Wire:
         self._connection = client.connection_pool.make_connection()
         self._calling = threading.Lock()
 
-    def call(self, *command: Argument, resend: Sequence[Argument] | None = None) -> Any:
+    def call(self, *command: Argument) -> Any:
         """What the server answers, as it is.
 
         Text that came from the server, decoded with `surrogateescape`, goes back to it byte for byte.
 
         A connection that was lost is made anew, once, and the command sent again: it may be run twice.
 
-        Args:
-            command: name and arguments.
-            resend: what is sent the second time, where that differs from the first.
-
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses the command.
         """
+        return self.send(command, resend=lambda: command)
+
+    def send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
+        """As `call`, for a command that is another one when it is sent again: the one that `resend` makes."""
         with self._calling:
             try:
                 return self._call(command)
             except redis.exceptions.AuthenticationError:
                 raise
             except redis.exceptions.ConnectionError:
-                return self._call(resend or command)
+                return self._call(resend())
 
     def _call(self, command: Sequence[Argument]) -> Any:
         connection = self._connection
@@ -77,37 +78,42 @@ class WireScript:
         self._source = source
         self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, args: Sequence[Argument], *, resend_args: Sequence[Argument] | None = None) -> Any:
-        """Run it; raises as `Wire.call`. After a lost connection it is run again, with `resend_args` if given."""
-        command = ("EVALSHA", self._sha, 0)
-        resend = None if resend_args is None else (*command, *resend_args)
+    def __call__(self, args: Sequence[Argument]) -> Any:
+        """Run it; raises as `Wire.call`."""
+        command = self._command(args)
+        return self._send(command, resend=lambda: command)
+
+    def _command(self, args: Sequence[Argument]) -> list[Argument]:
+        return ["EVALSHA", self._sha, 0, *args]
+
+    def _send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
         try:
-            return self._wire.call(*command, *args, resend=resend)
+            return self._wire.send(command, resend=resend)
         except redis.exceptions.NoScriptError:
             self._wire.call("SCRIPT", "LOAD", self._source)
-            return self._wire.call(*command, *args, resend=resend)
+            return self._wire.send(command, resend=resend)
 
 
-class RepeatableScript:
+class RepeatableScript(WireScript):
     """A script that finds out what an earlier run of the same call did, when that run's answer was lost.
 
     Its first two arguments are the call's id, which stays the same until the call is answered, and whether the call
     may have been run before (0 or 1). So a call that raised is to be made again.
     """
 
-    def __init__(self, script: WireScript) -> None:
-        self._script = script
-        self._call_id = _new_call_id()
+    def __init__(self, wire: Wire, source: str) -> None:
+        super().__init__(wire, source)
+        # 24 hex digits: with 8 more that a script appends they have the length of RQ's execution ids.
+        self._call_ids = map(f"{os.urandom(8).hex()}{{:08x}}".format, itertools.count())
+        self._call_id = next(self._call_ids)
         self._is_repeat = False
 
     def __call__(self, args: Sequence[Argument]) -> Any:
         """Run it; raises as `Wire.call`."""
         is_repeat, self._is_repeat = self._is_repeat, True
-        answer = self._script([self._call_id, int(is_repeat), *args], resend_args=[self._call_id, 1, *args])
-        self._call_id, self._is_repeat = _new_call_id(), False
+        answer = self._send(
+            self._command([self._call_id, int(is_repeat), *args]),
+            resend=lambda: self._command([self._call_id, 1, *args]),
+        )
+        self._call_id, self._is_repeat = next(self._call_ids), False
         return answer
-
-
-def _new_call_id() -> str:
-    """24 random hex digits: with 8 more they have the length of RQ's execution ids."""
-    return os.urandom(12).hex()

@@ -20,8 +20,10 @@ local server_s = server_now_s()
 -- alone don't tell: that they are gone is what a finished batch and one that was lost have in common.
 if is_repeat then
   local last = redis.pcall('HGET', worker_key, 'sortline_last_finish')
-  if type(last) == 'string' and string.sub(last, 1, #call_id + 1) == call_id .. ':' then
-    return { string.sub(last, #call_id + 2), problems }
+  local head = call_id .. ':'
+  if type(last) == 'string' and string.sub(last, 1, #head) == head
+    and #last - #head == (#ARGV - HEADER) / FIELDS then
+    return { string.sub(last, #head + 1), problems }
   end
 end
 
