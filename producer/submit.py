@@ -24,7 +24,7 @@ from shared import keys
 from shared.connection import connect, server_errors
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.formats import sniff
-from shared.jobs import SORT_IMAGE
+from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import ImageJob, Name
 from shared.settings import Settings, masked
 
@@ -274,6 +274,7 @@ class LineProducer:
             "worker_name": "",
             "group_id": "",
         }
+        fields[MAX_ATTEMPTS_FIELD] = self._settings.max_attempts  # to tell a worker by retries_left which attempt it is
         retries = self._settings.max_attempts - 1
         if retries:  # RQ has no Retry(max=0)
             fields |= {"retries_left": retries, "retry_intervals": "[0]", "enqueue_at_front_on_retry": 1}

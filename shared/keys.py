@@ -34,6 +34,18 @@ def bell(queue: str) -> str:
     return f"sortline:bell:{queue}"
 
 
+def broken(key: str) -> str:
+    """Where the scripts move a shared key that holds another type than it should; expires after a day."""
+    return f"sortline:broken:{key}"
+
+
+# Never exists. The scripts delete it first of all: a write that changes nothing, which a replica refuses.
+NEVER_WRITTEN = "sortline:never-written"
+
+
+# Field of a worker's hash: what its last finish call answered, for the case that the answer was lost.
+LAST_FINISH = "sortline_last_finish"
+
 # RQ's.
 RQ_QUEUES = "rq:queues"  # set of the keys of all queues
 RQ_SUSPENDED = "rq:suspended"
@@ -61,5 +73,5 @@ def rq_results(job_id: str) -> str:
 
 
 def rq_worker(name: str) -> str:
-    """Hash of one registered worker."""
+    """Hash of one registered worker. Its field LAST_FINISH is ours."""
     return f"rq:worker:{name}"

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import BadSetting
+from shared.jobs import MAX_ATTEMPTS
 from shared.policies import PolicyOverride
 from shared.schemas import Name
 
@@ -84,7 +85,7 @@ class Settings(BaseSettings):
     )
     result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
-    max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
+    max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
     result_ttl_s: int = Field(
         900, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
     )

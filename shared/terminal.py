@@ -24,6 +24,31 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
+# What a terminal obeys or an editor takes for the end of a line, as its escape: `\n` for a newline.
+_CONTROL_CHARACTERS = {
+    code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
+}
+
+
+class _TextLines(logging.Formatter):
+    """One line an event, and indented ones for its traceback.
+
+    Messages quote what others wrote, as ids of jobs: none of it begins a line of its own, or steers the terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        record.message = record.message.translate(_CONTROL_CHARACTERS)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # logging's name
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {line.translate(_CONTROL_CHARACTERS)}" for line in lines)
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line; what a call passes as `extra` becomes fields."""
 
@@ -43,10 +68,5 @@ class _JsonLines(logging.Formatter):
 def setup_logging(settings: Settings) -> None:
     """Log to standard error, in the form and from the level that the settings ask for."""
     handler = logging.StreamHandler(sys.stderr)
-    if settings.log_format == "json":
-        handler.setFormatter(_JsonLines())
-    else:
-        text = logging.Formatter("%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-        text.converter = time.gmtime
-        handler.setFormatter(text)
+    handler.setFormatter(_JsonLines() if settings.log_format == "json" else _TextLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)

@@ -5,8 +5,6 @@ Called by the pipeline's claim thread, and by the lease keeper for jobs that are
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,17 @@ import redis
 from rq.utils import utcformat
 
 from shared import keys
+from shared.jobs import MAX_ATTEMPTS
 from shared.wire import Wire
 from worker import scripts
+from worker.broken_keys import BrokenKeys
 from worker.items import Claimed, Lease
 
 # Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
 # not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it.
 MAX_ENCODED_BYTES = 64_000_000
-# What EXPIRE and HINCRBY take, and what our producers write. Any other number of a job's hash counts as none: in a
-# script it would raise in the middle, after the leases of all the batch were ended.
-_WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,10}")
+# Of whole numbers in a job's hash: what EXPIRE takes. Any other number counts as none: in a script it would raise.
+MAX_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +41,42 @@ def stamp(at: float) -> str:
     return utcformat(datetime.fromtimestamp(at, UTC))
 
 
-def execution_base() -> str:
-    """24 random hex digits; a script appends 8 of its own to name each execution it starts."""
-    return os.urandom(12).hex()
-
-
 def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
     """One job as `describe()` in common.lua returns it."""
-    queue, job_id, execution_id, data, enqueued_at, retries_left, result_ttl, failure_ttl, extras = raw
+    queue, job_id, execution_id, data, enqueued_at, retries_left, result_ttl, failure_ttl, extras, max_attempts = raw
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return Claimed(
         lease=lease,
         data=data,
         enqueued_at=epoch(enqueued_at),
-        retries_left=max(0, int(_whole(retries_left) or 0)),
+        retries_left=_between(0, retries_left, MAX_ATTEMPTS - 1),
         result_ttl_s=_whole(result_ttl),
         failure_ttl_s=_whole(failure_ttl),
         extras=_text(extras),
+        max_attempts=max_attempts_in(max_attempts),
     )
+
+
+def max_attempts_in(field: bytes | None) -> int | None:
+    """How often a job's producer lets it be tried, from its hash; None where that doesn't say."""
+    return _between(0, field, MAX_ATTEMPTS) or None
+
+
+def _between(least: int, field: bytes | None, most: int) -> int:
+    return min(max(least, int(_whole(field) or least)), most)
 
 
 def _whole(value: bytes | None) -> str:
     """The whole number that RQ wrote, as text; '' for none and for anything else."""
-    return value.decode() if value and _WHOLE_NUMBER.fullmatch(value) else ""
+    if not value:
+        return ""
+    digits = value.removeprefix(b"-")
+    return value.decode() if digits.isdigit() and len(digits) <= MAX_DIGITS else ""
 
 
 def _text(value: bytes | None) -> str:
-    """Never raises: one odd byte in one job must not stop the worker."""
-    return (value or b"").decode(errors="replace")
+    """Never raises: ids and queue names are bytes. `Wire` turns them back into the same ones."""
+    return (value or b"").decode(errors="surrogateescape")
 
 
 def epoch(stamp_bytes: bytes | None) -> float | None:
@@ -92,10 +99,12 @@ class Claimer:
         worker: str,
         queues: Sequence[str],
         lease_s: int,
+        broken_keys: BrokenKeys | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._wire = Wire(client)
-        self._script = scripts.load(self._wire, "claim")
+        self._script = scripts.load_repeatable(self._wire, "claim")
+        self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._queues = list(queues)
         self._bells = [keys.bell(queue) for queue in queues]
@@ -107,21 +116,13 @@ class Claimer:
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached. The claim may have happened all
-                the same: those jobs come back when their leases run out.
+                the same: then the next call brings those jobs, and no others.
         """
         now = self._clock()
-        suspended, jobs = self._script(
-            args=[
-                limit,
-                max_bytes,
-                self._worker,
-                stamp(now),
-                now,
-                self._lease_s,
-                execution_base(),
-                *self._queues,
-            ]
+        suspended, jobs, problems = self._script(
+            args=[limit, max_bytes, self._worker, stamp(now), now, self._lease_s, *self._queues]
         )
+        self._broken_keys.report(problems)
         claimed = [parse_claimed(job, started_at=now) for job in jobs]
         return Claim(claimed, bool(suspended))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,34 +18,65 @@ import redis
 from shared.settings import Settings
 from shared.wire import Wire
 from worker import scripts
+from worker.broken_keys import BrokenKeys
 from worker.claim import stamp
 from worker.items import Done, Ending
 
+log = logging.getLogger("sortline.finish")
+
 
 class Finisher:
-    """Finishes the jobs of one worker."""
+    """Finishes the jobs of one worker, one batch at a time."""
 
     def __init__(
-        self, client: redis.Redis, *, worker: str, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        client: redis.Redis,
+        *,
+        worker: str,
+        settings: Settings,
+        broken_keys: BrokenKeys | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._script = scripts.load(Wire(client), "finish")
+        self._script = scripts.load_repeatable(Wire(client), "finish")
+        self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._stream_maxlen = settings.results_maxlen
         self._result_ttl_s = settings.result_ttl_s
         self._clock = clock
 
     def finish(self, batch: Sequence[Done]) -> list[bool]:
-        """Finish the jobs; False where the lease had been lost and nothing was written.
+        """Finish the jobs; False where the lease had been lost, or a job could not be written, which is logged.
 
         Raises:
-            redis.exceptions.RedisError: the server can't be reached. Calling again is safe: a job
-                that was finished after all answers False then.
+            redis.exceptions.RedisError: the server can't be reached, or refuses to write now. Call again with the same
+                batch: where it was finished and only the answer was lost, that answer comes.
         """
+        try:
+            return self._finish(batch)
+        except redis.exceptions.ResponseError as error:
+            if not _is_script_error(error):
+                raise
+            return self._finish_apart(batch, error)
+
+    def _finish(self, batch: Sequence[Done]) -> list[bool]:
         now = self._clock()
         args: list[str | bytes | float] = [self._worker, stamp(now), now, self._stream_maxlen, self._result_ttl_s]
         for done in batch:
             args += self._arguments(done)
-        return [bool(held) for held in self._script(args=args)]
+        answers, problems = self._script(args)
+        self._broken_keys.report(problems)
+        return [answer == "1" for _, answer in zip(batch, answers.decode(), strict=True)]
+
+    def _finish_apart(self, batch: Sequence[Done], error: redis.exceptions.ResponseError) -> list[bool]:
+        """The script gave up on the batch: find the job that it can't write, which must not hold up the others.
+
+        That one keeps its lease until it runs out, and then has an attempt less.
+        """
+        if len(batch) == 1:
+            log.error("job %.200r can't be finished: the script says %s", batch[0].claimed.lease.job_id, error)
+            return [False]
+        half = len(batch) // 2
+        return self.finish(batch[:half]) + self.finish(batch[half:])
 
     def _arguments(self, done: Done) -> list[str | bytes | float]:
         lease = done.claimed.lease
@@ -55,7 +87,7 @@ class Finisher:
         if done.ending is Ending.SUCCESS:
             payload = base64.b64encode(result_json)
         elif done.ending is Ending.FAILURE:
-            payload = base64.b64encode(zlib.compress(done.error_text.encode()))
+            payload = base64.b64encode(zlib.compress(done.error_text.encode(errors="backslashreplace")))
             meta = failure_meta(result_json)
         return [
             done.ending.value,
@@ -77,3 +109,16 @@ def failure_meta(result_json: bytes) -> bytes:
     if not result_json:
         return b""
     return json.dumps({"sort_result": json.loads(result_json)}).encode()
+
+
+def _is_script_error(error: redis.exceptions.ResponseError) -> bool:
+    """Whether a script raised, of which it is the text that tells.
+
+    False for a server that can't or mustn't write now, which has a code of its own, and for a worker that isn't allowed
+    to.
+    """
+    text = str(error)
+    code = text.partition(" ")[0]
+    has_code = type(error) is not redis.exceptions.ResponseError or (code.isupper() and code != "WRONGTYPE")
+    is_forbidden = "ACL failure in script" in text
+    return not has_code and not is_forbidden and "user_script" in text

@@ -32,7 +32,7 @@ _CALL: TypeAdapter[tuple[str, None, tuple[ImageJob], dict[str, object]]] = TypeA
 
 
 def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
-    """The job as a ticket.
+    """The job as a ticket. `max_attempts` is for jobs whose producer did not say its own.
 
     Raises:
         BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its
@@ -40,7 +40,7 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
     """
     if claimed.extras:
         raise BadJob(
-            f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({claimed.extras.strip()}); "
+            f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({claimed.extras.strip()!r}); "
             "Sortline runs none of them: enqueue it with LineProducer."
         )
     text = _unpacked(claimed.data)
@@ -49,7 +49,8 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
     except ValidationError:  # then say what is wrong with it, which takes longer
         job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
-    return Ticket(claimed, job, attempt=max(1, max_attempts - claimed.retries_left))
+    allowed = claimed.max_attempts or max_attempts
+    return Ticket(claimed, job, attempt=max(1, allowed - claimed.retries_left))
 
 
 def check_identity(job: ImageJob, *, job_id: str) -> None:
@@ -61,7 +62,7 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
     if job.job_id != job_id or job.image_key != keys.image(job_id):
         raise BadJob(
             f"the ImageJob says job_id {job.job_id!r} and image_key {job.image_key[:MAX_QUOTED]!r} inside job "
-            f"{job_id!r}: enqueue it with LineProducer."
+            f"{job_id[:MAX_QUOTED]!r}: enqueue it with LineProducer."
         )
 
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One execution of one job, held by this worker until it is finished, released or lost."""
+    """One execution of one job, held by this worker until it is finished, released or lost.
+
+    Ids are bytes of anybody's. Those that aren't UTF-8 have lone surrogates here (`surrogateescape`), and go back to
+    the server as they came. Show ids with repr: no log line can be forged by one then.
+    """
 
     queue: str
     job_id: str
@@ -35,6 +39,7 @@ class Claimed:
     result_ttl_s: str  # '' where the job has none; only the finish script reads it
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like, which we refuse
+    max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import redis
 
 from shared.wire import Wire
 from worker import scripts
-from worker.claim import execution_base, parse_claimed, stamp
+from worker.broken_keys import BrokenKeys
+from worker.claim import parse_claimed, stamp
 from worker.items import Claimed, Lease
 
 log = logging.getLogger("sortline.leases")
@@ -87,12 +88,14 @@ class LeaseKeeper:
         queues: Sequence[str],
         lease_s: int,
         inflight: Inflight,
+        broken_keys: BrokenKeys | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         wire = Wire(client)
         self._renew = scripts.load(wire, "renew")
         self._release = scripts.load(wire, "release")
-        self._reap = scripts.load(wire, "reap")
+        self._reap = scripts.load_repeatable(wire, "reap")
+        self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._queues = list(queues)
         self._lease_s = lease_s
@@ -105,17 +108,20 @@ class LeaseKeeper:
         if not held:
             return []
         now = self._clock()
-        renewed = self._renew(args=[self._worker, stamp(now), now, self._lease_s, *_names(held)])
-        return self._inflight.drop_lost([lease for lease, alive in zip(held, renewed, strict=True) if not alive])
+        answers, problems = self._renew(args=[self._worker, stamp(now), now, self._lease_s, *_names(held)])
+        self._broken_keys.report(problems)
+        is_renewed = [answer == "1" for answer in answers.decode()]
+        return self._inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
 
     def release(self) -> int:
         """Give all held jobs back to the front of their queues; how many were still ours."""
         held = self._inflight.held()
         if not held:
             return 0
-        released = int(self._release(args=[self._worker, stamp(self._clock()), *_names(held)]))
+        released, problems = self._release(args=[self._worker, stamp(self._clock()), *_names(held)])
+        self._broken_keys.report(problems)
         self._inflight.remove(held)
-        return released
+        return int(released)
 
     def reap(self) -> tuple[int, list[Claimed]]:
         """Take back jobs whose leases ran out.
@@ -125,9 +131,10 @@ class LeaseKeeper:
             holds now and must answer as failed.
         """
         now = self._clock()
-        requeued, exhausted = self._reap(
-            args=[self._worker, stamp(now), now, self._lease_s, execution_base(), REAP_LIMIT, *self._queues]
+        requeued, exhausted, problems = self._reap(
+            args=[self._worker, stamp(now), now, self._lease_s, REAP_LIMIT, *self._queues]
         )
+        self._broken_keys.report(problems)
         jobs = [parse_claimed(job, started_at=now) for job in exhausted]
         self._inflight.add([job.lease for job in jobs])
         return int(requeued), jobs

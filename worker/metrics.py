@@ -90,7 +90,9 @@ class Metrics:
             "sortline_leases_lost", "Leases that ran out while this worker held them", registry=registry
         )
         self.retried = Counter("sortline_retried", "Attempts that failed and were put back", registry=registry)
-        self.refused = Counter("sortline_refused", "Jobs that are not Sortline's, failed unread", registry=registry)
+        self.refused = Counter(
+            "sortline_refused", "Jobs that are not Sortline's, failed or left unread", registry=registry
+        )
         self.server_errors = Counter(
             "sortline_server_errors", "Calls to Redis that failed, by step", ["step"], registry=registry
         )

@@ -235,7 +235,7 @@ class Pipeline:
             result = route.model.decider.rejected(ticket, error, spent=Spent(), finished_at=self._clock())
             self._done.put([Done(ticket.claimed, Ending.SUCCESS, result)])
         except Exception as error:  # a bug or no memory: this job's alone, and it may go well next time
-            log.exception("decoding job %s failed", ticket.job.job_id)
+            log.exception("decoding job %.200r failed", ticket.job.job_id)
             self._done.put([self._retry_or_fail(ticket, error, route.model.decider)])
         else:
             self._outlook.decoded(item.decode_ms / 1000)
@@ -244,7 +244,7 @@ class Pipeline:
 
     def _refuse(self, claimed: Claimed, error: Exception) -> None:
         trace = None if isinstance(error, BadJob) else error
-        log.error("job %s is failed unread: %s", claimed.lease.job_id, error, exc_info=trace)
+        log.error("job %.200r is failed unread: %s", claimed.lease.job_id, error, exc_info=trace)
         self._parts.metrics.refused.inc()
         self._done.put([Done(claimed, Ending.FAILURE, None, f"{type(error).__name__}: {error}")])
 
@@ -400,7 +400,7 @@ class Pipeline:
 
     def _keep_leases(self) -> None:
         for lease in self._parts.keeper.renew():
-            log.warning("lease of job %s was lost; another worker has the job now", lease.job_id)
+            log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
             self._parts.metrics.leases_lost.inc()
         if self._stop_claiming.is_set():
             return  # a job taken back now would wait for this worker's end

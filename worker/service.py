@@ -19,6 +19,7 @@ from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
 from shared.status_server import StatusServer
+from worker.broken_keys import BrokenKeys
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
@@ -169,23 +170,31 @@ class WorkerService:
         self._metrics.inflight.set_function(lambda: len(inflight))
         slot = Slot(Serving(model), metrics=self._metrics)
         self._recorder = self._follow(slot)
+        broken_keys = BrokenKeys(self._metrics.refused.inc)
         parts = Parts(
             # Each has a connection of its own: claim blocks, and leases must not wait for a large finish.
             claimer=Claimer(
-                connect(settings.redis_url), worker=self.name, queues=settings.queue_names, lease_s=settings.lease_s
+                connect(settings.redis_url),
+                worker=self.name,
+                queues=settings.queue_names,
+                lease_s=settings.lease_s,
+                broken_keys=broken_keys,
             ),
             slot=slot,
             comparisons=self._recorder,
             cache=ResultCache(
                 settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=self._metrics
             ),
-            finisher=Finisher(connect(settings.redis_url), worker=self.name, settings=settings),
+            finisher=Finisher(
+                connect(settings.redis_url), worker=self.name, settings=settings, broken_keys=broken_keys
+            ),
             keeper=LeaseKeeper(
                 connect(settings.redis_url),
                 worker=self.name,
                 queues=settings.queue_names,
                 lease_s=settings.lease_s,
                 inflight=inflight,
+                broken_keys=broken_keys,
             ),
             inflight=inflight,
             metrics=self._metrics,

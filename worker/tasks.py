@@ -17,8 +17,10 @@ from rq.job import Job
 
 from shared import keys
 from shared.errors import BadImage, EngineFailed
+from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
+from worker.claim import max_attempts_in
 from worker.decide import Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
@@ -51,7 +53,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
     served, settings = _in_use()
-    ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
+    ticket = _ticket(image_job, current, max_attempts=_max_attempts(current) or settings.max_attempts)
     image = cast(bytes | None, current.connection.get(image_job.image_key))
     model = as_model(served, settings, worker=current.worker_name or "rq")
     try:
@@ -81,8 +83,13 @@ def _in_use() -> tuple[Served, Settings]:
     return _loaded
 
 
+def _max_attempts(current: Job) -> int | None:
+    """The producer's, as our own worker has it from the job's hash; RQ's Job doesn't know the field."""
+    return max_attempts_in(cast(bytes | None, current.connection.hget(current.key, MAX_ATTEMPTS_FIELD)))
+
+
 def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
-    retries_left = current.retries_left or 0
+    retries_left = min(current.retries_left or 0, MAX_ATTEMPTS - 1)
     claimed = Claimed(
         lease=Lease(job.queue, job.job_id, "", time.time()),
         data=None,

@@ -23,6 +23,7 @@ from producer import submit
 from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob
 from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
@@ -89,6 +90,7 @@ def test_redis_holds_what_rq_itself_would_have_written(
     job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="camera-1", frame_id=7, deadline_ms=100)
     ours = snapshot(client)
     theirs = as_rq_writes(client, settings, ours, job_id)
+    assert ours[keys.rq_job(job_id)][2].pop(MAX_ATTEMPTS_FIELD.encode()) == str(max_attempts).encode()
     assert comparable(ours) == comparable(theirs)
 
 

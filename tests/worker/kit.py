@@ -27,6 +27,7 @@ from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost
+from worker.broken_keys import BrokenKeys
 from worker.buffer import BatchBuffer, Place
 from worker.cache import ResultCache
 from worker.canary import Comparison
@@ -287,10 +288,16 @@ def shades(*tones: int) -> Images:
     return np.stack([shade(tone) for tone in tones])
 
 
-def claimer(settings: Settings, *, worker: str = "w1", lease_s: int | None = None) -> Claimer:
+def claimer(
+    settings: Settings, *, worker: str = "w1", lease_s: int | None = None, broken_keys: BrokenKeys | None = None
+) -> Claimer:
     """The claim step of `worker`."""
     return Claimer(
-        connect(settings.redis_url), worker=worker, queues=settings.queue_names, lease_s=lease_s or settings.lease_s
+        connect(settings.redis_url),
+        worker=worker,
+        queues=settings.queue_names,
+        lease_s=lease_s or settings.lease_s,
+        broken_keys=broken_keys,
     )
 
 
@@ -320,7 +327,7 @@ def parts(
     inflight, metrics = Inflight(), Metrics()
     serving = engine if isinstance(engine, Serving) else Serving(model(engine, worker=worker))
     return Parts(
-        claimer=claimer(settings, worker=worker),
+        claimer=claimer(settings, worker=worker, broken_keys=BrokenKeys(metrics.refused.inc)),
         slot=Slot(serving, metrics=metrics),
         comparisons=comparisons or Heard(),
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),

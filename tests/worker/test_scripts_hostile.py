@@ -7,10 +7,12 @@ import redis
 from rq.registry import FailedJobRegistry
 
 from shared import keys
+from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.test_scripts import claim, done, leases
+from tests.worker.test_scripts import claim, done, expire, ids, leases, queued
+from worker.intake import admit
 from worker.items import Ending
 from worker.leases import Inflight
 
@@ -52,3 +54,60 @@ def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, cl
     finally:
         client.config_set("maxmemory", "0")
     assert set(kit.outcomes(client)) == set(job_ids)
+
+
+def test_a_full_server_lets_jobs_go_back(settings: Settings, client: redis.Redis) -> None:
+    """Those of a worker that ends, those of one that died, and one that is to be answered as failed."""
+    kit.submit(settings, *[frame() for _ in range(3)])
+    released, requeued, exhausted = claim(settings)
+    client.hset(keys.rq_job(exhausted.lease.job_id), "retries_left", 0)
+    expire(client, requeued, exhausted)
+    inflight = Inflight()
+    inflight.add([released.lease])
+    client.config_set("maxmemory", "1mb")
+    try:
+        assert kit.keeper(settings, inflight).release() == 1
+        count, jobs = kit.keeper(settings, Inflight(), worker="w2").reap()
+    finally:
+        client.config_set("maxmemory", "0")
+    assert (count, ids(jobs)) == (1, ids([exhausted]))
+    assert set(queued(client)) == set(ids([released, requeued]))
+
+
+@pytest.mark.parametrize("ending", ["a failed attempt", "a dead worker"])
+def test_no_number_in_a_jobs_hash_outlives_the_bound_on_attempts(
+    settings: Settings, client: redis.Redis, ending: str
+) -> None:
+    """A job that takes down each worker it meets would go on for years."""
+    (job_id,) = kit.submit(settings, frame())
+    client.hset(keys.rq_job(job_id), "retries_left", 10**9)
+    (job,) = claim(settings)
+    assert job.retries_left == MAX_ATTEMPTS - 1
+    if ending == "a dead worker":
+        expire(client, job)
+        assert kit.keeper(settings, Inflight()).reap() == (1, [])
+    else:
+        kit.finisher(settings).finish([done(settings, job, Ending.RETRY)])
+    assert kit.fetch(client, job_id).retries_left == MAX_ATTEMPTS - 2
+    assert claim(settings)[0].retries_left == MAX_ATTEMPTS - 2
+
+
+@pytest.mark.parametrize(("producers", "workers"), [(3, 5), (5, 3), (1, 3), (MAX_ATTEMPTS, 1)])
+def test_an_attempts_number_is_by_the_producers_setting(
+    settings: Settings, client: redis.Redis, producers: int, workers: int
+) -> None:
+    kit.submit(settings.model_copy(update={"max_attempts": producers}), frame())
+    for attempt in range(1, min(producers, 4) + 1):
+        (job,) = claim(settings)
+        assert admit(job, max_attempts=workers).attempt == attempt
+        kit.finisher(settings).finish([done(settings, job, Ending.RETRY)])
+
+
+def test_an_attempts_number_is_by_the_workers_setting_where_the_producer_says_none(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """Producers before this version, and RQ's own enqueue."""
+    (job_id,) = kit.submit(settings, frame())
+    client.hdel(keys.rq_job(job_id), MAX_ATTEMPTS_FIELD)
+    (job,) = claim(settings)
+    assert (job.retries_left, admit(job, max_attempts=4).attempt) == (2, 2)

@@ -91,6 +91,16 @@ def test_settings_and_model_are_loaded_once_in_a_process(
     assert len(reads) == 1
 
 
+def test_an_attempts_number_is_by_the_producers_setting(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = tiny.model_copy(update={"max_attempts": 5})
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(workers), workers))
+    kit.submit(tiny.model_copy(update={"max_attempts": 3}), frame(PICTURES[0]))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert [result.attempt for result in kit.stream(client)] == [1]
+
+
 def test_outside_of_rq_it_says_what_to_do_instead() -> None:
     with pytest.raises(RuntimeError, match="sortline classify"):
         worker.tasks.sort_image({})

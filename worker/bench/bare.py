@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.wire import Wire
 from worker import scripts
 from worker.bench.contenders import CAMERA, LINE, in_process
-from worker.claim import MAX_ENCODED_BYTES, execution_base, stamp
+from worker.claim import MAX_ENCODED_BYTES, stamp
 
 # Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
 STEP_JOBS = 32
@@ -35,19 +35,18 @@ def bare_rate(settings: Settings, *, count: int) -> float:
 def _run(settings: Settings, count: int) -> float:
     client: Any = connect(settings.redis_url)
     wire = Wire(client)
-    claim, finish = scripts.load(wire, "claim"), scripts.load(wire, "finish")
+    claim, finish = scripts.load_repeatable(wire, "claim"), scripts.load_repeatable(wire, "finish")
     answer = list(_answer())
     finished = 0
     started = time.perf_counter()
     while True:
         now = time.time()
-        _, jobs = claim(
-            args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, execution_base(), "live"]
-        )
+        _, jobs, _ = claim(args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, "live"])
         if not jobs:
             break
         wire.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
-        finished += sum(finish(args=_finish_args(settings, jobs, answer, now=now)))
+        answers, _ = finish(args=_finish_args(settings, jobs, answer, now=now))
+        finished += answers.count(b"1")
     elapsed_s = time.perf_counter() - started
     if finished != count:
         raise Transient(f"the bare scripts finished {finished} jobs instead of {count}: the run is void.")

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from shared.wire import Wire, WireScript
+from shared.wire import RepeatableScript, Wire, WireScript
 
 
 def load(wire: Wire, name: str) -> WireScript:
     """The script `name`.lua, ready to be called; it is sent to the server once."""
+    return WireScript(wire, _source(name))
+
+
+def load_repeatable(wire: Wire, name: str) -> RepeatableScript:
+    """As `load`, for a script whose call may be made again when its answer was lost."""
+    return RepeatableScript(wire, _source(name))
+
+
+def _source(name: str) -> str:
     folder = files(__name__)
-    source = folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
-    return WireScript(wire, source)
+    return folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()

@@ -3,22 +3,33 @@
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
 -- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring.
 --
--- ARGV  max_jobs, max_bytes, worker, now_iso, now_s, lease_s, execution_base, queue…
--- Gives { suspended, { job… } }, a job as describe() in common.lua has it.
-local max_jobs, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
-local worker, now_iso, now_s, lease_s, base = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+-- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
+--       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
+-- Gives { suspended, { job… }, problems }, a job as describe() in common.lua has it.
+local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
+local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+local FIRST_QUEUE = 9
 
-if redis.call('EXISTS', 'rq:suspended') == 1 then
-  return { 1, {} }
+if is_repeat then
+  local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
+  if #jobs > 0 then return { 0, jobs, problems } end
 end
 
-local jobs, bytes = {}, 0
+if redis.call('EXISTS', 'rq:suspended') == 1 then
+  return { 1, {}, problems }
+end
+
+local jobs, bytes, seen = {}, 0, {}
 local expires_s = server_now_s() + lease_s
 
 -- False for the second entry of a job that is in the list twice: RQ's clean-up and ours may both have put an
 -- abandoned job back. To run it again would give it a second result.
 local function waits(job_id, status)
-  if status == 'started' then return redis.call('EXISTS', 'rq:executions:' .. job_id) == 0 end
+  if status == 'started' then
+    local executions = redis.pcall('ZCARD', 'rq:executions:' .. job_id)
+    return is_broken(executions) or executions == 0
+  end
   return status ~= 'finished' and status ~= 'failed'
 end
 
@@ -28,27 +39,34 @@ local function image_bytes(job_id)
   return tonumber(size) or 0
 end
 
-local function start(queue, job_ids)
-  local composites = {}
-  for i, job_id in ipairs(job_ids) do
-    -- What is over the bound goes back, in order.
-    if bytes >= max_bytes then
-      for back = #job_ids, i, -1 do
-        redis.call('LPUSH', 'rq:queue:' .. queue, job_ids[back])
-      end
-      break
-    end
-    local execution_id = base .. string.format('%08x', #jobs)
+-- The jobs among the first ids of a queue, and how many ids were looked at: an image over the bound ends it.
+-- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
+local function choose(queue, job_ids)
+  local composites, looked_at = {}, 0
+  for _, job_id in ipairs(job_ids) do
+    if bytes >= max_bytes then break end
+    looked_at = looked_at + 1
+    local execution_id = call_id .. string.format('%08x', #jobs)
     local job, status = describe(queue, job_id, execution_id)
-    -- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
-    if job and waits(job_id, status) then
-      open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
+    if job and not seen[job_id] and waits(job_id, status) then
+      seen[job_id] = true
       composites[#composites + 1] = job_id .. ':' .. execution_id
       jobs[#jobs + 1] = job
       bytes = bytes + image_bytes(job_id)
     end
   end
+  return composites, looked_at
+end
+
+-- The leases come first and the list is cut last: whatever happens in between, no job is in neither of them.
+local function start(queue, job_ids)
+  local before = #jobs
+  local composites, looked_at = choose(queue, job_ids)
   register(queue, composites, worker, lease_s, expires_s)
+  for i = before + 1, #jobs do
+    open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
+  end
+  redis.call('LTRIM', 'rq:queue:' .. queue, looked_at, -1)
 end
 
 -- The bell says "there may be work": silent when there is none, one token while there is.
@@ -56,17 +74,21 @@ local function tune_bell(queue)
   local bell = 'sortline:bell:' .. queue
   if redis.call('LLEN', 'rq:queue:' .. queue) == 0 then
     redis.call('DEL', bell)
-  elseif redis.call('LLEN', bell) == 0 then
-    redis.call('LPUSH', bell, '1')
+    return
   end
+  local tokens = redis.pcall('LLEN', bell)
+  if replace_broken(bell, tokens) or tokens == 0 then redis.call('LPUSH', bell, '1') end
 end
 
-for q = 8, #ARGV do
-  while #jobs < max_jobs and bytes < max_bytes do
-    local job_ids = redis.call('LPOP', 'rq:queue:' .. ARGV[q], max_jobs - #jobs)
-    if not job_ids then break end
-    start(ARGV[q], job_ids)
+for q = FIRST_QUEUE, #ARGV do
+  local queue = ARGV[q]
+  if is_usable(queue) then
+    while #jobs < max_jobs and bytes < max_bytes do
+      local job_ids = redis.call('LRANGE', 'rq:queue:' .. queue, 0, max_jobs - #jobs - 1)
+      if #job_ids == 0 then break end
+      start(queue, job_ids)
+    end
+    tune_bell(queue)
   end
-  tune_bell(ARGV[q])
 end
-return { 0, jobs }
+return { 0, jobs, problems }

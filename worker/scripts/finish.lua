@@ -2,17 +2,31 @@
 -- and only where the lease is still held. A job whose lease ran out belongs to another worker now;
 -- stock RQ would leave it in both `failed` and `finished`.
 --
--- ARGV  worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 11 for each job:
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 11 for each job:
 --       kind (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
 --       line ('' for a job that isn't ours), sort_result (JSON), rq_payload (base64, as RQ stores it), meta (JSON)
--- Gives a list of 1 (finished) and 0 (lease lost), in order.
-local worker, now_iso, now_s = ARGV[1], ARGV[2], ARGV[3]
-local stream_maxlen, default_result_ttl_s = ARGV[4], tonumber(ARGV[5])
+--       is_repeat (0, 1): this call may have run before, and its answer was lost
+-- Gives { answers, problems }. A character for each job, in order: 1 finished, 0 lease lost, 2 could not be written, with
+-- its lease left to run out.
+local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
+local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
 local STREAM_TTL_S = 604800 -- as in shared/keys.py
-local HEADER, FIELDS = 5, 11
+local HEADER, FIELDS = 7, 11
+local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
+
+-- What the last call of this worker answered is kept in its hash, for the case that the answer doesn't arrive. The leases
+-- alone don't tell: that they are gone is what a finished batch and one that was lost have in common.
+if is_repeat then
+  local last = redis.pcall('HGET', worker_key, 'sortline_last_finish')
+  local head = call_id .. ':'
+  if type(last) == 'string' and string.sub(last, 1, #head) == head
+    and #last - #head == (#ARGV - HEADER) / FIELDS then
+    return { string.sub(last, #head + 1), problems }
+  end
+end
 
 local registries, lines, images = {}, {}, {} -- what is written once, after the jobs
 local succeeded, failed, working_s = 0, 0, 0
@@ -32,23 +46,35 @@ end
 
 local function publish(line, sort_result)
   if line == '' then return end
-  redis.call('XADD', 'sortline:results:' .. line, 'MAXLEN', '~', stream_maxlen, '*', 'result', sort_result)
+  local key = 'sortline:results:' .. line
+  if move_broken(key, redis_pcall('XADD', key, 'MAXLEN', '~', stream_maxlen, '*', 'result', sort_result)) then
+    return publish(line, sort_result)
+  end
   lines[line] = true
 end
 
 local function record_result(results_key, type, payload_name, payload, execution_id, started_s)
-  redis.call('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', type, 'worker_name', worker,
+  local added = redis_pcall('XADD', results_key, 'MAXLEN', '~', 10, '*', 'type', type, 'worker_name', worker,
     payload_name, payload, 'execution_id', execution_id, 'execution_started_at', started_s,
     'execution_ended_at', now_s)
+  if replace_broken(results_key, added) then
+    record_result(results_key, type, payload_name, payload, execution_id, started_s)
+  end
+end
+
+-- False where the job's key is no hash (any more), which is left alone; its SortResult is published all the same.
+local function end_job(job_key, status)
+  local set = redis_pcall('HSET', job_key, 'status', status, 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  return not refuse_broken(job_key, set)
 end
 
 local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
+  if not end_job(job_key, 'finished') then return end
   if result_ttl_s == 0 then
     redis.call('DEL', job_key, results_key)
     return
   end
-  redis.call('HSET', job_key, 'status', 'finished', 'ended_at', now_iso, 'last_heartbeat', now_iso)
   record_result(results_key, 1, 'return_value', payload, execution_id, started_s)
   expire(results_key, result_ttl_s)
   expire(job_key, result_ttl_s)
@@ -58,7 +84,7 @@ end
 local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
   local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
-  redis.call('HSET', job_key, 'status', 'failed', 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis.call('HSET', job_key, 'meta', meta) end
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
@@ -67,31 +93,47 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
 end
 
 local function retry(queue, job_id)
-  redis.call('HINCRBY', 'rq:job:' .. job_id, 'retries_left', -1)
-  redis.call('HSET', 'rq:job:' .. job_id, 'ended_at', now_iso, 'last_heartbeat', now_iso)
+  local job_key = 'rq:job:' .. job_id
+  local retries_left = redis.pcall('HGET', job_key, 'retries_left')
+  if refuse_broken(job_key, retries_left) then return end
+  redis.call('HSET', job_key, 'retries_left', math.max(0, retries_in(retries_left) - 1), 'ended_at', now_iso,
+    'last_heartbeat', now_iso)
   requeue(queue, job_id, now_iso)
 end
 
+-- The shared keys come last, so that what fails before leaves nothing behind but in the job's own.
 local function finish(i)
   local kind, queue, job_id, execution_id, started_s = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local result_ttl_s, failure_ttl = tonumber(ARGV[i + 5]) or default_result_ttl_s, ARGV[i + 6]
   local line, sort_result, payload, meta = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
-  working_s = working_s + tonumber(now_s) - tonumber(started_s)
   if kind == 'success' then
     succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
     publish(line, sort_result)
     images[#images + 1] = 'sortline:image:' .. job_id
     succeeded = succeeded + 1
-    return
-  end
-  failed = failed + 1 -- RQ counts a retried execution as failed
-  if kind == 'retry' then
-    retry(queue, job_id)
   else
-    -- The image stays until it expires, so that `rq requeue` has something to sort.
-    fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
-    publish(line, sort_result)
+    if kind == 'retry' then
+      retry(queue, job_id)
+    else
+      -- The image stays until it expires, so that `rq requeue` has something to sort.
+      fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
+      publish(line, sort_result)
+    end
+    failed = failed + 1 -- RQ counts a retried execution as failed
   end
+  working_s = working_s + tonumber(now_s) - tonumber(started_s)
+end
+
+-- A job that can't be put back, and one whose writing fails for a reason that nobody foresaw, keep their leases until
+-- these run out: then they go back to their queues, with an attempt less. Only where the worker has no permission the
+-- script ends: no job can be written then, and the worker tries again.
+local function finish_alone(i)
+  if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
+  local went_well, message = pcall(finish, i)
+  if went_well then return FINISHED end
+  if is_forbidden(message) then error(message) end
+  report('unwritten', 'rq:job:' .. ARGV[i + 2], text_of(message))
+  return UNWRITTEN
 end
 
 -- Which leases are still held, per queue.
@@ -103,38 +145,63 @@ for i = HEADER + 1, #ARGV, FIELDS do
   table.insert(by_queue[queue], { ARGV[i + 2], ARGV[i + 3] })
   table.insert(places[queue], i)
 end
-local held_at = {}
+local held_at = {} -- the execution, where it is held
 for queue, executions in pairs(by_queue) do
-  for n, held in ipairs(end_executions(queue, executions, worker)) do
-    held_at[places[queue][n]] = held
+  for n, held in ipairs(held_executions(queue, executions)) do
+    held_at[places[queue][n]] = held and executions[n]
   end
 end
 
-local finished = {}
+local answers, finished = {}, {}
 for i = HEADER + 1, #ARGV, FIELDS do
-  if held_at[i] then finish(i) end
-  finished[#finished + 1] = held_at[i] and 1 or 0
+  local queue, answer = ARGV[i + 1], held_at[i] and finish_alone(i) or LOST
+  answers[#answers + 1] = answer
+  if answer == FINISHED then
+    finished[queue] = finished[queue] or {}
+    table.insert(finished[queue], held_at[i])
+  end
 end
 
+-- Runs a function that writes to `key`. Whatever makes it fail is reported, and what comes after it is done all the same.
+local function attempt(key, run, ...)
+  local went_well, message = pcall(run, ...)
+  if not went_well then report('unwritten', key, text_of(message)) end
+end
+
+-- The results are out: nothing must keep the worker from hearing of it now, or it would write them again. A lease that
+-- can't be ended runs out, and is removed as that of a job which has ended.
+for queue, executions in pairs(finished) do
+  attempt('rq:wip:' .. queue, close_executions, queue, executions, worker)
+end
+local function add_to_shared(command, key, members)
+  if move_broken(key, redis.pcall(command, key, unpack(members))) then redis.call(command, key, unpack(members)) end
+end
 for key, members in pairs(registries) do
-  redis.call('ZADD', key, unpack(members))
+  attempt(key, add_to_shared, 'ZADD', key, members)
 end
 for line in pairs(lines) do
-  redis.call('SADD', 'sortline:lines', line)
-  redis.call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
+  attempt('sortline:lines', add_to_shared, 'SADD', 'sortline:lines', { line })
+  attempt('sortline:results:' .. line, redis.call, 'EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
 end
 -- One line a batch is looked at, so that a name goes some time after its stream has expired.
-local any_line = next(lines) and redis.call('SRANDMEMBER', 'sortline:lines')
-if any_line then
-  local ttl_s = redis.call('TTL', 'sortline:results:' .. any_line)
-  if ttl_s == -2 then redis.call('SREM', 'sortline:lines', any_line) end
+local function tidy_lines()
+  local line = redis.call('SRANDMEMBER', 'sortline:lines')
+  local ttl_s = line and redis.call('TTL', 'sortline:results:' .. line)
+  if ttl_s == -2 then redis.call('SREM', 'sortline:lines', line) end
   -- Without expiry: written by a version that set none.
-  if ttl_s == -1 then redis.call('EXPIRE', 'sortline:results:' .. any_line, STREAM_TTL_S) end
+  if ttl_s == -1 then redis.call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S) end
 end
-if #images > 0 then redis.call('UNLINK', unpack(images)) end
-if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
-if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
-if succeeded + failed > 0 then
+if next(lines) then attempt('sortline:lines', tidy_lines) end
+if #images > 0 then attempt(images[1], redis.call, 'UNLINK', unpack(images)) end
+
+local function count_in_worker()
+  local last = call_id .. ':' .. table.concat(answers)
+  if replace_broken(worker_key, redis.pcall('HSET', worker_key, 'sortline_last_finish', last)) then
+    redis.call('HSET', worker_key, 'sortline_last_finish', last)
+  end
+  if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
+  if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
   redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
 end
-return finished
+if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end
+return { table.concat(answers), problems }

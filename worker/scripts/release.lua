@@ -1,15 +1,15 @@
 -- Gives unfinished jobs back to the front of their queues: a shutdown that can't wait. No attempt is used up.
 --
 -- ARGV  worker, now_iso, then queue, job_id, execution_id for each
--- Gives how many were given back (the others were lost before).
+-- Gives { how many were given back, problems }. The others were lost before, or their queue can't be used: then their
+-- leases run out.
 local worker, now_iso = ARGV[1], ARGV[2]
 local released = 0
 -- Backwards: each goes to the front, so the first is first again.
 for i = #ARGV - 2, 3, -3 do
-  local queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if end_executions(queue, { { job_id, execution_id } }, worker)[1] then
-    requeue(queue, job_id, now_iso)
+  local queue, execution = ARGV[i], { ARGV[i + 1], ARGV[i + 2] }
+  if is_usable(queue) and end_executions(queue, { execution }, worker)[1] and requeue(queue, execution[1], now_iso) then
     released = released + 1
   end
 end
-return released
+return { released, problems }

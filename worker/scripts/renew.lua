@@ -1,26 +1,30 @@
 -- Renews the leases of executions that are still registered.
 --
 -- ARGV  worker, now_iso, now_s, lease_s, then queue, job_id, execution_id for each
--- Gives a list of 1 (renewed) and 0 (lost), in order.
+-- Gives { answers, problems }. A character for each execution, in order: 1 renewed, 0 lost.
 local worker, now_iso, now_s, lease_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local renewed = {}
--- First, as it takes no memory: see common.lua.
-redis.call('EXPIRE', 'rq:worker:' .. worker .. ':executions', lease_s + 60)
+local worker_executions = 'rq:worker:' .. worker .. ':executions'
+local answers = {}
+
+local function renew(place, queue, job_id, execution_id)
+  local composite, expires_s = job_id .. ':' .. execution_id, server_now_s() + lease_s
+  local executions = redis.pcall('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)
+  local execution = redis.pcall('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
+  if is_broken(executions) or is_broken(execution) then
+    write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
+  end
+  redis.call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
+  redis.call('EXPIRE', 'rq:executions:' .. job_id, lease_s + 60)
+  is_broken(redis.pcall('HSET', 'rq:job:' .. job_id, 'last_heartbeat', now_iso)) -- the finish will report it
+  -- Where the registry is broken nobody can take the lease over.
+  is_broken(redis.pcall('ZADD', 'rq:wip:' .. queue, 'XX', staggered(expires_s, place), composite))
+end
+
+redis.call('EXPIRE', worker_executions, lease_s + 60)
 for i = 5, #ARGV, 3 do
   local queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local composite = job_id .. ':' .. execution_id
-  local wip = 'rq:wip:' .. queue
-  if redis.call('ZSCORE', wip, composite) then
-    local expires_s = server_now_s() + lease_s
-    redis.call('ZADD', wip, 'XX', staggered(expires_s, i), composite)
-    redis.call('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
-    redis.call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
-    redis.call('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)
-    redis.call('EXPIRE', 'rq:executions:' .. job_id, lease_s + 60)
-    redis.call('HSET', 'rq:job:' .. job_id, 'last_heartbeat', now_iso)
-    renewed[#renewed + 1] = 1
-  else
-    renewed[#renewed + 1] = 0
-  end
+  local is_held = held_executions(queue, { { job_id, execution_id } })[1]
+  if is_held then renew(i, queue, job_id, execution_id) end
+  answers[#answers + 1] = is_held and '1' or '0'
 end
-return renewed
+return { table.concat(answers), problems }

@@ -1,0 +1,62 @@
+"""What the scripts report of Redis keys that don't hold what they should, logged and counted.
+
+In: the `problems` of a script's answer (common.lua). Called by the steps that run scripts: claim, finish, leases.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+log = logging.getLogger("sortline.keys")
+
+# A queue that can't be used is reported by each look at it, twice a second. A job is refused once.
+REPEAT_INTERVAL_S = 60.0
+MAX_REMEMBERED = 1000
+
+_WHAT_IS_DONE = {
+    "refused": "it can't be a job's, so the job was taken off its queue unread, and the key is left alone: delete it, "
+    "or enqueue with LineProducer, which makes ids of its own",
+    "replaced": "it was deleted and written anew",
+    "moved": "it was renamed to 'sortline:broken:' and its name, where it stays for a day, and begun anew",
+    "left": "its queue is left alone, and jobs wait, until you delete or rename that key",
+    "unwritten": "what was to be written there is missing",
+}
+
+
+class BrokenKeys:
+    """Tells of broken keys. May be called by any thread."""
+
+    def __init__(
+        self, on_refused: Callable[[], object] = lambda: None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`on_refused` is called for each job that was refused."""
+        self._on_refused = on_refused
+        self._clock = clock
+        self._told_at: dict[bytes, float] = {}
+
+    def report(self, problems: Sequence[Sequence[bytes]]) -> None:
+        """Log each problem: { action, key, the key's type, the server's words }. The same one only now and then."""
+        for action, key, kind, message in problems:
+            if action == b"refused":
+                self._on_refused()
+            elif self._was_told(action + key):
+                continue
+            # Names are anybody's: repr, so that none of them writes a line of its own into the log.
+            log.error(
+                "Redis key %.200r is unusable (type %s: %s): %s",
+                key.decode(errors="surrogateescape"),
+                kind.decode(),
+                message.decode(errors="replace"),
+                _WHAT_IS_DONE[action.decode()],
+            )
+
+    def _was_told(self, what: bytes) -> bool:
+        now = self._clock()
+        if now - self._told_at.get(what, float("-inf")) < REPEAT_INTERVAL_S:
+            return True
+        if len(self._told_at) >= MAX_REMEMBERED:
+            self._told_at.clear()
+        self._told_at[what] = now
+        return False
