@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from prometheus_client import Counter, start_http_server
+from prometheus_client import Counter, Gauge, start_http_server
 
 from shared.errors import BadSetting
 
@@ -19,6 +19,9 @@ class Fate(StrEnum):
 
 
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])
+CLOCK_OFFSET = Gauge(
+    "sortline_clock_offset_seconds", "This process's clock minus the Redis server's: positive when it is ahead."
+)
 
 
 def serve(host: str, port: int) -> int:

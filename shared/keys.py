@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Ours.
 LINES = "sortline:lines"  # set of line names that ever had a result
 
@@ -29,6 +31,16 @@ def canary(model: str, version: int, started_at: float) -> str:
 def bell(queue: str) -> str:
     """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
     return f"sortline:bell:{queue}"
+
+
+def sweep(queues: Sequence[str]) -> str:
+    """Hash of the search for lost jobs of these queues: its cursor, and when its next step is due; expires."""
+    return f"sortline:sweep:{','.join(sorted(queues))}"
+
+
+def suspects(queues: Sequence[str]) -> str:
+    """Sorted set of jobs of these queues that look lost, by when they were found; expires."""
+    return f"{sweep(queues)}:suspects"
 
 
 # RQ's.

@@ -4,6 +4,7 @@
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
+    upkeep thread: finds lost jobs (`sweep`), measures the clock; a slow answer to it may not delay a renewal
     beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`)
 
 The steps overlap: while one batch is in the model, the next is being decoded, the one after that
@@ -12,6 +13,7 @@ claimed that can't start soon. A job belongs to one model from its decoding on (
 
 Where it can go wrong, and what becomes of the job:
     claim    not ours, or not JSON      failed, never retried (BadJob)
+             impossible times           rejected (BadJob of `ServerClock`)
              deadline out of reach      expired (Outlook)
     decode   not a usable image         rejected (BadImage)
     batch    deadline out of reach now  expired
@@ -36,6 +38,7 @@ from dataclasses import dataclass
 
 import redis
 
+from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
 from worker.budget import Budget
@@ -54,11 +57,14 @@ from worker.loops import Loops
 from worker.metrics import EngineClock, Metrics
 from worker.outlook import Outlook
 from worker.serving import Slot
+from worker.sweep import Sweeper
 
 log = logging.getLogger("sortline.pipeline")
 
 # How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
 IDLE_WAIT_S = 0.5
+# Between two steps of upkeep; what they do is shared by all workers, or done far less often.
+UPKEEP_INTERVAL_S = 1.0
 # Most jobs in one finish step: a bound on how long the server is held.
 FINISH_MAX = 64
 
@@ -73,6 +79,8 @@ class Parts:
     cache: ResultCache
     finisher: Finisher
     keeper: LeaseKeeper
+    sweeper: Sweeper
+    server_clock: ServerClock
     inflight: Inflight
     metrics: Metrics
 
@@ -123,6 +131,7 @@ class Pipeline:
             self.loops.start(name, functools.partial(self._infer_loop, name))
         self.loops.start("finish", self._finish_loop)
         self.loops.start("leases", self._lease_loop)
+        self.loops.start("upkeep", self._upkeep_loop)
 
     def drain(self) -> None:
         """Claim nothing more; finish what is held, then end."""
@@ -198,12 +207,8 @@ class Pipeline:
         while hand:
             claimed, image = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
             try:
-                ticket = admit(claimed, max_attempts=self._max_attempts)
-            except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
-                self._refuse(claimed, error)
-                item = None
-            else:
-                item = self._decoded(ticket, image)
+                ticket = self._admit(claimed)
+                item = None if ticket is None else self._decoded(ticket, image)
             finally:
                 self._encoded.give_back(_size_bytes(image))
             if item is None:
@@ -217,6 +222,21 @@ class Pipeline:
             peer.coming = True
             self._batcher.put(item)
             decode_for_peer(peer, image, camera=item.ticket.job.camera)
+
+    def _admit(self, claimed: Claimed) -> Ticket | None:
+        """What is ours and possible; None where the job has its answer."""
+        try:
+            ticket = admit(claimed, max_attempts=self._max_attempts)
+        except Exception as error:  # BadJob, or a bug: those beside it must not be lost with it
+            self._refuse(claimed, error)
+            return None
+        try:
+            self._parts.server_clock.check(ticket.job.captured_at, ticket.job.deadline_at)
+        except BadJob as error:
+            result = self._parts.slot.now.acting.decider.impossible(ticket, error, finished_at=self._clock())
+            self._done.put([Done(claimed, Ending.SUCCESS, result)])
+            return None
+        return ticket
 
     def _decoded(self, ticket: Ticket, image: bytes | None) -> Decoded | None:
         """What goes to the model; None where the job has its answer without it."""
@@ -412,15 +432,29 @@ class Pipeline:
             self._give_up(claimed)
 
     def _give_up(self, claimed: Claimed) -> None:
-        try:
-            ticket = admit(claimed, max_attempts=self._max_attempts)
-        except Exception as error:  # as in _decode_hand
-            self._refuse(claimed, error)
+        ticket = self._admit(claimed)
+        if ticket is None:
             return
         died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
         decider = self._parts.slot.now.acting.decider
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
+
+
+    # upkeep ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _upkeep_loop(self) -> None:
+        self._parts.server_clock.measure()
+        while not self._stop_claiming.wait(UPKEEP_INTERVAL_S):
+            self.loops.beat("upkeep")
+            try:
+                swept = self._parts.sweeper.step()
+            except redis.exceptions.RedisError as error:
+                self.loops.server_away("upkeep", error)
+                continue
+            self._parts.metrics.recovered.labels("requeued").inc(swept.requeued)
+            self._parts.metrics.recovered.labels("failed").inc(swept.failed)
+            self._parts.server_clock.measure()
 
 
 def _size_bytes(image: bytes | None) -> int:

@@ -15,6 +15,7 @@ from rq.worker import WorkerStatus
 
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
+from shared.clock import ServerClock
 from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
@@ -32,6 +33,7 @@ from worker.pipeline import Parts, Pipeline
 from worker.presence import Presence, worker_name
 from worker.record import Recorder
 from worker.serving import Model, Serving, Slot
+from worker.sweep import Sweeper
 
 log = logging.getLogger("sortline.worker")
 
@@ -186,6 +188,12 @@ class WorkerService:
                 queues=settings.queue_names,
                 lease_s=settings.lease_s,
                 inflight=inflight,
+            ),
+            sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
+            server_clock=ServerClock(
+                connect(settings.redis_url, socket_timeout_s=PROBE_TIMEOUT_S),
+                tolerance_s=settings.clock_tolerance_s,
+                on_offset=self._metrics.clock_offset.set,
             ),
             inflight=inflight,
             metrics=self._metrics,

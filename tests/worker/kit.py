@@ -21,6 +21,7 @@ from model_store.manifest import Manifest
 from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
+from shared.clock import ServerClock
 from shared.connection import connect
 from shared.errors import EngineFailed
 from shared.schemas import ImageJob, SortResult
@@ -41,6 +42,7 @@ from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
 from worker.service import WorkerService
 from worker.serving import Model, Serving, Slot, Trial
+from worker.sweep import Sweeper
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.
@@ -326,6 +328,12 @@ def parts(
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker),
+        sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
+        server_clock=ServerClock(
+            connect(settings.redis_url),
+            tolerance_s=settings.clock_tolerance_s,
+            on_offset=metrics.clock_offset.set,
+        ),
         inflight=inflight,
         metrics=metrics,
     )
