@@ -21,9 +21,9 @@ from worker.claim import stamp
 log = logging.getLogger("sortline.sweep")
 
 # All workers of the same queues take one step in this time between them, which holds the server for a millisecond or
-# two. A million keys take about quarter of an hour.
+# two. A million keys take half an hour.
 STEP_INTERVAL_S = 1.0
-KEYS_PER_STEP = 1000
+KEYS_PER_STEP = 500
 # A job is a suspect for as long as the keys of an execution outlive its lease, before it is taken for lost.
 GRACE_ABOVE_LEASE_S = 60.0
 

@@ -12,8 +12,9 @@ local cursor_key, suspects_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
 local interval_s, grace_s, keys_per_step = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local KEPT_S = 86400
 local MOST_SUSPECTS, SUSPECTS_PER_STEP = 1000, 50
--- How many entries of lists one step searches, about 10 ns each; and the longest `rq:wip` that it reads.
-local MOST_ENTRIES, MOST_LEASES = 100000, 10000
+-- After so many entries one step searches no further list: each takes 0.2 microseconds. And the longest `rq:wip` that
+-- it reads.
+local MOST_ENTRIES, MOST_LEASES = 20000, 10000
 local REGISTRIES = { 'finished', 'failed', 'deferred', 'scheduled', 'canceled' }
 
 redis.call('EXPIRE', cursor_key, KEPT_S) -- a write before any read: see common.lua
@@ -89,8 +90,10 @@ local function may_be_listed(queue, job_id)
   local list = 'rq:queue:' .. queue
   for _, key in ipairs({ list, list .. ':intermediate' }) do -- jobs in the latter are RQ's own to find
     local entries = ask('LLEN', key)
-    entries_left = entries_left - (entries or 0)
-    if not entries or entries_left < 0 or ask('LPOS', key, job_id) then return true end
+    if not entries or entries_left <= 0 then return true end
+    local place = ask('LPOS', key, job_id)
+    entries_left = entries_left - (place or entries)
+    if place then return true end
   end
   return false
 end
