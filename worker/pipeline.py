@@ -440,7 +440,6 @@ class Pipeline:
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
 
-
     # upkeep ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _upkeep_loop(self) -> None:

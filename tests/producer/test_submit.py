@@ -114,6 +114,11 @@ def test_the_job_says_all_that_was_submitted(client: redis.Redis, settings: Sett
     assert 0 < client.ttl(job.image_key) <= settings.image_ttl_s
 
 
+def test_a_job_has_all_fields_and_no_other(client: redis.Redis, settings: Settings) -> None:
+    job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="top")
+    assert arguments(client, job_id).keys() == ImageJob.model_fields.keys()
+
+
 def test_capture_is_now_unless_told(client: redis.Redis, settings: Settings) -> None:
     job_id = LineProducer(settings, clock=lambda: AT + 0.25).submit(jpeg(), line="line-1", camera="top")
     assert arguments(client, job_id)["captured_at"] == AT + 0.25
@@ -342,7 +347,7 @@ def test_a_shared_key_of_a_wrong_type_refuses_the_call_and_leaves_nothing(
     client.set(key, "x")
     with pytest.raises(redis.exceptions.ResponseError, match=says):
         producer.submit_many(frames(3))
-    assert {name.decode() for name in client.keys()} <= {key, "rq:queues"}
+    assert {name.decode() for name in client.scan_iter()} <= {key, "rq:queues"}
     client.delete(key)
     producer.submit_many(frames(3))
     assert client.llen(keys.rq_queue("live")) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,8 +111,7 @@ def test_a_job_that_is_lost_again_fails_with_a_result(settings: Settings, client
 def test_a_worker_sweeps_and_counts(settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "UPKEEP_INTERVAL_S", 0.01)
     lost = started_without_lease(client, settings)
-    its_parts = kit.parts(settings, ToneEngine())
-    object.__setattr__(its_parts, "sweeper", sweeper(settings))
+    its_parts = replace(kit.parts(settings, ToneEngine()), sweeper=sweeper(settings))
     run = kit.pipeline(settings, its_parts)
     run.start()
     kit.wait_until(lambda: kit.stream(client), "the lost job is sorted")
