@@ -1,7 +1,7 @@
 """Clocks: which times of capture are possible, and how far this machine's clock is from the server's.
 
-Deadlines count from `captured_at`, which a camera's clock wrote and a worker's clock is compared with. The server's clock
-is the one that all of them can see, so each process measures its own against it.
+Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. The server's clock is
+the one that all of them can see, so each process measures its own against it.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class ServerClock:
         ahead_s = captured_at - self._clock() - max(0.0, -self._offset_s)
         if ahead_s > self._tolerance_s:
             raise BadJob(
-                f"captured_at = {captured_at!r} is {ahead_s:,.1f} s in the future, more than the {self._tolerance_s:g} s "
-                "of clock_tolerance_s: set the clock of the machine that wrote it, by NTP."
+                f"captured_at = {captured_at!r} is {ahead_s:,.1f} s in the future, more than the "
+                f"{self._tolerance_s:g} s of clock_tolerance_s: set the clock of the machine that wrote it, by NTP."
             )
 
     def measure(self) -> None:
@@ -125,8 +125,8 @@ class ServerClock:
             if abs(offset_s - self._said_s) > NOTABLE_OFFSET_S:
                 self._said_s = offset_s
                 log.warning(
-                    "this machine's clock is %.2f s %s the Redis server's: deadlines and latencies are wrong by as much. "
-                    "Set both by NTP.",
+                    "this machine's clock is %.2f s %s the Redis server's: deadlines and latencies are wrong by as "
+                    "much. Set both by NTP.",
                     abs(offset_s),
                     "ahead of" if offset_s > 0 else "behind",
                 )
