@@ -1,7 +1,7 @@
 """Clocks: which times of capture are possible, and how far this machine's clock is from the server's.
 
-Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. The server's clock is
-the one that all of them can see, so each process measures its own against it.
+Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. All of them can see
+the server's clock, so each process measures its own against that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import cast
 
 import redis
 
@@ -109,7 +108,7 @@ class ServerClock:
             self._measured_at = self._monotonic()
             sent_at = self._clock()
             try:
-                seconds, microseconds = cast("tuple[int, int]", self._client.time())
+                seconds, microseconds = self._client.time()
             except redis.exceptions.RedisError as error:  # away, or a login without the right to ask for the time
                 log.debug("the server's clock can't be read: %s", error)
                 return

@@ -63,9 +63,18 @@ class Sweeper:
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or is a replica.
         """
-        args = [stamp(self._clock()), self._interval_s, self._grace_s, self._keys_per_step, *self._queues]
         try:
-            requeued, failed = self._script(args=[keys.sweep(self._queues), keys.suspects(self._queues), *args])
+            requeued, failed = self._script(
+                args=[
+                    keys.sweep(self._queues),
+                    keys.suspects(self._queues),
+                    stamp(self._clock()),
+                    self._interval_s,
+                    self._grace_s,
+                    self._keys_per_step,
+                    *self._queues,
+                ]
+            )
         except redis.exceptions.ReadOnlyError:
             raise
         except redis.exceptions.ResponseError as error:
