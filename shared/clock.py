@@ -1,7 +1,7 @@
 """Clocks: which times of capture are possible, and how far this machine's clock is from the server's.
 
-Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. All of them can see
-the server's clock, so each process measures its own against that.
+Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. All of them can
+see the server's clock, so each process measures its own against that.
 """
 
 from __future__ import annotations
