@@ -42,7 +42,7 @@ def check_times(captured_at: float, deadline_at: float | None) -> None:
         raise BadJob(f"captured_at = {captured_at!r} can't be a time of capture: {_mend(captured_at)}.")
     if deadline_at is not None and not 0 <= deadline_at - captured_at <= MAX_DEADLINE_S:
         raise BadJob(
-            f"deadline_at = {deadline_at!r} is {deadline_at - captured_at:+.3f} s from captured_at = {captured_at!r}: "
+            f"deadline_at = {deadline_at!r} is {deadline_at - captured_at:+,.6g} s from captured_at = {captured_at!r}: "
             f"a deadline is 0 to {MAX_DEADLINE_S:,.0f} s after the capture, or absent."
         )
 
