@@ -99,7 +99,8 @@ class ServerClock:
 
     def measure(self) -> None:
         """Measure the offset when that is due. Never raises: that the server is away, others find out and say."""
-        self._measure(after_s=MEASURE_INTERVAL_S)
+        if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:  # else no thread waits for one that measures
+            self._measure(after_s=MEASURE_INTERVAL_S)
 
     def _measure(self, *, after_s: float) -> None:
         with self._measuring:
@@ -129,6 +130,6 @@ class ServerClock:
                     abs(offset_s),
                     "ahead of" if offset_s > 0 else "behind",
                 )
-        elif self._said_s and abs(offset_s) + error_s < NOTABLE_OFFSET_S:
+        elif self._said_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:  # well below it, not to say so again and again
             self._said_s = 0.0
             log.info("this machine's clock and the Redis server's agree again")

@@ -170,6 +170,7 @@ def test_an_offset_is_said_once_per_change(caplog: pytest.LogCaptureFixture) -> 
     assert said(3600.1) == []
     (behind,) = said(-60.0)
     assert "60.00 s behind" in behind
+    assert said(NOTABLE_OFFSET_S * 0.9) == []
     (agree,) = said(0.01)
     assert "agree again" in agree
     assert said(0.0) == []
