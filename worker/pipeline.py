@@ -4,8 +4,8 @@
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
-    upkeep thread: finds lost jobs (`sweep`), measures the clock; a slow answer to it may not delay a renewal
-    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`)
+    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds lost
+    jobs and measures the clock (`upkeep`)
 
 The steps overlap: while one batch is in the model, the next is being decoded, the one after that
 claimed, and the results of the one before written. What is held at once is bounded, so that nothing is
@@ -57,14 +57,11 @@ from worker.loops import Loops
 from worker.metrics import EngineClock, Metrics
 from worker.outlook import Outlook
 from worker.serving import Slot
-from worker.sweep import Sweeper
 
 log = logging.getLogger("sortline.pipeline")
 
 # How long an idle step sleeps before it looks around (for shutdown, and for pushes that don't ring).
 IDLE_WAIT_S = 0.5
-# Between two steps of upkeep; what they do is shared by all workers, or done far less often.
-UPKEEP_INTERVAL_S = 1.0
 # Most jobs in one finish step: a bound on how long the server is held.
 FINISH_MAX = 64
 
@@ -79,7 +76,6 @@ class Parts:
     cache: ResultCache
     finisher: Finisher
     keeper: LeaseKeeper
-    sweeper: Sweeper
     server_clock: ServerClock
     inflight: Inflight
     metrics: Metrics
@@ -131,7 +127,6 @@ class Pipeline:
             self.loops.start(name, functools.partial(self._infer_loop, name))
         self.loops.start("finish", self._finish_loop)
         self.loops.start("leases", self._lease_loop)
-        self.loops.start("upkeep", self._upkeep_loop)
 
     def drain(self) -> None:
         """Claim nothing more; finish what is held, then end."""
@@ -439,21 +434,6 @@ class Pipeline:
         decider = self._parts.slot.now.acting.decider
         result = decider.failed(ticket, died, spent=Spent(), finished_at=self._clock())
         self._done.put([Done(claimed, Ending.FAILURE, result, str(died))])
-
-    # upkeep ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _upkeep_loop(self) -> None:
-        self._parts.server_clock.measure()
-        while not self._stop_claiming.wait(UPKEEP_INTERVAL_S):
-            self.loops.beat("upkeep")
-            try:
-                swept = self._parts.sweeper.step()
-            except redis.exceptions.RedisError as error:
-                self.loops.server_away("upkeep", error)
-                continue
-            self._parts.metrics.recovered.labels("requeued").inc(swept.requeued)
-            self._parts.metrics.recovered.labels("failed").inc(swept.failed)
-            self._parts.server_clock.measure()
 
 
 def _size_bytes(image: bytes | None) -> int:

@@ -44,7 +44,6 @@ from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
 from worker.service import WorkerService
 from worker.serving import Model, Serving, Slot, Trial
-from worker.sweep import Sweeper
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.
@@ -337,7 +336,6 @@ def parts(
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker),
-        sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
         server_clock=ServerClock(
             connect(settings.redis_url),
             tolerance_s=settings.clock_tolerance_s,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from shared.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker import pipeline
 from worker.leases import Inflight
 from worker.sweep import Sweeper, Swept
 
@@ -106,23 +104,6 @@ def test_a_job_that_is_lost_again_fails_with_a_result(settings: Settings, client
     assert kit.outcomes(client) == {lost: "failed"}
     assert kit.fetch(client, lost).get_status() == "failed"
     assert client.zrange("rq:failed:live", 0, -1) == [lost.encode()]
-
-
-def test_a_worker_sweeps_and_counts(settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "UPKEEP_INTERVAL_S", 0.01)
-    lost = started_without_lease(client, settings)
-    its_parts = replace(kit.parts(settings, ToneEngine()), sweeper=sweeper(settings))
-    run = kit.pipeline(settings, its_parts)
-    run.start()
-    kit.wait_until(lambda: kit.stream(client), "the lost job is sorted")
-    run.drain()
-    kit.finish(run)
-    assert kit.outcomes(client) == {lost: "sorted"}
-    recovered = {
-        result: its_parts.metrics.registry.get_sample_value("sortline_recovered_total", {"result": result})
-        for result in ("requeued", "failed")
-    }
-    assert recovered == {"requeued": 1, "failed": 0}
 
 
 # what is not ────────────────────────────────────────────────────────────────────────────────────────
