@@ -4,8 +4,8 @@
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
-    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds lost
-    jobs and measures the clock (`upkeep`)
+    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds
+    lost jobs and measures the clock (`upkeep`)
 
 The steps overlap: while one batch is in the model, the next is being decoded, the one after that
 claimed, and the results of the one before written. What is held at once is bounded, so that nothing is

@@ -178,7 +178,10 @@ def _leases_are_no_sorted_set(client: redis.Redis, settings: Settings, job_id: s
         _has_an_execution_alone,
         _is_in_rqs_intermediate_list,
         *map(_is_in_a_registry, ("finished", "failed", "deferred", "scheduled", "canceled")),
-        *map(_has_the_status, ("finished", "failed", "deferred", "scheduled", "canceled", "stopped", "created", "")),
+        *map(
+            _has_the_status,
+            ("finished", "failed", "deferred", "scheduled", "canceled", "stopped", "created", "rate_limited", ""),
+        ),
         _is_of_another_queue,
         _is_no_whole_job,
         _is_suspended,
