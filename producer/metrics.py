@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, Counter
+from prometheus_client import REGISTRY, Counter, Gauge
 
 if TYPE_CHECKING:
     from shared.status_server import StatusServer
@@ -22,6 +22,9 @@ class Fate(StrEnum):
 
 # Only a camera counts here, and its line is the operator's: unlike the worker's lines, these can't be forged.
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])
+CLOCK_OFFSET = Gauge(
+    "sortline_clock_offset_seconds", "This process's clock minus the Redis server's: positive when it is ahead."
+)
 
 
 def serve(host: str, port: int) -> StatusServer:

@@ -20,7 +20,9 @@ from pathlib import Path
 import redis
 from pydantic import TypeAdapter, ValidationError
 
+from producer.metrics import CLOCK_OFFSET
 from shared import keys
+from shared.clock import MAX_DEADLINE_S, ServerClock
 from shared.connection import connect, server_errors
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.formats import sniff
@@ -79,6 +81,9 @@ class LineProducer:
         self._settings = settings
         self._clock = clock
         self._client = connect(settings.redis_url)
+        self._server_clock = ServerClock(
+            self._client, tolerance_s=settings.clock_tolerance_s, on_offset=CLOCK_OFFSET.set, clock=clock
+        )
         self._script = _SCRIPT.read_text(encoding="utf-8")
 
     def close(self) -> None:
@@ -105,8 +110,9 @@ class LineProducer:
             camera: the camera on that line.
             frame_id: the caller's own number or name of the frame; comes back in the result.
             encoder_count: the belt's position at capture; comes back in the result.
-            captured_at: time of capture, UTC epoch seconds; now when None.
-            deadline_ms: milliseconds after capture by which the result must be there; None for no deadline.
+            captured_at: time of capture, UTC epoch seconds; now when None. At most `clock_tolerance_s` in the future.
+            deadline_ms: milliseconds after capture by which the result must be there, at most a week; None for no
+                deadline.
             queue: `live` or `bulk`, or another that a worker listens to.
 
         Returns:
@@ -148,16 +154,14 @@ class LineProducer:
         return [job.job_id for job in jobs]
 
     def prepare(self, frame: Frame) -> PreparedJob:
-        """Validate and stamp one frame; sends nothing.
+        """Validate and stamp one frame; sends nothing, but asks the server for its time when the capture looks wrong.
 
         Raises:
             BadImage, BadJob: as `submit`.
         """
         content_type = self._check_image(frame.data)
         job_id = uuid.uuid4().hex
-        captured_at = self._clock() if frame.captured_at is None else frame.captured_at
-        if frame.deadline_ms is not None and not frame.deadline_ms > 0:
-            raise BadJob(f"deadline_ms = {frame.deadline_ms!r} must be above 0, or None for no deadline.")
+        captured_at, deadline_at = self._times(frame)
         try:
             job = ImageJob(
                 job_id=job_id,
@@ -166,7 +170,7 @@ class LineProducer:
                 frame_id=frame.frame_id,
                 encoder_count=frame.encoder_count,
                 captured_at=captured_at,
-                deadline_at=None if frame.deadline_ms is None else captured_at + frame.deadline_ms / 1000,
+                deadline_at=deadline_at,
                 queue=frame.queue,
                 image_key=keys.image(job_id),
                 sha256=hashlib.sha256(frame.data).hexdigest(),
@@ -182,6 +186,21 @@ class LineProducer:
             description=f"sort {frame.line}/{frame.camera} frame {frame.frame_id}",
             image=frame.data,
         )
+
+    def _times(self, frame: Frame) -> tuple[float, float | None]:
+        """When the frame was captured, and its deadline: both possible."""
+        captured_at = self._clock() if frame.captured_at is None else _number("captured_at", frame.captured_at)
+        deadline_at = None
+        if frame.deadline_ms is not None:
+            deadline_ms = _number("deadline_ms", frame.deadline_ms)
+            if not 0 < deadline_ms <= MAX_DEADLINE_S * 1000:
+                raise BadJob(
+                    f"deadline_ms = {deadline_ms!r} must be milliseconds after the capture, above 0 and at most "
+                    f"{MAX_DEADLINE_S * 1000:,.0f} (a week), or None for no deadline."
+                )
+            deadline_at = captured_at + deadline_ms / 1000
+        self._server_clock.check(captured_at, deadline_at)
+        return captured_at, deadline_at
 
     def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
         """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
@@ -208,6 +227,7 @@ class LineProducer:
                     raise
                 accepted += [job.job_id for job in chunk]
                 left -= len(chunk)
+        self._server_clock.measure()
 
     def _check_image(self, data: bytes) -> str:
         limit = self._settings.max_image_bytes
@@ -297,6 +317,13 @@ class LineProducer:
                 f"the server at {server} is a replica, nothing was put on queue {queue!r}: "
                 "let redis_url lead to its master."
             ) from error
+
+
+def _number(what: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # what isn't a number is what is looked for
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadJob(f"{what} = {value!r} must be a number; of a datetime give its timestamp().") from error
 
 
 def check_names(**names: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # Ours.
 LINES = "sortline:lines"  # set of the names of lines that have a stream of results
 # A line's streams are kept this long after their last entry, so that names which nobody uses any more take no memory
@@ -45,6 +47,16 @@ NEVER_WRITTEN = "sortline:never-written"
 
 # Field of a worker's hash: what its last finish call answered, for the case that the answer was lost.
 LAST_FINISH = "sortline_last_finish"
+
+def sweep(queues: Sequence[str]) -> str:
+    """Hash of the search for lost jobs of these queues: its cursor, and when its next step is due; expires."""
+    return f"sortline:sweep:{','.join(sorted(queues))}"
+
+
+def suspects(queues: Sequence[str]) -> str:
+    """Sorted set of jobs of these queues that look lost, by when they were found; expires."""
+    return f"{sweep(queues)}:suspects"
+
 
 # RQ's.
 RQ_QUEUES = "rq:queues"  # set of the keys of all queues

@@ -28,7 +28,7 @@ KEEP_S = 30 * 86_400
 class Answer(BaseModel):
     """What one model said of an image, deadline or not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # as all messages
 
     model: ModelRef
     labels: tuple[Label, ...]
@@ -44,7 +44,7 @@ class Answer(BaseModel):
 class Comparison(BaseModel):
     """One image that two models saw: an entry of `sortline:shadow:<line>`, as JSON in the field `comparison`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # as all messages
 
     job_id: str
     line: str

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from model_store.manifest import Manifest
 from model_store.policy import Decision, Policy, decide, policies_by_line
-from shared.errors import BadInput
+from shared.errors import BadInput, BadJob
 from shared.policies import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from worker.items import Ticket
@@ -88,6 +88,19 @@ class Decider:
         """The result of bytes that are not a usable image."""
         return self._unsorted(ticket, Outcome.REJECTED, error=str(error), spent=spent, finished_at=finished_at)
 
+    def impossible(self, ticket: Ticket, error: BadJob, *, finished_at: float) -> SortResult:
+        """The result of an image whose time of capture or deadline can't be true: it has no total and no margin."""
+        return self._result(
+            ticket,
+            outcome=Outcome.REJECTED,
+            lane=self._policy(ticket).unsorted_lane,
+            labels=(),
+            spent=Spent(),
+            finished_at=finished_at,
+            error=str(error),
+            times_are_possible=False,
+        )
+
     def failed(self, ticket: Ticket, error: BaseException, *, spent: Spent, finished_at: float) -> SortResult:
         """The result of an image that was given up on after its attempts."""
         return self._unsorted(
@@ -116,15 +129,19 @@ class Decider:
         finished_at: float,
         uncertain: bool = False,
         error: str | None = None,
+        times_are_possible: bool = True,
     ) -> SortResult:
         job = ticket.job
-        margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
+        total_ms = margin_ms = None
+        if times_are_possible:
+            total_ms = round((finished_at - job.captured_at) * 1000, 3)
+            margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
         timings_ms = {
             "queue": _rounded(ticket.queue_ms),
             "decode": _rounded(spent.decode_ms),
             "batch": _rounded(spent.batch_ms),
             "infer": _rounded(spent.infer_ms),
-            "total": _rounded((finished_at - job.captured_at) * 1000),
+            "total": total_ms,
         }
         return SortResult.trusted(
             {

@@ -93,6 +93,18 @@ class Metrics:
         self.refused = Counter(
             "sortline_refused", "Jobs that are not Sortline's, failed or left unread", registry=registry
         )
+        self.clock_offset = Gauge(
+            "sortline_clock_offset_seconds",
+            "This process's clock minus the Redis server's: positive when it is ahead",
+            registry=registry,
+        )
+        self.recovered = Counter(
+            "sortline_recovered",
+            "Lost jobs that the sweep found, in no list and no registry, by what became of them",
+            ["result"],
+            registry=registry,
+        )
+        _start_at_zero(self.recovered, "requeued", "failed")
         self.server_errors = Counter(
             "sortline_server_errors", "Calls to Redis that failed, by step", ["step"], registry=registry
         )
@@ -222,7 +234,8 @@ class Metrics:
         ):
             if ms is not None:
                 stage.observe(name, ms / 1000)
-        self.capture_to_result.observe(line, result.finished_at - result.captured_at)
+        if timings.total is not None:  # None: the time of capture is impossible
+            self.capture_to_result.observe(line, timings.total / 1000)
         if result.deadline_margin_ms is not None:
             self.margin.observe(line, result.deadline_margin_ms / 1000)
 
@@ -302,6 +315,9 @@ class Distribution(Collector):
     The client's own Histogram takes a lock and walks its buckets for each value, some 2.5 µs; six values
     a job made that the largest part of a job's bookkeeping. This one takes about 0.3 µs. A scrape may see
     a value in its bucket and not yet in the sum.
+
+    What lies outside the buckets counts in the sum as the outermost bound, durations below zero as zero: one job with
+    a wrong clock would otherwise spoil the sum, and with it every average, for as long as the worker runs.
     """
 
     def __init__(self, name: str, documentation: str, *, label: str, bounds: Sequence[float]) -> None:
@@ -310,6 +326,7 @@ class Distribution(Collector):
         self._documentation = documentation
         self._label = label
         self._bounds = list(bounds)
+        self._least, self._most = min(0.0, bounds[0]), bounds[-1]
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
 
@@ -320,7 +337,10 @@ class Distribution(Collector):
             self._sums[label_value] = 0.0
             counts = self._counts[label_value] = [0] * (len(self._bounds) + 1)
         counts[bisect_left(self._bounds, value)] += 1
-        self._sums[label_value] += value
+        self._sums[label_value] += value if self._least <= value <= self._most else self._clamped(value)
+
+    def _clamped(self, value: float) -> float:
+        return self._most if value > self._most else self._least  # NaN, which no comparison holds for, is the least
 
     def describe(self) -> Iterable[Metric]:
         """Its name, by which `/metrics?name[]=` finds it."""

@@ -4,7 +4,8 @@
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
     lease thread: keeps alive what is held, takes back what dead workers held
-    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`)
+    beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds
+    lost jobs and measures the clock (`upkeep`)
 
 The steps overlap: while one batch is in the model, the next is being decoded, the one after that
 claimed, and the results of the one before written. What is held at once is bounded, so that nothing is
@@ -12,6 +13,7 @@ claimed that can't start soon. A job belongs to one model from its decoding on (
 
 Where it can go wrong, and what becomes of the job:
     claim    not ours, or not JSON      failed, never retried (BadJob)
+             impossible times           rejected (BadJob of `ServerClock`)
              deadline out of reach      expired (Outlook)
     decode   not a usable image         rejected (BadImage)
     batch    deadline out of reach now  expired
@@ -36,6 +38,7 @@ from dataclasses import dataclass
 
 import redis
 
+from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
 from worker.budget import Budget
@@ -73,6 +76,7 @@ class Parts:
     cache: ResultCache
     finisher: Finisher
     keeper: LeaseKeeper
+    server_clock: ServerClock
     inflight: Inflight
     metrics: Metrics
 
@@ -198,12 +202,8 @@ class Pipeline:
         while hand:
             claimed, image = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
             try:
-                ticket = admit(claimed, max_attempts=self._max_attempts)
-            except Exception as error:  # BadJob, or a bug: the rest of the hand must not be lost with it
-                self._refuse(claimed, error)
-                item = None
-            else:
-                item = self._decoded(ticket, image)
+                ticket = self._admit(claimed)
+                item = None if ticket is None else self._decoded(ticket, image)
             finally:
                 self._encoded.give_back(_size_bytes(image))
             if item is None:
@@ -217,6 +217,21 @@ class Pipeline:
             peer.coming = True
             self._batcher.put(item)
             decode_for_peer(peer, image, camera=item.ticket.job.camera)
+
+    def _admit(self, claimed: Claimed) -> Ticket | None:
+        """What is ours and possible; None where the job has its answer."""
+        try:
+            ticket = admit(claimed, max_attempts=self._max_attempts)
+        except Exception as error:  # BadJob, or a bug: those beside it must not be lost with it
+            self._refuse(claimed, error)
+            return None
+        try:
+            self._parts.server_clock.check(ticket.job.captured_at, ticket.job.deadline_at)
+        except BadJob as error:
+            result = self._parts.slot.now.acting.decider.impossible(ticket, error, finished_at=self._clock())
+            self._done.put([Done(claimed, Ending.SUCCESS, result)])
+            return None
+        return ticket
 
     def _decoded(self, ticket: Ticket, image: bytes | None) -> Decoded | None:
         """What goes to the model; None where the job has its answer without it."""
@@ -412,10 +427,8 @@ class Pipeline:
             self._give_up(claimed)
 
     def _give_up(self, claimed: Claimed) -> None:
-        try:
-            ticket = admit(claimed, max_attempts=self._max_attempts)
-        except Exception as error:  # as in _decode_hand
-            self._refuse(claimed, error)
+        ticket = self._admit(claimed)
+        if ticket is None:
             return
         died = EngineFailed(f"given up after {ticket.attempt} attempts: the worker died or lost its lease in each.")
         decider = self._parts.slot.now.acting.decider

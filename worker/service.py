@@ -15,6 +15,7 @@ from rq.worker import WorkerStatus
 
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
+from shared.clock import ServerClock
 from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
@@ -33,6 +34,8 @@ from worker.pipeline import Parts, Pipeline
 from worker.presence import Presence, worker_name
 from worker.record import Recorder
 from worker.serving import Model, Serving, Slot
+from worker.sweep import Sweeper
+from worker.upkeep import Upkeep
 
 log = logging.getLogger("sortline.worker")
 
@@ -55,6 +58,16 @@ class WorkerService:
         self._load = load
         self._metrics = Metrics(max_lines=settings.metrics_max_lines)
         self._probe_client = connect(settings.redis_url, socket_timeout_s=PROBE_TIMEOUT_S)
+        self._server_clock = ServerClock(
+            connect(settings.redis_url, socket_timeout_s=PROBE_TIMEOUT_S),
+            tolerance_s=settings.clock_tolerance_s,
+            on_offset=self._metrics.clock_offset.set,
+        )
+        self._upkeep = Upkeep(
+            sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
+            server_clock=self._server_clock,
+            metrics=self._metrics,
+        )
         self._pipeline: Pipeline | None = None
         self._follower: Follower | None = None
         self._recorder: Recorder | None = None
@@ -90,6 +103,7 @@ class WorkerService:
             presence.leave()
         except redis.exceptions.RedisError as error:
             log.warning("could not say goodbye to Redis: %s", error)
+        self._upkeep.stop(BEAT_INTERVAL_S)
         self._stop_following()
         log.info("worker %s is done", self.name)
         return 0
@@ -98,6 +112,7 @@ class WorkerService:
         if self._follower is not None and self._recorder is not None:
             self._recorder.start()
             self._follower.start()
+        self._upkeep.start()
         pipeline.start()
 
     def _stop_following(self) -> None:
@@ -196,6 +211,7 @@ class WorkerService:
                 inflight=inflight,
                 broken_keys=broken_keys,
             ),
+            server_clock=self._server_clock,
             inflight=inflight,
             metrics=self._metrics,
         )

@@ -16,7 +16,8 @@ from rq import get_current_job
 from rq.job import Job
 
 from shared import keys
-from shared.errors import BadImage, EngineFailed
+from shared.clock import ServerClock
+from shared.errors import BadImage, BadJob, EngineFailed
 from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
@@ -56,8 +57,9 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     ticket = _ticket(image_job, current, max_attempts=_max_attempts(current) or settings.max_attempts)
     image = cast(bytes | None, current.connection.get(image_job.image_key))
     model = as_model(served, settings, worker=current.worker_name or "rq")
+    server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
     try:
-        result = _sort(ticket, image, model)
+        result = _sort(ticket, image, model, server_clock)
     except Exception as error:
         if not current.retries_left:
             result = model.decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
@@ -102,9 +104,13 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
     return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(ticket: Ticket, image: bytes | None, model: Model) -> SortResult:
+def _sort(ticket: Ticket, image: bytes | None, model: Model, server_clock: ServerClock) -> SortResult:
     decider = model.decider
     deadline_at = ticket.job.deadline_at
+    try:
+        server_clock.check(ticket.job.captured_at, deadline_at)
+    except BadJob as error:
+        return decider.impossible(ticket, error, finished_at=time.time())
     if deadline_at is not None and time.time() > deadline_at:
         return decider.expired(ticket, spent=Spent(), finished_at=time.time())
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import uuid
 
@@ -30,6 +32,16 @@ def test_finished_and_failed_jobs_of_rqs_own_worker_are_read(client: redis.Redis
     expected = {good: sort_result(good, Outcome.LATE), bad: sort_result(bad, Outcome.FAILED)}
     finish(client, list(expected.values()))
     assert wait_for([bad, good], 5, settings) == expected
+
+
+def test_results_of_a_newer_release_are_read(client: redis.Redis, settings: Settings) -> None:
+    (job_id,) = new_ids(1)
+    newer = sort_result(job_id).model_dump(mode="json") | {"outcome": "parked", "invented": 1}
+    client.hset(keys.rq_job(job_id), mapping={"status": "finished"})
+    client.xadd(
+        keys.rq_results(job_id), {"type": 1, "return_value": base64.b64encode(json.dumps(newer).encode()).decode()}
+    )
+    assert wait_for([job_id], 5, settings)[job_id].outcome.value == "parked"
 
 
 def test_results_come_in_the_order_asked_each_once(client: redis.Redis, settings: Settings) -> None:

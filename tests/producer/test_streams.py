@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -56,6 +57,15 @@ def test_following_an_empty_server_waits_and_can_be_stopped(client: redis.Redis,
         assert result.frame_id == 5
         stop.set()
     timer.join()
+
+
+def test_results_of_a_newer_release_are_read(client: redis.Redis, settings: Settings) -> None:
+    """Also an outcome that this one doesn't know, in the middle of others."""
+    newer = sort_result("j1", line="a").model_dump(mode="json") | {"outcome": "parked", "invented": 1}
+    client.sadd(keys.LINES, "a")
+    client.xadd(keys.results("a"), {"result": json.dumps(newer)})
+    publish(client, sort_result("j2", line="a"))
+    assert [result.outcome.value for result in ResultStreams(settings).last(2)] == ["parked", "sorted"]
 
 
 def test_what_is_no_result_is_said(client: redis.Redis, settings: Settings) -> None:

@@ -29,6 +29,8 @@ from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
 
 TIMES = {"created_at", "enqueued_at"}
+# Some time of capture, long ago.
+AT = 1_700_000_000.0
 
 
 def frames(count: int, queue: str = "live") -> list[Frame]:
@@ -103,19 +105,24 @@ def test_many_jobs_of_one_call_differ_only_where_they_should(client: redis.Redis
 def test_the_job_says_all_that_was_submitted(client: redis.Redis, settings: Settings) -> None:
     data = jpeg()
     job_id = LineProducer(settings).submit(
-        data, line="line-1", camera="top", frame_id="f-7", encoder_count=4711, captured_at=1000.5, deadline_ms=80
+        data, line="line-1", camera="top", frame_id="f-7", encoder_count=4711, captured_at=AT + 0.5, deadline_ms=80
     )
     job = ImageJob.model_validate(arguments(client, job_id))
     assert (job.job_id, job.line, job.camera, job.frame_id, job.encoder_count) == (job_id, "line-1", "top", "f-7", 4711)
-    assert (job.captured_at, job.deadline_at, job.content_type) == (1000.5, 1000.58, "image/jpeg")
+    assert (job.captured_at, job.deadline_at, job.content_type) == (AT + 0.5, AT + 0.58, "image/jpeg")
     assert client.get(job.image_key) == data
     assert job.sha256 == hashlib.sha256(data).hexdigest()
     assert 0 < client.ttl(job.image_key) <= settings.image_ttl_s
 
 
+def test_a_job_has_all_fields_and_no_other(client: redis.Redis, settings: Settings) -> None:
+    job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="top")
+    assert arguments(client, job_id).keys() == ImageJob.model_fields.keys()
+
+
 def test_capture_is_now_unless_told(client: redis.Redis, settings: Settings) -> None:
-    job_id = LineProducer(settings, clock=lambda: 123.25).submit(jpeg(), line="line-1", camera="top")
-    assert arguments(client, job_id)["captured_at"] == 123.25
+    job_id = LineProducer(settings, clock=lambda: AT + 0.25).submit(jpeg(), line="line-1", camera="top")
+    assert arguments(client, job_id)["captured_at"] == AT + 0.25
     assert arguments(client, job_id)["deadline_at"] is None
 
 
@@ -250,7 +257,19 @@ def test_bad_bytes_are_refused_unsent(client: redis.Redis, settings: Settings, d
         ({"queue": "a:b"}, "queue = 'a:b'"),
         ({"captured_at": float("nan")}, "captured_at = nan"),
         ({"deadline_ms": 0}, "deadline_ms = 0"),
+        ({"captured_at": "now"}, "captured_at = 'now' must be a number"),
+        ({"captured_at": datetime(2026, 1, 1)}, r"captured_at = datetime.* must be a number; .* timestamp\(\)"),
+        ({"captured_at": 10**400}, "captured_at = 1000.* must be a number"),
+        ({"captured_at": 1e300}, r"captured_at = 1e\+300 can't be a time of capture"),
+        ({"captured_at": -1.0}, "captured_at = -1.0 .* give UTC epoch seconds"),
+        ({"captured_at": 0.0}, "captured_at = 0.0 .* from a clock that is set"),
+        ({"captured_at": AT * 1e3}, "this looks like milliseconds: divide by 1,000"),
+        ({"captured_at": AT * 1e9}, "this looks like nanoseconds: divide by 1,000,000,000"),
+        ({"captured_at": time.time() + 3600}, "s in the future, more than the 5 s of clock_tolerance_s"),
         ({"deadline_ms": float("nan")}, "deadline_ms = nan"),
+        ({"deadline_ms": float("inf")}, "deadline_ms = inf"),
+        ({"deadline_ms": AT}, "deadline_ms = 1700000000.0 .* at most 604,800,000"),
+        ({"deadline_ms": "soon"}, "deadline_ms = 'soon' must be a number"),
         ({"frame_id": "x" * 300}, "frame_id"),
     ],
 )

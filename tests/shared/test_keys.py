@@ -17,6 +17,8 @@ OURS = {
     keys.results("line-1"): "sortline:results:line-1",
     keys.bell("live"): "sortline:bell:live",
     keys.LINES: "sortline:lines",
+    keys.sweep(["live", "bulk"]): "sortline:sweep:bulk,live",
+    keys.suspects(["live"]): "sortline:sweep:live:suspects",
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import redis
@@ -21,6 +23,7 @@ from model_store.manifest import Manifest
 from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
+from shared.clock import ServerClock
 from shared.connection import connect
 from shared.errors import EngineFailed
 from shared.schemas import ImageJob, SortResult
@@ -200,6 +203,13 @@ def submit(settings: Settings, *frames: Frame) -> list[str]:
     return LineProducer(settings).submit_many(frames)
 
 
+def forge(client: redis.Redis, job_id: str, **fields: Any) -> None:
+    """Change fields of a queued job's ImageJob, past all that a producer checks."""
+    key = keys.rq_job(job_id)
+    function, instance, (argument,), keywords = json.loads(zlib.decompress(cast(bytes, client.hget(key, "data"))))
+    client.hset(key, "data", zlib.compress(json.dumps([function, instance, [argument | fields], keywords]).encode()))
+
+
 def fetch(client: redis.Redis, job_id: str) -> Job:
     """The job as RQ's own users get it."""
     return Job.fetch(job_id, connection=client, serializer=JSONSerializer)
@@ -333,6 +343,11 @@ def parts(
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker),
+        server_clock=ServerClock(
+            connect(settings.redis_url),
+            tolerance_s=settings.clock_tolerance_s,
+            on_offset=metrics.clock_offset.set,
+        ),
         inflight=inflight,
         metrics=metrics,
     )

@@ -36,8 +36,8 @@ from tests.worker.kit import ToneEngine, frame, picture
 WORKER = "w1"
 # How much later one side's clock may be read than the other's.
 TOLERANCE_S = 20.0
-# Ours, and no part of a job's state: wakes idle workers.
-OURS = "sortline:bell:"
+# Ours, and no part of a job's state: what wakes idle workers, and what searches for lost jobs.
+OURS = ("sortline:bell:", "sortline:sweep:")
 # Ours, in the worker's hash: what a finish call answered.
 OUR_FIELD = keys.LAST_FINISH
 # Taken by RQ's maintenance for a while; our upkeep needs none.
@@ -61,7 +61,7 @@ class Reader:
     def dump(self) -> Dump:
         """Type, content and time to live of every key."""
         names = sorted(key.decode() for key in self._client.keys("*"))
-        found = {name: self._read(name) for name in names if not name.startswith((OURS, *LOCKS))}
+        found = {name: self._read(name) for name in names if not name.startswith((*OURS, *LOCKS))}
         return {self._plain(name): value for name, value in found.items()}
 
     def _read(self, name: str) -> tuple[str, Any, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BadImage, BadSetting, EngineFailed
+from shared.errors import BadImage, BadJob, BadSetting, EngineFailed
 from shared.policies import PolicyOverride
-from shared.schemas import ModelRef, Outcome, SortResult
+from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.worker import kit
 from worker.decide import Decider, Spent
 from worker.items import Lease, Ticket
@@ -102,6 +102,25 @@ def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: De
     assert result.lane == "unsorted"
     assert result.timings_ms.infer is None
     assert result.error == {"rejected": "it is gone", "failed": "EngineFailed: boom"}.get(outcome.value)
+
+
+def test_a_result_has_all_fields_and_no_other(decider: Decider) -> None:
+    """They are not checked when it is made: a misspelt one would only be missed by its readers."""
+    for result in (
+        classified(decider, DISFIGURED, after_s=0.1),
+        decider.impossible(ticket(), BadJob("wrong"), finished_at=CAPTURED_AT),
+    ):
+        assert vars(result).keys() == SortResult.model_fields.keys()
+        assert vars(result.timings_ms).keys() == Timings.model_fields.keys()
+        assert all(vars(label).keys() == Label.model_fields.keys() for label in result.labels)
+
+
+def test_impossible_times_are_rejected_without_a_total_or_a_margin(decider: Decider) -> None:
+    result = decider.impossible(ticket(deadline_at=1e308), BadJob("captured_at = 1e300"), finished_at=CAPTURED_AT)
+    assert (result.outcome, result.lane, result.error) == (Outcome.REJECTED, "unsorted", "captured_at = 1e300")
+    assert result.timings_ms.total is None
+    assert result.deadline_margin_ms is None
+    assert SortResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_a_result_survives_its_json(decider: Decider) -> None:

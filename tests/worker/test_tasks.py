@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_a_plain_rq_worker_process(tiny: Settings, client: redis.Redis) -> None:
     assert run.returncode == 0, run.stderr
     assert kit.outcomes(client) == {job_id: "sorted"}, run.stderr
     assert SortResult.model_validate(kit.fetch(client, job_id).return_value()) == kit.stream(client)[0]
+
+
+def test_impossible_times_are_rejected_as_by_our_worker(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, good = kit.submit(tiny, *map(frame, PICTURES[:2]))
+    kit.forge(client, ahead, captured_at=time.time() + 3600)
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert kit.outcomes(client) == {ahead: "rejected", good: "sorted"}
 
 
 def test_settings_and_model_are_loaded_once_in_a_process(

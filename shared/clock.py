@@ -1,0 +1,135 @@
+"""Clocks: which times of capture are possible, and how far this machine's clock is from the server's.
+
+Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. All of them can
+see the server's clock, so each process measures its own against that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+
+from shared.errors import BadJob
+
+log = logging.getLogger("sortline.clock")
+
+# 2000-01-01 and 2100-01-01, UTC. A clock that was never set says 1970; milliseconds lie in the year 50,000.
+EARLIEST_AT = 946_684_800.0
+LATEST_AT = 4_102_444_800.0
+# A week. Above it somebody gave a time of day instead of a duration: epoch seconds would be 20 days of milliseconds.
+MAX_DEADLINE_S = 604_800.0
+# From here on an offset is said in the log: deadlines are a few hundred milliseconds.
+NOTABLE_OFFSET_S = 0.25
+MEASURE_INTERVAL_S = 30.0
+# A job that looks wrong has the offset measured again, no more often than this.
+MEASURE_AGAIN_S = 1.0
+
+_UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
+
+
+def check_times(captured_at: float, deadline_at: float | None) -> None:
+    """Refuse times that are wrong whatever any clock says. An old capture is none: a backlog may be a day old.
+
+    Raises:
+        BadJob: names the value and the mend.
+    """
+    if not EARLIEST_AT <= captured_at <= LATEST_AT:  # NaN is refused too
+        raise BadJob(f"captured_at = {captured_at!r} can't be a time of capture: {_mend(captured_at)}.")
+    if deadline_at is not None and not 0 <= deadline_at - captured_at <= MAX_DEADLINE_S:
+        raise BadJob(
+            f"deadline_at = {deadline_at!r} is {deadline_at - captured_at:+,.6g} s from captured_at = {captured_at!r}: "
+            f"a deadline is 0 to {MAX_DEADLINE_S:,.0f} s after the capture, or absent."
+        )
+
+
+def _mend(captured_at: float) -> str:
+    if math.isfinite(captured_at):
+        for factor, name in _UNITS:
+            if EARLIEST_AT <= captured_at / factor <= LATEST_AT:
+                return f"give UTC epoch seconds; this looks like {name}: divide by {factor:,.0f}"
+    return "give UTC epoch seconds, of the years 2000 to 2100, from a clock that is set"
+
+
+class ServerClock:
+    """Judges times of capture by this machine's clock and the server's. May be used by any thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        tolerance_s: float,
+        on_offset: Callable[[float], None] = lambda offset_s: None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`tolerance_s`: how far ahead a capture may be. `on_offset` is told each measurement, for a metric."""
+        self._client = client
+        self._tolerance_s = tolerance_s
+        self._on_offset = on_offset
+        self._clock = clock
+        self._monotonic = monotonic
+        self._measuring = threading.Lock()
+        self._measured_at = float("-inf")
+        self._offset_s = 0.0
+        self._said_s = 0.0
+
+    def check(self, captured_at: float, deadline_at: float | None) -> None:
+        """Refuse impossible times. The server is asked only about a capture that this machine's clock finds ahead.
+
+        Ahead means ahead of both clocks: one wrong clock, of the worker or of the server, must not refuse good jobs.
+
+        Raises:
+            BadJob: names the value and the mend.
+        """
+        check_times(captured_at, deadline_at)
+        if captured_at <= self._clock() + self._tolerance_s:
+            return
+        self._measure(after_s=MEASURE_AGAIN_S)
+        ahead_s = captured_at - self._clock() - max(0.0, -self._offset_s)
+        if ahead_s > self._tolerance_s:
+            raise BadJob(
+                f"captured_at = {captured_at!r} is {ahead_s:,.1f} s in the future, more than the "
+                f"{self._tolerance_s:g} s of clock_tolerance_s: set the clock of the machine that wrote it, by NTP."
+            )
+
+    def measure(self) -> None:
+        """Measure the offset when that is due. Never raises: that the server is away, others find out and say."""
+        if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:  # else no thread waits for one that measures
+            self._measure(after_s=MEASURE_INTERVAL_S)
+
+    def _measure(self, *, after_s: float) -> None:
+        with self._measuring:
+            if self._monotonic() - self._measured_at < after_s:
+                return
+            self._measured_at = self._monotonic()
+            sent_at = self._clock()
+            try:
+                seconds, microseconds = self._client.time()
+            except redis.exceptions.RedisError as error:  # away, or a login without the right to ask for the time
+                log.debug("the server's clock can't be read: %s", error)
+                return
+            round_trip_s = self._monotonic() - self._measured_at
+            # The answer was made half-way, as far as anybody can tell: the error is at most half the round trip.
+            self._offset_s = sent_at + round_trip_s / 2 - (seconds + microseconds / 1e6)
+            self._on_offset(self._offset_s)
+            self._say(self._offset_s, error_s=round_trip_s / 2)
+
+    def _say(self, offset_s: float, *, error_s: float) -> None:
+        """Warn once when the clocks come apart, and again only when they have moved as far again."""
+        if abs(offset_s) - error_s > NOTABLE_OFFSET_S:
+            if abs(offset_s - self._said_s) > NOTABLE_OFFSET_S:
+                self._said_s = offset_s
+                log.warning(
+                    "this machine's clock is %.2f s %s the Redis server's: deadlines and latencies are wrong by as "
+                    "much. Set both by NTP.",
+                    abs(offset_s),
+                    "ahead of" if offset_s > 0 else "behind",
+                )
+        elif self._said_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:  # well below it, not to say so again and again
+            self._said_s = 0.0
+            log.info("this machine's clock and the Redis server's agree again")

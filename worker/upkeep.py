@@ -1,0 +1,59 @@
+"""Upkeep: what a worker does beside its jobs, on a thread of its own: it sweeps for lost jobs and measures its clock.
+
+No renewal and no probe waits for it. Nothing that goes wrong in it ends the worker or makes it look unhealthy: the
+pipeline's loops say when the server is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import redis
+
+from shared.clock import ServerClock
+from worker.metrics import Metrics
+from worker.sweep import Sweeper
+
+log = logging.getLogger("sortline.upkeep")
+
+INTERVAL_S = 1.0
+
+
+class Upkeep:
+    """Runs from `start` to `stop`."""
+
+    def __init__(self, *, sweeper: Sweeper, server_clock: ServerClock, metrics: Metrics) -> None:
+        self._sweeper = sweeper
+        self._server_clock = server_clock
+        self._metrics = metrics
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Run until `stop`."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the present step."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def step(self) -> None:
+        """What is due. Never raises."""
+        self._server_clock.measure()
+        try:
+            swept = self._sweeper.step()
+        except redis.exceptions.RedisError as error:
+            log.debug("no sweep for lost jobs: %s", error)
+            return
+        except Exception:  # a bug in here must not take the worker down
+            log.exception("the sweep for lost jobs failed")
+            return
+        self._metrics.recovered.labels("requeued").inc(swept.requeued)
+        self._metrics.recovered.labels("failed").inc(swept.failed)
+
+    def _loop(self) -> None:
+        self.step()
+        while not self._stopping.wait(INTERVAL_S):
+            self.step()
