@@ -48,6 +48,7 @@ NEVER_WRITTEN = "sortline:never-written"
 # Field of a worker's hash: what its last finish call answered, for the case that the answer was lost.
 LAST_FINISH = "sortline_last_finish"
 
+
 def sweep(queues: Sequence[str]) -> str:
     """Hash of the search for lost jobs of these queues: its cursor, and when its next step is due; expires."""
     return f"sortline:sweep:{','.join(sorted(queues))}"
