@@ -54,7 +54,7 @@ def show_camera(summary: CameraSummary) -> None:
     table.add_row("accepted", f"{summary.accepted:,}")
     table.add_row("dropped, queue full", f"{summary.refused_full:,}")
     table.add_row("rejected", f"{summary.rejected:,}")
-    table.add_row("not sent, server away", f"{summary.unsent:,}")
+    table.add_row("not sent", f"{summary.unsent:,}")
     table.add_row("seconds", f"{summary.seconds:,.1f}")
     table.add_row("accepted a second", f"{summary.accepted_hz:,.1f}")
     Console().print(table)
@@ -66,8 +66,13 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
     with _progress() as progress:
         sent = progress.add_task("sent", total=files)
         answered = progress.add_task("results", total=files, visible=wait)
+        noted = ""
 
         def show(state: UploadProgress) -> None:
+            nonlocal noted
+            if state.trouble not in ("", noted):
+                noted = state.trouble
+                progress.console.print(noted, "Waiting.", markup=False, highlight=False, soft_wrap=True)
             waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")
             progress.update(answered, completed=state.answered)

@@ -15,7 +15,7 @@ class Fate(StrEnum):
     ACCEPTED = "accepted"  # in the queue
     REFUSED_FULL = "refused_full"  # the queue was full: dropped
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
-    UNSENT = "unsent"  # the server was away until the camera was stopped
+    UNSENT = "unsent"  # the server was away until the camera was stopped, or refused it for good
 
 
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])

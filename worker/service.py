@@ -16,7 +16,8 @@ from rq.worker import WorkerStatus
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
 from shared.connection import check, connect
-from shared.errors import ServerAway
+from shared.errors import Transient
+from shared.server_answers import server_errors
 from shared.settings import Settings
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
@@ -119,7 +120,7 @@ class WorkerService:
         """Register with RQ, however long the server takes to be there; None when told to stop meanwhile.
 
         Raises:
-            BadSetting: the server refuses the login, or has no such database, which waiting does not mend.
+            BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
         """
         url = self._settings.redis_url
         while not self._stop_signals:
@@ -127,10 +128,11 @@ class WorkerService:
             try:
                 check(client, url)
                 presence = Presence(client, name=self.name, queues=self._settings.queue_names)
-                presence.arrive()
-                warn_of_loss(client)
+                with server_errors(url):
+                    presence.arrive()
+                    warn_of_loss(client)
                 return presence
-            except (ServerAway, redis.exceptions.RedisError) as error:
+            except Transient as error:
                 pipeline.loops.server_away("arrive", error)
         return None
 
