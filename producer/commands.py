@@ -193,6 +193,7 @@ def results(
     Example: sortline results --line line-1 --follow
     """
     import threading
+    from contextlib import suppress
 
     from producer import display
     from producer.streams import ResultStreams
@@ -204,11 +205,8 @@ def results(
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
     with closing(streams), _ended_by_signals():
-        try:
+        with suppress(ServerAway):  # one that only refuses writes can be read
             check(connect(settings.redis_url), settings.redis_url)
-        except ServerAway:
-            if not follow:
-                raise
         if follow:
             for result in streams.follow(threading.Event(), latest=count):
                 show(result)

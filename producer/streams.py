@@ -73,7 +73,7 @@ class ResultStreams:
                 # Also for a count of 0: following goes on after the entry that is the last one now.
                 entries += self._latest(stream, max(count, 1))
         entries.sort(key=_order)
-        return list(self._results(entries[len(entries) - count :])) if count else []
+        return list(self._results(entries[-count:])) if count else []
 
     def _latest(self, stream: str, count: int) -> list[_Entry]:
         self._seen[stream] = b"0"

@@ -19,6 +19,8 @@ from shared.settings import masked
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
 SOCKET_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
+# A command's first question: somebody waits for the answer, and a TLS handshake with a port that speaks no TLS hangs.
+_CHECK_TIMEOUT_S = 5.0
 # How long a server that answers nothing may take to say whether it speaks TLS.
 _TLS_PROBE_TIMEOUT_S = 2.0
 
@@ -58,18 +60,20 @@ def check(client: redis.Redis, redis_url: str) -> None:
         BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
             does not, or the other way round.
     """
-    connection = client.connection_pool.make_connection()  # the pool's own calls try again, and take twice as long
+    # Not a call of the pool's: that tries twice, and takes twice as long to find that nobody answers.
+    connection: Any = client.connection_pool.make_connection()  # redis has no types here
+    connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:
         with server_errors(redis_url):
-            connection.send_command("PING")  # type: ignore[no-untyped-call]  # redis has no types here
+            connection.send_command("PING")
             connection.read_response()
-            connection.send_command("HELLO")  # type: ignore[no-untyped-call]  # PING tells no cluster from a server
+            connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
             about = _pairs(connection.read_response())
     except ServerAway:
         _check_scheme(client.connection_pool.connection_kwargs, redis_url)
         raise
     finally:
-        connection.disconnect()  # type: ignore[no-untyped-call]
+        connection.disconnect()
     mode = about.get(b"mode", b"standalone").decode()
     if mode != "standalone":
         raise BadSetting(
@@ -88,7 +92,7 @@ def _parsed(redis_url: str) -> dict[str, Any]:
     try:
         url = urlsplit(redis_url)
         names = parse_qs(url.query, keep_blank_values=True)
-        options = dict(parse_url(redis_url))
+        options = dict(parse_url(redis_url))  # type: ignore[no-untyped-call]  # redis has no types here
         options.get("host", "").encode("idna")
     except ValueError:
         # Not the error's text: for a password that is not escaped it quotes a piece of it.

@@ -195,10 +195,8 @@ def _connection_error(error: Exception, at: str) -> SortlineError:
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
             return refusal
     text = str(error).rstrip(".")
-    if any(isinstance(cause, TimeoutError) and "handshake" in str(cause) for cause in _causes(error)):
-        text += " (in the TLS handshake; if it does not speak TLS, write redis:// for rediss://)"
     mend = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
-    return ServerAway(f"no Redis server answers{at}: {text}.{mend}")
+    return ServerAway(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{mend}")
 
 
 def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
@@ -219,6 +217,16 @@ def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
     if cause.library in ("X509", "PEM") or "PEM" in str(cause):
         return BadSetting(f"a certificate or key that redis_url names can't be read: {cause}. It must be a PEM file.")
     return None
+
+
+def _tls_hint(error: Exception) -> str:
+    """What may be behind a handshake that got no answer, or a connection that was closed after it."""
+    for cause in _causes(error):
+        if isinstance(cause, TimeoutError) and "handshake" in str(cause):
+            return ", in the TLS handshake: if it does not speak TLS, write redis:// for rediss://"
+        if isinstance(cause, ssl.SSLEOFError):
+            return ": if it wants a client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)"
+    return ""
 
 
 def wants_no_tls(at: str) -> BadSetting:

