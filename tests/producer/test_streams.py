@@ -105,43 +105,49 @@ def test_a_key_that_is_no_stream_is_said_once_and_the_others_go_on(
     assert "sortline:results:a: this key on the server is no stream" in notice
 
 
-def followed(
-    client: redis.Redis, settings: Settings, *, seen: Sequence[str], after: Sequence[str], expected: int
-) -> tuple[list[int | str | None], list[str]]:
-    """Frames and notices of a reader that has `seen` these entries when the server is away, and comes back with others.
+class Outage:
+    """A reader of line `a` meets a server that refuses reads, then serves again with other entries than it had.
 
-    Frames have the number of their entry's milliseconds.
+    An entry's frame has the number of the entry's milliseconds.
     """
 
-    def fill(entry_ids: Sequence[str]) -> None:
-        client.delete(keys.results("a"))
+    def __init__(self, client: redis.Redis, settings: Settings, *, seen: Sequence[str], after: Sequence[str]) -> None:
+        self.client, self.settings = client, settings
+        self.seen, self.after = seen, after
+        self.notices: list[str] = []
+        self._refusal = contextlib.ExitStack()
+
+    def fill(self, *entry_ids: str) -> None:
         for entry_id in entry_ids:
             number = int(entry_id.partition("-")[0])
-            publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=entry_id)
+            publish(self.client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=entry_id)
 
-    notices: list[str] = []
-    with contextlib.ExitStack() as outage:
+    def on_notice(self, text: str) -> None:
+        self.notices.append(text)
+        if text.endswith("Waiting."):
+            self._refusal.close()
+            self.client.delete(keys.results("a"))
+            self.fill(*self.after)
+        if "lost the latest results" in text:
+            self.fill("4-0")
 
-        def on_notice(text: str) -> None:
-            notices.append(text)
-            if text.endswith("Waiting."):
-                outage.close()
-                fill(after)
-
-        streams = ResultStreams(settings, line="a", on_notice=on_notice)
-        fill(seen)
-        streams.last(len(seen))
-        outage.enter_context(replica_that_refuses_reads(client))
-        found = streams.follow(threading.Event())
-        return [next(found).frame_id for _ in range(expected)], notices
+    def frames(self, count: int) -> list[int | str | None]:
+        """The first frames that follow."""
+        self.fill(*self.seen)
+        streams = ResultStreams(self.settings, line="a", on_notice=self.on_notice)
+        with contextlib.closing(streams), self._refusal:
+            streams.last(len(self.seen))
+            self._refusal.enter_context(replica_that_refuses_reads(self.client))
+            found = streams.follow(threading.Event())
+            return [next(found).frame_id for _ in range(count)]
 
 
 def test_following_goes_on_where_it_was_after_an_outage(client: redis.Redis, settings: Settings) -> None:
-    frames, notices = followed(client, settings, seen=["1-0", "2-0"], after=["1-0", "2-0", "3-0", "4-0"], expected=2)
-    assert frames == [3, 4]
-    assert len(notices) == 2
-    assert "(MASTERDOWN)" in notices[0]
-    assert notices[1] == "the Redis server answers again."
+    outage = Outage(client, settings, seen=["1-0", "2-0"], after=["1-0", "2-0", "3-0", "4-0"])
+    assert outage.frames(2) == [3, 4]
+    away, back = outage.notices
+    assert "(MASTERDOWN)" in away
+    assert back == "the Redis server answers again."
 
 
 @pytest.mark.parametrize("after", [["1-0", "2-0"], ["11-0", "12-0"]])
@@ -149,34 +155,16 @@ def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(
     client: redis.Redis, settings: Settings, after: list[str]
 ) -> None:
     """Also where the server's clock went back, so that ids are smaller than those seen."""
-    frames, notices = followed(client, settings, seen=["8-0", "9-0"], after=after, expected=2)
-    assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
-    assert any("the stream began anew" in notice for notice in notices)
+    outage = Outage(client, settings, seen=["8-0", "9-0"], after=after)
+    assert outage.frames(2) == [int(entry_id.partition("-")[0]) for entry_id in after]
+    assert any("the stream began anew" in notice for notice in outage.notices)
 
 
 def test_a_stream_that_lost_its_end_is_not_shown_again(client: redis.Redis, settings: Settings) -> None:
-    """A killed server may lose the last second; the clock can give the next entry an id below the last one seen."""
-    seen = [f"{number}-0" for number in range(1, 6)]
-    notices: list[str] = []
-
-    def lose(text: str) -> None:
-        notices.append(text)
-        if text.endswith("Waiting."):
-            outage.close()
-            client.delete(keys.results("a"))
-            for number in range(1, 4):
-                publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=f"{number}-0")
-        if "lost the latest results" in text:
-            publish(client, sort_result("a-3x", line="a", frame_id=33), entry_id="3-1")
-
-    for number, entry_id in enumerate(seen, start=1):
-        publish(client, sort_result(f"a-{number}", line="a", frame_id=number), entry_id=entry_id)
-    streams = ResultStreams(settings, line="a", on_notice=lose)
-    streams.last(5)
-    with contextlib.ExitStack() as outage:
-        outage.enter_context(replica_that_refuses_reads(client))
-        assert next(streams.follow(threading.Event())).frame_id == 33
-    assert any("lost the latest results" in notice for notice in notices)
+    """A killed server may lose the last second. If its clock goes back too, the next id is below the last one seen."""
+    outage = Outage(client, settings, seen=["1-0", "2-0", "3-0", "8-0", "9-0"], after=["1-0", "2-0", "3-0"])
+    assert outage.frames(1) == [4]
+    assert any("lost the latest results" in notice for notice in outage.notices)
 
 
 def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, settings: Settings) -> None:
@@ -184,7 +172,6 @@ def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, setting
         return ValkeyServer(port=port, data_dir=tmp_path, config={"save": "", "appendonly": "yes"})
 
     port = free_port()
-    away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     notices: list[str] = []
     noticed = threading.Event()
 
@@ -192,34 +179,38 @@ def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, setting
         notices.append(text)
         noticed.set()
 
-    found = ResultStreams(away, line="a", on_notice=on_notice).follow(threading.Event(), latest=5)
-    with redis.Redis(port=port) as client:
-        running = server()
-        running.start()
+    theirs = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    streams = ResultStreams(theirs, line="a", on_notice=on_notice)
+    before, after = server(), server()
+    with contextlib.closing(streams), redis.Redis(port=port) as client:
+        before.start()
         publish_frames(client, ("a", 1))
+        found = streams.follow(threading.Event(), latest=5)
         assert next(found).frame_id == 1
-        running.stop()
+        before.stop()
 
         def come_back() -> None:
             noticed.wait(60)
-            again.start()
+            after.start()
             publish_frames(client, ("a", 2))
 
-        again = server()
         thread = threading.Thread(target=come_back)
         thread.start()
         try:
             assert next(found).frame_id == 2
         finally:
             thread.join()
-            again.stop()
+            after.stop()
     assert "no Redis server answers" in notices[0]
     assert notices[1:] == ["the Redis server answers again."]
 
 
-def test_following_begins_when_the_server_comes() -> None:
+def test_following_a_server_that_never_comes_can_be_stopped() -> None:
     stop = threading.Event()
     streams = ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0"), on_notice=lambda text: stop.set())
     assert list(streams.follow(stop, latest=1)) == []
+
+
+def test_an_absent_server_is_named() -> None:
     with pytest.raises(ServerAway, match=r"127\.0\.0\.1:1/0"):
-        streams.last(1)
+        ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0")).last(1)
