@@ -20,7 +20,7 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect
+from shared.connection import SOCKET_TIMEOUT_S, connect
 from shared.errors import ResultGone, ResultTimeout, ServerAway
 from shared.schemas import SortResult
 from shared.server_answers import is_wrong_type, server_errors
@@ -142,7 +142,9 @@ def iter_results(
     """
     settings = settings or load_settings()
     results: dict[str, SortResult] = {}
-    with connect(settings.redis_url) as client:
+    # A server that hangs must not hold up the caller much longer than asked.
+    socket_timeout_s = min(SOCKET_TIMEOUT_S, max(1.0, timeout_s))
+    with connect(settings.redis_url, socket_timeout_s=socket_timeout_s) as client:
         reader = ResultReader(client, settings.redis_url)
         reader.add(dict.fromkeys(job_ids))
         give_up_at = clock() + timeout_s

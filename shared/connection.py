@@ -53,10 +53,12 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
 
 
 def check(client: redis.Redis, redis_url: str) -> None:
-    """Ask the server for a sign of life, and whether it is one that Sortline can work with.
+    """Ask whether the server is there, and is one that Sortline can work with.
+
+    One that answers that it can't serve for now (loading, busy, unable to save) is there: the next call says so.
 
     Raises:
-        ServerAway: it can't be reached, or can't serve for now.
+        ServerAway: it can't be reached.
         BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
             does not, or the other way round.
     """
@@ -65,11 +67,11 @@ def check(client: redis.Redis, redis_url: str) -> None:
     connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:
         with server_errors(redis_url):
-            connection.send_command("PING")
-            connection.read_response()
             connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
             about = _pairs(connection.read_response())
-    except ServerAway:
+    except ServerAway as error:
+        if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
+            return
         _check_scheme(client.connection_pool.connection_kwargs, redis_url)
         raise
     finally:

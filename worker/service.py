@@ -127,8 +127,8 @@ class WorkerService:
             client = connect(url)
             try:
                 check(client, url)
-                presence = Presence(client, name=self.name, queues=self._settings.queue_names)
                 with server_errors(url):
+                    presence = Presence(client, name=self.name, queues=self._settings.queue_names)
                     presence.arrive()
                     warn_of_loss(client)
                 return presence

@@ -68,6 +68,7 @@ def raised(url: str, way: Callable[[redis.Redis], Any]) -> SortlineError:
 def test_a_state_of_the_server_has_its_true_name(client: redis.Redis, redis_url: str, state: str) -> None:
     enter, kind, words = STATES[state]
     with enter(client):
+        check(connect(redis_url), redis_url)  # it is there
         errors = [raised(redis_url, way) for way in WAYS]
     for error in errors:
         assert type(error) is kind
