@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,22 @@ from shared import keys
 from shared.errors import ServerAway
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
-from tests.shared.servers import free_port, replica_that_refuses_reads
+from tests.shared.servers import PATIENCE_S, free_port, replica_that_refuses_reads
 
 
 def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:
     for line, frame_id in frames:
         publish(client, sort_result(f"{line}-{frame_id}", line=line, frame_id=frame_id))
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    """Ends what is followed, at the latest when nothing came for so long that it never will."""
+    stop = threading.Event()
+    timer = threading.Timer(PATIENCE_S, stop.set)
+    timer.start()
+    yield stop
+    timer.cancel()
 
 
 def test_the_last_of_all_lines_in_the_order_they_came(client: redis.Redis, settings: Settings) -> None:
@@ -79,7 +90,7 @@ def test_what_is_no_result_is_said_once_and_skipped(client: redis.Redis, setting
 
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_a_key_that_is_no_stream_is_said_once_and_the_others_go_on(
-    client: redis.Redis, settings: Settings, from_the_start: bool
+    client: redis.Redis, settings: Settings, stop: threading.Event, from_the_start: bool
 ) -> None:
     def spoil() -> None:
         client.delete(keys.results("a"))
@@ -93,7 +104,6 @@ def test_a_key_that_is_no_stream_is_said_once_and_the_others_go_on(
     streams.last(1)
     spoil()
     publish_frames(client, ("b", 1))
-    stop = threading.Event()
     found = []
     for result in streams.follow(stop):
         found.append((result.line, result.frame_id))
@@ -111,9 +121,9 @@ class Outage:
     An entry's frame has the number of the entry's milliseconds.
     """
 
-    def __init__(self, client: redis.Redis, settings: Settings, *, seen: Sequence[str], after: Sequence[str]) -> None:
-        self.client, self.settings = client, settings
-        self.seen, self.after = seen, after
+    def __init__(self, client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+        self.client, self.settings, self.stop = client, settings, stop
+        self.after: Sequence[str] = ()
         self.notices: list[str] = []
         self._refusal = contextlib.ExitStack()
 
@@ -131,43 +141,46 @@ class Outage:
         if "lost the latest results" in text:
             self.fill("4-0")
 
-    def frames(self, count: int) -> list[int | str | None]:
-        """The first frames that follow."""
-        self.fill(*self.seen)
+    def frames(self, count: int, *, seen: Sequence[str], after: Sequence[str]) -> list[int | str | None]:
+        """The first frames that follow those of the entries `seen`."""
+        self.after = after
+        self.fill(*seen)
         streams = ResultStreams(self.settings, line="a", on_notice=self.on_notice)
         with contextlib.closing(streams), self._refusal:
-            streams.last(len(self.seen))
+            streams.last(len(seen))
             self._refusal.enter_context(replica_that_refuses_reads(self.client))
-            found = streams.follow(threading.Event())
-            return [next(found).frame_id for _ in range(count)]
+            return [result.frame_id for result in itertools.islice(streams.follow(self.stop), count)]
 
 
-def test_following_goes_on_where_it_was_after_an_outage(client: redis.Redis, settings: Settings) -> None:
-    outage = Outage(client, settings, seen=["1-0", "2-0"], after=["1-0", "2-0", "3-0", "4-0"])
-    assert outage.frames(2) == [3, 4]
+@pytest.fixture
+def outage(client: redis.Redis, settings: Settings, stop: threading.Event) -> Outage:
+    return Outage(client, settings, stop)
+
+
+def test_following_goes_on_where_it_was_after_an_outage(outage: Outage) -> None:
+    assert outage.frames(2, seen=["1-0", "2-0"], after=["1-0", "2-0", "3-0", "4-0"]) == [3, 4]
     away, back = outage.notices
     assert "(MASTERDOWN)" in away
     assert back == "the Redis server answers again."
 
 
 @pytest.mark.parametrize("after", [["1-0", "2-0"], ["11-0", "12-0"]])
-def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(
-    client: redis.Redis, settings: Settings, after: list[str]
-) -> None:
+def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(outage: Outage, after: list[str]) -> None:
     """Also where the server's clock went back, so that ids are smaller than those seen."""
-    outage = Outage(client, settings, seen=["8-0", "9-0"], after=after)
-    assert outage.frames(2) == [int(entry_id.partition("-")[0]) for entry_id in after]
+    frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
+    assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
     assert any("the stream began anew" in notice for notice in outage.notices)
 
 
-def test_a_stream_that_lost_its_end_is_not_shown_again(client: redis.Redis, settings: Settings) -> None:
+def test_a_stream_that_lost_its_end_is_not_shown_again(outage: Outage) -> None:
     """A killed server may lose the last second. If its clock goes back too, the next id is below the last one seen."""
-    outage = Outage(client, settings, seen=["1-0", "2-0", "3-0", "8-0", "9-0"], after=["1-0", "2-0", "3-0"])
-    assert outage.frames(1) == [4]
+    assert outage.frames(1, seen=["1-0", "2-0", "3-0", "8-0", "9-0"], after=["1-0", "2-0", "3-0"]) == [4]
     assert any("lost the latest results" in notice for notice in outage.notices)
 
 
-def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, settings: Settings) -> None:
+def test_following_lives_through_a_restart_of_the_server(
+    tmp_path: Path, settings: Settings, stop: threading.Event
+) -> None:
     def server() -> ValkeyServer:
         return ValkeyServer(port=port, data_dir=tmp_path, config={"save": "", "appendonly": "yes"})
 
@@ -185,12 +198,12 @@ def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, setting
     with contextlib.closing(streams), redis.Redis(port=port) as client:
         before.start()
         publish_frames(client, ("a", 1))
-        found = streams.follow(threading.Event(), latest=5)
+        found = streams.follow(stop, latest=5)
         assert next(found).frame_id == 1
         before.stop()
 
         def come_back() -> None:
-            noticed.wait(60)
+            noticed.wait(PATIENCE_S)
             after.start()
             publish_frames(client, ("a", 2))
 
@@ -205,8 +218,7 @@ def test_following_lives_through_a_restart_of_the_server(tmp_path: Path, setting
     assert notices[1:] == ["the Redis server answers again."]
 
 
-def test_following_a_server_that_never_comes_can_be_stopped() -> None:
-    stop = threading.Event()
+def test_following_a_server_that_never_comes_can_be_stopped(stop: threading.Event) -> None:
     streams = ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0"), on_notice=lambda text: stop.set())
     assert list(streams.follow(stop, latest=1)) == []
 
