@@ -40,7 +40,7 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
         def show(summary: CameraSummary) -> None:
             text = f"{options.line}/{options.camera}  {summary.accepted_hz:g}/s"
-            for count, word in ((summary.refused_full, "dropped, queue full"), (summary.rejected, "rejected")):
+            for count, word in ((summary.refused_full, "dropped, no room"), (summary.rejected, "rejected")):
                 text += f"  {count:,} {word}" if count else ""
             progress.update(task, completed=summary.frames, description=escape(text))
 
@@ -52,7 +52,7 @@ def show_camera(summary: CameraSummary) -> None:
     table = Table("camera", f"{summary.line}/{summary.camera}")
     table.add_row("frames", f"{summary.frames:,}")
     table.add_row("accepted", f"{summary.accepted:,}")
-    table.add_row("dropped, queue full", f"{summary.refused_full:,}")
+    table.add_row("dropped, no room", f"{summary.refused_full:,}")
     table.add_row("rejected", f"{summary.rejected:,}")
     table.add_row("not sent", f"{summary.unsent:,}")
     table.add_row("seconds", f"{summary.seconds:,.1f}")

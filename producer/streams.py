@@ -100,11 +100,11 @@ class ResultStreams:
             BadSetting, CommandRefused: as `server_errors`.
         """
         if latest is not None:
-            yield from self._while_away(lambda: self.last(latest), stop)
+            yield from self._once_it_answers(lambda: self.last(latest), stop)
         while not stop.is_set():
-            yield from self._while_away(lambda: self._read_new(stop), stop)
+            yield from self._once_it_answers(lambda: self._read_new(stop), stop)
 
-    def _while_away(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
+    def _once_it_answers(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
         """What `read` returns, once the server answers; nothing when told to stop."""
         is_away = False
         while not stop.is_set():
@@ -182,8 +182,8 @@ class ResultStreams:
             self._seen[stream] = b"0"
             recent.clear()
             self._on_notice(
-                f"{stream}: the results shown so far are no longer on the server: the stream began anew, or was "
-                "trimmed. It is read from its beginning."
+                f"{stream}: the results shown so far are no longer on the server (lost, trimmed or expired). The stream "
+                "begins anew, and is read from its beginning."
             )
         elif is_behind:
             self._seen[stream] = last
