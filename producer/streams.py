@@ -182,8 +182,8 @@ class ResultStreams:
             self._seen[stream] = b"0"
             recent.clear()
             self._on_notice(
-                f"{stream}: the results shown so far are no longer on the server (lost, trimmed or expired). The stream "
-                "begins anew, and is read from its beginning."
+                f"{stream}: the results shown so far are no longer on the server: lost, trimmed or expired. The stream "
+                "begins anew. It is read from its beginning."
             )
         elif is_behind:
             self._seen[stream] = last

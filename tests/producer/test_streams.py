@@ -169,7 +169,7 @@ def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(outage: Ou
     """Also where the server's clock went back, so that ids are smaller than those seen."""
     frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
     assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
-    assert any("begins anew" in notice for notice in outage.notices)
+    assert any("stream begins anew" in notice for notice in outage.notices)
 
 
 def test_a_stream_that_lost_its_end_is_not_shown_again(outage: Outage) -> None:
