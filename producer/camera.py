@@ -86,11 +86,20 @@ class Camera:
         """Take, pace and send until the end; the source is left open.
 
         Raises:
-            BadSetting: line, camera or queue is a name that can't be used.
+            BadSetting: line, camera or queue is a name that can't be used, or the server refuses what waiting does not
+                mend.
+            CommandRefused: as `LineProducer.submit`.
         """
         check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
+        try:
+            self._run()
+        finally:
+            self._drops.flush(now=True)
+        return self.summary()
+
+    def _run(self) -> None:
         while not self._stop.is_set() and self._left():
             self._drops.flush()
             due, wait_s = self._schedule.due(self._clock())
@@ -104,8 +113,6 @@ class Camera:
             self._schedule.took(len(frames))
             self._send(self._prepare(frames))
             self._on_progress(self.summary())
-        self._drops.flush(now=True)
-        return self.summary()
 
     def summary(self) -> CameraSummary:
         """The counts so far."""
@@ -156,7 +163,7 @@ class Camera:
         log.warning("line %s: frame %s rejected: %s", self._options.line, name, reason)
 
     def _send(self, prepared: Sequence[tuple[str, PreparedJob]]) -> None:
-        """Send, and send again while the server is away; a job that had arrived is not doubled by that."""
+        """Send, and send again what waiting may mend; a job that had arrived is not doubled by that."""
         jobs = [job for _, job in prepared]
         wait_s, longest_s = _BACKOFF_S
         away = False
@@ -176,18 +183,19 @@ class Camera:
                 away = True
                 log.warning("line %s: %s Next try in %.1f s.", self._options.line, error, wait_s)
                 if self._stop.wait(wait_s):
-                    self._count(Fate.UNSENT, len(jobs))
-                    names = ", ".join(name for name, _ in prepared)
-                    log.warning(
-                        "line %s: stopped while the server was away; %d not sent, by name: %s",
-                        self._options.line,
-                        len(prepared),
-                        names,
-                    )
+                    self._give_up(prepared, "stopped while the server was away")
                     return
                 wait_s = min(2 * wait_s, longest_s)
+            except BadInput:
+                self._give_up(prepared, "the server refuses them")
+                raise
         if away:
             log.warning("line %s: the server answers again", self._options.line)
+
+    def _give_up(self, prepared: Sequence[tuple[str, PreparedJob]], reason: str) -> None:
+        self._count(Fate.UNSENT, len(prepared))
+        names = ", ".join(name for name, _ in prepared)
+        log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
 
     def _count(self, fate: Fate, frames: int) -> None:
         if frames:

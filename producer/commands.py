@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -16,6 +16,7 @@ from shared.terminal import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
     import threading
+    from types import FrameType
 
     from producer.camera import CameraOptions
     from producer.sources import Source
@@ -74,14 +75,20 @@ def camera(
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
     """
+    from contextlib import suppress
+
     from producer import display
     from producer.camera import Camera, CameraOptions
     from producer.submit import LineProducer
+    from shared.connection import check, connect
+    from shared.errors import ServerAway
     from shared.settings import load_settings
     from shared.terminal import print_json, setup_logging
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
+    with suppress(ServerAway):  # the camera waits for it
+        check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
         rate = _SIMULATED_HZ if source == "simulated" else 0.0
     options = CameraOptions(
@@ -130,7 +137,7 @@ def upload(
     Every file inside folders, links followed, and archives is one row of the CSV, hidden ones excepted. What is not
     an image is `rejected` with its reason before anything is sent. A full queue is waited for. Exit status: 0 when
     every file has its result (without --wait: is on the queue), a rejection being one; 1 when a result is missing or a
-    job failed.
+    job failed; 2 when the server refuses what waiting does not mend, e.g. the login.
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
@@ -138,7 +145,7 @@ def upload(
     from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
     from shared.connection import check, connect
-    from shared.errors import NotFound
+    from shared.errors import BadInput, NotFound
     from shared.settings import load_settings
     from shared.terminal import print_json
 
@@ -152,16 +159,21 @@ def upload(
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
+        refused: BadInput | None = None
         try:
-            rows = uploader.run(inputs)
+            uploader.run(inputs)
+        except BadInput as error:  # raised again when it was shown what became of each file
+            refused = error
         finally:  # also when interrupted: what is known so far
             if out is not None:
                 write_csv(uploader.rows, out)
     if as_json:
-        print_json([asdict(row) for row in rows])
-    else:
-        display.show_upload(rows, out)
-    raise typer.Exit(0 if all_answered(rows) else 1)
+        print_json([asdict(row) for row in uploader.rows])
+    elif uploader.rows:  # none where a name of line or queue can't be used
+        display.show_upload(uploader.rows, out)
+    if refused is not None:
+        raise refused
+    raise typer.Exit(0 if all_answered(uploader.rows) else 1)
 
 
 def results(
@@ -173,22 +185,35 @@ def results(
 ) -> None:
     """Show the latest results, and with --follow those that come.
 
+    --follow waits while the server is away, and says so on standard error. A stream that began anew is read from its
+    beginning.
+
     Example: sortline results --line line-1 --follow
     """
+    import threading
+    from contextlib import suppress
+
     from producer import display
     from producer.streams import ResultStreams
+    from shared.connection import check, connect
+    from shared.errors import ServerAway
     from shared.settings import load_settings
 
+    settings = load_settings(redis_url=redis_url)
     show = display.show_result_json if as_json else display.show_result
-    with closing(ResultStreams(load_settings(redis_url=redis_url), line=line)) as streams, _stop_on_signals() as stop:
-        latest = streams.last(count)
-        for result in latest:
-            show(result)
+    streams = ResultStreams(settings, line=line, on_notice=display.note)
+    with closing(streams), _ended_by_signals():
+        with suppress(ServerAway):  # one that only refuses writes can be read
+            check(connect(settings.redis_url), settings.redis_url)
         if follow:
-            for result in streams.follow(stop):
+            for result in streams.follow(threading.Event(), latest=count):
                 show(result)
-        elif not latest and count:
-            display.note(f"no results{f' of line {line}' if line else ''} yet.")
+        else:
+            latest = streams.last(count)
+            for result in latest:
+                show(result)
+            if not latest and count:
+                display.note(f"no results{f' of line {line}' if line else ''} yet.")
 
 
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
@@ -236,15 +261,33 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; their former handlers are back afterwards."""
-    import signal
+    """An event that Ctrl-C and SIGTERM set."""
     import threading
 
     stop = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
-    try:
+    with _signals_handled_by(lambda *_: stop.set()):
         yield stop
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block at once, also while it waits for a server that does not answer."""
+    import signal
+    from contextlib import suppress
+
+    with suppress(KeyboardInterrupt), _signals_handled_by(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _signals_handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `handler`; their former handlers are back afterwards."""
+    import signal
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in signals]
+    try:
+        yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        for number, former in zip(signals, before, strict=True):
+            signal.signal(number, former)

@@ -40,7 +40,7 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
         def show(summary: CameraSummary) -> None:
             text = f"{options.line}/{options.camera}  {summary.accepted_hz:g}/s"
-            for count, word in ((summary.refused_full, "dropped, queue full"), (summary.rejected, "rejected")):
+            for count, word in ((summary.refused_full, "dropped, no room"), (summary.rejected, "rejected")):
                 text += f"  {count:,} {word}" if count else ""
             progress.update(task, completed=summary.frames, description=escape(text))
 
@@ -52,9 +52,9 @@ def show_camera(summary: CameraSummary) -> None:
     table = Table("camera", f"{summary.line}/{summary.camera}")
     table.add_row("frames", f"{summary.frames:,}")
     table.add_row("accepted", f"{summary.accepted:,}")
-    table.add_row("dropped, queue full", f"{summary.refused_full:,}")
+    table.add_row("dropped, no room", f"{summary.refused_full:,}")
     table.add_row("rejected", f"{summary.rejected:,}")
-    table.add_row("not sent, server away", f"{summary.unsent:,}")
+    table.add_row("not sent", f"{summary.unsent:,}")
     table.add_row("seconds", f"{summary.seconds:,.1f}")
     table.add_row("accepted a second", f"{summary.accepted_hz:,.1f}")
     Console().print(table)
@@ -66,8 +66,13 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
     with _progress() as progress:
         sent = progress.add_task("sent", total=files)
         answered = progress.add_task("results", total=files, visible=wait)
+        noted = ""
 
         def show(state: UploadProgress) -> None:
+            nonlocal noted
+            if state.trouble not in ("", noted):
+                noted = state.trouble
+                progress.console.print(noted, "Waiting.", markup=False, highlight=False, soft_wrap=True)
             waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")
             progress.update(answered, completed=state.answered)

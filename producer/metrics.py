@@ -17,7 +17,7 @@ class Fate(StrEnum):
     ACCEPTED = "accepted"  # in the queue
     REFUSED_FULL = "refused_full"  # the queue was full: dropped
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
-    UNSENT = "unsent"  # the server was away until the camera was stopped
+    UNSENT = "unsent"  # the server was away until the camera was stopped, or refused it for good
 
 
 # Only a camera counts here, and its line is the operator's: unlike the worker's lines, these can't be forged.

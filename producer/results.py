@@ -20,9 +20,10 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect, server_errors
-from shared.errors import ResultGone, ResultTimeout
+from shared.connection import SOCKET_TIMEOUT_S, connect
+from shared.errors import ResultGone, ResultTimeout, ServerAway
 from shared.schemas import SortResult
+from shared.server_answers import is_wrong_type, server_errors
 from shared.settings import Settings, load_settings
 
 # Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.
@@ -35,7 +36,8 @@ _PAUSE_PER_ROUND = 4.0
 
 # RQ's Result.Type: SUCCESSFUL carries a return value, as does RETRIED, which is not final.
 _SUCCESSFUL = b"1"
-_NEVER = {"canceled": "it was canceled", "stopped": "it was stopped"}
+_NEVER = {b"canceled": "it was canceled", b"stopped": "it was stopped"}
+_WRONG_TYPE = "its key on the server holds another type"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,8 @@ class ResultReader:
         """The answers found among the next ROUND_JOBS jobs; those without one go to the end of the line.
 
         Raises:
-            ServerAway: no answer from the server; nothing is forgotten.
+            ServerAway: the server can't be reached, or can't serve for now; nothing is forgotten.
+            BadSetting, CommandRefused: as `server_errors`.
         """
         asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
         if not asked:
@@ -89,14 +92,18 @@ class ResultReader:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(keys.rq_job(job_id), "status", "meta")
-            states = pipe.execute()
+            states = pipe.execute(raise_on_error=False)
         answers = []
         finished = []
-        for job_id, (status, meta) in zip(job_ids, states, strict=True):
-            match None if status is None else status.decode():
-                case "finished":
+        for job_id, state in zip(job_ids, states, strict=True):
+            if isinstance(state, Exception):
+                answers.append(_unreadable(job_id, state))
+                continue
+            status, meta = state
+            match status:
+                case b"finished":
                     finished.append(job_id)
-                case "failed":
+                case b"failed":
                     answers.append(_failed(job_id, meta))
                 case None:
                     answers.append(Answer(job_id=job_id, gone="the server does not know it (any more)"))
@@ -110,8 +117,11 @@ class ResultReader:
         with self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.xrevrange(keys.rq_results(job_id), count=1)
-            streams = pipe.execute()
-        return [_finished(job_id, stream) for job_id, stream in zip(job_ids, streams, strict=True)]
+            streams = pipe.execute(raise_on_error=False)
+        return [
+            _unreadable(job_id, stream) if isinstance(stream, Exception) else _finished(job_id, stream)
+            for job_id, stream in zip(job_ids, streams, strict=True)
+        ]
 
 
 def iter_results(
@@ -124,13 +134,17 @@ def iter_results(
 ) -> Iterator[Answer]:
     """Every job's answer, as it comes; each job once, also when its id was given twice.
 
+    A server that can't be reached, or can't serve for now, is waited for within `timeout_s`.
+
     Raises:
-        ResultTimeout: answers are missing after `timeout_s` seconds.
-        ServerAway: no answer from the server, after the client's own retries.
+        ResultTimeout: answers are missing after `timeout_s` seconds; says so if the server was away.
+        BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
     """
     settings = settings or load_settings()
     results: dict[str, SortResult] = {}
-    with connect(settings.redis_url) as client:
+    # A server that hangs must not hold up the caller much longer than asked.
+    socket_timeout_s = min(SOCKET_TIMEOUT_S, max(1.0, timeout_s))
+    with connect(settings.redis_url, socket_timeout_s=socket_timeout_s) as client:
         reader = ResultReader(client, settings.redis_url)
         reader.add(dict.fromkeys(job_ids))
         give_up_at = clock() + timeout_s
@@ -138,22 +152,22 @@ def iter_results(
         pause_s = _PAUSE_MIN_S
         while len(reader):
             round_at = clock()
-            unasked -= ROUND_JOBS
-            answers = reader.poll()
+            answers, away = _poll(reader)
+            unasked -= 0 if away else ROUND_JOBS
             for answer in answers:
                 if answer.result:
                     results[answer.job_id] = answer.result
                 yield answer
             now = clock()
-            if len(reader) and unasked <= 0 and now >= give_up_at:
-                raise _timeout(timeout_s, results, reader.pending)
-            if unasked <= 0 and len(answers) < ROUND_JOBS and len(reader):
+            if len(reader) and (unasked <= 0 or away) and now >= give_up_at:
+                raise _timeout(timeout_s, results, reader.pending, away) from away
+            if (unasked <= 0 or away) and len(answers) < ROUND_JOBS and len(reader):
                 pause_s = _PAUSE_MIN_S if answers else min(2 * pause_s, _PAUSE_MAX_S)
                 sleep(min(max(pause_s, _PAUSE_PER_ROUND * (now - round_at)), give_up_at - now))
 
 
 def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None = None) -> dict[str, SortResult]:
-    """Wait until every job has its SortResult.
+    """Wait until every job has its SortResult, also through a restart of the server.
 
     Args:
         job_ids: as returned by `submit` and `submit_many`.
@@ -164,9 +178,9 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
         SortResults by job id, in the order of `job_ids`, whatever their outcome.
 
     Raises:
-        ResultTimeout: results are missing after `timeout_s`; carries those that came.
+        ResultTimeout: results are missing after `timeout_s`; carries those that came, and says if the server was away.
         ResultGone: jobs will never have a result (expired, deleted, canceled); raised when all others are in.
-        ServerAway: no answer from the server.
+        BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
     """
     wanted = list(dict.fromkeys(job_ids))
     results: dict[str, SortResult] = {}
@@ -188,13 +202,30 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
     return ordered
 
 
-def _timeout(timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...]) -> ResultTimeout:
+def _poll(reader: ResultReader) -> tuple[list[Answer], ServerAway | None]:
+    """The answers of one round, or why there was none."""
+    try:
+        return reader.poll(), None
+    except ServerAway as error:
+        return [], error
+
+
+def _timeout(
+    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], away: ServerAway | None
+) -> ResultTimeout:
     return ResultTimeout(
         f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
-        "is a worker running (`rq info`)?",
+        f"{away or 'is a worker running (`rq info`)?'}",
         results=results,
         missing=missing,
     )
+
+
+def _unreadable(job_id: str, error: Exception) -> Answer:
+    """The answer for a key of another type; any other error is the server's, not this job's, and is raised."""
+    if not is_wrong_type(error):
+        raise error
+    return Answer(job_id=job_id, gone=_WRONG_TYPE)
 
 
 def _finished(job_id: str, stream: list[tuple[bytes, dict[bytes, bytes]]]) -> Answer:

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
-from typing import Any, cast
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, cast
 
+import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect, server_errors
-from shared.errors import BadJob
+from shared.connection import connect
+from shared.errors import ServerAway
 from shared.schemas import SortResult
+from shared.server_answers import is_wrong_type, server_errors
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # A blocked read ends this often, to notice new lines and a request to stop; well below the socket's timeout.
 _BLOCK_MS = 500
 _READ_COUNT = 500
+_AWAY_WAIT_S = 0.5
+# How often streams are looked at for lost data and for a type that they should not have.
+_CHECK_INTERVAL_S = 5.0
+# A server that was killed has lost fewer entries than this where it syncs its log every second.
+_RECENT_IDS = 2000
 
-_Entries = list[tuple[bytes, dict[bytes, bytes]]]
+
+class _Entry(NamedTuple):
+    stream: str
+    entry_id: bytes
+    fields: dict[bytes, bytes]
 
 
 class ResultStreams:
-    """Reads the streams of one line, or of all lines that ever had a result."""
+    """Reads the streams of one line, or of all lines that ever had a result.
 
-    def __init__(self, settings: Settings, *, line: str | None = None) -> None:
+    What one stream holds does not affect the others: an entry that is no SortResult is skipped, and so is a key that is
+    no stream. `on_notice` gets a sentence about each, once.
+    """
+
+    def __init__(
+        self, settings: Settings, *, line: str | None = None, on_notice: Callable[[str], None] = log.warning
+    ) -> None:
         self._url = settings.redis_url
         self._client = connect(settings.redis_url)
         self._line = line
+        self._on_notice = on_notice
         self._seen: dict[str, bytes] = {}  # last entry read, by stream
+        self._recent: dict[str, deque[bytes]] = {}  # the entries before it
+        self._unreadable: set[str] = set()  # streams whose key holds another type
+        self._with_bad_entries: set[str] = set()
+        self._check_at = float("-inf")
 
     def close(self) -> None:
         """Give the connections back to the system."""
@@ -38,56 +65,159 @@ class ResultStreams:
         """The latest `count` results over all the lines, oldest first.
 
         Raises:
-            ServerAway: no answer from the server.
-            BadSetting: the server refuses the login.
-            BadJob: a stream holds something that is not a SortResult.
+            ServerAway, BadSetting, CommandRefused: as `server_errors`.
         """
-        entries: _Entries = []
+        entries: list[_Entry] = []
         with server_errors(self._url):
             for stream in self._streams():
                 # Also for a count of 0: following goes on after the entry that is the last one now.
-                latest = cast(_Entries, self._client.xrevrange(stream, count=max(count, 1)))
-                self._seen[stream] = latest[0][0] if latest else b"0"
-                entries += latest
+                entries += self._latest(stream, max(count, 1))
         entries.sort(key=_order)
-        return [_result(fields) for _, fields in entries[len(entries) - count :]] if count else []
+        return list(self._results(entries[-count:])) if count else []
 
-    def follow(self, stop: threading.Event) -> Iterator[SortResult]:
+    def _latest(self, stream: str, count: int) -> list[_Entry]:
+        self._seen[stream] = b"0"
+        try:
+            answer = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(stream, count=count))
+        except redis.exceptions.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            self._skip(stream)
+            return []
+        return self._advance(stream, answer[::-1])
+
+    def follow(self, stop: threading.Event, *, latest: int | None = None) -> Iterator[SortResult]:
         """Results as they come, after those that `last` saw, until `stop` is set.
 
-        Raises:
-            ServerAway, BadSetting, BadJob: as `last`.
-        """
-        while not stop.is_set():
-            with server_errors(self._url):
-                for stream in self._streams():
-                    self._seen.setdefault(stream, b"0")  # a line that is new since `last`: from its beginning
-                if not self._seen:
-                    stop.wait(_BLOCK_MS / 1000)
-                    continue
-                streams = cast("dict[Any, Any]", self._seen)  # the client's types admit no dict with plain str keys
-                answer = self._client.xread(streams, block=_BLOCK_MS, count=_READ_COUNT)
-            entries: _Entries = []
-            for name, new in cast("list[tuple[bytes, _Entries]]", answer):
-                self._seen[name.decode()] = new[-1][0]
-                entries += new
-            for _, fields in sorted(entries, key=_order):
-                yield _result(fields)
+        Waits while the server is away. A stream that began anew meanwhile, since the server lost its data, is read from
+        its beginning. Each of these is told to `on_notice`.
 
-    def _streams(self) -> list[str]:
+        Args:
+            stop: set it to end.
+            latest: begin with the latest so many results, as `last` gives them.
+
+        Raises:
+            BadSetting, CommandRefused: as `server_errors`.
+        """
+        if latest is not None:
+            yield from self._once_it_answers(lambda: self.last(latest), stop)
+        while not stop.is_set():
+            yield from self._once_it_answers(lambda: self._read_new(stop), stop)
+
+    def _once_it_answers(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
+        """What `read` returns, once the server answers; nothing when told to stop."""
+        is_away = False
+        while not stop.is_set():
+            try:
+                results = read()
+            except ServerAway as error:
+                if not is_away:
+                    self._on_notice(f"{error} Waiting.")
+                is_away = True
+                self._check_at = float("-inf")  # it may come back with less than it had
+                stop.wait(_AWAY_WAIT_S)
+                continue
+            if is_away:
+                self._on_notice("the Redis server answers again.")
+            return results
+        return []
+
+    def _read_new(self, stop: threading.Event) -> list[SortResult]:
+        with server_errors(self._url):
+            for stream in self._streams():
+                self._seen.setdefault(stream, b"0")  # a line that is new since `last`: from its beginning
+            if time.monotonic() >= self._check_at:
+                self._check_streams()
+                self._check_at = time.monotonic() + _CHECK_INTERVAL_S
+            streams: dict[Any, Any] = {key: at for key, at in self._seen.items() if key not in self._unreadable}
+            if not streams:
+                stop.wait(_BLOCK_MS / 1000)
+                return []
+            try:
+                answer = self._client.xread(streams, block=_BLOCK_MS, count=_READ_COUNT)
+            except redis.exceptions.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                self._check_at = float("-inf")  # which finds the one
+                return []
+        entries: list[_Entry] = []
+        for name, new in cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer):
+            entries += self._advance(name.decode(), new)
+        return list(self._results(sorted(entries, key=_order)))
+
+    def _advance(self, stream: str, answer: list[tuple[bytes, dict[bytes, bytes]]]) -> list[_Entry]:
+        """Note that these were read, oldest first."""
+        entries = [_Entry(stream, entry_id, fields) for entry_id, fields in answer]
+        if entries:
+            self._seen[stream] = entries[-1].entry_id
+            self._recent.setdefault(stream, deque(maxlen=_RECENT_IDS)).extend(entry.entry_id for entry in entries)
+        return entries
+
+    # what streams should not hold ───────────────────────────────────────────────────────────────────────
+
+    def _check_streams(self) -> None:
+        """Compare the first and last entry of each stream with what was read of it."""
+        streams = list(self._seen)
+        with self._client.pipeline(transaction=False) as pipe:
+            for stream in streams:
+                pipe.xrange(stream, count=1)
+                pipe.xrevrange(stream, count=1)
+            ends = pipe.execute(raise_on_error=False)
+        for stream, first, last in zip(streams, ends[::2], ends[1::2], strict=True):
+            if is_wrong_type(first):
+                self._skip(stream)
+                continue
+            for answer in (first, last):
+                if isinstance(answer, Exception):
+                    raise answer
+            self._unreadable.discard(stream)
+            if self._seen[stream] != b"0":
+                self._check_position(stream, first[0][0] if first else None, last[0][0] if last else None)
+
+    def _check_position(self, stream: str, first: bytes | None, last: bytes | None) -> None:
+        """Go back where the stream ends before what was read of it: XREAD would wait for the ids to catch up."""
+        seen, recent = _parts(self._seen[stream]), self._recent[stream]
+        is_behind = last is not None and _parts(last) < seen
+        if first is None or last is None or _parts(first) > seen or (is_behind and last not in recent):
+            self._seen[stream] = b"0"
+            recent.clear()
+            self._on_notice(
+                f"{stream}: the results shown so far are no longer on the server: lost, trimmed or expired. The stream "
+                "begins anew. It is read from its beginning."
+            )
+        elif is_behind:
+            self._seen[stream] = last
+            self._on_notice(f"{stream}: the server has lost the latest results. Following goes on with new ones.")
+
+    def _skip(self, stream: str) -> None:
+        if stream not in self._unreadable:
+            self._unreadable.add(stream)
+            self._on_notice(f"{stream}: this key on the server is no stream of results. It is skipped.")
+
+    def _results(self, entries: Iterable[_Entry]) -> Iterator[SortResult]:
+        for stream, entry_id, fields in entries:
+            try:
+                yield SortResult.model_validate_json(fields[b"result"])
+            except (KeyError, ValidationError):
+                if stream not in self._with_bad_entries:
+                    self._with_bad_entries.add(stream)
+                    self._on_notice(
+                        f"{stream}: entry {entry_id.decode()} is no SortResult of this version. Such entries are "
+                        "skipped."
+                    )
+
+    def _streams(self) -> Iterable[str]:
         if self._line is not None:
             return [keys.results(self._line)]
-        return sorted(keys.results(line.decode()) for line in cast("set[bytes]", self._client.smembers(keys.LINES)))
+        lines = cast("set[bytes]", self._client.smembers(keys.LINES))
+        return sorted(keys.results(line.decode(errors="replace")) for line in lines)
 
 
-def _order(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, int]:
+def _order(entry: _Entry) -> tuple[int, int]:
+    return _parts(entry.entry_id)
+
+
+def _parts(entry_id: bytes) -> tuple[int, int]:
     """Stream ids are `<ms>-<number>`; as text 9-0 would come after 10-0."""
-    ms, _, number = entry[0].partition(b"-")
+    ms, _, number = entry_id.partition(b"-")
     return int(ms), int(number)
-
-
-def _result(fields: dict[bytes, bytes]) -> SortResult:
-    try:
-        return SortResult.model_validate_json(fields[b"result"])
-    except (KeyError, ValidationError) as error:
-        raise BadJob(f"a stream of results holds what is no SortResult of this version: {error}") from error

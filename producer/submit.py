@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import redis
 from pydantic import TypeAdapter, ValidationError
 
 from producer.metrics import CLOCK_OFFSET
 from shared import keys
 from shared.clock import MAX_DEADLINE_S, ServerClock
-from shared.connection import connect, server_errors
+from shared.connection import connect
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import ImageJob, Name
-from shared.settings import Settings, masked
+from shared.server_answers import server_errors
+from shared.settings import Settings
 
 # RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
 JOB_TIMEOUT_S = 180
@@ -39,10 +39,6 @@ CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
 # Which of the two holds, the answer to one refused image does not tell.
-FULL_MEMORY_MEND = (
-    "If images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: lower "
-    "result_ttl_s in the producers' settings, or raise the server's maxmemory (docs/sizing.md)."
-)
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
@@ -121,9 +117,13 @@ class LineProducer:
         Raises:
             BadImage: empty, too large, or not one of the formats. Nothing was sent.
             BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
-            QueueFull: the queue is at `queue_max_items`. Nothing was enqueued.
-            ServerAway: no answer from the server after the client's own retries; the job may be there or not.
-            BadSetting: the server refuses the login.
+            QueueFull: the queue is at `queue_max_items`, or the server's memory is full. Nothing was enqueued.
+            ServerAway: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or can't
+                save or replicate. The message says which. The job may be there or not; `prepare` and `send` let you
+                send the same job again.
+            BadSetting: what a person must mend: the server refuses the login, denies this user a command or a key, has
+                no such database, belongs to a Redis Cluster, is too old, or its TLS does not fit redis_url.
+            CommandRefused: the server refuses for another reason, e.g. because a key of the queue holds another type.
         """
         frame = Frame(
             data=image_bytes,
@@ -211,7 +211,7 @@ class LineProducer:
                 would come after it are not tried.
 
         Raises:
-            QueueFull, ServerAway: as `submit_many`.
+            QueueFull, ServerAway, BadSetting, CommandRefused: as `submit_many`.
         """
         by_queue: dict[str, list[PreparedJob]] = {}
         for job in jobs:
@@ -251,7 +251,7 @@ class LineProducer:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
             arguments += (job.job_id, job.call, job.description)
         images = {keys.image(job.job_id): job.image for job in chunk}
-        with self._server_errors(queue):
+        with self._server_errors():
             depth, *refused = self._run(images, names, arguments)
         if refused:
             bound = self._settings.queue_max_items
@@ -301,22 +301,14 @@ class LineProducer:
         return [part for pair in fields.items() for part in pair]
 
     @contextmanager
-    def _server_errors(self, queue: str) -> Iterator[None]:
-        server = masked(self._settings.redis_url)
+    def _server_errors(self) -> Iterator[None]:
         try:
             with server_errors(self._settings.redis_url):
                 yield
-        except redis.exceptions.OutOfMemoryError as error:
-            raise QueueFull(
-                f"the memory of the server at {server} is full, nothing was put on queue {queue!r}. {FULL_MEMORY_MEND}"
-            ) from error
-        except redis.exceptions.ReadOnlyError as error:
-            # A failover need not close what it has: the next call asks anew who is there.
+        except ServerAway:
+            # It may have become a replica. A failover need not close connections: the next call asks anew who is there.
             self._client.connection_pool.disconnect(inuse_connections=False)
-            raise ServerAway(
-                f"the server at {server} is a replica, nothing was put on queue {queue!r}: "
-                "let redis_url lead to its master."
-            ) from error
+            raise
 
 
 def _number(what: str, value: object) -> float:

@@ -66,7 +66,8 @@ class UploadProgress:
     files: int = 0
     sent: int = 0  # on the queue, or rejected here
     answered: int = 0  # with a final row
-    waiting: str = ""  # why nothing is being sent just now
+    waiting: str = ""  # why nothing is being sent just now, in two words
+    trouble: str = ""  # what the server refuses just now, and the mend
 
 
 @dataclass(slots=True)
@@ -112,10 +113,13 @@ class Uploader:
     def run(self, inputs: Sequence[Input]) -> list[Row]:
         """One row for each input, in their order.
 
-        After `timeout_s` without progress the rows that have no result stay `missing`, with the reason.
+        After `timeout_s` without progress the rows that have no result stay `missing`, with the reason. So they do
+        when this raises.
 
         Raises:
-            BadSetting: line, camera or queue is a name that can't be used.
+            BadSetting: line, camera or queue is a name that can't be used, or the server refuses what waiting does not
+                mend.
+            CommandRefused: as `LineProducer.submit`.
         """
         check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
         self._progress.files = len(inputs)
@@ -128,6 +132,9 @@ class Uploader:
                 self._collect()
         except _GaveUp as error:
             self._give_up(str(error))
+        except BadInput as error:
+            self._give_up(str(error))
+            raise
         finally:
             self._producer.close()
             self._client.close()
@@ -162,7 +169,7 @@ class Uploader:
         )
 
     def _flush(self, chunk: _Chunk) -> _Chunk:
-        """Send a chunk, however long the queue is full or the server away; returns an empty one."""
+        """Send a chunk, however long the queue is full or the server can't serve; returns an empty one."""
         while chunk.jobs:
             try:
                 self._producer.send(chunk.jobs)
@@ -185,6 +192,8 @@ class Uploader:
     def _pause(self, reason: QueueFull | ServerAway) -> None:
         """Wait a little, reading results meanwhile; give up after `timeout_s` without progress."""
         self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server away"
+        if reason.__cause__ is not None:  # the server's own refusal, not our bound
+            self._progress.trouble = str(reason)
         self._on_progress(self._progress)
         if isinstance(reason, QueueFull) and self._read_answers():
             return
@@ -203,7 +212,8 @@ class Uploader:
         try:
             answers = self._results.poll()
         except ServerAway as error:
-            self._away, self._progress.waiting = str(error), "server away"
+            self._away = self._progress.trouble = str(error)
+            self._progress.waiting = "server away"
             self._on_progress(self._progress)
             return 0
         self._away = ""
@@ -224,7 +234,7 @@ class Uploader:
     def _move(self, *, sent: int = 0, answered: int = 0) -> None:
         if sent or answered:
             self._moved_at = self._clock()
-            self._progress.waiting = ""
+            self._progress.waiting = self._progress.trouble = ""
         self._progress.sent += sent
         self._progress.answered += answered
         self._on_progress(self._progress)

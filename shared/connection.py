@@ -1,17 +1,34 @@
-"""Connections to the Redis server. Nothing here blocks at import or on construction."""
+"""Connections to the Redis server. Nothing here connects at import or on construction."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import re
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import redis
+from redis.connection import UnixDomainSocketConnection, parse_url
 
 from shared.errors import BadSetting, ServerAway
+from shared.server_answers import server_errors, wants_no_tls
 from shared.settings import masked
 
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
 SOCKET_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+# A command's first question: somebody waits for the answer, and a TLS handshake with a port that speaks no TLS hangs.
+_CHECK_TIMEOUT_S = 5.0
+# How long a server that answers nothing may take to say whether it speaks TLS.
+_TLS_PROBE_TIMEOUT_S = 2.0
+
+# What may follow the ? in redis_url. The client knows more, but those change what our code gets or how long it waits.
+_OPTIONS = frozenset({"db", "username", "password", "client_name"})
+_TLS_FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_TLS_OPTIONS = _TLS_FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
+_CERT_REQS = ("required", "optional", "none")
 
 
 def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
@@ -21,59 +38,127 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
     timeout call this themselves.
 
     Raises:
-        BadSetting: the URL can't be parsed.
+        BadSetting: the URL can't be used.
     """
-    try:
-        return redis.Redis.from_url(
-            redis_url,
-            socket_timeout=socket_timeout_s,
-            socket_connect_timeout=5.0,
-            socket_keepalive=True,
-            health_check_interval=30,
-        )
-    except ValueError:
-        # Not the error's text: for a password that is not escaped it quotes a piece of it.
-        raise BadSetting(
-            f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db (or rediss://, "
-            "unix://), with %2F for a / in the password, and so on."
-        ) from None
+    options = _parsed(redis_url)
+    if options.get("connection_class") is not UnixDomainSocketConnection:
+        options["socket_keepalive"] = True
+    pool = redis.ConnectionPool(
+        **options,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        health_check_interval=30,
+    )
+    return redis.Redis.from_pool(pool)
 
 
 def check(client: redis.Redis, redis_url: str) -> None:
-    """Ask the server for a sign of life; raises as `server_errors`."""
-    with server_errors(redis_url):
-        client.ping()
+    """Ask whether the server is there, and is one that Sortline can work with.
 
-
-@contextlib.contextmanager
-def server_errors(redis_url: str) -> Iterator[None]:
-    """Tells a server that is away from one that refuses the login or the database; the block talks to it.
+    One that answers that it can't serve for now (loading, busy, unable to save) is there: the next call says so.
 
     Raises:
-        ServerAway: no answer; names the server.
-        BadSetting: the server refuses the login, or has no such database.
+        ServerAway: it can't be reached.
+        BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
+            does not, or the other way round.
     """
+    # Not a call of the pool's: that tries twice, and takes twice as long to find that nobody answers.
+    connection: Any = client.connection_pool.make_connection()  # redis has no types here
+    connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:
-        yield
-    except redis.exceptions.AuthenticationError as error:  # a ConnectionError too, but waiting does not mend it
+        with server_errors(redis_url):
+            connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
+            about = _pairs(connection.read_response())
+    except ServerAway as error:
+        if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
+            return
+        _check_scheme(client.connection_pool.connection_kwargs, redis_url)
+        raise
+    finally:
+        connection.disconnect()
+    mode = about.get(b"mode", b"standalone").decode()
+    if mode != "standalone":
         raise BadSetting(
-            f"the Redis server at {masked(redis_url)} refuses the login: {_text(error)}. "
-            "Give user and password in redis_url."
-        ) from error
-    except redis.exceptions.ResponseError as error:
-        if "DB index" not in str(error):
-            raise
-        raise BadSetting(
-            f"the Redis server at {masked(redis_url)} has no such database: {_text(error)}. Most have 0 to 15; end "
-            "redis_url with the number of one."
-        ) from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise ServerAway(
-            f"no Redis server answers at {masked(redis_url)}: {_text(error)}. Start one, or set SORTLINE_REDIS_URL "
-            "or --redis-url."
-        ) from error
+            f"the Redis server at {masked(redis_url)} is in {mode} mode, which neither Sortline nor RQ supports. "
+            "Let redis_url lead to a plain server."
+        )
 
 
-def _text(error: Exception) -> str:
-    """Some of the client's messages end with a full stop, some don't."""
-    return str(error).rstrip(".")
+def _pairs(answer: Any) -> dict[bytes, Any]:
+    """An answer of names and values, which older servers and protocols give as a list."""
+    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _parsed(redis_url: str) -> dict[str, Any]:
+    """The client's arguments."""
+    try:
+        url = urlsplit(redis_url)
+        names = parse_qs(url.query, keep_blank_values=True)
+        options = dict(parse_url(redis_url))  # type: ignore[no-untyped-call]  # redis has no types here
+        options.get("host", "").encode("idna")
+    except ValueError:
+        # Not the error's text: for a password that is not escaped it quotes a piece of it.
+        raise _unusable(redis_url) from None
+    is_unix = url.scheme == "unix"
+    # An unescaped / ? or # in the password moves the @ behind the host; the client would connect to what is before it.
+    if url.fragment or "@" in url.path + url.query or "," in (url.hostname or "") or (is_unix and not url.path):
+        raise _unusable(redis_url)
+    if not is_unix and not re.fullmatch(r"/?[0-9]*", url.path):
+        raise BadSetting(
+            f"redis_url {masked(redis_url)!r} ends with {url.path!r}: end it with the number of a database, e.g. /0."
+        )
+    _check_options(redis_url, {name: values[0] for name, values in names.items()}, is_tls=url.scheme == "rediss")
+    return options
+
+
+def _unusable(redis_url: str) -> BadSetting:
+    return BadSetting(
+        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db, rediss:// for TLS "
+        "or unix:///path/to/socket?db=0, for one server. In the password write %2F for a /, %40 for an @, and so on."
+    )
+
+
+def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> None:
+    known = _OPTIONS | _TLS_OPTIONS if is_tls else _OPTIONS
+    for name, value in options.items():
+        if name not in known:
+            also = "" if is_tls or name not in _TLS_OPTIONS else " (TLS is rediss://)"
+            raise BadSetting(
+                f"redis_url {masked(redis_url)!r}: the option {name!r} can't be set here{also}. "
+                f"These can: {', '.join(sorted(known))}."
+            )
+        if not value or (name == "ssl_cert_reqs" and value not in _CERT_REQS):
+            mend = f"use {', '.join(_CERT_REQS)}" if name == "ssl_cert_reqs" else "give it a value, or leave it out"
+            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r}: {mend}.")
+        if name in _TLS_FILES and not Path(value).is_file():
+            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r} is not a file.")
+
+
+def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
+    """Raise where TLS is wanted and not spoken, or spoken and not wanted: the client sees only silence or a close."""
+    url = urlsplit(redis_url)
+    if url.scheme == "unix":
+        return
+    address = (options.get("host", "localhost"), options.get("port", 6379))
+    at = f" at {masked(redis_url)}"
+    try:
+        with socket.create_connection(address, timeout=_TLS_PROBE_TIMEOUT_S) as plain:
+            if url.scheme == "rediss":
+                plain.sendall(b"PING\r\n")
+                if plain.recv(1) in (b"+", b"-"):
+                    raise wants_no_tls(at)
+            elif _speaks_tls(plain):
+                raise BadSetting(f"the Redis server{at} speaks TLS. Write rediss:// for redis:// in redis_url.")
+    except OSError:
+        return  # then it is away, as was said
+
+
+def _speaks_tls(plain: socket.socket) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent: only the kind of answer counts
+    try:
+        context.wrap_socket(plain).close()
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")
+    return True

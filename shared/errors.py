@@ -8,12 +8,13 @@
     │   ├── BadDataset      a training or evaluation dataset
     │   ├── BadBackbone     a feature extractor that was changed or does not fit
     │   ├── BadBundle       a model bundle that is incomplete, changed or answers wrongly
+    │   ├── CommandRefused  Redis refuses a command, and would again
     │   └── NotFound        a model, version, file or backbone that isn't there
     │       └── ResultGone  a job whose result will never come
     └── Transient           may go well next time: retried
-        ├── ServerAway      Redis can't be reached
+        ├── ServerAway      Redis can't be reached, or can't serve for now
         ├── StoreAway       the model store can't be read or written
-        ├── QueueFull       the queue is at its bound
+        ├── QueueFull       the queue is at its bound, or the memory of Redis is full
         ├── ResultTimeout   results that did not arrive in time
         └── EngineFailed    the model raised or answered the wrong number of items
 
@@ -65,6 +66,10 @@ class BadBundle(BadInput):
     """A model bundle is incomplete, was changed, or does not give its golden answers."""
 
 
+class CommandRefused(BadInput):
+    """The Redis server refuses a command for a reason that stays, e.g. because a key holds another type."""
+
+
 class NotFound(BadInput):
     """Something named by the user does not exist."""
 
@@ -83,7 +88,7 @@ class Transient(SortlineError):
 
 
 class ServerAway(Transient):
-    """The Redis server can't be reached."""
+    """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
 class StoreAway(Transient):
@@ -91,7 +96,7 @@ class StoreAway(Transient):
 
 
 class QueueFull(Transient):
-    """The queue is at its bound; the producer decides what to do.
+    """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
     `accepted` holds the ids of the call's jobs that are in the queue nevertheless, in order: empty, but where a call
     of many round trips lost a race for the last places, or a camera asked for what places there are.

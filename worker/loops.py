@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from shared.server_answers import explain
 from worker.metrics import Metrics
 
 log = logging.getLogger("sortline.loops")
@@ -26,7 +27,7 @@ class Loops:
         self._threads: list[threading.Thread] = []
         self._beats: dict[str, float] = {}
         self._away_since: float | None = None
-        self._away_logged_at = float("-inf")
+        self._away_logged: dict[str, tuple[str, float]] = {}  # what was logged last, and when, by step
         self.failed = threading.Event()
 
     def start(self, name: str, loop: Callable[[], None]) -> None:
@@ -63,9 +64,11 @@ class Loops:
         now = self._clock()
         if self._away_since is None:
             self._away_since = now
-        if now - self._away_logged_at > AWAY_LOG_INTERVAL_S:
-            self._away_logged_at = now
-            log.error("no answer from Redis in %s (%s); trying until it answers", step, error)
+        reason = explain(error)
+        logged, logged_at = self._away_logged.get(step, ("", float("-inf")))
+        if reason != logged or now - logged_at > AWAY_LOG_INTERVAL_S:
+            self._away_logged[step] = (reason, now)
+            log.error("%s: %s Trying again until it works.", step, reason)
         self.beat(step)
         time.sleep(AWAY_WAIT_S)
 
@@ -74,7 +77,7 @@ class Loops:
         if self._away_since is not None:
             log.info("Redis answers again after %.1f s", self._clock() - self._away_since)
             self._away_since = None
-            self._away_logged_at = float("-inf")
+            self._away_logged.clear()
 
     def guard(self, name: str, work: Callable[[], None]) -> None:
         """Do `work` on the calling thread; when it raises, the worker ends."""

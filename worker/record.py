@@ -16,6 +16,7 @@ import redis
 
 from model_store.rollout import Canary
 from shared.errors import EngineFailed
+from shared.server_answers import explain
 from worker.canary import CanaryBook, Comparison, Totals, is_outvoted
 from worker.metrics import Metrics
 from worker.serving import Slot, Trial
@@ -164,7 +165,7 @@ class Recorder:
     def _redis_away(self, error: Exception) -> None:
         self._metrics.server_errors.labels("canary").inc()
         if not self._away:
-            log.error("comparisons can't be recorded (%s); they are skipped until Redis answers", error)
+            log.error("comparisons can't be recorded: %s They are skipped until they can.", explain(error))
         self._away = True
         self._stopping.wait(LOOK_S)
 

@@ -17,7 +17,8 @@ from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.connection import check, connect
-from shared.errors import ServerAway
+from shared.errors import Transient
+from shared.server_answers import server_errors
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.broken_keys import BrokenKeys
@@ -135,18 +136,19 @@ class WorkerService:
         """Register with RQ, however long the server takes to be there; None when told to stop meanwhile.
 
         Raises:
-            BadSetting: the server refuses the login, or has no such database, which waiting does not mend.
+            BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
         """
         url = self._settings.redis_url
         while not self._stop_signals:
             client = connect(url)
             try:
                 check(client, url)
-                presence = Presence(client, name=self.name, queues=self._settings.queue_names)
-                presence.arrive()
-                warn_of_loss(client)
+                with server_errors(url):
+                    presence = Presence(client, name=self.name, queues=self._settings.queue_names)
+                    presence.arrive()
+                    warn_of_loss(client)
                 return presence
-            except (ServerAway, redis.exceptions.RedisError) as error:
+            except Transient as error:
                 pipeline.loops.server_away("arrive", error)
         return None
 

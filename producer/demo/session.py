@@ -36,6 +36,7 @@ from shared.children import NOT_BEGUN, Child, ours
 from shared.connection import connect
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
+from shared.server_answers import server_errors
 from shared.settings import Settings, masked
 
 READY_TIMEOUT_S = 60.0
@@ -203,7 +204,8 @@ class Demo:
             while any(camera.poll() is None for camera in cameras) and not self._interrupted.is_set():
                 time.sleep(0.25)
                 now = time.time()
-                depth = int(self._client.llen(keys.rq_queue(QUEUE)))
+                with server_errors(self._settings.redis_url):
+                    depth = int(self._client.llen(keys.rq_queue(QUEUE)))
                 left = started + self._options.seconds - now
                 if screen is not None:
                     screen.update(board.table(self._tally, depth=depth, now=now, seconds_left=left))

@@ -19,6 +19,7 @@ from shared import keys
 from shared.errors import BadSetting, ServerAway
 from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
+from tests.shared.servers import configured
 
 
 class Frames:
@@ -144,6 +145,45 @@ def test_a_server_that_comes_back_gets_each_frame_once(
     assert client.llen(keys.rq_queue("live")) == 3
     assert caplog.text.count("no Redis server answers") == 3
     assert "the server answers again" in caplog.text
+
+
+class RefusedProducer(LineProducer):
+    """Sends, at first, to a server that has too few replicas."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        super().__init__(settings)
+        self.client = client
+        self.refusals = 2
+
+    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+        self.refusals -= 1
+        with configured(self.client, "min-replicas-to-write", "1" if self.refusals >= 0 else "0"):
+            super().send(jobs, some=some)
+
+
+def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(camera_module, "_BACKOFF_S", (0.01, 0.02))
+    summary = Camera(options(), Frames(), RefusedProducer(settings, client)).run()
+    assert (summary.accepted, summary.unsent) == (3, 0)
+    assert client.llen(keys.rq_queue("live")) == 3
+    assert caplog.text.count("(NOREPLICAS)") == 2
+
+
+def test_what_the_server_refuses_for_good_ends_it_and_is_named(
+    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
+    camera = Camera(options(), Frames(), producer)
+    try:
+        with pytest.raises(BadSetting, match="'mset' command"):
+            camera.run()
+    finally:
+        client.acl_deluser("camera")
+    assert (camera.summary().frames, camera.summary().unsent) == (3, 3)
+    assert "3 not sent, by name: frame 0, frame 1, frame 2" in caplog.text
 
 
 def test_a_stop_while_the_server_is_away_names_what_was_not_sent(

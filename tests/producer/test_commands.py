@@ -221,6 +221,28 @@ def test_results_follow_until_ctrl_c(client: redis.Redis, start) -> None:  # typ
     assert (process.returncode, stdout, stderr) == (0, "", "")
 
 
+def test_following_a_server_that_is_away_says_so_and_ends_at_ctrl_c(start) -> None:  # type: ignore[no-untyped-def]
+    process = start("results", "--follow", "--redis-url", "redis://127.0.0.1:1/0")
+    assert "Waiting." in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+
+
+def test_an_upload_that_is_refused_for_good_says_what_became_of_each_file(client: redis.Redis, redis_url: str) -> None:
+    client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    theirs = redis_url.replace("://", "://upload:x@")
+    try:
+        result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--json", "--out", "r.csv", "--redis-url", theirs)
+    finally:
+        client.acl_deluser("upload")
+    assert isinstance(result.exception, BadSetting)
+    (row,) = json.loads(result.stdout)
+    assert row["outcome"] == "missing"
+    assert "'mset' command" in row["error"]
+    assert "'mset' command" in Path("r.csv").read_text()
+
+
 def test_the_metrics_are_served(client: redis.Redis) -> None:
     server = metrics.serve("127.0.0.1", 0)
     run("camera", "--line", "metered", "--source", "simulated", "--rate", "0", "--count", "3", "--pool", "1")

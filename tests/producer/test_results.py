@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import uuid
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -13,10 +15,11 @@ import redis
 from producer.results import ROUND_JOBS, ResultReader, iter_results, wait_for
 from producer.submit import Frame, LineProducer
 from shared import keys
-from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.errors import BadSetting, ResultGone, ResultTimeout, ServerAway
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import finish, jpeg, sort_result, write_finished
+from tests.shared.servers import replica_that_refuses_reads
 
 
 def submitted(settings: Settings, count: int) -> list[str]:
@@ -131,6 +134,41 @@ def test_nothing_to_wait_for(settings: Settings) -> None:
     assert wait_for([], 5, settings) == {}
 
 
-def test_an_absent_server_is_named(settings: Settings) -> None:
-    with pytest.raises(ServerAway, match=r"127\.0\.0\.1:1/0"):
-        wait_for(["a"], 1, Settings(redis_url="redis://127.0.0.1:1/0"))
+def test_an_absent_server_is_named() -> None:
+    with pytest.raises(ResultTimeout, match=r"no Redis server answers at redis://127\.0\.0\.1:1/0") as timeout:
+        wait_for(["a"], 0.1, Settings(redis_url="redis://127.0.0.1:1/0"))
+    assert timeout.value.missing == ("a",)
+    assert isinstance(timeout.value.__cause__, ServerAway)
+
+
+def test_a_server_that_can_not_serve_for_a_while_is_waited_for(client: redis.Redis, settings: Settings) -> None:
+    first, second = new_ids(2)
+    write_finished(client, [sort_result(first), sort_result(second)])
+    with contextlib.ExitStack() as outage:
+        outage.enter_context(replica_that_refuses_reads(client))
+        answers = iter_results([first, second], 60, settings, sleep=lambda seconds: outage.close())
+        assert [answer.job_id for answer in answers] == [first, second]
+
+
+def test_what_waiting_does_not_mend_is_raised_at_once(client: redis.Redis, settings: Settings) -> None:
+    client.acl_setuser("reader", enabled=True, nopass=True, keys="*", commands=["+@all", "-hmget"])
+    theirs = Settings(redis_url=settings.redis_url.replace("://", "://reader:x@"))
+    try:
+        with pytest.raises(BadSetting, match="'hmget' command"):
+            wait_for(["a"], 60, theirs)
+    finally:
+        client.acl_deluser("reader")
+
+
+@pytest.mark.parametrize("key", [keys.rq_job, keys.rq_results])
+def test_a_key_of_another_type_concerns_its_own_job_alone(
+    client: redis.Redis, settings: Settings, key: Callable[[str], str]
+) -> None:
+    bad, good = new_ids(2)
+    write_finished(client, [sort_result(bad), sort_result(good)])
+    client.delete(key(bad))
+    client.set(key(bad), "neither a hash nor a stream")
+    with pytest.raises(ResultGone, match="another type") as gone:
+        wait_for([bad, good], 5, settings)
+    assert list(gone.value.results) == [good]
+    assert list(gone.value.reasons) == [bad]

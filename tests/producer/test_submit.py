@@ -314,7 +314,7 @@ def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Re
     producer = LineProducer(settings)
     client.config_set("maxmemory", 1)
     try:
-        with pytest.raises(QueueFull, match=r"memory of the server .* lower result_ttl_s"):
+        with pytest.raises(QueueFull, match=r"its memory is full.*lower result_ttl_s"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.config_set("maxmemory", 0)
@@ -328,13 +328,24 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
     (used,) = connections(client) - others
     client.replicaof("127.0.0.1", "1")
     try:
-        with pytest.raises(ServerAway, match="is a replica, nothing was put"):
+        with pytest.raises(ServerAway, match="is a replica"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.replicaof("NO", "ONE")
     producer.submit(jpeg(), line="line-1", camera="c")
     assert used not in connections(client)
     assert client.llen(keys.rq_queue("live")) == 2
+
+
+def test_a_missing_right_is_a_setting_to_mend(client: redis.Redis, settings: Settings) -> None:
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
+    try:
+        with pytest.raises(BadSetting, match="'mset' command"):
+            producer.submit(jpeg(), line="line-1", camera="c")
+    finally:
+        client.acl_deluser("camera")
+    assert client.dbsize() == 0
 
 
 def test_an_absent_server_is_named_without_its_password() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import threading
 import time
@@ -12,12 +13,23 @@ import pytest
 import redis
 
 from producer.inputs import Input, list_inputs
-from producer.upload import MISSING, QUEUED, Row, Uploader, UploadOptions, all_answered, outcomes, write_csv
+from producer.upload import (
+    MISSING,
+    QUEUED,
+    Row,
+    Uploader,
+    UploadOptions,
+    UploadProgress,
+    all_answered,
+    outcomes,
+    write_csv,
+)
 from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
+from tests.shared.servers import configured
 
 
 @pytest.fixture
@@ -134,6 +146,48 @@ def test_an_absent_server_ends_with_the_reason(settings: Settings, folder: Path)
     rows = upload(away, folder, timeout_s=0.0)
     assert outcomes(rows) == {MISSING: 4, "rejected": 1}
     assert all("no Redis server answers" in row.error for row in rows if row.outcome == MISSING)
+
+
+def test_a_server_that_refuses_writes_is_waited_for_and_says_why(
+    client: redis.Redis, settings: Settings, folder: Path
+) -> None:
+    said: list[str] = []
+    with contextlib.ExitStack() as refusal:
+        refusal.enter_context(configured(client, "min-replicas-to-write", "1"))
+
+        def on_progress(state: UploadProgress) -> None:
+            if state.trouble:
+                said.append(state.trouble)
+                refusal.close()
+
+        rows = Uploader(UploadOptions(line="upload"), settings, on_progress=on_progress).run(inputs_of(folder))
+    assert outcomes(rows) == {QUEUED: 4, "rejected": 1}
+    assert "(NOREPLICAS)" in said[0]
+    assert client.llen(keys.rq_queue("bulk")) == 4
+
+
+def test_what_the_server_refuses_for_good_is_in_every_row_that_it_concerns(
+    client: redis.Redis, settings: Settings, folder: Path
+) -> None:
+    """Of four images two are in the queue when the right to put them there is taken away."""
+    client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all"])
+    theirs = settings.model_copy(
+        update={"redis_url": settings.redis_url.replace("://", "://upload:x@"), "queue_max_items": 2}
+    )
+
+    def on_progress(state: UploadProgress) -> None:
+        if state.sent == 2:
+            client.execute_command("ACL", "SETUSER", "upload", "-mset")
+
+    uploader = Uploader(UploadOptions(line="upload", wait=True), theirs, on_progress=on_progress)
+    try:
+        with pytest.raises(BadSetting, match="'mset' command"):
+            uploader.run(inputs_of(folder))
+    finally:
+        client.acl_deluser("upload")
+    assert [bool(row.job_id) for row in uploader.rows] == [True, True, False, False, False]
+    assert all("'mset' command" in row.error for row in uploader.rows if row.outcome == MISSING)
+    assert outcomes(uploader.rows) == {MISSING: 4, "rejected": 1}
 
 
 def test_a_bad_line_is_refused_before_anything_is_read(settings: Settings, folder: Path) -> None:

@@ -225,7 +225,7 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
                     timeout_s=PROCESS_PATIENCE_S,
                 )
                 before_outage = len(worker.log)
-        worker.says("no answer from Redis", since=before_outage)
+        worker.says("no Redis server answers", since=before_outage)
         with server_on(port, tmp_path / "server"):
             worker.says("Redis answers again", since=before_outage)
             worker.send(signal.SIGTERM)

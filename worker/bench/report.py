@@ -15,6 +15,7 @@ from rich.console import Console
 from shared.connection import check, connect
 from shared.embedded import embedded_server
 from shared.errors import BadSetting, NotFound
+from shared.server_answers import server_errors
 from shared.settings import Settings, load_settings, masked
 from shared.terminal import print_json
 from worker.bench.engine import bench_engine
@@ -59,8 +60,9 @@ def run_all(names: Sequence[str], options: Options, *, flags: dict[str, Any], ou
     machine = describe_machine()  # with the load before this one
     if flags["redis_url"] is not None:
         settings = load_settings(**flags)
-        _refuse_used(settings)
-        document = _run(settings, _chosen(names, options), machine)
+        with server_errors(settings.redis_url):
+            _refuse_used(settings)
+            document = _run(settings, _chosen(names, options), machine)
     else:
         with embedded_server() as url:
             settings = load_settings(**flags | {"redis_url": url})

@@ -1,0 +1,44 @@
+"""What a worker's log says of a server that does not do what it is asked."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import redis
+
+from shared.errors import ServerAway
+from worker import loops as loops_module
+from worker.loops import AWAY_LOG_INTERVAL_S, Loops
+from worker.metrics import Metrics
+
+BUSY = redis.exceptions.ResponseError("BUSY Valkey is busy running a script.")
+DENIED = redis.exceptions.NoPermissionError("User w has no permissions to run the 'evalsha' command")
+
+
+def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(loops_module, "AWAY_WAIT_S", 0.0)
+    now = 0.0
+    loops = Loops(Metrics(), clock=lambda: now)
+
+    def logged() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    for _ in range(3):
+        loops.server_away("claim", BUSY)
+        loops.server_away("leases", ServerAway("away."))
+    busy, away = logged()
+    assert busy.startswith("claim: the Redis server is busy with a long script (BUSY).")
+    assert away.startswith("leases: away.")
+    loops.server_away("claim", DENIED)
+    (denied,) = logged()
+    assert "'evalsha' command" in denied
+    assert "ACL SETUSER" in denied
+    now += AWAY_LOG_INTERVAL_S + 1
+    loops.server_away("claim", DENIED)
+    assert logged() == [denied]
