@@ -10,6 +10,7 @@ from shared.schemas import ImageJob, SortResult
 from worker.buffer import Pixels, Place
 
 if TYPE_CHECKING:
+    from shared.errors import BadImage
     from worker.cache import Key
     from worker.serving import Model, Trial
 
@@ -35,6 +36,7 @@ class Claimed:
     result_ttl_s: str  # '' where the job has none; only the finish script reads it
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like, which we refuse
+    refusal: BadImage | None = None  # of its image, by its length: then it is not fetched
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,11 @@ class WorkerService:
         parts = Parts(
             # Each has a connection of its own: claim blocks, and leases must not wait for a large finish.
             claimer=Claimer(
-                connect(settings.redis_url), worker=self.name, queues=settings.queue_names, lease_s=settings.lease_s
+                connect(settings.redis_url),
+                worker=self.name,
+                queues=settings.queue_names,
+                lease_s=settings.lease_s,
+                max_image_bytes=settings.max_image_bytes,
             ),
             slot=slot,
             comparisons=self._recorder,

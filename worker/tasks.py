@@ -19,6 +19,7 @@ from shared import keys
 from shared.errors import BadImage, EngineFailed
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
+from worker.claim import refusal_by_length
 from worker.decide import Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
@@ -51,8 +52,10 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
     served, settings = _in_use()
-    ticket = _ticket(image_job, current, max_attempts=settings.max_attempts)
-    image = cast(bytes | None, current.connection.get(image_job.image_key))
+    size_bytes = cast(int, current.connection.strlen(image_job.image_key))
+    refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
+    ticket = _ticket(image_job, current, max_attempts=settings.max_attempts, refusal=refusal)
+    image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
     model = as_model(served, settings, worker=current.worker_name or "rq")
     try:
         result = _sort(ticket, image, model)
@@ -81,7 +84,7 @@ def _in_use() -> tuple[Served, Settings]:
     return _loaded
 
 
-def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
+def _ticket(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> Ticket:
     retries_left = current.retries_left or 0
     claimed = Claimed(
         lease=Lease(job.queue, job.job_id, "", time.time()),
@@ -91,6 +94,7 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
         result_ttl_s="",
         failure_ttl_s="",
         extras="",
+        refusal=refusal,
     )
     return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 

@@ -22,7 +22,9 @@ from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.connection import connect
+from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import EngineFailed
+from shared.images import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
@@ -155,7 +157,9 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
     """A loaded model without files; decodes to `size_px` with the default limits."""
     engine = engine or ToneEngine(size_px=size_px)
     its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
-    decoder = ImageDecoder(size_px, "stretch", (), max_bytes=20_000_000, max_px=50_000_000)
+    decoder = ImageDecoder(
+        size_px, "stretch", (), max_bytes=MAX_BYTES, max_px=MAX_PX, max_decode_bytes=MAX_DECODE_BYTES
+    )
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
     return Model(its_manifest, engine, decoder, decider, BatchCost(), BatchBuffer(8, size_px=size_px))
 
@@ -290,7 +294,11 @@ def shades(*tones: int) -> Images:
 def claimer(settings: Settings, *, worker: str = "w1", lease_s: int | None = None) -> Claimer:
     """The claim step of `worker`."""
     return Claimer(
-        connect(settings.redis_url), worker=worker, queues=settings.queue_names, lease_s=lease_s or settings.lease_s
+        connect(settings.redis_url),
+        worker=worker,
+        queues=settings.queue_names,
+        lease_s=lease_s or settings.lease_s,
+        max_image_bytes=settings.max_image_bytes,
     )
 
 

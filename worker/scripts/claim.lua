@@ -1,10 +1,11 @@
 -- Takes up to max_jobs jobs off the queues, most urgent queue first, and starts an execution for each,
 -- in one step: a worker that dies right after it leaves leases behind, never a job that is nowhere.
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
--- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring.
+-- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring, and the length of each,
+-- which a job here has at its end, tells the worker what not to fetch.
 --
 -- ARGV  max_jobs, max_bytes, worker, now_iso, now_s, lease_s, execution_base, queue…
--- Gives { suspended, { job… } }, a job as describe() in common.lua has it.
+-- Gives { suspended, { job… } }, a job as describe() in common.lua has it, and the length of its image.
 local max_jobs, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker, now_iso, now_s, lease_s, base = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 
@@ -44,8 +45,10 @@ local function start(queue, job_ids)
     if job and waits(job_id, status) then
       open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
       composites[#composites + 1] = job_id .. ':' .. execution_id
+      local size = image_bytes(job_id)
+      job[#job + 1] = size
       jobs[#jobs + 1] = job
-      bytes = bytes + image_bytes(job_id)
+      bytes = bytes + size
     end
   end
   register(queue, composites, worker, lease_s, expires_s)
