@@ -13,8 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-# Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file once more.
-MAX_DECODE_BYTES = 420_000_000
+# Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file twice more.
+MAX_DECODE_BYTES = 440_000_000
 # An image that needs no more than this is not counted: a full HD frame of any camera, a 12-megapixel JPEG.
 # What is not counted adds up to this per decode thread.
 UNCOUNTED_BYTES = 16_000_000

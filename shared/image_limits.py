@@ -4,7 +4,7 @@ In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the bytes
 
 The estimates are upper bounds, measured with Pillow 13 (tests/shared/test_decode_memory.py holds them), per pixel:
 
-    stored          1 byte (L, P, 1), 2 (16 bits grey) or 4 (all others: RGB too)
+    stored          1 byte (L, P, 1), 2 (16 bits grey) or 4 (all others: RGB too), and 16 a row
     converted       1 more to grey, 4 more to RGB, 4 more where there is transparency
     WebP            two canvases and two copies of the frame, 4 bytes each; 4 more with transparency
     JPEG            2 bytes a sample while several scans are put together, whatever the size it is decoded to
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import PngImagePlugin
 
 from shared.errors import BadImage
+from shared.image_modes import PIECE_BYTES
 from shared.jpeg import JpegHeader, reduced_size
 from shared.tiff_directory import count_of, measure_tags
 
@@ -31,11 +32,17 @@ PngImagePlugin.MAX_TEXT_MEMORY = 2_000_000
 _MAX_TAG_VALUES = 100_000
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-_GREY_AFTER = ("1", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_TO_GREY = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _AS_THEY_ARE = ("L", "RGB", "CMYK")
+_ROW_BYTES = 2 * 16  # of two images
 _WEBP_BYTES, _WEBP_ALPHA_BYTES = 16, 20
+_WEBP_COPIES = 5
 # Copies of a file's metadata that Pillow makes: read, joined, parsed.
 _METADATA_COPIES = 4
+# What Pillow doesn't know in a PNG is read block by block, joined, and kept.
+_PNG_COPIES = 2
+# Rows that are held while one is read, where the rows are not compressed or each is by itself.
+_RAW_ROWS = 7
 _SAMPLE_BYTES = 2
 # A JPEG's coefficients come in blocks of 8, of samples that stand for up to 4 pixels.
 _JPEG_BLOCK_PX = 32
@@ -123,16 +130,16 @@ def decoded_bytes(frame: Image.Image, data: bytes, *, stored_size: tuple[int, in
     match frame.format:
         case "WEBP":
             per_pixel = _WEBP_ALPHA_BYTES if frame.mode == "RGBA" else _WEBP_BYTES
-            return pixels * per_pixel + _METADATA_COPIES * len(data)
+            return pixels * per_pixel + _WEBP_COPIES * len(data)
         case "JPEG" | "MPO":
             coefficients = _coefficients(stored_size, samples=_JPEG_SAMPLES.get(frame.mode, 4))
             return pixels * 4 + coefficients + metadata + len(data)
         case "TIFF":
             return _tiff_bytes(frame, data, max_px=max_px)
-        case "PNG":  # two rows of up to 8 bytes a pixel; chunks that Pillow doesn't know
-            return _stored_and_converted(frame, data) + 2 * frame.width * 8 + metadata + len(data)
+        case "PNG":  # two rows of up to 8 bytes a pixel
+            return _stored_and_converted(frame, data) + 2 * frame.width * 8 + metadata + _PNG_COPIES * len(data)
         case _:  # BMP: what is compressed is unpacked into two copies, at 1 byte a pixel
-            return _stored_and_converted(frame, data) + 2 * pixels + frame.width * 4
+            return _stored_and_converted(frame, data) + 2 * pixels + frame.width * 4 * _RAW_ROWS
 
 
 def _coefficients(size: tuple[int, int], *, samples: int) -> int:
@@ -142,14 +149,14 @@ def _coefficients(size: tuple[int, int], *, samples: int) -> int:
 
 def _stored_and_converted(frame: Image.Image, data: bytes) -> int:
     pixels, mode = frame.width * frame.height, frame.mode
-    stored = pixels * _STORED_BYTES.get(mode, 4)
-    if mode in _GREY_AFTER and mode != "1":
-        return stored + pixels
+    stored = pixels * _STORED_BYTES.get(mode, 4) + _ROW_BYTES * frame.height
+    if mode in _TO_GREY:
+        return stored + pixels + PIECE_BYTES
     if frame.has_transparency_data or (frame.format == "PNG" and b"tRNS" in data):  # may follow the pixels
-        return stored + pixels * 4
-    if mode in _AS_THEY_ARE:
-        return stored
-    return stored + pixels * (1 if mode == "1" else 4)
+        return stored + pixels * 4 + PIECE_BYTES
+    if mode == "1":
+        return stored + pixels
+    return stored if mode in _AS_THEY_ARE else stored + pixels * 4
 
 
 def _tiff_bytes(frame: Image.Image, data: bytes, *, max_px: int) -> int:
@@ -161,7 +168,7 @@ def _tiff_bytes(frame: Image.Image, data: bytes, *, max_px: int) -> int:
     native_bits = max(tags.get(_BITS, (1,))) * tags.get(_SAMPLES, 1)
     compression = tags.get(_COMPRESSION, _RAW)
     if compression == _RAW:  # row by row
-        return stored + row_px * native_bits // 8
+        return stored + row_px * native_bits // 8 * _RAW_ROWS
     chunk = row_px * rows * native_bits // 8
     if compression in _FAX:
         return stored + chunk + row_px * _FAX_BYTES

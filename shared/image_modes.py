@@ -14,8 +14,10 @@ from PIL import Image
 from shared.errors import BadImage
 
 _FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
-# What is converted in several steps is so in pieces of about this many pixels: a few MB for what is in between.
-PIECE_PX = 1_000_000
+# What is converted in several steps is so in pieces of at most this many pixels.
+PIECE_PX = 262_144
+# What is in between then: floats, the most of all, take 17 bytes a pixel.
+PIECE_BYTES = 17 * PIECE_PX
 
 _Box = tuple[int, int, int, int]
 
@@ -34,6 +36,8 @@ def to_resizable(frame: Image.Image, *, premultiplied: bool) -> Image.Image:
     if frame.has_transparency_data:
         if not premultiplied:
             return _to_rgba(frame)
+        if mode == "RGBA":
+            return frame.convert("RGBa")
         return _in_pieces(frame, "RGBa", lambda piece: _to_rgba(piece).convert("RGBa"))
     if mode == "1":
         return frame.convert("L")
@@ -83,4 +87,5 @@ def _range(values: npt.NDArray[np.generic]) -> tuple[float, float]:
 
 def _scaled(piece: Image.Image, full_scale: int) -> Image.Image:
     values = np.asarray(piece).astype(np.float64)
-    return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
+    values *= 255 / full_scale
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
