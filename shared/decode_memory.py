@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -74,6 +75,14 @@ class DecodeMemory:
 
 # Memory is the process's, so there is one account, whatever decoders a process has.
 DECODE_MEMORY = DecodeMemory()
+
+
+def drop_locals(error: BaseException) -> None:
+    """Empty the functions that an error came through: until it is handled it keeps all that they held, images too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
 
 
 def give_back_free_memory() -> None:

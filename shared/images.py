@@ -33,7 +33,6 @@ import contextlib
 import functools
 import io
 import math
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -52,7 +51,7 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 )
 
 from shared import image_limits as limits
-from shared.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES
+from shared.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.errors import BadImage
 from shared.formats import FORMATS, sniff
 from shared.image_modes import to_resizable
@@ -143,80 +142,58 @@ def decode_into(
     content_type = sniff(data)
     limits.check_length(len(data), max_bytes=max_bytes)
     _hush_pillow()
-    wanted = _Wanted(size_px, region, fit)
-    if content_type == "image/jpeg" and _decode_plain_jpeg(
-        data, out, wanted, max_px=max_px, max_decode_bytes=max_decode_bytes
-    ):
+    wanted = _Wanted(region, fit, max_px, max_decode_bytes)
+    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, wanted):
         return
     if content_type == "image/png" and _is_cut(data, content_type):  # Pillow does not miss the end
         raise _truncated(data, content_type)
     limits.check_before_opening(data, content_type)
     try:
-        image = _decode_by_pillow(data, content_type, wanted, max_px=max_px, max_decode_bytes=max_decode_bytes)
+        _decode_by_pillow(data, out, content_type, wanted)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
         raise _undecodable(data, content_type, error=error) from error
-    _fill(out, image)
 
 
 class _Wanted(NamedTuple):
-    """What to make of an image."""
+    """What to make of an image, and what is too large."""
 
-    size_px: int
     region: Region | None
     fit: Fit
+    max_px: int
+    max_decode_bytes: int
 
 
-def _decode_by_pillow(
-    data: bytes, content_type: str, wanted: _Wanted, *, max_px: int, max_decode_bytes: int
-) -> Image.Image:
-    """RGB of the size that `_fitted` gives, upright; raises anything."""
+def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted) -> None:
+    """Fill `out`, by the rules at the top; raises anything."""
     with contextlib.ExitStack() as memory:
         try:
-            return _load_by_pillow(
-                data, content_type, wanted, max_px=max_px, max_decode_bytes=max_decode_bytes, memory=memory
-            )
+            _load_by_pillow(data, out, content_type, wanted, memory)
         except Exception as error:
-            _drop_pixels(error)
+            drop_locals(error)
             raise
 
 
-def _load_by_pillow(
-    data: bytes,
-    content_type: str,
-    wanted: _Wanted,
-    *,
-    max_px: int,
-    max_decode_bytes: int,
-    memory: contextlib.ExitStack,
-) -> Image.Image:
-    """A call of its own: its pixels are gone when it returns, and `memory` is given back after that."""
+def _load_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted, memory: contextlib.ExitStack) -> None:
+    """A call of its own: all images in it are gone when it returns, and `memory` is given back after that."""
     with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
         size = frame.size
-        limits.check_size(size, max_px=max_px)
-        box = _scale_in_codec(frame, wanted) if frame.format in _JPEGS else None
-        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=max_px)
+        limits.check_size(size, max_px=wanted.max_px)
+        box = _scale_in_codec(frame, len(out), wanted) if frame.format in _JPEGS else None
+        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=wanted.max_px)
         what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
-        limits.check_memory(needed_bytes, max_decode_bytes=max_decode_bytes, what=what)
-        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=max_decode_bytes))
-        return _to_fitted_rgb(frame, box, wanted)
+        limits.check_memory(needed_bytes, max_decode_bytes=wanted.max_decode_bytes, what=what)
+        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes))
+        _fill(out, _to_fitted_rgb(frame, box, len(out), wanted))
 
 
-def _drop_pixels(error: BaseException) -> None:
-    """An error that is on its way keeps all that its functions held: large images too."""
-    cause: BaseException | None = error
-    while cause is not None:
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__context__
-
-
-def _decode_plain_jpeg(data: bytes, out: Pixels, wanted: _Wanted, *, max_px: int, max_decode_bytes: int) -> bool:
+def _decode_plain_jpeg(data: bytes, out: Pixels, wanted: _Wanted) -> bool:
     """Fill `out` with what Pillow would, bit by bit, in less time; False where it is left to Pillow, refusals too."""
     header = read_header(data)
-    if header is None or header.width_px * header.height_px > max_px:
+    if header is None or header.width_px * header.height_px > wanted.max_px:
         return False
     try:
         turn = _turn_in_metadata(data) if header.has_metadata else None
@@ -224,9 +201,9 @@ def _decode_plain_jpeg(data: bytes, out: Pixels, wanted: _Wanted, *, max_px: int
         return False
     plan = _jpeg_plan((header.width_px, header.height_px), turn, wanted.region, len(out), wanted.fit)
     needed_bytes = limits.jpeg_bytes(header, by=plan.by, file_bytes=len(data))
-    if needed_bytes > max_decode_bytes:
+    if needed_bytes > wanted.max_decode_bytes:
         return False
-    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=max_decode_bytes):
+    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes):
         return _decode_planned_jpeg(data, out, header, plan, turn)
 
 
@@ -292,12 +269,12 @@ def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int)
         out[:top], out[bottom:] = out[top], out[bottom - 1]
 
 
-def _to_fitted_rgb(frame: Image.Image, box: _Box | None, wanted: _Wanted) -> Image.Image:
+def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, wanted: _Wanted) -> Image.Image:
     """RGB of the size that `_fitted` gives, upright. `box` is the frame's area where the codec scales it."""
     frame.load()  # first: a PNG's transparency and orientation may follow its pixels
     turn = _turn(frame)
     part = _part(box[2:] if box else frame.size, _stored(turn, wanted.region))
-    size = _fitted(part, wanted.size_px, wanted.fit)
+    size = _fitted(part, size_px, wanted.fit)
     resized = frame.size != size or part != (0, 0, *size)
     image = to_resizable(frame, premultiplied=resized)
     if resized:
@@ -331,13 +308,13 @@ def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[
     return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
 
 
-def _scale_in_codec(frame: Image.Image, wanted: _Wanted) -> _Box | None:
+def _scale_in_codec(frame: Image.Image, size_px: int, wanted: _Wanted) -> _Box | None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps its fitted size.
 
     Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
     """
     sides = _stored(_turn(frame), wanted.region)
-    drafted = frame.draft(None, _least(frame.size, sides, wanted.size_px, wanted.fit))
+    drafted = frame.draft(None, _least(frame.size, sides, size_px, wanted.fit))
     return drafted[1] if drafted else None
 
 
