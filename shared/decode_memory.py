@@ -93,6 +93,6 @@ def give_back_free_memory() -> None:
 @functools.cache
 def _malloc_trim() -> Callable[[int], object]:
     try:
-        return ctypes.CDLL(None).malloc_trim  # type: ignore[no-any-return]
+        return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # musl and macOS have none; Windows has no such library
         return lambda _pad_bytes: None

@@ -165,7 +165,7 @@ def _tiff_bytes(frame: Image.Image, data: bytes, *, max_px: int) -> int:
     turned = pixels * _STORED_BYTES.get(frame.mode, 4) if tags.get(_ORIENTATION, 1) != 1 else 0
     stored = _stored_and_converted(frame, data) + turned + kept
     row_px, rows = _chunk(tags, max_px=max_px)
-    native_bits = max(tags.get(_BITS, (1,))) * tags.get(_SAMPLES, 1)
+    native_bits: int = max(tags.get(_BITS, (1,))) * tags.get(_SAMPLES, 1)
     compression = tags.get(_COMPRESSION, _RAW)
     if compression == _RAW:  # row by row
         return stored + row_px * native_bits // 8 * _RAW_ROWS

@@ -29,14 +29,14 @@ class TagData(NamedTuple):
 
 
 class _Tag(NamedTuple):
-    tag: int
+    number: int
     type: int
-    count: int
-    value: int  # of a tag that leads to a directory: where that is
+    values: int
+    place: int  # of a tag that leads to a directory: where that is
 
     @property
     def size_bytes(self) -> int:
-        return self.count * _SIZES.get(self.type, 0)
+        return self.values * _SIZES.get(self.type, 0)
 
 
 def measure_tags(data: bytes) -> TagData:
@@ -51,9 +51,9 @@ def measure_tags(data: bytes) -> TagData:
         for tag in _tags(data, at):
             data_bytes += tag.size_bytes
             if tag.type not in (_BYTES, _ASCII, _UNDEFINED):
-                values += tag.count
-            if tag.tag in _DIRECTORIES:
-                waiting.append(tag.value)
+                values += tag.values
+            if tag.number in _DIRECTORIES:
+                waiting.append(tag.place)
     return TagData(values, data_bytes)
 
 
@@ -62,7 +62,7 @@ def count_of(tag_number: int, exif: bytes) -> int:
     data = exif
     while data.startswith(_EXIF_PREFIX):
         data = data[len(_EXIF_PREFIX) :]
-    return next((tag.count for tag in _tags(data, _first_directory(data)) if tag.tag == tag_number), 0)
+    return next((tag.values for tag in _tags(data, _first_directory(data)) if tag.number == tag_number), 0)
 
 
 def _first_directory(data: bytes) -> int:

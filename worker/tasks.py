@@ -52,7 +52,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
     served, settings = _in_use()
-    size_bytes = cast(int, current.connection.strlen(image_job.image_key))
+    size_bytes = current.connection.strlen(image_job.image_key)
     refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
     ticket = _ticket(image_job, current, max_attempts=settings.max_attempts, refusal=refusal)
     image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
