@@ -5,17 +5,21 @@ Peaks are measured in a process of their own, one after the other, by the kernel
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ImageFile
 
+from shared import images
 from shared.decode_memory import MAX_DECODE_BYTES, UNCOUNTED_BYTES, DecodeMemory
 from shared.errors import BadImage
 from shared.images import MAX_PX, decode_image
@@ -86,6 +90,39 @@ def test_it_is_given_back_when_decoding_fails() -> None:
     assert memory.held_bytes == 0
 
 
+class Watching(DecodeMemory):
+    """Notes which of the frames that were loaded are still there when their memory is given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[weakref.ref[ImageFile.ImageFile]] = []
+        self.left: list[ImageFile.ImageFile] = []
+
+    @contextlib.contextmanager
+    def hold(self, count_bytes: int, *, limit_bytes: int) -> Iterator[None]:
+        with super().hold(count_bytes, limit_bytes=limit_bytes):
+            try:
+                yield
+            finally:
+                self.left += [frame for ref in self.frames if (frame := ref()) is not None]
+
+
+@pytest.mark.parametrize("data", [KINDS["png-alpha"], KINDS["png"][:200] + bytes(50) + KINDS["png"][250:]])
+def test_pixels_are_gone_before_their_memory_is_given_back(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that fails too: its error, on the way to whoever answers it, would keep them beside the next one's."""
+    watching, load = Watching(), ImageFile.ImageFile.load
+
+    def note_load(self: ImageFile.ImageFile) -> Any:
+        watching.frames.append(weakref.ref(self))
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", note_load)
+    monkeypatch.setattr(images, "DECODE_MEMORY", watching)
+    with contextlib.suppress(BadImage):
+        decode_image(data, size_px=8)
+    assert watching.frames and not watching.left
+
+
 # --- refusals
 
 
@@ -112,6 +149,13 @@ def test_a_tile_counts_with_all_its_pixels() -> None:
 
 def test_a_bigtiff_that_pillow_and_libtiff_read_differently_is_refused() -> None:
     assert refusal(b"MM\0+\0\x08\0\0" + bytes(64)).reason == "unsupported"
+
+
+def test_a_png_with_much_text_is_refused() -> None:
+    """Text of a thousandth of its length, 4 bytes a character: 60 pieces took 250 MB."""
+    refused = refusal(bombs.png_text(3))
+    assert refused.reason == "corrupt" and "text" in str(refused)
+    decode_image(bombs.png_text(1), size_px=8)
 
 
 def test_a_list_of_orientations_is_none() -> None:
