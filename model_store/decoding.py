@@ -28,6 +28,7 @@ class ImageDecoder:
     regions: tuple[tuple[str, Region], ...]  # (camera, its region) by name: pairs, since a dict can't be hashed
     max_bytes: int
     max_px: int
+    max_decode_bytes: int
     _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
     _of_others: Region | None = field(init=False, repr=False, compare=False)
 
@@ -64,6 +65,7 @@ class ImageDecoder:
             fit=self.fit,
             max_bytes=self.max_bytes,
             max_px=self.max_px,
+            max_decode_bytes=self.max_decode_bytes,
         )
 
 
@@ -75,4 +77,5 @@ def decoder_of(manifest: Manifest, settings: Settings) -> ImageDecoder:
         regions=tuple(sorted(manifest.regions.items(), key=lambda item: item[0])),
         max_bytes=settings.max_image_bytes,
         max_px=settings.max_image_px,
+        max_decode_bytes=settings.max_decode_bytes,
     )

@@ -24,6 +24,7 @@ from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
 from model_store.engines import usable_cores
 from model_store.progress import Advance
+from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import BadImage, BadSetting
 from shared.images import MAX_BYTES, MAX_PX, decode_image
 from shared.regions import Fit, Region, region_of
@@ -41,11 +42,12 @@ class Limits(NamedTuple):
 
     max_bytes: int = MAX_BYTES
     max_px: int = MAX_PX
+    max_decode_bytes: int = MAX_DECODE_BYTES
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """`max_image_bytes` and `max_image_px`."""
-        return cls(settings.max_image_bytes, settings.max_image_px)
+        """`max_image_bytes`, `max_image_px` and `max_decode_bytes`."""
+        return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,13 @@ def _decode(
         data = files.read(sample.name)
         region = region_of(sample.camera, regions)
         image = decode_image(
-            data, size_px=size_px, region=region, fit=fit, max_bytes=limits.max_bytes, max_px=limits.max_px
+            data,
+            size_px=size_px,
+            region=region,
+            fit=fit,
+            max_bytes=limits.max_bytes,
+            max_px=limits.max_px,
+            max_decode_bytes=limits.max_decode_bytes,
         )
     except BadImage as error:
         return Unreadable(sample.name, str(error))

@@ -38,8 +38,6 @@ BELL_TOKENS = 64
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
-# Which of the two holds, the answer to one refused image does not tell.
-
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise

@@ -22,10 +22,14 @@ Pillow decodes. Plain JPEGs, what cameras send, take a shorter way through `jpeg
 
 JPEG has no checksum: damage inside a complete file that the codec papers over can't be noticed here, nor
 that a header claims more rows than the data fill. For a damaged TIFF libtiff may write a line to standard error.
+
+Memory: `image_limits` estimates from the header what an image will take, and all threads together decode no more than
+`max_decode_bytes` at a time (`decode_memory`). An image that would take more than that alone is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -46,9 +50,12 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
     WebPImagePlugin,  # noqa: F401
 )
 
+from shared import image_limits as limits
+from shared.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.errors import BadImage
 from shared.formats import FORMATS, sniff
-from shared.jpeg import decode_reduced, read_header, reduced_size, reduction
+from shared.image_modes import to_resizable
+from shared.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
 from shared.regions import Fit, Region
 
 MAX_BYTES = 20_000_000
@@ -61,7 +68,6 @@ _FILTER = Image.Resampling.BILINEAR
 # Frames more than twice this factor too large are first reduced by a whole number of pixels (a box filter).
 _REDUCING_GAP = 2.0
 _BACKDROP = (255, 255, 255, 255)
-_FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -97,18 +103,22 @@ def decode_image(
     fit: Fit = "stretch",
     max_bytes: int = MAX_BYTES,
     max_px: int = MAX_PX,
+    max_decode_bytes: int = MAX_DECODE_BYTES,
 ) -> Pixels:
     """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
     `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
-    May be called from many threads: the codec and the resizing run without the interpreter lock.
+    May be called from many threads: the codec and the resizing run without the interpreter lock. Large images wait
+    until all that is being decoded in this process fits into `max_decode_bytes`.
 
     Raises:
         BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
             `truncated`, `corrupt`, `unsupported`.
     """
     out = np.empty((size_px, size_px, 3), np.uint8)
-    decode_into(data, out, region=region, fit=fit, max_bytes=max_bytes, max_px=max_px)
+    decode_into(
+        data, out, region=region, fit=fit, max_bytes=max_bytes, max_px=max_px, max_decode_bytes=max_decode_bytes
+    )
     return out
 
 
@@ -120,6 +130,7 @@ def decode_into(
     fit: Fit = "stretch",
     max_bytes: int = MAX_BYTES,
     max_px: int = MAX_PX,
+    max_decode_bytes: int = MAX_DECODE_BYTES,
 ) -> None:
     """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
 
@@ -129,36 +140,76 @@ def decode_into(
     if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
         raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
     content_type = sniff(data)
-    if len(data) > max_bytes:
-        raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {max_bytes:,} (max_image_bytes).")
+    limits.check_length(len(data), max_bytes=max_bytes)
     _hush_pillow()
-    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, region=region, fit=fit, max_px=max_px):
+    wanted = _Wanted(region, fit, max_px, max_decode_bytes)
+    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, wanted):
         return
     if content_type == "image/png" and _is_cut(data, content_type):  # Pillow does not miss the end
         raise _truncated(data, content_type)
+    limits.check_before_opening(data, content_type)
     try:
-        with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
-            _check_size(frame, max_px)
-            image = _to_fitted_rgb(frame, size_px, region, fit)
+        _decode_by_pillow(data, out, content_type, wanted)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
         raise _undecodable(data, content_type, error=error) from error
-    _fill(out, image)
 
 
-def _decode_plain_jpeg(data: bytes, out: Pixels, *, region: Region | None, fit: Fit, max_px: int) -> bool:
+class _Wanted(NamedTuple):
+    """What to make of an image, and what is too large."""
+
+    region: Region | None
+    fit: Fit
+    max_px: int
+    max_decode_bytes: int
+
+
+def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted) -> None:
+    """Fill `out`, by the rules at the top; raises anything."""
+    with contextlib.ExitStack() as memory:
+        try:
+            _load_by_pillow(data, out, content_type, wanted, memory)
+        except Exception as error:
+            drop_locals(error)
+            raise
+
+
+def _load_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted, memory: contextlib.ExitStack) -> None:
+    """A call of its own: all images in it are gone when it returns, and `memory` is given back after that."""
+    with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
+        size = frame.size
+        limits.check_size(size, max_px=wanted.max_px)
+        box = _scale_in_codec(frame, len(out), wanted) if frame.format in _JPEGS else None
+        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=wanted.max_px)
+        what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
+        limits.check_memory(needed_bytes, max_decode_bytes=wanted.max_decode_bytes, what=what)
+        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes))
+        _fill(out, _to_fitted_rgb(frame, box, len(out), wanted))
+
+
+def _decode_plain_jpeg(data: bytes, out: Pixels, wanted: _Wanted) -> bool:
     """Fill `out` with what Pillow would, bit by bit, in less time; False where it is left to Pillow, refusals too."""
     header = read_header(data)
-    if header is None or header.width_px * header.height_px > max_px:
+    if header is None or header.width_px * header.height_px > wanted.max_px:
         return False
     try:
         turn = _turn_in_metadata(data) if header.has_metadata else None
     except Exception:  # Pillow can't open it, and will say why
         return False
-    plan = _jpeg_plan((header.width_px, header.height_px), turn, region, len(out), fit)
+    plan = _jpeg_plan((header.width_px, header.height_px), turn, wanted.region, len(out), wanted.fit)
+    needed_bytes = limits.jpeg_bytes(header, by=plan.by, file_bytes=len(data))
+    if needed_bytes > wanted.max_decode_bytes:
+        return False
+    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes):
+        return _decode_planned_jpeg(data, out, header, plan, turn)
+
+
+def _decode_planned_jpeg(
+    data: bytes, out: Pixels, header: JpegHeader, plan: _JpegPlan, turn: Image.Transpose | None
+) -> bool:
     width, height = plan.size
     straight = plan.is_final and turn is None and not header.is_grey and width == len(out) and out.flags.c_contiguous
     top = (len(out) - height) // 2
@@ -201,17 +252,6 @@ def _turn_in_metadata(data: bytes) -> Image.Transpose | None:
         return _turn(frame)
 
 
-def _check_size(frame: Image.Image, max_px: int) -> None:
-    width, height = frame.size
-    if width < 1 or height < 1:
-        raise BadImage("corrupt", f"the header says {width} x {height} pixels.")
-    if width * height > max_px:
-        raise BadImage(
-            "too_large_px",
-            f"{width} x {height} = {width * height:,} pixels, the limit is {max_px:,} (max_image_px).",
-        )
-
-
 def _fill(out: Pixels, image: Image.Image) -> None:
     """Lay an RGB image in the middle of `out` [S, S, 3], and repeat its outermost rows and columns."""
     width, height = image.size
@@ -229,14 +269,15 @@ def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int)
         out[:top], out[bottom:] = out[top], out[bottom - 1]
 
 
-def _to_fitted_rgb(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> Image.Image:
-    """RGB of the size that `_fitted` gives, upright."""
-    box = _scale_in_codec(frame, size_px, region, fit) if frame.format in _JPEGS else None
-    image = _to_resizable(frame)
+def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, wanted: _Wanted) -> Image.Image:
+    """RGB of the size that `_fitted` gives, upright. `box` is the frame's area where the codec scales it."""
+    frame.load()  # first: a PNG's transparency and orientation may follow its pixels
     turn = _turn(frame)
-    part = _part(box[2:] if box else image.size, _stored(turn, region))
-    size = _fitted(part, size_px, fit)
-    if image.size != size or region is not None:
+    part = _part(box[2:] if box else frame.size, _stored(turn, wanted.region))
+    size = _fitted(part, size_px, wanted.fit)
+    resized = frame.size != size or part != (0, 0, *size)
+    image = to_resizable(frame, premultiplied=resized)
+    if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
     # Turned and converted when small: resizing commutes with both, as the size is that of the stored picture.
     if turn is not None:
@@ -267,12 +308,13 @@ def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[
     return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
 
 
-def _scale_in_codec(frame: Image.Image, size_px: int, region: Region | None, fit: Fit) -> _Box | None:
+def _scale_in_codec(frame: Image.Image, size_px: int, wanted: _Wanted) -> _Box | None:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps its fitted size.
 
     Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
     """
-    drafted = frame.draft(None, _least(frame.size, _stored(_turn(frame), region), size_px, fit))
+    sides = _stored(_turn(frame), wanted.region)
+    drafted = frame.draft(None, _least(frame.size, sides, size_px, wanted.fit))
     return drafted[1] if drafted else None
 
 
@@ -287,31 +329,9 @@ def _stored(turn: Image.Transpose | None, region: Region | None) -> _Box:
     return left, top, right, bottom
 
 
-def _to_resizable(frame: Image.Image) -> Image.Image:
-    """The whole frame in a mode that can be interpolated: L, RGB, RGBA or CMYK."""
-    frame.load()  # first: a PNG's transparency may follow its pixels
-    mode = frame.mode
-    if mode in _FULL_SCALES:
-        return Image.fromarray(_to_eight_bits(np.asarray(frame), _FULL_SCALES[mode]))
-    if mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(frame) >> 8).astype(np.uint8))
-    if frame.has_transparency_data:
-        return frame if mode == "RGBA" else frame.convert("RGBA")
-    if mode == "1":
-        return frame.convert("L")
-    return frame if mode in ("L", "RGB", "CMYK") else frame.convert("RGB")
-
-
-def _to_eight_bits(values: npt.NDArray[np.generic], full_scales: tuple[int, ...]) -> Pixels:
-    """Grey values of any range [H, W] to 0..255, by the first full scale that holds them all."""
-    low, high = float(values.min()), float(values.max())
-    for full in full_scales:
-        if low >= 0 and high <= full:  # false for nan too
-            return np.rint(values.astype(np.float64) * (255 / full)).astype(np.uint8)
-    raise BadImage("unsupported", f"grey values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1.")
-
-
 def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
     if image.mode == "RGBA":
         backdrop = Image.new("RGBA", image.size, _BACKDROP)
         backdrop.alpha_composite(image)
@@ -327,6 +347,8 @@ def _turn(frame: Image.Image) -> Image.Transpose | None:
     Pillow has turned a TIFF when loading it, and taken the tag away; a PNG's orientation may follow its pixels.
     """
     try:
+        if not limits.has_one_orientation(frame, tag=_EXIF_ORIENTATION):
+            return None
         return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # broken EXIF does not spoil the pixels
         return None

@@ -18,7 +18,8 @@ Pixels = npt.NDArray[np.uint8]
 
 # Second byte of a marker (ITU-T T.81, table B.1).
 _SOS = 0xDA
-_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, all with Huffman codes
+_PROGRESSIVE = 0xC2
+_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, all with Huffman codes
 _TABLES = {0xC4, 0xDB, 0xDD, 0xFE}  # Huffman and quantisation tables, restart interval, comment
 _APP0, _APP15 = 0xE0, 0xEF
 _JFIF, _EXIF_OR_XMP, _PROFILE, _PHOTOSHOP, _ADOBE = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
@@ -40,12 +41,13 @@ class JpegHeader:
     height_px: int
     is_grey: bool
     has_metadata: bool  # EXIF or XMP, where the orientation would be
+    has_several_scans: bool  # progressive, or colour by colour: the codec keeps the whole until the last one
 
 
 def read_header(data: bytes) -> JpegHeader | None:
     """The header of a plain JPEG, for a few microseconds; None for one that is left to Pillow."""
     frame: tuple[int, int, int] | None = None
-    has_metadata = False
+    has_metadata = is_progressive = False
     at = 2
     # Every step is a segment: 0xFF, its marker, its length without these two bytes.
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -54,10 +56,13 @@ def read_header(data: bytes) -> JpegHeader | None:
         if end > len(data):
             return None
         if marker == _SOS:
-            return _header(frame, has_metadata=has_metadata)
+            # A first scan of fewer components than the frame has is not the only one.
+            several = is_progressive or (frame is not None and data[at + 4 : at + 5] != bytes(frame[2:]))
+            return _header(frame, has_metadata=has_metadata, has_several_scans=several)
         if marker in _FRAMES:
             if frame is not None or (frame := _frame(data, at + 4, length=length)) is None:
                 return None
+            is_progressive = marker == _PROGRESSIVE
         elif marker == _EXIF_OR_XMP:
             has_metadata = True
         elif marker not in _TABLES and not _is_plain_app(data, at + 4, marker=marker, length=length):
@@ -76,13 +81,19 @@ def _frame(data: bytes, at: int, *, length: int) -> tuple[int, int, int] | None:
     return data[at + 3] << 8 | data[at + 4], data[at + 1] << 8 | data[at + 2], components
 
 
-def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool) -> JpegHeader | None:
+def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool, has_several_scans: bool) -> JpegHeader | None:
     if frame is None:
         return None
     width, height, components = frame
     if not 0 < width * height <= _MAX_PX:
         return None
-    return JpegHeader(width, height, is_grey=components == _GREY, has_metadata=has_metadata)
+    return JpegHeader(
+        width,
+        height,
+        is_grey=components == _GREY,
+        has_metadata=has_metadata,
+        has_several_scans=has_several_scans,
+    )
 
 
 def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:

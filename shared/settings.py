@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     queue_max_items: int = Field(20_000, ge=1, description="most jobs waiting in one queue; more is QueueFull")
     max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, bytes")
     max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, pixels")
+    max_decode_bytes: int = Field(
+        440_000_000, ge=1, description="memory that the images being decoded may take together, bytes"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
     metrics_max_lines: int = Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,9 @@ import redis
 from rq.utils import utcformat
 
 from shared import keys
+from shared.errors import BadImage
+from shared.image_limits import check_length
+from shared.images import MAX_BYTES
 from shared.jobs import MAX_ATTEMPTS
 from shared.wire import Wire
 from worker import scripts
@@ -22,8 +25,9 @@ from worker.broken_keys import BrokenKeys
 from worker.items import Claimed, Lease
 
 # Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
-# not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it.
-MAX_ENCODED_BYTES = 64_000_000
+# not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it. While the
+# answer with them is read, the client holds them twice.
+MAX_ENCODED_BYTES = 24_000_000
 # Of whole numbers in a job's hash: what EXPIRE takes. Any other number counts as none: in a script it would raise.
 MAX_DIGITS = 10
 
@@ -43,7 +47,9 @@ def stamp(at: float) -> str:
 
 def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
     """One job as `describe()` in common.lua returns it."""
-    queue, job_id, execution_id, data, enqueued_at, retries_left, result_ttl, failure_ttl, extras, max_attempts = raw
+    queue, job_id, execution_id, data, enqueued_at, retries_left, result_ttl, failure_ttl, extras, max_attempts = raw[
+        :10
+    ]
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return Claimed(
         lease=lease,
@@ -64,6 +70,15 @@ def max_attempts_in(field: bytes | None) -> int | None:
 
 def _between(least: int, field: bytes | None, most: int) -> int:
     return min(max(least, int(_whole(field) or least)), most)
+
+
+def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
+    """Why an image of this length is not even fetched; None for one that is."""
+    try:
+        check_length(size_bytes, max_bytes=max_bytes)
+    except BadImage as error:
+        return error
+    return None
 
 
 def _whole(value: bytes | None) -> str:
@@ -100,8 +115,10 @@ class Claimer:
         queues: Sequence[str],
         lease_s: int,
         broken_keys: BrokenKeys | None = None,
+        max_image_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Images over `max_image_bytes` are not fetched: their jobs are claimed with a refusal."""
         self._wire = Wire(client)
         self._script = scripts.load_repeatable(self._wire, "claim")
         self._broken_keys = broken_keys or BrokenKeys()
@@ -109,6 +126,7 @@ class Claimer:
         self._queues = list(queues)
         self._bells = [keys.bell(queue) for queue in queues]
         self._lease_s = lease_s
+        self._max_image_bytes = max_image_bytes
         self._clock = clock
 
     def claim(self, limit: int, *, max_bytes: int = MAX_ENCODED_BYTES) -> Claim:
@@ -123,11 +141,16 @@ class Claimer:
             args=[limit, max_bytes, self._worker, stamp(now), now, self._lease_s, *self._queues]
         )
         self._broken_keys.report(problems)
-        claimed = [parse_claimed(job, started_at=now) for job in jobs]
-        return Claim(claimed, bool(suspended))
+        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended))
+
+    def _checked(self, raw: Sequence[Any], *, started_at: float) -> Claimed:
+        claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[10])
+        if size_bytes <= self._max_image_bytes:
+            return claimed
+        return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
 
     def images(self, jobs: Sequence[Claimed]) -> list[bytes | None]:
-        """The files of claimed jobs, in order; None for one that is no longer on the server.
+        """The files of claimed jobs, in order; None for one that is no longer on the server, or was refused already.
 
         A call of its own: a script copies images three times more while nobody else is served, and jobs whose images
         could not be had must be known as held.
@@ -135,7 +158,9 @@ class Claimer:
         Raises:
             redis.exceptions.RedisError: the server can't be reached.
         """
-        return list(self._wire.call("MGET", *(keys.image(job.lease.job_id) for job in jobs))) if jobs else []
+        wanted = [keys.image(job.lease.job_id) for job in jobs if job.refusal is None]
+        found = iter(self._wire.call("MGET", *wanted) if wanted else ())
+        return [next(found) if job.refusal is None else None for job in jobs]
 
     def wait(self, timeout_s: float) -> None:
         """Return when there may be work, at the latest after `timeout_s`.

@@ -40,8 +40,10 @@ def decode_ticket(ticket: Ticket, image: bytes | None, route: Route, *, key: Key
         key: passed on, to remember the answer by.
 
     Raises:
-        BadImage: the bytes are gone or can't be decoded.
+        BadImage: the bytes are gone or can't be decoded, or were refused when the job was claimed.
     """
+    if ticket.claimed.refusal is not None:
+        raise ticket.claimed.refusal
     if image is None:
         raise BadImage("gone", "the image is no longer on the server: it expired before it was sorted (image_ttl_s).")
     camera, model = ticket.job.camera, route.model

@@ -10,6 +10,7 @@ from shared.schemas import ImageJob, SortResult
 from worker.buffer import Pixels, Place
 
 if TYPE_CHECKING:
+    from shared.errors import BadImage
     from worker.cache import Key
     from worker.serving import Model, Trial
 
@@ -40,6 +41,7 @@ class Claimed:
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like, which we refuse
     max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
+    refusal: BadImage | None = None  # of its image, by its length: then it is not fetched
 
 
 @dataclass(frozen=True, slots=True)

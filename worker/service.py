@@ -196,6 +196,7 @@ class WorkerService:
                 queues=settings.queue_names,
                 lease_s=settings.lease_s,
                 broken_keys=broken_keys,
+                max_image_bytes=settings.max_image_bytes,
             ),
             slot=slot,
             comparisons=self._recorder,

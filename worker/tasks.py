@@ -21,7 +21,7 @@ from shared.errors import BadImage, BadJob, EngineFailed
 from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
-from worker.claim import max_attempts_in
+from worker.claim import max_attempts_in, refusal_by_length
 from worker.decide import Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
@@ -54,8 +54,11 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
     served, settings = _in_use()
-    ticket = _ticket(image_job, current, max_attempts=_max_attempts(current) or settings.max_attempts)
-    image = cast(bytes | None, current.connection.get(image_job.image_key))
+    size_bytes = current.connection.strlen(image_job.image_key)
+    refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
+    max_attempts = _max_attempts(current) or settings.max_attempts
+    ticket = _ticket(image_job, current, max_attempts=max_attempts, refusal=refusal)
+    image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
     model = as_model(served, settings, worker=current.worker_name or "rq")
     server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
     try:
@@ -90,7 +93,7 @@ def _max_attempts(current: Job) -> int | None:
     return max_attempts_in(cast(bytes | None, current.connection.hget(current.key, MAX_ATTEMPTS_FIELD)))
 
 
-def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
+def _ticket(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> Ticket:
     retries_left = min(current.retries_left or 0, MAX_ATTEMPTS - 1)
     claimed = Claimed(
         lease=Lease(job.queue, job.job_id, "", time.time()),
@@ -100,6 +103,7 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int) -> Ticket:
         result_ttl_s="",
         failure_ttl_s="",
         extras="",
+        refusal=refusal,
     )
     return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
 

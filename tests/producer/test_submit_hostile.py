@@ -10,7 +10,7 @@ import redis
 from producer.metrics import CLOCK_OFFSET
 from producer.submit import LineProducer
 from shared import keys
-from shared.errors import BadJob
+from shared.errors import BadJob, BadSetting, CommandRefused
 from shared.settings import Settings
 from tests.producer.kit import jpeg
 from tests.producer.test_submit import frames
@@ -25,7 +25,7 @@ def test_a_shared_key_of_a_wrong_type_refuses_the_call_and_leaves_nothing(
     """The images were written before the script: none of them may stay, and no half of a job."""
     producer = LineProducer(settings)
     client.set(key, "x")
-    with pytest.raises(redis.exceptions.ResponseError, match=says):
+    with pytest.raises(CommandRefused, match=says):
         producer.submit_many(frames(3))
     assert {name.decode() for name in client.scan_iter()} <= {key, "rq:queues"}
     client.delete(key)
@@ -41,7 +41,7 @@ def test_jobs_that_were_there_keep_their_images_when_the_call_is_refused(
     producer.send([job])
     client.delete(keys.rq_queue("live"))
     client.set(keys.rq_queue("live"), "x")
-    with pytest.raises(redis.exceptions.ResponseError):
+    with pytest.raises(CommandRefused):
         producer.send([job, new])
     assert 0 < client.ttl(keys.image(job.job_id)) <= settings.image_ttl_s
     assert not client.exists(keys.image(new.job_id), keys.rq_job(new.job_id))
@@ -72,7 +72,7 @@ def test_a_login_that_lacks_a_right_leaves_no_image_for_ever_and_no_job_outside_
     client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", f"-{right}"])
     limited = settings.model_copy(update={"redis_url": settings.redis_url.replace("://", "://camera:x@")})
     try:
-        with pytest.raises(redis.exceptions.ResponseError):
+        with pytest.raises(BadSetting):
             LineProducer(limited).submit(jpeg(), line="line-1", camera="c")
     finally:
         client.acl_deluser("camera")

@@ -170,9 +170,19 @@ def test_a_place_with_gaps_between_its_pixels_is_filled_too(monkeypatch: pytest.
 
 
 def test_a_header_is_read() -> None:
-    assert read_header(PLAIN["4:2:0"]) == JpegHeader(150, 110, is_grey=False, has_metadata=False)
-    assert read_header(PLAIN["grey, EXIF"]) == JpegHeader(150, 110, is_grey=True, has_metadata=True)
-    assert read_header(PLAIN["XMP"]) == JpegHeader(150, 110, is_grey=False, has_metadata=True)
+    one_scan = {"width_px": 150, "height_px": 110, "has_several_scans": False}
+    assert read_header(PLAIN["4:2:0"]) == JpegHeader(**one_scan, is_grey=False, has_metadata=False)
+    assert read_header(PLAIN["grey, EXIF"]) == JpegHeader(**one_scan, is_grey=True, has_metadata=True)
+    assert read_header(PLAIN["XMP"]) == JpegHeader(**one_scan, is_grey=False, has_metadata=True)
+
+
+def test_a_header_says_whether_the_codec_keeps_the_whole_image() -> None:
+    """A progressive JPEG comes in several scans; so does a baseline one whose first scan has not all components."""
+    baseline = PLAIN["4:2:0"]
+    at = baseline.index(b"\xff\xda\0\x0c\3") + 4  # the number of components in the scan
+    for data in (KINDS["jpeg-progressive"], baseline[:at] + b"\1" + baseline[at + 1 :]):
+        header = read_header(data)
+        assert header is not None and header.has_several_scans
 
 
 def with_frame(at: int, value: int, data: bytes = PLAIN["4:2:0"]) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import BadSetting
 from shared.images import MAX_BYTES, MAX_PX
 from shared.policies import PolicyOverride
@@ -117,6 +118,7 @@ def test_settings_are_frozen_and_described() -> None:
 def test_the_decoders_own_limits_are_the_default_ones() -> None:
     settings = load_settings()
     assert (settings.max_image_bytes, settings.max_image_px) == (MAX_BYTES, MAX_PX)
+    assert settings.max_decode_bytes == MAX_DECODE_BYTES
 
 
 def test_derived_values(monkeypatch: pytest.MonkeyPatch) -> None:

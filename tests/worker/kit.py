@@ -25,7 +25,9 @@ from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.clock import ServerClock
 from shared.connection import connect
+from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import EngineFailed
+from shared.images import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
@@ -159,7 +161,9 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
     """A loaded model without files; decodes to `size_px` with the default limits."""
     engine = engine or ToneEngine(size_px=size_px)
     its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
-    decoder = ImageDecoder(size_px, "stretch", (), max_bytes=20_000_000, max_px=50_000_000)
+    decoder = ImageDecoder(
+        size_px, "stretch", (), max_bytes=MAX_BYTES, max_px=MAX_PX, max_decode_bytes=MAX_DECODE_BYTES
+    )
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
     return Model(its_manifest, engine, decoder, decider, BatchCost(), BatchBuffer(8, size_px=size_px))
 
@@ -308,6 +312,7 @@ def claimer(
         queues=settings.queue_names,
         lease_s=lease_s or settings.lease_s,
         broken_keys=broken_keys,
+        max_image_bytes=settings.max_image_bytes,
     )
 
 

@@ -1,18 +1,26 @@
 -- Takes up to max_jobs jobs off the queues, most urgent queue first, and starts an execution for each,
 -- in one step: a worker that dies right after it leaves leases behind, never a job that is nowhere.
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
--- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring.
+-- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring, and the length of each,
+-- which a job here has at its end, tells the worker what not to fetch.
 --
 -- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
--- Gives { suspended, { job… }, problems }, a job as describe() in common.lua has it.
+-- Gives { suspended, { job… }, problems }, a job as describe() in common.lua has it, and the length of its image.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
 local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 local FIRST_QUEUE = 9
 
+-- 0 for an image that is gone, or a key that is none: the worker will find neither.
+local function image_bytes(job_id)
+  local size = redis.pcall('STRLEN', 'sortline:image:' .. job_id)
+  return tonumber(size) or 0
+end
+
 if is_repeat then
   local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
+  for _, job in ipairs(jobs) do job[#job + 1] = image_bytes(job[2]) end
   if #jobs > 0 then return { 0, jobs, problems } end
 end
 
@@ -33,12 +41,6 @@ local function waits(job_id, status)
   return status ~= 'finished' and status ~= 'failed'
 end
 
--- 0 for an image that is gone, or a key that is none: the worker will find neither.
-local function image_bytes(job_id)
-  local size = redis.pcall('STRLEN', 'sortline:image:' .. job_id)
-  return tonumber(size) or 0
-end
-
 -- The jobs among the first ids of a queue, and how many ids were looked at: an image over the bound ends it.
 -- A job deleted while it was queued leaves its id in the list; RQ skips these as well.
 local function choose(queue, job_ids)
@@ -51,8 +53,10 @@ local function choose(queue, job_ids)
     if job and not seen[job_id] and waits(job_id, status) then
       seen[job_id] = true
       composites[#composites + 1] = job_id .. ':' .. execution_id
+      local size = image_bytes(job_id)
+      job[#job + 1] = size
       jobs[#jobs + 1] = job
-      bytes = bytes + image_bytes(job_id)
+      bytes = bytes + size
     end
   end
   return composites, looked_at

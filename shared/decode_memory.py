@@ -1,0 +1,98 @@
+"""Memory that image decoding takes: one account for all threads of this process, and how it goes back to the system.
+
+`images` holds an image's estimated bytes (`image_limits`) while it decodes it. Camera frames need so little that they
+are not counted: they never wait for a large image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+
+# Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file twice more.
+MAX_DECODE_BYTES = 440_000_000
+# An image that needs no more than this is not counted: a full HD frame of any camera, a 12-megapixel JPEG.
+# What is not counted adds up to this per decode thread.
+UNCOUNTED_BYTES = 16_000_000
+# After an image that needed at least this, what the allocator keeps for later goes back to the system. That takes
+# about a millisecond; decoding such an image takes a hundred.
+_TRIM_FROM_BYTES = 32_000_000
+
+
+class DecodeMemory:
+    """Bytes held by the images that are being decoded. May be used by any thread."""
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, count_bytes: int, *, limit_bytes: int) -> Iterator[None]:
+        """Hold `count_bytes`, at most `limit_bytes`; waits while all images together would need more than the limit.
+
+        Images wait in order, so that small ones that keep coming can't keep a large one waiting. Never hold twice in
+        one thread: two threads that each hold some and wait for more would wait forever.
+        """
+        if count_bytes <= UNCOUNTED_BYTES:
+            yield
+            return
+        self._take(count_bytes, limit_bytes)
+        try:
+            yield
+        finally:
+            if count_bytes >= _TRIM_FROM_BYTES:
+                give_back_free_memory()
+            with self._changed:
+                self._held_bytes -= count_bytes
+                self._changed.notify_all()
+
+    def _take(self, count_bytes: int, limit_bytes: int) -> None:
+        place = object()
+        with self._changed:
+            self._waiting.append(place)
+            try:
+                self._changed.wait_for(
+                    lambda: (
+                        self._waiting[0] is place and self._held_bytes + count_bytes <= max(limit_bytes, count_bytes)
+                    )
+                )
+                self._held_bytes += count_bytes
+            finally:
+                self._waiting.remove(place)
+                self._changed.notify_all()  # the next in line may fit too
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held now."""
+        return self._held_bytes
+
+
+# Memory is the process's, so there is one account, whatever decoders a process has.
+DECODE_MEMORY = DecodeMemory()
+
+
+def drop_locals(error: BaseException) -> None:
+    """Empty the functions that an error came through: until it is handled it keeps all that they held, images too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+
+
+def give_back_free_memory() -> None:
+    """Return freed memory to the system. glibc keeps it otherwise; elsewhere this does nothing."""
+    _malloc_trim()(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], object]:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # musl and macOS have none; Windows has no such library
+        return lambda _pad_bytes: None

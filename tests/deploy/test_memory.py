@@ -1,0 +1,55 @@
+"""The shipped limits fit each other: what a worker may hold at once stays below its memory limit."""
+
+from __future__ import annotations
+
+import re
+
+from shared.decode_memory import UNCOUNTED_BYTES
+from shared.settings import Settings
+from tests.deploy.manifests import DEPLOY, read_compose, read_documents
+from worker.claim import MAX_ENCODED_BYTES
+
+GIB = 1024**3
+MOST_MB = 700
+# Measured: a worker of the CPU image with the demo's model. TensorFlow's is larger, and not counted here.
+IDLE_MB = 130
+
+
+def megabytes(count_bytes: int) -> int:
+    return round(count_bytes / 1e6)
+
+
+def shipped() -> dict[str, int]:
+    """The rows of the table in deploy/README.md, from the settings' defaults and the code."""
+    settings = Settings()
+    threads = int(read_compose()["services"]["worker"]["environment"]["SORTLINE_DECODE_THREADS"])
+    rows = {
+        "a worker with its model on LiteRT, idle": IDLE_MB,
+        "files that wait for their decoding, twice while they are read": megabytes(
+            2 * (MAX_ENCODED_BYTES + settings.max_image_bytes)
+        ),
+        "images that are being decoded": megabytes(settings.max_decode_bytes),
+        "frames too small to be counted there": megabytes(threads * UNCOUNTED_BYTES),
+    }
+    return rows | {"together": sum(rows.values())}
+
+
+def test_the_table_says_what_is_shipped() -> None:
+    section = (DEPLOY / "README.md").read_text().partition("## Memory of a worker")[2]
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \|", section, re.MULTILINE)
+    assert {what: int(mb) for what, mb in rows} == shipped()
+
+
+def test_a_worker_stays_below_its_limit() -> None:
+    assert shipped()["together"] <= MOST_MB
+    assert read_compose()["services"]["worker"]["deploy"]["resources"]["limits"]["memory"] == "1g"
+    (pod,) = [item for item in read_documents("kubernetes/worker.yaml") if item["kind"] == "Deployment"]
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert MOST_MB * 1e6 < 0.7 * GIB
+
+
+def test_the_largest_picture_in_the_largest_file_can_be_decoded() -> None:
+    """At 8 bytes a pixel: as it is stored and as it is converted."""
+    settings = Settings()
+    assert 8 * settings.max_image_px + 2 * settings.max_image_bytes <= settings.max_decode_bytes
