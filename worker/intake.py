@@ -18,7 +18,8 @@ from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
 from worker.items import Claimed, Ticket
 
-# An ImageJob takes less than a kilobyte. What unpacks to more than this is none, and might fill the memory.
+# An ImageJob takes less than a kilobyte. What is longer than this, packed or not, is none, and might fill the memory.
+# worker/scripts/common.lua has the same number.
 MAX_CALL_BYTES = 100_000
 # Of what a stranger wrote, as much goes into the log and the failed job.
 MAX_QUOTED = 500
@@ -68,7 +69,7 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
 
 def _unpacked(data: bytes | None) -> bytes:
     if data is None:
-        raise BadJob("the job has no data.")
+        raise BadJob(f"the job has no data, or more than {MAX_CALL_BYTES:,} bytes of it: enqueue it with LineProducer.")
     unpacker = zlib.decompressobj()
     try:
         text = unpacker.decompress(data, MAX_CALL_BYTES)

@@ -1,4 +1,4 @@
-"""An image over `max_image_bytes` is refused by its length: its bytes stay on the server."""
+"""An image over `max_image_bytes`, or a call longer than any of ours, is refused by its length, and not fetched."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from rq.serializers import JSONSerializer
 
 import worker.tasks
 from shared import keys
+from shared.errors import BadJob
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
+from worker.intake import MAX_CALL_BYTES, admit
 
 IMAGE = picture(200)
 FORGED_BYTES = 50_000
@@ -52,6 +54,15 @@ def test_nothing_is_asked_for_where_nothing_is_wanted(limited: Settings, client:
         client.set(keys.image(job_id), bytes(FORGED_BYTES), ex=60)
     claimer = kit.claimer(limited)
     assert claimer.images(claimer.claim(10).jobs) == [None] * 3
+
+
+def test_a_job_with_longer_data_than_any_of_ours_is_claimed_without_it(settings: Settings, client: redis.Redis) -> None:
+    job_ids = kit.submit(settings, *[frame(IMAGE, frame_id=number) for number in range(3)])
+    client.hset(keys.rq_job(job_ids[1]), "data", bytes(MAX_CALL_BYTES + 1))
+    claim = kit.claimer(settings).claim(10)
+    assert [job.data is None for job in claim.jobs] == [False, True, False]
+    with pytest.raises(BadJob, match="more than 100,000 bytes"):
+        admit(claim.jobs[1], max_attempts=3)
 
 
 def test_it_is_rejected_and_its_mates_are_sorted(limited: Settings, client: redis.Redis) -> None:

@@ -226,12 +226,17 @@ local function requeue(queue, job_id, now_iso)
   return true
 end
 
+-- As in worker/intake.py. Longer data is no job of ours, and is not fetched: it could fill the worker's memory.
+local MAX_DATA_BYTES = 100000
+
 -- What a worker must know of a job, in the order of worker/claim.py, then its status; nil for a job that was deleted, and
 -- for a key that is no job's, which is reported.
 -- Not the image itself: bytes that go through Lua are copied three times more, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
-  local f = redis.pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
+  local data_bytes = redis.pcall('HSTRLEN', key, 'data')
+  local is_too_long = type(data_bytes) == 'number' and data_bytes > MAX_DATA_BYTES
+  local f = redis.pcall('HMGET', key, is_too_long and 'not-read' or 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
   if refuse_broken(key, f) or not f[13] then return nil end
