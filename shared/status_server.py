@@ -1,21 +1,20 @@
 """`/metrics` and probes over HTTP, on a thread of its own: for workers and cameras.
 
-asyncio accepts the connections and h11 parses the requests. In the images the port is open to the whole network, so
-each resource has a bound, and a bound that is reached closes the oldest connection instead of refusing the newest.
-That keeps probes answered while somebody holds thousands of connections open:
+uvicorn is the server. In the images the port is open to the whole network, so each resource has a bound, and a bound
+that is reached closes the oldest instead of refusing the newest. That keeps probes answered while somebody holds
+thousands of connections open:
 
-- A connection carries one request. It has REQUEST_S to send it, and ANSWER_S more to take the answer.
+- A connection carries one request, and is closed CONNECTION_S after it was opened.
 - At most MAX_CONNECTIONS are open, fewer where the process may open few files. The first to be closed are those that
   have not sent their request.
 - At most MAX_SCRAPES answers of `/metrics` are rendered or sent at a time: each may be megabytes.
 
-Probes and scrapes run on threads of their own, because both may wait for a server that does not answer.
+Probes and scrapes run on threads of their own, because both may wait for a Redis server that does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import gzip
 import logging
 import resource
@@ -27,33 +26,31 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs
 
-import h11
+import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shared.errors import BadSetting
+from shared.status_sockets import LISTEN_BACKLOG, listen
 
 log = logging.getLogger("sortline.status")
 
 # None when all is well, else what is wrong.
 Probe = Callable[[], str | None]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 METRICS_PATH = "/metrics"
-REQUEST_S = 5.0
-ANSWER_S = 10.0
+CONNECTION_S = 15.0
 MAX_CONNECTIONS = 256
 MAX_SCRAPES = 4
 MAX_HEADER_BYTES = 16_384
-# Connections that the kernel completes and keeps until they are accepted. When this queue is full, the kernel drops
-# the handshake of a probe, whose client tries again only after a second.
-LISTEN_BACKLOG = 1024
-# Accepted in one turn of the event loop: each holds a descriptor before it is counted and bounded.
+# Bodies go out in pieces of this size, so that the rest is held by the request, which can be ended.
+PIECE_BYTES = 65_536
+# Accepted in one turn of the event loop. Without descriptors, asyncio fails and sets a timer once for each of them.
 ACCEPT_BATCH = 64
 STOP_S = 5.0
 
-_TEXT = (("Content-Type", "text/plain; charset=utf-8"),)
-# Not on this machine: `localhost` may have an IPv6 address where the kernel has no IPv6.
-_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 class _Answer(NamedTuple):
@@ -61,7 +58,7 @@ class _Answer(NamedTuple):
 
     status: HTTPStatus
     body: bytes
-    headers: tuple[tuple[str, str], ...] = _TEXT
+    headers: tuple[tuple[bytes, bytes], ...] = _TEXT
 
 
 class StatusServer:
@@ -75,50 +72,25 @@ class StatusServer:
         Raises:
             BadSetting: the address can't be had.
         """
-        self._sockets = _listen(host, port)
+        self._sockets = listen(host, port)
         self.port = int(self._sockets[0].getsockname()[1])
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}{METRICS_PATH}"
-        self._registry = registry
-        self._probes = dict(probes or {})
-        self._running_probes: dict[str, asyncio.Future[str | None]] = {}
-        # One thread a probe, so that none waits behind another.
-        self._probe_threads = ThreadPoolExecutor(max(1, len(self._probes)), thread_name_prefix="probe")
-        self._scrape_thread = ThreadPoolExecutor(1, thread_name_prefix="scrape")
-        self._connections = _Connections(limit=_max_connections())
+        self._server = _Server(_config(_App(registry, probes or {})))
         self._told: set[str] = set()
-        self._loop = asyncio.new_event_loop()
-        self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="status", daemon=True)
 
     def start(self) -> None:
         """Answer requests until `stop`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port and all connections."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        """Close the port; what is being answered has a second to end."""
+        self._server.should_exit = True
         self._thread.join(STOP_S)
-        self._probe_threads.shutdown(wait=False, cancel_futures=True)
-        self._scrape_thread.shutdown(wait=False, cancel_futures=True)
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop.set_exception_handler(self._on_loop_error)
-        servers = []
-        for listener in self._sockets:
-            servers.append(
-                await self._loop.create_server(
-                    lambda: _Connection(self._connections, self._reply), sock=listener, backlog=ACCEPT_BATCH
-                )
-            )
-            listener.listen(LISTEN_BACKLOG)  # asyncio takes its `backlog` for this number too
-        await self._stopping.wait()
-        for server in servers:
-            server.close()
-        self._connections.abort_all()
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        await self._server.serve(self._sockets)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Said once: without descriptors asyncio reports each connection that it can't accept, then waits a second."""
@@ -128,160 +100,140 @@ class StatusServer:
             self._told.add(text)
             log.warning("status server: %s", text, exc_info=None if isinstance(error, OSError) else error)
 
-    # What is answered ───────────────────────────────────────────────────────────────────────────────────
 
-    async def _reply(self, connection: _Connection, request: h11.Request) -> _Answer:
-        path, _, query = request.target.decode().partition("?")
-        path = path.removesuffix("/")
+class _App:
+    """The ASGI application: what is answered."""
+
+    def __init__(self, registry: CollectorRegistry, probes: Mapping[str, Probe]) -> None:
+        self._registry = registry
+        self._probes = probes
+        self._running_probes: dict[str, asyncio.Future[str | None]] = {}
+        self._running_scrapes: list[asyncio.Task[Any]] = []  # oldest first
+        # One thread a probe, so that none waits behind another.
+        self._probe_threads = ThreadPoolExecutor(max(1, len(probes)), thread_name_prefix="probe")
+        self._scrape_thread = ThreadPoolExecutor(1, thread_name_prefix="scrape")
+
+    async def __call__(self, scope: dict[str, Any], _receive: object, send: Send) -> None:
+        try:
+            answer = await self._reply(scope)
+        except asyncio.CancelledError:
+            answer = _Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"newer scrapes came, or the process is stopping\n")
+        except Exception:
+            log.exception("%s can't be answered", scope["path"])
+            answer = _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n")
+        length = (b"content-length", str(len(answer.body)).encode())
+        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
+        for start in range(0, len(answer.body), PIECE_BYTES):
+            piece = answer.body[start : start + PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def _reply(self, scope: dict[str, Any]) -> _Answer:
+        path = scope["path"].removesuffix("/")
         if path != METRICS_PATH and path not in self._probes:
             paths = ", ".join([METRICS_PATH, *self._probes])
             return _Answer(HTTPStatus.NOT_FOUND, f"see {paths}\n".encode())
-        if request.method not in (b"GET", b"HEAD"):
-            return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", (*_TEXT, ("Allow", "GET, HEAD")))
-        if path != METRICS_PATH:
-            problem = await self._probe(path)
-            status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
-            return _Answer(status, f"{problem or 'ok'}\n".encode())
-        self._connections.scrape(connection)
-        return await self._loop.run_in_executor(self._scrape_thread, self._scrape, query, _headers(request))
+        if scope["method"] not in ("GET", "HEAD"):
+            return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", (*_TEXT, (b"allow", b"GET, HEAD")))
+        if path == METRICS_PATH:
+            self._make_room_for_a_scrape()
+            return await asyncio.get_running_loop().run_in_executor(self._scrape_thread, self._scrape, scope)
+        problem = await self._probe(path)
+        status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
+        return _Answer(status, f"{problem or 'ok'}\n".encode())
 
     async def _probe(self, path: str) -> str | None:
         """Requests that come while a probe runs share its answer, so that many cost as much as one."""
         running = self._running_probes.get(path)
-        if running is None:
-            running = self._loop.run_in_executor(self._probe_threads, self._probes[path])
+        if running is None or running.done():
+            running = asyncio.get_running_loop().run_in_executor(self._probe_threads, self._probes[path])
             self._running_probes[path] = running
-            running.add_done_callback(lambda _: self._running_probes.pop(path))
-        return await asyncio.shield(running)
+        return await running
 
-    def _scrape(self, query: str, headers: Mapping[str, str]) -> _Answer:
-        """As the client's own WSGI app answers, which has no public function for it."""
-        names = parse_qs(query).get("name[]")
+    def _make_room_for_a_scrape(self) -> None:
+        """Counts the request that runs this; at the limit the oldest is ended for it."""
+        self._running_scrapes = [scrape for scrape in self._running_scrapes if not scrape.done()]
+        if len(self._running_scrapes) >= MAX_SCRAPES:
+            self._running_scrapes.pop(0).cancel()
+        self._running_scrapes.append(cast("asyncio.Task[Any]", asyncio.current_task()))
+
+    def _scrape(self, scope: dict[str, Any]) -> _Answer:
+        """As the client's own ASGI app answers, which renders in the event loop."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        names = parse_qs(scope["query_string"].decode()).get("name[]")
         registry = cast(CollectorRegistry, self._registry.restricted_registry(names)) if names else self._registry
         try:
-            encoder, content_type = choose_encoder(headers.get("accept", ""))
+            encoder, content_type = choose_encoder(headers.get(b"accept", ""))
         except (TypeError, ValueError):  # it raises on a version that is not a number
             encoder, content_type = choose_encoder("")
         body = encoder(registry)
-        if not _takes_gzip(headers.get("accept-encoding", "")):
-            return _Answer(HTTPStatus.OK, body, (("Content-Type", content_type),))
+        answer_headers = ((b"content-type", content_type.encode()),)
+        if not _takes_gzip(headers.get(b"accept-encoding", "")):
+            return _Answer(HTTPStatus.OK, body, answer_headers)
         packed = gzip.compress(body, compresslevel=1)
-        return _Answer(HTTPStatus.OK, packed, (("Content-Type", content_type), ("Content-Encoding", "gzip")))
+        return _Answer(HTTPStatus.OK, packed, (*answer_headers, (b"content-encoding", b"gzip")))
 
 
-class _Connections:
-    """The open connections, oldest first. Used by the event loop alone."""
+class _Server(uvicorn.Server):
+    """Keeps the queue of the kernel long: asyncio takes one number for it and for how many it accepts in a turn."""
 
-    def __init__(self, *, limit: int) -> None:
-        self._limit = limit
-        # Dicts for their order: a set has none.
-        self._silent: dict[_Connection, None] = {}  # no complete request yet
-        self._answering: dict[_Connection, None] = {}
-        self._scraping: dict[_Connection, None] = {}
-        self._is_told = False
-
-    def add(self, connection: _Connection) -> None:
-        """A new one; at the limit the oldest is closed for it."""
-        if len(self._silent) + len(self._answering) >= self._limit:
-            if not self._is_told:
-                self._is_told = True
-                log.warning(
-                    "the metrics port has %d open connections, its limit: each new one closes the oldest", self._limit
-                )
-            next(iter(self._silent or self._answering)).abort()
-        self._silent[connection] = None
-
-    def answer(self, connection: _Connection) -> None:
-        """It has sent its request."""
-        self._silent.pop(connection, None)
-        self._answering[connection] = None
-
-    def scrape(self, connection: _Connection) -> None:
-        """It is to be sent the metrics; at the limit the oldest such connection is closed for it."""
-        if len(self._scraping) >= MAX_SCRAPES:
-            next(iter(self._scraping)).abort()
-        self._scraping[connection] = None
-
-    def remove(self, connection: _Connection) -> None:
-        """It is closed; again does no harm."""
-        for connections in (self._silent, self._answering, self._scraping):
-            connections.pop(connection, None)
-
-    def abort_all(self) -> None:
-        """Close every one."""
-        for connection in [*self._silent, *self._answering]:
-            connection.abort()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(LISTEN_BACKLOG)
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: one request, one answer, closed."""
+class _Connection(H11Protocol):
+    """Adds the two bounds that uvicorn lacks: on a connection's time, and on their number without refusing new ones."""
 
-    def __init__(
-        self, connections: _Connections, reply: Callable[[_Connection, h11.Request], Awaitable[_Answer]]
-    ) -> None:
-        self._connections = connections
-        self._reply = reply
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
-        self._task: asyncio.Task[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(REQUEST_S, self.abort)
-        self._connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._task is not None or self._transport.is_closing():
-            return  # a body, or a second request: neither is read
-        self._http.receive_data(data)
-        try:
-            event = self._http.next_event()
-        except h11.RemoteProtocolError as error:
-            self._send(_Answer(HTTPStatus(error.error_status_hint), f"{error}\n".encode()))
-            return
-        if isinstance(event, h11.Request):
-            self._timer.cancel()
-            self._timer = self._loop.call_later(ANSWER_S, self.abort)
-            self._connections.answer(self)
-            self._task = self._loop.create_task(self._answer(event))
-
-    def eof_received(self) -> bool:
-        """A client may close its side once it has asked; the transport then stays open for the answer."""
-        return self._task is not None
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        if len(self.connections) >= _max_connections():
+            self._close_oldest()
+        super().connection_made(transport)
+        self._opened_at_s = self.loop.time()
+        self._time_limit = self.loop.call_later(CONNECTION_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-        self._connections.remove(self)
-        if self._task is not None:
-            self._task.cancel()
+        self._time_limit.cancel()
+        super().connection_lost(exc)
 
-    def abort(self) -> None:
-        """Close it now, whatever is unsent."""
-        self._connections.remove(self)
-        self._transport.abort()
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client may close its side once it has asked; for True asyncio keeps the connection open for the answer."""
+        return self.cycle is not None
 
-    async def _answer(self, request: h11.Request) -> None:
-        try:
-            answer = await self._reply(self, request)
-        except Exception:
-            log.exception("%s can't be answered", request.target.decode())
-            answer = _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n")
-        self._send(answer, is_head=request.method == b"HEAD")
-
-    def _send(self, answer: _Answer, *, is_head: bool = False) -> None:
-        headers = [*answer.headers, ("Content-Length", str(len(answer.body))), ("Connection", "close")]
-        events: list[h11.Event] = [
-            h11.Response(status_code=answer.status, reason=answer.status.phrase.encode(), headers=headers)
-        ]
-        if not is_head:
-            events.append(h11.Data(data=answer.body))
-        events.append(h11.EndOfMessage())
-        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
-        self._transport.close()
+    def _close_oldest(self) -> None:
+        """Of those that have not sent their request, if there are any."""
+        connections = cast("set[_Connection]", self.connections)
+        oldest = min(connections, key=lambda connection: (connection.cycle is not None, connection._opened_at_s))
+        oldest.transport.abort()
+        connections.discard(oldest)  # at once: uvicorn is told that it is lost only after others are accepted
+        if not self.app_state.get("is_full_told"):  # one dict for all connections
+            self.app_state["is_full_told"] = True
+            log.warning(
+                "the metrics port has %d open connections, its limit: each new one closes the oldest",
+                _max_connections(),
+            )
 
 
-def _headers(request: h11.Request) -> dict[str, str]:
-    return {name.decode(): value.decode("latin-1") for name, value in request.headers}
+def _config(app: _App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_Connection,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        proxy_headers=False,
+        workers=1,  # else WEB_CONCURRENCY is read
+        log_config=None,
+        log_level="critical",  # less severe are lines for each request that is none
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        headers=[("connection", "close")],
+        backlog=ACCEPT_BATCH,
+        timeout_graceful_shutdown=1,
+    )
 
 
 def _takes_gzip(accept_encoding: str) -> bool:
@@ -292,58 +244,3 @@ def _max_connections() -> int:
     """A quarter of the files that the process may open, at most: Redis, images and models need theirs."""
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft_limit == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(1, soft_limit // 4))
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """Listens at all addresses of a host, on one port.
-
-    Raises:
-        BadSetting: the address can't be had.
-    """
-    listeners: list[socket.socket] = []
-    absent: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                listeners.append(_bind(family, address, port))
-                port = listeners[0].getsockname()[1]  # for 0, the other addresses get the same free port
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
-                absent = error
-        if absent is not None and not listeners:
-            raise absent
-    except (OSError, UnicodeError) as error:
-        for listener in listeners:
-            listener.close()
-        raise BadSetting(_describe(error, host=host, port=port)) from error
-    return listeners
-
-
-def _bind(family: int, address: tuple[Any, ...], port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # `::` takes IPv4 too.
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
-        listener.bind((address[0], port, *address[2:]))
-        listener.listen(LISTEN_BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _describe(error: OSError | UnicodeError, *, host: str, port: int) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "not a host name"
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.EADDRINUSE:
-        mend = "Another worker or camera on this machine? Give each its own --metrics-port, or 0 for a free one."
-    elif code == errno.EACCES:
-        mend = "Choose a --metrics-port above 1023."
-    else:
-        mend = "Set metrics_host to an address of this machine: 127.0.0.1, or 0.0.0.0 or :: for all of its addresses."
-    return f"metrics_host {host!r}, metrics_port {port}: {reason}. {mend}"

@@ -30,10 +30,12 @@ FULL_REQUEST = b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n"
 class Problems:
     """What the probes answer with; the one for readiness waits for `goes_on`."""
 
-    health: str | None = None
-    readiness: str | None = "the model is being loaded"
-
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.health: str | None = None
+        self.readiness: str | None = "the model is being loaded"
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.asked = 0
@@ -45,12 +47,16 @@ class Problems:
 
 
 class SlowCollector(Collector):
-    """A collector that waits, as one does that asks a server which is away."""
+    """A collector that waits, as one does that asks a server which is away; its one metric has a text of any size."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.entered = threading.Semaphore(0)
+        self.text = ""
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -58,24 +64,30 @@ class SlowCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         self.entered.release()
         self.goes_on.wait(PATIENCE_S)
-        return []
+        return [Metric("slow", self.text, "gauge")]
 
 
-@pytest.fixture
-def problems() -> Iterator[Problems]:
-    problems = Problems()
-    yield problems
+@pytest.fixture(scope="module")
+def problems() -> Problems:
+    return Problems()
+
+
+@pytest.fixture(scope="module")
+def collector() -> SlowCollector:
+    return SlowCollector()
+
+
+@pytest.fixture(autouse=True)
+def all_is_well(problems: Problems, collector: SlowCollector) -> Iterator[None]:
+    """Most tests share a server, because each takes a quarter of a second to stop."""
+    problems.reset()
+    collector.reset()
+    yield
     problems.goes_on.set()
-
-
-@pytest.fixture
-def collector() -> Iterator[SlowCollector]:
-    collector = SlowCollector()
-    yield collector
     collector.goes_on.set()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(problems: Problems, collector: SlowCollector) -> Iterator[Callable[[str], StatusServer]]:
     with ExitStack() as stack:
 
@@ -93,7 +105,7 @@ def start(problems: Problems, collector: SlowCollector) -> Iterator[Callable[[st
         yield start
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port(start: Callable[[str], StatusServer]) -> int:
     return start("127.0.0.1").port
 
@@ -106,7 +118,7 @@ def ask(
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        return answer.status, {name.title(): value for name, value in answer.getheaders()}, answer.read()
     finally:
         connection.close()
 
@@ -228,7 +240,7 @@ def test_a_probe_that_raises_is_an_answer_and_is_logged(
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\nabc",
-        b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzzz",
+        b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000,
         b"a" * 1_000_000,
     ],
@@ -266,8 +278,23 @@ def test_probes_are_answered_beside_2000_held_connections(port: int, problems: P
         assert sum(is_open(connection) for connection in connections) <= status_server.MAX_CONNECTIONS
 
 
+def test_the_oldest_connection_without_a_request_is_closed_first(
+    port: int, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_server, "MAX_CONNECTIONS", 3)
+    problems.goes_on.clear()
+    with connect(port) as waiting, connect(port) as oldest, connect(port) as newer:
+        waiting.sendall(FULL_REQUEST % b"/readyz")
+        kit.wait_until(lambda: problems.asked == 1, "the first connection has sent its request")
+        with connect(port):
+            assert read_to_end(oldest) == b""
+            assert is_open(newer)
+            problems.goes_on.set()
+            assert read_to_end(waiting).endswith(b"the model is being loaded\n")
+
+
 def test_what_sends_no_whole_request_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "REQUEST_S", 0.1)
+    monkeypatch.setattr(status_server, "CONNECTION_S", 0.1)
     with connect(port) as silent, connect(port) as slow:
         slow.sendall(b"GET /met")
         assert read_to_end(silent) == read_to_end(slow) == b""
@@ -276,11 +303,14 @@ def test_what_sends_no_whole_request_is_closed(port: int, monkeypatch: pytest.Mo
 def test_what_does_not_take_its_answer_is_closed(
     port: int, collector: SlowCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_server, "ANSWER_S", 0.1)
+    monkeypatch.setattr(status_server, "CONNECTION_S", 0.1)
     collector.goes_on.clear()
     with connect(port) as connection:
         connection.sendall(FULL_REQUEST % b"/metrics")
         assert read_to_end(connection) == b""
+    monkeypatch.undo()
+    collector.goes_on.set()
+    assert ask(port, "/metrics")[0] == 200, "which waits until the scrape before it is rendered"
 
 
 def test_scrapes_that_wait_hold_up_no_probe(port: int, collector: SlowCollector, problems: Problems) -> None:
@@ -306,10 +336,22 @@ def test_scrapes_are_bounded_and_the_oldest_gives_way(port: int, collector: Slow
         assert collector.entered.acquire(timeout=PATIENCE_S)
         for scraper in others:
             scraper.sendall(FULL_REQUEST % b"/metrics")
-        assert read_to_end(oldest) == b""
+        assert read_to_end(oldest).startswith(b"HTTP/1.1 503 ")
         collector.goes_on.set()
         for scraper in others:
             assert b"apples_total 3.0" in read_to_end(scraper)
+
+
+def test_answers_that_nobody_takes_are_bounded_too(port: int, collector: SlowCollector) -> None:
+    """Else each waits in memory, whole, until its connection is closed."""
+    collector.text = "x" * 32_000_000  # more than the kernel keeps for both ends
+    with ExitStack() as stack:
+        oldest, *others = [stack.enter_context(connect(port)) for _ in range(MAX_SCRAPES + 1)]
+        for scraper in (oldest, *others):
+            scraper.sendall(FULL_REQUEST % b"/metrics")
+            assert scraper.recv(12) == b"HTTP/1.1 200"
+        assert len(read_to_end(oldest)) < len(collector.text)
+        assert len(read_to_end(others[0])) > len(collector.text)
 
 
 def test_requests_that_come_while_a_probe_runs_share_its_answer(port: int, problems: Problems) -> None:
