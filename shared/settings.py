@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     )
     result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
+    stuck_after_s: float = Field(
+        60.0,
+        ge=1,
+        description="seconds that a worker may take for one image or one batch, until it gives up its jobs as stuck",
+    )
     max_attempts: int = Field(3, ge=1, description="times a job is tried before it fails")
     result_ttl_s: int = Field(
         3600, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"

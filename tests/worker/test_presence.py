@@ -88,7 +88,8 @@ def test_upkeep_forgets_the_old_and_leaves_the_started(
     client.zadd("rq:failed:live", {"old": time.time() - 1, "new": time.time() + 1000})
     client.sadd("rq:workers", keys.rq_worker("long-dead"))
     client.sadd("rq:workers:live", keys.rq_worker("long-dead"))
-    presence.maintain()
+    for _, clean in presence.upkeep():
+        clean()
     assert client.zrange("rq:finished:live", 0, -1) == client.zrange("rq:failed:live", 0, -1) == [b"new"]
     assert client.zcard(keys.rq_wip("live")) == 1
     assert client.hget(keys.rq_job(job_id), "status") == b"started"
@@ -104,6 +105,7 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
     def command() -> None:
         try:
             assert gate.entered.wait(kit.PATIENCE_S)
+            kit.wait_until(lambda: client.pubsub_numsub("rq:pubsub:w1")[0][1], "the worker listens")
             send_stop_job_command(client, job_id, serializer=JSONSerializer)
             send_shutdown_command(client, "w1")
         except BaseException as error:
