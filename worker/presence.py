@@ -21,7 +21,9 @@ from functools import partial
 from itertools import islice
 
 import redis
+from redis.backoff import NoBackoff
 from redis.client import PubSub
+from redis.retry import Retry
 from rq import worker_registration
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
@@ -186,6 +188,8 @@ class PresenceThread:
         metrics: Metrics,
     ) -> None:
         self._client = connect(redis_url)
+        # Once more at once, as the server may have been restarted; the client's own retries take up to a minute.
+        self._client.set_retry(Retry(NoBackoff(), 1))
         self._presence = Presence(self._client, name=name, queues=queues)
         self._state = state
         self._metrics = metrics
@@ -236,7 +240,7 @@ class PresenceThread:
 
     def _next_command(self, timeout_s: float) -> None:
         if self._pubsub is None:
-            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             self._pubsub.subscribe(self._presence.pubsub_channel_name)
         message = self._pubsub.get_message(timeout=min(timeout_s, LISTEN_S))
         if message is not None:

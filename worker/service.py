@@ -19,9 +19,10 @@ from rq.worker import WorkerStatus
 
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
-from shared.connection import check, connect
+from shared.connection import connect, server_errors
 from shared.errors import ServerAway
 from shared.settings import Settings
+from shared.wire import Wire
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
@@ -106,7 +107,8 @@ class WorkerService:
         """Find out at the start what waiting does not mend. A server that is away is the pipeline's to wait for."""
         url = self._settings.redis_url
         try:
-            check(connect(url), url)
+            with server_errors(url):
+                Wire(connect(url)).call("PING")  # once: the client's own calls would be retried for a minute
         except (ServerAway, redis.exceptions.RedisError) as error:
             self._metrics.server_errors.labels("start").inc()
             log.error("%s", error)
