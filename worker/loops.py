@@ -89,10 +89,10 @@ class Loops:
         """None while the server answers every step, else which step it fails or keeps waiting."""
         with self._turning:
             for step, error in self._errors.items():
-                return f"Redis does not answer in {step}: {error}"
+                return f"calls to Redis fail in {step}: {error}"
         for step, since in self._asking_since.copy().items():
             if self._clock() - since > ANSWER_EXPECTED_S:
-                return f"Redis does not answer in {step}: nothing for {self._clock() - since:.0f} s"
+                return f"Redis has not answered {step} for {self._clock() - since:.0f} s"
         return None
 
     def server_away(self, step: str, error: Exception) -> None:

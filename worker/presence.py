@@ -21,9 +21,7 @@ from functools import partial
 from itertools import islice
 
 import redis
-from redis.backoff import NoBackoff
 from redis.client import PubSub
-from redis.retry import Retry
 from rq import worker_registration
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
@@ -188,8 +186,6 @@ class PresenceThread:
         metrics: Metrics,
     ) -> None:
         self._client = connect(redis_url)
-        # Once more at once, as the server may have been restarted; the client's own retries take up to a minute.
-        self._client.set_retry(Retry(NoBackoff(), 1))
         self._presence = Presence(self._client, name=name, queues=queues)
         self._state = state
         self._metrics = metrics
@@ -259,7 +255,7 @@ class PresenceThread:
             self._metrics.server_errors.labels("presence").inc()
             text = f"{type(error).__name__}: {error}"
             if self._said.get(what) != text:
-                log.warning("%s failed (%s); the worker works on all the same", what, text)
+                log.warning("%s failed (%s); it is for show, and no job waits for it", what, text)
             self._said[what] = text
             return False
         if self._said.pop(what, None) is not None:

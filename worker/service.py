@@ -19,10 +19,9 @@ from rq.worker import WorkerStatus
 
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
-from shared.connection import connect, server_errors
+from shared.connection import check, connect
 from shared.errors import ServerAway
 from shared.settings import Settings
-from shared.wire import Wire
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
@@ -92,23 +91,22 @@ class WorkerService:
         status = self._status_server()
         status.start()
         try:
-            answer = aside("check", self._check_server)
+            url = self._settings.redis_url
+            answer = aside("check", lambda: check(connect(url), url))
             model = self._wait_for(aside("load", self._timed_load))
             if model is None:
                 log.info("told to stop before the model was loaded: nothing was claimed")
                 _end_at_once(0)
-            self._wait_for(answer, timeout_s=CHECK_S)
+            self._await_server(answer)
             self._pipeline = self._build(model)
             return self._guarded(self._pipeline)
         finally:
             status.stop()
 
-    def _check_server(self) -> None:
+    def _await_server(self, answer: Future[None]) -> None:
         """Find out at the start what waiting does not mend. A server that is away is the pipeline's to wait for."""
-        url = self._settings.redis_url
         try:
-            with server_errors(url):
-                Wire(connect(url)).call("PING")  # once: the client's own calls would be retried for a minute
+            self._wait_for(answer, timeout_s=CHECK_S)
         except (ServerAway, redis.exceptions.RedisError) as error:
             self._metrics.server_errors.labels("start").inc()
             log.error("%s", error)

@@ -132,7 +132,7 @@ def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> N
     service = WorkerService(away)
     service._pipeline = service._build(kit.model())
     service._pipeline.start()
-    kit.wait_until(lambda: "does not answer in claim" in (service._ready_problem() or ""), "it says what fails")
+    kit.wait_until(lambda: "calls to Redis fail in claim" in (service._ready_problem() or ""), "it says what fails")
     assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
     service._pipeline.drain()
     kit.finish(service._pipeline)
@@ -179,7 +179,7 @@ def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
     assert loops.server_problem() is None
     now[0] += 1_000
     assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
-    assert loops.server_problem() == "Redis does not answer in claim: nothing for 1000 s"
+    assert loops.server_problem() == "Redis has not answered claim for 1000 s"
     stop.set()
     assert loops.join(kit.PATIENCE_S)
     assert loops.server_problem() is None
@@ -191,7 +191,7 @@ def test_the_server_is_back_when_no_step_fails_any_more(caplog: pytest.LogCaptur
     loops.server_away("finish", redis.exceptions.ReadOnlyError("a replica"))
     with caplog.at_level("INFO"), loops.asking("claim"):
         pass
-    assert loops.server_problem() == "Redis does not answer in finish: a replica"
+    assert loops.server_problem() == "calls to Redis fail in finish: a replica"
     assert "answers again" not in caplog.text
     with caplog.at_level("INFO"), loops.asking("finish"):
         pass
