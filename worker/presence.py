@@ -219,6 +219,7 @@ class PresenceThread:
             self._listen(BEAT_INTERVAL_S)
         self._attempt("the end of the registration with RQ", self._presence.leave)
         self._stop_listening()
+        self._client.close()
 
     def _beat(self) -> None:
         if self._presence.birth_date is None:

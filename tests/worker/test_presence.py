@@ -222,6 +222,25 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
     assert not any(record.exc_info for record in caplog.records), "a traceback says nothing that an operator can use"
 
 
+@pytest.mark.usefixtures("quick")
+def test_whatever_rq_raises_it_goes_on(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ValueError, UnicodeDecodeError: not the errors of the client alone."""
+    raised: list[str] = []
+
+    def broken(presence: Presence, **fields: object) -> None:
+        raised.append(presence.name)
+        raise ValueError("There exists an active worker named 'w1' already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Presence, "arrive", broken)
+        with running(settings):
+            kit.wait_until(lambda: len(raised) > 2, "it tries again")
+            patch.undo()
+            kit.wait_until(lambda: is_registered(client), "it is registered")
+
+
 @pytest.mark.usefixtures("own_signals")
 def test_odd_messages_do_not_deafen_it(settings: Settings, client: redis.Redis) -> None:
     """RQ's thread for commands ends with a traceback on the first; `shutdown` is heard after all of them."""
