@@ -88,3 +88,8 @@ def rq_results(job_id: str) -> str:
 def rq_worker(name: str) -> str:
     """Hash of one registered worker. Its field LAST_FINISH is ours."""
     return f"rq:worker:{name}"
+
+
+def rq_queue_workers(queue: str) -> str:
+    """Set of the keys of the registered workers of one queue."""
+    return f"rq:workers:{queue}"

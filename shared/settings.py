@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     )
     result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
     lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
+    stuck_after_s: float = Field(
+        60.0,
+        ge=1,
+        description="seconds that a worker may take for one image or one batch, until it gives up its jobs as stuck",
+    )
     max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
     clock_tolerance_s: float = Field(
         5.0, ge=0, le=3600, description="seconds that a capture may be in the future; a job that is more so is refused"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shared.server_answers import explain
 from worker.metrics import Metrics
 
 log = logging.getLogger("sortline.loops")
 
-# A loop that has not come round for this long is stuck; every wait in them is far shorter.
-STUCK_AFTER_S = 30.0
 AWAY_WAIT_S = 0.5
 AWAY_LOG_INTERVAL_S = 10.0
+# A server that takes longer than this for one answer hangs, as far as readiness is concerned. The socket's own
+# time-out is longer, as it costs the connection.
+ANSWER_EXPECTED_S = 5.0
 
 
 class Loops:
@@ -25,7 +28,10 @@ class Loops:
         self._metrics = metrics
         self._clock = clock
         self._threads: list[threading.Thread] = []
-        self._beats: dict[str, float] = {}
+        self._beats: dict[str, float] = {}  # infinite while a loop waits for work or for the server
+        self._asking_since: dict[str, float] = {}
+        self._turning = threading.Lock()  # guards what is below
+        self._errors: dict[str, Exception] = {}  # of steps whose last call failed
         self._away_since: float | None = None
         self._away_logged: dict[str, tuple[str, float]] = {}  # what was logged last, and when, by step
         self.failed = threading.Event()
@@ -48,36 +54,77 @@ class Loops:
         """The loop `name` comes round."""
         self._beats[name] = self._clock()
 
-    def problem(self) -> str | None:
-        """None while every loop comes round, else which one doesn't."""
+    def rest(self, name: str) -> None:
+        """The loop `name` waits for work: until its next beat it is not stuck, however long that takes."""
+        self._beats[name] = math.inf
+
+    @contextlib.contextmanager
+    def asking(self, step: str) -> Iterator[None]:
+        """The block asks the server on the loop `step`, which is not stuck, however long the answer takes."""
+        self._asking_since[step] = self._clock()
+        self.rest(step)
+        try:
+            yield
+        finally:
+            del self._asking_since[step]
+            self.beat(step)
+        if step in self._errors:
+            self._server_back(step)
+
+    def silent(self, *, longer_than_s: float) -> dict[str, float]:
+        """Living loops that have not come round for so long, though they wait for nothing; for how many seconds."""
+        silent_s = {
+            thread.name: self._clock() - self._beats[thread.name] for thread in self._threads if thread.is_alive()
+        }
+        return {name: seconds for name, seconds in silent_s.items() if seconds > longer_than_s}
+
+    def problem(self, *, stuck_after_s: float) -> str | None:
+        """None while every loop lives and comes round, else which one doesn't."""
         if self.failed.is_set():
             return "a thread of the worker died; see its log"
-        for thread in self._threads:
-            silent_s = self._clock() - self._beats[thread.name]
-            if thread.is_alive() and silent_s > STUCK_AFTER_S:
-                return f"the {thread.name} loop has not come round for {silent_s:.0f} s"
+        for name, seconds in self.silent(longer_than_s=stuck_after_s).items():
+            return f"the {name} loop has not come round for {seconds:.0f} s"
+        return None
+
+    def server_problem(self) -> str | None:
+        """None while the server answers every step, else which step it fails or keeps waiting."""
+        with self._turning:
+            for step, error in self._errors.items():
+                return f"{step}: {explain(error)}"
+        for step, since in self._asking_since.copy().items():
+            if self._clock() - since > ANSWER_EXPECTED_S:
+                return f"Redis has not answered {step} for {self._clock() - since:.0f} s"
         return None
 
     def server_away(self, step: str, error: Exception) -> None:
         """Count, say so now and then, and wait a little before the caller tries again."""
         self._metrics.server_errors.labels(step).inc()
         now = self._clock()
-        if self._away_since is None:
-            self._away_since = now
         reason = explain(error)
-        logged, logged_at = self._away_logged.get(step, ("", float("-inf")))
-        if reason != logged or now - logged_at > AWAY_LOG_INTERVAL_S:
-            self._away_logged[step] = (reason, now)
+        with self._turning:
+            self._errors[step] = error
+            if self._away_since is None:
+                self._away_since = now
+            logged, logged_at = self._away_logged.get(step, ("", float("-inf")))
+            is_due = reason != logged or now - logged_at > AWAY_LOG_INTERVAL_S
+            if is_due:
+                self._away_logged[step] = (reason, now)
+        if is_due:
             log.error("%s: %s Trying again until it works.", step, reason)
-        self.beat(step)
+        self.rest(step)
         time.sleep(AWAY_WAIT_S)
+        self.beat(step)
 
-    def server_back(self) -> None:
-        """A call went well: say so if it hadn't before."""
-        if self._away_since is not None:
-            log.info("Redis answers again after %.1f s", self._clock() - self._away_since)
+    def _server_back(self, step: str) -> None:
+        """A call of `step` went well after one that hadn't; say so when no other step still fails."""
+        with self._turning:
+            self._errors.pop(step, None)
+            if self._errors or self._away_since is None:
+                return
+            away_s = self._clock() - self._away_since
             self._away_since = None
             self._away_logged.clear()
+        log.info("Redis answers again after %.1f s", away_s)
 
     def guard(self, name: str, work: Callable[[], None]) -> None:
         """Do `work` on the calling thread; when it raises, the worker ends."""

@@ -3,7 +3,7 @@
     claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread(s) ──▶ finish thread
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
-    lease thread: keeps alive what is held, takes back what dead workers held
+    lease thread: keeps alive what is held, takes back what dead workers held, parts with what hangs (`watchdog`)
     beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds
     lost jobs and measures the clock (`upkeep`)
 
@@ -33,7 +33,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import redis
@@ -57,6 +56,7 @@ from worker.loops import Loops
 from worker.metrics import EngineClock, Metrics
 from worker.outlook import Outlook
 from worker.serving import Slot
+from worker.watchdog import Watchdog
 
 log = logging.getLogger("sortline.pipeline")
 
@@ -93,10 +93,15 @@ class Pipeline:
         decode_threads: int,
         max_attempts: int,
         lease_s: int,
+        stuck_after_s: float,
         burst: bool = False,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`burst` ends the pipeline once the queues are empty and all jobs are finished."""
+        """`burst` ends the pipeline once the queues are empty and all jobs are finished.
+
+        `stuck_after_s`, by the clock `monotonic`, is the longest that a thread may be at one image or one batch.
+        """
         self._parts = parts
         self._max_batch = max_batch
         self._capacity = BATCHES_HELD * max_batch
@@ -110,16 +115,24 @@ class Pipeline:
         self._engine_clock = EngineClock(parts.metrics.engine_seconds)
         self._encoded = Budget(MAX_ENCODED_BYTES)
         self._decode_threads = decode_threads
-        self._decode_pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        # Not a ThreadPoolExecutor: the interpreter waits for its threads at exit, and one may hang in native code.
+        self._hands: queue.SimpleQueue[deque[tuple[Claimed, bytes | None]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
         self._stop_claiming = threading.Event()
         self._claims_ended = threading.Event()
+        self._suspended: bool | None = None  # None until the first claim is answered
         self.ended = threading.Event()
-        self.loops = Loops(parts.metrics)
+        self.loops = Loops(parts.metrics, clock=monotonic)
+        self.watchdog = Watchdog(
+            self.loops, inflight=parts.inflight, keeper=parts.keeper, stuck_after_s=stuck_after_s, clock=monotonic
+        )
 
     def start(self) -> None:
         """Start the threads and return."""
         self.loops.start("claim", self._claim_loop)
+        for number in range(self._decode_threads):
+            name = f"decode-{number}"
+            self.loops.start(name, functools.partial(self._decode_loop, name))
         # As many as the engine wants: on a GPU one's pixels travel while the other's batch is computed, on a CPU one's
         # results are made meanwhile. A model that is swapped in wants as many, as it runs on the same kind of engine.
         for number in range(self._parts.slot.now.acting.engine.callers):
@@ -147,6 +160,22 @@ class Pipeline:
         """True while no job is held."""
         return len(self._parts.inflight) == 0
 
+    @property
+    def suspended(self) -> bool:
+        """True while an operator holds the workers with `rq suspend`."""
+        return bool(self._suspended)
+
+    def ready_problem(self) -> str | None:
+        """None while jobs are claimed and their results can be written, else why not."""
+        problem = self.watchdog.ready_problem() or self.loops.server_problem()
+        if problem is not None:
+            return problem
+        if self._stop_claiming.is_set():
+            return "the worker is draining: it claims nothing more"
+        if self._suspended is None:
+            return "Redis has not answered the first claim yet"
+        return "workers are suspended: rq resume" if self._suspended else None
+
     # claim ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _claim_loop(self) -> None:
@@ -163,11 +192,14 @@ class Pipeline:
                 self.loops.server_away("claim", error)
         self._claims_ended.set()
         self._batcher.drain()
+        for _ in range(self._decode_threads):
+            self._hands.put(None)
 
     def _claim_once(self, limit: int, *, max_bytes: int) -> None:
         idle = self.idle  # asked before the claim: what is put back after it must not be overlooked
-        claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
-        self.loops.server_back()
+        with self.loops.asking("claim"):
+            claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
+        self._suspended = claim.suspended
         self._parts.inflight.add([job.lease for job in claim.jobs])
         images = self._images(claim.jobs)
         self._encoded.take(sum(map(_size_bytes, images)))
@@ -177,8 +209,7 @@ class Pipeline:
             self._batcher.expect(len(jobs))
             self._engine_clock.look(is_idle=False)
         for hand in range(min(self._decode_threads, len(jobs))):
-            work = functools.partial(self._decode_hand, deque(jobs[hand :: self._decode_threads]))
-            self._decode_pool.submit(self.loops.guard, "decode", work)
+            self._hands.put(deque(jobs[hand :: self._decode_threads]))
         if claim.jobs:
             return
         if self._burst and idle:
@@ -186,21 +217,32 @@ class Pipeline:
         elif claim.suspended or self._burst:
             self._stop_claiming.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
-            self._parts.claimer.wait(IDLE_WAIT_S)
+            with self.loops.asking("claim"):
+                self._parts.claimer.wait(IDLE_WAIT_S)
 
     def _images(self, jobs: Sequence[Claimed]) -> list[bytes | None]:
         """However long it takes: they are held by now, and nobody else would answer them."""
         while True:
             try:
-                return self._parts.claimer.images(jobs)
+                with self.loops.asking("claim"):
+                    return self._parts.claimer.images(jobs)
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("claim", error)
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decode_hand(self, hand: deque[tuple[Claimed, bytes | None]]) -> None:
+    def _decode_loop(self, name: str) -> None:
+        while True:
+            self.loops.rest(name)
+            hand = self._hands.get()
+            if hand is None:
+                return
+            self._decode_hand(hand, name)
+
+    def _decode_hand(self, hand: deque[tuple[Claimed, bytes | None]], name: str) -> None:
         while hand:
             claimed, image = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
+            self.watchdog.at(name, (claimed.lease,))
             try:
                 ticket = self._admit(claimed)
                 item = None if ticket is None else self._decoded(ticket, image)
@@ -276,6 +318,7 @@ class Pipeline:
             compares_now = compares and self._comparer.ready and not self._batcher.is_busy
             batch = self._next_batch(0.0 if compares_now else IDLE_WAIT_S)
             if batch is not None:
+                self.watchdog.at(name, [item.ticket.claimed.lease for item in batch.items])
                 self._run(batch)
                 self._batcher.ended(batch)  # also when nothing of it went to the model
             if compares:
@@ -386,7 +429,8 @@ class Pipeline:
         started = time.perf_counter()
         while True:
             try:
-                held = self._parts.finisher.finish(batch)
+                with self.loops.asking("finish"):
+                    held = self._parts.finisher.finish(batch)
                 break
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("finish", error)
@@ -405,7 +449,8 @@ class Pipeline:
         while not self.ended.is_set():
             self.loops.beat("leases")
             try:
-                self._keep_leases()
+                with self.loops.asking("leases"):
+                    self._keep_leases()
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("leases", error)
             self.ended.wait(self._keep_interval_s)
@@ -414,6 +459,9 @@ class Pipeline:
             self._parts.keeper.release()
 
     def _keep_leases(self) -> None:
+        if self.watchdog.look():
+            self.drain()
+            self.watchdog.give_back()
         for lease in self._parts.keeper.renew():
             log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
             self._parts.metrics.leases_lost.inc()

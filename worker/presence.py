@@ -1,27 +1,49 @@
 """Presence: this worker as RQ's own tools see it (`rq info`, rq-dashboard, shutdown commands).
 
-RQ's BaseWorker keeps the registration; the work itself is the pipeline's. Its loop, its maintenance and
-its signal handlers are not used.
+It is for show, and runs on a thread and a connection of its own: nothing that goes wrong here keeps the worker from its
+jobs. RQ's BaseWorker knows the names and the forms; its loop, its maintenance, its thread for commands and its signal
+handlers are not used. They end on what we must survive: one member of a set that is not UTF-8, a key of another type, a
+message that is not JSON, a server that is full or lost the registration.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 
 import redis
+from redis.client import PubSub
+from rq import worker_registration
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
-from rq.worker_registration import clean_worker_registry
+
+from shared import keys
+from shared.connection import connect
+from shared.server_answers import explain
+from worker.durability import warn_of_loss
+from worker.metrics import Metrics
+
+log = logging.getLogger("sortline.presence")
 
 # RQ forgets a worker this long (and a minute) after its last heartbeat.
 WORKER_TTL_S = 60
+BEAT_INTERVAL_S = 2.0
+# How long one wait for a command takes, and so how soon the thread notices its end.
+LISTEN_S = 0.5
+# Members of a set of workers that are looked at in one round trip.
+CHUNK = 1_000
 
 
 def worker_name() -> str:
@@ -30,54 +52,216 @@ def worker_name() -> str:
 
 
 class Presence(BaseWorker):
-    """Registers, beats and unregisters one worker with RQ."""
+    """What one worker writes to be seen by RQ. Each method asks the server, and raises what the client and RQ raise."""
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
-        """`client` must be this object's own: RQ raises its pool's socket timeout."""
-        logging.getLogger("rq.worker").setLevel(logging.WARNING)  # the rest of what it says, we say ourselves
-        super().__init__(list(queues), name=name, connection=client, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S)
+        """Asks the server nothing yet."""
+        super().__init__(
+            list(queues),
+            name=name,
+            connection=client,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_S,
+            prepare_for_work=False,  # which would ask for our address now
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
 
-    def arrive(self) -> None:
-        """Be visible to RQ, and listen to its commands. May be tried again when the server went away half-way."""
-        self.connection.delete(self.key)  # by such a try: RQ takes it for another worker of the same name
-        self.register_birth()  # type: ignore[no-untyped-call]  # RQ has no types here
-        self.subscribe()  # type: ignore[no-untyped-call]
-        self.set_state(WorkerStatus.STARTED)
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        """As it is: RQ would raise the socket's time-out to a minute, for a blocking pop that is not made here."""
+        return connection
+
+    def arrive(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
+        """Be visible to RQ; may be called again at any time.
+
+        RQ's own `register_birth` raises ValueError where the hash exists, as it does when the finish step has counted
+        jobs into it, and deletes those counts.
+        """
+        self._ask_own_address()
+        try:
+            self._register(state)
+        except redis.exceptions.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            # Most likely our key, which nobody else has a use for; where it is one of RQ's sets this changes nothing.
+            if self.connection.type(self.key) != b"hash":
+                self.connection.delete(self.key)
+            self._register(state)
+
+    def _ask_own_address(self) -> None:
+        try:
+            self.connection.client_setname(self.name)
+            self.ip_address = str(self.connection.client_info()["addr"])
+        except redis.exceptions.ResponseError:  # managed services refuse CLIENT
+            self.ip_address = "unknown"
+
+    def _register(self, state: WorkerStatus) -> None:
+        """All at once, so that nobody sees half of it."""
+        self.birth_date = self.last_heartbeat = now()
+        self._state = state
+        with self.connection.pipeline() as pipeline:
+            pipeline.hdel(self.key, "death")
+            pipeline.hset(self.key, mapping=self.serialize() | {"state": state})
+            worker_registration.register(self, pipeline)
+            pipeline.expire(self.key, self.worker_ttl + 60)
+            pipeline.execute()
 
     def beat(self, *, state: WorkerStatus) -> None:
-        """A sign of life; registers anew if the server lost us (restart, expiry)."""
-        with self.connection.pipeline() as pipeline:
+        """A sign of life; registers anew if the server lost us (restart, expiry, a deleted key)."""
+        # Each command for itself: a full server refuses HSET, but lets the registration live on.
+        with self.connection.pipeline(transaction=False) as pipeline:
             # Not EXISTS: the finish step may have counted its jobs into an empty hash by now.
             pipeline.hexists(self.key, "birth")
             self.heartbeat(pipeline=pipeline)
-            known = bool(pipeline.execute()[0])
-        if not known:
-            self.connection.delete(self.key)  # only what the heartbeat above and the finish step wrote
-            self.register_birth()  # type: ignore[no-untyped-call]
-        if not known or state != self.get_state():
-            self.set_state(state)
-
-    def maintain(self) -> None:
-        """RQ's periodic upkeep, when it is due."""
-        if self.should_run_maintenance_tasks:
-            self.clean_registries()
-            self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
+            self.set_state(state, pipeline=pipeline)
+            is_registered, *answers = pipeline.execute(raise_on_error=False)
+        if is_registered is not True:  # False, or an error: the key is of another type
+            self.arrive(state=state)
+            return
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
 
     def leave(self) -> None:
-        """Be gone for RQ, and free what `subscribe` opened."""
-        self.teardown()  # type: ignore[no-untyped-call]
+        """Be gone for RQ, as its `register_death` leaves it; a full server refuses the date of death alone."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            worker_registration.unregister(self, pipeline)
+            pipeline.hset(self.key, "death", utcformat(now()))
+            pipeline.expire(self.key, 60)
+            pipeline.delete(self.executions_key)
+            pipeline.execute()
 
-    def clean_registries(self) -> None:
-        """RQ's upkeep of its finished and failed registries and of dead workers' names.
+    def upkeep(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """RQ's periodic clean-up, as pieces with a name each, so that one that fails does not stop the others.
 
-        Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap`
-        does that part.
+        Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
         """
         for queue in self.queues:
-            FinishedJobRegistry(queue=queue).cleanup()
-            FailedJobRegistry(queue=queue).cleanup()
-            clean_worker_registry(queue)
+            yield f"the clean-up of {queue.name}'s finished jobs", FinishedJobRegistry(queue=queue).cleanup
+            yield f"the clean-up of {queue.name}'s failed jobs", FailedJobRegistry(queue=queue).cleanup
+            yield (
+                f"the clean-up of {queue.name}'s workers",
+                partial(self._forget_dead, keys.rq_queue_workers(queue.name)),
+            )
+        yield "the clean-up of all workers", partial(self._forget_dead, keys.RQ_WORKERS)
 
-    def request_stop_execution(self, execution_id: str) -> None:
-        """RQ's `stop-job` command: a batch in the model can't be stopped, so it is refused aloud."""
-        self.log.warning("stop-job for execution %s refused: a batch runs to its end.", execution_id)
+    def _forget_dead(self, key: str) -> None:
+        """Take out of a set of workers those whose hash is gone.
+
+        In bytes. RQ's own clean-up decodes the members, and ends on the first that is not UTF-8, as `rq info` does;
+        no such worker exists, so here it is taken out.
+        """
+        members = self.connection.sscan_iter(key)
+        while chunk := list(islice(members, CHUNK)):
+            with self.connection.pipeline(transaction=False) as pipeline:
+                for member in chunk:
+                    pipeline.exists(member)
+                alive = pipeline.execute()
+            if dead := [member for member, exists in zip(chunk, alive, strict=True) if not exists]:
+                self.connection.srem(key, *dead)
+
+    def obey(self, data: object) -> None:
+        """Do what one of RQ's commands says: `shutdown` drains; the others would stop a batch, which can't be done."""
+        try:
+            command = json.loads(data) if isinstance(data, bytes | str) else None
+        except (ValueError, RecursionError):
+            command = None
+        match command:
+            case {"command": "shutdown"}:
+                os.kill(os.getpid(), signal.SIGINT)  # as RQ's workers do
+            case {"command": "stop-job" | "stop-execution" | "kill-horse" as name}:
+                log.warning("RQ's command %s is refused: a batch runs to its end", name)
+            case _:
+                log.warning("a message to this worker is no command of RQ's, and ignored: %.100r", data)
+
+
+class PresenceThread:
+    """Keeps a worker present in RQ until `stop`."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        name: str,
+        queues: Sequence[str],
+        state: Callable[[], WorkerStatus],
+        metrics: Metrics,
+    ) -> None:
+        self._client = connect(redis_url)
+        self._presence = Presence(self._client, name=name, queues=queues)
+        self._state = state
+        self._metrics = metrics
+        self._pubsub: PubSub | None = None
+        self._said: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """Register, and keep it so."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unregister, which is not waited for longer than this; whether it is done."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        is_checked = False
+        while True:
+            is_registered = self._attempt("the registration with RQ", self._beat)
+            if is_registered and not is_checked:
+                is_checked = self._attempt("the check of the server's settings", partial(warn_of_loss, self._client))
+            if is_registered and self._presence.should_run_maintenance_tasks:
+                self._presence.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
+                for what, clean in self._presence.upkeep():
+                    self._attempt(what, clean)
+            if self._stopping.is_set():
+                break
+            self._listen(BEAT_INTERVAL_S)
+        self._attempt("the end of the registration with RQ", self._presence.leave)
+        self._stop_listening()
+        self._client.close()
+
+    def _beat(self) -> None:
+        if self._presence.birth_date is None:
+            self._presence.arrive(state=self._state())
+        else:
+            self._presence.beat(state=self._state())
+
+    def _listen(self, duration_s: float) -> None:
+        """Obey commands until the next heartbeat is due, or the end."""
+        until = time.monotonic() + duration_s
+        while not self._stopping.is_set() and (left_s := until - time.monotonic()) > 0:
+            if not self._attempt("listening to RQ's commands", partial(self._next_command, left_s)):
+                self._stop_listening()
+                self._stopping.wait(left_s)
+
+    def _next_command(self, timeout_s: float) -> None:
+        if self._pubsub is None:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            self._pubsub.subscribe(self._presence.pubsub_channel_name)
+        message = self._pubsub.get_message(timeout=min(timeout_s, LISTEN_S))
+        if message is not None:
+            self._presence.obey(message["data"])
+
+    def _stop_listening(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            self._attempt("the end of listening to RQ's commands", pubsub.close)
+
+    def _attempt(self, what: str, work: Callable[[], object]) -> bool:
+        """Whether it went well. What RQ and the client raise is counted, and said when it is another than last time."""
+        try:
+            work()
+        except Exception as error:  # not RedisError alone: RQ raises what it likes
+            self._metrics.server_errors.labels("presence").inc()
+            text = (
+                explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
+            )
+            if self._said.get(what) != text:
+                log.warning("%s failed (%s); it is for show, and no job waits for it", what, text)
+            self._said[what] = text
+            return False
+        if self._said.pop(what, None) is not None:
+            log.info("%s went well again", what)
+        return True

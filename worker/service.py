@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn, TypeVar
 
-import redis
 from rq.worker import WorkerStatus
 
 from model_store.engines import usable_cores
@@ -18,21 +21,20 @@ from model_store.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.connection import check, connect
 from shared.errors import Transient
-from shared.server_answers import server_errors
+from shared.server_answers import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.broken_keys import BrokenKeys
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
-from worker.durability import warn_of_loss
 from worker.finish import Finisher
 from worker.follow import Follower
 from worker.leases import Inflight, LeaseKeeper
 from worker.loading import Served, as_model, load_bundle, load_served, measure
 from worker.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
-from worker.presence import Presence, worker_name
+from worker.presence import PresenceThread, worker_name
 from worker.record import Recorder
 from worker.serving import Model, Serving, Slot
 from worker.sweep import Sweeper
@@ -40,7 +42,18 @@ from worker.upkeep import Upkeep
 
 log = logging.getLogger("sortline.worker")
 
-BEAT_INTERVAL_S = 2.0
+T = TypeVar("T")
+
+# How soon the main thread notices a signal, or a thread that died.
+LOOK_S = 0.5
+# How long the start waits for the server's word on the login and the database.
+CHECK_S = 5.0
+# How long the end waits for the threads, for RQ's registration to go, and for jobs to be given back.
+JOIN_S = 2.0
+GOODBYE_S = 5.0
+GIVE_BACK_S = 5.0
+# How long a worker with a hanging thread lets itself be found unhealthy: three probes of Kubernetes.
+RESTART_WAIT_S = 30.0
 # How long the end waits for a model that is just being loaded: the interpreter must not end under native code.
 FOLLOW_END_S = 5.0
 # A probe or a scrape must not hang while the server is away.
@@ -48,7 +61,11 @@ PROBE_TIMEOUT_S = 2.0
 
 
 class WorkerService:
-    """Runs one worker in the calling (main) thread until its queues are drained or it is told to stop."""
+    """Runs one worker in the calling (main) thread until its queues are drained or it is told to stop.
+
+    The main thread only waits, a moment at a time: it never asks the server, nor loads a model. So it notices signals
+    and dead threads soon, whatever hangs.
+    """
 
     def __init__(
         self, settings: Settings, *, burst: bool = False, load: Callable[[Settings], Served] | None = None
@@ -70,41 +87,68 @@ class WorkerService:
             metrics=self._metrics,
         )
         self._pipeline: Pipeline | None = None
+        self._presence: PresenceThread | None = None
         self._follower: Follower | None = None
         self._recorder: Recorder | None = None
         self._stop_signals = 0
         self.name = worker_name()
 
     def run(self) -> int:
-        """Work until stopped; the exit code: 0 drained, 1 a thread died, 130 told twice to stop."""
+        """Work until stopped; the exit code: 0 drained, 1 a thread died or hangs, 130 told twice to stop.
+
+        Raises:
+            BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
+            SortlineError: the model can't be loaded.
+        """
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         status = self._status_server()
         status.start()
         try:
-            self._pipeline = self._build(self._timed_load())
-            return self._work(self._pipeline)
+            url = self._settings.redis_url
+            answer = aside("check", lambda: check(connect(url), url))
+            model = self._wait_for(aside("load", self._timed_load))
+            if model is None:
+                log.info("told to stop before the model was loaded: nothing was claimed")
+                _end_at_once(0)
+            self._await_server(answer)
+            self._pipeline = self._build(model)
+            return self._guarded(self._pipeline)
         finally:
             status.stop()
 
+    def _await_server(self, answer: Future[None]) -> None:
+        """Find out at the start what waiting does not mend. A server that is away is the pipeline's to wait for."""
+        try:
+            self._wait_for(answer, timeout_s=CHECK_S)
+        except Transient as error:
+            self._metrics.server_errors.labels("start").inc()
+            log.error("%s", error)
+
+    def _wait_for(self, work: Future[T], *, timeout_s: float = float("inf")) -> T | None:
+        """What it gives or raises; None when it takes longer, or the worker is told to stop meanwhile."""
+        give_up_at = time.monotonic() + timeout_s
+        while not self._stop_signals and time.monotonic() < give_up_at:
+            if concurrent.futures.wait([work], LOOK_S).done:
+                return work.result()
+        return None
+
+    def _guarded(self, pipeline: Pipeline) -> int:
+        try:
+            return self._work(pipeline)
+        except Exception:  # jobs are held, and another worker could have them at once
+            log.exception("the worker failed, and ends")
+            self._quit(pipeline, 1)
+
     def _work(self, pipeline: Pipeline) -> int:
-        presence = self._arrive(pipeline)
-        if presence is None:
-            return 0
-        if self._stop_signals:
-            pipeline.drain()
         self._start(pipeline)
         log.info("worker %s sorts %s", self.name, self._settings.queues)
-        while not pipeline.ended.wait(BEAT_INTERVAL_S):
-            if pipeline.loops.failed.is_set() or self._stop_signals > 1:
-                return self._quit(pipeline, presence)
-            self._beat(presence, pipeline)
-        pipeline.loops.join(BEAT_INTERVAL_S)  # the lease thread may have something to give back
-        try:
-            presence.leave()
-        except redis.exceptions.RedisError as error:
-            log.warning("could not say goodbye to Redis: %s", error)
-        self._upkeep.stop(BEAT_INTERVAL_S)
+        if code := self._wait_for_end(pipeline):
+            self._quit(pipeline, code)
+        pipeline.loops.join(JOIN_S)  # the lease thread may have something to give back
+        if self._presence is not None and not self._presence.stop(GOODBYE_S):
+            log.warning("Redis does not answer: RQ will show worker %s for another two minutes", self.name)
+        self._upkeep.stop(JOIN_S)
         self._stop_following()
         log.info("worker %s is done", self.name)
         return 0
@@ -115,55 +159,63 @@ class WorkerService:
             self._follower.start()
         self._upkeep.start()
         pipeline.start()
+        # Beside the pipeline, not before it: a full server refuses the registration, and only claims free memory.
+        self._presence = PresenceThread(
+            self._settings.redis_url,
+            name=self.name,
+            queues=self._settings.queue_names,
+            state=lambda: _rq_state(pipeline),
+            metrics=self._metrics,
+        )
+        self._presence.start()
+
+    def _wait_for_end(self, pipeline: Pipeline) -> int:
+        """0 when the pipeline has ended, else the exit code with which the worker must end at once."""
+        is_draining = False
+        while not pipeline.ended.wait(LOOK_S):
+            if self._stop_signals > 1:
+                return 130
+            if pipeline.loops.failed.is_set():
+                return 1
+            if pipeline.watchdog.hanging.is_set():
+                break
+            if self._stop_signals and not is_draining:
+                is_draining = True
+                pipeline.drain()
+                log.info("told to stop: finishing what is held, claiming nothing more; once more quits")
+        return self._wait_for_restart() if pipeline.watchdog.hanging.is_set() else 0
+
+    def _wait_for_restart(self) -> int:
+        """Be unhealthy for a while, so that an orchestrator sees why; then end, as there may be no orchestrator."""
+        give_up_at = time.monotonic() + RESTART_WAIT_S
+        while not self._stop_signals and time.monotonic() < give_up_at:
+            time.sleep(LOOK_S)
+        return 1
 
     def _stop_following(self) -> None:
         if self._follower is not None and self._recorder is not None:
             self._recorder.stop(FOLLOW_END_S)
             self._follower.stop(FOLLOW_END_S)
 
-    def _quit(self, pipeline: Pipeline, presence: Presence) -> int:
-        """Give the leases back and end at once: threads may be inside native code that never returns."""
-        code = 1 if pipeline.loops.failed.is_set() else 130
+    def _quit(self, pipeline: Pipeline, code: int) -> NoReturn:
+        """Give the leases back, if the server answers soon, and end: threads may be inside calls that never return."""
+        giving_back = aside("quit", pipeline.abandon)
         try:
-            log.warning("quitting: gave %d jobs back to their queues", pipeline.abandon())
-            presence.leave()
-        except redis.exceptions.RedisError as error:
-            log.error("quitting without giving jobs back (%s); they return when their leases run out", error)
-        logging.shutdown()
-        os._exit(code)
-
-    def _arrive(self, pipeline: Pipeline) -> Presence | None:
-        """Register with RQ, however long the server takes to be there; None when told to stop meanwhile.
-
-        Raises:
-            BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
-        """
-        url = self._settings.redis_url
-        while not self._stop_signals:
-            client = connect(url)
-            try:
-                check(client, url)
-                with server_errors(url):
-                    presence = Presence(client, name=self.name, queues=self._settings.queue_names)
-                    presence.arrive()
-                    warn_of_loss(client)
-                return presence
-            except Transient as error:
-                pipeline.loops.server_away("arrive", error)
-        return None
-
-    def _beat(self, presence: Presence, pipeline: Pipeline) -> None:
-        try:
-            presence.beat(state=WorkerStatus.IDLE if pipeline.idle else WorkerStatus.BUSY)
-            presence.maintain()
-        except redis.exceptions.RedisError as error:
-            log.debug("no heartbeat: %s", error)  # the pipeline's loops say so aloud
+            log.warning("quitting: gave %d jobs back to their queues", giving_back.result(GIVE_BACK_S))
+            if self._presence is not None:
+                self._presence.stop(JOIN_S)
+        except Exception as error:  # whatever it is, the worker must end
+            why = explain(error) or f"no answer within {GIVE_BACK_S:.0f} s"
+            log.error(
+                "quitting without giving jobs back (%s); they return when their leases run out, within %d s",
+                why,
+                self._settings.lease_s,
+            )
+        _end_at_once(code)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Nothing more: what the main thread does just now may hold the lock that the handler would wait for.
         self._stop_signals += 1
-        if self._pipeline is not None and self._stop_signals == 1:
-            self._pipeline.drain()
-            log.info("%s: finishing what is held, claiming nothing more; once more quits", signal.Signals(number).name)
 
     def _timed_load(self) -> Model:
         started = time.perf_counter()
@@ -225,6 +277,7 @@ class WorkerService:
             decode_threads=settings.decode_threads or usable_cores(),
             max_attempts=settings.max_attempts,
             lease_s=settings.lease_s,
+            stuck_after_s=settings.stuck_after_s,
             burst=self._burst,
         )
 
@@ -258,13 +311,33 @@ class WorkerService:
         return server
 
     def _health_problem(self) -> str | None:
-        return None if self._pipeline is None else self._pipeline.loops.problem()
+        return None if self._pipeline is None else self._pipeline.watchdog.health_problem()
 
     def _ready_problem(self) -> str | None:
-        if self._pipeline is None:
-            return "the model is being loaded"
+        return "the model is being loaded" if self._pipeline is None else self._pipeline.ready_problem()
+
+
+def aside(name: str, work: Callable[[], T]) -> Future[T]:
+    """Do `work` on a thread of its own, for which nobody has to wait: not even the end of the interpreter."""
+    future: Future[T] = Future()
+
+    def run() -> None:
         try:
-            self._probe_client.ping()
-        except redis.exceptions.RedisError as error:
-            return f"Redis does not answer: {error}"
-        return self._health_problem()
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _rq_state(pipeline: Pipeline) -> WorkerStatus:
+    if pipeline.suspended:
+        return WorkerStatus.SUSPENDED
+    return WorkerStatus.IDLE if pipeline.idle else WorkerStatus.BUSY
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Without waiting for threads, as the interpreter would: some may be inside native code."""
+    logging.shutdown()
+    os._exit(code)

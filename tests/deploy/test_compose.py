@@ -90,6 +90,12 @@ def test_service_can_be_left_alone(name: str) -> None:
         assert service["healthcheck"]["test"]
 
 
+def test_cameras_wait_for_a_worker_that_claims() -> None:
+    """Compose restarts nothing for its health: here it only means that others may start."""
+    assert "/readyz" in SERVICES["worker"]["healthcheck"]["test"][-1]
+    assert SERVICES["camera"]["depends_on"]["worker"]["condition"] == "service_healthy"
+
+
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_dependencies_are_services_that_can_be_waited_for(name: str) -> None:
     for other, dependency in SERVICES[name].get("depends_on", {}).items():

@@ -359,9 +359,14 @@ def parts(
 
 
 def pipeline(
-    settings: Settings, its_parts: Parts, *, burst: bool = False, clock: Callable[[], float] = time.time
+    settings: Settings,
+    its_parts: Parts,
+    *,
+    burst: bool = False,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Pipeline:
-    """A pipeline that isn't started; deadlines are met or missed by `clock`."""
+    """A pipeline that isn't started; deadlines are met or missed by `clock`, threads hang by `monotonic`."""
     return Pipeline(
         its_parts,
         max_batch=settings.max_batch,
@@ -369,8 +374,10 @@ def pipeline(
         decode_threads=2,
         max_attempts=settings.max_attempts,
         lease_s=settings.lease_s,
+        stuck_after_s=settings.stuck_after_s,
         burst=burst,
         clock=clock,
+        monotonic=monotonic,
     )
 
 
@@ -387,7 +394,7 @@ def finish(run: Pipeline) -> None:
     """Wait for a drained or burst pipeline to end; all its threads must have."""
     wait_until(lambda: run.loops.failed.is_set() or run.ended.is_set(), "the pipeline ends")
     assert not run.loops.failed.is_set(), "a thread of the pipeline died; see the log"
-    assert run.loops.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.loops.problem()}"
+    assert run.loops.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.watchdog.health_problem()}"
 
 
 def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> int:

@@ -1,24 +1,62 @@
-"""A worker whose model never answers, for tests of shutdown: run as a process by test_service.py."""
+"""A worker that hangs, for tests of shutdown: run as a process by test_service.py.
+
+    python -m tests.worker.stuck_worker [load|decode|predict|crash] [RESTART_WAIT_S]
+
+What hangs is the loading of the model, the decoding of each image, or the model (the default). `crash`: the model
+hangs, and then the main thread raises.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import threading
+from dataclasses import replace
+from typing import NoReturn
 
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.terminal import setup_logging
 from tests.worker import kit
-from worker.service import WorkerService
+from worker import service, watchdog
+from worker.loading import Served
+
+_stuck = threading.Event()
 
 
-def _never_answers(batch: kit.Images) -> None:
-    logging.getLogger("stuck").warning("stuck with a batch")
+def _hang(text: str) -> NoReturn:
+    logging.getLogger("stuck").warning(text)
+    _stuck.set()
     threading.Event().wait()
+    raise AssertionError("nobody ends it")
+
+
+class _HangingDecoder:
+    def __call__(self, data: bytes, camera: str) -> kit.Images:
+        _hang("stuck with an image")
+
+    def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+        _hang("stuck with an image")
+
+
+def _load(settings: Settings) -> Served:
+    if what == "load":
+        _hang("stuck with the model")
+    served = kit.served(settings, kit.ToneEngine(lambda batch: _hang("stuck with a batch")))
+    return replace(served, decoder=_HangingDecoder()) if what == "decode" else served
+
+
+def _raise(*args: object) -> NoReturn:
+    _stuck.wait()
+    raise RuntimeError("a bug of the main thread")
 
 
 if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else "predict"
+    restart_wait_s = sys.argv[2] if len(sys.argv) > 2 else "600"
+    watchdog.CONFIRM_S = 0.5
+    service.RESTART_WAIT_S = float(restart_wait_s)
+    if what == "crash":
+        service.WorkerService._wait_for_end = _raise  # type: ignore[method-assign]
     settings = load_settings()
     setup_logging(settings)
-    engine = kit.ToneEngine(_never_answers)
-    sys.exit(WorkerService(settings, load=lambda given: kit.served(given, engine)).run())
+    sys.exit(service.WorkerService(settings, load=_load).run())

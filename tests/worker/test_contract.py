@@ -123,7 +123,7 @@ class Reader:
         if key == "ip_address":
             return text.rpartition(":")[0]
         if key == "state":
-            assert text in ("started", "busy", "idle")
+            assert text in ("started", "busy", "idle", "suspended")
             return "<state>"
         return text
 
@@ -240,7 +240,7 @@ class Both:
 
 @pytest.fixture(autouse=True)
 def no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RQ's thread that listens to commands leaves nothing in Redis, and takes a second to stop."""
+    """The thread of RQ's worker that listens to commands leaves nothing in Redis, and takes a second to stop."""
     monkeypatch.setattr(BaseWorker, "subscribe", lambda worker: None)
 
 
@@ -342,10 +342,15 @@ def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pyt
     seen: list[Dump] = []
     jobs = kit.prepare(both.settings, [frame()])
     job_id = jobs[0].job_id
+
+    def look(batch: object) -> None:
+        kit.wait_until(lambda: client.hexists(keys.rq_worker(WORKER), "birth"), "it is registered, beside its work")
+        seen.append(both.dump())
+
     both.run(
         Scenario(
             jobs=jobs,
-            before_predict=lambda batch: seen.append(both.dump()),
+            before_predict=look,
             arrange=lambda: client.expire(keys.rq_job(job_id), 1000),
         )
     )

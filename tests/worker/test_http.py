@@ -8,12 +8,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+import redis
 
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.loading import Served
-from worker.loops import STUCK_AFTER_S, Loops
+from worker.loops import Loops
 from worker.metrics import Metrics
 from worker.service import WorkerService
 
@@ -56,12 +57,18 @@ def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
         get(port, "/healthz")
 
 
+STUCK_AFTER_S = 60.0
+
+
 def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> None:
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     service = WorkerService(away)
     service._pipeline = service._build(kit.model())
-    assert "Redis does not answer" in (service._ready_problem() or "")
+    service._pipeline.start()
+    kit.wait_until(lambda: "calls to Redis fail in claim" in (service._ready_problem() or ""), "it says what fails")
     assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
+    service._pipeline.drain()
+    kit.finish(service._pipeline)
 
 
 def test_a_loop_that_dies_is_unhealthy() -> None:
@@ -72,19 +79,54 @@ def test_a_loop_that_dies_is_unhealthy() -> None:
 
     loops.start("claim", die)
     assert loops.failed.wait(kit.PATIENCE_S)
-    assert "died" in (loops.problem() or "")
+    assert "died" in (loops.problem(stuck_after_s=STUCK_AFTER_S) or "")
 
 
 def test_a_loop_that_sticks_is_unhealthy_until_it_comes_round() -> None:
     now, stop = [0.0], threading.Event()
     loops = Loops(Metrics(), clock=lambda: now[0])
     loops.start("infer", stop.wait)
-    assert loops.problem() is None
+    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
     now[0] += STUCK_AFTER_S + 1
-    assert "the infer loop has not come round" in (loops.problem() or "")
+    assert "the infer loop has not come round" in (loops.problem(stuck_after_s=STUCK_AFTER_S) or "")
     loops.beat("infer")
-    assert loops.problem() is None
+    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
     stop.set()
     assert loops.join(kit.PATIENCE_S)
     now[0] += STUCK_AFTER_S + 1
-    assert loops.problem() is None, "a loop that has ended is not stuck"
+    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None, "a loop that has ended is not stuck"
+
+
+def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
+    """A restart would not make the server answer; readiness says what is missing."""
+    now, stop, asked = [0.0], threading.Event(), threading.Event()
+    loops = Loops(Metrics(), clock=lambda: now[0])
+
+    def ask() -> None:
+        with loops.asking("claim"):
+            asked.set()
+            stop.wait()
+
+    loops.start("claim", ask)
+    assert asked.wait(kit.PATIENCE_S)
+    assert loops.server_problem() is None
+    now[0] += 1_000
+    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
+    assert loops.server_problem() == "Redis has not answered claim for 1000 s"
+    stop.set()
+    assert loops.join(kit.PATIENCE_S)
+    assert loops.server_problem() is None
+
+
+def test_the_server_is_back_when_no_step_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Claims that go well must not hide that no result can be written."""
+    loops = Loops(Metrics())
+    loops.server_away("finish", redis.exceptions.ReadOnlyError("a replica"))
+    with caplog.at_level("INFO"), loops.asking("claim"):
+        pass
+    assert loops.server_problem() == "calls to Redis fail in finish: a replica"
+    assert "answers again" not in caplog.text
+    with caplog.at_level("INFO"), loops.asking("finish"):
+        pass
+    assert loops.server_problem() is None
+    assert "answers again" in caplog.text

@@ -285,7 +285,8 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     monkeypatch.setattr(run._engine_clock, "look", lambda *, is_idle: said.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
     run._claim_once(2, max_bytes=1_000_000)
-    run._decode_pool.shutdown(wait=True)
+    run._hands.put(None)
+    run._decode_loop("decode-0")
     assert (said[0], said[-1]) == (False, True)
 
 

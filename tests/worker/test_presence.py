@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -17,7 +19,9 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker.presence import WORKER_TTL_S, Presence, worker_name
+from worker import presence as presence_module
+from worker.metrics import Metrics
+from worker.presence import WORKER_TTL_S, Presence, PresenceThread, worker_name
 
 
 @pytest.fixture
@@ -88,7 +92,8 @@ def test_upkeep_forgets_the_old_and_leaves_the_started(
     client.zadd("rq:failed:live", {"old": time.time() - 1, "new": time.time() + 1000})
     client.sadd("rq:workers", keys.rq_worker("long-dead"))
     client.sadd("rq:workers:live", keys.rq_worker("long-dead"))
-    presence.maintain()
+    for _, clean in presence.upkeep():
+        clean()
     assert client.zrange("rq:finished:live", 0, -1) == client.zrange("rq:failed:live", 0, -1) == [b"new"]
     assert client.zcard(keys.rq_wip("live")) == 1
     assert client.hget(keys.rq_job(job_id), "status") == b"started"
@@ -104,6 +109,7 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
     def command() -> None:
         try:
             assert gate.entered.wait(kit.PATIENCE_S)
+            kit.wait_until(lambda: client.pubsub_numsub("rq:pubsub:w1")[0][1], "the worker listens")
             send_stop_job_command(client, job_id, serializer=JSONSerializer)
             send_shutdown_command(client, "w1")
         except BaseException as error:
@@ -119,3 +125,168 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
     commander.join()
     assert problems == []
     assert kit.outcomes(client) == {job_id: "sorted"}
+
+
+# what RQ's upkeep must live through ─────────────────────────────────────────────────────────────────
+
+
+def test_registers_over_what_the_finish_step_wrote(settings: Settings, client: redis.Redis) -> None:
+    """RQ's `register_birth` raises ValueError where the hash exists: that ended the worker."""
+    key = keys.rq_worker("w1")
+    client.hincrby(key, "successful_job_count", 3)
+    with redis.Redis.from_url(settings.redis_url) as own:
+        presence = Presence(own, name="w1", queues=["live"])
+        presence.arrive()
+        presence.arrive()
+    assert only_worker(client).successful_job_count == 3
+    assert 0 < client.ttl(key) <= WORKER_TTL_S + 60
+
+
+def test_registers_over_a_key_of_another_type(presence: Presence, client: redis.Redis) -> None:
+    client.set(keys.rq_worker("w1"), "x")
+    presence.beat(state=WorkerStatus.BUSY)
+    assert only_worker(client).get_state() == "busy"
+
+
+def test_forgets_the_dead_beside_a_name_that_is_not_utf8(presence: Presence, client: redis.Redis) -> None:
+    """RQ's own clean-up raises UnicodeDecodeError on it: that ended every worker that started. `rq info` does too."""
+    for key in (keys.RQ_WORKERS, keys.rq_queue_workers("live")):
+        client.sadd(key, b"rq:worker:\xff\xfe", keys.rq_worker("long-dead"))
+    for _, clean in presence.upkeep():
+        clean()
+    assert client.smembers(keys.RQ_WORKERS) == client.smembers(keys.rq_queue_workers("live")) == {b"rq:worker:w1"}
+    assert only_worker(client).name == "w1"
+
+
+@contextmanager
+def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[PresenceThread]:
+    """A thread that keeps worker `w1` registered."""
+    thread = PresenceThread(
+        settings.redis_url,
+        name="w1",
+        queues=["live", "bulk"],
+        state=lambda: WorkerStatus.IDLE,
+        metrics=metrics or Metrics(),
+    )
+    thread.start()
+    yield thread
+    assert thread.stop(kit.PATIENCE_S), "it goes on"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many heartbeats in a short test."""
+    monkeypatch.setattr(presence_module, "BEAT_INTERVAL_S", 0.01)
+
+
+def is_registered(client: redis.Redis) -> bool:
+    return bool(client.hexists(keys.rq_worker("w1"), "birth"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_is_registered_again_however_often_its_key_goes(settings: Settings, client: redis.Redis) -> None:
+    """Between two heartbeats the key is gone, and comes back half written by the finish step."""
+    with running(settings) as thread:
+        for _ in range(20):
+            kit.wait_until(lambda: is_registered(client), "it is registered")
+            client.delete(keys.rq_worker("w1"))
+            client.hincrby(keys.rq_worker("w1"), "successful_job_count", 1)
+        kit.wait_until(lambda: is_registered(client), "it is registered")
+        assert thread._thread.is_alive()
+    assert Worker.all(connection=client) == []
+    assert 0 < client.ttl(keys.rq_worker("w1")) <= 60
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
+    settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in (keys.RQ_QUEUES, keys.rq_queue_workers("live"), "rq:finished:live"):
+        client.set(key, "x")
+    client.zadd("rq:failed:live", {b"\xff\xfe": 1})
+    client.zadd("rq:finished:bulk", {"old": 1})
+    client.sadd(keys.RQ_WORKERS, keys.rq_worker("long-dead"))
+    metrics = Metrics()
+    with running(settings, metrics) as thread:
+        kit.wait_until(
+            lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last piece of the upkeep is done"
+        )
+        assert not client.exists("rq:failed:live", "rq:finished:bulk")
+        beats = client.hget(keys.rq_worker("w1"), "last_heartbeat")
+        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != beats, "it goes on")
+        assert thread._thread.is_alive()
+    errors = metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"})
+    assert errors is not None and errors >= 3
+    said = [record.getMessage() for record in caplog.records if "clean-up of live's finished jobs" in record.message]
+    assert len(said) == 1
+    assert not any(record.exc_info for record in caplog.records), "a traceback says nothing that an operator can use"
+
+
+@pytest.mark.usefixtures("quick")
+def test_whatever_rq_raises_it_goes_on(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ValueError, UnicodeDecodeError: not the errors of the client alone."""
+    raised: list[str] = []
+
+    def broken(presence: Presence, **fields: object) -> None:
+        raised.append(presence.name)
+        raise ValueError("There exists an active worker named 'w1' already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Presence, "arrive", broken)
+        with running(settings):
+            kit.wait_until(lambda: len(raised) > 2, "it tries again")
+            patch.undo()
+            kit.wait_until(lambda: is_registered(client), "it is registered")
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_odd_messages_do_not_deafen_it(settings: Settings, client: redis.Redis) -> None:
+    """RQ's thread for commands ends with a traceback on the first; `shutdown` is heard after all of them."""
+    told_to_stop: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: told_to_stop.append(number))
+    odd = [b"not json", b"\xff\xfe", b"{}", b"[]", b"1", b'"x"', b'{"command": "nosuch"}', b'{"command": []}']
+    odd += [b'{"command": "stop-job"}', b'{"command": "kill-horse"}', b"[" * 100_000]
+    with running(settings):
+        kit.wait_until(lambda: client.pubsub_numsub("rq:pubsub:w1")[0][1], "it listens")
+        for message in odd:
+            assert client.publish("rq:pubsub:w1", message) == 1
+        send_shutdown_command(client, "w1")
+        kit.wait_until(lambda: told_to_stop, "it obeys")
+
+
+@pytest.fixture
+def full(client: redis.Redis) -> Iterator[redis.Redis]:
+    """The server, once `maxmemory` is set to 1: it refuses all that takes memory."""
+    yield client
+    client.config_set("maxmemory", 0)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_full_server_does_not_keep_a_worker_from_its_jobs(settings: Settings, full: redis.Redis) -> None:
+    """It refuses the registration; but only claims free its memory."""
+    job_ids = kit.submit(settings, *[frame() for _ in range(20)])
+    full.config_set("maxmemory", 1)
+    assert kit.run_service(settings, ToneEngine()) == 0
+    full.config_set("maxmemory", 0)
+    assert kit.outcomes(full) == dict.fromkeys(job_ids, "sorted")
+
+
+@pytest.mark.usefixtures("quick")
+def test_registers_once_the_server_has_room(settings: Settings, full: redis.Redis) -> None:
+    full.config_set("maxmemory", 1)
+    metrics = Metrics()
+    with running(settings, metrics):
+        kit.wait_until(
+            lambda: metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"}),
+            "the registration is refused",
+        )
+        assert not is_registered(full)
+        full.config_set("maxmemory", 0)
+        kit.wait_until(lambda: is_registered(full), "it is registered")
+        # A registered worker stays so while the server is full, for longer than RQ remembers one without a heartbeat.
+        full.config_set("maxmemory", 1)
+        full.expire(keys.rq_worker("w1"), 30)
+        kit.wait_until(lambda: full.ttl(keys.rq_worker("w1")) > 30, "its registration lives on")
+        full.config_set("maxmemory", 0)

