@@ -44,7 +44,7 @@ class Watchdog:
         self._clock = clock
         self._at: dict[str, Sequence[Lease]] = {}
         self._seen_at: float | None = None
-        self._reason: str | None = None
+        self._reason = ""
         self.hanging = threading.Event()
 
     def at(self, name: str, leases: Sequence[Lease]) -> None:
@@ -84,7 +84,8 @@ class Watchdog:
         return self.health_problem() or self._loops.problem(stuck_after_s=self._stuck_after_s / 2)
 
     def _give_up(self, hanging_s: Mapping[str, float]) -> None:
-        self._reason = self._loops.problem(stuck_after_s=self._stuck_after_s)
+        name, seconds = next(iter(hanging_s.items()))
+        self._reason = f"the {name} loop has not come round for {seconds:.0f} s"
         stuck = [lease for name in hanging_s for lease in self._at.get(name, ()) if lease in self._inflight]
         log.error(
             "%s; the worker claims nothing more. Its jobs are not renewed, so that another worker gets them when their "
