@@ -202,6 +202,8 @@ local function count_in_worker()
   if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
   if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
   redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
+  -- A hash that nobody has registered, or that a dead worker's last call has made again, must not stay for ever.
+  if redis.call('TTL', worker_key) == -1 then redis.call('EXPIRE', worker_key, 120) end
 end
 if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end
 return { table.concat(answers), problems }
