@@ -47,9 +47,8 @@ def stamp(at: float) -> str:
 
 def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
     """One job as `describe()` in common.lua returns it."""
-    queue, job_id, execution_id, data, enqueued_at, retries_left, result_ttl, failure_ttl, extras, max_attempts = raw[
-        :10
-    ]
+    queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
+    result_ttl, failure_ttl = ttls
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return Claimed(
         lease=lease,

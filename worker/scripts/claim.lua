@@ -14,7 +14,7 @@ local FIRST_QUEUE = 9
 
 -- 0 for an image that is gone, or a key that is none: the worker will find neither.
 local function image_bytes(job_id)
-  local size = redis.pcall('STRLEN', 'sortline:image:' .. job_id)
+  local size = redis_pcall('STRLEN', 'sortline:image:' .. job_id)
   return tonumber(size) or 0
 end
 
@@ -24,7 +24,7 @@ if is_repeat then
   if #jobs > 0 then return { 0, jobs, problems } end
 end
 
-if redis.call('EXISTS', 'rq:suspended') == 1 then
+if redis_call('EXISTS', 'rq:suspended') == 1 then
   return { 1, {}, problems }
 end
 
@@ -35,7 +35,7 @@ local expires_s = server_now_s() + lease_s
 -- abandoned job back. To run it again would give it a second result.
 local function waits(job_id, status)
   if status == 'started' then
-    local executions = redis.pcall('ZCARD', 'rq:executions:' .. job_id)
+    local executions = redis_pcall('ZCARD', 'rq:executions:' .. job_id)
     return is_broken(executions) or executions == 0
   end
   return status ~= 'finished' and status ~= 'failed'
@@ -70,25 +70,25 @@ local function start(queue, job_ids)
   for i = before + 1, #jobs do
     open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
   end
-  redis.call('LTRIM', 'rq:queue:' .. queue, looked_at, -1)
+  redis_call('LTRIM', 'rq:queue:' .. queue, looked_at, -1)
 end
 
 -- The bell says "there may be work": silent when there is none, one token while there is.
 local function tune_bell(queue)
   local bell = 'sortline:bell:' .. queue
-  if redis.call('LLEN', 'rq:queue:' .. queue) == 0 then
-    redis.call('DEL', bell)
+  if redis_call('LLEN', 'rq:queue:' .. queue) == 0 then
+    redis_call('DEL', bell)
     return
   end
-  local tokens = redis.pcall('LLEN', bell)
-  if replace_broken(bell, tokens) or tokens == 0 then redis.call('LPUSH', bell, '1') end
+  local tokens = redis_pcall('LLEN', bell)
+  if replace_broken(bell, tokens) or tokens == 0 then redis_call('LPUSH', bell, '1') end
 end
 
 for q = FIRST_QUEUE, #ARGV do
   local queue = ARGV[q]
   if is_usable(queue) then
     while #jobs < max_jobs and bytes < max_bytes do
-      local job_ids = redis.call('LRANGE', 'rq:queue:' .. queue, 0, max_jobs - #jobs - 1)
+      local job_ids = redis_call('LRANGE', 'rq:queue:' .. queue, 0, max_jobs - #jobs - 1)
       if #job_ids == 0 then break end
       start(queue, job_ids)
     end

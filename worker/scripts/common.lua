@@ -5,24 +5,24 @@
 -- A script that raises is not rolled back: what it wrote stays, what it had still to write is missing. So each script
 -- reads first and writes then, and a key that does not hold what it should is dealt with by the functions below.
 
+-- Looked up once, as they are called many times for each job.
+local redis_call, redis_pcall = redis.call, redis.pcall
+
 -- Every script's first command is this write, of a key that never exists. It changes nothing, but a replica answers it
 -- with READONLY, a server that can't save with MISCONF and one that lacks replicas with NOREPLICAS, before anything was
 -- done or answered from old data. And as it takes no memory, a full server (noeviction) runs it, and from a script's
 -- first write on refuses none for lack of memory: finishing jobs is what frees memory there.
-redis.call('DEL', 'sortline:never-written')
+redis_call('DEL', 'sortline:never-written')
 
 local BROKEN_KEPT_S = 86400
 local MAX_RETRIES = 99 -- MAX_ATTEMPTS of shared/jobs.py, less the first attempt
-
--- Looked up once: what follows is called several times for each job.
-local redis_pcall = redis.pcall
 
 -- What each script reports of keys that don't hold what they should: { action, key, its type, the error }.
 -- worker/broken_keys.py explains the actions.
 local problems = {}
 
 local function report(action, key, message)
-  problems[#problems + 1] = { action, key, redis.call('TYPE', key).ok, message }
+  problems[#problems + 1] = { action, key, redis_call('TYPE', key).ok, message }
 end
 
 -- Whether a command failed because of what its key holds: another type, or a stream that has used up its ids.
@@ -52,7 +52,7 @@ end
 local function replace_broken(key, answer)
   if not is_broken(answer) then return false end
   report('replaced', key, answer.err)
-  redis.call('DEL', key)
+  redis_call('DEL', key)
   return true
 end
 
@@ -60,8 +60,8 @@ end
 local function move_broken(key, answer)
   if not is_broken(answer) then return false end
   report('moved', key, answer.err)
-  redis.call('RENAME', key, 'sortline:broken:' .. key)
-  redis.call('EXPIRE', 'sortline:broken:' .. key, BROKEN_KEPT_S)
+  redis_call('RENAME', key, 'sortline:broken:' .. key)
+  redis_call('EXPIRE', 'sortline:broken:' .. key, BROKEN_KEPT_S)
   return true
 end
 
@@ -73,7 +73,7 @@ local function refuse_broken(key, answer)
 end
 
 local function has_type(key, wanted)
-  local found = redis.call('TYPE', key).ok
+  local found = redis_call('TYPE', key).ok
   if found == wanted or found == 'none' then return true end
   report('left', key, 'it must be a ' .. wanted)
   return false
@@ -90,7 +90,7 @@ local function is_usable(queue)
 end
 
 local function server_now_s()
-  local t = redis.call('TIME')
+  local t = redis_call('TIME')
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
@@ -118,9 +118,9 @@ local function write_execution(job_id, execution_id, worker, now_s, lease_s, exp
   local executions_key = 'rq:executions:' .. job_id
   local hash = redis_pcall('HSET', execution_key, 'id', execution_id, 'job_id', job_id, 'created_at', now_s,
     'last_heartbeat', now_s, 'worker_name', worker)
-  redis.call('EXPIRE', execution_key, lease_s + 60)
+  redis_call('EXPIRE', execution_key, lease_s + 60)
   local list = redis_pcall('ZADD', executions_key, seconds(expires_s + 60), execution_id)
-  redis.call('EXPIRE', executions_key, lease_s + 60)
+  redis_call('EXPIRE', executions_key, lease_s + 60)
   if replace_broken(execution_key, hash) or replace_broken(executions_key, list) then
     write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
   end
@@ -129,9 +129,9 @@ end
 -- And what Job.prepare_for_execution writes.
 local function open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
   write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
-  redis.call('HSET', 'rq:job:' .. job_id, 'status', 'started', 'worker_name', worker,
+  redis_call('HSET', 'rq:job:' .. job_id, 'status', 'started', 'worker_name', worker,
     'started_at', now_iso, 'last_heartbeat', now_iso)
-  redis.call('PERSIST', 'rq:job:' .. job_id)
+  redis_call('PERSIST', 'rq:job:' .. job_id)
 end
 
 -- The clock stands still while a script runs. Leases that it starts or renews end a microsecond after each
@@ -148,12 +148,12 @@ local function register(queue, composites, worker, lease_s, expires_s)
     leases[2 * i - 1] = staggered(expires_s, i)
     leases[2 * i] = composites[i]
   end
-  redis.call('ZADD', 'rq:wip:' .. queue, unpack(leases))
+  redis_call('ZADD', 'rq:wip:' .. queue, unpack(leases))
   local key = 'rq:worker:' .. worker .. ':executions'
-  if replace_broken(key, redis.pcall('SADD', key, unpack(composites))) then
-    redis.call('SADD', key, unpack(composites))
+  if replace_broken(key, redis_pcall('SADD', key, unpack(composites))) then
+    redis_call('SADD', key, unpack(composites))
   end
-  redis.call('EXPIRE', key, lease_s + 60)
+  redis_call('EXPIRE', key, lease_s + 60)
 end
 
 local function composites_of(executions)
@@ -169,12 +169,12 @@ end
 -- the job's own list says still holds.
 local function held_executions(queue, executions)
   local composites, held = composites_of(executions), {}
-  local scores = redis.pcall('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))
+  local scores = redis_pcall('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))
   local is_registry_broken = is_broken(scores)
   if is_registry_broken then is_usable(queue) end -- which reports it
   for i, execution in ipairs(executions) do
     if is_registry_broken then
-      local score = redis.pcall('ZSCORE', 'rq:executions:' .. execution[1], execution[2])
+      local score = redis_pcall('ZSCORE', 'rq:executions:' .. execution[1], execution[2])
       held[i] = score and not is_broken(score)
     else
       held[i] = scores[i] ~= false
@@ -192,10 +192,10 @@ local function close_executions(queue, executions, worker)
     local key = 'rq:executions:' .. execution[1]
     replace_broken(key, redis_pcall('ZREM', key, execution[2]))
   end
-  is_broken(redis.pcall('ZREM', 'rq:wip:' .. queue, unpack(composites))) -- then it holds no lease of theirs
+  is_broken(redis_pcall('ZREM', 'rq:wip:' .. queue, unpack(composites))) -- then it holds no lease of theirs
   local key = 'rq:worker:' .. worker .. ':executions'
-  replace_broken(key, redis.pcall('SREM', key, unpack(composites)))
-  redis.call('DEL', unpack(execution_keys))
+  replace_broken(key, redis_pcall('SREM', key, unpack(composites)))
+  redis_call('DEL', unpack(execution_keys))
 end
 
 -- Ends those executions of one queue and worker that are still held; which ones were, as held_executions() has it.
@@ -211,17 +211,17 @@ end
 -- Wakes one idle worker. At most 64 tokens wait: more workers than that never wake for one push.
 local function ring(queue)
   local bell = 'sortline:bell:' .. queue
-  if replace_broken(bell, redis.pcall('LPUSH', bell, '1')) then redis.call('LPUSH', bell, '1') end
-  redis.call('LTRIM', bell, 0, 63)
+  if replace_broken(bell, redis_pcall('LPUSH', bell, '1')) then redis_call('LPUSH', bell, '1') end
+  redis_call('LTRIM', bell, 0, 63)
 end
 
 -- Puts a job back, at the front: it has waited longest. False where its key is no job's; the queue is usable.
 local function requeue(queue, job_id, now_iso)
   local job_key = 'rq:job:' .. job_id
-  if refuse_broken(job_key, redis.pcall('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)) then
+  if refuse_broken(job_key, redis_pcall('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)) then
     return false
   end
-  redis.call('LPUSH', 'rq:queue:' .. queue, job_id)
+  redis_call('LPUSH', 'rq:queue:' .. queue, job_id)
   ring(queue)
   return true
 end
@@ -234,9 +234,9 @@ local MAX_DATA_BYTES = 100000
 -- Not the image itself: bytes that go through Lua are copied three times more, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
-  local data_bytes = redis.pcall('HSTRLEN', key, 'data')
+  local data_bytes = redis_pcall('HSTRLEN', key, 'data')
   local is_too_long = type(data_bytes) == 'number' and data_bytes > MAX_DATA_BYTES
-  local f = redis.pcall('HMGET', key, is_too_long and 'not-read' or 'data', 'enqueued_at', 'retries_left', 'result_ttl',
+  local f = redis_pcall('HMGET', key, is_too_long and 'not-read' or 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
   if refuse_broken(key, f) or not f[13] then return nil end
@@ -256,7 +256,7 @@ end
 -- call's. Their leases begin anew. In the order of their start.
 local function started_by(call_id, worker, queues, lease_s)
   local key, found = 'rq:worker:' .. worker .. ':executions', {}
-  local composites = redis.pcall('SMEMBERS', key)
+  local composites = redis_pcall('SMEMBERS', key)
   if is_broken(composites) then return found end -- then their leases run out
   table.sort(composites, function(a, b) return string.sub(a, -8) < string.sub(b, -8) end)
   for _, queue in ipairs(queues) do
@@ -264,7 +264,7 @@ local function started_by(call_id, worker, queues, lease_s)
     for _, composite in ipairs(is_usable(queue) and composites or {}) do
       local job_id, execution_id = split_composite(composite)
       local is_calls = job_id and string.sub(execution_id, 1, #call_id) == call_id
-      if is_calls and redis.call('ZSCORE', 'rq:wip:' .. queue, composite) then
+      if is_calls and redis_call('ZSCORE', 'rq:wip:' .. queue, composite) then
         found[#found + 1] = describe(queue, job_id, execution_id)
         renewed[#renewed + 1] = composite
       end

@@ -20,7 +20,7 @@ local server_s = server_now_s()
 -- What the last call of this worker answered is kept in its hash, for the case that the answer doesn't arrive. The leases
 -- alone don't tell: that they are gone is what a finished batch and one that was lost have in common.
 if is_repeat then
-  local last = redis.pcall('HGET', worker_key, 'sortline_last_finish')
+  local last = redis_pcall('HGET', worker_key, 'sortline_last_finish')
   local head = call_id .. ':'
   if type(last) == 'string' and string.sub(last, 1, #head) == head
     and #last - #head == (#ARGV - HEADER) / FIELDS then
@@ -33,7 +33,7 @@ local succeeded, failed, working_s = 0, 0, 0
 
 -- As RQ's Job.cleanup and Result.save: below zero is forever.
 local function expire(key, ttl_s)
-  if ttl_s < 0 then redis.call('PERSIST', key) else redis.call('EXPIRE', key, ttl_s) end
+  if ttl_s < 0 then redis_call('PERSIST', key) else redis_call('EXPIRE', key, ttl_s) end
 end
 
 -- `forever` is the score of a job without expiry: RQ's two registries differ in it.
@@ -72,7 +72,7 @@ local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, pay
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
   if not end_job(job_key, 'finished') then return end
   if result_ttl_s == 0 then
-    redis.call('DEL', job_key, results_key)
+    redis_call('DEL', job_key, results_key)
     return
   end
   record_result(results_key, 1, 'return_value', payload, execution_id, started_s)
@@ -85,7 +85,7 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
   local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
   if not end_job(job_key, 'failed') then return end
-  if meta ~= '' then redis.call('HSET', job_key, 'meta', meta) end
+  if meta ~= '' then redis_call('HSET', job_key, 'meta', meta) end
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
   expire(job_key, ttl_s)
@@ -94,9 +94,9 @@ end
 
 local function retry(queue, job_id)
   local job_key = 'rq:job:' .. job_id
-  local retries_left = redis.pcall('HGET', job_key, 'retries_left')
+  local retries_left = redis_pcall('HGET', job_key, 'retries_left')
   if refuse_broken(job_key, retries_left) then return end
-  redis.call('HSET', job_key, 'retries_left', math.max(0, retries_in(retries_left) - 1), 'ended_at', now_iso,
+  redis_call('HSET', job_key, 'retries_left', math.max(0, retries_in(retries_left) - 1), 'ended_at', now_iso,
     'last_heartbeat', now_iso)
   requeue(queue, job_id, now_iso)
 end
@@ -174,36 +174,36 @@ for queue, executions in pairs(finished) do
   attempt('rq:wip:' .. queue, close_executions, queue, executions, worker)
 end
 local function add_to_shared(command, key, members)
-  if move_broken(key, redis.pcall(command, key, unpack(members))) then redis.call(command, key, unpack(members)) end
+  if move_broken(key, redis_pcall(command, key, unpack(members))) then redis_call(command, key, unpack(members)) end
 end
 for key, members in pairs(registries) do
   attempt(key, add_to_shared, 'ZADD', key, members)
 end
 for line in pairs(lines) do
   attempt('sortline:lines', add_to_shared, 'SADD', 'sortline:lines', { line })
-  attempt('sortline:results:' .. line, redis.call, 'EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
+  attempt('sortline:results:' .. line, redis_call, 'EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
 end
 -- One line a batch is looked at, so that a name goes some time after its stream has expired.
 local function tidy_lines()
-  local line = redis.call('SRANDMEMBER', 'sortline:lines')
-  local ttl_s = line and redis.call('TTL', 'sortline:results:' .. line)
-  if ttl_s == -2 then redis.call('SREM', 'sortline:lines', line) end
+  local line = redis_call('SRANDMEMBER', 'sortline:lines')
+  local ttl_s = line and redis_call('TTL', 'sortline:results:' .. line)
+  if ttl_s == -2 then redis_call('SREM', 'sortline:lines', line) end
   -- Without expiry: written by a version that set none.
-  if ttl_s == -1 then redis.call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S) end
+  if ttl_s == -1 then redis_call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S) end
 end
 if next(lines) then attempt('sortline:lines', tidy_lines) end
-if #images > 0 then attempt(images[1], redis.call, 'UNLINK', unpack(images)) end
+if #images > 0 then attempt(images[1], redis_call, 'UNLINK', unpack(images)) end
 
 local function count_in_worker()
   local last = call_id .. ':' .. table.concat(answers)
-  if replace_broken(worker_key, redis.pcall('HSET', worker_key, 'sortline_last_finish', last)) then
-    redis.call('HSET', worker_key, 'sortline_last_finish', last)
+  if replace_broken(worker_key, redis_pcall('HSET', worker_key, 'sortline_last_finish', last)) then
+    redis_call('HSET', worker_key, 'sortline_last_finish', last)
   end
-  if succeeded > 0 then redis.call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
-  if failed > 0 then redis.call('HINCRBY', worker_key, 'failed_job_count', failed) end
-  redis.call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
+  if succeeded > 0 then redis_call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
+  if failed > 0 then redis_call('HINCRBY', worker_key, 'failed_job_count', failed) end
+  redis_call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
   -- A hash that nobody has registered, or that a dead worker's last call has made again, must not stay for ever.
-  if redis.call('TTL', worker_key) == -1 then redis.call('EXPIRE', worker_key, 120) end
+  if redis_call('TTL', worker_key) == -1 then redis_call('EXPIRE', worker_key, 120) end
 end
 if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end
 return { table.concat(answers), problems }

@@ -26,7 +26,7 @@ end
 
 -- The answer of a read, or nil where the key doesn't hold what it should.
 local function read(...)
-  local answer = redis.pcall(...)
+  local answer = redis_pcall(...)
   if not is_broken(answer) then return answer end
 end
 
@@ -35,7 +35,7 @@ local function give_again(queue, job_id, retries_left)
     take(queue, job_id)
     return
   end
-  redis.call('HSET', 'rq:job:' .. job_id, 'retries_left', retries_left - 1)
+  redis_call('HSET', 'rq:job:' .. job_id, 'retries_left', retries_left - 1)
   requeue(queue, job_id, now_iso)
   requeued = requeued + 1
 end
@@ -44,11 +44,11 @@ end
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
   if not job_id then -- RQ before 2.0 registered jobs without an execution
-    redis.call('ZREM', 'rq:wip:' .. queue, composite)
+    redis_call('ZREM', 'rq:wip:' .. queue, composite)
     return
   end
   local job_key = 'rq:job:' .. job_id
-  local job = redis.pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
+  local job = redis_pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
   local is_job = not refuse_broken(job_key, job)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
@@ -73,14 +73,14 @@ for q = FIRST_QUEUE, #ARGV do
   local queue = ARGV[q]
   if is_usable(queue) then
     local now = seconds(server_now_s())
-    local expired = redis.call('ZRANGEBYSCORE', 'rq:wip:' .. queue, '-inf', now, 'LIMIT', 0, limit)
+    local expired = redis_call('ZRANGEBYSCORE', 'rq:wip:' .. queue, '-inf', now, 'LIMIT', 0, limit)
     for i = #expired, 1, -1 do
       take_back(queue, expired[i])
     end
     -- The latest failures have the highest scores. A registry that is broken is moved aside by the next failure.
     for _, job_id in ipairs(read('ZREVRANGE', 'rq:failed:' .. queue, 0, limit - 1) or {}) do
       if failed_by_clean_up(job_id) then
-        redis.call('ZREM', 'rq:failed:' .. queue, job_id)
+        redis_call('ZREM', 'rq:failed:' .. queue, job_id)
         take(queue, job_id)
       end
     end

@@ -8,19 +8,19 @@ local answers = {}
 
 local function renew(place, queue, job_id, execution_id)
   local composite, expires_s = job_id .. ':' .. execution_id, server_now_s() + lease_s
-  local executions = redis.pcall('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)
-  local execution = redis.pcall('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
+  local executions = redis_pcall('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)
+  local execution = redis_pcall('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
   if is_broken(executions) or is_broken(execution) then
     write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
   end
-  redis.call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
-  redis.call('EXPIRE', 'rq:executions:' .. job_id, lease_s + 60)
-  is_broken(redis.pcall('HSET', 'rq:job:' .. job_id, 'last_heartbeat', now_iso)) -- the finish will report it
+  redis_call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
+  redis_call('EXPIRE', 'rq:executions:' .. job_id, lease_s + 60)
+  is_broken(redis_pcall('HSET', 'rq:job:' .. job_id, 'last_heartbeat', now_iso)) -- the finish will report it
   -- Where the registry is broken nobody can take the lease over.
-  is_broken(redis.pcall('ZADD', 'rq:wip:' .. queue, 'XX', staggered(expires_s, place), composite))
+  is_broken(redis_pcall('ZADD', 'rq:wip:' .. queue, 'XX', staggered(expires_s, place), composite))
 end
 
-redis.call('EXPIRE', worker_executions, lease_s + 60)
+redis_call('EXPIRE', worker_executions, lease_s + 60)
 for i = 5, #ARGV, 3 do
   local queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local is_held = held_executions(queue, { { job_id, execution_id } })[1]

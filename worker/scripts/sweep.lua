@@ -17,23 +17,23 @@ local MOST_SUSPECTS, SUSPECTS_PER_STEP = 1000, 50
 local MOST_ENTRIES, MOST_LEASES = 20000, 10000
 local REGISTRIES = { 'finished', 'failed', 'deferred', 'scheduled', 'canceled' }
 
-redis.call('EXPIRE', cursor_key, KEPT_S) -- a write before any read: see common.lua
+redis_call('EXPIRE', cursor_key, KEPT_S) -- a write before any read: see common.lua
 local now_s = server_now_s()
 local ours = {}
 for q = 7, #ARGV do ours[ARGV[q]] = true end
 
 -- A key of the wrong type makes a call raise; here it answers like a key that isn't there.
 local function ask(...)
-  local answer = redis.pcall(...)
+  local answer = redis_pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   if string.find(answer.err, 'WRONGTYPE', 1, true) then return nil end
-  return redis.call(...) -- raises: to go on without an answer could double a job
+  return redis_call(...) -- raises: to go on without an answer could double a job
 end
 
 local function is_due()
   local kept = ask('HMGET', cursor_key, 'next_s', 'cursor')
   if not kept then
-    redis.call('UNLINK', cursor_key)
+    redis_call('UNLINK', cursor_key)
     kept = {}
   end
   local wait_s = (tonumber(kept[1] or '') or 0) - now_s
@@ -113,12 +113,12 @@ local requeued, failed = 0, 0
 
 local function recover(queue, job_id)
   local job_key = 'rq:job:' .. job_id
-  if redis.call('HSETNX', job_key, 'sortline_recovered', '1') == 1 then
+  if redis_call('HSETNX', job_key, 'sortline_recovered', '1') == 1 then
     requeue(queue, job_id, now_iso)
     requeued = requeued + 1
   else
-    redis.call('HSET', job_key, 'status', 'started', 'retries_left', '0')
-    redis.call('ZADD', 'rq:wip:' .. queue, seconds(now_s), job_id .. ':lost')
+    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0')
+    redis_call('ZADD', 'rq:wip:' .. queue, seconds(now_s), job_id .. ':lost')
     failed = failed + 1
   end
 end
@@ -126,9 +126,9 @@ end
 -- Suspects, the oldest first: `<state> <job id>` by the time of suspicion.
 local function judge_suspects()
   local due = ask('ZRANGEBYSCORE', suspects_key, '-inf', seconds(now_s - grace_s), 'LIMIT', 0, SUSPECTS_PER_STEP)
-  if not due then redis.call('UNLINK', suspects_key) end
+  if not due then redis_call('UNLINK', suspects_key) end
   for _, suspect in ipairs(due or {}) do
-    redis.call('ZREM', suspects_key, suspect)
+    redis_call('ZREM', suspects_key, suspect)
     local state_before, job_id = string.match(suspect, '^(%S*) (.*)$')
     local queue, state, enqueued_at = look_at(job_id)
     if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
@@ -136,22 +136,22 @@ local function judge_suspects()
 end
 
 local function find_suspects(cursor)
-  local found = redis.call('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
-  local room = MOST_SUSPECTS - redis.call('ZCARD', suspects_key)
+  local found = redis_call('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
+  local room = MOST_SUSPECTS - redis_call('ZCARD', suspects_key)
   for _, key in ipairs(found[2]) do
     local job_id = string.sub(key, #'rq:job:' + 1)
     local queue, state, enqueued_at = look_at(job_id)
     if room > 0 and queue and is_lost(queue, job_id, enqueued_at) then
-      room = room - redis.call('ZADD', suspects_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
+      room = room - redis_call('ZADD', suspects_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
     end
   end
-  redis.call('HSET', cursor_key, 'cursor', found[1], 'next_s', seconds(now_s + interval_s))
+  redis_call('HSET', cursor_key, 'cursor', found[1], 'next_s', seconds(now_s + interval_s))
 end
 
 local cursor = is_due()
-if not cursor or redis.call('EXISTS', 'rq:suspended') == 1 then return { 0, 0 } end
+if not cursor or redis_call('EXISTS', 'rq:suspended') == 1 then return { 0, 0 } end
 judge_suspects()
 find_suspects(cursor)
-redis.call('EXPIRE', cursor_key, KEPT_S)
-redis.call('EXPIRE', suspects_key, KEPT_S)
+redis_call('EXPIRE', cursor_key, KEPT_S)
+redis_call('EXPIRE', suspects_key, KEPT_S)
 return { requeued, failed }
