@@ -36,6 +36,8 @@ _PAUSE_PER_ROUND = 4.0
 
 # RQ's Result.Type: SUCCESSFUL carries a return value, as does RETRIED, which is not final.
 _SUCCESSFUL = b"1"
+# What to look at where results don't come.
+NOT_SERVED = "does a worker serve the queue, and is it not suspended (`rq info`)?"
 _NEVER = {b"canceled": "it was canceled", b"stopped": "it was stopped"}
 _WRONG_TYPE = "its key on the server holds another type"
 
@@ -215,7 +217,7 @@ def _timeout(
 ) -> ResultTimeout:
     return ResultTimeout(
         f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
-        f"{away or 'is a worker running (`rq info`)?'}",
+        f"{away or NOT_SERVED}",
         results=results,
         missing=missing,
     )

@@ -38,6 +38,7 @@ BELL_TOKENS = 64
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
+NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 _RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
@@ -228,6 +229,8 @@ class LineProducer:
         self._server_clock.measure()
 
     def _check_image(self, data: bytes) -> str:
+        if not isinstance(data, bytes):  # from users' own code, which need not be checked for types
+            raise BadImage("format", f"the image is a {type(data).__name__}: give the bytes of its file.")
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
@@ -326,10 +329,7 @@ def check_names(**names: str) -> None:
         try:
             _NAME.validate_python(name)
         except ValidationError as error:
-            raise BadSetting(
-                f"{what} = {name!r}: use 1 to 64 letters, digits, dots, dashes and underscores, "
-                "beginning with a letter or digit."
-            ) from error
+            raise BadSetting(f"{what} = {name!r}: {NAME_RULE}.") from error
 
 
 def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
@@ -348,7 +348,8 @@ def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
 
 def _describe(error: ValidationError) -> str:
     problems = (
-        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: "
+        f"{NAME_RULE if problem['type'] == 'string_pattern_mismatch' else problem['msg']}"
         for problem in error.errors()
     )
     return "the job can't be written: " + "; ".join(problems) + "."

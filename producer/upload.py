@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from producer.inputs import Input, InputReader
-from producer.results import ROUND_JOBS, Answer, ResultReader
+from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.connection import connect
 from shared.errors import BadInput, QueueFull, ServerAway
@@ -203,7 +203,8 @@ class Uploader:
     def _collect(self) -> None:
         if self._read_answers() >= ROUND_JOBS // 2:
             return  # more are waiting; else a pause, not to ask for the same jobs again and again
-        self._check_time(self._away or f"no result within {self._options.timeout_s:g} s: is a worker running?")
+        no_result = f"no result within {self._options.timeout_s:g} s: {NOT_SERVED}"
+        self._check_time(self._away or no_result)
         self._sleep(_PAUSE_S)
 
     def _read_answers(self) -> int:

@@ -103,6 +103,8 @@ def _parsed(redis_url: str) -> dict[str, Any]:
     # An unescaped / ? or # in the password moves the @ behind the host; the client would connect to what is before it.
     if url.fragment or "@" in url.path + url.query or "," in (url.hostname or "") or (is_unix and not url.path):
         raise _unusable(redis_url)
+    if is_unix and url.hostname:
+        raise BadSetting(f"redis_url {masked(redis_url)!r} lacks a slash: write unix:///path/to/socket.")
     if not is_unix and not re.fullmatch(r"/?[0-9]*", url.path):
         raise BadSetting(
             f"redis_url {masked(redis_url)!r} ends with {url.path!r}: end it with the number of a database, e.g. /0."

@@ -259,7 +259,7 @@ class PresenceThread:
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
             if self._said.get(what) != text:
-                log.warning("%s failed (%s); it is for show, and no job waits for it", what, text)
+                log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
             self._said[what] = text
             return False
         if self._said.pop(what, None) is not None:

@@ -310,6 +310,16 @@ def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redi
         client.acl_deluser("camera")
 
 
+def test_what_is_no_bytes_is_named(settings: Settings) -> None:
+    with pytest.raises(BadImage, match="the image is a str: give the bytes of its file"):
+        LineProducer(settings).submit("frame.jpg", line="line-1", camera="c")  # type: ignore[arg-type]
+
+
+def test_a_name_that_cannot_be_used_is_told_the_rule(settings: Settings) -> None:
+    with pytest.raises(BadJob, match="line = 'line 1/x': use 1 to 64 letters"):
+        LineProducer(settings).submit(jpeg(), line="line 1/x", camera="c")
+
+
 def test_a_server_without_memory_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings)
     client.config_set("maxmemory", 1)

@@ -64,6 +64,7 @@ def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.Monk
         ("redis://a..b:6379/0", "host:port/db"),
         ("unix://", "unix:///path"),
         ("unix://redis.sock", "unix:///path"),
+        ("unix://tmp/redis.sock", "lacks a slash: write unix:///path"),
         ("redis://host/live", "ends with '/live'"),
         ("redis://host/0/1", "ends with '/0/1'"),
         ("redis://host/?db=live", "host:port/db"),
