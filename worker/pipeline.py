@@ -199,6 +199,8 @@ class Pipeline:
         idle = self.idle  # asked before the claim: what is put back after it must not be overlooked
         with self.loops.asking("claim"):
             claim = self._parts.claimer.claim(limit, max_bytes=max_bytes)
+        if claim.suspended != self.suspended:
+            log.warning("workers are suspended: rq resume" if claim.suspended else "workers are resumed")
         self._suspended = claim.suspended
         self._parts.inflight.add([job.lease for job in claim.jobs])
         images = self._images(claim.jobs)

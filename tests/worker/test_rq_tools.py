@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -123,7 +124,8 @@ def _wip(client: redis.Redis) -> list[str]:
     return StartedJobRegistry("live", connection=client).get_job_ids()
 
 
-def test_suspend_and_resume(settings: Settings, client: redis.Redis) -> None:
+def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "sortline.pipeline")
     its_parts = kit.parts(settings, ToneEngine())
     suspended = _count_suspended(its_parts.claimer)
     run = kit.pipeline(settings, its_parts)
@@ -137,6 +139,8 @@ def test_suspend_and_resume(settings: Settings, client: redis.Redis) -> None:
     kit.wait_until(lambda: kit.outcomes(client) == {job_id: "sorted"}, "the job is sorted after the resumption")
     run.drain()
     kit.finish(run)
+    said = [record.getMessage() for record in caplog.records if "workers are" in record.getMessage()]
+    assert said == ["workers are suspended: rq resume", "workers are resumed"]
 
 
 def _count_suspended(claimer: Claimer) -> list[Claim]:
