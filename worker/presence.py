@@ -31,7 +31,7 @@ from rq.worker.base import BaseWorker
 
 from shared import keys
 from shared.connection import connect
-from shared.server_answers import explain
+from shared.server_answers import explain, is_wrong_type
 from worker.durability import warn_of_loss
 from worker.metrics import Metrics
 
@@ -80,7 +80,7 @@ class Presence(BaseWorker):
         try:
             self._register(state)
         except redis.exceptions.ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
             # Most likely our key, which nobody else has a use for; where it is one of RQ's sets this changes nothing.
             if self.connection.type(self.key) != b"hash":

@@ -131,6 +131,21 @@ def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
         assert "Redis Cluster" in str(error)
 
 
+@pytest.mark.parametrize(("code", "kind"), [("NOREPLICAS", ServerAway), ("WRONGTYPE", CommandRefused)])
+def test_an_answer_that_a_script_raised_again_keeps_its_meaning(
+    client: redis.Redis, code: str, kind: type[SortlineError]
+) -> None:
+    """The server puts the place in the script before its own code then, and the worker took it for a script's fault."""
+    client.lpush("a", "x")
+    with (
+        configured(client, "min-replicas-to-write", "1" if code == "NOREPLICAS" else "0"),
+        pytest.raises(redis.exceptions.ResponseError, match=f"^user_script:1: {code}") as caught,
+    ):
+        client.eval("local _, e = pcall(function() redis.call('INCR', 'a') end) error(e)", 0)
+    assert type(translate(caught.value)) is kind
+    assert is_wrong_type(caught.value) == (code == "WRONGTYPE")
+
+
 def test_one_key_of_another_type_is_no_absence(client: redis.Redis, redis_url: str) -> None:
     client.lpush("rq:job:a", "x")
     error = raised(redis_url, in_a_pipeline)

@@ -191,7 +191,8 @@ def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
     monkeypatch.setattr(finisher, "finish", refuse)
     is_away.set()
     (job_id,) = kit.submit(settings, frame())
-    kit.wait_until(lambda: "finish: the Redis server refuses a command: no room" in (run.ready_problem() or ""), "it says so")
+    refused = "finish: the Redis server refuses a command: no room."
+    kit.wait_until(lambda: run.ready_problem() == refused, "it says so")
     hour_s = 3_600.0
     clock.pass_by(hour_s)
     kit.wait_until(lambda: not run.loops.silent(longer_than_s=hour_s / 2), "the threads come round")
