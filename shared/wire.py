@@ -38,7 +38,7 @@ class Wire:
         return self.send(command, resend=lambda: command)
 
     def send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
-        """As `call`, for a command that is another one when it is sent again: the one that `resend` makes."""
+        """As `call`; after a lost connection the command that `resend` makes is sent instead of the same one."""
         with self._calling:
             try:
                 return self._call(command)

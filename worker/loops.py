@@ -116,7 +116,7 @@ class Loops:
         self.beat(step)
 
     def _server_back(self, step: str) -> None:
-        """A call of `step` went well after one that hadn't; say so when no other step still fails."""
+        """A call of `step` went well after one that failed; say so when no other step still fails."""
         with self._turning:
             self._errors.pop(step, None)
             if self._errors or self._away_since is None:

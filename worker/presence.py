@@ -82,7 +82,7 @@ class Presence(BaseWorker):
         except redis.exceptions.ResponseError as error:
             if not is_wrong_type(error):
                 raise
-            # Most likely our key, which nobody else has a use for; where it is one of RQ's sets this changes nothing.
+            # Most likely it is our own key, which only this worker uses. A broken set of RQ's stays as it is.
             if self.connection.type(self.key) != b"hash":
                 self.connection.delete(self.key)
             self._register(state)
@@ -131,7 +131,7 @@ class Presence(BaseWorker):
             pipeline.execute()
 
     def upkeep(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """RQ's periodic clean-up, as pieces with a name each, so that one that fails does not stop the others.
+        """RQ's periodic clean-up, in named pieces, so that one that fails does not stop the others.
 
         Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
         """

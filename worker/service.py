@@ -126,7 +126,7 @@ class WorkerService:
             log.error("%s", error)
 
     def _wait_for(self, work: Future[T], *, timeout_s: float = float("inf")) -> T | None:
-        """What it gives or raises; None when it takes longer, or the worker is told to stop meanwhile."""
+        """What `work` returns or raises; None when it takes longer, or the worker is told to stop meanwhile."""
         give_up_at = time.monotonic() + timeout_s
         while not self._stop_signals and time.monotonic() < give_up_at:
             if concurrent.futures.wait([work], LOOK_S).done:
@@ -318,7 +318,7 @@ class WorkerService:
 
 
 def aside(name: str, work: Callable[[], T]) -> Future[T]:
-    """Do `work` on a thread of its own, for which nobody has to wait: not even the end of the interpreter."""
+    """Do `work` on a daemon thread of its own: not even the end of the interpreter waits for it."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -1,8 +1,8 @@
 -- Takes up to max_jobs jobs off the queues, most urgent queue first, and starts an execution for each,
 -- in one step: a worker that dies right after it leaves leases behind, never a job that is nowhere.
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
--- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring, and the length of each,
--- which a job here has at its end, tells the worker what not to fetch.
+-- The worker fetches the images afterwards, with one MGET: max_bytes bounds what that brings. The last field of a job
+-- is its image's length, by which the worker knows which images are too large to fetch.
 --
 -- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
@@ -12,7 +12,7 @@ local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 local FIRST_QUEUE = 9
 
--- 0 for an image that is gone, or a key that is none: the worker will find neither.
+-- 0 where the image is gone or its key has another type: the worker will find no image either way.
 local function image_bytes(job_id)
   local size = redis_pcall('STRLEN', 'sortline:image:' .. job_id)
   return tonumber(size) or 0
@@ -62,7 +62,7 @@ local function choose(queue, job_ids)
   return composites, looked_at
 end
 
--- The leases come first and the list is cut last: whatever happens in between, no job is in neither of them.
+-- The leases come first and the list is cut last: whatever happens in between, each job is in one of them at least.
 local function start(queue, job_ids)
   local before = #jobs
   local composites, looked_at = choose(queue, job_ids)
