@@ -108,10 +108,11 @@ class WorkerService:
             url = self._settings.redis_url
             answer = aside("check", lambda: check(connect(url), url))
             model = self._wait_for(aside("load", self._timed_load))
-            if model is None:
-                log.info("told to stop before the model was loaded: nothing was claimed")
+            if model is not None:
+                self._await_server(answer)
+            if model is None or self._stop_signals:  # a claim of a server that hangs would hold up the end
+                log.info("told to stop before the first claim: nothing was claimed")
                 _end_at_once(0)
-            self._await_server(answer)
             self._pipeline = self._build(model)
             return self._guarded(self._pipeline)
         finally:
