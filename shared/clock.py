@@ -98,7 +98,7 @@ class ServerClock:
             )
 
     def measure(self) -> None:
-        """Measure the offset when that is due. Never raises: that the server is away, others find out and say."""
+        """Measure the offset when that is due. Never raises: others report that the server is away."""
         # Asked before the lock is taken, so that no thread waits for one that measures.
         if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:
             self._measure(after_s=MEASURE_INTERVAL_S)

@@ -72,7 +72,7 @@ class Loops:
             self._server_back(step)
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
-        """Living loops that have not come round for so long, though they wait for nothing; for how many seconds."""
+        """Running loops that have been silent for longer than this and wait for nothing; for how many seconds."""
         silent_s = {
             thread.name: self._clock() - self._beats[thread.name] for thread in self._threads if thread.is_alive()
         }

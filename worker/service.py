@@ -119,7 +119,7 @@ class WorkerService:
             status.stop()
 
     def _await_server(self, answer: Future[None]) -> None:
-        """Find out at the start what waiting does not mend. A server that is away is the pipeline's to wait for."""
+        """Find out at the start what waiting does not mend. If the server is away, the pipeline waits for it."""
         try:
             self._wait_for(answer, timeout_s=CHECK_S)
         except Transient as error:

@@ -165,8 +165,8 @@ local function composites_of(executions)
 end
 
 -- Which executions of one queue are still held; `executions` is a list of { job_id, execution_id }. False where the lease
--- was lost: the job is another's. Where the registry of leases is broken nobody can take one over, so that what
--- the job's own list says still holds.
+-- was lost: the job is another's. Where the registry of leases is broken, nobody can take one over: then
+-- the job's own list of executions decides.
 local function held_executions(queue, executions)
   local composites, held = composites_of(executions), {}
   local scores = redis_pcall('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))
