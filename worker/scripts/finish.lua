@@ -125,13 +125,17 @@ local function finish(i)
 end
 
 -- A job that can't be put back, and one whose writing fails for a reason that nobody foresaw, keep their leases until
--- these run out: then they go back to their queues, with an attempt less. Only where the worker has no permission the
--- script ends: no job can be written then, and the worker tries again.
+-- these run out: then they go back to their queues, with an attempt less. Where the worker lacks a permission and nothing
+-- is finished yet, the script ends, and the worker tries again; later that would publish the jobs before this one twice.
+local is_any_finished = false
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
   local went_well, message = pcall(finish, i)
-  if went_well then return FINISHED end
-  if is_forbidden(message) then error(message) end
+  if went_well then
+    is_any_finished = true
+    return FINISHED
+  end
+  if is_forbidden(message) and not is_any_finished then error(message, 0) end
   report('unwritten', 'rq:job:' .. ARGV[i + 2], text_of(message))
   return UNWRITTEN
 end
