@@ -62,15 +62,18 @@ local function choose(queue, job_ids)
   return composites, looked_at
 end
 
--- The leases come first and the list is cut last: whatever happens in between, each job is in one of them at least.
+-- The leases come first and the list is cut right after them. Whatever fails then, for want of a permission say, each job
+-- is in exactly one of them: in neither it would be lost, in both another claim would give it to a second worker.
 local function start(queue, job_ids)
+  local list = 'rq:queue:' .. queue
   local before = #jobs
   local composites, looked_at = choose(queue, job_ids)
+  redis_call('LTRIM', list, 0, -1) -- changes nothing, but raises where the cut would
   register(queue, composites, worker, lease_s, expires_s)
+  redis_call('LTRIM', list, looked_at, -1)
   for i = before + 1, #jobs do
     open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
   end
-  redis_call('LTRIM', 'rq:queue:' .. queue, looked_at, -1)
 end
 
 -- The bell says "there may be work": silent when there is none, one token while there is.

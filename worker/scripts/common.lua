@@ -148,12 +148,13 @@ local function register(queue, composites, worker, lease_s, expires_s)
     leases[2 * i - 1] = staggered(expires_s, i)
     leases[2 * i] = composites[i]
   end
-  redis_call('ZADD', 'rq:wip:' .. queue, unpack(leases))
   local key = 'rq:worker:' .. worker .. ':executions'
   if replace_broken(key, redis_pcall('SADD', key, unpack(composites))) then
     redis_call('SADD', key, unpack(composites))
   end
   redis_call('EXPIRE', key, lease_s + 60)
+  -- The leases last: one that is not in the worker's list would not be found when the call is made again.
+  redis_call('ZADD', 'rq:wip:' .. queue, unpack(leases))
 end
 
 local function composites_of(executions)

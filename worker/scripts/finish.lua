@@ -125,13 +125,17 @@ local function finish(i)
 end
 
 -- A job that can't be put back, or whose writing fails for an unforeseen reason, keeps its lease until that runs out.
--- Then it goes back to its queue, with one attempt less. A missing permission ends the script: no job can be written
--- then, and the worker tries again.
+-- Then it goes back to its queue, with one attempt less. A missing permission ends the script while no job is finished,
+-- and the worker tries again. Later that would publish the jobs before this one twice.
+local is_any_finished = false
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
   local went_well, message = pcall(finish, i)
-  if went_well then return FINISHED end
-  if is_forbidden(message) then error(message) end
+  if went_well then
+    is_any_finished = true
+    return FINISHED
+  end
+  if is_forbidden(message) and not is_any_finished then error(message, 0) end
   report('unwritten', 'rq:job:' .. ARGV[i + 2], text_of(message))
   return UNWRITTEN
 end
