@@ -133,8 +133,9 @@ _PIPELINE = re.compile(r"^Command # \d+ \((?P<command>\w*).*\) of pipeline cause
 _DISCARDED = "Transaction discarded because of: "
 # Before the answer to a command of a script, Redis 6 puts the place in the script.
 _SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?", re.DOTALL)
-# Before an answer that a script raised again, as ours do, is the place where it did so.
-_RAISED_AGAIN = re.compile(r"^user_script:\d+: (?:ERR )?(?=[A-Z])")
+# Before an answer that a script raised again, as ours do, is the place where it did so, and the code that the client
+# cuts off elsewhere.
+_RAISED_AGAIN = re.compile(r"^(?:user_script:\d+: (?=[A-Z]))?(?:ERR )?")
 # Behind the answer to a command of a script, Redis 7 and Valkey put the place in the script.
 _PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_script:\d+\.?$")
 _CODE = re.compile(r"^([A-Z]+) ")
