@@ -90,7 +90,7 @@ class ResultStreams:
         """Results as they come, after those that `last` saw, until `stop` is set.
 
         Waits while the server is away. A stream that began anew meanwhile, since the server lost its data, is read from
-        its beginning. Each of these is told to `on_notice`.
+        its beginning. `on_notice` gets a sentence about each.
 
         Args:
             stop: set it to end.
@@ -138,7 +138,7 @@ class ResultStreams:
             except redis.exceptions.ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                self._check_at = float("-inf")  # which finds the one
+                self._check_at = float("-inf")  # the check finds out which key it is
                 return []
         entries: list[_Entry] = []
         for name, new in cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer):

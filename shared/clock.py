@@ -21,9 +21,9 @@ log = logging.getLogger("sortline.clock")
 # 2000-01-01 and 2100-01-01, UTC. A clock that was never set says 1970; milliseconds lie in the year 50,000.
 EARLIEST_AT = 946_684_800.0
 LATEST_AT = 4_102_444_800.0
-# A week. Above it somebody gave a time of day instead of a duration: epoch seconds would be 20 days of milliseconds.
+# A week. More is most likely a time instead of a duration: epoch seconds, taken for milliseconds, are 20 days.
 MAX_DEADLINE_S = 604_800.0
-# From here on an offset is said in the log: deadlines are a few hundred milliseconds.
+# An offset above this is logged: deadlines are a few hundred milliseconds.
 NOTABLE_OFFSET_S = 0.25
 MEASURE_INTERVAL_S = 30.0
 # A job that looks wrong has the offset measured again, no more often than this.
@@ -33,7 +33,7 @@ _UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 
 
 def check_times(captured_at: float, deadline_at: float | None) -> None:
-    """Refuse times that are wrong whatever any clock says. An old capture is none: a backlog may be a day old.
+    """Refuse times that are wrong whatever any clock says. An old capture is allowed: a backlog may be a day old.
 
     Raises:
         BadJob: names the value and the mend.
@@ -98,8 +98,9 @@ class ServerClock:
             )
 
     def measure(self) -> None:
-        """Measure the offset when that is due. Never raises: that the server is away, others find out and say."""
-        if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:  # else no thread waits for one that measures
+        """Measure the offset when that is due. Never raises: others report that the server is away."""
+        # Asked before the lock is taken, so that no thread waits for one that measures.
+        if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:
             self._measure(after_s=MEASURE_INTERVAL_S)
 
     def _measure(self, *, after_s: float) -> None:
@@ -114,7 +115,7 @@ class ServerClock:
                 log.debug("the server's clock can't be read: %s", error)
                 return
             round_trip_s = self._monotonic() - self._measured_at
-            # The answer was made half-way, as far as anybody can tell: the error is at most half the round trip.
+            # Assume that the server answered half-way: the error is at most half the round trip.
             self._offset_s = sent_at + round_trip_s / 2 - (seconds + microseconds / 1e6)
             self._on_offset(self._offset_s)
             self._say(self._offset_s, error_s=round_trip_s / 2)
@@ -130,6 +131,7 @@ class ServerClock:
                     abs(offset_s),
                     "ahead of" if offset_s > 0 else "behind",
                 )
-        elif self._said_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:  # well below it, not to say so again and again
+        # Well below the bound, so that an offset near it is not logged again and again.
+        elif self._said_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:
             self._said_s = 0.0
             log.info("this machine's clock and the Redis server's agree again")

@@ -19,7 +19,7 @@ from shared.settings import masked
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
 SOCKET_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
-# A command's first question: somebody waits for the answer, and a TLS handshake with a port that speaks no TLS hangs.
+# For a command's first question. A person waits for the answer, and a TLS handshake with a port without TLS hangs.
 _CHECK_TIMEOUT_S = 5.0
 # How long a server that answers nothing may take to say whether it speaks TLS.
 _TLS_PROBE_TIMEOUT_S = 2.0
@@ -62,7 +62,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
         BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
             does not, or the other way round.
     """
-    # Not a call of the pool's: that tries twice, and takes twice as long to find that nobody answers.
+    # Not through the pool, which tries twice and so takes twice as long to find that nobody answers.
     connection: Any = client.connection_pool.make_connection()  # redis has no types here
     connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:

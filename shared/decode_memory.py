@@ -73,12 +73,12 @@ class DecodeMemory:
         return self._held_bytes
 
 
-# Memory is the process's, so there is one account, whatever decoders a process has.
+# Memory belongs to the process, so there is one account for all of its decoders.
 DECODE_MEMORY = DecodeMemory()
 
 
 def drop_locals(error: BaseException) -> None:
-    """Empty the functions that an error came through: until it is handled it keeps all that they held, images too."""
+    """Clear the local variables of an error's traceback: they would keep images alive until the error is handled."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)

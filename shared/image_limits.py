@@ -1,4 +1,4 @@
-"""What is too large to be decoded, told before any pixel is: by a file's length, its pixels, and the memory it takes.
+"""Refuses what is too large before any pixel is decoded: by a file's length, its pixels, and the memory it will take.
 
 In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the bytes that decoding takes at its peak.
 
@@ -102,7 +102,7 @@ def check_before_opening(data: bytes, content_type: str) -> None:
 
 
 def has_one_orientation(frame: Image.Image, *, tag: int) -> bool:
-    """False where EXIF holds a list of orientations, which is none, and may be millions of numbers long."""
+    """False where EXIF holds a list of orientations. It is no orientation, and may hold millions of numbers."""
     exif = frame.info.get("exif")
     return not isinstance(exif, bytes) or count_of(tag, exif) <= 1
 

@@ -1,6 +1,6 @@
-"""Any of Pillow's modes to one that can be resized, in one step or piece by piece: the same pixels, less memory.
+"""Converts any of Pillow's modes to one that can be resized. In pieces that takes less memory, for the same pixels.
 
-For `images` alone, which says what becomes of each kind.
+Used by `images` alone, which says what becomes of each kind.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from PIL import Image
 from shared.errors import BadImage
 
 _FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
-# What is converted in several steps is so in pieces of at most this many pixels.
+# A conversion of several steps is done in pieces of at most this many pixels.
 PIECE_PX = 262_144
-# What is in between then: floats, the most of all, take 17 bytes a pixel.
+# What the steps in between take for one piece: at most 17 bytes a pixel, for floats.
 PIECE_BYTES = 17 * PIECE_PX
 
 _Box = tuple[int, int, int, int]
@@ -49,7 +49,7 @@ def _to_rgba(image: Image.Image) -> Image.Image:
 
 
 def _in_pieces(frame: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `convert` makes of the whole, for one that looks at each pixel alone."""
+    """What `convert` makes of the whole frame. It must treat each pixel independently of the others."""
     if frame.width * frame.height <= PIECE_PX:
         return convert(frame)
     whole = Image.new(mode, frame.size)

@@ -7,5 +7,5 @@ SORT_IMAGE = "worker.tasks.sort_image"
 
 # A job's hash is RQ's. This field of it is ours: how often the producer lets the job be tried.
 MAX_ATTEMPTS_FIELD = "sortline_max_attempts"
-# Bounds the setting, and whatever else a job's hash says. The scripts have it too: MAX_RETRIES in common.lua.
+# Bounds the setting and the numbers in a job's hash. The scripts have it too: MAX_RETRIES in common.lua.
 MAX_ATTEMPTS = 100

@@ -133,6 +133,9 @@ _PIPELINE = re.compile(r"^Command # \d+ \((?P<command>\w*).*\) of pipeline cause
 _DISCARDED = "Transaction discarded because of: "
 # Before the answer to a command of a script, Redis 6 puts the place in the script.
 _SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?", re.DOTALL)
+# Before an answer that a script raised again, as ours do, is the place where it did so, and the code that the client
+# cuts off elsewhere.
+_RAISED_AGAIN = re.compile(r"^(?:user_script:\d+: (?=[A-Z]))?(?:ERR )?")
 # Behind the answer to a command of a script, Redis 7 and Valkey put the place in the script.
 _PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_script:\d+\.?$")
 _CODE = re.compile(r"^([A-Z]+) ")
@@ -180,7 +183,8 @@ def _code_and_text(error: Exception) -> tuple[str, str]:
     text, command = str(error), ""
     if pipeline := _PIPELINE.match(text):
         command, text = pipeline["command"], text[pipeline.end() :]
-    text = _PLACE_IN_SCRIPT.sub("", _SCRIPT.sub("", text.removeprefix(_DISCARDED))).rstrip(".")
+    text = _RAISED_AGAIN.sub("", _SCRIPT.sub("", text.removeprefix(_DISCARDED)))
+    text = _PLACE_IN_SCRIPT.sub("", text).rstrip(".")
     code = next((code for kind, code in _CODES_OF_CLASSES if isinstance(error, kind)), "")
     if not code and (found := _CODE.match(text)) and found[1] in _MEANINGS:
         code, text = found[1], text[found.end() :]

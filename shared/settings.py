@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
     clock_tolerance_s: float = Field(
-        5.0, ge=0, le=3600, description="seconds that a capture may be in the future; a job that is more so is refused"
+        5.0, ge=0, le=3600, description="seconds that a capture may lie in the future; beyond that the job is refused"
     )
     result_ttl_s: int = Field(
         900, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"

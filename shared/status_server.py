@@ -206,7 +206,7 @@ class _Connection(H11Protocol):
         connections = cast("set[_Connection]", self.connections)
         oldest = min(connections, key=lambda connection: (connection.cycle is not None, connection._opened_at_s))
         oldest.transport.abort()
-        connections.discard(oldest)  # at once: uvicorn is told that it is lost only after others are accepted
+        connections.discard(oldest)  # at once: uvicorn hears of the loss only after it has accepted others
         if not self.app_state.get("is_full_told"):  # one dict for all connections
             self.app_state["is_full_told"] = True
             log.warning(
@@ -226,7 +226,7 @@ def _config(app: _App) -> uvicorn.Config:
         proxy_headers=False,
         workers=1,  # else WEB_CONCURRENCY is read
         log_config=None,
-        log_level="critical",  # less severe are lines for each request that is none
+        log_level="critical",  # below it uvicorn logs a line for each malformed request
         access_log=False,
         server_header=False,
         date_header=False,

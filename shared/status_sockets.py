@@ -1,4 +1,4 @@
-"""The sockets that the status server listens at; faults are told as the settings that mend them."""
+"""The sockets that the status server listens at. Errors name the setting that mends them."""
 
 from __future__ import annotations
 

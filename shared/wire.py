@@ -38,7 +38,7 @@ class Wire:
         return self.send(command, resend=lambda: command)
 
     def send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
-        """As `call`, for a command that is another one when it is sent again: the one that `resend` makes."""
+        """As `call`; after a lost connection the command that `resend` makes is sent instead of the same one."""
         with self._calling:
             try:
                 return self._call(command)
@@ -90,8 +90,9 @@ class WireScript:
         try:
             return self._wire.send(command, resend=resend)
         except redis.exceptions.NoScriptError:
-            self._wire.call("SCRIPT", "LOAD", self._source)
-            return self._wire.send(command, resend=resend)
+            # Not SCRIPT LOAD and the call once more: somebody who flushes scripts now could do so between the two.
+            with_source = ["EVAL", self._source, *resend()[2:]]
+            return self._wire.send(with_source, resend=lambda: with_source)
 
 
 class RepeatableScript(WireScript):

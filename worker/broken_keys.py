@@ -16,17 +16,17 @@ REPEAT_INTERVAL_S = 60.0
 MAX_REMEMBERED = 1000
 
 _WHAT_IS_DONE = {
-    "refused": "it can't be a job's, so the job was taken off its queue unread, and the key is left alone: delete it, "
+    "refused": "it does not hold a job, so the job's id was taken off its queue, and the key is left alone: delete it, "
     "or enqueue with LineProducer, which makes ids of its own",
     "replaced": "it was deleted and written anew",
-    "moved": "it was renamed to 'sortline:broken:' and its name, where it stays for a day, and begun anew",
+    "moved": "it was renamed to 'sortline:broken:' and its name, where it stays for a day, and a new one was begun",
     "left": "its queue is left alone, and jobs wait, until you delete or rename that key",
     "unwritten": "what was to be written there is missing",
 }
 
 
 class BrokenKeys:
-    """Tells of broken keys. May be called by any thread."""
+    """Logs and counts broken keys. May be called by any thread."""
 
     def __init__(
         self, on_refused: Callable[[], object] = lambda: None, *, clock: Callable[[], float] = time.monotonic

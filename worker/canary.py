@@ -6,8 +6,10 @@ model store. Called by the recorder and the follower, from threads of their own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -15,10 +17,14 @@ from pydantic import BaseModel, ConfigDict
 
 from model_store.policy import Decision
 from shared import keys
+from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
+from shared.server_answers import explain, translate
 
 if TYPE_CHECKING:
     from model_store.rollout import Canary
+
+log = logging.getLogger("sortline.canary")
 
 # Counts and verdict outlive the last look of the last worker by this: a canary that was stopped must not come back
 # because every worker was off for a while and the store could not be written.
@@ -88,24 +94,29 @@ class CanaryBook:
         self._client = client
         self._name = name
         self._maxlen = maxlen
+        self._is_unwritten_said = False
 
     def add(self, canary: Canary, comparisons: Sequence[Comparison]) -> Totals:
         """Record and count comparisons; the totals with them.
+
+        A line's stream that can't be written costs that line's entries, and is logged once: the counts are not in it.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached; they may be counted all the same.
         """
         key = self._key(canary)
         disagreed = sum(1 for comparison in comparisons if not comparison.agree)
+        streams = [keys.shadow(comparison.line) for comparison in comparisons]
+        lines_streams = sorted(set(streams))
         with self._client.pipeline() as pipeline:
-            for comparison in comparisons:
+            for stream, comparison in zip(streams, comparisons, strict=True):
                 entry = {"comparison": comparison.model_dump_json()}
-                pipeline.xadd(keys.shadow(comparison.line), cast(Any, entry), maxlen=self._maxlen)
-            for line in {comparison.line for comparison in comparisons}:
-                pipeline.expire(keys.shadow(line), keys.STREAM_TTL_S)
+                pipeline.xadd(stream, cast(Any, entry), maxlen=self._maxlen)
+            for stream in lines_streams:
+                pipeline.expire(stream, keys.STREAM_TTL_S)
             pipeline.hincrby(key, "compared", len(comparisons))
             pipeline.hincrby(key, "disagreed", disagreed)
-            return self._totals(pipeline, key)
+            return self._totals(pipeline, key, streams=[*streams, *lines_streams])
 
     def read(self, canary: Canary) -> Totals:
         """The totals by now.
@@ -127,11 +138,23 @@ class CanaryBook:
             pipeline.expire(self._key(canary), KEEP_S)
             return bool(pipeline.execute()[0])
 
-    def _totals(self, pipeline: Any, key: str) -> Totals:
+    def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str] = ()) -> Totals:
+        """`streams`: those that the first commands of the pipeline concern, one each."""
         pipeline.expire(key, KEEP_S)
         pipeline.hmget(key, "compared", "disagreed", "stopped")
-        compared, disagreed, stopped = pipeline.execute()[-1]
+        answers = pipeline.execute(raise_on_error=False)
+        for answer, stream in zip_longest(answers, streams):
+            if isinstance(answer, redis.exceptions.RedisError):
+                if stream is None or not isinstance(translate(answer), CommandRefused):
+                    raise answer
+                self._say_unwritten(stream, answer)
+        compared, disagreed, stopped = answers[-1]
         return Totals(int(compared or 0), int(disagreed or 0), stopped.decode() if stopped else None)
+
+    def _say_unwritten(self, stream: str, error: redis.exceptions.RedisError) -> None:
+        if not self._is_unwritten_said:
+            log.warning("%s can't be written; its comparisons are only counted: %s", stream, explain(error))
+        self._is_unwritten_said = True
 
     def _key(self, canary: Canary) -> str:
         return keys.canary(self._name, canary.version, canary.started_at)

@@ -28,7 +28,7 @@ from worker.items import Claimed, Lease
 # not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it. While the
 # answer with them is read, the client holds them twice.
 MAX_ENCODED_BYTES = 24_000_000
-# Of whole numbers in a job's hash: what EXPIRE takes. Any other number counts as none: in a script it would raise.
+# Most digits of a number in a job's hash: what EXPIRE takes. A longer one counts as absent: a script would raise on it.
 MAX_DIGITS = 10
 
 
@@ -72,7 +72,7 @@ def _between(least: int, field: bytes | None, most: int) -> int:
 
 
 def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
-    """Why an image of this length is not even fetched; None for one that is."""
+    """Why an image of this length is not fetched; None for one that is."""
     try:
         check_length(size_bytes, max_bytes=max_bytes)
     except BadImage as error:

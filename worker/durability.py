@@ -1,4 +1,4 @@
-"""Does the server keep what it is given, and at what memory? Asked once at start; a warning is all that comes of it."""
+"""Checks at the start whether the server keeps what it is given, and at what memory cost. It only logs warnings."""
 
 from __future__ import annotations
 

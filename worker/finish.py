@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 
 import redis
 
+from shared.errors import CommandRefused
+from shared.server_answers import translate
 from shared.settings import Settings
 from shared.wire import Wire
 from worker import scripts
@@ -112,13 +114,5 @@ def failure_meta(result_json: bytes) -> bytes:
 
 
 def _is_script_error(error: redis.exceptions.ResponseError) -> bool:
-    """Whether a script raised, of which it is the text that tells.
-
-    False for a server that can't or mustn't write now, which has a code of its own, and for a worker that isn't allowed
-    to.
-    """
-    text = str(error)
-    code = text.partition(" ")[0]
-    has_code = type(error) is not redis.exceptions.ResponseError or (code.isupper() and code != "WRONGTYPE")
-    is_forbidden = "ACL failure in script" in text
-    return not has_code and not is_forbidden and "user_script" in text
+    """Whether a script raised. False where the server can't write now, or the worker has no permission to."""
+    return isinstance(translate(error), CommandRefused) and "user_script" in str(error)

@@ -18,7 +18,7 @@ from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
 from worker.items import Claimed, Ticket
 
-# An ImageJob takes less than a kilobyte. What is longer than this, packed or not, is none, and might fill the memory.
+# An ImageJob takes less than a kilobyte. Longer data, packed or not, is no ImageJob and might fill the memory.
 # worker/scripts/common.lua has the same number.
 MAX_CALL_BYTES = 100_000
 # Of what a stranger wrote, as much goes into the log and the failed job.

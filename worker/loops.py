@@ -72,7 +72,7 @@ class Loops:
             self._server_back(step)
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
-        """Living loops that have not come round for so long, though they wait for nothing; for how many seconds."""
+        """Running loops that have been silent for longer than this and wait for nothing; for how many seconds."""
         silent_s = {
             thread.name: self._clock() - self._beats[thread.name] for thread in self._threads if thread.is_alive()
         }
@@ -116,7 +116,7 @@ class Loops:
         self.beat(step)
 
     def _server_back(self, step: str) -> None:
-        """A call of `step` went well after one that hadn't; say so when no other step still fails."""
+        """A call of `step` went well after one that failed; say so when no other step still fails."""
         with self._turning:
             self._errors.pop(step, None)
             if self._errors or self._away_since is None:

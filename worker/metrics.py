@@ -1,4 +1,7 @@
-"""Every metric of the worker, declared once. Base units; no label is unbounded (no job or frame id)."""
+"""Every metric of the worker, declared once. Base units; no label is unbounded (no job or frame id).
+
+Long, as the collectors behind the metrics are here too: a metric's name and its meaning are in one file.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from shared import keys
 from shared.schemas import ModelRef, SortResult
+from shared.server_answers import is_wrong_type
 from worker.canary import Comparison
 from worker.claim import epoch
 
@@ -383,46 +387,40 @@ class QueueGauges(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The names without values: registering must not ask the server."""
-        return self._families_without_values()
-
-    def _families_without_values(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
-        return (
-            GaugeMetricFamily("sortline_redis_up", "1 when the Redis server answered this scrape"),
-            GaugeMetricFamily("sortline_queue_depth", "Jobs waiting", labels=["queue"]),
-            GaugeMetricFamily(
-                "sortline_queue_oldest_seconds",
-                "Age of the job at the front; 0 when the queue is empty",
-                labels=["queue"],
-            ),
-        )
+        return [_redis_up(), *_queue_families(), *_memory_families()]
 
     def _read(self) -> list[Metric]:
-        up, depth, oldest = self._families_without_values()
+        up = _redis_up()
         try:
-            for queue in self._queues:
-                count, age_s = self._front(queue)
-                depth.add_metric([queue], count)
-                oldest.add_metric([queue], age_s)
-            memory = self._memory()
+            families = [*self._fronts(), *self._memory()]
         except redis.exceptions.RedisError:
             up.add_metric([], 0)
             return [up]
         up.add_metric([], 1)
-        return [up, depth, oldest, *memory]
+        return [up, *families]
 
-    def _memory(self) -> list[Metric]:
+    def _fronts(self) -> Iterable[Metric]:
+        depth, oldest = _queue_families()
+        for queue in self._queues:
+            try:
+                count, age_s = self._front(queue)
+            except redis.exceptions.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                continue  # one broken key: its queue has no figures, the others have
+            depth.add_metric([queue], count)
+            oldest.add_metric([queue], age_s)
+        return depth, oldest
+
+    def _memory(self) -> Iterable[Metric]:
         try:
             info = self._client.info("memory")
         except redis.exceptions.ResponseError:
-            return []  # an ACL user without INFO, which is @dangerous, still sees the queues
-        return [
-            GaugeMetricFamily(
-                "sortline_redis_memory_used_bytes", "Memory that the server uses", value=info["used_memory"]
-            ),
-            GaugeMetricFamily(
-                "sortline_redis_memory_max_bytes", "The server's maxmemory; 0 when it has none", value=info["maxmemory"]
-            ),
-        ]
+            return ()  # an ACL user without INFO, which is @dangerous, still sees the queues
+        used, most = _memory_families()
+        used.add_metric([], info["used_memory"])
+        most.add_metric([], info["maxmemory"])
+        return used, most
 
     def _front(self, queue: str) -> tuple[int, float]:
         with self._client.pipeline(transaction=False) as pipeline:
@@ -435,3 +433,23 @@ class QueueGauges(Collector):
             else None
         )
         return int(count), 0.0 if enqueued_at is None else max(0.0, self._clock() - enqueued_at)
+
+
+def _redis_up() -> GaugeMetricFamily:
+    return GaugeMetricFamily("sortline_redis_up", "1 when the Redis server answered this scrape")
+
+
+def _queue_families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("sortline_queue_depth", "Jobs waiting", labels=["queue"]),
+        GaugeMetricFamily(
+            "sortline_queue_oldest_seconds", "Age of the job at the front; 0 when the queue is empty", labels=["queue"]
+        ),
+    )
+
+
+def _memory_families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("sortline_redis_memory_used_bytes", "Memory that the server uses"),
+        GaugeMetricFamily("sortline_redis_memory_max_bytes", "The server's maxmemory; 0 when it has none"),
+    )

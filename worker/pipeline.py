@@ -3,7 +3,7 @@
     claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread(s) ──▶ finish thread
          ▲                                                                       │
          └──────────── room again (`Inflight`) ◀─────────────────────────────────┘
-    lease thread: keeps alive what is held, takes back what dead workers held, parts with what hangs (`watchdog`)
+    lease thread: keeps alive what is held, takes back what dead workers held, gives up what hangs (`watchdog`)
     beside it: the follower swaps models (`follow`), the recorder keeps a canary's books (`record`), and upkeep finds
     lost jobs and measures the clock (`upkeep`)
 

@@ -31,7 +31,7 @@ from rq.worker.base import BaseWorker
 
 from shared import keys
 from shared.connection import connect
-from shared.server_answers import explain
+from shared.server_answers import explain, is_wrong_type
 from worker.durability import warn_of_loss
 from worker.metrics import Metrics
 
@@ -80,9 +80,9 @@ class Presence(BaseWorker):
         try:
             self._register(state)
         except redis.exceptions.ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
-            # Most likely our key, which nobody else has a use for; where it is one of RQ's sets this changes nothing.
+            # Most likely it is our own key, which only this worker uses. A broken set of RQ's stays as it is.
             if self.connection.type(self.key) != b"hash":
                 self.connection.delete(self.key)
             self._register(state)
@@ -131,7 +131,7 @@ class Presence(BaseWorker):
             pipeline.execute()
 
     def upkeep(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """RQ's periodic clean-up, as pieces with a name each, so that one that fails does not stop the others.
+        """RQ's periodic clean-up, in named pieces, so that one that fails does not stop the others.
 
         Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
         """

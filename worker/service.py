@@ -108,17 +108,18 @@ class WorkerService:
             url = self._settings.redis_url
             answer = aside("check", lambda: check(connect(url), url))
             model = self._wait_for(aside("load", self._timed_load))
-            if model is None:
-                log.info("told to stop before the model was loaded: nothing was claimed")
+            if model is not None:
+                self._await_server(answer)
+            if model is None or self._stop_signals:  # a claim of a server that hangs would hold up the end
+                log.info("told to stop before the first claim: nothing was claimed")
                 _end_at_once(0)
-            self._await_server(answer)
             self._pipeline = self._build(model)
             return self._guarded(self._pipeline)
         finally:
             status.stop()
 
     def _await_server(self, answer: Future[None]) -> None:
-        """Find out at the start what waiting does not mend. A server that is away is the pipeline's to wait for."""
+        """Find out at the start what waiting does not mend. If the server is away, the pipeline waits for it."""
         try:
             self._wait_for(answer, timeout_s=CHECK_S)
         except Transient as error:
@@ -126,7 +127,7 @@ class WorkerService:
             log.error("%s", error)
 
     def _wait_for(self, work: Future[T], *, timeout_s: float = float("inf")) -> T | None:
-        """What it gives or raises; None when it takes longer, or the worker is told to stop meanwhile."""
+        """What `work` returns or raises; None when it takes longer, or the worker is told to stop meanwhile."""
         give_up_at = time.monotonic() + timeout_s
         while not self._stop_signals and time.monotonic() < give_up_at:
             if concurrent.futures.wait([work], LOOK_S).done:
@@ -318,7 +319,7 @@ class WorkerService:
 
 
 def aside(name: str, work: Callable[[], T]) -> Future[T]:
-    """Do `work` on a thread of its own, for which nobody has to wait: not even the end of the interpreter."""
+    """Do `work` on a daemon thread of its own: not even the end of the interpreter waits for it."""
     future: Future[T] = Future()
 
     def run() -> None:

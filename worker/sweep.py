@@ -14,6 +14,7 @@ from typing import NamedTuple
 import redis
 
 from shared import keys
+from shared.server_answers import explain
 from shared.wire import Wire
 from worker import scripts
 from worker.claim import stamp
@@ -79,9 +80,9 @@ class Sweeper:
             raise
         except redis.exceptions.ResponseError as error:
             # The worker works without it: a login that may not SCAN must not look like a server that is away.
-            if str(error) != self._refused:
-                self._refused = str(error)
-                log.warning("lost jobs are not searched for, as the server refuses it: %s", error)
+            if (refused := explain(error)) != self._refused:
+                self._refused = refused
+                log.warning("lost jobs are not searched for: %s", refused)
             return Swept(0, 0)
         if requeued:
             log.warning("found %d lost jobs, in no queue and held by no worker: back in their queues", requeued)

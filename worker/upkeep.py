@@ -12,6 +12,7 @@ import threading
 import redis
 
 from shared.clock import ServerClock
+from shared.server_answers import explain
 from worker.metrics import Metrics
 from worker.sweep import Sweeper
 
@@ -45,7 +46,7 @@ class Upkeep:
         try:
             swept = self._sweeper.step()
         except redis.exceptions.RedisError as error:
-            log.debug("no sweep for lost jobs: %s", error)
+            log.debug("no sweep for lost jobs: %s", explain(error))
             return
         except Exception:  # a bug in here must not take the worker down
             log.exception("the sweep for lost jobs failed")

@@ -1,8 +1,8 @@
-"""Watchdog: notices a thread that hangs with jobs in its hands, and parts with all that the worker holds.
+"""Watchdog: notices a thread that hangs at its jobs, and then gives up all jobs that the worker holds.
 
 A decoder or an engine can hang in native code, where Python can't stop it. Its jobs must not be renewed for ever, so
-that other workers get them. The time that counts is that of one thread at one image or one batch: jobs that wait, be it
-for a thread, for a batch or for the server, are as old as they are and nobody's fault.
+that other workers get them. What counts is the time that one thread spends at one image or one batch. The age of a job
+does not count: a job that waits for a thread, a batch or the server is not what hangs.
 
 Called by the lease thread; `at` by the threads that are watched.
 """

@@ -5,8 +5,8 @@
 -- away.
 --
 -- A script that raises undoes nothing, so keys of a wrong type are found before the first write of a job. The queue and
--- the set of queues belong to others too: the call is refused. A job's own hash is replaced, as its id is new and what
--- is there is nobody's. So is the bell.
+-- the set of queues belong to others too: the call is refused. A job's own hash is replaced: its id is new, so what is
+-- there belongs to nobody. So is the bell.
 --
 -- KEYS  1  set of queues          2  list of the queue     3  bell of the queue
 --       then for each job: its hash, its image

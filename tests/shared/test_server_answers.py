@@ -131,6 +131,22 @@ def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
         assert "Redis Cluster" in str(error)
 
 
+@pytest.mark.parametrize("level", ["1", "0"], ids=["with the place", "without"])
+@pytest.mark.parametrize(("code", "kind"), [("NOREPLICAS", ServerAway), ("WRONGTYPE", CommandRefused)])
+def test_an_answer_that_a_script_raised_again_keeps_its_meaning(
+    client: redis.Redis, code: str, kind: type[SortlineError], level: str
+) -> None:
+    """The server puts the place in the script before its own code then, and the worker took it for a script's fault."""
+    client.lpush("a", "x")
+    with (
+        configured(client, "min-replicas-to-write", "1" if code == "NOREPLICAS" else "0"),
+        pytest.raises(redis.exceptions.ResponseError, match=code) as caught,
+    ):
+        client.eval(f"local _, e = pcall(function() redis.call('INCR', 'a') end) error(e, {level})", 0)
+    assert type(translate(caught.value)) is kind
+    assert is_wrong_type(caught.value) == (code == "WRONGTYPE")
+
+
 def test_one_key_of_another_type_is_no_absence(client: redis.Redis, redis_url: str) -> None:
     client.lpush("rq:job:a", "x")
     error = raised(redis_url, in_a_pipeline)
@@ -166,6 +182,9 @@ ANSWERED = redis.exceptions.ResponseError
             QueueFull,
             "(OOM)",
         ),
+        # Raised again by a script, with its place and without.
+        (ANSWERED("user_script:9: ERR ACL failure in script: No permissions to access a key"), BadSetting, "a key"),
+        (ANSWERED("ERR ACL failure in script: No permissions to access a key"), BadSetting, "a key"),
         # MULTI was refused as BUSY while what followed it, a large image, was still on its way.
         (ANSWERED("EXEC without MULTI"), ServerAway, "part of a transaction"),
         (redis.exceptions.MovedError("3999 127.0.0.1:6381"), BadSetting, "Redis Cluster"),

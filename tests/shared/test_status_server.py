@@ -10,7 +10,7 @@ import resource
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -296,7 +296,8 @@ def test_the_oldest_connection_without_a_request_is_closed_first(
 def test_what_sends_no_whole_request_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_server, "CONNECTION_S", 0.1)
     with connect(port) as silent, connect(port) as slow:
-        slow.sendall(b"GET /met")
+        with suppress(ConnectionError):  # closed by then, on a busy machine
+            slow.sendall(b"GET /met")
         assert read_to_end(silent) == read_to_end(slow) == b""
 
 
@@ -306,7 +307,8 @@ def test_what_does_not_take_its_answer_is_closed(
     monkeypatch.setattr(status_server, "CONNECTION_S", 0.1)
     collector.goes_on.clear()
     with connect(port) as connection:
-        connection.sendall(FULL_REQUEST % b"/metrics")
+        with suppress(ConnectionError):  # as above
+            connection.sendall(FULL_REQUEST % b"/metrics")
         assert read_to_end(connection) == b""
     monkeypatch.undo()
     collector.goes_on.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import redis
@@ -31,6 +32,20 @@ def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, client: r
     assert script(args=["x"]) == [b"x", 7]
     client.script_flush()
     assert script(args=["y"]) == [b"y", 7]
+
+
+def test_a_script_is_run_while_somebody_flushes_scripts(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was loaded, and then called: forgotten again in between, the worker said that the server refuses a command."""
+    wire = Wire(connect(redis_url))
+    script = WireScript(wire, "return ARGV[1]")
+    send = wire.send
+
+    def flush_and_send(*args: Any, **fields: Any) -> Any:
+        wire._call(["SCRIPT", "FLUSH"])
+        return send(*args, **fields)
+
+    monkeypatch.setattr(wire, "send", flush_and_send)
+    assert script(args=["x"]) == b"x"
 
 
 def test_a_connection_that_was_closed_is_made_anew(redis_url: str, client: redis.Redis) -> None:

@@ -1,4 +1,4 @@
-"""One key that doesn't hold what it should, beside fifteen good jobs: it costs its own job something, or nobody.
+"""One key that doesn't hold what it should, beside fifteen good jobs: it affects its own job only, or stops its queue.
 
 Each script meets each key, broken just before it runs. A script that raises is not rolled back: jobs whose leases it
 has ended, or that it has taken off the list, would never be answered.

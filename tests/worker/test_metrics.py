@@ -127,10 +127,11 @@ def test_our_own_collectors_are_found_by_name(settings: Settings, gauges: QueueG
     kit.submit(settings, frame())
     metrics = kit.run_burst(settings)
     metrics.registry.register(gauges)
-    names = ["sortline_capture_to_result_seconds_count", "sortline_queue_depth"]
+    names = ["sortline_capture_to_result_seconds_count", "sortline_queue_depth", "sortline_redis_memory_max_bytes"]
     text = generate_latest(metrics.registry.restricted_registry(names)).decode()
     assert 'sortline_capture_to_result_seconds_count{line="l1"} 1.0' in text
     assert 'sortline_queue_depth{queue="live"} 0.0' in text
+    assert "sortline_redis_memory_max_bytes 0.0" in text
 
 
 def test_reasons_of_batches_are_those_of_the_design(settings: Settings) -> None:
@@ -260,6 +261,19 @@ def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis
     found = queue_samples(gauges)
     assert found["sortline_queue_depth", LIVE] == 1
     assert found["sortline_queue_oldest_seconds", LIVE] == 0
+
+
+@pytest.mark.parametrize("key", [keys.rq_queue("bulk"), keys.rq_job("j1")])
+def test_a_key_of_another_type_hides_its_own_queue_alone(client: redis.Redis, gauges: QueueGauges, key: str) -> None:
+    """The whole server counted as away."""
+    client.rpush(keys.rq_queue("bulk"), "j1")
+    client.delete(key)
+    client.set(key, "text")
+    found = queue_samples(gauges)
+    assert found["sortline_redis_up", ()] == 1
+    assert found["sortline_queue_depth", LIVE] == 0
+    assert ("sortline_queue_depth", BULK) not in found
+    assert found["sortline_redis_memory_used_bytes", ()] > 0
 
 
 def test_the_servers_memory_and_its_bound(client: redis.Redis, gauges: QueueGauges) -> None:

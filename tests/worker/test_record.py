@@ -124,6 +124,25 @@ def test_the_streams_expire_after_their_last_comparison(settings: Settings, clie
         assert keys.STREAM_TTL_S - kit.PATIENCE_S <= client.ttl(keys.shadow(line)) <= keys.STREAM_TTL_S
 
 
+@pytest.mark.parametrize("last_id", [None, "18446744073709551615-18446744073709551615"])
+def test_one_lines_broken_stream_does_not_hide_the_verdict(
+    settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture, last_id: str | None
+) -> None:
+    """The server had counted, but no worker read the counts any more: the canary went on for all lines."""
+    if last_id is None:
+        client.set(keys.shadow("evil"), "text")
+    else:
+        client.xadd(keys.shadow("evil"), {"a": "b"}, id=last_id)
+    desk = Desk(settings)
+    for number in range(10):
+        desk.record(comparison(number, agree=False), comparison(number, line="evil", agree=False))
+    assert desk.slot.now.trial is None, "it goes on"
+    assert client.xlen(keys.shadow("l1")) > 0
+    assert desk.sample("sortline_canary_skipped_total") == 0
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and keys.shadow("evil") in told[0]
+
+
 def test_counts_are_summed_over_workers_and_expire(settings: Settings, client: redis.Redis) -> None:
     one, other = Desk(settings), Desk(settings)
     one.record(*comparisons(10, 1))

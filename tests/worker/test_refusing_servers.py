@@ -15,7 +15,7 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.test_scripts import claim, done, everything, ids
 from worker.finish import Finisher
-from worker.items import Claimed, Done, Lease
+from worker.items import Claimed, Done, Ending, Lease
 from worker.leases import Inflight
 
 STEPS = ("claim", "finish", "renew", "release", "reap")
@@ -125,6 +125,39 @@ def test_a_worker_without_permission_keeps_its_results_until_it_has_it(
     restricted("~*")
     assert finisher.finish(batch) == [True, True]
     assert len(kit.outcomes(client)) == 2
+
+
+@pytest.mark.parametrize("command", ["sadd", "zadd", "ltrim", "hset", "expire", "persist"])
+def test_a_claim_that_lacks_a_permission_gives_no_job_to_two_workers(
+    settings: Settings, client: redis.Redis, restricted: Callable[[str], None], command: str
+) -> None:
+    """A job with a lease that still waited in the list was claimed again, and had two results."""
+    job_ids = kit.submit(settings, *[frame() for _ in range(4)])
+    url = settings.redis_url.replace("redis://", "redis://w:secret@")
+    claimer = kit.claimer(settings.model_copy(update={"redis_url": url}))
+    restricted(f"~* -{command}")
+    with pytest.raises(redis.exceptions.ResponseError, match="ACL failure"):
+        claimer.claim(3)
+    restricted("~* +@all")
+    others = kit.claimer(settings, worker="w2").claim(100).jobs
+    jobs = others + claimer.claim(3).jobs
+    assert sorted(ids(jobs)) == sorted(job_ids)
+    assert len(client.zrange(keys.rq_wip("live"), 0, -1)) == len(job_ids)
+
+
+def test_a_job_that_may_not_be_put_back_does_not_have_its_mates_published_twice(
+    settings: Settings, client: redis.Redis, restricted: Callable[[str], None]
+) -> None:
+    """The script ended after it had written them, and each run of it wrote them again."""
+    kit.submit(settings, frame(), frame())
+    url = settings.redis_url.replace("redis://", "redis://w:secret@")
+    good, again = claim(settings)
+    finisher = kit.finisher(settings.model_copy(update={"redis_url": url}))
+    restricted("~* -lpush")
+    batch = [done(settings, good), done(settings, again, Ending.RETRY)]
+    assert finisher.finish(batch) == [True, False]
+    assert list(kit.outcomes(client)) == ids([good])
+    assert [lease.split(b":")[0].decode() for lease in client.zrange(keys.rq_wip("live"), 0, -1)] == ids([again])
 
 
 def test_a_job_that_the_script_cannot_finish_does_not_hold_up_its_mates(

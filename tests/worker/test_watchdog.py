@@ -169,7 +169,7 @@ def test_a_worker_of_a_replica_is_not_ready_and_alive(run: Pipeline, client: red
     """The server answers a ping, and refuses all that a worker does."""
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
-        kit.wait_until(lambda: "read only replica" in (run.ready_problem() or ""), "it says so")
+        kit.wait_until(lambda: "is a replica and refuses writes" in (run.ready_problem() or ""), "it says so")
         assert run.watchdog.health_problem() is None
     finally:
         client.execute_command("REPLICAOF", "NO", "ONE")
@@ -191,7 +191,8 @@ def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
     monkeypatch.setattr(finisher, "finish", refuse)
     is_away.set()
     (job_id,) = kit.submit(settings, frame())
-    kit.wait_until(lambda: run.ready_problem() == "calls to Redis fail in finish: no room", "it says so")
+    refused = "finish: the Redis server refuses a command: no room."
+    kit.wait_until(lambda: run.ready_problem() == refused, "it says so")
     hour_s = 3_600.0
     clock.pass_by(hour_s)
     kit.wait_until(lambda: not run.loops.silent(longer_than_s=hour_s / 2), "the threads come round")

@@ -1,8 +1,8 @@
 -- Takes up to max_jobs jobs off the queues, most urgent queue first, and starts an execution for each,
 -- in one step: a worker that dies right after it leaves leases behind, never a job that is nowhere.
 -- (RQ pops first and registers later, which loses the job of a worker killed in between: rq#1716.)
--- The images are the worker's to fetch, with one MGET: max_bytes bounds what that will bring, and the length of each,
--- which a job here has at its end, tells the worker what not to fetch.
+-- The worker fetches the images afterwards, with one MGET: max_bytes bounds what that brings. The last field of a job
+-- is its image's length, by which the worker knows which images are too large to fetch.
 --
 -- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
@@ -12,7 +12,7 @@ local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 local FIRST_QUEUE = 9
 
--- 0 for an image that is gone, or a key that is none: the worker will find neither.
+-- 0 where the image is gone or its key has another type: the worker will find no image either way.
 local function image_bytes(job_id)
   local size = redis_pcall('STRLEN', 'sortline:image:' .. job_id)
   return tonumber(size) or 0
@@ -62,15 +62,18 @@ local function choose(queue, job_ids)
   return composites, looked_at
 end
 
--- The leases come first and the list is cut last: whatever happens in between, no job is in neither of them.
+-- The leases come first and the list is cut right after them. Whatever fails then, for want of a permission say, each job
+-- is in exactly one of them: in neither it would be lost, in both another claim would give it to a second worker.
 local function start(queue, job_ids)
+  local list = 'rq:queue:' .. queue
   local before = #jobs
   local composites, looked_at = choose(queue, job_ids)
+  redis_call('LTRIM', list, 0, -1) -- changes nothing, but raises where the cut would
   register(queue, composites, worker, lease_s, expires_s)
+  redis_call('LTRIM', list, looked_at, -1)
   for i = before + 1, #jobs do
     open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
   end
-  redis_call('LTRIM', 'rq:queue:' .. queue, looked_at, -1)
 end
 
 -- The bell says "there may be work": silent when there is none, one token while there is.

@@ -39,7 +39,7 @@ local function text_of(message)
   return type(message) == 'table' and message.err or tostring(message)
 end
 
--- Whether an error is for want of a permission: no key's fault, nor a job's.
+-- Whether a permission is missing, which is neither a key's fault nor a job's.
 local function is_forbidden(message)
   return string.find(text_of(message), 'ACL failure', 1, true) or string.find(text_of(message), '^NOPERM')
 end
@@ -48,7 +48,7 @@ end
 -- and the command must be given again or is of no use. (Not functions that run the command themselves: handing its
 -- arguments on would take as long as some commands do.)
 
--- The key belongs to one job or one worker, or is a bell: broken it is of use to nobody, and is deleted.
+-- The key belongs to one job or one worker, or is a bell. Broken it is useless, so it is deleted.
 local function replace_broken(key, answer)
   if not is_broken(answer) then return false end
   report('replaced', key, answer.err)
@@ -56,7 +56,7 @@ local function replace_broken(key, answer)
   return true
 end
 
--- Many use the key: it is moved aside, for somebody to look at.
+-- Many use the key: it is moved aside, so that a person can look at it.
 local function move_broken(key, answer)
   if not is_broken(answer) then return false end
   report('moved', key, answer.err)
@@ -65,7 +65,7 @@ local function move_broken(key, answer)
   return true
 end
 
--- The key should be a job's hash. What is none can't be a job's, and is left alone.
+-- The key should be a job's hash. It holds something else, which is left alone: it is not ours.
 local function refuse_broken(key, answer)
   if not is_broken(answer) then return false end
   report('refused', key, answer.err)
@@ -104,8 +104,8 @@ local function seconds(value)
   return last_text
 end
 
--- How often a job may still be tried, from its hash's `retries_left`; 0 for what is no whole number. Bounded: a job that
--- takes down each worker that it meets must not go on for as long as somebody's number says.
+-- How often a job may still be tried, from its hash's `retries_left`; 0 for anything but a whole number.
+-- Bounded: a job that takes down every worker must not be tried again as often as a forged number says.
 local function retries_in(field)
   if not field or #field > 10 or not string.find(field, '^%d+$') then return 0 end
   return math.min(tonumber(field), MAX_RETRIES)
@@ -148,12 +148,13 @@ local function register(queue, composites, worker, lease_s, expires_s)
     leases[2 * i - 1] = staggered(expires_s, i)
     leases[2 * i] = composites[i]
   end
-  redis_call('ZADD', 'rq:wip:' .. queue, unpack(leases))
   local key = 'rq:worker:' .. worker .. ':executions'
   if replace_broken(key, redis_pcall('SADD', key, unpack(composites))) then
     redis_call('SADD', key, unpack(composites))
   end
   redis_call('EXPIRE', key, lease_s + 60)
+  -- The leases last: one that is not in the worker's list would not be found when the call is made again.
+  redis_call('ZADD', 'rq:wip:' .. queue, unpack(leases))
 end
 
 local function composites_of(executions)
@@ -165,8 +166,8 @@ local function composites_of(executions)
 end
 
 -- Which executions of one queue are still held; `executions` is a list of { job_id, execution_id }. False where the lease
--- was lost: the job is another's. Where the registry of leases is broken nobody can take one over, so that what
--- the job's own list says still holds.
+-- was lost: the job is another's. Where the registry of leases is broken, nobody can take one over: then
+-- the job's own list of executions decides.
 local function held_executions(queue, executions)
   local composites, held = composites_of(executions), {}
   local scores = redis_pcall('ZMSCORE', 'rq:wip:' .. queue, unpack(composites))

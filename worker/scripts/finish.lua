@@ -17,8 +17,8 @@ local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
 
--- What the last call of this worker answered is kept in its hash, for the case that the answer doesn't arrive. The leases
--- alone don't tell: that they are gone is what a finished batch and one that was lost have in common.
+-- The worker's hash keeps the answer of its last call, in case that answer doesn't arrive. The leases alone don't tell
+-- what happened: they are gone both after a finish and after a loss.
 if is_repeat then
   local last = redis_pcall('HGET', worker_key, 'sortline_last_finish')
   local head = call_id .. ':'
@@ -124,14 +124,18 @@ local function finish(i)
   working_s = working_s + tonumber(now_s) - tonumber(started_s)
 end
 
--- A job that can't be put back, and one whose writing fails for a reason that nobody foresaw, keep their leases until
--- these run out: then they go back to their queues, with an attempt less. Only where the worker has no permission the
--- script ends: no job can be written then, and the worker tries again.
+-- A job that can't be put back, or whose writing fails for an unforeseen reason, keeps its lease until that runs out.
+-- Then it goes back to its queue, with one attempt less. A missing permission ends the script while no job is finished,
+-- and the worker tries again. Later that would publish the jobs before this one twice.
+local is_any_finished = false
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
   local went_well, message = pcall(finish, i)
-  if went_well then return FINISHED end
-  if is_forbidden(message) then error(message) end
+  if went_well then
+    is_any_finished = true
+    return FINISHED
+  end
+  if is_forbidden(message) and not is_any_finished then error(message, 0) end
   report('unwritten', 'rq:job:' .. ARGV[i + 2], text_of(message))
   return UNWRITTEN
 end

@@ -40,7 +40,7 @@ local function give_again(queue, job_id, retries_left)
   requeued = requeued + 1
 end
 
--- Whatever becomes of the job, its old lease goes: what is left would be met again by each run, for ever.
+-- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever.
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
   if not job_id then -- RQ before 2.0 registered jobs without an execution

@@ -84,7 +84,7 @@ local function head_enqueued_at(queue)
   return heads[queue]
 end
 
--- Whether the job is in a list of its queue, or there is no telling in this step.
+-- Whether the job is in a list of its queue, or this step can't tell.
 local entries_left = MOST_ENTRIES
 local function may_be_listed(queue, job_id)
   local list = 'rq:queue:' .. queue
