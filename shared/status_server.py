@@ -46,8 +46,6 @@ MAX_SCRAPES = 4
 MAX_HEADER_BYTES = 16_384
 # Bodies go out in pieces of this size, so that the rest is held by the request, which can be ended.
 PIECE_BYTES = 65_536
-# Accepted in one turn of the event loop. Without descriptors, asyncio fails and sets a timer once for each of them.
-ACCEPT_BATCH = 64
 STOP_S = 5.0
 
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
@@ -231,13 +229,20 @@ def _config(app: _App) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         headers=[("connection", "close")],
-        backlog=ACCEPT_BATCH,
+        backlog=_accept_batch(),
         timeout_graceful_shutdown=1,
     )
 
 
 def _takes_gzip(accept_encoding: str) -> bool:
     return any(coding.split(";")[0].strip().lower() == "gzip" for coding in accept_encoding.split(","))
+
+
+def _accept_batch() -> int:
+    """Accepted in one turn of the event loop. They are counted some turns later, and until then must leave descriptors:
+    without one, asyncio accepts nothing for a second, and sets a timer once for each that it would have accepted.
+    """
+    return max(1, _max_connections() // 4)
 
 
 def _max_connections() -> int:

@@ -34,10 +34,14 @@ MAX_DIGITS = 10
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`."""
+    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`.
+
+    `cut_short` where the claim met very many ids of deleted jobs, so that jobs may wait even if it brought none.
+    """
 
     jobs: list[Claimed]
     suspended: bool
+    cut_short: bool = False
 
 
 def stamp(at: float) -> str:
@@ -136,11 +140,11 @@ class Claimer:
                 the same: then the next call brings those jobs, and no others.
         """
         now = self._clock()
-        suspended, jobs, problems = self._script(
+        suspended, jobs, problems, cut_short = self._script(
             args=[limit, max_bytes, self._worker, stamp(now), now, self._lease_s, *self._queues]
         )
         self._broken_keys.report(problems)
-        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended))
+        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
 
     def _checked(self, raw: Sequence[Any], *, started_at: float) -> Claimed:
         claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[10])

@@ -212,7 +212,7 @@ class Pipeline:
             self._engine_clock.look(is_idle=False)
         for hand in range(min(self._decode_threads, len(jobs))):
             self._hands.put(deque(jobs[hand :: self._decode_threads]))
-        if claim.jobs:
+        if claim.jobs or claim.cut_short:
             return
         if self._burst and idle:
             self.drain()

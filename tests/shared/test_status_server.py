@@ -395,6 +395,13 @@ def test_a_process_that_may_open_few_files_keeps_most_of_them(monkeypatch: pytes
         assert status_server._max_connections() == most
 
 
+@pytest.mark.parametrize("soft", [1024, 256, 64, 16])
+def test_a_burst_of_connections_leaves_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int) -> None:
+    """One is accepted in one turn of the event loop and counted up to three turns later; 64 a turn took all of 256."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    assert status_server._max_connections() + 4 * status_server._config(lambda: None).backlog <= soft / 2
+
+
 # addresses ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -133,6 +133,21 @@ def test_deleted_jobs_are_skipped(settings: Settings, client: redis.Redis) -> No
     assert not client.exists(keys.rq_job(job_ids[0]))
 
 
+def test_very_many_deleted_jobs_are_skipped_a_part_at_a_time(settings: Settings, client: redis.Redis) -> None:
+    """One call passed over all of them, however many, and the server served nobody else until it had."""
+    kit.submit(settings, frame())
+    client.lpush(keys.rq_queue("live"), *(f"deleted-{number}" for number in range(25_000)))
+    assert kit.claimer(settings).claim(10) == Claim([], suspended=False, cut_short=True)
+    assert len(claim(settings)) == 1
+
+
+def test_a_burst_does_not_end_at_deleted_jobs(settings: Settings, client: redis.Redis) -> None:
+    kit.submit(settings, frame())
+    client.lpush(keys.rq_queue("live"), *(f"deleted-{number}" for number in range(25_000)))
+    kit.run_burst(settings)
+    assert list(kit.outcomes(client).values()) == ["sorted"]
+
+
 def test_a_job_listed_twice_is_claimed_once(settings: Settings, client: redis.Redis) -> None:
     """RQ's own clean-up and ours may both put an abandoned job back."""
     (job_id,) = kit.submit(settings, frame())
