@@ -244,7 +244,7 @@ class Pipeline:
     def _decode_hand(self, hand: deque[tuple[Claimed, bytes | None]], name: str) -> None:
         while hand:
             claimed, image = hand.popleft()  # so that its bytes go when it is decoded, not with the last of the hand
-            self.watchdog.at(name, (claimed.lease,))
+            self.watchdog.working_on(name, (claimed.lease,))
             try:
                 ticket = self._admit(claimed)
                 item = None if ticket is None else self._decoded(ticket, image)
@@ -320,7 +320,7 @@ class Pipeline:
             compares_now = compares and self._comparer.ready and not self._batcher.is_busy
             batch = self._next_batch(0.0 if compares_now else IDLE_WAIT_S)
             if batch is not None:
-                self.watchdog.at(name, [item.ticket.claimed.lease for item in batch.items])
+                self.watchdog.working_on(name, [item.ticket.claimed.lease for item in batch.items])
                 self._run(batch)
                 self._batcher.ended(batch)  # also when nothing of it went to the model
             if compares:
@@ -461,7 +461,7 @@ class Pipeline:
             self._parts.keeper.release()
 
     def _keep_leases(self) -> None:
-        if self.watchdog.look():
+        if self.watchdog.check():
             self.drain()
             self.watchdog.give_back()
         for lease in self._parts.keeper.renew():

@@ -106,8 +106,8 @@ class WorkerService:
         status.start()
         try:
             url = self._settings.redis_url
-            answer = aside("check", lambda: check(connect(url), url))
-            model = self._wait_for(aside("load", self._timed_load))
+            answer = in_background("check", lambda: check(connect(url), url))
+            model = self._wait_for(in_background("load", self._timed_load))
             if model is not None:
                 self._await_server(answer)
             if model is None or self._stop_signals:  # a claim of a server that hangs would hold up the end
@@ -200,7 +200,7 @@ class WorkerService:
 
     def _quit(self, pipeline: Pipeline, code: int) -> NoReturn:
         """Give the leases back, if the server answers soon, and end: threads may be inside calls that never return."""
-        giving_back = aside("quit", pipeline.abandon)
+        giving_back = in_background("quit", pipeline.abandon)
         try:
             log.warning("quitting: gave %d jobs back to their queues", giving_back.result(GIVE_BACK_S))
             if self._presence is not None:
@@ -318,7 +318,7 @@ class WorkerService:
         return "the model is being loaded" if self._pipeline is None else self._pipeline.ready_problem()
 
 
-def aside(name: str, work: Callable[[], T]) -> Future[T]:
+def in_background(name: str, work: Callable[[], T]) -> Future[T]:
     """Do `work` on a daemon thread of its own: not even the end of the interpreter waits for it."""
     future: Future[T] = Future()
 

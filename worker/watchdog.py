@@ -4,7 +4,7 @@ A decoder or an engine can hang in native code, where Python can't stop it. Its 
 that other workers get them. What counts is the time that one thread spends at one image or one batch. The age of a job
 does not count: a job that waits for a thread, a batch or the server is not what hangs.
 
-Called by the lease thread; `at` by the threads that are watched.
+Called by the lease thread; `working_on` by the threads that are watched.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Watchdog:
         self._reason = ""
         self.hanging = threading.Event()
 
-    def at(self, name: str, leases: Sequence[Lease]) -> None:
+    def working_on(self, name: str, leases: Sequence[Lease]) -> None:
         """The loop `name` begins to work on these jobs."""
         self._loops.beat(name)
         self._at[name] = leases
 
-    def look(self) -> bool:
-        """Whether a thread is given up: from now on, or since an earlier look."""
+    def check(self) -> bool:
+        """Whether a thread is given up: from now on, or since an earlier check."""
         if self.hanging.is_set():
             return True
         hanging_s = self._loops.silent(longer_than_s=self._stuck_after_s)

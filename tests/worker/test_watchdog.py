@@ -131,14 +131,14 @@ def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clo
     keeper = kit.keeper(settings, inflight)
     watchdog = Watchdog(loops, inflight=inflight, keeper=keeper, stuck_after_s=60.0, clock=clock)
     clock.pass_by(1_000)
-    assert not watchdog.look()
+    assert not watchdog.check()
     loops.beat("infer")
     clock.pass_by(CONFIRM_S)
-    assert not watchdog.look()
+    assert not watchdog.check()
     clock.pass_by(61)
-    assert not watchdog.look()
+    assert not watchdog.check()
     clock.pass_by(CONFIRM_S)
-    assert watchdog.look(), "the infer thread hangs"
+    assert watchdog.check(), "the infer thread hangs"
     stop.set()
 
 
