@@ -29,7 +29,7 @@ class DecodeMemory:
 
     def __init__(self) -> None:
         self._held_bytes = 0
-        self._waiting: deque[object] = deque()
+        self._waiting: deque[threading.Thread] = deque()
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -53,19 +53,22 @@ class DecodeMemory:
                 self._changed.notify_all()
 
     def _take(self, count_bytes: int, limit_bytes: int) -> None:
-        place = object()
+        me = threading.current_thread()
         with self._changed:
-            self._waiting.append(place)
+            self._waiting.append(me)
             try:
                 self._changed.wait_for(
-                    lambda: (
-                        self._waiting[0] is place and self._held_bytes + count_bytes <= max(limit_bytes, count_bytes)
-                    )
+                    lambda: self._waiting[0] is me and self._held_bytes + count_bytes <= max(limit_bytes, count_bytes)
                 )
                 self._held_bytes += count_bytes
             finally:
-                self._waiting.remove(place)
+                self._waiting.remove(me)
                 self._changed.notify_all()  # the next in line may fit too
+
+    def waiting_threads(self) -> frozenset[str]:
+        """Names of the threads that wait for memory: they have not begun with their images."""
+        with self._changed:
+            return frozenset(thread.name for thread in self._waiting)
 
     @property
     def held_bytes(self) -> int:

@@ -36,6 +36,10 @@ def bell(queue: str) -> str:
     return f"sortline:bell:{queue}"
 
 
+# Of a key that was moved aside. worker/scripts/common.lua has the same number.
+BROKEN_TTL_S = 86_400
+
+
 def broken(key: str) -> str:
     """Where the scripts move a shared key that holds another type than it should; expires after a day."""
     return f"sortline:broken:{key}"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from shared.decode_memory import DECODE_MEMORY
 from shared.server_answers import explain
 from worker.metrics import Metrics
 
@@ -73,8 +74,11 @@ class Loops:
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
         """Running loops that have been silent for longer than this and wait for nothing; for how many seconds."""
+        waiting = DECODE_MEMORY.waiting_threads()  # for another decoder: if any hangs, it does
         silent_s = {
-            thread.name: self._clock() - self._beats[thread.name] for thread in self._threads if thread.is_alive()
+            thread.name: self._clock() - self._beats[thread.name]
+            for thread in self._threads
+            if thread.is_alive() and thread.name not in waiting
         }
         return {name: seconds for name, seconds in silent_s.items() if seconds > longer_than_s}
 

@@ -130,9 +130,13 @@ def _sort(ticket: Ticket, image: bytes | None, model: Model, server_clock: Serve
 
 
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:
+    key = keys.results(result.line)
+    if connection.type(key) not in (b"stream", b"none"):  # moved aside, as worker/scripts/finish.lua does
+        connection.rename(key, keys.broken(key))
+        connection.expire(keys.broken(key), keys.BROKEN_TTL_S)
     with connection.pipeline() as pipeline:
-        pipeline.xadd(keys.results(result.line), {"result": result.model_dump_json()}, maxlen=maxlen)
-        pipeline.expire(keys.results(result.line), keys.STREAM_TTL_S)
+        pipeline.xadd(key, {"result": result.model_dump_json()}, maxlen=maxlen)
+        pipeline.expire(key, keys.STREAM_TTL_S)
         pipeline.sadd(keys.LINES, result.line)
         pipeline.execute()
 

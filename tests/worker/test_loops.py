@@ -7,7 +7,9 @@ import logging
 import pytest
 import redis
 
+from shared.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
 from shared.errors import ServerAway
+from tests.worker.kit import PATIENCE_S, wait_until
 from worker import loops as loops_module
 from worker.loops import AWAY_LOG_INTERVAL_S, Loops
 from worker.metrics import Metrics
@@ -42,3 +44,20 @@ def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
     now += AWAY_LOG_INTERVAL_S + 1
     loops.server_away("claim", DENIED)
     assert logged() == [denied]
+
+
+def test_a_decoder_that_waits_for_memory_does_not_hang() -> None:
+    """What it waits for is another decoder's image, which may hang."""
+    now = 0.0
+    loops = Loops(Metrics(), clock=lambda: now)
+
+    def decode() -> None:
+        with DECODE_MEMORY.hold(UNCOUNTED_BYTES + 1, limit_bytes=1):
+            pass
+
+    with DECODE_MEMORY.hold(UNCOUNTED_BYTES + 1, limit_bytes=1):
+        loops.start("decode-0", decode)
+        wait_until(lambda: DECODE_MEMORY.waiting_threads() == {"decode-0"}, "it waits for memory")
+        now = 1000.0
+        assert loops.silent(longer_than_s=60.0) == {}
+    assert loops.join(PATIENCE_S)

@@ -15,6 +15,7 @@ from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
 import worker.tasks
+from shared import keys
 from shared.jobs import SORT_IMAGE
 from shared.schemas import SortResult
 from shared.settings import Settings
@@ -88,6 +89,19 @@ def test_impossible_times_are_rejected_as_by_our_worker(
     monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
     SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
     assert kit.outcomes(client) == {ahead: "rejected", good: "sorted"}
+
+
+def test_a_broken_stream_is_moved_aside_as_by_our_worker(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None
+) -> None:
+    (job_id,) = kit.submit(tiny, frame(PICTURES[1]))
+    stream = keys.results("l1")
+    client.set(stream, "no stream")
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert kit.outcomes(client) == {job_id: "sorted"}
+    assert client.get(keys.broken(stream)) == b"no stream"
+    assert 0 < client.ttl(keys.broken(stream)) <= keys.BROKEN_TTL_S
 
 
 def test_settings_and_model_are_loaded_once_in_a_process(
