@@ -38,6 +38,15 @@ def test_a_nonsensical_number_of_retries_is_none(settings: Settings, client: red
     assert job.retries_left == 0
 
 
+def test_of_an_endless_field_only_the_beginning_is_fetched(settings: Settings, client: redis.Redis) -> None:
+    """A batch of such jobs would fill the worker's memory."""
+    (odd,) = kit.submit(settings, frame())
+    client.hset(keys.rq_job(odd), mapping={"webhooks": "w" * 1_000_000, "enqueued_at": "2" * 1_000_000})
+    (job,) = claim(settings)
+    assert len(job.extras) < 2_000
+    assert job.enqueued_at is None
+
+
 def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, client: redis.Redis) -> None:
     """Only finishing frees memory there; a script that is refused in the middle would lose its jobs."""
     job_ids = kit.submit(settings, *[frame() for _ in range(4)])

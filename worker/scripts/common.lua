@@ -229,6 +229,8 @@ end
 
 -- As in worker/intake.py. Longer data is no job of ours, and is not fetched: it could fill the worker's memory.
 local MAX_DATA_BYTES = 100000
+-- Nor is more than this taken of its other fields, all of which are shorter.
+local MAX_FIELD_BYTES = 1000
 
 -- What a worker must know of a job, in the order of worker/claim.py, then its status; nil for a job that was deleted, and
 -- for a key that is no job's, which is reported.
@@ -241,6 +243,9 @@ local function describe(queue, job_id, execution_id)
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
   if refuse_broken(key, f) or not f[13] then return nil end
+  for i = 2, 15 do
+    if f[i] and #f[i] > MAX_FIELD_BYTES then f[i] = string.sub(f[i], 1, MAX_FIELD_BYTES) end
+  end
   local extras = ''
   for i = 6, 12 do
     if f[i] and f[i] ~= '' then extras = extras .. f[i] .. ' ' end
