@@ -48,7 +48,7 @@ CHUNK = 1_000
 
 def worker_name() -> str:
     """A name that is unique and tells where the worker runs."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Presence(BaseWorker):
