@@ -41,7 +41,7 @@ def _run(settings: Settings, count: int) -> float:
     started = time.perf_counter()
     while True:
         now = time.time()
-        _, jobs, _ = claim(args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, "live"])
+        _, jobs, *_ = claim(args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, "live"])
         if not jobs:
             break
         wire.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
