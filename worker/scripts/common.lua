@@ -227,9 +227,9 @@ local function requeue(queue, job_id, now_iso)
   return true
 end
 
--- As in worker/intake.py. Longer data is no job of ours, and is not fetched: it could fill the worker's memory.
+-- As in worker/intake.py. Longer data is no job of ours, and is not handed on: it could fill the worker's memory.
 local MAX_DATA_BYTES = 100000
--- Nor is more than this taken of its other fields, all of which are shorter.
+-- Nor is more than this of the other fields, all of which are shorter.
 local MAX_FIELD_BYTES = 1000
 
 -- What a worker must know of a job, in the order of worker/claim.py, then its status; nil for a job that was deleted, and
@@ -237,18 +237,18 @@ local MAX_FIELD_BYTES = 1000
 -- Not the image itself: bytes that go through Lua are copied three times more, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
-  local data_bytes = redis_pcall('HSTRLEN', key, 'data')
-  local is_too_long = type(data_bytes) == 'number' and data_bytes > MAX_DATA_BYTES
-  local f = redis_pcall('HMGET', key, is_too_long and 'not-read' or 'data', 'enqueued_at', 'retries_left', 'result_ttl',
+  local f = redis_pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
   if refuse_broken(key, f) or not f[13] then return nil end
-  for i = 2, 15 do
-    if f[i] and #f[i] > MAX_FIELD_BYTES then f[i] = string.sub(f[i], 1, MAX_FIELD_BYTES) end
-  end
+  if f[1] and #f[1] > MAX_DATA_BYTES then f[1] = false end
   local extras = ''
-  for i = 6, 12 do
-    if f[i] and f[i] ~= '' then extras = extras .. f[i] .. ' ' end
+  for i = 2, 15 do
+    local field = f[i]
+    if field and field ~= '' then
+      if #field > MAX_FIELD_BYTES then f[i] = string.sub(field, 1, MAX_FIELD_BYTES) end
+      if i >= 6 and i <= 12 then extras = extras .. f[i] .. ' ' end
+    end
   end
   return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15] }, f[14]
 end
