@@ -209,12 +209,12 @@ class PresenceThread:
         is_checked = False
         while True:
             is_registered = self._attempt("the registration with RQ", self._beat)
-            if self._stopping.is_set():
-                break
             # Before the rest, which can wait until the worker is under way.
             self._listen(BEAT_INTERVAL_S)
             if is_registered and not is_checked:
                 is_checked = self._attempt("the check of the server's settings", partial(warn_of_loss, self._client))
+            if self._stopping.is_set():
+                break
             if is_registered and self._presence.should_run_maintenance_tasks:
                 self._presence.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
                 for what, clean in self._presence.upkeep():
