@@ -222,6 +222,18 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
     assert not any(record.exc_info for record in caplog.records), "a traceback says nothing that an operator can use"
 
 
+def test_a_worker_that_stops_forgets_no_old_jobs(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RQ's clean-up of a large registry would hold up the worker's end."""
+    monkeypatch.setattr(presence_module, "BEAT_INTERVAL_S", 3600.0)  # it stops before its clean-up is due
+    client.zadd("rq:finished:live", {"old": 1})
+    with running(settings):
+        kit.wait_until(lambda: is_registered(client), "it is registered")
+    assert Worker.all(connection=client) == []
+    assert client.exists("rq:finished:live")
+
+
 @pytest.mark.usefixtures("quick")
 def test_whatever_rq_raises_it_goes_on(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
