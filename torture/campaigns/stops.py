@@ -1,0 +1,69 @@
+"""`stops`: workers that stand still for longer than their lease and then go on, and workers that are told to end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+
+from torture.campaigns.base import Figures, Limits
+from torture.feeder import Feeding
+from torture.plant import Plant
+from torture.processes import WorkerProcess, wait_until
+
+WORKERS = 3
+FEEDERS = 2
+# The shortest that a setting allows, so that a worker needn't stand still for long.
+LEASE_S = 2
+TWICE = "SIGTERM twice"
+ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run has each of them
+MAX_PAUSE_S = 0.4
+
+
+def stops(plant: Plant, limits: Limits) -> Figures:
+    """Until the time is over: stop a worker or tell it to end, and replace it. Each of ACTIONS at least once."""
+    quick = plant.settings.model_copy(update={"lease_s": LEASE_S})
+    for _ in range(WORKERS):
+        plant.start_worker(quick)
+    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_feeders([Feeding()] * FEEDERS)
+    counts = dict.fromkeys(ACTIONS, 0)
+    drains_s: list[float] = []
+    codes: Counter[int] = Counter()
+    until = time.monotonic() + limits.seconds
+    while time.monotonic() < until or not all(counts.values()):
+        action = min(ACTIONS, key=lambda name: counts[name])
+        counts[action] += 1
+        plant.options.say(", ".join(f"{name}: {count}" for name, count in counts.items()))
+        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+        wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
+        victim = plant.random.choice(plant.ready)
+        if action == "zombie":
+            _stand_still(victim)
+            continue
+        began = time.monotonic()
+        codes[_end(plant, victim, action)] += 1
+        drains_s.append(time.monotonic() - began)
+        plant.start_worker(quick)
+    return {**counts, "exit codes": dict(codes), "longest drain, s": round(max(drains_s), 2)}
+
+
+def _stand_still(worker: WorkerProcess) -> None:
+    worker.signal(signal.SIGSTOP)
+    time.sleep(LEASE_S + 1.5)  # and a second for whoever takes its jobs back
+    worker.signal(signal.SIGCONT)
+
+
+def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
+    """Tell a worker to end, and hold it to its promises; its exit code."""
+    if action == TWICE:
+        worker.signal(signal.SIGTERM)
+        time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
+        code, expected = plant.drain_worker(worker), (0, 128 + signal.SIGINT)
+    else:
+        code, expected = plant.drain_worker(worker, number=signal.Signals[action]), (0,)
+    if code not in expected:
+        plant.note("a worker that is told to end ends in good order", f"{worker.name} after {action}: exit code {code}")
+    if held := plant.held_by(worker.name or ""):
+        plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
+    return code

@@ -1,0 +1,156 @@
+"""A producer that records what it does. Run as a process: `python -m torture.feeder LEDGER CAMERA SEED FEEDING`.
+
+It sends images at a rate through `LineProducer`, as a camera does. Those whose acknowledgement did not come
+(`ServerAway`) it sends again, until it is told to end. Its ledger is the only witness of what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from producer.submit import Frame, LineProducer, PreparedJob
+from shared.errors import QueueFull, ServerAway
+from shared.settings import load_settings
+from torture.images import ImageMaker
+from torture.ledger import LedgerWriter, Submission
+from torture.lifeline import end_with_caller
+
+# The wait before images are sent again.
+RETRY_S = 0.1
+# A feeder that fell behind its schedule by more than this, e.g. while the server was away, skips what it missed.
+MAX_BEHIND_S = 1.0
+# The longest sleep: how soon the request to end is noticed.
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feeding:
+    """What a feeder sends."""
+
+    lines: tuple[str, ...] = ("line-1", "line-2")
+    queue: str = "live"
+    rate_hz: float = 150.0
+    burst: int = 4  # images in one call
+    deadline_ms: float | None = None
+    marks: tuple[tuple[str, float], ...] = ()  # which images are marked (torture.images), and their share
+
+    def to_json(self) -> str:
+        """The form in which a feeder's process gets it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Feeding:
+        """The opposite of `to_json`."""
+        fields = json.loads(text)
+        marks = tuple((mark, share) for mark, share in fields["marks"])
+        return cls(**fields | {"lines": tuple(fields["lines"]), "marks": marks})
+
+
+class Feeder:
+    """Sends until `is_told_to_end`."""
+
+    def __init__(self, feeding: Feeding, *, producer: LineProducer, ledger: Path, camera: str, seed: int) -> None:
+        self._feeding = feeding
+        self._producer = producer
+        self._camera = camera
+        self._ledger = LedgerWriter(ledger)
+        self._images = ImageMaker(seed)
+        self._random = random.Random(seed)  # noqa: S311 - a seed makes the choices repeatable
+        self._count = 0
+        self.is_told_to_end = False
+
+    def run(self) -> None:
+        """Send a burst whenever one is due."""
+        due = time.monotonic()
+        while not self.is_told_to_end:
+            wait_s = due - time.monotonic()
+            if wait_s > 0:
+                time.sleep(min(wait_s, LOOK_S))
+                continue
+            self._send([self._prepare() for _ in range(self._feeding.burst)])
+            due = max(due + self._feeding.burst / self._feeding.rate_hz, time.monotonic() - MAX_BEHIND_S)
+
+    def _prepare(self) -> tuple[PreparedJob, Submission]:
+        feeding, number = self._feeding, self._count
+        self._count += 1
+        mark = self._mark()
+        captured_at = time.time()
+        frame = Frame(
+            data=self._images.make(mark),
+            line=feeding.lines[number % len(feeding.lines)],
+            camera=self._camera,
+            frame_id=number,
+            encoder_count=1_000 * number,
+            captured_at=captured_at,
+            deadline_ms=feeding.deadline_ms,
+            queue=feeding.queue,
+        )
+        job = self._producer.prepare(frame)
+        submission = Submission(
+            job_id=job.job_id,
+            line=frame.line,
+            camera=frame.camera,
+            frame_id=number,
+            encoder_count=1_000 * number,
+            captured_at=captured_at,
+            queue=frame.queue,
+            kind=mark or "plain",
+        )
+        return job, submission
+
+    def _mark(self) -> str | None:
+        drawn = self._random.random()
+        for mark, share in self._feeding.marks:
+            if drawn < share:
+                return mark
+            drawn -= share
+        return None
+
+    def _send(self, prepared: list[tuple[PreparedJob, Submission]]) -> None:
+        """Until the server has acknowledged or refused them all, or the feeder is told to end."""
+        jobs = [job for job, _ in prepared]
+        self._ledger.attempt([submission for _, submission in prepared])
+        while True:
+            try:
+                self._producer.send(jobs, some=True)
+            except QueueFull as error:
+                self._ledger.accepted(error.accepted, time.time())
+                accepted = set(error.accepted)
+                self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
+                return
+            except ServerAway:
+                if self.is_told_to_end:
+                    return
+                time.sleep(RETRY_S)
+            else:
+                self._ledger.accepted([job.job_id for job in jobs], time.time())
+                return
+
+
+def main() -> None:
+    """Run one feeder until SIGTERM, or until its caller ends."""
+    ledger, camera, seed, feeding = sys.argv[1:]
+    feeder = Feeder(
+        Feeding.from_json(feeding),
+        producer=LineProducer(load_settings()),
+        ledger=Path(ledger),
+        camera=camera,
+        seed=int(seed),
+    )
+
+    def end(*_: object) -> None:
+        feeder.is_told_to_end = True
+
+    signal.signal(signal.SIGTERM, end)
+    end_with_caller()
+    feeder.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The images that the torture sends. Each is different, so that no worker remembers the answer of another."""
+
+from __future__ import annotations
+
+import io
+import random
+
+from PIL import Image
+
+# Worker programs of the torture look for these in an image's last bytes, before they decode it: see `marked_decoder`.
+MARKS = {
+    "abort": b"sortline-torture:abort",  # ends the process, as a crash in native code does
+    "hang": b"sortline-torture:hang",  # never returns
+}
+SIZE_PX = 96
+
+
+class ImageMaker:
+    """Makes JPEG files of a few KB, from a picture that its seed draws."""
+
+    def __init__(self, seed: int) -> None:
+        noise = random.Random(seed).randbytes(SIZE_PX * SIZE_PX * 3)  # noqa: S311 - not cryptography
+        file = io.BytesIO()
+        Image.frombytes("RGB", (SIZE_PX, SIZE_PX), noise).save(file, "JPEG", quality=50)
+        self._jpeg = file.getvalue()
+        self._tag = random.Random().randbytes(8)  # noqa: S311 - so that a feeder's successor sends other images
+        self._count = 0
+
+    def make(self, mark: str | None = None) -> bytes:
+        """One JPEG file, different from all others: what follows the end of the picture is not decoded."""
+        self._count += 1
+        return self._jpeg + self._tag + self._count.to_bytes(8, "big") + (MARKS[mark] if mark else b"")

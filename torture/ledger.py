@@ -1,0 +1,92 @@
+"""The ledger: what the producers tried, and what was acknowledged or refused. Written by `feeder`, read by `checker`.
+
+A file of JSON lines for each producer, `attempt` before an image is sent and `accepted` or `refused` after it. A line
+is one `write`, so that a producer which is killed leaves whole lines: the kernel has them, though the process is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Submission(NamedTuple):
+    """One image as it was sent. `kind`: `plain`, or what is wrong with it."""
+
+    job_id: str
+    line: str
+    camera: str
+    frame_id: int | str | None
+    encoder_count: int | None
+    captured_at: float
+    queue: str
+    kind: str = "plain"
+
+
+class LedgerWriter:
+    """Appends to the ledger of one producer."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def attempt(self, submissions: Sequence[Submission]) -> None:
+        """These are about to be sent."""
+        self._write({"event": "attempt", "submissions": submissions})
+
+    def accepted(self, job_ids: Sequence[str], at: float) -> None:
+        """The server has acknowledged these, at this time (UTC epoch seconds)."""
+        if job_ids:
+            self._write({"event": "accepted", "at": at, "job_ids": list(job_ids)})
+
+    def refused(self, job_ids: Sequence[str], reason: str) -> None:
+        """These were refused, and are not sent again."""
+        if job_ids:
+            self._write({"event": "refused", "job_ids": list(job_ids), "reason": reason})
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What all producers did, by job id."""
+
+    submissions: dict[str, Submission] = field(default_factory=dict)
+    accepted_at: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unknown(self) -> set[str]:
+        """Sent, but neither acknowledged nor refused: the producer died or was stopped. A result is allowed."""
+        return self.submissions.keys() - self.accepted_at.keys() - self.refused.keys()
+
+
+def read_ledger(paths: Iterable[Path]) -> Ledger:
+    """The ledger of these files."""
+    ledger = Ledger()
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                _add(ledger, json.loads(line))
+    return ledger
+
+
+def _add(ledger: Ledger, entry: dict[str, Any]) -> None:
+    match entry["event"]:
+        case "attempt":
+            for fields in entry["submissions"]:
+                submission = Submission(*fields)
+                ledger.submissions[submission.job_id] = submission
+        case "accepted":
+            for job_id in entry["job_ids"]:
+                ledger.accepted_at.setdefault(job_id, entry["at"])
+        case "refused":
+            ledger.refused |= dict.fromkeys(entry["job_ids"], entry["reason"])

@@ -1,0 +1,71 @@
+"""What the server still holds when all is done: there should be nothing but results and RQ's copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared import keys
+
+SCAN_COUNT = 2_000
+CHUNK = 500
+# Of each kind, more are not named.
+MOST = 100
+
+
+def read_leftovers(client: Any, *, queues: Sequence[str]) -> dict[str, list[str]]:
+    """By kind: queued jobs, leases, executions, images, jobs without an end."""
+    found = {
+        "queued": [_text(each) for queue in queues for each in client.lrange(keys.rq_queue(queue), 0, MOST)],
+        "lease": [_text(each) for queue in queues for each in client.zrange(keys.rq_wip(queue), 0, MOST)],
+        "execution": _scan(client, "rq:execution:*"),
+        "executions of a job": _scan(client, "rq:executions:*"),
+        "executions of a worker": _scan(client, "rq:worker:*:executions"),
+        "image": _images(client),
+        "job without an end": _unended(client),
+        "broken key": _scan(client, keys.broken("*")),
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _scan(client: Any, pattern: str) -> list[str]:
+    return [_text(key) for key in client.scan_iter(pattern, count=SCAN_COUNT)]
+
+
+def _images(client: Any) -> list[str]:
+    """The image of a failed job stays until it expires, so that it can be retried; every other goes with its job."""
+    images = _scan(client, keys.image("*"))
+    statuses = _statuses(client, [image.removeprefix(keys.image("")) for image in images])
+    with client.pipeline(transaction=False) as pipeline:
+        for image in images:
+            pipeline.ttl(image)
+        ttls = pipeline.execute()
+    return [
+        f"{image} of a job with status {(status or b'none').decode()}, expires in {ttl} s"
+        for image, status, ttl in zip(images, statuses, ttls, strict=True)
+        if status != b"failed" or ttl < 0
+    ]
+
+
+def _unended(client: Any) -> list[str]:
+    job_ids = [key.removeprefix(keys.rq_job("")) for key in _scan(client, keys.rq_job("*"))]
+    statuses = _statuses(client, job_ids)
+    return [
+        f"{job_id} {(status or b'none').decode()}"
+        for job_id, status in zip(job_ids, statuses, strict=True)
+        if status not in (b"finished", b"failed")
+    ]
+
+
+def _statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
+    statuses: list[bytes | None] = []
+    for start in range(0, len(job_ids), CHUNK):
+        with client.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids[start : start + CHUNK]:
+                pipeline.hget(keys.rq_job(job_id), "status")
+            statuses += pipeline.execute()
+    return statuses
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

@@ -1,0 +1,250 @@
+"""The plant under torture: workers and producers in processes of their own, and the checker's follower."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from shared import keys
+from shared.connection import connect
+from shared.settings import Settings, environment
+from torture.checker import Breach, History, Loss, WorkerCount, breach_of, check
+from torture.feeder import Feeding
+from torture.follower import Entry, Follower, Seen
+from torture.ledger import Submission, read_ledger
+from torture.leftovers import read_leftovers
+from torture.processes import Process, WorkerProcess, wait_until
+from torture.worker_program import MARKS_VARIABLE
+
+# A worker that is told to end has this long for what it holds.
+DRAIN_S = 30.0
+# Nothing may be left in the queues for so long: a lease may run out first, and then the sweep for lost jobs.
+SETTLE_S = 300.0
+
+Say = Callable[[str], None]
+
+
+class Death(NamedTuple):
+    """A worker that was killed, when (UTC epoch seconds), and the jobs that it held."""
+
+    worker: str
+    at: float
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlantOptions:
+    """What a campaign is given."""
+
+    settings: Settings
+    folder: Path
+    engine: str
+    seed: int
+    say: Say
+
+
+class Plant:
+    """A context manager: inside it workers and producers run, after it none does.
+
+    The campaign acts on `workers` and `feeders`, which it may kill, stop and start. `settle` and `judge` end it.
+    """
+
+    def __init__(self, options: PlantOptions) -> None:
+        self.options = options
+        self.settings = options.settings
+        self.random = random.Random(options.seed)  # noqa: S311 - a seed makes the choices repeatable
+        self.client: Any = connect(self.settings.redis_url)
+        self.workers: list[WorkerProcess] = []
+        self.feeders: list[Process] = []
+        self.deaths: list[Death] = []
+        self.losses: list[Loss] = []
+        self.counts: list[WorkerCount] = []
+        self.broken: dict[str, list[str]] = {}  # promises that the campaign itself saw broken
+        self.marks = options.folder / "marks.txt"
+        self._numbers = itertools.count(1)
+        self._ledgers: list[Path] = []
+        self._follower = Follower(self.settings.redis_url, queues=self.settings.queue_names)
+
+    def __enter__(self) -> Plant:
+        self.options.folder.mkdir(parents=True, exist_ok=True)
+        self.marks.touch()
+        self._follower.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in (*self.feeders, *self.workers):
+            process.kill()
+        self.client.close()
+
+    # workers and producers ──────────────────────────────────────────────────────────────────────────
+
+    def start_worker(self, settings: Settings | None = None) -> WorkerProcess:
+        """One more worker, which may not be ready yet."""
+        variables = environment(settings or self.settings) | {
+            "SORTLINE_METRICS_PORT": "0",
+            "SORTLINE_LOG_FORMAT": "text",
+            MARKS_VARIABLE: str(self.marks),
+        }
+        worker = WorkerProcess(
+            next(self._numbers), engine=self.options.engine, folder=self.options.folder, variables=variables
+        )
+        self.workers.append(worker)
+        return worker
+
+    def start_workers(self, count: int) -> None:
+        """So many, and wait until they are ready."""
+        workers = [self.start_worker() for _ in range(count)]
+        wait_until(lambda: all(worker.name for worker in workers), "the workers are ready")
+
+    @property
+    def ready(self) -> list[WorkerProcess]:
+        """The workers that claim jobs, or have just begun to."""
+        return [worker for worker in self.workers if worker.name]
+
+    def start_feeders(self, feedings: Sequence[Feeding]) -> None:
+        """A producer for each of these, and wait until all of them send."""
+        for feeding in feedings:
+            self.start_feeder(feeding)
+        ledgers = self._ledgers[-len(feedings) :]
+        wait_until(lambda: all(ledger.stat().st_size for ledger in ledgers), "the producers send")
+
+    def start_feeder(self, feeding: Feeding, settings: Settings | None = None) -> Process:
+        """One more producer, which may not send yet."""
+        number = next(self._numbers)
+        ledger = self.options.folder / f"feeder-{number:05d}.ledger"
+        ledger.touch()
+        self._ledgers.append(ledger)
+        arguments = [str(ledger), f"camera-{number}", str(self.random.getrandbits(32)), feeding.to_json()]
+        variables = environment(settings or self.settings)
+        feeder = Process("torture.feeder", *arguments, log=ledger.with_suffix(".log"), variables=variables)
+        self.feeders.append(feeder)
+        return feeder
+
+    def kill_feeder(self, feeder: Process) -> None:
+        """SIGKILL: what it has just sent may be on the server or not."""
+        feeder.kill()
+        self.feeders.remove(feeder)
+
+    def kill_worker(self, worker: WorkerProcess) -> Death:
+        """SIGKILL; what it held is known right after."""
+        worker.kill()
+        self.workers.remove(worker)
+        at = time.time()
+        name = worker.name or ""
+        death = Death(name, at, self.held_by(name) if name else ())
+        if name:
+            self._count_in_rq(name, is_final=False)
+        self.deaths.append(death)
+        return death
+
+    def drain_worker(self, worker: WorkerProcess, *, number: int = signal.SIGTERM, timeout_s: float = DRAIN_S) -> int:
+        """Tell a worker to end, and wait until it has; its exit code."""
+        worker.signal(number)
+        code = worker.wait(timeout_s)
+        self.workers.remove(worker)
+        if worker.name:
+            self._count_in_rq(worker.name, is_final=True)
+        return code
+
+    def held_by(self, worker: str) -> tuple[str, ...]:
+        """The jobs that are leased to a worker, as RQ sees it."""
+        job_ids = [
+            composite.decode().rpartition(":")[0]
+            for queue in self.settings.queue_names
+            for composite in self.client.zrange(keys.rq_wip(queue), 0, -1)
+        ]
+        with self.client.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hget(keys.rq_job(job_id), "worker_name")
+            owners = pipeline.execute()
+        return tuple(job_id for job_id, owner in zip(job_ids, owners, strict=True) if owner == worker.encode())
+
+    def _count_in_rq(self, worker: str, *, is_final: bool) -> None:
+        """RQ's own count of a worker that has ended. Of a retried job RQ counts each execution as failed."""
+        succeeded = self.client.hget(keys.rq_worker(worker), "successful_job_count")
+        self.counts.append(WorkerCount(worker, "successful_job_count", int(succeeded or 0), is_final))
+
+    def note(self, promise: str, example: str) -> None:
+        """A promise was broken that only the campaign can know of."""
+        self.broken.setdefault(promise, []).append(example)
+
+    # the end ────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop_feeders(self) -> None:
+        """Tell the producers to end, and wait until they have."""
+        for feeder in self.feeders:
+            feeder.signal(signal.SIGTERM)
+        for feeder in self.feeders:
+            feeder.wait()
+        self.feeders.clear()
+
+    def settle(self) -> None:
+        """Stop the producers, wait until the queues are empty, and let the workers end in good order.
+
+        Raises:
+            Transient: a producer or worker does not end.
+        """
+        self.stop_feeders()
+        self.options.say("waiting for the last results")
+        until = time.monotonic() + SETTLE_S
+        while self._outstanding() and time.monotonic() < until:
+            time.sleep(0.1)
+        for worker in self.workers:
+            if worker.name:
+                counted = int(sum(worker.counters().values()))
+                self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
+        for worker in list(self.workers):
+            self.drain_worker(worker)
+
+    def _outstanding(self) -> int:
+        queues = self.settings.queue_names
+        return sum(self.client.llen(keys.rq_queue(queue)) + self.client.zcard(keys.rq_wip(queue)) for queue in queues)
+
+    def judge(
+        self, *, may_fail: Callable[[Submission], bool] = lambda submission: False
+    ) -> tuple[History, list[Breach]]:
+        """The history until now, and the promises that were broken in it."""
+        seen = self._follower.stop()
+        history = History(
+            ledger=read_ledger(self._ledgers),
+            seen=seen,
+            visible=self._visible(seen),
+            losses=self.losses,
+            leftovers=read_leftovers(self.client, queues=self.settings.queue_names),
+            counts=self.counts,
+            may_fail=may_fail,
+        )
+        return history, [*check(history), *(breach_of(promise, cases) for promise, cases in self.broken.items())]
+
+    def _visible(self, seen: Seen) -> Mapping[str, Sequence[Entry]]:
+        several = {job_id: entries for job_id, entries in seen.entries.items() if len(entries) > 1}
+        return {
+            job_id: [entry for entry, exists in zip(entries, self._exist(entries), strict=True) if exists]
+            for job_id, entries in several.items()
+        }
+
+    def _exist(self, entries: Sequence[Entry]) -> list[bool]:
+        with self.client.pipeline(transaction=False) as pipeline:
+            for entry in entries:
+                pipeline.xrange(entry.stream, entry.entry_id, entry.entry_id)
+            return [bool(found) for found in pipeline.execute()]
+
+
+def times_to_result(deaths: Sequence[Death], seen: Seen) -> list[float]:
+    """Seconds from a worker's death until another worker had answered each of the jobs that it held."""
+    return [
+        entry.finished_at - death.at
+        for death in deaths
+        for job_id in death.job_ids
+        for entry in seen.entries.get(job_id, ())[:1]
+        if entry.worker != death.worker
+    ]

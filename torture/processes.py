@@ -1,0 +1,127 @@
+"""Processes of the torture: they can be killed and stopped by signal, and end when the caller does (see `lifeline`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.children import ours
+from shared.errors import Transient
+
+# Longer than anything here takes on a busy machine.
+PATIENCE_S = 120.0
+_LOOK_S = 0.02
+
+
+class Process:
+    """`python -m MODULE ARGUMENTS…`, with a log file."""
+
+    def __init__(self, module: str, *arguments: str, log: Path, variables: Mapping[str, str]) -> None:
+        self.log = log
+        self.started_at = time.time()
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                ours(*arguments, module=module),
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **variables},
+                process_group=0,  # Ctrl-C goes to the torture alone; and see `end_with_caller`
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; -N after signal N."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._reap(PATIENCE_S)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for its end; the exit code.
+
+        Raises:
+            Transient: it has not ended in time; it is killed.
+        """
+        try:
+            return self._reap(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Transient(f"process {self.pid} did not end within {timeout_s:.0f} s: see {self.log}.") from None
+
+    def _reap(self, timeout_s: float) -> int:
+        code = self._process.wait(timeout_s)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+
+class WorkerProcess(Process):
+    """One worker. Its log says its name and where its metrics are."""
+
+    def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
+        log = folder / f"worker-{number:05d}.log"
+        super().__init__("torture.worker_program", engine, log=log, variables=variables)
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name under which it writes results; None until it is ready to claim."""
+        if self._name is None:
+            self._name = self._said(r"worker (\S+) sorts ")
+        return self._name
+
+    def counters(self) -> dict[str, float]:
+        """Its metrics: the values of `sortline_jobs_total` by outcome, over all lines.
+
+        Raises:
+            OSError: it does not answer (any more).
+        """
+        url = self._said(r"metrics on (http://\S+)")
+        if url is None:
+            raise ConnectionError("the worker has not said where its metrics are")
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:  # noqa: S310 - its own log says http://
+            text = response.read().decode()
+        counts: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "sortline_jobs_total":
+                    outcome = sample.labels["outcome"]
+                    counts[outcome] = counts.get(outcome, 0.0) + sample.value
+        return counts
+
+    def _said(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.log.read_text(errors="replace"))
+        return found[1] if found else None
+
+
+def wait_until(is_true: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until `is_true()`.
+
+    Raises:
+        Transient: it is not within `timeout_s`; names `what` was waited for.
+    """
+    until = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > until:
+            raise Transient(f"not within {timeout_s:.0f} s: {what}.")
+        time.sleep(_LOOK_S)
