@@ -9,7 +9,7 @@ import typer
 
 from shared.terminal import JsonFlag
 
-CAMPAIGNS = ("kills", "stops")
+CAMPAIGNS = ("kills", "stops", "overload")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -110,10 +110,10 @@ class Plant:
         """The workers that claim jobs, or have just begun to."""
         return [worker for worker in self.workers if worker.name]
 
-    def start_feeders(self, feedings: Sequence[Feeding]) -> None:
+    def start_feeders(self, feedings: Sequence[Feeding], settings: Settings | None = None) -> None:
         """A producer for each of these, and wait until all of them send."""
         for feeding in feedings:
-            self.start_feeder(feeding)
+            self.start_feeder(feeding, settings)
         ledgers = self._ledgers[-len(feedings) :]
         wait_until(lambda: all(ledger.stat().st_size for ledger in ledgers), "the producers send")
 
@@ -205,9 +205,13 @@ class Plant:
         for worker in list(self.workers):
             self.drain_worker(worker)
 
+    def queued(self) -> dict[str, int]:
+        """How many jobs wait, by queue."""
+        return {queue: self.client.llen(keys.rq_queue(queue)) for queue in self.settings.queue_names}
+
     def _outstanding(self) -> int:
-        queues = self.settings.queue_names
-        return sum(self.client.llen(keys.rq_queue(queue)) + self.client.zcard(keys.rq_wip(queue)) for queue in queues)
+        leased = [int(self.client.zcard(keys.rq_wip(queue))) for queue in self.settings.queue_names]
+        return sum(leased) + sum(self.queued().values())
 
     def judge(
         self, *, may_fail: Callable[[Submission], bool] = lambda submission: False

@@ -22,9 +22,7 @@ def print_reports(reports: Sequence[Report], *, seed: int) -> None:
     console.print(table)
     for report in reports:
         for breach in report.breaches:
-            console.print(
-                f"BREACH in {report.campaign}: not so in {breach.cases:,} cases: {breach.promise}", style="red"
-            )
+            console.print(f"BROKEN in {report.campaign}, {breach.cases:,} times: {breach.promise}", style="red")
             for example in breach.examples:
                 console.print(f"    {example}", markup=False, highlight=False)
     console.print(f"seed {seed}; {verdict(reports)}", highlight=False)

@@ -21,11 +21,12 @@ from shared.server_answers import server_errors
 from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.kills import kills
+from torture.campaigns.overload import overload
 from torture.campaigns.stops import stops
 from torture.checker import Breach
 from torture.plant import Plant, PlantOptions, Say, times_to_result
 
-CAMPAIGNS: Mapping[str, Campaign] = {"kills": kills, "stops": stops}
+CAMPAIGNS: Mapping[str, Campaign] = {"kills": kills, "stops": stops, "overload": overload}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +47,14 @@ class Report:
 def run_campaigns(
     names: Sequence[str], limits: Limits, *, engine: str, seed: int, flags: Mapping[str, Any], folder: Path, say: Say
 ) -> list[Report]:
-    """Each of the campaigns, in this order."""
+    """Each of the campaigns, in this order.
+
+    Raises:
+        BadSetting: the folder is not empty, or the server that `flags` names isn't.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):  # another run's ledgers would be taken for this one's
+        raise BadSetting(f"--folder {folder} holds files: name an empty one, or one that does not exist.")
     reports = []
     for name in names:
         with _server(flags) as settings:
