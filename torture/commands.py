@@ -10,6 +10,7 @@ import typer
 from shared.terminal import JsonFlag
 
 CAMPAIGNS = ("kills", "stops", "overload")
+ENGINES = ("null", "real")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,6 +48,10 @@ def torture(
     from torture.run import run_campaigns
 
     chosen = list(CAMPAIGNS) if not campaigns or "all" in campaigns else campaigns
+    if unknown := [name for name in chosen if name not in CAMPAIGNS]:
+        raise typer.BadParameter(f"no campaign {unknown[0]!r}: choose of {', '.join(CAMPAIGNS)}, or all.")
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"no engine {engine!r}: choose of {', '.join(ENGINES)}.")
     seed = secrets.randbits(32) if seed is None else seed
     folder = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
     with Console(stderr=True).status("torture") as status:

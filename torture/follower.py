@@ -130,8 +130,9 @@ class Follower:
                 continue
             if about["entries-added"] < self._read[stream]:  # the server lost its data, and the stream began anew
                 self._read[stream] = 0
-            trimmed = about["entries-added"] - about["length"]
-            self.seen.missed += max(0, trimmed - self._read[stream])
+            missed = max(0, about["entries-added"] - about["length"] - self._read[stream])
+            self.seen.missed += missed
+            self._read[stream] += missed
 
     def _check_jobs(self) -> None:
         """Whether RQ says of each job what its result says: the finish step writes both at once."""

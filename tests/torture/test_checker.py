@@ -1,0 +1,175 @@
+"""The checker finds each kind of breach, and only that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from torture.checker import PROMISES, Breach, History, Loss, WorkerCount, breach_of, check
+from torture.follower import Entry, Seen
+from torture.ledger import Ledger, Submission
+
+ORDER = ("line-1", "camera-1", 7, 7000, 100.0)
+
+
+def submission(job_id: str, kind: str = "plain") -> Submission:
+    line, camera, frame_id, encoder_count, captured_at = ORDER
+    return Submission(job_id, line, camera, frame_id, encoder_count, captured_at, "live", kind)
+
+
+def entry(outcome: str = "sorted", *, worker: str = "w1", entry_id: str = "1-1", error: str | None = None) -> Entry:
+    return Entry(
+        stream="sortline:results:line-1",
+        entry_id=entry_id,
+        outcome=outcome,
+        attempt=1,
+        worker=worker,
+        finished_at=101.0,
+        order=ORDER,
+        error=error,
+    )
+
+
+def good() -> History:
+    """One image was acknowledged and sorted, one was refused, and of one nobody knows: its producer was killed."""
+    sent = {job_id: submission(job_id) for job_id in ("a", "refused", "unknown")}
+    ledger = Ledger(submissions=sent, accepted_at={"a": 100.0}, refused={"refused": "the queue is full"})
+    seen = Seen(entries={"a": [entry()]})
+    return History(ledger=ledger, seen=seen, visible={}, counts=[WorkerCount("w1", "counter", 1, is_final=True)])
+
+
+def broken_promises(history: History) -> list[str]:
+    return [breach.promise for breach in check(history)]
+
+
+# how each promise is broken, by a change to a good history ─────────────────────────────────────────
+
+
+def lose(history: History) -> History:
+    history.ledger.accepted_at["unknown"] = 100.0
+    return history
+
+
+def double(history: History) -> History:
+    both = [entry(), entry(entry_id="1-2", worker="w2")]
+    history.seen.entries["a"] = both
+    return replace(history, visible={"a": both})
+
+
+def take_back(history: History) -> History:
+    history.seen.entries["a"] = [entry(), entry(entry_id="1-2", worker="w2")]
+    return replace(history, visible={"a": [entry(entry_id="1-2", worker="w2")]})
+
+
+def invent(history: History) -> History:
+    history.seen.entries["ghost"] = [entry(worker="w2")]
+    return history
+
+
+def sort_refused(history: History) -> History:
+    history.seen.entries["refused"] = [entry(worker="w2")]
+    return history
+
+
+def fail(history: History) -> History:
+    history.seen.entries["a"] = [entry("failed", error="out of order")]
+    return history
+
+
+def reject(history: History) -> History:
+    history.seen.entries["a"] = [entry("rejected", error="truncated")]
+    return history
+
+
+def change(history: History) -> History:
+    history.seen.entries["a"] = [entry()._replace(order=("line-1", "camera-1", 8, 7000, 100.0))]
+    return history
+
+
+def misreport(history: History) -> History:
+    history.seen.wrong_status["a"] = "outcome sorted, status started"
+    return history
+
+
+def garble(history: History) -> History:
+    history.seen.unreadable.append("sortline:results:line-1 1-2")
+    return history
+
+
+def leave(history: History) -> History:
+    return replace(history, leftovers={"lease": ["a:execution"]})
+
+
+def miscount(history: History) -> History:
+    return replace(history, counts=[WorkerCount("w1", "counter", 2, is_final=True)])
+
+
+def miss(history: History) -> History:
+    history.seen.missed = 3
+    return history
+
+
+BREAKS: dict[str, Callable[[History], History]] = dict(
+    zip(
+        PROMISES,
+        [lose, double, take_back, invent, sort_refused, fail, reject, change, misreport, garble, leave, miscount, miss],
+        strict=True,
+    )
+)
+
+
+def test_a_good_history_breaks_no_promise() -> None:
+    assert check(good()) == []
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_each_breach_is_found_alone(promise: str) -> None:
+    assert broken_promises(BREAKS[promise](good())) == [promise]
+
+
+# what is allowed ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_image_of_a_killed_producer_may_have_a_result() -> None:
+    history = good()
+    history.seen.entries["unknown"] = [entry(worker="w2")]
+    assert check(history) == []
+
+
+def test_what_the_server_lost_may_have_no_result_but_what_came_later_must() -> None:
+    history = lose(good())
+    assert check(replace(history, losses=[Loss("FLUSHALL", until=100.0)])) == []
+    assert broken_promises(replace(history, losses=[Loss("FLUSHALL", until=99.0)])) == [
+        "every acknowledged image has a result"
+    ]
+
+
+def test_a_result_that_the_server_lost_may_come_again() -> None:
+    lossy = replace(take_back(good()), losses=[Loss("power cut", until=100.0)])
+    assert check(lossy) == []
+    both = replace(double(good()), losses=[Loss("power cut", until=100.0)])
+    assert broken_promises(both) == ["no image has two results"]
+
+
+def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> None:
+    def counted(jobs: int) -> History:
+        return replace(good(), counts=[WorkerCount("w1", "counter", jobs, is_final=False)])
+
+    assert check(counted(0)) == []
+    assert broken_promises(counted(2)) == ["workers' counters agree with their results"]
+
+
+def test_an_image_that_may_fail_may() -> None:
+    assert check(replace(fail(good()), may_fail=lambda submission: True)) == []
+
+
+def test_a_marked_image_may_be_rejected() -> None:
+    history = reject(good())
+    history.ledger.submissions["a"] = submission("a", kind="abort")
+    assert check(history) == []
+
+
+def test_a_breach_counts_all_and_quotes_the_first() -> None:
+    assert breach_of("promise", [str(number) for number in range(9)]) == Breach("promise", 9, ("0", "1", "2", "3", "4"))
