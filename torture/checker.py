@@ -9,7 +9,7 @@ and a consumer may see both results. It never sees both in the stream that the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from torture.follower import Entry, Seen
 from torture.ledger import Ledger, Submission
 
 EXAMPLES = 5
+# RQ's own counter of a worker, which has no failures in it.
+RQ_SUCCESSES = "successful_job_count"
 
 
 class Loss(NamedTuple):
@@ -46,7 +48,8 @@ class History:
     losses: Sequence[Loss] = ()
     leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what kind of thing, and which
     counts: Sequence[WorkerCount] = ()
-    may_fail: Callable[[Submission], bool] = lambda submission: False  # whether `failed` is the right outcome
+    endings: Mapping[str, Collection[str]] = field(default_factory=dict)  # of what isn't plain: its right outcomes
+    planted: Collection[str] = ()  # stream and id of entries that the campaign itself wrote into the streams
 
 
 class Breach(NamedTuple):
@@ -65,7 +68,8 @@ def check(history: History) -> list[Breach]:
 
 def breach_of(promise: str, cases: Sequence[str]) -> Breach:
     """The breach that these cases are."""
-    return Breach(promise, len(cases), tuple(cases[:EXAMPLES]))
+    printable = (case.encode(errors="backslashreplace").decode() for case in cases[:EXAMPLES])  # ids may be any bytes
+    return Breach(promise, len(cases), tuple(printable))
 
 
 def _lost(history: History) -> Iterator[str]:
@@ -99,7 +103,7 @@ def _refused_but_sorted(history: History) -> Iterator[str]:
 
 def _wrongly_failed(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        if entry.outcome == Outcome.FAILED and not history.may_fail(submission):
+        if entry.outcome == Outcome.FAILED and submission.kind not in history.endings:
             yield f"{job_id}, attempt {entry.attempt}: {entry.error}"
 
 
@@ -107,6 +111,12 @@ def _wrongly_rejected(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
         if entry.outcome == Outcome.REJECTED and submission.kind == "plain":
             yield f"{job_id}: {entry.error}"
+
+
+def _wrongly_ended(history: History) -> Iterator[str]:
+    for job_id, submission, entry in _results(history):
+        if entry.outcome not in history.endings.get(submission.kind, (entry.outcome,)):
+            yield f"{job_id}, {submission.kind}: {entry.outcome} {entry.error or ''}"
 
 
 def _changed(history: History) -> Iterator[str]:
@@ -127,7 +137,7 @@ def _wrong_status(history: History) -> Iterator[str]:
 
 
 def _unreadable(history: History) -> Iterator[str]:
-    return iter(history.seen.unreadable)
+    return (entry for entry in history.seen.unreadable if entry not in history.planted)
 
 
 def _left_over(history: History) -> Iterator[str]:
@@ -136,9 +146,11 @@ def _left_over(history: History) -> Iterator[str]:
 
 def _miscounted(history: History) -> Iterator[str]:
     """A worker that lived to its end counted exactly its results; one that was killed may not have counted its last."""
-    written = Counter(entry.worker for entries in history.seen.entries.values() for entry in entries)
+    entries = [entry for entries in history.seen.entries.values() for entry in entries]
+    written = Counter(entry.worker for entry in entries)
+    failed = Counter(entry.worker for entry in entries if entry.outcome == Outcome.FAILED)
     for count in history.counts:
-        results = written[count.worker]
+        results = written[count.worker] - (failed[count.worker] if count.counter == RQ_SUCCESSES else 0)
         # What the server lost before the follower saw it was counted all the same.
         is_right = count.jobs >= results if history.losses else count.jobs == results
         if not is_right and (count.is_final or count.jobs > results):
@@ -165,6 +177,7 @@ PROMISES: Mapping[str, Callable[[History], Iterable[str]]] = {
     "no result of an image that was refused": _refused_but_sorted,
     "no image fails that could be sorted": _wrongly_failed,
     "no image is rejected that could be sorted": _wrongly_rejected,
+    "what is no usable image ends as such": _wrongly_ended,
     "line, camera, frame_id, encoder_count and captured_at come back as they were sent": _changed,
     "RQ's status and registries agree with the result": _wrong_status,
     "every entry of a result stream is a result": _unreadable,

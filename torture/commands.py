@@ -9,7 +9,7 @@ import typer
 
 from shared.terminal import JsonFlag
 
-CAMPAIGNS = ("kills", "stops", "overload")
+CAMPAIGNS = ("kills", "stops", "overload", "poison")
 ENGINES = ("null", "real")
 
 

@@ -7,7 +7,6 @@ It sends images at a rate through `LineProducer`, as a camera does. Those whose 
 from __future__ import annotations
 
 import json
-import random
 import signal
 import sys
 import time
@@ -15,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from producer.submit import Frame, LineProducer, PreparedJob
-from shared.errors import QueueFull, ServerAway
+from shared.errors import CommandRefused, QueueFull, ServerAway
 from shared.settings import load_settings
 from torture.images import ImageMaker
-from torture.ledger import LedgerWriter, Submission
+from torture.ledger import LedgerWriter, Submission, submission_of
 from torture.lifeline import end_with_caller
 
 # The wait before images are sent again.
@@ -38,7 +37,6 @@ class Feeding:
     rate_hz: float = 150.0
     burst: int = 4  # images in one call
     deadline_ms: float | None = None
-    marks: tuple[tuple[str, float], ...] = ()  # which images are marked (torture.images), and their share
 
     def to_json(self) -> str:
         """The form in which a feeder's process gets it."""
@@ -48,8 +46,7 @@ class Feeding:
     def from_json(cls, text: str) -> Feeding:
         """The opposite of `to_json`."""
         fields = json.loads(text)
-        marks = tuple((mark, share) for mark, share in fields["marks"])
-        return cls(**fields | {"lines": tuple(fields["lines"]), "marks": marks})
+        return cls(**fields | {"lines": tuple(fields["lines"])})
 
 
 class Feeder:
@@ -61,7 +58,6 @@ class Feeder:
         self._camera = camera
         self._ledger = LedgerWriter(ledger)
         self._images = ImageMaker(seed)
-        self._random = random.Random(seed)  # noqa: S311 - a seed makes the choices repeatable
         self._count = 0
         self.is_told_to_end = False
 
@@ -79,38 +75,18 @@ class Feeder:
     def _prepare(self) -> tuple[PreparedJob, Submission]:
         feeding, number = self._feeding, self._count
         self._count += 1
-        mark = self._mark()
-        captured_at = time.time()
         frame = Frame(
-            data=self._images.make(mark),
+            data=self._images.make(),
             line=feeding.lines[number % len(feeding.lines)],
             camera=self._camera,
             frame_id=number,
             encoder_count=1_000 * number,
-            captured_at=captured_at,
+            captured_at=time.time(),
             deadline_ms=feeding.deadline_ms,
             queue=feeding.queue,
         )
         job = self._producer.prepare(frame)
-        submission = Submission(
-            job_id=job.job_id,
-            line=frame.line,
-            camera=frame.camera,
-            frame_id=number,
-            encoder_count=1_000 * number,
-            captured_at=captured_at,
-            queue=frame.queue,
-            kind=mark or "plain",
-        )
-        return job, submission
-
-    def _mark(self) -> str | None:
-        drawn = self._random.random()
-        for mark, share in self._feeding.marks:
-            if drawn < share:
-                return mark
-            drawn -= share
-        return None
+        return job, submission_of(frame, job.job_id, kind="plain")
 
     def _send(self, prepared: list[tuple[PreparedJob, Submission]]) -> None:
         """Until the server has acknowledged or refused them all, or the feeder is told to end."""
@@ -124,7 +100,7 @@ class Feeder:
                 accepted = set(error.accepted)
                 self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
                 return
-            except ServerAway:
+            except (ServerAway, CommandRefused):  # the latter while a key of the queue holds another type (`forged`)
                 if self.is_told_to_end:
                     return
                 time.sleep(RETRY_S)

@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import redis
@@ -53,7 +54,9 @@ class Follower:
     def __init__(self, redis_url: str, *, queues: Sequence[str]) -> None:
         self.seen = Seen()
         self._client: Any = connect(redis_url)
-        self._queues = list(queues)
+        self._lines: set[bytes] = set()  # as the server's set of them may be replaced
+        self._asides: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._registries = {name: [f"rq:{name}:{queue}" for queue in queues] for name in ("finished", "failed")}
         self._last: dict[str, str] = {}  # by stream: the last entry that was read
         self._read: dict[str, int] = defaultdict(int)  # by stream: how many were
         self._unchecked: list[tuple[str, Entry]] = []  # jobs whose results were read, but not yet RQ's view of them
@@ -64,6 +67,14 @@ class Follower:
     def start(self) -> None:
         """Follow from now on."""
         self._thread.start()
+
+    def read_aside(self, key: str, *, stream: str) -> None:
+        """Read what `stream` held before it was moved to this key. For any thread."""
+        self._asides.put((key, stream))
+
+    def look_aside(self, key: str, *, registry: str) -> None:
+        """Look for jobs here too: a registry of RQ's (`finished` or `failed`) is moved here. For any thread."""
+        self._registries[registry].append(key)
 
     def stop(self) -> Seen:
         """Read what is there, and end.
@@ -94,33 +105,54 @@ class Follower:
     def _step(self) -> int:
         """Read what is new, and look at its jobs; how many entries there were."""
         self._check_jobs()  # those that the server left unanswered last time
-        streams = [keys.results(line.decode()) for line in self._client.smembers(keys.LINES)]
+        self._read_asides()
+        self._lines |= self._client.smembers(keys.LINES)
+        streams = [keys.results(line.decode()) for line in self._lines]
         if not streams:
             return 0
-        self._count_missed(streams)
+        self._look_at_streams(streams)
         answer = self._client.xread({stream: self._last.get(stream, "0") for stream in streams}, count=READ_COUNT)
         count = 0
         for stream, entries in answer:
             for entry_id, fields in entries:
+                self._last[stream.decode()] = entry_id.decode()
+                self._read[stream.decode()] += 1
                 self._take(stream.decode(), entry_id.decode(), fields)
             count += len(entries)
         self._check_jobs()
         return count
 
+    def _read_asides(self) -> None:
+        """Most of their entries were read before they were moved, and are not taken again."""
+        while not self._asides.empty():
+            key, stream = self._asides.get()
+            try:
+                entries = self._client.xrange(key)
+            except redis.exceptions.ConnectionError:
+                self._asides.put((key, stream))
+                raise
+            for entry_id, fields in entries:
+                self._take(stream, entry_id.decode(), fields)
+
     def _take(self, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        self._last[stream] = entry_id
-        self._read[stream] += 1
         try:
             result = json.loads(fields[b"result"])
             entry = _entry(stream, entry_id, result)
         except (KeyError, ValueError, TypeError):
-            self.seen.unreadable.append(f"{stream} {entry_id}")
+            if (name := f"{stream} {entry_id}") not in self.seen.unreadable:
+                self.seen.unreadable.append(name)
             return
-        self.seen.entries[result["job_id"]].append(entry)
+        of_job = self.seen.entries[result["job_id"]]
+        if any((each.stream, each.entry_id) == (stream, entry_id) for each in of_job):
+            return
+        of_job.append(entry)
         self._unchecked.append((result["job_id"], entry))
 
-    def _count_missed(self, streams: Sequence[str]) -> None:
-        """A stream's oldest entries are the ones that were trimmed: more of them than were read are missed."""
+    def _look_at_streams(self, streams: Sequence[str]) -> None:
+        """Count what was missed, and notice streams that began anew.
+
+        A stream's oldest entries are the ones that were trimmed: more of them than were read are missed.
+        """
         with self._client.pipeline(transaction=False) as pipeline:
             for stream in streams:
                 pipeline.xinfo_stream(stream)
@@ -130,6 +162,8 @@ class Follower:
                 continue
             if about["entries-added"] < self._read[stream]:  # the server lost its data, and the stream began anew
                 self._read[stream] = 0
+            if _parts(about["last-generated-id"].decode()) < _parts(self._last.get(stream, "0-0")):
+                self._last[stream] = "0-0"
             missed = max(0, about["entries-added"] - about["length"] - self._read[stream])
             self.seen.missed += missed
             self._read[stream] += missed
@@ -142,18 +176,17 @@ class Follower:
         with self._client.pipeline(transaction=False) as pipeline:
             for job_id in ids:
                 pipeline.hget(keys.rq_job(job_id), "status")
-            for registry in ("finished", "failed"):
-                for queue in self._queues:
-                    pipeline.zmscore(f"rq:{registry}:{queue}", ids)
+            finished, failed = (list(self._registries[name]) for name in ("finished", "failed"))
+            for registry in (*finished, *failed):
+                pipeline.zmscore(registry, ids)
             answers = pipeline.execute()
-        registries = answers[len(ids) :]
-        count = len(self._queues)
+        statuses, scores = answers[: len(ids)], answers[len(ids) :]
         for number, (job_id, entry) in enumerate(self._unchecked):
-            status = answers[number]
-            is_in = [
-                any(scores[number] is not None for scores in part) for part in (registries[:count], registries[count:])
-            ]
-            self._check_job(job_id, entry, status=status, is_finished=is_in[0], is_failed=is_in[1])
+            is_finished, is_failed = (
+                any(of_registry[number] is not None for of_registry in part)
+                for part in (scores[: len(finished)], scores[len(finished) :])
+            )
+            self._check_job(job_id, entry, status=statuses[number], is_finished=is_finished, is_failed=is_failed)
         self._unchecked = []
 
     def _check_job(
@@ -181,3 +214,8 @@ def _entry(stream: str, entry_id: str, result: dict[str, Any]) -> Entry:
         order=tuple(result[name] for name in ("line", "camera", "frame_id", "encoder_count", "captured_at")),
         error=result["error"],
     )
+
+
+def _parts(entry_id: str) -> tuple[int, ...]:
+    """An entry's id, to be compared."""
+    return tuple(int(part) for part in entry_id.split("-"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import struct
+import zlib
 
 from PIL import Image
 
@@ -13,6 +15,8 @@ MARKS = {
     "hang": b"sortline-torture:hang",  # never returns
 }
 SIZE_PX = 96
+# In the header of the file that claims to be huge: far above what a worker accepts.
+HUGE_PX = 200_000
 
 
 class ImageMaker:
@@ -30,3 +34,23 @@ class ImageMaker:
         """One JPEG file, different from all others: what follows the end of the picture is not decoded."""
         self._count += 1
         return self._jpeg + self._tag + self._count.to_bytes(8, "big") + (MARKS[mark] if mark else b"")
+
+
+def bad_images() -> dict[str, bytes]:
+    """Files that begin as images do, and so are accepted from the producer, but can't be sorted."""
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    picture = Image.new("RGB", (SIZE_PX, SIZE_PX), "green")
+    picture.save(jpeg, "JPEG")
+    picture.save(png, "PNG")
+    whole = jpeg.getvalue()
+    return {
+        "truncated": whole[: len(whole) // 2],
+        "empty": whole[: whole.index(b"\xff\xda")] + b"\xff\xd9",  # no picture between the header and the end
+        "huge": _claiming(png.getvalue(), HUGE_PX),
+    }
+
+
+def _claiming(png: bytes, side_px: int) -> bytes:
+    """The PNG file with another width and height in its header."""
+    header = b"IHDR" + struct.pack(">II", side_px, side_px) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]

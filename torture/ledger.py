@@ -11,7 +11,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from producer.submit import Frame
 
 
 class Submission(NamedTuple):
@@ -25,6 +28,21 @@ class Submission(NamedTuple):
     captured_at: float
     queue: str
     kind: str = "plain"
+
+
+def submission_of(frame: Frame, job_id: str, *, kind: str) -> Submission:
+    """The submission of a frame that says when it was captured."""
+    assert frame.captured_at is not None
+    return Submission(
+        job_id=job_id,
+        line=frame.line,
+        camera=frame.camera,
+        frame_id=frame.frame_id,
+        encoder_count=frame.encoder_count,
+        captured_at=frame.captured_at,
+        queue=frame.queue,
+        kind=kind,
+    )
 
 
 class LedgerWriter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from shared import keys
@@ -13,29 +13,30 @@ CHUNK = 500
 MOST = 100
 
 
-def read_leftovers(client: Any, *, queues: Sequence[str]) -> dict[str, list[str]]:
-    """By kind: queued jobs, leases, executions, images, jobs without an end."""
+def read_leftovers(client: Any, *, queues: Sequence[str], expected: Collection[str] = ()) -> dict[str, list[str]]:
+    """By kind: queued jobs, leases, executions, images, jobs without an end. `expected`: keys that may stay."""
     found = {
         "queued": [_text(each) for queue in queues for each in client.lrange(keys.rq_queue(queue), 0, MOST)],
         "lease": [_text(each) for queue in queues for each in client.zrange(keys.rq_wip(queue), 0, MOST)],
-        "execution": _scan(client, "rq:execution:*"),
-        "executions of a job": _scan(client, "rq:executions:*"),
-        "executions of a worker": _scan(client, "rq:worker:*:executions"),
-        "image": _images(client),
-        "job without an end": _unended(client),
-        "broken key": _scan(client, keys.broken("*")),
+        "execution": _scan(client, "rq:execution:*", expected),
+        "executions of a job": _scan(client, "rq:executions:*", expected),
+        "executions of a worker": _scan(client, "rq:worker:*:executions", expected),
+        "image": _images(client, expected),
+        "job without an end": _unended(client, expected),
+        "broken key": _scan(client, keys.broken("*"), expected),
     }
     return {kind: names for kind, names in found.items() if names}
 
 
-def _scan(client: Any, pattern: str) -> list[str]:
-    return [_text(key) for key in client.scan_iter(pattern, count=SCAN_COUNT)]
+def _scan(client: Any, pattern: str, expected: Collection[str]) -> list[str]:
+    found = (_text(key) for key in client.scan_iter(pattern, count=SCAN_COUNT))
+    return [key for key in found if key not in expected]
 
 
-def _images(client: Any) -> list[str]:
+def _images(client: Any, expected: Collection[str]) -> list[str]:
     """The image of a failed job stays until it expires, so that it can be retried; every other goes with its job."""
-    images = _scan(client, keys.image("*"))
-    statuses = _statuses(client, [image.removeprefix(keys.image("")) for image in images])
+    images = _scan(client, keys.image("*"), expected)
+    statuses = read_statuses(client, [image.removeprefix(keys.image("")) for image in images])
     with client.pipeline(transaction=False) as pipeline:
         for image in images:
             pipeline.ttl(image)
@@ -47,9 +48,9 @@ def _images(client: Any) -> list[str]:
     ]
 
 
-def _unended(client: Any) -> list[str]:
-    job_ids = [key.removeprefix(keys.rq_job("")) for key in _scan(client, keys.rq_job("*"))]
-    statuses = _statuses(client, job_ids)
+def _unended(client: Any, expected: Collection[str]) -> list[str]:
+    job_ids = [key.removeprefix(keys.rq_job("")) for key in _scan(client, keys.rq_job("*"), expected)]
+    statuses = read_statuses(client, job_ids)
     return [
         f"{job_id} {(status or b'none').decode()}"
         for job_id, status in zip(job_ids, statuses, strict=True)
@@ -57,15 +58,17 @@ def _unended(client: Any) -> list[str]:
     ]
 
 
-def _statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
+def read_statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
+    """RQ's status of each of these jobs; None of one that is gone, and of a key that is no hash."""
     statuses: list[bytes | None] = []
     for start in range(0, len(job_ids), CHUNK):
         with client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids[start : start + CHUNK]:
-                pipeline.hget(keys.rq_job(job_id), "status")
-            statuses += pipeline.execute()
+                pipeline.hget(keys.rq_job(job_id).encode(errors="surrogateescape"), "status")
+            answers = pipeline.execute(raise_on_error=False)
+        statuses += [None if isinstance(answer, Exception) else answer for answer in answers]  # of another type
     return statuses
 
 
 def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
+    return value.decode(errors="surrogateescape")

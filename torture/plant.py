@@ -6,7 +6,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from shared import keys
 from shared.connection import connect
 from shared.settings import Settings, environment
-from torture.checker import Breach, History, Loss, WorkerCount, breach_of, check
+from torture.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.feeder import Feeding
 from torture.follower import Entry, Follower, Seen
-from torture.ledger import Submission, read_ledger
+from torture.ledger import LedgerWriter, read_ledger
 from torture.leftovers import read_leftovers
 from torture.processes import Process, WorkerProcess, wait_until
 from torture.worker_program import MARKS_VARIABLE
@@ -67,15 +67,19 @@ class Plant:
         self.losses: list[Loss] = []
         self.counts: list[WorkerCount] = []
         self.broken: dict[str, list[str]] = {}  # promises that the campaign itself saw broken
+        self.endings: dict[str, Collection[str]] = {}  # what the campaign sends: see History
+        self.planted: set[str] = set()  # likewise
+        self.expected_keys: set[str] = set()  # keys of the campaign's that rightly stay
+        self.miscounted_in_rq: set[str] = set()  # workers whose hash, and so RQ's count, the campaign destroyed
         self.marks = options.folder / "marks.txt"
         self._numbers = itertools.count(1)
         self._ledgers: list[Path] = []
-        self._follower = Follower(self.settings.redis_url, queues=self.settings.queue_names)
+        self.follower = Follower(self.settings.redis_url, queues=self.settings.queue_names)
 
     def __enter__(self) -> Plant:
         self.options.folder.mkdir(parents=True, exist_ok=True)
         self.marks.touch()
-        self._follower.start()
+        self.follower.start()
         return self
 
     def __exit__(
@@ -120,14 +124,22 @@ class Plant:
     def start_feeder(self, feeding: Feeding, settings: Settings | None = None) -> Process:
         """One more producer, which may not send yet."""
         number = next(self._numbers)
-        ledger = self.options.folder / f"feeder-{number:05d}.ledger"
-        ledger.touch()
-        self._ledgers.append(ledger)
+        ledger = self._new_ledger(f"feeder-{number:05d}")
         arguments = [str(ledger), f"camera-{number}", str(self.random.getrandbits(32)), feeding.to_json()]
         variables = environment(settings or self.settings)
         feeder = Process("torture.feeder", *arguments, log=ledger.with_suffix(".log"), variables=variables)
         self.feeders.append(feeder)
         return feeder
+
+    def open_ledger(self) -> LedgerWriter:
+        """A ledger for what the campaign itself sends."""
+        return LedgerWriter(self._new_ledger("campaign"))
+
+    def _new_ledger(self, name: str) -> Path:
+        ledger = self.options.folder / f"{name}.ledger"
+        ledger.touch()
+        self._ledgers.append(ledger)
+        return ledger
 
     def kill_feeder(self, feeder: Process) -> None:
         """SIGKILL: what it has just sent may be on the server or not."""
@@ -135,7 +147,7 @@ class Plant:
         self.feeders.remove(feeder)
 
     def kill_worker(self, worker: WorkerProcess) -> Death:
-        """SIGKILL; what it held is known right after."""
+        """SIGKILL, or the burial of one that has ended; what it held is known right after."""
         worker.kill()
         self.workers.remove(worker)
         at = time.time()
@@ -152,7 +164,7 @@ class Plant:
         code = worker.wait(timeout_s)
         self.workers.remove(worker)
         if worker.name:
-            self._count_in_rq(worker.name, is_final=True)
+            self._count_in_rq(worker.name, is_final=worker.name not in self.miscounted_in_rq)
         return code
 
     def held_by(self, worker: str) -> tuple[str, ...]:
@@ -170,8 +182,8 @@ class Plant:
 
     def _count_in_rq(self, worker: str, *, is_final: bool) -> None:
         """RQ's own count of a worker that has ended. Of a retried job RQ counts each execution as failed."""
-        succeeded = self.client.hget(keys.rq_worker(worker), "successful_job_count")
-        self.counts.append(WorkerCount(worker, "successful_job_count", int(succeeded or 0), is_final))
+        succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
+        self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
 
     def note(self, promise: str, example: str) -> None:
         """A promise was broken that only the campaign can know of."""
@@ -196,11 +208,11 @@ class Plant:
         self.stop_feeders()
         self.options.say("waiting for the last results")
         until = time.monotonic() + SETTLE_S
-        while self._outstanding() and time.monotonic() < until:
+        while self.outstanding() and time.monotonic() < until:
             time.sleep(0.1)
         for worker in self.workers:
             if worker.name:
-                counted = int(sum(worker.counters().values()))
+                counted = worker.counter("sortline_jobs_total")
                 self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
         for worker in list(self.workers):
             self.drain_worker(worker)
@@ -209,23 +221,23 @@ class Plant:
         """How many jobs wait, by queue."""
         return {queue: self.client.llen(keys.rq_queue(queue)) for queue in self.settings.queue_names}
 
-    def _outstanding(self) -> int:
+    def outstanding(self) -> int:
+        """How many jobs wait or are held."""
         leased = [int(self.client.zcard(keys.rq_wip(queue))) for queue in self.settings.queue_names]
         return sum(leased) + sum(self.queued().values())
 
-    def judge(
-        self, *, may_fail: Callable[[Submission], bool] = lambda submission: False
-    ) -> tuple[History, list[Breach]]:
+    def judge(self) -> tuple[History, list[Breach]]:
         """The history until now, and the promises that were broken in it."""
-        seen = self._follower.stop()
+        seen = self.follower.stop()
         history = History(
             ledger=read_ledger(self._ledgers),
             seen=seen,
             visible=self._visible(seen),
             losses=self.losses,
-            leftovers=read_leftovers(self.client, queues=self.settings.queue_names),
+            leftovers=read_leftovers(self.client, queues=self.settings.queue_names, expected=self.expected_keys),
             counts=self.counts,
-            may_fail=may_fail,
+            endings=self.endings,
+            planted=self.planted,
         )
         return history, [*check(history), *(breach_of(promise, cases) for promise, cases in self.broken.items())]
 

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,24 +92,34 @@ class WorkerProcess(Process):
             self._name = self._said(r"worker (\S+) sorts ")
         return self._name
 
-    def counters(self) -> dict[str, float]:
-        """Its metrics: the values of `sortline_jobs_total` by outcome, over all lines.
+    def counter(self, name: str) -> int:
+        """One of its metrics, over all labels.
 
         Raises:
             OSError: it does not answer (any more).
         """
+        families = text_string_to_metric_families(self._get("/metrics"))
+        return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
+
+    def health_problem(self) -> str | None:
+        """What `/healthz` says is wrong; None while nothing is.
+
+        Raises:
+            OSError: it does not answer (any more).
+        """
+        try:
+            self._get("/healthz")
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        return None
+
+    def _get(self, path: str) -> str:
         url = self._said(r"metrics on (http://\S+)")
         if url is None:
             raise ConnectionError("the worker has not said where its metrics are")
+        url = urllib.parse.urljoin(url, path)
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:  # noqa: S310 - its own log says http://
-            text = response.read().decode()
-        counts: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == "sortline_jobs_total":
-                    outcome = sample.labels["outcome"]
-                    counts[outcome] = counts.get(outcome, 0.0) + sample.value
-        return counts
+            return str(response.read().decode())
 
     def _said(self, pattern: str) -> str | None:
         found = re.search(pattern, self.log.read_text(errors="replace"))

@@ -22,11 +22,12 @@ from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.kills import kills
 from torture.campaigns.overload import overload
+from torture.campaigns.poison import poison
 from torture.campaigns.stops import stops
 from torture.checker import Breach
 from torture.plant import Plant, PlantOptions, Say, times_to_result
 
-CAMPAIGNS: Mapping[str, Campaign] = {"kills": kills, "stops": stops, "overload": overload}
+CAMPAIGNS: Mapping[str, Campaign] = {"kills": kills, "stops": stops, "overload": overload, "poison": poison}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,9 @@ without a change to our own code. It records each mark before it obeys: the proo
 
 from __future__ import annotations
 
+import hashlib
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.decoding import decoder_of
 from model_store.engines.checks import Images
 from shared.settings import Settings, load_settings
 from shared.terminal import setup_logging
@@ -28,7 +31,7 @@ from worker.decode import Decoder
 from worker.loading import Served, load_served
 from worker.service import WorkerService
 
-# Names the file that marks are recorded in: a line each, the process's id and the mark.
+# Names the file that marks are recorded in, a line each: the process's id, the mark, and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"
 # Of the model `null`: somewhat more than a real one does on a CPU. Workers have images in hand when they are killed.
 NULL_IMAGES_PER_S = 200.0
@@ -55,7 +58,7 @@ class MarkedDecoder:
         for mark, end in MARKS.items():
             if data.endswith(end):
                 with self.record.open("a") as file:
-                    file.write(f"{os.getpid()} {mark}\n")
+                    file.write(f"{os.getpid()} {mark} {hashlib.sha256(data).hexdigest()}\n")
                 if mark == "abort":
                     os.abort()
                 while True:
@@ -73,13 +76,20 @@ class FixedRateEngine(NullEngine):
 
 def load(engine: str, settings: Settings) -> Served:
     """The model that the torture's option `--engine` names."""
-    served = load_served(settings) if engine == "real" else replace(null_served(settings), engine=FixedRateEngine())
+    served = load_served(settings) if engine == "real" else _fixed_rate_served(settings)
     return replace(served, decoder=MarkedDecoder(served.decoder, Path(os.environ[MARKS_VARIABLE])))
+
+
+def _fixed_rate_served(settings: Settings) -> Served:
+    """With the decoder of a real model: what is no usable image must be rejected."""
+    served = null_served(settings)
+    return replace(served, engine=FixedRateEngine(), decoder=decoder_of(served.manifest, settings))
 
 
 def main() -> int:
     """Run one worker; its exit code."""
     engine = sys.argv[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hundred crashes must not fill the disk with core files
     settings = load_settings()
     setup_logging(settings)
     end_with_caller()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from torture.checker import PROMISES, Breach, History, Loss, WorkerCount, breach_of, check
+from torture.checker import PROMISES, RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.follower import Entry, Seen
 from torture.ledger import Ledger, Submission
 
@@ -83,6 +83,11 @@ def reject(history: History) -> History:
     return history
 
 
+def sort_bad(history: History) -> History:
+    history.ledger.submissions["a"] = submission("a", kind="truncated")
+    return replace(history, endings={"truncated": {"rejected"}})
+
+
 def change(history: History) -> History:
     history.seen.entries["a"] = [entry()._replace(order=("line-1", "camera-1", 8, 7000, 100.0))]
     return history
@@ -114,7 +119,22 @@ def miss(history: History) -> History:
 BREAKS: dict[str, Callable[[History], History]] = dict(
     zip(
         PROMISES,
-        [lose, double, take_back, invent, sort_refused, fail, reject, change, misreport, garble, leave, miscount, miss],
+        [
+            lose,
+            double,
+            take_back,
+            invent,
+            sort_refused,
+            fail,
+            reject,
+            sort_bad,
+            change,
+            misreport,
+            garble,
+            leave,
+            miscount,
+            miss,
+        ],
         strict=True,
     )
 )
@@ -161,14 +181,20 @@ def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> N
     assert broken_promises(counted(2)) == ["workers' counters agree with their results"]
 
 
-def test_an_image_that_may_fail_may() -> None:
-    assert check(replace(fail(good()), may_fail=lambda submission: True)) == []
-
-
-def test_a_marked_image_may_be_rejected() -> None:
-    history = reject(good())
+@pytest.mark.parametrize("end", [fail, reject])
+def test_an_image_that_can_not_be_sorted_may_end_as_it_should(end: Callable[[History], History]) -> None:
+    history = end(good())
     history.ledger.submissions["a"] = submission("a", kind="abort")
-    assert check(history) == []
+    assert check(replace(history, endings={"abort": {"failed", "rejected"}})) == []
+
+
+def test_an_entry_that_the_campaign_wrote_may_be_unreadable() -> None:
+    assert check(replace(garble(good()), planted={"sortline:results:line-1 1-2"})) == []
+
+
+def test_failures_are_not_in_rqs_count_of_successes() -> None:
+    counts = [WorkerCount("w1", RQ_SUCCESSES, 0, is_final=True), WorkerCount("w1", "sortline_jobs_total", 1, True)]
+    assert broken_promises(replace(fail(good()), counts=counts)) == ["no image fails that could be sorted"]
 
 
 def test_a_breach_counts_all_and_quotes_the_first() -> None:

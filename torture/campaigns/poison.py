@@ -1,0 +1,181 @@
+"""`poison`: images that crash the process that decodes them, or never come back from its decoder, among plain ones.
+
+Workers that die are started again, and those that say they are unhealthy are told to end, as an orchestrator does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shared.schemas import Outcome
+from shared.settings import Settings
+from torture.campaigns.base import Figures, Limits
+from torture.feeder import Feeding
+from torture.images import MARKS, ImageMaker, bad_images
+from torture.leftovers import read_statuses
+from torture.plant import SETTLE_S, Plant
+from torture.processes import WorkerProcess, wait_until
+from torture.sender import Sender
+
+WORKERS = 3
+FEEDERS = 2
+FEEDING = Feeding(rate_hz=50.0)
+# With each marked image go so many plain ones, in one call: a worker has them in hand together.
+COMPANY = 7
+# The shortest lease that a setting allows, and a limit that no plain image comes near: so that a run sees many deaths.
+LEASE_S = 2
+STUCK_AFTER_S = 2.0
+# How many marked images may be in the plant at once. Each takes down worker after worker.
+MOST_AT_ONCE = {"abort": 2, "hang": 1}
+LOOK_S = 0.1
+# How long a worker that was told to end may take. The watchdog confirms for 5 s that a thread hangs.
+GRACE_S = 30.0
+
+
+class Marked(NamedTuple):
+    """One marked image that was sent, and how often it may be tried."""
+
+    mark: str
+    job_id: str
+    digest: str
+    max_attempts: int
+
+
+def poison(plant: Plant, limits: Limits) -> Figures:
+    """Until the time is over, and at least one image of each kind was sent; then until each has its end."""
+    quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
+    orchestrator = Orchestrator(plant, quick)
+    for _ in range(WORKERS):
+        plant.start_worker(quick)
+    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_feeders([FEEDING] * FEEDERS)
+    poisoner = Poisoner(plant)
+    until = time.monotonic() + limits.seconds
+    while time.monotonic() < until or not poisoner.has_sent_all_kinds:
+        plant.options.say(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
+        poisoner.send()
+        orchestrator.look()
+        time.sleep(plant.random.uniform(0, 2 * LOOK_S))
+    plant.stop_feeders()
+    plant.options.say("waiting for the last marked images to end")
+    settled_by = time.monotonic() + SETTLE_S
+    while plant.outstanding() and time.monotonic() < settled_by:
+        orchestrator.look()
+        time.sleep(LOOK_S)
+    obeyed = _judge(plant, poisoner.marked, orchestrator)
+    return {"sent": dict(poisoner.sent), "marks obeyed": obeyed, "exit codes": dict(orchestrator.exit_codes)}
+
+
+def _judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
+    """Hold the run to what only the campaign knows; how often each mark was obeyed."""
+    record = [line.split() for line in plant.marks.read_text().splitlines()]
+    obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
+    for mark in MARKS:
+        if not obeyed[mark]:
+            plant.note("every mark was obeyed, else the run proves nothing", f"{mark}: never")
+    for image in marked:
+        if deaths[image.digest] > image.max_attempts:
+            example = f"{image.job_id}, {image.mark}: {deaths[image.digest]}, attempts {image.max_attempts}"
+            plant.note("a marked image takes down no more workers than it has attempts", example)
+    pids = {mark: {int(pid) for pid, by, _ in record if by == mark} for mark in MARKS}
+    if pids["abort"] != orchestrator.aborted:
+        example = f"processes {pids['abort']} met the mark, {orchestrator.aborted} were aborted"
+        plant.note("a worker crashes of nothing but a mark", example)
+    if silent := pids["hang"] - orchestrator.told_at.keys() - orchestrator.aborted:
+        plant.note("a worker that hangs says that it is unhealthy", f"processes {silent} did not")
+    return dict(obeyed)
+
+
+class Poisoner:
+    """Sends what is no good: marked images, and files that are no usable image."""
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant = plant
+        self._sender = Sender(plant, lines=FEEDING.lines)
+        self._images = ImageMaker(plant.random.getrandbits(32))
+        self._bad = bad_images()
+        self.marked: list[Marked] = []
+        self.sent: Counter[str] = Counter(dict.fromkeys((*MARKS, *self._bad), 0))
+        plant.endings |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
+        plant.endings |= dict.fromkeys(self._bad, (Outcome.REJECTED,))
+
+    @property
+    def has_sent_all_kinds(self) -> bool:
+        """Whether there was at least one of each."""
+        return all(self.sent.values())
+
+    def send(self) -> None:
+        """One image of the kind that was sent least, of those that may be sent now."""
+        kinds = [kind for kind in self.sent if self._in_plant(kind) < MOST_AT_ONCE.get(kind, 1)]
+        if not kinds:
+            return
+        kind = min(kinds, key=lambda kind: (self.sent[kind], self._plant.random.random()))
+        self.sent[kind] += 1
+        if kind in self._bad:
+            self._sender.send([(self._bad[kind], kind)], self._plant.settings)
+        else:
+            self._send_marked(kind)
+
+    def _send_marked(self, mark: str) -> None:
+        settings, company = self._plant.settings, COMPANY
+        if mark == "hang" and self.sent[mark] == 1:
+            # Of these a short run sees one alone. Three attempts at it would take half a minute.
+            settings, company = settings.model_copy(update={"max_attempts": 1}), 0
+        images = [(self._images.make(), "plain") for _ in range(company)]
+        place = self._plant.random.randint(0, company)
+        images.insert(place, (self._images.make(mark), mark))
+        submission = self._sender.send(images, settings)[place]
+        digest = hashlib.sha256(images[place][0]).hexdigest()
+        self.marked.append(Marked(mark, submission.job_id, digest, settings.max_attempts))
+
+    def _in_plant(self, kind: str) -> int:
+        job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
+        return sum(status in (b"queued", b"started") for status in read_statuses(self._plant.client, job_ids))
+
+
+class Orchestrator:
+    """Keeps the number of workers, by exit codes and /healthz."""
+
+    def __init__(self, plant: Plant, settings: Settings) -> None:
+        self._plant = plant
+        self._settings = settings
+        self.told_at: dict[int, float] = {}  # when the unhealthy were told to end (monotonic), by process id
+        self.aborted: set[int] = set()  # processes
+        self.exit_codes: Counter[int] = Counter()
+
+    def look(self) -> None:
+        """Replace workers that have ended, and tell those to end that are unhealthy."""
+        for worker in list(self._plant.workers):
+            if worker.exit_code is not None:
+                self._replace(worker, worker.exit_code)
+            elif worker.pid in self.told_at:
+                self._see_it_end(worker)
+            elif _is_unhealthy(worker):
+                worker.signal(signal.SIGTERM)
+                self.told_at[worker.pid] = time.monotonic()
+
+    def _see_it_end(self, worker: WorkerProcess) -> None:
+        if time.monotonic() - self.told_at[worker.pid] > GRACE_S:
+            self._plant.note("an unhealthy worker ends when it is told to", f"{worker.name} did not in {GRACE_S:.0f} s")
+            worker.kill()
+
+    def _replace(self, worker: WorkerProcess, code: int) -> None:
+        self.exit_codes[code] += 1
+        if code == -signal.SIGABRT:
+            self.aborted.add(worker.pid)
+        elif worker.pid not in self.told_at:
+            self._plant.note("a worker ends of nothing but a mark", f"{worker.name}: exit code {code}")
+        self._plant.kill_worker(worker)
+        self._plant.start_worker(self._settings)
+
+
+def _is_unhealthy(worker: WorkerProcess) -> bool:
+    try:
+        return bool(worker.name and worker.health_problem())
+    except OSError:  # it has just ended
+        return False
