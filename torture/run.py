@@ -20,6 +20,7 @@ from shared.errors import BadSetting
 from shared.server_answers import server_errors
 from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
+from torture.campaigns.forged import forged
 from torture.campaigns.kills import kills
 from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
@@ -27,7 +28,13 @@ from torture.campaigns.stops import stops
 from torture.checker import Breach
 from torture.plant import Plant, PlantOptions, Say, times_to_result
 
-CAMPAIGNS: Mapping[str, Campaign] = {"kills": kills, "stops": stops, "overload": overload, "poison": poison}
+CAMPAIGNS: Mapping[str, Campaign] = {
+    "kills": kills,
+    "stops": stops,
+    "overload": overload,
+    "poison": poison,
+    "forged": forged,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from torture.feeder import Feeding
 from torture.images import MARKS, ImageMaker, bad_images
 from torture.leftovers import read_statuses
 from torture.plant import SETTLE_S, Plant
-from torture.processes import WorkerProcess, wait_until
+from torture.processes import PATIENCE_S, WorkerProcess, wait_until
 from torture.sender import Sender
 
 WORKERS = 3
@@ -54,9 +54,9 @@ def poison(plant: Plant, limits: Limits) -> Figures:
         plant.start_worker(quick)
     wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
     plant.start_feeders([FEEDING] * FEEDERS)
-    poisoner = Poisoner(plant)
+    poisoner = Poisoner(plant, orchestrator)
     until = time.monotonic() + limits.seconds
-    while time.monotonic() < until or not poisoner.has_sent_all_kinds:
+    while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
         plant.options.say(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
         poisoner.send()
         orchestrator.look()
@@ -94,8 +94,9 @@ def _judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -
 class Poisoner:
     """Sends what is no good: marked images, and files that are no usable image."""
 
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, plant: Plant, orchestrator: Orchestrator) -> None:
         self._plant = plant
+        self._orchestrator = orchestrator
         self._sender = Sender(plant, lines=FEEDING.lines)
         self._images = ImageMaker(plant.random.getrandbits(32))
         self._bad = bad_images()
@@ -111,7 +112,7 @@ class Poisoner:
 
     def send(self) -> None:
         """One image of the kind that was sent least, of those that may be sent now."""
-        kinds = [kind for kind in self.sent if self._in_plant(kind) < MOST_AT_ONCE.get(kind, 1)]
+        kinds = [kind for kind in self.sent if self._may_send(kind)]
         if not kinds:
             return
         kind = min(kinds, key=lambda kind: (self.sent[kind], self._plant.random.random()))
@@ -133,9 +134,12 @@ class Poisoner:
         digest = hashlib.sha256(images[place][0]).hexdigest()
         self.marked.append(Marked(mark, submission.job_id, digest, settings.max_attempts))
 
-    def _in_plant(self, kind: str) -> int:
+    def _may_send(self, kind: str) -> bool:
+        if kind == "abort" and not self._orchestrator.told_at:
+            return False  # the first worker that hangs must not crash before somebody has noticed
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
-        return sum(status in (b"queued", b"started") for status in read_statuses(self._plant.client, job_ids))
+        statuses = read_statuses(self._plant.client, job_ids)
+        return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
 
 
 class Orchestrator:

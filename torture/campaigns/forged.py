@@ -1,0 +1,112 @@
+"""`forged`: somebody with access to the server writes what is not right (torture.forgeries), beside plain images."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from shared import keys
+from shared.errors import Transient
+from torture.campaigns.base import Figures, Limits
+from torture.feeder import Feeding
+from torture.forger import Forger
+from torture.forgeries import FORGERIES
+from torture.leftovers import read_statuses
+from torture.plant import SETTLE_S, Plant
+from torture.processes import WorkerProcess, wait_until
+
+WORKERS = 2
+FEEDINGS = (Feeding(rate_hz=60.0, queue="live"), Feeding(rate_hz=60.0, queue="bulk"))
+# What a forgery leaves under a lease comes back soon; no worker stands still for so long.
+LEASE_S = 4
+MAX_PAUSE_S = 0.1
+LOOK_S = 0.1
+# Within this time a worker has registered again, and taken a step in the search for lost jobs.
+MENDED_S = 60.0
+STEP_S = 5.0
+
+
+def forged(plant: Plant, limits: Limits) -> Figures:
+    """Until the time is over, and each forgery was made once; then until all that was sent has its end."""
+    settings = plant.settings.model_copy(update={"lease_s": LEASE_S})
+    workers = [plant.start_worker(settings) for _ in range(WORKERS)]
+    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_feeders(FEEDINGS)
+    forger = Forger(plant, lines=FEEDINGS[0].lines)
+    counts: Counter[str] = Counter()
+    until = time.monotonic() + limits.seconds
+    names = _names(forger)
+    while time.monotonic() < until or len(counts) < len(FORGERIES):
+        forger.name = next(names)
+        counts[forger.name] += 1
+        plant.options.say(f"{counts.total():,} forgeries, now: {forger.name}")
+        FORGERIES[forger.name](forger)
+        if not _all_well(plant, workers, forger.name):
+            break
+        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    plant.stop_feeders()
+    settled_by = time.monotonic() + SETTLE_S
+    while plant.outstanding() and time.monotonic() < settled_by:
+        time.sleep(LOOK_S)
+    _judge(plant, forger, workers)
+    forger.close()
+    return {"forgeries": counts.total(), "kinds of forgery": len(counts), "jobs to be refused": forger.refusals}
+
+
+def _names(forger: Forger) -> Iterator[str]:
+    """All forgeries in a random order, and again in another."""
+    while True:
+        yield from forger.random.sample(list(FORGERIES), len(FORGERIES))
+
+
+def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> bool:
+    for worker in workers:
+        problem = f"exit code {worker.exit_code}"
+        if worker.exit_code is None:
+            problem = worker.health_problem() or ""
+        if problem:
+            plant.note("no worker dies or hangs of a forgery", f"{worker.name} after {after!r}: {problem}")
+            return False
+    return True
+
+
+def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:
+    """Hold the run to what only the campaign knows."""
+    if not _all_well(plant, workers, "the last one"):
+        return
+    for job_id, status in zip(forger.refused, read_statuses(plant.client, forger.refused), strict=True):
+        if status != b"failed":
+            plant.note("a forged job that can't be read is failed", f"{job_id[:100]!r}: {status!r}")
+    counted = sum(worker.counter("sortline_refused_total") for worker in workers)
+    if counted < forger.refusals:
+        plant.note("each refused job is counted", f"{counted} of {forger.refusals}")
+    for key, dump in forger.left_alone.items():
+        if plant.client.dump(key) != dump:
+            plant.note("what is not ours is left alone", key)
+    for worker in workers:
+        key = keys.rq_worker(worker.name or "")
+        _expect(plant, "a worker registers with RQ again", functools.partial(_is_registered, plant, key))
+    _expect(plant, "the search for lost jobs goes on", functools.partial(_goes_on, plant))
+
+
+def _expect(plant: Plant, promise: str, is_kept: Callable[[], bool]) -> None:
+    try:
+        wait_until(is_kept, promise, timeout_s=MENDED_S)
+    except Transient as error:
+        plant.note(promise, str(error))
+
+
+def _is_registered(plant: Plant, key: str) -> bool:
+    return plant.client.type(key) == b"hash" and bool(plant.client.hexists(key, "birth"))
+
+
+def _goes_on(plant: Plant) -> bool:
+    sweep = keys.sweep(plant.settings.queue_names)
+    if plant.client.type(sweep) != b"hash":
+        return False
+    try:
+        return abs(float(plant.client.hget(sweep, "next_s") or b"") - time.time()) < STEP_S
+    except ValueError:
+        return False

@@ -1,0 +1,270 @@
+"""The forger's tools: it writes to the server as anybody with access can, and records what must come of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from producer.submit import LineProducer
+from shared import keys
+from shared.jobs import MAX_ATTEMPTS_FIELD
+from shared.schemas import Outcome
+from torture.images import ImageMaker
+from torture.ledger import submission_of
+from torture.plant import Plant
+from torture.processes import wait_until
+from torture.sender import Sender
+from worker.claim import stamp
+
+STREAM_END = "18446744073709551615-18446744073709551615"
+IMAGE_TTL_S = 600
+ID_LENGTH = 32
+
+# Writes to a key by the command that follows, in place of what is there. Where ARGV[1] names a lease, only while it is
+# held: what is written for a job that has ended stays for ever.
+_WRITE = """
+if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call(unpack(ARGV, 2))
+return 1
+"""
+# Puts a text under a key whose content is kept under another.
+_SWAP = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('RENAME', KEYS[1], KEYS[2]) end
+redis.call('SET', KEYS[1], 'forged')
+"""
+# And the content back in its place.
+_SWAP_BACK = """
+redis.call('DEL', KEYS[1])
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) end
+"""
+
+
+class Held(NamedTuple):
+    """A plain job that a worker holds."""
+
+    queue: str
+    job_id: str
+    execution_id: str
+
+    @property
+    def lease(self) -> str:
+        """The member of RQ's registry of leases."""
+        return f"{self.job_id}:{self.execution_id}"
+
+
+class Forger:
+    """Forges for one campaign. `name` is the forgery that is under way."""
+
+    def __init__(self, plant: Plant, *, lines: Sequence[str]) -> None:
+        self.plant = plant
+        self.client: Any = plant.client
+        self.random = plant.random
+        self.name = ""
+        self.refusals = 0  # what a worker must count as refused
+        self.refused: list[str] = []  # jobs of these that RQ must show as failed
+        self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must stay as they are: key and DUMP
+        self._lines = lines
+        self._sender = Sender(plant, lines=lines)
+        self._producer = LineProducer(plant.settings)
+        self._images = ImageMaker(plant.random.getrandbits(32))
+        self._touched: set[str] = set()  # plain jobs that were harmed once, and the forged ones
+        self._numbers = itertools.count()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._producer.close()
+
+    # what is there ──────────────────────────────────────────────────────────────────────────────────
+
+    def any_queue(self) -> str:
+        """One of the queues."""
+        return self.random.choice(self.plant.settings.queue_names)
+
+    def any_stream(self) -> str:
+        """The key of one of the plain images' streams, once a worker has mended what was done to it before."""
+        key = keys.results(self.random.choice(self._lines))
+        self.wait_for_type(key, b"stream")
+        return key
+
+    def any_worker(self) -> str:
+        """The name of one of the workers."""
+        names = [worker.name for worker in self.plant.ready if worker.name]
+        return self.random.choice(names)
+
+    def held(self) -> Held:
+        """A plain job that a worker holds, or has just held. Each is given once: two faults at one job may cost it."""
+        found: list[Held] = []
+
+        def look() -> bool:
+            for queue in self.plant.settings.queue_names:
+                for member in self.client.zrange(keys.rq_wip(queue), 0, -1):
+                    job_id, _, execution_id = member.decode(errors="surrogateescape").rpartition(":")
+                    if len(job_id) == ID_LENGTH and job_id not in self._touched:
+                        found.append(Held(queue, job_id, execution_id))
+            return bool(found)
+
+        wait_until(look, "a worker holds a plain job")
+        held = self.random.choice(found)
+        self._touched.add(held.job_id)
+        return held
+
+    def wait_for_type(self, key: str, wanted: bytes) -> None:
+        """Wait until a worker has written the key anew."""
+        wait_until(lambda: self.client.type(key) == wanted, f"{key} is a {wanted.decode()} again")
+
+    # keys ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_wrong(self, key: str, *, right: str, held: Held | None = None) -> bool:
+        """Put another type than `right` under the key; where a lease is given, only while that is held."""
+        commands: dict[str, list[Any]] = {
+            "string": ["SET", key, b"\xff forged"],
+            "list": ["RPUSH", key, "forged"],
+            "set": ["SADD", key, b"\xff forged"],
+            "zset": ["ZADD", key, 1, "forged"],
+            "hash": ["HSET", key, "forged", b"\xff"],
+            "stream": ["XADD", key, STREAM_END, "forged", "1"],
+        }
+        others = [kind for kind in commands if kind != right]
+        lease, wip = (held.lease, keys.rq_wip(held.queue)) if held else ("", "")
+        return bool(self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(others)]))
+
+    def spoil_held(self, pattern: str, *, right: str) -> None:
+        """Put another type under a key of a plain job that a worker holds."""
+        spoilt = False
+        while not spoilt:
+            held = self.held()
+            key = pattern.format(job=held.job_id, execution=held.execution_id)
+            spoilt = self.write_wrong(key, right=right, held=held)
+
+    def swap(self, key: str) -> str:
+        """Put a text under the key; where its content is kept."""
+        kept = f"forged:kept:{next(self._numbers)}"
+        self.client.eval(_SWAP, 2, key, kept)
+        return kept
+
+    def swap_back(self, key: str, kept: str) -> None:
+        """Put the content back, as a person mends it."""
+        self.client.eval(_SWAP_BACK, 2, key, kept)
+
+    def expect_moved(self, key: str) -> None:
+        """The worker moves what is under the key aside, where it stays for a day."""
+        self.plant.expected_keys.add(keys.broken(key))
+
+    # jobs ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def fresh_id(self) -> str:
+        """An id of the usual form."""
+        return f"{self.random.getrandbits(128):032x}"
+
+    def job(
+        self,
+        *,
+        ends: Sequence[Outcome],
+        queue: str | None = None,
+        image: bytes | Sequence[bytes] | None = b"",
+        call: Mapping[str, object] | None = None,
+        data: bytes | None = None,
+        fields: Mapping[str, str | bytes] | None = None,
+    ) -> str:
+        """Enqueue a job, beside LineProducer: one without a fault but for what is given here; its id.
+
+        Args:
+            ends: the outcomes that it may have; none for a job that must be failed unread and counted as refused.
+            image: the file; None for none at all, empty for a good one, a sequence for a key of another type.
+            call: fields of its ImageJob, in place of what they should be.
+            data: all of RQ's `data`, in place of the ImageJob.
+            fields: of its hash, likewise.
+        """
+        queue = queue or self.any_queue()
+        frame = self._sender.frame(self._images.make(), queue=queue)
+        prepared = self._producer.prepare(frame)
+        submission = submission_of(frame, prepared.job_id, kind=f"forged: {self.name}")
+        if call and "captured_at" in call:
+            submission = submission._replace(captured_at=call["captured_at"])  # type: ignore[arg-type]
+        self._note(submission, ends)
+        if call:
+            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.call))
+            data = packed([function, instance, [argument | call], keywords])
+        hash_fields = self._hash(queue, prepared.call if data is None else data) | dict(fields or {})
+        file = prepared.image if image == b"" else image
+        self._enqueue(prepared.job_id, queue, hash_fields, file)
+        return prepared.job_id
+
+    def junk_job(self, job_id: bytes) -> None:
+        """Enqueue a job of any id, which nobody can read."""
+        queue = self.any_queue()
+        text = job_id.decode(errors="surrogateescape")
+        self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
+        self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
+
+    def no_job(self, job_id: str, *, right: str = "hash") -> None:
+        """Enqueue an id whose key holds another type: refused, counted, and left alone."""
+        key = keys.rq_job(job_id)
+        self.write_wrong(key, right=right)
+        self.left_alone[key] = self.client.dump(key)
+        self.plant.expected_keys.add(key)
+        self.refusals += 1
+        self.push(self.any_queue(), job_id)
+
+    def push(self, queue: str, *job_ids: str | bytes) -> None:
+        """Put ids into a queue, at either end."""
+        with self.client.pipeline() as pipeline:
+            self.random.choice((pipeline.lpush, pipeline.rpush))(keys.rq_queue(queue), *job_ids)
+            pipeline.lpush(keys.bell(queue), "1")
+            pipeline.execute()
+
+    def _note(self, submission: Any, ends: Sequence[Outcome]) -> None:
+        self._touched.add(submission.job_id)
+        self._sender.ledger.attempt([submission])
+        if ends:
+            self.plant.endings[submission.kind] = tuple(ends)
+            self._sender.ledger.accepted([submission.job_id], time.time())
+        else:
+            self._sender.ledger.refused([submission.job_id], self.name)
+            self.refused.append(submission.job_id)
+            self.refusals += 1
+
+    def _hash(self, queue: str, data: bytes) -> dict[str, str | bytes]:
+        now, settings = stamp(time.time()), self.plant.settings
+        return {
+            "created_at": now,
+            "enqueued_at": now,
+            "status": "queued",
+            "origin": queue,
+            "data": data,
+            "timeout": "180",
+            "result_ttl": str(settings.result_ttl_s),
+            "failure_ttl": str(settings.failure_ttl_s),
+            "retries_left": str(settings.max_attempts - 1),
+            MAX_ATTEMPTS_FIELD: str(settings.max_attempts),
+        }
+
+    def _enqueue(
+        self,
+        job_id: str | bytes,
+        queue: str,
+        fields: Mapping[str, str | bytes],
+        image: bytes | Sequence[bytes] | None,
+    ) -> None:
+        raw_id = job_id if isinstance(job_id, bytes) else job_id.encode()
+        image_key = keys.image("").encode() + raw_id
+        with self.client.pipeline() as pipeline:
+            if isinstance(image, bytes):
+                pipeline.set(image_key, image)
+            elif image is not None:
+                pipeline.rpush(image_key, *image)
+            pipeline.expire(image_key, IMAGE_TTL_S)
+            pipeline.hset(keys.rq_job("").encode() + raw_id, mapping=fields)
+            pipeline.rpush(keys.rq_queue(queue), raw_id)
+            pipeline.lpush(keys.bell(queue), "1")
+            pipeline.execute()
+
+
+def packed(call: object) -> bytes:
+    """A call as RQ's JSON serializer and its compression write it."""
+    return zlib.compress(json.dumps(call).encode())

@@ -1,0 +1,363 @@
+"""What is forged, by name. A forgery is a function of the forger; to add one, add it to FORGERIES.
+
+Each says through the forger's books what must come of it. The plain images must come to nothing by any of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+import random
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+from shared import keys
+from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
+from shared.schemas import Outcome
+from torture.forger import STREAM_END, Forger, packed
+from torture.processes import wait_until
+
+Forgery = Callable[[Forger], object]
+
+# How long a key is broken that stops its queue until it is mended: well within a lease.
+MENDED_AFTER_S = 0.4
+SORTED, REJECTED = (Outcome.SORTED,), (Outcome.REJECTED,)
+
+
+# jobs that must be failed unread ────────────────────────────────────────────────────────────────────
+
+
+class _Exit:
+    """Unpickled, it ends the process."""
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return os._exit, (66,)
+
+
+_PICKLE = pickle.dumps(_Exit())
+REFUSED_DATA: Mapping[str, Callable[[], bytes]] = {
+    "none": lambda: b"",
+    "not zlib": lambda: b"\x00\xff junk",
+    "cut off": lambda: packed([SORT_IMAGE, None, [{}], {}])[:-6],
+    "pickle": lambda: _PICKLE,
+    "packed pickle": lambda: zlib.compress(_PICKLE),
+    "not JSON": lambda: zlib.compress(b'["worker.tasks.sort_image", null, [{'),
+    "not UTF-8": lambda: zlib.compress(b'["\xff\xfe"]'),
+    "no call": lambda: packed({"function": SORT_IMAGE}),
+    "another function": lambda: packed(["os._exit", None, [66], {}]),
+    "a method": lambda: packed([SORT_IMAGE, "os", [66], {}]),
+    "no argument": lambda: packed([SORT_IMAGE, None, [], {}]),
+    "no ImageJob": lambda: packed([SORT_IMAGE, None, [{"job_id": 1}], {}]),
+    "keywords": lambda: packed([SORT_IMAGE, None, [], {"job": {}}]),
+    "10 MB": lambda: random.Random(1).randbytes(10_000_000),  # noqa: S311 - so that it does not compress
+    "50 MB, packed": lambda: zlib.compress(bytes(50_000_000)),
+    "deep": lambda: zlib.compress(b"[" * 90_000),
+}
+# Of the ImageJob.
+REFUSED_CALLS: Mapping[str, Callable[[Forger], dict[str, object]]] = {
+    "another job's id": lambda forger: {"job_id": forger.held().job_id},
+    "another job's image": lambda forger: {"image_key": keys.image(forger.held().job_id)},
+    "any key as image": lambda forger: {"image_key": keys.LINES},
+    "a line that is no name": lambda forger: {"line": "a:b\n"},
+    "a time that is no number": lambda forger: {"captured_at": float("inf")},
+    "a sum that is none": lambda forger: {"sha256": "junk"},
+}
+# Of the job's hash.
+REFUSED_FIELDS: Mapping[str, str | bytes] = {
+    "success_callback_name": "os._exit",
+    "failure_callback_name": b"\xff",
+    "stopped_callback_name": "os.abort",
+    "dependency_ids": '["a"]',
+    "repeats_left": "7",
+    "webhooks": "w" * 100_000,
+    "rate_limit_key": "key",
+}
+ODD_IDS = (b"\xff\xfe", b"a:b:", b":", b"\x00", b"x\n2026-01-01 ERROR forged ", b"%s%d", b" ", b"*[a-z]", b"i" * 10_000)
+
+
+def refused_data(forger: Forger, data: Callable[[], bytes]) -> None:
+    """Data that is no call of ours."""
+    forger.job(ends=(), data=data())
+
+
+def refused_call(forger: Forger, call: Callable[[Forger], dict[str, object]]) -> None:
+    """An ImageJob that can't be true."""
+    forger.job(ends=(), call=call(forger))
+
+
+def odd_id(forger: Forger, beginning: bytes) -> None:
+    """An id that RQ would not give."""
+    forger.junk_job(beginning + forger.fresh_id().encode())
+
+
+# jobs that have a result ────────────────────────────────────────────────────────────────────────────
+
+# Of the ImageJob: times that can't be true.
+REJECTED_CALLS: Mapping[str, Callable[[], dict[str, object]]] = {
+    "captured in 1970": lambda: {"captured_at": 0.0},
+    "captured in the year 33658": lambda: {"captured_at": 1e12},
+    "captured in an hour": lambda: {"captured_at": time.time() + 3600},
+    "a deadline before the capture": lambda: {"deadline_at": time.time() - 60},
+    "a deadline in 30 years": lambda: {"deadline_at": time.time() + 1e9},
+}
+REJECTED_IMAGES: Mapping[str, Callable[[], bytes | Sequence[bytes] | None]] = {
+    "missing": lambda: None,
+    "of another type": lambda: [b"a", b"list"],
+    "no image": lambda: b"junk",
+    "too long": lambda: bytes(21_000_000),
+}
+# Of the job's hash: an image is sorted all the same.
+HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
+    "retries_left": ("1e400", "-7", "9" * 40, b"\xff", ""),
+    "result_ttl": ("1e400", "-7", "9" * 40, b"\xff", "soon"),
+    "failure_ttl": ("1e400", "-7", "9" * 40, b"\xff", "soon"),
+    "timeout": ("nan", "-1", b"\xff"),
+    "enqueued_at": ("9999-12-31T23:59:59.999999Z", "2026-13-01T00:00:00Z", b"\xff", "2" * 1_000_000),
+    "created_at": (b"\xff", "never"),
+    "status": (b"\xff", "STARTED", "queued\n"),
+    "worker_name": (b"\xff", "nobody"),
+    "description": ("d" * 1_000_000, b"\xff"),
+    MAX_ATTEMPTS_FIELD: ("0", "-1", "1e3", "9" * 40, b"\xff"),
+}
+
+
+def harmless_field(forger: Forger, field: str) -> None:
+    """A field of the job's hash that holds no sensible value."""
+    forger.job(ends=SORTED, fields={field: forger.random.choice(HARMLESS_FIELDS[field])})
+
+
+def rejected_image(forger: Forger, image: Callable[[], bytes | Sequence[bytes] | None]) -> None:
+    """What is under the image's key is none."""
+    forger.job(ends=REJECTED, image=image())
+
+
+def rejected_call(forger: Forger, call: Callable[[], dict[str, object]]) -> None:
+    """An ImageJob with times that can't be true."""
+    forger.job(ends=REJECTED, call=call())
+
+
+# ids in the queues ──────────────────────────────────────────────────────────────────────────────────
+
+
+def duplicate_of_held(forger: Forger) -> None:
+    """A job that a worker holds is in its list again, and in another queue's."""
+    held = forger.held()
+    for queue in forger.plant.settings.queue_names:
+        forger.push(queue, held.job_id, held.job_id)
+
+
+def duplicate_of_own(forger: Forger) -> None:
+    """One job several times."""
+    job_id = forger.job(ends=SORTED)
+    forger.push(forger.any_queue(), *[job_id] * 3)
+
+
+def ids_without_job(forger: Forger) -> None:
+    """As of jobs that were deleted while they waited: passed over."""
+    forger.push(forger.any_queue(), *[forger.fresh_id() for _ in range(50)], b"\xff", b"")
+
+
+def key_of_rq(forger: Forger) -> None:
+    """An id that leads to another key of RQ's."""
+    forger.no_job(f"{forger.fresh_id()}:dependents")
+
+
+# leases ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def junk_leases(forger: Forger) -> None:
+    """Members of the registry of leases that are none, and have run out."""
+    members = (b"no-colon", b":", b"a:", b":b", b"\xff\x00:\xff", b"x" * 10_000 + b":y", b"gone:" + b"e" * 32)
+    forger.client.zadd(keys.rq_wip(forger.any_queue()), dict.fromkeys(members, forger.random.choice((0, 1, -1e300))))
+
+
+def lease_of_held(forger: Forger) -> None:
+    """A second lease on a job that a worker holds, and one that has run out."""
+    held = forger.held()
+    forger.client.zadd(keys.rq_wip(held.queue), {f"{held.job_id}:{forger.fresh_id()}": 1})
+
+
+def lease_of_own(forger: Forger) -> None:
+    """A lease on a job that waits in its queue."""
+    job_id = forger.job(ends=SORTED)
+    forger.client.zadd(keys.rq_wip(forger.any_queue()), {f"{job_id}:{forger.fresh_id()}": 1})
+
+
+# keys of other types ────────────────────────────────────────────────────────────────────────────────
+
+
+def wrong_worker(forger: Forger) -> None:
+    """A worker's hash."""
+    name = forger.any_worker()
+    forger.plant.miscounted_in_rq.add(name)
+    forger.write_wrong(keys.rq_worker(name), right="hash")
+
+
+def wrong_executions_of_worker(forger: Forger) -> None:
+    """A worker's own list of what it holds, or a member that is none."""
+    key = f"{keys.rq_worker(forger.any_worker())}:executions"
+    if forger.random.random() < 0.5:
+        forger.write_wrong(key, right="set")
+    else:
+        forger.client.sadd(key, b"\xff", "a:b", ":")
+
+
+def wrong_bell(forger: Forger) -> None:
+    """What wakes idle workers."""
+    forger.write_wrong(keys.bell(forger.any_queue()), right="list")
+
+
+def wrong_lines(forger: Forger) -> None:
+    """The set of lines."""
+    forger.expect_moved(keys.LINES)
+    forger.write_wrong(keys.LINES, right="set")
+
+
+def wrong_registry(forger: Forger, registry: str) -> None:
+    """RQ's registry of the jobs that ended so."""
+    queue = forger.any_queue()
+    key = f"rq:{registry}:{queue}"
+    forger.expect_moved(key)
+    forger.plant.follower.look_aside(forger.swap(key), registry=registry)
+    forger.job(ends=() if registry == "failed" else SORTED, queue=queue, data=b"junk" if registry == "failed" else None)
+    forger.wait_for_type(key, b"zset")
+
+
+def wrong_stream(forger: Forger) -> None:
+    """A line's stream of results. What it held is still there, elsewhere."""
+    stream = forger.any_stream()
+    forger.expect_moved(stream)
+    forger.plant.follower.read_aside(forger.swap(stream), stream=stream)
+
+
+def used_up_stream(forger: Forger) -> None:
+    """A line's stream whose last id is the largest there is: a worker moves it aside, with all that it holds."""
+    stream = forger.any_stream()
+    moved = keys.broken(stream)
+    forger.client.delete(moved)  # of an earlier forgery
+    forger.client.xadd(stream, {"result": "used up"}, id=STREAM_END)
+    forger.plant.planted.add(f"{stream} {STREAM_END}")
+    wait_until(lambda: forger.client.type(moved) == b"stream", f"a worker moves {stream} aside")
+    kept = f"forged:kept:{forger.fresh_id()}"
+    forger.client.rename(moved, kept)
+    forger.plant.follower.read_aside(kept, stream=stream)
+
+
+def junk_entries(forger: Forger) -> None:
+    """Entries of a line's stream that are no results."""
+    stream = forger.any_stream()
+    for fields in ({"result": "{"}, {"result": "[1]"}, {"result": "{}"}, {"forged": b"\xff"}, {"result": b"\xff"}):
+        entry_id = forger.client.xadd(stream, fields).decode()
+        forger.plant.planted.add(f"{stream} {entry_id}")
+
+
+def mended_by_hand(forger: Forger, pattern: str) -> None:
+    """A key of RQ's that stays broken until somebody mends it: its queue stops, or its tools see less."""
+    key = pattern.format(queue=forger.any_queue())
+    kept = forger.swap(key)
+    time.sleep(MENDED_AFTER_S)
+    forger.swap_back(key, kept)
+
+
+def junk_in_sets(forger: Forger) -> None:
+    """Members of RQ's sets that are none."""
+    for key in (keys.RQ_WORKERS, keys.rq_queue_workers(forger.any_queue()), keys.RQ_QUEUES):
+        forger.client.sadd(key, b"\xff", "", "rq:worker:nobody")
+
+
+def wrong_sweep(forger: Forger) -> None:
+    """Where the search for lost jobs stands."""
+    queues = forger.plant.settings.queue_names
+    forger.write_wrong(keys.sweep(queues), right="hash")
+    forger.write_wrong(keys.suspects(queues), right="zset")
+
+
+def junk_sweep(forger: Forger) -> None:
+    """A cursor and a time that are none."""
+    cursor = forger.random.choice(["junk", "-1", "", b"\xff", "9" * 40])
+    next_s = forger.random.choice(["nan", "inf", "1e400", "-1", "junk", b"\xff"])
+    forger.client.hset(keys.sweep(forger.plant.settings.queue_names), mapping={"cursor": cursor, "next_s": next_s})
+
+
+def junk_suspects(forger: Forger) -> None:
+    """Suspects that are none."""
+    members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
+    forger.client.zadd(keys.suspects(forger.plant.settings.queue_names), dict.fromkeys(members, 1))
+
+
+# orders ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def suspended(forger: Forger) -> None:
+    """As by `rq suspend`, but of any type; and resumed."""
+    forger.write_wrong(keys.RQ_SUSPENDED, right=forger.random.choice(("string", "list", "none")))
+    time.sleep(MENDED_AFTER_S)
+    forger.client.delete(keys.RQ_SUSPENDED)
+
+
+def junk_commands(forger: Forger) -> None:
+    """Messages to a worker that are no command, or one that is refused. `shutdown` is an order that is obeyed."""
+    held = forger.held()
+    messages: list[str | bytes] = [
+        b"\xff\xfe",
+        "",
+        '{"command": "shutdown"',
+        '{"command": {}}',
+        "[1]",
+        "null",
+        "[" * 100_000,
+        "j" * 1_000_000,
+        json.dumps({"command": "kill-horse"}),
+        json.dumps({"command": "stop-job", "job_id": held.job_id}),
+        json.dumps({"command": "stop-execution", "execution_id": held.execution_id}),
+    ]
+    for message in messages:
+        forger.client.publish(f"rq:pubsub:{forger.any_worker()}", message)
+
+
+FORGERIES: Mapping[str, Forgery] = {
+    **{f"data: {name}": functools.partial(refused_data, data=data) for name, data in REFUSED_DATA.items()},
+    **{f"call: {name}": functools.partial(refused_call, call=call) for name, call in REFUSED_CALLS.items()},
+    **{
+        f"field {name}": functools.partial(Forger.job, ends=(), fields={name: value})
+        for name, value in REFUSED_FIELDS.items()
+    },
+    **{f"id {name[:10]!r}": functools.partial(odd_id, beginning=name) for name in ODD_IDS},
+    **{name: functools.partial(rejected_call, call=call) for name, call in REJECTED_CALLS.items()},
+    **{f"image: {name}": functools.partial(rejected_image, image=image) for name, image in REJECTED_IMAGES.items()},
+    **{f"odd {field}": functools.partial(harmless_field, field=field) for field in HARMLESS_FIELDS},
+    "duplicate of a held job": duplicate_of_held,
+    "duplicate of an own job": duplicate_of_own,
+    "ids without a job": ids_without_job,
+    "job of another type": lambda forger: forger.no_job(forger.fresh_id()),
+    "key of RQ's as a job": key_of_rq,
+    "junk leases": junk_leases,
+    "second lease of a held job": lease_of_held,
+    "lease of a waiting job": lease_of_own,
+    "executions of a job": functools.partial(Forger.spoil_held, pattern="rq:executions:{job}", right="zset"),
+    "execution": functools.partial(Forger.spoil_held, pattern="rq:execution:{job}:{execution}", right="hash"),
+    "results of a job": functools.partial(Forger.spoil_held, pattern="rq:results:{job}", right="none"),
+    "worker": wrong_worker,
+    "executions of a worker": wrong_executions_of_worker,
+    "bell": wrong_bell,
+    "lines": wrong_lines,
+    "finished jobs": functools.partial(wrong_registry, registry="finished"),
+    "failed jobs": functools.partial(wrong_registry, registry="failed"),
+    "stream of another type": wrong_stream,
+    "stream that is used up": used_up_stream,
+    "entries that are no result": junk_entries,
+    "queue": functools.partial(mended_by_hand, pattern="rq:queue:{queue}"),
+    "leases": functools.partial(mended_by_hand, pattern="rq:wip:{queue}"),
+    "set of queues": functools.partial(mended_by_hand, pattern=keys.RQ_QUEUES),
+    "set of workers": functools.partial(mended_by_hand, pattern=keys.RQ_WORKERS),
+    "set of a queue's workers": functools.partial(mended_by_hand, pattern="rq:workers:{queue}"),
+    "junk in RQ's sets": junk_in_sets,
+    "search for lost jobs": wrong_sweep,
+    "junk in the search for lost jobs": junk_sweep,
+    "junk suspects": junk_suspects,
+    "suspended": suspended,
+    "junk commands": junk_commands,
+}
