@@ -40,6 +40,19 @@ local function give_again(queue, job_id, retries_left)
   requeued = requeued + 1
 end
 
+-- Whether somebody works on the job under another lease, in whatever queue. Workers start a job once. But anybody can
+-- write a lease that has run out, and a job that is given away while it is held would have two results.
+local function is_held(job_id)
+  local now = server_now_s()
+  for _, execution_id in ipairs(read('ZRANGE', 'rq:executions:' .. job_id, 0, -1) or {}) do
+    for q = FIRST_QUEUE, #ARGV do
+      local expires_s = read('ZSCORE', 'rq:wip:' .. ARGV[q], job_id .. ':' .. execution_id)
+      if expires_s and tonumber(expires_s) > now then return true end
+    end
+  end
+  return false
+end
+
 -- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever.
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
@@ -53,7 +66,7 @@ local function take_back(queue, composite)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
   -- Any status but `started` is a leftover of a job that ended otherwise.
-  if is_job and job[1] == 'started' then give_again(queue, job_id, retries_in(job[2])) end
+  if is_job and job[1] == 'started' and not is_held(job_id) then give_again(queue, job_id, retries_in(job[2])) end
 end
 
 -- Whoever works on a job signs the failure with its name, and we leave a SortResult in `meta`; RQ's clean-up
