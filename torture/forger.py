@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from producer.submit import LineProducer
@@ -96,22 +96,28 @@ class Forger:
         names = [worker.name for worker in self.plant.ready if worker.name]
         return self.random.choice(names)
 
-    def held(self) -> Held:
-        """A plain job that a worker holds, or has just held. Each is given once: two faults at one job may cost it."""
+    def all_held(self) -> list[Held]:
+        """The plain jobs that a worker holds just now. Each is given once: two faults at one job may cost it."""
         found: list[Held] = []
 
         def look() -> bool:
-            for queue in self.plant.settings.queue_names:
-                for member in self.client.zrange(keys.rq_wip(queue), 0, -1):
-                    job_id, _, execution_id = member.decode(errors="surrogateescape").rpartition(":")
-                    if len(job_id) == ID_LENGTH and job_id not in self._touched:
-                        found.append(Held(queue, job_id, execution_id))
+            found.extend(self._held_now())
             return bool(found)
 
         wait_until(look, "a worker holds a plain job")
-        held = self.random.choice(found)
-        self._touched.add(held.job_id)
-        return held
+        self._touched.update(held.job_id for held in found)
+        return found
+
+    def held(self) -> Held:
+        """One of them."""
+        return self.random.choice(self.all_held())
+
+    def _held_now(self) -> Iterator[Held]:
+        for queue in self.plant.settings.queue_names:
+            for member in self.client.zrange(keys.rq_wip(queue), 0, -1):
+                job_id, _, execution_id = member.decode(errors="surrogateescape").rpartition(":")
+                if len(job_id) == ID_LENGTH and job_id not in self._touched:
+                    yield Held(queue, job_id, execution_id)
 
     def wait_for_type(self, key: str, wanted: bytes) -> None:
         """Wait until a worker has written the key anew."""

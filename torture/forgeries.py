@@ -174,10 +174,10 @@ def junk_leases(forger: Forger) -> None:
     forger.client.zadd(keys.rq_wip(forger.any_queue()), dict.fromkeys(members, forger.random.choice((0, 1, -1e300))))
 
 
-def lease_of_held(forger: Forger) -> None:
-    """A second lease on a job that a worker holds, and one that has run out."""
-    held = forger.held()
-    forger.client.zadd(keys.rq_wip(held.queue), {f"{held.job_id}:{forger.fresh_id()}": 1})
+def leases_of_held(forger: Forger) -> None:
+    """A second lease, which has run out, on each job that a worker holds."""
+    leases = {f"{held.job_id}:{forger.fresh_id()}": 1 for held in forger.all_held()}
+    forger.client.zadd(keys.rq_wip(forger.any_queue()), leases)
 
 
 def lease_of_own(forger: Forger) -> None:
@@ -335,7 +335,7 @@ FORGERIES: Mapping[str, Forgery] = {
     "job of another type": lambda forger: forger.no_job(forger.fresh_id()),
     "key of RQ's as a job": key_of_rq,
     "junk leases": junk_leases,
-    "second lease of a held job": lease_of_held,
+    "second leases of held jobs": leases_of_held,
     "lease of a waiting job": lease_of_own,
     "executions of a job": functools.partial(Forger.spoil_held, pattern="rq:executions:{job}", right="zset"),
     "execution": functools.partial(Forger.spoil_held, pattern="rq:execution:{job}:{execution}", right="hash"),

@@ -18,7 +18,8 @@ from torture.plant import SETTLE_S, Plant
 from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 2
-FEEDINGS = (Feeding(rate_hz=60.0, queue="live"), Feeding(rate_hz=60.0, queue="bulk"))
+# Many in a call, so that workers always have some in hand.
+FEEDINGS = tuple(Feeding(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
 # What a forgery leaves under a lease comes back soon; no worker stands still for so long.
 LEASE_S = 4
 MAX_PAUSE_S = 0.1
