@@ -139,6 +139,10 @@ class Forger:
         lease, wip = (held.lease, keys.rq_wip(held.queue)) if held else ("", "")
         return bool(self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(others)]))
 
+    def replace(self, key: str, command: str, *arguments: str | bytes | int) -> None:
+        """Delete what is there, and write by this command."""
+        self.client.eval(_WRITE, 2, key, "", "", command, key, *arguments)
+
     def spoil_held(self, pattern: str, *, right: str) -> None:
         """Put another type under a key of a plain job that a worker holds."""
         spoilt = False
@@ -219,10 +223,7 @@ class Forger:
 
     def push(self, queue: str, *job_ids: str | bytes) -> None:
         """Put ids into a queue, at either end."""
-        with self.client.pipeline() as pipeline:
-            self.random.choice((pipeline.lpush, pipeline.rpush))(keys.rq_queue(queue), *job_ids)
-            pipeline.lpush(keys.bell(queue), "1")
-            pipeline.execute()
+        self.random.choice((self.client.lpush, self.client.rpush))(keys.rq_queue(queue), *job_ids)
 
     def _note(self, submission: Any, ends: Sequence[Outcome]) -> None:
         self._touched.add(submission.job_id)
@@ -267,7 +268,6 @@ class Forger:
             pipeline.expire(image_key, IMAGE_TTL_S)
             pipeline.hset(keys.rq_job("").encode() + raw_id, mapping=fields)
             pipeline.rpush(keys.rq_queue(queue), raw_id)
-            pipeline.lpush(keys.bell(queue), "1")
             pipeline.execute()
 
 

@@ -202,7 +202,7 @@ def wrong_executions_of_worker(forger: Forger) -> None:
     if forger.random.random() < 0.5:
         forger.write_wrong(key, right="set")
     else:
-        forger.client.sadd(key, b"\xff", "a:b", ":")
+        forger.replace(key, "SADD", b"\xff", "a:b", ":")
 
 
 def wrong_bell(forger: Forger) -> None:
@@ -277,15 +277,16 @@ def wrong_sweep(forger: Forger) -> None:
 
 def junk_sweep(forger: Forger) -> None:
     """A cursor and a time that are none."""
-    cursor = forger.random.choice(["junk", "-1", "", b"\xff", "9" * 40])
-    next_s = forger.random.choice(["nan", "inf", "1e400", "-1", "junk", b"\xff"])
-    forger.client.hset(keys.sweep(forger.plant.settings.queue_names), mapping={"cursor": cursor, "next_s": next_s})
+    cursor: str | bytes = forger.random.choice(["junk", "-1", "", b"\xff", "9" * 40])
+    next_s: str | bytes = forger.random.choice(["nan", "inf", "1e400", "-1", "junk", b"\xff"])
+    forger.replace(keys.sweep(forger.plant.settings.queue_names), "HSET", "cursor", cursor, "next_s", next_s)
 
 
 def junk_suspects(forger: Forger) -> None:
     """Suspects that are none."""
     members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
-    forger.client.zadd(keys.suspects(forger.plant.settings.queue_names), dict.fromkeys(members, 1))
+    scored = [part for member in members for part in (1, member)]
+    forger.replace(keys.suspects(forger.plant.settings.queue_names), "ZADD", *scored)
 
 
 # orders ─────────────────────────────────────────────────────────────────────────────────────────────
