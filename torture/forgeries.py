@@ -19,6 +19,7 @@ from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import Outcome
 from torture.forger import STREAM_END, Forger, packed
 from torture.processes import wait_until
+from worker.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]
 
@@ -175,9 +176,11 @@ def junk_leases(forger: Forger) -> None:
 
 
 def leases_of_held(forger: Forger) -> None:
-    """A second lease, which has run out, on each job that a worker holds."""
-    leases = {f"{held.job_id}:{forger.fresh_id()}": 1 for held in forger.all_held()}
-    forger.client.zadd(keys.rq_wip(forger.any_queue()), leases)
+    """A second lease, which has run out, on each job that a worker holds; until workers have looked for such leases."""
+    until = time.monotonic() + REAP_INTERVAL_S
+    while time.monotonic() < until:
+        leases = {f"{held.job_id}:{forger.fresh_id()}": 1 for held in forger.all_held()}
+        forger.client.zadd(keys.rq_wip(forger.any_queue()), leases)
 
 
 def lease_of_own(forger: Forger) -> None:
@@ -277,8 +280,8 @@ def wrong_sweep(forger: Forger) -> None:
 
 def junk_sweep(forger: Forger) -> None:
     """A cursor and a time that are none."""
-    cursor: str | bytes = forger.random.choice(["junk", "-1", "", b"\xff", "9" * 40])
-    next_s: str | bytes = forger.random.choice(["nan", "inf", "1e400", "-1", "junk", b"\xff"])
+    cursor = forger.random.choice([b"junk", b"-1", b"", b"\xff", b"9" * 40])
+    next_s = forger.random.choice([b"nan", b"inf", b"1e400", b"-1", b"junk", b"\xff"])
     forger.replace(keys.sweep(forger.plant.settings.queue_names), "HSET", "cursor", cursor, "next_s", next_s)
 
 
