@@ -68,6 +68,7 @@ class Forger:
         self.refusals = 0  # what a worker must count as refused
         self.refused: list[str] = []  # jobs of these that RQ must show as failed
         self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must stay as they are: key and DUMP
+        self.mended: dict[str, str] = {}  # keys that workers must have deleted, or written anew with this type
         self._lines = lines
         self._sender = Sender(plant, lines=lines)
         self._producer = LineProducer(plant.settings)
@@ -126,7 +127,10 @@ class Forger:
     # keys ───────────────────────────────────────────────────────────────────────────────────────────
 
     def write_wrong(self, key: str, *, right: str, held: Held | None = None) -> bool:
-        """Put another type than `right` under the key; where a lease is given, only while that is held."""
+        """Put another type than `right` under the key, or a stream that is used up.
+
+        Where a job is given, only while a worker holds it; whether that was so.
+        """
         commands: dict[str, list[Any]] = {
             "string": ["SET", key, b"\xff forged"],
             "list": ["RPUSH", key, "forged"],
@@ -135,9 +139,12 @@ class Forger:
             "hash": ["HSET", key, "forged", b"\xff"],
             "stream": ["XADD", key, STREAM_END, "forged", "1"],
         }
-        others = [kind for kind in commands if kind != right]
+        wrong = [kind for kind in commands if kind != right or kind == "stream"]
         lease, wip = (held.lease, keys.rq_wip(held.queue)) if held else ("", "")
-        return bool(self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(others)]))
+        if not self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(wrong)]):
+            return False
+        self.mended[key] = right
+        return True
 
     def replace(self, key: str, command: str, *arguments: str | bytes | int) -> None:
         """Delete what is there, and write by this command."""
@@ -212,10 +219,11 @@ class Forger:
         self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
         self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
 
-    def no_job(self, job_id: str, *, right: str = "hash") -> None:
+    def no_job(self, job_id: str) -> None:
         """Enqueue an id whose key holds another type: refused, counted, and left alone."""
         key = keys.rq_job(job_id)
-        self.write_wrong(key, right=right)
+        self.write_wrong(key, right="hash")
+        del self.mended[key]
         self.left_alone[key] = self.client.dump(key)
         self.plant.expected_keys.add(key)
         self.refusals += 1

@@ -343,7 +343,7 @@ FORGERIES: Mapping[str, Forgery] = {
     "lease of a waiting job": lease_of_own,
     "executions of a job": functools.partial(Forger.spoil_held, pattern="rq:executions:{job}", right="zset"),
     "execution": functools.partial(Forger.spoil_held, pattern="rq:execution:{job}:{execution}", right="hash"),
-    "results of a job": functools.partial(Forger.spoil_held, pattern="rq:results:{job}", right="none"),
+    "results of a job": functools.partial(Forger.spoil_held, pattern="rq:results:{job}", right="stream"),
     "worker": wrong_worker,
     "executions of a worker": wrong_executions_of_worker,
     "bell": wrong_bell,

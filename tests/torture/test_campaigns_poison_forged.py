@@ -15,11 +15,13 @@ from shared.images import decode_image
 from shared.settings import Settings
 from tests.torture.test_campaigns import short_run
 from tests.worker import kit
+from torture.campaigns.poison import Marked, Orchestrator, judge
 from torture.follower import Follower
 from torture.forgeries import FORGERIES
 from torture.images import MARKS, bad_images
 from torture.ledger import read_ledger
 from torture.leftovers import read_leftovers
+from torture.plant import Plant, PlantOptions
 
 # What `poison` breaks today: images that were in a worker's hands beside one that crashed it fail with that one. When
 # jobs that took a worker down are tried alone (DESIGN section 7), this goes, and `test_poison` expects no breach.
@@ -49,6 +51,43 @@ def test_forged(tmp_path: Path) -> None:
     assert "plain" in kinds
     assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
     assert report.results == report.accepted > 0
+
+
+# what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
+
+NOTHING_PROVEN = "every mark was obeyed, else the run proves nothing"
+IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
+
+
+@pytest.mark.parametrize(
+    ("record", "aborted", "told", "broken"),
+    [
+        ("1 abort d1\n2 abort d1\n3 hang d2\n", {1, 2}, {3}, set()),
+        ("1 abort d1\n2 hang d2\n1 hang d2", {1}, {2}, set()),
+        ("", set(), set(), {NOTHING_PROVEN}),
+        ("1 abort d1\n", {1}, set(), {NOTHING_PROVEN}),
+        ("1 abort d1\n3 hang d2\n", {1, 2}, {3}, {"a worker crashes of nothing but a mark"}),
+        ("1 abort d1\n3 hang d2\n", set(), {3}, {"a worker crashes of nothing but a mark"}),
+        ("1 abort d1\n3 hang d2\n", {1}, set(), {"a worker that hangs says that it is unhealthy"}),
+        (
+            "1 abort d1\n2 abort d1\n4 abort d1\n3 hang d2\n",
+            {1, 2, 4},
+            {3},
+            {"a marked image takes down no more workers than it has attempts"},
+        ),
+    ],
+)
+def test_what_poison_must_prove(
+    settings: Settings, tmp_path: Path, record: str, aborted: set[int], told: set[int], broken: set[str]
+) -> None:
+    with Plant(PlantOptions(settings=settings, folder=tmp_path, engine="null", seed=1, say=print)) as plant:
+        plant.marks.write_text(record)
+        orchestrator = Orchestrator(plant, settings)
+        orchestrator.aborted = aborted
+        orchestrator.told_at = dict.fromkeys(told, 0.0)
+        judge(plant, [IMAGE], orchestrator)
+        assert plant.broken.keys() == broken
+        plant.follower.stop()
 
 
 # what can't be sorted ──────────────────────────────────────────────────────────────────────────────

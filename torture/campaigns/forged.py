@@ -22,7 +22,7 @@ WORKERS = 2
 FEEDINGS = tuple(Feeding(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
 # What a forgery leaves under a lease comes back soon; no worker stands still for so long.
 LEASE_S = 4
-MAX_PAUSE_S = 0.1
+MAX_PAUSE_S = 0.05
 LOOK_S = 0.1
 # Within this time a worker has registered again, and taken a step in the search for lost jobs.
 MENDED_S = 60.0
@@ -43,10 +43,10 @@ def forged(plant: Plant, limits: Limits) -> Figures:
         forger.name = next(names)
         counts[forger.name] += 1
         plant.options.say(f"{counts.total():,} forgeries, now: {forger.name}")
-        FORGERIES[forger.name](forger)
-        if not _all_well(plant, workers, forger.name):
+        if not _forge(forger) or not _all_well(plant, workers, forger.name):
             break
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    _await_mending(plant, forger)
     plant.stop_feeders()
     settled_by = time.monotonic() + SETTLE_S
     while plant.outstanding() and time.monotonic() < settled_by:
@@ -62,7 +62,35 @@ def _names(forger: Forger) -> Iterator[str]:
         yield from forger.random.sample(list(FORGERIES), len(FORGERIES))
 
 
+def _forge(forger: Forger) -> bool:
+    """Whether what it broke was mended, where it waits for that."""
+    try:
+        FORGERIES[forger.name](forger)
+    except Transient as error:
+        forger.plant.note("what a forgery breaks is mended", f"{forger.name}: {error}")
+        return False
+    return True
+
+
+def _await_mending(plant: Plant, forger: Forger) -> None:
+    """Plain images must still flow: some keys are mended by the next job that uses them."""
+
+    def unmended() -> dict[str, str]:
+        types = {key: plant.client.type(key).decode() for key in forger.mended}
+        return {key: kind for key, kind in types.items() if kind not in (forger.mended[key], "none")}
+
+    try:
+        wait_until(lambda: not unmended(), "all keys are mended", timeout_s=MENDED_S)
+    except Transient:
+        for key, kind in unmended().items():
+            plant.note("what a forgery breaks is mended", f"{key}: {kind}, not {forger.mended[key]}")
+
+
 def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> bool:
+    for feeder in plant.feeders:
+        if feeder.exit_code is not None:
+            plant.note("no producer dies of a forgery", f"after {after!r}: exit code {feeder.exit_code}")
+            return False
     for worker in workers:
         problem = f"exit code {worker.exit_code}"
         if worker.exit_code is None:

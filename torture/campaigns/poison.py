@@ -67,11 +67,11 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     while plant.outstanding() and time.monotonic() < settled_by:
         orchestrator.look()
         time.sleep(LOOK_S)
-    obeyed = _judge(plant, poisoner.marked, orchestrator)
+    obeyed = judge(plant, poisoner.marked, orchestrator)
     return {"sent": dict(poisoner.sent), "marks obeyed": obeyed, "exit codes": dict(orchestrator.exit_codes)}
 
 
-def _judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
+def judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
     """Hold the run to what only the campaign knows; how often each mark was obeyed."""
     record = [line.split() for line in plant.marks.read_text().splitlines()]
     obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
