@@ -100,7 +100,7 @@ class LeaseKeeper:
         self._renew = scripts.load(self._wire, "renew")
         self._release = scripts.load(self._wire, "release")
         self._reap = scripts.load_repeatable(self._wire, "reap")
-        self._local_workers = LocalWorkers(processes, worker=worker)
+        self._local_workers = LocalWorkers(processes)
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._queues = list(queues)

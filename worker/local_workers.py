@@ -20,10 +20,11 @@ QUIET_STEPS = 2
 class LocalWorkers:
     """Knows none where `processes` is None, or the server does not tell: then leases decide who is dead."""
 
-    def __init__(self, processes: Processes | None, *, worker: str) -> None:
+    def __init__(self, processes: Processes | None) -> None:
         self._processes = processes
-        self._worker = worker
-        self._listed: dict[str, str] = {}  # a worker's process by its name, as the server had it last
+        # Each worker's process by its name, as the server had it last. This one is among them, and not gone: the script
+        # writes its process before it lists them.
+        self._listed: dict[str, str] = {}
         self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
         self._refusal = ""  # what the server said when it last refused to tell
 
@@ -39,7 +40,7 @@ class LocalWorkers:
 
     def find_gone(self) -> tuple[list[str], list[str]]:
         """Workers whose processes have ended: those that may hold jobs, and those that can be forgotten."""
-        gone = [name for name, process in self._listed.items() if name != self._worker and self._is_gone(process)]
+        gone = [name for name, process in self._listed.items() if self._is_gone(process)]
         self._quiet_steps = {name: self._quiet_steps.get(name, 0) for name in gone}
         forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
         return [name for name in gone if name not in forgotten], forgotten

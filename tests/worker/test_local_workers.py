@@ -124,11 +124,37 @@ def test_jobs_are_found_whatever_rq_has_forgotten(
     assert alive(long).reap() == (2, [])
 
 
+def test_leases_that_name_no_worker_are_left_to_run_out(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
+    """Beside them the dead worker's jobs are found: a key that is no job's hurts nobody else."""
+    broken, deleted, good = kit.submit(long, frame(), frame(), frame())
+    die(long, ended)
+    client.delete(keys.rq_job(deleted))
+    client.set(keys.rq_job(broken), "text")
+    client.zadd(keys.rq_wip("live"), {"a-member-of-an-older-rq": 1e10})
+    assert alive(long).reap() == (1, [])
+    assert queued(client) == [good]
+    assert set(leases(client)) == {broken, deleted, "a-member-of-an-older-rq"}
+
+
+def test_a_lease_of_a_job_that_ended_otherwise_is_removed(
+    long: Settings, client: redis.Redis, ended: ProcessId, caplog: pytest.LogCaptureFixture
+) -> None:
+    (canceled,) = kit.submit(long, frame())
+    die(long, ended)
+    client.hset(keys.rq_job(canceled), "status", "canceled")
+    assert alive(long).reap() == (0, [])
+    assert leases(client) == {}
+    assert queued(client) == []
+    assert caplog.records == []
+
+
 def test_many_jobs_are_taken_back_a_part_at_a_time(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
-    kit.submit(long, *[frame() for _ in range(REAP_LIMIT + 1)])
-    assert len(die(long, ended, limit=1000)) == REAP_LIMIT + 1
+    count = local_workers.QUIET_STEPS * REAP_LIMIT + 1
+    kit.submit(long, *[frame() for _ in range(count)])
+    assert len(die(long, ended, limit=1000)) == count
     keeper = alive(long)
-    assert keeper.reap() == (REAP_LIMIT, [])
+    for _ in range(local_workers.QUIET_STEPS):
+        assert keeper.reap() == (REAP_LIMIT, [])
     assert keeper.reap() == (1, [])
 
 

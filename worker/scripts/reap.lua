@@ -79,12 +79,6 @@ local function give_again(queue, job_id, retries_left)
   requeued = requeued + 1
 end
 
--- The worker that holds an execution; nil where nothing says so. An execution's own key may be missing: it can expire.
-local function owner_of(composite, job_id)
-  return read('HGET', 'rq:execution:' .. composite, 'worker_name')
-    or read('HGET', 'rq:job:' .. job_id, 'worker_name') or nil
-end
-
 -- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True where the job
 -- is to be tried again or answered.
 local function take_back(queue, composite)
@@ -94,9 +88,10 @@ local function take_back(queue, composite)
     return false
   end
   local job_key = 'rq:job:' .. job_id
-  local job = redis_pcall('HMGET', job_key, 'status', 'retries_left')
+  local job = redis_pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
   local is_job = not refuse_broken(job_key, job)
-  close_executions(queue, { { job_id, execution_id } }, owner_of(composite, job_id) or '')
+  local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
+  close_executions(queue, { { job_id, execution_id } }, owner)
   -- Any status but `started` is a leftover of a job that ended otherwise.
   if not is_job or job[1] ~= 'started' then return false end
   give_again(queue, job_id, retries_in(job[2]))
@@ -106,14 +101,15 @@ end
 local taken = {} -- the number of jobs taken from each worker that is gone
 for g = FIRST_GONE, FIRST_FORGOTTEN - 1 do taken[ARGV[g]] = 0 end
 
--- Searches the leases, not the workers' own lists of executions: RQ forgets such a list when it unregisters its worker.
+-- By the jobs under a lease and the workers that they name. The workers' own lists of executions could be missing: RQ
+-- deletes such a list when it unregisters its worker.
 local function take_back_from_the_gone(queue)
   if not next(taken) then return end
   local found = {}
   for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MOST_LEASES - 1)) do
     local job_id = split_composite(composite)
-    local owner = job_id and owner_of(composite, job_id)
-    if owner and taken[owner] then found[#found + 1] = { composite, owner } end
+    local owner = job_id and read('HGET', 'rq:job:' .. job_id, 'worker_name')
+    if taken[owner] then found[#found + 1] = { composite, owner } end
     if #found == limit then break end
   end
   for i = #found, 1, -1 do
