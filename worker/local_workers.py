@@ -1,6 +1,6 @@
 """Local workers: the other workers on this host, and which of them are gone. Used by the lease keeper.
 
-Workers tell each other their processes through the server, in calls of the reap script: `exchange` in worker/leases.py.
+Workers tell each other their processes through the server, in the calls of worker/scripts/reap.lua.
 """
 
 from __future__ import annotations
