@@ -459,6 +459,7 @@ class Pipeline:
         # What was taken back while the last job was being finished: here is nobody left to answer it.
         with contextlib.suppress(redis.exceptions.RedisError):  # then its lease runs out
             self._parts.keeper.release()
+            self._parts.keeper.unregister()
 
     def _keep_leases(self) -> None:
         if self.watchdog.check():
@@ -470,9 +471,7 @@ class Pipeline:
         if self._stop_claiming.is_set():
             return  # a job taken back now would wait for this worker's end
         requeued, exhausted = self._parts.keeper.reap()
-        if requeued or exhausted:
-            log.warning("took back %d jobs from workers that died", requeued + len(exhausted))
-            self._parts.metrics.redelivered.inc(requeued + len(exhausted))
+        self._parts.metrics.redelivered.inc(requeued + len(exhausted))
         for claimed in exhausted:
             self._give_up(claimed)
 
