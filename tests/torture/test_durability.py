@@ -1,4 +1,4 @@
-"""What a plant keeps when its server loses power or is killed, by `appendfsync`: what docs/durability.md tells users."""
+"""What a plant keeps when its server loses power or is killed, by `appendfsync`: what docs/durability.md says."""
 
 from __future__ import annotations
 
