@@ -192,14 +192,14 @@ class TortureServer:
         give_up_at = time.monotonic() + START_TIMEOUT_S
         with self.client() as client:
             while True:
-                # INFO is answered, unlike PING, while it loads its data, and whatever else it refuses.
+                # While it loads it answers LOADING, which is a ConnectionError too.
                 with contextlib.suppress(redis.exceptions.ConnectionError):
-                    info = cast("dict[str, Any]", client.info())
+                    client.ping()
+                    info = cast("dict[str, Any]", client.info("server"))
                     if info["process_id"] != self._pid:
                         raise ServerAway(f"another server answers on port {self._port}.")
-                    if not info["loading"]:
-                        self._run_id = str(info["run_id"])
-                        return
+                    self._run_id = str(info["run_id"])
+                    return
                 self._raise_if_ended(log, give_up_at)
                 time.sleep(_LOOK_S)
 
