@@ -30,8 +30,9 @@ class FsyncMonitor:
     """Carries out the fsyncs of one process, its threads and its children, in a thread of its own."""
 
     def __init__(self, listener: int) -> None:
-        """Takes the listener over, and closes it in the end."""
+        """Starts the thread, which takes the listener over and closes it in the end."""
         self._listener = listener
+        # By name, which only the files that Valkey appends to keep for life.
         self._synced_bytes: dict[str, int] = {}
         # Held while a file is synced. Reentrant, so that whoever holds the fsyncs up can use the monitor meanwhile.
         self._sync_lock = threading.RLock()
@@ -81,16 +82,15 @@ class FsyncMonitor:
     def _sync(self, link: Path) -> int:
         """Sync the file behind a descriptor of the process; an error number, or 0."""
         try:
+            name = link.readlink().name  # now: the link is gone when the process is killed meanwhile
             file = os.open(link, os.O_RDONLY)
-        except OSError:
-            return errno.EBADF
-        try:
-            # Before the sync: what is written during it may or may not be on the disk.
-            size = os.fstat(file).st_size
-            os.fsync(file)
-            self._synced_bytes[link.readlink().name] = size
+            try:
+                # Before the sync: what is written during it may or may not be on the disk.
+                size = os.fstat(file).st_size
+                os.fsync(file)
+            finally:
+                os.close(file)
+            self._synced_bytes[name] = size
         except OSError as error:
             return error.errno or errno.EIO
-        finally:
-            os.close(file)
         return 0

@@ -112,7 +112,7 @@ class TortureServer:
                 self._adopt(listener, log)
                 self._wait_loaded(log)
             except BaseException:
-                self.stop()
+                self._wait_ended()
                 raise
 
     def stop(self) -> None:
@@ -212,8 +212,9 @@ class TortureServer:
 
     def _signal(self, sign: signal.Signals) -> None:
         assert self._child is not None, "it does not run"
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.kill(self._pid, sign)
+        with contextlib.suppress(ProcessLookupError):
+            if self._child.poll() is None:  # else it has ended by itself, and its id may be another's
+                os.kill(self._pid, sign)
 
     def _wait_ended(self) -> None:
         assert self._child is not None

@@ -9,18 +9,21 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 from rq.job import JobStatus
 
+from producer.results import wait_for
 from producer.streams import ResultStreams
 from producer.submit import LineProducer
 from shared import keys
-from shared.errors import ServerAway
+from shared.errors import ResultGone, ServerAway
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from torture.server import TortureServer
+from worker.items import Done, Ending
 from worker.leases import Inflight
 
 LINE = "l1"
@@ -139,9 +142,26 @@ def test_with_everysec_a_power_cut_loses_what_was_acknowledged_since_the_last_fs
             server.power_cut()
         server.start()
         assert queued(client) == set(kept)
-        assert not client.exists(keys.image(lost[0]))
+        with pytest.raises(ResultGone, match="does not know it"):
+            wait_for(lost, kit.PATIENCE_S, theirs)
         kit.run_burst(theirs)
         assert set(kit.outcomes(client)) == set(kept)
+
+
+def test_with_everysec_a_claim_that_was_lost_is_made_again(settings: Settings, tmp_path: Path) -> None:
+    """The first worker's lease is gone, so that what it still says is refused."""
+    with TortureServer(tmp_path, appendfsync="everysec") as server, server.client() as client:
+        theirs = plant(settings, server)
+        (job_id,) = kit.submit(theirs, frame(line=LINE))
+        kit.wait_until(lambda: server.unsynced_bytes() == 0, "the file is synced")
+        with server.fsyncs_held():
+            (job,) = kit.claimer(theirs).claim(1).jobs
+            server.power_cut()
+        server.start()
+        assert queued(client) == {job_id}
+        assert kit.finisher(theirs).finish([Done(job, Ending.RETRY, None)]) == [False]
+        kit.run_burst(theirs, worker="w2")
+        assert kit.outcomes(client) == {job_id: "sorted"}
 
 
 def test_with_everysec_a_result_that_was_read_and_lost_is_made_again(settings: Settings, tmp_path: Path) -> None:
