@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
@@ -125,6 +126,22 @@ def test_with_always_power_cuts_lose_and_double_nothing(settings: Settings, tmp_
             results = set(kit.outcomes(client))  # which fails on a job with two results
         assert results <= {job_id for producer in producers for job_id in producer.tried}
         assert max(Counter(result.job_id for result in seen).values()) == 1
+
+
+def test_a_submission_of_which_the_file_holds_only_a_part_is_dropped_as_a_whole(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Its image would stay for hours without a job that needs it."""
+    with TortureServer(tmp_path) as server, server.client() as client:
+        theirs = plant(settings, server)
+        kept = kit.submit(theirs, frame())
+        kit.submit(theirs, frame())
+        server.kill()
+        (file,) = (tmp_path / "data").glob("*/*.incr.aof")
+        os.truncate(file, file.stat().st_size - 1)
+        server.start()
+        assert queued(client) == set(kept)
+        assert set(client.keys("sortline:image:*")) == {keys.image(kept[0]).encode()}
 
 
 # everysec ───────────────────────────────────────────────────────────────────────────────────────────
