@@ -244,11 +244,11 @@ class Plant:
 
 
 def times_to_result(deaths: Sequence[Death], seen: Seen) -> list[float]:
-    """Seconds from a worker's death until another worker had answered each of the jobs that it held."""
+    """Seconds from the last death of a worker that held a job until another worker had answered it, for each job."""
+    last_deaths = {job_id: death for death in deaths for job_id in death.job_ids}
     return [
         entry.finished_at - death.at
-        for death in deaths
-        for job_id in death.job_ids
+        for job_id, death in last_deaths.items()
         for entry in seen.entries.get(job_id, ())[:1]
         if entry.worker != death.worker
     ]
