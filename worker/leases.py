@@ -136,6 +136,13 @@ class LeaseKeeper:
             how many went back to their queues, and the jobs without attempts left, which this worker
             holds now and must answer as failed.
         """
+        requeued, jobs = self._reap_once()
+        if self._local_workers.any_newly_gone():  # a worker that has just started need not wait for its second step
+            more_requeued, more_jobs = self._reap_once()
+            return requeued + more_requeued, jobs + more_jobs
+        return requeued, jobs
+
+    def _reap_once(self) -> tuple[int, list[Claimed]]:
         now = self._clock()
         others = self._local_workers
         gone, forgotten = others.find_gone()

@@ -45,6 +45,10 @@ class LocalWorkers:
         forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
         return [name for name in gone if name not in forgotten], forgotten
 
+    def any_newly_gone(self) -> bool:
+        """Whether one is gone whose jobs no step has asked for yet."""
+        return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
+
     def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
         """What a step brought: names and processes in turns, and how many jobs it took from each that is gone."""
         texts = [item.decode(errors="surrogateescape") for item in listed]

@@ -53,11 +53,9 @@ def on_this_host(own: ProcessId | None = None, *, scope: str = SCOPE) -> Process
 def alive(
     settings: Settings, inflight: Inflight | None = None, *, worker: str = "w2", scope: str = SCOPE
 ) -> LeaseKeeper:
-    """A worker that has made its first step, in which it heard of the others."""
+    """A worker before its first step, in which it hears of the others."""
     inflight = Inflight() if inflight is None else inflight  # an empty one is false
-    keeper = kit.keeper(settings, inflight, worker=worker, processes=on_this_host(scope=scope))
-    keeper.reap()
-    return keeper
+    return kit.keeper(settings, inflight, worker=worker, processes=on_this_host(scope=scope))
 
 
 def register(settings: Settings, process: ProcessId, *, worker: str = "dead") -> None:
@@ -105,8 +103,8 @@ def test_a_job_without_attempts_left_is_held_by_who_finds_it(
 def test_only_what_the_dead_worker_held_is_taken(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
     kit.submit(long, *[frame() for _ in range(4)], frame(queue="bulk"))
     others = kit.claimer(long, worker="w3").claim(2).jobs
-    die(long, ended)
     register(long, on_this_host().own, worker="w3")
+    die(long, ended)
     keeper = alive(long)
     assert keeper.reap() == (3, [])
     assert set(leases(client)) == set(ids(others))
@@ -217,8 +215,8 @@ def test_a_worker_that_is_gone_is_forgotten_when_it_has_no_jobs(
     register(long, ended)
     keeper = alive(long)
     for _ in range(local_workers.QUIET_STEPS):
-        assert client.hkeys(KEY) == [b"dead", b"w2"]
         keeper.reap()
+        assert client.hkeys(KEY) == [b"dead", b"w2"]
     keeper.reap()
     assert client.hkeys(KEY) == [b"w2"]
     assert client.hkeys(keys.processes(SCOPE, "bulk")) == [b"w2"]
@@ -248,6 +246,7 @@ def test_a_drained_worker_leaves_nothing(long: Settings, client: redis.Redis) ->
 
 def test_processes_expire_and_are_written_anew_after_a_loss(long: Settings, client: redis.Redis) -> None:
     keeper = alive(long)
+    keeper.reap()
     assert 0 < client.ttl(KEY) <= 86_400
     client.expire(KEY, 100)
     keeper.reap()
@@ -260,6 +259,7 @@ def test_processes_expire_and_are_written_anew_after_a_loss(long: Settings, clie
 def test_a_step_that_has_nothing_to_say_writes_nothing(long: Settings, client: redis.Redis) -> None:
     """Each worker makes one a second, for ever; what it writes goes to the server's disk and its replicas."""
     keeper = alive(long)
+    keeper.reap()
     before = client.info("persistence")["rdb_changes_since_last_save"]
     keeper.reap()
     assert client.info("persistence")["rdb_changes_since_last_save"] == before
@@ -298,6 +298,7 @@ def test_a_key_of_another_type_is_written_anew(
 def test_a_key_with_too_many_fields_is_written_anew(long: Settings, client: redis.Redis) -> None:
     client.hset(KEY, mapping={f"w-{number}": "1:1" for number in range(1001)})
     keeper = alive(long)
+    keeper.reap()
     assert not client.exists(KEY)
     keeper.reap()
     assert client.hkeys(KEY) == [b"w2"]

@@ -9,12 +9,12 @@ from torture.feeder import Feeding
 from torture.plant import Plant
 from torture.processes import wait_until
 
-WORKERS = 3
+WORKERS = 4
 FEEDERS = 2
 # One kill in so many is of a producer, and one of a worker in so many takes one that may still be on its way.
 FEEDER_SHARE = 0.2
 UNREADY_SHARE = 0.1
-MAX_PAUSE_S = 0.6
+MAX_PAUSE_S = 2.0
 # A worker that is killed counts as an attempt at each job it held, and each of these kills finds some 30 jobs in hand.
 # With the three attempts of the default some job would be killed three times, and fail as the setting says it should.
 MAX_ATTEMPTS = 20
