@@ -93,9 +93,10 @@ class Proxy:
         """Call `action` once, when the next request with `marker` in it passes.
 
         A request meets one fault point at most, the oldest that it matches. Its connection waits while the action runs,
-        on a thread of its own; the other connections do not.
+        on a thread of its own; the other connections do not. Where the connection ends sooner, the action never runs.
 
         Args:
+            marker: part of the request as it is sent, e.g. `b"$4\\r\\nMGET\\r\\n"` for a command's name.
             moment: "before" the server has the request, or "after" it has answered and before the client knows.
             ends_connection: the request ("before") or the answer ("after") is not passed on. An action that kills the
                 client needs this "before": the server would obey a dead client's request.
