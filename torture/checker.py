@@ -21,10 +21,19 @@ EXAMPLES = 5
 
 
 class Loss(NamedTuple):
-    """The server lost what it had acknowledged before `until` (UTC epoch seconds)."""
+    """The server lost its data: these jobs, which had no end yet, and what was sent between the two times.
+
+    Times are UTC epoch seconds. An image that was sent before them, and is not among the jobs, had its result by then.
+    """
 
     what: str
+    job_ids: frozenset[str]
+    since: float
     until: float
+
+    def explains(self, job_id: str, *, sent_at: float) -> bool:
+        """Whether the image may be without a result."""
+        return job_id in self.job_ids or self.since <= sent_at <= self.until
 
 
 class WorkerCount(NamedTuple):
@@ -70,9 +79,9 @@ def breach_of(promise: str, cases: Sequence[str]) -> Breach:
 
 def _lost(history: History) -> Iterator[str]:
     """Acknowledged images without a result, which no loss of the server's explains."""
-    until = max((loss.until for loss in history.losses), default=0.0)
-    for job_id, accepted_at in history.ledger.accepted_at.items():
-        if accepted_at > until and job_id not in history.seen.entries:
+    for job_id, sent_at in history.ledger.accepted.items():
+        is_explained = any(loss.explains(job_id, sent_at=sent_at) for loss in history.losses)
+        if job_id not in history.seen.entries and not is_explained:
             yield job_id
 
 

@@ -9,7 +9,7 @@ import typer
 
 from shared.terminal import JsonFlag
 
-CAMPAIGNS = ("kills", "stops", "overload")
+CAMPAIGNS = ("kills", "stops", "server", "overload")
 ENGINES = ("null", "real")
 
 
