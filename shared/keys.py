@@ -63,6 +63,14 @@ def suspects(queues: Sequence[str]) -> str:
     return f"{sweep(queues)}:suspects"
 
 
+def processes(scope: str, queue: str) -> str:
+    """Hash of the worker processes of one host (or container) that serve a queue, by worker's name; expires.
+
+    `scope` says within which the processes can be told apart: worker/processes.py.
+    """
+    return f"sortline:processes:{scope}:{queue}"
+
+
 # RQ's.
 RQ_QUEUES = "rq:queues"  # set of the keys of all queues
 RQ_SUSPENDED = "rq:suspended"

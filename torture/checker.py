@@ -23,10 +23,19 @@ RQ_SUCCESSES = "successful_job_count"
 
 
 class Loss(NamedTuple):
-    """The server lost what it had acknowledged before `until` (UTC epoch seconds)."""
+    """The server lost its data: these jobs, which had no end yet, and what was sent between the two times.
+
+    Times are UTC epoch seconds. An image that was sent before them, and is not among the jobs, had its result by then.
+    """
 
     what: str
+    job_ids: frozenset[str]
+    since: float
     until: float
+
+    def explains(self, job_id: str, *, sent_at: float) -> bool:
+        """Whether the image may be without a result."""
+        return job_id in self.job_ids or self.since <= sent_at <= self.until
 
 
 class WorkerCount(NamedTuple):
@@ -74,9 +83,9 @@ def breach_of(promise: str, cases: Sequence[str]) -> Breach:
 
 def _lost(history: History) -> Iterator[str]:
     """Acknowledged images without a result, which no loss of the server's explains."""
-    until = max((loss.until for loss in history.losses), default=0.0)
-    for job_id, accepted_at in history.ledger.accepted_at.items():
-        if accepted_at > until and job_id not in history.seen.entries:
+    for job_id, sent_at in history.ledger.accepted.items():
+        is_explained = any(loss.explains(job_id, sent_at=sent_at) for loss in history.losses)
+        if job_id not in history.seen.entries and not is_explained:
             yield job_id
 
 
@@ -103,7 +112,7 @@ def _refused_but_sorted(history: History) -> Iterator[str]:
 
 def _wrongly_failed(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        if entry.outcome == Outcome.FAILED and submission.kind not in history.endings:
+        if entry.outcome == Outcome.FAILED and not _may(history, submission, Outcome.FAILED):
             yield f"{job_id}, attempt {entry.attempt}: {entry.error}"
 
 
@@ -115,8 +124,13 @@ def _wrongly_rejected(history: History) -> Iterator[str]:
 
 def _wrongly_ended(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        if entry.outcome not in history.endings.get(submission.kind, (entry.outcome,)):
+        is_known = submission.kind in history.endings and entry.outcome != Outcome.FAILED  # which is told above
+        if is_known and not _may(history, submission, entry.outcome):
             yield f"{job_id}, {submission.kind}: {entry.outcome} {entry.error or ''}"
+
+
+def _may(history: History, submission: Submission, outcome: str) -> bool:
+    return outcome in history.endings.get(submission.kind, ())
 
 
 def _changed(history: History) -> Iterator[str]:
@@ -175,7 +189,7 @@ PROMISES: Mapping[str, Callable[[History], Iterable[str]]] = {
     "no result is taken back": _doubled_without_loss,
     "no result without a submission": _without_submission,
     "no result of an image that was refused": _refused_but_sorted,
-    "no image fails that could be sorted": _wrongly_failed,
+    "no image fails that could be sorted or rejected": _wrongly_failed,
     "no image is rejected that could be sorted": _wrongly_rejected,
     "what is no usable image ends as such": _wrongly_ended,
     "line, camera, frame_id, encoder_count and captured_at come back as they were sent": _changed,

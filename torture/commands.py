@@ -9,7 +9,7 @@ import typer
 
 from shared.terminal import JsonFlag
 
-CAMPAIGNS = ("kills", "stops", "overload", "poison", "forged")
+CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
 ENGINES = ("null", "real")
 
 

@@ -93,10 +93,11 @@ class Feeder:
         jobs = [job for job, _ in prepared]
         self._ledger.attempt([submission for _, submission in prepared])
         while True:
+            sent_at = time.time()
             try:
                 self._producer.send(jobs, some=True)
             except QueueFull as error:
-                self._ledger.accepted(error.accepted, time.time())
+                self._ledger.accepted(error.accepted, sent_at=sent_at)
                 accepted = set(error.accepted)
                 self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
                 return
@@ -105,7 +106,7 @@ class Feeder:
                     return
                 time.sleep(RETRY_S)
             else:
-                self._ledger.accepted([job.job_id for job in jobs], time.time())
+                self._ledger.accepted([job.job_id for job in jobs], sent_at=sent_at)
                 return
 
 

@@ -238,7 +238,7 @@ class Forger:
         self._sender.ledger.attempt([submission])
         if ends:
             self.plant.endings[submission.kind] = tuple(ends)
-            self._sender.ledger.accepted([submission.job_id], time.time())
+            self._sender.ledger.accepted([submission.job_id], sent_at=time.time())
         else:
             self._sender.ledger.refused([submission.job_id], self.name)
             self.refused.append(submission.job_id)

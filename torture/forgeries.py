@@ -265,6 +265,19 @@ def mended_by_hand(forger: Forger, pattern: str) -> None:
     forger.swap_back(key, kept)
 
 
+def wrong_processes(forger: Forger) -> None:
+    """Which processes the workers of this host are."""
+    for key in forger.client.scan_iter("sortline:processes:*"):
+        forger.write_wrong(key.decode(), right="hash")
+
+
+def junk_processes(forger: Forger) -> None:
+    """Processes that are none; one of them is said to be a worker's."""
+    junk: list[str | bytes] = [b"\xff", b"\xff", "nobody", "999999999999:1", "", "", forger.any_worker(), "4194304:1"]
+    for key in forger.client.scan_iter("sortline:processes:*"):
+        forger.replace(key.decode(), "HSET", *junk)
+
+
 def junk_in_sets(forger: Forger) -> None:
     """Members of RQ's sets that are none."""
     for key in (keys.RQ_WORKERS, keys.rq_queue_workers(forger.any_queue()), keys.RQ_QUEUES):
@@ -346,6 +359,8 @@ FORGERIES: Mapping[str, Forgery] = {
     "results of a job": functools.partial(Forger.spoil_held, pattern="rq:results:{job}", right="stream"),
     "worker": wrong_worker,
     "executions of a worker": wrong_executions_of_worker,
+    "processes": wrong_processes,
+    "junk processes": junk_processes,
     "bell": wrong_bell,
     "lines": wrong_lines,
     "finished jobs": functools.partial(wrong_registry, registry="finished"),

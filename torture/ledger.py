@@ -55,10 +55,10 @@ class LedgerWriter:
         """These are about to be sent."""
         self._write({"event": "attempt", "submissions": submissions})
 
-    def accepted(self, job_ids: Sequence[str], at: float) -> None:
-        """The server has acknowledged these, at this time (UTC epoch seconds)."""
+    def accepted(self, job_ids: Sequence[str], *, sent_at: float) -> None:
+        """The server has acknowledged these; the call that it acknowledged began at this time (UTC epoch seconds)."""
         if job_ids:
-            self._write({"event": "accepted", "at": at, "job_ids": list(job_ids)})
+            self._write({"event": "accepted", "sent_at": sent_at, "job_ids": list(job_ids)})
 
     def refused(self, job_ids: Sequence[str], reason: str) -> None:
         """These were refused, and are not sent again."""
@@ -75,16 +75,16 @@ class LedgerWriter:
 
 @dataclass(slots=True)
 class Ledger:
-    """What all producers did, by job id."""
+    """What all producers did, by job id. Of an image that was accepted, when the acknowledged call began."""
 
     submissions: dict[str, Submission] = field(default_factory=dict)
-    accepted_at: dict[str, float] = field(default_factory=dict)
+    accepted: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def unknown(self) -> set[str]:
         """Sent, but neither acknowledged nor refused: the producer died or was stopped. A result is allowed."""
-        return self.submissions.keys() - self.accepted_at.keys() - self.refused.keys()
+        return self.submissions.keys() - self.accepted.keys() - self.refused.keys()
 
 
 def read_ledger(paths: Iterable[Path]) -> Ledger:
@@ -105,6 +105,6 @@ def _add(ledger: Ledger, entry: dict[str, Any]) -> None:
                 ledger.submissions[submission.job_id] = submission
         case "accepted":
             for job_id in entry["job_ids"]:
-                ledger.accepted_at.setdefault(job_id, entry["at"])
+                ledger.accepted.setdefault(job_id, entry["sent_at"])
         case "refused":
             ledger.refused |= dict.fromkeys(entry["job_ids"], entry["reason"])

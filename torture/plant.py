@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from shared import keys
 from shared.connection import connect
@@ -21,12 +23,17 @@ from torture.follower import Entry, Follower, Seen
 from torture.ledger import LedgerWriter, read_ledger
 from torture.leftovers import read_leftovers
 from torture.processes import Process, WorkerProcess, wait_until
+from torture.server import TortureServer
 from torture.worker_program import MARKS_VARIABLE
 
 # A worker that is told to end has this long for what it holds.
 DRAIN_S = 30.0
 # Nothing may be left in the queues for so long: a lease may run out first, and then the sweep for lost jobs.
 SETTLE_S = 300.0
+
+T = TypeVar("T")
+# What was sent so long ago has reached the server, or was given up and is sent again.
+IN_FLIGHT_S = 2.0
 
 Say = Callable[[str], None]
 
@@ -44,6 +51,7 @@ class PlantOptions:
     """What a campaign is given."""
 
     settings: Settings
+    server: TortureServer | None  # None where the server is somebody else's
     folder: Path
     engine: str
     seed: int
@@ -59,6 +67,7 @@ class Plant:
     def __init__(self, options: PlantOptions) -> None:
         self.options = options
         self.settings = options.settings
+        self.server = options.server
         self.random = random.Random(options.seed)  # noqa: S311 - a seed makes the choices repeatable
         self.client: Any = connect(self.settings.redis_url)
         self.workers: list[WorkerProcess] = []
@@ -72,6 +81,7 @@ class Plant:
         self.expected_keys: set[str] = set()  # keys of the campaign's that rightly stay
         self.miscounted_in_rq: set[str] = set()  # workers whose hash, and so RQ's count, the campaign destroyed
         self.marks = options.folder / "marks.txt"
+        self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._ledgers: list[Path] = []
         self.follower = Follower(self.settings.redis_url, queues=self.settings.queue_names)
@@ -87,7 +97,12 @@ class Plant:
     ) -> None:
         for process in (*self.feeders, *self.workers):
             process.kill()
+        self._stack.close()
         self.client.close()
+
+    def enter(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that is left when the plant is, after its workers have ended."""
+        return self._stack.enter_context(context)
 
     # workers and producers ──────────────────────────────────────────────────────────────────────────
 
@@ -104,9 +119,9 @@ class Plant:
         self.workers.append(worker)
         return worker
 
-    def start_workers(self, count: int) -> None:
+    def start_workers(self, count: int, settings: Settings | None = None) -> None:
         """So many, and wait until they are ready."""
-        workers = [self.start_worker() for _ in range(count)]
+        workers = [self.start_worker(settings) for _ in range(count)]
         wait_until(lambda: all(worker.name for worker in workers), "the workers are ready")
 
     @property
@@ -182,8 +197,26 @@ class Plant:
 
     def _count_in_rq(self, worker: str, *, is_final: bool) -> None:
         """RQ's own count of a worker that has ended. Of a retried job RQ counts each execution as failed."""
+        if self.losses:  # the count may be among what the server lost
+            return
         succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
+
+    def lose(self, what: str, action: Callable[[], object]) -> None:
+        """Have the server lose its data, and remember what that explains."""
+        since = time.time() - IN_FLIGHT_S
+        job_ids = self._unfinished()
+        action()
+        self.losses.append(Loss(what, job_ids, since=since, until=time.time()))
+
+    def _unfinished(self) -> frozenset[str]:
+        """The jobs that wait or are leased."""
+        with self.client.pipeline(transaction=True) as pipeline:
+            for queue in self.settings.queue_names:
+                pipeline.lrange(keys.rq_queue(queue), 0, -1)
+                pipeline.zrange(keys.rq_wip(queue), 0, -1)
+            answers = pipeline.execute()
+        return frozenset(member.decode().partition(":")[0] for members in answers for member in members)
 
     def note(self, promise: str, example: str) -> None:
         """A promise was broken that only the campaign can know of."""
@@ -229,6 +262,7 @@ class Plant:
     def judge(self) -> tuple[History, list[Breach]]:
         """The history until now, and the promises that were broken in it."""
         seen = self.follower.stop()
+        self._forgive_lost(seen)
         history = History(
             ledger=read_ledger(self._ledgers),
             seen=seen,
@@ -248,6 +282,16 @@ class Plant:
             for job_id, entries in several.items()
         }
 
+    def _forgive_lost(self, seen: Seen) -> None:
+        """RQ can't tell of jobs that the server has lost together with their results."""
+        if not self.losses or not seen.wrong_status:
+            return
+        job_ids = list(seen.wrong_status)
+        exist = self._exist([seen.entries[job_id][-1] for job_id in job_ids])
+        for job_id, exists in zip(job_ids, exist, strict=True):
+            if not exists:
+                del seen.wrong_status[job_id]
+
     def _exist(self, entries: Sequence[Entry]) -> list[bool]:
         with self.client.pipeline(transaction=False) as pipeline:
             for entry in entries:
@@ -256,11 +300,11 @@ class Plant:
 
 
 def times_to_result(deaths: Sequence[Death], seen: Seen) -> list[float]:
-    """Seconds from a worker's death until another worker had answered each of the jobs that it held."""
+    """Seconds from the last death of a worker that held a job until another worker had answered it, for each job."""
+    last_deaths = {job_id: death for death in deaths for job_id in death.job_ids}
     return [
         entry.finished_at - death.at
-        for death in deaths
-        for job_id in death.job_ids
+        for job_id, death in last_deaths.items()
         for entry in seen.entries.get(job_id, ())[:1]
         if entry.worker != death.worker
     ]

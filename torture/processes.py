@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ class WorkerProcess(Process):
         Raises:
             OSError: it does not answer (any more).
         """
-        families = text_string_to_metric_families(self._get("/metrics"))
+        _, text = self._get("/metrics")
+        families = text_string_to_metric_families(text)
         return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
 
     def health_problem(self) -> str | None:
@@ -107,19 +108,24 @@ class WorkerProcess(Process):
         Raises:
             OSError: it does not answer (any more).
         """
-        try:
-            self._get("/healthz")
-        except urllib.error.HTTPError as error:
-            return error.read().decode()
-        return None
+        status, text = self._get("/healthz")
+        return None if status == HTTPStatus.OK else text
 
-    def _get(self, path: str) -> str:
+    def _get(self, path: str) -> tuple[int, str]:
+        """Status and body."""
         url = self._said(r"metrics on (http://\S+)")
         if url is None:
             raise ConnectionError("the worker has not said where its metrics are")
-        url = urllib.parse.urljoin(url, path)
-        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:  # noqa: S310 - its own log says http://
-            return str(response.read().decode())
+        parts = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except http.client.HTTPException as error:  # it ended in the middle of its answer
+            raise ConnectionError(f"the worker broke off its answer: {error!r}") from error
+        finally:
+            connection.close()
 
     def _said(self, pattern: str) -> str | None:
         found = re.search(pattern, self.log.read_text(errors="replace"))

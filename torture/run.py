@@ -15,7 +15,6 @@ import numpy as np
 
 from shared.connection import check as check_server
 from shared.connection import connect
-from shared.embedded import embedded_server
 from shared.errors import BadSetting
 from shared.server_answers import server_errors
 from shared.settings import Settings, load_settings, masked
@@ -24,13 +23,16 @@ from torture.campaigns.forged import forged
 from torture.campaigns.kills import kills
 from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
+from torture.campaigns.server import server
 from torture.campaigns.stops import stops
 from torture.checker import Breach
 from torture.plant import Plant, PlantOptions, Say, times_to_result
+from torture.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills,
     "stops": stops,
+    "server": server,
     "overload": overload,
     "poison": poison,
     "forged": forged,
@@ -65,9 +67,10 @@ def run_campaigns(
         raise BadSetting(f"--folder {folder} holds files: name an empty one, or one that does not exist.")
     reports = []
     for name in names:
-        with _server(flags) as settings:
+        with _server(flags, folder / name) as (settings, server):
             options = PlantOptions(
                 settings=settings,
+                server=server,
                 folder=folder / name,
                 engine=engine,
                 seed=seed,
@@ -92,7 +95,7 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
     return Report(
         campaign=name,
         seconds=time.monotonic() - began,
-        accepted=len(history.ledger.accepted_at),
+        accepted=len(history.ledger.accepted),
         refused=len(history.ledger.refused),
         results=len(entries),
         attempts=_counted(entry.attempt for entry in entries),
@@ -103,11 +106,15 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
 
 
 @contextlib.contextmanager
-def _server(flags: Mapping[str, Any]) -> Iterator[Settings]:
-    """The settings of an empty server: the one that a flag names, or an embedded one for the campaign alone."""
+def _server(flags: Mapping[str, Any], folder: Path) -> Iterator[tuple[Settings, TortureServer | None]]:
+    """An empty server, for one campaign: the one that a flag names, or one of the torture's own.
+
+    What its own has acknowledged is on the disk: then a kill loses nothing, and what is lost was lost by Sortline.
+    """
     if flags["redis_url"] is None:
-        with embedded_server() as url:
-            yield load_settings(redis_url=url)
+        folder.mkdir()
+        with TortureServer(folder, appendfsync="always") as server:
+            yield load_settings(redis_url=server.url), server
         return
     settings = load_settings(redis_url=flags["redis_url"])
     with server_errors(settings.redis_url):
@@ -120,7 +127,7 @@ def _server(flags: Mapping[str, Any]) -> Iterator[Settings]:
             )
         client.flushdb()
         try:
-            yield settings
+            yield settings, None
         finally:
             client.flushdb()
 

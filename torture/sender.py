@@ -43,7 +43,8 @@ class Sender:
             for frame, job, (_, kind) in zip(frames, jobs, images, strict=True)
         ]
         self.ledger.attempt(submissions)
+        sent_at = time.time()
         producer.send(jobs)
-        self.ledger.accepted([job.job_id for job in jobs], time.time())
+        self.ledger.accepted([job.job_id for job in jobs], sent_at=sent_at)
         producer.close()
         return submissions

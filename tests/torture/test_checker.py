@@ -35,7 +35,7 @@ def entry(outcome: str = "sorted", *, worker: str = "w1", entry_id: str = "1-1",
 def good() -> History:
     """One image was acknowledged and sorted, one was refused, and of one nobody knows: its producer was killed."""
     sent = {job_id: submission(job_id) for job_id in ("a", "refused", "unknown")}
-    ledger = Ledger(submissions=sent, accepted_at={"a": 100.0}, refused={"refused": "the queue is full"})
+    ledger = Ledger(submissions=sent, accepted={"a": 100.0}, refused={"refused": "the queue is full"})
     seen = Seen(entries={"a": [entry()]})
     return History(ledger=ledger, seen=seen, visible={}, counts=[WorkerCount("w1", "counter", 1, is_final=True)])
 
@@ -48,7 +48,7 @@ def broken_promises(history: History) -> list[str]:
 
 
 def lose(history: History) -> History:
-    history.ledger.accepted_at["unknown"] = 100.0
+    history.ledger.accepted["unknown"] = 100.0
     return history
 
 
@@ -158,19 +158,23 @@ def test_an_image_of_a_killed_producer_may_have_a_result() -> None:
     assert check(history) == []
 
 
-def test_what_the_server_lost_may_have_no_result_but_what_came_later_must() -> None:
-    history = lose(good())
-    assert check(replace(history, losses=[Loss("FLUSHALL", until=100.0)])) == []
-    assert broken_promises(replace(history, losses=[Loss("FLUSHALL", until=99.0)])) == [
-        "every acknowledged image has a result"
-    ]
+def loss(*job_ids: str, since: float = 0.0, until: float = 0.0) -> Loss:
+    return Loss("FLUSHALL", frozenset(job_ids), since=since, until=until)
+
+
+@pytest.mark.parametrize("explains", [loss("unknown"), loss(since=99.0, until=100.0)], ids=["held", "just sent"])
+def test_what_the_server_lost_may_have_no_result(explains: Loss) -> None:
+    assert check(replace(lose(good()), losses=[loss(), explains])) == []
+
+
+@pytest.mark.parametrize("elsewhere", [loss("a"), loss(until=99.0), loss(since=100.1, until=101.0)])
+def test_what_no_loss_explains_is_lost(elsewhere: Loss) -> None:
+    assert broken_promises(replace(lose(good()), losses=[elsewhere])) == ["every acknowledged image has a result"]
 
 
 def test_a_result_that_the_server_lost_may_come_again() -> None:
-    lossy = replace(take_back(good()), losses=[Loss("power cut", until=100.0)])
-    assert check(lossy) == []
-    both = replace(double(good()), losses=[Loss("power cut", until=100.0)])
-    assert broken_promises(both) == ["no image has two results"]
+    assert check(replace(take_back(good()), losses=[loss("a")])) == []
+    assert broken_promises(replace(double(good()), losses=[loss("a")])) == ["no image has two results"]
 
 
 def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> None:
@@ -194,7 +198,7 @@ def test_an_entry_that_the_campaign_wrote_may_be_unreadable() -> None:
 
 def test_failures_are_not_in_rqs_count_of_successes() -> None:
     counts = [WorkerCount("w1", RQ_SUCCESSES, 0, is_final=True), WorkerCount("w1", "sortline_jobs_total", 1, True)]
-    assert broken_promises(replace(fail(good()), counts=counts)) == ["no image fails that could be sorted"]
+    assert broken_promises(replace(fail(good()), counts=counts)) == ["no image fails that could be sorted or rejected"]
 
 
 def test_a_breach_counts_all_and_quotes_the_first() -> None:

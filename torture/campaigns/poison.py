@@ -30,7 +30,9 @@ COMPANY = 7
 # The shortest lease that a setting allows, and a limit that no plain image comes near: so that a run sees many deaths.
 LEASE_S = 2
 STUCK_AFTER_S = 2.0
-# How many marked images may be in the plant at once. Each takes down worker after worker.
+# Of each mark, at most one is sent in so many seconds, and so many are in the plant at once: each takes down worker
+# after worker.
+MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
 LOOK_S = 0.1
 # How long a worker that was told to end may take. The watchdog confirms for 5 s that a thread hangs.
@@ -100,6 +102,7 @@ class Poisoner:
         self._sender = Sender(plant, lines=FEEDING.lines)
         self._images = ImageMaker(plant.random.getrandbits(32))
         self._bad = bad_images()
+        self._due = dict.fromkeys(MARKS, 0.0)
         self.marked: list[Marked] = []
         self.sent: Counter[str] = Counter(dict.fromkeys((*MARKS, *self._bad), 0))
         plant.endings |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
@@ -123,6 +126,7 @@ class Poisoner:
             self._send_marked(kind)
 
     def _send_marked(self, mark: str) -> None:
+        self._due[mark] = time.monotonic() + MARK_EVERY_S
         settings, company = self._plant.settings, COMPANY
         if mark == "hang" and self.sent[mark] == 1:
             # Of these a short run sees one alone. Three attempts at it would take half a minute.
@@ -135,6 +139,8 @@ class Poisoner:
         self.marked.append(Marked(mark, submission.job_id, digest, settings.max_attempts))
 
     def _may_send(self, kind: str) -> bool:
+        if time.monotonic() < self._due.get(kind, 0.0):
+            return False
         if kind == "abort" and not self._orchestrator.told_at:
             return False  # the first worker that hangs must not crash before somebody has noticed
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
