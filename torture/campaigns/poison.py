@@ -66,7 +66,7 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     plant.stop_feeders()
     plant.options.say("waiting for the last marked images to end")
     settled_by = time.monotonic() + SETTLE_S
-    while plant.outstanding() and time.monotonic() < settled_by:
+    while (plant.outstanding() or not orchestrator.is_calm) and time.monotonic() < settled_by:
         orchestrator.look()
         time.sleep(LOOK_S)
     obeyed = judge(plant, poisoner.marked, orchestrator)
@@ -165,9 +165,14 @@ class Orchestrator:
                 self._replace(worker, worker.exit_code)
             elif worker.pid in self.told_at:
                 self._see_it_end(worker)
-            elif _is_unhealthy(worker):
+            elif _problem(worker):
                 worker.signal(signal.SIGTERM)
                 self.told_at[worker.pid] = time.monotonic()
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all workers are ready and healthy: none hangs, ends or has just begun."""
+        return all(worker.pid not in self.told_at and _problem(worker) == "" for worker in self._plant.workers)
 
     def _see_it_end(self, worker: WorkerProcess) -> None:
         if time.monotonic() - self.told_at[worker.pid] > GRACE_S:
@@ -184,8 +189,9 @@ class Orchestrator:
         self._plant.start_worker(self._settings)
 
 
-def _is_unhealthy(worker: WorkerProcess) -> bool:
+def _problem(worker: WorkerProcess) -> str | None:
+    """What a worker's /healthz says is wrong, empty if nothing is; None of one that is not ready or has just ended."""
     try:
-        return bool(worker.name and worker.health_problem())
-    except OSError:  # it has just ended
-        return False
+        return (worker.health_problem() or "") if worker.name else None
+    except OSError:
+        return None
