@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.terminal import JsonFlag
+from shared.terminal import JsonFlag, print_json
 
 CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
 ENGINES = ("null", "real")
@@ -39,6 +39,7 @@ def torture(
     Example: sortline torture kills --kills 1000
     """
     import secrets
+    import shutil
     import tempfile
 
     from rich.console import Console
@@ -53,7 +54,7 @@ def torture(
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}: choose of {', '.join(ENGINES)}.")
     seed = secrets.randbits(32) if seed is None else seed
-    folder = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
+    kept = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
     with Console(stderr=True).status("torture") as status:
         reports = run_campaigns(
             chosen,
@@ -61,14 +62,15 @@ def torture(
             engine=engine,
             seed=seed,
             flags={"redis_url": redis_url, "flush": flush},
-            folder=folder,
+            folder=kept,
             say=status.update,
         )
     if json_output:
-        from shared.terminal import print_json
-
         print_json(as_json(reports, seed=seed))
     else:
         print_reports(reports, seed=seed)
     if any(report.breaches for report in reports):
+        Console(stderr=True).print(f"logs and ledgers: {kept}", highlight=False)
         raise typer.Exit(1)
+    if folder is None:
+        shutil.rmtree(kept)
