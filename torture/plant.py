@@ -31,10 +31,12 @@ DRAIN_S = 30.0
 # Nothing may be left in the queues for so long: a lease may run out first, and then the sweep for lost jobs.
 SETTLE_S = 300.0
 
-T = TypeVar("T")
 # What was sent so long ago has reached the server, or was given up and is sent again.
 IN_FLIGHT_S = 2.0
 
+ENDS_WHEN_TOLD = "workers and producers end when they are told to, and in good order"
+
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -162,8 +164,14 @@ class Plant:
         self.feeders.remove(feeder)
 
     def kill_worker(self, worker: WorkerProcess) -> Death:
-        """SIGKILL, or the burial of one that has ended; what it held is known right after."""
+        """SIGKILL; what it held is known right after."""
+        if worker.exit_code is not None:
+            self.note(ENDS_WHEN_TOLD, f"{worker.name}: exit code {worker.exit_code}, see {worker.log}")
         worker.kill()
+        return self.bury_worker(worker)
+
+    def bury_worker(self, worker: WorkerProcess) -> Death:
+        """Remember a worker that has ended without a drain, and what it held."""
         self.workers.remove(worker)
         at = time.time()
         name = worker.name or ""
@@ -227,6 +235,8 @@ class Plant:
     def stop_feeders(self) -> None:
         """Tell the producers to end, and wait until they have."""
         for feeder in self.feeders:
+            if feeder.exit_code is not None:
+                self.note(ENDS_WHEN_TOLD, f"a producer: exit code {feeder.exit_code}, see {feeder.log}")
             feeder.signal(signal.SIGTERM)
         for feeder in self.feeders:
             feeder.wait()
@@ -244,11 +254,12 @@ class Plant:
         while self.outstanding() and time.monotonic() < until:
             time.sleep(0.1)
         for worker in self.workers:
-            if worker.name:
+            if worker.name and worker.exit_code is None:
                 counted = worker.counter("sortline_jobs_total")
                 self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
         for worker in list(self.workers):
-            self.drain_worker(worker)
+            if code := self.drain_worker(worker):
+                self.note(ENDS_WHEN_TOLD, f"{worker.name}: exit code {code}, see {worker.log}")
 
     def queued(self) -> dict[str, int]:
         """How many jobs wait, by queue."""

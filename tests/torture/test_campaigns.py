@@ -11,8 +11,10 @@ import redis
 from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.e2e.kit import sortline
+from torture import commands
 from torture.campaigns.base import Limits
-from torture.run import Report, run_campaigns
+from torture.campaigns.server import FAULTS
+from torture.run import CAMPAIGNS, Report, run_campaigns
 
 
 def short_run(name: str, folder: Path, *, kills: int = 1, seconds: float = 1) -> Report:
@@ -30,9 +32,9 @@ def short_run(name: str, folder: Path, *, kills: int = 1, seconds: float = 1) ->
 
 
 def test_kills(tmp_path: Path) -> None:
-    report = short_run("kills", tmp_path, kills=6)
+    report = short_run("kills", tmp_path, kills=4)
     assert report.breaches == []
-    assert report.figures["workers killed"] + report.figures["producers killed"] == 6
+    assert report.figures["workers killed"] + report.figures["producers killed"] == 4
     assert report.figures["workers killed"] >= 1
     assert report.results >= report.accepted > 0
 
@@ -42,6 +44,13 @@ def test_stops(tmp_path: Path) -> None:
     assert report.breaches == []
     assert all(report.figures[action] for action in ("zombie", "SIGTERM", "SIGINT", "SIGTERM twice"))
     assert report.results == report.accepted > 0
+
+
+def test_server(tmp_path: Path) -> None:
+    report = short_run("server", tmp_path)
+    assert report.breaches == []
+    assert report.figures == dict.fromkeys(sorted(FAULTS), 1)
+    assert report.accepted > 0
 
 
 def test_overload(tmp_path: Path) -> None:
@@ -75,6 +84,16 @@ def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "feeder-00001.ledger").touch()
     with pytest.raises(BadSetting, match="holds files"):
         short_run("kills", tmp_path)
+
+
+def test_the_command_knows_all_campaigns() -> None:
+    assert tuple(CAMPAIGNS) == commands.CAMPAIGNS
+
+
+def test_the_server_campaign_wants_a_server_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    done = sortline("torture", "server", "--redis-url", settings.redis_url, settings=settings)
+    assert done.returncode == 2
+    assert "kills its server" in done.stderr
 
 
 def test_an_unknown_campaign_is_refused(settings: Settings) -> None:

@@ -185,7 +185,7 @@ class Orchestrator:
             self.aborted.add(worker.pid)
         elif worker.pid not in self.told_at:
             self._plant.note("a worker ends of nothing but a mark", f"{worker.name}: exit code {code}")
-        self._plant.kill_worker(worker)
+        self._plant.bury_worker(worker)
         self._plant.start_worker(self._settings)
 
 

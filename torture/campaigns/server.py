@@ -21,9 +21,9 @@ FEEDERS = 2
 RATE_HZ = 60.0
 # The shortest that a setting allows: some states outlast it, and workers lose their jobs to each other.
 LEASE_S = 2
-# How long a state lasts, and how long the plant is left alone after it.
-STATE_S = (0.5, 3.0)
-REST_S = (0.2, 1.0)
+# How long a state lasts: one of these. How long the plant is left alone after it, at most.
+STATES_S = (0.3, 0.6, 1.0, 3.0)
+MAX_REST_S = 0.6
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
 
@@ -36,9 +36,13 @@ class Target:
     server: TortureServer
     proxy: Proxy
 
+    def state_s(self) -> float:
+        """How long a state lasts."""
+        return self.plant.random.choice(STATES_S)
+
     def last(self) -> None:
         """Wait for as long as a state lasts."""
-        time.sleep(self.plant.random.uniform(*STATE_S))
+        time.sleep(self.state_s())
 
 
 def server(plant: Plant, limits: Limits) -> Figures:
@@ -66,7 +70,7 @@ def server(plant: Plant, limits: Limits) -> Figures:
             plant.options.say(f"{name} ({counts.total() + 1})")
             FAULTS[name](target)
             counts[name] += 1
-            time.sleep(plant.random.uniform(*REST_S))
+            time.sleep(plant.random.uniform(0, MAX_REST_S))
     return dict(sorted(counts.items()))
 
 
@@ -92,12 +96,12 @@ def _kill_clients(target: Target) -> None:
 
 
 def _pause_clients(target: Target) -> None:
-    target.plant.client.client_pause(int(1000 * target.plant.random.uniform(*STATE_S)), all=True)
+    target.plant.client.client_pause(int(1000 * target.state_s()), all=True)
     target.plant.client.ping()  # answered when the pause is over
 
 
 def _pause_writes(target: Target) -> None:
-    target.plant.client.client_pause(int(1000 * target.plant.random.uniform(*STATE_S)), all=False)
+    target.plant.client.client_pause(int(1000 * target.state_s()), all=False)
     target.last()
 
 
@@ -107,7 +111,7 @@ def _flush_scripts(target: Target) -> None:
 
 def _fill_memory(target: Target) -> None:
     used_bytes = target.plant.client.info("memory")["used_memory"]
-    with configured(target.plant.client, "maxmemory", str(used_bytes)):
+    with configured(target.plant.client, "maxmemory", str(used_bytes // 2)):
         target.last()
 
 

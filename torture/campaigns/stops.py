@@ -8,7 +8,7 @@ from collections import Counter
 
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
-from torture.plant import Plant
+from torture.plant import ENDS_WHEN_TOLD, Plant
 from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
@@ -64,7 +64,7 @@ def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
     else:
         code = plant.drain_worker(worker, number=signal.Signals[action])
     if code != 0 and not (action == TWICE and code == QUIT_CODE):
-        plant.note("a worker that is told to end ends in good order", f"{worker.name} after {action}: exit code {code}")
+        plant.note(ENDS_WHEN_TOLD, f"{worker.name} after {action}: exit code {code}, see {worker.log}")
     if held := plant.held_by(worker.name or ""):
         plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
     return code
