@@ -92,6 +92,16 @@ def rq_wip(queue: str) -> str:
     return f"rq:wip:{queue}"
 
 
+def rq_finished(queue: str) -> str:
+    """Sorted set of finished jobs by when they expire: RQ's FinishedJobRegistry."""
+    return f"rq:finished:{queue}"
+
+
+def rq_failed(queue: str) -> str:
+    """Sorted set of failed jobs by when they expire: RQ's FailedJobRegistry."""
+    return f"rq:failed:{queue}"
+
+
 def rq_results(job_id: str) -> str:
     """Stream of one job's RQ Results."""
     return f"rq:results:{job_id}"

@@ -1,9 +1,11 @@
-"""The checker: the whole history in, breaches out. Pure: it asks no server.
+"""The checker: takes the whole history of a run and gives the promises that were broken. Pure: it asks no server.
 
-What is promised: every image whose submission was acknowledged ends in exactly one visible result, and nothing of it is
-left behind. A result is visible when a consumer that reads its line's stream can see it. Where the server itself loses
-data (`Loss`), an image that was acknowledged before may have no result; one that was sorted before may be sorted again,
-and a consumer may see both results. It never sees both in the stream that the server holds in the end.
+The promise: every image whose submission was acknowledged ends in exactly one visible result, and nothing of it is left
+behind. A result is visible while it stands in its line's stream.
+
+If the server itself loses its data (`Loss`), an image that was acknowledged before may have no result. An image that
+was sorted before may be sorted again, so that a reader sees two results, one from before the loss and one from after
+it. The stream never holds both at once.
 """
 
 from __future__ import annotations
@@ -11,35 +13,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from shared.schemas import Outcome
 from torture.follower import Entry, Seen
 from torture.ledger import Ledger, Submission
 
+# How many cases a breach quotes.
 EXAMPLES = 5
-# RQ's own counter of a worker, which has no failures in it.
+# RQ's own counter of a worker. It does not count failures.
 RQ_SUCCESSES = "successful_job_count"
 
 
 class Loss(NamedTuple):
-    """The server lost its data: these jobs, which had no end yet, and what was sent between the two times.
-
-    Times are UTC epoch seconds. An image that was sent before them, and is not among the jobs, had its result by then.
-    """
+    """The server lost its data between two times (UTC epoch seconds), and all the jobs that it held at the first."""
 
     what: str
     job_ids: frozenset[str]
     since: float
     until: float
 
-    def explains(self, job_id: str, *, sent_at: float) -> bool:
-        """Whether the image may be without a result."""
-        return job_id in self.job_ids or self.since <= sent_at <= self.until
+    def overlaps(self, began_at: float, ended_at: float) -> bool:
+        """Whether the data may have been lost between these two times."""
+        return self.since <= ended_at and began_at <= self.until
 
 
 class WorkerCount(NamedTuple):
-    """How many jobs a worker counted as ended. Unless `is_final`, it was killed, and its last may be uncounted."""
+    """How many jobs a worker has counted. Not `is_final`: it was killed, and may not have counted its last ones."""
 
     worker: str
     counter: str
@@ -49,20 +50,20 @@ class WorkerCount(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All that is known of one run."""
+    """Everything that is known of one run."""
 
     ledger: Ledger
     seen: Seen
-    visible: Mapping[str, Sequence[Entry]]  # of jobs with several results: those that the server still holds
+    visible: Mapping[str, Sequence[Entry]]  # of each job with several results: those that the server still holds
     losses: Sequence[Loss] = ()
-    leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what kind of thing, and which
+    leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by kind
     counts: Sequence[WorkerCount] = ()
-    endings: Mapping[str, Collection[str]] = field(default_factory=dict)  # of what isn't plain: its right outcomes
-    planted: Collection[str] = ()  # stream and id of entries that the campaign itself wrote into the streams
+    endings: Mapping[str, Collection[str]] = field(default_factory=dict)  # the outcomes allowed to each special kind
+    planted: Collection[str] = ()  # stream and id of each entry that the campaign itself has written
 
 
 class Breach(NamedTuple):
-    """One promise that was broken, in how many cases, and the first of them."""
+    """A promise that was broken: in how many cases, and the first few of them."""
 
     promise: str
     cases: int
@@ -70,21 +71,23 @@ class Breach(NamedTuple):
 
 
 def check(history: History) -> list[Breach]:
-    """Every promise that was broken; an empty list is the proof."""
+    """Every promise that was broken. An empty list is the proof that none was."""
     found = {promise: list(broken(history)) for promise, broken in PROMISES.items()}
     return [breach_of(promise, cases) for promise, cases in found.items() if cases]
 
 
 def breach_of(promise: str, cases: Sequence[str]) -> Breach:
-    """The breach that these cases are."""
+    """The breach of a promise in these cases."""
     printable = (case.encode(errors="backslashreplace").decode() for case in cases[:EXAMPLES])  # ids may be any bytes
     return Breach(promise, len(cases), tuple(printable))
 
 
 def _lost(history: History) -> Iterator[str]:
-    """Acknowledged images without a result, which no loss of the server's explains."""
-    for job_id, sent_at in history.ledger.accepted.items():
-        is_explained = any(loss.explains(job_id, sent_at=sent_at) for loss in history.losses)
+    """Acknowledged images without a result, unless the server lost the job or was losing its data during the call."""
+    for job_id, call in history.ledger.accepted.items():
+        is_explained = _was_lost_between(history, call.sent_at, call.answered_at) or any(
+            job_id in loss.job_ids for loss in history.losses
+        )
         if job_id not in history.seen.entries and not is_explained:
             yield job_id
 
@@ -95,11 +98,17 @@ def _doubled(history: History) -> Iterator[str]:
             yield f"{job_id}: {', '.join(f'{entry.outcome} by {entry.worker}' for entry in entries)}"
 
 
-def _doubled_without_loss(history: History) -> Iterator[str]:
-    if not history.losses:
-        for job_id, entries in history.seen.entries.items():
-            if len(entries) > len(history.visible.get(job_id, entries)):
-                yield f"{job_id}: a result was taken back"
+def _replaced(history: History) -> Iterator[str]:
+    """A second result while the server still held the first, which is gone by now."""
+    for job_id, entries in history.seen.entries.items():
+        written_at = sorted(entry.written_at for entry in entries)
+        is_explained = all(_was_lost_between(history, *times) for times in pairwise(written_at))
+        if len(entries) > len(history.visible.get(job_id, entries)) and not is_explained:
+            yield f"{job_id}: {', '.join(f'{entry.outcome} by {entry.worker}' for entry in entries)}"
+
+
+def _was_lost_between(history: History, began_at: float, ended_at: float) -> bool:
+    return any(loss.overlaps(began_at, ended_at) for loss in history.losses)
 
 
 def _without_submission(history: History) -> Iterator[str]:
@@ -124,7 +133,7 @@ def _wrongly_rejected(history: History) -> Iterator[str]:
 
 def _wrongly_ended(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        is_known = submission.kind in history.endings and entry.outcome != Outcome.FAILED  # which is told above
+        is_known = submission.kind in history.endings and entry.outcome != Outcome.FAILED  # see _wrongly_failed
         if is_known and not _may(history, submission, entry.outcome):
             yield f"{job_id}, {submission.kind}: {entry.outcome} {entry.error or ''}"
 
@@ -146,8 +155,24 @@ def _changed(history: History) -> Iterator[str]:
             yield f"{job_id}: sent {sent}, got {entry.order}"
 
 
-def _wrong_status(history: History) -> Iterator[str]:
-    return (f"{job_id}: {said}" for job_id, said in history.seen.wrong_status.items())
+def _mistimed(history: History) -> Iterator[str]:
+    for job_id, submission, entry in _results(history):
+        deadline_at = submission.deadline_at
+        is_past = deadline_at is not None and entry.finished_at > deadline_at
+        is_right: dict[str, bool] = {
+            Outcome.SORTED: not is_past,
+            Outcome.LATE: is_past,
+            Outcome.EXPIRED: deadline_at is not None,  # a worker gives up an image before a deadline that it can't meet
+        }
+        if not is_right.get(entry.outcome, True):
+            yield f"{job_id}: {entry.outcome} at {entry.finished_at}, deadline {deadline_at}"
+
+
+def _disagreeing(history: History) -> Iterator[str]:
+    """A job that the server lost before RQ was asked about it is no case."""
+    for job_id, said in history.seen.disagreements.items():
+        if not _was_lost_between(history, said.entry.written_at, said.asked_at):
+            yield f"{job_id}: {said.text}"
 
 
 def _unreadable(history: History) -> Iterator[str]:
@@ -159,13 +184,13 @@ def _left_over(history: History) -> Iterator[str]:
 
 
 def _miscounted(history: History) -> Iterator[str]:
-    """A worker that lived to its end counted exactly its results; one that was killed may not have counted its last."""
+    """A worker that ended in good order has counted exactly its results. A killed one may have counted fewer."""
     entries = [entry for entries in history.seen.entries.values() for entry in entries]
     written = Counter(entry.worker for entry in entries)
     failed = Counter(entry.worker for entry in entries if entry.outcome == Outcome.FAILED)
     for count in history.counts:
         results = written[count.worker] - (failed[count.worker] if count.counter == RQ_SUCCESSES else 0)
-        # What the server lost before the follower saw it was counted all the same.
+        # Workers have also counted results that the server lost before the follower read them.
         is_right = count.jobs >= results if history.losses else count.jobs == results
         if not is_right and (count.is_final or count.jobs > results):
             yield f"{count.worker} counted {count.jobs} ({count.counter}), wrote {results}"
@@ -173,7 +198,7 @@ def _miscounted(history: History) -> Iterator[str]:
 
 def _not_followed(history: History) -> Iterator[str]:
     if history.seen.missed:
-        yield f"{history.seen.missed} results were trimmed before they were read: the run proves nothing"
+        yield f"{history.seen.missed} results were trimmed before the checker could read them: the run proves nothing"
 
 
 def _results(history: History) -> Iterator[tuple[str, Submission, Entry]]:
@@ -186,14 +211,15 @@ def _results(history: History) -> Iterator[tuple[str, Submission, Entry]]:
 PROMISES: Mapping[str, Callable[[History], Iterable[str]]] = {
     "every acknowledged image has a result": _lost,
     "no image has two results": _doubled,
-    "no result is taken back": _doubled_without_loss,
-    "no result without a submission": _without_submission,
-    "no result of an image that was refused": _refused_but_sorted,
+    "no result is followed by another one": _replaced,
+    "every result has a submission": _without_submission,
+    "no refused image has a result": _refused_but_sorted,
     "no image fails that could be sorted or rejected": _wrongly_failed,
     "no image is rejected that could be sorted": _wrongly_rejected,
-    "what is no usable image ends as such": _wrongly_ended,
+    "unusable images end with the outcome that is right for them": _wrongly_ended,
+    "sorted means in time; late and expired mean that a deadline was missed": _mistimed,
     "line, camera, frame_id, encoder_count and captured_at come back as they were sent": _changed,
-    "RQ's status and registries agree with the result": _wrong_status,
+    "RQ's status and registries agree with the result": _disagreeing,
     "every entry of a result stream is a result": _unreadable,
     "nothing is left behind": _left_over,
     "workers' counters agree with their results": _miscounted,

@@ -1,7 +1,7 @@
 """A producer that records what it does. Run as a process: `python -m torture.feeder LEDGER CAMERA SEED FEEDING`.
 
-It sends images at a rate through `LineProducer`, as a camera does. Those whose acknowledgement did not come
-(`ServerAway`) it sends again, until it is told to end. Its ledger is the only witness of what was acknowledged.
+It sends images at a fixed rate through `LineProducer`, as a camera does. Images that were not acknowledged
+(`ServerAway`) are sent again, until the feeder is told to end. Only its ledger knows which images were acknowledged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torture.lifeline import end_with_caller
 
 # The wait before images are sent again.
 RETRY_S = 0.1
-# A feeder that fell behind its schedule by more than this, e.g. while the server was away, skips what it missed.
+# A feeder that falls behind its schedule by more than this, e.g. while the server is away, skips the rest.
 MAX_BEHIND_S = 1.0
-# The longest sleep: how soon the request to end is noticed.
+# The longest sleep. A feeder that is told to end notices within this time.
 LOOK_S = 0.2
 
 
@@ -39,12 +39,12 @@ class Feeding:
     deadline_ms: float | None = None
 
     def to_json(self) -> str:
-        """The form in which a feeder's process gets it."""
+        """The argument that passes it to a feeder's process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Feeding:
-        """The opposite of `to_json`."""
+        """Parse what `to_json` has written."""
         fields = json.loads(text)
         return cls(**fields | {"lines": tuple(fields["lines"])})
 
@@ -62,7 +62,7 @@ class Feeder:
         self.is_told_to_end = False
 
     def run(self) -> None:
-        """Send a burst whenever one is due."""
+        """Send each burst when it is due."""
         due = time.monotonic()
         while not self.is_told_to_end:
             wait_s = due - time.monotonic()
@@ -89,21 +89,24 @@ class Feeder:
         return job, submission_of(frame, job.job_id, kind="plain")
 
     def _send(self, prepared: list[tuple[PreparedJob, Submission]]) -> None:
-        """Until the server has acknowledged or refused them all, or the feeder is told to end."""
+        """Send until the server has acknowledged or refused them all, or the feeder is told to end."""
         jobs = [job for job, _ in prepared]
         self._ledger.attempt([submission for _, submission in prepared])
+        is_repeat = False
         while True:
             sent_at = time.time()
             try:
                 self._producer.send(jobs, some=True)
             except QueueFull as error:
                 self._ledger.accepted(error.accepted, sent_at=sent_at)
-                accepted = set(error.accepted)
-                self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
+                if not is_repeat:  # otherwise an earlier call, whose answer was lost, may have enqueued them
+                    accepted = set(error.accepted)
+                    self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
                 return
             except (ServerAway, CommandRefused):  # the latter while a key of the queue holds another type (`forged`)
                 if self.is_told_to_end:
                     return
+                is_repeat = True
                 time.sleep(RETRY_S)
             else:
                 self._ledger.accepted([job.job_id for job in jobs], sent_at=sent_at)
@@ -111,7 +114,7 @@ class Feeder:
 
 
 def main() -> None:
-    """Run one feeder until SIGTERM, or until its caller ends."""
+    """Run one feeder until SIGTERM, or until the process that started it ends."""
     ledger, camera, seed, feeding = sys.argv[1:]
     feeder = Feeder(
         Feeding.from_json(feeding),

@@ -1,12 +1,13 @@
-"""The follower: reads results as they come, and how RQ sees each job at that moment. On a thread of its own.
+"""The follower: reads each result as it comes, and asks RQ about its job at once. On a thread of its own.
 
-It can't be done at the end. The streams are trimmed, and RQ's copies expire.
+This can't wait until the end: the streams are trimmed, and RQ's copies expire.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ AWAY_S = 0.1
 
 
 class Entry(NamedTuple):
-    """One SortResult, as a consumer of its line saw it."""
+    """One SortResult in its line's stream. Times are UTC epoch seconds."""
 
     stream: str
     entry_id: str
@@ -37,28 +38,42 @@ class Entry(NamedTuple):
     order: tuple[Any, ...]  # line, camera, frame_id, encoder_count, captured_at
     error: str | None
 
+    @property
+    def written_at(self) -> float:
+        """By the server's clock, to the millisecond."""
+        return _parts(self.entry_id)[0] / 1000
+
+
+class Disagreement(NamedTuple):
+    """RQ's view of a job did not match the job's result when it was asked (UTC epoch seconds)."""
+
+    text: str
+    entry: Entry
+    asked_at: float
+
 
 @dataclass(slots=True)
 class Seen:
-    """What the follower saw until now."""
+    """What the follower has seen so far."""
 
     entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))  # by job
-    wrong_status: dict[str, str] = field(default_factory=dict)  # by job: what RQ said of it
-    unreadable: list[str] = field(default_factory=list)  # stream and id of what is no SortResult
-    missed: int = 0  # entries that were trimmed before they were read: the run proves nothing
+    disagreements: dict[str, Disagreement] = field(default_factory=dict)  # by job
+    unreadable: list[str] = field(default_factory=list)  # stream and id of each entry that is not a SortResult
+    missed: int = 0  # entries that were trimmed before they could be read: the run proves nothing
 
 
 class Follower:
-    """Follows the streams of all lines from `start` to `stop`. Waits while the server is away."""
+    """Follows the streams of all lines from `start` to `stop`. Keeps trying while the server can't be reached."""
 
     def __init__(self, redis_url: str, *, queues: Sequence[str]) -> None:
         self.seen = Seen()
         self._client: Any = connect(redis_url)
-        self._lines: set[bytes] = set()  # as the server's set of them may be replaced
+        self._lines: set[bytes] = set()  # kept here too: a campaign may overwrite the server's set
         self._asides: SimpleQueue[tuple[str, str]] = SimpleQueue()
-        self._registries = {name: [f"rq:{name}:{queue}" for queue in queues] for name in ("finished", "failed")}
-        self._last: dict[str, str] = {}  # by stream: the last entry that was read
-        self._read: dict[str, int] = defaultdict(int)  # by stream: how many were
+        self._finished = [keys.rq_finished(queue) for queue in queues]
+        self._failed = [keys.rq_failed(queue) for queue in queues]
+        self._last: dict[str, str] = {}  # by stream: the id of the last entry that was read
+        self._read: dict[str, int] = defaultdict(int)  # by stream: how many entries were read
         self._unchecked: list[tuple[str, Entry]] = []  # jobs whose results were read, but not yet RQ's view of them
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -69,27 +84,32 @@ class Follower:
         self._thread.start()
 
     def read_aside(self, key: str, *, stream: str) -> None:
-        """Read what `stream` held before it was moved to this key. For any thread."""
+        """Also read this key, to which a campaign has moved what `stream` held. For any thread."""
         self._asides.put((key, stream))
 
     def look_aside(self, key: str, *, registry: str) -> None:
-        """Look for jobs here too: a registry of RQ's (`finished` or `failed`) is moved here. For any thread."""
-        self._registries[registry].append(key)
+        """Also look for jobs in this key, to which a campaign has moved RQ's registry of that name. For any thread."""
+        {"finished": self._finished, "failed": self._failed}[registry].append(key)
 
     def stop(self) -> Seen:
-        """Read what is there, and end.
+        """Read everything that is there, and end.
 
         Raises:
-            Transient: the follower failed, or the server does not answer.
+            Transient: the follower failed.
+            RedisError: the server does not answer.
         """
-        self._stopping.set()
-        self._thread.join()
+        self.end()
         if self._failure is not None:
             raise Transient(f"the follower of the results failed: {self._failure!r}.") from self._failure
         while self._step():
             pass
         self._client.close()
         return self.seen
+
+    def end(self) -> None:
+        """End, without reading the rest."""
+        self._stopping.set()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -123,7 +143,7 @@ class Follower:
         return count
 
     def _read_asides(self) -> None:
-        """Most of their entries were read before they were moved, and are not taken again."""
+        """Most of these entries were read before they were moved; `_take` skips those."""
         while not self._asides.empty():
             key, stream = self._asides.get()
             try:
@@ -149,9 +169,9 @@ class Follower:
         self._unchecked.append((result["job_id"], entry))
 
     def _look_at_streams(self, streams: Sequence[str]) -> None:
-        """Count what was missed, and notice streams that began anew.
+        """Count missed entries, and notice streams that began anew.
 
-        A stream's oldest entries are the ones that were trimmed: more of them than were read are missed.
+        Trimming removes the oldest entries. If more were removed than were read, the difference was missed.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for stream in streams:
@@ -169,14 +189,14 @@ class Follower:
             self._read[stream] += missed
 
     def _check_jobs(self) -> None:
-        """Whether RQ says of each job what its result says: the finish step writes both at once."""
+        """Compare RQ's view of each job with its result: the finish step writes both at once."""
         if not self._unchecked:
             return
         ids = [job_id for job_id, _ in self._unchecked]
         with self._client.pipeline(transaction=False) as pipeline:
             for job_id in ids:
                 pipeline.hget(keys.rq_job(job_id), "status")
-            finished, failed = (list(self._registries[name]) for name in ("finished", "failed"))
+            finished, failed = list(self._finished), list(self._failed)
             for registry in (*finished, *failed):
                 pipeline.zmscore(registry, ids)
             answers = pipeline.execute()
@@ -194,13 +214,14 @@ class Follower:
     ) -> None:
         failed = entry.outcome == Outcome.FAILED
         if (status, is_finished, is_failed) == (b"failed" if failed else b"finished", not failed, failed):
-            self.seen.wrong_status.pop(job_id, None)
+            self.seen.disagreements.pop(job_id, None)
             return
         registries = [name for name, is_in in (("finished", is_finished), ("failed", is_failed)) if is_in]
-        self.seen.wrong_status[job_id] = (
+        text = (
             f"outcome {entry.outcome}, status {(status or b'none').decode()}, "
             f"in {' and '.join(registries) or 'no registry'}"
         )
+        self.seen.disagreements[job_id] = Disagreement(text, entry, asked_at=time.time())
 
 
 def _entry(stream: str, entry_id: str, result: dict[str, Any]) -> Entry:
@@ -217,5 +238,5 @@ def _entry(stream: str, entry_id: str, result: dict[str, Any]) -> Entry:
 
 
 def _parts(entry_id: str) -> tuple[int, ...]:
-    """An entry's id, to be compared."""
+    """An entry's id as numbers, which compare as the server compares ids."""
     return tuple(int(part) for part in entry_id.split("-"))

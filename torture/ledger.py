@@ -1,13 +1,14 @@
 """The ledger: what the producers tried, and what was acknowledged or refused. Written by `feeder`, read by `checker`.
 
-A file of JSON lines for each producer, `attempt` before an image is sent and `accepted` or `refused` after it. A line
-is one `write`, so that a producer which is killed leaves whole lines: the kernel has them, though the process is gone.
+Each producer has a file of JSON lines: `attempt` before it sends images, `accepted` or `refused` after. Each line is
+one `write`, so that a killed producer leaves only whole lines, and loses none: the kernel already has them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Submission(NamedTuple):
-    """One image as it was sent. `kind`: `plain`, or what is wrong with it."""
+    """One image as it was sent. `kind`: `plain`, or what is wrong with it. Times are UTC epoch seconds."""
 
     job_id: str
     line: str
@@ -28,11 +29,20 @@ class Submission(NamedTuple):
     captured_at: float
     queue: str
     kind: str = "plain"
+    deadline_at: float | None = None
+
+
+class Acknowledgement(NamedTuple):
+    """When the call began that the server acknowledged, and when its answer was there (UTC epoch seconds)."""
+
+    sent_at: float
+    answered_at: float
 
 
 def submission_of(frame: Frame, job_id: str, *, kind: str) -> Submission:
-    """The submission of a frame that says when it was captured."""
+    """The submission of a frame whose time of capture is set."""
     assert frame.captured_at is not None
+    deadline_at = None if frame.deadline_ms is None else frame.captured_at + frame.deadline_ms / 1000
     return Submission(
         job_id=job_id,
         line=frame.line,
@@ -42,6 +52,7 @@ def submission_of(frame: Frame, job_id: str, *, kind: str) -> Submission:
         captured_at=frame.captured_at,
         queue=frame.queue,
         kind=kind,
+        deadline_at=deadline_at,
     )
 
 
@@ -56,17 +67,18 @@ class LedgerWriter:
         self._write({"event": "attempt", "submissions": submissions})
 
     def accepted(self, job_ids: Sequence[str], *, sent_at: float) -> None:
-        """The server has acknowledged these; the call that it acknowledged began at this time (UTC epoch seconds)."""
+        """The server has just acknowledged these. The call began at `sent_at` (UTC epoch seconds)."""
         if job_ids:
-            self._write({"event": "accepted", "sent_at": sent_at, "job_ids": list(job_ids)})
+            times = Acknowledgement(sent_at, answered_at=time.time())
+            self._write({"event": "accepted", "times": times, "job_ids": list(job_ids)})
 
     def refused(self, job_ids: Sequence[str], reason: str) -> None:
-        """These were refused, and are not sent again."""
+        """The server has refused these. They are not sent again."""
         if job_ids:
             self._write({"event": "refused", "job_ids": list(job_ids), "reason": reason})
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._file)
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -75,16 +87,14 @@ class LedgerWriter:
 
 @dataclass(slots=True)
 class Ledger:
-    """What all producers did, by job id. Of an image that was accepted, when the acknowledged call began."""
+    """What all producers did, by job id. `refused` has the reasons.
+
+    An image may be neither accepted nor refused, e.g. if its producer was killed. Such an image may have a result.
+    """
 
     submissions: dict[str, Submission] = field(default_factory=dict)
-    accepted: dict[str, float] = field(default_factory=dict)
+    accepted: dict[str, Acknowledgement] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def unknown(self) -> set[str]:
-        """Sent, but neither acknowledged nor refused: the producer died or was stopped. A result is allowed."""
-        return self.submissions.keys() - self.accepted.keys() - self.refused.keys()
 
 
 def read_ledger(paths: Iterable[Path]) -> Ledger:
@@ -105,6 +115,6 @@ def _add(ledger: Ledger, entry: dict[str, Any]) -> None:
                 ledger.submissions[submission.job_id] = submission
         case "accepted":
             for job_id in entry["job_ids"]:
-                ledger.accepted.setdefault(job_id, entry["sent_at"])
+                ledger.accepted[job_id] = Acknowledgement(*entry["times"])
         case "refused":
             ledger.refused |= dict.fromkeys(entry["job_ids"], entry["reason"])

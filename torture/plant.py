@@ -1,4 +1,4 @@
-"""The plant under torture: workers and producers in processes of their own, and the checker's follower."""
+"""The plant under torture: worker and producer processes, and the follower of their results."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from typing import Any, NamedTuple, TypeVar
 
 from shared import keys
 from shared.connection import connect
+from shared.errors import Transient
 from shared.settings import Settings, environment
 from torture.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.feeder import Feeding
 from torture.follower import Entry, Follower, Seen
 from torture.ledger import LedgerWriter, read_ledger
 from torture.leftovers import read_leftovers
-from torture.processes import Process, WorkerProcess, wait_until
+from torture.processes import FeederProcess, Process, WorkerProcess, wait_until
 from torture.server import TortureServer
 from torture.worker_program import MARKS_VARIABLE
 
-# A worker that is told to end has this long for what it holds.
+# How long a worker that is told to end may take to finish what it holds.
 DRAIN_S = 30.0
-# Nothing may be left in the queues for so long: a lease may run out first, and then the sweep for lost jobs.
+# Exit code of a worker that was told twice to end, unless it was done by then.
+QUIT_CODE = 130
+# How long the queues may take to become empty in the end: a lease may have to run out, and the sweep find a lost job.
 SETTLE_S = 300.0
 
-# What was sent so long ago has reached the server, or was given up and is sent again.
-IN_FLIGHT_S = 2.0
-
-ENDS_WHEN_TOLD = "workers and producers end when they are told to, and in good order"
+ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, and in good order"
+COUNTS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 
 
 class Death(NamedTuple):
-    """A worker that was killed, when (UTC epoch seconds), and the jobs that it held."""
+    """A worker that was killed or crashed, when that was (UTC epoch seconds), and the jobs that it held."""
 
     worker: str
     at: float
@@ -53,17 +54,18 @@ class PlantOptions:
     """What a campaign is given."""
 
     settings: Settings
-    server: TortureServer | None  # None where the server is somebody else's
-    folder: Path
+    server: TortureServer | None  # None if the user has named a server
+    folder: Path  # of the campaign's own; exists
     engine: str
     seed: int
     say: Say
 
 
 class Plant:
-    """A context manager: inside it workers and producers run, after it none does.
+    """A context manager. All of its processes have ended when it is left.
 
-    The campaign acts on `workers` and `feeders`, which it may kill, stop and start. `settle` and `judge` end it.
+    A campaign starts, stops and kills `workers` and `feeders`. Then `settle` brings the plant to rest, and `judge`
+    checks its history.
     """
 
     def __init__(self, options: PlantOptions) -> None:
@@ -73,15 +75,15 @@ class Plant:
         self.random = random.Random(options.seed)  # noqa: S311 - a seed makes the choices repeatable
         self.client: Any = connect(self.settings.redis_url)
         self.workers: list[WorkerProcess] = []
-        self.feeders: list[Process] = []
+        self.feeders: list[FeederProcess] = []
         self.deaths: list[Death] = []
         self.losses: list[Loss] = []
         self.counts: list[WorkerCount] = []
-        self.broken: dict[str, list[str]] = {}  # promises that the campaign itself saw broken
-        self.endings: dict[str, Collection[str]] = {}  # what the campaign sends: see History
-        self.planted: set[str] = set()  # likewise
-        self.expected_keys: set[str] = set()  # keys of the campaign's that rightly stay
-        self.miscounted_in_rq: set[str] = set()  # workers whose hash, and so RQ's count, the campaign destroyed
+        self.broken: dict[str, list[str]] = {}  # promises that the campaign itself saw broken, and the cases
+        self.endings: dict[str, Collection[str]] = {}  # see History
+        self.planted: set[str] = set()  # see History
+        self.expected_keys: set[str] = set()  # keys that the campaign has written and that may stay
+        self.miscounted_in_rq: set[str] = set()  # workers whose hash, with RQ's count, the campaign has overwritten
         self.marks = options.folder / "marks.txt"
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
@@ -89,7 +91,6 @@ class Plant:
         self.follower = Follower(self.settings.redis_url, queues=self.settings.queue_names)
 
     def __enter__(self) -> Plant:
-        self.options.folder.mkdir(parents=True, exist_ok=True)
         self.marks.touch()
         self.follower.start()
         return self
@@ -99,17 +100,18 @@ class Plant:
     ) -> None:
         for process in (*self.feeders, *self.workers):
             process.kill()
+        self.follower.end()
         self._stack.close()
         self.client.close()
 
     def enter(self, context: AbstractContextManager[T]) -> T:
-        """Enter a context that is left when the plant is, after its workers have ended."""
+        """Enter a context that is left with the plant, after its workers have ended."""
         return self._stack.enter_context(context)
 
     # workers and producers ──────────────────────────────────────────────────────────────────────────
 
     def start_worker(self, settings: Settings | None = None) -> WorkerProcess:
-        """One more worker, which may not be ready yet."""
+        """Start a worker; returns before it is ready."""
         variables = environment(settings or self.settings) | {
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
@@ -122,34 +124,43 @@ class Plant:
         return worker
 
     def start_workers(self, count: int, settings: Settings | None = None) -> None:
-        """So many, and wait until they are ready."""
+        """Start so many workers, and wait until they are ready.
+
+        Raises:
+            BadSetting: one of them ended instead; says why.
+        """
         workers = [self.start_worker(settings) for _ in range(count)]
-        wait_until(lambda: all(worker.name for worker in workers), "the workers are ready")
+        wait_until(lambda: all(_is_alive_and(worker, worker.name) for worker in workers), "the workers are ready")
 
     @property
     def ready(self) -> list[WorkerProcess]:
-        """The workers that claim jobs, or have just begun to."""
+        """The workers that are ready to claim jobs."""
         return [worker for worker in self.workers if worker.name]
 
     def start_feeders(self, feedings: Sequence[Feeding], settings: Settings | None = None) -> None:
-        """A producer for each of these, and wait until all of them send."""
-        for feeding in feedings:
-            self.start_feeder(feeding, settings)
-        ledgers = self._ledgers[-len(feedings) :]
-        wait_until(lambda: all(ledger.stat().st_size for ledger in ledgers), "the producers send")
+        """Start a producer for each of these, and wait until all of them send.
 
-    def start_feeder(self, feeding: Feeding, settings: Settings | None = None) -> Process:
-        """One more producer, which may not send yet."""
+        Raises:
+            BadSetting: one of them ended instead; says why.
+        """
+        feeders = [self.start_feeder(feeding, settings) for feeding in feedings]
+        wait_until(lambda: all(_is_alive_and(feeder, feeder.is_sending) for feeder in feeders), "the producers send")
+
+    def start_feeder(self, feeding: Feeding, settings: Settings | None = None) -> FeederProcess:
+        """Start a producer; returns before it sends."""
         number = next(self._numbers)
-        ledger = self._new_ledger(f"feeder-{number:05d}")
-        arguments = [str(ledger), f"camera-{number}", str(self.random.getrandbits(32)), feeding.to_json()]
-        variables = environment(settings or self.settings)
-        feeder = Process("torture.feeder", *arguments, log=ledger.with_suffix(".log"), variables=variables)
+        feeder = FeederProcess(
+            f"camera-{number}",
+            str(self.random.getrandbits(32)),
+            feeding.to_json(),
+            ledger=self._new_ledger(f"feeder-{number:05d}"),
+            variables=environment(settings or self.settings),
+        )
         self.feeders.append(feeder)
         return feeder
 
     def open_ledger(self) -> LedgerWriter:
-        """A ledger for what the campaign itself sends."""
+        """A ledger for the images that the campaign itself sends."""
         return LedgerWriter(self._new_ledger("campaign"))
 
     def _new_ledger(self, name: str) -> Path:
@@ -158,22 +169,22 @@ class Plant:
         self._ledgers.append(ledger)
         return ledger
 
-    def kill_feeder(self, feeder: Process) -> None:
-        """SIGKILL: what it has just sent may be on the server or not."""
+    def kill_feeder(self, feeder: FeederProcess) -> None:
+        """Send SIGKILL. What the producer was sending may have reached the server or not."""
+        self._note_if_ended(feeder)
         feeder.kill()
         self.feeders.remove(feeder)
 
     def kill_worker(self, worker: WorkerProcess) -> Death:
-        """SIGKILL; what it held is known right after."""
-        if worker.exit_code is not None:
-            self.note(ENDS_WHEN_TOLD, f"{worker.name}: exit code {worker.exit_code}, see {worker.log}")
-        worker.kill()
-        return self.bury_worker(worker)
-
-    def bury_worker(self, worker: WorkerProcess) -> Death:
-        """Remember a worker that has ended without a drain, and what it held."""
-        self.workers.remove(worker)
+        """Send SIGKILL, and record what the worker held."""
+        self._note_if_ended(worker)
         at = time.time()
+        worker.kill()
+        return self.record_death(worker, at=at)
+
+    def record_death(self, worker: WorkerProcess, *, at: float) -> Death:
+        """Record a worker that ended without a drain at this time (UTC epoch seconds), and what it held."""
+        self.workers.remove(worker)
         name = worker.name or ""
         death = Death(name, at, self.held_by(name) if name else ())
         if name:
@@ -181,17 +192,41 @@ class Plant:
         self.deaths.append(death)
         return death
 
-    def drain_worker(self, worker: WorkerProcess, *, number: int = signal.SIGTERM, timeout_s: float = DRAIN_S) -> int:
-        """Tell a worker to end, and wait until it has; its exit code."""
+    def drain_worker(
+        self, worker: WorkerProcess, *, number: int = signal.SIGTERM, again_after_s: float | None = None
+    ) -> int:
+        """Tell a worker to end, and wait until it has; its exit code. Notes a late end and a wrong exit code.
+
+        `again_after_s`: send the signal a second time, so many seconds after the first.
+        """
+        self._note_if_ended(worker)
         worker.signal(number)
-        code = worker.wait(timeout_s)
+        right_codes = [0]
+        if again_after_s is not None:
+            right_codes.append(QUIT_CODE)
+            time.sleep(again_after_s)
+            worker.signal(number)
+        try:
+            code = worker.wait(DRAIN_S)
+        except Transient as error:
+            code = -signal.SIGKILL
+            self.note(ENDS_WHEN_TOLD, str(error))
+        else:
+            if code not in right_codes:
+                self.note(ENDS_WHEN_TOLD, f"{worker.name}, told to end: exit code {code}; see {worker.log}")
         self.workers.remove(worker)
         if worker.name:
             self._count_in_rq(worker.name, is_final=worker.name not in self.miscounted_in_rq)
         return code
 
+    def _note_if_ended(self, process: Process) -> None:
+        if process.exit_code is not None:
+            self.note(
+                ENDS_WHEN_TOLD, f"{process.what} ended by itself: exit code {process.exit_code}; see {process.log}"
+            )
+
     def held_by(self, worker: str) -> tuple[str, ...]:
-        """The jobs that are leased to a worker, as RQ sees it."""
+        """The jobs that are leased to a worker, according to RQ."""
         job_ids = [
             composite.decode().rpartition(":")[0]
             for queue in self.settings.queue_names
@@ -204,76 +239,93 @@ class Plant:
         return tuple(job_id for job_id, owner in zip(job_ids, owners, strict=True) if owner == worker.encode())
 
     def _count_in_rq(self, worker: str, *, is_final: bool) -> None:
-        """RQ's own count of a worker that has ended. Of a retried job RQ counts each execution as failed."""
-        if self.losses:  # the count may be among what the server lost
+        """Record how many successes RQ has counted for a worker that has ended."""
+        if self.losses:  # the server may have lost the count too
             return
         succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
 
     def lose(self, what: str, action: Callable[[], object]) -> None:
-        """Have the server lose its data, and remember what that explains."""
-        since = time.time() - IN_FLIGHT_S
-        job_ids = self._unfinished()
+        """Have the server lose its data, and record which images that may cost."""
+        since = time.time()
+        job_ids = self._held_by_server()
         action()
         self.losses.append(Loss(what, job_ids, since=since, until=time.time()))
 
-    def _unfinished(self) -> frozenset[str]:
-        """The jobs that wait or are leased."""
+    def _held_by_server(self) -> frozenset[str]:
+        """All jobs. Those that have ended too: the follower may not have read their results yet."""
         with self.client.pipeline(transaction=True) as pipeline:
             for queue in self.settings.queue_names:
                 pipeline.lrange(keys.rq_queue(queue), 0, -1)
-                pipeline.zrange(keys.rq_wip(queue), 0, -1)
+                for registry in (keys.rq_wip(queue), keys.rq_finished(queue), keys.rq_failed(queue)):
+                    pipeline.zrange(registry, 0, -1)
             answers = pipeline.execute()
         return frozenset(member.decode().partition(":")[0] for members in answers for member in members)
 
     def note(self, promise: str, example: str) -> None:
-        """A promise was broken that only the campaign can know of."""
+        """Record a case of a broken promise that only the campaign can see."""
         self.broken.setdefault(promise, []).append(example)
 
     # the end ────────────────────────────────────────────────────────────────────────────────────────
 
     def stop_feeders(self) -> None:
         """Tell the producers to end, and wait until they have."""
+        wait_until(
+            lambda: all(each.is_sending or each.exit_code is not None for each in self.feeders), "producers send"
+        )
         for feeder in self.feeders:
-            if feeder.exit_code is not None:
-                self.note(ENDS_WHEN_TOLD, f"a producer: exit code {feeder.exit_code}, see {feeder.log}")
+            self._note_if_ended(feeder)
             feeder.signal(signal.SIGTERM)
         for feeder in self.feeders:
-            feeder.wait()
+            if code := feeder.wait():
+                self.note(ENDS_WHEN_TOLD, f"{feeder.what}, told to end: exit code {code}; see {feeder.log}")
         self.feeders.clear()
 
     def settle(self) -> None:
-        """Stop the producers, wait until the queues are empty, and let the workers end in good order.
+        """Stop the producers, wait until the queues are empty, and tell the workers to end.
 
         Raises:
-            Transient: a producer or worker does not end.
+            Transient: a producer or a worker did not become ready, or a producer did not end.
         """
         self.stop_feeders()
         self.options.say("waiting for the last results")
         until = time.monotonic() + SETTLE_S
         while self.outstanding() and time.monotonic() < until:
             time.sleep(0.1)
+        # A worker that is not ready has no handler for SIGTERM yet, which would end it with another exit code.
+        wait_until(
+            lambda: all(each.name or each.exit_code is not None for each in self.workers), "the workers are ready"
+        )
         for worker in self.workers:
-            if worker.name and worker.exit_code is None:
-                counted = worker.counter("sortline_jobs_total")
-                self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
+            self._count_in_metrics(worker)
         for worker in list(self.workers):
-            if code := self.drain_worker(worker):
-                self.note(ENDS_WHEN_TOLD, f"{worker.name}: exit code {code}, see {worker.log}")
+            self.drain_worker(worker)
+
+    def _count_in_metrics(self, worker: WorkerProcess) -> None:
+        """Record the count in the metrics of a worker that lives. `drain_worker` notes one that doesn't."""
+        if worker.name is None or worker.exit_code is not None:
+            return
+        try:
+            # A worker counts a job after the server has its result, and then lets go of it.
+            wait_until(lambda: worker.counter("sortline_inflight_jobs") == 0, f"{worker.name} holds no jobs")
+            counted = worker.counter("sortline_jobs_total")
+        except (OSError, Transient) as error:
+            self.note(COUNTS, f"{worker.name}: {error}; see {worker.log}")
+        else:
+            self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
 
     def queued(self) -> dict[str, int]:
         """How many jobs wait, by queue."""
         return {queue: self.client.llen(keys.rq_queue(queue)) for queue in self.settings.queue_names}
 
     def outstanding(self) -> int:
-        """How many jobs wait or are held."""
+        """How many jobs wait or are leased."""
         leased = [int(self.client.zcard(keys.rq_wip(queue))) for queue in self.settings.queue_names]
         return sum(leased) + sum(self.queued().values())
 
     def judge(self) -> tuple[History, list[Breach]]:
-        """The history until now, and the promises that were broken in it."""
+        """The whole history, and the promises that were broken in it."""
         seen = self.follower.stop()
-        self._forgive_lost(seen)
         history = History(
             ledger=read_ledger(self._ledgers),
             seen=seen,
@@ -293,16 +345,6 @@ class Plant:
             for job_id, entries in several.items()
         }
 
-    def _forgive_lost(self, seen: Seen) -> None:
-        """RQ can't tell of jobs that the server has lost together with their results."""
-        if not self.losses or not seen.wrong_status:
-            return
-        job_ids = list(seen.wrong_status)
-        exist = self._exist([seen.entries[job_id][-1] for job_id in job_ids])
-        for job_id, exists in zip(job_ids, exist, strict=True):
-            if not exists:
-                del seen.wrong_status[job_id]
-
     def _exist(self, entries: Sequence[Entry]) -> list[bool]:
         with self.client.pipeline(transaction=False) as pipeline:
             for entry in entries:
@@ -310,8 +352,14 @@ class Plant:
             return [bool(found) for found in pipeline.execute()]
 
 
+def _is_alive_and(process: Process, is_ready: object) -> bool:
+    if not is_ready:
+        process.require_alive()
+    return bool(is_ready)
+
+
 def times_to_result(deaths: Sequence[Death], seen: Seen) -> list[float]:
-    """Seconds from the last death of a worker that held a job until another worker had answered it, for each job."""
+    """For each job whose worker died: seconds from the (last) death until another worker had the result."""
     last_deaths = {job_id: death for death in deaths for job_id in death.job_ids}
     return [
         entry.finished_at - death.at

@@ -1,4 +1,4 @@
-"""Processes of the torture: they can be killed and stopped by signal, and end when the caller does (see `lifeline`)."""
+"""Processes of the torture: campaigns start them and send them signals. They end with the caller (see `lifeline`)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.children import ours
-from shared.errors import Transient
+from shared.errors import BadSetting, Transient
 
-# Longer than anything here takes on a busy machine.
+# Longer than anything here takes, also on a busy machine.
 PATIENCE_S = 120.0
 _LOOK_S = 0.02
 
 
 class Process:
-    """`python -m MODULE ARGUMENTS…`, with a log file."""
+    """`python -m MODULE ARGUMENTS…`, with a log file. `what` is its name in messages."""
+
+    what = "the process"
 
     def __init__(self, module: str, *arguments: str, log: Path, variables: Mapping[str, str]) -> None:
         self.log = log
-        self.started_at = time.time()
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 ours(*arguments, module=module),
@@ -36,7 +37,7 @@ class Process:
                 stdout=file,
                 stderr=file,
                 env={**os.environ, **variables},
-                process_group=0,  # Ctrl-C goes to the torture alone; and see `end_with_caller`
+                process_group=0,  # Ctrl-C reaches the torture alone, which ends its processes; see also `lifeline`
             )
 
     @property
@@ -50,25 +51,35 @@ class Process:
         return self._process.poll()
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait for the end."""
         self._process.kill()
         self._reap(PATIENCE_S)
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for its end; the exit code.
+        """Wait for the end; the exit code.
 
         Raises:
-            Transient: it has not ended in time; it is killed.
+            Transient: it did not end in time, and was killed.
         """
         try:
             return self._reap(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise Transient(f"process {self.pid} did not end within {timeout_s:.0f} s: see {self.log}.") from None
+            raise Transient(f"{self.what} did not end within {timeout_s:.0f} s; see {self.log}") from None
+
+    def require_alive(self) -> None:
+        """For the start of a campaign, which can do nothing without its processes.
+
+        Raises:
+            BadSetting: it has ended; quotes the last line of its log.
+        """
+        if self.exit_code is not None:
+            last_line = (self.log.read_text(errors="replace").strip() or "nothing in its log").splitlines()[-1]
+            raise BadSetting(f"{self.what} ended with exit code {self.exit_code}: {last_line} ({self.log})")
 
     def _reap(self, timeout_s: float) -> int:
         code = self._process.wait(timeout_s)
@@ -78,7 +89,9 @@ class Process:
 
 
 class WorkerProcess(Process):
-    """One worker. Its log says its name and where its metrics are."""
+    """One worker. Its log has its name and the address of its metrics."""
+
+    what = "a worker"
 
     def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
         log = folder / f"worker-{number:05d}.log"
@@ -87,26 +100,26 @@ class WorkerProcess(Process):
 
     @property
     def name(self) -> str | None:
-        """The name under which it writes results; None until it is ready to claim."""
+        """The name that its results have; None until it is ready to claim."""
         if self._name is None:
             self._name = self._said(r"worker (\S+) sorts ")
         return self._name
 
     def counter(self, name: str) -> int:
-        """One of its metrics, over all labels.
+        """The value of one of its metrics: the sum over all labels.
 
         Raises:
-            OSError: it does not answer (any more).
+            OSError: it does not answer.
         """
         _, text = self._get("/metrics")
         families = text_string_to_metric_families(text)
         return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
 
     def health_problem(self) -> str | None:
-        """What `/healthz` says is wrong; None while nothing is.
+        """What is wrong according to its `/healthz`; None if nothing is.
 
         Raises:
-            OSError: it does not answer (any more).
+            OSError: it does not answer.
         """
         status, text = self._get("/healthz")
         return None if status == HTTPStatus.OK else text
@@ -122,7 +135,7 @@ class WorkerProcess(Process):
             connection.request("GET", path)
             response = connection.getresponse()
             return response.status, response.read().decode()
-        except http.client.HTTPException as error:  # it ended in the middle of its answer
+        except http.client.HTTPException as error:  # it ended while it answered
             raise ConnectionError(f"the worker broke off its answer: {error!r}") from error
         finally:
             connection.close()
@@ -132,14 +145,29 @@ class WorkerProcess(Process):
         return found[1] if found else None
 
 
+class FeederProcess(Process):
+    """One producer (`torture.feeder`), and its ledger."""
+
+    what = "a producer"
+
+    def __init__(self, *arguments: str, ledger: Path, variables: Mapping[str, str]) -> None:
+        super().__init__("torture.feeder", str(ledger), *arguments, log=ledger.with_suffix(".log"), variables=variables)
+        self._ledger = ledger
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it has begun to send. From then on it obeys SIGTERM."""
+        return self._ledger.stat().st_size > 0
+
+
 def wait_until(is_true: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `is_true()`.
+    """Wait until `is_true()`. `what` says so in words, for the error.
 
     Raises:
-        Transient: it is not within `timeout_s`; names `what` was waited for.
+        Transient: it did not become true within `timeout_s`.
     """
     until = time.monotonic() + timeout_s
     while not is_true():
         if time.monotonic() > until:
-            raise Transient(f"not within {timeout_s:.0f} s: {what}.")
+            raise Transient(f"waited {timeout_s:.0f} s in vain until {what}.")
         time.sleep(_LOOK_S)

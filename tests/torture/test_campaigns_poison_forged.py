@@ -160,7 +160,7 @@ def test_a_registry_that_was_moved_counts(settings: Settings, client: redis.Redi
     follower = Follower(settings.redis_url, queues=settings.queue_names)
     follower.look_aside("aside", registry="finished")
     follower.start()
-    assert not follower.stop().wrong_status
+    assert not follower.stop().disagreements
 
 
 # what may stay ─────────────────────────────────────────────────────────────────────────────────────

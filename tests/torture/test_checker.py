@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from torture.checker import PROMISES, RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
-from torture.follower import Entry, Seen
-from torture.ledger import Ledger, Submission
+from torture.follower import Disagreement, Entry, Seen
+from torture.ledger import Acknowledgement, Ledger, Submission
 
 ORDER = ("line-1", "camera-1", 7, 7000, 100.0)
+CALL = Acknowledgement(sent_at=100.0, answered_at=100.2)
 
 
 def submission(job_id: str, kind: str = "plain") -> Submission:
@@ -19,7 +20,9 @@ def submission(job_id: str, kind: str = "plain") -> Submission:
     return Submission(job_id, line, camera, frame_id, encoder_count, captured_at, "live", kind)
 
 
-def entry(outcome: str = "sorted", *, worker: str = "w1", entry_id: str = "1-1", error: str | None = None) -> Entry:
+def entry(
+    outcome: str = "sorted", *, worker: str = "w1", entry_id: str = "101000-0", error: str | None = None
+) -> Entry:
     return Entry(
         stream="sortline:results:line-1",
         entry_id=entry_id,
@@ -32,10 +35,14 @@ def entry(outcome: str = "sorted", *, worker: str = "w1", entry_id: str = "1-1",
     )
 
 
+# A second result, 2 s after the first.
+AGAIN = entry(entry_id="103000-0", worker="w2")
+
+
 def good() -> History:
     """One image was acknowledged and sorted, one was refused, and of one nobody knows: its producer was killed."""
     sent = {job_id: submission(job_id) for job_id in ("a", "refused", "unknown")}
-    ledger = Ledger(submissions=sent, accepted={"a": 100.0}, refused={"refused": "the queue is full"})
+    ledger = Ledger(submissions=sent, accepted={"a": CALL}, refused={"refused": "the queue is full"})
     seen = Seen(entries={"a": [entry()]})
     return History(ledger=ledger, seen=seen, visible={}, counts=[WorkerCount("w1", "counter", 1, is_final=True)])
 
@@ -48,19 +55,19 @@ def broken_promises(history: History) -> list[str]:
 
 
 def lose(history: History) -> History:
-    history.ledger.accepted["unknown"] = 100.0
+    history.ledger.accepted["unknown"] = CALL
     return history
 
 
 def double(history: History) -> History:
-    both = [entry(), entry(entry_id="1-2", worker="w2")]
+    both = [entry(), AGAIN]
     history.seen.entries["a"] = both
     return replace(history, visible={"a": both})
 
 
-def take_back(history: History) -> History:
-    history.seen.entries["a"] = [entry(), entry(entry_id="1-2", worker="w2")]
-    return replace(history, visible={"a": [entry(entry_id="1-2", worker="w2")]})
+def replace_result(history: History) -> History:
+    history.seen.entries["a"] = [entry(), AGAIN]
+    return replace(history, visible={"a": [AGAIN]})
 
 
 def invent(history: History) -> History:
@@ -88,13 +95,18 @@ def sort_bad(history: History) -> History:
     return replace(history, endings={"truncated": {"rejected"}})
 
 
+def expire(history: History) -> History:
+    history.seen.entries["a"] = [entry("expired")]
+    return history
+
+
 def change(history: History) -> History:
     history.seen.entries["a"] = [entry()._replace(order=("line-1", "camera-1", 8, 7000, 100.0))]
     return history
 
 
 def misreport(history: History) -> History:
-    history.seen.wrong_status["a"] = "outcome sorted, status started"
+    history.seen.disagreements["a"] = Disagreement("outcome sorted, status started", entry(), asked_at=103.0)
     return history
 
 
@@ -122,12 +134,13 @@ BREAKS: dict[str, Callable[[History], History]] = dict(
         [
             lose,
             double,
-            take_back,
+            replace_result,
             invent,
             sort_refused,
             fail,
             reject,
             sort_bad,
+            expire,
             change,
             misreport,
             garble,
@@ -162,19 +175,59 @@ def loss(*job_ids: str, since: float = 0.0, until: float = 0.0) -> Loss:
     return Loss("FLUSHALL", frozenset(job_ids), since=since, until=until)
 
 
-@pytest.mark.parametrize("explains", [loss("unknown"), loss(since=99.0, until=100.0)], ids=["held", "just sent"])
+@pytest.mark.parametrize(
+    "explains",
+    [loss("unknown"), loss(since=99.0, until=100.1), loss(since=100.1, until=101.0)],
+    ids=["held", "during the call", "before its answer"],
+)
 def test_what_the_server_lost_may_have_no_result(explains: Loss) -> None:
     assert check(replace(lose(good()), losses=[loss(), explains])) == []
 
 
-@pytest.mark.parametrize("elsewhere", [loss("a"), loss(until=99.0), loss(since=100.1, until=101.0)])
+@pytest.mark.parametrize("elsewhere", [loss("a"), loss(until=99.9), loss(since=100.3, until=101.0)])
 def test_what_no_loss_explains_is_lost(elsewhere: Loss) -> None:
     assert broken_promises(replace(lose(good()), losses=[elsewhere])) == ["every acknowledged image has a result"]
 
 
 def test_a_result_that_the_server_lost_may_come_again() -> None:
-    assert check(replace(take_back(good()), losses=[loss("a")])) == []
-    assert broken_promises(replace(double(good()), losses=[loss("a")])) == ["no image has two results"]
+    between = loss("a", since=101.5, until=102.0)
+    assert check(replace(replace_result(good()), losses=[between])) == []
+    assert broken_promises(replace(double(good()), losses=[between])) == ["no image has two results"]
+
+
+@pytest.mark.parametrize("elsewhere", [loss(since=99.0, until=100.9), loss(since=103.1, until=104.0)])
+def test_a_loss_before_or_after_two_results_explains_neither_of_them(elsewhere: Loss) -> None:
+    """It took both away, or came before both: the server held the first when it got the second."""
+    history = replace(replace_result(good()), losses=[elsewhere])
+    assert broken_promises(history) == ["no result is followed by another one"]
+
+
+def test_rq_need_not_know_a_job_that_the_server_lost_before_it_was_asked() -> None:
+    assert check(replace(misreport(good()), losses=[loss(since=102.0, until=102.5)])) == []
+    after = replace(misreport(good()), losses=[loss(since=104.0, until=104.5)])
+    assert broken_promises(after) == ["RQ's status and registries agree with the result"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "deadline_at", "is_right"),
+    [
+        ("sorted", None, True),
+        ("sorted", 101.0, True),
+        ("sorted", 100.9, False),
+        ("late", None, False),
+        ("late", 101.0, False),
+        ("late", 100.9, True),
+        ("expired", None, False),
+        ("expired", 101.5, True),
+    ],
+)
+def test_outcomes_agree_with_deadlines(outcome: str, deadline_at: float | None, is_right: bool) -> None:
+    """The result's `finished_at` is 101."""
+    history = good()
+    history.ledger.submissions["a"] = submission("a")._replace(deadline_at=deadline_at)
+    history.seen.entries["a"] = [entry(outcome)]
+    wrong = "sorted means in time; late and expired mean that a deadline was missed"
+    assert broken_promises(history) == ([] if is_right else [wrong])
 
 
 def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> None:

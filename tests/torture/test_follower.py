@@ -37,7 +37,7 @@ def test_reads_each_result_and_finds_rq_to_agree(follower: Follower, settings: S
     assert seen.entries.keys() == set(job_ids)
     assert {entry.order[:3] for (entry,) in seen.entries.values()} == {("line-1", "camera-1", n) for n in range(5)}
     assert {(entry.outcome, entry.worker, entry.attempt) for (entry,) in seen.entries.values()} == {("sorted", "w1", 1)}
-    assert not seen.wrong_status
+    assert not seen.disagreements
     assert not seen.unreadable
     assert not seen.missed
 
@@ -66,7 +66,7 @@ def test_finds_what_rq_says_otherwise(settings: Settings, client: redis.Redis, s
     spoil(client, job_id)
     follower = Follower(settings.redis_url, queues=settings.queue_names)
     follower.start()
-    assert follower.stop().wrong_status.keys() == {job_id}
+    assert follower.stop().disagreements.keys() == {job_id}
 
 
 def test_finds_what_is_no_result(follower: Follower, settings: Settings, client: redis.Redis) -> None:

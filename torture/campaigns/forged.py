@@ -32,8 +32,8 @@ STEP_S = 5.0
 def forged(plant: Plant, limits: Limits) -> Figures:
     """Until the time is over, and each forgery was made once; then until all that was sent has its end."""
     settings = plant.settings.model_copy(update={"lease_s": LEASE_S})
-    workers = [plant.start_worker(settings) for _ in range(WORKERS)]
-    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_workers(WORKERS, settings)
+    workers = plant.ready
     plant.start_feeders(FEEDINGS)
     forger = Forger(plant, lines=FEEDINGS[0].lines)
     counts: Counter[str] = Counter()
@@ -92,13 +92,19 @@ def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> boo
             plant.note("no producer dies of a forgery", f"after {after!r}: exit code {feeder.exit_code}")
             return False
     for worker in workers:
-        problem = f"exit code {worker.exit_code}"
-        if worker.exit_code is None:
-            problem = worker.health_problem() or ""
-        if problem:
+        if problem := _problem(worker):
             plant.note("no worker dies or hangs of a forgery", f"{worker.name} after {after!r}: {problem}")
             return False
     return True
+
+
+def _problem(worker: WorkerProcess) -> str | None:
+    if worker.exit_code is not None:
+        return f"exit code {worker.exit_code}"
+    try:
+        return worker.health_problem()
+    except OSError as error:  # it has just died, or hangs
+        return f"/healthz does not answer: {error}"
 
 
 def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:

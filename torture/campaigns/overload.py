@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared import keys
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
 from torture.plant import Plant
@@ -99,7 +100,7 @@ def _judge(plant: Plant, sizes: Sizes) -> None:
     most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * BATCHES_HELD * plant.settings.max_batch
     if sizes.queued > most_queued:
         plant.note("a queue keeps its bound", f"{sizes.queued:,} jobs waited, at most {most_queued:,} were expected")
-    finished = sum(plant.client.zcard(f"rq:finished:{queue}") for queue in plant.settings.queue_names)
+    finished = sum(plant.client.zcard(keys.rq_finished(queue)) for queue in plant.settings.queue_names)
     bound = SERVER_BYTES + QUEUE_MAX_ITEMS * WAITING_JOB_BYTES + finished * FINISHED_JOB_BYTES
     if sizes.server_bytes > bound:
         plant.note("the server's memory is bounded", f"{sizes.server_bytes:,} bytes, at most {bound:,} were expected")

@@ -19,7 +19,7 @@ from torture.feeder import Feeding
 from torture.images import MARKS, ImageMaker, bad_images
 from torture.leftovers import read_statuses
 from torture.plant import SETTLE_S, Plant
-from torture.processes import PATIENCE_S, WorkerProcess, wait_until
+from torture.processes import PATIENCE_S, WorkerProcess
 from torture.sender import Sender
 
 WORKERS = 3
@@ -52,9 +52,7 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     """Until the time is over, and at least one image of each kind was sent; then until each has its end."""
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     orchestrator = Orchestrator(plant, quick)
-    for _ in range(WORKERS):
-        plant.start_worker(quick)
-    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_workers(WORKERS, quick)
     plant.start_feeders([FEEDING] * FEEDERS)
     poisoner = Poisoner(plant, orchestrator)
     until = time.monotonic() + limits.seconds
@@ -185,7 +183,7 @@ class Orchestrator:
             self.aborted.add(worker.pid)
         elif worker.pid not in self.told_at:
             self._plant.note("a worker ends of nothing but a mark", f"{worker.name}: exit code {code}")
-        self._plant.bury_worker(worker)
+        self._plant.record_death(worker, at=time.time())
         self._plant.start_worker(self._settings)
 
 

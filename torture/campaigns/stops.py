@@ -8,7 +8,7 @@ from collections import Counter
 
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
-from torture.plant import ENDS_WHEN_TOLD, Plant
+from torture.plant import Plant
 from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
@@ -18,17 +18,15 @@ LEASE_S = 2
 TWICE = "SIGTERM twice"
 ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run has each of them
 MAX_PAUSE_S = 0.4
-QUIT_CODE = 130  # of a worker that is told a second time, unless it was done by then
 
 
 def stops(plant: Plant, limits: Limits) -> Figures:
     """Until the time is over: stop a worker or tell it to end, and replace it. Each of ACTIONS at least once."""
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S})
-    for _ in range(WORKERS):
-        plant.start_worker(quick)
-    wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
+    plant.start_workers(WORKERS, quick)
     plant.start_feeders([Feeding()] * FEEDERS)
     counts = dict.fromkeys(ACTIONS, 0)
+    zombies_with_jobs = 0
     drains_s: list[float] = []
     codes: Counter[int] = Counter()
     until = time.monotonic() + limits.seconds
@@ -40,31 +38,36 @@ def stops(plant: Plant, limits: Limits) -> Figures:
         wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
         victim = plant.random.choice(plant.ready)
         if action == "zombie":
-            _stand_still(victim)
+            zombies_with_jobs += _stand_still(plant, victim)
             continue
         began = time.monotonic()
         codes[_end(plant, victim, action)] += 1
         drains_s.append(time.monotonic() - began)
         plant.start_worker(quick)
-    return {**counts, "exit codes": dict(codes), "longest drain, s": round(max(drains_s), 2)}
+    return {
+        **counts,
+        "zombies with jobs in hand": zombies_with_jobs,
+        "exit codes": dict(codes),
+        "longest drain, s": round(max(drains_s), 2),
+    }
 
 
-def _stand_still(worker: WorkerProcess) -> None:
+def _stand_still(plant: Plant, worker: WorkerProcess) -> bool:
+    """Stop a worker for longer than its lease; whether it held jobs, without which this shows nothing."""
     worker.signal(signal.SIGSTOP)
-    time.sleep(LEASE_S + 1.5)  # and a second for whoever takes its jobs back
+    had_jobs = bool(plant.held_by(worker.name or ""))
+    time.sleep(LEASE_S + 1.5)  # the other workers take expired leases back once a second
     worker.signal(signal.SIGCONT)
+    return had_jobs
 
 
 def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
-    """Tell a worker to end, and hold it to its promises; its exit code."""
+    """Tell a worker to end, and check that it ends as it should; its exit code."""
     if action == TWICE:
-        worker.signal(signal.SIGTERM)
-        time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
-        code = plant.drain_worker(worker)
+        pause_s = plant.random.uniform(0.05, 0.2)  # the kernel merges equal signals that come at once
+        code = plant.drain_worker(worker, again_after_s=pause_s)
     else:
         code = plant.drain_worker(worker, number=signal.Signals[action])
-    if code != 0 and not (action == TWICE and code == QUIT_CODE):
-        plant.note(ENDS_WHEN_TOLD, f"{worker.name} after {action}: exit code {code}, see {worker.log}")
     if held := plant.held_by(worker.name or ""):
         plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
     return code
