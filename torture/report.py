@@ -1,4 +1,4 @@
-"""What is printed in the end: a table, the broken promises, the seed and the verdict."""
+"""The output: a table, the broken promises, the seed and the verdict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torture.run import Report
 
 
 def print_reports(reports: Sequence[Report], *, seed: int) -> None:
-    """For people."""
+    """Print the reports for a reader."""
     console = Console()
-    table = Table("campaign", "what", "figure")
+    table = Table("campaign", "figure", "value")
     for report in reports:
         for number, (what, figure) in enumerate(_rows(report)):
             table.add_row(report.campaign if number == 0 else "", what, _text(figure))
@@ -22,7 +22,7 @@ def print_reports(reports: Sequence[Report], *, seed: int) -> None:
     console.print(table)
     for report in reports:
         for breach in report.breaches:
-            console.print(f"BROKEN in {report.campaign}, {breach.cases:,} times: {breach.promise}", style="red")
+            console.print(f"BROKEN in {report.campaign}, {_times(breach.cases)}: {breach.promise}", style="red")
             for example in breach.examples:
                 console.print(f"    {example}", markup=False, highlight=False)
     console.print(f"seed {seed}; {verdict(reports)}", highlight=False)
@@ -38,7 +38,7 @@ def verdict(reports: Sequence[Report]) -> str:
 
 
 def as_json(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
-    """The same for programs."""
+    """The reports for a program."""
     return {
         "seed": seed,
         "passed": not any(report.breaches for report in reports),
@@ -65,11 +65,15 @@ def _rows(report: Report) -> list[tuple[str, Any]]:
         ("images acknowledged", report.accepted),
         ("images refused", report.refused),
         ("images with a result", report.results),
-        ("by outcome", report.outcomes),
-        ("by attempt", report.attempts),
-        ("seconds", round(report.seconds)),
+        ("results by outcome", report.outcomes),
+        ("results by attempt", report.attempts),
+        ("duration, s", round(report.seconds)),
         ("promises broken", len(report.breaches)),
     ]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _text(figure: Any) -> str:

@@ -1,4 +1,4 @@
-"""Runs campaigns one after the other, each on an empty server, and judges each."""
+"""Runs campaigns one after the other, each on an empty server, and checks the history of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.connection import check as check_server
 from shared.connection import connect
-from shared.errors import BadSetting
+from shared.errors import BadSetting, Transient
 from shared.server_answers import server_errors
 from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
@@ -37,11 +37,16 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "poison": poison,
     "forged": forged,
 }
+NEED_OWN_SERVER = ("server",)
+# The queues that campaigns send to, whatever the user's own setting is.
+QUEUES = "live,bulk"
+
+COMES_TO_ITS_END = "the campaign comes to its end"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What one campaign did, and what became of it."""
+    """The figures of one campaign, and the promises that were broken in it."""
 
     campaign: str
     seconds: float
@@ -55,19 +60,34 @@ class Report:
 
 
 def run_campaigns(
-    names: Sequence[str], limits: Limits, *, engine: str, seed: int, flags: Mapping[str, Any], folder: Path, say: Say
+    names: Sequence[str],
+    limits: Limits,
+    *,
+    engine: str,
+    seed: int,
+    redis_url: str | None,
+    flush: bool,
+    folder: Path,
+    say: Say,
 ) -> list[Report]:
-    """Each of the campaigns, in this order.
+    """Run each of the campaigns, in this order.
+
+    Args:
+        redis_url: an empty server; None for one of the torture's own.
+        flush: empty that server first.
+        folder: an empty folder for logs and ledgers; created if it does not exist.
 
     Raises:
-        BadSetting: the folder is not empty, or the server that `flags` names isn't.
+        BadSetting: the folder or the server can't be used, or a worker does not start with these settings.
+        NotFound: the torture's own server is not installed.
+        Transient: the server can't be reached, or the plant does not come to rest.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):  # another run's ledgers would be taken for this one's
-        raise BadSetting(f"--folder {folder} holds files: name an empty one, or one that does not exist.")
+    if redis_url is not None and (refused := [name for name in names if name in NEED_OWN_SERVER]):
+        raise BadSetting(f"the campaign `{refused[0]}` kills its server: run it without --redis-url.")
+    _make_folders(folder, names)
     reports = []
     for name in names:
-        with _server(flags, folder / name) as (settings, server):
+        with _server(redis_url, folder / name, flush=flush) as (settings, server):
             options = PlantOptions(
                 settings=settings,
                 server=server,
@@ -80,6 +100,17 @@ def run_campaigns(
     return reports
 
 
+def _make_folders(folder: Path, names: Sequence[str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):  # ledgers of another run would be read as this run's
+            raise BadSetting(f"--folder {folder} is not empty: name an empty folder, or one that does not exist.")
+        for name in names:
+            (folder / name).mkdir()
+    except OSError as error:
+        raise BadSetting(f"--folder {folder} can't be used: {error.strerror}.") from error
+
+
 def _say_of(campaign: str, say: Say, text: str) -> None:
     say(f"{campaign}: {text}")
 
@@ -87,7 +118,11 @@ def _say_of(campaign: str, say: Say, text: str) -> None:
 def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
     began = time.monotonic()
     with Plant(options) as plant:
-        figures = CAMPAIGNS[name](plant, limits)
+        figures: Figures = {}
+        try:
+            figures = CAMPAIGNS[name](plant, limits)
+        except Transient as error:  # what it waited for did not happen; its history is checked all the same
+            plant.note(COMES_TO_ITS_END, str(error))
         plant.settle()
         history, breaches = plant.judge()
         waits_s = times_to_result(plant.deaths, history.seen)
@@ -106,24 +141,24 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
 
 
 @contextlib.contextmanager
-def _server(flags: Mapping[str, Any], folder: Path) -> Iterator[tuple[Settings, TortureServer | None]]:
-    """An empty server, for one campaign: the one that a flag names, or one of the torture's own.
+def _server(redis_url: str | None, folder: Path, *, flush: bool) -> Iterator[tuple[Settings, TortureServer | None]]:
+    """An empty server for one campaign: the one at `redis_url`, or one of the torture's own.
 
-    What its own has acknowledged is on the disk: then a kill loses nothing, and what is lost was lost by Sortline.
+    Its own syncs its append-only file before each answer. A kill of it loses nothing, so whatever is lost was lost by
+    Sortline.
     """
-    if flags["redis_url"] is None:
-        folder.mkdir()
-        with TortureServer(folder, appendfsync="always") as server:
-            yield load_settings(redis_url=server.url), server
+    if redis_url is None:
+        with TortureServer(folder, appendfsync="always") as server, server_errors(server.url):
+            yield load_settings(redis_url=server.url, queues=QUEUES), server
         return
-    settings = load_settings(redis_url=flags["redis_url"])
+    settings = load_settings(redis_url=redis_url, queues=QUEUES)
     with server_errors(settings.redis_url):
         client: Any = connect(settings.redis_url)
         check_server(client, settings.redis_url)
-        if (count := client.dbsize()) and not flags["flush"]:
+        if (count := client.dbsize()) and not flush:
             raise BadSetting(
                 f"redis_url {masked(settings.redis_url)}: the database holds {count:,} keys, and the torture needs an "
-                "empty one. Name another, e.g. …/15, or say --flush to have this one EMPTIED."
+                "empty one. Name another, e.g. …/15, or add --flush, which DELETES everything in this one."
             )
         client.flushdb()
         try:

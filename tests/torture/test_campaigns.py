@@ -24,7 +24,8 @@ def short_run(name: str, folder: Path, *, kills: int = 1, seconds: float = 1) ->
         Limits(kills=kills, seconds=seconds),
         engine="null",
         seed=7,
-        flags={"redis_url": None, "flush": False},
+        redis_url=None,
+        flush=False,
         folder=folder,
         say=lambda text: None,
     )
@@ -82,7 +83,7 @@ def test_a_server_that_is_not_empty_is_refused(settings: Settings, client: redis
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "feeder-00001.ledger").touch()
-    with pytest.raises(BadSetting, match="holds files"):
+    with pytest.raises(BadSetting, match="is not empty"):
         short_run("kills", tmp_path)
 
 

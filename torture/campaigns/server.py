@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.errors import BadSetting
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
 from torture.plant import Plant
@@ -49,12 +48,8 @@ def server(plant: Plant, limits: Limits) -> Figures:
     """One fault after the other, in a random order, until the time is over and each has had its turn.
 
     The append-only file is synced before each answer, so that a kill of the server loses nothing.
-
-    Raises:
-        BadSetting: the server belongs to somebody else.
     """
-    if plant.server is None:
-        raise BadSetting("the campaign `server` kills its server: leave --redis-url out, so that it has its own.")
+    assert plant.server is not None, "see NEED_OWN_SERVER"
     proxy = plant.enter(proxy_to(plant.settings.redis_url))
     linked = plant.settings.model_copy(update={"redis_url": proxy.url, "lease_s": LEASE_S})
     plant.start_workers(WORKERS, linked)
