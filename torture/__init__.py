@@ -1,4 +1,4 @@
-"""`sortline torture`: kills, cuts, floods and forges while images are sorted, and checks the whole history.
+"""`sortline torture`: kills, stops and floods a plant while it sorts images, and checks what became of each image.
 
-Imported by `sortline.py` alone. What it starts are real workers, producers and servers, in processes of their own.
+Imported by `sortline.py` alone. It starts real workers, producers and servers, each as a process.
 """

@@ -1,10 +1,10 @@
-"""Run as a program: tells its process id, has its fsyncs watched if asked to, then becomes the given command.
+"""A program: sends its process id to its starter, has its fsyncs watched on demand, then becomes the given command.
 
     python -m torture.exec_server SOCKET plain|watched COMMAND…
 
-Started by `torture.server`, which listens on the Unix socket SOCKET and gets one message: the process id, as text, and
-of a command that is watched the file descriptor that `torture.fsync_monitor` reads from. Every fsync and fdatasync of
-that command, its threads and its children then waits for the monitor's answer: seccomp's user notification (man 2
+`torture.server` starts it and listens on the Unix socket SOCKET. It gets one message: the process id as text and, for
+`watched`, the file descriptor that `torture.fsync_monitor` reads from. Then each fsync and fdatasync of the command, of
+its threads and of its children waits for the monitor's answer. This is seccomp's user notification (man 2
 seccomp_unotify), which needs no privileges.
 """
 
@@ -35,7 +35,7 @@ class _Program(ctypes.Structure):
 
 
 def main(socket_path: str, mode: str, command: list[str]) -> None:
-    """Install the filter if it is wanted, hand out its listener, become the command.
+    """Install the filter if it is wanted, send its listener, become the command.
 
     Raises:
         OSError: the kernel does not allow it.
@@ -50,10 +50,10 @@ def main(socket_path: str, mode: str, command: list[str]) -> None:
 
 
 def _report_fsyncs() -> int:
-    """The listener's file descriptor."""
+    """Install a filter that reports each fsync; the file descriptor to listen on."""
     machine = platform.machine()
     if machine not in _SYSCALLS:
-        raise OSError(f"unknown machine {machine}")
+        raise OSError(f"unsupported machine {machine}")
     seccomp, fsync, fdatasync = _SYSCALLS[machine]
     instructions = b"".join(
         (

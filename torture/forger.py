@@ -1,4 +1,4 @@
-"""The forger's tools: it writes to the server as anybody with access can, and records what must come of it."""
+"""The forger: writes to the server as anybody with access can, and records what must come of it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ STREAM_END = "18446744073709551615-18446744073709551615"
 IMAGE_TTL_S = 600
 ID_LENGTH = 32
 
-# Writes to a key by the command that follows, in place of what is there. Where ARGV[1] names a lease, only while it is
-# held: what is written for a job that has ended stays for ever.
+# Replaces what a key holds, by the command in ARGV[2] and the following. If ARGV[1] names a lease, only while that is
+# held: what is written for a job that has ended would stay for ever.
 _WRITE = """
 if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call(unpack(ARGV, 2))
 return 1
 """
-# Puts a text under a key whose content is kept under another.
+# Puts a text under a key, and keeps its content under another key.
 _SWAP = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('RENAME', KEYS[1], KEYS[2]) end
 redis.call('SET', KEYS[1], 'forged')
 """
-# And the content back in its place.
+# Puts the content back.
 _SWAP_BACK = """
 redis.call('DEL', KEYS[1])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) end
@@ -58,26 +58,26 @@ class Held(NamedTuple):
 
 
 class Forger:
-    """Forges for one campaign. `name` is the forgery that is under way."""
+    """Forges for one campaign. `name` is the current forgery."""
 
     def __init__(self, plant: Plant, *, lines: Sequence[str]) -> None:
         self.plant = plant
         self.client: Any = plant.client
         self.random = plant.random
         self.name = ""
-        self.refusals = 0  # what a worker must count as refused
-        self.refused: list[str] = []  # jobs of these that RQ must show as failed
-        self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must stay as they are: key and DUMP
-        self.mended: dict[str, str] = {}  # keys that workers must have deleted, or written anew with this type
+        self.refusals = 0  # how many jobs workers must count as refused
+        self.refused: list[str] = []  # those of them that RQ must show as failed
+        self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must not change, and their DUMP
+        self.mended: dict[str, str] = {}  # keys that workers must delete, or write anew with this type
         self._lines = lines
         self._sender = Sender(plant, lines=lines)
         self._producer = LineProducer(plant.settings)
         self._images = ImageMaker(plant.random.getrandbits(32))
-        self._touched: set[str] = set()  # plain jobs that were harmed once, and the forged ones
+        self._touched: set[str] = set()  # forged jobs, and plain ones that were harmed once
         self._numbers = itertools.count()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._producer.close()
 
     # what is there ──────────────────────────────────────────────────────────────────────────────────
@@ -87,7 +87,7 @@ class Forger:
         return self.random.choice(self.plant.settings.queue_names)
 
     def any_stream(self) -> str:
-        """The key of one of the plain images' streams, once a worker has mended what was done to it before."""
+        """A stream that plain images go to. Waits until a worker has repaired it after an earlier forgery."""
         key = keys.results(self.random.choice(self._lines))
         self.wait_for_type(key, b"stream")
         return key
@@ -98,7 +98,7 @@ class Forger:
         return self.random.choice(names)
 
     def all_held(self) -> list[Held]:
-        """The plain jobs that a worker holds just now. Each is given once: two faults at one job may cost it."""
+        """The plain jobs that workers hold now. Each is returned only once: a job may fail after two faults."""
         found: list[Held] = []
 
         def look() -> bool:
@@ -110,7 +110,7 @@ class Forger:
         return found
 
     def held(self) -> Held:
-        """One of them."""
+        """A plain job that a worker holds now. No job is returned twice."""
         return self.random.choice(self.all_held())
 
     def _held_now(self) -> Iterator[Held]:
@@ -127,9 +127,9 @@ class Forger:
     # keys ───────────────────────────────────────────────────────────────────────────────────────────
 
     def write_wrong(self, key: str, *, right: str, held: Held | None = None) -> bool:
-        """Put another type than `right` under the key, or a stream that is used up.
+        """Put another type than `right` under the key, or a stream with no ids left.
 
-        Where a job is given, only while a worker holds it; whether that was so.
+        If `held` is given, do it only while a worker holds that job. Returns whether it was done.
         """
         commands: dict[str, list[Any]] = {
             "string": ["SET", key, b"\xff forged"],
@@ -147,7 +147,7 @@ class Forger:
         return True
 
     def replace(self, key: str, command: str, *arguments: str | bytes | int) -> None:
-        """Delete what is there, and write by this command."""
+        """Delete what the key holds, and write to it by this command."""
         self.client.eval(_WRITE, 2, key, "", "", command, key, *arguments)
 
     def spoil_held(self, pattern: str, *, right: str) -> None:
@@ -159,17 +159,17 @@ class Forger:
             spoilt = self.write_wrong(key, right=right, held=held)
 
     def swap(self, key: str) -> str:
-        """Put a text under the key; where its content is kept."""
+        """Put a text under the key; the key that keeps its content."""
         kept = f"forged:kept:{next(self._numbers)}"
         self.client.eval(_SWAP, 2, key, kept)
         return kept
 
     def swap_back(self, key: str, kept: str) -> None:
-        """Put the content back, as a person mends it."""
+        """Put the content back, as a person would."""
         self.client.eval(_SWAP_BACK, 2, key, kept)
 
     def expect_moved(self, key: str) -> None:
-        """The worker moves what is under the key aside, where it stays for a day."""
+        """Expect that a worker moves what the key holds to `sortline:broken:<key>`, where it stays for a day."""
         self.plant.expected_keys.add(keys.broken(key))
 
     # jobs ───────────────────────────────────────────────────────────────────────────────────────────
@@ -188,14 +188,14 @@ class Forger:
         data: bytes | None = None,
         fields: Mapping[str, str | bytes] | None = None,
     ) -> str:
-        """Enqueue a job, beside LineProducer: one without a fault but for what is given here; its id.
+        """Enqueue a job, past LineProducer. It is right except for what the arguments replace. Returns its id.
 
         Args:
-            ends: the outcomes that it may have; none for a job that must be failed unread and counted as refused.
-            image: the file; None for none at all, empty for a good one, a sequence for a key of another type.
-            call: fields of its ImageJob, in place of what they should be.
-            data: all of RQ's `data`, in place of the ImageJob.
-            fields: of its hash, likewise.
+            ends: the outcomes that it may have; none if it must fail unread and be counted as refused.
+            image: the file; b"" for a good one, None for no key, a sequence for a list under its key.
+            call: fields of its ImageJob to replace.
+            data: replaces RQ's `data`, which holds the ImageJob.
+            fields: fields of its hash to replace.
         """
         queue = queue or self.any_queue()
         frame = self._sender.frame(self._images.make(), queue=queue)
@@ -213,14 +213,14 @@ class Forger:
         return prepared.job_id
 
     def junk_job(self, job_id: bytes) -> None:
-        """Enqueue a job of any id, which nobody can read."""
+        """Enqueue an unreadable job with this id."""
         queue = self.any_queue()
         text = job_id.decode(errors="surrogateescape")
         self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
         self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
 
     def no_job(self, job_id: str) -> None:
-        """Enqueue an id whose key holds another type: refused, counted, and left alone."""
+        """Enqueue an id whose key does not hold a hash: workers must refuse and count it, and leave the key alone."""
         key = keys.rq_job(job_id)
         self.write_wrong(key, right="hash")
         del self.mended[key]
@@ -230,7 +230,7 @@ class Forger:
         self.push(self.any_queue(), job_id)
 
     def push(self, queue: str, *job_ids: str | bytes) -> None:
-        """Put ids into a queue, at either end."""
+        """Put ids into a queue, at a random end."""
         self.random.choice((self.client.lpush, self.client.rpush))(keys.rq_queue(queue), *job_ids)
 
     def _note(self, submission: Any, ends: Sequence[Outcome]) -> None:
@@ -280,5 +280,5 @@ class Forger:
 
 
 def packed(call: object) -> bytes:
-    """A call as RQ's JSON serializer and its compression write it."""
+    """A call in the form of RQ's `data`: compressed JSON."""
     return zlib.compress(json.dumps(call).encode())

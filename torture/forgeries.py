@@ -1,6 +1,6 @@
-"""What is forged, by name. A forgery is a function of the forger; to add one, add it to FORGERIES.
+"""The forgeries, by name. A forgery is a function that takes the forger; to add one, add it to FORGERIES.
 
-Each says through the forger's books what must come of it. The plain images must come to nothing by any of them.
+It tells the forger what must come of it. No forgery may cost a plain image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]
 
-# How long a key is broken that stops its queue until it is mended: well within a lease.
+# How long a key stays broken that stops its queue until somebody repairs it: much shorter than a lease.
 MENDED_AFTER_S = 0.4
 SORTED, REJECTED = (Outcome.SORTED,), (Outcome.REJECTED,)
 
@@ -32,7 +32,7 @@ SORTED, REJECTED = (Outcome.SORTED,), (Outcome.REJECTED,)
 
 
 class _Exit:
-    """Unpickled, it ends the process."""
+    """Ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
         return os._exit, (66,)
@@ -80,7 +80,7 @@ ODD_IDS = (b"\xff\xfe", b"a:b:", b":", b"\x00", b"x\n2026-01-01 ERROR forged ", 
 
 
 def refused_data(forger: Forger, data: Callable[[], bytes]) -> None:
-    """Data that is no call of ours."""
+    """Data that is not a call of `sort_image`."""
     forger.job(ends=(), data=data())
 
 
@@ -90,7 +90,7 @@ def refused_call(forger: Forger, call: Callable[[Forger], dict[str, object]]) ->
 
 
 def odd_id(forger: Forger, beginning: bytes) -> None:
-    """An id that RQ would not give."""
+    """An id that RQ would never give."""
     forger.junk_job(beginning + forger.fresh_id().encode())
 
 
@@ -110,7 +110,7 @@ REJECTED_IMAGES: Mapping[str, Callable[[], bytes | Sequence[bytes] | None]] = {
     "no image": lambda: b"junk",
     "too long": lambda: bytes(21_000_000),
 }
-# Of the job's hash: an image is sorted all the same.
+# Of the job's hash. The image is sorted all the same.
 HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
     "retries_left": ("1e400", "-7", "9" * 40, b"\xff", ""),
     "result_ttl": ("1e400", "-7", "9" * 40, b"\xff", "soon"),
@@ -126,12 +126,12 @@ HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
 
 
 def harmless_field(forger: Forger, field: str) -> None:
-    """A field of the job's hash that holds no sensible value."""
+    """A senseless value in a field of the job's hash."""
     forger.job(ends=SORTED, fields={field: forger.random.choice(HARMLESS_FIELDS[field])})
 
 
 def rejected_image(forger: Forger, image: Callable[[], bytes | Sequence[bytes] | None]) -> None:
-    """What is under the image's key is none."""
+    """Something else than an image under the image's key, or nothing."""
     forger.job(ends=REJECTED, image=image())
 
 
@@ -144,25 +144,25 @@ def rejected_call(forger: Forger, call: Callable[[], dict[str, object]]) -> None
 
 
 def duplicate_of_held(forger: Forger) -> None:
-    """A job that a worker holds is in its list again, and in another queue's."""
+    """The id of a job that a worker holds, twice in every queue."""
     held = forger.held()
     for queue in forger.plant.settings.queue_names:
         forger.push(queue, held.job_id, held.job_id)
 
 
 def duplicate_of_own(forger: Forger) -> None:
-    """One job several times."""
+    """The id of a waiting job, several times more."""
     job_id = forger.job(ends=SORTED)
     forger.push(forger.any_queue(), *[job_id] * 3)
 
 
 def ids_without_job(forger: Forger) -> None:
-    """As of jobs that were deleted while they waited: passed over."""
+    """Ids without jobs, as if those had been deleted while they waited. Workers skip them."""
     forger.push(forger.any_queue(), *[forger.fresh_id() for _ in range(50)], b"\xff", b"")
 
 
 def key_of_rq(forger: Forger) -> None:
-    """An id that leads to another key of RQ's."""
+    """An id that makes another key of RQ's look like a job's."""
     forger.no_job(f"{forger.fresh_id()}:dependents")
 
 
@@ -170,13 +170,13 @@ def key_of_rq(forger: Forger) -> None:
 
 
 def junk_leases(forger: Forger) -> None:
-    """Members of the registry of leases that are none, and have run out."""
+    """Members of the registry of leases that are not leases, and have expired."""
     members = (b"no-colon", b":", b"a:", b":b", b"\xff\x00:\xff", b"x" * 10_000 + b":y", b"gone:" + b"e" * 32)
     forger.client.zadd(keys.rq_wip(forger.any_queue()), dict.fromkeys(members, forger.random.choice((0, 1, -1e300))))
 
 
 def leases_of_held(forger: Forger) -> None:
-    """A second lease, which has run out, on each job that a worker holds; until workers have looked for such leases."""
+    """Second, expired leases on jobs that workers hold, for as long as workers take to look for expired leases."""
     until = time.monotonic() + REAP_INTERVAL_S
     while time.monotonic() < until:
         leases = {f"{held.job_id}:{forger.fresh_id()}": 1 for held in forger.all_held()}
@@ -184,7 +184,7 @@ def leases_of_held(forger: Forger) -> None:
 
 
 def lease_of_own(forger: Forger) -> None:
-    """A lease on a job that waits in its queue."""
+    """An expired lease on a job that waits in its queue."""
     job_id = forger.job(ends=SORTED)
     forger.client.zadd(keys.rq_wip(forger.any_queue()), {f"{job_id}:{forger.fresh_id()}": 1})
 
@@ -200,7 +200,7 @@ def wrong_worker(forger: Forger) -> None:
 
 
 def wrong_executions_of_worker(forger: Forger) -> None:
-    """A worker's own list of what it holds, or a member that is none."""
+    """A worker's set of executions: of another type, or with members that are not executions."""
     key = f"{keys.rq_worker(forger.any_worker())}:executions"
     if forger.random.random() < 0.5:
         forger.write_wrong(key, right="set")
@@ -209,7 +209,7 @@ def wrong_executions_of_worker(forger: Forger) -> None:
 
 
 def wrong_bell(forger: Forger) -> None:
-    """What wakes idle workers."""
+    """The list that wakes idle workers."""
     forger.write_wrong(keys.bell(forger.any_queue()), right="list")
 
 
@@ -220,7 +220,7 @@ def wrong_lines(forger: Forger) -> None:
 
 
 def wrong_registry(forger: Forger, registry: str) -> None:
-    """RQ's registry of the jobs that ended so."""
+    """RQ's registry of finished or of failed jobs."""
     queue = forger.any_queue()
     key = f"rq:{registry}:{queue}"
     forger.expect_moved(key)
@@ -230,14 +230,14 @@ def wrong_registry(forger: Forger, registry: str) -> None:
 
 
 def wrong_stream(forger: Forger) -> None:
-    """A line's stream of results. What it held is still there, elsewhere."""
+    """A line's stream of results. Its entries are kept under another key."""
     stream = forger.any_stream()
     forger.expect_moved(stream)
     forger.plant.follower.read_aside(forger.swap(stream), stream=stream)
 
 
 def used_up_stream(forger: Forger) -> None:
-    """A line's stream whose last id is the largest there is: a worker moves it aside, with all that it holds."""
+    """A line's stream with no ids left: a worker moves it aside, with its entries."""
     stream = forger.any_stream()
     moved = keys.broken(stream)
     forger.client.delete(moved)  # of an earlier forgery
@@ -250,7 +250,7 @@ def used_up_stream(forger: Forger) -> None:
 
 
 def junk_entries(forger: Forger) -> None:
-    """Entries of a line's stream that are no results."""
+    """Entries in a line's stream that are not results."""
     stream = forger.any_stream()
     for fields in ({"result": "{"}, {"result": "[1]"}, {"result": "{}"}, {"forged": b"\xff"}, {"result": b"\xff"}):
         entry_id = forger.client.xadd(stream, fields).decode()
@@ -258,7 +258,7 @@ def junk_entries(forger: Forger) -> None:
 
 
 def mended_by_hand(forger: Forger, pattern: str) -> None:
-    """A key of RQ's that stays broken until somebody mends it: its queue stops, or its tools see less."""
+    """A key of RQ's that stays broken until somebody repairs it. Meanwhile its queue stops, or RQ's tools show less."""
     key = pattern.format(queue=forger.any_queue())
     kept = forger.swap(key)
     time.sleep(MENDED_AFTER_S)
@@ -266,57 +266,57 @@ def mended_by_hand(forger: Forger, pattern: str) -> None:
 
 
 def wrong_processes(forger: Forger) -> None:
-    """Which processes the workers of this host are."""
+    """The hashes that tell workers about each other's processes."""
     for key in forger.client.scan_iter("sortline:processes:*"):
         forger.write_wrong(key.decode(), right="hash")
 
 
 def junk_processes(forger: Forger) -> None:
-    """Processes that are none; one of them is said to be a worker's."""
+    """Entries in these hashes that are not processes, or not those of the workers."""
     junk: list[str | bytes] = [b"\xff", b"\xff", "nobody", "999999999999:1", "", "", forger.any_worker(), "4194304:1"]
     for key in forger.client.scan_iter("sortline:processes:*"):
         forger.replace(key.decode(), "HSET", *junk)
 
 
 def junk_in_sets(forger: Forger) -> None:
-    """Members of RQ's sets that are none."""
+    """Members of RQ's sets that are not workers or queues."""
     for key in (keys.RQ_WORKERS, keys.rq_queue_workers(forger.any_queue()), keys.RQ_QUEUES):
         forger.client.sadd(key, b"\xff", "", "rq:worker:nobody")
 
 
 def wrong_sweep(forger: Forger) -> None:
-    """Where the search for lost jobs stands."""
+    """The state of the search for lost jobs, and its suspects."""
     queues = forger.plant.settings.queue_names
     forger.write_wrong(keys.sweep(queues), right="hash")
     forger.write_wrong(keys.suspects(queues), right="zset")
 
 
 def junk_sweep(forger: Forger) -> None:
-    """A cursor and a time that are none."""
+    """A state of that search with a cursor and a time that can't be used."""
     cursor = forger.random.choice([b"junk", b"-1", b"", b"\xff", b"9" * 40])
     next_s = forger.random.choice([b"nan", b"inf", b"1e400", b"-1", b"junk", b"\xff"])
     forger.replace(keys.sweep(forger.plant.settings.queue_names), "HSET", "cursor", cursor, "next_s", next_s)
 
 
 def junk_suspects(forger: Forger) -> None:
-    """Suspects that are none."""
+    """Suspects of that search that are not lost jobs."""
     members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
     scored = [part for member in members for part in (1, member)]
     forger.replace(keys.suspects(forger.plant.settings.queue_names), "ZADD", *scored)
 
 
-# orders ─────────────────────────────────────────────────────────────────────────────────────────────
+# commands ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def suspended(forger: Forger) -> None:
-    """As by `rq suspend`, but of any type; and resumed."""
+    """Suspend workers as `rq suspend` does, but by a key of any type; then resume them."""
     forger.write_wrong(keys.RQ_SUSPENDED, right=forger.random.choice(("string", "list", "none")))
     time.sleep(MENDED_AFTER_S)
     forger.client.delete(keys.RQ_SUSPENDED)
 
 
 def junk_commands(forger: Forger) -> None:
-    """Messages to a worker that are no command, or one that is refused. `shutdown` is an order that is obeyed."""
+    """Messages to a worker that are not commands, or are commands that it refuses. (It would obey `shutdown`.)"""
     held = forger.held()
     messages: list[str | bytes] = [
         b"\xff\xfe",
@@ -366,8 +366,8 @@ FORGERIES: Mapping[str, Forgery] = {
     "finished jobs": functools.partial(wrong_registry, registry="finished"),
     "failed jobs": functools.partial(wrong_registry, registry="failed"),
     "stream of another type": wrong_stream,
-    "stream that is used up": used_up_stream,
-    "entries that are no result": junk_entries,
+    "stream with no ids left": used_up_stream,
+    "entries that are not results": junk_entries,
     "queue": functools.partial(mended_by_hand, pattern="rq:queue:{queue}"),
     "leases": functools.partial(mended_by_hand, pattern="rq:wip:{queue}"),
     "set of queues": functools.partial(mended_by_hand, pattern=keys.RQ_QUEUES),

@@ -1,9 +1,10 @@
-"""Knows how much of each file of a process is on the disk: it carries out the process's fsyncs. For `torture.server`.
+"""The fsync monitor: carries out the fsyncs of a process, and so knows how much of each file is on the disk.
 
-After SIGKILL the page cache survives, so that a killed server finds on its restart also what it had never synced. A
-power cut leaves what was synced. Which part that is only the fsyncs themselves tell, so the kernel hands them over
-(`torture.exec_server`): the monitor notes the file's size, syncs the file, and lets the process go on.
-(WAITAOF does not tell: with `appendfsync everysec` it answers before the fsync, redis#13793, in Valkey 9.1 too.)
+After SIGKILL the page cache survives, so a restarted server also finds what it had never synced. A power cut leaves
+only what was synced. How much that was, only the fsyncs tell. So the kernel hands them to the monitor
+(`torture.exec_server`), which notes the file's size, syncs the file, and lets the process go on.
+
+WAITAOF can't tell: with `appendfsync everysec` it answers before the fsync (redis#13793, and in Valkey 9.1 too).
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ _POLL_MS = 100
 
 
 class FsyncMonitor:
-    """Carries out the fsyncs of one process, its threads and its children, in a thread of its own."""
+    """Carries out the fsyncs of one process, its threads and its children, on a thread of its own."""
 
     def __init__(self, listener: int) -> None:
-        """Starts the thread, which takes the listener over and closes it in the end."""
+        """Starts the thread, which takes over the listener (a file descriptor) and closes it in the end."""
         self._listener = listener
-        # By name, which only the files that Valkey appends to keep for life.
+        # By the file's name. Valkey never renames the files that it appends to.
         self._synced_bytes: dict[str, int] = {}
-        # Held while a file is synced. Reentrant, so that whoever holds the fsyncs up can use the monitor meanwhile.
+        # Held while a file is synced. Reentrant, so that the thread inside `held` can still use the monitor.
         self._sync_lock = threading.RLock()
         self._closed = False
         threading.Thread(target=self._serve, name="fsync-monitor", daemon=True).start()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """No fsync begins or ends during the block: a disk that hangs."""
+        """During the block no fsync begins or ends, as if the disk hung."""
         with self._sync_lock:
             yield
 
     def synced_bytes(self) -> dict[str, int]:
-        """The size that each file had at its last fsync, by the file's name; not those that were never synced."""
+        """By name: the size of each file at its last fsync. Files that were never synced are missing."""
         with self._sync_lock:
             return dict(self._synced_bytes)
 
     def close(self) -> None:
-        """Sync and note nothing more. The process must have ended: its next fsync would fail."""
+        """Stop. The process must have ended, because its next fsync would fail."""
         with self._sync_lock:
             self._closed = True
 
@@ -62,14 +63,14 @@ class FsyncMonitor:
             while not self._closed:
                 for _, events in poll.poll(_POLL_MS):
                     if not events & select.POLLIN:
-                        return  # nobody is left who could call fsync
+                        return  # all the processes have ended
                     self._answer_next()
         finally:
             os.close(self._listener)
 
     def _answer_next(self) -> None:
         request = bytearray(_REQUEST.size)
-        # ENOENT: the caller was killed, before we had its request or before it had our answer.
+        # ENOENT: the process was killed before the request was read, or before the answer was sent.
         with contextlib.suppress(FileNotFoundError):
             fcntl.ioctl(self._listener, _RECEIVE, request)
             request_id, process_id, *_, descriptor = _REQUEST.unpack(request)[:7]
@@ -80,9 +81,9 @@ class FsyncMonitor:
             fcntl.ioctl(self._listener, _SEND, _ANSWER.pack(request_id, 0, -error, 0))
 
     def _sync(self, link: Path) -> int:
-        """Sync the file behind a descriptor of the process; an error number, or 0."""
+        """Sync the file behind a descriptor of the process; 0, or an error number."""
         try:
-            name = link.readlink().name  # now: the link is gone when the process is killed meanwhile
+            name = link.readlink().name  # before the sync: the link vanishes if the process is killed
             file = os.open(link, os.O_RDONLY)
             try:
                 # Before the sync: what is written during it may or may not be on the disk.

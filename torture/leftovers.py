@@ -1,4 +1,4 @@
-"""What the server still holds when all is done: there should be nothing but results and RQ's copies of them."""
+"""What the server still holds after a run. Only results and RQ's copies of them should be left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from shared import keys
 
 SCAN_COUNT = 2_000
 CHUNK = 500
-# Of each kind, more are not named.
+# The most jobs and leases that are listed of each queue.
 MOST = 100
 
 
 def read_leftovers(client: Any, *, queues: Sequence[str], expected: Collection[str] = ()) -> dict[str, list[str]]:
-    """By kind: queued jobs, leases, executions, images, jobs without an end. `expected`: keys that may stay."""
+    """What is left, by kind: jobs, leases, executions, images, keys that were moved aside; not the `expected` keys."""
     found = {
         "queued": [_text(each) for queue in queues for each in client.lrange(keys.rq_queue(queue), 0, MOST)],
         "lease": [_text(each) for queue in queues for each in client.zrange(keys.rq_wip(queue), 0, MOST)],
@@ -34,7 +34,7 @@ def _scan(client: Any, pattern: str, expected: Collection[str]) -> list[str]:
 
 
 def _images(client: Any, expected: Collection[str]) -> list[str]:
-    """The image of a failed job stays until it expires, so that it can be retried; every other goes with its job."""
+    """Images, but not those of failed jobs: they stay until they expire, so that the job can be retried."""
     images = _scan(client, keys.image("*"), expected)
     statuses = read_statuses(client, [image.removeprefix(keys.image("")) for image in images])
     with client.pipeline(transaction=False) as pipeline:
@@ -59,7 +59,7 @@ def _unended(client: Any, expected: Collection[str]) -> list[str]:
 
 
 def read_statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
-    """RQ's status of each of these jobs; None of one that is gone, and of a key that is no hash."""
+    """RQ's status of each of these jobs; None if the job is gone, or its key is not a hash."""
     statuses: list[bytes | None] = []
     for start in range(0, len(job_ids), CHUNK):
         with client.pipeline(transaction=False) as pipeline:

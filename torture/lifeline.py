@@ -1,4 +1,4 @@
-"""Ends a process when its caller does, however that ends: the caller holds the other end of standard input."""
+"""Ends a process when its caller ends, in whatever way: the caller holds the other end of its standard input."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import signal
 import threading
 import time
 
-# A worker that drains takes a second or two; one that can't is killed.
+# A worker drains in a second or two. One that can't is killed after this time.
 GRACE_S = 10.0
 
 
 def end_with_caller() -> None:
-    """From now on: SIGTERM to this process when its standard input ends, and SIGKILL if it is still there later.
+    """From now on this process gets SIGTERM when its standard input ends, and SIGKILL if it is still there later.
 
-    A stopped process notices as well: its process group, being its own, is orphaned when the caller ends, and the
-    kernel sends SIGHUP and SIGCONT to the stopped members of an orphaned group.
+    A stopped process (SIGSTOP) ends too. It has a process group of its own, which is orphaned when the caller ends; the
+    kernel then sends SIGHUP and SIGCONT to its stopped members.
     """
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
 

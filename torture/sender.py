@@ -1,4 +1,4 @@
-"""Sends images for a campaign, and records them as a producer's process does."""
+"""Sends images for a campaign, and records them in a ledger as a feeder does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torture.plant import Plant
 
 
 class Sender:
-    """Sends to the lines that the feeders send to, so that what is wrong with an image may harm theirs."""
+    """Sends to the same lines as the feeders, so that a bad image has a chance to harm theirs."""
 
     def __init__(self, plant: Plant, *, lines: Sequence[str]) -> None:
         self.ledger: LedgerWriter = plant.open_ledger()
@@ -34,7 +34,7 @@ class Sender:
         )
 
     def send(self, images: Sequence[tuple[bytes, str]], settings: Settings) -> list[Submission]:
-        """Submit images of these kinds in one call, with these settings of the producer's."""
+        """Submit images in one call, each with its kind; `settings` are the producer's."""
         producer = LineProducer(settings)
         frames = [self.frame(data) for data, _ in images]
         jobs = [producer.prepare(frame) for frame in frames]

@@ -1,7 +1,7 @@
-"""A Valkey server that can be killed, cut off from power, stopped and started again. Used by campaigns and tests.
+"""A Valkey server that can be killed, paused, restarted, and stopped as if by a power cut. For campaigns and tests.
 
-It runs the binary of the `demo` extra on a loopback port, keeps its port and its data over restarts, and ends when the
-caller ends, also when the caller is killed.
+It runs the binary of the `demo` extra on a loopback port. It keeps its port and its data over restarts, and ends when
+the caller ends, even if the caller is killed.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ _PORT_TRIES = 100
 
 
 class TortureServer:
-    """One server; runs for as long as the block lasts, except between `kill` or `power_cut` and `start`."""
+    """A context manager: the server runs inside the block, except between `kill` or `power_cut` and `start`."""
 
     def __init__(self, folder: Path, *, watches_fsyncs: bool = False, **config: str) -> None:
-        """Starts nothing yet.
+        """Does not start the server yet.
 
         Args:
             folder: an empty folder for its data and logs, which stay there.
-            watches_fsyncs: know what is on the disk, as `power_cut`, `unsynced_bytes` and `fsyncs_held` must. It takes
-                Linux 5.0 with seccomp, on x86_64 or aarch64.
-            config: settings of valkey.conf, `_` for `-`. By default an append-only file with `appendfsync everysec`,
-                MEMORY_OPTIONS, and no rewriting of the file behind the torture's back. What is changed with CONFIG SET
-                lasts until the next start.
+            watches_fsyncs: watch what reaches the disk: `power_cut`, `unsynced_bytes` and `fsyncs_held` need it. It
+                takes Linux 5.0 with seccomp, on x86_64 or aarch64.
+            config: settings of valkey.conf, `_` for `-`. The default is an append-only file with `appendfsync everysec`
+                that is never rewritten, and MEMORY_OPTIONS. A change by CONFIG SET lasts until the next start.
         """
         given = {name.replace("_", "-"): value for name, value in config.items()}
         self._options = {"save": "", "appendonly": "yes", "auto-aof-rewrite-percentage": "0", **MEMORY_OPTIONS, **given}
@@ -63,17 +62,17 @@ class TortureServer:
 
     @property
     def url(self) -> str:
-        """The same after every start, e.g. `redis://127.0.0.1:20123/0`."""
+        """Its URL, which stays the same, e.g. `redis://127.0.0.1:20123/0`."""
         return f"redis://127.0.0.1:{self._port}/0"
 
     @property
     def pid(self) -> int:
-        """Process id of the running server, or of the last one."""
+        """The process id since the last start."""
         return self._pid
 
     @property
     def run_id(self) -> str:
-        """Valkey's own id of the running server, or of the last one: another one after every start."""
+        """Valkey's id of this run of the server. Each start gives another one."""
         return self._run_id
 
     def client(self) -> redis.Redis:
@@ -90,13 +89,13 @@ class TortureServer:
     # start and end ──────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Start it on its port, with the data that is there; returns when it has loaded them and answers.
+        """Start it with the data in its folder; returns when it has loaded them and answers.
 
         Raises:
             NotFound: the `demo` extra is not installed.
             ServerAway: it did not start; says why.
         """
-        assert self._child is None, "it runs already"
+        assert self._child is None, "it is already running"
         command = [_binary(), "--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._data)]
         for name, value in self._options.items():
             command += [f"--{name}", value]
@@ -120,29 +119,29 @@ class TortureServer:
                 raise
 
     def stop(self) -> None:
-        """SIGTERM, and wait for its end: it syncs what it has. Does nothing when it doesn't run."""
+        """Send SIGTERM, upon which it syncs its data, and wait for its end. Does nothing if it isn't running."""
         if self._child is None:
             return
         self._signal(signal.SIGCONT)
         self._wait_ended()
 
     def kill(self) -> None:
-        """SIGKILL, and wait for its end. What it has handed to the operating system is there after a `start`."""
+        """Send SIGKILL, and wait for its end. The next `start` finds everything that it has written to its file."""
         self._signal(signal.SIGKILL)
         self._wait_ended()
 
     def power_cut(self) -> None:
-        """SIGKILL, and cut its append-only file where the last fsync left it: the least that a power cut leaves.
+        """Send SIGKILL, and cut the append-only file at its last fsync: the least that a power cut leaves.
 
-        Exact to the byte: nothing is kept that was not synced, and nothing that was is lost. Files that Valkey
-        syncs before it gives them their names (the base and the manifest) stay whole.
+        This is exact to the byte: it keeps everything that was synced, and nothing else. The base file and the manifest
+        stay whole, because Valkey syncs them before it gives them their names.
         """
         self.kill()
         for file, unsynced in self._unsynced().items():
             os.truncate(file, file.stat().st_size - unsynced)
 
     def restart_empty(self) -> None:
-        """SIGKILL, wipe all data, start: a server that has forgotten everything."""
+        """Send SIGKILL, delete all data, and start again."""
         self.kill()
         shutil.rmtree(self._data)
         self._synced_bytes.clear()
@@ -151,20 +150,20 @@ class TortureServer:
     # while it runs ──────────────────────────────────────────────────────────────────────────────────────
 
     def pause_process(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """Send SIGSTOP: connections stay open, but nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume_process(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def unsynced_bytes(self) -> int:
-        """How much of the append-only file a power cut would take away now."""
+        """How much of the append-only file a power cut would take away now, in bytes."""
         return sum(self._unsynced().values())
 
     @contextlib.contextmanager
     def fsyncs_held(self) -> Iterator[None]:
-        """No fsync begins or ends during the block: a disk that hangs. The same thread may end the server inside it."""
+        """During the block no fsync begins or ends, as if the disk hung. The block may end the server."""
         assert self._monitor is not None
         with self._monitor.held():
             yield
@@ -172,7 +171,7 @@ class TortureServer:
     # ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _unsynced(self) -> dict[Path, int]:
-        """Bytes behind the last fsync, of each file that Valkey appends to."""
+        """How many bytes each of the files that Valkey appends to has got since its last fsync."""
         assert self._watches_fsyncs, "its fsyncs are not watched"
         if self._monitor is not None:
             self._synced_bytes |= self._monitor.synced_bytes()
@@ -180,7 +179,7 @@ class TortureServer:
         return {file: max(0, file.stat().st_size - self._synced_bytes.get(file.name, 0)) for file in files}
 
     def _adopt(self, listener: socket.socket, log: Path) -> None:
-        """Take over the new process's id and its fsyncs."""
+        """Receive the new process's id, and the right to carry out its fsyncs."""
         listener.settimeout(_LOOK_S)
         give_up_at = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -214,12 +213,12 @@ class TortureServer:
         if self._child.poll() is None and time.monotonic() < give_up_at:
             return
         tail = " ".join(log.read_text(errors="replace").split("\n")[-_LOG_TAIL_LINES:]).strip()
-        raise ServerAway(f"the torture's server did not start: {tail or 'no word from it'} ({log}).")
+        raise ServerAway(f"the torture's server did not start: {tail or 'nothing in its log'} ({log}).")
 
     def _signal(self, sign: signal.Signals) -> None:
         assert self._child is not None, "it does not run"
         with contextlib.suppress(ProcessLookupError):
-            if self._child.poll() is None:  # else it has ended by itself, and its id may be another's
+            if self._child.poll() is None:  # otherwise another process may have its id by now
                 os.kill(self._pid, sign)
 
     def _wait_ended(self) -> None:
@@ -241,10 +240,10 @@ def _binary() -> str:
 
 
 def _free_port() -> int:
-    """A free port below those that the system gives out by itself.
+    """A free port below the range from which the kernel gives ports to outgoing connections.
 
-    While the server is down its clients keep connecting to its port. One of the system's own ports may then be given
-    to such a connection itself, which so connects to itself and keeps the server from its port.
+    While the server is down its clients keep connecting to its port. If that were in the range, the kernel might give
+    it to such a connection, which would then be connected to itself, and the server could not start on its port.
     """
     lowest_given_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(_PORT_TRIES):

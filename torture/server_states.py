@@ -1,4 +1,4 @@
-"""States in which a real server refuses, each left again at the end of its block. Used by campaigns and tests."""
+"""States in which a real server refuses commands. Each lasts for one block. For campaigns and tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torture.processes import wait_until
 
 @contextlib.contextmanager
 def configured(client: Any, name: str, value: str) -> Iterator[None]:
-    """A setting of the server, changed for the block."""
+    """Change a setting of the server during the block."""
     before = client.config_get(name)[name]
     client.config_set(name, value)
     try:
@@ -26,11 +26,11 @@ def configured(client: Any, name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unable_to_save(client: Any) -> Iterator[None]:
-    """MISCONF: the file that it saves to can't be written, as a folder has its name."""
+    """MISCONF: it can't save, because a folder has the name of its file."""
     file = Path(client.config_get("dir")["dir"], client.config_get("dbfilename")["dbfilename"])
     file.mkdir()
     try:
-        with configured(client, "save", "3600 1000000"):  # without it the server doesn't mind saves that fail
+        with configured(client, "save", "3600 1000000"):  # otherwise the server ignores failed saves
             client.bgsave()
             wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the save has failed")
             yield
@@ -40,7 +40,7 @@ def unable_to_save(client: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replica(client: Any) -> Iterator[None]:
-    """READONLY: the replica of a server that isn't there."""
+    """READONLY: the server is a replica of one that does not exist."""
     client.replicaof("127.0.0.1", "1")
     try:
         yield
@@ -50,20 +50,20 @@ def replica(client: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replica_that_refuses_reads(client: Any) -> Iterator[None]:
-    """MASTERDOWN."""
+    """MASTERDOWN: such a replica that does not serve old data either."""
     with configured(client, "replica-serve-stale-data", "no"), replica(client):
         yield
 
 
 @contextlib.contextmanager
 def busy(client: Any) -> Iterator[None]:
-    """BUSY: a script that ends only when it is killed."""
+    """BUSY: the server runs a script that ends only when it is killed."""
     caller = redis.Redis(
         connection_pool=redis.ConnectionPool(**client.get_connection_kwargs() | {"socket_timeout": 600})
     )
 
     def run() -> None:
-        with contextlib.suppress(redis.exceptions.ResponseError):  # that it was killed
+        with contextlib.suppress(redis.exceptions.ResponseError):  # says that the script was killed
             caller.eval("while true do end", 0)
 
     def is_busy() -> bool:

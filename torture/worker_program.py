@@ -1,8 +1,8 @@
 """The worker of the torture. Run as a process: `python -m torture.worker_program null|real`.
 
-It is the worker of `sortline worker` but for two things. Its model may be one that costs the processor nothing
-(`null`). And its decoder crashes or hangs on a marked image (`torture.images`), as a fault in a native library would,
-without a change to our own code. It records each mark before it obeys: the proof that it did.
+It is the worker of `sortline worker` with two differences. Its model may be `null`, which takes no processor time. And
+its decoder crashes or hangs on a marked image (`torture.images`), as a faulty native library would; Sortline's own code
+runs unchanged. The decoder records each mark before it obeys it, which proves that it did.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from worker.decode import Decoder
 from worker.loading import Served, load_served
 from worker.service import WorkerService
 
-# Names the file that marks are recorded in, a line each: the process's id, the mark, and the image's SHA-256.
+# The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"
-# Of the model `null`: somewhat more than a real one does on a CPU. Workers have images in hand when they are killed.
+# The speed of the model `null`: slow enough that workers hold images when they are killed.
 NULL_IMAGES_PER_S = 200.0
 
 
 @dataclass(frozen=True)
 class MarkedDecoder:
-    """Decodes as `decoder` does, but obeys marks."""
+    """Decodes like `decoder`, but obeys marks."""
 
     decoder: Decoder
     record: Path
 
     def __call__(self, data: bytes, camera: str) -> Pixels:
-        """As the decoder."""
+        """Like the decoder, unless the image is marked."""
         self._obey(data)
         return self.decoder(data, camera)
 
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
-        """As the decoder."""
+        """Like the decoder, unless the image is marked."""
         self._obey(data)
         self.decoder.decode_into(data, camera, out)
 
@@ -66,7 +66,7 @@ class MarkedDecoder:
 
 
 class FixedRateEngine(NullEngine):
-    """Says `good` of everything, at NULL_IMAGES_PER_S, and leaves the processor free meanwhile."""
+    """Answers `good` for every image, at NULL_IMAGES_PER_S, and sleeps meanwhile."""
 
     def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]."""
@@ -75,13 +75,13 @@ class FixedRateEngine(NullEngine):
 
 
 def load(engine: str, settings: Settings) -> Served:
-    """The model that the torture's option `--engine` names."""
+    """The model for the torture's option `--engine`."""
     served = load_served(settings) if engine == "real" else _fixed_rate_served(settings)
     return replace(served, decoder=MarkedDecoder(served.decoder, Path(os.environ[MARKS_VARIABLE])))
 
 
 def _fixed_rate_served(settings: Settings) -> Served:
-    """With the decoder of a real model: what is no usable image must be rejected."""
+    """The null model with the decoder of a real one, which rejects unusable images."""
     served = null_served(settings)
     return replace(served, engine=FixedRateEngine(), decoder=decoder_of(served.manifest, settings))
 
@@ -89,7 +89,7 @@ def _fixed_rate_served(settings: Settings) -> Served:
 def main() -> int:
     """Run one worker; its exit code."""
     engine = sys.argv[1]
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hundred crashes must not fill the disk with core files
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hundred crashes would fill the disk with core files
     settings = load_settings()
     setup_logging(settings)
     end_with_caller()

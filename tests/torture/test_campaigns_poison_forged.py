@@ -55,7 +55,8 @@ def test_forged(tmp_path: Path) -> None:
 
 # what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
 
-NOTHING_PROVEN = "every mark was obeyed, else the run proves nothing"
+NOTHING_PROVEN = "each mark was obeyed, or the run proves nothing"
+CRASHED = "only a mark makes a worker crash"
 IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
 
 
@@ -66,8 +67,8 @@ IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
         ("1 abort d1\n2 hang d2\n1 hang d2", {1}, {2}, set()),
         ("", set(), set(), {NOTHING_PROVEN}),
         ("1 abort d1\n", {1}, set(), {NOTHING_PROVEN}),
-        ("1 abort d1\n3 hang d2\n", {1, 2}, {3}, {"a worker crashes of nothing but a mark"}),
-        ("1 abort d1\n3 hang d2\n", set(), {3}, {"a worker crashes of nothing but a mark"}),
+        ("1 abort d1\n3 hang d2\n", {1, 2}, {3}, {CRASHED}),
+        ("1 abort d1\n3 hang d2\n", set(), {3}, {CRASHED}),
         ("1 abort d1\n3 hang d2\n", {1}, set(), {"a worker that hangs says that it is unhealthy"}),
         (
             "1 abort d1\n2 abort d1\n4 abort d1\n3 hang d2\n",

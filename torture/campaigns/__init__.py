@@ -1,1 +1,1 @@
-"""One file a campaign: what is done to the plant while it sorts."""
+"""One file per campaign: what it does to the plant while images are sorted."""

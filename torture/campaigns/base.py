@@ -1,4 +1,4 @@
-"""What all campaigns are: functions from a plant and its limits to figures."""
+"""The type of all campaigns: a function that takes a plant and limits, and returns figures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How much is done: whichever of these a campaign goes by."""
+    """How long a campaign goes on. `kills` goes by the number of kills, the others by time."""
 
     kills: int
     seconds: float
 
 
 class Campaign(Protocol):
-    """Torments the plant; what it did, by name. What became of it is checked afterwards."""
+    """Does its worst to the plant; the figures that it returns say what it did. The images are checked afterwards."""
 
     def __call__(self, plant: Plant, limits: Limits) -> Figures: ...

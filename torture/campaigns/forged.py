@@ -1,4 +1,4 @@
-"""`forged`: somebody with access to the server writes what is not right (torture.forgeries), beside plain images."""
+"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (torture.forgeries)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from torture.plant import SETTLE_S, Plant
 from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 2
-# Many in a call, so that workers always have some in hand.
+# Many images in a call, so that workers always hold some.
 FEEDINGS = tuple(Feeding(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
-# What a forgery leaves under a lease comes back soon; no worker stands still for so long.
+# Short, so that jobs that a forgery leaves under a lease come back soon; longer than any worker stands still here.
 LEASE_S = 4
 MAX_PAUSE_S = 0.05
 LOOK_S = 0.1
-# Within this time a worker has registered again, and taken a step in the search for lost jobs.
+# How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
 MENDED_S = 60.0
+# The search for lost jobs goes on if its next step is planned for so many seconds from now at most.
 STEP_S = 5.0
 
 
 def forged(plant: Plant, limits: Limits) -> Figures:
-    """Until the time is over, and each forgery was made once; then until all that was sent has its end."""
+    """Forge until the time is over and each forgery was made once; then wait until all jobs have ended."""
     settings = plant.settings.model_copy(update={"lease_s": LEASE_S})
     plant.start_workers(WORKERS, settings)
     workers = plant.ready
@@ -57,43 +58,43 @@ def forged(plant: Plant, limits: Limits) -> Figures:
 
 
 def _names(forger: Forger) -> Iterator[str]:
-    """All forgeries in a random order, and again in another."""
+    """All forgeries in random order, again and again."""
     while True:
         yield from forger.random.sample(list(FORGERIES), len(FORGERIES))
 
 
 def _forge(forger: Forger) -> bool:
-    """Whether what it broke was mended, where it waits for that."""
+    """Make one forgery. False if it waited in vain until a worker repaired what it had broken."""
     try:
         FORGERIES[forger.name](forger)
     except Transient as error:
-        forger.plant.note("what a forgery breaks is mended", f"{forger.name}: {error}")
+        forger.plant.note("workers repair what a forgery breaks", f"{forger.name}: {error}")
         return False
     return True
 
 
 def _await_mending(plant: Plant, forger: Forger) -> None:
-    """Plain images must still flow: some keys are mended by the next job that uses them."""
+    """Wait until workers have repaired all keys. Producers must still send: some keys are repaired by the next job."""
 
     def unmended() -> dict[str, str]:
         types = {key: plant.client.type(key).decode() for key in forger.mended}
         return {key: kind for key, kind in types.items() if kind not in (forger.mended[key], "none")}
 
     try:
-        wait_until(lambda: not unmended(), "all keys are mended", timeout_s=MENDED_S)
+        wait_until(lambda: not unmended(), "all keys are repaired", timeout_s=MENDED_S)
     except Transient:
         for key, kind in unmended().items():
-            plant.note("what a forgery breaks is mended", f"{key}: {kind}, not {forger.mended[key]}")
+            plant.note("workers repair what a forgery breaks", f"{key}: {kind}, not {forger.mended[key]}")
 
 
 def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> bool:
     for feeder in plant.feeders:
         if feeder.exit_code is not None:
-            plant.note("no producer dies of a forgery", f"after {after!r}: exit code {feeder.exit_code}")
+            plant.note("no forgery makes a producer die", f"after {after!r}: exit code {feeder.exit_code}")
             return False
     for worker in workers:
         if problem := _problem(worker):
-            plant.note("no worker dies or hangs of a forgery", f"{worker.name} after {after!r}: {problem}")
+            plant.note("no forgery makes a worker die or hang", f"{worker.name} after {after!r}: {problem}")
             return False
     return True
 
@@ -108,18 +109,18 @@ def _problem(worker: WorkerProcess) -> str | None:
 
 
 def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:
-    """Hold the run to what only the campaign knows."""
+    """Check the promises that only this campaign can check."""
     if not _all_well(plant, workers, "the last one"):
         return
     for job_id, status in zip(forger.refused, read_statuses(plant.client, forger.refused), strict=True):
         if status != b"failed":
-            plant.note("a forged job that can't be read is failed", f"{job_id[:100]!r}: {status!r}")
+            plant.note("a forged job that can't be read fails", f"{job_id[:100]!r}: {status!r}")
     counted = sum(worker.counter("sortline_refused_total") for worker in workers)
     if counted < forger.refusals:
         plant.note("each refused job is counted", f"{counted} of {forger.refusals}")
     for key, dump in forger.left_alone.items():
         if plant.client.dump(key) != dump:
-            plant.note("what is not ours is left alone", key)
+            plant.note("keys that are not ours are left alone", key)
     for worker in workers:
         key = keys.rq_worker(worker.name or "")
         _expect(plant, "a worker registers with RQ again", functools.partial(_is_registered, plant, key))

@@ -1,4 +1,4 @@
-"""`kills`: SIGKILL of workers and producers at random moments, while others work on."""
+"""`kills`: SIGKILL for workers and producers at random moments, while the others go on."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torture.processes import wait_until
 
 WORKERS = 4
 FEEDERS = 2
-# One kill in so many is of a producer, and one of a worker in so many takes one that may still be on its way.
+# The share of kills that hit a producer, and the share of the others that may hit a worker that is still starting.
 FEEDER_SHARE = 0.2
 UNREADY_SHARE = 0.1
 MAX_PAUSE_S = 2.0
-# A worker that is killed counts as an attempt at each job it held, and each of these kills finds some 30 jobs in hand.
-# With the three attempts of the default some job would be killed three times, and fail as the setting says it should.
+# Each kill of a worker uses up an attempt of every job that it held, often 30 at once. With the default of three
+# attempts some job would lose three workers in a row and fail, as the setting says it should.
 MAX_ATTEMPTS = 20
 
 
 def kills(plant: Plant, limits: Limits) -> Figures:
-    """Kill, and replace what was killed; one worker that is ready is always left, to take over at once."""
+    """Kill a process and start another in its place, again and again. One ready worker is always left to take over."""
     patient = plant.settings.model_copy(update={"max_attempts": MAX_ATTEMPTS})
     plant.start_workers(WORKERS)
     plant.start_feeders([Feeding()] * FEEDERS, patient)

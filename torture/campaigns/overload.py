@@ -1,4 +1,4 @@
-"""`overload`: three times what the workers can do, for as long as the run lasts, with a worker killed each minute."""
+"""`overload`: producers send three times what the workers can do, and a worker is killed each minute."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from worker.buffer import BATCHES_HELD
 
 WORKERS = 2
 OVERLOAD = 3
-# Half of the producers' images have a deadline, which most of them miss; the other half wait.
+# Half of the producers give their images a deadline, which most of them miss; the images of the others wait.
 FEEDERS = 4
 BURST = 20
 DEADLINE_MS = 500.0
 # Small, so that even a short run fills the queue.
 QUEUE_MAX_ITEMS = 2_000
 KILL_EVERY_S = 60.0
-# A short run has so many kills all the same.
+# Even a short run kills so many workers.
 LEAST_KILLS = 2
 LOOK_S = 0.5
-# The most that a worker may grow after its first looks, and that the server may take for each waiting job (an image of
-# some KB and RQ's hash) and each finished one (docs/sizing.md).
+# How much a worker may grow after it was first measured; how much memory the server may take for each waiting job (an
+# image of a few KB, and RQ's hash), for each finished one (docs/sizing.md), and besides.
 WORKER_GROWTH_BYTES = 64_000_000
 WAITING_JOB_BYTES = 16_000
 FINISHED_JOB_BYTES = 4_000
@@ -37,21 +37,21 @@ SERVER_BYTES = 32_000_000
 
 @dataclass(slots=True)
 class Sizes:
-    """The largest of everything that must stay bounded."""
+    """The largest values of everything that must stay bounded."""
 
     server_bytes: int = 0
     queued: int = 0
-    first_bytes: dict[int, int] = field(default_factory=dict)  # by worker's pid
+    first_bytes: dict[int, int] = field(default_factory=dict)  # memory when first measured, by process id
     most_bytes: dict[int, int] = field(default_factory=dict)
 
     @property
     def growth_bytes(self) -> int:
-        """Of the worker that grew most."""
+        """Growth of the worker that grew most."""
         return max((self.most_bytes[pid] - first for pid, first in self.first_bytes.items()), default=0)
 
 
 def overload(plant: Plant, limits: Limits) -> Figures:
-    """Flood, look at what must stay bounded, and kill a worker now and then."""
+    """Flood the plant, measure what must stay bounded, and kill a worker from time to time."""
     bounded = plant.settings.model_copy(update={"queue_max_items": QUEUE_MAX_ITEMS})
     plant.start_workers(WORKERS)
     rate_hz = OVERLOAD * WORKERS * NULL_IMAGES_PER_S / FEEDERS
@@ -90,13 +90,13 @@ def _look(plant: Plant, sizes: Sizes) -> None:
 
 
 def _memory_bytes(worker: WorkerProcess) -> int:
-    """Of its own: what it shares with files comes and goes as the system likes."""
+    """The worker's own memory, without pages of files, which the kernel drops and reloads as it likes."""
     status = Path(f"/proc/{worker.pid}/status").read_text()
     return sum(1024 * int(kb) for kb in re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", status, re.MULTILINE))
 
 
 def _judge(plant: Plant, sizes: Sizes) -> None:
-    # What a dead worker held goes back to the queue, however full that is.
+    # The jobs of a dead worker go back to the queue even if it is full.
     most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * BATCHES_HELD * plant.settings.max_batch
     if sizes.queued > most_queued:
         plant.note("a queue keeps its bound", f"{sizes.queued:,} jobs waited, at most {most_queued:,} were expected")

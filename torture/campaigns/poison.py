@@ -1,6 +1,6 @@
-"""`poison`: images that crash the process that decodes them, or never come back from its decoder, among plain ones.
+"""`poison`: among plain images, some crash the worker that decodes them, or make its decoder hang for ever.
 
-Workers that die are started again, and those that say they are unhealthy are told to end, as an orchestrator does.
+Dead workers are replaced and unhealthy ones are told to end, as an orchestrator does.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from torture.sender import Sender
 WORKERS = 3
 FEEDERS = 2
 FEEDING = Feeding(rate_hz=50.0)
-# With each marked image go so many plain ones, in one call: a worker has them in hand together.
+# So many plain images are sent with each marked one, in one call, so that a worker holds them together.
 COMPANY = 7
-# The shortest lease that a setting allows, and a limit that no plain image comes near: so that a run sees many deaths.
+# The shortest lease that the setting allows, and a limit that no plain image comes near. A run so sees many deaths.
 LEASE_S = 2
 STUCK_AFTER_S = 2.0
-# Of each mark, at most one is sent in so many seconds, and so many are in the plant at once: each takes down worker
-# after worker.
+# At most one image of each mark is sent in this time, and at most so many are in the plant at once: each of them takes
+# down several workers.
 MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
 LOOK_S = 0.1
-# How long a worker that was told to end may take. The watchdog confirms for 5 s that a thread hangs.
+# How long a worker that was told to end may take. Its watchdog needs 5 s to be sure that a thread hangs.
 GRACE_S = 30.0
 
 
 class Marked(NamedTuple):
-    """One marked image that was sent, and how often it may be tried."""
+    """One marked image that was sent. `digest` is its SHA-256, `max_attempts` how often it may be tried."""
 
     mark: str
     job_id: str
@@ -49,7 +49,7 @@ class Marked(NamedTuple):
 
 
 def poison(plant: Plant, limits: Limits) -> Figures:
-    """Until the time is over, and at least one image of each kind was sent; then until each has its end."""
+    """Send until the time is over and each kind of image was sent; then wait until all have ended."""
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     orchestrator = Orchestrator(plant, quick)
     plant.start_workers(WORKERS, quick)
@@ -72,12 +72,12 @@ def poison(plant: Plant, limits: Limits) -> Figures:
 
 
 def judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
-    """Hold the run to what only the campaign knows; how often each mark was obeyed."""
+    """Check the promises that only this campaign can check; how often each mark was obeyed."""
     record = [line.split() for line in plant.marks.read_text().splitlines()]
     obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
     for mark in MARKS:
         if not obeyed[mark]:
-            plant.note("every mark was obeyed, else the run proves nothing", f"{mark}: never")
+            plant.note("each mark was obeyed, or the run proves nothing", f"{mark}: never")
     for image in marked:
         if deaths[image.digest] > image.max_attempts:
             example = f"{image.job_id}, {image.mark}: {deaths[image.digest]}, attempts {image.max_attempts}"
@@ -85,14 +85,14 @@ def judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) ->
     pids = {mark: {int(pid) for pid, by, _ in record if by == mark} for mark in MARKS}
     if pids["abort"] != orchestrator.aborted:
         example = f"processes {pids['abort']} met the mark, {orchestrator.aborted} were aborted"
-        plant.note("a worker crashes of nothing but a mark", example)
+        plant.note("only a mark makes a worker crash", example)
     if silent := pids["hang"] - orchestrator.told_at.keys() - orchestrator.aborted:
         plant.note("a worker that hangs says that it is unhealthy", f"processes {silent} did not")
     return dict(obeyed)
 
 
 class Poisoner:
-    """Sends what is no good: marked images, and files that are no usable image."""
+    """Sends marked images, and files that are not usable images."""
 
     def __init__(self, plant: Plant, orchestrator: Orchestrator) -> None:
         self._plant = plant
@@ -108,11 +108,11 @@ class Poisoner:
 
     @property
     def has_sent_all_kinds(self) -> bool:
-        """Whether there was at least one of each."""
+        """Whether each kind was sent at least once."""
         return all(self.sent.values())
 
     def send(self) -> None:
-        """One image of the kind that was sent least, of those that may be sent now."""
+        """Send one image, of the kinds that may be sent now: the one that was sent least."""
         kinds = [kind for kind in self.sent if self._may_send(kind)]
         if not kinds:
             return
@@ -127,7 +127,7 @@ class Poisoner:
         self._due[mark] = time.monotonic() + MARK_EVERY_S
         settings, company = self._plant.settings, COMPANY
         if mark == "hang" and self.sent[mark] == 1:
-            # Of these a short run sees one alone. Three attempts at it would take half a minute.
+            # A short run sends only this one. Three attempts at it would take half a minute.
             settings, company = settings.model_copy(update={"max_attempts": 1}), 0
         images = [(self._images.make(), "plain") for _ in range(company)]
         place = self._plant.random.randint(0, company)
@@ -140,24 +140,24 @@ class Poisoner:
         if time.monotonic() < self._due.get(kind, 0.0):
             return False
         if kind == "abort" and not self._orchestrator.told_at:
-            return False  # the first worker that hangs must not crash before somebody has noticed
+            return False  # a crash must not end the first worker that hangs before it was found to be unhealthy
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
         statuses = read_statuses(self._plant.client, job_ids)
         return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
 
 
 class Orchestrator:
-    """Keeps the number of workers, by exit codes and /healthz."""
+    """Replaces dead workers, and tells unhealthy ones to end: it watches exit codes and /healthz."""
 
     def __init__(self, plant: Plant, settings: Settings) -> None:
         self._plant = plant
         self._settings = settings
-        self.told_at: dict[int, float] = {}  # when the unhealthy were told to end (monotonic), by process id
-        self.aborted: set[int] = set()  # processes
+        self.told_at: dict[int, float] = {}  # by process id: when it was told to end (monotonic)
+        self.aborted: set[int] = set()  # process ids of workers that SIGABRT has ended
         self.exit_codes: Counter[int] = Counter()
 
     def look(self) -> None:
-        """Replace workers that have ended, and tell those to end that are unhealthy."""
+        """Replace workers that have ended, and tell unhealthy ones to end."""
         for worker in list(self._plant.workers):
             if worker.exit_code is not None:
                 self._replace(worker, worker.exit_code)
@@ -169,7 +169,7 @@ class Orchestrator:
 
     @property
     def is_calm(self) -> bool:
-        """Whether all workers are ready and healthy: none hangs, ends or has just begun."""
+        """Whether all workers are ready and healthy."""
         return all(worker.pid not in self.told_at and _problem(worker) == "" for worker in self._plant.workers)
 
     def _see_it_end(self, worker: WorkerProcess) -> None:
@@ -182,13 +182,13 @@ class Orchestrator:
         if code == -signal.SIGABRT:
             self.aborted.add(worker.pid)
         elif worker.pid not in self.told_at:
-            self._plant.note("a worker ends of nothing but a mark", f"{worker.name}: exit code {code}")
+            self._plant.note("only a mark makes a worker end", f"{worker.name}: exit code {code}")
         self._plant.record_death(worker, at=time.time())
         self._plant.start_worker(self._settings)
 
 
 def _problem(worker: WorkerProcess) -> str | None:
-    """What a worker's /healthz says is wrong, empty if nothing is; None of one that is not ready or has just ended."""
+    """What is wrong with a worker, according to its /healthz; "" if nothing is, None if it can't be asked."""
     try:
         return (worker.health_problem() or "") if worker.name else None
     except OSError:

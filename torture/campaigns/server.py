@@ -1,4 +1,4 @@
-"""`server`: the server is killed, emptied, filled up, hindered; the links to it are slow, stalled and cut."""
+"""`server`: the server is killed, emptied, filled and blocked; the links to it are slowed, stalled and cut."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import redis
 
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
@@ -18,36 +20,36 @@ from torture.server_states import busy, configured, replica, unable_to_save
 WORKERS = 2
 FEEDERS = 2
 RATE_HZ = 60.0
-# The shortest that a setting allows: some states outlast it, and workers lose their jobs to each other.
+# The shortest that the setting allows: leases run out during the longest faults, and workers take each other's jobs.
 LEASE_S = 2
-# How long a state lasts: one of these. How long the plant is left alone after it, at most.
-STATES_S = (0.3, 0.6, 1.0, 3.0)
-MAX_REST_S = 0.6
+# How long a fault may last, and the longest pause after one.
+FAULTS_LAST_S = (0.3, 0.6, 1.0, 3.0)
+MAX_PAUSE_S = 0.6
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a fault acts on."""
+    """What faults act on."""
 
     plant: Plant
     server: TortureServer
     proxy: Proxy
 
-    def state_s(self) -> float:
-        """How long a state lasts."""
-        return self.plant.random.choice(STATES_S)
+    def duration_s(self) -> float:
+        """How long this fault lasts."""
+        return self.plant.random.choice(FAULTS_LAST_S)
 
-    def last(self) -> None:
-        """Wait for as long as a state lasts."""
-        time.sleep(self.state_s())
+    def wait(self) -> None:
+        """Wait while this fault lasts."""
+        time.sleep(self.duration_s())
 
 
 def server(plant: Plant, limits: Limits) -> Figures:
-    """One fault after the other, in a random order, until the time is over and each has had its turn.
+    """Cause one fault after the other, in random order, until the time is over and each was caused once.
 
-    The append-only file is synced before each answer, so that a kill of the server loses nothing.
+    The server syncs its append-only file before each answer, so that it loses nothing when it is killed.
     """
     assert plant.server is not None, "see NEED_OWN_SERVER"
     proxy = plant.enter(proxy_to(plant.settings.redis_url))
@@ -65,7 +67,7 @@ def server(plant: Plant, limits: Limits) -> Figures:
             plant.options.say(f"{name} ({counts.total() + 1})")
             FAULTS[name](target)
             counts[name] += 1
-            time.sleep(plant.random.uniform(0, MAX_REST_S))
+            time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
     return dict(sorted(counts.items()))
 
 
@@ -74,7 +76,7 @@ def server(plant: Plant, limits: Limits) -> Figures:
 
 def _kill_and_restart(target: Target) -> None:
     target.server.kill()
-    target.last()
+    target.wait()
     target.server.start()
 
 
@@ -91,13 +93,13 @@ def _kill_clients(target: Target) -> None:
 
 
 def _pause_clients(target: Target) -> None:
-    target.plant.client.client_pause(int(1000 * target.state_s()), all=True)
+    target.plant.client.client_pause(int(1000 * target.duration_s()), all=True)
     target.plant.client.ping()  # answered when the pause is over
 
 
 def _pause_writes(target: Target) -> None:
-    target.plant.client.client_pause(int(1000 * target.state_s()), all=False)
-    target.last()
+    target.plant.client.client_pause(int(1000 * target.duration_s()), all=False)
+    target.wait()
 
 
 def _flush_scripts(target: Target) -> None:
@@ -107,26 +109,26 @@ def _flush_scripts(target: Target) -> None:
 def _fill_memory(target: Target) -> None:
     used_bytes = target.plant.client.info("memory")["used_memory"]
     with configured(target.plant.client, "maxmemory", str(used_bytes // 2)):
-        target.last()
+        target.wait()
 
 
 def _fail_to_save(target: Target) -> None:
     with unable_to_save(target.plant.client):
-        target.last()
+        target.wait()
 
 
 def _be_a_replica(target: Target) -> None:
     with replica(target.plant.client):
-        target.last()
+        target.wait()
 
 
 def _run_a_long_script(target: Target) -> None:
     with busy(target.plant.client):
-        target.last()
+        target.wait()
 
 
 def _refuse_clients(target: Target) -> None:
-    """All are cut off, and no more than one of them may come back for a while."""
+    """Lower maxclients, cut the connections of workers and producers, and take their places for a while."""
     client = target.plant.client
     with configured(client, "maxclients", str(len(client.client_list()) + 1)):
         target.proxy.cut_all()
@@ -134,15 +136,15 @@ def _refuse_clients(target: Target) -> None:
         with contextlib.ExitStack() as stack:
             for each in crowd:
                 stack.enter_context(each)
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(redis.exceptions.RedisError):  # a worker was faster: no place is left
                     each.ping()
-            target.last()
+            target.wait()
 
 
 def _stop_the_process(target: Target) -> None:
     target.server.pause_process()
     try:
-        target.last()
+        target.wait()
     finally:
         target.server.resume_process()
 
@@ -151,14 +153,14 @@ def _slow_links(target: Target) -> None:
     links = (target.proxy.to_server, target.proxy.to_client)
     for link in links:
         link.delay_s = LINK_DELAY_S
-    target.last()
+    target.wait()
     for link in links:
         link.delay_s = 0.0
 
 
 def _stall_links(target: Target) -> None:
     target.proxy.stall()
-    target.last()
+    target.wait()
     target.proxy.resume()
 
 
@@ -169,7 +171,7 @@ def _cut_links(target: Target) -> None:
 def _refuse_links(target: Target) -> None:
     target.proxy.refuse()
     target.proxy.cut_all()
-    target.last()
+    target.wait()
     target.proxy.accept()
 
 

@@ -1,4 +1,4 @@
-"""`stops`: workers that stand still for longer than their lease and then go on, and workers that are told to end."""
+"""`stops`: workers are paused for longer than their lease and then go on; others are told to end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
 FEEDERS = 2
-# The shortest that a setting allows, so that a worker needn't stand still for long.
+# The shortest that the setting allows, so that a pause need not be long.
 LEASE_S = 2
 TWICE = "SIGTERM twice"
-ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run has each of them
+ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run does all of them
 MAX_PAUSE_S = 0.4
 
 
 def stops(plant: Plant, limits: Limits) -> Figures:
-    """Until the time is over: stop a worker or tell it to end, and replace it. Each of ACTIONS at least once."""
+    """Pause a worker, or tell it to end and start another, until the time is over and each action was done once."""
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S})
     plant.start_workers(WORKERS, quick)
     plant.start_feeders([Feeding()] * FEEDERS)
@@ -38,7 +38,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
         wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
         victim = plant.random.choice(plant.ready)
         if action == "zombie":
-            zombies_with_jobs += _stand_still(plant, victim)
+            zombies_with_jobs += _pause(plant, victim)
             continue
         began = time.monotonic()
         codes[_end(plant, victim, action)] += 1
@@ -52,8 +52,8 @@ def stops(plant: Plant, limits: Limits) -> Figures:
     }
 
 
-def _stand_still(plant: Plant, worker: WorkerProcess) -> bool:
-    """Stop a worker for longer than its lease; whether it held jobs, without which this shows nothing."""
+def _pause(plant: Plant, worker: WorkerProcess) -> bool:
+    """Pause a worker for longer than its lease; whether it held jobs. If it held none, the pause shows nothing."""
     worker.signal(signal.SIGSTOP)
     had_jobs = bool(plant.held_by(worker.name or ""))
     time.sleep(LEASE_S + 1.5)  # the other workers take expired leases back once a second
