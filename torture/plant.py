@@ -184,6 +184,7 @@ class Plant:
 
     def record_death(self, worker: WorkerProcess, *, at: float) -> Death:
         """Record a worker that ended without a drain at this time (UTC epoch seconds), and what it held."""
+        worker.wait()  # it has ended; this closes its pipe
         self.workers.remove(worker)
         name = worker.name or ""
         death = Death(name, at, self.held_by(name) if name else ())
