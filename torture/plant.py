@@ -172,6 +172,7 @@ class Plant:
 
     def bury_worker(self, worker: WorkerProcess) -> Death:
         """Remember a worker that has ended without a drain, and what it held."""
+        worker.wait()
         self.workers.remove(worker)
         at = time.time()
         name = worker.name or ""
