@@ -9,6 +9,8 @@ from shared import keys
 
 SCAN_COUNT = 2_000
 CHUNK = 500
+# TTL's answer for a key that is not there.
+GONE = -2
 # The most jobs and leases that are listed of each queue.
 MOST = 100
 
@@ -37,25 +39,32 @@ def _images(client: Any, expected: Collection[str]) -> list[str]:
     """Images, but not those of failed jobs: they stay until they expire, so that the job can be retried."""
     images = _scan(client, keys.image("*"), expected)
     statuses = read_statuses(client, [image.removeprefix(keys.image("")) for image in images])
-    with client.pipeline(transaction=False) as pipeline:
-        for image in images:
-            pipeline.ttl(image)
-        ttls = pipeline.execute()
     return [
         f"{image} of a job with status {(status or b'none').decode()}, expires in {ttl} s"
-        for image, status, ttl in zip(images, statuses, ttls, strict=True)
-        if status != b"failed" or ttl < 0
+        for image, status, ttl in zip(images, statuses, _ttls(client, images), strict=True)
+        if ttl != GONE and (status != b"failed" or ttl < 0)
     ]
 
 
 def _unended(client: Any, expected: Collection[str]) -> list[str]:
-    job_ids = [key.removeprefix(keys.rq_job("")) for key in _scan(client, keys.rq_job("*"), expected)]
-    statuses = read_statuses(client, job_ids)
+    jobs = _scan(client, keys.rq_job("*"), expected)
+    job_ids = [key.removeprefix(keys.rq_job("")) for key in jobs]
     return [
         f"{job_id} {(status or b'none').decode()}"
-        for job_id, status in zip(job_ids, statuses, strict=True)
-        if status not in (b"finished", b"failed")
+        for job_id, status, ttl in zip(job_ids, read_statuses(client, job_ids), _ttls(client, jobs), strict=True)
+        if ttl != GONE and status not in (b"finished", b"failed")
     ]
+
+
+def _ttls(client: Any, names: Sequence[str]) -> list[int]:
+    """The answers of TTL for these keys; GONE for one that has expired since it was found."""
+    ttls: list[int] = []
+    for start in range(0, len(names), CHUNK):
+        with client.pipeline(transaction=False) as pipeline:
+            for name in names[start : start + CHUNK]:
+                pipeline.ttl(name.encode(errors="surrogateescape"))
+            ttls += pipeline.execute()
+    return ttls
 
 
 def read_statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:

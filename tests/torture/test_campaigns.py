@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,54 +14,72 @@ import redis
 from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.e2e.kit import sortline
+from tests.torture.kit import short_run
 from torture import commands
-from torture.campaigns.base import Limits
 from torture.campaigns.server import FAULTS
-from torture.run import CAMPAIGNS, Report, run_campaigns
+from torture.forgeries import FORGERIES
+from torture.images import MARKS
+from torture.ledger import read_ledger
+from torture.run import CAMPAIGNS, Report
+
+# What `poison` breaks today: images that were in a worker's hands beside one that crashed it fail with that one. When
+# jobs that took a worker down are tried alone (DESIGN, section 7), this goes, and `test_poison` expects no breach.
+BROKEN_TODAY = "no image fails that could be sorted or rejected"
 
 
-def short_run(name: str, folder: Path, *, kills: int = 1, seconds: float = 1) -> Report:
-    """One campaign on a server of its own."""
-    (report,) = run_campaigns(
-        [name],
-        Limits(kills=kills, seconds=seconds),
-        engine="null",
-        seed=7,
-        redis_url=None,
-        flush=False,
-        folder=folder,
-        say=lambda text: None,
-    )
-    return report
+Runs = Mapping[str, Future[Report]]
 
 
-def test_kills(tmp_path: Path) -> None:
-    report = short_run("kills", tmp_path, kills=4)
+def test_kills(runs: Runs) -> None:
+    report = runs["kills"].result()
     assert report.breaches == []
     assert report.figures["workers killed"] + report.figures["producers killed"] == 4
     assert report.figures["workers killed"] >= 1
     assert report.results >= report.accepted > 0
 
 
-def test_stops(tmp_path: Path) -> None:
-    report = short_run("stops", tmp_path)
+def test_stops(runs: Runs) -> None:
+    report = runs["stops"].result()
     assert report.breaches == []
     assert all(report.figures[action] for action in ("zombie", "SIGTERM", "SIGINT", "SIGTERM twice"))
-    assert report.results == report.accepted > 0
+    assert report.results >= report.accepted > 0
 
 
-def test_server(tmp_path: Path) -> None:
-    report = short_run("server", tmp_path)
+def test_server(runs: Runs) -> None:
+    report = runs["server"].result()
     assert report.breaches == []
     assert report.figures == dict.fromkeys(sorted(FAULTS), 1)
     assert report.accepted > 0
 
 
-def test_overload(tmp_path: Path) -> None:
-    report = short_run("overload", tmp_path, seconds=6)
+def test_overload(runs: Runs) -> None:
+    report = runs["overload"].result()
     assert report.breaches == []
     assert report.figures["workers killed"] >= 1
-    assert report.results == report.accepted > 0
+    assert report.results >= report.accepted > 0
+
+
+def test_poison(runs: Runs) -> None:
+    """It did its work, and the only promise that it breaks is the one that is known to be broken."""
+    report = runs["poison"].result()
+    assert {breach.promise for breach in report.breaches} <= {BROKEN_TODAY}
+    assert all(report.figures["marks obeyed"][mark] for mark in MARKS)
+    assert report.figures["exit codes"][-signal.SIGABRT] >= 1
+    assert all(report.figures["sent"].values())
+    assert report.results >= report.accepted > 0
+    failed = report.outcomes["failed"] - sum(report.figures["sent"][mark] for mark in MARKS)
+    assert failed == sum(breach.cases for breach in report.breaches), "the breach says which failed beside the marked"
+
+
+def test_forged(runs: Runs, runs_folder: Path) -> None:
+    report = runs["forged"].result()
+    assert report.breaches == []
+    assert report.figures["kinds of forgery"] == len(FORGERIES)
+    ledger = read_ledger((runs_folder / "forged" / "forged").glob("*.ledger"))
+    kinds = {submission.kind for submission in ledger.submissions.values()}
+    assert "plain" in kinds
+    assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
+    assert report.results >= report.accepted > 0
 
 
 def test_command(settings: Settings, tmp_path: Path) -> None:

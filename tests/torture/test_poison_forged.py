@@ -1,4 +1,4 @@
-"""Short runs of `poison` and `forged`, and what they are made of."""
+"""What `poison` and `forged` are made of."""
 
 from __future__ import annotations
 
@@ -13,45 +13,12 @@ from shared import keys
 from shared.errors import BadImage
 from shared.images import decode_image
 from shared.settings import Settings
-from tests.torture.test_campaigns import short_run
 from tests.worker import kit
 from torture.campaigns.poison import Marked, Orchestrator, judge
 from torture.follower import Follower
-from torture.forgeries import FORGERIES
-from torture.images import MARKS, bad_images
-from torture.ledger import read_ledger
+from torture.images import bad_images
 from torture.leftovers import read_leftovers
 from torture.plant import Plant, PlantOptions
-
-# What `poison` breaks today: images that were in a worker's hands beside one that crashed it fail with that one. When
-# jobs that took a worker down are tried alone (DESIGN section 7), this goes, and `test_poison` expects no breach.
-BROKEN_TODAY = "no image fails that could be sorted or rejected"
-
-
-def test_poison(tmp_path: Path) -> None:
-    """It did its work, and the only promise that it breaks is the one that is known to be broken."""
-    report = short_run("poison", tmp_path)
-    assert {breach.promise for breach in report.breaches} <= {BROKEN_TODAY}
-    assert all(report.figures["marks obeyed"][mark] for mark in MARKS)
-    assert report.figures["exit codes"][-6] >= 1, "a crash is one by SIGABRT"
-    assert all(report.figures["sent"].values())
-    assert report.results == report.accepted > 0
-    failed = report.outcomes["failed"] - sum(report.figures["sent"][mark] for mark in MARKS)
-    assert failed == sum(breach.cases for breach in report.breaches), (
-        "marked images failed, and the breach says the rest"
-    )
-
-
-def test_forged(tmp_path: Path) -> None:
-    report = short_run("forged", tmp_path)
-    assert report.breaches == []
-    assert report.figures["kinds of forgery"] == len(FORGERIES)
-    ledger = read_ledger((tmp_path / "forged").glob("*.ledger"))
-    kinds = {submission.kind for submission in ledger.submissions.values()}
-    assert "plain" in kinds
-    assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
-    assert report.results == report.accepted > 0
-
 
 # what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
 
