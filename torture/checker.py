@@ -29,7 +29,6 @@ RQ_SUCCESSES = "successful_job_count"
 class Loss(NamedTuple):
     """The server lost its data between two times (UTC epoch seconds), and all the jobs that it held at the first."""
 
-    what: str
     job_ids: frozenset[str]
     since: float
     until: float
@@ -82,14 +81,21 @@ def breach_of(promise: str, cases: Sequence[str]) -> Breach:
     return Breach(promise, len(cases), tuple(printable))
 
 
+def lost_by_server(history: History) -> int:
+    """How many acknowledged images have no result because the server lost its data."""
+    return sum(is_explained for _, is_explained in _without_result(history))
+
+
 def _lost(history: History) -> Iterator[str]:
-    """Acknowledged images without a result, unless the server lost the job or was losing its data during the call."""
+    return (job_id for job_id, is_explained in _without_result(history) if not is_explained)
+
+
+def _without_result(history: History) -> Iterator[tuple[str, bool]]:
+    """Acknowledged images without a result, and whether the server lost the job, or its data during the call."""
     for job_id, call in history.ledger.accepted.items():
-        is_explained = _was_lost_between(history, call.sent_at, call.answered_at) or any(
-            job_id in loss.job_ids for loss in history.losses
-        )
-        if job_id not in history.seen.entries and not is_explained:
-            yield job_id
+        if job_id not in history.seen.entries:
+            was_held = any(job_id in loss.job_ids for loss in history.losses)
+            yield job_id, was_held or _was_lost_between(history, call.sent_at, call.answered_at)
 
 
 def _doubled(history: History) -> Iterator[str]:

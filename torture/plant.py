@@ -246,12 +246,12 @@ class Plant:
         succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
 
-    def lose(self, what: str, action: Callable[[], object]) -> None:
+    def lose(self, action: Callable[[], object]) -> None:
         """Have the server lose its data, and record which images that may cost."""
         since = time.time()
         job_ids = self._held_by_server()
         action()
-        self.losses.append(Loss(what, job_ids, since=since, until=time.time()))
+        self.losses.append(Loss(job_ids, since=since, until=time.time()))
 
     def _held_by_server(self) -> frozenset[str]:
         """All jobs. Those that have ended too: the follower may not have read their results yet."""

@@ -25,7 +25,7 @@ from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
-from torture.checker import Breach
+from torture.checker import Breach, lost_by_server
 from torture.plant import Plant, PlantOptions, Say, times_to_result
 from torture.server import TortureServer
 
@@ -53,6 +53,7 @@ class Report:
     accepted: int
     refused: int
     results: int
+    lost_by_server: int
     attempts: Mapping[int, int]
     outcomes: Mapping[str, int]
     figures: Figures
@@ -133,6 +134,7 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
         accepted=len(history.ledger.accepted),
         refused=len(history.ledger.refused),
         results=len(entries),
+        lost_by_server=lost_by_server(history),
         attempts=_counted(entry.attempt for entry in entries),
         outcomes=_counted(entry.outcome for entry in entries),
         figures={**figures, **_percentiles(waits_s)},

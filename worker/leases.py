@@ -175,7 +175,7 @@ class LeaseKeeper:
         return int(requeued), jobs
 
     def unregister(self) -> None:
-        """Tell the other workers on this host nothing more of this one: it ends, and holds no jobs."""
+        """Take this worker's process off the list that others on this host watch: it ends, and holds no jobs."""
         if self._local_workers.scope:
             for queue in self._queues:
                 self._wire.call("HDEL", keys.processes(self._local_workers.scope, queue), self._worker)

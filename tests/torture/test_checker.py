@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from torture.checker import PROMISES, RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
+from torture.checker import PROMISES, RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check, lost_by_server
 from torture.follower import Disagreement, Entry, Seen
 from torture.ledger import Acknowledgement, Ledger, Submission
 
@@ -172,7 +172,7 @@ def test_an_image_of_a_killed_producer_may_have_a_result() -> None:
 
 
 def loss(*job_ids: str, since: float = 0.0, until: float = 0.0) -> Loss:
-    return Loss("FLUSHALL", frozenset(job_ids), since=since, until=until)
+    return Loss(frozenset(job_ids), since=since, until=until)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,16 @@ def loss(*job_ids: str, since: float = 0.0, until: float = 0.0) -> Loss:
     ids=["held", "during the call", "before its answer"],
 )
 def test_what_the_server_lost_may_have_no_result(explains: Loss) -> None:
-    assert check(replace(lose(good()), losses=[loss(), explains])) == []
+    history = replace(lose(good()), losses=[loss(), explains])
+    assert check(history) == []
+    assert lost_by_server(history) == 1
 
 
 @pytest.mark.parametrize("elsewhere", [loss("a"), loss(until=99.9), loss(since=100.3, until=101.0)])
 def test_what_no_loss_explains_is_lost(elsewhere: Loss) -> None:
-    assert broken_promises(replace(lose(good()), losses=[elsewhere])) == ["every acknowledged image has a result"]
+    history = replace(lose(good()), losses=[elsewhere])
+    assert broken_promises(history) == ["every acknowledged image has a result"]
+    assert lost_by_server(history) == 0
 
 
 def test_a_result_that_the_server_lost_may_come_again() -> None:

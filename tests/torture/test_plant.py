@@ -30,7 +30,7 @@ def test_a_loss_may_cost_every_job_on_the_server(plant: Plant, client: redis.Red
     client.zadd(keys.rq_wip("live"), {"held:execution": 1})
     client.zadd(keys.rq_finished("bulk"), {"finished": 1})
     client.zadd(keys.rq_failed("live"), {"failed": 1})
-    plant.lose("FLUSHALL", client.flushall)
+    plant.lose(client.flushall)
     (loss,) = plant.losses
     assert loss.job_ids == {"queued", "held", "finished", "failed"}
     assert loss.since <= loss.until

@@ -81,11 +81,11 @@ def _kill_and_restart(target: Target) -> None:
 
 
 def _restart_empty(target: Target) -> None:
-    target.plant.lose("restarted empty", target.server.restart_empty)
+    target.plant.lose(target.server.restart_empty)
 
 
 def _flush_all(target: Target) -> None:
-    target.plant.lose("FLUSHALL", target.plant.client.flushall)
+    target.plant.lose(target.plant.client.flushall)
 
 
 def _kill_clients(target: Target) -> None:
