@@ -148,7 +148,7 @@ class Follower:
             key, stream = self._asides.get()
             try:
                 entries = self._client.xrange(key)
-            except redis.exceptions.ConnectionError:
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
                 self._asides.put((key, stream))
                 raise
             for entry_id, fields in entries:

@@ -35,7 +35,7 @@ QUIT_CODE = 130
 SETTLE_S = 300.0
 
 ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, and in good order"
-COUNTS = "a worker answers when it is asked for its metrics"
+GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -311,7 +311,7 @@ class Plant:
             wait_until(lambda: worker.counter("sortline_inflight_jobs") == 0, f"{worker.name} holds no jobs")
             counted = worker.counter("sortline_jobs_total")
         except (OSError, Transient) as error:
-            self.note(COUNTS, f"{worker.name}: {error}; see {worker.log}")
+            self.note(GIVES_METRICS, f"{worker.name}: {error}; see {worker.log}")
         else:
             self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
 

@@ -12,9 +12,10 @@ import redis
 from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
+from torture import plant as plant_module
 from torture.feeder import Feeding
-from torture.plant import ENDS_WHEN_TOLD, Plant, PlantOptions
-from torture.processes import wait_until
+from torture.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
+from torture.processes import WorkerProcess, wait_until
 
 
 @pytest.fixture
@@ -44,6 +45,27 @@ def test_a_worker_that_ends_by_itself_is_noted_whatever_its_exit_code(plant: Pla
     plant.settle()
     assert [len(cases) for cases in plant.broken.values()] == [1]
     assert "ended by itself: exit code 0" in plant.broken[ENDS_WHEN_TOLD][0]
+
+
+def test_a_worker_that_does_not_end_in_time_is_noted_and_killed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant.start_workers(1)
+    (worker,) = plant.workers
+    worker.signal(signal.SIGSTOP)
+    monkeypatch.setattr(plant_module, "DRAIN_S", 0.1)
+    assert plant.drain_worker(worker) == -signal.SIGKILL
+    assert "did not end within" in plant.broken[ENDS_WHEN_TOLD][0]
+    assert worker.exit_code == -signal.SIGKILL
+
+
+def test_a_worker_that_does_not_give_its_metrics_is_noted(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(worker: WorkerProcess, name: str) -> int:
+        raise TimeoutError("no answer")
+
+    plant.start_workers(1)
+    monkeypatch.setattr(WorkerProcess, "counter", no_answer)
+    plant.settle()
+    assert [len(cases) for cases in plant.broken.values()] == [1]
+    assert "no answer" in plant.broken[GIVES_METRICS][0]
 
 
 def test_a_worker_that_is_told_to_end_as_it_starts_ends_in_good_order(plant: Plant) -> None:
