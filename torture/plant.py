@@ -23,7 +23,7 @@ from torture.feeder import Feeding
 from torture.follower import Entry, Follower, Seen
 from torture.ledger import LedgerWriter, read_ledger
 from torture.leftovers import read_leftovers
-from torture.processes import FeederProcess, Process, WorkerProcess, wait_until
+from torture.processes import PATIENCE_S, FeederProcess, Process, WorkerProcess, wait_until
 from torture.server import TortureServer
 from torture.worker_program import MARKS_VARIABLE
 
@@ -200,31 +200,37 @@ class Plant:
 
         `again_after_s`: send the signal a second time, so many seconds after the first.
         """
-        self._note_if_ended(worker)
-        worker.signal(number)
         right_codes = [0]
-        if again_after_s is not None:
-            right_codes.append(QUIT_CODE)
-            time.sleep(again_after_s)
+        if not self._note_if_ended(worker):
             worker.signal(number)
+            if again_after_s is not None:
+                right_codes.append(QUIT_CODE)
+                time.sleep(again_after_s)
+                worker.signal(number)
+            self._await_end(worker, right_codes=right_codes, timeout_s=DRAIN_S)
+        code = worker.wait()
+        self.workers.remove(worker)
+        if worker.name:
+            is_final = code in right_codes and worker.name not in self.miscounted_in_rq
+            self._count_in_rq(worker.name, is_final=is_final)
+        return code
+
+    def _note_if_ended(self, process: Process) -> bool:
+        """Note a process that has ended although nobody told it to; whether it has."""
+        if process.exit_code is None:
+            return False
+        self.note(ENDS_WHEN_TOLD, f"{process.what} ended by itself: exit code {process.exit_code}; see {process.log}")
+        return True
+
+    def _await_end(self, process: Process, *, timeout_s: float, right_codes: Sequence[int] = (0,)) -> None:
+        """Wait for the end of a process that was told to end. Note it if that comes too late, or with a wrong code."""
         try:
-            code = worker.wait(DRAIN_S)
-        except Transient as error:
-            code = -signal.SIGKILL
+            code = process.wait(timeout_s)
+        except Transient as error:  # it is killed by now
             self.note(ENDS_WHEN_TOLD, str(error))
         else:
             if code not in right_codes:
-                self.note(ENDS_WHEN_TOLD, f"{worker.name}, told to end: exit code {code}; see {worker.log}")
-        self.workers.remove(worker)
-        if worker.name:
-            self._count_in_rq(worker.name, is_final=worker.name not in self.miscounted_in_rq)
-        return code
-
-    def _note_if_ended(self, process: Process) -> None:
-        if process.exit_code is not None:
-            self.note(
-                ENDS_WHEN_TOLD, f"{process.what} ended by itself: exit code {process.exit_code}; see {process.log}"
-            )
+                self.note(ENDS_WHEN_TOLD, f"{process.what}, told to end: exit code {code}; see {process.log}")
 
     def held_by(self, worker: str) -> tuple[str, ...]:
         """The jobs that are leased to a worker, according to RQ."""
@@ -274,19 +280,20 @@ class Plant:
         wait_until(
             lambda: all(each.is_sending or each.exit_code is not None for each in self.feeders), "producers send"
         )
-        for feeder in self.feeders:
-            self._note_if_ended(feeder)
+        told = [feeder for feeder in self.feeders if not self._note_if_ended(feeder)]
+        for feeder in told:
             feeder.signal(signal.SIGTERM)
+        for feeder in told:
+            self._await_end(feeder, timeout_s=PATIENCE_S)
         for feeder in self.feeders:
-            if code := feeder.wait():
-                self.note(ENDS_WHEN_TOLD, f"{feeder.what}, told to end: exit code {code}; see {feeder.log}")
+            feeder.wait()  # closes its pipe
         self.feeders.clear()
 
     def settle(self) -> None:
         """Stop the producers, wait until the queues are empty, and tell the workers to end.
 
         Raises:
-            Transient: a producer or a worker did not become ready, or a producer did not end.
+            Transient: a producer or a worker did not become ready.
         """
         self.stop_feeders()
         self.options.say("waiting for the last results")

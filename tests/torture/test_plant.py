@@ -79,6 +79,7 @@ def test_a_producer_that_ends_by_itself_is_noted(plant: Plant) -> None:
     feeder = plant.start_feeder(Feeding(queue="no queue's name"))
     wait_until(lambda: feeder.exit_code is not None, "the producer has failed")
     plant.stop_feeders()
+    assert [len(cases) for cases in plant.broken.values()] == [1]
     assert "a producer ended by itself: exit code 1" in plant.broken[ENDS_WHEN_TOLD][0]
 
 
