@@ -18,7 +18,7 @@ QUIET_STEPS = 2
 
 
 class LocalWorkers:
-    """Knows none where `processes` is None, or the server does not tell: then leases decide who is dead."""
+    """Without `processes`, or while the server can't list them, it knows of no worker: leases decide who is dead."""
 
     def __init__(self, processes: Processes | None) -> None:
         self._processes = processes
@@ -46,11 +46,17 @@ class LocalWorkers:
         return [name for name in gone if name not in forgotten], forgotten
 
     def any_newly_gone(self) -> bool:
-        """Whether one is gone whose jobs no step has asked for yet."""
+        """Whether a worker is gone whose jobs no step has tried to take back yet."""
         return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
 
     def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
-        """What a step brought: names and processes in turns, and how many jobs it took from each that is gone."""
+        """Take in a step's answer.
+
+        Args:
+            listed: names and processes of workers, in turn.
+            taken: how many jobs the step took back from each worker that is gone.
+            refusal: why the server could not list the workers; empty if it could.
+        """
         texts = [item.decode(errors="surrogateescape") for item in listed]
         self._listed = dict(zip(texts[::2], texts[1::2], strict=True))
         for name, jobs in taken.items():

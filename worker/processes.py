@@ -60,7 +60,7 @@ class Processes:
 
 
 def find_processes(proc: Path = Path("/proc")) -> Processes | None:
-    """The processes of this one's scope; None where /proc does not tell of them, and nobody is known to be gone."""
+    """The processes of this one's scope. None if /proc can't tell of them: then no worker is ever known to be gone."""
     try:
         if os.readlink(proc / "self") != str(os.getpid()):
             raise OSError(f"{proc} shows the processes of another namespace")

@@ -110,15 +110,3 @@ def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_knows_all_campaigns() -> None:
     assert tuple(CAMPAIGNS) == commands.CAMPAIGNS
-
-
-def test_the_server_campaign_wants_a_server_of_its_own(settings: Settings, tmp_path: Path) -> None:
-    done = sortline("torture", "server", "--redis-url", settings.redis_url, settings=settings)
-    assert done.returncode == 2
-    assert "kills its server" in done.stderr
-
-
-def test_an_unknown_campaign_is_refused(settings: Settings) -> None:
-    done = sortline("torture", "killz", settings=settings)
-    assert done.returncode == 2
-    assert "killz" in done.stderr

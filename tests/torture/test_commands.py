@@ -67,7 +67,7 @@ def test_wrong_arguments_are_refused(chosen: list[str], arguments: list[str]) ->
 
 
 def test_a_run_that_starts_nothing_leaves_no_folder(temporary: Path) -> None:
-    with pytest.raises(BadSetting):
+    with pytest.raises(BadSetting, match="kills its server"):
         CliRunner().invoke(sortline.app, ["torture", "server", "--redis-url", "redis://host"], catch_exceptions=False)
     assert not list(temporary.iterdir())
 

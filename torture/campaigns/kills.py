@@ -36,8 +36,8 @@ def kills(plant: Plant, limits: Limits) -> Figures:
             plant.start_worker()
     return {
         "workers killed": len(plant.deaths),
-        "of them with jobs in hand": sum(bool(death.job_ids) for death in plant.deaths),
-        "jobs in their hands": sum(len(death.job_ids) for death in plant.deaths),
+        "workers killed with jobs in hand": sum(bool(death.job_ids) for death in plant.deaths),
+        "jobs that they held": sum(len(death.job_ids) for death in plant.deaths),
         "producers killed": limits.kills - len(plant.deaths),
     }
 

@@ -18,7 +18,7 @@ local FIRST_QUEUE = FIRST_FORGOTTEN + tonumber(ARGV[11])
 -- A host has fewer worker processes than this.
 local MOST_PROCESSES = 1000
 local PROCESSES_KEPT_S = 86400
--- So many leases are searched for those of workers that are gone, which takes 10 ms at most. The others run out.
+-- The most leases that are searched for jobs of workers that are gone: it takes up to 10 ms. The rest may expire.
 local MOST_LEASES = 10000
 local requeued, exhausted = 0, {}
 
