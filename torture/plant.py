@@ -160,8 +160,10 @@ class Plant:
         return feeder
 
     def open_ledger(self) -> LedgerWriter:
-        """A ledger for the images that the campaign itself sends."""
-        return LedgerWriter(self._new_ledger("campaign"))
+        """A ledger for the images that the campaign itself sends; closed with the plant."""
+        ledger = LedgerWriter(self._new_ledger("campaign"))
+        self._stack.callback(ledger.close)
+        return ledger
 
     def _new_ledger(self, name: str) -> Path:
         ledger = self.options.folder / f"{name}.ledger"
