@@ -26,7 +26,6 @@ def stops(plant: Plant, limits: Limits) -> Figures:
     plant.start_workers(WORKERS, quick)
     plant.start_feeders([Feeding()] * FEEDERS)
     counts = dict.fromkeys(ACTIONS, 0)
-    zombies_with_jobs = 0
     drains_s: list[float] = []
     codes: Counter[int] = Counter()
     until = time.monotonic() + limits.seconds
@@ -38,7 +37,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
         wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
         victim = plant.random.choice(plant.ready)
         if action == "zombie":
-            zombies_with_jobs += _pause(plant, victim)
+            _pause(plant, victim)
             continue
         began = time.monotonic()
         codes[_end(plant, victim, action)] += 1
@@ -46,19 +45,24 @@ def stops(plant: Plant, limits: Limits) -> Figures:
         plant.start_worker(quick)
     return {
         **counts,
-        "zombies with jobs in hand": zombies_with_jobs,
         "exit codes": dict(codes),
         "longest drain, s": round(max(drains_s), 2),
     }
 
 
-def _pause(plant: Plant, worker: WorkerProcess) -> bool:
-    """Pause a worker for longer than its lease; whether it held jobs. If it held none, the pause shows nothing."""
-    worker.signal(signal.SIGSTOP)
-    had_jobs = bool(plant.held_by(worker.name or ""))
+def _pause(plant: Plant, worker: WorkerProcess) -> None:
+    """Pause a worker that holds jobs for longer than its lease."""
+
+    def is_paused_with_jobs() -> bool:
+        worker.signal(signal.SIGSTOP)
+        if plant.held_by(worker.name or ""):
+            return True
+        worker.signal(signal.SIGCONT)
+        return False
+
+    wait_until(is_paused_with_jobs, f"{worker.name} holds jobs")
     time.sleep(LEASE_S + 1.5)  # the other workers take expired leases back once a second
     worker.signal(signal.SIGCONT)
-    return had_jobs
 
 
 def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
