@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torture.plant import Plant
 from torture.proxy import Proxy, proxy_to
 from torture.server import TortureServer
 from torture.server_states import busy, configured, replica, unable_to_save
+from worker.scripts import source
 
 WORKERS = 2
 FEEDERS = 2
@@ -26,6 +28,12 @@ STATES_S = (0.3, 0.6, 1.0, 3.0)
 MAX_REST_S = 0.6
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
+# The calls that are made again when their answer was lost, as they are sent: a producer's, then the worker's scripts.
+REPEATED = (
+    b"$4\r\nEXEC\r\n",
+    *(hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode() for name in ("claim", "finish")),
+)
+ANSWERS_LOST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,10 @@ def _refuse_links(target: Target) -> None:
 
 
 def _drop_answers(target: Target) -> None:
-    target.proxy.drop_answers(5)
+    """Of each kind of call whose repetition must find out what the first did; and of some others."""
+    for marker in REPEATED:
+        target.proxy.drop_answers(ANSWERS_LOST, to=marker)
+    target.proxy.drop_answers(ANSWERS_LOST)
 
 
 FAULTS: dict[str, Callable[[Target], None]] = {
