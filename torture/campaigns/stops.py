@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
+from torture.leftovers import read_statuses
 from torture.plant import ENDS_WHEN_TOLD, Plant
 from torture.processes import WorkerProcess, wait_until
 from torture.proxy import Proxy, proxy_to
@@ -74,7 +75,11 @@ def _end(plant: Plant, worker: WorkerProcess, action: str, proxy: Proxy) -> int:
             time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
             code = plant.drain_worker(worker)
     else:
+        held_before = plant.held_by(worker.name or "")
         code = plant.drain_worker(worker, number=signal.Signals[action])
+        statuses = Counter(read_statuses(plant.client, held_before))
+        if statuses.total() > statuses[b"finished"]:
+            plant.note("a worker that is told to end finishes what it holds", f"{worker.name}: {dict(statuses)}")
     if code != 0 and not (action == TWICE and code == QUIT_CODE):
         plant.note(ENDS_WHEN_TOLD, f"{worker.name} after {action}: exit code {code}, see {worker.log}")
     if held := plant.held_by(worker.name or ""):
