@@ -28,12 +28,13 @@ STATES_S = (0.3, 0.6, 1.0, 3.0)
 MAX_REST_S = 0.6
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
-# The calls that are made again when their answer was lost, as they are sent: a producer's, then the worker's scripts.
+# The calls that are made again when their answer was lost, as they are sent: a producer's, then a worker's.
 REPEATED = (
     b"$4\r\nEXEC\r\n",
+    b"$4\r\nMGET\r\n",
     *(hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode() for name in ("claim", "finish")),
 )
-ANSWERS_LOST = 3
+ANSWERS_LOST = 4  # more than one: the first repetition is made at once, and raises nothing
 
 
 @dataclass(frozen=True, slots=True)
