@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
 from torture.leftovers import read_statuses
 from torture.plant import ENDS_WHEN_TOLD, Plant
 from torture.processes import WorkerProcess, wait_until
-from torture.proxy import Proxy, proxy_to
 
 WORKERS = 3
 FEEDERS = 2
@@ -24,17 +21,12 @@ STUCK_AFTER_S = 2.0
 TWICE = "SIGTERM twice"
 ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run has each of them
 MAX_PAUSE_S = 0.4
-# While a worker is told twice, each way takes so long: then a call of its is under way, which must not bring it jobs.
-LINK_DELAY_S = 0.1
 QUIT_CODE = 130  # of a worker that is told a second time, unless it was done by then
 
 
 def stops(plant: Plant, limits: Limits) -> Figures:
     """Until the time is over: stop a worker or tell it to end, and replace it. Each of ACTIONS at least once."""
-    proxy = plant.enter(proxy_to(plant.settings.redis_url))
-    quick = plant.settings.model_copy(
-        update={"redis_url": proxy.url, "lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S}
-    )
+    quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     for _ in range(WORKERS):
         plant.start_worker(quick)
     wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
@@ -54,7 +46,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
             _stand_still(victim)
             continue
         began = time.monotonic()
-        codes[_end(plant, victim, action, proxy)] += 1
+        codes[_end(plant, victim, action)] += 1
         drains_s.append(time.monotonic() - began)
         plant.start_worker(quick)
     return {**counts, "exit codes": dict(codes), "longest drain, s": round(max(drains_s), 2)}
@@ -66,14 +58,12 @@ def _stand_still(worker: WorkerProcess) -> None:
     worker.signal(signal.SIGCONT)
 
 
-def _end(plant: Plant, worker: WorkerProcess, action: str, proxy: Proxy) -> int:
+def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
     """Tell a worker to end, and hold it to its promises; its exit code."""
     if action == TWICE:
-        with _slow(proxy):
-            time.sleep(4 * LINK_DELAY_S)
-            worker.signal(signal.SIGTERM)
-            time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
-            code = plant.drain_worker(worker)
+        worker.signal(signal.SIGTERM)
+        time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
+        code = plant.drain_worker(worker)
     else:
         held_before = plant.held_by(worker.name or "")
         code = plant.drain_worker(worker, number=signal.Signals[action])
@@ -85,15 +75,3 @@ def _end(plant: Plant, worker: WorkerProcess, action: str, proxy: Proxy) -> int:
     if held := plant.held_by(worker.name or ""):
         plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
     return code
-
-
-@contextlib.contextmanager
-def _slow(proxy: Proxy) -> Iterator[None]:
-    links = (proxy.to_server, proxy.to_client)
-    for link in links:
-        link.delay_s = LINK_DELAY_S
-    try:
-        yield
-    finally:
-        for link in links:
-            link.delay_s = 0.0
