@@ -14,6 +14,7 @@ from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
 FEEDERS = 2
+RATE_HZ = 300.0  # as much as the workers can do, so that they always have some in hand
 # The shortest that a setting allows, so that a worker needn't stand still for long.
 LEASE_S = 2
 # Shorter than a worker stands still: its threads look as if they hung, and it must not give itself up for it.
@@ -30,7 +31,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
     for _ in range(WORKERS):
         plant.start_worker(quick)
     wait_until(lambda: len(plant.ready) == WORKERS, "the workers are ready")
-    plant.start_feeders([Feeding()] * FEEDERS)
+    plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS)
     counts = dict.fromkeys(ACTIONS, 0)
     drains_s: list[float] = []
     codes: Counter[int] = Counter()
