@@ -6,10 +6,10 @@ import signal
 import time
 from collections import Counter
 
+from shared import keys
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
-from torture.leftovers import read_statuses
-from torture.plant import ENDS_WHEN_TOLD, Plant
+from torture.plant import DRAIN_S, ENDS_WHEN_TOLD, Plant
 from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
@@ -22,6 +22,7 @@ STUCK_AFTER_S = 2.0
 TWICE = "SIGTERM twice"
 ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run has each of them
 MAX_PAUSE_S = 0.4
+LOOK_S = 0.02
 QUIT_CODE = 130  # of a worker that is told a second time, unless it was done by then
 
 
@@ -66,13 +67,28 @@ def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
         time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
         code = plant.drain_worker(worker)
     else:
-        held_before = plant.held_by(worker.name or "")
-        code = plant.drain_worker(worker, number=signal.Signals[action])
-        statuses = Counter(read_statuses(plant.client, held_before))
-        if statuses.total() > statuses[b"finished"]:
-            plant.note("a worker that is told to end finishes what it holds", f"{worker.name}: {dict(statuses)}")
+        held = _held_until_its_end(plant, worker, signal.Signals[action])
+        code = plant.drain_worker(worker)  # it has ended: this only takes note of it
+        if others := [job_id for job_id in held if _owner(plant, job_id) != worker.name]:
+            example = f"{worker.name} after {action}: others have {len(others)} of {len(held)} jobs"
+            plant.note("a worker that is told to end finishes what it holds", example)
     if code != 0 and not (action == TWICE and code == QUIT_CODE):
         plant.note(ENDS_WHEN_TOLD, f"{worker.name} after {action}: exit code {code}, see {worker.log}")
     if held := plant.held_by(worker.name or ""):
         plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
     return code
+
+
+def _held_until_its_end(plant: Plant, worker: WorkerProcess, number: int) -> set[str]:
+    """Tell it to end, and wait until it has, or has had its time; the jobs that it was seen to hold meanwhile."""
+    worker.signal(number)
+    held: set[str] = set()
+    until = time.monotonic() + DRAIN_S
+    while worker.exit_code is None and time.monotonic() < until:
+        held.update(plant.held_by(worker.name or ""))
+        time.sleep(LOOK_S)
+    return held
+
+
+def _owner(plant: Plant, job_id: str) -> str:
+    return (plant.client.hget(keys.rq_job(job_id), "worker_name") or b"").decode()
