@@ -213,16 +213,18 @@ class Plant:
     def lose(self, what: str, action: Callable[[], object]) -> None:
         """Have the server lose its data, and remember what that explains."""
         since = time.time() - IN_FLIGHT_S
-        job_ids = self._unfinished()
+        job_ids = self._jobs_on_the_server()
         action()
         self.losses.append(Loss(what, job_ids, since=since, until=time.time()))
 
-    def _unfinished(self) -> frozenset[str]:
-        """The jobs that wait or are leased."""
+    def _jobs_on_the_server(self) -> frozenset[str]:
+        """The jobs that wait or are leased, and those with a result, which the follower need not have read yet."""
         with self.client.pipeline(transaction=True) as pipeline:
             for queue in self.settings.queue_names:
                 pipeline.lrange(keys.rq_queue(queue), 0, -1)
                 pipeline.zrange(keys.rq_wip(queue), 0, -1)
+                pipeline.zrange(f"rq:finished:{queue}", 0, -1)
+                pipeline.zrange(f"rq:failed:{queue}", 0, -1)
             answers = pipeline.execute()
         return frozenset(member.decode().partition(":")[0] for members in answers for member in members)
 

@@ -34,6 +34,7 @@ REPEATED = (
     b"$4\r\nMGET\r\n",
     *(hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode() for name in ("claim", "finish")),
 )
+ANSWERED_S = 1.5  # what is repeated has its answer: a loss before would take what the server remembers of the call
 ANSWERS_LOST = 4  # more than one: the first repetition is made at once, and raises nothing
 
 
@@ -192,6 +193,7 @@ def _drop_answers(target: Target) -> None:
     for marker in REPEATED:
         target.proxy.drop_answers(ANSWERS_LOST, to=marker)
     target.proxy.drop_answers(ANSWERS_LOST)
+    time.sleep(ANSWERED_S)
 
 
 FAULTS: dict[str, Callable[[Target], None]] = {
