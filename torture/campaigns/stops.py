@@ -67,10 +67,10 @@ def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
         time.sleep(plant.random.uniform(0.05, 0.2))  # at once it would be one signal for the kernel
         code = plant.drain_worker(worker)
     else:
-        held = _held_until_its_end(plant, worker, signal.Signals[action])
+        seen_held = _held_until_its_end(plant, worker, signal.Signals[action])
         code = plant.drain_worker(worker)  # it has ended: this only takes note of it
-        if others := [job_id for job_id in held if _owner(plant, job_id) != worker.name]:
-            example = f"{worker.name} after {action}: others have {len(others)} of {len(held)} jobs"
+        if others := [job_id for job_id in seen_held if _owner(plant, job_id) != worker.name]:
+            example = f"{worker.name} after {action}: others have {len(others)} of {len(seen_held)} jobs"
             plant.note("a worker that is told to end finishes what it holds", example)
     if code != 0 and not (action == TWICE and code == QUIT_CODE):
         plant.note(ENDS_WHEN_TOLD, f"{worker.name} after {action}: exit code {code}, see {worker.log}")
