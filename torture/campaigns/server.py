@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torture.plant import Plant
 from torture.proxy import Proxy, proxy_to
 from torture.server import TortureServer
 from torture.server_states import busy, configured, replica, unable_to_save
+from worker.scripts import source
 
 WORKERS = 2
 FEEDERS = 2
@@ -27,6 +29,14 @@ FAULTS_LAST_S = (0.3, 0.6, 1.0, 3.0)
 MAX_PAUSE_S = 0.6
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
+# The calls that are made again when their answer was lost, as they are sent: a producer's, then a worker's.
+REPEATED = (
+    b"$4\r\nEXEC\r\n",
+    b"$4\r\nMGET\r\n",
+    *(hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode() for name in ("claim", "finish")),
+)
+ANSWERED_S = 1.5  # what is repeated has its answer: a loss before would take what the server remembers of the call
+ANSWERS_LOST = 4  # more than one: the first repetition is made at once, and raises nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +186,11 @@ def _refuse_links(target: Target) -> None:
 
 
 def _drop_answers(target: Target) -> None:
-    target.proxy.drop_answers(5)
+    """Of each kind of call whose repetition must find out what the first did; and of some others."""
+    for marker in REPEATED:
+        target.proxy.drop_answers(ANSWERS_LOST, to=marker)
+    target.proxy.drop_answers(ANSWERS_LOST)
+    time.sleep(ANSWERED_S)
 
 
 FAULTS: dict[str, Callable[[Target], None]] = {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 
+from shared import keys
 from torture.campaigns.base import Figures, Limits
 from torture.feeder import Feeding
 from torture.plant import Plant
@@ -13,18 +17,22 @@ from torture.processes import WorkerProcess, wait_until
 
 WORKERS = 3
 FEEDERS = 2
+RATE_HZ = 300.0  # as much as the workers can do, so that they always hold some jobs
 # The shortest that the setting allows, so that a pause need not be long.
 LEASE_S = 2
+# Shorter than a pause: all threads of a paused worker look stuck, and it must not give up its jobs for that.
+STUCK_AFTER_S = 2.0
 TWICE = "SIGTERM twice"
 ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run does all of them
 MAX_PAUSE_S = 0.4
+LOOK_S = 0.02
 
 
 def stops(plant: Plant, limits: Limits) -> Figures:
     """Pause a worker, or tell it to end and start another, until the time is over and each action was done once."""
-    quick = plant.settings.model_copy(update={"lease_s": LEASE_S})
+    quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     plant.start_workers(WORKERS, quick)
-    plant.start_feeders([Feeding()] * FEEDERS)
+    plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS)
     counts = dict.fromkeys(ACTIONS, 0)
     drains_s: list[float] = []
     codes: Counter[int] = Counter()
@@ -71,7 +79,34 @@ def _end(plant: Plant, worker: WorkerProcess, action: str) -> int:
         pause_s = plant.random.uniform(0.05, 0.2)  # the kernel merges equal signals that come at once
         code = plant.drain_worker(worker, again_after_s=pause_s)
     else:
-        code = plant.drain_worker(worker, number=signal.Signals[action])
-    if held := plant.held_by(worker.name or ""):
-        plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(held)} jobs")
+        with _watched(plant, worker) as held:
+            code = plant.drain_worker(worker, number=signal.Signals[action])
+        if others := [job_id for job_id in held if _owner(plant, job_id) != worker.name]:
+            example = f"{worker.name} after {action}: others have {len(others)} of {len(held)} jobs"
+            plant.note("a worker that is told to end finishes what it holds", example)
+    if left := plant.held_by(worker.name or ""):
+        plant.note("a worker that ended in good order holds no jobs", f"{worker.name} after {action}: {len(left)} jobs")
     return code
+
+
+@contextlib.contextmanager
+def _watched(plant: Plant, worker: WorkerProcess) -> Iterator[set[str]]:
+    """The jobs that the worker was seen to hold at any time in the block."""
+    held: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            held.update(plant.held_by(worker.name or ""))
+
+    thread = threading.Thread(target=look, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _owner(plant: Plant, job_id: str) -> str:
+    return (plant.client.hget(keys.rq_job(job_id), "worker_name") or b"").decode()
