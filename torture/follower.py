@@ -111,6 +111,19 @@ class Follower:
         self._stopping.set()
         self._thread.join()
 
+    def is_up_to_date(self) -> bool:
+        """Whether it has read the last entry of each stream."""
+        streams = [keys.results(line.decode()) for line in tuple(self._lines)]
+        with self._client.pipeline(transaction=False) as pipeline:
+            for stream in streams:
+                pipeline.xrevrange(stream, count=1)
+            answers = pipeline.execute(raise_on_error=False)
+        latest = {stream: entries for stream, entries in zip(streams, answers, strict=True) if entries}
+        return all(
+            isinstance(entries, Exception) or self._last.get(stream) == entries[0][0].decode()
+            for stream, entries in latest.items()
+        )
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:

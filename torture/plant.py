@@ -249,7 +249,7 @@ class Plant:
 
     def _count_in_rq(self, worker: str, *, is_final: bool) -> None:
         """Record how many successes RQ has counted for a worker that has ended."""
-        if self.losses:  # the server may have lost the count too
+        if self.losses:  # the server may have lost the count too, or results that were counted
             return
         succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
@@ -292,7 +292,7 @@ class Plant:
         self.feeders.clear()
 
     def settle(self) -> None:
-        """Stop the producers, wait until the queues are empty, and tell the workers to end.
+        """Stop the producers, wait until the queues are empty and all results are read, and tell the workers to end.
 
         Raises:
             Transient: a producer or a worker did not become ready.
@@ -300,7 +300,7 @@ class Plant:
         self.stop_feeders()
         self.options.say("waiting for the last results")
         until = time.monotonic() + SETTLE_S
-        while self.outstanding() and time.monotonic() < until:
+        while (self.outstanding() or not self.follower.is_up_to_date()) and time.monotonic() < until:
             time.sleep(0.1)
         # A worker that is not ready has no handler for SIGTERM yet, which would end it with another exit code.
         wait_until(
@@ -313,7 +313,7 @@ class Plant:
 
     def _count_in_metrics(self, worker: WorkerProcess) -> None:
         """Record the count in the metrics of a worker that lives. `drain_worker` notes one that doesn't."""
-        if worker.name is None or worker.exit_code is not None:
+        if self.losses or worker.name is None or worker.exit_code is not None:
             return
         try:
             # A worker counts a job after the server has its result, and then lets go of it.

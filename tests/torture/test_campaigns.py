@@ -16,7 +16,7 @@ from shared.settings import Settings
 from tests.e2e.kit import sortline
 from tests.torture.kit import short_run
 from torture import commands
-from torture.campaigns.server import FAULTS
+from torture.campaigns.server import FAULTS, LOSSES
 from torture.forgeries import FORGERIES
 from torture.images import MARKS
 from torture.ledger import read_ledger
@@ -48,7 +48,7 @@ def test_stops(runs: Runs) -> None:
 def test_server(runs: Runs) -> None:
     report = runs["server"].result()
     assert report.breaches == []
-    assert report.figures == dict.fromkeys(sorted(FAULTS), 1)
+    assert report.figures == dict.fromkeys(sorted(FAULTS | LOSSES), 1)
     assert report.accepted > 0
 
 

@@ -27,6 +27,8 @@ LEASE_S = 2
 # How long a fault may last, and the longest pause after one.
 FAULTS_LAST_S = (0.3, 0.6, 1.0, 3.0)
 MAX_PAUSE_S = 0.6
+# Of the time, for faults in which the server loses its data and others between them.
+LOSSES_SHARE = 0.25
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
 # The calls that are made again when their answer was lost, as they are sent: a producer's, then a worker's.
@@ -56,29 +58,37 @@ class Target:
         time.sleep(self.duration_s())
 
 
+Faults = dict[str, Callable[[Target], None]]
+
+
 def server(plant: Plant, limits: Limits) -> Figures:
     """Cause one fault after the other, in random order, until the time is over and each was caused once.
 
-    The server syncs its append-only file before each answer, so that it loses nothing when it is killed.
+    The server syncs its append-only file before each answer, so that it loses nothing when it is killed. Faults that lose
+    its data are caused at the end, with new workers, so that the counters of those before can be checked.
     """
     assert plant.server is not None, "see NEED_OWN_SERVER"
     proxy = plant.enter(proxy_to(plant.settings.redis_url))
     linked = plant.settings.model_copy(update={"redis_url": proxy.url, "lease_s": LEASE_S})
-    plant.start_workers(WORKERS, linked)
-    plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS, linked)
     target = Target(plant, plant.server, proxy)
     counts: Counter[str] = Counter()
-    until = time.monotonic() + limits.seconds
-    while time.monotonic() < until or len(counts) < len(FAULTS):
-        round_of_faults = plant.random.sample(list(FAULTS), len(FAULTS))
-        for name in round_of_faults:
-            if time.monotonic() > until and len(counts) == len(FAULTS):
-                break
-            plant.options.say(f"{name} ({counts.total() + 1})")
-            FAULTS[name](target)
-            counts[name] += 1
-            time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    for faults, share in ((FAULTS, 1 - LOSSES_SHARE), (FAULTS | LOSSES, LOSSES_SHARE)):
+        plant.start_workers(WORKERS, linked)
+        plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS, linked)
+        _cause(faults, target, counts, until=time.monotonic() + share * limits.seconds)
+        plant.settle()
     return dict(sorted(counts.items()))
+
+
+def _cause(faults: Faults, target: Target, counts: Counter[str], *, until: float) -> None:
+    """Those that were caused least come first."""
+    plant = target.plant
+    while time.monotonic() < until or not all(counts[name] for name in faults):
+        name = min(faults, key=lambda name: (counts[name], plant.random.random()))
+        plant.options.say(f"{name} ({counts.total() + 1})")
+        faults[name](target)
+        counts[name] += 1
+        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
 
 
 # faults ────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,10 +203,8 @@ def _drop_answers(target: Target) -> None:
     time.sleep(ANSWERED_S)
 
 
-FAULTS: dict[str, Callable[[Target], None]] = {
+FAULTS: Faults = {
     "killed, restarted with its append-only file": _kill_and_restart,
-    "restarted empty": _restart_empty,
-    "FLUSHALL": _flush_all,
     "CLIENT KILL": _kill_clients,
     "CLIENT PAUSE": _pause_clients,
     "CLIENT PAUSE WRITE": _pause_writes,
@@ -213,3 +221,4 @@ FAULTS: dict[str, Callable[[Target], None]] = {
     "links refused": _refuse_links,
     "answers lost": _drop_answers,
 }
+LOSSES: Faults = {"restarted empty": _restart_empty, "FLUSHALL": _flush_all}
