@@ -64,8 +64,8 @@ Faults = dict[str, Callable[[Target], None]]
 def server(plant: Plant, limits: Limits) -> Figures:
     """Cause one fault after the other, in random order, until the time is over and each was caused once.
 
-    The server syncs its append-only file before each answer, so that it loses nothing when it is killed. Faults that lose
-    its data are caused at the end, with new workers, so that the counters of those before can be checked.
+    The server syncs its append-only file before each answer, so that it loses nothing when it is killed. Faults that
+    lose its data are caused at the end, with new workers, so that the counters of those before can be checked.
     """
     assert plant.server is not None, "see NEED_OWN_SERVER"
     proxy = plant.enter(proxy_to(plant.settings.redis_url))
@@ -81,10 +81,10 @@ def server(plant: Plant, limits: Limits) -> Figures:
 
 
 def _cause(faults: Faults, target: Target, counts: Counter[str], *, until: float) -> None:
-    """Those that were caused least come first."""
     plant = target.plant
     while time.monotonic() < until or not all(counts[name] for name in faults):
-        name = min(faults, key=lambda name: (counts[name], plant.random.random()))
+        missing = [name for name in faults if not counts[name]]
+        name = plant.random.choice(missing or list(faults))
         plant.options.say(f"{name} ({counts.total() + 1})")
         faults[name](target)
         counts[name] += 1
