@@ -29,9 +29,12 @@ def torture(
     seed: Annotated[int | None, typer.Option(help="repeats the random choices of an earlier run")] = None,
     engine: Annotated[str, typer.Option(help="null (costs nothing) or real (the model of your settings)")] = "null",
     redis_url: Annotated[
-        str | None, typer.Option(help="an EMPTY server (not for the campaign `server`); by default an embedded one")
+        str | None,
+        typer.Option(help="an EMPTY database (not for the campaign `server`); by default an embedded server"),
     ] = None,
-    flush: Annotated[bool, typer.Option("--flush", help="DELETE everything on the server at --redis-url")] = False,
+    flush: Annotated[
+        bool, typer.Option("--flush", help="first DELETE everything in the database of --redis-url")
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="keep logs and ledgers here; by default they are kept only after a failure")
     ] = None,
@@ -91,13 +94,20 @@ def _logs(folder: Path | None, *, seed: int) -> Iterator[Path]:
     import tempfile
 
     kept = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
+    is_in_use = _has_files(kept)  # it will be refused, and what lies there is not of this seed
     try:
         yield kept
     except BaseException:
-        if any(path.is_file() for path in kept.rglob("*")):
+        if is_in_use:
+            raise
+        if _has_files(kept):
             print(f"seed {seed}; logs and ledgers: {kept}", file=sys.stderr)
         elif folder is None:
             shutil.rmtree(kept)
         raise
     if folder is None:
         shutil.rmtree(kept)
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
