@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,9 +30,12 @@ def torture(
     seed: Annotated[int | None, typer.Option(help="repeats the random choices of an earlier run")] = None,
     engine: Annotated[str, typer.Option(help="null (costs nothing) or real (the model of your settings)")] = "null",
     redis_url: Annotated[
-        str | None, typer.Option(help="an EMPTY server (not for the campaign `server`); by default an embedded one")
+        str | None,
+        typer.Option(help="an EMPTY database (not for the campaign `server`); by default an embedded server"),
     ] = None,
-    flush: Annotated[bool, typer.Option("--flush", help="DELETE everything on the server at --redis-url")] = False,
+    flush: Annotated[
+        bool, typer.Option("--flush", help="first DELETE everything in the database of --redis-url")
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="keep logs and ledgers here; by default they are kept only after a failure")
     ] = None,
@@ -57,6 +61,8 @@ def torture(
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}: choose one of {', '.join(ENGINES)}.")
     seed = secrets.randbits(32) if seed is None else seed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # in good order, as Ctrl-C does: processes end, and the database is emptied
     with _logs(folder, seed=seed) as kept:
         with Console(stderr=True).status("torture") as status:
             reports = run_campaigns(
@@ -77,6 +83,10 @@ def torture(
             raise typer.Exit(1)
 
 
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def _chosen(campaigns: list[str], *, has_own_server: bool) -> list[str]:
     """The campaigns to run, each once. `all` leaves out what can't run on a server that the user has named."""
     if unknown := [name for name in campaigns if name not in (*CAMPAIGNS, "all")]:
@@ -91,13 +101,20 @@ def _logs(folder: Path | None, *, seed: int) -> Iterator[Path]:
     import tempfile
 
     kept = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
+    is_in_use = _has_files(kept)  # it will be refused, and what lies there is not of this seed
     try:
         yield kept
     except BaseException:
-        if any(path.is_file() for path in kept.rglob("*")):
+        if is_in_use:
+            raise
+        if _has_files(kept):
             print(f"seed {seed}; logs and ledgers: {kept}", file=sys.stderr)
         elif folder is None:
             shutil.rmtree(kept)
         raise
     if folder is None:
         shutil.rmtree(kept)
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))

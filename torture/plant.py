@@ -178,20 +178,25 @@ class Plant:
         self.feeders.remove(feeder)
 
     def kill_worker(self, worker: WorkerProcess) -> Death:
-        """Send SIGKILL, and record what the worker held."""
+        """Send SIGKILL, and record what the worker held.
+
+        It is paused before, as others take its jobs back as soon as it is gone.
+        """
         self._note_if_ended(worker)
+        worker.signal(signal.SIGSTOP)
+        held = self.held_by(worker.name) if worker.name else ()
         at = time.time()
         worker.kill()
-        return self.record_death(worker, at=at)
+        return self.record_death(worker, at=at, held=held)
 
-    def record_death(self, worker: WorkerProcess, *, at: float) -> Death:
+    def record_death(self, worker: WorkerProcess, *, at: float, held: Sequence[str] = ()) -> Death:
         """Record a worker that ended without a drain at this time (UTC epoch seconds), and what it held."""
         worker.wait()  # it has ended; this closes its pipe
         self.workers.remove(worker)
         name = worker.name or ""
-        death = Death(name, at, self.held_by(name) if name else ())
         if name:
             self._count_in_rq(name, is_final=False)
+        death = Death(name, at, tuple(held))
         self.deaths.append(death)
         return death
 
