@@ -10,6 +10,7 @@ import typer
 import model_store.commands
 import producer.commands
 import shared.commands
+import torture.commands
 import worker.commands
 from shared.errors import BadSetting, SortlineError
 
@@ -38,7 +39,7 @@ def _main(
     """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
 
 
-for package in (producer, worker, model_store, shared):
+for package in (producer, worker, model_store, shared, torture):
     package.commands.add_to(app)
 
 

@@ -63,6 +63,14 @@ def suspects(queues: Sequence[str]) -> str:
     return f"{sweep(queues)}:suspects"
 
 
+def processes(scope: str, queue: str) -> str:
+    """Hash of the worker processes of one host (or container) that serve a queue, by worker's name; expires.
+
+    `scope` says within which the processes can be told apart: worker/processes.py.
+    """
+    return f"sortline:processes:{scope}:{queue}"
+
+
 # RQ's.
 RQ_QUEUES = "rq:queues"  # set of the keys of all queues
 RQ_SUSPENDED = "rq:suspended"
@@ -82,6 +90,16 @@ def rq_job(job_id: str) -> str:
 def rq_wip(queue: str) -> str:
     """Sorted set `<job>:<execution>` by lease expiry: RQ's StartedJobRegistry."""
     return f"rq:wip:{queue}"
+
+
+def rq_finished(queue: str) -> str:
+    """Sorted set of finished jobs by when they expire: RQ's FinishedJobRegistry."""
+    return f"rq:finished:{queue}"
+
+
+def rq_failed(queue: str) -> str:
+    """Sorted set of failed jobs by when they expire: RQ's FailedJobRegistry."""
+    return f"rq:failed:{queue}"
 
 
 def rq_results(job_id: str) -> str:

@@ -84,7 +84,9 @@ class Settings(BaseSettings):
         10_000, ge=0, description="answers remembered, so that identical images are not sorted anew; 0: none"
     )
     result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
-    lease_s: int = Field(10, ge=2, description="seconds after a worker's last sign of life until its jobs go back")
+    lease_s: int = Field(
+        10, ge=2, description="seconds, at most, from a worker's last sign of life until its jobs go back"
+    )
     stuck_after_s: float = Field(
         60.0,
         ge=1,

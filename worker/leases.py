@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 
 import redis
 
+from shared import keys
 from shared.wire import Wire
 from worker import scripts
 from worker.broken_keys import BrokenKeys
 from worker.claim import parse_claimed, stamp
 from worker.items import Claimed, Lease
+from worker.local_workers import LocalWorkers
+from worker.processes import Processes
 
 log = logging.getLogger("sortline.leases")
 
@@ -89,12 +92,15 @@ class LeaseKeeper:
         lease_s: int,
         inflight: Inflight,
         broken_keys: BrokenKeys | None = None,
+        processes: Processes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        wire = Wire(client)
-        self._renew = scripts.load(wire, "renew")
-        self._release = scripts.load(wire, "release")
-        self._reap = scripts.load_repeatable(wire, "reap")
+        """Without `processes` a worker that died on this host is noticed when its leases run out, not at once."""
+        self._wire = Wire(client)
+        self._renew = scripts.load(self._wire, "renew")
+        self._release = scripts.load(self._wire, "release")
+        self._reap = scripts.load_repeatable(self._wire, "reap")
+        self._local_workers = LocalWorkers(processes)
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._queues = list(queues)
@@ -124,20 +130,55 @@ class LeaseKeeper:
         return int(released)
 
     def reap(self) -> tuple[int, list[Claimed]]:
-        """Take back jobs whose leases ran out.
+        """Take back jobs whose leases ran out, and those of workers on this host that are known to be gone.
 
         Returns:
             how many went back to their queues, and the jobs without attempts left, which this worker
             holds now and must answer as failed.
         """
+        requeued, jobs = self._reap_once()
+        if self._local_workers.any_newly_gone():  # a worker that has just started need not wait for its second step
+            more_requeued, more_jobs = self._reap_once()
+            return requeued + more_requeued, jobs + more_jobs
+        return requeued, jobs
+
+    def _reap_once(self) -> tuple[int, list[Claimed]]:
         now = self._clock()
-        requeued, exhausted, problems = self._reap(
-            args=[self._worker, stamp(now), now, self._lease_s, REAP_LIMIT, *self._queues]
+        others = self._local_workers
+        gone, forgotten = others.find_gone()
+        requeued, exhausted, problems, taken_flat, listed, refusal = self._reap(
+            args=[
+                self._worker,
+                stamp(now),
+                now,
+                self._lease_s,
+                REAP_LIMIT,
+                others.scope,
+                others.process,
+                len(gone),
+                len(forgotten),
+                *gone,
+                *forgotten,
+                *self._queues,
+            ]
         )
         self._broken_keys.report(problems)
         jobs = [parse_claimed(job, started_at=now) for job in exhausted]
         self._inflight.add([job.lease for job in jobs])
+        taken = {
+            name.decode(errors="surrogateescape"): int(count)
+            for name, count in zip(taken_flat[::2], taken_flat[1::2], strict=True)
+        }
+        others.observe(listed=listed, taken=taken, refusal=refusal)
+        if by_lease := int(requeued) + len(jobs) - sum(taken.values()):
+            log.warning("took back %d jobs from workers that died", by_lease)
         return int(requeued), jobs
+
+    def unregister(self) -> None:
+        """Take this worker's process off the list that others on this host watch: it ends, and holds no jobs."""
+        if self._local_workers.scope:
+            for queue in self._queues:
+                self._wire.call("HDEL", keys.processes(self._local_workers.scope, queue), self._worker)
 
 
 def _names(leases: Sequence[Lease]) -> list[str]:

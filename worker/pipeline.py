@@ -120,6 +120,7 @@ class Pipeline:
         self._done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
         self._stop_claiming = threading.Event()
         self._claims_ended = threading.Event()
+        self._may_claim = threading.Event()  # not before the other workers on this host know of this one
         self._suspended: bool | None = None  # None until the first claim is answered
         self.ended = threading.Event()
         self.loops = Loops(parts.metrics, clock=monotonic)
@@ -129,6 +130,7 @@ class Pipeline:
 
     def start(self) -> None:
         """Start the threads and return."""
+        self.loops.start("leases", self._lease_loop)
         self.loops.start("claim", self._claim_loop)
         for number in range(self._decode_threads):
             name = f"decode-{number}"
@@ -139,11 +141,11 @@ class Pipeline:
             name = f"infer-{number}" if number else "infer"
             self.loops.start(name, functools.partial(self._infer_loop, name))
         self.loops.start("finish", self._finish_loop)
-        self.loops.start("leases", self._lease_loop)
 
     def drain(self) -> None:
         """Claim nothing more; finish what is held, then end."""
         self._stop_claiming.set()
+        self._may_claim.set()
 
     def abandon(self) -> int:
         """Give back what is held, now; how many jobs that was.
@@ -179,6 +181,7 @@ class Pipeline:
     # claim ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _claim_loop(self) -> None:
+        self._may_claim.wait()
         inflight = self._parts.inflight
         while not self._stop_claiming.is_set():
             self.loops.beat("claim")
@@ -455,10 +458,12 @@ class Pipeline:
                     self._keep_leases()
             except redis.exceptions.RedisError as error:
                 self.loops.server_away("leases", error)
+            self._may_claim.set()  # also where the server is away: leases tell of a death as well, though later
             self.ended.wait(self._keep_interval_s)
         # What was taken back while the last job was being finished: here is nobody left to answer it.
         with contextlib.suppress(redis.exceptions.RedisError):  # then its lease runs out
             self._parts.keeper.release()
+            self._parts.keeper.unregister()
 
     def _keep_leases(self) -> None:
         if self.watchdog.check():
@@ -470,9 +475,7 @@ class Pipeline:
         if self._stop_claiming.is_set():
             return  # a job taken back now would wait for this worker's end
         requeued, exhausted = self._parts.keeper.reap()
-        if requeued or exhausted:
-            log.warning("took back %d jobs from workers that died", requeued + len(exhausted))
-            self._parts.metrics.redelivered.inc(requeued + len(exhausted))
+        self._parts.metrics.redelivered.inc(requeued + len(exhausted))
         for claimed in exhausted:
             self._give_up(claimed)
 

@@ -35,6 +35,7 @@ from worker.loading import Served, as_model, load_bundle, load_served, measure
 from worker.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
 from worker.presence import PresenceThread, worker_name
+from worker.processes import find_processes
 from worker.record import Recorder
 from worker.serving import Model, Serving, Slot
 from worker.sweep import Sweeper
@@ -266,6 +267,7 @@ class WorkerService:
                 lease_s=settings.lease_s,
                 inflight=inflight,
                 broken_keys=broken_keys,
+                processes=find_processes(),
             ),
             server_clock=self._server_clock,
             inflight=inflight,

@@ -35,28 +35,38 @@ def _published(client: redis.Redis) -> list[SortResult]:
     return [SortResult.model_validate_json(fields[b"result"]) for _, fields in client.xrange(keys.results("line-1"))]
 
 
-def _killed_in_the_middle(plant: Settings, client: redis.Redis, log: Path) -> tuple[list[str], int]:
-    """A worker does some of the jobs and is killed while it holds others; all jobs, and how many it held."""
-    # Its leases run out quickly: a test should not wait for the default. Those of who comes after it don't: a
-    # machine that is busy for two seconds would make that one lose jobs too.
-    quick = plant.model_copy(update={"lease_s": 2})
-    with running("tests.worker.slow_worker", "3600", "worker", settings=quick, log=log) as first:
+def _killed_in_the_middle(
+    plant: Settings, client: redis.Redis, log: Path, *, elsewhere: bool = False
+) -> tuple[list[str], int]:
+    """A worker does some of the jobs and is killed while it holds others; all jobs, and how many it held.
+
+    On this host its leases are so long that nothing comes back by them. `elsewhere`, on a host of which this one knows
+    nothing, they run out quickly: a test should not wait for the default. Those of who comes after it don't: a machine
+    that is busy for two seconds would make that one lose jobs too.
+    """
+    its_settings = plant.model_copy(update={"lease_s": 2 if elsewhere else 3600})
+    with running("tests.worker.slow_worker", "3600", "worker", settings=its_settings, log=log) as first:
         wait_until(lambda: ready(log), "the first worker is ready")
+        wait_until(lambda: len(client.keys("sortline:processes:*")) == 2, "it has told its process, for each queue")
         job_ids = LineProducer(plant).submit_many(_frames())
         wait_until(lambda: _published(client), "the first worker has answered some")
         wait_until(lambda: client.zcard(keys.rq_wip("live")) == 3 * MAX_BATCH, "it holds all it can")
         first.kill()
         first.wait()
+    if elsewhere:
+        for key in client.keys("sortline:processes:*"):
+            client.rename(key, key.replace(b":processes:", b":processes:elsewhere-"))
     held = client.zcard(keys.rq_wip("live"))
     assert held == 3 * MAX_BATCH
     assert len(_published(client)) + held + client.llen(keys.rq_queue("live")) == JOBS
     return job_ids, held
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this host", "elsewhere"])
 def test_a_worker_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
-    plant: Settings, client: redis.Redis, tmp_path: Path
+    plant: Settings, client: redis.Redis, tmp_path: Path, elsewhere: bool
 ) -> None:
-    job_ids, held = _killed_in_the_middle(plant, client, tmp_path / "first.log")
+    job_ids, held = _killed_in_the_middle(plant, client, tmp_path / "first.log", elsewhere=elsewhere)
     with worker(plant, log=tmp_path / "second.log") as second:
         results = wait_for(job_ids, timeout_s=120, settings=plant)
         assert stop(second) == 0

@@ -18,7 +18,8 @@ from shared import keys
 from shared.errors import ServerAway
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
-from tests.shared.servers import PATIENCE_S, free_port, replica_that_refuses_reads
+from tests.shared.servers import PATIENCE_S, free_port
+from torture.server_states import replica_that_refuses_reads
 
 
 def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from rq import Queue
 from rq.job import Job
-from rq.registry import StartedJobRegistry
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.results import Result
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import BaseWorker
@@ -19,6 +19,7 @@ OURS = {
     keys.LINES: "sortline:lines",
     keys.sweep(["live", "bulk"]): "sortline:sweep:bulk,live",
     keys.suspects(["live"]): "sortline:sweep:live:suspects",
+    keys.processes("a-host", "live"): "sortline:processes:a-host:live",
 }
 
 
@@ -31,6 +32,8 @@ def test_rq_names_are_rqs_own(client: redis.Redis) -> None:
     queue = Queue("live", connection=client)
     assert keys.rq_queue("live") == queue.key
     assert keys.rq_wip("live") == StartedJobRegistry(queue=queue).key
+    assert keys.rq_finished("live") == FinishedJobRegistry(queue=queue).key
+    assert keys.rq_failed("live") == FailedJobRegistry(queue=queue).key
     assert keys.rq_job("a1") == Job.key_for("a1")
     assert keys.rq_results("a1") == Result.get_key("a1")
     assert keys.rq_worker("w1") == BaseWorker.redis_worker_namespace_prefix + "w1"

@@ -16,7 +16,8 @@ from shared.embedded import embedded_server
 from shared.errors import BadSetting, CommandRefused, QueueFull, ServerAway, SortlineError
 from shared.server_answers import explain, is_wrong_type, server_errors, translate
 from shared.wire import Wire
-from tests.shared.servers import busy, configured, free_port, replica, replica_that_refuses_reads, unable_to_save
+from tests.shared.servers import free_port
+from torture.server_states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]
 

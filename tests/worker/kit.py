@@ -45,6 +45,7 @@ from worker.leases import Inflight, LeaseKeeper
 from worker.loading import Served
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
+from worker.processes import Processes
 from worker.service import WorkerService
 from worker.serving import Model, Serving, Slot, Trial
 
@@ -321,7 +322,9 @@ def finisher(settings: Settings, *, worker: str = "w1") -> Finisher:
     return Finisher(connect(settings.redis_url), worker=worker, settings=settings)
 
 
-def keeper(settings: Settings, inflight: Inflight, *, worker: str = "w1") -> LeaseKeeper:
+def keeper(
+    settings: Settings, inflight: Inflight, *, worker: str = "w1", processes: Processes | None = None
+) -> LeaseKeeper:
     """The lease step of `worker`."""
     return LeaseKeeper(
         connect(settings.redis_url),
@@ -329,6 +332,7 @@ def keeper(settings: Settings, inflight: Inflight, *, worker: str = "w1") -> Lea
         queues=settings.queue_names,
         lease_s=settings.lease_s,
         inflight=inflight,
+        processes=processes,
     )
 
 
@@ -336,7 +340,12 @@ def keeper(settings: Settings, inflight: Inflight, *, worker: str = "w1") -> Lea
 
 
 def parts(
-    settings: Settings, engine: ToneEngine | Serving, *, worker: str = "w1", comparisons: Comparisons | None = None
+    settings: Settings,
+    engine: ToneEngine | Serving,
+    *,
+    worker: str = "w1",
+    comparisons: Comparisons | None = None,
+    processes: Processes | None = None,
 ) -> Parts:
     """A pipeline's parts, each with a connection of its own."""
     inflight, metrics = Inflight(), Metrics()
@@ -347,7 +356,7 @@ def parts(
         comparisons=comparisons or Heard(),
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
-        keeper=keeper(settings, inflight, worker=worker),
+        keeper=keeper(settings, inflight, worker=worker, processes=processes),
         server_clock=ServerClock(
             connect(settings.redis_url),
             tolerance_s=settings.clock_tolerance_s,

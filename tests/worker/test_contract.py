@@ -36,8 +36,8 @@ from tests.worker.kit import ToneEngine, frame, picture
 WORKER = "w1"
 # How much later one side's clock may be read than the other's.
 TOLERANCE_S = 20.0
-# Ours, and no part of a job's state: what wakes idle workers, and what searches for lost jobs.
-OURS = ("sortline:bell:", "sortline:sweep:")
+# Ours, and no part of a job's state: what wakes idle workers, searches for lost jobs, and names workers' processes.
+OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:")
 # Ours, in the worker's hash: what a finish call answered.
 OUR_FIELD = keys.LAST_FINISH
 # Taken by RQ's maintenance for a while; our upkeep needs none.

@@ -65,7 +65,7 @@ def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> N
     service = WorkerService(away)
     service._pipeline = service._build(kit.model())
     service._pipeline.start()
-    kit.wait_until(lambda: "claim: no Redis server answers" in (service._ready_problem() or ""), "it says what fails")
+    kit.wait_until(lambda: "no Redis server answers" in (service._ready_problem() or ""), "it says what fails")
     assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
     service._pipeline.drain()
     kit.finish(service._pipeline)

@@ -10,10 +10,10 @@ import redis
 
 from shared import keys
 from shared.settings import Settings
-from tests.shared.proxy import Proxy, proxy_to
 from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.test_scripts import claim, done, everything, expire, ids, leases, queued
+from torture.proxy import Proxy, proxy_to
 from worker.items import Ending
 from worker.leases import Inflight
 

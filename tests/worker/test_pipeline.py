@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -150,6 +151,35 @@ def test_abandoning_gives_all_back_at_once(settings: Settings, client: redis.Red
     assert kit.outcomes(client) == {}, "a job was finished without its lease"
     kit.run_burst(small, worker="w2")
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+def test_abandoning_gives_back_what_a_claim_under_way_brings(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is waited for: for a second, and here, on a machine that may be busy, for longer."""
+    monkeypatch.setattr("worker.pipeline.IDLE_WAIT_S", kit.PATIENCE_S)
+    (job_id,) = kit.submit(settings, frame())
+    gate, asked, go_on = Gate(), threading.Event(), threading.Event()
+    its_parts = kit.parts(settings, ToneEngine(gate))
+    claim = its_parts.claimer.claim
+
+    def claim_late(limit: int, *, max_bytes: int) -> Claim:
+        asked.set()
+        assert go_on.wait(kit.PATIENCE_S)
+        return claim(limit, max_bytes=max_bytes)
+
+    its_parts.claimer.claim = claim_late  # type: ignore[method-assign]
+    run = kit.pipeline(settings, its_parts)
+    run.start()
+    assert asked.wait(kit.PATIENCE_S)
+    with ThreadPoolExecutor(1) as pool:
+        given_back = pool.submit(run.abandon)
+        kit.wait_until(run._stop_claiming.is_set, "it is told to give back")
+        go_on.set()
+        assert given_back.result() == 1
+    gate.opened.set()
+    assert client.lrange(keys.rq_queue("live"), 0, -1) == [job_id.encode()]
+    kit.finish(run)
 
 
 def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, client: redis.Redis) -> None:

@@ -10,10 +10,10 @@ import redis
 from shared import keys
 from shared.embedded import embedded_server
 from shared.settings import Settings
-from tests.shared.proxy import proxy_to
 from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.test_scripts import claim, done, everything, ids
+from torture.proxy import proxy_to
 from worker.finish import Finisher
 from worker.items import Claimed, Done, Ending, Lease
 from worker.leases import Inflight

@@ -354,6 +354,18 @@ def test_released_jobs_go_to_the_front_in_order_with_all_their_attempts(
     assert kit.finisher(settings).finish([done(settings, job) for job in jobs]) == [False] * 3
 
 
+def test_what_is_lost_is_not_released(settings: Settings, client: redis.Redis) -> None:
+    """Nor is it where the answer was lost and the call is made again: it would be in the queue twice."""
+    kit.submit(settings, frame(), frame())
+    kept, lost = claim(settings)
+    client.zrem(keys.rq_wip("live"), f"{lost.lease.job_id}:{lost.lease.execution_id}")
+    for released in (1, 0):
+        inflight = Inflight()
+        inflight.add([kept.lease, lost.lease])
+        assert kit.keeper(settings, inflight).release() == released
+        assert queued(client) == ids([kept])
+
+
 def test_jobs_of_the_dead_go_to_the_front_in_order(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(12)])
     first, second = claim(settings, limit=4), claim(settings, limit=4)

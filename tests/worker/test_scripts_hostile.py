@@ -120,3 +120,29 @@ def test_an_attempts_number_is_by_the_workers_setting_where_the_producer_says_no
     client.hdel(keys.rq_job(job_id), MAX_ATTEMPTS_FIELD)
     (job,) = claim(settings)
     assert (job.retries_left, admit(job, max_attempts=4).attempt) == (2, 2)
+
+
+@pytest.mark.parametrize("retries_left", [2, 0])
+@pytest.mark.parametrize("registry", ["live", "bulk"])
+def test_a_job_that_is_held_is_not_given_away_by_a_lease_that_somebody_else_wrote(
+    settings: Settings, client: redis.Redis, registry: str, retries_left: int
+) -> None:
+    """It would have two results."""
+    (job_id,) = kit.submit(settings, frame())
+    client.hset(keys.rq_job(job_id), "retries_left", retries_left)
+    (job,) = claim(settings)
+    client.zadd(keys.rq_wip(registry), {f"{job_id}:forged": 1})
+    assert kit.keeper(settings, Inflight(), worker="w2").reap() == (0, [])
+    assert kit.claimer(settings, worker="w2").claim(10).jobs == []
+    assert kit.finisher(settings).finish([done(settings, job)]) == [True]
+    assert kit.outcomes(client) == {job_id: "sorted"}
+    assert client.zcard(keys.rq_wip(registry)) == 0
+
+
+def test_a_job_with_two_leases_that_have_run_out_goes_back_once(settings: Settings, client: redis.Redis) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    (job,) = claim(settings)
+    client.zadd(keys.rq_wip("live"), {f"{job_id}:forged": 1})
+    expire(client, job)
+    assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
+    assert queued(client) == [job_id]

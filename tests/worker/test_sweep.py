@@ -272,6 +272,23 @@ def test_a_large_keyspace_is_gone_through_in_bounded_steps(settings: Settings, c
     assert kit.outcomes(client) == dict.fromkeys(lost, "sorted")
 
 
+@pytest.mark.parametrize("cursor", ["junk", "-1", "", b"\xff", "9" * 40])
+def test_a_cursor_that_is_none_does_not_end_the_sweep(
+    settings: Settings, client: redis.Redis, cursor: str | bytes
+) -> None:
+    (lost,) = kit.submit(settings, frame())
+    lose(client, lost)
+    client.hset(keys.sweep(settings.queue_names), "cursor", cursor)
+    assert sweep(settings) == ONE_BACK
+
+
+def test_a_suspect_that_is_none_does_not_end_the_sweep(settings: Settings, client: redis.Redis) -> None:
+    (lost,) = kit.submit(settings, frame())
+    lose(client, lost)
+    client.zadd(keys.suspects(settings.queue_names), dict.fromkeys(["no-space", "", b"\xff"], 1))
+    assert sweep(settings) == ONE_BACK
+
+
 def test_two_workers_share_one_sweep(settings: Settings, client: redis.Redis) -> None:
     first, second = (sweeper(settings, interval_s=3600) for _ in range(2))
     (lost,) = kit.submit(settings, frame())

@@ -9,14 +9,15 @@ from shared.wire import RepeatableScript, Wire, WireScript
 
 def load(wire: Wire, name: str) -> WireScript:
     """The script `name`.lua, ready to be called; it is sent to the server once."""
-    return WireScript(wire, _source(name))
+    return WireScript(wire, source(name))
 
 
 def load_repeatable(wire: Wire, name: str) -> RepeatableScript:
     """As `load`, for a script whose call may be made again when its answer was lost."""
-    return RepeatableScript(wire, _source(name))
+    return RepeatableScript(wire, source(name))
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """What the server is given to run; it knows it by its SHA-1."""
     folder = files(__name__)
     return folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()

@@ -1,18 +1,57 @@
--- Takes back what dead workers held: executions whose lease ran out. A job with attempts left goes to the
--- front of its queue; one without is claimed by the caller, who must answer it as failed. So is one that RQ's own
--- clean-up has failed meanwhile: that knows no SortResult, and even `rq info` runs it.
+-- Takes back what dead workers held: executions whose lease ran out, and those of workers that the caller knows to be
+-- gone, as it runs on the same host. A job with attempts left goes to the front of its queue; one without is claimed by
+-- the caller, who must answer it as failed. So is one that RQ's own clean-up has failed meanwhile: that knows no
+-- SortResult, and even `rq info` runs it.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, queue…
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, scope, process, gone_count, forgotten_count,
+--       gone worker…, forgotten worker…, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
--- Gives { requeued, { exhausted job… }, problems }, a job as describe() in common.lua has it.
+--       scope, process: of worker/processes.py; both '' where processes can't be told apart
+-- Gives { requeued, { exhausted job… }, problems, { gone worker, jobs taken from it… }, { worker, process… }, refusal }.
+--       A job is as describe() in common.lua has it. The processes are those of the scope that serve one of the queues;
+--       refusal is '', or says why they could not be asked for.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
-local lease_s, limit = tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST_QUEUE = 8
+local lease_s, limit, scope, process = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local FIRST_GONE = 12
+local FIRST_FORGOTTEN = FIRST_GONE + tonumber(ARGV[10])
+local FIRST_QUEUE = FIRST_FORGOTTEN + tonumber(ARGV[11])
+-- A host has fewer worker processes than this.
+local MOST_PROCESSES = 1000
+local PROCESSES_KEPT_S = 86400
+-- The most leases that are searched for jobs of workers that are gone: it takes up to 10 ms. The rest may expire.
+local MOST_LEASES = 10000
 local requeued, exhausted = 0, {}
+
+-- Tells the other workers on this host which process this one is, and asks which ones they are.
+local processes = {}
+local function exchange_processes(queue)
+  local key = 'sortline:processes:' .. scope .. ':' .. queue
+  local own = redis_pcall('HGET', key, worker)
+  if replace_broken(key, own) or own ~= process then redis_call('HSET', key, worker, process) end
+  for f = FIRST_FORGOTTEN, FIRST_QUEUE - 1 do redis_call('HDEL', key, ARGV[f]) end
+  if redis_call('HLEN', key) > MOST_PROCESSES then
+    report('replaced', key, 'it has more than ' .. MOST_PROCESSES .. ' fields')
+    redis_call('UNLINK', key) -- the next steps of those who live write it anew
+    return
+  end
+  if redis_call('TTL', key) < PROCESSES_KEPT_S / 2 then redis_call('EXPIRE', key, PROCESSES_KEPT_S) end
+  for _, text in ipairs(redis_call('HGETALL', key)) do processes[#processes + 1] = text end
+end
+
+-- Whatever fails here, leases still tell who is dead.
+local function exchange_all_processes()
+  if scope == '' then return '' end
+  for q = FIRST_QUEUE, #ARGV do
+    local went_well, message = pcall(exchange_processes, ARGV[q])
+    if not went_well then return text_of(message) end
+  end
+  return ''
+end
+local refusal = exchange_all_processes()
 
 if is_repeat then
   local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
-  if #jobs > 0 then return { 0, jobs, problems } end
+  if #jobs > 0 then return { 0, jobs, problems, {}, processes, refusal } end
 end
 
 -- The job's key is a hash.
@@ -40,12 +79,26 @@ local function give_again(queue, job_id, retries_left)
   requeued = requeued + 1
 end
 
--- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever.
+-- Whether somebody works on the job under another lease, in whatever queue. Workers start a job once. But anybody can
+-- write a lease that has run out, and a job that is given away while it is held would have two results.
+local function is_held(job_id)
+  local now = server_now_s()
+  for _, execution_id in ipairs(read('ZRANGE', 'rq:executions:' .. job_id, 0, -1) or {}) do
+    for q = FIRST_QUEUE, #ARGV do
+      local expires_s = read('ZSCORE', 'rq:wip:' .. ARGV[q], job_id .. ':' .. execution_id)
+      if expires_s and tonumber(expires_s) > now then return true end
+    end
+  end
+  return false
+end
+
+-- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True where the job
+-- is to be tried again or answered.
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
   if not job_id then -- RQ before 2.0 registered jobs without an execution
     redis_call('ZREM', 'rq:wip:' .. queue, composite)
-    return
+    return false
   end
   local job_key = 'rq:job:' .. job_id
   local job = redis_pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
@@ -53,7 +106,29 @@ local function take_back(queue, composite)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
   -- Any status but `started` is a leftover of a job that ended otherwise.
-  if is_job and job[1] == 'started' then give_again(queue, job_id, retries_in(job[2])) end
+  if not is_job or job[1] ~= 'started' or is_held(job_id) then return false end
+  give_again(queue, job_id, retries_in(job[2]))
+  return true
+end
+
+local taken = {} -- the number of jobs taken from each worker that is gone
+for g = FIRST_GONE, FIRST_FORGOTTEN - 1 do taken[ARGV[g]] = 0 end
+
+-- By the jobs under a lease and the workers that they name. The workers' own lists of executions could be missing: RQ
+-- deletes such a list when it unregisters its worker.
+local function take_back_from_the_gone(queue)
+  if not next(taken) then return end
+  local found = {}
+  for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MOST_LEASES - 1)) do
+    local job_id = split_composite(composite)
+    local owner = job_id and read('HGET', 'rq:job:' .. job_id, 'worker_name')
+    if taken[owner] then found[#found + 1] = { composite, owner } end
+    if #found == limit then break end
+  end
+  for i = #found, 1, -1 do
+    local composite, owner = unpack(found[i])
+    if take_back(queue, composite) then taken[owner] = taken[owner] + 1 end
+  end
 end
 
 -- Whoever works on a job signs the failure with its name, and we leave a SortResult in `meta`; RQ's clean-up
@@ -77,6 +152,7 @@ for q = FIRST_QUEUE, #ARGV do
     for i = #expired, 1, -1 do
       take_back(queue, expired[i])
     end
+    take_back_from_the_gone(queue)
     -- The latest failures have the highest scores. A registry that is broken is moved aside by the next failure.
     for _, job_id in ipairs(read('ZREVRANGE', 'rq:failed:' .. queue, 0, limit - 1) or {}) do
       if failed_by_clean_up(job_id) then
@@ -86,4 +162,10 @@ for q = FIRST_QUEUE, #ARGV do
     end
   end
 end
-return { requeued, exhausted, problems }
+
+local taken_from = {}
+for gone, count in pairs(taken) do
+  taken_from[#taken_from + 1] = gone
+  taken_from[#taken_from + 1] = count
+end
+return { requeued, exhausted, problems, taken_from, processes, refusal }

@@ -130,13 +130,22 @@ local function judge_suspects()
   for _, suspect in ipairs(due or {}) do
     redis_call('ZREM', suspects_key, suspect)
     local state_before, job_id = string.match(suspect, '^(%S*) (.*)$')
-    local queue, state, enqueued_at = look_at(job_id)
+    local queue, state, enqueued_at
+    if job_id then queue, state, enqueued_at = look_at(job_id) end -- else somebody else wrote it
     if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
   end
 end
 
+-- A cursor that is none is not kept: each step would raise on it, for ever.
+local function scan(cursor)
+  local found = redis_pcall('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
+  if not found.err then return found end
+  if string.find(found.err, 'invalid cursor', 1, true) then return scan('0') end
+  error(found)
+end
+
 local function find_suspects(cursor)
-  local found = redis_call('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
+  local found = scan(cursor)
   local room = MOST_SUSPECTS - redis_call('ZCARD', suspects_key)
   for _, key in ipairs(found[2]) do
     local job_id = string.sub(key, #'rq:job:' + 1)

@@ -1,0 +1,23 @@
+"""Short runs of the campaigns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torture.campaigns.base import Limits
+from torture.run import Report, run_campaigns
+
+
+def short_run(name: str, folder: Path, *, kills: int = 4, seconds: float = 1) -> Report:
+    """One campaign on a server of its own; its logs and ledgers are in `folder`/`name`."""
+    (report,) = run_campaigns(
+        [name],
+        Limits(kills=kills, seconds=seconds),
+        engine="null",
+        seed=7,
+        redis_url=None,
+        flush=False,
+        folder=folder,
+        say=lambda text: None,
+    )
+    return report

@@ -1,0 +1,122 @@
+"""Short runs of the campaigns: they do what they say, and no promise is broken. Whole runs are a command's."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.errors import BadSetting
+from shared.settings import Settings
+from tests.e2e.kit import PATIENCE_S, running, sortline, wait_until
+from tests.torture.kit import short_run
+from torture import commands
+from torture.campaigns.server import FAULTS, LOSSES
+from torture.forgeries import FORGERIES
+from torture.images import MARKS
+from torture.ledger import read_ledger
+from torture.report import is_known
+from torture.run import CAMPAIGNS, Report
+
+Runs = Mapping[str, Future[Report]]
+
+
+def test_kills(runs: Runs) -> None:
+    report = runs["kills"].result()
+    assert report.breaches == []
+    assert report.figures["workers killed"] + report.figures["producers killed"] == 4
+    assert report.figures["workers killed"] >= 1
+    assert report.results >= report.accepted > 0
+
+
+def test_stops(runs: Runs) -> None:
+    report = runs["stops"].result()
+    assert report.breaches == []
+    assert all(report.figures[action] for action in ("zombie", "SIGTERM", "SIGINT", "SIGTERM twice"))
+    assert report.results >= report.accepted > 0
+
+
+def test_server(runs: Runs) -> None:
+    report = runs["server"].result()
+    assert report.breaches == []
+    assert report.figures == dict.fromkeys(sorted(FAULTS | LOSSES), 1)
+    assert report.accepted > 0
+
+
+def test_overload(runs: Runs) -> None:
+    report = runs["overload"].result()
+    assert report.breaches == []
+    assert report.figures["workers killed"] >= 1
+    assert report.results >= report.accepted > 0
+
+
+def test_poison(runs: Runs) -> None:
+    """It did its work, and the only promise that it breaks is the one that is known to be broken."""
+    report = runs["poison"].result()
+    # Images that a worker held beside one that crashed it fail with that one. When jobs that took a worker down are
+    # tried alone, nothing is known to be broken any more.
+    assert all(is_known(report, breach) for breach in report.breaches)
+    assert all(report.figures["marks obeyed"][mark] for mark in MARKS)
+    assert report.figures["exit codes"][-signal.SIGABRT] >= 1
+    assert all(report.figures["sent"].values())
+    assert report.results >= report.accepted > 0
+    failed = report.outcomes["failed"] - sum(report.figures["sent"][mark] for mark in MARKS)
+    assert failed == sum(breach.cases for breach in report.breaches), "the breach says which failed beside the marked"
+
+
+def test_forged(runs: Runs, runs_folder: Path) -> None:
+    report = runs["forged"].result()
+    assert report.breaches == []
+    assert report.figures["kinds of forgery"] == len(FORGERIES)
+    ledger = read_ledger((runs_folder / "forged" / "forged").glob("*.ledger"))
+    kinds = {submission.kind for submission in ledger.submissions.values()}
+    assert "plain" in kinds
+    assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
+    assert report.results >= report.accepted > 0
+
+
+def test_command(settings: Settings, tmp_path: Path) -> None:
+    """On a server that is named, with the logs kept, as JSON."""
+    arguments = ("torture", "kills", "--kills", "1", "--seed", "3", "--json", "--redis-url", settings.redis_url)
+    done = sortline(*arguments, "--folder", str(tmp_path / "logs"), settings=settings)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["seed"], document["passed"]) == (3, True)
+    assert [campaign["campaign"] for campaign in document["campaigns"]] == ["kills"]
+    assert list((tmp_path / "logs" / "kills").glob("*.ledger"))
+
+
+def test_a_server_that_is_not_empty_is_refused(settings: Settings, client: redis.Redis) -> None:
+    client.set("somebody's", "data")
+    done = sortline("torture", "kills", "--redis-url", settings.redis_url, settings=settings)
+    assert done.returncode == 2
+    assert "holds 1 keys" in done.stderr
+    assert "--flush" in done.stderr
+    assert client.get("somebody's") == b"data"
+
+
+def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "feeder-00001.ledger").touch()
+    with pytest.raises(BadSetting, match="is not empty"):
+        short_run("kills", tmp_path)
+
+
+def test_the_command_knows_all_campaigns() -> None:
+    assert tuple(CAMPAIGNS) == commands.CAMPAIGNS
+
+
+def test_a_run_that_is_told_to_end_leaves_an_empty_server(
+    settings: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    arguments = ("torture", "kills", "--redis-url", settings.redis_url, "--folder", str(tmp_path / "logs"))
+    with running("sortline", *arguments, settings=settings, log=tmp_path / "log") as run:
+        wait_until(client.dbsize, "its producers send")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert client.dbsize() == 0
+    assert str(tmp_path / "logs") in (tmp_path / "log").read_text()

@@ -1,0 +1,140 @@
+"""What `poison` and `forged` are made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import LineProducer
+from shared import keys
+from shared.errors import BadImage
+from shared.images import decode_image
+from shared.settings import Settings
+from tests.worker import kit
+from torture.campaigns.poison import Marked, Orchestrator, judge
+from torture.follower import Follower
+from torture.images import bad_images
+from torture.leftovers import read_leftovers
+from torture.plant import Plant, PlantOptions
+
+# what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
+
+NOTHING_PROVEN = "each mark was obeyed, or the run proves nothing"
+CRASHED = "only a mark makes a worker crash"
+IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
+
+
+@pytest.mark.parametrize(
+    ("record", "aborted", "told", "broken"),
+    [
+        ("1 abort d1\n2 abort d1\n3 hang d2\n", {1, 2}, {3}, set()),
+        ("1 abort d1\n2 hang d2\n1 hang d2", {1}, {2}, set()),
+        ("", set(), set(), {NOTHING_PROVEN}),
+        ("1 abort d1\n", {1}, set(), {NOTHING_PROVEN}),
+        ("1 abort d1\n3 hang d2\n", {1, 2}, {3}, {CRASHED}),
+        ("1 abort d1\n3 hang d2\n", set(), {3}, {CRASHED}),
+        ("1 abort d1\n3 hang d2\n", {1}, set(), {"a worker that hangs says that it is unhealthy"}),
+        (
+            "1 abort d1\n2 abort d1\n4 abort d1\n3 hang d2\n",
+            {1, 2, 4},
+            {3},
+            {"a marked image takes down no more workers than it has attempts"},
+        ),
+    ],
+)
+def test_what_poison_must_prove(
+    settings: Settings, tmp_path: Path, record: str, aborted: set[int], told: set[int], broken: set[str]
+) -> None:
+    with Plant(
+        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, say=print)
+    ) as plant:
+        plant.marks.write_text(record)
+        orchestrator = Orchestrator(plant, settings)
+        orchestrator.aborted = aborted
+        orchestrator.told_at = dict.fromkeys(told, 0.0)
+        judge(plant, [IMAGE], orchestrator)
+        assert plant.broken.keys() == broken
+        plant.follower.stop()
+
+
+# what can't be sorted ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", bad_images())
+def test_a_bad_image_is_accepted_from_the_producer_and_rejected_by_the_decoder(
+    settings: Settings, client: redis.Redis, kind: str
+) -> None:
+    data = bad_images()[kind]
+    LineProducer(settings).submit(data, line="line-1", camera="camera-1")
+    with pytest.raises(BadImage):
+        decode_image(data, size_px=8)
+
+
+# what was moved ────────────────────────────────────────────────────────────────────────────────────
+
+
+def result(job_id: str) -> dict[str, str]:
+    """An entry of a line's stream."""
+    fields = ("line", "camera", "frame_id", "encoder_count", "captured_at", "finished_at", "attempt", "worker", "error")
+    return {"result": json.dumps(dict.fromkeys(fields) | {"job_id": job_id, "outcome": "sorted"})}
+
+
+def test_a_stream_that_was_moved_is_read_where_it_is_and_no_entry_twice(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """`a` was read before the move, `b` was not, and `c` is in the stream that was begun anew."""
+    follower = Follower(settings.redis_url, queues=settings.queue_names)
+    stream = keys.results("line-1")
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(stream, result("a"))
+    follower.start()
+    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the first")
+    with client.pipeline() as pipeline:
+        pipeline.xadd(stream, result("b"))
+        pipeline.rename(stream, "aside")
+        pipeline.set(stream, "forged")
+        pipeline.execute()
+    follower.read_aside("aside", stream=stream)
+    client.delete(stream)
+    client.xadd(stream, result("c"))
+    kit.wait_until(lambda: len(follower.seen.entries) == 3, "it has read them all")
+    entries = follower.stop().entries
+    assert {job_id: len(found) for job_id, found in entries.items()} == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_stream_that_had_used_up_its_ids_is_read_on_when_it_is_begun_anew(
+    settings: Settings, client: redis.Redis
+) -> None:
+    follower = Follower(settings.redis_url, queues=settings.queue_names)
+    stream = keys.results("line-1")
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(stream, result("a"), id="18446744073709551615-18446744073709551615")
+    follower.start()
+    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the last id")
+    client.delete(stream)
+    client.xadd(stream, result("b"))
+    kit.wait_until(lambda: "b" in follower.seen.entries, "it reads on")
+    follower.stop()
+
+
+def test_a_registry_that_was_moved_counts(settings: Settings, client: redis.Redis) -> None:
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(keys.results("line-1"), result("a"))
+    client.hset(keys.rq_job("a"), "status", "finished")
+    client.zadd("aside", {"a": 1})
+    follower = Follower(settings.redis_url, queues=settings.queue_names)
+    follower.look_aside("aside", registry="finished")
+    follower.start()
+    assert not follower.stop().disagreements
+
+
+# what may stay ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_key_that_is_expected_is_not_left_over(settings: Settings, client: redis.Redis) -> None:
+    client.set(keys.rq_job("forged"), "no hash")
+    assert read_leftovers(client, queues=settings.queue_names) == {"job without an end": ["forged none"]}
+    assert not read_leftovers(client, queues=settings.queue_names, expected={keys.rq_job("forged")})

@@ -1,0 +1,25 @@
+"""The type of all campaigns: a function that takes a plant and limits, and returns figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torture.plant import Plant
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How long a campaign goes on. `kills` goes by the number of kills, the others by time."""
+
+    kills: int
+    seconds: float
+
+
+class Campaign(Protocol):
+    """Does its worst to the plant; the figures that it returns say what it did. The images are checked afterwards."""
+
+    def __call__(self, plant: Plant, limits: Limits) -> Figures: ...

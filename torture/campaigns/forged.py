@@ -1,0 +1,148 @@
+"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (torture.forgeries)."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from shared import keys
+from shared.errors import Transient
+from torture.campaigns.base import Figures, Limits
+from torture.feeder import Feeding
+from torture.forger import Forger
+from torture.forgeries import FORGERIES
+from torture.leftovers import read_statuses
+from torture.plant import SETTLE_S, Plant
+from torture.processes import WorkerProcess, wait_until
+
+WORKERS = 2
+# Many images in a call, so that workers always hold some.
+FEEDINGS = tuple(Feeding(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
+# Short, so that jobs that a forgery leaves under a lease come back soon; longer than any worker stands still here.
+LEASE_S = 4
+MAX_PAUSE_S = 0.05
+LOOK_S = 0.1
+# How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
+MENDED_S = 60.0
+# The search for lost jobs goes on if its next step is planned for so many seconds from now at most.
+STEP_S = 5.0
+
+
+def forged(plant: Plant, limits: Limits) -> Figures:
+    """Forge until the time is over and each forgery was made once; then wait until all jobs have ended."""
+    settings = plant.settings.model_copy(update={"lease_s": LEASE_S})
+    plant.start_workers(WORKERS, settings)
+    workers = plant.ready
+    plant.start_feeders(FEEDINGS)
+    forger = Forger(plant, lines=FEEDINGS[0].lines)
+    counts: Counter[str] = Counter()
+    until = time.monotonic() + limits.seconds
+    names = _names(forger)
+    while time.monotonic() < until or len(counts) < len(FORGERIES):
+        forger.name = next(names)
+        counts[forger.name] += 1
+        plant.options.say(f"{counts.total():,} forgeries, now: {forger.name}")
+        if not _forge(forger) or not _all_well(plant, workers, forger.name):
+            break
+        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    _await_mending(plant, forger)
+    plant.stop_feeders()
+    settled_by = time.monotonic() + SETTLE_S
+    while plant.outstanding() and time.monotonic() < settled_by:
+        time.sleep(LOOK_S)
+    _judge(plant, forger, workers)
+    forger.close()
+    return {"forgeries": counts.total(), "kinds of forgery": len(counts), "jobs to be refused": forger.refusals}
+
+
+def _names(forger: Forger) -> Iterator[str]:
+    """All forgeries in random order, again and again."""
+    while True:
+        yield from forger.random.sample(list(FORGERIES), len(FORGERIES))
+
+
+def _forge(forger: Forger) -> bool:
+    """Make one forgery. False if it waited in vain until a worker repaired what it had broken."""
+    try:
+        FORGERIES[forger.name](forger)
+    except Transient as error:
+        forger.plant.note("workers repair what a forgery breaks", f"{forger.name}: {error}")
+        return False
+    return True
+
+
+def _await_mending(plant: Plant, forger: Forger) -> None:
+    """Wait until workers have repaired all keys. Producers must still send: some keys are repaired by the next job."""
+
+    def unmended() -> dict[str, str]:
+        types = {key: plant.client.type(key).decode() for key in forger.mended}
+        return {key: kind for key, kind in types.items() if kind not in (forger.mended[key], "none")}
+
+    try:
+        wait_until(lambda: not unmended(), "all keys are repaired", timeout_s=MENDED_S)
+    except Transient:
+        for key, kind in unmended().items():
+            plant.note("workers repair what a forgery breaks", f"{key}: {kind}, not {forger.mended[key]}")
+
+
+def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> bool:
+    for feeder in plant.feeders:
+        if feeder.exit_code is not None:
+            plant.note("no forgery makes a producer die", f"after {after!r}: exit code {feeder.exit_code}")
+            return False
+    for worker in workers:
+        if problem := _problem(worker):
+            plant.note("no forgery makes a worker die or hang", f"{worker.name} after {after!r}: {problem}")
+            return False
+    return True
+
+
+def _problem(worker: WorkerProcess) -> str | None:
+    if worker.exit_code is not None:
+        return f"exit code {worker.exit_code}"
+    try:
+        return worker.health_problem()
+    except OSError as error:  # it has just died, or hangs
+        return f"/healthz does not answer: {error}"
+
+
+def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:
+    """Check the promises that only this campaign can check."""
+    if not _all_well(plant, workers, "the last one"):
+        return
+    for job_id, status in zip(forger.refused, read_statuses(plant.client, forger.refused), strict=True):
+        if status != b"failed":
+            plant.note("a forged job that can't be read fails", f"{job_id[:100]!r}: {status!r}")
+    counted = sum(worker.counter("sortline_refused_total") for worker in workers)
+    if counted < forger.refusals:
+        plant.note("each refused job is counted", f"{counted} of {forger.refusals}")
+    for key, dump in forger.left_alone.items():
+        if plant.client.dump(key) != dump:
+            plant.note("keys that are not ours are left alone", key)
+    for worker in workers:
+        key = keys.rq_worker(worker.name or "")
+        _expect(plant, "a worker registers with RQ again", functools.partial(_is_registered, plant, key))
+    _expect(plant, "the search for lost jobs goes on", functools.partial(_goes_on, plant))
+
+
+def _expect(plant: Plant, promise: str, is_kept: Callable[[], bool]) -> None:
+    try:
+        wait_until(is_kept, promise, timeout_s=MENDED_S)
+    except Transient as error:
+        plant.note(promise, str(error))
+
+
+def _is_registered(plant: Plant, key: str) -> bool:
+    return plant.client.type(key) == b"hash" and bool(plant.client.hexists(key, "birth"))
+
+
+def _goes_on(plant: Plant) -> bool:
+    sweep = keys.sweep(plant.settings.queue_names)
+    if plant.client.type(sweep) != b"hash":
+        return False
+    try:
+        return abs(float(plant.client.hget(sweep, "next_s") or b"") - time.time()) < STEP_S
+    except ValueError:
+        return False

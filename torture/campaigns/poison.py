@@ -1,0 +1,195 @@
+"""`poison`: among plain images, some crash the worker that decodes them, or make its decoder hang for ever.
+
+Dead workers are replaced and unhealthy ones are told to end, as an orchestrator does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shared.schemas import Outcome
+from shared.settings import Settings
+from torture.campaigns.base import Figures, Limits
+from torture.feeder import Feeding
+from torture.images import MARKS, ImageMaker, bad_images
+from torture.leftovers import read_statuses
+from torture.plant import SETTLE_S, Plant
+from torture.processes import PATIENCE_S, WorkerProcess
+from torture.sender import Sender
+
+WORKERS = 3
+FEEDERS = 2
+FEEDING = Feeding(rate_hz=50.0)
+# So many plain images are sent with each marked one, in one call, so that a worker holds them together.
+COMPANY = 7
+# The shortest lease that the setting allows, and a limit that no plain image comes near. A run so sees many deaths.
+LEASE_S = 2
+STUCK_AFTER_S = 2.0
+# At most one image of each mark is sent in this time, and at most so many are in the plant at once: each of them takes
+# down several workers.
+MARK_EVERY_S = 1.0
+MOST_AT_ONCE = {"abort": 2, "hang": 1}
+LOOK_S = 0.1
+# How long a worker that was told to end may take. Its watchdog needs 5 s to be sure that a thread hangs.
+GRACE_S = 30.0
+
+
+class Marked(NamedTuple):
+    """One marked image that was sent. `digest` is its SHA-256, `max_attempts` how often it may be tried."""
+
+    mark: str
+    job_id: str
+    digest: str
+    max_attempts: int
+
+
+def poison(plant: Plant, limits: Limits) -> Figures:
+    """Send until the time is over and each kind of image was sent; then wait until all have ended."""
+    quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
+    orchestrator = Orchestrator(plant, quick)
+    plant.start_workers(WORKERS, quick)
+    plant.start_feeders([FEEDING] * FEEDERS)
+    poisoner = Poisoner(plant, orchestrator)
+    until = time.monotonic() + limits.seconds
+    while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
+        plant.options.say(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
+        poisoner.send()
+        orchestrator.look()
+        time.sleep(plant.random.uniform(0, 2 * LOOK_S))
+    plant.stop_feeders()
+    plant.options.say("waiting for the last marked images to end")
+    settled_by = time.monotonic() + SETTLE_S
+    while (plant.outstanding() or not orchestrator.is_calm) and time.monotonic() < settled_by:
+        orchestrator.look()
+        time.sleep(LOOK_S)
+    obeyed = judge(plant, poisoner.marked, orchestrator)
+    return {"sent": dict(poisoner.sent), "marks obeyed": obeyed, "exit codes": dict(orchestrator.exit_codes)}
+
+
+def judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
+    """Check the promises that only this campaign can check; how often each mark was obeyed."""
+    record = [line.split() for line in plant.marks.read_text().splitlines()]
+    obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
+    for mark in MARKS:
+        if not obeyed[mark]:
+            plant.note("each mark was obeyed, or the run proves nothing", f"{mark}: never")
+    for image in marked:
+        if deaths[image.digest] > image.max_attempts:
+            example = f"{image.job_id}, {image.mark}: {deaths[image.digest]}, attempts {image.max_attempts}"
+            plant.note("a marked image takes down no more workers than it has attempts", example)
+    pids = {mark: {int(pid) for pid, by, _ in record if by == mark} for mark in MARKS}
+    if pids["abort"] != orchestrator.aborted:
+        example = f"processes {pids['abort']} met the mark, {orchestrator.aborted} were aborted"
+        plant.note("only a mark makes a worker crash", example)
+    if silent := pids["hang"] - orchestrator.told_at.keys() - orchestrator.aborted:
+        plant.note("a worker that hangs says that it is unhealthy", f"processes {silent} did not")
+    return dict(obeyed)
+
+
+class Poisoner:
+    """Sends marked images, and files that are not usable images."""
+
+    def __init__(self, plant: Plant, orchestrator: Orchestrator) -> None:
+        self._plant = plant
+        self._orchestrator = orchestrator
+        self._sender = Sender(plant, lines=FEEDING.lines)
+        self._images = ImageMaker(plant.random.getrandbits(32))
+        self._bad = bad_images()
+        self._due = dict.fromkeys(MARKS, 0.0)
+        self.marked: list[Marked] = []
+        self.sent: Counter[str] = Counter(dict.fromkeys((*MARKS, *self._bad), 0))
+        plant.endings |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
+        plant.endings |= dict.fromkeys(self._bad, (Outcome.REJECTED,))
+
+    @property
+    def has_sent_all_kinds(self) -> bool:
+        """Whether each kind was sent at least once."""
+        return all(self.sent.values())
+
+    def send(self) -> None:
+        """Send one image, of the kinds that may be sent now: the one that was sent least."""
+        kinds = [kind for kind in self.sent if self._may_send(kind)]
+        if not kinds:
+            return
+        kind = min(kinds, key=lambda kind: (self.sent[kind], self._plant.random.random()))
+        self.sent[kind] += 1
+        if kind in self._bad:
+            self._sender.send([(self._bad[kind], kind)], self._plant.settings)
+        else:
+            self._send_marked(kind)
+
+    def _send_marked(self, mark: str) -> None:
+        self._due[mark] = time.monotonic() + MARK_EVERY_S
+        settings, company = self._plant.settings, COMPANY
+        if mark == "hang" and self.sent[mark] == 1:
+            # A short run sends only this one. Three attempts at it would take half a minute.
+            settings, company = settings.model_copy(update={"max_attempts": 1}), 0
+        images = [(self._images.make(), "plain") for _ in range(company)]
+        place = self._plant.random.randint(0, company)
+        images.insert(place, (self._images.make(mark), mark))
+        submission = self._sender.send(images, settings)[place]
+        digest = hashlib.sha256(images[place][0]).hexdigest()
+        self.marked.append(Marked(mark, submission.job_id, digest, settings.max_attempts))
+
+    def _may_send(self, kind: str) -> bool:
+        if time.monotonic() < self._due.get(kind, 0.0):
+            return False
+        if kind == "abort" and not self._orchestrator.told_at:
+            return False  # a crash must not end the first worker that hangs before it was found to be unhealthy
+        job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
+        statuses = read_statuses(self._plant.client, job_ids)
+        return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
+
+
+class Orchestrator:
+    """Replaces dead workers, and tells unhealthy ones to end: it watches exit codes and /healthz."""
+
+    def __init__(self, plant: Plant, settings: Settings) -> None:
+        self._plant = plant
+        self._settings = settings
+        self.told_at: dict[int, float] = {}  # by process id: when it was told to end (monotonic)
+        self.aborted: set[int] = set()  # process ids of workers that SIGABRT has ended
+        self.exit_codes: Counter[int] = Counter()
+
+    def look(self) -> None:
+        """Replace workers that have ended, and tell unhealthy ones to end."""
+        for worker in list(self._plant.workers):
+            if worker.exit_code is not None:
+                self._replace(worker, worker.exit_code)
+            elif worker.pid in self.told_at:
+                self._see_it_end(worker)
+            elif _problem(worker):
+                worker.signal(signal.SIGTERM)
+                self.told_at[worker.pid] = time.monotonic()
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all workers are ready and healthy."""
+        return all(worker.pid not in self.told_at and _problem(worker) == "" for worker in self._plant.workers)
+
+    def _see_it_end(self, worker: WorkerProcess) -> None:
+        if time.monotonic() - self.told_at[worker.pid] > GRACE_S:
+            self._plant.note("an unhealthy worker ends when it is told to", f"{worker.name} did not in {GRACE_S:.0f} s")
+            worker.kill()
+
+    def _replace(self, worker: WorkerProcess, code: int) -> None:
+        self.exit_codes[code] += 1
+        if code == -signal.SIGABRT:
+            self.aborted.add(worker.pid)
+        elif worker.pid not in self.told_at:
+            self._plant.note("only a mark makes a worker end", f"{worker.name}: exit code {code}")
+        self._plant.record_death(worker, at=time.time())
+        self._plant.start_worker(self._settings)
+
+
+def _problem(worker: WorkerProcess) -> str | None:
+    """What is wrong with a worker, according to its /healthz; "" if nothing is, None if it can't be asked."""
+    try:
+        return (worker.health_problem() or "") if worker.name else None
+    except OSError:
+        return None

@@ -1,0 +1,120 @@
+"""`sortline torture`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from shared.terminal import JsonFlag, print_json
+
+CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
+ENGINES = ("null", "real")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `torture`."""
+    app.command("torture")(torture)
+
+
+def torture(
+    campaigns: Annotated[list[str] | None, typer.Argument(help=f"{', '.join(CAMPAIGNS)}, or all (default)")] = None,
+    kills: Annotated[int, typer.Option(min=1, help="how many processes the campaign `kills` kills")] = 100,
+    seconds: Annotated[float, typer.Option(min=1, help="how long each of the other campaigns lasts")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="repeats the random choices of an earlier run")] = None,
+    engine: Annotated[str, typer.Option(help="null (costs nothing) or real (the model of your settings)")] = "null",
+    redis_url: Annotated[
+        str | None,
+        typer.Option(help="an EMPTY database (not for the campaign `server`); by default an embedded server"),
+    ] = None,
+    flush: Annotated[
+        bool, typer.Option("--flush", help="first DELETE everything in the database of --redis-url")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="keep logs and ledgers here; by default they are kept only after a failure")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Kill and stop workers, producers and the server while they sort, and check every image.
+
+    Every acknowledged image must end in exactly one result, and nothing may be left behind.
+    The exit code is 1 if a promise was broken.
+
+    Example: sortline torture kills --kills 1000
+    """
+    import secrets
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from torture.campaigns.base import Limits
+    from torture.report import as_json, print_reports
+    from torture.run import run_campaigns
+
+    chosen = _chosen(campaigns or ["all"], has_own_server=redis_url is None)
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"no engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    seed = secrets.randbits(32) if seed is None else seed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # in good order, as Ctrl-C does: processes end, and the database is emptied
+    with _logs(folder, seed=seed) as kept:
+        with Console(stderr=True).status("torture") as status:
+            reports = run_campaigns(
+                chosen,
+                Limits(kills=kills, seconds=seconds),
+                engine=engine,
+                seed=seed,
+                redis_url=redis_url,
+                flush=flush,
+                folder=kept,
+                say=lambda text: status.update(escape(text)),
+            )
+        if json_output:
+            print_json(as_json(reports, seed=seed))
+        else:
+            print_reports(reports, seed=seed)
+        if any(report.breaches for report in reports):
+            raise typer.Exit(1)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _chosen(campaigns: list[str], *, has_own_server: bool) -> list[str]:
+    """The campaigns to run, each once. `all` leaves out what can't run on a server that the user has named."""
+    if unknown := [name for name in campaigns if name not in (*CAMPAIGNS, "all")]:
+        raise typer.BadParameter(f"no campaign {unknown[0]!r}: choose from {', '.join(CAMPAIGNS)}, or all.")
+    everything = [name for name in CAMPAIGNS if has_own_server or name != "server"]
+    return everything if "all" in campaigns else list(dict.fromkeys(campaigns))
+
+
+@contextlib.contextmanager
+def _logs(folder: Path | None, *, seed: int) -> Iterator[Path]:
+    """The folder for logs and ledgers. After a failure it says where they are; a temporary one goes after a success."""
+    import tempfile
+
+    kept = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
+    is_in_use = _has_files(kept)  # it will be refused, and what lies there is not of this seed
+    try:
+        yield kept
+    except BaseException:
+        if is_in_use:
+            raise
+        if _has_files(kept):
+            print(f"seed {seed}; logs and ledgers: {kept}", file=sys.stderr)
+        elif folder is None:
+            shutil.rmtree(kept)
+        raise
+    if folder is None:
+        shutil.rmtree(kept)
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))

@@ -1,0 +1,173 @@
+"""Processes of the torture: campaigns start them and send them signals. They end with the caller (see `lifeline`)."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import subprocess
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.children import ours
+from shared.errors import BadSetting, Transient
+
+# Longer than anything here takes, also on a busy machine.
+PATIENCE_S = 120.0
+_LOOK_S = 0.02
+
+
+class Process:
+    """`python -m MODULE ARGUMENTS…`, with a log file. `what` is its name in messages."""
+
+    what = "the process"
+
+    def __init__(self, module: str, *arguments: str, log: Path, variables: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                ours(*arguments, module=module),
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **variables},
+                process_group=0,  # Ctrl-C reaches the torture alone, which ends its processes; see also `lifeline`
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; -N after signal N."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, and wait for the end."""
+        self._process.kill()
+        self._reap(PATIENCE_S)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for the end; the exit code.
+
+        Raises:
+            Transient: it did not end in time, and was killed.
+        """
+        try:
+            return self._reap(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Transient(f"{self.what} did not end within {timeout_s:.0f} s; see {self.log}") from None
+
+    def require_alive(self) -> None:
+        """For the start of a campaign, which can do nothing without its processes.
+
+        Raises:
+            BadSetting: it has ended; quotes the last line of its log.
+        """
+        if self.exit_code is not None:
+            last_line = (self.log.read_text(errors="replace").strip() or "nothing in its log").splitlines()[-1]
+            raise BadSetting(f"{self.what} ended with exit code {self.exit_code}: {last_line} ({self.log})")
+
+    def _reap(self, timeout_s: float) -> int:
+        code = self._process.wait(timeout_s)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+
+class WorkerProcess(Process):
+    """One worker. Its log has its name and the address of its metrics."""
+
+    what = "a worker"
+
+    def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
+        log = folder / f"worker-{number:05d}.log"
+        super().__init__("torture.worker_program", engine, log=log, variables=variables)
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name that its results have; None until it is ready to claim."""
+        if self._name is None:
+            self._name = self._said(r"worker (\S+) sorts ")
+        return self._name
+
+    def counter(self, name: str) -> int:
+        """The value of one of its metrics: the sum over all labels.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        _, text = self._get("/metrics")
+        families = text_string_to_metric_families(text)
+        return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
+
+    def health_problem(self) -> str | None:
+        """What is wrong according to its `/healthz`; None if nothing is.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        status, text = self._get("/healthz")
+        return None if status == HTTPStatus.OK else text
+
+    def _get(self, path: str) -> tuple[int, str]:
+        """Status and body."""
+        url = self._said(r"metrics on (http://\S+)")
+        if url is None:
+            raise ConnectionError("the worker has not said where its metrics are")
+        parts = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except http.client.HTTPException as error:  # it ended while it answered
+            raise ConnectionError(f"the worker broke off its answer: {error!r}") from error
+        finally:
+            connection.close()
+
+    def _said(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.log.read_text(errors="replace"))
+        return found[1] if found else None
+
+
+class FeederProcess(Process):
+    """One producer (`torture.feeder`), and its ledger."""
+
+    what = "a producer"
+
+    def __init__(self, *arguments: str, ledger: Path, variables: Mapping[str, str]) -> None:
+        super().__init__("torture.feeder", str(ledger), *arguments, log=ledger.with_suffix(".log"), variables=variables)
+        self._ledger = ledger
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it has begun to send. From then on it obeys SIGTERM."""
+        return self._ledger.stat().st_size > 0
+
+
+def wait_until(is_true: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until `is_true()`. `what` says so in words, for the error.
+
+    Raises:
+        Transient: it did not become true within `timeout_s`.
+    """
+    until = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > until:
+            raise Transient(f"waited {timeout_s:.0f} s in vain until {what}.")
+        time.sleep(_LOOK_S)

@@ -1,0 +1,75 @@
+"""Local workers: the other workers on this host, and which of them are gone. Used by the lease keeper.
+
+Workers tell each other their processes through the server, in the calls of worker/scripts/reap.lua.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from worker.processes import Processes, parse_process_id
+
+log = logging.getLogger("sortline.local_workers")
+
+# A worker that is gone is forgotten after so many steps in a row that found no job of its. One is not enough: a command
+# that it sent before its end may reach the server after the first.
+QUIET_STEPS = 2
+
+
+class LocalWorkers:
+    """Without `processes`, or while the server can't list them, it knows of no worker: leases decide who is dead."""
+
+    def __init__(self, processes: Processes | None) -> None:
+        self._processes = processes
+        # Each worker's process by its name, as the server had it last. This one is among them, and not gone: the script
+        # writes its process before it lists them.
+        self._listed: dict[str, str] = {}
+        self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
+        self._refusal = ""  # what the server said when it last refused to tell
+
+    @property
+    def scope(self) -> str:
+        """Names the processes that can be told apart; "" where none can."""
+        return "" if self._processes is None else self._processes.scope
+
+    @property
+    def process(self) -> str:
+        """This worker's own; "" where `scope` is."""
+        return "" if self._processes is None else str(self._processes.own)
+
+    def find_gone(self) -> tuple[list[str], list[str]]:
+        """Workers whose processes have ended: those that may hold jobs, and those that can be forgotten."""
+        gone = [name for name, process in self._listed.items() if self._is_gone(process)]
+        self._quiet_steps = {name: self._quiet_steps.get(name, 0) for name in gone}
+        forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
+        return [name for name in gone if name not in forgotten], forgotten
+
+    def any_newly_gone(self) -> bool:
+        """Whether a worker is gone whose jobs no step has tried to take back yet."""
+        return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
+
+    def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
+        """Take in a step's answer.
+
+        Args:
+            listed: names and processes of workers, in turn.
+            taken: how many jobs the step took back from each worker that is gone.
+            refusal: why the server could not list the workers; empty if it could.
+        """
+        texts = [item.decode(errors="surrogateescape") for item in listed]
+        self._listed = dict(zip(texts[::2], texts[1::2], strict=True))
+        for name, jobs in taken.items():
+            if jobs:
+                log.warning("worker %.200r on this host is gone: took %d jobs back", name, jobs)
+            self._quiet_steps[name] = 0 if jobs else self._quiet_steps.get(name, 0) + 1
+        text = refusal.decode(errors="replace")
+        if text and text != self._refusal:
+            log.warning(
+                "jobs of a worker that died on this host return when their leases run out, not at once: %s", text
+            )
+        self._refusal = text
+
+    def _is_gone(self, process: str) -> bool:
+        process_id = parse_process_id(process)
+        return process_id is not None and self._processes is not None and self._processes.is_gone(process_id)
