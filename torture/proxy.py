@@ -318,7 +318,7 @@ class _Connection:
                 group.create_task(self._pass_answers())
                 group.create_task(self._to_server.deliver())
                 group.create_task(self._to_client.deliver())
-        except* (_Ended, OSError):
+        except* (_Ended, OSError):  # the connection is over: whoever called closes both sides
             pass
 
     async def _pass_requests(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -109,3 +110,56 @@ def test_reads_on_where_the_server_lost_its_data(follower: Follower, settings: S
     seen = follower.stop()
     assert seen.entries.keys() == {*before, *after}
     assert not seen.missed
+
+
+# what was moved ────────────────────────────────────────────────────────────────────────────────────
+
+
+def result(job_id: str) -> dict[str, str]:
+    """An entry of a line's stream."""
+    fields = ("line", "camera", "frame_id", "encoder_count", "captured_at", "finished_at", "attempt", "worker", "error")
+    return {"result": json.dumps(dict.fromkeys(fields) | {"job_id": job_id, "outcome": "sorted"})}
+
+
+def test_a_stream_that_was_moved_is_read_where_it_is_and_no_entry_twice(
+    follower: Follower, client: redis.Redis
+) -> None:
+    """`a` was read before the move, `b` was not, and `c` is in the stream that was begun anew."""
+    stream = keys.results("line-1")
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(stream, result("a"))
+    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the first")
+    with client.pipeline() as pipeline:
+        pipeline.xadd(stream, result("b"))
+        pipeline.rename(stream, "aside")
+        pipeline.set(stream, "forged")
+        pipeline.execute()
+    follower.read_aside("aside", stream=stream)
+    client.delete(stream)
+    client.xadd(stream, result("c"))
+    kit.wait_until(lambda: len(follower.seen.entries) == 3, "it has read them all")
+    entries = follower.stop().entries
+    assert {job_id: len(found) for job_id, found in entries.items()} == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_stream_that_had_used_up_its_ids_is_read_on_when_it_is_begun_anew(
+    follower: Follower, client: redis.Redis
+) -> None:
+    stream = keys.results("line-1")
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(stream, result("a"), id="18446744073709551615-18446744073709551615")
+    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the last id")
+    client.delete(stream)
+    client.xadd(stream, result("b"))
+    kit.wait_until(lambda: "b" in follower.seen.entries, "it reads on")
+
+
+def test_a_registry_that_was_moved_counts(settings: Settings, client: redis.Redis) -> None:
+    client.sadd(keys.LINES, "line-1")
+    client.xadd(keys.results("line-1"), result("a"))
+    client.hset(keys.rq_job("a"), "status", "finished")
+    client.zadd("aside", {"a": 1})
+    follower = Follower(settings.redis_url, queues=settings.queue_names)
+    follower.look_aside("aside", registry="finished")
+    follower.start()
+    assert not follower.stop().disagreements

@@ -132,6 +132,8 @@ def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clo
     watchdog = Watchdog(loops, inflight=inflight, keeper=keeper, stuck_after_s=60.0, clock=clock)
     clock.pass_by(1_000)
     assert not watchdog.check()
+    clock.pass_by(1)
+    assert not watchdog.check(), "it has had no time to come round"
     loops.beat("infer")
     clock.pass_by(CONFIRM_S)
     assert not watchdog.check()
