@@ -20,9 +20,9 @@ from model_store.datasets import IMAGE_SUFFIXES
 from model_store.decoding import ImageDecoder, decoder_of
 from model_store.policy import Decision, decide
 from shared.errors import BadImage
-from shared.regions import ANY_CAMERA
+from shared.file_walk import walk
+from shared.images.crop_regions import ANY_CAMERA
 from shared.settings import Settings
-from shared.walking import walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

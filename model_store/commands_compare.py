@@ -10,7 +10,7 @@ import typer
 
 from model_store.commands_read import EngineFlag, StoreFlag
 from model_store.commands_show import figures_table, plain_console
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 # Larger than the thumbnails that are compared, small enough to decode quickly: counts and pairs are all that's asked.
 _SIZE_PX = 128

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model_store.commands_read import StoreFlag
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.import_classifier import Imported

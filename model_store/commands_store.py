@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model_store.commands_read import StoreFlag
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.rollout import Canary

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from shared.errors import BadDataset, BadImage
-from shared.walking import walk
+from shared.file_walk import walk
 
 # Far more than a dataset that fits into the memory of a training machine.
 MAX_FILES = 1_000_000

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.manifest import Manifest
-from shared.images import decode_into
-from shared.regions import Fit, Region, region_of
+from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decoding import decode_into
 from shared.settings import Settings
 
 

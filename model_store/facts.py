@@ -13,7 +13,7 @@ from typing import Any
 from model_store.manifest import Manifest
 from model_store.parity import gate_reason
 from model_store.policy import DEFAULT_THRESHOLD, GOOD
-from shared.regions import ANY_CAMERA, Fit
+from shared.images.crop_regions import ANY_CAMERA, Fit
 
 NOTHING = "-"
 MEASURED_COLUMNS = ("class", "precision", "recall", "F1", "average precision", "images", "threshold")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model_store.policy import GOOD, Mode, Policy
-from shared.regions import Fit, Region
+from shared.images.crop_regions import Fit, Region
 from shared.schemas import Name
 
 MANIFEST_FILE = "manifest.json"

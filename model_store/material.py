@@ -30,7 +30,7 @@ from model_store.sight import frame_size_px
 from model_store.split import Split, split
 from model_store.training import targets_of
 from shared.errors import BadDataset, BadSetting
-from shared.regions import ANY_CAMERA, Fit, Region
+from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 
 # Images whose size is looked up to choose the frames' size.
 _SIZES_LOOKED_UP = 50

@@ -24,10 +24,10 @@ from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
 from model_store.engines import usable_cores
 from model_store.progress import Advance
-from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import BadImage, BadSetting
-from shared.images import MAX_BYTES, MAX_PX, decode_image
-from shared.regions import Fit, Region, region_of
+from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decode_memory import MAX_DECODE_BYTES
+from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
 from shared.settings import Settings
 
 # Decoded images beyond this are kept in a file, where a folder for it is given: 7,000 at 224 px. Under it memory is

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from shared.errors import BadSetting
-from shared.policies import Lane, Margin, PolicyOverride, Probability
+from shared.policy_overrides import Lane, Margin, PolicyOverride, Probability
 
 Mode = Literal["single", "multi"]
 

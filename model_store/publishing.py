@@ -50,7 +50,7 @@ from model_store.training import HeadSettings, logits_of
 from model_store.transfer import Learnt, Looks, Transfer, Wish, learn
 from model_store.tuning import Tuning, tune
 from shared.errors import BadSetting
-from shared.regions import Region
+from shared.images.crop_regions import Region
 
 _PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
 

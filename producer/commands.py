@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.demo import commands as demo_commands
-from shared.terminal import JsonFlag, RedisUrl
+from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
     import threading
@@ -80,10 +80,10 @@ def camera(
     from producer import display
     from producer.camera import Camera, CameraOptions
     from producer.submit import LineProducer
-    from shared.connection import check, connect
+    from shared.cli import print_json, setup_logging
     from shared.errors import ServerAway
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
-    from shared.terminal import print_json, setup_logging
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
@@ -144,10 +144,10 @@ def upload(
     from producer import display
     from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
-    from shared.connection import check, connect
+    from shared.cli import print_json
     from shared.errors import BadInput, NotFound
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
-    from shared.terminal import print_json
 
     settings = load_settings(redis_url=redis_url)
     inputs = list(list_inputs(paths))
@@ -195,8 +195,8 @@ def results(
 
     from producer import display
     from producer.streams import ResultStreams
-    from shared.connection import check, connect
     from shared.errors import ServerAway
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)

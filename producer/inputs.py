@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import BadImage, NotFound
-from shared.walking import walk
+from shared.file_walk import walk
 
 # Images barely compress, bitmaps of a flat scene perhaps 50 to 1; bombs reach 1000 to 1 and more.
 MAX_EXPANSION = 100

@@ -20,10 +20,10 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import SOCKET_TIMEOUT_S, connect
 from shared.errors import ResultGone, ResultTimeout, ServerAway
 from shared.schemas import SortResult
-from shared.server_answers import is_wrong_type, server_errors
+from shared.server.connection import SOCKET_TIMEOUT_S, connect
+from shared.server.error_translation import is_wrong_type, server_errors
 from shared.settings import Settings, load_settings
 
 # Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.

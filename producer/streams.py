@@ -13,10 +13,10 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import connect
 from shared.errors import ServerAway
 from shared.schemas import SortResult
-from shared.server_answers import is_wrong_type, server_errors
+from shared.server.connection import connect
+from shared.server.error_translation import is_wrong_type, server_errors
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)

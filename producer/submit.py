@@ -22,12 +22,12 @@ from pydantic import TypeAdapter, ValidationError
 from producer.metrics import CLOCK_OFFSET
 from shared import keys
 from shared.clock import MAX_DEADLINE_S, ServerClock
-from shared.connection import connect
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
-from shared.formats import sniff
+from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import ImageJob, Name
-from shared.server_answers import server_errors
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings
 
 # RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.

@@ -15,9 +15,9 @@ from pathlib import Path
 from producer.inputs import Input, InputReader
 from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
-from shared.connection import connect
 from shared.errors import BadInput, QueueFull, ServerAway
 from shared.schemas import Outcome
+from shared.server.connection import connect
 from shared.settings import Settings
 
 # Between two looks at a full queue, or for results when there were none.

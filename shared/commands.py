@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 
 def add_to(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from shared.errors import BadSetting
 from shared.jobs import MAX_ATTEMPTS
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 from shared.schemas import Name
 
 ENV_PREFIX = "SORTLINE_"

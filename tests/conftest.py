@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from model_store.store import ModelStore
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import publish_tiny_bundle
 

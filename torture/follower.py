@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import redis
 
 from shared import keys
-from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import Outcome
+from shared.server.connection import connect
 
 READ_COUNT = 1_000
 POLL_S = 0.05

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from shared import keys
-from shared.connection import connect
 from shared.errors import Transient
+from shared.server.connection import connect
 from shared.settings import Settings, environment
 from torture.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.feeder import Feeding

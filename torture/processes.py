@@ -15,8 +15,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.children import ours
 from shared.errors import BadSetting, Transient
+from shared.subprocesses import ours
 
 # Longer than anything here takes, also on a busy machine.
 PATIENCE_S = 120.0

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.connection import check as check_server
-from shared.connection import connect
 from shared.errors import BadSetting, Transient
-from shared.server_answers import server_errors
+from shared.server.connection import check as check_server
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.forged import forged

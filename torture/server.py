@@ -20,10 +20,10 @@ from typing import Any, cast
 
 import redis
 
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import NotFound, ServerAway
-from shared.server_options import MEMORY_OPTIONS
+from shared.server.connection import connect
+from shared.server.memory_options import MEMORY_OPTIONS
+from shared.subprocesses import Child
 from torture.fsync_monitor import FsyncMonitor
 
 # Reading a long append-only file on a busy machine takes a while.

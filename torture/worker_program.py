@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from model_store.decoding import decoder_of
 from model_store.engines.checks import Images
+from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from shared.terminal import setup_logging
 from torture.images import MARKS
 from torture.lifeline import end_with_caller
 from worker.bench.null import NullEngine, null_served

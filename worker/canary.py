@@ -19,7 +19,7 @@ from model_store.policy import Decision
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
-from shared.server_answers import explain, translate
+from shared.server.error_translation import explain, translate
 
 if TYPE_CHECKING:
     from model_store.rollout import Canary

@@ -16,10 +16,10 @@ from rq.utils import utcformat
 
 from shared import keys
 from shared.errors import BadImage
-from shared.image_limits import check_length
-from shared.images import MAX_BYTES
+from shared.images.decoding import MAX_BYTES
+from shared.images.limits import check_length
 from shared.jobs import MAX_ATTEMPTS
-from shared.wire import Wire
+from shared.server.raw_connection import Wire
 from worker import scripts
 from worker.broken_keys import BrokenKeys
 from worker.items import Claimed, Lease

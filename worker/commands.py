@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shared.terminal import RedisUrl
+from shared.cli import RedisUrl
 from worker.bench import commands as bench_commands
 
 
@@ -34,8 +34,8 @@ def worker(
 
     Example: sortline worker --queues live,bulk --max-batch 16
     """
+    from shared.cli import setup_logging
     from shared.settings import load_settings
-    from shared.terminal import setup_logging
     from worker.service import WorkerService
 
     settings = load_settings(

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from model_store.manifest import Manifest
 from model_store.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from worker.items import Ticket
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import redis
 
-from shared.server_options import HASH_MAX_LISTPACK_VALUE, MEMORY_OPTIONS, STREAM_NODE_MAX_BYTES
+from shared.server.memory_options import HASH_MAX_LISTPACK_VALUE, MEMORY_OPTIONS, STREAM_NODE_MAX_BYTES
 
 log = logging.getLogger("sortline.worker")
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared.errors import CommandRefused
-from shared.server_answers import translate
+from shared.server.error_translation import translate
+from shared.server.raw_connection import Wire
 from shared.settings import Settings
-from shared.wire import Wire
 from worker import scripts
 from worker.broken_keys import BrokenKeys
 from worker.claim import stamp

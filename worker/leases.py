@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared import keys
-from shared.wire import Wire
+from shared.server.raw_connection import Wire
 from worker import scripts
 from worker.broken_keys import BrokenKeys
 from worker.claim import parse_claimed, stamp

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from shared.decode_memory import DECODE_MEMORY
-from shared.server_answers import explain
+from shared.images.decode_memory import DECODE_MEMORY
+from shared.server.error_translation import explain
 from worker.metrics import Metrics
 
 log = logging.getLogger("sortline.loops")

@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 
 from shared import keys
 from shared.schemas import ModelRef, SortResult
-from shared.server_answers import is_wrong_type
+from shared.server.error_translation import is_wrong_type
 from worker.canary import Comparison
 from worker.claim import epoch
 

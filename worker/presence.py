@@ -30,8 +30,8 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared import keys
-from shared.connection import connect
-from shared.server_answers import explain, is_wrong_type
+from shared.server.connection import connect
+from shared.server.error_translation import explain, is_wrong_type
 from worker.durability import warn_of_loss
 from worker.metrics import Metrics
 

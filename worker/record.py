@@ -16,7 +16,7 @@ import redis
 
 from model_store.rollout import Canary
 from shared.errors import EngineFailed
-from shared.server_answers import explain
+from shared.server.error_translation import explain
 from worker.canary import CanaryBook, Comparison, Totals, is_outvoted
 from worker.metrics import Metrics
 from worker.serving import Slot, Trial

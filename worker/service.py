@@ -19,9 +19,9 @@ from rq.worker import WorkerStatus
 from model_store.engines import usable_cores
 from model_store.store import open_store, parse_spec
 from shared.clock import ServerClock
-from shared.connection import check, connect
 from shared.errors import Transient
-from shared.server_answers import explain
+from shared.server.connection import check, connect
+from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.broken_keys import BrokenKeys

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import redis
 
 from shared import keys
-from shared.server_answers import explain
-from shared.wire import Wire
+from shared.server.error_translation import explain
+from shared.server.raw_connection import Wire
 from worker import scripts
 from worker.claim import stamp
 

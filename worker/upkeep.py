@@ -12,7 +12,7 @@ import threading
 import redis
 
 from shared.clock import ServerClock
-from shared.server_answers import explain
+from shared.server.error_translation import explain
 from worker.metrics import Metrics
 from worker.sweep import Sweeper
 

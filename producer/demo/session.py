@@ -32,12 +32,12 @@ from producer.demo.tally import Tally
 from producer.simulator import SimulatedSource
 from producer.streams import ResultStreams
 from shared import keys
-from shared.children import NOT_BEGUN, Child, ours
-from shared.connection import connect
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
-from shared.server_answers import server_errors
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings, masked
+from shared.subprocesses import NOT_BEGUN, Child, ours
 
 READY_TIMEOUT_S = 60.0
 # After the cameras are done: how long the last results may take.

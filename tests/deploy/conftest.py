@@ -13,7 +13,7 @@ import pytest
 from model_store.rollout import Canary
 from model_store.store import ModelStore
 from producer import Frame, LineProducer, wait_for
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.conftest import BOTTLES
 from tests.deploy.live import Prometheus, real_prometheus, real_worker, wait_until

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from shared.server_options import MEMORY_OPTIONS
+from shared.server.memory_options import MEMORY_OPTIONS
 from shared.settings import ENV_PREFIX, Settings, load_settings
 from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (

@@ -17,7 +17,7 @@ from model_store.commands_read import add_to
 from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.store import ModelStore
 from shared.errors import BadSetting, NotFound
-from shared.regions import Region
+from shared.images.crop_regions import Region
 from tests.model_store.tiny_bundle import copy_build, random_images
 
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from model_store.decoding import decoder_of
 from model_store.manifest import Manifest
 from shared.errors import BadImage
-from shared.images import decode_image
-from shared.regions import ANY_CAMERA, Region
+from shared.images.crop_regions import ANY_CAMERA, Region
+from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import random_images, tiny_manifest
 

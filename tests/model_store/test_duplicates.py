@@ -15,7 +15,7 @@ from model_store.duplicates import Duplicates, Pair, connected, find_duplicates
 from model_store.progress import Steps
 from producer.bottles_data import held_out_bottles
 from producer.simulator import SimulatedSource
-from shared.images import decode_image
+from shared.images.decoding import decode_image
 from tests.conftest import BOTTLES
 
 SIZE_PX = 128

@@ -14,7 +14,7 @@ from model_store.material import check_regions, frame_sizes, gather
 from model_store.pixels import Limits
 from model_store.progress import Steps
 from shared.errors import BadSetting
-from shared.regions import Region
+from shared.images.crop_regions import Region
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
 
 CAMERAS = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "spare"}

@@ -14,8 +14,8 @@ from model_store import pixels
 from model_store.datasets import Dataset, load_dataset
 from model_store.pixels import Limits, Pictures, decode_samples
 from shared.errors import BadSetting
-from shared.images import decode_image
-from shared.regions import Region
+from shared.images.crop_regions import Region
+from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from model_store.policy import Mode, Policy, decide, policies_by_line
 from shared.errors import BadSetting
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 
 CLASSES = ("good", "no cap", "label off", "disfigured")
 MULTI = Policy.default(CLASSES, "multi")

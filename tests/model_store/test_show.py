@@ -18,7 +18,7 @@ from model_store.parity import gate_reason
 from model_store.report_page import write_page
 from model_store.store import ModelStore, file_digests
 from shared.errors import NotFound
-from shared.regions import Region
+from shared.images.crop_regions import Region
 from tests.model_store.report_data import manifest_of, report_data
 from tests.model_store.tiny_bundle import CLASSES, copy_build
 

@@ -24,8 +24,8 @@ import producer.commands
 from producer import metrics, simulator
 from producer.simulator import SimulatedSource
 from shared import keys
-from shared.embedded import embedded_server
 from shared.errors import BadSetting
+from shared.server.embedded import embedded_server
 from tests.conftest import BOTTLES
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 

@@ -18,7 +18,7 @@ from shared import keys
 from shared.errors import ServerAway
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
-from tests.shared.servers import PATIENCE_S, free_port
+from tests.shared.server.servers import PATIENCE_S, free_port
 from torture.server_states import replica_that_refuses_reads
 
 

@@ -11,7 +11,7 @@ import redis
 from producer import LineProducer
 from shared import keys
 from shared.errors import BadImage
-from shared.images import decode_image
+from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.worker import kit
 from torture.campaigns.poison import Marked, Orchestrator, judge

@@ -16,8 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.embedded import embedded_server
-from tests.shared.servers import PATIENCE_S, free_port, wait_until
+from shared.server.embedded import embedded_server
+from tests.shared.server.servers import PATIENCE_S, free_port, wait_until
 from torture.proxy import Moment, Proxy, proxy_to
 
 DELAY_S = 0.05

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from shared.errors import NotFound, ServerAway
-from tests.shared.servers import wait_until
-from tests.shared.test_embedded import alive
+from tests.shared.server.servers import wait_until
+from tests.shared.server.test_embedded import alive
 from torture.server import TortureServer
 
 # Starts a server, says its process id, and stays.

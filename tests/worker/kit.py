@@ -24,11 +24,11 @@ from model_store.policy import DEFAULT_THRESHOLD
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.clock import ServerClock
-from shared.connection import connect
-from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import EngineFailed
-from shared.images import MAX_BYTES, MAX_PX
+from shared.images.decode_memory import MAX_DECODE_BYTES
+from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
+from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost

@@ -14,8 +14,8 @@ import threading
 from dataclasses import replace
 from typing import NoReturn
 
+from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from shared.terminal import setup_logging
 from tests.worker import kit
 from worker import service, watchdog
 from worker.loading import Served

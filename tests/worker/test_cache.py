@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from model_store.rollout import Canary
-from shared.regions import Region
+from shared.images.crop_regions import Region
 from shared.schemas import ImageJob
 from shared.settings import Settings
 from tests.worker import kit

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadImage, BadJob, BadSetting, EngineFailed
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.worker import kit
 from worker.decide import Decider, Spent

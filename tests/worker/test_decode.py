@@ -9,7 +9,7 @@ import pytest
 from model_store.decoding import decoder_of
 from model_store.rollout import Canary
 from shared.errors import BadImage
-from shared.regions import Fit, Region
+from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX, halves, picture, ticket

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 from worker.durability import warn_of_loss
 
 

@@ -13,8 +13,8 @@ import redis
 
 from model_store.rollout import Canary
 from model_store.store import ModelStore, open_store
-from shared.connection import connect
 from shared.errors import BadBundle, BadSetting, StoreAway
+from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from tests.worker.versions import NAME, Versions, other_golden_answers, own_versions

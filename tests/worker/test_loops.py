@@ -7,8 +7,8 @@ import logging
 import pytest
 import redis
 
-from shared.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
 from shared.errors import ServerAway
+from shared.images.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
 from tests.worker.kit import PATIENCE_S, wait_until
 from worker import loops as loops_module
 from worker.loops import AWAY_LOG_INTERVAL_S, Loops

@@ -15,7 +15,7 @@ import redis
 
 from model_store.decoding import decoder_of
 from model_store.rollout import Canary
-from shared.regions import Region
+from shared.images.crop_regions import Region
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from shared.errors import BadSetting
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture

@@ -10,9 +10,9 @@ import redis
 
 from model_store.rollout import Canary
 from shared import keys
-from shared.connection import connect
 from shared.errors import EngineFailed, StoreAway
 from shared.schemas import ModelRef
+from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from worker.canary import Answer, CanaryBook, Comparison, Totals, is_outvoted

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from shared import keys
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame

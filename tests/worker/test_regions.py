@@ -22,7 +22,7 @@ from model_store.pixels import Limits
 from model_store.policy import decide
 from model_store.progress import Steps
 from model_store.store import open_store
-from shared.regions import ANY_CAMERA, Fit, Region
+from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX

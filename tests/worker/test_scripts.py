@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from shared import keys
-from shared.connection import connect
 from shared.schemas import SortResult
+from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture

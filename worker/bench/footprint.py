@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shared import keys
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import Transient
+from shared.server.connection import connect
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.figures import Record, Say, spread
 from worker.bench.machine import resident_mb
 from worker.bench.traffic import PATIENCE_S, Load, answered, cameras, results, send, tail, wait_answered

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import Transient
+from shared.server.connection import connect
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.crew import idle_crew
 from worker.bench.figures import Record, Say, percentiles
 from worker.bench.machine import ServerUse

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
+from shared.server.connection import connect
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.figures import Record, Say, percentiles, spread
 from worker.bench.traffic import Load, Sent, held, results, send, tail, times_ms, wait_answered
 

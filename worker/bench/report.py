@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from shared.connection import check, connect
-from shared.embedded import embedded_server
+from shared.cli import print_json
 from shared.errors import BadSetting, NotFound
-from shared.server_answers import server_errors
+from shared.server.connection import check, connect
+from shared.server.embedded import embedded_server
+from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings, masked
-from shared.terminal import print_json
 from worker.bench.engine import bench_engine
 from worker.bench.figures import Record, Say
 from worker.bench.footprint import bench_footprint

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from model_store.engines import usable_cores
-from shared.connection import connect
-from shared.embedded import embedded_server
 from shared.errors import NotFound, Transient
+from shared.server.connection import connect
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from worker.bench import simulated
 from worker.bench.crew import Loader, steady_rate, work_off

@@ -21,11 +21,11 @@ from typing import Any
 
 from model_store.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared import keys
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import Transient
 from shared.schemas import SortResult
+from shared.server.connection import connect
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench import traffic
 from worker.bench.contenders import LINE
 from worker.bench.figures import Say, percentile, percentiles

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from shared import keys
-from shared.children import Child
 from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 
 # Different frames of one camera.
 REPLAYED = 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from shared.wire import RepeatableScript, Wire, WireScript
+from shared.server.raw_connection import RepeatableScript, Wire, WireScript
 
 
 def load(wire: Wire, name: str) -> WireScript:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shared import keys
-from shared.connection import connect
+from shared.server.connection import connect
 from shared.settings import Settings
 from worker.bench.baseline import decode_rows
 from worker.loading import Served, load_served

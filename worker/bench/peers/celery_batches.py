@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from shared import keys
-from shared.children import Child
-from shared.connection import connect
 from shared.errors import Transient
+from shared.server.connection import connect
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.contenders import in_process
 from worker.bench.peers.celery_app import TASK, celery_app
 from worker.bench.rates import rate_between

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_store.engines import usable_cores
-from shared.children import Child
 from shared.errors import Transient
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.contenders import in_process
 from worker.bench.peers.http_load import HOST, Answers, post_all
 from worker.bench.rates import rate_between

@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from shared.children import Child
 from shared.errors import Transient
 from shared.settings import Settings, environment
+from shared.subprocesses import Child
 from worker.bench.contenders import drained_rate, in_process, run_rq
 from worker.bench.traffic import tail
 

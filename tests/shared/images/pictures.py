@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-import shared.jpeg
+import shared.images.jpeg
 from shared.errors import BadImage
-from shared.images import decode_image
+from shared.images.decoding import decode_image
 from tests.conftest import BOTTLES
 
 SIZE_PX = 32
@@ -65,7 +65,7 @@ def exif(orientation: int) -> Image.Exif:
 def codec_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """A list that from now on takes the width and height of whatever a codec gives, Pillow's or ours for JPEG."""
     sizes: list[tuple[int, int]] = []
-    load, decode_jpeg = ImageFile.ImageFile.load, shared.jpeg.decode_jpeg
+    load, decode_jpeg = ImageFile.ImageFile.load, shared.images.jpeg.decode_jpeg
 
     def note_load(self: ImageFile.ImageFile) -> Any:
         sizes.append(self.size)
@@ -77,7 +77,7 @@ def codec_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return pixels
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", note_load)
-    monkeypatch.setattr(shared.jpeg, "decode_jpeg", note_decode)
+    monkeypatch.setattr(shared.images.jpeg, "decode_jpeg", note_decode)
     return sizes
 
 

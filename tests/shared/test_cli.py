@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
+from shared.cli import setup_logging
 from shared.settings import Settings
-from shared.terminal import setup_logging
 
 FORGED = "x\n2026-01-01T00:00:00Z ERROR   sortline: forged\r\x1b[31m\x9b\u2028"
 log = logging.getLogger("sortline.test")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from shared.connection import connect
-from shared.embedded import embedded_server
-from shared.wire import Wire, WireScript
+from shared.server.connection import connect
+from shared.server.embedded import embedded_server
+from shared.server.raw_connection import Wire, WireScript
 
 
 def test_answers_come_as_they_are(redis_url: str) -> None:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from shared.errors import BadImage
-from shared.formats import sniff
-from shared.images import decode_image, decode_into
-from shared.regions import Fit, Region
-from tests.shared.pictures import (
+from shared.images.crop_regions import Fit, Region
+from shared.images.decoding import decode_image, decode_into
+from shared.images.formats import sniff
+from tests.shared.images.pictures import (
     KINDS,
     SIZE_PX,
     UNDO,

@@ -1,4 +1,4 @@
-"""Owns one Valkey server for as long as its own standard input stays open. Run by `shared.embedded`, as a file.
+"""Owns one Valkey server for as long as its own standard input stays open. Run by `shared.server.embedded`, as a file.
 
 In: a JSON object of valkey.conf settings as the only argument. Out: one line, `port N` or `error TEXT`.
 Whoever started this holds the other end of standard input. When that process ends, however it ends

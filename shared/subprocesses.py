@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 # A file, run by its path: it imports nothing of ours.
-_KEEPER = Path(__file__).with_name("keeper.py")
+_KEEPER = Path(__file__).with_name("child_supervisor.py")
 # Exit code of a child that SIGTERM ended before it had a handler for it: it had not begun to work.
 NOT_BEGUN = 128 + signal.SIGTERM
 # The keeper gives its child 20 s and then kills it.

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from PIL import ImageFile
 
-from shared import images
-from shared.decode_memory import MAX_DECODE_BYTES, UNCOUNTED_BYTES, DecodeMemory
 from shared.errors import BadImage
-from shared.images import MAX_PX, decode_image
-from tests.shared import bombs
-from tests.shared.pictures import KINDS, refusal
+from shared.images import decoding
+from shared.images.decode_memory import MAX_DECODE_BYTES, UNCOUNTED_BYTES, DecodeMemory
+from shared.images.decoding import MAX_PX, decode_image
+from tests.shared.images import bombs
+from tests.shared.images.pictures import KINDS, refusal
 
 PATIENCE_S = 60.0
 LARGE = 10 * UNCOUNTED_BYTES
@@ -117,7 +117,7 @@ def test_pixels_are_gone_before_their_memory_is_given_back(data: bytes, monkeypa
         return load(self)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", note_load)
-    monkeypatch.setattr(images, "DECODE_MEMORY", watching)
+    monkeypatch.setattr(decoding, "DECODE_MEMORY", watching)
     with contextlib.suppress(BadImage):
         decode_image(data, size_px=8)
     assert watching.frames and not watching.left
@@ -168,9 +168,9 @@ def test_a_list_of_orientations_is_none() -> None:
 
 _MEASURE = """
 import json, sys, threading
-from shared import decode_memory, images
+from shared.images import decode_memory, decoding
 from shared.errors import BadImage
-from tests.shared import bombs
+from tests.shared.images import bombs
 
 def resident(line):
     with open("/proc/self/status") as file:
@@ -181,11 +181,11 @@ class Noting(decode_memory.DecodeMemory):
     def hold(self, count_bytes, *, limit_bytes):
         held.append(count_bytes)
         return super().hold(count_bytes, limit_bytes=limit_bytes)
-images.DECODE_MEMORY = Noting()
+decoding.DECODE_MEMORY = Noting()
 
 def decode(data, limit_bytes):
     try:
-        images.decode_image(data, size_px=224, max_decode_bytes=limit_bytes)
+        decoding.decode_image(data, size_px=224, max_decode_bytes=limit_bytes)
     except BadImage:
         pass
 
@@ -211,7 +211,7 @@ def measured(groups: Sequence[Sequence[str]], *, side: int, limit_bytes: int) ->
     """By group of files that are decoded at the same time: peak, what stays, and the largest estimate, bytes."""
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, json.dumps([side, limit_bytes, groups])],
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=600,

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-import shared.images
-import shared.jpeg
+import shared.images.decoding
+import shared.images.jpeg
 from shared.errors import BadImage
-from shared.images import decode_image, decode_into
-from shared.jpeg import JpegHeader, decode_reduced, read_header
-from shared.regions import Fit, Region
+from shared.images.crop_regions import Fit, Region
+from shared.images.decoding import decode_image, decode_into
+from shared.images.jpeg import JpegHeader, decode_reduced, read_header
 from tests.conftest import BOTTLES
-from tests.shared.pictures import KINDS, SIZE_PX, bottle, codec_sizes, encode, exif, from_array
+from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, codec_sizes, encode, exif, from_array
 
 REGION = Region(0.25, 0.125, 0.75, 1)
 JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
@@ -62,7 +62,7 @@ def with_segment(marker: int, body: bytes, data: bytes = PLAIN["4:2:0"]) -> byte
 @contextmanager
 def pillow_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared.images, "read_header", lambda _: None)
+        patch.setattr(shared.images.decoding, "read_header", lambda _: None)
         yield
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import BadSetting
-from shared.images import decode_image, decode_into
-from shared.regions import Region, parse_region, region_of
-from tests.shared.pictures import SIZE_PX, UNDO, bottle, codec_sizes, encode, exif, plain
+from shared.images.crop_regions import Region, parse_region, region_of
+from shared.images.decoding import decode_image, decode_into
+from tests.shared.images.pictures import SIZE_PX, UNDO, bottle, codec_sizes, encode, exif, plain
 
 REGION = Region(0.25, 0.125, 0.75, 1)  # no symmetry of the square maps it onto itself
 

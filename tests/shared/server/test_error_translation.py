@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from shared.connection import check, connect
-from shared.embedded import embedded_server
 from shared.errors import BadSetting, CommandRefused, QueueFull, ServerAway, SortlineError
-from shared.server_answers import explain, is_wrong_type, server_errors, translate
-from shared.wire import Wire
-from tests.shared.servers import free_port
+from shared.server.connection import check, connect
+from shared.server.embedded import embedded_server
+from shared.server.error_translation import explain, is_wrong_type, server_errors, translate
+from shared.server.raw_connection import Wire
+from tests.shared.server.servers import free_port
 from torture.server_states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]

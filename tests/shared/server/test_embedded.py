@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.embedded import embedded_server
 from shared.errors import ServerAway
+from shared.server.embedded import embedded_server
 
 # Starts a server, says its URL, the server's pid and its folder, and stays.
 CALLER = """
 import sys, time
 import redis
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 with embedded_server() as url:
     info = redis.Redis.from_url(url).info("server")
     folder = redis.Redis.from_url(url).config_get("dir")["dir"]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import ImageFile
 
 from shared.errors import BadImage
-from shared.images import MAX_BYTES, decode_image
-from tests.shared.pictures import KINDS, SIZE_PX, bottle, encode, refusal
+from shared.images.decoding import MAX_BYTES, decode_image
+from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, encode, refusal
 
 # --- refusals
 

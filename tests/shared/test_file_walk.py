@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.walking import walk
+from shared.file_walk import walk
 
 
 def found(top: Path) -> list[str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.children import NOT_BEGUN, Child
+from shared.subprocesses import NOT_BEGUN, Child
 from tests.e2e.kit import wait_until
 
 # Starts an endless camera on a server that isn't there (it waits for it), says its pid, and waits.
 STARTER = """
 import sys, time
 from pathlib import Path
-from shared.children import NOT_BEGUN, Child
+from shared.subprocesses import NOT_BEGUN, Child
 arguments = ["camera", "--line", "l", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
 child = Child(arguments, log=Path(sys.argv[1]))
 print("started", flush=True)
@@ -79,7 +79,7 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     assert starter.stdout.readline() == "started\n"
     # Only now: for a moment after it was started a process has no command line.
     wait_until(lambda: log.read_text(), "the camera says that the server is away")
-    keepers = [pid for pid in _running("keeper.py") if _parent(pid) == starter.pid]
+    keepers = [pid for pid in _running("child_supervisor.py") if _parent(pid) == starter.pid]
     assert len(keepers) == 1
     cameras = [pid for pid in _running("camera") if _parent(pid) == keepers[0]]
     assert len(cameras) == 1
@@ -110,6 +110,8 @@ def test_a_child_ended_before_it_began_says_so(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     arguments = ["camera", "--line", "early", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
     child = Child(arguments, log=tmp_path / "log", variables={"PYTHONPATH": paths})
-    wait_until(lambda: [pid for pid in _running("early") if _parent(pid) in _running("keeper.py")], "it was started")
+    wait_until(
+        lambda: [pid for pid in _running("early") if _parent(pid) in _running("child_supervisor.py")], "it was started"
+    )
     assert child.end() == NOT_BEGUN
     assert (tmp_path / "log").read_text() == "", "it had begun"

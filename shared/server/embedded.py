@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import NotFound, ServerAway
-from shared.server_options import MEMORY_OPTIONS
+from shared.server.memory_options import MEMORY_OPTIONS
 
 # A file, run by its path: it imports nothing of ours.
 _KEEPER = Path(__file__).with_name("valkey_keeper.py")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.connection import check, connect
-from shared.embedded import embedded_server
 from shared.errors import BadSetting, ServerAway
-from shared.wire import Wire
-from tests.shared.servers import debian_server, free_port, self_signed_certificate
+from shared.server.connection import check, connect
+from shared.server.embedded import embedded_server
+from shared.server.raw_connection import Wire
+from tests.shared.server.servers import debian_server, free_port, self_signed_certificate
 
 
 def test_connects_on_first_use(redis_url: str) -> None:
@@ -40,7 +40,7 @@ def test_nobody_there() -> None:
 
 
 def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.connection._TLS_PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("shared.server.connection._TLS_PROBE_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         with pytest.raises(ServerAway):
@@ -154,7 +154,7 @@ def test_tls_where_it_fits_and_where_it_does_not(tmp_path: Path) -> None:
 
 def test_tls_to_a_port_without_it_is_said(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server waits for the end of a command, and the client for an answer."""
-    monkeypatch.setattr("shared.connection._CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("shared.server.connection._CHECK_TIMEOUT_S", 0.2)
     url = redis_url.replace("redis://", "rediss://")
     with pytest.raises(BadSetting, match=r"does not speak TLS. Write redis://"):
         check(connect(url), url)

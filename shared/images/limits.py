@@ -2,7 +2,7 @@
 
 In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the bytes that decoding takes at its peak.
 
-The estimates are upper bounds, measured with Pillow 13 (tests/shared/test_decode_memory.py holds them), per pixel:
+The estimates are upper bounds, measured with Pillow 13, held by tests/shared/images/test_decode_memory.py; per pixel:
 
     stored          1 byte (L, P, 1), 2 (16 bits grey) or 4 (all others: RGB too), and 16 a row
     converted       1 more to grey, 4 more to RGB, 4 more where there is transparency
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import PngImagePlugin
 
 from shared.errors import BadImage
-from shared.image_modes import PIECE_BYTES
-from shared.jpeg import JpegHeader, reduced_size
-from shared.tiff_directory import count_of, measure_tags
+from shared.images.jpeg import JpegHeader, reduced_size
+from shared.images.modes import PIECE_BYTES
+from shared.images.tiff_directory import count_of, measure_tags
 
 if TYPE_CHECKING:
     from PIL import Image

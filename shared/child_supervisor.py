@@ -1,6 +1,6 @@
 """Run as a script: keeps one child process whose life is tied to the starter's.
 
-    python -P keeper.py COMMAND…
+    python -P child_supervisor.py COMMAND…
 
 The starter holds the write end of this process's standard input. When that closes, because the starter
 let go or was killed, the child is told to end (SIGTERM), and killed when it hasn't after GRACE_S. When

@@ -50,13 +50,13 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
     WebPImagePlugin,  # noqa: F401
 )
 
-from shared import image_limits as limits
-from shared.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.errors import BadImage
-from shared.formats import FORMATS, sniff
-from shared.image_modes import to_resizable
-from shared.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
-from shared.regions import Fit, Region
+from shared.images import limits as limits
+from shared.images.crop_regions import Fit, Region
+from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
+from shared.images.formats import FORMATS, sniff
+from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
+from shared.images.modes import to_resizable
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000

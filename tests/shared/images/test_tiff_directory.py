@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from shared.tiff_directory import TagData, count_of, measure_tags
-from tests.shared import bombs
-from tests.shared.pictures import KINDS, refusal
+from shared.images.tiff_directory import TagData, count_of, measure_tags
+from tests.shared.images import bombs
+from tests.shared.images.pictures import KINDS, refusal
 
 EMPTY = TagData(0, 0)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared import image_modes
 from shared.errors import BadImage
-from shared.image_modes import to_resizable
-from shared.images import decode_image
-from tests.shared.pictures import KINDS, bottle, encode, from_array
+from shared.images import modes
+from shared.images.decoding import decode_image
+from shared.images.modes import to_resizable
+from tests.shared.images.pictures import KINDS, bottle, encode, from_array
 
 GREY = np.asarray(bottle().convert("L"))
 ALPHA = bottle().convert("RGBA")
@@ -37,13 +37,13 @@ FILES = KINDS | {
 @pytest.mark.parametrize("kind", FILES)
 def test_pieces_give_the_pixels_of_the_whole(kind: str, piece_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = decode_image(FILES[kind], size_px=24)
-    monkeypatch.setattr(image_modes, "PIECE_PX", piece_px)
+    monkeypatch.setattr(modes, "PIECE_PX", piece_px)
     assert np.array_equal(decode_image(FILES[kind], size_px=24), whole)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if "alpha" in kind or "key" in kind])
 def test_transparency_is_resized_as_pillow_does_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_modes, "PIECE_PX", 100)
+    monkeypatch.setattr(modes, "PIECE_PX", 100)
     with Image.open(io.BytesIO(FILES[kind])) as frame:
         expected = frame.convert("RGBA").resize((20, 16), Image.Resampling.BILINEAR, reducing_gap=2.0)
         frame.load()
@@ -61,7 +61,7 @@ def test_what_is_not_resized_keeps_the_colours_under_its_transparency() -> None:
 @pytest.mark.parametrize("at", [0, -1])
 def test_the_full_scale_is_that_of_all_pieces(wrong: float, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One value in the first or last piece makes the whole picture another's, or none."""
-    monkeypatch.setattr(image_modes, "PIECE_PX", 100)
+    monkeypatch.setattr(modes, "PIECE_PX", 100)
     values = GREY.astype(np.float32) / 255
     values.flat[at] = wrong
     with pytest.raises(BadImage) as caught:

@@ -13,7 +13,7 @@ import redis
 from redis.connection import UnixDomainSocketConnection, parse_url
 
 from shared.errors import BadSetting, ServerAway
-from shared.server_answers import server_errors, wants_no_tls
+from shared.server.error_translation import server_errors, wants_no_tls
 from shared.settings import masked
 
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
