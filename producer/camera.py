@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from producer.metrics import SUBMITTED, Fate
-from producer.sources import Source, SourceFrame
+from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.errors import BadInput, QueueFull, ServerAway
 

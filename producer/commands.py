@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from producer.camera import CameraOptions
-    from producer.sources import Source
+    from producer.sources.base import Source
     from shared.settings import Settings
 
 # Above this rate the simulator draws its pool before the camera starts: one drawing takes some 20 ms of a core, which
@@ -142,8 +142,8 @@ def upload(
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
     from producer import display
-    from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
+    from producer.upload_inputs import list_inputs
     from shared.cli import print_json
     from shared.errors import BadInput, NotFound
     from shared.server.connection import check, connect
@@ -194,7 +194,7 @@ def results(
     from contextlib import suppress
 
     from producer import display
-    from producer.streams import ResultStreams
+    from producer.result_streams import ResultStreams
     from shared.errors import ServerAway
     from shared.server.connection import check, connect
     from shared.settings import load_settings
@@ -219,8 +219,8 @@ def results(
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
     """The simulator; `draw_first` has all that will be sent drawn before the camera starts."""
     from producer import display
-    from producer.simulator import SimulatedSource
-    from producer.sources import SimulatedFrames
+    from producer.sources.base import SimulatedFrames
+    from producer.sources.simulator import SimulatedSource
 
     simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
     if draw_first:
@@ -230,10 +230,10 @@ def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, po
 
 
 def _folder(source: str, settings: Settings) -> Source:
-    from producer.sources import folder_of
+    from producer.sources.base import folder_of
 
     folder = folder_of(source)
-    from producer.folder import FolderSource
+    from producer.sources.folder import FolderSource
 
     return FolderSource(folder, max_image_bytes=settings.max_image_bytes)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from producer.inputs import Input, InputReader
 from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
+from producer.upload_inputs import Input, InputReader
 from shared.errors import BadInput, QueueFull, ServerAway
 from shared.schemas import Outcome
 from shared.server.connection import connect

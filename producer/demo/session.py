@@ -25,12 +25,12 @@ from typing import Any, cast
 from rich.console import Console
 from rich.live import Live
 
-from producer.bottles_data import BOTTLES
-from producer.demo import board
-from producer.demo.sheet import Cell, write_sheet
-from producer.demo.tally import Tally
-from producer.simulator import SimulatedSource
-from producer.streams import ResultStreams
+from producer.demo import live_table
+from producer.demo.contact_sheet import Cell, write_sheet
+from producer.demo.statistics import Tally
+from producer.demo_dataset import BOTTLES
+from producer.result_streams import ResultStreams
+from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
@@ -208,10 +208,10 @@ class Demo:
                     depth = int(self._client.llen(keys.rq_queue(QUEUE)))
                 left = started + self._options.seconds - now
                 if screen is not None:
-                    screen.update(board.table(self._tally, depth=depth, now=now, seconds_left=left))
+                    screen.update(live_table.table(self._tally, depth=depth, now=now, seconds_left=left))
                 elif now - shown_at >= 5:
                     shown_at = now
-                    self._console.print(board.line(self._tally, depth=depth, now=now))
+                    self._console.print(live_table.line(self._tally, depth=depth, now=now))
 
     def _read(self, streams: ResultStreams) -> None:
         try:

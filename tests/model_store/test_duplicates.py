@@ -13,8 +13,8 @@ from PIL import Image, ImageEnhance
 from model_store import duplicates
 from model_store.duplicates import Duplicates, Pair, connected, find_duplicates
 from model_store.progress import Steps
-from producer.bottles_data import held_out_bottles
-from producer.simulator import SimulatedSource
+from producer.demo_dataset import held_out_bottles
+from producer.sources.simulator import SimulatedSource
 from shared.images.decoding import decode_image
 from tests.conftest import BOTTLES
 

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
 from producer.camera import Camera, CameraOptions, _Schedule
-from producer.sources import SourceFrame
+from producer.sources.base import SourceFrame
 from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadSetting, ServerAway

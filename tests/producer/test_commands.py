@@ -21,8 +21,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 import producer.commands
-from producer import metrics, simulator
-from producer.simulator import SimulatedSource
+from producer import metrics
+from producer.sources import simulator
+from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.errors import BadSetting
 from shared.server.embedded import embedded_server

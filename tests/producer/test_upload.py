@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.inputs import Input, list_inputs
 from producer.upload import (
     MISSING,
     QUEUED,
@@ -24,6 +23,7 @@ from producer.upload import (
     outcomes,
     write_csv,
 )
+from producer.upload_inputs import Input, list_inputs
 from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import Outcome

@@ -14,8 +14,8 @@ import pytest
 import redis
 from rq.job import JobStatus
 
+from producer.result_streams import ResultStreams
 from producer.results import wait_for
-from producer.streams import ResultStreams
 from producer.submit import LineProducer
 from shared import keys
 from shared.errors import ResultGone, ServerAway

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from producer.demo.tally import Tally
+from producer.demo.statistics import Tally
 
 
 def table(tally: Tally, *, depth: int, now: float, seconds_left: float) -> Table:

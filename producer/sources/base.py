@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from shared.errors import BadSetting
 
 if TYPE_CHECKING:
-    from producer.simulator import SimulatedSource
+    from producer.sources.simulator import SimulatedSource
 
 SIMULATED = "simulated"
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from producer.bottles_data import BOTTLES, held_out_bottles, held_out_names
-from producer.simulator import SimulatedSource, _folded, _transformed, place
+from producer.demo_dataset import BOTTLES, held_out_bottles, held_out_names
+from producer.sources.simulator import SimulatedSource, _folded, _transformed, place
 from shared.errors import BadSetting
 
 HELD_OUT = 80
@@ -47,10 +47,10 @@ def test_every_bottle_has_its_labels_and_a_box_in_its_frame() -> None:
 
 def test_the_same_seed_and_line_give_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from producer.simulator import SimulatedSource as S; s = S('line-1', seed=5, pool=4);"
+        "import hashlib; from producer.sources.simulator import SimulatedSource as S; s = S('line-1', seed=5, pool=4);"
         "print(hashlib.sha256(b''.join(s.frame(i).data for i in range(6))).hexdigest())"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, timeout=60
     )

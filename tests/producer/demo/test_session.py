@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from producer.demo import board
-from producer.demo.sheet import CELL_PX, Cell, write_sheet
-from producer.demo.tally import Tally
+from producer.demo import live_table
+from producer.demo.contact_sheet import CELL_PX, Cell, write_sheet
+from producer.demo.statistics import Tally
 from shared.schemas import Label, ModelRef, Outcome, SortResult
 from tests.conftest import BOTTLES
 
@@ -61,12 +61,12 @@ def test_what_was_not_classified_is_not_called_wrong() -> None:
 def test_an_empty_tally_has_figures_too() -> None:
     tally = _tally([])
     assert (tally.rate(), tally.percentiles_ms([50])) == (0.0, [0.0])
-    assert "0 results" in board.line(tally, depth=0, now=0.0)
+    assert "0 results" in live_table.line(tally, depth=0, now=0.0)
 
 
 def test_the_board_shows_outcomes_lanes_and_the_queue() -> None:
     console = Console(width=100, record=True)
-    console.print(board.table(_tally([_result(1), _result(2)]), depth=17, now=1003.0, seconds_left=4.0))
+    console.print(live_table.table(_tally([_result(1), _result(2)]), depth=17, now=1003.0, seconds_left=4.0))
     text = console.export_text()
     for shown in ("17", "sorted 2", "good 2", "line-1 2", "50% of 2", "4 s left", "bottles@3"):
         assert shown in text

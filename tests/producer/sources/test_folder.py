@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.folder import FolderSource
-from producer.sources import SourceFrame, folder_of
+from producer.sources.base import SourceFrame, folder_of
+from producer.sources.folder import FolderSource
 from shared.errors import BadSetting
 from tests.e2e.kit import PATIENCE_S, wait_until
 

@@ -21,7 +21,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from producer.sources import SourceFrame
+from producer.sources.base import SourceFrame
 
 log = logging.getLogger(__name__)
 

