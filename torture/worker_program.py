@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.engines.null import NullEngine, null_served
 from model_store.decoding import decoder_of
 from model_store.engines.checks import Images
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from torture.images import MARKS
 from torture.lifeline import end_with_caller
-from worker.bench.null import NullEngine, null_served
 from worker.buffer import Pixels
 from worker.decode import Decoder
 from worker.loading import Served, load_served

@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from shared.cli import RedisUrl
-from worker.bench import commands as bench_commands
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this package's commands."""
+    """Add `worker`."""
     app.command("worker")(worker)
-    bench_commands.add_to(app)
 
 
 def worker(

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bench.engines.null import NoDecoder, NullEngine, null_served
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from worker.bench.null import NoDecoder, NullEngine, null_served
 from worker.loading import Served
 from worker.service import WorkerService
 

@@ -1,0 +1,82 @@
+"""The ceiling of `line`: the worker's decoder and engine in one process, with no queue.
+
+It is made to be hard to reach: the images are in memory, nothing is claimed, leased, decided or answered, and as in the
+worker decode threads are batches ahead of the engine, each with a hand of the batch, not with single images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from bench.contenders.sortline_worker import CAMERA, in_process
+from bench.rates import rate_between
+from model_store.engines import Engine
+from shared.settings import Settings
+from worker.buffer import Pixels
+from worker.loading import Served, load_served
+
+# As the worker: one batch in the engine, one decoded, one being decoded.
+_AHEAD = 2
+
+
+def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
+    """Images/s, measured as with the others: from the end of the first batch to the end of the last."""
+    rate: float = in_process(_run, settings, images)
+    return rate
+
+
+def _run(settings: Settings, images: Sequence[bytes]) -> float:
+    from model_store.engines import usable_cores
+
+    served = load_served(settings)
+    threads = settings.decode_threads or usable_cores()
+    decoded = decoded_ahead(served, images, batch_size=settings.max_batch, threads=threads)
+    return rate_between(_finished_at(served.engine, decoded))
+
+
+def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
+    """When each image was through the engine, which is called by as many threads as it wants."""
+    finished_at: list[float] = []
+
+    def predict(pixels: Pixels) -> None:
+        engine.predict(pixels)
+        finished_at.extend([time.perf_counter()] * len(pixels))
+
+    inside: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(engine.callers) as callers:
+        for pixels in batches:
+            inside.append(callers.submit(predict, pixels))
+            if len(inside) == engine.callers:
+                inside.popleft().result()
+    for each in inside:
+        each.result()
+    return finished_at
+
+
+def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, threads: int) -> Iterator[Pixels]:
+    """Batches uint8 [N, S, S, 3], decoded on so many threads while the engine has those before."""
+    starts = deque(range(0, len(images), batch_size))
+    ahead: deque[tuple[Pixels, list[Future[None]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        while starts or ahead:
+            while starts and len(ahead) <= _AHEAD:
+                start = starts.popleft()
+                batch = images[start : start + batch_size]
+                pixels = np.empty((len(batch), served.engine.input_size_px, served.engine.input_size_px, 3), np.uint8)
+                hands = [slice(hand, None, threads) for hand in range(min(threads, len(batch)))]
+                ahead.append((pixels, [pool.submit(decode_rows, served, batch[hand], pixels[hand]) for hand in hands]))
+            pixels, decoding = ahead.popleft()
+            for future in decoding:
+                future.result()
+            yield pixels
+
+
+def decode_rows(served: Served, images: Sequence[bytes], rows: Pixels) -> None:
+    """Decode each image into its row."""
+    for image, row in zip(images, rows, strict=True):
+        served.decoder.decode_into(image, CAMERA, row)

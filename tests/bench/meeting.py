@@ -1,0 +1,48 @@
+"""Models for crews whose workers work at the same time for certain, however late one of them begins.
+
+Each worker's first two batches wait in the engine for all the others' of that crew: when the second ones come out,
+every worker has finished a batch, and will finish another. Functions of a module, so that a crew's processes find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bench.contenders import worker_processes
+from bench.engines.null import NullEngine, null_served
+from bench.engines.simulated import SimulatedEngine
+from shared.settings import Settings
+from tests.worker import kit
+from worker.loading import Served
+
+MEETINGS = 2
+
+
+class _Meeting(NullEngine):
+    """Every crew needs more images than one worker holds at once, or the others come in vain."""
+
+    _met = 0
+
+    def predict(self, batch: kit.Images, *, hungry: Callable[[], None] | None = None) -> Any:
+        if self._met < MEETINGS:
+            self._met += 1
+            worker_processes._together.wait(
+                kit.PATIENCE_S
+            )  # the crew's own: it has as many places as the crew has workers
+        return super().predict(batch, hungry=hungry)
+
+
+class _MeetingSimulated(_Meeting, SimulatedEngine):
+    """The same, and then takes a GPU's time."""
+
+
+def meeting_null_served(settings: Settings) -> Served:
+    """In place of `null_served`."""
+    return replace(null_served(settings), engine=_Meeting())
+
+
+def meeting_simulated_served(settings: Settings) -> Served:
+    """In place of `simulated_served`."""
+    return replace(null_served(settings), engine=_MeetingSimulated())
