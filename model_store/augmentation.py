@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_store.tf import import_tensorflow
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # Standard deviations, by trial on the bottle frames; half or twice as much was no better.
 _TURN_RAD = 0.14

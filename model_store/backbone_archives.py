@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from shared.errors import BadBackbone, BadInput, NotFound
 
 SAVED_MODEL_FILE = "saved_model.pb"

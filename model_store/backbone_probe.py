@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from model_store.backbone_archives import SAVED_MODEL_FILE
 from model_store.backbone_handles import SCALINGS, USUAL_SCALING, Options, Scaling, promise_of, usual_size_px
-from model_store.native import quiet_native
-from model_store.tf import import_hub, import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone
 
 Gives = Literal["features", "logits", "probabilities"]

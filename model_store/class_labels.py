@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_store.backbone_archives import download
-from model_store.disk import scratch_folder
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
+from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting
 
 BACKGROUND = "background"

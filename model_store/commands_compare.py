@@ -52,7 +52,7 @@ def compare(
     from model_store.compare_versions import compare_versions
     from model_store.datasets import load_dataset
     from model_store.pixels import Limits
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings

@@ -46,7 +46,7 @@ def check_dataset(
     from model_store.dataset_report import examine
     from model_store.datasets import check_trainable, load_dataset, training_mode
     from model_store.pixels import Limits, decode_samples
-    from model_store.progress import shown_steps
+    from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)

@@ -14,9 +14,9 @@ from model_store.compare_versions import CLASS_FIGURES, Comparison, Side
 from model_store.evaluating import seen_warning
 from model_store.facts import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
 from model_store.pixels import Limits, decode_samples
-from model_store.progress import Steps
 from model_store.report_data import THUMBNAIL_PX
 from model_store.report_page import jpeg_uri, render
+from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 
 # Some 4 KB each: a page that a telephone still opens. The CSV has all of them.

@@ -20,7 +20,7 @@ from model_store.engines import Engine
 from model_store.evaluating import Answered, answer_dataset, seen_in_training
 from model_store.evaluation import Bools, Judged, figures, judge, known_truth
 from model_store.pixels import Limits
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 from shared.schemas import ModelRef
 

@@ -22,10 +22,10 @@ from model_store.material import Material, gather
 from model_store.networks import Network, open_network
 from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.policy import Mode, Policy
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
+from model_store.runtime.tensorflow_imports import import_keras
 from model_store.sight import Sight, closed_box
 from model_store.split import Split, split
-from model_store.tf import import_keras
 from model_store.training import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
 from model_store.transfer import Wish, learn
 from shared.errors import BadDataset

@@ -27,7 +27,7 @@ from model_store.datasets import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample
 from model_store.duplicates import Duplicates, Kind, Pair, connected, find_duplicates
 from model_store.pixels import Pictures
 from model_store.policy import GOOD, Mode
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 
 if TYPE_CHECKING:
     from rich.console import Console

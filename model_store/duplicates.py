@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.progress import Advance, Steps
+from model_store.runtime.progress import Advance, Steps
 
 COPY_BOUND = 8.0  # nothing that a person would label differently hides in so little
 ALIKE_BOUND = 16.0

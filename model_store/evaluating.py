@@ -16,7 +16,7 @@ from model_store.datasets import Dataset, Sample
 from model_store.engines import Engine
 from model_store.evaluation import check_known, evaluate, known_truth
 from model_store.pixels import Limits, Unreadable, decode_samples
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from model_store.trained_on import read_trained_on
 from shared.errors import BadDataset
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from model_store import bias_correction, quantize
 from model_store.calibration import Calibration
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
-from model_store.native import quiet_native
 from model_store.policy import GOOD
-from model_store.progress import Steps
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.progress import Steps
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import Sight
-from model_store.tf import import_tensorflow
 from model_store.training import Head, outputs_of
 
 

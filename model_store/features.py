@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from model_store.augmentation import other_light, other_views
 from model_store.batches import Images, in_batches
-from model_store.progress import Advance
+from model_store.runtime.progress import Advance
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import Sight
-from model_store.tf import import_tensorflow
 from model_store.views import cut
 
 log = logging.getLogger("sortline.train")

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from model_store.batches import Images
 from model_store.networks import Network, unit_range
-from model_store.progress import Advance
-from model_store.tf import import_tensorflow
+from model_store.runtime.progress import Advance
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # Side of the picture that the finder looks at; at 96 the boxes were as good, at 192 no better.
 SIZE_PX = 128

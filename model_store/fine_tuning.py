@@ -21,9 +21,9 @@ from model_store import losses
 from model_store.augmentation import generator, other_light, other_views
 from model_store.batches import Images, in_batches
 from model_store.policy import Mode
-from model_store.progress import Advance
+from model_store.runtime.progress import Advance
+from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.sight import Sight
-from model_store.tf import import_keras, import_tensorflow
 from model_store.training import Fitted, Head, History, Scaler
 from model_store.views import cut
 from shared.errors import BadSetting

@@ -26,17 +26,17 @@ from model_store.bundle import write_golden
 from model_store.class_labels import Labels, labels_for, read_labels
 from model_store.dataset_files import open_files
 from model_store.datasets import IMAGE_SUFFIXES, Sample
-from model_store.disk import is_disks, scratch_folder
 from model_store.export import export
 from model_store.features import scaled
 from model_store.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.policy import Policy
-from model_store.progress import Steps
 from model_store.publishing import build_bundle, package_versions
 from model_store.quantize import CALIBRATION_IMAGES
+from model_store.runtime.progress import Steps
+from model_store.runtime.scratch import is_disks, scratch_folder
+from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from model_store.store import ModelStore
-from model_store.tf import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
 
 _MIN_IMAGES = 8

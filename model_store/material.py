@@ -25,7 +25,7 @@ from model_store.fine_tuning import Frames
 from model_store.networks import Network
 from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.policy import Mode
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from model_store.sight import frame_size_px
 from model_store.split import Split, split
 from model_store.training import targets_of

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import Backbone
-from model_store.native import quiet_native
-from model_store.tf import import_hub, import_keras, import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 
 # How far the rebuilt network may be from the module: float rounding of another order of operations.
 _SAME = 1e-3

@@ -22,8 +22,8 @@ from model_store.engines.tensorflow import TensorFlowEngine
 from model_store.evaluation import Bools, judge
 from model_store.evaluation import figures as figures_of
 from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
-from model_store.native import quiet_native
 from model_store.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
+from model_store.runtime.native_output import quiet_native
 from shared.errors import BadBundle
 
 # int8 is what CPUs take by default where it earned it: with the same decided labels as fp32 on at least this share of

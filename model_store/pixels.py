@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
 from model_store.engines import usable_cores
-from model_store.progress import Advance
+from model_store.runtime.progress import Advance
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_memory import MAX_DECODE_BYTES

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.progress import Advance
-from model_store.tf import import_tensorflow
+from model_store.runtime.progress import Advance
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # Ranges of activations settle after some tens of images; more only take longer (0.1 s each).
 CALIBRATION_IMAGES = 64

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.native import quiet_native
 from model_store.report_data import Phase, ReportData
-from model_store.tf import import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 LOGS_DIR = "logs"
 _BUCKETS = 30  # TensorBoard's own default

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from model_store.disk import reason
+from model_store.runtime.scratch import reason
 from shared.errors import StoreAway
 
 STAGING_PREFIX = ".staging-"  # being made, or left over by a writer that died; readers ignore it

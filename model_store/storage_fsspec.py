@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from model_store.bundle import open_bundle
-from model_store.disk import scratch_folder
 from model_store.manifest import MANIFEST_FILE
+from model_store.runtime.scratch import scratch_folder
 from model_store.storage import STAGING_PREFIX, away, folder_name, version_number
 from model_store.storage_lease import Lease
 from model_store.storage_local import LocalStorage

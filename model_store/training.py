@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from model_store import losses
 from model_store.policy import GOOD, Mode
-from model_store.progress import Advance
-from model_store.tf import import_keras
+from model_store.runtime.progress import Advance
+from model_store.runtime.tensorflow_imports import import_keras
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

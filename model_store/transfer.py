@@ -28,8 +28,8 @@ from model_store.features import FeatureExtractor
 from model_store.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
 from model_store.networks import Network
 from model_store.policy import Mode
-from model_store.progress import Steps
 from model_store.report_data import Phase
+from model_store.runtime.progress import Steps
 from model_store.sight import Sight, closed_box, inside
 from model_store.training import Examples, Head, HeadSettings, Scaler, train_head
 from shared.errors import BadSetting

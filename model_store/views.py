@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from model_store.tf import import_tensorflow
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # How far a view reaches from the bottle's centre, in standard deviations of where the finder sees bottle. A rod's ends
 # lie 1.73 from its middle; the rest is for a finder that is a little off. Measured on the bottle frames' hand-drawn

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model_store import augmentation
 from model_store.augmentation import generator, other_light, other_views
-from model_store.tf import import_tensorflow
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 COUNT = 3000
 TURN = 0.14

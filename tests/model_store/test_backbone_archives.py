@@ -12,7 +12,7 @@ import pytest
 
 from model_store import backbone_archives
 from model_store.backbone_archives import download, fetch_module, module_url, unpack
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from shared.errors import BadBackbone, BadInput, NotFound
 from tests.model_store.module_server import ModuleServer, Page, module_server, tar_gz, tar_of
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from model_store import backbone_probe, backbone_sources
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.commands import add_to
-from model_store.tf import import_hub, import_keras, import_tensorflow
+from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 from shared.settings import Settings
 from tests.model_store.module_server import ModuleServer, module_server, tar_gz

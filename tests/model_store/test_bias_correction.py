@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model_store.bias_correction import corrected
 from model_store.quantize import to_int8
-from model_store.tf import import_tensorflow, quiet_native
+from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
 SIZE_PX = 16
 IMAGES = np.random.default_rng(3).integers(0, 256, (24, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_store.class_labels import labels_for, read_labels
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 
 

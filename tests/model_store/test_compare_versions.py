@@ -24,7 +24,7 @@ from model_store.evaluating import evaluate_dataset
 from model_store.manifest import MANIFEST_FILE, Manifest
 from model_store.pixels import Limits
 from model_store.policy import Policy
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from model_store.store import ModelStore, file_digests
 from model_store.trained_on import write_trained_on
 from shared.errors import BadDataset, BadSetting

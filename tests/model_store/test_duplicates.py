@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from model_store import duplicates
 from model_store.duplicates import Duplicates, Pair, connected, find_duplicates
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from producer.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
 from shared.images.decoding import decode_image

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from model_store.finder import Finder, _otsu, _Regression, shrunk, teach
 from model_store.networks import Network
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import inside
-from model_store.tf import import_tensorflow
 from model_store.views import Canvas, upright
 from tests.model_store.tiny_network import Bottle, Sample, inside_bottle, sample
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model_store import losses
 from model_store.policy import Mode
-from model_store.tf import import_keras, import_tensorflow
+from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 
 RNG = np.random.default_rng(4)
 LOGITS = RNG.normal(0, 2, (6, 3)).astype(np.float32)

@@ -12,7 +12,7 @@ from model_store.backbones import Backbone
 from model_store.datasets import Dataset, load_dataset
 from model_store.material import check_regions, frame_sizes, gather
 from model_store.pixels import Limits
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled

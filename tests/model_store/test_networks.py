@@ -12,7 +12,7 @@ import pytest
 from model_store import networks
 from model_store.backbones import Backbone, resolve_backbone
 from model_store.networks import Network, open_network, unit_range
-from model_store.tf import import_hub
+from model_store.runtime.tensorflow_imports import import_hub
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import ALPHA, SIZE_PX
 

@@ -24,7 +24,7 @@ from model_store.report_events import histogram
 from model_store.report_grids import MAX_SAMPLES, mistakes, samples, wrongness
 from model_store.report_page import write_page
 from model_store.report_plots import confusion_counts, draw_confusion, draw_thresholds
-from model_store.tf import import_tensorflow
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from tests.model_store.report_data import held_out, manifest_of, report_data
 
 NASTY = '<b>"x" & $y$</b>'

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model_store import losses
 from model_store.policy import Mode
-from model_store.tf import import_keras
+from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import (
     TUTORIAL,
     Examples,

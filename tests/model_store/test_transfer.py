@@ -14,7 +14,7 @@ from model_store import transfer
 from model_store.backbones import Backbone, resolve_backbone
 from model_store.fine_tuning import FineTune
 from model_store.networks import Network
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from model_store.sight import closed_box
 from model_store.training import logits_of
 from model_store.transfer import Learnt, Wish, learn, plan_for, separation

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.native import quiet_native
-from model_store.tf import import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.views import UPRIGHT, Canvas, cut, upright, whole_frame
 
 SIZE_PX = 40

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from model_store import backbone_sources
 from model_store.fine_tuning import Frames
-from model_store.progress import Steps
-from model_store.tf import import_keras
+from model_store.runtime.progress import Steps
+from model_store.runtime.tensorflow_imports import import_keras
 
 ALPHA = 0.35
 SIZE_PX = 96

@@ -20,7 +20,7 @@ from model_store.evaluating import answer_dataset
 from model_store.manifest import MANIFEST_FILE
 from model_store.pixels import Limits
 from model_store.policy import decide
-from model_store.progress import Steps
+from model_store.runtime.progress import Steps
 from model_store.store import open_store
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings

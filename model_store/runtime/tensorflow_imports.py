@@ -10,7 +10,7 @@ import os
 import warnings
 from typing import Any
 
-from model_store.native import quiet_native
+from model_store.runtime.native_output import quiet_native
 
 # tensorflow_hub.KerasLayer is a layer of Keras 2 (tf-keras); Keras 3 refuses it.
 _ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
