@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model_store import backbone_probe, backbone_sources
 from model_store.backbone_handles import USUAL_SCALING, Scaling
 from model_store.backbone_probe import Gives, Probed
-from model_store.bundle import file_digests
+from model_store.bundle.files import file_digests
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import writing_cache
 from shared.errors import BadBackbone, BadBundle, BadSetting

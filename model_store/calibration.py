@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.policy import Mode
+from model_store.bundle.policy import Mode
 
 FOLDS = 5
 _MAX_STEPS = 100

@@ -135,7 +135,7 @@ def evaluate(
 
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """
-    from model_store.bundle import open_bundle
+    from model_store.bundle.files import open_bundle
     from model_store.datasets import load_dataset
     from model_store.engines import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
@@ -319,7 +319,7 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
 
 
 def _print_trained(trained: Trained, *, promoted: bool) -> None:
-    from model_store.bundle import FLOAT_TOLERANCE
+    from model_store.bundle.files import FLOAT_TOLERANCE
     from model_store.parity import RELOAD_TOLERANCE
 
     manifest, data = trained.manifest, trained.manifest.dataset

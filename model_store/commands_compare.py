@@ -15,7 +15,7 @@ from shared.cli import JsonFlag, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_store.bundle import Bundle
+    from model_store.bundle.files import Bundle
     from model_store.compare_versions import Comparison
     from model_store.engines import Engine
     from model_store.store import ModelStore
@@ -79,7 +79,7 @@ def compare(
 
 
 def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, Engine]:
-    from model_store.bundle import open_bundle
+    from model_store.bundle.files import open_bundle
     from model_store.engines import open_engine
 
     bundle = open_bundle(store.resolve(spec))

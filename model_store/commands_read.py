@@ -13,7 +13,7 @@ import typer
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.bundle import Bundle
+    from model_store.bundle.files import Bundle
     from model_store.classify import Classified
     from model_store.engines import Engine, EngineName
     from model_store.store import ModelStore
@@ -77,7 +77,7 @@ def classify(
 
     Example: sortline classify bottle.jpg photographs/ --model bottles@3
     """
-    from model_store.bundle import open_bundle
+    from model_store.bundle.files import open_bundle
     from model_store.classify import classify_files, find_images
     from model_store.engines import open_engine
     from model_store.store import open_store
@@ -260,7 +260,7 @@ def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int
 
 def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, str | None]]:
     """(what was checked, what is wrong with it or None), one after the other."""
-    from model_store.bundle import open_bundle
+    from model_store.bundle.files import open_bundle
     from model_store.engines import runnable_engines
     from shared.errors import SortlineError
 

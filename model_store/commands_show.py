@@ -15,7 +15,7 @@ from shared.cli import JsonFlag, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_store.manifest import Manifest
+    from model_store.bundle.manifest import Manifest
 
 _SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
 
@@ -32,8 +32,8 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
 
     Example: sortline models show bottles@3
     """
-    from model_store.bundle import read_manifest
-    from model_store.manifest import REPORT_DIR
+    from model_store.bundle.files import read_manifest
+    from model_store.bundle.manifest import REPORT_DIR
     from model_store.store import open_store
     from shared.settings import load_settings
 

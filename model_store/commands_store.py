@@ -41,7 +41,7 @@ def publish_folder(
 
     Example: sortline models publish /mnt/stick/models/bottles/000003 --no-promote
     """
-    from model_store.bundle import read_manifest
+    from model_store.bundle.files import read_manifest
     from model_store.store import copy_bundle
 
     _must_hold_a_bundle(folder)
@@ -183,7 +183,7 @@ def _store(flag: str | None) -> ModelStore:
 
 
 def _must_hold_a_bundle(folder: Path) -> None:
-    from model_store.manifest import MANIFEST_FILE
+    from model_store.bundle.manifest import MANIFEST_FILE
     from shared.errors import BadBundle, NotFound
 
     wanted = "Give a version's folder, as models/bottles/000003 of another store."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.bundle import Bundle
+from model_store.bundle.files import Bundle
 from model_store.datasets import Dataset
 from model_store.engines import Engine
 from model_store.evaluating import Answered, answer_dataset, seen_in_training

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from model_store.bundle.policy import GOOD, Mode
 from model_store.datasets import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
 from model_store.duplicates import Duplicates, Kind, Pair, connected, find_duplicates
 from model_store.pixels import Pictures
-from model_store.policy import GOOD, Mode
 from model_store.runtime.progress import Steps
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from model_store.bundle.policy import GOOD, Mode
 from model_store.dataset_files import DatasetFiles, open_files
-from model_store.policy import GOOD, Mode
 from shared.errors import BadDataset, BadImage
 from shared.schemas import Name
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.bundle import Bundle
+from model_store.bundle.files import Bundle
+from model_store.bundle.training_digests import read_trained_on
 from model_store.datasets import Dataset, Sample
 from model_store.engines import Engine
 from model_store.evaluation import check_known, evaluate, known_truth
 from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.runtime.progress import Steps
-from model_store.trained_on import read_trained_on
 from shared.errors import BadDataset
 
 # Images decoded before they are run: some 40 MB, so that a dataset of any size can be measured.

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import bias_correction, quantize
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.bundle.policy import GOOD
 from model_store.calibration import Calibration
-from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
-from model_store.policy import GOOD
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_tensorflow

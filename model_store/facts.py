@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from model_store.manifest import Manifest
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
 from model_store.parity import gate_reason
-from model_store.policy import DEFAULT_THRESHOLD, GOOD
 from shared.images.crop_regions import ANY_CAMERA, Fit
 
 NOTHING = "-"

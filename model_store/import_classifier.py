@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from model_store import parity as exported_parity
 from model_store.backbones import Backbone, resolve_classifier
-from model_store.bundle import write_golden
+from model_store.bundle.files import write_golden
+from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.bundle.policy import Policy
 from model_store.class_labels import Labels, labels_for, read_labels
 from model_store.dataset_files import open_files
 from model_store.datasets import IMAGE_SUFFIXES, Sample
 from model_store.export import export
 from model_store.features import scaled
-from model_store.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.pixels import Limits, Pictures, decode_samples
-from model_store.policy import Policy
 from model_store.publishing import build_bundle, package_versions
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.runtime.progress import Steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from model_store.manifest import Manifest
+from model_store.bundle.manifest import Manifest
 from model_store.rollout import Canary
 from model_store.store_reading import ReadableStore
 from shared.errors import SortlineError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.policy import Mode
+from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # However rare, a class weighs at most so many times as much as one with as many images with as without it.

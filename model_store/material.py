@@ -17,6 +17,7 @@ from PIL import Image
 
 from model_store.backbones import Backbone
 from model_store.batches import Chosen
+from model_store.bundle.policy import Mode
 from model_store.dataset_files import DatasetFiles
 from model_store.dataset_report import DatasetReport, examine
 from model_store.datasets import Dataset, Sample, check_trainable
@@ -24,7 +25,6 @@ from model_store.evaluation import Bools, known_truth
 from model_store.fine_tuning import Frames
 from model_store.networks import Network
 from model_store.pixels import Limits, Pictures, decode_samples
-from model_store.policy import Mode
 from model_store.runtime.progress import Steps
 from model_store.sight import frame_size_px
 from model_store.split import Split, split

@@ -19,13 +19,8 @@ from numpy.typing import NDArray
 from model_store import parity as exported_parity
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.batches import Chosen
-from model_store.bundle import file_digests, read_manifest, write_golden
-from model_store.dataset_report import DatasetReport
-from model_store.datasets import count_labels, load_dataset, training_mode
-from model_store.evaluation import Bools, figures, reliability
-from model_store.export import export, serving_module
-from model_store.features import features_of
-from model_store.manifest import (
+from model_store.bundle.files import file_digests, read_manifest, write_golden
+from model_store.bundle.manifest import (
     MANIFEST_FILE,
     REPORT_DIR,
     BackboneInfo,
@@ -34,10 +29,16 @@ from model_store.manifest import (
     Manifest,
     TrainingInfo,
 )
+from model_store.bundle.policy import Mode
+from model_store.bundle.training_digests import write_trained_on
+from model_store.dataset_report import DatasetReport
+from model_store.datasets import count_labels, load_dataset, training_mode
+from model_store.evaluation import Bools, figures, reliability
+from model_store.export import export, serving_module
+from model_store.features import features_of
 from model_store.material import Material, check_regions, gather
 from model_store.networks import open_network
 from model_store.pixels import Limits, Unreadable
-from model_store.policy import Mode
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails
@@ -45,7 +46,6 @@ from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder
 from model_store.store import ModelStore, copy_file
 from model_store.thresholds import Objective, parse_objective
-from model_store.trained_on import write_trained_on
 from model_store.training import HeadSettings, logits_of
 from model_store.transfer import Learnt, Looks, Transfer, Wish, learn
 from model_store.tuning import Tuning, tune

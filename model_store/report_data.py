@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.batches import Images
+from model_store.bundle.manifest import Manifest
 from model_store.evaluation import Bools, Floats, Judged, judge
-from model_store.manifest import Manifest
 
 # Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120

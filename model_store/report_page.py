@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model_store.bundle.manifest import Manifest
 from model_store.facts import CLASS_COLUMNS, Facts, all_facts, class_rows, figure, when
-from model_store.manifest import Manifest
 from model_store.report_data import ReportData
 from model_store.report_grids import Shot, mistakes, samples
 from shared.errors import NotFound

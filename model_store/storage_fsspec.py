@@ -16,8 +16,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from model_store.bundle import open_bundle
-from model_store.manifest import MANIFEST_FILE
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.runtime.scratch import scratch_folder
 from model_store.storage import STAGING_PREFIX, away, folder_name, version_number
 from model_store.storage_lease import Lease

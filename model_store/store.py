@@ -16,8 +16,8 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from model_store.bundle import file_digests, open_bundle
-from model_store.manifest import MANIFEST_FILE
+from model_store.bundle.files import file_digests, open_bundle
+from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.rollout import Canary
 from model_store.storage import Writer, away
 from model_store.store_history import History

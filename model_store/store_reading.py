@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model_store.bundle import Bundle, open_bundle, parse_manifest
-from model_store.manifest import MANIFEST_FILE, Manifest
+from model_store.bundle.files import Bundle, open_bundle, parse_manifest
+from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from model_store.rollout import Canary
 from model_store.storage import Storage, folder_name
 from model_store.storage_local import LocalStorage

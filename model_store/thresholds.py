@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.policy import DEFAULT_THRESHOLD, Mode
+from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode
 from shared.errors import BadSetting
 
 Kind = Literal["f1", "precision", "recall", "cost", "sure"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import losses
-from model_store.policy import GOOD, Mode
+from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.bundle.policy import Mode, Policy
 from model_store.calibration import Calibration, cross_fitted, dealt, fit
 from model_store.evaluation import Bools, Judged, judge
-from model_store.policy import Mode, Policy
 from model_store.thresholds import F1, Objective, choose_thresholds
 from model_store.training import activated, outputs_of
 

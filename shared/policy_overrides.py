@@ -1,6 +1,6 @@
 """What the settings may change in a model's policy, line by line.
 
-The policy itself, its meaning and the merging are `model_store.policy`'s.
+The policy itself, its meaning and the merging are `model_store.bundle.policy`'s.
 """
 
 from __future__ import annotations

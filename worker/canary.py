@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import redis
 from pydantic import BaseModel, ConfigDict
 
-from model_store.policy import Decision
+from model_store.bundle.policy import Decision
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from model_store.manifest import Manifest
-from model_store.policy import Decision, Policy, decide, policies_by_line
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings

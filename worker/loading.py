@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_store.bundle import open_bundle
-from model_store.decoding import decoder_of
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.preprocessing import decoder_of
 from model_store.engines import Engine, open_engine
-from model_store.manifest import Manifest
 from model_store.store import open_store
 from shared.settings import Settings
 from worker.batch import BatchCost

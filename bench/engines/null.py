@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.bundle.policy import Policy
 from model_store.engines import EngineName
 from model_store.engines.checks import Images
-from model_store.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
-from model_store.policy import Policy
 from shared.settings import Settings
 from worker.buffer import Pixels
 from worker.loading import Served

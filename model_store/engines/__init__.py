@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from model_store.bundle import Bundle, replay_golden
+from model_store.bundle.files import Bundle, replay_golden
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.engines.checks import Images
 from model_store.engines.unhurried import Unhurried
-from model_store.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.runtime.native_output import quiet_native
 from shared.cgroups import cpu_limit
 from shared.errors import NotFound

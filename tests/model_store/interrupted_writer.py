@@ -22,7 +22,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from model_store.bundle import open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.rollout import Canary
 from model_store.storage_local import LOCK_FILE
 from model_store.store import ModelStore

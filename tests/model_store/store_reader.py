@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from model_store.bundle import open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.store import ModelStore
 from shared.errors import BadBundle, NotFound
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model_store.bundle.policy import Mode
 from model_store.calibration import (
     PRIOR,
     Calibration,
@@ -20,7 +21,6 @@ from model_store.calibration import (
     identity,
 )
 from model_store.evaluation import reliability
-from model_store.policy import Mode
 from model_store.training import Head, activated, logits_of
 
 MODES: tuple[Mode, ...] = ("single", "multi")

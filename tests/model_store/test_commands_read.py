@@ -12,9 +12,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model_store.bundle import read_manifest
+from model_store.bundle.files import read_manifest
+from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.commands_read import add_to
-from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.store import ModelStore
 from shared.errors import BadSetting, NotFound
 from shared.images.crop_regions import Region

@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from model_store.bundle import read_manifest
+from model_store.bundle.files import read_manifest
+from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
 from model_store.commands_read import add_to
-from model_store.manifest import INT8_FILE, MANIFEST_FILE
 from model_store.store import ModelStore
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.tiny_bundle import copy_build

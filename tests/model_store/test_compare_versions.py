@@ -15,18 +15,18 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model_store.bundle import Bundle
+from model_store.bundle.files import Bundle
+from model_store.bundle.manifest import MANIFEST_FILE, Manifest
+from model_store.bundle.policy import Policy
+from model_store.bundle.training_digests import write_trained_on
 from model_store.commands_read import add_to
 from model_store.compare_versions import compare_versions, mcnemar
 from model_store.datasets import Dataset, load_dataset
 from model_store.engines import open_engine
 from model_store.evaluating import evaluate_dataset
-from model_store.manifest import MANIFEST_FILE, Manifest
 from model_store.pixels import Limits
-from model_store.policy import Policy
 from model_store.runtime.progress import Steps
 from model_store.store import ModelStore, file_digests
-from model_store.trained_on import write_trained_on
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_bundle import CLASSES, copy_build, random_images
 

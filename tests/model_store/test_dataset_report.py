@@ -13,10 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import sortline
+from model_store.bundle.policy import Mode
 from model_store.dataset_report import DatasetReport, examine
 from model_store.datasets import load_dataset, training_mode
 from model_store.pixels import Limits, decode_samples
-from model_store.policy import Mode
 from model_store.split import split
 from tests.conftest import BOTTLES
 

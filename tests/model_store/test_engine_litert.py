@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+from model_store.bundle.manifest import INT8_FILE
 from model_store.engines.litert import LiteRTEngine
-from model_store.manifest import INT8_FILE
 from shared.errors import EngineFailed
 from tests.model_store.tiny_bundle import lite_converter, random_images, tiny_module
 

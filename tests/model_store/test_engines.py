@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 import model_store.engines as engines
-from model_store.bundle import file_digests, golden, open_bundle
+from model_store.bundle.files import file_digests, golden, open_bundle
+from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
+from model_store.bundle.policy import Mode
 from model_store.engines import Engine, EngineKind, EngineName, choose, open_engine
 from model_store.engines.checks import check_answer
-from model_store.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
-from model_store.policy import Mode
 from model_store.store import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
 from tests.model_store.tiny_bundle import random_images
@@ -229,7 +229,7 @@ def test_tensorflow_asked_for_and_not_installed(tiny_bundle: Path, monkeypatch: 
 _LITERT_ALONE = """
 import sys
 from pathlib import Path
-from model_store.bundle import golden, open_bundle
+from model_store.bundle.files import golden, open_bundle
 from model_store.engines import open_engine
 from model_store.store import ModelStore
 

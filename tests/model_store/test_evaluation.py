@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_store.bundle.policy import Mode, Policy
 from model_store.datasets import Dataset, Sample, load_dataset
 from model_store.evaluation import average_precision, evaluate, judge, known_truth, reliability
-from model_store.policy import Mode, Policy
 from shared.errors import BadDataset
 
 CLASSES = ("good", "no cap", "pigmented")

@@ -14,7 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model_store.bundle import open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
 from model_store.engines import open_engine, runnable_engines
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store import losses
-from model_store.policy import Mode
+from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 
 RNG = np.random.default_rng(4)

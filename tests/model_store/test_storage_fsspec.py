@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from model_store.bundle import open_bundle
-from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.storage_fsspec import FsspecStorage
 from model_store.storage_lease import Lease
 from model_store.storage_local import LocalStorage

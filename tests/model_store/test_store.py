@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from model_store.bundle import open_bundle
-from model_store.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
 from shared.settings import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model_store.bundle import open_bundle
-from model_store.manifest import GOLDEN_FILE, INT8_FILE
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE
 from model_store.rollout import Canary
 from model_store.storage import folder_name
 from model_store.store import ModelStore

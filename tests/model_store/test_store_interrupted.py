@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from model_store.bundle import open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.store import ModelStore
 from tests.model_store.interrupted_writer import ACTIONS
 from tests.model_store.tiny_bundle import copy_build

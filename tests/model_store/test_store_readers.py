@@ -15,7 +15,7 @@ from threading import Event, Semaphore
 
 import pytest
 
-from model_store.bundle import open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.engines import open_engine
 from model_store.storage_fsspec import FsspecStorage
 from model_store.storage_local import LocalStorage

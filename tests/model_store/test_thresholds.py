@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model_store.bundle.policy import Mode
 from model_store.calibration import cross_fitted, fit
-from model_store.policy import Mode
 from model_store.thresholds import HIGHEST, LOWEST, Chosen, Objective, choose_thresholds, parse_objective
 from shared.errors import BadSetting
 

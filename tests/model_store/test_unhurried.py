@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.bundle import golden, open_bundle
+from model_store.bundle.files import golden, open_bundle
 from model_store.engines import open_engine
 from model_store.engines.unhurried import Unhurried
 from model_store.store import ModelStore

@@ -18,9 +18,9 @@ from PIL import Image
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model_store.decoding import ImageDecoder, decoder_of
-from model_store.manifest import Manifest
-from model_store.policy import DEFAULT_THRESHOLD
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.policy import DEFAULT_THRESHOLD
+from model_store.bundle.preprocessing import ImageDecoder, decoder_of
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.clock import ServerClock

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from model_store.decoding import decoder_of
+from model_store.bundle.preprocessing import decoder_of
 from model_store.rollout import Canary
 from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from model_store.decoding import decoder_of
+from model_store.bundle.preprocessing import decoder_of
 from model_store.rollout import Canary
 from shared.images.crop_regions import Region
 from shared.schemas import SortResult

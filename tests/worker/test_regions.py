@@ -12,14 +12,14 @@ import redis
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.bundle import Bundle, open_bundle, read_manifest
+from model_store.bundle.files import Bundle, open_bundle, read_manifest
+from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.bundle.policy import decide
 from model_store.classify import classify_files
 from model_store.datasets import load_dataset
 from model_store.engines import Engine, open_engine
 from model_store.evaluating import answer_dataset
-from model_store.manifest import MANIFEST_FILE
 from model_store.pixels import Limits
-from model_store.policy import decide
 from model_store.runtime.progress import Steps
 from model_store.store import open_store
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from model_store.decoding import decoder_of
-from model_store.manifest import Manifest
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.preprocessing import decoder_of
 from shared.errors import BadImage
 from shared.images.crop_regions import ANY_CAMERA, Region
 from shared.images.decoding import decode_image

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model_store.policy import GOOD, Mode, Policy
+from model_store.bundle.policy import GOOD, Mode, Policy
 from shared.images.crop_regions import Fit, Region
 from shared.schemas import Name
 

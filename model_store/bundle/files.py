@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from model_store.manifest import GOLDEN_FILE, MANIFEST_FILE, Manifest
-from model_store.policy import decide
+from model_store.bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, Manifest
+from model_store.bundle.policy import decide
 from shared.errors import BadBundle
 from shared.schemas import ModelRef
 

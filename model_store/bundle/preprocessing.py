@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.manifest import Manifest
+from model_store.bundle.manifest import Manifest
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decoding import decode_into
 from shared.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model_store.bundle import (
+from model_store.bundle.files import (
     FLOAT_TOLERANCE,
     INT8_TOLERANCE,
     MIXED_TOLERANCE,
@@ -24,8 +24,8 @@ from model_store.bundle import (
     replay_golden,
     write_golden,
 )
+from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, Manifest
 from model_store.engines import EngineName
-from model_store.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, Manifest
 from shared.errors import BadBundle
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_store.policy import Mode, Policy, decide, policies_by_line
+from model_store.bundle.policy import Mode, Policy, decide, policies_by_line
 from shared.errors import BadSetting
 from shared.policy_overrides import PolicyOverride
 
