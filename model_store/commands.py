@@ -137,7 +137,7 @@ def evaluate(
     """
     from model_store.bundle.files import open_bundle
     from model_store.datasets import load_dataset
-    from model_store.engines import open_engine
+    from model_store.engines.loading import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
     from model_store.pixels import Limits
     from model_store.runtime.progress import shown_steps

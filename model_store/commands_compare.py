@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from model_store.bundle.files import Bundle
     from model_store.compare_versions import Comparison
-    from model_store.engines import Engine
+    from model_store.engines.loading import Engine
     from model_store.store import ModelStore
     from shared.settings import Settings
 
@@ -80,7 +80,7 @@ def compare(
 
 def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, Engine]:
     from model_store.bundle.files import open_bundle
-    from model_store.engines import open_engine
+    from model_store.engines.loading import open_engine
 
     bundle = open_bundle(store.resolve(spec))
     engine = open_engine(

@@ -15,7 +15,7 @@ from shared.cli import JsonFlag, print_json
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.classify import Classified
-    from model_store.engines import Engine, EngineName
+    from model_store.engines.loading import Engine, EngineName
     from model_store.store import ModelStore
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def classify(
     """
     from model_store.bundle.files import open_bundle
     from model_store.classify import classify_files, find_images
-    from model_store.engines import open_engine
+    from model_store.engines.loading import open_engine
     from model_store.store import open_store
     from shared.settings import load_settings
 
@@ -261,7 +261,7 @@ def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int
 def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, str | None]]:
     """(what was checked, what is wrong with it or None), one after the other."""
     from model_store.bundle.files import open_bundle
-    from model_store.engines import runnable_engines
+    from model_store.engines.loading import runnable_engines
     from shared.errors import SortlineError
 
     try:
@@ -276,7 +276,7 @@ def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, s
 
 
 def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
-    from model_store.engines import open_engine
+    from model_store.engines.loading import open_engine
     from shared.errors import SortlineError
 
     try:

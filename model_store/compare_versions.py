@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model_store.bundle.files import Bundle
 from model_store.datasets import Dataset
-from model_store.engines import Engine
+from model_store.engines.loading import Engine
 from model_store.evaluating import Answered, answer_dataset, seen_in_training
 from model_store.evaluation import Bools, Judged, figures, judge, known_truth
 from model_store.pixels import Limits

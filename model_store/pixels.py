@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model_store.dataset_files import DatasetFiles
 from model_store.datasets import Sample
-from model_store.engines import usable_cores
+from model_store.engines.loading import usable_cores
 from model_store.runtime.progress import Advance
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of

@@ -23,13 +23,10 @@ MAY_IMPORT = {
     "producer": ("shared",),
     "worker": (
         "shared",
-        "model_store.bundle.manifest",
-        "model_store.bundle.files",
-        "model_store.bundle.preprocessing",
+        "model_store.bundle",
+        "model_store.engines",
         "model_store.store",
         "model_store.rollout",
-        "model_store.bundle.policy",
-        "model_store.engines",
     ),
     # Both start and look at whole plants, like a user; of ours only the command line imports them.
     "bench": ("shared", "model_store", "producer", "worker"),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.engines.null import NullEngine, null_served
 from model_store.bundle.preprocessing import decoder_of
-from model_store.engines.checks import Images
+from model_store.engines.validation import Images
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from torture.images import MARKS

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.engines.checks import Images
+from model_store.engines.validation import Images
 
 Pixels = NDArray[np.uint8]
 

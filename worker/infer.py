@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from model_store.engines import Engine
-from model_store.engines.checks import Images, check_answer
+from model_store.engines.loading import Engine
+from model_store.engines.validation import Images, check_answer
 from shared.errors import EngineFailed
 from worker.buffer import Place
 from worker.items import Decoded

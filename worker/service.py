@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 
 from rq.worker import WorkerStatus
 
-from model_store.engines import usable_cores
+from model_store.engines.loading import usable_cores
 from model_store.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.errors import Transient

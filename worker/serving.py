@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.bundle.manifest import Manifest
-from model_store.engines import Engine
+from model_store.engines.loading import Engine
 from shared.schemas import ImageJob
 from worker.batch import BatchCost
 from worker.buffer import BatchBuffer

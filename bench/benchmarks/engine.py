@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.figures import Record, Say, spread
 from model_store.bundle.files import open_bundle
-from model_store.engines import Engine, EngineName, open_engine, runnable_engines
+from model_store.engines.loading import Engine, EngineName, open_engine, runnable_engines
 from model_store.store import open_store
 from shared.errors import SortlineError
 from shared.settings import Settings

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.contenders.sortline_worker import CAMERA, in_process
 from bench.rates import rate_between
-from model_store.engines import Engine
+from model_store.engines.loading import Engine
 from shared.settings import Settings
 from worker.buffer import Pixels
 from worker.loading import Served, load_served
@@ -31,7 +31,7 @@ def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
 
 
 def _run(settings: Settings, images: Sequence[bytes]) -> float:
-    from model_store.engines import usable_cores
+    from model_store.engines.loading import usable_cores
 
     served = load_served(settings)
     threads = settings.decode_threads or usable_cores()

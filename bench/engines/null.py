@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
-from model_store.engines import EngineName
-from model_store.engines.checks import Images
+from model_store.engines.loading import EngineName
+from model_store.engines.validation import Images
 from shared.settings import Settings
 from worker.buffer import Pixels
 from worker.loading import Served

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from model_store.engines import tensorflow_installed
+from model_store.engines.loading import tensorflow_installed
 
 PEERS_HINT = "pip install 'sortline[peers]'"
 TENSORFLOW_HINT = "pip install 'sortline[train]'"

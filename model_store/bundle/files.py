@@ -1,7 +1,7 @@
 """A bundle, one published version of one model: opened, checked, and made to prove itself.
 
 In: a folder. Out: a Bundle whose every file has the digest that its manifest gives. Whoever serves a
-bundle goes through `open_bundle` and `model_store.engines.open_engine`.
+bundle goes through `open_bundle` and `model_store.engines.loading.open_engine`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shared.schemas import ModelRef
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model_store.engines import Engine
+    from model_store.engines.loading import Engine
 
 # Float engines sum in another order on another CPU (vector width, threads), which moves a probability
 # by some 1e-6, and by up to 1e-4 where it first moves the place that a bottle is cut out of (8.2e-5 measured between

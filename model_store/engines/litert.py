@@ -30,7 +30,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from model_store.engines.checks import Images, check_answer, check_batch, described
+from model_store.engines.validation import Images, check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
 
 # Most interpreters that share a batch: each holds the weights once more. Threads beyond that are dealt out to them.
@@ -49,7 +49,7 @@ class LiteRTEngine:
         classes_count: int,
         threads: int,
     ) -> None:
-        """Load the model; see `model_store.engines.open_engine` for a checked one.
+        """Load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
         Raises:
             BadBundle: the file can't be loaded, or its input is not uint8 [N, S, S, 3].

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.engines import graphs
-from model_store.engines.checks import Images, check_answer, check_batch, described
+from model_store.engines import graph_rewriting
+from model_store.engines.validation import Images, check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
 
 _SIGNATURE = "serving_default"
@@ -47,7 +47,7 @@ class TensorFlowEngine:
         mixed: bool = False,
         xla: bool = False,
     ) -> None:
-        """Import TensorFlow and load the model; see `model_store.engines.open_engine` for a checked one.
+        """Import TensorFlow and load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
         Args:
             saved_model: folder.
@@ -57,7 +57,7 @@ class TensorFlowEngine:
             max_batch: most images run at once.
             frozen: work the weights into the graph, where TensorFlow folds batch normalisation into them. On CPUs that
                 saves a tenth of the time at 16 images and a third at 1; answers move by some 1e-5.
-            mixed: frozen, with convolutions and products in half precision, the rest in float32; see `graphs`.
+            mixed: frozen, with convolutions and products in half precision, the rest in float32; see `graph_rewriting`.
             xla: compile the model for each batch size (seconds each, when it is first run). For GPUs: XLA's
                 convolutions on CPUs are ten times slower than TensorFlow's own.
 
@@ -75,9 +75,9 @@ class TensorFlowEngine:
         self._model, signature = self._loaded(saved_model)
         input_name = self._checked_input_name(signature, saved_model)
         if mixed:
-            call = graphs.in_mixed_precision(signature)
+            call = graph_rewriting.in_mixed_precision(signature)
         else:
-            call = graphs.frozen(signature) if frozen else _as_saved(signature, input_name)
+            call = graph_rewriting.frozen(signature) if frozen else _as_saved(signature, input_name)
         self._run = self._traced(call, xla=xla)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ from model_store.bundle.training_digests import write_trained_on
 from model_store.commands_read import add_to
 from model_store.compare_versions import compare_versions, mcnemar
 from model_store.datasets import Dataset, load_dataset
-from model_store.engines import open_engine
+from model_store.engines.loading import open_engine
 from model_store.evaluating import evaluate_dataset
 from model_store.pixels import Limits
 from model_store.runtime.progress import Steps

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
-from model_store.engines import open_engine, runnable_engines
+from model_store.engines.loading import open_engine, runnable_engines
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from model_store.store import ModelStore
 from shared.errors import BadBackbone, BadDataset, BadSetting

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from model_store.bundle.files import golden, open_bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
-from model_store.engines import open_engine
+from model_store.engines.loading import open_engine
 from model_store.fine_tuning import SETTINGS
 from model_store.publishing import spread_over
 from model_store.quantize import CALIBRATION_IMAGES, sensitive_operators

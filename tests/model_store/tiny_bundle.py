@@ -28,8 +28,8 @@ from model_store.bundle.manifest import (
     TrainingInfo,
 )
 from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode, Policy
-from model_store.engines import Engine
 from model_store.engines.litert import LiteRTEngine
+from model_store.engines.loading import Engine
 from model_store.store import ModelStore, file_digests
 
 CLASSES = ("good", "no cap", "disfigured")

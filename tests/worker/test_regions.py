@@ -17,7 +17,7 @@ from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.bundle.policy import decide
 from model_store.classify import classify_files
 from model_store.datasets import load_dataset
-from model_store.engines import Engine, open_engine
+from model_store.engines.loading import Engine, open_engine
 from model_store.evaluating import answer_dataset
 from model_store.pixels import Limits
 from model_store.runtime.progress import Steps

@@ -25,7 +25,7 @@ from model_store.bundle.files import (
     write_golden,
 )
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, Manifest
-from model_store.engines import EngineName
+from model_store.engines.loading import EngineName
 from shared.errors import BadBundle
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from model_store.bundle.files import MIXED_TOLERANCE, open_bundle
 from model_store.bundle.manifest import SAVED_MODEL_DIR
-from model_store.engines import open_engine
+from model_store.engines.loading import open_engine
 from model_store.engines.tensorflow import TensorFlowEngine, padded_sizes
 from tests.model_store.tiny_bundle import random_images
 

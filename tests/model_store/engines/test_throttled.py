@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.bundle.files import golden, open_bundle
-from model_store.engines import open_engine
-from model_store.engines.unhurried import Unhurried
+from model_store.engines.loading import open_engine
+from model_store.engines.throttled import Unhurried
 from model_store.store import ModelStore
 
 
@@ -56,6 +56,8 @@ def test_beside_a_model_at_work_nothing_it_says_is_lost(
         os.write(2, b"batch of 16 failed\n")
 
     bundle = open_bundle(ModelStore(tiny_models).resolve("tiny"))
-    monkeypatch.setattr("model_store.engines.replay_golden", lambda bundle, engine: speak(golden(bundle).images))
+    monkeypatch.setattr(
+        "model_store.engines.loading.replay_golden", lambda bundle, engine: speak(golden(bundle).images)
+    )
     open_engine(bundle, "litert", threads=1, max_batch=4, beside=beside)
     assert ("batch of 16 failed" in capfd.readouterr().err) is beside

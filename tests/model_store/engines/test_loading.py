@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import model_store.engines as engines
+import model_store.engines.loading as engines
 from model_store.bundle.files import file_digests, golden, open_bundle
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import Mode
-from model_store.engines import Engine, EngineKind, EngineName, choose, open_engine
-from model_store.engines.checks import check_answer
+from model_store.engines.loading import Engine, EngineKind, EngineName, choose, open_engine
+from model_store.engines.validation import check_answer
 from model_store.store import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
 from tests.model_store.tiny_bundle import random_images
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # One image per thread, or all threads on one: an engine of one thread has one interpreter only.
 THREADS = 2
 STEADY: tuple[EngineName, ...] = ("litert", "litert-fp32", "tensorflow")
@@ -230,7 +230,7 @@ _LITERT_ALONE = """
 import sys
 from pathlib import Path
 from model_store.bundle.files import golden, open_bundle
-from model_store.engines import open_engine
+from model_store.engines.loading import open_engine
 from model_store.store import ModelStore
 
 bundle = open_bundle(ModelStore(Path(sys.argv[1])).resolve("tiny"))
