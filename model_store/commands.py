@@ -85,8 +85,8 @@ def train(
 
     from model_store.pixels import Limits
     from model_store.publishing import TrainOptions, train_and_publish
+    from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
-    from model_store.store import open_store
     from shared.settings import load_settings
 
     check_training_installed()
@@ -140,8 +140,8 @@ def evaluate(
     from model_store.engines.loading import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
     from model_store.pixels import Limits
+    from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
-    from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.compare_versions import Comparison
     from model_store.engines.loading import Engine
-    from model_store.store import ModelStore
+    from model_store.registry.registry import ModelStore
     from shared.settings import Settings
 
 # More lines than a screen or two are for --out.
@@ -52,8 +52,8 @@ def compare(
     from model_store.compare_versions import compare_versions
     from model_store.datasets import load_dataset
     from model_store.pixels import Limits
+    from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
-    from model_store.store import open_store
     from shared.errors import BadDataset
     from shared.settings import load_settings
 

@@ -50,8 +50,8 @@ def import_classifier(
     from model_store.import_classifier import ImportOptions
     from model_store.import_classifier import import_classifier as fetch_and_publish
     from model_store.pixels import Limits
+    from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
-    from model_store.store import open_store
     from shared.settings import load_settings
 
     check_training_installed()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.classify import Classified
     from model_store.engines.loading import Engine, EngineName
-    from model_store.store import ModelStore
+    from model_store.registry.registry import ModelStore
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def classify(
     from model_store.bundle.files import open_bundle
     from model_store.classify import classify_files, find_images
     from model_store.engines.loading import open_engine
-    from model_store.store import open_store
+    from model_store.registry.registry import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
@@ -108,7 +108,7 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
 
     Example: sortline models list
     """
-    from model_store.listing import listed
+    from model_store.registry.listing import listed
 
     store = _store(model_store)
     rows = listed(store)
@@ -152,7 +152,7 @@ def verify_models(
 
 
 def _store(flag: str | None) -> ModelStore:
-    from model_store.store import open_store
+    from model_store.registry.registry import open_store
     from shared.settings import load_settings
 
     return open_store(load_settings(model_store=flag))
@@ -246,7 +246,7 @@ def _in_brief(classes: list[str]) -> str:
 
 def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int]]:
     """(name, version) of what to verify: incomplete versions too."""
-    from model_store.store import parse_spec
+    from model_store.registry.registry import parse_spec
 
     if model is None:
         return [(name, version) for name in store.folders() for version in store.numbers(name)]

@@ -12,8 +12,8 @@ from model_store.commands_read import StoreFlag
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.rollout import Canary
-    from model_store.store import ModelStore
+    from model_store.registry.canary import Canary
+    from model_store.registry.registry import ModelStore
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="model in the store")]
 VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="published version, see `models list`")]
@@ -42,7 +42,7 @@ def publish_folder(
     Example: sortline models publish /mnt/stick/models/bottles/000003 --no-promote
     """
     from model_store.bundle.files import read_manifest
-    from model_store.store import copy_bundle
+    from model_store.registry.registry import copy_bundle
 
     _must_hold_a_bundle(folder)
     store = _store(model_store)
@@ -149,7 +149,7 @@ def canary(
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """
-    from model_store.store import parse_spec
+    from model_store.registry.registry import parse_spec
     from shared.errors import BadSetting
 
     store = _store(model_store)
@@ -176,7 +176,7 @@ def canary(
 
 
 def _store(flag: str | None) -> ModelStore:
-    from model_store.store import open_store
+    from model_store.registry.registry import open_store
     from shared.settings import load_settings
 
     return open_store(load_settings(model_store=flag))
@@ -194,7 +194,7 @@ def _must_hold_a_bundle(folder: Path) -> None:
 
 
 def _name_and_version(model: str) -> tuple[str, int]:
-    from model_store.store import parse_spec
+    from model_store.registry.registry import parse_spec
     from shared.errors import BadSetting
 
     name, version = parse_spec(model)
@@ -221,7 +221,7 @@ def _lower_f1(store: ModelStore, name: str, version: int, previous: int | None) 
 def _canary(**values: Any) -> Canary:
     from pydantic import ValidationError
 
-    from model_store.rollout import Canary
+    from model_store.registry.canary import Canary
     from shared.errors import BadSetting
 
     try:

@@ -40,11 +40,11 @@ from model_store.material import Material, check_regions, gather
 from model_store.networks import open_network
 from model_store.pixels import Limits, Unreadable
 from model_store.quantize import CALIBRATION_IMAGES
+from model_store.registry.registry import ModelStore, copy_file
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder
-from model_store.store import ModelStore, copy_file
 from model_store.thresholds import Objective, parse_objective
 from model_store.training import HeadSettings, logits_of
 from model_store.transfer import Learnt, Looks, Transfer, Wish, learn

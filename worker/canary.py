@@ -22,7 +22,7 @@ from shared.schemas import Label, ModelRef
 from shared.server.error_translation import explain, translate
 
 if TYPE_CHECKING:
-    from model_store.rollout import Canary
+    from model_store.registry.canary import Canary
 
 log = logging.getLogger("sortline.canary")
 

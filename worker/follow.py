@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
 from worker.canary import CanaryBook
 from worker.metrics import Metrics

@@ -10,7 +10,7 @@ from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import Engine, open_engine
-from model_store.store import open_store
+from model_store.registry.registry import open_store
 from shared.settings import Settings
 from worker.batch import BatchCost
 from worker.buffer import BATCHES_HELD, BatchBuffer

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from shared.server.error_translation import explain
 from worker.canary import CanaryBook, Comparison, Totals, is_outvoted

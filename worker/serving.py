@@ -21,7 +21,7 @@ from worker.decode import Decoder
 from worker.metrics import Metrics
 
 if TYPE_CHECKING:
-    from model_store.rollout import Canary
+    from model_store.registry.canary import Canary
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from bench.figures import Record, Say, spread
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import Engine, EngineName, open_engine, runnable_engines
-from model_store.store import open_store
+from model_store.registry.registry import open_store
 from shared.errors import SortlineError
 from shared.settings import Settings
 from worker.buffer import Pixels

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from model_store.rollout import Canary
-from model_store.store import ModelStore
+from model_store.registry.canary import Canary
+from model_store.registry.registry import ModelStore
 from producer import Frame, LineProducer, wait_for
 from shared.server.embedded import embedded_server
 from shared.settings import Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from producer import Frame, LineProducer
 from shared import keys
 from shared.schemas import SortResult

@@ -25,8 +25,8 @@ from model_store.datasets import Dataset, load_dataset
 from model_store.engines.loading import open_engine
 from model_store.evaluating import evaluate_dataset
 from model_store.pixels import Limits
+from model_store.registry.registry import ModelStore, file_digests
 from model_store.runtime.progress import Steps
-from model_store.store import ModelStore, file_digests
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_bundle import CLASSES, copy_build, random_images
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine, runnable_engines
+from model_store.registry.registry import ModelStore
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
-from model_store.store import ModelStore
 from shared.errors import BadBackbone, BadDataset, BadSetting
 from tests.model_store.module_server import ModuleServer, module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images

@@ -15,8 +15,8 @@ from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInf
 from model_store.commands_read import add_to
 from model_store.facts import all_facts, class_rows, gate_verdict, signed
 from model_store.parity import gate_reason
+from model_store.registry.registry import ModelStore, file_digests
 from model_store.report_page import write_page
-from model_store.store import ModelStore, file_digests
 from shared.errors import NotFound
 from shared.images.crop_regions import Region
 from tests.model_store.report_data import manifest_of, report_data

@@ -30,7 +30,7 @@ from model_store.bundle.manifest import (
 from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode, Policy
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.loading import Engine
-from model_store.store import ModelStore, file_digests
+from model_store.registry.registry import ModelStore, file_digests
 
 CLASSES = ("good", "no cap", "disfigured")
 _SEED = 7

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.images.crop_regions import Region
 from shared.schemas import ImageJob
 from shared.settings import Settings

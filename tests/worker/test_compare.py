@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import Heard, ToneEngine

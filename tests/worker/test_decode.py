@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from model_store.bundle.preprocessing import decoder_of
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings

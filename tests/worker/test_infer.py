@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import ToneEngine

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from model_store.bundle.preprocessing import decoder_of
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared.images.crop_regions import Region
 from shared.schemas import SortResult
 from shared.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from shared import keys
 from shared.errors import EngineFailed, StoreAway
 from shared.schemas import ModelRef

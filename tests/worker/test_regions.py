@@ -20,8 +20,8 @@ from model_store.datasets import load_dataset
 from model_store.engines.loading import Engine, open_engine
 from model_store.evaluating import answer_dataset
 from model_store.pixels import Limits
+from model_store.registry.registry import open_store
 from model_store.runtime.progress import Steps
-from model_store.store import open_store
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings
 from tests.worker import kit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from tests.worker import kit
 from tests.worker.test_metrics import samples
 from worker.metrics import Metrics

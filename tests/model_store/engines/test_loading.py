@@ -20,7 +20,7 @@ from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIF
 from model_store.bundle.policy import Mode
 from model_store.engines.loading import Engine, EngineKind, EngineName, choose, open_engine
 from model_store.engines.validation import check_answer
-from model_store.store import ModelStore
+from model_store.registry.registry import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
 from tests.model_store.tiny_bundle import random_images
 
@@ -231,7 +231,7 @@ import sys
 from pathlib import Path
 from model_store.bundle.files import golden, open_bundle
 from model_store.engines.loading import open_engine
-from model_store.store import ModelStore
+from model_store.registry.registry import ModelStore
 
 bundle = open_bundle(ModelStore(Path(sys.argv[1])).resolve("tiny"))
 for kind in ("auto", "litert", "litert-fp32"):

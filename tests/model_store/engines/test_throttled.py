@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model_store.bundle.files import golden, open_bundle
 from model_store.engines.loading import open_engine
 from model_store.engines.throttled import Unhurried
-from model_store.store import ModelStore
+from model_store.registry.registry import ModelStore
 
 
 class Summing:

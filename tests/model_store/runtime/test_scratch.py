@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from model_store import publishing
 from model_store.backbones import resolve_backbone
 from model_store.commands import add_to
+from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder, writing_cache
-from model_store.store import ModelStore
 from shared.errors import BadSetting, StoreAway
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
 

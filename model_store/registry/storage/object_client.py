@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from model_store.storage import away
+from model_store.registry.storage.protocol import away
 from shared.errors import BadSetting
 from shared.settings import masked
 

@@ -1,7 +1,7 @@
-"""A process that changes a store and is stopped, at one step after the other; a script for test_store_interrupted.py.
+"""A process that changes a store and is stopped, at one step after the other; a script for test_interrupted.py.
 
-Run as `python -m tests.model_store.interrupted_writer BUNDLE FOLDER ACTION FAULT`. A step is a call that changes
-files or opens one: open, write, fsync, rename, unlink, mkdir, rmdir, chmod, copying. (Compared with strace: it
+Run as `python -m tests.model_store.registry.interrupted_writer BUNDLE FOLDER ACTION FAULT`. A step is a call that
+changes files or opens one: open, write, fsync, rename, unlink, mkdir, rmdir, chmod, copying. (Compared with strace: it
 sees these and no other changes, but for the text of a manifest in staging, written by C.) For every step that ACTION
 takes, this sets up a store in FOLDER, forks a child that does ACTION, and has FAULT strike just before the step:
 `killed` (SIGKILL), or `full` (from that step on, nothing that needs room on the disk succeeds: ENOSPC). Prints
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from model_store.bundle.files import open_bundle
-from model_store.rollout import Canary
-from model_store.storage_local import LOCK_FILE
-from model_store.store import ModelStore
+from model_store.registry.canary import Canary
+from model_store.registry.registry import ModelStore
+from model_store.registry.storage.local import LOCK_FILE
 from shared.errors import StoreAway
 from tests.model_store.tiny_bundle import copy_build
 

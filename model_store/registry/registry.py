@@ -18,10 +18,10 @@ from pathlib import Path
 
 from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE
-from model_store.rollout import Canary
-from model_store.storage import Writer, away
-from model_store.store_history import History
-from model_store.store_reading import CANARY_FILE, CURRENT_FILE, ReadableStore, checked_name, open_as, parse_spec
+from model_store.registry.canary import Canary
+from model_store.registry.reader import CANARY_FILE, CURRENT_FILE, ReadableStore, checked_name, open_as, parse_spec
+from model_store.registry.storage.protocol import Writer, away
+from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
 from shared.settings import Settings
 
@@ -48,7 +48,7 @@ def open_store(settings: Settings) -> ModelStore:
         return ModelStore(settings.model_store_dir)
     if location.startswith("file://"):
         return ModelStore(Path(location.removeprefix("file://")))
-    from model_store.storage_fsspec import FsspecStorage
+    from model_store.registry.storage.object_store import FsspecStorage
 
     return ModelStore(FsspecStorage.at(location, cache=settings.cache_path / "models"))
 

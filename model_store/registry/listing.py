@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from model_store.bundle.manifest import Manifest
-from model_store.rollout import Canary
-from model_store.store_reading import ReadableStore
+from model_store.registry.canary import Canary
+from model_store.registry.reader import ReadableStore
 from shared.errors import SortlineError
 
 T = TypeVar("T")

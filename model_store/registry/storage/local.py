@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from model_store.storage import STAGING_PREFIX, TRASH_PREFIX, away, folder_name, version_number
+from model_store.registry.storage.protocol import STAGING_PREFIX, TRASH_PREFIX, away, folder_name, version_number
 
 log = logging.getLogger("sortline.store")
 

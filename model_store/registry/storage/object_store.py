@@ -18,11 +18,11 @@ from pathlib import Path, PurePosixPath
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.registry.storage.lease import Lease
+from model_store.registry.storage.local import LocalStorage
+from model_store.registry.storage.object_client import Objects
+from model_store.registry.storage.protocol import STAGING_PREFIX, away, folder_name, version_number
 from model_store.runtime.scratch import scratch_folder
-from model_store.storage import STAGING_PREFIX, away, folder_name, version_number
-from model_store.storage_lease import Lease
-from model_store.storage_local import LocalStorage
-from model_store.storage_objects import Objects
 from shared.errors import BadBundle, NotFound, StoreAway
 
 

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE
-from model_store.rollout import Canary
-from model_store.storage import folder_name
-from model_store.store import ModelStore
-from model_store.store_history import MOST_VERSIONS, History
+from model_store.registry.canary import Canary
+from model_store.registry.registry import ModelStore
+from model_store.registry.storage.protocol import folder_name
+from model_store.registry.version_history import MOST_VERSIONS, History
 from shared.errors import BadBundle, BadSetting, NotFound
-from tests.model_store.stores import KINDS, make_store
+from tests.model_store.registry.stores import KINDS, make_store
 from tests.model_store.tiny_bundle import copy_build
 
 CANARY = Canary(version=1, share=0.25, lines=("line-1",))

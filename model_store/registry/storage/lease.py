@@ -27,7 +27,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from model_store.storage_objects import Objects
+from model_store.registry.storage.object_client import Objects
 from shared.errors import StoreAway
 
 log = logging.getLogger("sortline.store")

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from model_store.bundle.files import open_bundle
-from model_store.store import ModelStore
-from tests.model_store.interrupted_writer import ACTIONS
+from model_store.registry.registry import ModelStore
+from tests.model_store.registry.interrupted_writer import ACTIONS
 from tests.model_store.tiny_bundle import copy_build
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...] | None]
 CANARY = (4, 0.5)
@@ -42,7 +42,7 @@ STATES: dict[str, list[State]] = {
 FILL_THE_DISK = """
 import sys
 from pathlib import Path
-from model_store.store import ModelStore
+from model_store.registry.registry import ModelStore
 from shared.errors import StoreAway
 from tests.model_store.tiny_bundle import copy_build
 
@@ -81,7 +81,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def walk(bundle: Path, folder: Path, action: str, fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What was found after each strike, and after the run that none came to; before all, what was there."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.model_store.interrupted_writer", str(bundle), str(folder), action, fault],
+        [
+            sys.executable,
+            "-m",
+            "tests.model_store.registry.interrupted_writer",
+            str(bundle),
+            str(folder),
+            action,
+            fault,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from model_store.storage_lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
-from model_store.storage_objects import Objects
+from model_store.registry.storage.lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
+from model_store.registry.storage.object_client import Objects
 from shared.errors import StoreAway
-from tests.model_store.stores import FakeClock, objects
+from tests.model_store.registry.stores import FakeClock, objects
 
 DEAD = f"tiny/{CLAIM_PREFIX}dead"
 

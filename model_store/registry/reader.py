@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from model_store.bundle.files import Bundle, open_bundle, parse_manifest
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
-from model_store.rollout import Canary
-from model_store.storage import Storage, folder_name
-from model_store.storage_local import LocalStorage
-from model_store.store_history import History
+from model_store.registry.canary import Canary
+from model_store.registry.storage.local import LocalStorage
+from model_store.registry.storage.protocol import Storage, folder_name
+from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
 from shared.schemas import is_name
 

@@ -1,7 +1,7 @@
-"""A process that opens a store's models over and over; a script for test_store_readers.py.
+"""A process that opens a store's models over and over; a script for test_readers.py.
 
-Run as `python -m tests.model_store.store_reader ROOT CHANGED`. Says `ready` when it has opened the first one, makes the
-file CHANGED when it has opened another version, reads until its standard input is closed, then prints one JSON object.
+Run as `python -m tests.model_store.registry.store_reader ROOT CHANGED`. Says `ready` when it has opened
+the first one, makes the file CHANGED when it has opened another version, reads until its standard input is closed, then prints one JSON object.
 A version that is deleted while it is being opened may be refused, with an error meant for people; one that is still
 there may not: it would have been half a bundle.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model_store.bundle.files import open_bundle
-from model_store.store import ModelStore
+from model_store.registry.registry import ModelStore
 from shared.errors import BadBundle, NotFound
 
 

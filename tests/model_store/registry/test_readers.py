@@ -16,16 +16,16 @@ from threading import Event, Semaphore
 import pytest
 
 from model_store.bundle.files import open_bundle
-from model_store.engines import open_engine
-from model_store.storage_fsspec import FsspecStorage
-from model_store.storage_local import LocalStorage
-from model_store.store import ModelStore
+from model_store.engines.loading import open_engine
+from model_store.registry.registry import ModelStore
+from model_store.registry.storage.local import LocalStorage
+from model_store.registry.storage.object_store import FsspecStorage
 from shared.errors import BadBundle
-from tests.model_store.store_reader import read_until
-from tests.model_store.stores import make_store, objects
+from tests.model_store.registry.store_reader import read_until
+from tests.model_store.registry.stores import make_store, objects
 from tests.model_store.tiny_bundle import copy_build
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 READERS = 3
 ROUNDS = 12
 
@@ -56,7 +56,7 @@ def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None
     changed = [tmp_path / f"changed-{number}" for number in range(READERS)]
     readers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.model_store.store_reader", str(store.root), str(mark)],
+            [sys.executable, "-m", "tests.model_store.registry.store_reader", str(store.root), str(mark)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
