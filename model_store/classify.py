@@ -18,7 +18,7 @@ import numpy as np
 from model_store.bundle.files import Bundle
 from model_store.bundle.policy import Decision, decide
 from model_store.bundle.preprocessing import ImageDecoder, decoder_of
-from model_store.datasets import IMAGE_SUFFIXES
+from model_store.datasets.dataset import IMAGE_SUFFIXES
 from shared.errors import BadImage
 from shared.file_walk import walk
 from shared.images.crop_regions import ANY_CAMERA

@@ -83,7 +83,7 @@ def train(
     """
     from rich.console import Console
 
-    from model_store.pixels import Limits
+    from model_store.datasets.image_loading import Limits
     from model_store.publishing import TrainOptions, train_and_publish
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
@@ -136,10 +136,10 @@ def evaluate(
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """
     from model_store.bundle.files import open_bundle
-    from model_store.datasets import load_dataset
+    from model_store.datasets.dataset import load_dataset
+    from model_store.datasets.image_loading import Limits
     from model_store.engines.loading import open_engine
     from model_store.evaluating import evaluate_dataset, seen_warning
-    from model_store.pixels import Limits
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset
@@ -214,7 +214,7 @@ def compare_recipes(
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
     from model_store import comparison
-    from model_store.pixels import Limits
+    from model_store.datasets.image_loading import Limits
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadSetting
     from shared.settings import load_settings
@@ -244,7 +244,7 @@ def time_head(
     Example: sortline models time-head producer/bottles
     """
     from model_store import comparison
-    from model_store.pixels import Limits
+    from model_store.datasets.image_loading import Limits
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 

@@ -50,8 +50,8 @@ def compare(
     """
     from model_store.compare_files import warnings, write_csv, write_html
     from model_store.compare_versions import compare_versions
-    from model_store.datasets import load_dataset
-    from model_store.pixels import Limits
+    from model_store.datasets.dataset import load_dataset
+    from model_store.datasets.image_loading import Limits
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset

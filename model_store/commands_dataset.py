@@ -43,9 +43,9 @@ def check_dataset(
     """
     from rich.console import Console
 
-    from model_store.dataset_report import examine
-    from model_store.datasets import check_trainable, load_dataset, training_mode
-    from model_store.pixels import Limits, decode_samples
+    from model_store.datasets.audit import examine
+    from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
+    from model_store.datasets.image_loading import Limits, decode_samples
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 

@@ -47,9 +47,9 @@ def import_classifier(
     --calibration producer/bottles
     """
     from model_store.commands import check_training_installed
+    from model_store.datasets.image_loading import Limits
     from model_store.import_classifier import ImportOptions
     from model_store.import_classifier import import_classifier as fetch_and_publish
-    from model_store.pixels import Limits
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.policy import Mode, Policy
-from model_store.datasets import Dataset, Sample, load_dataset
+from model_store.datasets.dataset import Dataset, Sample, load_dataset
+from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
+from model_store.datasets.splitting import Split, split
 from model_store.evaluation import evaluate
 from model_store.features import FeatureExtractor, features_of
 from model_store.material import Material, gather
 from model_store.networks import Network, open_network
-from model_store.pixels import Limits, Unreadable, decode_samples
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.sight import Sight, closed_box
-from model_store.split import Split, split
 from model_store.training import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
 from model_store.transfer import Wish, learn
 from shared.errors import BadDataset

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy, decide
-from model_store.datasets import Dataset, Sample
+from model_store.datasets.dataset import Dataset, Sample
 from shared.errors import BadDataset
 
 # As in Guo et al. 2017, "On Calibration of Modern Neural Networks", with fewer bins for fewer images.

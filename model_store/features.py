@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.augmentation import other_light, other_views
-from model_store.batches import Images, in_batches
+from model_store.datasets.lazy_images import Images, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import Sight

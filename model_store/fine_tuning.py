@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from model_store import losses
 from model_store.augmentation import generator, other_light, other_views
-from model_store.batches import Images, in_batches
 from model_store.bundle.policy import Mode
+from model_store.datasets.lazy_images import Images, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.sight import Sight

@@ -26,11 +26,11 @@ from model_store.bundle.files import write_golden
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.class_labels import Labels, labels_for, read_labels
-from model_store.dataset_files import open_files
-from model_store.datasets import IMAGE_SUFFIXES, Sample
+from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
+from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.sources import open_files
 from model_store.export import export
 from model_store.features import scaled
-from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.publishing import build_bundle, package_versions
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore

@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_store.backbones import Backbone
-from model_store.batches import Chosen
 from model_store.bundle.policy import Mode
-from model_store.dataset_files import DatasetFiles
-from model_store.dataset_report import DatasetReport, examine
-from model_store.datasets import Dataset, Sample, check_trainable
+from model_store.datasets.audit import DatasetReport, examine
+from model_store.datasets.dataset import Dataset, Sample, check_trainable
+from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.lazy_images import Chosen
+from model_store.datasets.sources import DatasetFiles
+from model_store.datasets.splitting import Split, split
 from model_store.evaluation import Bools, known_truth
 from model_store.fine_tuning import Frames
 from model_store.networks import Network
-from model_store.pixels import Limits, Pictures, decode_samples
 from model_store.runtime.progress import Steps
 from model_store.sight import frame_size_px
-from model_store.split import Split, split
 from model_store.training import targets_of
 from shared.errors import BadDataset, BadSetting
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.batches import in_batches
 from model_store.bundle.files import FLOAT_TOLERANCE, INT8_TOLERANCE, Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
+from model_store.datasets.lazy_images import in_batches
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.loading import Engine, usable_cores
 from model_store.engines.tensorflow import TensorFlowEngine

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from model_store import parity as exported_parity
 from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
-from model_store.batches import Chosen
 from model_store.bundle.files import file_digests, read_manifest, write_golden
 from model_store.bundle.manifest import (
     MANIFEST_FILE,
@@ -31,14 +30,15 @@ from model_store.bundle.manifest import (
 )
 from model_store.bundle.policy import Mode
 from model_store.bundle.training_digests import write_trained_on
-from model_store.dataset_report import DatasetReport
-from model_store.datasets import count_labels, load_dataset, training_mode
+from model_store.datasets.audit import DatasetReport
+from model_store.datasets.dataset import count_labels, load_dataset, training_mode
+from model_store.datasets.image_loading import Limits, Unreadable
+from model_store.datasets.lazy_images import Chosen
 from model_store.evaluation import Bools, figures, reliability
 from model_store.export import export, serving_module
 from model_store.features import features_of
 from model_store.material import Material, check_regions, gather
 from model_store.networks import open_network
-from model_store.pixels import Limits, Unreadable
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore, copy_file
 from model_store.report import write_report

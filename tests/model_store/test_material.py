@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from model_store.backbones import Backbone
-from model_store.datasets import Dataset, load_dataset
+from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.image_loading import Limits
 from model_store.material import check_regions, frame_sizes, gather
-from model_store.pixels import Limits
 from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.dataset_files import DatasetFiles
-from model_store.datasets import Sample
+from model_store.datasets.dataset import Sample
+from model_store.datasets.sources import DatasetFiles
 from model_store.engines.loading import usable_cores
 from model_store.runtime.progress import Advance
 from shared.errors import BadImage, BadSetting

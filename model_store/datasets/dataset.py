@@ -2,7 +2,7 @@
 
 In: a folder with a folder per class, or with `labels.csv` (header `filename,labels`; labels joined by `|`,
 `good` for none) or `labels.jsonl` (the same two fields; labels may be a list), or a zip of either.
-Out: a Dataset. No image is decoded here; `model_store.pixels` does that.
+Out: a Dataset. No image is decoded here; `model_store.datasets.image_loading` does that.
 
 A third column or field, `camera`, may name the camera that took the image.
 
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.dataset_files import DatasetFiles, open_files
+from model_store.datasets.sources import DatasetFiles, open_files
 from shared.errors import BadDataset, BadImage
 from shared.schemas import Name
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store.datasets import Dataset, check_trainable, load_dataset, training_mode
-from model_store.pixels import Limits, Pictures, decode_samples
+from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
+from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from shared.errors import BadDataset
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
 

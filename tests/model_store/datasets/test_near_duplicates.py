@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from model_store import duplicates
-from model_store.duplicates import Duplicates, Pair, connected, find_duplicates
+from model_store.datasets import near_duplicates
+from model_store.datasets.near_duplicates import Duplicates, Pair, connected, find_duplicates
 from model_store.runtime.progress import Steps
 from producer.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
@@ -221,19 +221,19 @@ def test_copies_are_found_beside_a_crowd(frames: Images) -> None:
 def test_bounds_shrink_until_the_groups_are_small() -> None:
     chain = [Pair(number, number + 1, "alike", "as it is", 15.0 if number % 4 == 3 else 9.0) for number in range(39)]
     aside = Pair(50, 51, "alike", "as it is", 15.0)
-    pairs, crowd = duplicates._thinned([*chain, aside], 100)
+    pairs, crowd = near_duplicates._thinned([*chain, aside], 100)
     assert crowd == []
     assert pairs == [*(pair for pair in chain if pair.difference == 9.0), aside]
-    assert duplicates._thinned([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
+    assert near_duplicates._thinned([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
     close = [pair._replace(difference=1.0) for pair in chain]
-    assert duplicates._thinned([*close, aside], 100) == ([aside], list(range(40)))
+    assert near_duplicates._thinned([*close, aside], 100) == ([aside], list(range(40)))
 
 
 def test_blocks_and_chunks_do_not_change_what_is_found(frames: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = [decoded(jpeg(frame(number).transpose(Image.Transpose.ROTATE_90), 70)) for number in range(0, 60, 3)]
     whole = find(frames[:60], copies)
-    monkeypatch.setattr(duplicates, "_BLOCK", 7)
-    monkeypatch.setattr(duplicates, "_CHUNK", 3)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(near_duplicates, "_CHUNK", 3)
     assert len(whole.pairs) == 20
     assert find(frames[:60], copies) == whole
 

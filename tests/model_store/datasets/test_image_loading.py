@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_store import pixels
-from model_store.datasets import Dataset, load_dataset
-from model_store.pixels import Limits, Pictures, decode_samples
+from model_store.datasets import image_loading
+from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from shared.images.decoding import decode_image
@@ -52,8 +52,8 @@ def test_a_thread_for_each_usable_core(tmp_path: Path, monkeypatch: pytest.Monke
             asked.append(threads)
             super().__init__(threads)
 
-    monkeypatch.setattr(pixels, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(pixels, "usable_cores", lambda: 3)
+    monkeypatch.setattr(image_loading, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(image_loading, "usable_cores", lambda: 3)
     assert len(decode(load_dataset(tmp_path)).images) == len(ROWS)
     assert asked == [3]
 
@@ -129,7 +129,7 @@ def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
     assert in_files(scratch) == 0
     decode(dataset, scratch=scratch)
     assert not scratch.exists()  # so few stay in memory
-    monkeypatch.setattr(pixels, "MEMORY_BYTES", len(ROWS) * SIZE_PX * SIZE_PX * 3 - 1)
+    monkeypatch.setattr(image_loading, "MEMORY_BYTES", len(ROWS) * SIZE_PX * SIZE_PX * 3 - 1)
     pictures = decode(dataset, scratch=scratch)
     assert in_files(scratch) == 1
     assert list(scratch.iterdir()) == []
@@ -147,7 +147,7 @@ def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
 
 def test_a_full_disk_is_said_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
-    monkeypatch.setattr(pixels, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(image_loading, "MEMORY_BYTES", 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # to the program as if there were no more room
     try:

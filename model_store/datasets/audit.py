@@ -2,7 +2,7 @@
 
 In: a dataset and its decoded pictures. Out: a DatasetReport, data fit for JSON that can print itself.
 
-What becomes of images that show the same photograph (`model_store.duplicates`):
+What becomes of images that show the same photograph (`model_store.datasets.near_duplicates`):
 
     same labels            kept; a split puts the group to one side (`groups_of`)
     contradictory labels   identical or a copy: not both can be true, and nothing says which is, so neither is
@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.datasets import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
-from model_store.duplicates import Duplicates, Kind, Pair, connected, find_duplicates
-from model_store.pixels import Pictures
+from model_store.datasets.dataset import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
+from model_store.datasets.image_loading import Pictures
+from model_store.datasets.near_duplicates import Duplicates, Kind, Pair, connected, find_duplicates
 from model_store.runtime.progress import Steps
 
 if TYPE_CHECKING:

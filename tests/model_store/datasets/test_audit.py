@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 import sortline
 from model_store.bundle.policy import Mode
-from model_store.dataset_report import DatasetReport, examine
-from model_store.datasets import load_dataset, training_mode
-from model_store.pixels import Limits, decode_samples
-from model_store.split import split
+from model_store.datasets.audit import DatasetReport, examine
+from model_store.datasets.dataset import load_dataset, training_mode
+from model_store.datasets.image_loading import Limits, decode_samples
+from model_store.datasets.splitting import split
 from tests.conftest import BOTTLES
 
 SIZE_PX = 128

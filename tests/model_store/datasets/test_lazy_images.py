@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.batches import Chosen, in_batches
+from model_store.datasets.lazy_images import Chosen, in_batches
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8)
 ROWS = np.array([8, 0, 3, 3, 5])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store.datasets import load_dataset
-from model_store.split import split
+from model_store.datasets.dataset import load_dataset
+from model_store.datasets.splitting import split
 from tests.conftest import BOTTLES
 
 LABEL_SETS = [("good",), ("no cap",), ("pigmented",), ("no cap", "pigmented")]
