@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from model_store.backbone_archives import download
+from model_store.backbones.download import download
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting

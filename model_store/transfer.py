@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import augmentation, finder
-from model_store.backbones import Backbone
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
 from model_store.features import FeatureExtractor
 from model_store.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
-from model_store.networks import Network
 from model_store.report_data import Phase
 from model_store.runtime.progress import Steps
 from model_store.sight import Sight, closed_box, inside

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store import augmentation, features
-from model_store.backbones import resolve_backbone
+from model_store.backbones.resolve import resolve_backbone
 from model_store.datasets.lazy_images import Chosen, Rows
 from model_store.features import FeatureExtractor, features_of, looked_at
 from model_store.sight import Sight, closed_box

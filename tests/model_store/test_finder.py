@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_store.backbones.keras_graphs import Network
 from model_store.finder import Finder, _otsu, _Regression, shrunk, teach
-from model_store.networks import Network
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import inside
 from model_store.views import Canvas, upright

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store import fine_tuning, losses
-from model_store.backbones import resolve_backbone
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import resolve_backbone
 from model_store.finder import shrunk, teach
 from model_store.fine_tuning import SETTINGS, Frames, TuneSettings, fine_tune
-from model_store.networks import Network
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.sight import Sight, closed_box, inside
 from model_store.training import Fitted, Head, Scaler, logits_of

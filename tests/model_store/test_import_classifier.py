@@ -20,7 +20,7 @@ from model_store.engines.loading import open_engine, runnable_engines
 from model_store.registry.registry import ModelStore
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
-from tests.model_store.module_server import ModuleServer, module_server, tar_gz
+from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images
 from tests.model_store.tiny_modules import SIZE_PX, save_classifier, save_colours
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_store.backbones import Backbone
+from model_store.backbones.resolve import Backbone
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
 from model_store.material import check_regions, frame_sizes, gather

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.networks import Network
+from model_store.backbones.keras_graphs import Network
 from model_store.sight import frame_size_px, inside
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from model_store import sight as sights
 from model_store import transfer
-from model_store.backbones import Backbone, resolve_backbone
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.fine_tuning import FineTune
-from model_store.networks import Network
 from model_store.runtime.progress import Steps
 from model_store.sight import closed_box
 from model_store.training import logits_of

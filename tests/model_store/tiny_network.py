@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import backbone_sources
+from model_store.backbones import sources
 from model_store.fine_tuning import Frames
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_keras
@@ -52,7 +52,7 @@ def tiny_graph(*, seed: int = 11) -> Any:
 
 def save_tiny_network(folder: Path) -> Path:
     """`tiny_graph` as a TF-Hub module."""
-    backbone_sources._save_network(tiny_graph(), folder, Steps())
+    sources._save_network(tiny_graph(), folder, Steps())
     return folder
 
 

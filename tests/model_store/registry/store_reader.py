@@ -1,7 +1,8 @@
 """A process that opens a store's models over and over; a script for test_readers.py.
 
 Run as `python -m tests.model_store.registry.store_reader ROOT CHANGED`. Says `ready` when it has opened
-the first one, makes the file CHANGED when it has opened another version, reads until its standard input is closed, then prints one JSON object.
+the first one, makes the file CHANGED when it has opened another version, reads until its standard input is closed, then
+prints one JSON object.
 A version that is deleted while it is being opened may be refused, with an error meant for people; one that is still
 there may not: it would have been half a bundle.
 """

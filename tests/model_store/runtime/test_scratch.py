@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store import publishing
-from model_store.backbones import resolve_backbone
+from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
 from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
@@ -57,7 +57,7 @@ def test_a_disk_that_fills_while_a_backbone_is_fetched(
         raise error
 
     module = save_tiny_backbone(tmp_path / "module")
-    monkeypatch.setattr("model_store.backbone_probe.probe", full)
+    monkeypatch.setattr("model_store.backbones.inspection.probe", full)
     with pytest.raises(BadSetting, match=r"cache_dir = .*cache can't be used: No space left on device\. Make room"):
         resolve_backbone(str(module), cache=tmp_path / "cache")
 

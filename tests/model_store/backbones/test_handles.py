@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.backbone_handles import Options, promise_of, split_options
+from model_store.backbones.handles import Options, promise_of, split_options
 from shared.errors import BadSetting
 
 

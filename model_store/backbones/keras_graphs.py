@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbones import Backbone
+from model_store.backbones.resolve import Backbone
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store import networks
-from model_store.backbones import Backbone, resolve_backbone
-from model_store.networks import Network, open_network, unit_range
+from model_store.backbones import keras_graphs
+from model_store.backbones.keras_graphs import Network, open_network, unit_range
+from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.runtime.tensorflow_imports import import_hub
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import ALPHA, SIZE_PX
@@ -49,8 +49,8 @@ def test_arrays_in_another_order_are_no_known_network(
 
         return Layer()
 
-    monkeypatch.setattr(networks, "import_hub", lambda: SimpleNamespace(KerasLayer=keras_layer))
-    monkeypatch.setattr(networks, "_ALPHAS", {"MobileNetV2": (ALPHA,)})
+    monkeypatch.setattr(keras_graphs, "import_hub", lambda: SimpleNamespace(KerasLayer=keras_layer))
+    monkeypatch.setattr(keras_graphs, "_ALPHAS", {"MobileNetV2": (ALPHA,)})
     assert open_network(network_backbone) is None
     assert swapped[0] != swapped[1]
 

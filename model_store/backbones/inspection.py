@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbone_archives import SAVED_MODEL_FILE
-from model_store.backbone_handles import SCALINGS, USUAL_SCALING, Options, Scaling, promise_of, usual_size_px
+from model_store.backbones.download import SAVED_MODEL_FILE
+from model_store.backbones.handles import SCALINGS, USUAL_SCALING, Options, Scaling, promise_of, usual_size_px
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model_store import backbone_probe, backbone_sources
-from model_store.backbone_handles import USUAL_SCALING, Scaling
-from model_store.backbone_probe import Gives, Probed
+from model_store.backbones import inspection, sources
+from model_store.backbones.handles import USUAL_SCALING, Scaling
+from model_store.backbones.inspection import Gives, Probed
 from model_store.bundle.files import file_digests
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import writing_cache
@@ -101,11 +101,11 @@ def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) 
         raise BadSetting(
             f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
         )
-    return _resolve(handle, cache, "classifiers", judge=backbone_probe.kind_of_scores, steps=steps or Steps())
+    return _resolve(handle, cache, "classifiers", judge=inspection.kind_of_scores, steps=steps or Steps())
 
 
 def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Steps) -> Backbone:
-    source = backbone_sources.source_of(handle)
+    source = sources.source_of(handle)
     folder = cache / place / _key(source)
     with writing_cache(cache):
         if not (folder / _RECORD_FILE).is_file():
@@ -114,16 +114,16 @@ def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Step
 
 
 def _as_features(probed: Probed, handle: str) -> Gives:
-    backbone_probe.check_features(probed, handle)
+    inspection.check_features(probed, handle)
     return "features"
 
 
-def _key(source: backbone_sources.Source) -> str:
+def _key(source: sources.Source) -> str:
     readable = re.sub(r"[^A-Za-z0-9]+", "-", source.handle)[-40:].strip("-")
     return f"{readable}-{hashlib.sha256(source.identity.encode()).hexdigest()[:12]}"
 
 
-def _fetch(source: backbone_sources.Source, folder: Path, *, judge: _Judge, steps: Steps) -> None:
+def _fetch(source: sources.Source, folder: Path, *, judge: _Judge, steps: Steps) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
         staging = Path(scratch) / "backbone"
@@ -131,11 +131,11 @@ def _fetch(source: backbone_sources.Source, folder: Path, *, judge: _Judge, step
         saved_model = staging / _MODEL_DIR
         source.save(saved_model, steps)
         with steps.step("Checking the network"):
-            probed = backbone_probe.probe(saved_model, handle=source.handle, options=source.options)
+            probed = inspection.probe(saved_model, handle=source.handle, options=source.options)
             gives = judge(probed, source.handle)
             if probed.scaling != USUAL_SCALING:
                 as_fetched = saved_model.rename(Path(scratch) / "fetched")
-                backbone_probe.rescaled(as_fetched, saved_model, probed=probed)
+                inspection.rescaled(as_fetched, saved_model, probed=probed)
         record = _Record(
             handle=source.handle,
             input_size_px=probed.input_size_px,

@@ -14,13 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store import backbone_probe, backbone_sources
-from model_store.backbones import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.backbones import inspection, sources
+from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.commands import add_to
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 from shared.settings import Settings
-from tests.model_store.module_server import ModuleServer, module_server, tar_gz
+from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
 from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
 from tests.model_store.tiny_modules import (
     images_spec,
@@ -71,15 +71,15 @@ def test_who_fetched_longer_leaves_what_another_uses_by_now(
     first = resolve_backbone(str(hub_module), cache=tmp_path)
     record = first.path.parent / "backbone.json"
     record.unlink()  # a leftover, which both find
-    probe = backbone_probe.probe
+    probe = inspection.probe
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(backbone_probe, "probe", probe)
+        monkeypatch.setattr(inspection, "probe", probe)
         assert resolve_backbone(str(hub_module), cache=tmp_path) == first
         os.utime(record, (1, 1))
         return probe(*arguments, **options)
 
-    monkeypatch.setattr(backbone_probe, "probe", overtaken)
+    monkeypatch.setattr(inspection, "probe", overtaken)
     assert resolve_backbone(str(hub_module), cache=tmp_path) == first
     assert record.stat().st_mtime == 1  # the other's, untouched
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == [".lock", first.path.parent.name]
@@ -321,8 +321,8 @@ def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
 
 def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real file from a real server, but from here; a wrong one is refused, and nothing is left of it."""
-    monkeypatch.setattr(backbone_sources, "_KERAS_SERVER", f"{server.url}/")
-    places = {name: f"/{network.weights}" for name, network in backbone_sources._KERAS_NETWORKS.items()}
+    monkeypatch.setattr(sources, "_KERAS_SERVER", f"{server.url}/")
+    places = {name: f"/{network.weights}" for name, network in sources._KERAS_NETWORKS.items()}
     with pytest.raises(NotFound, match=r"1\.0_224_no_top\.h5 can't be downloaded: .* 404"):
         resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
     server.serve(places["InceptionV3"], b"other weights")
@@ -348,9 +348,9 @@ def test_the_weights_are_those_that_keras_would_take() -> None:
     import_keras()
     from tf_keras.src.applications import inception_v3, mobilenet_v2
 
-    networks = backbone_sources._KERAS_NETWORKS
-    assert backbone_sources._KERAS_SERVER + networks["InceptionV3"].weights == inception_v3.WEIGHTS_PATH_NO_TOP
-    assert (backbone_sources._KERAS_SERVER + networks["MobileNetV2"].weights).startswith(mobilenet_v2.BASE_WEIGHT_PATH)
+    networks = sources._KERAS_NETWORKS
+    assert sources._KERAS_SERVER + networks["InceptionV3"].weights == inception_v3.WEIGHTS_PATH_NO_TOP
+    assert (sources._KERAS_SERVER + networks["MobileNetV2"].weights).startswith(mobilenet_v2.BASE_WEIGHT_PATH)
 
 
 def test_fetch_backbone_prints_what_it_takes_and_gives(hub_module: Path, tmp_path: Path) -> None:

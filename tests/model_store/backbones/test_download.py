@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from model_store import backbone_archives
-from model_store.backbone_archives import download, fetch_module, module_url, unpack
+from model_store.backbones import download as download_module
+from model_store.backbones.download import download, fetch_module, module_url, unpack
 from model_store.runtime.progress import Steps
 from shared.errors import BadBackbone, BadInput, NotFound
-from tests.model_store.module_server import ModuleServer, Page, module_server, tar_gz, tar_of
+from tests.model_store.backbones.module_server import ModuleServer, Page, module_server, tar_gz, tar_of
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def test_a_damaged_archive_is_refused(module: Path, tmp_path: Path) -> None:
 
 
 def test_unfolding_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone_archives, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(download_module, "MAX_BYTES", 100_000)
     bomb = tar_of(tarfile.TarInfo("saved_model.pb"), content=bytes(1_000_000))
     assert len(bomb) < 10_000
     with pytest.raises(BadBackbone, match="more than 10,000 members or 100,000 bytes"):
         unpacked(bomb, tmp_path)
-    monkeypatch.setattr(backbone_archives, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(download_module, "MAX_MEMBERS", 3)
     with pytest.raises(BadBackbone, match="more than 3 members"):
         unpacked(tar_of(*(tarfile.TarInfo(f"{number}") for number in range(4))), tmp_path)
 
@@ -153,7 +153,7 @@ def test_what_a_server_may_answer_instead(
     server.pages["/short"] = Page(content[:-50], says_bytes=len(content))
     with pytest.raises(NotFound, match=f"ended after {len(content) - 50:,} of {len(content):,} bytes"):
         fetch("/short")
-    monkeypatch.setattr(backbone_archives, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(download_module, "_SILENCE_S", 0.2)
     server.pages["/silent"] = Page(content, silent_s=1.0)
     with pytest.raises(NotFound, match="timed out"):
         fetch("/silent")
