@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from model_store.bundle.files import Bundle
-    from model_store.compare_versions import Comparison
     from model_store.engines.loading import Engine
+    from model_store.evaluation.compare import Comparison
     from model_store.registry.registry import ModelStore
     from shared.settings import Settings
 
@@ -49,9 +49,9 @@ def compare(
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
     from model_store.compare_files import warnings, write_csv, write_html
-    from model_store.compare_versions import compare_versions
     from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
+    from model_store.evaluation.compare import compare_versions
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset

@@ -14,8 +14,8 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
-    from model_store.classify import Classified
     from model_store.engines.loading import Engine, EngineName
+    from model_store.evaluation.classify import Classified
     from model_store.registry.registry import ModelStore
 
 T = TypeVar("T")
@@ -78,8 +78,8 @@ def classify(
     Example: sortline classify bottle.jpg photographs/ --model bottles@3
     """
     from model_store.bundle.files import open_bundle
-    from model_store.classify import classify_files, find_images
     from model_store.engines.loading import open_engine
+    from model_store.evaluation.classify import classify_files, find_images
     from model_store.registry.registry import open_store
     from shared.settings import load_settings
 

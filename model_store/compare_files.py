@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model_store.compare_versions import CLASS_FIGURES, Comparison, Side
 from model_store.datasets.image_loading import Limits, decode_samples
-from model_store.evaluating import seen_warning
+from model_store.evaluation.compare import CLASS_FIGURES, Comparison, Side
+from model_store.evaluation.evaluate import seen_warning
 from model_store.facts import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
 from model_store.report_data import THUMBNAIL_PX
 from model_store.report_page import jpeg_uri, render

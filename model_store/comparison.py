@@ -20,7 +20,7 @@ from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.datasets.splitting import Split, split
-from model_store.evaluation import evaluate
+from model_store.evaluation.metrics import evaluate
 from model_store.features import FeatureExtractor, features_of
 from model_store.material import Material, gather
 from model_store.runtime.progress import Steps

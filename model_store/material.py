@@ -24,7 +24,7 @@ from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from model_store.datasets.lazy_images import Chosen
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
-from model_store.evaluation import Bools, known_truth
+from model_store.evaluation.metrics import Bools, known_truth
 from model_store.fine_tuning import Frames
 from model_store.runtime.progress import Steps
 from model_store.sight import frame_size_px

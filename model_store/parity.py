@@ -21,8 +21,8 @@ from model_store.datasets.lazy_images import in_batches
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.loading import Engine, usable_cores
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation import Bools, judge
-from model_store.evaluation import figures as figures_of
+from model_store.evaluation.metrics import Bools, judge
+from model_store.evaluation.metrics import figures as figures_of
 from model_store.runtime.native_output import quiet_native
 from shared.errors import BadBundle
 

@@ -35,7 +35,7 @@ from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import count_labels, load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, Unreadable
 from model_store.datasets.lazy_images import Chosen
-from model_store.evaluation import Bools, figures, reliability
+from model_store.evaluation.metrics import Bools, figures, reliability
 from model_store.export import export, serving_module
 from model_store.features import features_of
 from model_store.material import Material, check_regions, gather

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model_store.bundle.manifest import Manifest
 from model_store.datasets.lazy_images import Images
-from model_store.evaluation import Bools, Floats, Judged, judge
+from model_store.evaluation.metrics import Bools, Floats, Judged, judge
 
 # Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120

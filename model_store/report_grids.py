@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from model_store.evaluation import Judged
+from model_store.evaluation.metrics import Judged
 from model_store.report_data import THUMBNAIL_PX, HeldOut
 
 MAX_SAMPLES = 60

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.evaluation import Bins, Judged, reliability
+from model_store.evaluation.metrics import Bins, Judged, reliability
 from model_store.report_data import HeldOut, Phase
 
 _DPI = 100

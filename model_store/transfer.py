@@ -157,7 +157,7 @@ def separation(
     The mean average precision of ridge regressions, out of fold; images of one of the `groups` (as `Frames` has them)
     are in one fold. Outputs without two sides in a fold count as unknown.
     """
-    from model_store.evaluation import average_precision
+    from model_store.evaluation.metrics import average_precision
 
     scores = np.zeros(targets.shape)
     fold = np.arange(len(targets)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -20,7 +20,7 @@ from model_store.calibration import (
     fit,
     identity,
 )
-from model_store.evaluation import reliability
+from model_store.evaluation.metrics import reliability
 from model_store.training import Head, activated, logits_of
 
 MODES: tuple[Mode, ...] = ("single", "multi")

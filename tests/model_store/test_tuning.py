@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation import evaluate, figures, reliability
+from model_store.evaluation.metrics import evaluate, figures, reliability
 from model_store.thresholds import parse_objective
 from model_store.training import activated, outputs_of, targets_of
 from model_store.tuning import tune

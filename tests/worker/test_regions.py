@@ -15,11 +15,11 @@ from PIL import Image
 from model_store.bundle.files import Bundle, open_bundle, read_manifest
 from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.bundle.policy import decide
-from model_store.classify import classify_files
 from model_store.datasets.dataset import load_dataset
 from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import Engine, open_engine
-from model_store.evaluating import answer_dataset
+from model_store.evaluation.classify import classify_files
+from model_store.evaluation.evaluate import answer_dataset
 from model_store.registry.registry import open_store
 from model_store.runtime.progress import Steps
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region

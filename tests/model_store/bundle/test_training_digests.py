@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_store.bundle.training_digests import TRAINED_ON_FILE, read_trained_on, write_trained_on
-from model_store.evaluating import seen_warning
+from model_store.evaluation.evaluate import seen_warning
 from shared.errors import BadBundle
 
 

@@ -20,11 +20,11 @@ from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from model_store.bundle.policy import Policy
 from model_store.bundle.training_digests import write_trained_on
 from model_store.commands_read import add_to
-from model_store.compare_versions import compare_versions, mcnemar
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import open_engine
-from model_store.evaluating import evaluate_dataset
+from model_store.evaluation.compare import compare_versions, mcnemar
+from model_store.evaluation.evaluate import evaluate_dataset
 from model_store.registry.registry import ModelStore, file_digests
 from model_store.runtime.progress import Steps
 from shared.errors import BadDataset, BadSetting

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.evaluation import average_precision, evaluate, judge, known_truth, reliability
+from model_store.evaluation.metrics import average_precision, evaluate, judge, known_truth, reliability
 from shared.errors import BadDataset
 
 CLASSES = ("good", "no cap", "pigmented")
