@@ -213,9 +213,9 @@ def compare_recipes(
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
-    from model_store import comparison
     from model_store.datasets.image_loading import Limits
     from model_store.runtime.progress import shown_steps
+    from model_store.training import recipe_comparison
     from shared.errors import BadSetting
     from shared.settings import load_settings
 
@@ -224,7 +224,7 @@ def compare_recipes(
     settings = load_settings(cache_dir=cache_dir)
     numbers = [int(seed) for seed in seeds.split(",")]
     with shown_steps() as steps:
-        figures = comparison.compare_recipes(
+        figures = recipe_comparison.compare_recipes(
             dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
         )
     print_json(figures) if as_json else _print_recipes(figures)
@@ -243,14 +243,14 @@ def time_head(
 
     Example: sortline models time-head producer/bottles
     """
-    from model_store import comparison
     from model_store.datasets.image_loading import Limits
     from model_store.runtime.progress import shown_steps
+    from model_store.training import recipe_comparison
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
     with shown_steps() as steps:
-        figures = comparison.time_head(
+        figures = recipe_comparison.time_head(
             dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
         )
     if as_json:
@@ -366,7 +366,7 @@ def _print_recipes(figures: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from model_store.comparison import FIGURES, RECIPES
+    from model_store.training.recipe_comparison import FIGURES, RECIPES
 
     compared = {mode: rows for mode, rows in figures.items() if "untrainable" not in rows}
     unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}

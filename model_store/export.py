@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from model_store import bias_correction, quantize
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import GOOD
-from model_store.calibration import Calibration
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.sight import Sight
-from model_store.training import Head, outputs_of
+from model_store.training.calibration import Calibration
+from model_store.training.feature_extractor import Sight
+from model_store.training.head import Head, outputs_of
 
 
 def serving_module(sight: Sight, head: Head, calibration: Calibration, *, size_px: int) -> Any:

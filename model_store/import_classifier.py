@@ -30,13 +30,13 @@ from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from model_store.datasets.sources import open_files
 from model_store.export import export
-from model_store.features import scaled
 from model_store.publishing import build_bundle, package_versions
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import is_disks, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
+from model_store.training.feature_cache import scaled
 from shared.errors import BadBackbone, BadDataset, BadSetting
 
 _MIN_IMAGES = 8

@@ -37,18 +37,18 @@ from model_store.datasets.image_loading import Limits, Unreadable
 from model_store.datasets.lazy_images import Chosen
 from model_store.evaluation.metrics import Bools, figures, reliability
 from model_store.export import export, serving_module
-from model_store.features import features_of
-from model_store.material import Material, check_regions, gather
 from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore, copy_file
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder
-from model_store.thresholds import Objective, parse_objective
-from model_store.training import HeadSettings, logits_of
-from model_store.transfer import Learnt, Looks, Transfer, Wish, learn
-from model_store.tuning import Tuning, tune
+from model_store.training.decision_tuning import Tuning, tune
+from model_store.training.feature_cache import features_of
+from model_store.training.head import HeadSettings, logits_of
+from model_store.training.prepared_data import Material, check_regions, gather
+from model_store.training.thresholds import Objective, parse_objective
+from model_store.training.transfer import Learnt, Looks, Transfer, Wish, learn
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 

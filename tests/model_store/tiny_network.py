@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import sources
-from model_store.fine_tuning import Frames
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_keras
+from model_store.training.fine_tuning import Frames
 
 ALPHA = 0.35
 SIZE_PX = 96

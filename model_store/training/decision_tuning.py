@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode, Policy
-from model_store.calibration import Calibration, cross_fitted, dealt, fit
 from model_store.evaluation.metrics import Bools, Judged, judge
-from model_store.thresholds import F1, Objective, choose_thresholds
-from model_store.training import activated, outputs_of
+from model_store.training.calibration import Calibration, cross_fitted, dealt, fit
+from model_store.training.head import activated, outputs_of
+from model_store.training.thresholds import F1, Objective, choose_thresholds
 
 Floats = NDArray[np.float32]
 

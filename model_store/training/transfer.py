@@ -22,16 +22,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import augmentation, finder
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
-from model_store.features import FeatureExtractor
-from model_store.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
 from model_store.report_data import Phase
 from model_store.runtime.progress import Steps
-from model_store.sight import Sight, closed_box, inside
-from model_store.training import Examples, Head, HeadSettings, Scaler, train_head
+from model_store.training import augmentation, object_localizer
+from model_store.training.feature_cache import FeatureExtractor
+from model_store.training.feature_extractor import Sight, closed_box, inside
+from model_store.training.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
+from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
 from shared.errors import BadSetting
 
 Looks = Literal["auto", "found", "whole"]
@@ -241,9 +241,9 @@ def _sights(lesson: _Lesson) -> list[Sight]:
         return [closed_box(backbone, trainable=wish.fine_tune in ("all", "auto") and backbone.trainable)]
     found: list[Sight] = []
     if wish.looks != "whole":
-        total = min(len(frames), finder.MAX_FRAMES)
+        total = min(len(frames), object_localizer.MAX_FRAMES)
         with lesson.steps.step("Learning to find the bottle", total=total) as advance:
-            taught = finder.teach(network, frames, advance=advance)
+            taught = object_localizer.teach(network, frames, advance=advance)
         found = [inside(network, finder=taught)]
     return found if wish.looks == "found" else [*found, inside(network, finder=None)]
 

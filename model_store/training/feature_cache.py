@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.augmentation import other_light, other_views
 from model_store.datasets.lazy_images import Images, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.sight import Sight
-from model_store.views import cut
+from model_store.training.augmentation import other_light, other_views
+from model_store.training.cropping import cut
+from model_store.training.feature_extractor import Sight
 
 log = logging.getLogger("sortline.train")
 

@@ -21,13 +21,13 @@ from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
-from model_store.features import FeatureExtractor, features_of
-from model_store.material import Material, gather
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_keras
-from model_store.sight import Sight, closed_box
-from model_store.training import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
-from model_store.transfer import Wish, learn
+from model_store.training.feature_cache import FeatureExtractor, features_of
+from model_store.training.feature_extractor import Sight, closed_box
+from model_store.training.head import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
+from model_store.training.prepared_data import Material, gather
+from model_store.training.transfer import Wish, learn
 from shared.errors import BadDataset
 
 RECIPES = ("tutorial", "ours")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
-from model_store.calibration import (
+from model_store.evaluation.metrics import reliability
+from model_store.training.calibration import (
     PRIOR,
     Calibration,
     Prior,
@@ -20,8 +21,7 @@ from model_store.calibration import (
     fit,
     identity,
 )
-from model_store.evaluation.metrics import reliability
-from model_store.training import Head, activated, logits_of
+from model_store.training.head import Head, activated, logits_of
 
 MODES: tuple[Mode, ...] = ("single", "multi")
 Array = NDArray[np.float64]

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from model_store import comparison
 from model_store.commands import add_to
+from model_store.training import recipe_comparison
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labelled
 
@@ -79,7 +79,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
     assert list(result["multi"]) == ["untrainable"]
     assert "'no cap' 0, 'pigmented' 0" in result["multi"]["untrainable"]
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "compare_recipes", lambda *given, **more: result)
+        patch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
         shown = invoked(place, dataset, *arguments)
     assert "multi is not compared: " in shown.stderr
     assert "single" in shown.stdout and "multi" not in shown.stdout
@@ -100,13 +100,13 @@ def test_what_is_not_used_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) 
         assert result[mode]["images"] == images
         assert [item["file"] for item in result[mode]["unreadable"]] == ["000.png"]
         assert result[mode]["excluded"] == ["001.png", "002.png"]
-    monkeypatch.setattr(comparison, "compare_recipes", lambda *given, **more: result)
+    monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
     said = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
     assert said.count("not used: 000.png") == 1
     assert "not used in multi: 001.png" in said
     figures = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
     assert [item["file"] for item in figures["unreadable"]] == ["000.png"]
-    monkeypatch.setattr(comparison, "time_head", lambda *given, **more: figures)
+    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: figures)
     assert "not used: 000.png" in invoked(place, dataset, "time-head").stderr
 
 

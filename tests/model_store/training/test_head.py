@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import losses
 from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_keras
-from model_store.training import (
+from model_store.training import losses
+from model_store.training.head import (
     TUTORIAL,
     Examples,
     Fitted,

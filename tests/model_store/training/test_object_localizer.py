@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
-from model_store.finder import Finder, _otsu, _Regression, shrunk, teach
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.sight import inside
-from model_store.views import Canvas, upright
+from model_store.training.cropping import Canvas, upright
+from model_store.training.feature_extractor import inside
+from model_store.training.object_localizer import Finder, _otsu, _Regression, shrunk, teach
 from tests.model_store.tiny_network import Bottle, Sample, inside_bottle, sample
 
 SIZE_PX = 192

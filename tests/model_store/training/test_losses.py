@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import losses
 from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
+from model_store.training import losses
 
 RNG = np.random.default_rng(4)
 LOGITS = RNG.normal(0, 2, (6, 3)).astype(np.float32)

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model_store import finder as finders
 from model_store.backbones.keras_graphs import Network, unit_range
 from model_store.backbones.resolve import Backbone
-from model_store.finder import Finder
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
-from model_store.views import SQUARE, UPRIGHT, Canvas, cut, upright, whole_frame
+from model_store.training import object_localizer as finders
+from model_store.training.cropping import SQUARE, UPRIGHT, Canvas, cut, upright, whole_frame
+from model_store.training.object_localizer import Finder
 
 _LEAST_FRAME_PX, _MOST_FRAME_PX = 224, 320
 

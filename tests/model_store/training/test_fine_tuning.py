@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import fine_tuning, losses
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import resolve_backbone
-from model_store.finder import shrunk, teach
-from model_store.fine_tuning import SETTINGS, Frames, TuneSettings, fine_tune
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.sight import Sight, closed_box, inside
-from model_store.training import Fitted, Head, Scaler, logits_of
-from model_store.views import Canvas
+from model_store.training import fine_tuning, losses
+from model_store.training.cropping import Canvas
+from model_store.training.feature_extractor import Sight, closed_box, inside
+from model_store.training.fine_tuning import SETTINGS, Frames, TuneSettings, fine_tune
+from model_store.training.head import Fitted, Head, Scaler, logits_of
+from model_store.training.object_localizer import shrunk, teach
 from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as CLOSED_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import augmentation, features
 from model_store.backbones.resolve import resolve_backbone
 from model_store.datasets.lazy_images import Chosen, Rows
-from model_store.features import FeatureExtractor, features_of, looked_at
-from model_store.sight import Sight, closed_box
+from model_store.training import augmentation, feature_cache
+from model_store.training.feature_cache import FeatureExtractor, features_of, looked_at
+from model_store.training.feature_extractor import Sight, closed_box
 from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
 
 
@@ -72,7 +72,7 @@ class Watched(Chosen):
 
 
 def test_images_are_copied_a_batch_at_a_time(sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "BATCH_SIZE", 4)
+    monkeypatch.setattr(feature_cache, "BATCH_SIZE", 4)
     rows = np.arange(10)[::-1]
     images, told = frames(10), list[int]()
     watched = Watched(images, rows)

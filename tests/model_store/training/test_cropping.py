@@ -11,7 +11,7 @@ from PIL import Image
 
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.views import UPRIGHT, Canvas, cut, upright, whole_frame
+from model_store.training.cropping import UPRIGHT, Canvas, cut, upright, whole_frame
 
 SIZE_PX = 40
 SQUARE = Canvas(SIZE_PX, SIZE_PX)

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import losses
 from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras
+from model_store.training import losses
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

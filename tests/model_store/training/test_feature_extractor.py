@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model_store.backbones.keras_graphs import Network
-from model_store.sight import frame_size_px, inside
+from model_store.training.feature_extractor import frame_size_px, inside
 
 
 def test_the_digest_is_of_the_weights(tiny_network: Network) -> None:

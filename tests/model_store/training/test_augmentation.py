@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import augmentation
-from model_store.augmentation import generator, other_light, other_views
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from model_store.training import augmentation
+from model_store.training.augmentation import generator, other_light, other_views
 
 COUNT = 3000
 TURN = 0.14

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store import sight as sights
-from model_store import transfer
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone, resolve_backbone
-from model_store.fine_tuning import FineTune
 from model_store.runtime.progress import Steps
-from model_store.sight import closed_box
-from model_store.training import logits_of
-from model_store.transfer import Learnt, Wish, learn, plan_for, separation
-from model_store.views import Canvas
+from model_store.training import feature_extractor as sights
+from model_store.training import transfer
+from model_store.training.cropping import Canvas
+from model_store.training.feature_extractor import closed_box
+from model_store.training.fine_tuning import FineTune
+from model_store.training.head import logits_of
+from model_store.training.transfer import Learnt, Wish, learn, plan_for, separation
 from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as CLOSED_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone

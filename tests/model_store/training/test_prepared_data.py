@@ -11,8 +11,8 @@ from PIL import Image
 from model_store.backbones.resolve import Backbone
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
-from model_store.material import check_regions, frame_sizes, gather
 from model_store.runtime.progress import Steps
+from model_store.training.prepared_data import check_regions, frame_sizes, gather
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled

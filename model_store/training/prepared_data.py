@@ -25,10 +25,10 @@ from model_store.datasets.lazy_images import Chosen
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import Bools, known_truth
-from model_store.fine_tuning import Frames
 from model_store.runtime.progress import Steps
-from model_store.sight import frame_size_px
-from model_store.training import targets_of
+from model_store.training.feature_extractor import frame_size_px
+from model_store.training.fine_tuning import Frames
+from model_store.training.head import targets_of
 from shared.errors import BadDataset, BadSetting
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 

@@ -17,15 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import losses
-from model_store.augmentation import generator, other_light, other_views
 from model_store.bundle.policy import Mode
 from model_store.datasets.lazy_images import Images, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
-from model_store.sight import Sight
-from model_store.training import Fitted, Head, History, Scaler
-from model_store.views import cut
+from model_store.training import losses
+from model_store.training.augmentation import generator, other_light, other_views
+from model_store.training.cropping import cut
+from model_store.training.feature_extractor import Sight
+from model_store.training.head import Fitted, Head, History, Scaler
 from shared.errors import BadSetting
 
 FineTune = Literal["none", "top", "all", "scratch"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
-from model_store.calibration import cross_fitted, fit
-from model_store.thresholds import HIGHEST, LOWEST, Chosen, Objective, choose_thresholds, parse_objective
+from model_store.training.calibration import cross_fitted, fit
+from model_store.training.thresholds import HIGHEST, LOWEST, Chosen, Objective, choose_thresholds, parse_objective
 from shared.errors import BadSetting
 
 Array = NDArray[np.float64]

@@ -9,9 +9,9 @@ import pytest
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import evaluate, figures, reliability
-from model_store.thresholds import parse_objective
-from model_store.training import activated, outputs_of, targets_of
-from model_store.tuning import tune
+from model_store.training.decision_tuning import tune
+from model_store.training.head import activated, outputs_of, targets_of
+from model_store.training.thresholds import parse_objective
 from shared.errors import BadSetting
 
 CLASSES = ("cracked", "good", "no cap")
