@@ -320,7 +320,7 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
 
 def _print_trained(trained: Trained, *, promoted: bool) -> None:
     from model_store.bundle.files import FLOAT_TOLERANCE
-    from model_store.parity import RELOAD_TOLERANCE
+    from model_store.export.parity import RELOAD_TOLERANCE
 
     manifest, data = trained.manifest, trained.manifest.dataset
     _print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))

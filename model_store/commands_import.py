@@ -104,7 +104,7 @@ def _as_json(imported: Imported) -> dict[str, Any]:
 
 
 def _print(imported: Imported) -> None:
-    from model_store.parity import gate_reason
+    from model_store.export.parity import gate_reason
 
     manifest, parity = imported.manifest, imported.manifest.parity
     print(

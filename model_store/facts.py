@@ -12,7 +12,7 @@ from typing import Any
 
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
-from model_store.parity import gate_reason
+from model_store.export.parity import gate_reason
 from shared.images.crop_regions import ANY_CAMERA, Fit
 
 NOTHING = "-"

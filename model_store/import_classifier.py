@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import parity as exported_parity
 from model_store.backbones.resolve import Backbone, resolve_classifier
 from model_store.bundle.files import write_golden
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
@@ -29,9 +28,10 @@ from model_store.class_labels import Labels, labels_for, read_labels
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from model_store.datasets.sources import open_files
-from model_store.export import export
+from model_store.export import parity as exported_parity
+from model_store.export.exporter import export
+from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing import build_bundle, package_versions
-from model_store.quantize import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import is_disks, scratch_folder

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import parity as exported_parity
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.files import file_digests, read_manifest, write_golden
@@ -36,8 +35,9 @@ from model_store.datasets.dataset import count_labels, load_dataset, training_mo
 from model_store.datasets.image_loading import Limits, Unreadable
 from model_store.datasets.lazy_images import Chosen
 from model_store.evaluation.metrics import Bools, figures, reliability
-from model_store.export import export, serving_module
-from model_store.quantize import CALIBRATION_IMAGES
+from model_store.export import parity as exported_parity
+from model_store.export.exporter import export, serving_module
+from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore, copy_file
 from model_store.report import write_report
 from model_store.report_data import HeldOut, ReportData, thumbnails

@@ -17,7 +17,7 @@ from PIL import Image
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import judge
-from model_store.parity import gate_reason
+from model_store.export.parity import gate_reason
 from model_store.report import write_report
 from model_store.report_data import ReportData, thumbnails
 from model_store.report_events import histogram

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
 from model_store.commands_read import add_to
+from model_store.export.parity import gate_reason
 from model_store.facts import all_facts, class_rows, gate_verdict, signed
-from model_store.parity import gate_reason
 from model_store.registry.registry import ModelStore, file_digests
 from model_store.report_page import write_page
 from shared.errors import NotFound

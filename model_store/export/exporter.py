@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import bias_correction, quantize
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import GOOD
+from model_store.export import bias_correction, quantization
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import Steps
 from model_store.runtime.tensorflow_imports import import_tensorflow
@@ -52,8 +52,8 @@ def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: 
     with steps.step("Exporting LiteRT fp32"), quiet_native():
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
     with steps.step("Exporting LiteRT int8", total=len(calibration)) as advance, quiet_native():
-        kept_float = quantize.sensitive_operators(folder / FP32_FILE)
-        rounded = quantize.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
+        kept_float = quantization.sensitive_operators(folder / FP32_FILE)
+        rounded = quantization.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
     with steps.step("Correcting the int8 biases", total=len(calibration)) as advance, quiet_native():
         fp32 = (folder / FP32_FILE).read_bytes()
         corrected = bias_correction.corrected(rounded, fp32=fp32, images=calibration, advance=advance)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.bias_correction import corrected
-from model_store.quantize import to_int8
+from model_store.export.bias_correction import corrected
+from model_store.export.quantization import to_int8
 from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
 SIZE_PX = 16
