@@ -48,11 +48,11 @@ def compare(
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
-    from model_store.compare_files import warnings, write_csv, write_html
     from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
     from model_store.evaluation.compare import compare_versions
     from model_store.registry.registry import open_store
+    from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset
     from shared.settings import load_settings
@@ -94,7 +94,7 @@ def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, E
 
 
 def _print_comparison(found: Comparison) -> None:
-    from model_store.compare_files import shown_classes
+    from model_store.reports.comparison_output import shown_classes
 
     console = plain_console()
     images, right = len(found.a.answered.samples), found.right()
@@ -111,7 +111,7 @@ def _print_comparison(found: Comparison) -> None:
 
 
 def _rows(figures: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
-    from model_store.facts import TITLES, figure, signed
+    from model_store.reports.model_summary import TITLES, figure, signed
 
     return [
         (
@@ -127,7 +127,7 @@ def _rows(figures: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
 def _print_differences(console: Console, found: Comparison) -> None:
     from rich.table import Table
 
-    from model_store.compare_files import said
+    from model_store.reports.comparison_output import said
 
     count = len(found.differing)
     if not count:

@@ -64,7 +64,7 @@ def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[st
 
 def print_figures(figures: dict[str, Any], *, title: str) -> None:
     """What `evaluate` found: a line per class, then the figures over all images."""
-    from model_store.facts import MEASURED_COLUMNS, TITLES, figure, measured_rows
+    from model_store.reports.model_summary import MEASURED_COLUMNS, TITLES, figure, measured_rows
 
     console = plain_console()
     rows = measured_rows(figures["per_class"])
@@ -89,7 +89,7 @@ def plain_console() -> Console:
 def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
     from rich.table import Table
 
-    from model_store.facts import CLASS_COLUMNS, all_facts, class_rows
+    from model_store.reports.model_summary import CLASS_COLUMNS, all_facts, class_rows
 
     console = plain_console()
     console.print(f"{manifest.name}@{manifest.version}{' (current)' if is_current else ''}", style="bold")

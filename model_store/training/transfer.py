@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
-from model_store.report_data import Phase
+from model_store.reports.data import Phase
 from model_store.runtime.progress import Steps
 from model_store.training import augmentation, object_localizer
 from model_store.training.feature_cache import FeatureExtractor

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
 from model_store.commands_read import add_to
 from model_store.export.parity import gate_reason
-from model_store.facts import all_facts, class_rows, gate_verdict, signed
 from model_store.registry.registry import ModelStore, file_digests
-from model_store.report_page import write_page
+from model_store.reports.model_summary import all_facts, class_rows, gate_verdict, signed
+from model_store.reports.page import write_page
 from shared.errors import NotFound
 from shared.images.crop_regions import Region
-from tests.model_store.report_data import manifest_of, report_data
+from tests.model_store.reports.report_data import manifest_of, report_data
 from tests.model_store.tiny_bundle import CLASSES, copy_build
 
 

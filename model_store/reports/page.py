@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_store.bundle.manifest import Manifest
-from model_store.facts import CLASS_COLUMNS, Facts, all_facts, class_rows, figure, when
-from model_store.report_data import ReportData
-from model_store.report_grids import Shot, mistakes, samples
+from model_store.reports.data import ReportData
+from model_store.reports.image_grids import Shot, mistakes, samples
+from model_store.reports.model_summary import CLASS_COLUMNS, Facts, all_facts, class_rows, figure, when
 from shared.errors import NotFound
 
 PAGE_FILE = "index.html"
@@ -50,7 +50,7 @@ def render(template: str, **values: Any) -> str:
     except ModuleNotFoundError as error:
         raise NotFound("a page needs jinja2, not installed here: pip install 'sortline[train]'.") from error
     environment = Environment(
-        loader=PackageLoader("model_store"),
+        loader=PackageLoader("model_store.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_store.report_data import ReportData
-from model_store.report_events import write_events
-from model_store.report_grids import draw_grid, mistakes, samples
-from model_store.report_page import write_page
-from model_store.report_plots import draw_confusion, draw_curves, draw_reliability, draw_thresholds
+from model_store.reports.data import ReportData
+from model_store.reports.image_grids import draw_grid, mistakes, samples
+from model_store.reports.page import write_page
+from model_store.reports.plots import draw_confusion, draw_curves, draw_reliability, draw_thresholds
+from model_store.reports.tensorboard import write_events
 
 
 def write_report(folder: Path, data: ReportData) -> None:

@@ -18,14 +18,14 @@ from PIL import Image
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import judge
 from model_store.export.parity import gate_reason
-from model_store.report import write_report
-from model_store.report_data import ReportData, thumbnails
-from model_store.report_events import histogram
-from model_store.report_grids import MAX_SAMPLES, mistakes, samples, wrongness
-from model_store.report_page import write_page
-from model_store.report_plots import confusion_counts, draw_confusion, draw_thresholds
+from model_store.reports.data import ReportData, thumbnails
+from model_store.reports.image_grids import MAX_SAMPLES, mistakes, samples, wrongness
+from model_store.reports.page import write_page
+from model_store.reports.plots import confusion_counts, draw_confusion, draw_thresholds
+from model_store.reports.tensorboard import histogram
+from model_store.reports.write import write_report
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from tests.model_store.report_data import held_out, manifest_of, report_data
+from tests.model_store.reports.report_data import held_out, manifest_of, report_data
 
 NASTY = '<b>"x" & $y$</b>'
 CLASSES = ("bent", "good", NASTY)

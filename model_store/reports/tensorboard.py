@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.report_data import Phase, ReportData
+from model_store.reports.data import Phase, ReportData
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model_store.evaluation.metrics import Judged
-from model_store.report_data import THUMBNAIL_PX, HeldOut
+from model_store.reports.data import THUMBNAIL_PX, HeldOut
 
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24

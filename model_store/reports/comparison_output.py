@@ -13,9 +13,9 @@ from typing import Any
 from model_store.datasets.image_loading import Limits, decode_samples
 from model_store.evaluation.compare import CLASS_FIGURES, Comparison, Side
 from model_store.evaluation.evaluate import seen_warning
-from model_store.facts import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
-from model_store.report_data import THUMBNAIL_PX
-from model_store.report_page import jpeg_uri, render
+from model_store.reports.data import THUMBNAIL_PX
+from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
+from model_store.reports.page import jpeg_uri, render
 from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 

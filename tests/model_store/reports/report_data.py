@@ -10,7 +10,7 @@ import numpy as np
 from model_store.bundle.manifest import BackboneInfo, CalibrationInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.evaluation.metrics import evaluate
-from model_store.report_data import HeldOut, Phase, ReportData
+from model_store.reports.data import HeldOut, Phase, ReportData
 
 _SIZE_PX = 24
 
