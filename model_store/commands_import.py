@@ -13,7 +13,7 @@ from model_store.commands_read import StoreFlag
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.import_classifier import Imported
+    from model_store.publishing.import_classifier import Imported
 
 
 def add_to(models: typer.Typer) -> None:
@@ -48,8 +48,8 @@ def import_classifier(
     """
     from model_store.commands import check_training_installed
     from model_store.datasets.image_loading import Limits
-    from model_store.import_classifier import ImportOptions
-    from model_store.import_classifier import import_classifier as fetch_and_publish
+    from model_store.publishing.import_classifier import ImportOptions
+    from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
     from model_store.registry.registry import open_store
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings

@@ -12,9 +12,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store import publishing
 from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
+from model_store.publishing import train
 from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder, writing_cache
@@ -69,10 +69,10 @@ def test_a_disk_that_fills_while_a_model_is_exported(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(publishing, "_export", full)
+    monkeypatch.setattr(train, "_export", full)
     work: Any = SimpleNamespace(material=None, learnt=None, tuning=None)
     with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
-        publishing._publish(work, store=ModelStore(tmp_path / "models"), steps=Steps())
+        train._publish(work, store=ModelStore(tmp_path / "models"), steps=Steps())
 
 
 def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:

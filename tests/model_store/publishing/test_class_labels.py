@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.class_labels import labels_for, read_labels
+from model_store.publishing.class_labels import labels_for, read_labels
 from model_store.runtime.progress import Steps
 from shared.errors import BadSetting
 

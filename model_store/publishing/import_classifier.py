@@ -24,14 +24,14 @@ from model_store.backbones.resolve import Backbone, resolve_classifier
 from model_store.bundle.files import write_golden
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
-from model_store.class_labels import Labels, labels_for, read_labels
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.image_loading import Limits, Pictures, decode_samples
 from model_store.datasets.sources import open_files
 from model_store.export import parity as exported_parity
 from model_store.export.exporter import export
 from model_store.export.quantization import CALIBRATION_IMAGES
-from model_store.publishing import build_bundle, package_versions
+from model_store.publishing.class_labels import Labels, labels_for, read_labels
+from model_store.publishing.train import build_bundle, package_versions
 from model_store.registry.registry import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import is_disks, scratch_folder

@@ -20,7 +20,7 @@ from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
-from model_store.publishing import spread_over
+from model_store.publishing.train import spread_over
 from model_store.registry.registry import ModelStore
 from model_store.training.fine_tuning import SETTINGS
 from shared.errors import BadDataset, BadSetting

@@ -1,0 +1,1 @@
+"""From a dataset, or another project's classifier, to a published version."""
