@@ -96,7 +96,7 @@ def top(module: str) -> str:
 
 
 def is_commands(module: str) -> bool:
-    return module.rpartition(".")[2].startswith("commands")
+    return "commands" in module.split(".")
 
 
 def is_within(name: str, module: str) -> bool:

@@ -19,7 +19,7 @@ from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from model_store.bundle.policy import Policy
 from model_store.bundle.training_digests import write_trained_on
-from model_store.commands_read import add_to
+from model_store.commands import add_to
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import open_engine

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands_read import EngineFlag, StoreFlag
-from model_store.commands_show import figures_table, plain_console
+from model_store.commands.options import EngineFlag, StoreFlag
+from model_store.commands.output import figures_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
 # More lines than a screen or two are for --out.
 _SHOWN = 40
-
-
-def add_to(models: typer.Typer) -> None:
-    """Register the command with `sortline models`."""
-    models.command("compare")(compare)
 
 
 def compare(

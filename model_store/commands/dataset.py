@@ -13,11 +13,6 @@ from shared.cli import JsonFlag, print_json
 _SIZE_PX = 128
 
 
-def add_to(models: typer.Typer) -> None:
-    """Register the command."""
-    models.command("check-dataset")(check_dataset)
-
-
 def check_dataset(
     dataset: Annotated[
         Path,

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands_read import StoreFlag
+from model_store.commands.options import StoreFlag, check_training_installed
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.publishing.import_classifier import Imported
-
-
-def add_to(models: typer.Typer) -> None:
-    """Register the command."""
-    models.command("import-classifier")(import_classifier)
 
 
 def import_classifier(
@@ -46,7 +41,6 @@ def import_classifier(
     --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
     --calibration producer/bottles
     """
-    from model_store.commands import check_training_installed
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish

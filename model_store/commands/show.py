@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from model_store.commands_read import ModelArgument, StoreFlag
+from model_store.commands.options import ModelArgument, StoreFlag
+from model_store.commands.output import figures_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from model_store.bundle.manifest import Manifest
-
-_SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
-
-
-def add_to(models: typer.Typer) -> None:
-    """Register the command with `sortline models`."""
-    models.command("show")(show_model)
 
 
 def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
@@ -48,42 +38,6 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
         return
     is_current = store.pointer(manifest.name) == manifest.version
     _print_version(manifest, path, report=found["report"], is_current=is_current)
-
-
-def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A table whose first column names what the others give figures of."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def print_figures(figures: dict[str, Any], *, title: str) -> None:
-    """What `evaluate` found: a line per class, then the figures over all images."""
-    from model_store.reports.model_summary import MEASURED_COLUMNS, TITLES, figure, measured_rows
-
-    console = plain_console()
-    rows = measured_rows(figures["per_class"])
-    console.print(figures_table(f"{title}: {figures['images']:,} images", MEASURED_COLUMNS, rows))
-    for names in _SUMMARY:
-        shown = [f"{TITLES[name]} {figure(figures[name])}" for name in names if name in figures]
-        console.print(", ".join(shown))
-    if figures["known_share"] < 1:
-        console.print(f"{figures['known_share']:.1%} of the truth is known: one label an image leaves the others open")
-
-
-def plain_console() -> Console:
-    """A console that takes names as they are; in a pipe or a file nothing is cut to a screen's width."""
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not sys.stdout.isatty():
-        console.width = 200
-    return console
 
 
 def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands_read import StoreFlag
+from model_store.commands.options import StoreFlag, open_store_of
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="model in the store")]
 VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="published version, see `models list`")]
-
-
-def add_to(models: typer.Typer) -> None:
-    """Register the commands below `sortline models`."""
-    models.command("publish")(publish_folder)
-    models.command("promote")(promote)
-    models.command("rollback")(rollback)
-    models.command("prune")(prune)
-    models.command("canary")(canary)
 
 
 def publish_folder(
@@ -45,7 +36,7 @@ def publish_folder(
     from model_store.registry.registry import copy_bundle
 
     _must_hold_a_bundle(folder)
-    store = _store(model_store)
+    store = open_store_of(model_store)
     chosen = name if name is not None else read_manifest(folder).name
     previous = store.pointer(chosen)
     path = store.publish(chosen, copy_bundle(folder, chosen), promote=not no_promote)
@@ -74,7 +65,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
 
     Example: sortline models promote bottles@3
     """
-    store = _store(model_store)
+    store = open_store_of(model_store)
     name, version = _name_and_version(model)
     previous = store.pointer(name)
     doubt = _lower_f1(store, name, version, previous)
@@ -94,7 +85,7 @@ def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFla
 
     Example: sortline models rollback bottles
     """
-    store = _store(model_store)
+    store = open_store_of(model_store)
     previous = store.pointer(name)
     version = store.rollback(name)
     if as_json:
@@ -117,7 +108,7 @@ def prune(
 
     Example: sortline models prune bottles --keep 5 --dry-run
     """
-    store = _store(model_store)
+    store = open_store_of(model_store)
     deleted = store.prune(name, keep, dry_run=dry_run)
     kept = [version for version in store.versions(name) if version not in deleted]
     if as_json:
@@ -152,7 +143,7 @@ def canary(
     from model_store.registry.registry import parse_spec
     from shared.errors import BadSetting
 
-    store = _store(model_store)
+    store = open_store_of(model_store)
     name, version = parse_spec(model)
     if stop and share is not None:
         raise BadSetting("--stop ends a trial, --share starts one: give one of them.")
@@ -173,13 +164,6 @@ def canary(
         )
         store.set_canary(name, intent)
         _show_canary(store, name, as_json=as_json)
-
-
-def _store(flag: str | None) -> ModelStore:
-    from model_store.registry.registry import open_store
-    from shared.settings import load_settings
-
-    return open_store(load_settings(model_store=flag))
 
 
 def _must_hold_a_bundle(folder: Path) -> None:

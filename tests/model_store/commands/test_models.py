@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from model_store.bundle.files import read_manifest
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.commands_read import add_to
+from model_store.commands import add_to
 from model_store.registry.registry import ModelStore
 from shared.errors import BadSetting, NotFound
 from shared.images.crop_regions import Region
@@ -57,8 +57,7 @@ def images(tmp_path: Path) -> Path:
 
 def run(store: ModelStore, *arguments: str) -> Result:
     app = typer.Typer()
-    models = add_to(app)
-    assert {command.name for command in models.registered_commands} >= {"list", "show", "verify"}
+    add_to(app)
     return CliRunner().invoke(app, [*arguments, "--model-store", str(store.root)])
 
 

@@ -1,0 +1,102 @@
+"""`sortline classify`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag
+from model_store.commands.output import with_progress
+from shared.cli import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from model_store.bundle.files import Bundle
+    from model_store.engines.loading import Engine
+    from model_store.evaluation.classify import Classified
+
+
+def classify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images, or folders of images")],
+    model: ModelFlag = None,
+    engine: EngineFlag = None,
+    camera: Annotated[
+        str, typer.Option(metavar="NAME", help="the camera that took them; `*` is any without a region of its own")
+    ] = "*",
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="print the N most probable classes too")] = 0,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Classify image files, straight through decoder, model and policy, without a queue.
+
+    A model that looks at another part of each camera's pictures takes that of --camera.
+
+    A file that can't be used is reported with the reason, the others are still classified, and the exit
+    code is 1.
+
+    Example: sortline classify bottle.jpg photographs/ --model bottles@3
+    """
+    from model_store.bundle.files import open_bundle
+    from model_store.engines.loading import open_engine
+    from model_store.evaluation.classify import classify_files, find_images
+    from model_store.registry.registry import open_store
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, engine=engine, model_store=model_store)
+    bundle = open_bundle(open_store(settings).resolve(settings.model))
+    runner = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
+    found = list(find_images(paths))
+    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
+    if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
+        answers = with_progress(answers, total=len(found), what="classifying")
+    failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_answers(answers: Iterable[Classified]) -> int:
+    """One line per file as it comes, broken ones on standard error; how many were broken."""
+    failed = 0
+    for answer in answers:
+        if answer.decision is None:
+            failed += 1
+            typer.echo(f"{answer.path}: {answer.error}", err=True)
+        else:
+            labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
+            doubt = "  (uncertain)" if answer.decision.uncertain else ""
+            print(f"{answer.path}  {labels}  -> {answer.decision.lane}{doubt}")
+            for label, probability in answer.best:
+                print(f"    {probability:.3f}  {label}")
+    return failed
+
+
+def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine: Engine) -> int:
+    """One document with the model and every file; how many were broken."""
+    images: list[dict[str, Any]] = []
+    for answer in answers:
+        labels = answer.decision.labels if answer.decision else ()
+        images.append(
+            {
+                "file": str(answer.path),
+                "labels": _labels_json(labels),
+                "best": _labels_json(answer.best),
+                "lane": answer.decision.lane if answer.decision else None,
+                "uncertain": answer.decision.uncertain if answer.decision else None,
+                "error": answer.error,
+            }
+        )
+    print_json({"model": bundle.ref(engine.name).model_dump(), "images": images})
+    return sum(image["error"] is not None for image in images)
+
+
+def _labels_json(labels: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": probability} for label, probability in labels]

@@ -1,0 +1,65 @@
+"""`sortline evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag
+from model_store.commands.output import print_figures, print_unused
+from shared.cli import JsonFlag, print_json
+
+
+def evaluate(
+    dataset: DatasetArgument,
+    model: ModelFlag = None,
+    engine: EngineFlag = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a published model on a labelled dataset.
+
+    accuracy: images whose most probable class is one of their labels. exact match: images with exactly the
+    right labels. macro F1: mean F1 over the classes. ece: expected calibration error.
+
+    Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
+    """
+    from model_store.bundle.files import open_bundle
+    from model_store.datasets.dataset import load_dataset
+    from model_store.datasets.image_loading import Limits
+    from model_store.engines.loading import open_engine
+    from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
+    from model_store.registry.registry import open_store
+    from model_store.runtime.progress import shown_steps
+    from shared.errors import BadDataset
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, engine=engine, model_store=model_store)
+    bundle = open_bundle(open_store(settings).resolve(settings.model))
+    data = load_dataset(dataset)
+    if held_out:
+        data = data.only(sample for sample in data.samples if sample.held_out)
+        if not data.samples:
+            raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
+    runner = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
+    with shown_steps() as steps:
+        figures = evaluate_dataset(
+            data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
+        )
+    if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
+        print(f"sortline: {warning}", file=sys.stderr)
+    if as_json:
+        print_json(figures)
+    else:
+        print_unused(figures["unreadable"], figures["unlabelled"])
+        reference = figures["model"]
+        print_figures(figures, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")

