@@ -7,7 +7,7 @@ from collections.abc import Sequence
 # Ours.
 LINES = "sortline:lines"  # set of the names of lines that have a stream of results
 # A line's streams are kept this long after their last entry, so that names which nobody uses any more take no memory
-# for ever. worker/scripts/finish.lua has the same number.
+# for ever. worker/rq/scripts/finish.lua has the same number.
 STREAM_TTL_S = 7 * 86_400
 
 
@@ -36,7 +36,7 @@ def bell(queue: str) -> str:
     return f"sortline:bell:{queue}"
 
 
-# Of a key that was moved aside. worker/scripts/common.lua has the same number.
+# Of a key that was moved aside. worker/rq/scripts/common.lua has the same number.
 BROKEN_TTL_S = 86_400
 
 
@@ -66,7 +66,7 @@ def suspects(queues: Sequence[str]) -> str:
 def processes(scope: str, queue: str) -> str:
     """Hash of the worker processes of one host (or container) that serve a queue, by worker's name; expires.
 
-    `scope` says within which the processes can be told apart: worker/processes.py.
+    `scope` says within which the processes can be told apart: worker/rq/processes.py.
     """
     return f"sortline:processes:{scope}:{queue}"
 

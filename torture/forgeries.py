@@ -19,7 +19,7 @@ from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import Outcome
 from torture.forger import STREAM_END, Forger, packed
 from torture.processes import wait_until
-from worker.leases import REAP_INTERVAL_S
+from worker.rq.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]
 

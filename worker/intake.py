@@ -19,7 +19,7 @@ from shared.schemas import ImageJob
 from worker.items import Claimed, Ticket
 
 # An ImageJob takes less than a kilobyte. Longer data, packed or not, is no ImageJob and might fill the memory.
-# worker/scripts/common.lua has the same number.
+# worker/rq/scripts/common.lua has the same number.
 MAX_CALL_BYTES = 100_000
 # Of what a stranger wrote, as much goes into the log and the failed job.
 MAX_QUOTED = 500

@@ -51,10 +51,10 @@ from worker.finish import Finisher
 from worker.infer import Answered, infer, rescue
 from worker.intake import admit
 from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
-from worker.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
 from worker.loops import Loops
 from worker.metrics import EngineClock, Metrics
 from worker.outlook import Outlook
+from worker.rq.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
 from worker.serving import Slot
 from worker.watchdog import Watchdog
 

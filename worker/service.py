@@ -24,22 +24,22 @@ from shared.server.connection import check, connect
 from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
-from worker.broken_keys import BrokenKeys
 from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
 from worker.finish import Finisher
 from worker.follow import Follower
-from worker.leases import Inflight, LeaseKeeper
 from worker.loading import Served, as_model, load_bundle, load_served, measure
 from worker.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
-from worker.presence import PresenceThread, worker_name
-from worker.processes import find_processes
 from worker.record import Recorder
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.leases import Inflight, LeaseKeeper
+from worker.rq.maintenance import Upkeep
+from worker.rq.processes import find_processes
+from worker.rq.registration import PresenceThread, worker_name
+from worker.rq.sweep import Sweeper
 from worker.serving import Model, Serving, Slot
-from worker.sweep import Sweeper
-from worker.upkeep import Upkeep
 
 log = logging.getLogger("sortline.worker")
 

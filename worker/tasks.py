@@ -131,7 +131,7 @@ def _sort(ticket: Ticket, image: bytes | None, model: Model, server_clock: Serve
 
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:
     key = keys.results(result.line)
-    if connection.type(key) not in (b"stream", b"none"):  # moved aside, as worker/scripts/finish.lua does
+    if connection.type(key) not in (b"stream", b"none"):  # moved aside, as worker/rq/scripts/finish.lua does
         connection.rename(key, keys.broken(key))
         connection.expire(keys.broken(key), keys.BROKEN_TTL_S)
     with connection.pipeline() as pipeline:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from worker.items import Lease
-from worker.leases import Inflight, LeaseKeeper
 from worker.loops import Loops
+from worker.rq.leases import Inflight, LeaseKeeper
 
 log = logging.getLogger("sortline.watchdog")
 

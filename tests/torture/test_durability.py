@@ -25,7 +25,7 @@ from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from torture.server import TortureServer
 from worker.items import Done, Ending
-from worker.leases import Inflight
+from worker.rq.leases import Inflight
 
 LINE = "l1"
 

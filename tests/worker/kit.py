@@ -32,7 +32,6 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost
-from worker.broken_keys import BrokenKeys
 from worker.buffer import BatchBuffer, Place
 from worker.cache import ResultCache
 from worker.canary import Comparison
@@ -41,11 +40,12 @@ from worker.compare import Comparisons
 from worker.decide import Decider
 from worker.finish import Finisher
 from worker.items import Claimed, Decoded, Lease, Peer, Ticket
-from worker.leases import Inflight, LeaseKeeper
 from worker.loading import Served
 from worker.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
-from worker.processes import Processes
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.leases import Inflight, LeaseKeeper
+from worker.rq.processes import Processes
 from worker.service import WorkerService
 from worker.serving import Model, Serving, Slot, Trial
 

@@ -14,10 +14,10 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame, picture
 from worker.items import Done
-from worker.leases import Inflight
 from worker.loops import Loops
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline
+from worker.rq.leases import Inflight
 from worker.serving import Serving
 from worker.watchdog import CONFIRM_S, Watchdog
 

@@ -17,7 +17,7 @@ from torture.plant import Plant
 from torture.proxy import Proxy, proxy_to
 from torture.server import TortureServer
 from torture.server_states import busy, configured, replica, unable_to_save
-from worker.scripts import source
+from worker.rq.scripts import source
 
 WORKERS = 2
 FEEDERS = 2

@@ -18,7 +18,7 @@ local BROKEN_KEPT_S = 86400
 local MAX_RETRIES = 99 -- MAX_ATTEMPTS of shared/jobs.py, less the first attempt
 
 -- What each script reports of keys that don't hold what they should: { action, key, its type, the error }.
--- worker/broken_keys.py explains the actions.
+-- worker/rq/broken_keys.py explains the actions.
 local problems = {}
 
 local function report(action, key, message)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker import kit
-from worker.processes import Processes, ProcessId, find_processes, parse_process_id
+from worker.rq.processes import Processes, ProcessId, find_processes, parse_process_id
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is ever known to be gone")
 

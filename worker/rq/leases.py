@@ -14,12 +14,12 @@ import redis
 
 from shared import keys
 from shared.server.raw_connection import Wire
-from worker import scripts
-from worker.broken_keys import BrokenKeys
 from worker.claim import parse_claimed, stamp
 from worker.items import Claimed, Lease
-from worker.local_workers import LocalWorkers
-from worker.processes import Processes
+from worker.rq import scripts
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.local_workers import LocalWorkers
+from worker.rq.processes import Processes
 
 log = logging.getLogger("sortline.leases")
 

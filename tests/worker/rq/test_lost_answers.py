@@ -12,10 +12,10 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.test_scripts import claim, done, everything, expire, ids, leases, queued
+from tests.worker.rq.test_scripts import claim, done, everything, expire, ids, leases, queued
 from torture.proxy import Proxy, proxy_to
 from worker.items import Ending
-from worker.leases import Inflight
+from worker.rq.leases import Inflight
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.test_scripts import claim, done, expire, ids, leases, queued
-from worker.broken_keys import BrokenKeys
+from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
 from worker.items import Claimed, Ending
-from worker.leases import Inflight
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.leases import Inflight
 
 STREAM_END = "18446744073709551615-18446744073709551615"
 BAD, GOOD_COUNT = 5, 15  # the bad job's place among the good ones

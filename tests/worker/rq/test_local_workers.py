@@ -18,13 +18,13 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
+from tests.worker.rq.test_refusing_servers import restricted  # noqa: F401  # a fixture
+from tests.worker.rq.test_scripts import done, everything, ids, leases, queued
 from tests.worker.test_pipeline import sample
-from tests.worker.test_refusing_servers import restricted  # noqa: F401  # a fixture
-from tests.worker.test_scripts import done, everything, ids, leases, queued
-from worker import local_workers
 from worker.items import Claimed
-from worker.leases import REAP_LIMIT, Inflight, LeaseKeeper
-from worker.processes import Processes, ProcessId
+from worker.rq import local_workers
+from worker.rq.leases import REAP_LIMIT, Inflight, LeaseKeeper
+from worker.rq.processes import Processes, ProcessId
 
 PROC = Path("/proc")
 SCOPE = "this-host"

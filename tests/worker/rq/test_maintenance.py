@@ -16,9 +16,9 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.metrics import Metrics
+from worker.rq.maintenance import Upkeep
+from worker.rq.sweep import Sweeper, Swept
 from worker.service import WorkerService
-from worker.sweep import Sweeper, Swept
-from worker.upkeep import Upkeep
 
 
 class Sweeping:

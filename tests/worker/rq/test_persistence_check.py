@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from shared.server.embedded import embedded_server
-from worker.durability import warn_of_loss
+from worker.rq.persistence_check import warn_of_loss
 
 
 @pytest.fixture

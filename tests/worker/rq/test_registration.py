@@ -19,9 +19,9 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker import presence as presence_module
 from worker.metrics import Metrics
-from worker.presence import WORKER_TTL_S, Presence, PresenceThread, worker_name
+from worker.rq import registration as presence_module
+from worker.rq.registration import WORKER_TTL_S, Presence, PresenceThread, worker_name
 
 
 @pytest.fixture

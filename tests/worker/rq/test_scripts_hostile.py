@@ -11,10 +11,10 @@ from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.test_scripts import claim, done, expire, ids, leases, queued
+from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
 from worker.intake import admit
 from worker.items import Ending
-from worker.leases import Inflight
+from worker.rq.leases import Inflight
 
 
 @pytest.mark.parametrize("ttl", ["soon", "3.5", "9" * 17, "1e400"])

@@ -1,6 +1,6 @@
 """Local workers: the other workers on this host, and which of them are gone. Used by the lease keeper.
 
-Workers tell each other their processes through the server, in the calls of worker/scripts/reap.lua.
+Workers tell each other their processes through the server, in the calls of worker/rq/scripts/reap.lua.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from worker.processes import Processes, parse_process_id
+from worker.rq.processes import Processes, parse_process_id
 
 log = logging.getLogger("sortline.local_workers")
 

@@ -16,8 +16,8 @@ import redis
 from shared import keys
 from shared.server.error_translation import explain
 from shared.server.raw_connection import Wire
-from worker import scripts
 from worker.claim import stamp
+from worker.rq import scripts
 
 log = logging.getLogger("sortline.sweep")
 

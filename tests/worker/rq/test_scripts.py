@@ -20,7 +20,7 @@ from worker.claim import Claim, Claimer
 from worker.decide import Decider, Spent
 from worker.intake import admit
 from worker.items import Claimed, Done, Ending, Lease
-from worker.leases import Inflight, LeaseKeeper
+from worker.rq.leases import Inflight, LeaseKeeper
 
 
 def claim(settings: Settings, limit: int = 100, **fields: int) -> list[Claimed]:

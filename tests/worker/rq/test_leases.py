@@ -13,7 +13,7 @@ from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from tests.worker.test_pipeline import sample
 from worker.items import Done, Ending, Lease
-from worker.leases import Inflight
+from worker.rq.leases import Inflight
 
 
 @pytest.fixture

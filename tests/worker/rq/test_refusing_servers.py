@@ -12,11 +12,11 @@ from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.test_scripts import claim, done, everything, ids
+from tests.worker.rq.test_scripts import claim, done, everything, ids
 from torture.proxy import proxy_to
 from worker.finish import Finisher
 from worker.items import Claimed, Done, Ending, Lease
-from worker.leases import Inflight
+from worker.rq.leases import Inflight
 
 STEPS = ("claim", "finish", "renew", "release", "reap")
 

@@ -6,7 +6,7 @@
 -- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, scope, process, gone_count, forgotten_count,
 --       gone worker…, forgotten worker…, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
---       scope, process: of worker/processes.py; both '' where processes can't be told apart
+--       scope, process: of worker/rq/processes.py; both '' where processes can't be told apart
 -- Gives { requeued, { exhausted job… }, problems, { gone worker, jobs taken from it… }, { worker, process… }, refusal }.
 --       A job is as describe() in common.lua has it. The processes are those of the scope that serve one of the queues;
 --       refusal is '', or says why they could not be asked for.

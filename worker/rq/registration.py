@@ -32,8 +32,8 @@ from rq.worker.base import BaseWorker
 from shared import keys
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_wrong_type
-from worker.durability import warn_of_loss
 from worker.metrics import Metrics
+from worker.rq.persistence_check import warn_of_loss
 
 log = logging.getLogger("sortline.presence")
 
