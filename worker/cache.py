@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from shared.schemas import ImageJob

@@ -24,7 +24,7 @@ import redis
 from model_store.registry.canary import Canary
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
 from worker.canary import CanaryBook
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.serving import Model, Slot, Trial
 
 log = logging.getLogger("sortline.follow")

@@ -30,7 +30,7 @@ from worker.claim import Claimer
 from worker.finish import Finisher
 from worker.follow import Follower
 from worker.loading import Served, as_model, load_bundle, load_served, measure
-from worker.metrics import Metrics, QueueGauges
+from worker.observe.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
 from worker.record import Recorder
 from worker.rq.broken_keys import BrokenKeys

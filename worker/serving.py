@@ -18,7 +18,7 @@ from worker.batch import BatchCost
 from worker.buffer import BatchBuffer
 from worker.decide import Decider
 from worker.decode import Decoder
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary

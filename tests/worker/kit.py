@@ -41,7 +41,7 @@ from worker.decide import Decider
 from worker.finish import Finisher
 from worker.items import Claimed, Decoded, Lease, Peer, Ticket
 from worker.loading import Served
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.leases import Inflight, LeaseKeeper

@@ -22,7 +22,7 @@ from worker.canary import CanaryBook
 from worker.follow import UNSEEN_REFUSED_S, Follower
 from worker.follow import Versions as Followed
 from worker.loading import as_model, load_bundle, load_served
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.serving import Model, Serving, Slot
 
 

@@ -16,7 +16,7 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from worker.canary import Answer, CanaryBook, Comparison, Totals, is_outvoted
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.record import MAX_QUEUED, Recorder
 from worker.serving import Serving, Slot, Trial
 

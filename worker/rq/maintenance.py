@@ -13,7 +13,7 @@ import redis
 
 from shared.clock import ServerClock
 from shared.server.error_translation import explain
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.rq.sweep import Sweeper
 
 log = logging.getLogger("sortline.upkeep")

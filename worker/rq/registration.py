@@ -32,7 +32,7 @@ from rq.worker.base import BaseWorker
 from shared import keys
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_wrong_type
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.rq.persistence_check import warn_of_loss
 
 log = logging.getLogger("sortline.presence")

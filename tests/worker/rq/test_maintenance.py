@@ -15,7 +15,7 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.rq.maintenance import Upkeep
 from worker.rq.sweep import Sweeper, Swept
 from worker.service import WorkerService

@@ -19,7 +19,7 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 from worker.rq import registration as presence_module
 from worker.rq.registration import WORKER_TTL_S, Presence, PresenceThread, worker_name
 

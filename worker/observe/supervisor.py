@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from shared.images.decode_memory import DECODE_MEMORY
 from shared.server.error_translation import explain
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 
 log = logging.getLogger("sortline.loops")
 

@@ -10,9 +10,9 @@ import redis
 from shared.errors import ServerAway
 from shared.images.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
 from tests.worker.kit import PATIENCE_S, wait_until
-from worker import loops as loops_module
-from worker.loops import AWAY_LOG_INTERVAL_S, Loops
-from worker.metrics import Metrics
+from worker.observe import supervisor as loops_module
+from worker.observe.metrics import Metrics
+from worker.observe.supervisor import AWAY_LOG_INTERVAL_S, Loops
 
 BUSY = redis.exceptions.ResponseError("BUSY Valkey is busy running a script.")
 DENIED = redis.exceptions.NoPermissionError("User w has no permissions to run the 'evalsha' command")

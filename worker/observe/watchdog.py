@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from worker.items import Lease
-from worker.loops import Loops
+from worker.observe.supervisor import Loops
 from worker.rq.leases import Inflight, LeaseKeeper
 
 log = logging.getLogger("sortline.watchdog")

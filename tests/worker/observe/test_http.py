@@ -14,8 +14,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.loading import Served
-from worker.loops import Loops
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
+from worker.observe.supervisor import Loops
 from worker.service import WorkerService
 
 

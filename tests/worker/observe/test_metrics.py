@@ -17,7 +17,7 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
-from worker.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, EngineClock, Metrics, QueueGauges
+from worker.observe.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, EngineClock, Metrics, QueueGauges
 
 # DESIGN: sample name and its labels. A histogram is named by its count.
 NAMES = {

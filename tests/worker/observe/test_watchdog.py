@@ -14,12 +14,12 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame, picture
 from worker.items import Done
-from worker.loops import Loops
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
+from worker.observe.supervisor import Loops
+from worker.observe.watchdog import CONFIRM_S, Watchdog
 from worker.pipeline import Pipeline
 from worker.rq.leases import Inflight
 from worker.serving import Serving
-from worker.watchdog import CONFIRM_S, Watchdog
 
 POISON = picture(1, 2, blue=3)
 

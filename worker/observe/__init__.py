@@ -1,0 +1,1 @@
+"""What a worker shows of itself: metrics, and whether every thread still works."""
