@@ -28,7 +28,7 @@ from torture.images import MARKS
 from torture.lifeline import end_with_caller
 from worker.buffer import Pixels
 from worker.decode import Decoder
-from worker.loading import Served, load_served
+from worker.models.loading import Served, load_served
 from worker.service import WorkerService
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.

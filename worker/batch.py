@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from worker.items import Batch, Decoded
 
 if TYPE_CHECKING:
-    from worker.serving import Model
+    from worker.models.routing import Model
 
 # An item without a deadline is placed as if it had this one, so that a stream of urgent items can't
 # keep it waiting for ever.

@@ -17,7 +17,7 @@ from worker.observe.metrics import Metrics
 if TYPE_CHECKING:
     from shared.schemas import ImageJob
     from worker.infer import Row
-    from worker.serving import Route
+    from worker.models.routing import Route
 
 
 class Key(NamedTuple):

@@ -23,8 +23,8 @@ from shared.errors import EngineFailed
 from worker.canary import Answer, Comparison, agree
 from worker.infer import Row, infer
 from worker.items import Decoded, Peer
+from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.serving import Slot, Trial
 
 log = logging.getLogger("sortline.compare")
 

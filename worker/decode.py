@@ -15,7 +15,7 @@ from worker.items import Decoded, Peer, Ticket
 
 if TYPE_CHECKING:
     from worker.cache import Key
-    from worker.serving import Route
+    from worker.models.routing import Route
 
 log = logging.getLogger("sortline.decode")
 

@@ -19,7 +19,7 @@ from worker.buffer import Place
 from worker.items import Decoded
 
 if TYPE_CHECKING:
-    from worker.serving import Trial
+    from worker.models.routing import Trial
 
 log = logging.getLogger("sortline.infer")
 

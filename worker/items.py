@@ -12,7 +12,7 @@ from worker.buffer import Pixels, Place
 if TYPE_CHECKING:
     from shared.errors import BadImage
     from worker.cache import Key
-    from worker.serving import Model, Trial
+    from worker.models.routing import Model, Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from worker.batch import FINISH_MARGIN_S
 
 if TYPE_CHECKING:
-    from worker.serving import Model
+    from worker.models.routing import Model
 
 # Of a new decoding time in the running mean: a few dozen images, so that one odd frame doesn't decide.
 _WEIGHT = 0.05

@@ -51,12 +51,12 @@ from worker.finish import Finisher
 from worker.infer import Answered, infer, rescue
 from worker.intake import admit
 from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
+from worker.models.routing import Slot
 from worker.observe.metrics import EngineClock, Metrics
 from worker.observe.supervisor import Loops
 from worker.observe.watchdog import Watchdog
 from worker.outlook import Outlook
 from worker.rq.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
-from worker.serving import Slot
 
 log = logging.getLogger("sortline.pipeline")
 

@@ -28,8 +28,9 @@ from worker.cache import ResultCache
 from worker.canary import CanaryBook
 from worker.claim import Claimer
 from worker.finish import Finisher
-from worker.follow import Follower
-from worker.loading import Served, as_model, load_bundle, load_served, measure
+from worker.models.follower import Follower
+from worker.models.loading import Served, as_model, load_bundle, load_served, measure
+from worker.models.routing import Model, Serving, Slot
 from worker.observe.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
 from worker.record import Recorder
@@ -39,7 +40,6 @@ from worker.rq.maintenance import Upkeep
 from worker.rq.processes import find_processes
 from worker.rq.registration import PresenceThread, worker_name
 from worker.rq.sweep import Sweeper
-from worker.serving import Model, Serving, Slot
 
 log = logging.getLogger("sortline.worker")
 

@@ -27,8 +27,8 @@ from worker.decode import decode_ticket
 from worker.infer import infer
 from worker.intake import check_identity
 from worker.items import Claimed, Lease, Ticket
-from worker.loading import Served, as_model, load_served
-from worker.serving import Model, Route
+from worker.models.loading import Served, as_model, load_served
+from worker.models.routing import Model, Route
 
 _loaded: tuple[Served, Settings] | None = None
 

@@ -26,7 +26,7 @@ from shared.errors import NotFound, Transient
 from shared.server.connection import connect
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from worker.loading import load_served
+from worker.models.loading import load_served
 
 LINE = "bench"
 REAL_WORKERS = (1, 2)

@@ -18,7 +18,7 @@ from bench.rates import rate_between
 from model_store.engines.loading import Engine
 from shared.settings import Settings
 from worker.buffer import Pixels
-from worker.loading import Served, load_served
+from worker.models.loading import Served, load_served
 
 # As the worker: one batch in the engine, one decoded, one being decoded.
 _AHEAD = 2

@@ -147,7 +147,7 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
 
     from bench.engines.null import null_served
     from worker import tasks
-    from worker.loading import load_served
+    from worker.models.loading import load_served
 
     tasks.use(null_served(settings) if null else load_served(settings), settings)
     run_rq(SimpleWorker, settings)

@@ -24,7 +24,7 @@ from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.settings import Settings
-from worker.loading import Served
+from worker.models.loading import Served
 
 Loader = Callable[[Settings], Served]
 

@@ -14,7 +14,7 @@ from model_store.engines.loading import EngineName
 from model_store.engines.validation import Images
 from shared.settings import Settings
 from worker.buffer import Pixels
-from worker.loading import Served
+from worker.models.loading import Served
 
 CLASSES = ("good", "no cap")
 _PIXELS = np.zeros((1, 1, 3), np.uint8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.engines.null import NullEngine, null_served
 from model_store.engines.validation import Images
 from shared.settings import Settings
-from worker.loading import Served
+from worker.models.loading import Served
 
 # Chosen, not measured: a batch of 16 takes 11.6 ms, so one worker does 1,379 images/s, and several of them come to the
 # limits of a server and of a few cores within a handful of processes. What matters is the curve, not its scale.

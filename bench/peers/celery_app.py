@@ -18,7 +18,7 @@ from bench.contenders.no_queue import decode_rows
 from shared import keys
 from shared.server.connection import connect
 from shared.settings import Settings
-from worker.loading import Served, load_served
+from worker.models.loading import Served, load_served
 
 TASK = "classify"
 # The last images of a run wait at most so long for their batch to fill.

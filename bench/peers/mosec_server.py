@@ -16,7 +16,7 @@ from mosec import Server, Worker
 from bench.contenders.no_queue import decode_rows
 from model_store.engines.loading import usable_cores
 from shared.settings import load_settings
-from worker.loading import load_served
+from worker.models.loading import load_served
 
 # mosec's default; a full batch doesn't wait for it, and under this load most are full.
 MAX_WAIT_MS = 10

@@ -15,7 +15,7 @@ from bench.engines.null import NullEngine, null_served
 from bench.engines.simulated import SimulatedEngine
 from shared.settings import Settings
 from tests.worker import kit
-from worker.loading import Served
+from worker.models.loading import Served
 
 MEETINGS = 2
 

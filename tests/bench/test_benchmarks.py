@@ -27,7 +27,7 @@ from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
 from tests.bench.meeting import meeting_simulated_served
-from worker.loading import Served
+from worker.models.loading import Served
 
 SIZE = "64x48"
 

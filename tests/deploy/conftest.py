@@ -18,7 +18,7 @@ from shared.settings import Settings
 from tests.conftest import BOTTLES
 from tests.deploy.live import Prometheus, real_prometheus, real_worker, wait_until
 from tests.deploy.manifests import missing_tool
-from tests.worker.versions import NAME, Versions
+from tests.worker.models.versions import NAME, Versions
 
 # A rate needs samples on both sides of an increase, so the bottles come in rounds with a scrape after each.
 ROUNDS = 4

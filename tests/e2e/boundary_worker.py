@@ -19,7 +19,7 @@ from typing import Any
 from bench.engines.null import NoDecoder, NullEngine, null_served
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from worker.loading import Served
+from worker.models.loading import Served
 from worker.service import WorkerService
 
 

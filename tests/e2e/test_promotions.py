@@ -18,7 +18,7 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.conftest import BOTTLES
 from tests.e2e.kit import answers, metric, ready, stop, wait_until, worker
-from tests.worker.versions import NAME, Versions, own_versions
+from tests.worker.models.versions import NAME, Versions, own_versions
 
 LINE = "line-1"
 SWAPS = 50

@@ -40,14 +40,14 @@ from worker.compare import Comparisons
 from worker.decide import Decider
 from worker.finish import Finisher
 from worker.items import Claimed, Decoded, Lease, Peer, Ticket
-from worker.loading import Served
+from worker.models.loading import Served
+from worker.models.routing import Model, Serving, Slot, Trial
 from worker.observe.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.leases import Inflight, LeaseKeeper
 from worker.rq.processes import Processes
 from worker.service import WorkerService
-from worker.serving import Model, Serving, Slot, Trial
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.

@@ -19,7 +19,7 @@ import sortline
 from model_store.engines.loading import Engine
 from shared.settings import Settings
 from worker import service
-from worker.loading import Served, load_served
+from worker.models.loading import Served, load_served
 
 
 class SlowEngine:

@@ -18,7 +18,7 @@ from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from worker import service
-from worker.loading import Served
+from worker.models.loading import Served
 from worker.observe import watchdog
 
 _stuck = threading.Event()

@@ -13,7 +13,7 @@ from tests.worker import kit
 from tests.worker.kit import decoded
 from worker.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
 from worker.items import Batch
-from worker.serving import Model
+from worker.models.routing import Model
 
 WALL = 1_700_000_000.0
 

@@ -14,7 +14,7 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from worker import pipeline as pipeline_step
 from worker.budget import Budget
-from worker.serving import Serving
+from worker.models.routing import Serving
 
 
 def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:

@@ -14,8 +14,8 @@ from tests.worker.kit import Heard, ToneEngine
 from worker.compare import PIECE_S, REMEMBERED_S, Comparer, Room
 from worker.infer import Answered, infer
 from worker.items import Peer
+from worker.models.routing import Model, Serving, Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.serving import Model, Serving, Slot, Trial
 
 FOREVER = float("inf")
 

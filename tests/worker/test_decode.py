@@ -14,7 +14,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX, halves, picture, ticket
 from worker.decode import decode_for_peer, decode_ticket
-from worker.serving import Model, Route, Trial
+from worker.models.routing import Model, Route, Trial
 
 LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)
 

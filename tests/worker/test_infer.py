@@ -14,7 +14,7 @@ from tests.worker import kit
 from tests.worker.kit import ToneEngine
 from worker.infer import Answered, Row, infer, rescue
 from worker.items import Peer
-from worker.serving import Trial
+from worker.models.routing import Trial
 
 
 def test_rows_come_in_the_order_of_the_items() -> None:

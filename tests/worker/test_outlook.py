@@ -11,8 +11,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.batch import FINISH_MARGIN_S
+from worker.models.routing import Model
 from worker.outlook import Outlook
-from worker.serving import Model
 
 
 class Clock:

@@ -26,7 +26,7 @@ from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX
-from tests.worker.versions import Versions, own_versions
+from tests.worker.models.versions import Versions, own_versions
 from worker.service import WorkerService
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -21,7 +21,7 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.loading import load_served
+from worker.models.loading import load_served
 
 PICTURES = [picture(*tones, blue=blue) for *tones, blue in ((0, 0, 0), (250, 3, 90), (128, 127, 0), (9, 200, 250))]
 

@@ -13,7 +13,7 @@ import redis
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.loading import Served
+from worker.models.loading import Served
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Loops
 from worker.service import WorkerService

@@ -11,8 +11,8 @@ from model_store.bundle.files import Bundle
 from model_store.registry.registry import ModelStore
 from shared.settings import Settings
 from tests.worker import kit
-from worker import loading
-from worker.loading import as_model, load_bundle, measure
+from worker.models import loading
+from worker.models.loading import as_model, load_bundle, measure
 
 
 class Slow(kit.ToneEngine):

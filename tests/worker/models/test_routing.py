@@ -7,8 +7,8 @@ import pytest
 from model_store.registry.canary import Canary
 from tests.worker import kit
 from tests.worker.observe.test_metrics import samples
+from worker.models.routing import Serving, Slot, Trial, position
 from worker.observe.metrics import Metrics
-from worker.serving import Serving, Slot, Trial, position
 
 JOBS = [kit.image_job(f"job-{number}") for number in range(4000)]
 OLD, NEW = kit.model(version=3), kit.model(version=4)

@@ -17,13 +17,13 @@ from shared.errors import BadBundle, BadSetting, StoreAway
 from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
-from tests.worker.versions import NAME, Versions, other_golden_answers, own_versions
+from tests.worker.models.versions import NAME, Versions, other_golden_answers, own_versions
 from worker.canary import CanaryBook
-from worker.follow import UNSEEN_REFUSED_S, Follower
-from worker.follow import Versions as Followed
-from worker.loading import as_model, load_bundle, load_served
+from worker.models.follower import UNSEEN_REFUSED_S, Follower
+from worker.models.follower import Versions as Followed
+from worker.models.loading import as_model, load_bundle, load_served
+from worker.models.routing import Model, Serving, Slot
 from worker.observe.metrics import Metrics
-from worker.serving import Model, Serving, Slot
 
 
 class Post:

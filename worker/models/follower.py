@@ -24,8 +24,8 @@ import redis
 from model_store.registry.canary import Canary
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
 from worker.canary import CanaryBook
+from worker.models.routing import Model, Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.serving import Model, Slot, Trial
 
 log = logging.getLogger("sortline.follow")
 

@@ -16,7 +16,7 @@ from worker.batch import BatchCost
 from worker.buffer import BATCHES_HELD, BatchBuffer
 from worker.decide import Decider
 from worker.decode import Decoder
-from worker.serving import Model
+from worker.models.routing import Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The models that a worker serves: loading, routing, following the registry."""
