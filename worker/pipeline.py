@@ -43,8 +43,8 @@ from worker.batch import Batcher
 from worker.budget import Budget
 from worker.buffer import BATCHES_HELD
 from worker.cache import ResultCache
+from worker.canary.comparer import Comparer, Comparisons
 from worker.claim import MAX_ENCODED_BYTES, Claimer
-from worker.compare import Comparer, Comparisons
 from worker.decide import Decider, Spent
 from worker.decode import decode_for_peer, decode_ticket
 from worker.finish import Finisher

@@ -25,7 +25,8 @@ from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.cache import ResultCache
-from worker.canary import CanaryBook
+from worker.canary.recorder import Recorder
+from worker.canary.tally import CanaryBook
 from worker.claim import Claimer
 from worker.finish import Finisher
 from worker.models.follower import Follower
@@ -33,7 +34,6 @@ from worker.models.loading import Served, as_model, load_bundle, load_served, me
 from worker.models.routing import Model, Serving, Slot
 from worker.observe.metrics import Metrics, QueueGauges
 from worker.pipeline import Parts, Pipeline
-from worker.record import Recorder
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.leases import Inflight, LeaseKeeper
 from worker.rq.maintenance import Upkeep

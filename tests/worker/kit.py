@@ -34,9 +34,9 @@ from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost
 from worker.buffer import BatchBuffer, Place
 from worker.cache import ResultCache
-from worker.canary import Comparison
+from worker.canary.comparer import Comparisons
+from worker.canary.tally import Comparison
 from worker.claim import Claimer
-from worker.compare import Comparisons
 from worker.decide import Decider
 from worker.finish import Finisher
 from worker.items import Claimed, Decoded, Lease, Peer, Ticket

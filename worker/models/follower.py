@@ -23,7 +23,7 @@ import redis
 
 from model_store.registry.canary import Canary
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
-from worker.canary import CanaryBook
+from worker.canary.tally import CanaryBook
 from worker.models.routing import Model, Slot, Trial
 from worker.observe.metrics import Metrics
 

@@ -23,7 +23,7 @@ from prometheus_client.utils import floatToGoString
 from shared import keys
 from shared.schemas import ModelRef, SortResult
 from shared.server.error_translation import is_wrong_type
-from worker.canary import Comparison
+from worker.canary.tally import Comparison
 from worker.claim import epoch
 
 # Dense from 1 ms to 1 s, where the deadlines are; the last ones catch a backlog.

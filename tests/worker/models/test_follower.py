@@ -18,7 +18,7 @@ from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from tests.worker.models.versions import NAME, Versions, other_golden_answers, own_versions
-from worker.canary import CanaryBook
+from worker.canary.tally import CanaryBook
 from worker.models.follower import UNSEEN_REFUSED_S, Follower
 from worker.models.follower import Versions as Followed
 from worker.models.loading import as_model, load_bundle, load_served

@@ -15,10 +15,10 @@ from shared.schemas import ModelRef
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
-from worker.canary import Answer, CanaryBook, Comparison, Totals, is_outvoted
+from worker.canary.recorder import MAX_QUEUED, Recorder
+from worker.canary.tally import Answer, CanaryBook, Comparison, Totals, is_outvoted
 from worker.models.routing import Serving, Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.record import MAX_QUEUED, Recorder
 
 CANARY = Canary(version=4, share=0.5, max_disagreement=0.1, min_images=20, started_at=1700000000.123456)
 KEY = "sortline:canary:tone:4:1700000000.123456"

@@ -17,7 +17,7 @@ import redis
 from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from shared.server.error_translation import explain
-from worker.canary import CanaryBook, Comparison, Totals, is_outvoted
+from worker.canary.tally import CanaryBook, Comparison, Totals, is_outvoted
 from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
 

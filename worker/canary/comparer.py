@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from shared.errors import EngineFailed
-from worker.canary import Answer, Comparison, agree
+from worker.canary.tally import Answer, Comparison, agree
 from worker.infer import Row, infer
 from worker.items import Decoded, Peer
 from worker.models.routing import Slot, Trial

@@ -11,7 +11,7 @@ from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import Heard, ToneEngine
-from worker.compare import PIECE_S, REMEMBERED_S, Comparer, Room
+from worker.canary.comparer import PIECE_S, REMEMBERED_S, Comparer, Room
 from worker.infer import Answered, infer
 from worker.items import Peer
 from worker.models.routing import Model, Serving, Slot, Trial

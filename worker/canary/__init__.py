@@ -1,0 +1,1 @@
+"""A new version tried beside the one in service: compared, counted, ended."""
