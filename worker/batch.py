@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.items import Batch, Decoded
+from worker.state.jobs import Batch, Decoded
 
 if TYPE_CHECKING:
     from worker.models.routing import Model

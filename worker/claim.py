@@ -20,9 +20,9 @@ from shared.images.decoding import MAX_BYTES
 from shared.images.limits import check_length
 from shared.jobs import MAX_ATTEMPTS
 from shared.server.raw_connection import Wire
-from worker.items import Claimed, Lease
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
+from worker.state.jobs import Claimed, Lease
 
 # Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
 # not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it. While the

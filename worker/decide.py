@@ -14,7 +14,7 @@ from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
-from worker.items import Ticket
+from worker.state.jobs import Ticket
 
 _NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
 

@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadImage
-from worker.buffer import Pixels
-from worker.items import Decoded, Peer, Ticket
+from worker.state.jobs import Decoded, Peer, Ticket
+from worker.state.pixel_buffer import Pixels
 
 if TYPE_CHECKING:
-    from worker.cache import Key
     from worker.models.routing import Route
+    from worker.state.result_cache import Key
 
 log = logging.getLogger("sortline.decode")
 

@@ -20,9 +20,9 @@ from shared.server.error_translation import translate
 from shared.server.raw_connection import Wire
 from shared.settings import Settings
 from worker.claim import stamp
-from worker.items import Done, Ending
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
+from worker.state.jobs import Done, Ending
 
 log = logging.getLogger("sortline.finish")
 

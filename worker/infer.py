@@ -15,8 +15,8 @@ import numpy as np
 from model_store.engines.loading import Engine
 from model_store.engines.validation import Images, check_answer
 from shared.errors import EngineFailed
-from worker.buffer import Place
-from worker.items import Decoded
+from worker.state.jobs import Decoded
+from worker.state.pixel_buffer import Place
 
 if TYPE_CHECKING:
     from worker.models.routing import Trial

@@ -16,7 +16,7 @@ from shared import keys
 from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
-from worker.items import Claimed, Ticket
+from worker.state.jobs import Claimed, Ticket
 
 # An ImageJob takes less than a kilobyte. Longer data, packed or not, is no ImageJob and might fill the memory.
 # worker/rq/scripts/common.lua has the same number.

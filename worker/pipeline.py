@@ -40,9 +40,6 @@ import redis
 from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.batch import Batcher
-from worker.budget import Budget
-from worker.buffer import BATCHES_HELD
-from worker.cache import ResultCache
 from worker.canary.comparer import Comparer, Comparisons
 from worker.claim import MAX_ENCODED_BYTES, Claimer
 from worker.decide import Decider, Spent
@@ -50,13 +47,16 @@ from worker.decode import decode_for_peer, decode_ticket
 from worker.finish import Finisher
 from worker.infer import Answered, infer, rescue
 from worker.intake import admit
-from worker.items import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.models.routing import Slot
 from worker.observe.metrics import EngineClock, Metrics
 from worker.observe.supervisor import Loops
 from worker.observe.watchdog import Watchdog
-from worker.outlook import Outlook
 from worker.rq.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
+from worker.state.byte_budget import Budget
+from worker.state.jobs import Batch, Claimed, Decoded, Done, Ending, Ticket
+from worker.state.latency_estimator import Outlook
+from worker.state.pixel_buffer import BATCHES_HELD
+from worker.state.result_cache import ResultCache
 
 log = logging.getLogger("sortline.pipeline")
 

@@ -24,7 +24,6 @@ from shared.server.connection import check, connect
 from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
-from worker.cache import ResultCache
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryBook
 from worker.claim import Claimer
@@ -40,6 +39,7 @@ from worker.rq.maintenance import Upkeep
 from worker.rq.processes import find_processes
 from worker.rq.registration import PresenceThread, worker_name
 from worker.rq.sweep import Sweeper
+from worker.state.result_cache import ResultCache
 
 log = logging.getLogger("sortline.worker")
 

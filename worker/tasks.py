@@ -26,9 +26,9 @@ from worker.decide import Spent
 from worker.decode import decode_ticket
 from worker.infer import infer
 from worker.intake import check_identity
-from worker.items import Claimed, Lease, Ticket
 from worker.models.loading import Served, as_model, load_served
 from worker.models.routing import Model, Route
+from worker.state.jobs import Claimed, Lease, Ticket
 
 _loaded: tuple[Served, Settings] | None = None
 

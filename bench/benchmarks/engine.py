@@ -20,7 +20,7 @@ from model_store.engines.loading import Engine, EngineName, open_engine, runnabl
 from model_store.registry.registry import open_store
 from shared.errors import SortlineError
 from shared.settings import Settings
-from worker.buffer import Pixels
+from worker.state.pixel_buffer import Pixels
 
 BATCH_SIZES = (1, 4, 16, 64)
 # Of one engine at one batch size, in one round: at least so long, and at least so many batches.

@@ -17,8 +17,8 @@ from bench.contenders.sortline_worker import CAMERA, in_process
 from bench.rates import rate_between
 from model_store.engines.loading import Engine
 from shared.settings import Settings
-from worker.buffer import Pixels
 from worker.models.loading import Served, load_served
+from worker.state.pixel_buffer import Pixels
 
 # As the worker: one batch in the engine, one decoded, one being decoded.
 _AHEAD = 2

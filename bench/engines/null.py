@@ -13,8 +13,8 @@ from model_store.bundle.policy import Policy
 from model_store.engines.loading import EngineName
 from model_store.engines.validation import Images
 from shared.settings import Settings
-from worker.buffer import Pixels
 from worker.models.loading import Served
+from worker.state.pixel_buffer import Pixels
 
 CLASSES = ("good", "no cap")
 _PIXELS = np.zeros((1, 1, 3), np.uint8)

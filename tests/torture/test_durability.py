@@ -24,8 +24,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from torture.server import TortureServer
-from worker.items import Done, Ending
 from worker.rq.leases import Inflight
+from worker.state.jobs import Done, Ending
 
 LINE = "l1"
 

@@ -32,14 +32,11 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.batch import BatchCost
-from worker.buffer import BatchBuffer, Place
-from worker.cache import ResultCache
 from worker.canary.comparer import Comparisons
 from worker.canary.tally import Comparison
 from worker.claim import Claimer
 from worker.decide import Decider
 from worker.finish import Finisher
-from worker.items import Claimed, Decoded, Lease, Peer, Ticket
 from worker.models.loading import Served
 from worker.models.routing import Model, Serving, Slot, Trial
 from worker.observe.metrics import Metrics
@@ -48,6 +45,9 @@ from worker.rq.broken_keys import BrokenKeys
 from worker.rq.leases import Inflight, LeaseKeeper
 from worker.rq.processes import Processes
 from worker.service import WorkerService
+from worker.state.jobs import Claimed, Decoded, Lease, Peer, Ticket
+from worker.state.pixel_buffer import BatchBuffer, Place
+from worker.state.result_cache import ResultCache
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.

@@ -12,8 +12,8 @@ import pytest
 from tests.worker import kit
 from tests.worker.kit import decoded
 from worker.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
-from worker.items import Batch
 from worker.models.routing import Model
+from worker.state.jobs import Batch
 
 WALL = 1_700_000_000.0
 

@@ -12,7 +12,7 @@ from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.worker import kit
 from worker.decide import Decider, Spent
-from worker.items import Lease, Ticket
+from worker.state.jobs import Lease, Ticket
 
 CAPTURED_AT = 1_700_000_000.0
 GOOD, NO_CAP, DISFIGURED = [0.9, 0.05, 0.05], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]

@@ -13,8 +13,8 @@ from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
 from worker.infer import Answered, Row, infer, rescue
-from worker.items import Peer
 from worker.models.routing import Trial
+from worker.state.jobs import Peer
 
 
 def test_rows_come_in_the_order_of_the_items() -> None:

@@ -13,7 +13,7 @@ from torture.feeder import Feeding
 from torture.plant import Plant
 from torture.processes import WorkerProcess, wait_until
 from torture.worker_program import NULL_IMAGES_PER_S
-from worker.buffer import BATCHES_HELD
+from worker.state.pixel_buffer import BATCHES_HELD
 
 WORKERS = 2
 OVERLOAD = 3

@@ -13,10 +13,10 @@ from model_store.engines.loading import Engine, open_engine
 from model_store.registry.registry import open_store
 from shared.settings import Settings
 from worker.batch import BatchCost
-from worker.buffer import BATCHES_HELD, BatchBuffer
 from worker.decide import Decider
 from worker.decode import Decoder
 from worker.models.routing import Model
+from worker.state.pixel_buffer import BATCHES_HELD, BatchBuffer
 
 
 @dataclass(frozen=True, slots=True)

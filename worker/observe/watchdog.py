@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from worker.items import Lease
 from worker.observe.supervisor import Loops
 from worker.rq.leases import Inflight, LeaseKeeper
+from worker.state.jobs import Lease
 
 log = logging.getLogger("sortline.watchdog")
 

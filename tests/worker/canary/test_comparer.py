@@ -13,9 +13,9 @@ from tests.worker import kit
 from tests.worker.kit import Heard, ToneEngine
 from worker.canary.comparer import PIECE_S, REMEMBERED_S, Comparer, Room
 from worker.infer import Answered, infer
-from worker.items import Peer
 from worker.models.routing import Model, Serving, Slot, Trial
 from worker.observe.metrics import Metrics
+from worker.state.jobs import Peer
 
 FOREVER = float("inf")
 

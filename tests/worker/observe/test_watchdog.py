@@ -13,13 +13,13 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame, picture
-from worker.items import Done
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Loops
 from worker.observe.watchdog import CONFIRM_S, Watchdog
 from worker.pipeline import Pipeline
 from worker.rq.leases import Inflight
+from worker.state.jobs import Done
 
 POISON = picture(1, 2, blue=3)
 

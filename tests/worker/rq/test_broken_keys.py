@@ -20,9 +20,9 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
-from worker.items import Claimed, Ending
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.leases import Inflight
+from worker.state.jobs import Claimed, Ending
 
 STREAM_END = "18446744073709551615-18446744073709551615"
 BAD, GOOD_COUNT = 5, 15  # the bad job's place among the good ones

@@ -21,10 +21,10 @@ from tests.worker.kit import Gate, ToneEngine, frame
 from tests.worker.rq.test_refusing_servers import restricted  # noqa: F401  # a fixture
 from tests.worker.rq.test_scripts import done, everything, ids, leases, queued
 from tests.worker.test_pipeline import sample
-from worker.items import Claimed
 from worker.rq import local_workers
 from worker.rq.leases import REAP_LIMIT, Inflight, LeaseKeeper
 from worker.rq.processes import Processes, ProcessId
+from worker.state.jobs import Claimed
 
 PROC = Path("/proc")
 SCOPE = "this-host"

@@ -14,8 +14,8 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, everything, expire, ids, leases, queued
 from torture.proxy import Proxy, proxy_to
-from worker.items import Ending
 from worker.rq.leases import Inflight
+from worker.state.jobs import Ending
 
 
 @pytest.fixture

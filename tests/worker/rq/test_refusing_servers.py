@@ -15,8 +15,8 @@ from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, everything, ids
 from torture.proxy import proxy_to
 from worker.finish import Finisher
-from worker.items import Claimed, Done, Ending, Lease
 from worker.rq.leases import Inflight
+from worker.state.jobs import Claimed, Done, Ending, Lease
 
 STEPS = ("claim", "finish", "renew", "release", "reap")
 

@@ -19,8 +19,8 @@ from tests.worker.kit import frame, picture
 from worker.claim import Claim, Claimer
 from worker.decide import Decider, Spent
 from worker.intake import admit
-from worker.items import Claimed, Done, Ending, Lease
 from worker.rq.leases import Inflight, LeaseKeeper
+from worker.state.jobs import Claimed, Done, Ending, Lease
 
 
 def claim(settings: Settings, limit: int = 100, **fields: int) -> list[Claimed]:

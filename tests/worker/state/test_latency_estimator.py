@@ -12,7 +12,7 @@ from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.batch import FINISH_MARGIN_S
 from worker.models.routing import Model
-from worker.outlook import Outlook
+from worker.state.latency_estimator import Outlook
 
 
 class Clock:

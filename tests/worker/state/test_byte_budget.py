@@ -13,8 +13,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
 from worker import pipeline as pipeline_step
-from worker.budget import Budget
 from worker.models.routing import Serving
+from worker.state.byte_budget import Budget
 
 
 def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from worker.buffer import BatchBuffer, Place
+from worker.state.pixel_buffer import BatchBuffer, Place
 
 
 def filled(buffer: BatchBuffer, count: int) -> list[Place]:

@@ -7,12 +7,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from shared.schemas import ImageJob, SortResult
-from worker.buffer import Pixels, Place
+from worker.state.pixel_buffer import Pixels, Place
 
 if TYPE_CHECKING:
     from shared.errors import BadImage
-    from worker.cache import Key
     from worker.models.routing import Model, Trial
+    from worker.state.result_cache import Key
 
 
 @dataclass(frozen=True, slots=True)

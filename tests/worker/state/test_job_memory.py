@@ -12,7 +12,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
 
-SIZING = (Path(__file__).parent.parent.parent / "docs" / "sizing.md").read_text()
+SIZING = (Path(__file__).parents[3] / "docs" / "sizing.md").read_text()
 # Enough that what connections and the server's own tables take doesn't show.
 JOBS = 1_000
 
