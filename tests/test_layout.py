@@ -130,8 +130,10 @@ def test_every_package_is_looked_at() -> None:
 
 
 def test_the_rule_would_be_noticed_if_broken() -> None:
-    assert broken_rule("def f():\n    from producer import LineProducer", "worker.claim") == ["producer.LineProducer"]
-    assert broken_rule("import worker.claim", "producer.submit") == ["worker.claim"]
+    assert broken_rule("def f():\n    from producer import LineProducer", "worker.steps.claim") == [
+        "producer.LineProducer"
+    ]
+    assert broken_rule("import worker.steps.claim", "producer.submit") == ["worker.steps.claim"]
     assert broken_rule("from model_store.train import train", "worker.tasks") == ["model_store.train.train"]
     assert broken_rule("from model_store import train", "worker.tasks") == ["model_store.train"]
     assert (

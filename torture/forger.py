@@ -18,7 +18,7 @@ from torture.ledger import submission_of
 from torture.plant import Plant
 from torture.processes import wait_until
 from torture.sender import Sender
-from worker.claim import stamp
+from worker.steps.claim import stamp
 
 STREAM_END = "18446744073709551615-18446744073709551615"
 IMAGE_TTL_S = 600

@@ -26,10 +26,10 @@ from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from torture.images import MARKS
 from torture.lifeline import end_with_caller
-from worker.decode import Decoder
 from worker.models.loading import Served, load_served
 from worker.service import WorkerService
 from worker.state.pixel_buffer import Pixels
+from worker.steps.decode import Decoder
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"

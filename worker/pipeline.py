@@ -39,14 +39,7 @@ import redis
 
 from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
-from worker.batch import Batcher
 from worker.canary.comparer import Comparer, Comparisons
-from worker.claim import MAX_ENCODED_BYTES, Claimer
-from worker.decide import Decider, Spent
-from worker.decode import decode_for_peer, decode_ticket
-from worker.finish import Finisher
-from worker.infer import Answered, infer, rescue
-from worker.intake import admit
 from worker.models.routing import Slot
 from worker.observe.metrics import EngineClock, Metrics
 from worker.observe.supervisor import Loops
@@ -57,6 +50,13 @@ from worker.state.jobs import Batch, Claimed, Decoded, Done, Ending, Ticket
 from worker.state.latency_estimator import Outlook
 from worker.state.pixel_buffer import BATCHES_HELD
 from worker.state.result_cache import ResultCache
+from worker.steps.admit import admit
+from worker.steps.batch import Batcher
+from worker.steps.claim import MAX_ENCODED_BYTES, Claimer
+from worker.steps.decide import Decider, Spent
+from worker.steps.decode import decode_for_peer, decode_ticket
+from worker.steps.finish import Finisher
+from worker.steps.infer import Answered, infer, rescue
 
 log = logging.getLogger("sortline.pipeline")
 

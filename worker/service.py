@@ -26,8 +26,6 @@ from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryBook
-from worker.claim import Claimer
-from worker.finish import Finisher
 from worker.models.follower import Follower
 from worker.models.loading import Served, as_model, load_bundle, load_served, measure
 from worker.models.routing import Model, Serving, Slot
@@ -40,6 +38,8 @@ from worker.rq.processes import find_processes
 from worker.rq.registration import PresenceThread, worker_name
 from worker.rq.sweep import Sweeper
 from worker.state.result_cache import ResultCache
+from worker.steps.claim import Claimer
+from worker.steps.finish import Finisher
 
 log = logging.getLogger("sortline.worker")
 

@@ -21,14 +21,14 @@ from shared.errors import BadImage, BadJob, EngineFailed
 from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
-from worker.claim import max_attempts_in, refusal_by_length
-from worker.decide import Spent
-from worker.decode import decode_ticket
-from worker.infer import infer
-from worker.intake import check_identity
 from worker.models.loading import Served, as_model, load_served
 from worker.models.routing import Model, Route
 from worker.state.jobs import Claimed, Lease, Ticket
+from worker.steps.admit import check_identity
+from worker.steps.claim import max_attempts_in, refusal_by_length
+from worker.steps.decide import Spent
+from worker.steps.decode import decode_ticket
+from worker.steps.infer import infer
 
 _loaded: tuple[Served, Settings] | None = None
 

@@ -18,8 +18,8 @@ from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from shared.server.connection import connect
 from shared.server.raw_connection import Wire
 from shared.settings import Settings
-from worker.claim import MAX_ENCODED_BYTES, stamp
 from worker.rq import scripts
+from worker.steps.claim import MAX_ENCODED_BYTES, stamp
 
 # Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
 STEP_JOBS = 32

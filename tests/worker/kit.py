@@ -31,12 +31,8 @@ from shared.schemas import ImageJob, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
-from worker.batch import BatchCost
 from worker.canary.comparer import Comparisons
 from worker.canary.tally import Comparison
-from worker.claim import Claimer
-from worker.decide import Decider
-from worker.finish import Finisher
 from worker.models.loading import Served
 from worker.models.routing import Model, Serving, Slot, Trial
 from worker.observe.metrics import Metrics
@@ -48,6 +44,10 @@ from worker.service import WorkerService
 from worker.state.jobs import Claimed, Decoded, Lease, Peer, Ticket
 from worker.state.pixel_buffer import BatchBuffer, Place
 from worker.state.result_cache import ResultCache
+from worker.steps.batch import BatchCost
+from worker.steps.claim import Claimer
+from worker.steps.decide import Decider
+from worker.steps.finish import Finisher
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.

@@ -16,10 +16,10 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Clock, Gate, ToneEngine, frame, picture
-from worker.claim import Claim
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
 from worker.state.jobs import Claimed
+from worker.steps.claim import Claim
 
 # A deadline that no machine is too slow for: it passes when a test's clock says so.
 HOUR_MS = 3_600_000.0

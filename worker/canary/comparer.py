@@ -21,10 +21,10 @@ from typing import NamedTuple, Protocol
 
 from shared.errors import EngineFailed
 from worker.canary.tally import Answer, Comparison, agree
-from worker.infer import Row, infer
 from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
 from worker.state.jobs import Decoded, Peer
+from worker.steps.infer import Row, infer
 
 log = logging.getLogger("sortline.compare")
 

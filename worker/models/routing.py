@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from model_store.bundle.manifest import Manifest
 from model_store.engines.loading import Engine
 from shared.schemas import ImageJob
-from worker.batch import BatchCost
-from worker.decide import Decider
-from worker.decode import Decoder
 from worker.observe.metrics import Metrics
 from worker.state.pixel_buffer import BatchBuffer
+from worker.steps.batch import BatchCost
+from worker.steps.decide import Decider
+from worker.steps.decode import Decoder
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary

@@ -24,7 +24,7 @@ from shared import keys
 from shared.schemas import ModelRef, SortResult
 from shared.server.error_translation import is_wrong_type
 from worker.canary.tally import Comparison
-from worker.claim import epoch
+from worker.steps.claim import epoch
 
 # Dense from 1 ms to 1 s, where the deadlines are; the last ones catch a backlog.
 LATENCY_BUCKETS_S = (

@@ -14,12 +14,12 @@ import redis
 
 from shared import keys
 from shared.server.raw_connection import Wire
-from worker.claim import parse_claimed, stamp
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.local_workers import LocalWorkers
 from worker.rq.processes import Processes
 from worker.state.jobs import Claimed, Lease
+from worker.steps.claim import parse_claimed, stamp
 
 log = logging.getLogger("sortline.leases")
 

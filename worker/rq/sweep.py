@@ -16,8 +16,8 @@ import redis
 from shared import keys
 from shared.server.error_translation import explain
 from shared.server.raw_connection import Wire
-from worker.claim import stamp
 from worker.rq import scripts
+from worker.steps.claim import stamp
 
 log = logging.getLogger("sortline.sweep")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.batch import FINISH_MARGIN_S
+from worker.steps.batch import FINISH_MARGIN_S
 
 if TYPE_CHECKING:
     from worker.models.routing import Model

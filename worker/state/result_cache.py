@@ -16,8 +16,8 @@ from worker.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from shared.schemas import ImageJob
-    from worker.infer import Row
     from worker.models.routing import Route
+    from worker.steps.infer import Row
 
 
 class Key(NamedTuple):

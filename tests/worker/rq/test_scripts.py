@@ -16,11 +16,11 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.claim import Claim, Claimer
-from worker.decide import Decider, Spent
-from worker.intake import admit
 from worker.rq.leases import Inflight, LeaseKeeper
 from worker.state.jobs import Claimed, Done, Ending, Lease
+from worker.steps.admit import admit
+from worker.steps.claim import Claim, Claimer
+from worker.steps.decide import Decider, Spent
 
 
 def claim(settings: Settings, limit: int = 100, **fields: int) -> list[Claimed]:

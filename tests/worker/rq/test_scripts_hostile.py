@@ -12,9 +12,9 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
-from worker.intake import admit
 from worker.rq.leases import Inflight
 from worker.state.jobs import Ending
+from worker.steps.admit import admit
 
 
 @pytest.mark.parametrize("ttl", ["soon", "3.5", "9" * 17, "1e400"])

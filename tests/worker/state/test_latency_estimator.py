@@ -10,9 +10,9 @@ import redis
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker.batch import FINISH_MARGIN_S
 from worker.models.routing import Model
 from worker.state.latency_estimator import Outlook
+from worker.steps.batch import FINISH_MARGIN_S
 
 
 class Clock:

@@ -227,12 +227,12 @@ local function requeue(queue, job_id, now_iso)
   return true
 end
 
--- As in worker/intake.py. Longer data is no job of ours, and is not handed on: it could fill the worker's memory.
+-- As in worker/steps/admit.py. Longer data is no job of ours, and is not handed on: it could fill the worker's memory.
 local MAX_DATA_BYTES = 100000
 -- Nor is more than this of the other fields, all of which are shorter.
 local MAX_FIELD_BYTES = 1000
 
--- What a worker must know of a job, in the order of worker/claim.py, then its status; nil for a job that was deleted, and
+-- What a worker must know of a job, in the order of worker/steps/claim.py, then its status; nil for a job that was deleted, and
 -- for a key that is no job's, which is reported.
 -- Not the image itself: bytes that go through Lua are copied three times more, while the server does nothing else.
 local function describe(queue, job_id, execution_id)

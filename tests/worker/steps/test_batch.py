@@ -11,9 +11,9 @@ import pytest
 
 from tests.worker import kit
 from tests.worker.kit import decoded
-from worker.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
 from worker.models.routing import Model
 from worker.state.jobs import Batch
+from worker.steps.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
 
 WALL = 1_700_000_000.0
 

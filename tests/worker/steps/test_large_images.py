@@ -13,7 +13,7 @@ from shared.errors import BadJob
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.intake import MAX_CALL_BYTES, admit
+from worker.steps.admit import MAX_CALL_BYTES, admit
 
 IMAGE = picture(200)
 FORGED_BYTES = 50_000

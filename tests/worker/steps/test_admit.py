@@ -22,7 +22,7 @@ from shared.jobs import SORT_IMAGE
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, claimed, frame, image_job
-from worker.intake import admit
+from worker.steps.admit import admit
 
 
 def call(function: str = SORT_IMAGE, *arguments: Any, keywords: dict[str, Any] | None = None) -> bytes:

@@ -19,10 +19,10 @@ from shared.errors import CommandRefused
 from shared.server.error_translation import translate
 from shared.server.raw_connection import Wire
 from shared.settings import Settings
-from worker.claim import stamp
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.jobs import Done, Ending
+from worker.steps.claim import stamp
 
 log = logging.getLogger("sortline.finish")
 

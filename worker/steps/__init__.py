@@ -1,0 +1,1 @@
+"""The steps of the pipeline, in order: claim, admit, decode, batch, infer, decide, finish."""
