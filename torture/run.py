@@ -25,9 +25,9 @@ from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
-from torture.checker import Breach, lost_by_server
-from torture.plant import Plant, PlantOptions, Say, times_to_result
-from torture.server import TortureServer
+from torture.history.checker import Breach, lost_by_server
+from torture.plant.plant import Plant, PlantOptions, Say, times_to_result
+from torture.server.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills,

@@ -1,9 +1,9 @@
 """Other ways to do the same work, measured beside Sortline with `sortline bench --peers`.
 
-Each has the same images, the same decoder and model (`worker.models.loading`), the same cores and, where it has a queue,
-the same server; it is set up as its own documentation says is fastest. celery-batches and mosec answer with less than a
-SortResult. RQ's own workers do all that Sortline's does: they run `worker.tasks`, which checks the job, and writes the
-same SortResult for RQ and for the line's stream.
+Each has the same images, the same decoder and model (`worker.models.loading`), the same cores and, where it has a
+queue, the same server; it is set up as its own documentation says is fastest. celery-batches and mosec answer with
+less than a SortResult. RQ's own workers do all that Sortline's does: they run `worker.tasks`, which checks the job,
+and writes the same SortResult for RQ and for the line's stream.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
 from tests.e2e.kit import PATIENCE_S, running, wait_until
 from tests.worker import kit
-from torture.proxy import Moment, Proxy, proxy_to
+from torture.server.proxy import Moment, Proxy, proxy_to
 from worker import pipeline
 from worker.rq import scripts
 

@@ -19,7 +19,7 @@ from shared import keys
 from shared.errors import BadSetting, ServerAway
 from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
-from torture.server_states import configured
+from torture.server.states import configured
 
 
 class Frames:

@@ -19,7 +19,7 @@ from shared.errors import ServerAway
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
 from tests.shared.server.servers import PATIENCE_S, free_port
-from torture.server_states import replica_that_refuses_reads
+from torture.server.states import replica_that_refuses_reads
 
 
 def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:

@@ -19,7 +19,7 @@ from shared.errors import BadSetting, ResultGone, ResultTimeout, ServerAway
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import finish, jpeg, sort_result, write_finished
-from torture.server_states import replica_that_refuses_reads
+from torture.server.states import replica_that_refuses_reads
 
 
 def submitted(settings: Settings, count: int) -> list[str]:

@@ -29,7 +29,7 @@ from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
-from torture.server_states import configured
+from torture.server.states import configured
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from shared.errors import BadSetting, Transient
 from torture import run
 from torture.campaigns.base import Figures, Limits
 from torture.commands import CAMPAIGNS
-from torture.plant import Plant
+from torture.plant.plant import Plant
 from torture.run import COMES_TO_ITS_END, Report, run_campaigns
 
 

@@ -15,10 +15,10 @@ from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.worker import kit
 from torture.campaigns.poison import Marked, Orchestrator, judge
-from torture.follower import Follower
-from torture.images import bad_images
-from torture.leftovers import read_leftovers
-from torture.plant import Plant, PlantOptions
+from torture.history.follower import Follower
+from torture.history.leftovers import read_leftovers
+from torture.plant.images import bad_images
+from torture.plant.plant import Plant, PlantOptions
 
 # what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
 

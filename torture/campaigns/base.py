@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torture.plant import Plant
+from torture.plant.plant import Plant
 
 Figures = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (torture.forgeries)."""
+"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (`torture.forging`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from shared import keys
 from shared.errors import Transient
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.forger import Forger
-from torture.forgeries import FORGERIES
-from torture.leftovers import read_statuses
-from torture.plant import SETTLE_S, Plant
-from torture.processes import WorkerProcess, wait_until
+from torture.forging.forger import Forger
+from torture.forging.forgeries import FORGERIES
+from torture.history.leftovers import read_statuses
+from torture.plant.feeder import Feeding
+from torture.plant.plant import SETTLE_S, Plant
+from torture.plant.processes import WorkerProcess, wait_until
 
 WORKERS = 2
 # Many images in a call, so that workers always hold some.

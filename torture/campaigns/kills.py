@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import wait_until
+from torture.plant.feeder import Feeding
+from torture.plant.plant import Plant
+from torture.plant.processes import wait_until
 
 WORKERS = 4
 FEEDERS = 2

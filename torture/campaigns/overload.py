@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shared import keys
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import WorkerProcess, wait_until
-from torture.worker_program import NULL_IMAGES_PER_S
+from torture.plant.feeder import Feeding
+from torture.plant.plant import Plant
+from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.worker_program import NULL_IMAGES_PER_S
 from worker.state.pixel_buffer import BATCHES_HELD
 
 WORKERS = 2

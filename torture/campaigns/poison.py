@@ -15,12 +15,12 @@ from typing import NamedTuple
 from shared.schemas import Outcome
 from shared.settings import Settings
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.images import MARKS, ImageMaker, bad_images
-from torture.leftovers import read_statuses
-from torture.plant import SETTLE_S, Plant
-from torture.processes import PATIENCE_S, WorkerProcess
-from torture.sender import Sender
+from torture.history.leftovers import read_statuses
+from torture.plant.feeder import Feeding
+from torture.plant.images import MARKS, ImageMaker, bad_images
+from torture.plant.plant import SETTLE_S, Plant
+from torture.plant.processes import PATIENCE_S, WorkerProcess
+from torture.plant.sender import Sender
 
 WORKERS = 3
 FEEDERS = 2

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import redis
 
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.proxy import Proxy, proxy_to
-from torture.server import TortureServer
-from torture.server_states import busy, configured, replica, unable_to_save
+from torture.plant.feeder import Feeding
+from torture.plant.plant import Plant
+from torture.server.proxy import Proxy, proxy_to
+from torture.server.server import TortureServer
+from torture.server.states import busy, configured, replica, unable_to_save
 from worker.rq.scripts import source
 
 WORKERS = 2

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from shared import keys
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import WorkerProcess, wait_until
+from torture.plant.feeder import Feeding
+from torture.plant.plant import Plant
+from torture.plant.processes import WorkerProcess, wait_until
 
 WORKERS = 3
 FEEDERS = 2

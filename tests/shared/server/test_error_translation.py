@@ -17,7 +17,7 @@ from shared.server.embedded import embedded_server
 from shared.server.error_translation import explain, is_wrong_type, server_errors, translate
 from shared.server.raw_connection import Wire
 from tests.shared.server.servers import free_port
-from torture.server_states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
+from torture.server.states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]
 

@@ -11,8 +11,8 @@ from producer import LineProducer
 from producer.submit import PreparedJob
 from shared.errors import QueueFull, ServerAway
 from shared.settings import Settings
-from torture.feeder import Feeder, Feeding
-from torture.ledger import Ledger, read_ledger
+from torture.history.ledger import Ledger, read_ledger
+from torture.plant.feeder import Feeder, Feeding
 
 
 class ScriptedProducer(LineProducer):

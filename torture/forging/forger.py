@@ -13,11 +13,11 @@ from producer.submit import LineProducer
 from shared import keys
 from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.schemas import Outcome
-from torture.images import ImageMaker
-from torture.ledger import submission_of
-from torture.plant import Plant
-from torture.processes import wait_until
-from torture.sender import Sender
+from torture.history.ledger import submission_of
+from torture.plant.images import ImageMaker
+from torture.plant.plant import Plant
+from torture.plant.processes import wait_until
+from torture.plant.sender import Sender
 from worker.steps.claim import stamp
 
 STREAM_END = "18446744073709551615-18446744073709551615"

@@ -1,8 +1,8 @@
-"""The worker of the torture. Run as a process: `python -m torture.worker_program null|real`.
+"""The worker of the torture. Run as a process: `python -m torture.plant.worker_program null|real`.
 
-It is the worker of `sortline worker` with two differences. Its model may be `null`, which takes no processor time. And
-its decoder crashes or hangs on a marked image (`torture.images`), as a faulty native library would; Sortline's own code
-runs unchanged. The decoder records each mark before it obeys it, which proves that it did.
+It is the worker of `sortline worker` with two differences. Its model may be `null`, which takes no processor time. Its
+decoder crashes or hangs on a marked image (`torture.plant.images`), as a faulty native library would; Sortline's own
+code runs unchanged. The decoder records each mark before it obeys it, which proves that it did.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.validation import Images
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from torture.images import MARKS
-from torture.lifeline import end_with_caller
+from torture.plant.images import MARKS
+from torture.plant.lifeline import end_with_caller
 from worker.models.loading import Served, load_served
 from worker.service import WorkerService
 from worker.state.pixel_buffer import Pixels

@@ -17,8 +17,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from shared.schemas import Outcome
-from torture.follower import Entry, Seen
-from torture.ledger import Ledger, Submission
+from torture.history.follower import Entry, Seen
+from torture.history.ledger import Ledger, Submission
 
 # How many cases a breach quotes.
 EXAMPLES = 5

@@ -11,7 +11,7 @@ from producer import Frame, LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from torture.follower import Follower
+from torture.history.follower import Follower
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 After SIGKILL the page cache survives, so a restarted server also finds what it had never synced. A power cut leaves
 only what was synced. How much that was, only the fsyncs tell. So the kernel hands them to the monitor
-(`torture.exec_server`), which notes the file's size, syncs the file, and lets the process go on.
+(`torture.server.exec_server`), which notes the file's size, syncs the file, and lets the process go on.
 
 WAITAOF can't tell: with `appendfsync everysec` it answers before the fsync (redis#13793, and in Valkey 9.1 too).
 """

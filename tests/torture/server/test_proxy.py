@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from shared.server.embedded import embedded_server
 from tests.shared.server.servers import PATIENCE_S, free_port, wait_until
-from torture.proxy import Moment, Proxy, proxy_to
+from torture.server.proxy import Moment, Proxy, proxy_to
 
 DELAY_S = 0.05
 LARGE = b"x" * 3_000_000  # many TCP segments

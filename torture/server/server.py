@@ -24,7 +24,7 @@ from shared.errors import NotFound, ServerAway
 from shared.server.connection import connect
 from shared.server.memory_options import MEMORY_OPTIONS
 from shared.subprocesses import Child
-from torture.fsync_monitor import FsyncMonitor
+from torture.server.fsync_monitor import FsyncMonitor
 
 # Reading a long append-only file on a busy machine takes a while.
 START_TIMEOUT_S = 60.0
@@ -110,7 +110,7 @@ class TortureServer:
             listener.bind(path)
             listener.listen()
             mode = "watched" if self._watches_fsyncs else "plain"
-            self._child = Child([path, mode, *command], log=log, module="torture.exec_server")
+            self._child = Child([path, mode, *command], log=log, module="torture.server.exec_server")
             try:
                 self._adopt(listener, log)
                 self._wait_loaded(log)

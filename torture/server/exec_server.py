@@ -1,11 +1,11 @@
 """A program: sends its process id to its starter, has its fsyncs watched on demand, then becomes the given command.
 
-    python -m torture.exec_server SOCKET plain|watched COMMAND…
+    python -m torture.server.exec_server SOCKET plain|watched COMMAND…
 
-`torture.server` starts it and listens on the Unix socket SOCKET. It gets one message: the process id as text and, for
-`watched`, the file descriptor that `torture.fsync_monitor` reads from. Then each fsync and fdatasync of the command, of
-its threads and of its children waits for the monitor's answer. This is seccomp's user notification (man 2
-seccomp_unotify), which needs no privileges.
+`torture.server.server` starts it and listens on the Unix socket SOCKET. It gets one message: the process id
+as text and, for `watched`, the file descriptor that `torture.server.fsync_monitor` reads from. Then each fsync and
+fdatasync of the command, of its threads and of its children waits for the monitor's answer. This is seccomp's user
+notification (man 2 seccomp_unotify), which needs no privileges.
 """
 
 from __future__ import annotations

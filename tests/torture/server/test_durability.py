@@ -23,7 +23,7 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from torture.server import TortureServer
+from torture.server.server import TortureServer
 from worker.rq.leases import Inflight
 from worker.state.jobs import Done, Ending
 

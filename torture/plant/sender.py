@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from producer.submit import Frame, LineProducer
 from shared.settings import Settings
-from torture.ledger import LedgerWriter, Submission, submission_of
-from torture.plant import Plant
+from torture.history.ledger import LedgerWriter, Submission, submission_of
+from torture.plant.plant import Plant
 
 
 class Sender:

@@ -12,10 +12,10 @@ import redis
 from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
-from torture import plant as plant_module
-from torture.feeder import Feeding
-from torture.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
-from torture.processes import WorkerProcess, wait_until
+from torture.plant import plant as plant_module
+from torture.plant.feeder import Feeding
+from torture.plant.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
+from torture.plant.processes import WorkerProcess, wait_until
 
 
 @pytest.fixture

@@ -7,9 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from torture.checker import PROMISES, RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check, lost_by_server
-from torture.follower import Disagreement, Entry, Seen
-from torture.ledger import Acknowledgement, Ledger, Submission
+from torture.history.checker import (
+    PROMISES,
+    RQ_SUCCESSES,
+    Breach,
+    History,
+    Loss,
+    WorkerCount,
+    breach_of,
+    check,
+    lost_by_server,
+)
+from torture.history.follower import Disagreement, Entry, Seen
+from torture.history.ledger import Acknowledgement, Ledger, Submission
 
 ORDER = ("line-1", "camera-1", 7, 7000, 100.0)
 CALL = Acknowledgement(sent_at=100.0, answered_at=100.2)

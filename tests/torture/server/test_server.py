@@ -15,13 +15,13 @@ import redis
 from shared.errors import NotFound, ServerAway
 from tests.shared.server.servers import wait_until
 from tests.shared.server.test_embedded import alive
-from torture.server import TortureServer
+from torture.server.server import TortureServer
 
 # Starts a server, says its process id, and stays.
 CALLER = """
 import sys, time
 from pathlib import Path
-from torture.server import TortureServer
+from torture.server.server import TortureServer
 with TortureServer(Path(sys.argv[1])) as server:
     print(server.pid, flush=True)
     time.sleep(600)

@@ -9,7 +9,7 @@ from producer import Frame, LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from torture.leftovers import read_leftovers
+from torture.history.leftovers import read_leftovers
 
 
 def left(client: redis.Redis, settings: Settings) -> dict[str, list[str]]:

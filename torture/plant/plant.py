@@ -18,14 +18,14 @@ from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect
 from shared.settings import Settings, environment
-from torture.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
-from torture.feeder import Feeding
-from torture.follower import Entry, Follower, Seen
-from torture.ledger import LedgerWriter, read_ledger
-from torture.leftovers import read_leftovers
-from torture.processes import PATIENCE_S, FeederProcess, Process, WorkerProcess, wait_until
-from torture.server import TortureServer
-from torture.worker_program import MARKS_VARIABLE
+from torture.history.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
+from torture.history.follower import Entry, Follower, Seen
+from torture.history.ledger import LedgerWriter, read_ledger
+from torture.history.leftovers import read_leftovers
+from torture.plant.feeder import Feeding
+from torture.plant.processes import PATIENCE_S, FeederProcess, Process, WorkerProcess, wait_until
+from torture.plant.worker_program import MARKS_VARIABLE
+from torture.server.server import TortureServer
 
 # How long a worker that is told to end may take to finish what it holds.
 DRAIN_S = 30.0

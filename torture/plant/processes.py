@@ -95,7 +95,7 @@ class WorkerProcess(Process):
 
     def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
         log = folder / f"worker-{number:05d}.log"
-        super().__init__("torture.worker_program", engine, log=log, variables=variables)
+        super().__init__("torture.plant.worker_program", engine, log=log, variables=variables)
         self._name: str | None = None
 
     @property
@@ -146,12 +146,14 @@ class WorkerProcess(Process):
 
 
 class FeederProcess(Process):
-    """One producer (`torture.feeder`), and its ledger."""
+    """One producer (`torture.plant.feeder`), and its ledger."""
 
     what = "a producer"
 
     def __init__(self, *arguments: str, ledger: Path, variables: Mapping[str, str]) -> None:
-        super().__init__("torture.feeder", str(ledger), *arguments, log=ledger.with_suffix(".log"), variables=variables)
+        super().__init__(
+            "torture.plant.feeder", str(ledger), *arguments, log=ledger.with_suffix(".log"), variables=variables
+        )
         self._ledger = ledger
 
     @property

@@ -1,4 +1,4 @@
-"""A producer that records what it does. Run as a process: `python -m torture.feeder LEDGER CAMERA SEED FEEDING`.
+"""A producer that records what it does. Run as a process: `python -m torture.plant.feeder LEDGER CAMERA SEED FEEDING`.
 
 It sends images at a fixed rate through `LineProducer`, as a camera does. Images that were not acknowledged
 (`ServerAway`) are sent again, until the feeder is told to end. Only its ledger knows which images were acknowledged.
@@ -16,9 +16,9 @@ from pathlib import Path
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared.errors import CommandRefused, QueueFull, ServerAway
 from shared.settings import load_settings
-from torture.images import ImageMaker
-from torture.ledger import LedgerWriter, Submission, submission_of
-from torture.lifeline import end_with_caller
+from torture.history.ledger import LedgerWriter, Submission, submission_of
+from torture.plant.images import ImageMaker
+from torture.plant.lifeline import end_with_caller
 
 # The wait before images are sent again.
 RETRY_S = 0.1
