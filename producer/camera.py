@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from producer.metrics import SUBMITTED, Fate
 from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
-from shared.errors import BadInput, QueueFull, ServerAway
+from shared.errors import BadInput, QueueFull, RedisUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class Camera:
                 self._count(Fate.REFUSED_FULL, len(refused))
                 self._drops.add(refused, str(error))
                 break
-            except ServerAway as error:
+            except RedisUnavailable as error:
                 away = True
                 log.warning("line %s: %s Next try in %.1f s.", self._options.line, error, wait_s)
                 if self._stop.wait(wait_s):

@@ -13,7 +13,7 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.errors import ServerAway
+from shared.errors import RedisUnavailable
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import is_wrong_type, server_errors
@@ -65,7 +65,7 @@ class ResultStreams:
         """The latest `count` results over all the lines, oldest first.
 
         Raises:
-            ServerAway, BadSetting, CommandRefused: as `server_errors`.
+            RedisUnavailable, BadSetting, CommandRefused: as `server_errors`.
         """
         entries: list[_Entry] = []
         with server_errors(self._url):
@@ -110,7 +110,7 @@ class ResultStreams:
         while not stop.is_set():
             try:
                 results = read()
-            except ServerAway as error:
+            except RedisUnavailable as error:
                 if not is_away:
                     self._on_notice(f"{error} Waiting.")
                 is_away = True

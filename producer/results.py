@@ -20,7 +20,7 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.errors import RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import SortResult
 from shared.server.connection import SOCKET_TIMEOUT_S, connect
 from shared.server.error_translation import is_wrong_type, server_errors
@@ -75,7 +75,7 @@ class ResultReader:
         """The answers found among the next ROUND_JOBS jobs; those without one go to the end of the line.
 
         Raises:
-            ServerAway: the server can't be reached, or can't serve for now; nothing is forgotten.
+            RedisUnavailable: the server can't be reached, or can't serve for now; nothing is forgotten.
             BadSetting, CommandRefused: as `server_errors`.
         """
         asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
@@ -204,16 +204,16 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
     return ordered
 
 
-def _poll(reader: ResultReader) -> tuple[list[Answer], ServerAway | None]:
+def _poll(reader: ResultReader) -> tuple[list[Answer], RedisUnavailable | None]:
     """The answers of one round, or why there was none."""
     try:
         return reader.poll(), None
-    except ServerAway as error:
+    except RedisUnavailable as error:
         return [], error
 
 
 def _timeout(
-    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], away: ServerAway | None
+    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], away: RedisUnavailable | None
 ) -> ResultTimeout:
     return ResultTimeout(
         f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "

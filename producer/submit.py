@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from producer.metrics import CLOCK_OFFSET
 from shared import keys
 from shared.clock import MAX_DEADLINE_S, ServerClock
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import ImageJob, Name
@@ -60,7 +60,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedJob:
-    """A validated frame with its job id, ready to be sent, and to be sent again after `ServerAway`."""
+    """A validated frame with its job id, ready to be sent, and to be sent again after `RedisUnavailable`."""
 
     job_id: str
     queue: str
@@ -117,9 +117,9 @@ class LineProducer:
             BadImage: empty, too large, or not one of the formats. Nothing was sent.
             BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
             QueueFull: the queue is at `queue_max_items`, or the server's memory is full. Nothing was enqueued.
-            ServerAway: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or can't
-                save or replicate. The message says which. The job may be there or not; `prepare` and `send` let you
-                send the same job again.
+            RedisUnavailable: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or
+                unable to save or replicate. The message says which. The job may or may not have arrived; `prepare` and
+                `send` let you send the same job again without doubling it.
             BadSetting: what a person must mend: the server refuses the login, denies this user a command or a key, has
                 no such database, belongs to a Redis Cluster, is too old, or its TLS does not fit redis_url.
             CommandRefused: the server refuses for another reason, e.g. because a key of the queue holds another type.
@@ -210,7 +210,7 @@ class LineProducer:
                 would come after it are not tried.
 
         Raises:
-            QueueFull, ServerAway, BadSetting, CommandRefused: as `submit_many`.
+            QueueFull, RedisUnavailable, BadSetting, CommandRefused: as `submit_many`.
         """
         by_queue: dict[str, list[PreparedJob]] = {}
         for job in jobs:
@@ -306,7 +306,7 @@ class LineProducer:
         try:
             with server_errors(self._settings.redis_url):
                 yield
-        except ServerAway:
+        except RedisUnavailable:
             # It may have become a replica. A failover need not close connections: the next call asks anew who is there.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise

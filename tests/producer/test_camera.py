@@ -16,7 +16,7 @@ from producer.camera import Camera, CameraOptions, _Schedule
 from producer.sources.base import SourceFrame
 from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadSetting, ServerAway
+from shared.errors import BadSetting, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
 from torture.server.states import configured
@@ -126,7 +126,7 @@ class FlakyProducer(LineProducer):
             if self.written:
                 super().send(jobs, some=some)
             self.on_failure()
-            raise ServerAway("no Redis server answers at redis://here.")
+            raise RedisUnavailable("no Redis server answers at redis://here.")
         super().send(jobs, some=some)
 
 

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from producer import submit
 from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob
 from shared.settings import Settings
@@ -338,7 +338,7 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
     (used,) = connections(client) - others
     client.replicaof("127.0.0.1", "1")
     try:
-        with pytest.raises(ServerAway, match="is a replica"):
+        with pytest.raises(RedisUnavailable, match="is a replica"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.replicaof("NO", "ONE")
@@ -360,7 +360,7 @@ def test_a_missing_right_is_a_setting_to_mend(client: redis.Redis, settings: Set
 
 def test_an_absent_server_is_named_without_its_password() -> None:
     producer = LineProducer(Settings(redis_url="redis://user:secret@127.0.0.1:1/0"))
-    with pytest.raises(ServerAway, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
+    with pytest.raises(RedisUnavailable, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
         producer.submit(jpeg(), line="line-1", camera="c")
     assert "secret" not in str(away.value)
 

@@ -1,7 +1,8 @@
 """A producer that records what it does. Run as a process: `python -m torture.plant.feeder LEDGER CAMERA SEED FEEDING`.
 
 It sends images at a fixed rate through `LineProducer`, as a camera does. Images that were not acknowledged
-(`ServerAway`) are sent again, until the feeder is told to end. Only its ledger knows which images were acknowledged.
+(`RedisUnavailable`) are sent again, until the feeder is told to end. Only its ledger knows which images were
+acknowledged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from producer.submit import Frame, LineProducer, PreparedJob
-from shared.errors import CommandRefused, QueueFull, ServerAway
+from shared.errors import CommandRefused, QueueFull, RedisUnavailable
 from shared.settings import load_settings
 from torture.history.ledger import LedgerWriter, Submission, submission_of
 from torture.plant.images import ImageMaker
@@ -103,7 +104,7 @@ class Feeder:
                     accepted = set(error.accepted)
                     self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
                 return
-            except (ServerAway, CommandRefused):  # the latter while a key of the queue holds another type (`forged`)
+            except (RedisUnavailable, CommandRefused):  # refused while a key of the queue holds another type (`forged`)
                 if self.is_told_to_end:
                     return
                 is_repeat = True

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import redis
 
-from shared.errors import NotFound, ServerAway
+from shared.errors import NotFound, RedisUnavailable
 from shared.server.connection import connect
 from shared.server.memory_options import MEMORY_OPTIONS
 from shared.subprocesses import Child
@@ -93,7 +93,7 @@ class TortureServer:
 
         Raises:
             NotFound: the `demo` extra is not installed.
-            ServerAway: it did not start; says why.
+            RedisUnavailable: it did not start; says why.
         """
         assert self._child is None, "it is already running"
         command = [_binary(), "--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._data)]
@@ -202,7 +202,7 @@ class TortureServer:
                     client.ping()
                     info = cast("dict[str, Any]", client.info("server"))
                     if info["process_id"] != self._pid:
-                        raise ServerAway(f"another server answers on port {self._port}.")
+                        raise RedisUnavailable(f"another server answers on port {self._port}.")
                     self._run_id = str(info["run_id"])
                     return
                 self._raise_if_ended(log, give_up_at)
@@ -213,7 +213,7 @@ class TortureServer:
         if self._child.poll() is None and time.monotonic() < give_up_at:
             return
         tail = " ".join(log.read_text(errors="replace").split("\n")[-_LOG_TAIL_LINES:]).strip()
-        raise ServerAway(f"the torture's server did not start: {tail or 'nothing in its log'} ({log}).")
+        raise RedisUnavailable(f"the torture's server did not start: {tail or 'nothing in its log'} ({log}).")
 
     def _signal(self, sign: signal.Signals) -> None:
         assert self._child is not None, "it does not run"
@@ -251,4 +251,4 @@ def _free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ServerAway(f"no free port was found below {lowest_given_out}.")
+    raise RedisUnavailable(f"no free port was found below {lowest_given_out}.")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import sortline
+import sortline.cli
 from bench.commands import BENCHMARKS, USUAL
 from bench.figures import Record, Say
 from bench.output import plot, report
@@ -42,7 +42,7 @@ def ask(*arguments: str) -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "run_all", record)
-        done = CliRunner().invoke(sortline.app, ["bench", *arguments])
+        done = CliRunner().invoke(sortline.cli.app, ["bench", *arguments])
         assert done.exit_code == 0, done.output
     return asked
 
@@ -63,7 +63,7 @@ def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
 
 
 def test_an_unknown_name_is_a_usage_error_that_lists_the_known() -> None:
-    done = CliRunner().invoke(sortline.app, ["bench", "quue"])
+    done = CliRunner().invoke(sortline.cli.app, ["bench", "quue"])
     assert done.exit_code == 2
     assert all(name in done.output for name in ("quue", "footprint"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.errors import ServerAway
+from shared.errors import RedisUnavailable
 from shared.server.embedded import embedded_server
 
 # Starts a server, says its URL, the server's pid and its folder, and stays.
@@ -108,7 +108,7 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_server() -> None:
 
 
 def test_a_server_that_cannot_start_says_why() -> None:
-    with pytest.raises(ServerAway, match="no-such-setting"), embedded_server(no_such_setting="1"):
+    with pytest.raises(RedisUnavailable, match="no-such-setting"), embedded_server(no_such_setting="1"):
         pass
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from producer import LineProducer
 from producer.submit import PreparedJob
-from shared.errors import QueueFull, ServerAway
+from shared.errors import QueueFull, RedisUnavailable
 from shared.settings import Settings
 from torture.history.ledger import Ledger, read_ledger
 from torture.plant.feeder import Feeder, Feeding
@@ -46,7 +46,7 @@ def full() -> QueueFull:
     return QueueFull("no room", accepted=())
 
 
-AWAY = ServerAway("the answer was lost")
+AWAY = RedisUnavailable("the answer was lost")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,3 @@ def main() -> None:
     except SortlineError as error:
         print(f"sortline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadSetting) else 1)
-
-
-if __name__ == "__main__":
-    main()
