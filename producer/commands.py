@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.demo import commands as demo_commands
 from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("camera")(camera)
     app.command("upload")(upload)
     app.command("results")(results)
-    demo_commands.add_to(app)
 
 
 def camera(

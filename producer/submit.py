@@ -64,7 +64,7 @@ class PreparedJob:
 
     job_id: str
     queue: str
-    call: bytes  # RQ's `data`: the zlib-compressed JSON of the function and its arguments
+    payload: bytes  # RQ's `data`: the zlib-compressed JSON of the function and its arguments
     description: str
     image: bytes
 
@@ -181,7 +181,7 @@ class LineProducer:
         return PreparedJob(
             job_id=job_id,
             queue=frame.queue,
-            call=zlib.compress(call.encode()),
+            payload=zlib.compress(call.encode()),
             description=f"sort {frame.line}/{frame.camera} frame {frame.frame_id}",
             image=frame.data,
         )
@@ -201,13 +201,13 @@ class LineProducer:
         self._server_clock.check(captured_at, deadline_at)
         return captured_at, deadline_at
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
 
         Args:
             jobs: from `prepare`, of one queue or several.
-            some: where a queue has no room for all, enqueue the first that fit, and name them in the error; queues that
-                would come after it are not tried.
+            partial: if a queue has no room for all of its jobs, enqueue the first ones that fit. The error names
+                them; the queues after it are not tried.
 
         Raises:
             QueueFull, RedisUnavailable, BadSetting, CommandRefused: as `submit_many`.
@@ -220,7 +220,7 @@ class LineProducer:
             left = len(group)
             for chunk in _chunks(group):
                 try:
-                    self._send_chunk(queue, chunk, places_wanted=left, some=some)
+                    self._send_chunk(queue, chunk, places_wanted=left, partial=partial)
                 except QueueFull as error:
                     error.accepted = (*accepted, *error.accepted)
                     raise
@@ -236,13 +236,13 @@ class LineProducer:
             raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
         return sniff(data)
 
-    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, some: bool) -> None:
+    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, partial: bool) -> None:
         names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,
             places_wanted,
-            int(some),
+            int(partial),
             self._settings.image_ttl_s,
             BELL_TOKENS,
             len(common),
@@ -250,13 +250,13 @@ class LineProducer:
         ]
         for job in chunk:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
-            arguments += (job.job_id, job.call, job.description)
+            arguments += (job.job_id, job.payload, job.description)
         images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors():
             depth, *refused = self._run(images, names, arguments)
         if refused:
             bound = self._settings.queue_max_items
-            more = len(refused) if some else places_wanted
+            more = len(refused) if partial else places_wanted
             raise QueueFull(
                 f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
                 f"{more:,} more. Add workers, slow down, or raise the bound.",

@@ -50,11 +50,11 @@ class Outcome(StrEnum):
 
 class _Message(BaseModel):
     # Fields of a newer release are ignored, in both directions: versions run side by side during an upgrade. A field
-    # that our own code misspells is found by mypy, and where it makes messages `trusted` by a test.
+    # that our own code misspells is found by mypy, and where it makes messages `construct_unvalidated` by a test.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
-    def trusted(cls, fields: dict[str, Any]) -> Self:
+    def construct_unvalidated(cls, fields: dict[str, Any]) -> Self:
         """The message of these fields, all of them, unchecked: for values that our own code has just made.
 
         A worker makes thousands of results a second; to check its own work costs it more than to do it.

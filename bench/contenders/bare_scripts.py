@@ -1,7 +1,7 @@
-"""The ceiling of `queue`: claim.lua, the images and finish.lua in a plain loop, by a client that builds nothing.
+"""The ceiling of `queue`: claim.lua, a fetch of the images and finish.lua, in a plain loop without a worker.
 
-It keeps all of RQ's keys, as the scripts do, and fetches the images; it doesn't parse a job, nor look at an image, nor
-renew a lease, and each job gets the same answer, written beforehand.
+The scripts keep all of RQ's keys. Nothing parses a job, decodes an image or renews a lease, and each job gets the same
+answer, which is prepared beforehand.
 """
 
 from __future__ import annotations

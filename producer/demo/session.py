@@ -28,8 +28,8 @@ from rich.live import Live
 from producer.demo import live_table
 from producer.demo.contact_sheet import Cell, write_sheet
 from producer.demo.statistics import Tally
-from producer.demo_dataset import BOTTLES
 from producer.result_streams import ResultStreams
+from producer.sources.demo_dataset import BOTTLES
 from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.errors import SortlineError, Transient

@@ -95,7 +95,7 @@ def run_one(folder: Path) -> Report:
         redis_url=None,
         flush=False,
         folder=folder,
-        say=print,
+        on_progress=print,
     )
     return report
 

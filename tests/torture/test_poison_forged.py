@@ -49,7 +49,7 @@ def test_what_poison_must_prove(
     settings: Settings, tmp_path: Path, record: str, aborted: set[int], told: set[int], broken: set[str]
 ) -> None:
     with Plant(
-        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, say=print)
+        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, on_progress=print)
     ) as plant:
         plant.marks.write_text(record)
         orchestrator = Orchestrator(plant, settings)

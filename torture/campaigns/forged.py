@@ -15,7 +15,8 @@ from torture.forging.forgeries import FORGERIES
 from torture.history.leftovers import read_statuses
 from torture.plant.feeder import Feeding
 from torture.plant.plant import SETTLE_S, Plant
-from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 WORKERS = 2
 # Many images in a call, so that workers always hold some.
@@ -43,7 +44,7 @@ def forged(plant: Plant, limits: Limits) -> Figures:
     while time.monotonic() < until or len(counts) < len(FORGERIES):
         forger.name = next(names)
         counts[forger.name] += 1
-        plant.options.say(f"{counts.total():,} forgeries, now: {forger.name}")
+        plant.options.on_progress(f"{counts.total():,} forgeries, now: {forger.name}")
         if not _forge(forger) or not _all_well(plant, workers, forger.name):
             break
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))

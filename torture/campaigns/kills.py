@@ -7,7 +7,7 @@ import time
 from torture.campaigns.base import Figures, Limits
 from torture.plant.feeder import Feeding
 from torture.plant.plant import Plant
-from torture.plant.processes import wait_until
+from torture.server.waiting import wait_until
 
 WORKERS = 4
 FEEDERS = 2
@@ -26,7 +26,7 @@ def kills(plant: Plant, limits: Limits) -> Figures:
     plant.start_workers(WORKERS)
     plant.start_feeders([Feeding()] * FEEDERS, patient)
     for number in range(1, limits.kills + 1):
-        plant.options.say(f"kill {number:,} of {limits.kills:,}")
+        plant.options.on_progress(f"kill {number:,} of {limits.kills:,}")
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
         if plant.random.random() < FEEDER_SHARE:
             plant.kill_feeder(plant.random.choice(plant.feeders))

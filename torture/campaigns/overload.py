@@ -11,8 +11,9 @@ from shared import keys
 from torture.campaigns.base import Figures, Limits
 from torture.plant.feeder import Feeding
 from torture.plant.plant import Plant
-from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.processes import WorkerProcess
 from torture.plant.worker_program import NULL_IMAGES_PER_S
+from torture.server.waiting import wait_until
 from worker.state.pixel_buffer import BATCHES_HELD
 
 WORKERS = 2
@@ -65,7 +66,7 @@ def overload(plant: Plant, limits: Limits) -> Figures:
     kill_every_s = min(KILL_EVERY_S, limits.seconds / (LEAST_KILLS + 1))
     while (passed_s := time.monotonic() - began) < limits.seconds:
         _look(plant, sizes)
-        plant.options.say(f"{passed_s:.0f} of {limits.seconds:.0f} s, {sizes.queued:,} jobs waited at most")
+        plant.options.on_progress(f"{passed_s:.0f} of {limits.seconds:.0f} s, {sizes.queued:,} jobs waited at most")
         if passed_s > kill_every_s * (len(plant.deaths) + 1):
             wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
             plant.kill_worker(plant.random.choice(plant.ready))

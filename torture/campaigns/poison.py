@@ -19,8 +19,9 @@ from torture.history.leftovers import read_statuses
 from torture.plant.feeder import Feeding
 from torture.plant.images import MARKS, ImageMaker, bad_images
 from torture.plant.plant import SETTLE_S, Plant
-from torture.plant.processes import PATIENCE_S, WorkerProcess
+from torture.plant.processes import WorkerProcess
 from torture.plant.sender import Sender
+from torture.server.waiting import PATIENCE_S
 
 WORKERS = 3
 FEEDERS = 2
@@ -57,12 +58,12 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     poisoner = Poisoner(plant, orchestrator)
     until = time.monotonic() + limits.seconds
     while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
-        plant.options.say(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
+        plant.options.on_progress(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
         poisoner.send()
         orchestrator.look()
         time.sleep(plant.random.uniform(0, 2 * LOOK_S))
     plant.stop_feeders()
-    plant.options.say("waiting for the last marked images to end")
+    plant.options.on_progress("waiting for the last marked images to end")
     settled_by = time.monotonic() + SETTLE_S
     while (plant.outstanding() or not orchestrator.is_calm) and time.monotonic() < settled_by:
         orchestrator.look()

@@ -85,7 +85,7 @@ def _cause(faults: Faults, target: Target, counts: Counter[str], *, until: float
     while time.monotonic() < until or not all(counts[name] for name in faults):
         missing = [name for name in faults if not counts[name]]
         name = plant.random.choice(missing or list(faults))
-        plant.options.say(f"{name} ({counts.total() + 1})")
+        plant.options.on_progress(f"{name} ({counts.total() + 1})")
         faults[name](target)
         counts[name] += 1
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))

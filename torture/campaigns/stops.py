@@ -13,7 +13,8 @@ from shared import keys
 from torture.campaigns.base import Figures, Limits
 from torture.plant.feeder import Feeding
 from torture.plant.plant import Plant
-from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 WORKERS = 3
 FEEDERS = 2
@@ -40,7 +41,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
     while time.monotonic() < until or not all(counts.values()):
         action = min(ACTIONS, key=lambda name: counts[name])
         counts[action] += 1
-        plant.options.say(", ".join(f"{name}: {count}" for name, count in counts.items()))
+        plant.options.on_progress(", ".join(f"{name}: {count}" for name, count in counts.items()))
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
         wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
         victim = plant.random.choice(plant.ready)

@@ -16,8 +16,8 @@ from shared.schemas import Outcome
 from torture.history.ledger import submission_of
 from torture.plant.images import ImageMaker
 from torture.plant.plant import Plant
-from torture.plant.processes import wait_until
 from torture.plant.sender import Sender
+from torture.server.waiting import wait_until
 from worker.steps.claim import stamp
 
 STREAM_END = "18446744073709551615-18446744073709551615"
@@ -205,9 +205,9 @@ class Forger:
             submission = submission._replace(captured_at=call["captured_at"])  # type: ignore[arg-type]
         self._note(submission, ends)
         if call:
-            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.call))
+            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.payload))
             data = packed([function, instance, [argument | call], keywords])
-        hash_fields = self._hash(queue, prepared.call if data is None else data) | dict(fields or {})
+        hash_fields = self._hash(queue, prepared.payload if data is None else data) | dict(fields or {})
         file = prepared.image if image == b"" else image
         self._enqueue(prepared.job_id, queue, hash_fields, file)
         return prepared.job_id

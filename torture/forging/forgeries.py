@@ -18,7 +18,7 @@ from shared import keys
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import Outcome
 from torture.forging.forger import STREAM_END, Forger, packed
-from torture.plant.processes import wait_until
+from torture.server.waiting import wait_until
 from worker.rq.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]

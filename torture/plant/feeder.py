@@ -97,7 +97,7 @@ class Feeder:
         while True:
             sent_at = time.time()
             try:
-                self._producer.send(jobs, some=True)
+                self._producer.send(jobs, partial=True)
             except QueueFull as error:
                 self._ledger.accepted(error.accepted, sent_at=sent_at)
                 if not is_repeat:  # otherwise an earlier call, whose answer was lost, may have enqueued them

@@ -23,9 +23,10 @@ from torture.history.follower import Entry, Follower, Seen
 from torture.history.ledger import LedgerWriter, read_ledger
 from torture.history.leftovers import read_leftovers
 from torture.plant.feeder import Feeding
-from torture.plant.processes import PATIENCE_S, FeederProcess, Process, WorkerProcess, wait_until
+from torture.plant.processes import FeederProcess, Process, WorkerProcess
 from torture.plant.worker_program import MARKS_VARIABLE
 from torture.server.server import TortureServer
+from torture.server.waiting import PATIENCE_S, wait_until
 
 # How long a worker that is told to end may take to finish what it holds.
 DRAIN_S = 30.0
@@ -38,7 +39,7 @@ ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, a
 GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Death(NamedTuple):
@@ -58,7 +59,7 @@ class PlantOptions:
     folder: Path  # of the campaign's own; exists
     engine: str
     seed: int
-    say: Say
+    on_progress: Progress
 
 
 class Plant:
@@ -303,7 +304,7 @@ class Plant:
             Transient: a producer or a worker did not become ready.
         """
         self.stop_feeders()
-        self.options.say("waiting for the last results")
+        self.options.on_progress("waiting for the last results")
         until = time.monotonic() + SETTLE_S
         while (self.outstanding() or not self.follower.is_up_to_date()) and time.monotonic() < until:
             time.sleep(0.1)

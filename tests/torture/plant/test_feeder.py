@@ -23,7 +23,7 @@ class ScriptedProducer(LineProducer):
         self._answers = list(answers)
         self.feeder: Feeder | None = None
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         answer = self._answers.pop(0)
         if not self._answers:
             assert self.feeder is not None

@@ -15,12 +15,13 @@ from shared.settings import Settings
 from torture.plant import plant as plant_module
 from torture.plant.feeder import Feeding
 from torture.plant.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
-from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 
 @pytest.fixture
 def plant(settings: Settings, tmp_path: Path) -> Iterator[Plant]:
-    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="null", seed=1, say=print)
+    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="null", seed=1, on_progress=print)
     with Plant(options) as plant:
         yield plant
 
@@ -84,6 +85,6 @@ def test_a_producer_that_ends_by_itself_is_noted(plant: Plant) -> None:
 
 
 def test_a_campaign_whose_workers_do_not_start_says_why_at_once(settings: Settings, tmp_path: Path) -> None:
-    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="real", seed=1, say=print)
+    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="real", seed=1, on_progress=print)
     with Plant(options) as plant, pytest.raises(BadSetting, match=r"exit code 1: .*model"):
         plant.start_workers(1)
