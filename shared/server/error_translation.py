@@ -27,8 +27,8 @@ class _Meaning(NamedTuple):
     """What an error code of the server means."""
 
     raises: type[SortlineError]
-    says: str  # follows "the Redis server at URL"; {text} is the server's own
-    mend: str
+    text: str  # follows "the Redis server at URL"; {text} is the server's own
+    advice: str  # how to fix it
 
 
 _CLUSTER = _Meaning(
@@ -162,7 +162,7 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     code, text = _code_and_text(error)
     meaning = _meaning(code, text)
     if meaning is not None:
-        return meaning.raises(f"the Redis server{at} {meaning.says.format(text=text)}. {meaning.mend}")
+        return meaning.raises(f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}")
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
         return _connection_error(error, at)
     if isinstance(error, exceptions.InvalidResponse):
@@ -171,7 +171,7 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
 
 
 def explain(error: Exception) -> str:
-    """What went wrong and what mends it, for the log of a process that knows one server."""
+    """What went wrong and how to fix it, for the log of a process that uses one server."""
     return str(translate(error) if isinstance(error, exceptions.RedisError) else error)
 
 
@@ -204,12 +204,12 @@ def _connection_error(error: Exception, at: str) -> SortlineError:
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
             return refusal
     text = str(error).rstrip(".")
-    mend = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
-    return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{mend}")
+    advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
+    return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{advice}")
 
 
 def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
-    """What waiting does not mend; None for a handshake that was merely cut off."""
+    """The error for a refusal that stays; None for a handshake that was merely cut off."""
     reason = cause.reason or ""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return BadSetting(
@@ -229,7 +229,7 @@ def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
 
 
 def _tls_hint(error: Exception) -> str:
-    """What may be behind a handshake that got no answer, or a connection that was closed after it."""
+    """A likely reason for a handshake that got no answer, or a connection that was closed after it."""
     for cause in _causes(error):
         if isinstance(cause, TimeoutError) and "handshake" in str(cause):
             return ", in the TLS handshake: if it does not speak TLS, write redis:// for rediss://"

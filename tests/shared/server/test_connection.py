@@ -11,7 +11,7 @@ import pytest
 from shared.errors import BadSetting, RedisUnavailable
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from tests.shared.server.servers import debian_server, free_port, self_signed_certificate
 
 
@@ -125,7 +125,7 @@ def test_a_unix_socket_is_spoken_to_by_the_client_and_the_wire(tmp_path: Path) -
         url = f"unix://{tmp_path}/socket?db=1"
         client = connect(url)
         check(client, url)
-        assert Wire(client).call("SET", "a", "1") == b"OK"
+        assert RawConnection(client).call("SET", "a", "1") == b"OK"
         assert client.get("a") == b"1"
 
 

@@ -15,7 +15,7 @@ from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailabl
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import explain, is_wrong_type, server_errors, translate
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from tests.shared.server.servers import free_port
 from torture.server.states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
@@ -50,7 +50,7 @@ def in_a_pipeline(client: redis.Redis) -> None:
 
 
 def in_a_script(client: redis.Redis) -> None:
-    Wire(client).call("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "sortline:c")
+    RawConnection(client).call("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "sortline:c")
 
 
 def alone(client: redis.Redis) -> None:
@@ -88,11 +88,11 @@ def test_a_state_that_begins_between_multi_and_exec_has_its_true_name(
 ) -> None:
     """The commands are queued by then, and EXEC is refused as a whole: EXECABORT."""
     enter, kind, words = STATES[state]
-    wire = Wire(connect(redis_url))
-    wire.call("MULTI")
-    wire.call("SET", "a", "x")
+    connection = RawConnection(connect(redis_url))
+    connection.call("MULTI")
+    connection.call("SET", "a", "x")
     with enter(client), pytest.raises(redis.exceptions.ExecAbortError) as aborted:
-        wire.call("EXEC")
+        connection.call("EXEC")
     error = translate(aborted.value, redis_url)
     assert type(error) is kind
     assert words in str(error)
