@@ -1,8 +1,9 @@
 """Admission: image bytes in, RQ jobs in the queue out. Called by cameras, the uploader and users' own code.
 
-One server-side step (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images go
-before it in the same transaction, not through it: the server hashes every byte that it hands to a script. The job's
-hash is built here without rq.Job, which costs more than all the rest; a contract test compares the two field by field.
+One server-side script (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images are
+written just before it, in the same transaction, and are not passed to the script, because the server hashes every byte
+of a script's arguments. The job's hash is built here without rq.Job, which would take longer than all the rest; a
+contract test compares the two field by field.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings
 
-# RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
+# RQ's own default. It bounds the job in a plain `rq worker`; our worker uses leases instead.
 JOB_TIMEOUT_S = 180
 # More tokens on the bell than workers that could usefully wake at once.
 BELL_TOKENS = 64
-# One call of the script holds up the whole server, so that it takes only about a millisecond's worth.
+# A call of the script blocks the whole server: this many jobs take about a millisecond.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
@@ -60,7 +61,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedJob:
-    """A validated frame with its job id, ready to be sent, and to be sent again after `RedisUnavailable`."""
+    """A validated frame with its job id, ready to be sent, also repeatedly after `RedisUnavailable`."""
 
     job_id: str
     queue: str
@@ -187,7 +188,7 @@ class LineProducer:
         )
 
     def _times(self, frame: Frame) -> tuple[float, float | None]:
-        """When the frame was captured, and its deadline: both possible."""
+        """When the frame was captured, and its deadline, after checking both."""
         captured_at = self._clock() if frame.captured_at is None else _number("captured_at", frame.captured_at)
         deadline_at = None
         if frame.deadline_ms is not None:
@@ -229,7 +230,7 @@ class LineProducer:
         self._server_clock.measure()
 
     def _check_image(self, data: bytes) -> str:
-        if not isinstance(data, bytes):  # from users' own code, which need not be checked for types
+        if not isinstance(data, bytes):  # users' code may not be type-checked
             raise BadImage("format", f"the image is a {type(data).__name__}: give the bytes of its file.")
         limit = self._settings.max_image_bytes
         if len(data) > limit:
@@ -264,10 +265,10 @@ class LineProducer:
             )
 
     def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> list[int]:
-        """Images and script in one transaction; the script's answer.
+        """Write the images and run the script in one transaction; returns the script's answer.
 
-        The script is sent each time, which costs the server 6 microseconds: where it doesn't know an EVALSHA's, the
-        images would be written all the same, and without the expiry that the script gives them.
+        The script's source is sent each time, which costs the server 6 microseconds. If EVALSHA were used and the
+        server did not know the script, the images would still be written, without the expiry that the script sets.
         """
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.mset(images)
@@ -295,7 +296,9 @@ class LineProducer:
             "worker_name": "",
             "group_id": "",
         }
-        fields[MAX_ATTEMPTS_FIELD] = self._settings.max_attempts  # to tell a worker by retries_left which attempt it is
+        fields[MAX_ATTEMPTS_FIELD] = (
+            self._settings.max_attempts
+        )  # with retries_left it tells a worker which attempt this is
         retries = self._settings.max_attempts - 1
         if retries:  # RQ has no Retry(max=0)
             fields |= {"retries_left": retries, "retry_intervals": "[0]", "enqueue_at_front_on_retry": 1}
@@ -307,14 +310,14 @@ class LineProducer:
             with server_errors(self._settings.redis_url):
                 yield
         except RedisUnavailable:
-            # It may have become a replica. A failover need not close connections: the next call asks anew who is there.
+            # The server may have become a replica, and a failover may leave connections open: reconnect next time.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
 
 def _number(what: str, value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]  # what isn't a number is what is looked for
+        return float(value)  # type: ignore[arg-type]  # values that aren't numbers are what this finds
     except (TypeError, ValueError, OverflowError) as error:
         raise BadJob(f"{what} = {value!r} must be a number; of a datetime give its timestamp().") from error
 
@@ -333,7 +336,7 @@ def check_names(**names: str) -> None:
 
 
 def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
-    """Runs of jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
+    """Consecutive jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
     chunk: list[PreparedJob] = []
     chunk_bytes = 0
     for job in jobs:
