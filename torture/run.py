@@ -125,9 +125,9 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
         except Transient as error:  # what it waited for did not happen; its history is checked all the same
             plant.note(COMES_TO_ITS_END, str(error))
         plant.settle()
-        history, breaches = plant.judge()
-        waits_s = times_to_result(plant.deaths, history.seen)
-    entries = [entries[0] for entries in history.seen.entries.values()]
+        history, breaches = plant.check_history()
+        waits_s = times_to_result(plant.deaths, history.observed)
+    entries = [entries[0] for entries in history.observed.entries.values()]
     return Report(
         campaign=name,
         seconds=time.monotonic() - began,

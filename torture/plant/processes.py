@@ -97,7 +97,7 @@ class WorkerProcess(Process):
     def name(self) -> str | None:
         """The name that its results have; None until it is ready to claim."""
         if self._name is None:
-            self._name = self._said(r"worker (\S+) sorts ")
+            self._name = self._find_in_log(r"worker (\S+) sorts ")
         return self._name
 
     def counter(self, name: str) -> int:
@@ -121,7 +121,7 @@ class WorkerProcess(Process):
 
     def _get(self, path: str) -> tuple[int, str]:
         """Status and body."""
-        url = self._said(r"metrics on (http://\S+)")
+        url = self._find_in_log(r"metrics on (http://\S+)")
         if url is None:
             raise ConnectionError("the worker has not said where its metrics are")
         parts = urllib.parse.urlsplit(url)
@@ -135,7 +135,7 @@ class WorkerProcess(Process):
         finally:
             connection.close()
 
-    def _said(self, pattern: str) -> str | None:
+    def _find_in_log(self, pattern: str) -> str | None:
         found = re.search(pattern, self.log.read_text(errors="replace"))
         return found[1] if found else None
 

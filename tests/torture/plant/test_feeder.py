@@ -12,7 +12,7 @@ from producer.submit import PreparedJob
 from shared.errors import QueueFull, RedisUnavailable
 from shared.settings import Settings
 from torture.history.ledger import Ledger, read_ledger
-from torture.plant.feeder import Feeder, Feeding
+from torture.plant.feeder import Feeder, FeederOptions
 
 
 class ScriptedProducer(LineProducer):
@@ -36,7 +36,7 @@ def feed(settings: Settings, folder: Path, *answers: Exception | None) -> Ledger
     """The ledger of a feeder of one image a burst whose calls are answered so."""
     producer = ScriptedProducer(settings, *answers)
     path = folder / "ledger"
-    feeder = Feeder(Feeding(burst=1), producer=producer, ledger=path, camera="camera-1", seed=1)
+    feeder = Feeder(FeederOptions(burst=1), producer=producer, ledger=path, camera="camera-1", seed=1)
     producer.feeder = feeder
     feeder.run()
     return read_ledger([path])

@@ -13,7 +13,7 @@ from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
 from torture.plant import plant as plant_module
-from torture.plant.feeder import Feeding
+from torture.plant.feeder import FeederOptions
 from torture.plant.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
 from torture.plant.processes import WorkerProcess
 from torture.server.waiting import wait_until
@@ -32,7 +32,7 @@ def test_a_loss_may_cost_every_job_on_the_server(plant: Plant, client: redis.Red
     client.zadd(keys.rq_wip("live"), {"held:execution": 1})
     client.zadd(keys.rq_finished("bulk"), {"finished": 1})
     client.zadd(keys.rq_failed("live"), {"failed": 1})
-    plant.lose(client.flushall)
+    plant.lose_data(client.flushall)
     (loss,) = plant.losses
     assert loss.job_ids == {"queued", "held", "finished", "failed"}
     assert loss.since <= loss.until
@@ -77,7 +77,7 @@ def test_a_worker_that_is_told_to_end_as_it_starts_ends_in_good_order(plant: Pla
 
 
 def test_a_producer_that_ends_by_itself_is_noted(plant: Plant) -> None:
-    feeder = plant.start_feeder(Feeding(queue="no queue's name"))
+    feeder = plant.start_feeder(FeederOptions(queue="no queue's name"))
     wait_until(lambda: feeder.exit_code is not None, "the producer has failed")
     plant.stop_feeders()
     assert [len(cases) for cases in plant.broken.values()] == [1]
