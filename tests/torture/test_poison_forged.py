@@ -14,7 +14,7 @@ from shared.errors import BadImage
 from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.worker import kit
-from torture.campaigns.poison import Marked, Orchestrator, judge
+from torture.campaigns.poison import Marked, Orchestrator, check_promises
 from torture.history.follower import Follower
 from torture.history.leftovers import read_leftovers
 from torture.plant.images import bad_images
@@ -55,7 +55,7 @@ def test_what_poison_must_prove(
         orchestrator = Orchestrator(plant, settings)
         orchestrator.aborted = aborted
         orchestrator.told_at = dict.fromkeys(told, 0.0)
-        judge(plant, [IMAGE], orchestrator)
+        check_promises(plant, [IMAGE], orchestrator)
         assert plant.broken.keys() == broken
         plant.follower.stop()
 

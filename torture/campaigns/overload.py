@@ -26,7 +26,7 @@ DEADLINE_MS = 500.0
 QUEUE_MAX_ITEMS = 2_000
 KILL_EVERY_S = 60.0
 # Even a short run kills so many workers.
-LEAST_KILLS = 2
+MIN_KILLS = 2
 POLL_S = 0.5
 # How much a worker may grow after it was first measured; how much memory the server may take for each waiting job (an
 # image of a few KB, and RQ's hash), for each finished one (docs/sizing.md), and besides.
@@ -63,9 +63,9 @@ def overload(plant: Plant, limits: Limits) -> Figures:
     )
     sizes = Sizes(idle_server_bytes=_server_bytes(plant))
     began = time.monotonic()
-    kill_every_s = min(KILL_EVERY_S, limits.seconds / (LEAST_KILLS + 1))
+    kill_every_s = min(KILL_EVERY_S, limits.seconds / (MIN_KILLS + 1))
     while (passed_s := time.monotonic() - began) < limits.seconds:
-        _look(plant, sizes)
+        _measure(plant, sizes)
         plant.options.on_progress(f"{passed_s:.0f} of {limits.seconds:.0f} s, {sizes.queued:,} jobs waited at most")
         if passed_s > kill_every_s * (len(plant.deaths) + 1):
             wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
@@ -82,7 +82,7 @@ def overload(plant: Plant, limits: Limits) -> Figures:
     }
 
 
-def _look(plant: Plant, sizes: Sizes) -> None:
+def _measure(plant: Plant, sizes: Sizes) -> None:
     sizes.server_bytes = max(sizes.server_bytes, _server_bytes(plant))
     sizes.queued = max(sizes.queued, *plant.queued().values())
     for worker in plant.ready:

@@ -35,7 +35,7 @@ class FsyncMonitor:
         self._listener = listener
         # By the file's name. Valkey never renames the files that it appends to.
         self._synced_bytes: dict[str, int] = {}
-        # HeldJob while a file is synced. Reentrant, so that the thread inside `held` can still use the monitor.
+        # Held while a file is synced. Reentrant, so that the thread inside `held` can still use the monitor.
         self._sync_lock = threading.RLock()
         self._closed = False
         threading.Thread(target=self._serve, name="fsync-monitor", daemon=True).start()
