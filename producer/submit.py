@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +24,7 @@ from shared.clock import MAX_DEADLINE_S, ServerClock
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
+from shared.rq_time import format_rq_time
 from shared.schemas import ImageJob, Name
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
@@ -41,7 +41,6 @@ CHUNK_BYTES = 4_000_000
 NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
-_RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,7 +276,7 @@ class LineProducer:
 
     def _common_fields(self, queue: str) -> list[str | int]:
         """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""
-        now = datetime.fromtimestamp(self._clock(), UTC).strftime(_RQ_TIME)
+        now = format_rq_time(self._clock())
         fields: dict[str, str | int] = {
             "created_at": now,
             "enqueued_at": now,

@@ -40,23 +40,26 @@ import redis
 from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
 from worker.canary.comparer import Comparer, Comparisons
+from worker.models.decider import Decider
+from worker.models.result_cache import ResultCache
 from worker.models.routing import Slot
-from worker.observe.metrics import EngineClock, Metrics
+from worker.observe.engine_clock import EngineClock
+from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Loops
 from worker.observe.watchdog import Watchdog
-from worker.rq.leases import REAP_INTERVAL_S, Inflight, LeaseKeeper
+from worker.rq.leases import REAP_INTERVAL_S, LeaseKeeper
 from worker.state.byte_budget import Budget
-from worker.state.jobs import Batch, Claimed, Decoded, Done, Ending, Ticket
+from worker.state.inflight import Inflight
+from worker.state.jobs import Claimed, Done, Ending, Spent, Ticket
 from worker.state.latency_estimator import Outlook
 from worker.state.pixel_buffer import BATCHES_HELD
-from worker.state.result_cache import ResultCache
 from worker.steps.admit import admit
 from worker.steps.batch import Batcher
 from worker.steps.claim import MAX_ENCODED_BYTES, Claimer
-from worker.steps.decide import Decider, Spent
 from worker.steps.decode import decode_for_peer, decode_ticket
 from worker.steps.finish import Finisher
 from worker.steps.infer import Answered, infer, rescue
+from worker.steps.work import Batch, Decoded
 
 log = logging.getLogger("sortline.pipeline")
 
@@ -284,7 +287,7 @@ class Pipeline:
         """What goes to the model; None where the job has its answer without it."""
         route = self._parts.slot.now.route(ticket.job)
         try:
-            if self._hopeless(ticket, self._outlook.before_decoding(route.model, waiting=len(self._batcher))):
+            if self._hopeless(ticket, self._outlook.before_decoding(route.model.cost, waiting=len(self._batcher))):
                 self._done.put([self._expired(ticket, route.model.decider)])
                 return None
             key = self._parts.cache.key(ticket.job, image, route)
@@ -339,7 +342,7 @@ class Pipeline:
         items: list[Decoded] = []
         done: list[Done] = []
         model = batch.items[0].model  # a batch is of one model
-        needs_s = self._outlook.before_model(model, images=len(batch.items), others_wait=len(self._batcher) > 0)
+        needs_s = self._outlook.before_model(model.cost, images=len(batch.items), others_wait=len(self._batcher) > 0)
         for item in sorted(batch.items, key=_where):
             if item.ticket.claimed.lease not in self._parts.inflight:
                 continue  # lost while it waited, and counted there: another worker has it
@@ -360,7 +363,7 @@ class Pipeline:
         """Where the engine wants two callers, the other brings the next batch while this one's results are made."""
         self._engine_clock.entered()
         started_at = time.monotonic()
-        with self._outlook.running(items[0].model, images=len(items)):
+        with self._outlook.running(items[0].model.cost, images=len(items)):
             answered = self._answer(items, hungry=functools.partial(self._batcher.hungry, batch))
         self._engine_clock.left()
         self._batcher.ended(batch)

@@ -28,16 +28,19 @@ from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryBook
 from worker.models.follower import Follower
 from worker.models.loading import Served, as_model, load_bundle, load_served, measure
-from worker.models.routing import Model, Serving, Slot
-from worker.observe.metrics import Metrics, QueueGauges
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import Serving, Slot
+from worker.observe.metrics import Metrics
+from worker.observe.queue_gauges import QueueGauges
 from worker.pipeline import Parts, Pipeline
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.leases import Inflight, LeaseKeeper
+from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Upkeep
 from worker.rq.processes import find_processes
 from worker.rq.registration import PresenceThread, worker_name
 from worker.rq.sweep import Sweeper
-from worker.state.result_cache import ResultCache
+from worker.state.inflight import Inflight
 from worker.steps.claim import Claimer
 from worker.steps.finish import Finisher
 

@@ -22,11 +22,12 @@ from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
 from worker.models.loading import Served, as_model, load_served
-from worker.models.routing import Model, Route
-from worker.state.jobs import Claimed, Lease, Ticket
+from worker.models.model import Model
+from worker.models.routing import Route
+from worker.rq.job_fields import max_attempts_in
+from worker.state.jobs import Claimed, Lease, Spent, Ticket
 from worker.steps.admit import check_identity
-from worker.steps.claim import max_attempts_in, refusal_by_length
-from worker.steps.decide import Spent
+from worker.steps.claim import refusal_by_length
 from worker.steps.decode import decode_ticket
 from worker.steps.infer import infer
 

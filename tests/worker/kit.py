@@ -33,21 +33,24 @@ from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.canary.comparer import Comparisons
 from worker.canary.tally import Comparison
+from worker.models.decider import Decider
 from worker.models.loading import Served
-from worker.models.routing import Model, Serving, Slot, Trial
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import Serving, Slot, Trial
 from worker.observe.metrics import Metrics
 from worker.pipeline import Parts, Pipeline
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.leases import Inflight, LeaseKeeper
+from worker.rq.leases import LeaseKeeper
 from worker.rq.processes import Processes
 from worker.service import WorkerService
-from worker.state.jobs import Claimed, Decoded, Lease, Peer, Ticket
+from worker.state.batch_cost import BatchCost
+from worker.state.inflight import Inflight
+from worker.state.jobs import Claimed, Lease, Ticket
 from worker.state.pixel_buffer import BatchBuffer, Place
-from worker.state.result_cache import ResultCache
-from worker.steps.batch import BatchCost
 from worker.steps.claim import Claimer
-from worker.steps.decide import Decider
 from worker.steps.finish import Finisher
+from worker.steps.work import Decoded, Peer
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.

@@ -27,9 +27,9 @@ from shared.settings import Settings, load_settings
 from torture.plant.images import MARKS
 from torture.plant.lifeline import end_with_caller
 from worker.models.loading import Served, load_served
+from worker.models.model import Decoder
 from worker.service import WorkerService
 from worker.state.pixel_buffer import Pixels
-from worker.steps.decode import Decoder
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"

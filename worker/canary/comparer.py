@@ -21,10 +21,11 @@ from typing import NamedTuple, Protocol
 
 from shared.errors import EngineFailed
 from worker.canary.tally import Answer, Comparison, agree
+from worker.models.model import Row
 from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.state.jobs import Decoded, Peer
-from worker.steps.infer import Row, infer
+from worker.steps.infer import infer
+from worker.steps.work import Decoded, Peer
 
 log = logging.getLogger("sortline.compare")
 

@@ -17,9 +17,10 @@ import redis
 from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from shared.server.error_translation import explain
-from worker.canary.tally import CanaryBook, Comparison, Totals, is_outvoted
+from worker.canary.tally import CanaryBook, Comparison, count_disagreements, is_outvoted
 from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
+from worker.state.canary_totals import Totals
 
 log = logging.getLogger("sortline.canary")
 
@@ -113,7 +114,12 @@ class Recorder:
             self._metrics.canary_skipped.inc(len(comparisons))
             raise
         self._away = False
-        self._metrics.count_compared(trial.model.version, comparisons, ratio=totals.ratio)
+        self._metrics.count_compared(
+            trial.model.version,
+            compared=len(comparisons),
+            disagreed=count_disagreements(comparisons),
+            ratio=totals.ratio,
+        )
         if totals.stopped is None and is_outvoted(trial.canary, totals):
             self._decide(_outvoted(trial, totals))
             self._write_verdicts()

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import redis
 from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import Decision
+from model_store.registry.canary import Canary
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
 from shared.server.error_translation import explain, translate
-
-if TYPE_CHECKING:
-    from model_store.registry.canary import Canary
+from worker.state.canary_totals import Totals
 
 log = logging.getLogger("sortline.canary")
 
@@ -59,23 +57,14 @@ class Comparison(BaseModel):
     agree: bool
 
 
+def count_disagreements(comparisons: Sequence[Comparison]) -> int:
+    """How many of the images the two models would treat differently."""
+    return sum(not comparison.agree for comparison in comparisons)
+
+
 def agree(acting: Decision, compared: Decision) -> bool:
     """Whether two models would do the same with a bottle: the same set of labels, and the same lane."""
     return acting.lane == compared.lane and {name for name, _ in acting.labels} == {name for name, _ in compared.labels}
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Compared images of one canary, over all workers; why it was stopped, if it was."""
-
-    compared: int = 0
-    disagreed: int = 0
-    stopped: str | None = None
-
-    @property
-    def ratio(self) -> float:
-        """Share of the compared images that disagreed; 0 before the first."""
-        return self.disagreed / self.compared if self.compared else 0.0
 
 
 def is_outvoted(canary: Canary, totals: Totals) -> bool:
@@ -105,7 +94,6 @@ class CanaryBook:
             redis.exceptions.RedisError: the server can't be reached; they may be counted all the same.
         """
         key = self._key(canary)
-        disagreed = sum(1 for comparison in comparisons if not comparison.agree)
         streams = [keys.shadow(comparison.line) for comparison in comparisons]
         lines_streams = sorted(set(streams))
         with self._client.pipeline() as pipeline:
@@ -115,7 +103,7 @@ class CanaryBook:
             for stream in lines_streams:
                 pipeline.expire(stream, keys.STREAM_TTL_S)
             pipeline.hincrby(key, "compared", len(comparisons))
-            pipeline.hincrby(key, "disagreed", disagreed)
+            pipeline.hincrby(key, "disagreed", count_disagreements(comparisons))
             return self._totals(pipeline, key, streams=[*streams, *lines_streams])
 
     def read(self, canary: Canary) -> Totals:

@@ -23,9 +23,10 @@ import redis
 
 from model_store.registry.canary import Canary
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
-from worker.canary.tally import CanaryBook
-from worker.models.routing import Model, Slot, Trial
+from worker.models.model import Model
+from worker.models.routing import Slot, Trial
 from worker.observe.metrics import Metrics
+from worker.state.canary_totals import Totals
 
 log = logging.getLogger("sortline.follow")
 
@@ -65,6 +66,13 @@ class Versions(Protocol):
         """The local folder of a version, fetched if it has to be."""
 
 
+class Verdicts(Protocol):
+    """What all workers found of a canary: `worker.canary.tally`, as far as it is followed."""
+
+    def read(self, canary: Canary) -> Totals:
+        """The totals by now; raises redis.exceptions.RedisError."""
+
+
 class Follower:
     """Follows one model for one worker; `look` is one look, `start` looks on a thread until `stop`."""
 
@@ -73,7 +81,7 @@ class Follower:
         slot: Slot,
         *,
         store: Versions,
-        book: CanaryBook,
+        book: Verdicts,
         load: Callable[[Path], Model],
         metrics: Metrics,
         poll_s: float,

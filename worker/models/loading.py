@@ -12,11 +12,10 @@ from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import Engine, open_engine
 from model_store.registry.registry import open_store
 from shared.settings import Settings
-from worker.models.routing import Model
+from worker.models.decider import Decider
+from worker.models.model import Decoder, Model
+from worker.state.batch_cost import BatchCost
 from worker.state.pixel_buffer import BATCHES_HELD, BatchBuffer
-from worker.steps.batch import BatchCost
-from worker.steps.decide import Decider
-from worker.steps.decode import Decoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,39 +9,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from model_store.bundle.manifest import Manifest
-from model_store.engines.loading import Engine
+from model_store.registry.canary import Canary
 from shared.schemas import ImageJob
+from worker.models.model import Model
 from worker.observe.metrics import Metrics
-from worker.state.pixel_buffer import BatchBuffer
-from worker.steps.batch import BatchCost
-from worker.steps.decide import Decider
-from worker.steps.decode import Decoder
-
-if TYPE_CHECKING:
-    from model_store.registry.canary import Canary
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """One loaded version with all that the steps need of it: versions may differ in size, classes, policy, cost."""
-
-    manifest: Manifest
-    engine: Engine
-    decoder: Decoder
-    decider: Decider
-    cost: BatchCost
-    buffer: BatchBuffer
-
-    @property
-    def version(self) -> int:
-        """Its version in the model store."""
-        return self.manifest.version
-
-    def __str__(self) -> str:
-        return f"{self.manifest.name}@{self.manifest.version} on {self.engine.name}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,9 +13,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from worker.observe.supervisor import Loops
-from worker.rq.leases import Inflight, LeaseKeeper
+from worker.state.inflight import Inflight
 from worker.state.jobs import Lease
 
 log = logging.getLogger("sortline.watchdog")
@@ -23,6 +24,13 @@ log = logging.getLogger("sortline.watchdog")
 # A thread is given up only when it still hangs this long after it was first seen to. When the whole process stood
 # still (SIGSTOP, a paused machine), all threads look as if they hung, until each has come round once.
 CONFIRM_S = 5.0
+
+
+class Releases(Protocol):
+    """The part of `LeaseKeeper` that is needed here."""
+
+    def release(self) -> int:
+        """Give all held jobs back to the front of their queues; how many were still ours."""
 
 
 class Watchdog:
@@ -33,7 +41,7 @@ class Watchdog:
         loops: Loops,
         *,
         inflight: Inflight,
-        keeper: LeaseKeeper,
+        keeper: Releases,
         stuck_after_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

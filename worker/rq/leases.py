@@ -6,78 +6,26 @@ Runs on a thread and a connection of its own: neither a long batch nor a slow fi
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 import redis
 
 from shared import keys
+from shared.rq_time import format_rq_time
 from shared.server.raw_connection import Wire
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.job_fields import parse_claimed
 from worker.rq.local_workers import LocalWorkers
 from worker.rq.processes import Processes
+from worker.state.inflight import Inflight
 from worker.state.jobs import Claimed, Lease
-from worker.steps.claim import parse_claimed, stamp
 
 log = logging.getLogger("sortline.leases")
 
 REAP_INTERVAL_S = 1.0
 REAP_LIMIT = 100  # jobs taken back per queue and step: a bound on how long the server is held
-
-
-class Inflight:
-    """The leases that this worker holds, from claim until finished, released or lost."""
-
-    def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
-        self._finishing: set[str] = set()
-        self._changed = threading.Condition()
-
-    def add(self, leases: Sequence[Lease]) -> None:
-        """These are held from now on."""
-        with self._changed:
-            self._leases |= {lease.execution_id: lease for lease in leases}
-
-    def remove(self, leases: Sequence[Lease]) -> None:
-        """These are held no more."""
-        with self._changed:
-            for lease in leases:
-                self._leases.pop(lease.execution_id, None)
-                self._finishing.discard(lease.execution_id)
-            self._changed.notify_all()
-
-    def finishing(self, leases: Sequence[Lease]) -> None:
-        """These are about to be finished: from now on the server may have forgotten them for good reason."""
-        with self._changed:
-            self._finishing.update(lease.execution_id for lease in leases)
-
-    def drop_lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Of leases that the server no longer knows: those that were not finished meanwhile, held no more."""
-        with self._changed:
-            lost = [lease for lease in leases if lease in self and lease.execution_id not in self._finishing]
-            for lease in lost:
-                del self._leases[lease.execution_id]
-            self._changed.notify_all()
-        return lost
-
-    def held(self) -> list[Lease]:
-        """All held, in the order of their claims."""
-        with self._changed:
-            return list(self._leases.values())
-
-    def wait_below(self, count: int, timeout_s: float) -> int:
-        """Wait until fewer than `count` are held, at most `timeout_s`; how many are held then."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._leases) < count, timeout_s)
-            return len(self._leases)
-
-    def __contains__(self, lease: Lease) -> bool:
-        return lease.execution_id in self._leases
-
-    def __len__(self) -> int:
-        return len(self._leases)
 
 
 class LeaseKeeper:
@@ -114,7 +62,7 @@ class LeaseKeeper:
         if not held:
             return []
         now = self._clock()
-        answers, problems = self._renew(args=[self._worker, stamp(now), now, self._lease_s, *_names(held)])
+        answers, problems = self._renew(args=[self._worker, format_rq_time(now), now, self._lease_s, *_names(held)])
         self._broken_keys.report(problems)
         is_renewed = [answer == "1" for answer in answers.decode()]
         return self._inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
@@ -124,7 +72,7 @@ class LeaseKeeper:
         held = self._inflight.held()
         if not held:
             return 0
-        released, problems = self._release(args=[self._worker, stamp(self._clock()), *_names(held)])
+        released, problems = self._release(args=[self._worker, format_rq_time(self._clock()), *_names(held)])
         self._broken_keys.report(problems)
         self._inflight.remove(held)
         return int(released)
@@ -149,7 +97,7 @@ class LeaseKeeper:
         requeued, exhausted, problems, taken_flat, listed, refusal = self._reap(
             args=[
                 self._worker,
-                stamp(now),
+                format_rq_time(now),
                 now,
                 self._lease_s,
                 REAP_LIMIT,

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import redis
 
 from shared import keys
+from shared.rq_time import format_rq_time
 from shared.server.error_translation import explain
 from shared.server.raw_connection import Wire
 from worker.rq import scripts
-from worker.steps.claim import stamp
 
 log = logging.getLogger("sortline.sweep")
 
@@ -69,7 +69,7 @@ class Sweeper:
                 args=[
                     keys.sweep(self._queues),
                     keys.suspects(self._queues),
-                    stamp(self._clock()),
+                    format_rq_time(self._clock()),
                     self._interval_s,
                     self._grace_s,
                     self._keys_per_step,

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from shared.errors import BadImage
 from shared.schemas import ImageJob, SortResult
-from worker.state.pixel_buffer import Pixels, Place
-
-if TYPE_CHECKING:
-    from shared.errors import BadImage
-    from worker.models.routing import Model, Trial
-    from worker.state.result_cache import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,51 +54,6 @@ class Ticket:
         return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
 
 
-@dataclass(slots=True)
-class Peer:
-    """The other model that is to see an image while a canary is tried.
-
-    `pixels`, in its own size, stay None where there is no time to decode twice: then nothing is compared. `coming` is
-    true while they are being decoded, after the job itself went on.
-    """
-
-    trial: Trial
-    model: Model
-    pixels: Pixels | None = None
-    coming: bool = False
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there are no pixels, nor will be."""
-        return not self.coming and self.pixels is None  # in this order: the other thread writes in the opposite one
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A ticket with its pixels, and the model that they are for: the place is of that model's buffer."""
-
-    ticket: Ticket
-    place: Place
-    decode_ms: float
-    ready_at: float  # monotonic seconds
-    model: Model
-    peer: Peer | None = None
-    key: Key | None = None  # to remember the answer by
-
-    @property
-    def by_canary(self) -> bool:
-        """Whether a canary's answer acts for it."""
-        return self.peer is not None and self.peer.trial.model is self.model
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Items for one call of one model, earliest deadline first, and why it started now."""
-
-    items: tuple[Decoded, ...]
-    reason: str  # full, deadline, linger, drain
-
-
 class Ending(StrEnum):
     """What the finish step does with a job."""
 
@@ -124,3 +73,12 @@ class Done:
     ending: Ending
     result: SortResult | None
     error_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Milliseconds that an image spent in the stages it reached."""
+
+    decode_ms: float | None = None
+    batch_ms: float | None = None
+    infer_ms: float | None = None

@@ -10,13 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from worker.steps.batch import FINISH_MARGIN_S
+from worker.state.batch_cost import BatchCost
 
-if TYPE_CHECKING:
-    from worker.models.routing import Model
-
+# Left over for deciding and finishing when a batch starts at the last moment for its deadline.
+FINISH_MARGIN_S = 0.005
 # Of a new decoding time in the running mean: a few dozen images, so that one odd frame doesn't decide.
 _WEIGHT = 0.05
 
@@ -41,12 +39,12 @@ class Outlook:
         self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
 
     @contextmanager
-    def running(self, model: Model, *, images: int) -> Iterator[None]:
+    def running(self, cost: BatchCost, *, images: int) -> Iterator[None]:
         """A batch of `images` is in the model meanwhile, which learns what it cost: from the end of the one before."""
         thread = threading.get_ident()
         with self._changing:
             started = self._clock()
-            self._ends_at[thread] = started + self._busy_s(started) + model.cost.estimate(images)
+            self._ends_at[thread] = started + self._busy_s(started) + cost.estimate(images)
         try:
             yield
         finally:
@@ -56,25 +54,25 @@ class Outlook:
                 began, ended_before = self._ended_began, self._ended_at
                 self._ended_began, self._ended_at = started, ended
             if began <= started:  # else one that came later was out sooner, and says nothing of this one
-                model.cost.observe(images, ended - max(started, ended_before))
+                cost.observe(images, ended - max(started, ended_before))
 
-    def before_decoding(self, model: Model, *, waiting: int) -> float:
+    def before_decoding(self, cost: BatchCost, *, waiting: int) -> float:
         """Seconds to the result of an image that isn't decoded yet, with `waiting` decoded ones before it."""
         with self._changing:
             if not waiting and not self._ends_at:
                 return 0.0
             busy_s = self._busy_s(self._clock())
         full, rest = divmod(waiting, self._max_batch)
-        batches_s = full * model.cost.estimate(self._max_batch) + model.cost.estimate(rest + 1)
+        batches_s = full * cost.estimate(self._max_batch) + cost.estimate(rest + 1)
         return max(self.decode_s, busy_s) + batches_s + FINISH_MARGIN_S
 
-    def before_model(self, model: Model, *, images: int, others_wait: bool) -> float:
+    def before_model(self, cost: BatchCost, *, images: int, others_wait: bool) -> float:
         """Seconds to the results of a batch of `images` that could start now."""
         with self._changing:
             if images == 1 and not others_wait and not self._ends_at:
                 return 0.0
             busy_s = self._busy_s(self._clock())
-        return busy_s + model.cost.estimate(images) + FINISH_MARGIN_S
+        return busy_s + cost.estimate(images) + FINISH_MARGIN_S
 
     def _busy_s(self, now: float) -> float:
         """Until the model is done with all that is in it."""

@@ -15,53 +15,17 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from worker.state.jobs import Batch, Decoded
-
-if TYPE_CHECKING:
-    from worker.models.routing import Model
+from worker.models.model import Model
+from worker.state.latency_estimator import FINISH_MARGIN_S
+from worker.steps.work import Batch, Decoded
 
 # An item without a deadline is placed as if it had this one, so that a stream of urgent items can't
 # keep it waiting for ever.
 NO_DEADLINE_S = 5.0
 # How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
 DECODING_WAIT_S = 0.002
-# Left over for deciding and finishing when a batch starts at the last moment for its deadline.
-FINISH_MARGIN_S = 0.005
-
-
-class BatchCost:
-    """How long the model takes per batch size, learnt as it runs.
-
-    Sizes share an estimate per power of two; an unseen size takes that of the nearest seen one below,
-    scaled up, so that a first large batch is not believed to be free, or else that of the nearest above.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn that a batch of `size` took `seconds`."""
-        bucket = _bucket(size)
-        before = self._seconds.get(bucket, seconds)
-        self._seconds[bucket] = before + 0.2 * (seconds - before)
-
-    def estimate(self, size: int) -> float:
-        """Seconds that a batch of `size` will take; 0 while nothing is known."""
-        bucket = _bucket(size)
-        seconds = self._seconds.get(bucket)
-        if seconds is not None:
-            return seconds
-        known = sorted(self._seconds.copy())
-        for seen in reversed(known):
-            if seen < bucket:
-                return self._seconds[seen] * (bucket / seen)
-        return self._seconds[known[0]] if known else 0.0
-
-
-def _bucket(size: int) -> int:
-    return 1 << (size - 1).bit_length()
 
 
 class _Waiting(NamedTuple):

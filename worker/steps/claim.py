@@ -8,28 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from rq.utils import utcformat
 
 from shared import keys
 from shared.errors import BadImage
 from shared.images.decoding import MAX_BYTES
 from shared.images.limits import check_length
-from shared.jobs import MAX_ATTEMPTS
+from shared.rq_time import format_rq_time
 from shared.server.raw_connection import Wire
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
-from worker.state.jobs import Claimed, Lease
+from worker.rq.job_fields import parse_claimed
+from worker.state.jobs import Claimed
 
 # Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
 # not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it. While the
 # answer with them is read, the client holds them twice.
 MAX_ENCODED_BYTES = 24_000_000
-# Most digits of a number in a job's hash: what EXPIRE takes. A longer one counts as absent: a script would raise on it.
-MAX_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +41,6 @@ class Claim:
     cut_short: bool = False
 
 
-def stamp(at: float) -> str:
-    """UTC epoch seconds in the one form of time that RQ's Job.fetch reads."""
-    return utcformat(datetime.fromtimestamp(at, UTC))
-
-
-def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
-    """One job as `describe()` in common.lua returns it."""
-    queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
-    result_ttl, failure_ttl = ttls
-    lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
-    return Claimed(
-        lease=lease,
-        data=data,
-        enqueued_at=epoch(enqueued_at),
-        retries_left=_between(0, retries_left, MAX_ATTEMPTS - 1),
-        result_ttl_s=_whole(result_ttl),
-        failure_ttl_s=_whole(failure_ttl),
-        extras=_text(extras),
-        max_attempts=max_attempts_in(max_attempts),
-    )
-
-
-def max_attempts_in(field: bytes | None) -> int | None:
-    """How often a job's producer lets it be tried, from its hash; None where that doesn't say."""
-    return _between(0, field, MAX_ATTEMPTS) or None
-
-
-def _between(least: int, field: bytes | None, most: int) -> int:
-    return min(max(least, int(_whole(field) or least)), most)
-
-
 def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
     """Why an image of this length is not fetched; None for one that is."""
     try:
@@ -82,29 +48,6 @@ def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
     except BadImage as error:
         return error
     return None
-
-
-def _whole(value: bytes | None) -> str:
-    """The whole number that RQ wrote, as text; '' for none and for anything else."""
-    if not value:
-        return ""
-    digits = value.removeprefix(b"-")
-    return value.decode() if digits.isdigit() and len(digits) <= MAX_DIGITS else ""
-
-
-def _text(value: bytes | None) -> str:
-    """Never raises: ids and queue names are bytes. `Wire` turns them back into the same ones."""
-    return (value or b"").decode(errors="surrogateescape")
-
-
-def epoch(stamp_bytes: bytes | None) -> float | None:
-    """RQ's form of a time as UTC epoch seconds; None where there is none, or not that form."""
-    if not stamp_bytes:
-        return None
-    try:
-        return datetime.fromisoformat(stamp_bytes.decode()).timestamp()
-    except ValueError:
-        return None
 
 
 class Claimer:
@@ -141,7 +84,7 @@ class Claimer:
         """
         now = self._clock()
         suspended, jobs, problems, cut_short = self._script(
-            args=[limit, max_bytes, self._worker, stamp(now), now, self._lease_s, *self._queues]
+            args=[limit, max_bytes, self._worker, format_rq_time(now), now, self._lease_s, *self._queues]
         )
         self._broken_keys.report(problems)
         return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))

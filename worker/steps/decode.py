@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadImage
-from worker.state.jobs import Decoded, Peer, Ticket
-from worker.state.pixel_buffer import Pixels
-
-if TYPE_CHECKING:
-    from worker.models.routing import Route
-    from worker.state.result_cache import Key
+from worker.models.result_cache import Key
+from worker.models.routing import Route
+from worker.state.jobs import Ticket
+from worker.steps.work import Decoded, Peer
 
 log = logging.getLogger("sortline.decode")
-
-
-class Decoder(Protocol):
-    """Raw bytes of an image file and its camera to pixels, uint8 [size, size, 3]. Equal ones give equal pixels."""
-
-    def __call__(self, data: bytes, camera: str) -> Pixels:
-        """As a fresh array; raises BadImage."""
-
-    def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
-        """Into `out`; raises BadImage."""
 
 
 def decode_ticket(ticket: Ticket, image: bytes | None, route: Route, *, key: Key | None = None) -> Decoded:

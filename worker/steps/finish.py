@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared.errors import CommandRefused
+from shared.rq_time import format_rq_time
 from shared.server.error_translation import translate
 from shared.server.raw_connection import Wire
 from shared.settings import Settings
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.jobs import Done, Ending
-from worker.steps.claim import stamp
 
 log = logging.getLogger("sortline.finish")
 
@@ -62,7 +62,13 @@ class Finisher:
 
     def _finish(self, batch: Sequence[Done]) -> list[bool]:
         now = self._clock()
-        args: list[str | bytes | float] = [self._worker, stamp(now), now, self._stream_maxlen, self._result_ttl_s]
+        args: list[str | bytes | float] = [
+            self._worker,
+            format_rq_time(now),
+            now,
+            self._stream_maxlen,
+            self._result_ttl_s,
+        ]
         for done in batch:
             args += self._arguments(done)
         answers, problems = self._script(args)

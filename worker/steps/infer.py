@@ -8,22 +8,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from model_store.engines.loading import Engine
 from model_store.engines.validation import Images, check_answer
 from shared.errors import EngineFailed
-from worker.state.jobs import Decoded
+from worker.models.model import Row
+from worker.models.routing import Trial
 from worker.state.pixel_buffer import Place
-
-if TYPE_CHECKING:
-    from worker.models.routing import Trial
+from worker.steps.work import Decoded
 
 log = logging.getLogger("sortline.infer")
-
-Row = list[float]
 
 
 class Answered(NamedTuple):

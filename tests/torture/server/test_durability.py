@@ -24,7 +24,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from torture.server.server import TortureServer
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Done, Ending
 
 LINE = "l1"

@@ -12,10 +12,11 @@ from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import Heard, ToneEngine
 from worker.canary.comparer import PIECE_S, REMEMBERED_S, Comparer, Room
-from worker.models.routing import Model, Serving, Slot, Trial
+from worker.models.model import Model
+from worker.models.routing import Serving, Slot, Trial
 from worker.observe.metrics import Metrics
-from worker.state.jobs import Peer
 from worker.steps.infer import Answered, infer
+from worker.steps.work import Peer
 
 FOREVER = float("inf")
 

@@ -20,7 +20,8 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, Heard, ToneEngine, frame, picture
-from worker.models.routing import Model, Serving, Slot, Trial, position
+from worker.models.model import Model
+from worker.models.routing import Serving, Slot, Trial, position
 from worker.pipeline import Pipeline
 
 TONES = (0, 80, 160, 240)

@@ -16,9 +16,10 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from worker.canary.recorder import MAX_QUEUED, Recorder
-from worker.canary.tally import Answer, CanaryBook, Comparison, Totals, is_outvoted
+from worker.canary.tally import Answer, CanaryBook, Comparison, is_outvoted
 from worker.models.routing import Serving, Slot, Trial
 from worker.observe.metrics import Metrics
+from worker.state.canary_totals import Totals
 
 CANARY = Canary(version=4, share=0.5, max_disagreement=0.1, min_images=20, started_at=1700000000.123456)
 KEY = "sortline:canary:tone:4:1700000000.123456"

@@ -22,7 +22,8 @@ from worker.canary.tally import CanaryBook
 from worker.models.follower import UNSEEN_REFUSED_S, Follower
 from worker.models.follower import Versions as Followed
 from worker.models.loading import as_model, load_bundle, load_served
-from worker.models.routing import Model, Serving, Slot
+from worker.models.model import Model
+from worker.models.routing import Serving, Slot
 from worker.observe.metrics import Metrics
 
 

@@ -89,11 +89,11 @@ def test_the_metrics_show_what_is_served_and_nothing_else() -> None:
 def test_a_versions_counts_go_with_its_trial() -> None:
     metrics = Metrics()
     slot = Slot(Serving(OLD, trial()), metrics=metrics)
-    metrics.count_compared(4, [], ratio=0.5)
+    metrics.count_compared(4, compared=0, disagreed=0, ratio=0.5)
     names = ["sortline_canary_compared_total", "sortline_canary_disagreed_total", "sortline_canary_disagreement_ratio"]
     assert [shown(metrics, name) for name in names] == [[{"version": "4"}]] * 3
     assert slot.end_trial(trial())
-    metrics.count_compared(4, [], ratio=0.5)
+    metrics.count_compared(4, compared=0, disagreed=0, ratio=0.5)
     assert [shown(metrics, name) for name in names] == [[]] * 3
 
 

@@ -17,7 +17,10 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
-from worker.observe.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Distribution, EngineClock, Metrics, QueueGauges
+from worker.observe.distribution import Distribution
+from worker.observe.engine_clock import EngineClock
+from worker.observe.metrics import LATENCY_BUCKETS_S, MARGIN_BUCKETS_S, Metrics
+from worker.observe.queue_gauges import QueueGauges
 
 # DESIGN: sample name and its labels. A histogram is named by its count.
 NAMES = {

@@ -18,7 +18,7 @@ from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Loops
 from worker.observe.watchdog import CONFIRM_S, Watchdog
 from worker.pipeline import Pipeline
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Done
 
 POISON = picture(1, 2, blue=3)

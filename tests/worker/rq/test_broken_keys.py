@@ -21,7 +21,7 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Claimed, Ending
 
 STREAM_END = "18446744073709551615-18446744073709551615"

@@ -12,7 +12,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from tests.worker.test_pipeline import sample
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Done, Ending, Lease
 
 

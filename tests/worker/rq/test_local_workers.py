@@ -22,8 +22,9 @@ from tests.worker.rq.test_refusing_servers import restricted  # noqa: F401  # a 
 from tests.worker.rq.test_scripts import done, everything, ids, leases, queued
 from tests.worker.test_pipeline import sample
 from worker.rq import local_workers
-from worker.rq.leases import REAP_LIMIT, Inflight, LeaseKeeper
+from worker.rq.leases import REAP_LIMIT, LeaseKeeper
 from worker.rq.processes import Processes, ProcessId
+from worker.state.inflight import Inflight
 from worker.state.jobs import Claimed
 
 PROC = Path("/proc")

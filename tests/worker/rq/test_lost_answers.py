@@ -14,7 +14,7 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, everything, expire, ids, leases, queued
 from torture.server.proxy import Proxy, proxy_to
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Ending
 
 

@@ -14,7 +14,7 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, everything, ids
 from torture.server.proxy import proxy_to
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Claimed, Done, Ending, Lease
 from worker.steps.finish import Finisher
 

@@ -16,11 +16,12 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.rq.leases import Inflight, LeaseKeeper
-from worker.state.jobs import Claimed, Done, Ending, Lease
+from worker.models.decider import Decider
+from worker.rq.leases import LeaseKeeper
+from worker.state.inflight import Inflight
+from worker.state.jobs import Claimed, Done, Ending, Lease, Spent
 from worker.steps.admit import admit
 from worker.steps.claim import Claim, Claimer
-from worker.steps.decide import Decider, Spent
 
 
 def claim(settings: Settings, limit: int = 100, **fields: int) -> list[Claimed]:

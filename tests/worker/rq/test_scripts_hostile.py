@@ -12,7 +12,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
-from worker.rq.leases import Inflight
+from worker.state.inflight import Inflight
 from worker.state.jobs import Ending
 from worker.steps.admit import admit
 

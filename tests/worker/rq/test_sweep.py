@@ -16,8 +16,8 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.rq.leases import Inflight
 from worker.rq.sweep import Sweeper, Swept
+from worker.state.inflight import Inflight
 
 LATER = 4e9
 LONG_AGO = "2026-01-01T00:00:00.000000Z"

@@ -11,9 +11,11 @@ import pytest
 
 from tests.worker import kit
 from tests.worker.kit import decoded
-from worker.models.routing import Model
-from worker.state.jobs import Batch
-from worker.steps.batch import FINISH_MARGIN_S, NO_DEADLINE_S, BatchCost, Batcher
+from worker.models.model import Model
+from worker.state.batch_cost import BatchCost
+from worker.state.latency_estimator import FINISH_MARGIN_S
+from worker.steps.batch import NO_DEADLINE_S, Batcher
+from worker.steps.work import Batch
 
 WALL = 1_700_000_000.0
 

@@ -13,7 +13,8 @@ from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import SIZE_PX, halves, picture, ticket
-from worker.models.routing import Model, Route, Trial
+from worker.models.model import Model
+from worker.models.routing import Route, Trial
 from worker.steps.decode import decode_for_peer, decode_ticket
 
 LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)

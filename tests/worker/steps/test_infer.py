@@ -12,9 +12,10 @@ from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
+from worker.models.model import Row
 from worker.models.routing import Trial
-from worker.state.jobs import Peer
-from worker.steps.infer import Answered, Row, infer, rescue
+from worker.steps.infer import Answered, infer, rescue
+from worker.steps.work import Peer
 
 
 def test_rows_come_in_the_order_of_the_items() -> None:

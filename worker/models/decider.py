@@ -6,7 +6,6 @@ Used by the pipeline for batches and by `tasks.sort_image` for one image: the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from model_store.bundle.manifest import Manifest
@@ -14,18 +13,9 @@ from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
-from worker.state.jobs import Ticket
+from worker.state.jobs import Spent, Ticket
 
 _NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Milliseconds that an image spent in the stages it reached."""
-
-    decode_ms: float | None = None
-    batch_ms: float | None = None
-    infer_ms: float | None = None
 
 
 class Decider:

@@ -10,14 +10,12 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from shared.schemas import ImageJob
+from worker.models.model import Row
+from worker.models.routing import Route
 from worker.observe.metrics import Metrics
-
-if TYPE_CHECKING:
-    from shared.schemas import ImageJob
-    from worker.models.routing import Route
-    from worker.steps.infer import Row
 
 
 class Key(NamedTuple):

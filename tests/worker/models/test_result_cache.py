@@ -13,9 +13,10 @@ from shared.schemas import ImageJob
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
-from worker.models.routing import Model, Route, Trial
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import Route, Trial
 from worker.observe.metrics import Metrics
-from worker.state.result_cache import ResultCache
 
 ROW = [0.9, 0.1, 0.0]
 

@@ -11,8 +11,8 @@ from shared.errors import BadImage, BadJob, BadSetting, EngineFailed
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.worker import kit
-from worker.state.jobs import Lease, Ticket
-from worker.steps.decide import Decider, Spent
+from worker.models.decider import Decider
+from worker.state.jobs import Lease, Spent, Ticket
 
 CAPTURED_AT = 1_700_000_000.0
 GOOD, NO_CAP, DISFIGURED = [0.9, 0.05, 0.05], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]
