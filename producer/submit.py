@@ -33,7 +33,7 @@ from shared.settings import Settings
 # RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
 JOB_TIMEOUT_S = 180
 # More tokens on the bell than workers that could usefully wake at once.
-BELL_TOKENS = 64
+WAKEUP_TOKENS = 64
 # One call of the script holds up the whole server, so that it takes only about a millisecond's worth.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
@@ -236,14 +236,14 @@ class LineProducer:
         return sniff(data)
 
     def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, some: bool) -> None:
-        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
+        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.wakeup(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,
             places_wanted,
             int(some),
             self._settings.image_ttl_s,
-            BELL_TOKENS,
+            WAKEUP_TOKENS,
             len(common),
             *common,
         ]

@@ -31,7 +31,7 @@ def canary(model: str, version: int, started_at: float) -> str:
     return f"sortline:canary:{model}:{version}:{started_at!r}"
 
 
-def bell(queue: str) -> str:
+def wakeup(queue: str) -> str:
     """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
     return f"sortline:bell:{queue}"
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from bench.contenders.worker_processes import idle_crew
-from bench.engines.null import null_served
+from bench.engines.null import null_model
 from bench.figures import Record, Say, percentiles
 from bench.machine import ServerUse
 from bench.traffic import results, tail, times_ms, wait_answered
@@ -57,7 +57,7 @@ def bench_idle(settings: Settings, *, jobs: int, workers: int, say: Say, watch_s
 
 def _with_workers(settings: Settings, count: int, *, client: Any, jobs: int, watch_s: float, say: Say) -> Record:
     client.flushdb()
-    with idle_crew(settings, null_served, count=count, client=client, say=say):
+    with idle_crew(settings, null_model, count=count, client=client, say=say):
         say(f"idle: {count} workers, the server's load")
         time.sleep(SETTLE_S)
         server = _server_use(client, watch_s)

@@ -26,7 +26,7 @@ from shared.errors import NotFound, Transient
 from shared.server.connection import connect
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from worker.models.loading import load_served
+from worker.models.loading import load_model
 
 LINE = "bench"
 REAL_WORKERS = (1, 2)
@@ -78,12 +78,12 @@ def bench_scaling(settings: Settings, *, rounds: int, jobs: int, say: Say, simul
         measured = {case: _Measured() for case in cases}
         for number in range(1, rounds + 1):
             for case in cases:
-                kind = "simulated" if case.load is simulated.simulated_served else "real"
+                kind = "simulated" if case.load is simulated.simulated_model else "real"
                 what = f"{case.workers} workers, {kind} engine, {case.servers} servers"
                 say(f"scaling: round {number} of {rounds}, {what}")
                 _measure(settings, case, measured[case], urls=urls, folder=folder)
-    real = [case for case in cases if case.load is load_served]
-    simulated_cases = [case for case in cases if case.load is not load_served]
+    real = [case for case in cases if case.load is load_model]
+    simulated_cases = [case for case in cases if case.load is not load_model]
     return {
         "benchmark": "scaling",
         "model": settings.model,
@@ -102,7 +102,7 @@ def bench_scaling(settings: Settings, *, rounds: int, jobs: int, say: Say, simul
 
 
 def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -> list[_Case]:
-    real = [_Case(workers, 1, jobs, REAL_SIZE, load_served) for workers in REAL_WORKERS]
+    real = [_Case(workers, 1, jobs, REAL_SIZE, load_model) for workers in REAL_WORKERS]
     rate = simulated.full_rate(settings.max_batch)
     return real + [
         _Case(
@@ -110,7 +110,7 @@ def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -
             count,
             min(MAX_IMAGES, round(rate * workers * simulated_s)),
             SIMULATED_SIZE,
-            simulated.simulated_served,
+            simulated.simulated_model,
         )
         for workers in SIMULATED_WORKERS
         for count in range(1, min(servers, workers) + 1)
@@ -149,7 +149,7 @@ def _point(settings: Settings, case: _Case, measured: _Measured, *, alone: float
         "server": rate / case.servers * server_us / 1e6,
         "cores": rate * (server_us + worker_us) / 1e6 / usable_cores(),
     }
-    if case.load is simulated.simulated_served:
+    if case.load is simulated.simulated_model:
         shares["engine"] = rate / case.workers / simulated.full_rate(settings.max_batch)
     return {
         "workers": case.workers,

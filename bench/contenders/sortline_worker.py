@@ -118,9 +118,9 @@ def sortline_rate(settings: Settings, *, count: int, null: bool = False) -> floa
 
 def two_workers_rate(settings: Settings, *, count: int) -> float:
     """Images/s of two workers with the null engine on one filled queue, while both are at it."""
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
 
-    work_off([settings, settings], null_served)
+    work_off([settings, settings], null_model)
     return shared_rate(settings, count=count, workers=2)
 
 
@@ -132,12 +132,12 @@ def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) ->
 
 def run_sortline(settings: Settings, *, null: bool) -> None:
     """Empty the queue with Sortline's worker."""
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from shared.cli import setup_logging
     from worker.service import WorkerService
 
     setup_logging(settings)
-    if code := WorkerService(settings, burst=True, load=null_served if null else None).run():
+    if code := WorkerService(settings, burst=True, load=null_model if null else None).run():
         raise Transient(f"the worker ended with {code}: see its log above.")
 
 
@@ -145,11 +145,11 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
     """Empty the queue with RQ's SimpleWorker, settings and model loaded once before it starts."""
     from rq import SimpleWorker
 
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from worker import tasks
-    from worker.models.loading import load_served
+    from worker.models.loading import load_model
 
-    tasks.use(null_served(settings) if null else load_served(settings), settings)
+    tasks.use(null_model(settings) if null else load_model(settings), settings)
     run_rq(SimpleWorker, settings)
 
 

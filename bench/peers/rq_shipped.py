@@ -38,8 +38,8 @@ def rq_worker_null_rate(settings: Settings, *, count: int) -> float:
 def _run_null(settings: Settings) -> None:
     from rq import Worker
 
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from worker import tasks
 
-    tasks.use(null_served(settings), settings)
+    tasks.use(null_model(settings), settings)
     run_rq(Worker, settings)

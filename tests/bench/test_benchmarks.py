@@ -20,14 +20,14 @@ from bench.benchmarks.queue import batching
 from bench.benchmarks.scaling import bench_scaling
 from bench.contenders.worker_processes import idle_crew, work_off
 from bench.engines import simulated
-from bench.engines.null import null_served
-from bench.engines.simulated import full_rate, simulated_served
+from bench.engines.null import null_model
+from bench.engines.simulated import full_rate, simulated_model
 from bench.traffic import Load, send
 from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
-from tests.bench.meeting import meeting_simulated_served
-from worker.models.loading import Served
+from tests.bench.meeting import meeting_simulated_model
+from worker.models.loading import LoadedModel
 
 SIZE = "64x48"
 
@@ -47,7 +47,7 @@ def say(text: str) -> None:
     """Nobody watches."""
 
 
-def broken(settings: Settings) -> Served:
+def broken(settings: Settings) -> LoadedModel:
     raise NotFound("no such model")
 
 
@@ -114,7 +114,7 @@ def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
 def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
     monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
-    monkeypatch.setattr(simulated, "simulated_served", meeting_simulated_served)
+    monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_model)
     record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, say=say)
     assert record["left_out"] == {}
     (real,) = record["real"]["points"]
@@ -148,7 +148,7 @@ def test_idle_times_single_images_and_counts_what_waiting_costs(
 
 
 def test_an_idle_crew_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
-    with idle_crew(plant, null_served, count=3, client=client, say=say):
+    with idle_crew(plant, null_model, count=3, client=client, say=say):
         assert client.scard(keys.RQ_WORKERS) == 3
         pids = {int(client.hget(worker, "pid") or 0) for worker in client.smembers(keys.RQ_WORKERS)}
         assert len(pids) == 3
@@ -176,7 +176,7 @@ def test_a_crew_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> No
 
 def test_a_crew_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
     send(plant, Load(line="l", count=200, size=SIZE), folder=tmp_path)
-    assert work_off([plant], simulated_served) > 0
+    assert work_off([plant], simulated_model) > 0
     found = traffic.results(client, "l")
     assert len({result.job_id for result in found}) == traffic.answered(client, "l") == 200
 

@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from producer import submit
-from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
+from producer.submit import CHUNK_JOBS, JOB_TIMEOUT_S, WAKEUP_TOKENS, Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
 from shared.jobs import MAX_ATTEMPTS_FIELD
@@ -290,9 +290,9 @@ def test_names_can_be_checked_beforehand() -> None:
 def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings)
     producer.submit(jpeg(), line="line-1", camera="c", queue="bulk")
-    assert client.lrange(keys.bell("bulk"), 0, -1) == [b"1"]
-    producer.submit_many(frames(3 * BELL_TOKENS))
-    assert client.llen(keys.bell("live")) == BELL_TOKENS
+    assert client.lrange(keys.wakeup("bulk"), 0, -1) == [b"1"]
+    producer.submit_many(frames(3 * WAKEUP_TOKENS))
+    assert client.llen(keys.wakeup("live")) == WAKEUP_TOKENS
 
 
 def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:

@@ -210,7 +210,7 @@ def wrong_executions_of_worker(forger: Forger) -> None:
 
 def wrong_bell(forger: Forger) -> None:
     """The list that wakes idle workers."""
-    forger.write_wrong(keys.bell(forger.any_queue()), right="list")
+    forger.write_wrong(keys.wakeup(forger.any_queue()), right="list")
 
 
 def wrong_lines(forger: Forger) -> None:

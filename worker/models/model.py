@@ -1,4 +1,4 @@
-"""One loaded model: all that the steps need of it."""
+"""One loaded model, with everything that the steps need of it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from model_store.bundle.manifest import Manifest
 from model_store.engines.loading import Engine
 from worker.models.decider import Decider
 from worker.state.batch_cost import BatchCost
-from worker.state.pixel_buffer import BatchBuffer, Pixels
+from worker.state.pixel_buffer import PixelBuffer, Pixels
 
-Row = list[float]
+# One per class of the model's manifest, in its order.
+Probabilities = list[float]
 
 
 class Decoder(Protocol):
-    """Raw bytes of an image file and its camera to pixels, uint8 [size, size, 3]. Equal ones give equal pixels."""
+    """Decodes an image file of a camera to pixels, uint8 [S, S, 3]. Decoders that compare equal give equal pixels."""
 
     def __call__(self, data: bytes, camera: str) -> Pixels:
-        """As a fresh array; raises BadImage."""
+        """Decode to a new array; raises BadImage."""
 
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
-        """Into `out`; raises BadImage."""
+        """Decode into `out`; raises BadImage."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One loaded version with all that the steps need of it: versions may differ in size, classes, policy, cost."""
+    """One loaded version. Versions may differ in image size, classes, policy and cost."""
 
     manifest: Manifest
     engine: Engine
     decoder: Decoder
     decider: Decider
     cost: BatchCost
-    buffer: BatchBuffer
+    buffer: PixelBuffer
 
     @property
     def version(self) -> int:

@@ -1,7 +1,7 @@
-"""Answers remembered by image: the same file shown to the same model again costs neither decoding nor model time.
+"""A cache of answers: an image file that the model has seen before costs neither decoding nor model time.
 
-In: an admitted job and its image. Out: the row of probabilities that the model gave it before. The file's digest is
-computed here: what a producer says of its image may be wrong, and would give one bottle another's answer.
+In: an admitted job and its image. Out: the probabilities that the model gave for the same file before. The file's
+digest is computed here: a wrong digest from a producer would give one bottle the answer of another.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from shared.schemas import ImageJob
-from worker.models.model import Row
+from worker.models.model import Probabilities
 from worker.models.routing import Route
 from worker.observe.metrics import Metrics
 
 
-class Key(NamedTuple):
-    """All that an answer depends on. `camera` only where the model cuts its own part out of each camera's frames."""
+class CacheKey(NamedTuple):
+    """Everything that an answer depends on. `camera` is empty unless the model has a crop region for each camera."""
 
     digest: bytes
     name: str
@@ -29,44 +29,44 @@ class Key(NamedTuple):
 
 
 class ResultCache:
-    """The answers of the images asked for last, at most so many. May be used by many threads."""
+    """A cache of limited size that drops the least recently used answer. For any thread."""
 
     def __init__(self, max_items: int, *, queues: Collection[str], metrics: Metrics) -> None:
-        """Remembers `max_items` answers (0: none) to images of `queues`: cameras hardly send the same frame twice."""
+        """Caches `max_items` answers (0: none) for `queues` only, as cameras hardly ever send the same frame twice."""
         self._max_items = max_items
         self._queues = frozenset(queues) if max_items else frozenset()
         self._hits = metrics.result_cache.labels("hit")
         self._misses = metrics.result_cache.labels("miss")
-        self._rows: OrderedDict[Key, Row] = OrderedDict()
+        self._answers: OrderedDict[CacheKey, Probabilities] = OrderedDict()
         self._using = threading.Lock()
 
-    def key(self, job: ImageJob, image: bytes | None, route: Route) -> Key | None:
-        """What to ask and remember by; None where nothing is to be remembered: a trial is to see its images itself."""
-        if image is None or job.queue not in self._queues or route.trial is not None:
+    def key(self, job: ImageJob, image: bytes | None, route: Route) -> CacheKey | None:
+        """The key of an image; None where its answer is not cached. A canary must see its images itself."""
+        if image is None or job.queue not in self._queues or route.canary is not None:
             return None
         manifest = route.model.manifest
         camera = job.camera if manifest.regions else ""
         digest = hashlib.sha256(image).digest()
-        return Key(digest, manifest.name, manifest.version, route.model.engine.name, camera)
+        return CacheKey(digest, manifest.name, manifest.version, route.model.engine.name, camera)
 
-    def get(self, key: Key) -> Row | None:
-        """The answer, if it is remembered."""
+    def get(self, key: CacheKey) -> Probabilities | None:
+        """The cached answer, if there is one."""
         with self._using:
-            row = self._rows.get(key)
-            if row is None:
+            probabilities = self._answers.get(key)
+            if probabilities is None:
                 self._misses.inc()
                 return None
-            self._rows.move_to_end(key)
+            self._answers.move_to_end(key)
             self._hits.inc()
-            return row
+            return probabilities
 
-    def put(self, key: Key, row: Row) -> None:
-        """Remember an answer, and forget the one that nobody has asked for longest."""
+    def add(self, key: CacheKey, probabilities: Probabilities) -> None:
+        """Add an answer, and drop the least recently used one if there are too many."""
         with self._using:
-            self._rows[key] = row
-            self._rows.move_to_end(key)
-            if len(self._rows) > self._max_items:
-                self._rows.popitem(last=False)
+            self._answers[key] = probabilities
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._max_items:
+                self._answers.popitem(last=False)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._answers)

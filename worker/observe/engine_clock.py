@@ -28,7 +28,7 @@ class EngineClock:
         """One less."""
         self._turn(-1)
 
-    def look(self, *, is_idle: bool) -> None:
+    def observe_queue(self, *, is_idle: bool) -> None:
         """Whether there is nothing that will come to the model, while nothing is in it."""
         self._turn(0)
         self._without = "idle" if is_idle else "waiting"

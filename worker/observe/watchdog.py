@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from worker.observe.supervisor import Loops
+from worker.observe.supervisor import Supervisor
 from worker.state.inflight import Inflight
 from worker.state.jobs import Lease
 
@@ -38,14 +38,14 @@ class Watchdog:
 
     def __init__(
         self,
-        loops: Loops,
+        supervisor: Supervisor,
         *,
         inflight: Inflight,
         keeper: Releases,
         stuck_after_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._loops = loops
+        self._supervisor = supervisor
         self._inflight = inflight
         self._keeper = keeper
         self._stuck_after_s = stuck_after_s
@@ -57,14 +57,14 @@ class Watchdog:
 
     def working_on(self, name: str, leases: Sequence[Lease]) -> None:
         """The loop `name` begins to work on these jobs."""
-        self._loops.beat(name)
+        self._supervisor.heartbeat(name)
         self._at[name] = leases
 
     def check(self) -> bool:
         """Whether a thread is given up: from now on, or since an earlier check."""
         if self.hanging.is_set():
             return True
-        hanging_s = self._loops.silent(longer_than_s=self._stuck_after_s)
+        hanging_s = self._supervisor.silent(longer_than_s=self._stuck_after_s)
         if not hanging_s:
             self._seen_at = None
         elif self._seen_at is None:
@@ -85,11 +85,11 @@ class Watchdog:
         """None while every thread lives and comes round, else which one doesn't."""
         if self.hanging.is_set():
             return f"{self._reason}; its jobs are given up, restart the worker"
-        return self._loops.problem(stuck_after_s=self._stuck_after_s)
+        return self._supervisor.health_problem(stuck_after_s=self._stuck_after_s)
 
     def ready_problem(self) -> str | None:
         """As `health_problem`, but sooner: to be out of service for a while costs less than a restart."""
-        return self.health_problem() or self._loops.problem(stuck_after_s=self._stuck_after_s / 2)
+        return self.health_problem() or self._supervisor.health_problem(stuck_after_s=self._stuck_after_s / 2)
 
     def _give_up(self, hanging_s: Mapping[str, float]) -> None:
         name, seconds = next(iter(hanging_s.items()))

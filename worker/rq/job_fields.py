@@ -7,18 +7,18 @@ from typing import Any
 
 from shared.jobs import MAX_ATTEMPTS
 from shared.rq_time import parse_rq_time
-from worker.state.jobs import Claimed, Lease
+from worker.state.jobs import ClaimedJob, Lease
 
 # Most digits of a number in a job's hash: what EXPIRE takes. A longer one counts as absent: a script would raise on it.
 MAX_DIGITS = 10
 
 
-def parse_claimed(raw: Sequence[Any], *, started_at: float) -> Claimed:
+def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
     """One job as `describe()` in common.lua returns it."""
     queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
     result_ttl, failure_ttl = ttls
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
-    return Claimed(
+    return ClaimedJob(
         lease=lease,
         data=data,
         enqueued_at=parse_rq_time(enqueued_at),

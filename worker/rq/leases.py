@@ -20,7 +20,7 @@ from worker.rq.job_fields import parse_claimed
 from worker.rq.local_workers import LocalWorkers
 from worker.rq.processes import Processes
 from worker.state.inflight import Inflight
-from worker.state.jobs import Claimed, Lease
+from worker.state.jobs import ClaimedJob, Lease
 
 log = logging.getLogger("sortline.leases")
 
@@ -77,7 +77,7 @@ class LeaseKeeper:
         self._inflight.remove(held)
         return int(released)
 
-    def reap(self) -> tuple[int, list[Claimed]]:
+    def reap(self) -> tuple[int, list[ClaimedJob]]:
         """Take back jobs whose leases ran out, and those of workers on this host that are known to be gone.
 
         Returns:
@@ -90,7 +90,7 @@ class LeaseKeeper:
             return requeued + more_requeued, jobs + more_jobs
         return requeued, jobs
 
-    def _reap_once(self) -> tuple[int, list[Claimed]]:
+    def _reap_once(self) -> tuple[int, list[ClaimedJob]]:
         now = self._clock()
         others = self._local_workers
         gone, forgotten = others.find_gone()

@@ -21,7 +21,7 @@ log = logging.getLogger("sortline.upkeep")
 INTERVAL_S = 1.0
 
 
-class Upkeep:
+class Maintenance:
     """Runs from `start` to `stop`."""
 
     def __init__(self, *, sweeper: Sweeper, server_clock: ServerClock, metrics: Metrics) -> None:

@@ -12,7 +12,7 @@ from shared.server.memory_options import HASH_MAX_LISTPACK_VALUE, MEMORY_OPTIONS
 log = logging.getLogger("sortline.worker")
 
 
-def warn_of_loss(client: redis.Redis) -> None:
+def warn_if_not_durable(client: redis.Redis) -> None:
     """Log how the server could lose queued images (by evicting them, or with its own process), or waste memory.
 
     Says nothing where the server doesn't let us ask (managed services refuse CONFIG).

@@ -33,13 +33,13 @@ from shared import keys
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_wrong_type
 from worker.observe.metrics import Metrics
-from worker.rq.persistence_check import warn_of_loss
+from worker.rq.persistence_check import warn_if_not_durable
 
 log = logging.getLogger("sortline.presence")
 
 # RQ forgets a worker this long (and a minute) after its last heartbeat.
 WORKER_TTL_S = 60
-BEAT_INTERVAL_S = 2.0
+HEARTBEAT_INTERVAL_S = 2.0
 # How long one wait for a command takes, and so how soon the thread notices its end.
 LISTEN_S = 0.5
 # Members of a set of workers that are looked at in one round trip.
@@ -51,7 +51,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-class Presence(BaseWorker):
+class RqRegistration(BaseWorker):
     """What one worker writes to be seen by RQ. Each method asks the server, and raises what the client and RQ raise."""
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ class Presence(BaseWorker):
         """As it is: RQ would raise the socket's time-out to a minute, for a blocking pop that is not made here."""
         return connection
 
-    def arrive(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
+    def register(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
         """Be visible to RQ; may be called again at any time.
 
         RQ's own `register_birth` raises ValueError where the hash exists, as it does when the finish step has counted
@@ -78,14 +78,14 @@ class Presence(BaseWorker):
         """
         self._ask_own_address()
         try:
-            self._register(state)
+            self._write_registration(state)
         except redis.exceptions.ResponseError as error:
             if not is_wrong_type(error):
                 raise
             # Most likely it is our own key, which only this worker uses. A broken set of RQ's stays as it is.
             if self.connection.type(self.key) != b"hash":
                 self.connection.delete(self.key)
-            self._register(state)
+            self._write_registration(state)
 
     def _ask_own_address(self) -> None:
         try:
@@ -94,7 +94,7 @@ class Presence(BaseWorker):
         except redis.exceptions.ResponseError:  # managed services refuse CLIENT
             self.ip_address = "unknown"
 
-    def _register(self, state: WorkerStatus) -> None:
+    def _write_registration(self, state: WorkerStatus) -> None:
         """All at once, so that nobody sees half of it."""
         self.birth_date = self.last_heartbeat = now()
         self._state = state
@@ -105,7 +105,7 @@ class Presence(BaseWorker):
             pipeline.expire(self.key, self.worker_ttl + 60)
             pipeline.execute()
 
-    def beat(self, *, state: WorkerStatus) -> None:
+    def send_heartbeat(self, *, state: WorkerStatus) -> None:
         """A sign of life; registers anew if the server lost us (restart, expiry, a deleted key)."""
         # Each command for itself: a full server refuses HSET, but lets the registration live on.
         with self.connection.pipeline(transaction=False) as pipeline:
@@ -115,13 +115,13 @@ class Presence(BaseWorker):
             self.set_state(state, pipeline=pipeline)
             is_registered, *answers = pipeline.execute(raise_on_error=False)
         if is_registered is not True:  # False, or an error: the key is of another type
-            self.arrive(state=state)
+            self.register(state=state)
             return
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Be gone for RQ, as its `register_death` leaves it; a full server refuses the date of death alone."""
         with self.connection.pipeline(transaction=False) as pipeline:
             worker_registration.unregister(self, pipeline)
@@ -130,7 +130,7 @@ class Presence(BaseWorker):
             pipeline.delete(self.executions_key)
             pipeline.execute()
 
-    def upkeep(self) -> Iterator[tuple[str, Callable[[], object]]]:
+    def cleanup_tasks(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """RQ's periodic clean-up, in named pieces, so that one that fails does not stop the others.
 
         Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
@@ -174,7 +174,7 @@ class Presence(BaseWorker):
                 log.warning("a message to this worker is no command of RQ's, and ignored: %.100r", data)
 
 
-class PresenceThread:
+class RegistrationThread:
     """Keeps a worker present in RQ until `stop`."""
 
     def __init__(
@@ -187,7 +187,7 @@ class PresenceThread:
         metrics: Metrics,
     ) -> None:
         self._client = connect(redis_url)
-        self._presence = Presence(self._client, name=name, queues=queues)
+        self._registration = RqRegistration(self._client, name=name, queues=queues)
         self._state = state
         self._metrics = metrics
         self._pubsub: PubSub | None = None
@@ -208,26 +208,28 @@ class PresenceThread:
     def _loop(self) -> None:
         is_checked = False
         while True:
-            is_registered = self._attempt("the registration with RQ", self._beat)
+            is_registered = self._attempt("the registration with RQ", self._heartbeat)
             # Before the rest, which can wait until the worker is under way.
-            self._listen(BEAT_INTERVAL_S)
+            self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
-                is_checked = self._attempt("the check of the server's settings", partial(warn_of_loss, self._client))
+                is_checked = self._attempt(
+                    "the check of the server's settings", partial(warn_if_not_durable, self._client)
+                )
             if self._stopping.is_set():
                 break
-            if is_registered and self._presence.should_run_maintenance_tasks:
-                self._presence.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
-                for what, clean in self._presence.upkeep():
+            if is_registered and self._registration.should_run_maintenance_tasks:
+                self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
+                for what, clean in self._registration.cleanup_tasks():
                     self._attempt(what, clean)
-        self._attempt("the end of the registration with RQ", self._presence.leave)
+        self._attempt("the end of the registration with RQ", self._registration.unregister)
         self._stop_listening()
         self._client.close()
 
-    def _beat(self) -> None:
-        if self._presence.birth_date is None:
-            self._presence.arrive(state=self._state())
+    def _heartbeat(self) -> None:
+        if self._registration.birth_date is None:
+            self._registration.register(state=self._state())
         else:
-            self._presence.beat(state=self._state())
+            self._registration.send_heartbeat(state=self._state())
 
     def _listen(self, duration_s: float) -> None:
         """Obey commands until the next heartbeat is due, or the end."""
@@ -240,10 +242,10 @@ class PresenceThread:
     def _next_command(self, timeout_s: float) -> None:
         if self._pubsub is None:
             self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-            self._pubsub.subscribe(self._presence.pubsub_channel_name)
+            self._pubsub.subscribe(self._registration.pubsub_channel_name)
         message = self._pubsub.get_message(timeout=min(timeout_s, LISTEN_S))
         if message is not None:
-            self._presence.obey(message["data"])
+            self._registration.obey(message["data"])
 
     def _stop_listening(self) -> None:
         pubsub, self._pubsub = self._pubsub, None

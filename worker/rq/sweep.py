@@ -1,4 +1,4 @@
-"""Sweep: finds lost jobs, which are in no list and no registry, and brings them back. Called by `upkeep`.
+"""Sweep: finds lost jobs, which are in no list and no registry, and brings them back. Called by `maintenance`.
 
 Our own scripts lose none. Others do: an older release of the worker, a plain `rq worker` that is killed between its pop
 and its start, a person who deletes a list.

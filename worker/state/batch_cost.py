@@ -1,20 +1,21 @@
-"""What a batch of each size costs a model, learnt as it runs."""
+"""How long a model takes for a batch of each size, measured while it runs."""
 
 from __future__ import annotations
 
 
 class BatchCost:
-    """How long the model takes per batch size, learnt as it runs.
+    """A running mean of the seconds per batch, for each batch size.
 
-    Sizes share an estimate per power of two; an unseen size takes that of the nearest seen one below,
-    scaled up, so that a first large batch is not believed to be free, or else that of the nearest above.
+    Sizes share an estimate per power of two. An unseen size gets the estimate of the nearest smaller size that was
+    seen, scaled up, so that a first large batch does not count as free. Without a smaller one it gets the estimate of
+    the nearest larger size.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
 
     def observe(self, size: int, seconds: float) -> None:
-        """Learn that a batch of `size` took `seconds`."""
+        """Add a measurement: a batch of `size` took `seconds`."""
         bucket = _bucket(size)
         before = self._seconds.get(bucket, seconds)
         self._seconds[bucket] = before + 0.2 * (seconds - before)

@@ -1,4 +1,4 @@
-"""What a canary has shown so far: plain counts."""
+"""The counts of one canary, over all workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Compared images of one canary, over all workers; why it was stopped, if it was."""
+class CanaryTotals:
+    """How many images were compared, how many of them disagreed, and why the canary was stopped, if it was."""
 
     compared: int = 0
     disagreed: int = 0
@@ -15,5 +15,5 @@ class Totals:
 
     @property
     def ratio(self) -> float:
-        """Share of the compared images that disagreed; 0 before the first."""
+        """Share of the compared images that disagreed; 0 before the first comparison."""
         return self.disagreed / self.compared if self.compared else 0.0

@@ -1,4 +1,4 @@
-"""The jobs in flight: the leases that a worker holds. Any thread may use it."""
+"""The in-flight set: the leases that a worker holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.state.jobs import Lease
 
 
 class Inflight:
-    """The leases that this worker holds, from claim until finished, released or lost."""
+    """The leases that this worker holds, from the claim until they are finished, released or lost. For any thread."""
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
@@ -17,12 +17,12 @@ class Inflight:
         self._changed = threading.Condition()
 
     def add(self, leases: Sequence[Lease]) -> None:
-        """These are held from now on."""
+        """Hold these leases from now on."""
         with self._changed:
             self._leases |= {lease.execution_id: lease for lease in leases}
 
     def remove(self, leases: Sequence[Lease]) -> None:
-        """These are held no more."""
+        """Stop holding these leases."""
         with self._changed:
             for lease in leases:
                 self._leases.pop(lease.execution_id, None)
@@ -30,12 +30,12 @@ class Inflight:
             self._changed.notify_all()
 
     def finishing(self, leases: Sequence[Lease]) -> None:
-        """These are about to be finished: from now on the server may have forgotten them for good reason."""
+        """Note that these are about to be finished: from now on it is no loss when the server doesn't know them."""
         with self._changed:
             self._finishing.update(lease.execution_id for lease in leases)
 
     def drop_lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Of leases that the server no longer knows: those that were not finished meanwhile, held no more."""
+        """Stop holding leases that the server no longer knows, and return them; not those that are being finished."""
         with self._changed:
             lost = [lease for lease in leases if lease in self and lease.execution_id not in self._finishing]
             for lease in lost:
@@ -44,12 +44,12 @@ class Inflight:
         return lost
 
     def held(self) -> list[Lease]:
-        """All held, in the order of their claims."""
+        """All leases that are held, in the order of their claims."""
         with self._changed:
             return list(self._leases.values())
 
     def wait_below(self, count: int, timeout_s: float) -> int:
-        """Wait until fewer than `count` are held, at most `timeout_s`; how many are held then."""
+        """Wait at most `timeout_s` until fewer than `count` are held; how many are held then."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._leases) < count, timeout_s)
             return len(self._leases)

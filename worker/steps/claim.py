@@ -1,6 +1,6 @@
-"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `Claimed` records; then their images.
+"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `ClaimedJob` records, and then their images.
 
-Called by the pipeline's claim thread, and by the lease keeper for jobs that are out of attempts.
+Called by the pipeline's claim thread.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from shared.server.raw_connection import Wire
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.job_fields import parse_claimed
-from worker.state.jobs import Claimed
+from worker.state.jobs import ClaimedJob
 
-# Image bytes of jobs that wait for their decoding. Camera frames never reach it; a folder of 20 MB scans must
-# not fill the worker's memory. The claim that crosses it ends, so at most one image is held above it. While the
-# answer with them is read, the client holds them twice.
+# The most image bytes that may wait to be decoded. Camera frames never reach this bound, but a folder of 20 MB scans
+# must not fill the worker's memory. A claim ends with the image that crosses the bound, so at most one image is held
+# above it. While the client reads the server's answer, it holds the images twice.
 MAX_ENCODED_BYTES = 24_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought. `suspended` while an operator holds the workers with `rq suspend`.
+    """The jobs of one claim. `suspended`: an operator has suspended the workers with `rq suspend`.
 
-    `cut_short` where the claim met very many ids of deleted jobs, so that jobs may wait even if it brought none.
+    `cut_short`: the claim met very many ids of deleted jobs and stopped, so jobs may wait even if it brought none.
     """
 
-    jobs: list[Claimed]
+    jobs: list[ClaimedJob]
     suspended: bool
     cut_short: bool = False
 
 
 def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
-    """Why an image of this length is not fetched; None for one that is."""
+    """Why an image of this length is not fetched; None if it is fetched."""
     try:
         check_length(size_bytes, max_bytes=max_bytes)
     except BadImage as error:
@@ -51,7 +51,7 @@ def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
 
 
 class Claimer:
-    """Claims for one worker over its queues, most urgent first."""
+    """Claims jobs for one worker from its queues, the most urgent queue first."""
 
     def __init__(
         self,
@@ -70,17 +70,17 @@ class Claimer:
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._queues = list(queues)
-        self._bells = [keys.bell(queue) for queue in queues]
+        self._wakeup_keys = [keys.wakeup(queue) for queue in queues]
         self._lease_s = lease_s
         self._max_image_bytes = max_image_bytes
         self._clock = clock
 
     def claim(self, limit: int, *, max_bytes: int = MAX_ENCODED_BYTES) -> Claim:
-        """Up to `limit` jobs, which this worker now holds; no more once their images reach `max_bytes`.
+        """Claim up to `limit` jobs, fewer if their images reach `max_bytes`. This worker holds them from then on.
 
         Raises:
-            redis.exceptions.RedisError: the server can't be reached. The claim may have happened all
-                the same: then the next call brings those jobs, and no others.
+            redis.exceptions.RedisError: the server can't be reached. The claim may have
+                happened all the same: then the next call brings those jobs, and no others.
         """
         now = self._clock()
         suspended, jobs, problems, cut_short = self._script(
@@ -89,17 +89,17 @@ class Claimer:
         self._broken_keys.report(problems)
         return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
 
-    def _checked(self, raw: Sequence[Any], *, started_at: float) -> Claimed:
+    def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[10])
         if size_bytes <= self._max_image_bytes:
             return claimed
         return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
 
-    def images(self, jobs: Sequence[Claimed]) -> list[bytes | None]:
-        """The files of claimed jobs, in order; None for one that is no longer on the server, or was refused already.
+    def images(self, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
+        """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
 
-        A call of its own: a script copies images three times more while nobody else is served, and jobs whose images
-        could not be had must be known as held.
+        This is a call of its own for two reasons. A script would copy the images three more times, and the server does
+        nothing else meanwhile. And if this call fails, the worker must already know which jobs it holds.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached.
@@ -111,7 +111,7 @@ class Claimer:
     def wait(self, timeout_s: float) -> None:
         """Return when there may be work, at the latest after `timeout_s`.
 
-        Blocks on the bells, which our producers and scripts ring. A push by RQ's own tools
-        (`rq requeue`) does not ring: the timeout bounds how long such a job waits.
+        Blocks on the wakeup lists, to which our producers and scripts push tokens. RQ's own tools (`rq requeue`) push
+        none: the timeout bounds how long such a job waits.
         """
-        self._wire.call("BLPOP", *self._bells, timeout_s)
+        self._wire.call("BLPOP", *self._wakeup_keys, timeout_s)

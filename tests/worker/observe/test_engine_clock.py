@@ -11,13 +11,13 @@ def test_the_models_time_is_counted_once_however_many_batches_are_in_it() -> Non
     metrics = Metrics()
     engine_clock = EngineClock(metrics.engine_seconds, clock=lambda: now[0])
     for step, seconds in (
-        (lambda: engine_clock.look(is_idle=False), 1.0),  # idle until now
+        (lambda: engine_clock.observe_queue(is_idle=False), 1.0),  # idle until now
         (engine_clock.entered, 2.0),  # waiting until now
         (engine_clock.entered, 4.0),  # busy from here on
         (engine_clock.left, 8.0),
         (engine_clock.left, 16.0),
-        (lambda: engine_clock.look(is_idle=True), 32.0),
-        (lambda: engine_clock.look(is_idle=False), 64.0),
+        (lambda: engine_clock.observe_queue(is_idle=True), 32.0),
+        (lambda: engine_clock.observe_queue(is_idle=False), 64.0),
     ):
         now[0] += seconds
         step()

@@ -227,7 +227,7 @@ class Both:
         assert kit.run_service(self.settings, engine, name=WORKER) == 0
 
     def _rq(self, engine: ToneEngine) -> None:
-        self._monkeypatch.setattr(worker.tasks, "_loaded", (kit.served(self.settings, engine), self.settings))
+        self._monkeypatch.setattr(worker.tasks, "_loaded", (kit.loaded_model(self.settings, engine), self.settings))
         with redis.Redis.from_url(self.settings.redis_url) as connection:
             SimpleWorker(
                 self.settings.queue_names,

@@ -19,7 +19,7 @@ from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from worker.rq import scripts
 from worker.steps.admit import MAX_CALL_BYTES
 
-IMAGE, RESULTS, BELL = keys.image("{}"), keys.results("{}"), keys.bell("{}")
+IMAGE, RESULTS, WAKEUP = keys.image("{}"), keys.results("{}"), keys.wakeup("{}")
 QUEUE, JOB, WIP = keys.rq_queue("{}"), keys.rq_job("{}"), keys.rq_wip("{}")
 EXECUTION, EXECUTIONS = keys.rq_execution("{}", "{}"), keys.rq_executions("{}")
 WORKER, WORKER_EXECUTIONS = keys.rq_worker("{}"), keys.rq_worker_executions("{}")
@@ -27,9 +27,9 @@ FAILED, JOB_RESULTS = keys.rq_failed("{}"), keys.rq_results("{}")
 
 # What each script spells out itself: where it reads from or writes to.
 SPELLED = {
-    "claim": {IMAGE, BELL, QUEUE, EXECUTIONS, keys.RQ_SUSPENDED},
+    "claim": {IMAGE, WAKEUP, QUEUE, EXECUTIONS, keys.RQ_SUSPENDED},
     "common": {
-        *(BELL, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
+        *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
         *(keys.NEVER_WRITTEN, keys.broken("{}"), MAX_ATTEMPTS_FIELD),
     },
     "finish": {
@@ -65,11 +65,11 @@ def lua(name: str) -> str:
 
 def pattern(expression: str, key_locals: dict[str, str]) -> str:
     """An expression of Lua with `{}` for what is only known when it runs. A `composite` is `<job>:<execution>`."""
-    parts = expression.split(" .. ")
-    parts[0] = key_locals.get(parts[0], parts[0])
+    components = expression.split(" .. ")
+    components[0] = key_locals.get(components[0], components[0])
     text = "".join(
         part[1:-1] if part.startswith("'") else "{}:{}" if part.startswith("composite") else "{}" if i else part
-        for i, part in enumerate(parts)
+        for i, part in enumerate(components)
     )
     return text.removesuffix("*") + "{}" if text.endswith((":", ":*")) else text
 
@@ -143,4 +143,4 @@ def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int
 
 
 def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
-    assert f"redis_call('LTRIM', bell, 0, {submit.BELL_TOKENS - 1})" in lua("common")
+    assert f"redis_call('LTRIM', bell, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")

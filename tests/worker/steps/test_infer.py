@@ -12,10 +12,10 @@ from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
-from worker.models.model import Row
-from worker.models.routing import Trial
-from worker.steps.infer import Answered, infer, rescue
-from worker.steps.work import Peer
+from worker.models.model import Probabilities
+from worker.models.routing import ActiveCanary
+from worker.steps.infer import Prediction, infer, retry_on_stable_model
+from worker.steps.work import ComparisonInput
 
 
 def test_rows_come_in_the_order_of_the_items() -> None:
@@ -54,7 +54,7 @@ class Answering(ToneEngine):
         super().__init__()
         self._change = change
 
-    def predict(self, batch: kit.Images, *, hungry: object = None) -> NDArray[np.float32]:
+    def predict(self, batch: kit.Images, *, on_ready_for_next: object = None) -> NDArray[np.float32]:
         return self._change(super().predict(batch))
 
 
@@ -85,23 +85,23 @@ def test_what_is_no_number_fails_alone(value: float) -> None:
 def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
     """The batch may hold images of before and after the canary's promotion, and of two models in service."""
     canary, old, newer = kit.model(version=4), kit.model(version=3), kit.model(version=5)
-    trial = Trial(Canary(version=4, share=0.5), canary)
+    active = ActiveCanary(Canary(version=4, share=0.5), canary)
     items = [
         kit.decoded("promoted", by=canary),
-        kit.decoded("a", by=canary, peer=Peer(trial, old, kit.shade(0))),
-        kit.decoded("b", by=canary, peer=Peer(trial, newer, kit.shade(255))),
-        kit.decoded("fine", by=canary, peer=Peer(trial, newer, kit.shade(0))),
+        kit.decoded("a", by=canary, comparison=ComparisonInput(active, old, kit.shade(0))),
+        kit.decoded("b", by=canary, comparison=ComparisonInput(active, newer, kit.shade(255))),
+        kit.decoded("fine", by=canary, comparison=ComparisonInput(active, newer, kit.shade(0))),
     ]
     failed = EngineFailed("out of order")
-    rows: list[Row | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
-    answered, fault = rescue(map(Answered, items, rows))
-    assert [each.item.model.version for each in answered] == [4, 3, 5, 4]
-    assert [each.item.ticket.job.job_id for each in answered] == ["promoted", "a", "b", "fine"]
-    assert [each.row for each in answered] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
-    assert fault is not None and fault == (trial, failed)
-    assert [each.item.peer is None for each in answered] == [True, True, True, False]
+    rows: list[Probabilities | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
+    predictions, fault = retry_on_stable_model(map(Prediction, items, rows))
+    assert [each.item.model.version for each in predictions] == [4, 3, 5, 4]
+    assert [each.item.admitted.job.job_id for each in predictions] == ["promoted", "a", "b", "fine"]
+    assert [each.output for each in predictions] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert fault is not None and fault == (active, failed)
+    assert [each.item.comparison is None for each in predictions] == [True, True, True, False]
 
 
 def test_a_batch_without_failures_is_left_alone() -> None:
-    answered = [Answered(kit.decoded("a"), [1.0, 0.0, 0.0])]
-    assert rescue(answered) == (answered, None)
+    predictions = [Prediction(kit.decoded("a"), [1.0, 0.0, 0.0])]
+    assert retry_on_stable_model(predictions) == (predictions, None)
