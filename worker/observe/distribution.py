@@ -1,4 +1,4 @@
-"""A histogram that is cheap to write to."""
+"""A Prometheus histogram that is cheap to write to."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prometheus_client.utils import floatToGoString
 class Distribution(Collector):
     """A Prometheus histogram with one label, written by one thread.
 
-    The client's own Histogram takes a lock and walks its buckets for each value, some 2.5 µs; six values
-    a job made that the largest part of a job's bookkeeping. This one takes about 0.3 µs. A scrape may see
-    a value in its bucket and not yet in the sum.
+    The client's own Histogram takes a lock and walks through its buckets for each value, about 2.5 µs. With six values
+    a job that was the largest part of a job's bookkeeping. This one takes about 0.3 µs. A scrape may see a value in its
+    bucket before it is in the sum.
 
-    What lies outside the buckets counts in the sum as the outermost bound, durations below zero as zero: one job with
-    a wrong clock would otherwise spoil the sum, and with it every average, for as long as the worker runs.
+    A value beyond the buckets adds the outermost bound to the sum, and a negative duration adds zero. Otherwise one job
+    with a wrong clock would spoil the sum, and every average with it, for as long as the worker runs.
     """
 
     def __init__(self, name: str, documentation: str, *, label: str, bounds: Sequence[float]) -> None:
@@ -42,19 +42,19 @@ class Distribution(Collector):
         self._sums[label_value] += value if self._least <= value <= self._most else self._clamped(value)
 
     def _clamped(self, value: float) -> float:
-        return self._most if value > self._most else self._least  # NaN, which no comparison holds for, is the least
+        return self._most if value > self._most else self._least  # NaN compares as neither, and counts as the least
 
     def describe(self) -> Iterable[Metric]:
-        """Its name, by which `/metrics?name[]=` finds it."""
+        """Its name, so that `/metrics?name[]=` finds it."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=[self._label])]
 
     def collect(self) -> Iterable[Metric]:
-        """The histogram, as the client's own would be exposed."""
+        """The same exposition as that of the client's own Histogram."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         for label_value, counts in self._counts.copy().items():
             buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
             family.add_metric([label_value], buckets, self._sums[label_value])
-            if self._bounds[0] < 0:  # then the client leaves out the sum, rightly, and the count with it
+            if self._bounds[0] < 0:  # the client then leaves out the sum, rightly, and the count with it
                 family.add_sample(f"{self._name}_count", {self._label: label_value}, buckets[-1][1])
         return [family]

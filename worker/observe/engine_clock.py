@@ -1,4 +1,4 @@
-"""What the model's time goes to: busy, waiting for jobs, or idle."""
+"""Counts how long the model is busy, waits for jobs that the worker holds, or is idle."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from prometheus_client import Counter
 
 
 class EngineClock:
-    """Counts what the model's time goes to, by whichever threads bring it batches."""
+    """Counts the model's time by state. Several threads may bring it batches."""
 
     def __init__(self, seconds: Counter, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
         self._inside = 0
-        self._without = "idle"  # the state while nothing is inside
+        self._state_between = "idle"  # the state while no batch is in the model
         self._since = clock()
-        self._turning = threading.Lock()
+        self._lock = threading.Lock()
 
     def entered(self) -> None:
-        """One more batch is in the model."""
-        self._turn(1)
+        """A batch enters the model."""
+        self._add_elapsed(1)
 
     def left(self) -> None:
-        """One less."""
-        self._turn(-1)
+        """A batch leaves the model."""
+        self._add_elapsed(-1)
 
     def observe_queue(self, *, is_idle: bool) -> None:
-        """Whether there is nothing that will come to the model, while nothing is in it."""
-        self._turn(0)
-        self._without = "idle" if is_idle else "waiting"
+        """Note whether the worker holds no job that could come to the model: then it is idle between batches."""
+        self._add_elapsed(0)
+        self._state_between = "idle" if is_idle else "waiting"
 
-    def _turn(self, change: int) -> None:
-        with self._turning:
+    def _add_elapsed(self, change: int) -> None:
+        with self._lock:
             now = self._clock()
-            self._seconds.labels("busy" if self._inside else self._without).inc(now - self._since)
+            self._seconds.labels("busy" if self._inside else self._state_between).inc(now - self._since)
             self._since = now
             self._inside += change

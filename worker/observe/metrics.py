@@ -5,8 +5,8 @@ Base units; no label is unbounded (no job or frame id).
 
 from __future__ import annotations
 
+import collections
 import logging
-from collections import Counter as Tally
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from shared.schemas import ModelRef, SortResult
 from worker.observe.distribution import Distribution
 
-# Dense from 1 ms to 1 s, where the deadlines are; the last ones catch a backlog.
+# Dense from 1 ms to 1 s, where deadlines are. The last ones are for a backlog.
 LATENCY_BUCKETS_S = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.010, 0.015, 0.020, 0.030, 0.040, 0.050, 0.060, 0.080, 0.100),
     *(0.120, 0.150, 0.200, 0.250, 0.300, 0.400, 0.500, 0.750, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
-# A margin is negative when late.
+# A margin is negative for a late result.
 MARGIN_BUCKETS_S = (
     *(-10.0, -1.0, -0.5, -0.25, -0.1, -0.05, -0.02, -0.01, 0.0, 0.005, 0.010, 0.020, 0.030, 0.040, 0.060, 0.080),
     *(0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0),
@@ -27,7 +27,7 @@ MARGIN_BUCKETS_S = (
 SIZE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 
 
-# The `line` of all lines beyond `metrics_max_lines`.
+# The label `line` of all lines beyond `metrics_max_lines`.
 OTHER_LINES = "other"
 
 log = logging.getLogger("sortline.metrics")
@@ -37,7 +37,7 @@ class Metrics:
     """The worker's metrics in a registry of their own."""
 
     def __init__(self, *, max_lines: int = 200) -> None:
-        """`max_lines` have series of their own."""
+        """At most `max_lines` lines have series of their own."""
         self.registry = CollectorRegistry()
         self._line_label = LineLabel(max_lines)
         self._add_results()
@@ -163,7 +163,7 @@ class Metrics:
         self._canary: tuple[str, ...] | None = None
 
     def show_model(self, model: ModelRef) -> None:
-        """This one is in service now."""
+        """Show the model that is in service now."""
         shown = (model.name, str(model.version), model.engine)
         self.model_info.labels(*shown).set(1)
         if self._model is not None and self._model != shown:
@@ -171,7 +171,7 @@ class Metrics:
         self._model = shown
 
     def show_canary(self, model: ModelRef | None, *, share: float = 0.0, mode: str = "") -> None:
-        """This one is tried now, or none is; a version's counts go when it is tried no more."""
+        """Show the canary that is tried now, or that there is none. The counts of a version go with its canary."""
         shown = None if model is None else (model.name, str(model.version), f"{share:g}", mode)
         before, self._canary = self._canary, shown
         if shown is not None:
@@ -183,28 +183,28 @@ class Metrics:
                 family.clear()
 
     def count_compared(self, version: int, *, compared: int, disagreed: int, ratio: float) -> None:
-        """Comparisons that were recorded; `ratio` is over all workers."""
+        """Count comparisons that were recorded. `ratio`: of disagreements, over all workers."""
         label = str(version)
         if self._canary is None or self._canary[1] != label:
-            return  # it has ended meanwhile, and its labels are gone
+            return  # the canary has ended meanwhile, and its labels are gone
         self.canary_compared.labels(label).inc(compared)
         self.canary_disagreed.labels(label).inc(disagreed)
         self.show_ratio(version, ratio)
 
     def show_ratio(self, version: int, ratio: float) -> None:
-        """What all workers found of the canary, this one perhaps nothing."""
+        """Show the canary's ratio of disagreements over all workers."""
         if self._canary is not None and self._canary[1] == str(version):
             self.canary_ratio.labels(str(version)).set(ratio)
 
     def observe_finish(self, seconds: float) -> None:
-        """One batch took `seconds` to be written."""
+        """Count the time that it took to write one batch."""
         self.stage.observe("finish", seconds)
 
     def observe_results(self, results: Sequence[SortResult]) -> None:
-        """Count results that were written. Called by the finish thread alone."""
-        outcomes: Tally[tuple[str, str]] = Tally()
-        lanes: Tally[tuple[str, str]] = Tally()
-        labels: Tally[tuple[str, str]] = Tally()
+        """Count results that were written. Only the finish thread calls this."""
+        outcomes: collections.Counter[tuple[str, str]] = collections.Counter()
+        lanes: collections.Counter[tuple[str, str]] = collections.Counter()
+        labels: collections.Counter[tuple[str, str]] = collections.Counter()
         for result in results:
             line = self._line_label.of(result.line)
             outcomes[line, result.outcome.value] += 1
@@ -212,8 +212,8 @@ class Metrics:
             for label in result.labels:
                 labels[line, label.label] += 1
             self._observe_times(result, line)
-        for counter, tally in ((self.jobs, outcomes), (self.lanes, lanes), (self.labels, labels)):
-            for label_values, count in tally.items():
+        for counter, counts in ((self.jobs, outcomes), (self.lanes, lanes), (self.labels, labels)):
+            for label_values, count in counts.items():
                 counter.labels(*label_values).inc(count)
 
     def _observe_times(self, result: SortResult, line: str) -> None:
@@ -226,23 +226,23 @@ class Metrics:
         ):
             if ms is not None:
                 stage.observe(name, ms / 1000)
-        if timings.total is not None:  # None: the time of capture is impossible
+        if timings.total is not None:  # None if the time of capture is impossible
             self.capture_to_result.observe(line, timings.total / 1000)
         if result.deadline_margin_ms is not None:
             self.margin.observe(line, result.deadline_margin_ms / 1000)
 
 
 def _start_at_zero(counter: Counter, *label_values: str) -> None:
-    """Show them before the first event: Prometheus sees no increase in a series that begins with 1."""
+    """Create these series before the first event: Prometheus sees no increase in a series that begins with 1."""
     for value in label_values:
         counter.labels(value)
 
 
 class LineLabel:
-    """The `line` label of each line: its name, or `other` for those beyond a limit. Used by the finish thread alone.
+    """The `line` label of each line: its name, or `other` for lines beyond a limit. For the finish thread only.
 
-    Whoever can write to a queue can invent lines, and each costs some 67 series for as long as the worker lives.
-    A line that is itself named `other` is counted together with them.
+    Anybody who can write to a queue can invent lines, and each costs about 67 series for as long as the worker lives.
+    A line that is itself named `other` is counted together with those.
     """
 
     def __init__(self, max_lines: int) -> None:
@@ -251,7 +251,7 @@ class LineLabel:
         self._is_full = False
 
     def of(self, line: str) -> str:
-        """The label's value for a line; the first lines to come keep their names."""
+        """The label's value for a line. The first lines that are seen keep their names."""
         if line in self._known:
             return line
         if len(self._known) < self._max_lines:

@@ -19,7 +19,7 @@ from shared.server.error_translation import is_wrong_type
 class QueueGauges(Collector):
     """Depth and oldest age of each queue, and the server's memory, read from the server when scraped.
 
-    Scrapes share a reading for a second, so that many scrapers cost the server nothing.
+    All scrapes within a second share one reading, so that many scrapers don't load the server.
     """
 
     def __init__(self, client: redis.Redis, *, queues: Sequence[str], clock: Callable[[], float] = time.time) -> None:
@@ -33,14 +33,14 @@ class QueueGauges(Collector):
     def collect(self) -> Iterable[Metric]:
         """`sortline_queue_depth`, `sortline_queue_oldest_seconds`, the server's memory, and whether it answered."""
         with self._lock:
-            # Also when the clock was set back, which would freeze the reading until it has caught up.
+            # Read again also if the clock was set back: otherwise the reading would stay until the clock has caught up.
             if not 0.0 <= self._clock() - self._read_at <= 1.0:
                 self._families = self._read()
                 self._read_at = self._clock()
             return list(self._families)
 
     def describe(self) -> Iterable[Metric]:
-        """The names without values: registering must not ask the server."""
+        """The names without values: registration must not call the server."""
         return [_redis_up(), *_queue_families(), *_memory_families()]
 
     def _read(self) -> list[Metric]:
@@ -61,7 +61,7 @@ class QueueGauges(Collector):
             except redis.exceptions.ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                continue  # one broken key: its queue has no figures, the others have
+                continue  # one broken key costs the figures of its own queue only
             depth.add_metric([queue], count)
             oldest.add_metric([queue], age_s)
         return depth, oldest

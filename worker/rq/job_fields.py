@@ -1,4 +1,4 @@
-"""What a job's hash holds, read without belief: anybody may have written it. Never raises on what a field holds."""
+"""Reads the fields of a job's hash. Anybody may have written them, so nothing in them makes it raise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.jobs import MAX_ATTEMPTS
 from shared.rq_time import parse_rq_time
 from worker.state.jobs import ClaimedJob, Lease
 
-# Most digits of a number in a job's hash: what EXPIRE takes. A longer one counts as absent: a script would raise on it.
+# The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
 MAX_DIGITS = 10
 
 
@@ -22,25 +22,25 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         lease=lease,
         data=data,
         enqueued_at=parse_rq_time(enqueued_at),
-        retries_left=_between(0, retries_left, MAX_ATTEMPTS - 1),
-        result_ttl_s=_whole(result_ttl),
-        failure_ttl_s=_whole(failure_ttl),
+        retries_left=_clamped(0, retries_left, MAX_ATTEMPTS - 1),
+        result_ttl_s=_whole_number(result_ttl),
+        failure_ttl_s=_whole_number(failure_ttl),
         extras=_text(extras),
         max_attempts=max_attempts_in(max_attempts),
     )
 
 
 def max_attempts_in(field: bytes | None) -> int | None:
-    """How often a job's producer lets it be tried, from its hash; None where that doesn't say."""
-    return _between(0, field, MAX_ATTEMPTS) or None
+    """How often the job may be tried, as its producer wrote it; None if it did not."""
+    return _clamped(0, field, MAX_ATTEMPTS) or None
 
 
-def _between(least: int, field: bytes | None, most: int) -> int:
-    return min(max(least, int(_whole(field) or least)), most)
+def _clamped(least: int, field: bytes | None, most: int) -> int:
+    return min(max(least, int(_whole_number(field) or least)), most)
 
 
-def _whole(value: bytes | None) -> str:
-    """The whole number that RQ wrote, as text; '' for none and for anything else."""
+def _whole_number(value: bytes | None) -> str:
+    """A whole number as text; '' for an absent field and for anything else."""
     if not value:
         return ""
     digits = value.removeprefix(b"-")
@@ -48,5 +48,5 @@ def _whole(value: bytes | None) -> str:
 
 
 def _text(value: bytes | None) -> str:
-    """Never raises: ids and queue names are bytes. `Wire` turns them back into the same ones."""
+    """Ids and queue names are bytes, not always UTF-8. `Wire` turns the text back into the same bytes."""
     return (value or b"").decode(errors="surrogateescape")

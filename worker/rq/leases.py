@@ -1,6 +1,6 @@
-"""Leases: what this worker holds, kept alive; what dead workers held, taken back.
+"""Leases: renews what this worker holds, and takes back what dead workers held.
 
-Runs on a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
+It has a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.state.jobs import ClaimedJob, Lease
 log = logging.getLogger("sortline.leases")
 
 REAP_INTERVAL_S = 1.0
-REAP_LIMIT = 100  # jobs taken back per queue and step: a bound on how long the server is held
+REAP_LIMIT = 100  # jobs that one step takes back from a queue: it bounds how long the server is blocked
 
 
 class LeaseKeeper:
@@ -43,7 +43,7 @@ class LeaseKeeper:
         processes: Processes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without `processes` a worker that died on this host is noticed when its leases run out, not at once."""
+        """Without `processes` a worker that died on this host is noticed when its leases expire, not at once."""
         self._wire = Wire(client)
         self._renew = scripts.load(self._wire, "renew")
         self._release = scripts.load(self._wire, "release")
@@ -57,7 +57,7 @@ class LeaseKeeper:
         self._clock = clock
 
     def renew(self) -> list[Lease]:
-        """Renew all held leases; the ones that were lost to another worker, no longer held now."""
+        """Renew all held leases; those that were lost to another worker and are no longer held."""
         held = self._inflight.held()
         if not held:
             return []
@@ -68,7 +68,7 @@ class LeaseKeeper:
         return self._inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
 
     def release(self) -> int:
-        """Give all held jobs back to the front of their queues; how many were still ours."""
+        """Give all held jobs back to the front of their queues; how many of them were still held."""
         held = self._inflight.held()
         if not held:
             return 0
@@ -78,14 +78,14 @@ class LeaseKeeper:
         return int(released)
 
     def reap(self) -> tuple[int, list[ClaimedJob]]:
-        """Take back jobs whose leases ran out, and those of workers on this host that are known to be gone.
+        """Take back jobs whose leases have expired, and those of workers on this host that are known to be gone.
 
         Returns:
-            how many went back to their queues, and the jobs without attempts left, which this worker
-            holds now and must answer as failed.
+            how many jobs went back to their queues, and the jobs without attempts left, which this worker now holds and
+            must answer as failed.
         """
         requeued, jobs = self._reap_once()
-        if self._local_workers.any_newly_gone():  # a worker that has just started need not wait for its second step
+        if self._local_workers.any_newly_gone():  # so that a worker that has just started needs no second step for them
             more_requeued, more_jobs = self._reap_once()
             return requeued + more_requeued, jobs + more_jobs
         return requeued, jobs
@@ -123,7 +123,7 @@ class LeaseKeeper:
         return int(requeued), jobs
 
     def unregister(self) -> None:
-        """Take this worker's process off the list that others on this host watch: it ends, and holds no jobs."""
+        """Take this worker's process off the list that the others on this host watch. It ends, and holds no jobs."""
         if self._local_workers.scope:
             for queue in self._queues:
                 self._wire.call("HDEL", keys.processes(self._local_workers.scope, queue), self._worker)

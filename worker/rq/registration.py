@@ -1,9 +1,9 @@
-"""Presence: this worker as RQ's own tools see it (`rq info`, rq-dashboard, shutdown commands).
+"""Registration: makes this worker visible to RQ's own tools (`rq info`, rq-dashboard) and obeys their shutdown command.
 
-It is for show, and runs on a thread and a connection of its own: nothing that goes wrong here keeps the worker from its
-jobs. RQ's BaseWorker knows the names and the forms; its loop, its maintenance, its thread for commands and its signal
-handlers are not used. They end on what we must survive: one member of a set that is not UTF-8, a key of another type, a
-message that is not JSON, a server that is full or lost the registration.
+Sorting doesn't need it, so it has a thread and a connection of its own, and no error in it keeps the worker from its
+jobs. RQ's BaseWorker provides names and formats. Its loop, maintenance, command thread and signal handlers are not
+used. They end on things that we must survive: a member of a set that is not UTF-8, a key of another type, a message
+that is not JSON, a server that is full or has lost the registration.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ log = logging.getLogger("sortline.presence")
 # RQ forgets a worker this long (and a minute) after its last heartbeat.
 WORKER_TTL_S = 60
 HEARTBEAT_INTERVAL_S = 2.0
-# How long one wait for a command takes, and so how soon the thread notices its end.
+# How long one wait for a command takes, and so how soon the thread notices that it must end.
 LISTEN_S = 0.5
-# Members of a set of workers that are looked at in one round trip.
+# How many members of a set of workers are checked in one round trip.
 CHUNK = 1_000
 
 
 def worker_name() -> str:
-    """A name that is unique and tells where the worker runs."""
+    """A unique name that tells where the worker runs."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class RqRegistration(BaseWorker):
-    """What one worker writes to be seen by RQ. Each method asks the server, and raises what the client and RQ raise."""
+    """Writes what RQ knows of one worker. Each method calls the server, and raises what the client and RQ raise."""
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
-        """Asks the server nothing yet."""
+        """Does not call the server."""
         super().__init__(
             list(queues),
             name=name,
             connection=client,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_S,
-            prepare_for_work=False,  # which would ask for our address now
+            prepare_for_work=False,  # which would call the server for our address
         )
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """As it is: RQ would raise the socket's time-out to a minute, for a blocking pop that is not made here."""
+        """Unchanged: RQ would raise the socket's time-out to a minute for a blocking pop, which is not used here."""
         return connection
 
     def register(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
-        """Be visible to RQ; may be called again at any time.
+        """Make the worker visible to RQ. It may be called again at any time.
 
-        RQ's own `register_birth` raises ValueError where the hash exists, as it does when the finish step has counted
-        jobs into it, and deletes those counts.
+        RQ's own `register_birth` raises ValueError if the hash exists, as it does after the finish step has counted
+        jobs in it, and it deletes those counts.
         """
         self._ask_own_address()
         try:
@@ -82,7 +82,7 @@ class RqRegistration(BaseWorker):
         except redis.exceptions.ResponseError as error:
             if not is_wrong_type(error):
                 raise
-            # Most likely it is our own key, which only this worker uses. A broken set of RQ's stays as it is.
+            # Most likely it is this worker's own key, which nobody else uses. A broken set of RQ's stays as it is.
             if self.connection.type(self.key) != b"hash":
                 self.connection.delete(self.key)
             self._write_registration(state)
@@ -95,7 +95,7 @@ class RqRegistration(BaseWorker):
             self.ip_address = "unknown"
 
     def _write_registration(self, state: WorkerStatus) -> None:
-        """All at once, so that nobody sees half of it."""
+        """Write everything at once, so that nobody sees half of it."""
         self.birth_date = self.last_heartbeat = now()
         self._state = state
         with self.connection.pipeline() as pipeline:
@@ -106,10 +106,10 @@ class RqRegistration(BaseWorker):
             pipeline.execute()
 
     def send_heartbeat(self, *, state: WorkerStatus) -> None:
-        """A sign of life; registers anew if the server lost us (restart, expiry, a deleted key)."""
-        # Each command for itself: a full server refuses HSET, but lets the registration live on.
+        """Send a heartbeat; register again if the server lost the registration (restart, expiry, a deleted key)."""
+        # Not in a transaction: a full server refuses HSET, but still extends the registration.
         with self.connection.pipeline(transaction=False) as pipeline:
-            # Not EXISTS: the finish step may have counted its jobs into an empty hash by now.
+            # Not EXISTS: the finish step may have counted its jobs in an otherwise empty hash.
             pipeline.hexists(self.key, "birth")
             self.heartbeat(pipeline=pipeline)
             self.set_state(state, pipeline=pipeline)
@@ -122,7 +122,7 @@ class RqRegistration(BaseWorker):
                 raise answer
 
     def unregister(self) -> None:
-        """Be gone for RQ, as its `register_death` leaves it; a full server refuses the date of death alone."""
+        """End the registration as RQ's `register_death` does. A full server refuses only the date of death."""
         with self.connection.pipeline(transaction=False) as pipeline:
             worker_registration.unregister(self, pipeline)
             pipeline.hset(self.key, "death", utcformat(now()))
@@ -131,9 +131,9 @@ class RqRegistration(BaseWorker):
             pipeline.execute()
 
     def cleanup_tasks(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """RQ's periodic clean-up, in named pieces, so that one that fails does not stop the others.
+        """RQ's periodic clean-up as named tasks, so that one that fails does not stop the others.
 
-        Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
+        Without started jobs: RQ would fail an abandoned job without a SortResult. `LeaseKeeper.reap` does that part.
         """
         for queue in self.queues:
             yield f"the clean-up of {queue.name}'s finished jobs", FinishedJobRegistry(queue=queue).cleanup
@@ -145,10 +145,10 @@ class RqRegistration(BaseWorker):
         yield "the clean-up of all workers", partial(self._forget_dead, keys.RQ_WORKERS)
 
     def _forget_dead(self, key: str) -> None:
-        """Take out of a set of workers those whose hash is gone.
+        """Remove workers whose hash is gone from a set of workers.
 
-        In bytes. RQ's own clean-up decodes the members, and ends on the first that is not UTF-8, as `rq info` does;
-        no such worker exists, so here it is taken out.
+        It works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
+        does. No such worker exists, so it is removed here.
         """
         members = self.connection.sscan_iter(key)
         while chunk := list(islice(members, CHUNK)):
@@ -160,7 +160,7 @@ class RqRegistration(BaseWorker):
                 self.connection.srem(key, *dead)
 
     def obey(self, data: object) -> None:
-        """Do what one of RQ's commands says: `shutdown` drains; the others would stop a batch, which can't be done."""
+        """Obey one of RQ's commands: `shutdown` drains. The others are refused, as a batch can't be stopped."""
         try:
             command = json.loads(data) if isinstance(data, bytes | str) else None
         except (ValueError, RecursionError):
@@ -175,7 +175,7 @@ class RqRegistration(BaseWorker):
 
 
 class RegistrationThread:
-    """Keeps a worker present in RQ until `stop`."""
+    """Keeps a worker registered with RQ until `stop`."""
 
     def __init__(
         self,
@@ -191,16 +191,16 @@ class RegistrationThread:
         self._state = state
         self._metrics = metrics
         self._pubsub: PubSub | None = None
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
     def start(self) -> None:
-        """Register, and keep it so."""
+        """Register, and keep the registration alive."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Unregister, which is not waited for longer than this; whether it is done."""
+        """Unregister, and wait at most `timeout_s` for that; whether it is done."""
         self._stopping.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -209,7 +209,7 @@ class RegistrationThread:
         is_checked = False
         while True:
             is_registered = self._attempt("the registration with RQ", self._heartbeat)
-            # Before the rest, which can wait until the worker is under way.
+            # Before the rest, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
                 is_checked = self._attempt(
@@ -232,7 +232,7 @@ class RegistrationThread:
             self._registration.send_heartbeat(state=self._state())
 
     def _listen(self, duration_s: float) -> None:
-        """Obey commands until the next heartbeat is due, or the end."""
+        """Obey commands until the next heartbeat is due or the thread must end."""
         until = time.monotonic() + duration_s
         while not self._stopping.is_set() and (left_s := until - time.monotonic()) > 0:
             if not self._attempt("listening to RQ's commands", partial(self._next_command, left_s)):
@@ -253,7 +253,7 @@ class RegistrationThread:
             self._attempt("the end of listening to RQ's commands", pubsub.close)
 
     def _attempt(self, what: str, work: Callable[[], object]) -> bool:
-        """Whether it went well. What RQ and the client raise is counted, and said when it is another than last time."""
+        """Whether the work succeeded. An error is counted, and logged if it differs from the last one of this work."""
         try:
             work()
         except Exception as error:  # not RedisError alone: RQ raises what it likes
@@ -261,10 +261,10 @@ class RegistrationThread:
             text = (
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
-            if self._said.get(what) != text:
+            if self._logged.get(what) != text:
                 log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
-            self._said[what] = text
+            self._logged[what] = text
             return False
-        if self._said.pop(what, None) is not None:
+        if self._logged.pop(what, None) is not None:
             log.info("%s went well again", what)
         return True
