@@ -32,7 +32,7 @@ from shared.settings import Settings
 
 # RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
 JOB_TIMEOUT_S = 180
-# More tokens on the bell than workers that could usefully wake at once.
+# More tokens in the wakeup list than workers that could usefully wake at once.
 WAKEUP_TOKENS = 64
 # One call of the script holds up the whole server, so that it takes only about a millisecond's worth.
 CHUNK_JOBS = 64

@@ -32,7 +32,7 @@ def canary(model: str, version: int, started_at: float) -> str:
 
 
 def wakeup(queue: str) -> str:
-    """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
+    """A short list of tokens that wake idle workers. A lost token costs only a poll interval."""
     return f"sortline:bell:{queue}"
 
 

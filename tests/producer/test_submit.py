@@ -187,7 +187,7 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     fit = [job.job_id for job in jobs[: CHUNK_JOBS + 2]]
     assert list(refusal.value.accepted) == fit
     assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == fit
-    # A hash and an image for each; the queue, the set of queues and the bell.
+    # A hash and an image for each; the queue, the set of queues and the wakeup list.
     assert client.dbsize() - before == 2 * len(fit) + 3
     assert all(client.ttl(keys.image(job_id)) > 0 for job_id in fit)
     # Sent again, those that are there stay, and the places that were made are taken.

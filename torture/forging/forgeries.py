@@ -208,7 +208,7 @@ def wrong_executions_of_worker(forger: Forger) -> None:
         forger.replace(key, "SADD", b"\xff", "a:b", ":")
 
 
-def wrong_bell(forger: Forger) -> None:
+def wrong_wakeup(forger: Forger) -> None:
     """The list that wakes idle workers."""
     forger.write_wrong(keys.wakeup(forger.any_queue()), right="list")
 
@@ -361,7 +361,7 @@ FORGERIES: Mapping[str, Forgery] = {
     "executions of a worker": wrong_executions_of_worker,
     "processes": wrong_processes,
     "junk processes": junk_processes,
-    "bell": wrong_bell,
+    "bell": wrong_wakeup,
     "lines": wrong_lines,
     "finished jobs": functools.partial(wrong_registry, registry="finished"),
     "failed jobs": functools.partial(wrong_registry, registry="failed"),

@@ -65,7 +65,7 @@ MENDED: dict[str, Break] = {
     "stream of the line": make_string("sortline:results:evil"),
     "stream of the line, used up": use_up_stream("sortline:results:evil"),
     "lines": make_string("sortline:lines"),
-    "bell": make_string("sortline:bell:live"),
+    "wakeup list": make_string("sortline:bell:live"),
     "finished jobs": make_string("rq:finished:live"),
     "failed jobs": make_string("rq:failed:live"),
     "worker": make_string("rq:worker:w1"),

@@ -181,7 +181,7 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
     assert before + 30 <= leases(client)[job_id] <= server_now(client) + 30
 
 
-# the bell ───────────────────────────────────────────────────────────────────────────────────────────
+# wakeup ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture

@@ -143,4 +143,4 @@ def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int
 
 
 def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
-    assert f"redis_call('LTRIM', bell, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")
+    assert f"redis_call('LTRIM', wakeup, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")
