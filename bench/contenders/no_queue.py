@@ -68,8 +68,9 @@ def decoded_ahead(loaded: LoadedModel, images: Sequence[bytes], *, batch_size: i
                 start = starts.popleft()
                 batch = images[start : start + batch_size]
                 pixels = np.empty((len(batch), loaded.engine.input_size_px, loaded.engine.input_size_px, 3), np.uint8)
-                hands = [slice(hand, None, threads) for hand in range(min(threads, len(batch)))]
-                ahead.append((pixels, [pool.submit(decode_rows, loaded, batch[hand], pixels[hand]) for hand in hands]))
+                chunks = [slice(first, None, threads) for first in range(min(threads, len(batch)))]
+                futures = [pool.submit(decode_rows, loaded, batch[chunk], pixels[chunk]) for chunk in chunks]
+                ahead.append((pixels, futures))
             pixels, decoding = ahead.popleft()
             for future in decoding:
                 future.result()

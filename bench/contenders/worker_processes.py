@@ -1,6 +1,6 @@
 """Several workers for a benchmark, each a process of its own: at work together, or idle.
 
-They are whole workers (`WorkerService`): pipeline, leases, presence, probes.
+They are whole workers (`WorkerService`): pipeline, leases, registration, probes.
 """
 
 from __future__ import annotations

@@ -84,12 +84,12 @@ def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
     (slow,) = kit.submit(single, frame())
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    (hopeless,) = kit.submit(single, frame(deadline_ms=HOUR_MS))
+    (too_late,) = kit.submit(single, frame(deadline_ms=HOUR_MS))
     kit.wait_until(lambda: len(run._batcher) == 1, "it is decoded and waits for the model")
     clock.pass_by(2 * HOUR_MS / 1000)
     gate.opened.set()
     kit.finish(run)
-    assert kit.outcomes(client) == {slow: "sorted", hopeless: "expired"}
+    assert kit.outcomes(client) == {slow: "sorted", too_late: "expired"}
     assert engine.sizes == [1]
 
 
@@ -336,7 +336,7 @@ def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
     assert engine.sizes == [2] * 6
 
 
-def test_the_end_of_a_batch_is_as_good_as_an_engine_that_says_it_is_hungry(
+def test_the_end_of_a_batch_is_as_good_as_an_engine_that_is_ready_for_the_next(
     settings: Settings, client: redis.Redis
 ) -> None:
     class Silent(ToneEngine):

@@ -34,7 +34,7 @@ class Bench:
             model.cost.observe(1, 0.002)
 
     def offer(self, *tones: int, decoded: bool = True) -> None:
-        """Images that the acting model has answered; `decoded` for the other one too."""
+        """Images that one model has answered; `decoded` for the other one too."""
         by, other = (self.stable, self.canary.model) if self.shadow else (self.canary.model, self.stable)
         items = [
             kit.decoded(
@@ -48,7 +48,7 @@ class Bench:
         self.comparer.offer(map(Prediction, items, infer(np.stack([item.slot.pixels for item in items]), by.engine)))
 
     def run(self, *, spare_s: float = FOREVER) -> None:
-        """As many pieces as there are."""
+        """Run all slices that there are."""
         while self.comparer.ready:
             self.comparer.step(spare_s=spare_s)
 
@@ -140,7 +140,7 @@ def test_nothing_runs_while_results_are_nearly_late() -> None:
     assert bench.heard.comparisons == []
 
 
-def test_a_piece_is_short() -> None:
+def test_a_slice_is_short() -> None:
     bench = Bench()
     engine = bench.canary.model.engine
     assert isinstance(engine, ToneEngine)
@@ -164,7 +164,7 @@ def test_what_can_not_wait_or_was_not_decoded_is_skipped_and_counted() -> None:
     assert not bench.comparer.ready
 
 
-def test_a_trial_that_has_ended_is_forgotten() -> None:
+def test_images_of_a_canary_that_has_ended_are_dropped() -> None:
     bench = Bench()
     bench.offer(1, 2)
     bench.active_models.end_canary(bench.canary)
@@ -173,14 +173,14 @@ def test_a_trial_that_has_ended_is_forgotten() -> None:
     assert (bench.heard.comparisons, bench.skipped) == ([], 0)
 
 
-# room ───────────────────────────────────────────────────────────────────────────────────────────────
+# headroom ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_deadlines_there_is_room() -> None:
+def test_without_deadlines_there_is_headroom() -> None:
     assert DeadlineHeadroom().has(60.0)
 
 
-def test_room_is_half_of_what_the_worst_result_had_left() -> None:
+def test_headroom_is_half_of_what_the_worst_result_had_left() -> None:
     headroom = DeadlineHeadroom()
     for margin_s in (0.5, 0.1, 0.3):
         headroom.observe(margin_s)

@@ -192,7 +192,7 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     assert sum(engine.sizes) == len(line.heard.comparisons)
 
 
-def test_a_shadow_looks_at_its_own_part_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
+def test_a_shadow_crops_its_own_region_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
     """Decoded once more, after the job went on: by the job's camera still."""
     shadow = kit.model(version=4)
     regions = {"c1": Region(0.5, 0, 1, 1), "*": Region(0, 0, 0.5, 1)}

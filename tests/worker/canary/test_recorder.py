@@ -1,4 +1,4 @@
-"""The books of a canary on a real server, and the verdict."""
+"""The tally of a canary on a real server, and the verdict."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Store:
 
 
 class Desk:
-    """A recorder as one worker has it; its thread is not started: `step` is its turn."""
+    """A recorder as one worker has it; its thread is not started: the tests call `step`."""
 
     def __init__(self, settings: Settings, store: Store | None = None, *, canary: Canary = CANARY) -> None:
         self.metrics, self.store = Metrics(), store or Store()
@@ -85,7 +85,9 @@ class Desk:
         (1000, 50, False),  # more than min_images' bound, but of many more images
     ],
 )
-def test_a_canary_is_outvoted_when_its_bound_is_crossed_for_certain(compared: int, disagreed: int, stops: bool) -> None:
+def test_disagreement_is_exceeded_when_the_bound_is_crossed_for_certain(
+    compared: int, disagreed: int, stops: bool
+) -> None:
     assert exceeds_disagreement(CANARY, CanaryTotals(compared, disagreed)) is stops
 
 
@@ -95,7 +97,7 @@ def test_a_bound_of_zero_stops_at_the_first_difference() -> None:
     assert exceeds_disagreement(strict, CanaryTotals(1, 1))
 
 
-# the books ──────────────────────────────────────────────────────────────────────────────────────────
+# tally ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_comparison_is_in_its_lines_stream(settings: Settings, client: redis.Redis) -> None:

@@ -32,17 +32,19 @@ def admitted(*, deadline_at: float | None = None, line: str = "l1") -> AdmittedJ
     return AdmittedJob(claimed, job, attempt=2)
 
 
-def classified(decider: Decider, row: list[float], *, deadline_at: float | None = None, after_s: float) -> SortResult:
+def classified(
+    decider: Decider, probabilities: list[float], *, deadline_at: float | None = None, after_s: float
+) -> SortResult:
     return decider.classified(
         admitted(deadline_at=deadline_at),
-        row,
+        probabilities,
         timings=StageTimings(1.23456, 2.0, 3.0),
         finished_at=CAPTURED_AT + after_s,
     )
 
 
 @pytest.mark.parametrize(
-    ("row", "labels", "lane"),
+    ("probabilities", "labels", "lane"),
     [
         (GOOD, ["good"], "good"),
         (NO_CAP, ["no cap"], "no-cap"),
@@ -50,8 +52,8 @@ def classified(decider: Decider, row: list[float], *, deadline_at: float | None 
         ([0.6, 0.45, 0.0], ["good"], "manual"),
     ],
 )
-def test_labels_and_lane(decider: Decider, row: list[float], labels: list[str], lane: str) -> None:
-    result = classified(decider, row, after_s=0.1)
+def test_labels_and_lane(decider: Decider, probabilities: list[float], labels: list[str], lane: str) -> None:
+    result = classified(decider, probabilities, after_s=0.1)
     assert result.outcome is Outcome.SORTED
     assert [label.label for label in result.labels] == labels
     assert result.lane == lane

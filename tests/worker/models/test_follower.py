@@ -27,7 +27,7 @@ from worker.observe.metrics import Metrics
 
 
 class Post:
-    """One worker's follower; its thread is not started: `follower.poll()` is its turn."""
+    """One worker's follower; its thread is not started: the tests call `follower.poll()`."""
 
     def __init__(self, settings: Settings, *, store: VersionSource | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
@@ -284,7 +284,7 @@ def test_a_store_that_is_away_is_said_once_and_found_again(
     assert sum("can be followed again" in message for message in messages) == 1
 
 
-def test_a_pointer_to_what_is_not_there_yet_is_looked_at_again(versions: Versions, post: Post) -> None:
+def test_a_pointer_to_a_version_that_is_not_there_yet_is_polled_again(versions: Versions, post: Post) -> None:
     """A shared folder may show the pointer before the files."""
     folder = versions.folder(2)
     versions.publish(promote=False)
@@ -424,7 +424,7 @@ def test_without_redis_a_canary_goes_on_and_none_begins(
     assert (post.canary, late.canary) == (wanted, None)
 
 
-def test_models_of_ended_trials_are_let_go(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_of_ended_canaries_are_let_go(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
@@ -453,7 +453,7 @@ def test_a_pinned_worker_follows_nothing(
 
 
 @pytest.mark.parametrize("poll_s", [0.05, -1.0])
-def test_a_store_is_not_looked_at_all_the_time(poll_s: float) -> None:
+def test_a_store_is_not_polled_all_the_time(poll_s: float) -> None:
     with pytest.raises(BadSetting, match="store_poll_s"):
         load_settings(store_poll_s=poll_s)
 

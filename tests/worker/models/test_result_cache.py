@@ -18,7 +18,7 @@ from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveCanary, Route
 from worker.observe.metrics import Metrics
 
-ROW = [0.9, 0.1, 0.0]
+PROBABILITIES = [0.9, 0.1, 0.0]
 
 
 def cache(max_items: int = 10) -> ResultCache:
@@ -37,9 +37,9 @@ def test_the_same_file_to_the_same_model_is_known() -> None:
     known, route = cache(), Route(kit.model())
     key = known.key(upload(job_id="a"), b"file", route)
     assert key is not None and known.get(key) is None
-    known.add(key, ROW)
+    known.add(key, PROBABILITIES)
     again = known.key(upload(job_id="b", line="l2", camera="c2"), b"file", Route(kit.model()))
-    assert again is not None and known.get(again) == ROW
+    assert again is not None and known.get(again) == PROBABILITIES
 
 
 @pytest.mark.parametrize(("image", "route"), [(b"another", Route(kit.model())), (b"file", Route(kit.model(version=4)))])
@@ -47,7 +47,7 @@ def test_another_file_or_version_is_not(image: bytes, route: Route) -> None:
     known = cache()
     first = known.key(upload(), b"file", Route(kit.model()))
     assert first is not None
-    known.add(first, ROW)
+    known.add(first, PROBABILITIES)
     key = known.key(upload(), image, route)
     assert key is not None and known.get(key) is None
 
@@ -58,7 +58,7 @@ def test_what_the_producer_says_of_the_file_is_not_believed() -> None:
     assert one != other
 
 
-def test_cameras_count_where_the_model_looks_at_a_part() -> None:
+def test_cameras_count_where_the_model_crops_a_region() -> None:
     known, route = cache(), Route(looking(kit.model(), c1=Region(0, 0, 0.5, 1)))
     assert known.key(upload(camera="c1"), b"file", route) != known.key(upload(camera="c2"), b"file", route)
 
@@ -76,12 +76,12 @@ def test_the_one_asked_for_longest_ago_is_forgotten() -> None:
     known, route = cache(2), Route(kit.model())
     a, b, c = (known.key(upload(), data, route) for data in (b"a", b"b", b"c"))
     assert a is not None and b is not None and c is not None
-    known.add(a, ROW)
-    known.add(b, ROW)
-    assert known.get(a) == ROW
-    known.add(c, ROW)
+    known.add(a, PROBABILITIES)
+    known.add(b, PROBABILITIES)
+    assert known.get(a) == PROBABILITIES
+    known.add(c, PROBABILITIES)
     assert len(known) == 2
-    assert (known.get(a), known.get(b), known.get(c)) == (ROW, None, ROW)
+    assert (known.get(a), known.get(b), known.get(c)) == (PROBABILITIES, None, PROBABILITIES)
 
 
 def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: redis.Redis) -> None:

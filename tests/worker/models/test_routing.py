@@ -74,7 +74,7 @@ def shown(metrics: Metrics, name: str) -> list[dict[str, str]]:
     return [dict(labels) for sample, labels in samples(metrics.registry) if sample == name]
 
 
-def test_the_metrics_show_what_is_served_and_nothing_else() -> None:
+def test_the_metrics_show_the_active_models_and_nothing_else() -> None:
     metrics = Metrics()
     active_models = ActiveModels(Serving(OLD), metrics=metrics)
     active_models.activate(OLD, active_canary())
@@ -88,7 +88,7 @@ def test_the_metrics_show_what_is_served_and_nothing_else() -> None:
     assert shown(metrics, "sortline_canary_info") == []
 
 
-def test_a_versions_counts_go_with_its_trial() -> None:
+def test_a_versions_counts_go_with_its_canary() -> None:
     metrics = Metrics()
     active_models = ActiveModels(Serving(OLD, active_canary()), metrics=metrics)
     metrics.count_compared(4, compared=0, disagreed=0, ratio=0.5)
@@ -99,7 +99,7 @@ def test_a_versions_counts_go_with_its_trial() -> None:
     assert [shown(metrics, name) for name in names] == [[]] * 3
 
 
-def test_a_trial_that_ended_does_not_come_back() -> None:
+def test_a_canary_that_ended_does_not_come_back() -> None:
     """The follower may have read the store before the verdict, and put its models in after it."""
     active_models = ActiveModels(Serving(OLD, active_canary()), metrics=Metrics())
     assert active_models.end_canary(active_canary())

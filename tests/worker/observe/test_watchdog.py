@@ -70,7 +70,7 @@ def hang_until_given_up(run: Pipeline, clock: Clock, settings: Settings, *names:
     """Let so much time pass that those of its threads that hang are given up, and only these."""
     clock.pass_by(settings.stuck_after_s + 1)
     kit.wait_until(lambda: set(run.supervisor.silent(longer_than_s=settings.stuck_after_s)) == set(names), "they hang")
-    kit.wait_until(lambda: run.watchdog._seen_at is not None, "the lease thread sees it")
+    kit.wait_until(lambda: run.watchdog._first_noticed_at is not None, "the lease thread sees it")
     clock.pass_by(CONFIRM_S)
     kit.wait_until(run.watchdog.hanging.is_set, "they are given up")
 
@@ -90,7 +90,7 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     assert decoder.gate.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "the other thread does its share")
     assert run.watchdog.health_problem() is None
-    (hanging,) = [name for name, leases in run.watchdog._at.items() if leases and leases[0].job_id == poison]
+    (hanging,) = [name for name, leases in run.watchdog._jobs_of.items() if leases and leases[0].job_id == poison]
     hang_until_given_up(run, clock, settings, hanging)
     assert f"the {hanging} loop has not come round" in (run.watchdog.health_problem() or "")
     assert run.ended.wait(kit.PATIENCE_S), "the worker could not end"
@@ -114,7 +114,7 @@ def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine(gate)), monotonic=clock)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    in_the_model = {lease.job_id for lease in run.watchdog._at["infer"]}
+    in_the_model = {lease.job_id for lease in run.watchdog._jobs_of["infer"]}
     hang_until_given_up(run, clock, small, "infer")
     assert run.ended.wait(kit.PATIENCE_S)
     assert held_by_server(client) == in_the_model

@@ -223,7 +223,7 @@ def test_a_worker_that_is_gone_is_forgotten_when_it_has_no_jobs(
     assert client.hkeys(keys.processes(SCOPE, "bulk")) == [b"w2"]
 
 
-def test_a_worker_is_forgotten_only_for_the_queues_that_were_looked_at(
+def test_a_worker_is_forgotten_only_for_the_queues_that_were_checked(
     long: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
     kit.submit(long, frame(queue="bulk"))

@@ -1,4 +1,4 @@
-"""Upkeep in a worker: it sweeps, measures, counts, and hurts nobody when it fails."""
+"""Maintenance in a worker: it sweeps, measures, counts, and an error in it affects nothing else."""
 
 from __future__ import annotations
 

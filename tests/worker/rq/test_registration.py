@@ -1,4 +1,4 @@
-"""The worker in RQ's own registry: arrives, beats, comes back after a restart of the server, leaves."""
+"""The worker in RQ's registry: it registers, sends heartbeats, comes back after a server's restart, unregisters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_arrives_for_its_queues(registration: RqRegistration, client: redis.Redi
     assert Worker.count(queue=Queue("other", connection=client)) == 0
 
 
-def test_beats(registration: RqRegistration, client: redis.Redis) -> None:
+def test_heartbeats(registration: RqRegistration, client: redis.Redis) -> None:
     client.expire(keys.rq_worker("w1"), 5)
     registration.send_heartbeat(state=WorkerStatus.BUSY)
     assert only_worker(client).get_state() == "busy"
@@ -81,7 +81,7 @@ def test_leaves(settings: Settings, client: redis.Redis) -> None:
     assert 0 < client.ttl(keys.rq_worker("w1")) <= 60
 
 
-def test_upkeep_forgets_the_old_and_leaves_the_started(
+def test_the_clean_up_forgets_the_old_and_leaves_the_started(
     registration: RqRegistration, settings: Settings, client: redis.Redis
 ) -> None:
     """RQ's own clean-up would fail abandoned jobs without a SortResult."""
@@ -127,7 +127,7 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
-# what RQ's upkeep must live through ─────────────────────────────────────────────────────────────────
+# what RQ's clean-up must survive ────────────────────────────────────────────────────────────────────
 
 
 def test_registers_over_what_the_finish_step_wrote(settings: Settings, client: redis.Redis) -> None:
@@ -198,7 +198,7 @@ def test_is_registered_again_however_often_its_key_goes(settings: Settings, clie
 
 
 @pytest.mark.usefixtures("quick")
-def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
+def test_one_bad_key_does_not_stop_the_rest_of_the_clean_up(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     for key in (keys.RQ_QUEUES, keys.rq_queue_workers("live"), "rq:finished:live"):
@@ -208,12 +208,10 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
     client.sadd(keys.RQ_WORKERS, keys.rq_worker("long-dead"))
     metrics = Metrics()
     with running(settings, metrics) as thread:
-        kit.wait_until(
-            lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last piece of the upkeep is done"
-        )
+        kit.wait_until(lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last clean-up is done")
         assert not client.exists("rq:failed:live", "rq:finished:bulk")
-        beats = client.hget(keys.rq_worker("w1"), "last_heartbeat")
-        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != beats, "it goes on")
+        before = client.hget(keys.rq_worker("w1"), "last_heartbeat")
+        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != before, "it goes on")
         assert thread._thread.is_alive()
     errors = metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"})
     assert errors is not None and errors >= 3
@@ -286,7 +284,7 @@ def test_a_full_server_does_not_keep_a_worker_from_its_jobs(settings: Settings, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_registers_once_the_server_has_room(settings: Settings, full: redis.Redis) -> None:
+def test_registers_once_the_server_has_memory(settings: Settings, full: redis.Redis) -> None:
     full.config_set("maxmemory", 1)
     metrics = Metrics()
     with running(settings, metrics):

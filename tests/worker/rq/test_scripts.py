@@ -181,7 +181,7 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
     assert before + 30 <= leases(client)[job_id] <= server_now(client) + 30
 
 
-# wakeup ───────────────────────────────────────────────────────────────────────────────────────────
+# wakeup ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -209,14 +209,14 @@ def test_a_waiting_worker_wakes_on_submit(settings: Settings, client: redis.Redi
     assert waiting.wait(kit.PATIENCE_S), "the worker slept through the submit"
 
 
-def test_the_bell_is_silent_when_queues_are_empty(settings: Settings, client: redis.Redis) -> None:
+def test_there_is_no_wakeup_token_when_queues_are_empty(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, *[frame() for _ in range(5)])
     assert client.llen(keys.wakeup("live")) == 5
     claim(settings)
     assert not client.exists(keys.wakeup("live"))
 
 
-def test_the_bell_rings_on_while_work_is_left(settings: Settings, client: redis.Redis) -> None:
+def test_a_wakeup_token_stays_while_work_is_left(settings: Settings, client: redis.Redis) -> None:
     """The token that woke this worker is gone: the next one must not wait for the next submit."""
     kit.submit(settings, *[frame() for _ in range(5)])
     client.delete(keys.wakeup("live"))

@@ -28,7 +28,7 @@ def test_another_execution_of_the_same_job_is_another_lease() -> None:
     assert Lease("live", a.job_id, "another", 0.0) not in inflight
 
 
-def test_waiting_for_room_ends_when_there_is_some() -> None:
+def test_waiting_for_capacity_ends_when_there_is_some() -> None:
     inflight, held = Inflight(), leases(3)
     inflight.add(held)
     counts: list[int] = []
@@ -40,7 +40,7 @@ def test_waiting_for_room_ends_when_there_is_some() -> None:
     assert counts == [2]
 
 
-def test_waiting_for_room_gives_up() -> None:
+def test_waiting_for_capacity_gives_up() -> None:
     inflight = Inflight()
     inflight.add(leases(3))
     assert inflight.wait_below(3, 0.01) == 3

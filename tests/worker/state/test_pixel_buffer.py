@@ -1,4 +1,4 @@
-"""Places for pixels: reused, side by side, and nobody's twice."""
+"""Slots for pixels: reused, side by side, and never two owners'."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tones(buffer: PixelBuffer, slots: list[PixelSlot]) -> list[int]:
     return [int(image[0, 0, 0]) for image in buffer.as_batch(slots)]
 
 
-def test_places_taken_in_turn_are_run_without_a_copy() -> None:
+def test_slots_taken_in_turn_are_run_without_a_copy() -> None:
     buffer = PixelBuffer(8, size_px=2)
     slots = filled(buffer, 4)
     batch = buffer.as_batch(slots)
@@ -29,7 +29,7 @@ def test_places_taken_in_turn_are_run_without_a_copy() -> None:
     assert tones(buffer, slots) == [0, 1, 2, 3]
 
 
-def test_scattered_places_are_gathered_in_order() -> None:
+def test_scattered_slots_are_gathered_in_order() -> None:
     buffer = PixelBuffer(8, size_px=2)
     slots = filled(buffer, 5)
     chosen = [slots[0], slots[2], slots[4]]
@@ -37,7 +37,7 @@ def test_scattered_places_are_gathered_in_order() -> None:
     assert all(image is slot.pixels for image, slot in zip(buffer.as_batch(chosen), chosen, strict=True))  # as they lie
 
 
-def test_places_are_used_again_but_not_before_they_are_given_back() -> None:
+def test_slots_are_used_again_but_not_before_they_are_given_back() -> None:
     buffer = PixelBuffer(4, size_px=2)
     slots = filled(buffer, 4)
     buffer.give_back(slots[1:3])
@@ -56,7 +56,7 @@ def test_when_all_are_taken_nobody_waits() -> None:
     assert {buffer.take().index, buffer.take().index} == {0, 1}
 
 
-def test_two_threads_never_get_the_same_place() -> None:
+def test_two_threads_never_get_the_same_slot() -> None:
     buffer = PixelBuffer(64, size_px=1)
     found: list[list[PixelSlot]] = [[], []]
 

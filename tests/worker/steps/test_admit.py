@@ -188,7 +188,7 @@ def test_a_bad_job_fails_alone(
     check_refused(settings, client, bad=bad, good=good)
 
 
-def test_a_hand_of_bad_jobs_does_not_take_the_good_ones_with_it(settings: Settings, client: redis.Redis) -> None:
+def test_a_chunk_of_bad_jobs_does_not_take_the_good_ones_with_it(settings: Settings, client: redis.Redis) -> None:
     """Good and bad ones by turns, so that each decode thread gets both."""
     job_ids = kit.submit(settings, *[frame() for _ in range(12)])
     for bad in job_ids[::3]:

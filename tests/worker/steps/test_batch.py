@@ -116,7 +116,7 @@ def test_a_larger_batch_must_start_earlier() -> None:
 # while the model is busy ────────────────────────────────────────────────────────────────────────────
 
 
-def test_behind_a_batch_nothing_starts_until_the_model_is_hungry() -> None:
+def test_behind_a_batch_nothing_starts_until_the_engine_is_ready_for_the_next() -> None:
     """In the model it would wait as well, and what comes meanwhile could not join it."""
     clock = Clock()
     box = batcher(clock, linger_s=0.0)
@@ -134,7 +134,7 @@ def test_behind_a_batch_nothing_starts_until_the_model_is_hungry() -> None:
     assert box.take(0.0) is None
 
 
-def test_a_hungry_model_gets_a_full_batch_and_one_that_is_done_whatever_is_there() -> None:
+def test_a_ready_engine_gets_a_full_batch_and_an_idle_one_whatever_is_there() -> None:
     """With its last image still in the model, a batch leaves time for more to come."""
     clock = Clock()
     box = batcher(clock, linger_s=0.0)
@@ -154,7 +154,7 @@ def test_a_hungry_model_gets_a_full_batch_and_one_that_is_done_whatever_is_there
 
 
 @pytest.mark.parametrize("max_batch", [1, 4])
-def test_a_hungry_model_or_its_end_wakes_who_waits_with_the_next_batch(max_batch: int) -> None:
+def test_a_ready_engine_or_the_end_of_its_batch_wakes_a_waiting_taker(max_batch: int) -> None:
     box = Batcher(max_batch=max_batch, linger_s=0.0)
     box.add(decoded("a", ready_at=time.monotonic()))
     first = box.take(0.0)

@@ -1,4 +1,4 @@
-"""From a ticket to pixels, or the reason why not."""
+"""From an admitted job to its pixels, or the reason why not."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_an_image_that_is_gone(route: Route) -> None:
     assert caught.value.reason == "gone"
 
 
-def test_a_place_that_was_taken_in_vain_is_given_back(route: Route) -> None:
+def test_a_slot_that_was_taken_in_vain_is_given_back(route: Route) -> None:
     for _ in range(20):
         with pytest.raises(BadImage):
             decode(admitted(), kit.broken_picture(), route)
     assert decode(admitted(), picture(10), route).slot.index is not None
 
 
-def test_what_a_comparison_looks_at_is_not_in_the_batch_buffer() -> None:
+def test_the_pixels_of_a_comparison_are_not_in_the_pixel_buffer() -> None:
     tried = active_canary(SIZE_PX, shadow=True)
     item = decode(admitted(), picture(10), Route(sized(), other=tried.model, canary=tried))
     assert item.slot.index is None
@@ -121,7 +121,7 @@ def test_the_jobs_camera_says_which_part_is_seen() -> None:
 
 
 @pytest.mark.parametrize("shadow", [True, False])
-def test_models_of_one_size_that_look_elsewhere_do_not_share_the_pixels(shadow: bool) -> None:
+def test_models_of_one_size_with_other_regions_do_not_share_the_pixels(shadow: bool) -> None:
     other = sized(version=4, regions={"left": RIGHT})
     tried = ActiveCanary(Canary(version=4, share=1.0, shadow=shadow), other)
     item = decode(admitted(camera="left"), halves(), Route(sized(regions={"left": LEFT}), other=other, canary=tried))

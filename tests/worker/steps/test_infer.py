@@ -18,32 +18,32 @@ from worker.steps.infer import Prediction, infer, retry_on_stable_model
 from worker.steps.work import ComparisonInput
 
 
-def test_rows_come_in_the_order_of_the_items() -> None:
+def test_probabilities_come_in_the_order_of_the_items() -> None:
     engine = ToneEngine()
-    rows = infer(kit.shades(0, 51, 255), engine)
-    assert rows == [pytest.approx(row, abs=1e-6) for row in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
+    outputs = infer(kit.shades(0, 51, 255), engine)
+    assert outputs == [pytest.approx(output, abs=1e-6) for output in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
     assert engine.sizes == [3]
 
 
-def test_rows_are_plain_floats() -> None:
-    (row,) = infer(kit.shades(51), ToneEngine())
-    assert isinstance(row, list)
-    assert {type(value) for value in row} == {float}
+def test_probabilities_are_plain_floats() -> None:
+    (output,) = infer(kit.shades(51), ToneEngine())
+    assert isinstance(output, list)
+    assert {type(value) for value in output} == {float}
 
 
 def test_a_poisoned_item_fails_alone() -> None:
     engine = ToneEngine(kit.fails_on_red)
-    rows = infer(kit.shades(1, 255, 3), engine)
-    assert [isinstance(row, EngineFailed) for row in rows] == [False, True, False]
-    assert "can't stand red" in str(rows[1])
-    assert "RuntimeError" in str(rows[1])
+    outputs = infer(kit.shades(1, 255, 3), engine)
+    assert [isinstance(output, EngineFailed) for output in outputs] == [False, True, False]
+    assert "can't stand red" in str(outputs[1])
+    assert "RuntimeError" in str(outputs[1])
     assert engine.sizes == [3, 1, 1, 1]
 
 
 def test_a_single_item_is_not_tried_twice() -> None:
     engine = ToneEngine(kit.always_fails)
-    (row,) = infer(kit.shades(0), engine)
-    assert isinstance(row, EngineFailed)
+    (output,) = infer(kit.shades(0), engine)
+    assert isinstance(output, EngineFailed)
     assert engine.sizes == [1]
 
 
@@ -58,28 +58,28 @@ class Answering(ToneEngine):
         return self._change(super().predict(batch))
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: np.repeat(rows, 2, axis=0)])
-def test_another_number_of_rows_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
-    rows = infer(kit.shades(0, 0), Answering(change))
-    assert all(isinstance(row, EngineFailed) for row in rows)
+@pytest.mark.parametrize("change", [lambda outputs: outputs[:-1], lambda outputs: np.repeat(outputs, 2, axis=0)])
+def test_another_number_of_answers_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
+    outputs = infer(kit.shades(0, 0), Answering(change))
+    assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
 def test_another_number_of_classes_is_nobodys_answer() -> None:
-    rows = infer(kit.shades(0, 0), Answering(lambda rows: rows[:, :-1]))
-    assert all(isinstance(row, EngineFailed) for row in rows)
+    outputs = infer(kit.shades(0, 0), Answering(lambda outputs: outputs[:, :-1]))
+    assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_no_number_fails_alone(value: float) -> None:
-    def poison(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        rows[rows[:, 1] > 0.9] = value
-        return rows
+    def poison(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs[outputs[:, 1] > 0.9] = value
+        return outputs
 
-    rows = infer(kit.shades(0, 255), Answering(poison))
-    assert [isinstance(row, EngineFailed) for row in rows] == [False, True]
+    outputs = infer(kit.shades(0, 255), Answering(poison))
+    assert [isinstance(output, EngineFailed) for output in outputs] == [False, True]
 
 
-# rescue ─────────────────────────────────────────────────────────────────────────────────────────────
+# retry on the stable model ──────────────────────────────────────────────────────────────────────────
 
 
 def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
@@ -93,8 +93,8 @@ def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route(
         kit.decoded("fine", by=canary, comparison=ComparisonInput(active, newer, kit.shade(0))),
     ]
     failed = EngineFailed("out of order")
-    rows: list[Probabilities | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
-    predictions, fault = retry_on_stable_model(map(Prediction, items, rows))
+    outputs: list[Probabilities | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
+    predictions, fault = retry_on_stable_model(map(Prediction, items, outputs))
     assert [each.item.model.version for each in predictions] == [4, 3, 5, 4]
     assert [each.item.admitted.job.job_id for each in predictions] == ["promoted", "a", "b", "fine"]
     assert [each.output for each in predictions] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
