@@ -52,17 +52,17 @@ class DeadlineHeadroom:
         self._clock = clock
         self._since = clock()
         self._least = [float("inf"), float("inf")]  # in the current half of the window, and in the half before
-        self._advancing = threading.Lock()
+        self._lock = threading.Lock()
 
     def observe(self, margin_s: float) -> None:
         """Note that a result was made this long before its deadline; negative if it was late."""
-        with self._advancing:
+        with self._lock:
             self._advance()
             self._least[0] = min(self._least[0], margin_s)
 
     def has(self, cost_s: float) -> bool:
         """Whether twice `cost_s` of other work would have delayed no recent result past its deadline."""
-        with self._advancing:
+        with self._lock:
             self._advance()
             return 2 * cost_s < min(self._least)
 

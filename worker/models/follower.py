@@ -155,13 +155,11 @@ class Follower:
             return
         self._previous = before
         canary = self._active_models.current.canary
-        self._metrics.swaps.labels(
-            "swapped"
-        ).inc()  # first, so that whoever sees a result of the new model finds the swap counted
+        self._metrics.swaps.labels("swapped").inc()  # first: when a result of the new model appears, it is counted
         self._active_models.activate(model, None if canary is not None and canary.model is model else canary)
-        took = time.monotonic() - started
+        took_s = time.monotonic() - started
         # Log the names, not the models: handlers keep their arguments, and a model is tens of megabytes.
-        log.info("%s is served now, %s is kept for a rollback (%.2f s)", str(model), str(before), took)
+        log.info("%s is served now, %s is kept for a rollback (%.2f s)", str(model), str(before), took_s)
 
     def _follow_canary(self, spec: Canary | None) -> None:
         self._wanted["canary"] = spec.version if spec else None

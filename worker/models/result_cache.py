@@ -38,7 +38,7 @@ class ResultCache:
         self._hits = metrics.result_cache.labels("hit")
         self._misses = metrics.result_cache.labels("miss")
         self._answers: OrderedDict[CacheKey, Probabilities] = OrderedDict()
-        self._using = threading.Lock()
+        self._lock = threading.Lock()
 
     def key(self, job: ImageJob, image: bytes | None, route: Route) -> CacheKey | None:
         """The key of an image; None where its answer is not cached. A canary must see its images itself."""
@@ -51,7 +51,7 @@ class ResultCache:
 
     def get(self, key: CacheKey) -> Probabilities | None:
         """The cached answer, if there is one."""
-        with self._using:
+        with self._lock:
             probabilities = self._answers.get(key)
             if probabilities is None:
                 self._misses.inc()
@@ -62,7 +62,7 @@ class ResultCache:
 
     def add(self, key: CacheKey, probabilities: Probabilities) -> None:
         """Add an answer, and drop the least recently used one if there are too many."""
-        with self._using:
+        with self._lock:
             self._answers[key] = probabilities
             self._answers.move_to_end(key)
             if len(self._answers) > self._max_items:

@@ -71,12 +71,12 @@ class ActiveModels:
         self.current = serving
         self._metrics = metrics
         self._ended: Canary | None = None
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
         self._show(serving)
 
     def activate(self, stable: Model, canary: ActiveCanary | None) -> None:
         """Serve these models from now on, without the canary if it was ended meanwhile."""
-        with self._changing:
+        with self._lock:
             if canary is not None and canary.spec == self._ended:
                 canary = None
             self._show(Serving(stable, canary))
@@ -88,7 +88,7 @@ class ActiveModels:
 
     def end_canary(self, canary: ActiveCanary) -> bool:
         """Serve without this canary from now on, for good; False when it was not in service any more."""
-        with self._changing:
+        with self._lock:
             self._ended = canary.spec
             if not self.is_active(canary):
                 return False

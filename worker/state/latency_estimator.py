@@ -32,7 +32,7 @@ class LatencyEstimator:
         self.decode_s = 0.0  # of one image: a running mean
         self._ends_at: dict[int, float] = {}  # when each running batch ends, by thread; they run one after the other
         self._ended_at = self._ended_began = float("-inf")  # of the batch that ended last
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
 
     def observe_decode(self, seconds: float) -> None:
         """Add a measurement: an image took this long to decode."""
@@ -42,13 +42,13 @@ class LatencyEstimator:
     def running(self, cost: BatchCost, *, images: int) -> Iterator[None]:
         """A batch of `images` runs inside the block. Its cost counts from the end of the batch before it."""
         thread = threading.get_ident()
-        with self._changing:
+        with self._lock:
             started = self._clock()
             self._ends_at[thread] = started + self._busy_s(started) + cost.estimate(images)
         try:
             yield
         finally:
-            with self._changing:
+            with self._lock:
                 del self._ends_at[thread]
                 ended = self._clock()
                 began, ended_before = self._ended_began, self._ended_at
@@ -58,7 +58,7 @@ class LatencyEstimator:
 
     def estimate_from_decode(self, cost: BatchCost, *, waiting: int) -> float:
         """Seconds to the result of an image that isn't decoded yet, behind `waiting` decoded images."""
-        with self._changing:
+        with self._lock:
             if not waiting and not self._ends_at:
                 return 0.0
             busy_s = self._busy_s(self._clock())
@@ -68,7 +68,7 @@ class LatencyEstimator:
 
     def estimate_from_batch(self, cost: BatchCost, *, images: int, others_wait: bool) -> float:
         """Seconds to the results of a batch of `images` that could start now."""
-        with self._changing:
+        with self._lock:
             if images == 1 and not others_wait and not self._ends_at:
                 return 0.0
             busy_s = self._busy_s(self._clock())

@@ -38,11 +38,11 @@ class PixelBuffer:
         self._slots = [PixelSlot(pixels, index) for index, pixels in enumerate(self._array)]
         self._is_taken = [False] * count
         self._next = 0
-        self._taking = threading.Lock()
+        self._lock = threading.Lock()
 
     def take(self) -> PixelSlot:
         """The next free slot. When all are taken, memory outside the array, so that nobody waits for a slot."""
-        with self._taking:
+        with self._lock:
             count = len(self._slots)
             for turn in range(self._next, self._next + count):
                 index = turn % count
@@ -58,7 +58,7 @@ class PixelBuffer:
 
     def give_back(self, slots: Iterable[PixelSlot]) -> None:
         """Nobody reads these slots any more: they may be taken again."""
-        with self._taking:
+        with self._lock:
             for slot in slots:
                 if slot.index is not None:
                     self._is_taken[slot.index] = False
