@@ -465,8 +465,8 @@ class Pipeline:
             except redis.exceptions.RedisError as error:
                 self.supervisor.redis_unavailable("finish", error)
         self._components.metrics.observe_finish(time.perf_counter() - started)
-        written = [finished.result for finished, ours in zip(batch, held, strict=True) if ours]
-        self._components.metrics.observe_results([result for result in written if result is not None])
+        written = [job.result for job, ours in zip(batch, held, strict=True) if ours and job.result is not None]
+        self._components.metrics.observe_results(written)
         for lease, ours in zip(leases, held, strict=True):
             if not ours and lease in self._components.inflight:
                 self._components.metrics.leases_lost.inc()  # if it is not in flight, the lease thread has counted it

@@ -74,9 +74,7 @@ class Supervisor:
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
         """Threads that wait for nothing and sent no heartbeat for longer than this, and for how many seconds."""
-        waiting = (
-            DECODE_MEMORY.waiting_threads()
-        )  # they wait for another thread that decodes: if one hangs, it is that one
+        waiting = DECODE_MEMORY.waiting_threads()  # for a thread that decodes: if one hangs, it is that thread
         silent_s = {
             thread.name: self._clock() - self._heartbeats[thread.name]
             for thread in self._threads
