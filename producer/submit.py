@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +25,7 @@ from shared.clock import MAX_DEADLINE_S, ServerClock
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
+from shared.rq_time import format_rq_time
 from shared.schemas import ImageJob, Name
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
@@ -33,8 +33,8 @@ from shared.settings import Settings
 
 # RQ's own default. It bounds the job in a plain `rq worker`; our worker uses leases instead.
 JOB_TIMEOUT_S = 180
-# More tokens on the bell than workers that could usefully wake at once.
-BELL_TOKENS = 64
+# More tokens in the wakeup list than workers that could usefully wake at once.
+WAKEUP_TOKENS = 64
 # A call of the script blocks the whole server: this many jobs take about a millisecond.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
@@ -42,7 +42,6 @@ CHUNK_BYTES = 4_000_000
 NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
-_RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,14 +237,14 @@ class LineProducer:
         return sniff(data)
 
     def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, partial: bool) -> None:
-        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
+        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.wakeup(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,
             places_wanted,
             int(partial),
             self._settings.image_ttl_s,
-            BELL_TOKENS,
+            WAKEUP_TOKENS,
             len(common),
             *common,
         ]
@@ -278,7 +277,7 @@ class LineProducer:
 
     def _common_fields(self, queue: str) -> list[str | int]:
         """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""
-        now = datetime.fromtimestamp(self._clock(), UTC).strftime(_RQ_TIME)
+        now = format_rq_time(self._clock())
         fields: dict[str, str | int] = {
             "created_at": now,
             "enqueued_at": now,

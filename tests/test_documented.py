@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import sortline.cli
 from producer.metrics import SUBMITTED
 from shared.settings import Settings
-from worker.observe.metrics import Metrics, QueueGauges
+from worker.observe.metrics import Metrics
+from worker.observe.queue_gauges import QueueGauges
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))

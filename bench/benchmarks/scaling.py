@@ -26,7 +26,7 @@ from shared.errors import NotFound, Transient
 from shared.server.connection import connect
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from worker.models.loading import load_served
+from worker.models.loading import load_model
 
 LINE = "bench"
 REAL_WORKERS = (1, 2)
@@ -84,8 +84,8 @@ def bench_scaling(
                 what = f"{case.workers} workers, {kind} engine, {case.servers} servers"
                 on_progress(f"scaling: round {number} of {rounds}, {what}")
                 _measure(settings, case, measured[case], urls=urls, folder=folder)
-    real = [case for case in cases if case.load is load_served]
-    simulated_cases = [case for case in cases if case.load is not load_served]
+    real = [case for case in cases if case.load is load_model]
+    simulated_cases = [case for case in cases if case.load is not load_model]
     return {
         "benchmark": "scaling",
         "model": settings.model,
@@ -104,7 +104,7 @@ def bench_scaling(
 
 
 def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -> list[_Case]:
-    real = [_Case(workers, 1, jobs, REAL_SIZE, load_served) for workers in REAL_WORKERS]
+    real = [_Case(workers, 1, jobs, REAL_SIZE, load_model) for workers in REAL_WORKERS]
     rate = simulated.full_rate(settings.max_batch)
     return real + [
         _Case(

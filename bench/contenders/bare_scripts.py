@@ -14,12 +14,13 @@ from typing import Any
 from bench.contenders.sortline_worker import CAMERA, LINE, in_process
 from shared import keys
 from shared.errors import Transient
+from shared.rq_time import format_rq_time
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from shared.server.connection import connect
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
-from worker.steps.claim import MAX_ENCODED_BYTES, stamp
+from worker.steps.claim import MAX_ENCODED_BYTES
 
 # Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
 STEP_JOBS = 32
@@ -41,7 +42,9 @@ def _run(settings: Settings, count: int) -> float:
     started = time.perf_counter()
     while True:
         now = time.time()
-        _, jobs, *_ = claim(args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, "live"])
+        _, jobs, *_ = claim(
+            args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, format_rq_time(now), now, settings.lease_s, "live"]
+        )
         if not jobs:
             break
         connection.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
@@ -54,7 +57,7 @@ def _run(settings: Settings, count: int) -> float:
 
 
 def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any], *, now: float) -> list[Any]:
-    args: list[Any] = [_WORKER, stamp(now), now, settings.results_maxlen, settings.result_ttl_s]
+    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s]
     for queue, job_id, execution_id, *_ in jobs:
         args += ("success", queue, job_id, execution_id, now)
         args += answer

@@ -17,7 +17,7 @@ from bench.contenders.sortline_worker import CAMERA, in_process
 from bench.measuring.rates import rate_between
 from model_store.engines.loading import Engine
 from shared.settings import Settings
-from worker.models.loading import Served, load_served
+from worker.models.loading import LoadedModel, load_model
 from worker.state.pixel_buffer import Pixels
 
 # As the worker: one batch in the engine, one decoded, one being decoded.
@@ -33,10 +33,10 @@ def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
 def _run(settings: Settings, images: Sequence[bytes]) -> float:
     from model_store.engines.loading import usable_cores
 
-    served = load_served(settings)
+    loaded = load_model(settings)
     threads = settings.decode_threads or usable_cores()
-    decoded = decoded_ahead(served, images, batch_size=settings.max_batch, threads=threads)
-    return rate_between(_finished_at(served.engine, decoded))
+    decoded = decoded_ahead(loaded, images, batch_size=settings.max_batch, threads=threads)
+    return rate_between(_finished_at(loaded.engine, decoded))
 
 
 def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
@@ -58,7 +58,7 @@ def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
     return finished_at
 
 
-def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, threads: int) -> Iterator[Pixels]:
+def decoded_ahead(loaded: LoadedModel, images: Sequence[bytes], *, batch_size: int, threads: int) -> Iterator[Pixels]:
     """Batches uint8 [N, S, S, 3], decoded on `threads` threads while the engine computes earlier ones."""
     starts = deque(range(0, len(images), batch_size))
     ahead: deque[tuple[Pixels, list[Future[None]]]] = deque()
@@ -67,9 +67,9 @@ def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, t
             while starts and len(ahead) <= _AHEAD:
                 start = starts.popleft()
                 batch = images[start : start + batch_size]
-                pixels = np.empty((len(batch), served.engine.input_size_px, served.engine.input_size_px, 3), np.uint8)
+                pixels = np.empty((len(batch), loaded.engine.input_size_px, loaded.engine.input_size_px, 3), np.uint8)
                 chunks = [slice(first, None, threads) for first in range(min(threads, len(batch)))]
-                decoding = [pool.submit(decode_rows, served, batch[chunk], pixels[chunk]) for chunk in chunks]
+                decoding = [pool.submit(decode_rows, loaded, batch[chunk], pixels[chunk]) for chunk in chunks]
                 ahead.append((pixels, decoding))
             pixels, decoding = ahead.popleft()
             for future in decoding:
@@ -77,7 +77,7 @@ def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, t
             yield pixels
 
 
-def decode_rows(served: Served, images: Sequence[bytes], rows: Pixels) -> None:
+def decode_rows(loaded: LoadedModel, images: Sequence[bytes], rows: Pixels) -> None:
     """Decode each image into its row."""
     for image, row in zip(images, rows, strict=True):
-        served.decoder.decode_into(image, CAMERA, row)
+        loaded.decoder.decode_into(image, CAMERA, row)

@@ -147,9 +147,9 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
 
     from bench.engines.null import null_model
     from worker import tasks
-    from worker.models.loading import load_served
+    from worker.models.loading import load_model
 
-    tasks.use(null_model(settings) if null else load_served(settings), settings)
+    tasks.use(null_model(settings) if null else load_model(settings), settings)
     run_rq(SimpleWorker, settings)
 
 

@@ -24,9 +24,9 @@ from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.settings import Settings
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 
-Loader = Callable[[Settings], Served]
+Loader = Callable[[Settings], LoadedModel]
 
 # A model is loaded within seconds; a hundred processes on two cores take longer.
 PATIENCE_S = 180.0
@@ -71,16 +71,16 @@ def _work(settings: Settings, load: Loader) -> float:
     _log_errors_only()
     before_s = 0.0
 
-    def load_and_wait(settings: Settings) -> Served:
+    def load_and_wait(settings: Settings) -> LoadedModel:
         nonlocal before_s
         try:
-            served = load(settings)
+            loaded = load(settings)
         except BaseException:
             _start_barrier.abort()
             raise
         _start_barrier.wait(PATIENCE_S)
         before_s = time.process_time()
-        return served
+        return loaded
 
     code = WorkerService(settings, burst=True, load=load_and_wait).run()
     if code:

@@ -13,7 +13,7 @@ from model_store.bundle.policy import Policy
 from model_store.engines.loading import EngineName
 from model_store.engines.validation import Images
 from shared.settings import Settings
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 from worker.state.pixel_buffer import Pixels
 
 CLASSES = ("good", "no cap")
@@ -31,7 +31,7 @@ class NullEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Does nothing."""
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]."""
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(batch), 1))
 
@@ -47,7 +47,7 @@ class NoDecoder:
         """Leaves `out` as it is."""
 
 
-def null_model(settings: Settings) -> Served:
+def null_model(settings: Settings) -> LoadedModel:
     """A model that takes no time, in place of the one that the settings name."""
     manifest = Manifest(
         name="null",
@@ -62,4 +62,4 @@ def null_model(settings: Settings) -> Served:
         dataset=DatasetInfo(fingerprint="0" * 64, images=0, train=0, validation=0, per_label={}),
         files={},
     )
-    return Served(manifest, NullEngine(), NoDecoder())
+    return LoadedModel(manifest, NullEngine(), NoDecoder())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.engines.null import NullEngine, null_model
 from model_store.engines.validation import Images
 from shared.settings import Settings
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 
 # Chosen, not measured: a batch of 16 takes 11.6 ms, so one worker does 1,379 images/s, and a handful of workers reach
 # the limits of a server and of a few cores. The shape of the curve matters, not its scale.
@@ -27,13 +27,13 @@ IMAGE_MS = 0.1
 class SimulatedEngine(NullEngine):
     """Answers `good` for every image, after BATCH_MS and IMAGE_MS for each image."""
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]. Sleeps without the interpreter lock, as an engine that waits for its device does."""
         time.sleep((BATCH_MS + IMAGE_MS * len(batch)) / 1000)
         return super().predict(batch)
 
 
-def simulated_model(settings: Settings) -> Served:
+def simulated_model(settings: Settings) -> LoadedModel:
     """A model on a simulated device, in place of the one that the settings name."""
     return replace(null_model(settings), engine=SimulatedEngine())
 

@@ -18,7 +18,7 @@ from bench.contenders.no_queue import decode_rows
 from shared import keys
 from shared.server.connection import connect
 from shared.settings import Settings
-from worker.models.loading import Served, load_served
+from worker.models.loading import LoadedModel, load_model
 
 TASK = "classify"
 # The last images of a run wait at most so long for their batch to fill.
@@ -69,17 +69,17 @@ class _Classifier:
 
         # A process per core, so that each engine has one thread.
         settings = self._settings.model_copy(update={"engine_threads": 1})
-        self._served: Served = null_model(settings) if self._null else load_served(settings)
+        self._loaded: LoadedModel = null_model(settings) if self._null else load_model(settings)
         self._client: Any = connect(settings.redis_url)
 
     def answers(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
         """What the model says of the images of these tasks."""
         image_keys = [keys.image(task_id) for task_id in task_ids]
         images = self._client.mget(image_keys)
-        size_px = self._served.engine.input_size_px
+        size_px = self._loaded.engine.input_size_px
         pixels = np.empty((len(images), size_px, size_px, 3), np.uint8)
-        decode_rows(self._served, images, pixels)
-        rows = self._served.engine.predict(pixels).tolist()
+        decode_rows(self._loaded, images, pixels)
+        rows = self._loaded.engine.predict(pixels).tolist()
         finished_at = time.time()
         self._client.unlink(*image_keys)
         return [{"probabilities": row, "finished_at": finished_at} for row in rows]

@@ -16,7 +16,7 @@ from mosec import Server, Worker
 from bench.contenders.no_queue import decode_rows
 from model_store.engines.loading import usable_cores
 from shared.settings import load_settings
-from worker.models.loading import load_served
+from worker.models.loading import load_model
 
 # mosec's default; a full batch doesn't wait for it, and under this load most are full.
 MAX_WAIT_MS = 10
@@ -26,7 +26,7 @@ class Classify(Worker):
     """Files to probabilities, which mosec answers as JSON."""
 
     def __init__(self) -> None:
-        self._served = load_served(load_settings().model_copy(update={"engine_threads": 1}))
+        self._loaded = load_model(load_settings().model_copy(update={"engine_threads": 1}))
 
     def deserialize(self, data: bytes) -> bytes:
         """The body of a request is the file."""
@@ -34,10 +34,10 @@ class Classify(Worker):
 
     def forward(self, data: Sequence[bytes]) -> list[list[float]]:
         """A row for each."""
-        size_px = self._served.engine.input_size_px
+        size_px = self._loaded.engine.input_size_px
         pixels = np.empty((len(data), size_px, size_px, 3), np.uint8)
-        decode_rows(self._served, data, pixels)
-        rows: list[list[float]] = self._served.engine.predict(pixels).tolist()
+        decode_rows(self._loaded, data, pixels)
+        rows: list[list[float]] = self._loaded.engine.predict(pixels).tolist()
         return rows
 
 

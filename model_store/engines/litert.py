@@ -80,14 +80,14 @@ class LiteRTEngine:
                 for lane in self._lanes:
                     lane.answer(blank[0])
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See `Engine.predict`."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         with self._failing_on(batch), self._entered() as is_alone:
             if is_alone and len(batch) == 1 and self._lone is not None:
                 answer = self._lone.answer(batch[0])
             else:
-                answer = np.concatenate(self._shared(batch, hungry))
+                answer = np.concatenate(self._shared(batch, on_ready_for_next))
         return check_answer(answer, images=len(batch), classes_count=self.classes_count, engine=self.name)
 
     @contextlib.contextmanager
@@ -109,7 +109,7 @@ class LiteRTEngine:
             with self._entering:
                 self._inside -= 1
 
-    def _shared(self, batch: Images, hungry: Callable[[], None] | None) -> list[NDArray[np.float32]]:
+    def _shared(self, batch: Images, on_ready_for_next: Callable[[], None] | None) -> list[NDArray[np.float32]]:
         """The rows of each image, in order. Each lane takes the next image as soon as it is done with one."""
         waiting = deque(range(len(batch)))
         answers: dict[int, NDArray[np.float32]] = {}
@@ -122,8 +122,8 @@ class LiteRTEngine:
                         index = waiting.popleft()
                     except IndexError:  # another lane was quicker
                         return
-                    if hungry is not None and index == len(batch) - 1:
-                        hungry()  # the lane that ends next has nothing to do
+                    if on_ready_for_next is not None and index == len(batch) - 1:
+                        on_ready_for_next()  # the lane that ends next has nothing to do
                     answers[index] = lane.answer(batch[index])
             finally:
                 self._free.append(lane)

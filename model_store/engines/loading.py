@@ -53,11 +53,11 @@ class Engine(Protocol):
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
 
-        `hungry` is called as soon as another caller's batch would be begun, if that is before this one's end: no
-        sooner, so that what goes into the next batch is decided as late as can be.
+        `on_ready_for_next` is called when the engine could begin the batch of another caller before this one's end. Not
+        sooner, so that the items of the next batch are chosen as late as possible.
 
         Releases the interpreter lock while the model runs. The answer is the caller's to keep.
 
@@ -67,7 +67,7 @@ class Engine(Protocol):
 
 
 def open_engine(
-    bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, beside: bool = False, xla: bool = False
+    bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, background: bool = False, xla: bool = False
 ) -> Engine:
     """An engine for `bundle` that has just given its golden answers.
 
@@ -88,9 +88,9 @@ def open_engine(
     """
     name = choose(kind, cpu_engine=bundle.manifest.cpu_engine)
     # XNNPACK and CUDA announce themselves on standard error, once.
-    with contextlib.nullcontext() if beside else quiet_native():
+    with contextlib.nullcontext() if background else quiet_native():
         engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch, xla=xla)
-        replay_golden(bundle, Unhurried(engine) if beside else engine)
+        replay_golden(bundle, Unhurried(engine) if background else engine)
     return engine
 
 

@@ -88,7 +88,7 @@ class TensorFlowEngine:
             if lowest <= padded <= highest:
                 self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See `Engine.predict`. More images than `max_batch` are run in several pieces, all of them started at once."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
@@ -96,8 +96,8 @@ class TensorFlowEngine:
         try:
             # Started before the first is waited for: a GPU goes from one to the next without a pause.
             started = [self._start(piece) for piece in pieces]
-            if hungry is not None:
-                hungry()  # its pixels can travel while these are computed
+            if on_ready_for_next is not None:
+                on_ready_for_next()  # its pixels can travel while these are computed
             answers = [self._finish(answer, len(piece)) for answer, piece in zip(started, pieces, strict=True)]
         except (ValueError, TypeError, self._tf.errors.OpError) as error:
             raise EngineFailed(f"engine {self.name} failed on {described(batch)}: {error}") from error

@@ -36,7 +36,7 @@ class Unhurried:
             self._engine.warm_up([batch_size])
             self._pause(time.monotonic() - started)
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """See `Engine.predict`; takes about four times as long."""
         rows = []
         for index in range(len(batch)):

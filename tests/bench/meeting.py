@@ -15,7 +15,7 @@ from bench.engines.null import NullEngine, null_model
 from bench.engines.simulated import SimulatedEngine
 from shared.settings import Settings
 from tests.worker import kit
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 
 MEETINGS = 2
 
@@ -25,24 +25,24 @@ class _Meeting(NullEngine):
 
     _met = 0
 
-    def predict(self, batch: kit.Images, *, hungry: Callable[[], None] | None = None) -> Any:
+    def predict(self, batch: kit.Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if self._met < MEETINGS:
             self._met += 1
             worker_processes._together.wait(
                 kit.PATIENCE_S
             )  # the crew's own: it has as many places as the crew has workers
-        return super().predict(batch, hungry=hungry)
+        return super().predict(batch, on_ready_for_next=on_ready_for_next)
 
 
 class _MeetingSimulated(_Meeting, SimulatedEngine):
     """The same, and then takes a GPU's time."""
 
 
-def meeting_null_served(settings: Settings) -> Served:
+def meeting_null_model(settings: Settings) -> LoadedModel:
     """In place of `null_model`."""
     return replace(null_model(settings), engine=_Meeting())
 
 
-def meeting_simulated_served(settings: Settings) -> Served:
+def meeting_simulated_model(settings: Settings) -> LoadedModel:
     """In place of `simulated_model`."""
     return replace(null_model(settings), engine=_MeetingSimulated())

@@ -26,8 +26,8 @@ from bench.measuring.traffic import TrafficSpec, send
 from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
-from tests.bench.meeting import meeting_simulated_served
-from worker.models.loading import Served
+from tests.bench.meeting import meeting_simulated_model
+from worker.models.loading import LoadedModel
 
 SIZE = "64x48"
 
@@ -47,7 +47,7 @@ def on_progress(text: str) -> None:
     """Nobody watches."""
 
 
-def broken(settings: Settings) -> Served:
+def broken(settings: Settings) -> LoadedModel:
     raise NotFound("no such model")
 
 
@@ -114,7 +114,7 @@ def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
 def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
     monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
-    monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_served)
+    monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_model)
     record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, on_progress=on_progress)
     assert record["left_out"] == {}
     (real,) = record["real"]["points"]

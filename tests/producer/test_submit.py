@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from producer import submit
-from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
+from producer.submit import CHUNK_JOBS, JOB_TIMEOUT_S, WAKEUP_TOKENS, Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.jobs import MAX_ATTEMPTS_FIELD
@@ -187,7 +187,7 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     fit = [job.job_id for job in jobs[: CHUNK_JOBS + 2]]
     assert list(refusal.value.accepted) == fit
     assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == fit
-    # A hash and an image for each; the queue, the set of queues and the bell.
+    # A hash and an image for each; the queue, the set of queues and the wakeup list.
     assert client.dbsize() - before == 2 * len(fit) + 3
     assert all(client.ttl(keys.image(job_id)) > 0 for job_id in fit)
     # Sent again, those that are there stay, and the places that were made are taken.
@@ -290,9 +290,9 @@ def test_names_can_be_checked_beforehand() -> None:
 def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings)
     producer.submit(jpeg(), line="line-1", camera="c", queue="bulk")
-    assert client.lrange(keys.bell("bulk"), 0, -1) == [b"1"]
-    producer.submit_many(frames(3 * BELL_TOKENS))
-    assert client.llen(keys.bell("live")) == BELL_TOKENS
+    assert client.lrange(keys.wakeup("bulk"), 0, -1) == [b"1"]
+    producer.submit_many(frames(3 * WAKEUP_TOKENS))
+    assert client.llen(keys.wakeup("live")) == WAKEUP_TOKENS
 
 
 def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:

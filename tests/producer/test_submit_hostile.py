@@ -54,7 +54,7 @@ def test_what_is_in_the_way_of_a_job_or_the_bell_is_replaced(
     """A job's id is new, so that its key is nobody else's; the jobs beside it go their way."""
     producer = LineProducer(settings)
     jobs = [producer.prepare(frame) for frame in frames(3)]
-    in_the_way = [keys.rq_job(jobs[1].job_id), keys.image(jobs[1].job_id), keys.bell("live")]
+    in_the_way = [keys.rq_job(jobs[1].job_id), keys.image(jobs[1].job_id), keys.wakeup("live")]
     for key in in_the_way[: 3 if kind == "string" else 2]:
         client.set(key, "x") if kind == "string" else client.rpush(key, "x")
     producer.send(jobs)
@@ -62,7 +62,7 @@ def test_what_is_in_the_way_of_a_job_or_the_bell_is_replaced(
     for job in jobs:
         assert client.hget(keys.rq_job(job.job_id), "data") == job.payload
         assert 0 < client.ttl(keys.image(job.job_id)) <= settings.image_ttl_s
-    assert client.lrange(keys.bell("live"), 0, -1) == [b"1"] * 3
+    assert client.lrange(keys.wakeup("live"), 0, -1) == [b"1"] * 3
 
 
 @pytest.mark.parametrize("right", ["sadd", "hset", "rpush", "lpush", "ltrim", "llen", "hget"])

@@ -19,7 +19,7 @@ import sortline.cli
 from model_store.engines.loading import Engine
 from shared.settings import Settings
 from worker import service
-from worker.models.loading import Served, load_served
+from worker.models.loading import LoadedModel, load_model
 
 
 class SlowEngine:
@@ -35,18 +35,18 @@ class SlowEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         self._engine.warm_up(batch_sizes)
 
-    def predict(self, batch: Any, *, hungry: Callable[[], None] | None = None) -> Any:
+    def predict(self, batch: Any, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if not self._first.acquire(blocking=False):
             time.sleep(self._seconds)
-        return self._engine.predict(batch, hungry=hungry)
+        return self._engine.predict(batch, on_ready_for_next=on_ready_for_next)
 
 
-def _load_slow(settings: Settings) -> Served:
-    served = load_served(settings)
-    return replace(served, engine=SlowEngine(served.engine, seconds=float(seconds)))
+def _load_slow(settings: Settings) -> LoadedModel:
+    loaded = load_model(settings)
+    return replace(loaded, engine=SlowEngine(loaded.engine, seconds=float(seconds)))
 
 
 if __name__ == "__main__":
     seconds = sys.argv.pop(1)
-    service.load_served = _load_slow
+    service.load_model = _load_slow
     sortline.cli.main()

@@ -18,7 +18,7 @@ from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from worker import service
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 from worker.observe import watchdog
 
 _stuck = threading.Event()
@@ -39,11 +39,11 @@ class _HangingDecoder:
         _hang("stuck with an image")
 
 
-def _load(settings: Settings) -> Served:
+def _load(settings: Settings) -> LoadedModel:
     if what == "load":
         _hang("stuck with the model")
-    served = kit.served(settings, kit.ToneEngine(lambda batch: _hang("stuck with a batch")))
-    return replace(served, decoder=_HangingDecoder()) if what == "decode" else served
+    loaded = kit.loaded_model(settings, kit.ToneEngine(lambda batch: _hang("stuck with a batch")))
+    return replace(loaded, decoder=_HangingDecoder()) if what == "decode" else loaded
 
 
 def _raise(*args: object) -> NoReturn:

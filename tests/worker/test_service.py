@@ -23,7 +23,7 @@ from shared.settings import Settings
 from tests.shared.server.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from tests.worker.observe.test_http import get
+from tests.worker.observe.test_probes import get
 
 PROJECT = Path(__file__).parent.parent.parent
 # The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.

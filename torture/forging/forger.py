@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from producer.submit import LineProducer
 from shared import keys
 from shared.jobs import MAX_ATTEMPTS_FIELD
+from shared.rq_time import format_rq_time
 from shared.schemas import Outcome
 from torture.history.ledger import submission_of
 from torture.plant.images import ImageMaker
 from torture.plant.plant import Plant
 from torture.plant.sender import Sender
 from torture.server.waiting import wait_until
-from worker.steps.claim import stamp
 
 STREAM_END = "18446744073709551615-18446744073709551615"
 IMAGE_TTL_S = 600
@@ -245,7 +245,7 @@ class Forger:
             self.refusals += 1
 
     def _hash(self, queue: str, data: bytes) -> dict[str, str | bytes]:
-        now, settings = stamp(time.time()), self.plant.settings
+        now, settings = format_rq_time(time.time()), self.plant.settings
         return {
             "created_at": now,
             "enqueued_at": now,

@@ -208,9 +208,9 @@ def wrong_executions_of_worker(forger: Forger) -> None:
         forger.replace(key, "SADD", b"\xff", "a:b", ":")
 
 
-def wrong_bell(forger: Forger) -> None:
+def wrong_wakeup(forger: Forger) -> None:
     """The list that wakes idle workers."""
-    forger.write_wrong_type(keys.bell(forger.any_queue()), right="list")
+    forger.write_wrong_type(keys.wakeup(forger.any_queue()), right="list")
 
 
 def wrong_lines(forger: Forger) -> None:
@@ -363,7 +363,7 @@ FORGERIES: Mapping[str, Forgery] = {
     "executions of a worker": wrong_executions_of_worker,
     "processes": wrong_processes,
     "junk processes": junk_processes,
-    "bell": wrong_bell,
+    "bell": wrong_wakeup,
     "lines": wrong_lines,
     "finished jobs": functools.partial(wrong_registry, registry="finished"),
     "failed jobs": functools.partial(wrong_registry, registry="failed"),

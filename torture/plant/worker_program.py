@@ -26,10 +26,10 @@ from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from torture.plant.images import MARKS
 from torture.plant.lifeline import end_with_caller
-from worker.models.loading import Served, load_served
+from worker.models.loading import LoadedModel, load_model
+from worker.models.model import Decoder
 from worker.service import WorkerService
 from worker.state.pixel_buffer import Pixels
-from worker.steps.decode import Decoder
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"
@@ -68,22 +68,22 @@ class MarkedDecoder:
 class FixedRateEngine(NullEngine):
     """Answers `good` for every image, at NULL_IMAGES_PER_S, and sleeps meanwhile."""
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]."""
         time.sleep(len(batch) / NULL_IMAGES_PER_S)
         return super().predict(batch)
 
 
-def load(engine: str, settings: Settings) -> Served:
+def load(engine: str, settings: Settings) -> LoadedModel:
     """The model for the torture's option `--engine`."""
-    served = load_served(settings) if engine == "real" else _fixed_rate_served(settings)
-    return replace(served, decoder=MarkedDecoder(served.decoder, Path(os.environ[MARKS_VARIABLE])))
+    loaded = load_model(settings) if engine == "real" else _fixed_rate_model(settings)
+    return replace(loaded, decoder=MarkedDecoder(loaded.decoder, Path(os.environ[MARKS_VARIABLE])))
 
 
-def _fixed_rate_served(settings: Settings) -> Served:
+def _fixed_rate_model(settings: Settings) -> LoadedModel:
     """The null model with the decoder of a real one, which rejects unusable images."""
-    served = null_model(settings)
-    return replace(served, engine=FixedRateEngine(), decoder=decoder_of(served.manifest, settings))
+    loaded = null_model(settings)
+    return replace(loaded, engine=FixedRateEngine(), decoder=decoder_of(loaded.manifest, settings))
 
 
 def main() -> int:

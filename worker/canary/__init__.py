@@ -1,1 +1,1 @@
-"""A new version tried beside the one in service: compared, counted, ended."""
+"""A new version that is tried beside the stable model: compared, counted, and ended if it disagrees too often."""

@@ -1,38 +1,36 @@
-"""What a canary has shown so far, on all workers together. In: `Comparison`s. Out: `Totals`, and the verdict.
+"""The tally of a canary over all workers. In: `Comparison`s. Out: `CanaryTotals`, and whether it must be stopped.
 
-The counts and the verdict are in Redis, so that each worker of the server knows them, also one that may not write the
-model store. Called by the recorder and the follower, from threads of their own.
+Counts and verdict are in Redis, so that every worker of the server knows them, even one that may not write the model
+store. The recorder and the follower call it, each from its own thread.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import redis
 from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import Decision
+from model_store.registry.canary import Canary
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
 from shared.server.error_translation import explain, translate
-
-if TYPE_CHECKING:
-    from model_store.registry.canary import Canary
+from worker.state.canary_totals import CanaryTotals
 
 log = logging.getLogger("sortline.canary")
 
-# Counts and verdict outlive the last look of the last worker by this: a canary that was stopped must not come back
-# because every worker was off for a while and the store could not be written.
+# How long counts and verdict are kept after a worker has last read them. A canary that was stopped must not come back
+# because all workers were off for a while and the store could not be written.
 KEEP_S = 30 * 86_400
 
 
 class Answer(BaseModel):
-    """What one model said of an image, deadline or not."""
+    """What one model answered for an image, whatever the image's deadline."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # as all messages
 
@@ -54,58 +52,49 @@ class Comparison(BaseModel):
 
     job_id: str
     line: str
-    acting: Answer  # the one that the bottle went by
+    acting: Answer  # the answer that sorted the bottle
     compared: Answer
     agree: bool
 
 
+def count_disagreements(comparisons: Sequence[Comparison]) -> int:
+    """How many of the images the two models would treat differently."""
+    return sum(not comparison.agree for comparison in comparisons)
+
+
 def agree(acting: Decision, compared: Decision) -> bool:
-    """Whether two models would do the same with a bottle: the same set of labels, and the same lane."""
+    """Whether two models would treat a bottle the same: the same set of labels, and the same lane."""
     return acting.lane == compared.lane and {name for name, _ in acting.labels} == {name for name, _ in compared.labels}
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Compared images of one canary, over all workers; why it was stopped, if it was."""
+def exceeds_disagreement(canary: Canary, totals: CanaryTotals) -> bool:
+    """Whether the canary disagrees more often than its bound allows.
 
-    compared: int = 0
-    disagreed: int = 0
-    stopped: str | None = None
-
-    @property
-    def ratio(self) -> float:
-        """Share of the compared images that disagreed; 0 before the first."""
-        return self.disagreed / self.compared if self.compared else 0.0
-
-
-def is_outvoted(canary: Canary, totals: Totals) -> bool:
-    """Whether the canary has crossed its bound.
-
-    Before `min_images`: when no answer to the images still missing could keep it below.
+    Before `min_images` were compared: whether it would even if it agreed on all images that are still missing.
     """
     return totals.disagreed > canary.max_disagreement * max(totals.compared, canary.min_images)
 
 
-class CanaryBook:
+class CanaryTally:
     """The counts of one model's canaries on one Redis server."""
 
     def __init__(self, client: redis.Redis, *, name: str, maxlen: int) -> None:
-        """`name` of the model; `maxlen` entries are kept per line's stream, about."""
+        """`name`: of the model. `maxlen`: about how many entries the stream of a line keeps."""
         self._client = client
         self._name = name
         self._maxlen = maxlen
-        self._is_unwritten_said = False
+        self._is_failure_logged = False
 
-    def add(self, canary: Canary, comparisons: Sequence[Comparison]) -> Totals:
-        """Record and count comparisons; the totals with them.
+    def add(self, canary: Canary, comparisons: Sequence[Comparison]) -> CanaryTotals:
+        """Record and count comparisons; the totals including them.
 
-        A line's stream that can't be written costs that line's entries, and is logged once: the counts are not in it.
+        If the stream of a line can't be written, its entries are missing, which is logged once. They are counted
+        nevertheless.
 
         Raises:
-            redis.exceptions.RedisError: the server can't be reached; they may be counted all the same.
+            redis.exceptions.RedisError: the server can't be reached; the comparisons may have been counted.
         """
         key = self._key(canary)
-        disagreed = sum(1 for comparison in comparisons if not comparison.agree)
         streams = [keys.shadow(comparison.line) for comparison in comparisons]
         lines_streams = sorted(set(streams))
         with self._client.pipeline() as pipeline:
@@ -115,11 +104,11 @@ class CanaryBook:
             for stream in lines_streams:
                 pipeline.expire(stream, keys.STREAM_TTL_S)
             pipeline.hincrby(key, "compared", len(comparisons))
-            pipeline.hincrby(key, "disagreed", disagreed)
+            pipeline.hincrby(key, "disagreed", count_disagreements(comparisons))
             return self._totals(pipeline, key, streams=[*streams, *lines_streams])
 
-    def read(self, canary: Canary) -> Totals:
-        """The totals by now.
+    def read(self, canary: Canary) -> CanaryTotals:
+        """The current totals.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached.
@@ -128,7 +117,7 @@ class CanaryBook:
             return self._totals(pipeline, self._key(canary))
 
     def stop(self, canary: Canary, reason: str) -> bool:
-        """Write the verdict, which every worker obeys; False when another has written one.
+        """Write the verdict, which all workers obey; False if another worker has written one.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached.
@@ -138,8 +127,8 @@ class CanaryBook:
             pipeline.expire(self._key(canary), KEEP_S)
             return bool(pipeline.execute()[0])
 
-    def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str] = ()) -> Totals:
-        """`streams`: those that the first commands of the pipeline concern, one each."""
+    def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str] = ()) -> CanaryTotals:
+        """`streams`: the stream that each of the first commands in the pipeline writes to."""
         pipeline.expire(key, KEEP_S)
         pipeline.hmget(key, "compared", "disagreed", "stopped")
         answers = pipeline.execute(raise_on_error=False)
@@ -147,14 +136,14 @@ class CanaryBook:
             if isinstance(answer, redis.exceptions.RedisError):
                 if stream is None or not isinstance(translate(answer), CommandRefused):
                     raise answer
-                self._say_unwritten(stream, answer)
+                self._log_failure(stream, answer)
         compared, disagreed, stopped = answers[-1]
-        return Totals(int(compared or 0), int(disagreed or 0), stopped.decode() if stopped else None)
+        return CanaryTotals(int(compared or 0), int(disagreed or 0), stopped.decode() if stopped else None)
 
-    def _say_unwritten(self, stream: str, error: redis.exceptions.RedisError) -> None:
-        if not self._is_unwritten_said:
+    def _log_failure(self, stream: str, error: redis.exceptions.RedisError) -> None:
+        if not self._is_failure_logged:
             log.warning("%s can't be written; its comparisons are only counted: %s", stream, explain(error))
-        self._is_unwritten_said = True
+        self._is_failure_logged = True
 
     def _key(self, canary: Canary) -> str:
         return keys.canary(self._name, canary.version, canary.started_at)

@@ -1,4 +1,4 @@
-"""Loads models: verified, warm, and with their decoder. In: a bundle's folder. Out: `Served`, `Model`."""
+"""Loads models: verifies them, warms them up, and makes their decoders. In: a bundle's folder. Out: `Model`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import Engine, open_engine
 from model_store.registry.registry import open_store
 from shared.settings import Settings
-from worker.models.routing import Model
-from worker.state.pixel_buffer import BATCHES_HELD, BatchBuffer
-from worker.steps.batch import BatchCost
-from worker.steps.decide import Decider
-from worker.steps.decode import Decoder
+from worker.models.decider import Decider
+from worker.models.model import Decoder, Model
+from worker.state.batch_cost import BatchCost
+from worker.state.pixel_buffer import BATCHES_HELD, PixelBuffer
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A model that is loaded, verified and warm, and the decoder for what it is to see."""
+class LoadedModel:
+    """A model that is loaded, verified and warmed up, and the decoder for its images."""
 
     manifest: Manifest
     engine: Engine
     decoder: Decoder
 
 
-def load_served(settings: Settings) -> Served:
+def load_model(settings: Settings) -> LoadedModel:
     """Load, verify and warm up the model that the settings name.
 
     Raises:
@@ -38,12 +37,12 @@ def load_served(settings: Settings) -> Served:
     return load_bundle(open_store(settings).resolve(settings.model), settings)
 
 
-def load_bundle(folder: Path, settings: Settings, *, beside: bool = False) -> Served:
-    """Load, verify and warm up the bundle in `folder`; raises as `load_served`.
+def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -> LoadedModel:
+    """Load, verify and warm up the bundle in `folder`; raises as `load_model`.
 
-    `beside` a model at work, from which as little time as can be is to be taken: then LiteRT is not warmed up for the
-    largest batch. That would hold up what is sorted meanwhile by a whole batch, to save its first one a quarter (with
-    MobileNetV2 and 16 images 110 ms of processor time, and 30).
+    `background`: another model works meanwhile, and loading must take as little time from it as possible. Then LiteRT
+    is not warmed up for the largest batch. That would delay the working model by a whole batch (with MobileNetV2 and 16
+    images 110 ms of processor time) and save the new model's first batch only a quarter of that (30 ms).
     """
     bundle = open_bundle(folder)
     engine = open_engine(
@@ -51,26 +50,26 @@ def load_bundle(folder: Path, settings: Settings, *, beside: bool = False) -> Se
         settings.engine,
         threads=settings.engine_threads,
         max_batch=settings.max_batch,
-        beside=beside,
+        background=background,
         xla=settings.tensorflow_xla,
     )
-    engine.warm_up([1] if beside and engine.name.startswith("litert") else [1, settings.max_batch])
-    return Served(bundle.manifest, engine, decoder_of(bundle.manifest, settings))
+    engine.warm_up([1] if background and engine.name.startswith("litert") else [1, settings.max_batch])
+    return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings))
 
 
-def as_model(served: Served, settings: Settings, *, worker: str) -> Model:
+def as_model(loaded: LoadedModel, settings: Settings, *, worker: str) -> Model:
     """The loaded model as `worker` serves it.
 
     Raises:
         BadSetting: an override of the setting `policies` does not fit the model's classes.
     """
-    decider = Decider(served.manifest, engine=served.engine.name, worker=worker, overrides=settings.policies)
-    buffer = BatchBuffer(BATCHES_HELD * settings.max_batch, size_px=served.engine.input_size_px)
-    return Model(served.manifest, served.engine, served.decoder, decider, BatchCost(), buffer)
+    decider = Decider(loaded.manifest, engine=loaded.engine.name, worker=worker, overrides=settings.policies)
+    buffer = PixelBuffer(BATCHES_HELD * settings.max_batch, size_px=loaded.engine.input_size_px)
+    return Model(loaded.manifest, loaded.engine, loaded.decoder, decider, BatchCost(), buffer)
 
 
 def measure(model: Model) -> None:
-    """Learn what one image costs a warm model, before the first deadline depends on it; larger batches follow."""
+    """Measure one image on a warm model before the first deadline depends on it. Larger batches are measured in use."""
     started = time.monotonic()
     model.engine.warm_up([1])
     model.cost.observe(1, time.monotonic() - started)

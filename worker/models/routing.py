@@ -1,7 +1,7 @@
-"""Which model a job gets: the one in service, or a canary that is tried beside it.
+"""Chooses the model of a job: the stable model, or a canary that is tried on a share of the images.
 
-In: an ImageJob. Out: a Route. Asked once per job, when it is decoded; what was decoded for a model runs on it,
-whatever is promoted meanwhile. So a swap is one reference that changes, and never mixes, drops or delays.
+In: an ImageJob. Out: a Route. A job is routed once, when it is decoded, and then runs on that model even if another
+one is promoted meanwhile. So a swap changes one reference, and never mixes, drops or delays jobs.
 """
 
 from __future__ import annotations
@@ -9,126 +9,98 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from model_store.bundle.manifest import Manifest
-from model_store.engines.loading import Engine
+from model_store.registry.canary import Canary
 from shared.schemas import ImageJob
+from worker.models.model import Model
 from worker.observe.metrics import Metrics
-from worker.state.pixel_buffer import BatchBuffer
-from worker.steps.batch import BatchCost
-from worker.steps.decide import Decider
-from worker.steps.decode import Decoder
-
-if TYPE_CHECKING:
-    from model_store.registry.canary import Canary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """One loaded version with all that the steps need of it: versions may differ in size, classes, policy, cost."""
+class ActiveCanary:
+    """A canary in service: its entry in the model store, and its model."""
 
-    manifest: Manifest
-    engine: Engine
-    decoder: Decoder
-    decider: Decider
-    cost: BatchCost
-    buffer: BatchBuffer
-
-    @property
-    def version(self) -> int:
-        """Its version in the model store."""
-        return self.manifest.version
-
-    def __str__(self) -> str:
-        return f"{self.manifest.name}@{self.manifest.version} on {self.engine.name}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trial:
-    """A canary in service: what was asked for, and the model that is tried."""
-
-    canary: Canary
+    spec: Canary
     model: Model
 
     def takes(self, job: ImageJob) -> bool:
-        """Whether the job is of the stated share: by its id alone, so that a redelivered job gets the same model."""
-        lines = self.canary.lines
-        return (not lines or job.line in lines) and position(job.job_id) < self.canary.share
+        """Whether the job is in the canary's share. By its id alone, so that a redelivered job gets the same model."""
+        lines = self.spec.lines
+        return (not lines or job.line in lines) and hash_fraction(job.job_id) < self.spec.share
 
 
-def position(job_id: str) -> float:
-    """Where a job stands in [0, 1): evenly spread, and the same on every worker."""
+def hash_fraction(job_id: str) -> float:
+    """A hash of the job's id in [0, 1): evenly distributed, and the same on every worker."""
     digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Whose answer acts for an image; with a trial, `other` sees the image too, for comparison."""
+    """The model whose answer sorts an image. With a canary, `other` sees the image too, for comparison."""
 
     model: Model
     other: Model | None = None
-    trial: Trial | None = None
+    canary: ActiveCanary | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
     """The models in service at one moment."""
 
-    acting: Model
-    trial: Trial | None = None
+    stable: Model
+    canary: ActiveCanary | None = None
 
     def route(self, job: ImageJob) -> Route:
-        """The way of one job."""
-        trial = self.trial
-        if trial is None or not trial.takes(job):
-            return Route(self.acting)
-        if trial.canary.shadow:
-            return Route(self.acting, other=trial.model, trial=trial)
-        return Route(trial.model, other=self.acting, trial=trial)
+        """The route of one job."""
+        canary = self.canary
+        if canary is None or not canary.takes(job):
+            return Route(self.stable)
+        if canary.spec.shadow:
+            return Route(self.stable, other=canary.model, canary=canary)
+        return Route(canary.model, other=self.stable, canary=canary)
 
 
-class Slot:
-    """Where the steps find the models in service: they read `now` once and stay with what they read.
+class ActiveModels:
+    """The models in service. A step reads `current` once for a job and keeps to what it read.
 
-    The follower puts models in; it and the recorder take canaries out, from threads of their own.
+    The follower activates models; the follower and the recorder end canaries, each on its own thread.
     """
 
     def __init__(self, serving: Serving, *, metrics: Metrics) -> None:
-        self.now = serving
+        self.current = serving
         self._metrics = metrics
         self._ended: Canary | None = None
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
         self._show(serving)
 
-    def put(self, acting: Model, trial: Trial | None) -> None:
-        """Serve these from now on; a trial that has ended meanwhile stays out."""
-        with self._changing:
-            if trial is not None and trial.canary == self._ended:
-                trial = None
-            self._show(Serving(acting, trial))
+    def activate(self, stable: Model, canary: ActiveCanary | None) -> None:
+        """Serve these models from now on, without the canary if it was ended meanwhile."""
+        with self._lock:
+            if canary is not None and canary.spec == self._ended:
+                canary = None
+            self._show(Serving(stable, canary))
 
-    def is_on(self, trial: Trial) -> bool:
-        """Whether this canary is in service."""
-        now = self.now.trial
-        return now is not None and now.canary == trial.canary
+    def is_active(self, canary: ActiveCanary) -> bool:
+        """Whether this canary is in service now."""
+        now = self.current.canary
+        return now is not None and now.spec == canary.spec
 
-    def end_trial(self, trial: Trial) -> bool:
-        """Serve without this canary from now on, and never put it back; False when it was out already."""
-        with self._changing:
-            self._ended = trial.canary
-            if not self.is_on(trial):
+    def end_canary(self, canary: ActiveCanary) -> bool:
+        """Serve without this canary from now on, for good; False when it was not in service any more."""
+        with self._lock:
+            self._ended = canary.spec
+            if not self.is_active(canary):
                 return False
-            self._show(Serving(self.now.acting))
+            self._show(Serving(self.current.stable))
             return True
 
     def _show(self, serving: Serving) -> None:
-        self.now = serving
-        trial = serving.trial
-        self._metrics.show_model(serving.acting.decider.model)
-        if trial is None:
+        self.current = serving
+        canary = serving.canary
+        self._metrics.show_model(serving.stable.decider.model)
+        if canary is None:
             self._metrics.show_canary(None)
         else:
-            mode = "shadow" if trial.canary.shadow else "canary"
-            self._metrics.show_canary(trial.model.decider.model, share=trial.canary.share, mode=mode)
+            mode = "shadow" if canary.spec.shadow else "canary"
+            self._metrics.show_canary(canary.model.decider.model, share=canary.spec.share, mode=mode)

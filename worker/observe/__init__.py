@@ -1,1 +1,1 @@
-"""What a worker shows of itself: metrics, and whether every thread still works."""
+"""What a worker shows of itself: metrics, and whether all of its threads work."""

@@ -1,1 +1,1 @@
-"""Jobs as RQ keeps them: leases, registration, what a crash leaves, and the scripts that run on the server."""
+"""Jobs and workers as RQ keeps them: leases, registration, lost jobs, and the scripts that run on the server."""

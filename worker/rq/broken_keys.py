@@ -1,6 +1,6 @@
-"""What the scripts report of Redis keys that don't hold what they should, logged and counted.
+"""Logs and counts Redis keys that don't hold what they should, as the scripts report them.
 
-In: the `problems` of a script's answer (common.lua). Called by the steps that run scripts: claim, finish, leases.
+In: the `problems` of a script's answer (common.lua). Called by everything that runs scripts: claim, finish, leases.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 log = logging.getLogger("sortline.keys")
 
-# A queue that can't be used is reported by each look at it, twice a second. A job is refused once.
+# A queue that can't be used is reported by every claim, twice a second. A job is refused only once.
 REPEAT_INTERVAL_S = 60.0
-MAX_REMEMBERED = 1000
+MAX_LOGGED_KEYS = 1000
 
 _WHAT_IS_DONE = {
     "refused": "it does not hold a job, so the job's id was taken off its queue, and the key is left alone: delete it, "
@@ -26,7 +26,7 @@ _WHAT_IS_DONE = {
 
 
 class BrokenKeys:
-    """Logs and counts broken keys. May be called by any thread."""
+    """Logs and counts broken keys. For any thread."""
 
     def __init__(
         self, on_refused: Callable[[], object] = lambda: None, *, clock: Callable[[], float] = time.monotonic
@@ -34,16 +34,16 @@ class BrokenKeys:
         """`on_refused` is called for each job that was refused."""
         self._on_refused = on_refused
         self._clock = clock
-        self._told_at: dict[bytes, float] = {}
+        self._logged_at: dict[bytes, float] = {}
 
     def report(self, problems: Sequence[Sequence[bytes]]) -> None:
-        """Log each problem: { action, key, the key's type, the server's words }. The same one only now and then."""
+        """Log each problem: { action, key, the key's type, the server's words }. Repeated ones only now and then."""
         for action, key, kind, message in problems:
             if action == b"refused":
                 self._on_refused()
-            elif self._was_told(action + key):
+            elif self._was_logged(action + key):
                 continue
-            # Names are anybody's: repr, so that none of them writes a line of its own into the log.
+            # Anybody may have chosen the name: log its repr, so that it can't forge a log line.
             log.error(
                 "Redis key %.200r is unusable (type %s: %s): %s",
                 key.decode(errors="surrogateescape"),
@@ -52,11 +52,11 @@ class BrokenKeys:
                 _WHAT_IS_DONE[action.decode()],
             )
 
-    def _was_told(self, what: bytes) -> bool:
+    def _was_logged(self, what: bytes) -> bool:
         now = self._clock()
-        if now - self._told_at.get(what, float("-inf")) < REPEAT_INTERVAL_S:
+        if now - self._logged_at.get(what, float("-inf")) < REPEAT_INTERVAL_S:
             return True
-        if len(self._told_at) >= MAX_REMEMBERED:
-            self._told_at.clear()
-        self._told_at[what] = now
+        if len(self._logged_at) >= MAX_LOGGED_KEYS:
+            self._logged_at.clear()
+        self._logged_at[what] = now
         return False

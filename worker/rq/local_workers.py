@@ -1,6 +1,6 @@
-"""Local workers: the other workers on this host, and which of them are gone. Used by the lease keeper.
+"""Local workers: knows the other workers on this host, and which of them are gone. For the lease keeper.
 
-Workers tell each other their processes through the server, in the calls of worker/rq/scripts/reap.lua.
+Workers exchange their process ids through the server, with worker/rq/scripts/reap.lua.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from worker.rq.processes import Processes, parse_process_id
 
 log = logging.getLogger("sortline.local_workers")
 
-# A worker that is gone is forgotten after so many steps in a row that found no job of its. One is not enough: a command
-# that it sent before its end may reach the server after the first.
+# A worker that is gone is forgotten after this many consecutive steps that found no job of it. One step is not enough:
+# a command that the worker sent before its end may reach the server after that step.
 QUIET_STEPS = 2
 
 
 class LocalWorkers:
-    """Without `processes`, or while the server can't list them, it knows of no worker: leases decide who is dead."""
+    """Without `processes`, or while the server can't list them, it knows no worker: then leases tell who is dead."""
 
     def __init__(self, processes: Processes | None) -> None:
         self._processes = processes
-        # Each worker's process by its name, as the server had it last. This one is among them, and not gone: the script
-        # writes its process before it lists them.
+        # Each worker's process by the worker's name, as the server last listed them. This worker is among them and not
+        # gone: the script writes its process before it lists them.
         self._listed: dict[str, str] = {}
         self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
-        self._refusal = ""  # what the server said when it last refused to tell
+        self._refusal = ""  # the server's words when it last refused to list them
 
     @property
     def scope(self) -> str:
-        """Names the processes that can be told apart; "" where none can."""
+        """Identifies the processes that can be told apart; "" where none can."""
         return "" if self._processes is None else self._processes.scope
 
     @property
     def process(self) -> str:
-        """This worker's own; "" where `scope` is."""
+        """This worker's own process; "" without a scope."""
         return "" if self._processes is None else str(self._processes.own)
 
     def find_gone(self) -> tuple[list[str], list[str]]:
@@ -46,14 +46,14 @@ class LocalWorkers:
         return [name for name in gone if name not in forgotten], forgotten
 
     def any_newly_gone(self) -> bool:
-        """Whether a worker is gone whose jobs no step has tried to take back yet."""
+        """Whether a worker is gone from which no step has taken jobs back yet."""
         return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
 
     def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
-        """Take in a step's answer.
+        """Process the answer of a step.
 
         Args:
-            listed: names and processes of workers, in turn.
+            listed: names and processes of workers, alternating.
             taken: how many jobs the step took back from each worker that is gone.
             refusal: why the server could not list the workers; empty if it could.
         """

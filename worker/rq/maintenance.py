@@ -1,7 +1,7 @@
-"""Upkeep: what a worker does beside its jobs, on a thread of its own: it sweeps for lost jobs and measures its clock.
+"""Maintenance: sweeps for lost jobs and measures the worker's clock, on a thread of its own.
 
-No renewal and no probe waits for it. Nothing that goes wrong in it ends the worker or makes it look unhealthy: the
-pipeline's loops say when the server is away.
+No renewal and no probe waits for it. An error in it neither ends the worker nor makes it look unhealthy: the
+pipeline's threads report that the server can't be reached.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ log = logging.getLogger("sortline.upkeep")
 INTERVAL_S = 1.0
 
 
-class Upkeep:
-    """Runs from `start` to `stop`."""
+class Maintenance:
+    """Runs the periodic work of one worker, from `start` to `stop`."""
 
     def __init__(self, *, sweeper: Sweeper, server_clock: ServerClock, metrics: Metrics) -> None:
         self._sweeper = sweeper
         self._server_clock = server_clock
         self._metrics = metrics
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="upkeep", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
 
     def start(self) -> None:
         """Run until `stop`."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End after the present step."""
+        """End after the current step."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
     def step(self) -> None:
-        """What is due. Never raises."""
+        """Measure the clock and sweep. Never raises."""
         self._server_clock.measure()
         try:
             swept = self._sweeper.step()

@@ -1,4 +1,4 @@
-"""Checks at the start whether the server keeps what it is given, and at what memory cost. It only logs warnings."""
+"""Checks at the start whether the server persists its data, and how much memory it takes. It only logs warnings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from shared.server.memory_options import HASH_MAX_LISTPACK_VALUE, MEMORY_OPTIONS
 log = logging.getLogger("sortline.worker")
 
 
-def warn_of_loss(client: redis.Redis) -> None:
-    """Log how the server could lose queued images (by evicting them, or with its own process), or waste memory.
+def warn_if_not_durable(client: redis.Redis) -> None:
+    """Log how the server could lose queued images (by eviction, or when its process ends), or waste memory.
 
-    Says nothing where the server doesn't let us ask (managed services refuse CONFIG).
+    Logs nothing if the server doesn't allow the question: managed services refuse CONFIG.
     """
     try:
         config = cast("dict[Any, Any]", client.config_get("maxmemory*", "appendonly", *MEMORY_OPTIONS))
@@ -40,7 +40,7 @@ def _warn_of_large_jobs(config: dict[Any, Any]) -> None:
     stream_bytes, hash_bytes = config.get(STREAM_NODE_MAX_BYTES), config.get(HASH_MAX_LISTPACK_VALUE)
     mends = []
     if stream_bytes is not None and not 0 < int(stream_bytes) <= int(MEMORY_OPTIONS[STREAM_NODE_MAX_BYTES]):
-        mends.append(STREAM_NODE_MAX_BYTES)  # 0 is no bound
+        mends.append(STREAM_NODE_MAX_BYTES)  # 0 means no bound
     if hash_bytes is not None and int(hash_bytes) < int(MEMORY_OPTIONS[HASH_MAX_LISTPACK_VALUE]):
         mends.append(HASH_MAX_LISTPACK_VALUE)
     if mends:

@@ -1,7 +1,7 @@
-"""Processes: whether another worker process on this host is gone for certain. Linux only; asks nobody but the kernel.
+"""Processes: tells whether another worker process on this host has certainly ended. Linux only; asks only the kernel.
 
-A process that can't be seen may live in another container or on another host. So every answer is about processes of one
-scope: the same host since the same boot, with the same PIDs and the same clock.
+A process that can't be seen may run in another container or on another host. So every answer is about the processes of
+one scope: the same host since the same boot, with the same PIDs and the same clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROCESS = re.compile(r"([1-9][0-9]{0,6}):([0-9]{1,20})")
 
 
 class ProcessId(NamedTuple):
-    """One process, also when its PID is used again. Written `<pid>:<started_ticks>`."""
+    """One process, also if its PID is reused later. Written `<pid>:<started_ticks>`."""
 
     pid: int
     started_ticks: int  # since boot, in the kernel's clock ticks
@@ -29,13 +29,13 @@ class ProcessId(NamedTuple):
 
 
 def parse_process_id(text: str) -> ProcessId | None:
-    """What `str` made of a ProcessId; None for any other text."""
+    """The inverse of `str(ProcessId)`; None for any other text."""
     found = _PROCESS.fullmatch(text)
     return None if found is None else ProcessId(int(found[1]), int(found[2]))
 
 
 class Processes:
-    """The processes of this one's scope."""
+    """The processes in the scope of this one."""
 
     def __init__(self, *, scope: str, own: ProcessId, proc: Path) -> None:
         self.scope = scope
@@ -43,7 +43,7 @@ class Processes:
         self._proc = proc
 
     def is_gone(self, process: ProcessId) -> bool:
-        """True only if the process has certainly ended. A stopped one (SIGSTOP) lives, and so does one in doubt."""
+        """True only if the process has certainly ended. A stopped process (SIGSTOP) lives; in doubt a process lives."""
         try:
             os.kill(process.pid, 0)
         except ProcessLookupError:
@@ -54,13 +54,13 @@ class Processes:
             return False
         try:
             stat = _read_stat(self._proc / str(process.pid))
-        except (OSError, ValueError):  # hidden from this user (hidepid), or it has just ended: the next look tells
+        except (OSError, ValueError):  # hidden from this user (hidepid), or it has just ended: the next call will tell
             return False
         return stat.started_ticks != process.started_ticks or stat.has_ended
 
 
 def find_processes(proc: Path = Path("/proc")) -> Processes | None:
-    """The processes of this one's scope. None if /proc can't tell of them: then no worker is ever known to be gone."""
+    """The processes in the scope of this one; None if /proc doesn't show them: then no worker ever counts as gone."""
     try:
         if os.readlink(proc / "self") != str(os.getpid()):
             raise OSError(f"{proc} shows the processes of another namespace")
@@ -72,7 +72,7 @@ def find_processes(proc: Path = Path("/proc")) -> Processes | None:
 
 
 def _scope(proc: Path) -> str:
-    """The host's name too: virtual machines that were started from one snapshot have the same boot id."""
+    """It includes the host's name: virtual machines that were started from one snapshot have the same boot id."""
     boot_id = (proc / "sys/kernel/random/boot_id").read_text().strip()
     pid_namespace = os.stat(proc / "self/ns/pid").st_ino
     try:
@@ -83,7 +83,7 @@ def _scope(proc: Path) -> str:
 
 
 class _Stat(NamedTuple):
-    """What `/proc/<pid>/stat` says of a process."""
+    """The fields of `/proc/<pid>/stat` that are used here."""
 
     has_ended: bool
     started_ticks: int

@@ -1,9 +1,9 @@
-"""Presence: this worker as RQ's own tools see it (`rq info`, rq-dashboard, shutdown commands).
+"""Registration: makes this worker visible to RQ's own tools (`rq info`, rq-dashboard) and obeys their shutdown command.
 
-It is for show, and runs on a thread and a connection of its own: nothing that goes wrong here keeps the worker from its
-jobs. RQ's BaseWorker knows the names and the forms; its loop, its maintenance, its thread for commands and its signal
-handlers are not used. They end on what we must survive: one member of a set that is not UTF-8, a key of another type, a
-message that is not JSON, a server that is full or lost the registration.
+Sorting doesn't need it, so it has a thread and a connection of its own, and no error in it keeps the worker from its
+jobs. RQ's BaseWorker provides names and formats. Its loop, maintenance, command thread and signal handlers are not
+used. They end on things that we must survive: a member of a set that is not UTF-8, a key of another type, a message
+that is not JSON, a server that is full or has lost the registration.
 """
 
 from __future__ import annotations
@@ -33,59 +33,59 @@ from shared import keys
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_wrong_type
 from worker.observe.metrics import Metrics
-from worker.rq.persistence_check import warn_of_loss
+from worker.rq.persistence_check import warn_if_not_durable
 
 log = logging.getLogger("sortline.presence")
 
 # RQ forgets a worker this long (and a minute) after its last heartbeat.
 WORKER_TTL_S = 60
-BEAT_INTERVAL_S = 2.0
-# How long one wait for a command takes, and so how soon the thread notices its end.
+HEARTBEAT_INTERVAL_S = 2.0
+# How long one wait for a command takes, and so how soon the thread notices that it must end.
 LISTEN_S = 0.5
-# Members of a set of workers that are looked at in one round trip.
+# How many members of a set of workers are checked in one round trip.
 CHUNK = 1_000
 
 
 def worker_name() -> str:
-    """A name that is unique and tells where the worker runs."""
+    """A unique name that tells where the worker runs."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-class Presence(BaseWorker):
-    """What one worker writes to be seen by RQ. Each method asks the server, and raises what the client and RQ raise."""
+class RqRegistration(BaseWorker):
+    """Writes what RQ knows of one worker. Each method calls the server, and raises what the client and RQ raise."""
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
-        """Asks the server nothing yet."""
+        """Does not call the server."""
         super().__init__(
             list(queues),
             name=name,
             connection=client,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_S,
-            prepare_for_work=False,  # which would ask for our address now
+            prepare_for_work=False,  # which would call the server for our address
         )
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """As it is: RQ would raise the socket's time-out to a minute, for a blocking pop that is not made here."""
+        """Unchanged: RQ would raise the socket's time-out to a minute for a blocking pop, which is not used here."""
         return connection
 
-    def arrive(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
-        """Be visible to RQ; may be called again at any time.
+    def register(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
+        """Make the worker visible to RQ. It may be called again at any time.
 
-        RQ's own `register_birth` raises ValueError where the hash exists, as it does when the finish step has counted
-        jobs into it, and deletes those counts.
+        RQ's own `register_birth` raises ValueError if the hash exists, as it does after the finish step has counted
+        jobs in it, and it deletes those counts.
         """
         self._ask_own_address()
         try:
-            self._register(state)
+            self._write_registration(state)
         except redis.exceptions.ResponseError as error:
             if not is_wrong_type(error):
                 raise
-            # Most likely it is our own key, which only this worker uses. A broken set of RQ's stays as it is.
+            # Most likely it is this worker's own key, which nobody else uses. A broken set of RQ's stays as it is.
             if self.connection.type(self.key) != b"hash":
                 self.connection.delete(self.key)
-            self._register(state)
+            self._write_registration(state)
 
     def _ask_own_address(self) -> None:
         try:
@@ -94,8 +94,8 @@ class Presence(BaseWorker):
         except redis.exceptions.ResponseError:  # managed services refuse CLIENT
             self.ip_address = "unknown"
 
-    def _register(self, state: WorkerStatus) -> None:
-        """All at once, so that nobody sees half of it."""
+    def _write_registration(self, state: WorkerStatus) -> None:
+        """Write everything at once, so that nobody sees half of it."""
         self.birth_date = self.last_heartbeat = now()
         self._state = state
         with self.connection.pipeline() as pipeline:
@@ -105,24 +105,24 @@ class Presence(BaseWorker):
             pipeline.expire(self.key, self.worker_ttl + 60)
             pipeline.execute()
 
-    def beat(self, *, state: WorkerStatus) -> None:
-        """A sign of life; registers anew if the server lost us (restart, expiry, a deleted key)."""
-        # Each command for itself: a full server refuses HSET, but lets the registration live on.
+    def send_heartbeat(self, *, state: WorkerStatus) -> None:
+        """Send a heartbeat; register again if the server lost the registration (restart, expiry, a deleted key)."""
+        # Not in a transaction: a full server refuses HSET, but still extends the registration.
         with self.connection.pipeline(transaction=False) as pipeline:
-            # Not EXISTS: the finish step may have counted its jobs into an empty hash by now.
+            # Not EXISTS: the finish step may have counted its jobs in an otherwise empty hash.
             pipeline.hexists(self.key, "birth")
             self.heartbeat(pipeline=pipeline)
             self.set_state(state, pipeline=pipeline)
             is_registered, *answers = pipeline.execute(raise_on_error=False)
         if is_registered is not True:  # False, or an error: the key is of another type
-            self.arrive(state=state)
+            self.register(state=state)
             return
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
 
-    def leave(self) -> None:
-        """Be gone for RQ, as its `register_death` leaves it; a full server refuses the date of death alone."""
+    def unregister(self) -> None:
+        """End the registration as RQ's `register_death` does. A full server refuses only the date of death."""
         with self.connection.pipeline(transaction=False) as pipeline:
             worker_registration.unregister(self, pipeline)
             pipeline.hset(self.key, "death", utcformat(now()))
@@ -130,10 +130,10 @@ class Presence(BaseWorker):
             pipeline.delete(self.executions_key)
             pipeline.execute()
 
-    def upkeep(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """RQ's periodic clean-up, in named pieces, so that one that fails does not stop the others.
+    def cleanup_tasks(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """RQ's periodic clean-up as named tasks, so that one that fails does not stop the others.
 
-        Not of started jobs: RQ would fail an abandoned job without a SortResult; `LeaseKeeper.reap` does that part.
+        Without started jobs: RQ would fail an abandoned job without a SortResult. `LeaseKeeper.reap` does that part.
         """
         for queue in self.queues:
             yield f"the clean-up of {queue.name}'s finished jobs", FinishedJobRegistry(queue=queue).cleanup
@@ -145,10 +145,10 @@ class Presence(BaseWorker):
         yield "the clean-up of all workers", partial(self._forget_dead, keys.RQ_WORKERS)
 
     def _forget_dead(self, key: str) -> None:
-        """Take out of a set of workers those whose hash is gone.
+        """Remove workers whose hash is gone from a set of workers.
 
-        In bytes. RQ's own clean-up decodes the members, and ends on the first that is not UTF-8, as `rq info` does;
-        no such worker exists, so here it is taken out.
+        It works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
+        does. No such worker exists, so it is removed here.
         """
         members = self.connection.sscan_iter(key)
         while chunk := list(islice(members, CHUNK)):
@@ -160,7 +160,7 @@ class Presence(BaseWorker):
                 self.connection.srem(key, *dead)
 
     def obey(self, data: object) -> None:
-        """Do what one of RQ's commands says: `shutdown` drains; the others would stop a batch, which can't be done."""
+        """Obey one of RQ's commands: `shutdown` drains. The others are refused, as a batch can't be stopped."""
         try:
             command = json.loads(data) if isinstance(data, bytes | str) else None
         except (ValueError, RecursionError):
@@ -174,8 +174,8 @@ class Presence(BaseWorker):
                 log.warning("a message to this worker is no command of RQ's, and ignored: %.100r", data)
 
 
-class PresenceThread:
-    """Keeps a worker present in RQ until `stop`."""
+class RegistrationThread:
+    """Keeps a worker registered with RQ until `stop`."""
 
     def __init__(
         self,
@@ -187,20 +187,20 @@ class PresenceThread:
         metrics: Metrics,
     ) -> None:
         self._client = connect(redis_url)
-        self._presence = Presence(self._client, name=name, queues=queues)
+        self._registration = RqRegistration(self._client, name=name, queues=queues)
         self._state = state
         self._metrics = metrics
         self._pubsub: PubSub | None = None
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
     def start(self) -> None:
-        """Register, and keep it so."""
+        """Register, and keep the registration alive."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Unregister, which is not waited for longer than this; whether it is done."""
+        """Unregister, and wait at most `timeout_s` for that; whether it is done."""
         self._stopping.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -208,29 +208,31 @@ class PresenceThread:
     def _loop(self) -> None:
         is_checked = False
         while True:
-            is_registered = self._attempt("the registration with RQ", self._beat)
-            # Before the rest, which can wait until the worker is under way.
-            self._listen(BEAT_INTERVAL_S)
+            is_registered = self._attempt("the registration with RQ", self._heartbeat)
+            # Before the rest, which can wait until the worker has started.
+            self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
-                is_checked = self._attempt("the check of the server's settings", partial(warn_of_loss, self._client))
+                is_checked = self._attempt(
+                    "the check of the server's settings", partial(warn_if_not_durable, self._client)
+                )
             if self._stopping.is_set():
                 break
-            if is_registered and self._presence.should_run_maintenance_tasks:
-                self._presence.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
-                for what, clean in self._presence.upkeep():
+            if is_registered and self._registration.should_run_maintenance_tasks:
+                self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
+                for what, clean in self._registration.cleanup_tasks():
                     self._attempt(what, clean)
-        self._attempt("the end of the registration with RQ", self._presence.leave)
+        self._attempt("the end of the registration with RQ", self._registration.unregister)
         self._stop_listening()
         self._client.close()
 
-    def _beat(self) -> None:
-        if self._presence.birth_date is None:
-            self._presence.arrive(state=self._state())
+    def _heartbeat(self) -> None:
+        if self._registration.birth_date is None:
+            self._registration.register(state=self._state())
         else:
-            self._presence.beat(state=self._state())
+            self._registration.send_heartbeat(state=self._state())
 
     def _listen(self, duration_s: float) -> None:
-        """Obey commands until the next heartbeat is due, or the end."""
+        """Obey commands until the next heartbeat is due or the thread must end."""
         until = time.monotonic() + duration_s
         while not self._stopping.is_set() and (left_s := until - time.monotonic()) > 0:
             if not self._attempt("listening to RQ's commands", partial(self._next_command, left_s)):
@@ -240,10 +242,10 @@ class PresenceThread:
     def _next_command(self, timeout_s: float) -> None:
         if self._pubsub is None:
             self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-            self._pubsub.subscribe(self._presence.pubsub_channel_name)
+            self._pubsub.subscribe(self._registration.pubsub_channel_name)
         message = self._pubsub.get_message(timeout=min(timeout_s, LISTEN_S))
         if message is not None:
-            self._presence.obey(message["data"])
+            self._registration.obey(message["data"])
 
     def _stop_listening(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
@@ -251,7 +253,7 @@ class PresenceThread:
             self._attempt("the end of listening to RQ's commands", pubsub.close)
 
     def _attempt(self, what: str, work: Callable[[], object]) -> bool:
-        """Whether it went well. What RQ and the client raise is counted, and said when it is another than last time."""
+        """Whether the work succeeded. An error is counted, and logged if it differs from the last one of this work."""
         try:
             work()
         except Exception as error:  # not RedisError alone: RQ raises what it likes
@@ -259,10 +261,10 @@ class PresenceThread:
             text = (
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
-            if self._said.get(what) != text:
+            if self._logged.get(what) != text:
                 log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
-            self._said[what] = text
+            self._logged[what] = text
             return False
-        if self._said.pop(what, None) is not None:
+        if self._logged.pop(what, None) is not None:
             log.info("%s went well again", what)
         return True

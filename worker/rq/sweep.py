@@ -1,7 +1,7 @@
-"""Sweep: finds lost jobs, which are in no list and no registry, and brings them back. Called by `upkeep`.
+"""Sweep: finds lost jobs, which are in no list and no registry, and brings them back. Called by `maintenance`.
 
-Our own scripts lose none. Others do: an older release of the worker, a plain `rq worker` that is killed between its pop
-and its start, a person who deletes a list.
+Our own scripts lose no jobs. Others do: an older release of the worker, a plain `rq worker` that is killed between its
+pop and its start, a person who deletes a list.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import NamedTuple
 import redis
 
 from shared import keys
+from shared.rq_time import format_rq_time
 from shared.server.error_translation import explain
 from shared.server.raw_connection import RawConnection
 from worker.rq import scripts
-from worker.steps.claim import stamp
 
 log = logging.getLogger("sortline.sweep")
 
-# All workers of the same queues take one step in this time between them, which holds the server for a millisecond or
-# two. A million keys take half an hour.
+# All workers of the same queues together take one step in this time, which blocks the server for a millisecond or two.
+# A million keys take half an hour.
 STEP_INTERVAL_S = 1.0
 KEYS_PER_STEP = 500
-# A job is a suspect for as long as the keys of an execution outlive its lease, before it is taken for lost.
+# A job is a suspect for this long before it counts as lost: as long as the keys of an execution outlive its lease.
 GRACE_ABOVE_LEASE_S = 60.0
 
 
 class Swept(NamedTuple):
-    """Lost jobs that one step brought back, and those that were lost for the second time."""
+    """How many lost jobs one step brought back, and how many it failed because they were lost for the second time."""
 
     requeued: int
     failed: int
 
 
 class Sweeper:
-    """Sweeps for one worker; what it looks for are jobs of that worker's queues."""
+    """Looks for lost jobs of one worker's queues."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Sweeper:
         self._grace_s = lease_s + GRACE_ABOVE_LEASE_S if grace_s is None else grace_s
         self._keys_per_step = keys_per_step
         self._clock = clock
-        self._refused = ""  # what the server said when it last refused the script
+        self._refused = ""  # the server's words when it last refused the script
 
     def step(self) -> Swept:
-        """Look at some more of the server's keys, unless another worker has just done so.
+        """Check the next few of the server's keys, unless another worker has just done so.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or is a replica.
@@ -69,7 +69,7 @@ class Sweeper:
                 args=[
                     keys.sweep(self._queues),
                     keys.suspects(self._queues),
-                    stamp(self._clock()),
+                    format_rq_time(self._clock()),
                     self._interval_s,
                     self._grace_s,
                     self._keys_per_step,
@@ -79,7 +79,7 @@ class Sweeper:
         except redis.exceptions.ReadOnlyError:
             raise
         except redis.exceptions.ResponseError as error:
-            # The worker works without it: a login that may not SCAN must not look like a server that is away.
+            # The worker can do without: a login that may not SCAN must not look like a server that can't be reached.
             if (refused := explain(error)) != self._refused:
                 self._refused = refused
                 log.warning("lost jobs are not searched for: %s", refused)

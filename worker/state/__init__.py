@@ -1,1 +1,1 @@
-"""What the steps share: jobs in hand, pixels, budgets, estimates."""
+"""State that the steps share, without a model: records of jobs, the in-flight set, pixels, budgets, estimates."""

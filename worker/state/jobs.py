@@ -1,26 +1,20 @@
-"""What passes from step to step of the pipeline: small frozen records."""
+"""The records of a job that need no model: as it is claimed, admitted and finished."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from shared.errors import BadImage
 from shared.schemas import ImageJob, SortResult
-from worker.state.pixel_buffer import Pixels, Place
-
-if TYPE_CHECKING:
-    from shared.errors import BadImage
-    from worker.models.routing import Model, Trial
-    from worker.state.result_cache import Key
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One execution of one job, held by this worker until it is finished, released or lost.
+    """One execution of one job. This worker holds it until the job is finished or released, or the lease is lost.
 
-    Ids are bytes of anybody's. Those that aren't UTF-8 have lone surrogates here (`surrogateescape`), and go back to
-    the server as they came. Show ids with repr: no log line can be forged by one then.
+    Ids are bytes that anybody may have written. An id that isn't UTF-8 has lone surrogates here (`surrogateescape`),
+    and goes back to the server unchanged. Log ids with repr, so that no id can forge a log line.
     """
 
     queue: str
@@ -30,25 +24,25 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A job as the claim step found it in Redis; nothing in it has been believed yet."""
+class ClaimedJob:
+    """A job as the claim step found it in Redis. Nothing in it has been checked yet."""
 
     lease: Lease
     data: bytes | None  # RQ's serialised call
     enqueued_at: float | None
     retries_left: int
-    result_ttl_s: str  # '' where the job has none; only the finish script reads it
+    result_ttl_s: str  # '' where the job has none; only the finish script uses it
     failure_ttl_s: str
-    extras: str  # callbacks, dependencies and the like, which we refuse
+    extras: str  # callbacks, dependencies and the like: a job with any is refused
     max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
-    refusal: BadImage | None = None  # of its image, by its length: then it is not fetched
+    refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """A claimed job that is ours and well formed."""
+class AdmittedJob:
+    """A claimed job that is well formed and Sortline's own."""
 
-    claimed: Claimed
+    claimed: ClaimedJob
     job: ImageJob
     attempt: int
 
@@ -60,67 +54,31 @@ class Ticket:
         return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
 
 
-@dataclass(slots=True)
-class Peer:
-    """The other model that is to see an image while a canary is tried.
-
-    `pixels`, in its own size, stay None where there is no time to decode twice: then nothing is compared. `coming` is
-    true while they are being decoded, after the job itself went on.
-    """
-
-    trial: Trial
-    model: Model
-    pixels: Pixels | None = None
-    coming: bool = False
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there are no pixels, nor will be."""
-        return not self.coming and self.pixels is None  # in this order: the other thread writes in the opposite one
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A ticket with its pixels, and the model that they are for: the place is of that model's buffer."""
-
-    ticket: Ticket
-    place: Place
-    decode_ms: float
-    ready_at: float  # monotonic seconds
-    model: Model
-    peer: Peer | None = None
-    key: Key | None = None  # to remember the answer by
-
-    @property
-    def by_canary(self) -> bool:
-        """Whether a canary's answer acts for it."""
-        return self.peer is not None and self.peer.trial.model is self.model
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Items for one call of one model, earliest deadline first, and why it started now."""
-
-    items: tuple[Decoded, ...]
-    reason: str  # full, deadline, linger, drain
-
-
-class Ending(StrEnum):
+class Disposition(StrEnum):
     """What the finish step does with a job."""
 
     SUCCESS = "success"  # RQ status finished, with a SortResult as return value
     FAILURE = "failure"  # RQ status failed, in the FailedJobRegistry
-    RETRY = "retry"  # back to the front of its queue, one attempt used up
+    RETRY = "retry"  # back to the front of its queue, with one attempt fewer
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """An ended job on its way to Redis.
+class FinishedJob:
+    """A job on its way to the finish step.
 
-    `result` is None for a retry, which has no visible result yet, and for a job that isn't ours.
+    `result` is None for a retry, which has no visible result yet, and for a job that isn't Sortline's.
     """
 
-    claimed: Claimed
-    ending: Ending
+    claimed: ClaimedJob
+    disposition: Disposition
     result: SortResult | None
     error_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimings:
+    """Milliseconds that an image spent in each stage; None for a stage that it did not reach."""
+
+    decode_ms: float | None = None
+    batch_ms: float | None = None
+    infer_ms: float | None = None

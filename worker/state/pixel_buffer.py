@@ -1,14 +1,14 @@
-"""Where decoded pixels lie: the places of one array, which the decoder writes and the engine reads, again and again.
+"""The memory for decoded pixels: the slots of one array, which the decoder writes, the engine reads, and both reuse.
 
-Fresh memory for each image and each batch would cost more than the decoding of a small one: the system has to clear
-every page of it. Places are handed out in turn, so those of a batch mostly lie side by side, and nothing is copied.
+Fresh memory for each image and each batch would cost more than decoding a small image: the system has to clear every
+page of it. Slots are handed out in turn, so the images of a batch mostly lie side by side, and nothing is copied.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,49 +21,51 @@ Pixels = NDArray[np.uint8]
 BATCHES_HELD = 3
 
 
-class Place(NamedTuple):
-    """Room for one image, uint8 [S, S, 3]. `at` is None for one of its own, outside the array."""
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelSlot:
+    """Memory for one image, uint8 [S, S, 3]. `index` is its place in the array; None for memory outside of it."""
 
     pixels: Pixels
-    at: int | None = None
+    index: int | None = None
 
 
-class BatchBuffer:
-    """The places of one model. Taken by the decode threads, given back by the inference thread."""
+class PixelBuffer:
+    """The slots of one model. The decode threads take them, the inference thread gives them back."""
 
     def __init__(self, count: int, *, size_px: int) -> None:
-        """`count` places for images of `size_px`; their memory is claimed when they are first written to."""
+        """`count` slots for images of `size_px`. The system provides their memory when they are first written to."""
         self._array = np.empty((count, size_px, size_px, 3), np.uint8)
+        self._slots = [PixelSlot(pixels, index) for index, pixels in enumerate(self._array)]
         self._is_taken = [False] * count
         self._next = 0
-        self._taking = threading.Lock()
+        self._lock = threading.Lock()
 
-    def take(self) -> Place:
-        """The next free place; one of its own when all are taken, so that nobody waits for one."""
-        with self._taking:
-            count = len(self._is_taken)
+    def take(self) -> PixelSlot:
+        """The next free slot. When all are taken, memory outside the array, so that nobody waits for a slot."""
+        with self._lock:
+            count = len(self._slots)
             for turn in range(self._next, self._next + count):
                 index = turn % count
                 if not self._is_taken[index]:
                     self._is_taken[index] = True
                     self._next = index + 1
-                    return Place(self._array[index], index)
-        return self.apart()
+                    return self._slots[index]
+        return self.allocate_unpooled()
 
-    def apart(self) -> Place:
-        """A place of its own, for pixels that will be looked at after their batch."""
-        return Place(np.empty(self._array.shape[1:], np.uint8))
+    def allocate_unpooled(self) -> PixelSlot:
+        """Memory outside the array, for pixels that are needed after their batch."""
+        return PixelSlot(np.empty(self._array.shape[1:], np.uint8))
 
-    def give_back(self, places: Iterable[Place]) -> None:
-        """These are read no more."""
-        with self._taking:
-            for place in places:
-                if place.at is not None:
-                    self._is_taken[place.at] = False
+    def give_back(self, slots: Iterable[PixelSlot]) -> None:
+        """Nobody reads these slots any more: they may be taken again."""
+        with self._lock:
+            for slot in slots:
+                if slot.index is not None:
+                    self._is_taken[slot.index] = False
 
-    def together(self, places: Sequence[Place]) -> Images:
-        """The pixels of these places, in order: [N, S, S, 3] where they lie side by side, else one by one."""
-        first = places[0].at
-        if first is not None and all(place.at == at for at, place in enumerate(places, first)):
-            return self._array[first : first + len(places)]
-        return [place.pixels for place in places]
+    def as_batch(self, slots: Sequence[PixelSlot]) -> Images:
+        """The images of these slots, in order: one array [N, S, S, 3] where they lie side by side, else a list."""
+        first = slots[0].index
+        if first is not None and all(slot.index == index for index, slot in enumerate(slots, first)):
+            return self._array[first : first + len(slots)]
+        return [slot.pixels for slot in slots]

@@ -1,6 +1,6 @@
-"""Intake: believes a claimed job or refuses it. In: `Claimed`. Out: `Ticket`, or BadJob.
+"""Admit: checks a claimed job before it is believed. In: `ClaimedJob`. Out: `AdmittedJob`, or BadJob.
 
-The job's data is JSON and is read as nothing else: no pickle, no import of what it names.
+The job's data is read as JSON and as nothing else: no pickle, and no import of what it names.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from shared import keys
 from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
-from worker.state.jobs import Claimed, Ticket
+from worker.state.jobs import AdmittedJob, ClaimedJob
 
-# An ImageJob takes less than a kilobyte. Longer data, packed or not, is no ImageJob and might fill the memory.
+# An ImageJob takes less than a kilobyte. Longer data, compressed or not, is no ImageJob and could fill the memory.
 # worker/rq/scripts/common.lua has the same number.
 MAX_CALL_BYTES = 100_000
-# Of what a stranger wrote, as much goes into the log and the failed job.
+# Text that anybody may have written is cut to this length in the log and in the failed job.
 MAX_QUOTED = 500
 
 
@@ -32,8 +32,8 @@ _CALL: TypeAdapter[tuple[str, None, tuple[ImageJob], dict[str, object]]] = TypeA
 )
 
 
-def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
-    """The job as a ticket. `max_attempts` is for jobs whose producer did not say its own.
+def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
+    """Check a claimed job. `max_attempts` counts for a job whose producer did not set its own.
 
     Raises:
         BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its
@@ -47,18 +47,18 @@ def admit(claimed: Claimed, *, max_attempts: int) -> Ticket:
     text = _unpacked(claimed.data)
     try:
         _, _, (job,), _ = _CALL.validate_json(text)
-    except ValidationError:  # then say what is wrong with it, which takes longer
+    except ValidationError:  # find out what is wrong with it, which takes longer
         job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
     allowed = claimed.max_attempts or max_attempts
-    return Ticket(claimed, job, attempt=max(1, allowed - claimed.retries_left))
+    return AdmittedJob(claimed, job, attempt=max(1, allowed - claimed.retries_left))
 
 
 def check_identity(job: ImageJob, *, job_id: str) -> None:
-    """Refuse an ImageJob that speaks for another RQ job than the one that carries it, or of another key.
+    """Refuse an ImageJob that names another job than the one that carries it, or another job's image.
 
     Raises:
-        BadJob: it would be answered under another's id, or have any key of the server read as its image.
+        BadJob: its result would be published under another id, or any key of the server be read as its image.
     """
     if job.job_id != job_id or job.image_key != keys.image(job_id):
         raise BadJob(

@@ -1,11 +1,11 @@
 """Batch: forms batches from decoded items. In: `Decoded`, in any order. Out: `Batch`.
 
-A batch starts when it is full, when waiting longer would cost a deadline, or when its oldest item has
-lingered long enough, whichever is first. Items leave by earliest deadline. A batch is of one model.
+A batch starts when it is full, when waiting longer would miss a deadline, or when its oldest item has waited for the
+linger time, whichever is first. Items leave by earliest deadline. All items of a batch are for one model.
 
-By default nothing lingers for images that may or may not come: while the model is busy, batches form by
-themselves, and the next is made up when the model is hungry again, or done. For images that are just being decoded an
-idle model waits a little.
+By default nothing lingers for images that may never come. While the model is busy, items collect by themselves, and the
+next batch is formed when the engine can accept one or the model is idle. An idle model waits a moment for images that
+are being decoded.
 """
 
 from __future__ import annotations
@@ -15,75 +15,39 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from worker.state.jobs import Batch, Decoded
+from worker.models.model import Model
+from worker.state.latency_estimator import FINISH_MARGIN_S
+from worker.steps.work import Batch, Decoded
 
-if TYPE_CHECKING:
-    from worker.models.routing import Model
-
-# An item without a deadline is placed as if it had this one, so that a stream of urgent items can't
-# keep it waiting for ever.
+# An item without a deadline is sorted as if it were due after this time, so that a stream of urgent items can't keep it
+# waiting for ever.
 NO_DEADLINE_S = 5.0
-# How long an idle model waits for images that are being decoded: in pieces, they'd take it longer than together.
+# How long an idle model waits for images that are being decoded: one batch of them is faster than several small ones.
 DECODING_WAIT_S = 0.002
-# Left over for deciding and finishing when a batch starts at the last moment for its deadline.
-FINISH_MARGIN_S = 0.005
-
-
-class BatchCost:
-    """How long the model takes per batch size, learnt as it runs.
-
-    Sizes share an estimate per power of two; an unseen size takes that of the nearest seen one below,
-    scaled up, so that a first large batch is not believed to be free, or else that of the nearest above.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn that a batch of `size` took `seconds`."""
-        bucket = _bucket(size)
-        before = self._seconds.get(bucket, seconds)
-        self._seconds[bucket] = before + 0.2 * (seconds - before)
-
-    def estimate(self, size: int) -> float:
-        """Seconds that a batch of `size` will take; 0 while nothing is known."""
-        bucket = _bucket(size)
-        seconds = self._seconds.get(bucket)
-        if seconds is not None:
-            return seconds
-        known = sorted(self._seconds.copy())
-        for seen in reversed(known):
-            if seen < bucket:
-                return self._seconds[seen] * (bucket / seen)
-        return self._seconds[known[0]] if known else 0.0
-
-
-def _bucket(size: int) -> int:
-    return 1 << (size - 1).bit_length()
 
 
 class _Waiting(NamedTuple):
     due: float  # monotonic seconds
-    number: int  # running: items of one deadline stay in order
+    number: int  # consecutive, so that items with the same deadline stay in order
     item: Decoded
 
 
 class _Start(NamedTuple):
-    """When a model's next batch starts: now, for a reason, or at a time to look again."""
+    """Whether a model's next batch starts now, and for which reason; else when to check again."""
 
     reason: str | None
     at: float
 
 
 class Batcher:
-    """Where decode threads leave items and the inference threads take batches, each of one model.
+    """The decode threads add items, the inference threads take batches of one model each.
 
-    More than one model is in here only while a canary is tried, or just after a swap. Each has its own reasons to
-    start; of those that have one, that with the most urgent item goes first.
+    There are items for more than one model only while a canary is tried and just after a swap. Each model's batch has
+    its own reasons to start. Of the batches that may start, the one with the most urgent item goes first.
 
-    All times in here are monotonic: a step of the wall clock must not hold a batch back.
+    All times are monotonic: a step of the wall clock must not delay a batch.
     """
 
     def __init__(
@@ -99,62 +63,62 @@ class Batcher:
         self._clock = clock
         self._wall_clock = wall_clock
         self._changed = threading.Condition()
-        self._heaps: dict[Model, list[_Waiting]] = {}  # none is empty
+        self._heaps: dict[Model, list[_Waiting]] = {}  # by model; no list is empty
         self._order = itertools.count()
         self._draining = False
-        self._coming = 0  # items that are being decoded
-        # Identities of batches that were taken: those that keep the model busy, and those whose last image is in it.
-        self._out: set[int] = set()
-        self._ending: set[int] = set()
-        self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` look again by themselves
+        self._decoding_count = 0  # items that were reserved and are being decoded
+        # The ids of batches that were taken: those that keep the engine busy, and those whose last image it has begun.
+        self._running: set[int] = set()
+        self._finishing: set[int] = set()
+        self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` wake up by themselves
 
-    def expect(self, count: int) -> None:
-        """So many items are on their way; each will be put or missed."""
+    def reserve(self, count: int) -> None:
+        """Announce `count` items that are about to be decoded. Each must be added or cancelled."""
         with self._changed:
-            self._coming += count
+            self._decoding_count += count
 
-    def miss(self) -> None:
-        """One that was expected won't come."""
+    def cancel(self) -> None:
+        """A reserved item won't come."""
         with self._changed:
-            self._coming -= 1
-            if not self._coming:
+            self._decoding_count -= 1
+            if not self._decoding_count:
                 self._changed.notify()
 
-    def put(self, item: Decoded) -> None:
-        """Leave an item that was expected for the next batches of its model."""
+    def add(self, item: Decoded) -> None:
+        """Add a reserved item to those that wait for a batch of its model."""
         now = self._clock()
-        deadline_at = item.ticket.job.deadline_at
+        deadline_at = item.admitted.job.deadline_at
         due = now + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
         with self._changed:
-            self._coming -= 1
+            self._decoding_count -= 1
             heap = self._heaps.setdefault(item.model, [])
             heapq.heappush(heap, _Waiting(due, next(self._order), item))
-            if self._wakes_at and (self._draining or self._is_sooner(item, heap)):
+            if self._wakes_at and (self._draining or self._should_wake(item, heap)):
                 self._changed.notify()
 
-    def hungry(self, batch: Batch) -> None:
-        """The model would begin with another batch: a full one, as more may come until this one's end."""
+    def on_ready_for_next(self, batch: Batch) -> None:
+        """The engine can accept its next batch. Release one only if it is full; else collect until this batch ends."""
         with self._changed:
-            if id(batch) in self._out:
-                self._out.remove(id(batch))
-                self._ending.add(id(batch))
+            if id(batch) in self._running:
+                self._running.remove(id(batch))
+                self._finishing.add(id(batch))
                 self._changed.notify()
 
-    def ended(self, batch: Batch) -> None:
-        """The model is done with this one; may be said again."""
+    def mark_done(self, batch: Batch) -> None:
+        """The model has finished this batch. Calling it again changes nothing."""
         with self._changed:
-            self._out.discard(id(batch))
-            self._ending.discard(id(batch))
+            self._running.discard(id(batch))
+            self._finishing.discard(id(batch))
             self._changed.notify()
 
     def drain(self) -> None:
-        """No more items come soon: hand out what is there without waiting for more."""
+        """No more items will come: from now on batches start without waiting for more."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> Batch | None:
-        """The next batch, or None when there is nothing within `timeout_s`."""
+        """The next batch; None if none may start within `timeout_s`."""
         give_up_at = self._clock() + timeout_s
         with self._changed:
             while True:
@@ -163,23 +127,22 @@ class Batcher:
                 if ready:
                     model = min(ready, key=lambda model: self._heaps[model][0].due)
                     batch = self._pop(model, starts[model].reason or "")
-                    self._out.add(id(batch))
+                    self._running.add(id(batch))
                     return batch
                 now = self._clock()
                 if now >= give_up_at and (self.is_busy or not starts):
                     return None
-                look_again_at = min((start.at for start in starts.values()), default=give_up_at)
+                wake_at = min((start.at for start in starts.values()), default=give_up_at)
                 if self.is_busy:
-                    look_again_at = give_up_at
-                self._wakes_at[threading.get_ident()] = look_again_at
-                self._changed.wait(max(0.0, look_again_at - now))
+                    wake_at = give_up_at
+                self._wakes_at[threading.get_ident()] = wake_at
+                self._changed.wait(max(0.0, wake_at - now))
                 del self._wakes_at[threading.get_ident()]
 
     def spare_s(self) -> float:
-        """For how long the inference thread could do something else without costing what waits here its deadline.
+        """For how many seconds the inference thread could do other work before a waiting item would miss its deadline.
 
-        Nothing, while another batch is in the model, or a full one with a deadline waits: more of the kind will stand
-        behind it.
+        0 while a batch runs, and while a full batch with a deadline waits: more items are likely to follow it.
         """
         with self._changed:
             heaps = self._heaps.values()
@@ -190,25 +153,27 @@ class Batcher:
 
     @property
     def is_busy(self) -> bool:
-        """A batch that was taken has not ended yet."""
-        return bool(self._out or self._ending)
+        """Whether a batch that was taken has not ended yet."""
+        return bool(self._running or self._finishing)
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is here, nor on its way."""
-        return not self._coming and not self._heaps
+        """Whether no item waits and none is being decoded."""
+        return not self._decoding_count and not self._heaps
 
     def __len__(self) -> int:
         return sum(map(len, self._heaps.values()))
 
     def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
-        if self._out:  # there it would only wait, take in no more, and what became hopeless would be run all the same
+        if self._running:
+            # A batch that starts now would wait in the engine: it could take in no more items, and would run those
+            # that miss their deadlines meanwhile.
             return _Start(None, float("inf"))
         if len(heap) >= self._max_batch:
             return _Start("full", 0.0)
         if self._draining:
             return _Start("drain", 0.0)
-        if self._ending:
+        if self._finishing:
             return _Start(None, float("inf"))
         now = self._clock()
         linger_until = min(waiting.item.ready_at for waiting in heap) + self._lingers_s()
@@ -219,24 +184,24 @@ class Batcher:
             return _Start("deadline", 0.0)
         return _Start(None, min(linger_until, start_by))
 
-    def _is_sooner(self, item: Decoded, heap: list[_Waiting]) -> bool:
-        """Whether a batch starts sooner than any thread that waits would look.
+    def _should_wake(self, item: Decoded, heap: list[_Waiting]) -> bool:
+        """Whether a batch may start before the first waiting thread wakes up by itself.
 
-        Waking one for each item would cost more than all else that is done for the item here.
+        Waking a thread for each item would cost more than everything else that is done for the item here.
         """
-        if self._out:
+        if self._running:
             return False
         if len(heap) >= self._max_batch:
             return True
-        if self._ending:
+        if self._finishing:
             return False
-        if self._coming <= 0:
+        if self._decoding_count <= 0:
             return True
         starts_at = min(item.ready_at + self._lingers_s(), self._start_by(item.model, heap))
         return starts_at < min(self._wakes_at.values())
 
     def _lingers_s(self) -> float:
-        return max(self._linger_s, DECODING_WAIT_S) if self._coming > 0 else self._linger_s
+        return max(self._linger_s, DECODING_WAIT_S) if self._decoding_count > 0 else self._linger_s
 
     def _start_by(self, model: Model, heap: list[_Waiting]) -> float:
         return heap[0].due - model.cost.estimate(len(heap)) - FINISH_MARGIN_S
@@ -246,9 +211,9 @@ class Batcher:
         count = min(len(heap), self._max_batch)
         items = tuple(heapq.heappop(heap).item for _ in range(count))
         if not heap:
-            del self._heaps[model]  # a model that was replaced must not be held on to
+            del self._heaps[model]  # a model that was replaced must be freed
         return Batch(items, reason)
 
 
 def _has_deadline(item: Decoded) -> bool:
-    return item.ticket.job.deadline_at is not None
+    return item.admitted.job.deadline_at is not None

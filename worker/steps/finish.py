@@ -1,7 +1,7 @@
-"""Finish: writes ended jobs to Redis. In: `Done` records. Out: which of them still were this worker's.
+"""Finish: writes finished jobs to Redis. In: `FinishedJob` records. Out: which of them this worker still held.
 
-One script call per batch writes RQ's status, Result and registries and our stream, only where the lease
-is still held. Called by the pipeline's finish thread.
+One script call per batch writes RQ's status, Result and registries and our stream, but only for jobs whose lease is
+still held. Called by the pipeline's finish thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared.errors import CommandRefused
+from shared.rq_time import format_rq_time
 from shared.server.error_translation import translate
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
-from worker.state.jobs import Done, Ending
-from worker.steps.claim import stamp
+from worker.state.jobs import Disposition, FinishedJob
 
 log = logging.getLogger("sortline.finish")
 
@@ -46,33 +46,39 @@ class Finisher:
         self._result_ttl_s = settings.result_ttl_s
         self._clock = clock
 
-    def finish(self, batch: Sequence[Done]) -> list[bool]:
-        """Finish the jobs; False where the lease had been lost, or a job could not be written, which is logged.
+    def finish(self, batch: Sequence[FinishedJob]) -> list[bool]:
+        """Finish the jobs. False for a job whose lease was lost, or that could not be written, which is logged.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses to write now. Call again with the same
-                batch: where it was finished and only the answer was lost, that answer comes.
+                batch: if it was finished and only the answer was lost, that answer comes.
         """
         try:
             return self._finish(batch)
         except redis.exceptions.ResponseError as error:
             if not _is_script_error(error):
                 raise
-            return self._finish_apart(batch, error)
+            return self._finish_in_halves(batch, error)
 
-    def _finish(self, batch: Sequence[Done]) -> list[bool]:
+    def _finish(self, batch: Sequence[FinishedJob]) -> list[bool]:
         now = self._clock()
-        args: list[str | bytes | float] = [self._worker, stamp(now), now, self._stream_maxlen, self._result_ttl_s]
-        for done in batch:
-            args += self._arguments(done)
+        args: list[str | bytes | float] = [
+            self._worker,
+            format_rq_time(now),
+            now,
+            self._stream_maxlen,
+            self._result_ttl_s,
+        ]
+        for finished in batch:
+            args += self._arguments(finished)
         answers, problems = self._script(args)
         self._broken_keys.report(problems)
         return [answer == "1" for _, answer in zip(batch, answers.decode(), strict=True)]
 
-    def _finish_apart(self, batch: Sequence[Done], error: redis.exceptions.ResponseError) -> list[bool]:
-        """The script gave up on the batch: find the job that it can't write, which must not hold up the others.
+    def _finish_in_halves(self, batch: Sequence[FinishedJob], error: redis.exceptions.ResponseError) -> list[bool]:
+        """The script failed on the batch. Find the job that it can't write, which must not hold up the others.
 
-        That one keeps its lease until it runs out, and then has an attempt less.
+        That job keeps its lease until the lease expires, and then has one attempt fewer.
         """
         if len(batch) == 1:
             log.error("job %.200r can't be finished: the script says %s", batch[0].claimed.lease.job_id, error)
@@ -80,25 +86,25 @@ class Finisher:
         half = len(batch) // 2
         return self.finish(batch[:half]) + self.finish(batch[half:])
 
-    def _arguments(self, done: Done) -> list[str | bytes | float]:
-        lease = done.claimed.lease
+    def _arguments(self, finished: FinishedJob) -> list[str | bytes | float]:
+        lease = finished.claimed.lease
         result_json, line = b"", ""
-        if done.result is not None:
-            result_json, line = done.result.model_dump_json().encode(), done.result.line
+        if finished.result is not None:
+            result_json, line = finished.result.model_dump_json().encode(), finished.result.line
         payload, meta = b"", b""
-        if done.ending is Ending.SUCCESS:
+        if finished.disposition is Disposition.SUCCESS:
             payload = base64.b64encode(result_json)
-        elif done.ending is Ending.FAILURE:
-            payload = base64.b64encode(zlib.compress(done.error_text.encode(errors="backslashreplace")))
+        elif finished.disposition is Disposition.FAILURE:
+            payload = base64.b64encode(zlib.compress(finished.error_text.encode(errors="backslashreplace")))
             meta = failure_meta(result_json)
         return [
-            done.ending.value,
+            finished.disposition.value,
             lease.queue,
             lease.job_id,
             lease.execution_id,
             lease.started_at,
-            done.claimed.result_ttl_s,
-            done.claimed.failure_ttl_s,
+            finished.claimed.result_ttl_s,
+            finished.claimed.failure_ttl_s,
             line,
             result_json,
             payload,
@@ -114,5 +120,5 @@ def failure_meta(result_json: bytes) -> bytes:
 
 
 def _is_script_error(error: redis.exceptions.ResponseError) -> bool:
-    """Whether a script raised. False where the server can't write now, or the worker has no permission to."""
+    """Whether a script raised. False if the server can't write now, or the worker lacks the permission."""
     return isinstance(translate(error), CommandRefused) and "user_script" in str(error)

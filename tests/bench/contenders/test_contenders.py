@@ -25,8 +25,8 @@ from bench.engines import null
 from shared import keys
 from shared.errors import Transient
 from shared.settings import Settings
-from tests.bench.meeting import meeting_null_served
-from tests.worker.kit import ToneEngine, fetch, frame, picture, served, shade, stream, submit
+from tests.bench.meeting import meeting_null_model
+from tests.worker.kit import ToneEngine, fetch, frame, loaded_model, picture, shade, stream, submit
 
 
 def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings, client: redis.Redis) -> None:
@@ -74,7 +74,7 @@ def test_one_worker_or_two_empty_the_queue(
     client.flushdb()
     submit(quiet, *(frame(line=LINE) for _ in range(600)))
     # 600 take one worker less than a tenth of a second: without a meeting the other may come too late for any.
-    monkeypatch.setattr(null, "null_model", meeting_null_served)
+    monkeypatch.setattr(null, "null_model", meeting_null_model)
     assert two_workers_rate(quiet, count=600) > 0
     assert len({result.worker for result in stream(client, LINE)}) == 2
 
@@ -94,6 +94,6 @@ def exit_at_once() -> None:
 def test_the_baseline_decodes_every_image_once_and_in_order(settings: Settings, threads: int) -> None:
     tones = [10 * number for number in range(14)]
     images = [picture(tone) for tone in tones]
-    batches = list(decoded_ahead(served(settings, ToneEngine()), images, batch_size=4, threads=threads))
+    batches = list(decoded_ahead(loaded_model(settings, ToneEngine()), images, batch_size=4, threads=threads))
     assert [len(batch) for batch in batches] == [4, 4, 4, 2]
     assert np.array_equal(np.concatenate(batches), np.stack([shade(tone) for tone in tones]))

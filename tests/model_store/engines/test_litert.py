@@ -119,7 +119,7 @@ def test_litert_keeps_its_threads_apart_for_a_lone_image_beside_a_batch(
     engine.predict(random_images(1))
     (lone,) = invocations.of
     beside: list[Any] = []
-    engine.predict(random_images(4), hungry=lambda: beside.append(engine.predict(random_images(1))))
+    engine.predict(random_images(4), on_ready_for_next=lambda: beside.append(engine.predict(random_images(1))))
     assert len(beside) == 1
     assert invocations.of.count(lone) == 1
     assert len(invocations.of) == 6
@@ -138,9 +138,9 @@ def test_litert_is_hungry_when_its_last_image_begins(
         invoke(self)
 
     monkeypatch.setattr(Interpreter, "invoke", invoked)
-    engine.predict(random_images(count), hungry=lambda: events.append("hungry"))
-    assert (events.count("image"), events.count("hungry")) == (count, 1)
-    begun = events.index("hungry")  # an image that a lane has taken may not be in its interpreter yet
+    engine.predict(random_images(count), on_ready_for_next=lambda: events.append("ready for next"))
+    assert (events.count("image"), events.count("ready for next")) == (count, 1)
+    begun = events.index("ready for next")  # an image that a lane has taken may not be in its interpreter yet
     assert count - threads <= begun <= count - 1
 
 

@@ -122,9 +122,9 @@ def test_all_pieces_are_started_before_the_first_is_waited_for(
     start, finish = engine._start, engine._finish
     monkeypatch.setattr(engine, "_start", lambda piece: (order.append("start"), start(piece))[1])
     monkeypatch.setattr(engine, "_finish", lambda *piece: (order.append("finish"), finish(*piece))[1])
-    answer = engine.predict(images, hungry=lambda: order.append("hungry"))
+    answer = engine.predict(images, on_ready_for_next=lambda: order.append("ready for next"))
     np.testing.assert_array_equal(answer, expected)
-    assert order == ["start"] * 3 + ["hungry"] + ["finish"] * 3
+    assert order == ["start"] * 3 + ["ready for next"] + ["finish"] * 3
 
 
 def test_a_gpu_wants_two_callers(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

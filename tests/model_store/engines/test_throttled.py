@@ -46,9 +46,9 @@ def test_images_are_run_one_by_one_with_longer_pauses() -> None:
     assert len(pauses) == 6
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("background", [True, False])
 def test_beside_a_model_at_work_nothing_it_says_is_lost(
-    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], beside: bool
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], background: bool
 ) -> None:
     """A worker logs to standard error from other threads while a bundle is proved."""
 
@@ -59,5 +59,5 @@ def test_beside_a_model_at_work_nothing_it_says_is_lost(
     monkeypatch.setattr(
         "model_store.engines.loading.replay_golden", lambda bundle, engine: speak(golden(bundle).images)
     )
-    open_engine(bundle, "litert", threads=1, max_batch=4, beside=beside)
-    assert ("batch of 16 failed" in capfd.readouterr().err) is beside
+    open_engine(bundle, "litert", threads=1, max_batch=4, background=background)
+    assert ("batch of 16 failed" in capfd.readouterr().err) is background

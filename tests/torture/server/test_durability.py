@@ -24,8 +24,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from torture.server.server import TortureServer
-from worker.rq.leases import Inflight
-from worker.state.jobs import Done, Ending
+from worker.state.inflight import Inflight
+from worker.state.jobs import Disposition, FinishedJob
 
 LINE = "l1"
 
@@ -82,11 +82,11 @@ def following(settings: Settings) -> Iterator[list[SortResult]]:
 @contextlib.contextmanager
 def working(settings: Settings, engine: ToneEngine) -> Iterator[Inflight]:
     """A worker's pipeline for the block, drained at its end; gives the jobs that it holds."""
-    its_parts = kit.parts(settings, engine)
-    run = kit.pipeline(settings, its_parts)
+    components = kit.pipeline_components(settings, engine)
+    run = kit.pipeline(settings, components)
     run.start()
     try:
-        yield its_parts.inflight
+        yield components.inflight
     finally:
         run.drain()
         kit.finish(run)
@@ -176,7 +176,7 @@ def test_with_everysec_a_claim_that_was_lost_is_made_again(settings: Settings, t
             server.power_cut()
         server.start()
         assert queued(client) == {job_id}
-        assert kit.finisher(theirs).finish([Done(job, Ending.RETRY, None)]) == [False]
+        assert kit.finisher(theirs).finish([FinishedJob(job, Disposition.RETRY, None)]) == [False]
         kit.run_burst(theirs, worker="w2")
         assert kit.outcomes(client) == {job_id: "sorted"}
 

@@ -20,14 +20,15 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, Heard, ToneEngine, frame, picture
-from worker.models.routing import Model, Serving, Slot, Trial, position
+from worker.models.model import Model
+from worker.models.routing import ActiveCanary, ActiveModels, Serving, hash_fraction
 from worker.pipeline import Pipeline
 
 TONES = (0, 80, 160, 240)
 
 
-def trial(model: Model, *, share: float = 0.5, shadow: bool = False) -> Trial:
-    return Trial(Canary(version=model.version, share=share, shadow=shadow), model)
+def active_canary(model: Model, *, share: float = 0.5, shadow: bool = False) -> ActiveCanary:
+    return ActiveCanary(Canary(version=model.version, share=share, shadow=shadow), model)
 
 
 def versions(results: list[SortResult]) -> Counter[int]:
@@ -40,9 +41,9 @@ class Line:
 
     def __init__(self, settings: Settings, serving: Serving) -> None:
         self.heard = Heard()
-        self.parts = kit.parts(settings, serving, comparisons=self.heard)
-        self.slot: Slot = self.parts.slot
-        self.run: Pipeline = kit.pipeline(settings, self.parts)
+        self.components = kit.pipeline_components(settings, serving, comparisons=self.heard)
+        self.active_models: ActiveModels = self.components.active_models
+        self.run: Pipeline = kit.pipeline(settings, self.components)
         self.settings = settings
         self.run.start()
 
@@ -70,7 +71,7 @@ def test_a_swap_changes_nothing_for_what_was_decoded_before_it(settings: Setting
     early = kit.submit(small, *[frame() for _ in range(4)])
     assert gate.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(line.run._batcher) == 2, "two are in the model, two are decoded")
-    line.slot.put(kit.model(version=2, size_px=48), None)
+    line.active_models.activate(kit.model(version=2, size_px=48), None)
     late = kit.submit(small, *[frame() for _ in range(2)])
     kit.wait_until(lambda: len(line.run._batcher) == 4, "two are decoded for the new model")
     gate.opened.set()
@@ -89,7 +90,9 @@ def test_many_swaps_under_load_lose_and_double_nothing(settings: Settings, clien
         number = 0
         while not stop.wait(0.002):
             number += 1
-            line.slot.put(models[number % 4], trial(models[(number + 1) % 4]) if number % 3 else None)
+            line.active_models.activate(
+                models[number % 4], active_canary(models[(number + 1) % 4]) if number % 3 else None
+            )
 
     job_ids: list[str] = []
 
@@ -122,7 +125,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("numbered")
 def test_a_canary_answers_its_share_and_the_other_sees_the_same_images(settings: Settings, client: redis.Redis) -> None:
     old, new = kit.model(version=3), kit.model(version=4)
-    line = Line(settings, Serving(old, trial(new)))
+    line = Line(settings, Serving(old, active_canary(new)))
     results = line.sort(client, *TONES * 50)
     taken = {result.job_id for result in results if result.model and result.model.version == 4}
     assert len(taken) == pytest.approx(100, abs=35)
@@ -151,7 +154,7 @@ def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings:
 
     old, new = (kit.model(ToneEngine(counted), version=version) for version in (3, 4))
     old.engine.callers = new.engine.callers = 2
-    line = Line(settings.model_copy(update={"max_batch": 2}), Serving(old, trial(new, shadow=True, share=1.0)))
+    line = Line(settings.model_copy(update={"max_batch": 2}), Serving(old, active_canary(new, shadow=True, share=1.0)))
     line.sort(client, *TONES * 10)
     line.end()
     assert most == [1]
@@ -159,7 +162,7 @@ def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings:
 
 
 def skipped(line: Line) -> float:
-    return line.parts.metrics.registry.get_sample_value("sortline_canary_skipped_total") or 0.0
+    return line.components.metrics.registry.get_sample_value("sortline_canary_skipped_total") or 0.0
 
 
 @pytest.mark.usefixtures("numbered")
@@ -167,13 +170,15 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     """It is of another size and sees red where there is green: its answers would be noticed."""
 
     class Swapped(ToneEngine):
-        def predict(self, batch: kit.Images, **hungry: Any) -> kit.NDArray[kit.np.float32]:
+        def predict(self, batch: kit.Images, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
             return super().predict(kit.np.asarray(batch)[..., [1, 0, 2]])
 
     engine = Swapped(size_px=48)
-    line = Line(settings, Serving(kit.model(version=3), trial(kit.model(engine, version=4, size_px=48), shadow=True)))
+    line = Line(
+        settings, Serving(kit.model(version=3), active_canary(kit.model(engine, version=4, size_px=48), shadow=True))
+    )
     results = [result for _ in range(40) for result in line.sort(client, 240)]
-    its_share = {result.job_id for result in results if position(result.job_id) < 0.5}
+    its_share = {result.job_id for result in results if hash_fraction(result.job_id) < 0.5}
     assert 8 <= len(its_share) <= 32
     kit.wait_until(lambda: len(line.heard.comparisons) + skipped(line) == len(its_share), "the comparisons are through")
     line.end()
@@ -187,12 +192,12 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     assert sum(engine.sizes) == len(line.heard.comparisons)
 
 
-def test_a_shadow_looks_at_its_own_part_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
+def test_a_shadow_crops_its_own_region_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
     """Decoded once more, after the job went on: by the job's camera still."""
     shadow = kit.model(version=4)
     regions = {"c1": Region(0.5, 0, 1, 1), "*": Region(0, 0, 0.5, 1)}
     seen = shadow.manifest.model_copy(update={"regions": regions})
-    tried = trial(replace(shadow, decoder=decoder_of(seen, settings)), share=1.0, shadow=True)
+    tried = active_canary(replace(shadow, decoder=decoder_of(seen, settings)), share=1.0, shadow=True)
     line = Line(settings, Serving(kit.model(version=3), tried))
     kit.submit(settings, frame(kit.halves()))
     kit.wait_until(lambda: line.heard.comparisons, "it is compared")
@@ -205,7 +210,7 @@ def test_a_shadow_looks_at_its_own_part_of_the_cameras_pictures(settings: Settin
 def test_no_job_fails_because_of_a_canary(settings: Settings, client: redis.Redis, size_px: int) -> None:
     """Its engine fails on every batch: the other model answers, though the images were decoded for the canary."""
     broken = kit.model(ToneEngine(kit.always_fails, size_px=size_px), version=4, size_px=size_px)
-    line = Line(settings, Serving(kit.model(version=3), trial(broken, share=1.0)))
+    line = Line(settings, Serving(kit.model(version=3), active_canary(broken, share=1.0)))
     results = line.sort(client, *TONES * 5)
     line.end()
     assert versions(results) == {3: 20}
@@ -220,7 +225,7 @@ def test_no_job_fails_because_of_a_canary(settings: Settings, client: redis.Redi
 def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault(settings: Settings, client: redis.Redis) -> None:
     once = settings.model_copy(update={"max_attempts": 1})
     models = [kit.model(ToneEngine(kit.fails_on_red), version=version) for version in (3, 4)]
-    line = Line(once, Serving(models[0], trial(models[1], share=1.0)))
+    line = Line(once, Serving(models[0], active_canary(models[1], share=1.0)))
     results = line.sort(client, 255, 0)
     line.end()
     assert {result.frame_id: result.outcome.value for result in results} == {255: "failed", 0: "sorted"}
@@ -231,7 +236,8 @@ def test_comparing_never_holds_up_a_batch(settings: Settings, client: redis.Redi
     """The shadow is held in its engine: what was sorted meanwhile is finished, and nothing waits for the shadow."""
     gate = Gate()
     line = Line(
-        settings, Serving(kit.model(version=3), trial(kit.model(ToneEngine(gate), version=4), shadow=True, share=1.0))
+        settings,
+        Serving(kit.model(version=3), active_canary(kit.model(ToneEngine(gate), version=4), shadow=True, share=1.0)),
     )
     (result,) = line.sort(client, 0)
     assert result.outcome == "sorted"
@@ -245,7 +251,7 @@ def test_comparing_never_holds_up_a_batch(settings: Settings, client: redis.Redi
 def test_nothing_is_compared_where_deadlines_are_near(settings: Settings, client: redis.Redis) -> None:
     shadow = kit.model(version=4)
     shadow.cost.observe(1, 3600.0)  # it is believed to be slow
-    line = Line(settings, Serving(kit.model(version=3), trial(shadow, shadow=True, share=1.0)))
+    line = Line(settings, Serving(kit.model(version=3), active_canary(shadow, shadow=True, share=1.0)))
     results = line.sort(client, *TONES * 30, deadline_ms=3_600_000)
     line.end()
     assert {result.outcome.value for result in results} == {"sorted"}

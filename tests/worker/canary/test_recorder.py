@@ -1,4 +1,4 @@
-"""The books of a canary on a real server, and the verdict."""
+"""The tally of a canary on a real server, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from worker.canary.recorder import MAX_QUEUED, Recorder
-from worker.canary.tally import Answer, CanaryBook, Comparison, Totals, is_outvoted
-from worker.models.routing import Serving, Slot, Trial
+from worker.canary.tally import Answer, CanaryTally, Comparison, exceeds_disagreement
+from worker.models.routing import ActiveCanary, ActiveModels, Serving
 from worker.observe.metrics import Metrics
+from worker.state.canary_totals import CanaryTotals
 
 CANARY = Canary(version=4, share=0.5, max_disagreement=0.1, min_images=20, started_at=1700000000.123456)
 KEY = "sortline:canary:tone:4:1700000000.123456"
@@ -49,18 +50,18 @@ class Store:
 
 
 class Desk:
-    """A recorder as one worker has it; its thread is not started: `step` is its turn."""
+    """A recorder as one worker has it; its thread is not started: the tests call `step`."""
 
     def __init__(self, settings: Settings, store: Store | None = None, *, canary: Canary = CANARY) -> None:
         self.metrics, self.store = Metrics(), store or Store()
-        self.trial = Trial(canary, kit.model(version=4))
-        self.slot = Slot(Serving(kit.model(version=3), self.trial), metrics=self.metrics)
-        self.book = CanaryBook(connect(settings.redis_url), name="tone", maxlen=100)
-        self.recorder = Recorder(self.slot, book=self.book, store=self.store, metrics=self.metrics)
+        self.canary = ActiveCanary(canary, kit.model(version=4))
+        self.active_models = ActiveModels(Serving(kit.model(version=3), self.canary), metrics=self.metrics)
+        self.tally = CanaryTally(connect(settings.redis_url), name="tone", maxlen=100)
+        self.recorder = Recorder(self.active_models, tally=self.tally, store=self.store, metrics=self.metrics)
 
     def record(self, *records: Comparison) -> None:
         for record in records:
-            self.recorder.compared(self.trial, record)
+            self.recorder.compared(self.canary, record)
         while not self.recorder._queue.empty():
             self.recorder.step(0.0)
 
@@ -84,17 +85,19 @@ class Desk:
         (1000, 50, False),  # more than min_images' bound, but of many more images
     ],
 )
-def test_a_canary_is_outvoted_when_its_bound_is_crossed_for_certain(compared: int, disagreed: int, stops: bool) -> None:
-    assert is_outvoted(CANARY, Totals(compared, disagreed)) is stops
+def test_disagreement_is_exceeded_when_the_bound_is_crossed_for_certain(
+    compared: int, disagreed: int, stops: bool
+) -> None:
+    assert exceeds_disagreement(CANARY, CanaryTotals(compared, disagreed)) is stops
 
 
 def test_a_bound_of_zero_stops_at_the_first_difference() -> None:
     strict = CANARY.model_copy(update={"max_disagreement": 0.0})
-    assert not is_outvoted(strict, Totals(500, 0))
-    assert is_outvoted(strict, Totals(1, 1))
+    assert not exceeds_disagreement(strict, CanaryTotals(500, 0))
+    assert exceeds_disagreement(strict, CanaryTotals(1, 1))
 
 
-# the books ──────────────────────────────────────────────────────────────────────────────────────────
+# tally ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_comparison_is_in_its_lines_stream(settings: Settings, client: redis.Redis) -> None:
@@ -118,8 +121,8 @@ def test_the_stream_is_trimmed(settings: Settings, client: redis.Redis) -> None:
 
 
 def test_the_streams_expire_after_their_last_comparison(settings: Settings, client: redis.Redis) -> None:
-    book = CanaryBook(client, name="tone", maxlen=settings.results_maxlen)
-    book.add(Canary(version=4, share=1.0), [comparison(1), comparison(2, line="l2")])
+    tally = CanaryTally(client, name="tone", maxlen=settings.results_maxlen)
+    tally.add(Canary(version=4, share=1.0), [comparison(1), comparison(2, line="l2")])
     for line in ("l1", "l2"):
         assert keys.STREAM_TTL_S - kit.PATIENCE_S <= client.ttl(keys.shadow(line)) <= keys.STREAM_TTL_S
 
@@ -136,7 +139,7 @@ def test_one_lines_broken_stream_does_not_hide_the_verdict(
     desk = Desk(settings)
     for number in range(10):
         desk.record(comparison(number, agree=False), comparison(number, line="evil", agree=False))
-    assert desk.slot.now.trial is None, "it goes on"
+    assert desk.active_models.current.canary is None, "it goes on"
     assert client.xlen(keys.shadow("l1")) > 0
     assert desk.sample("sortline_canary_skipped_total") == 0
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -152,15 +155,15 @@ def test_counts_are_summed_over_workers_and_expire(settings: Settings, client: r
     assert other.sample("sortline_canary_compared_total", version="4") == 10
     assert other.sample("sortline_canary_disagreed_total", version="4") == 1
     assert other.sample("sortline_canary_disagreement_ratio", version="4") == 0.1
-    assert one.slot.now.trial is not None and other.slot.now.trial is not None
+    assert one.active_models.current.canary is not None and other.active_models.current.canary is not None
 
 
 def test_the_bound_is_crossed_by_all_workers_together(settings: Settings, client: redis.Redis) -> None:
     one, other = Desk(settings), Desk(settings)
     one.record(*comparisons(10, 2))
-    assert one.slot.now.trial is not None
+    assert one.active_models.current.canary is not None
     other.record(*comparisons(10, 1))
-    assert other.slot.now.trial is None
+    assert other.active_models.current.canary is None
     assert client.hget(KEY, "stopped") == (
         b"disagreement: 3 of 20 compared images were answered differently, more than 10.0% (of at least 20)"
     )
@@ -179,9 +182,9 @@ def test_a_verdict_is_counted_once(settings: Settings) -> None:
 
 def test_a_failing_engine_ends_the_canary_at_once(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings)
-    desk.recorder.failed(desk.trial, EngineFailed("out of order"))
-    assert desk.slot.now.trial is None, "it must not get another batch before the server was asked"
-    desk.recorder.failed(desk.trial, EngineFailed("out of order"))
+    desk.recorder.failed(desk.canary, EngineFailed("out of order"))
+    assert desk.active_models.current.canary is None, "it must not get another batch before the server was asked"
+    desk.recorder.failed(desk.canary, EngineFailed("out of order"))
     desk.recorder.step(0.0)
     assert b"out of order" in (client.hget(KEY, "stopped") or b"")
     assert desk.store.cleared == [("tone", CANARY)]
@@ -200,7 +203,7 @@ def test_a_store_that_can_not_be_written_is_said_and_survived(
 
 def test_what_comes_after_the_end_is_dropped(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings)
-    desk.slot.end_trial(desk.trial)
+    desk.active_models.end_canary(desk.canary)
     desk.record(*comparisons(5))
     assert client.keys("sortline:*") == []
 
@@ -210,7 +213,7 @@ def test_what_comes_after_the_end_is_dropped(settings: Settings, client: redis.R
 
 def test_a_verdict_waits_for_the_server(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings)
-    stop, calls = desk.book.stop, [0]
+    stop, calls = desk.tally.stop, [0]
 
     def away_once(*args: Any) -> bool:
         calls[0] += 1
@@ -218,11 +221,11 @@ def test_a_verdict_waits_for_the_server(settings: Settings, client: redis.Redis)
             raise redis.exceptions.ConnectionError("away")
         return stop(*args)
 
-    desk.book.stop = away_once  # type: ignore[method-assign]
-    desk.recorder.failed(desk.trial, EngineFailed("out of order"))
+    desk.tally.stop = away_once  # type: ignore[method-assign]
+    desk.recorder.failed(desk.canary, EngineFailed("out of order"))
     with pytest.raises(redis.exceptions.ConnectionError):
         desk.recorder.step(0.0)
-    assert desk.slot.now.trial is None
+    assert desk.active_models.current.canary is None
     desk.recorder.step(0.0)
     assert client.hexists(KEY, "stopped")
 
@@ -231,7 +234,7 @@ def test_comparisons_that_can_not_be_recorded_are_counted_as_skipped(settings: S
     desk = Desk(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
     desk.recorder.start()
     for record in comparisons(5):
-        desk.recorder.compared(desk.trial, record)
+        desk.recorder.compared(desk.canary, record)
     kit.wait_until(lambda: desk.sample("sortline_canary_skipped_total") == 5, "they are given up")
     kit.wait_until(lambda: desk.sample("sortline_server_errors_total", step="canary"), "it is counted")
     desk.recorder.stop(kit.PATIENCE_S)
@@ -242,13 +245,13 @@ def test_what_waits_for_the_server_is_bounded(settings: Settings) -> None:
     desk = Desk(settings)
     record = comparison(1)
     for _ in range(MAX_QUEUED + 7):
-        desk.recorder.compared(desk.trial, record)
+        desk.recorder.compared(desk.canary, record)
     assert desk.sample("sortline_canary_skipped_total") == 7
 
 
 def test_stopping_writes_the_last_verdict(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings)
-    desk.recorder.failed(desk.trial, EngineFailed("out of order"))
+    desk.recorder.failed(desk.canary, EngineFailed("out of order"))
     desk.recorder._stopping.set()  # between the failure and the thread's next turn
     desk.recorder.start()
     kit.wait_until(lambda: not desk.recorder._thread.is_alive(), "it ends")
@@ -258,7 +261,7 @@ def test_stopping_writes_the_last_verdict(settings: Settings, client: redis.Redi
 def test_stopping_records_what_is_there(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings, canary=CANARY.model_copy(update={"min_images": 10_000}))
     for record in comparisons(300):
-        desk.recorder.compared(desk.trial, record)
+        desk.recorder.compared(desk.canary, record)
     desk.recorder.start()
     desk.recorder.stop(kit.PATIENCE_S)
     assert client.hget(KEY, "compared") == b"300"

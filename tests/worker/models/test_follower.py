@@ -18,28 +18,28 @@ from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from tests.worker.models.versions import NAME, Versions, other_golden_answers, own_versions
-from worker.canary.tally import CanaryBook
-from worker.models.follower import UNSEEN_REFUSED_S, Follower
-from worker.models.follower import Versions as Followed
-from worker.models.loading import as_model, load_bundle, load_served
-from worker.models.routing import Model, Serving, Slot
+from worker.canary.tally import CanaryTally
+from worker.models.follower import UNSEEN_REFUSED_S, Follower, VersionSource
+from worker.models.loading import as_model, load_bundle, load_model
+from worker.models.model import Model
+from worker.models.routing import ActiveModels, Serving
 from worker.observe.metrics import Metrics
 
 
 class Post:
-    """One worker's follower; its thread is not started: `follower.look()` is its turn."""
+    """One worker's follower; its thread is not started: the tests call `follower.poll()`."""
 
-    def __init__(self, settings: Settings, *, store: Followed | None = None) -> None:
+    def __init__(self, settings: Settings, *, store: VersionSource | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.loaded: list[int] = []
         self.now = 1000.0
-        first = as_model(load_served(settings), settings, worker="w1")
-        self.slot = Slot(Serving(first), metrics=self.metrics)
-        self.book = CanaryBook(connect(settings.redis_url), name=NAME, maxlen=100)
+        first = as_model(load_model(settings), settings, worker="w1")
+        self.active_models = ActiveModels(Serving(first), metrics=self.metrics)
+        self.tally = CanaryTally(connect(settings.redis_url), name=NAME, maxlen=100)
         self.follower = Follower(
-            self.slot,
+            self.active_models,
             store=store or open_store(settings),
-            book=self.book,
+            tally=self.tally,
             load=self._load,
             metrics=self.metrics,
             poll_s=settings.store_poll_s,
@@ -48,15 +48,15 @@ class Post:
 
     def _load(self, folder: Path) -> Model:
         self.loaded.append(int(folder.name))
-        return as_model(load_bundle(folder, self.settings, beside=True), self.settings, worker="w1")
+        return as_model(load_bundle(folder, self.settings, background=True), self.settings, worker="w1")
 
     @property
-    def acting(self) -> int:
-        return self.slot.now.acting.version
+    def stable(self) -> int:
+        return self.active_models.current.stable.version
 
     @property
-    def trial(self) -> Canary | None:
-        return self.slot.now.trial.canary if self.slot.now.trial else None
+    def canary(self) -> Canary | None:
+        return self.active_models.current.canary.spec if self.active_models.current.canary else None
 
     def sample(self, metric: str, /, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(metric, labels) or 0.0
@@ -84,38 +84,38 @@ def post(setting: tuple[Versions, Settings]) -> Post:
 
 
 def test_a_promotion_is_followed(versions: Versions, post: Post) -> None:
-    post.follower.look()
-    assert (post.acting, post.loaded) == (1, [])
+    post.follower.poll()
+    assert (post.stable, post.loaded) == (1, [])
     versions.publish(lane="two")
-    post.follower.look()
-    assert post.acting == 2
-    assert post.slot.now.acting.manifest.policy.manual_lane == "two"
+    post.follower.poll()
+    assert post.stable == 2
+    assert post.active_models.current.stable.manifest.policy.manual_lane == "two"
     assert post.sample("sortline_model_info", name=NAME, version="2", engine="litert") == 1
     assert post.sample("sortline_model_info", name=NAME, version="1", engine="litert") == 0
     assert post.swaps("swapped") == 1
 
 
 def test_a_rollback_loads_nothing(versions: Versions, post: Post) -> None:
-    first = post.slot.now.acting
+    first = post.active_models.current.stable
     versions.publish()
-    post.follower.look()
-    second = post.slot.now.acting
+    post.follower.poll()
+    second = post.active_models.current.stable
     assert versions.store.rollback(NAME) == 1
-    post.follower.look()
-    assert post.slot.now.acting is first
+    post.follower.poll()
+    assert post.active_models.current.stable is first
     versions.store.promote(NAME, 2)
-    post.follower.look()
-    assert post.slot.now.acting is second, "nor does undoing it"
+    post.follower.poll()
+    assert post.active_models.current.stable is second, "nor does undoing it"
     assert post.loaded == [2]
 
 
 def test_no_more_than_the_last_one_is_kept(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")  # what a log's handlers keep must not hold a model
-    engines = [weakref.ref(post.slot.now.acting.engine)]
+    engines = [weakref.ref(post.active_models.current.stable.engine)]
     for _ in range(3):
         versions.publish()
-        post.follower.look()
-        engines.append(weakref.ref(post.slot.now.acting.engine))
+        post.follower.poll()
+        engines.append(weakref.ref(post.active_models.current.stable.engine))
     gc.collect()
     assert [engine() is not None for engine in engines] == [False, False, True, True]
 
@@ -130,8 +130,8 @@ def test_a_changed_byte_is_refused_once_and_named(
     versions.damage(2)
     versions.point(2)
     for _ in range(3):
-        post.follower.look()
-    assert (post.acting, post.loaded, post.swaps("refused")) == (1, [2], 1)
+        post.follower.poll()
+    assert (post.stable, post.loaded, post.swaps("refused")) == (1, [2], 1)
     (refused,) = [record.message for record in caplog.records if "refused" in record.message]
     assert "tiny@2 is refused, tiny@1 on litert goes on" in refused
     assert "model.int8.tflite has SHA-256" in refused
@@ -139,8 +139,8 @@ def test_a_changed_byte_is_refused_once_and_named(
 
 def test_other_golden_answers_are_refused(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     versions.publish(build=other_golden_answers)
-    post.follower.look()
-    assert (post.acting, post.swaps("refused")) == (1, 1)
+    post.follower.poll()
+    assert (post.stable, post.swaps("refused")) == (1, 1)
     assert "golden image" in caplog.text
 
 
@@ -151,8 +151,8 @@ def test_a_policy_of_the_settings_that_does_not_fit_is_a_refusal(
     post = Post(setting[1])
     post.settings = Settings(**setting[1].model_dump() | {"policies": {"l1": {"thresholds": {"no label": 0.3}}}})
     versions.publish()
-    post.follower.look()
-    assert (post.acting, post.swaps("refused")) == (1, 1)
+    post.follower.poll()
+    assert (post.stable, post.swaps("refused")) == (1, 1)
 
 
 def test_what_native_code_raises_is_a_refusal(
@@ -163,9 +163,9 @@ def test_what_native_code_raises_is_a_refusal(
 
     versions.publish()
     monkeypatch.setattr(post.follower, "_load", crash)
-    post.follower.look()
-    post.follower.look()
-    assert (post.acting, post.swaps("refused")) == (1, 1)
+    post.follower.poll()
+    post.follower.poll()
+    assert (post.stable, post.swaps("refused")) == (1, 1)
     assert "unwritten tensor" in caplog.text
 
 
@@ -174,26 +174,26 @@ def test_a_refused_version_is_tried_again_once_its_files_change(versions: Versio
     intact = (versions.folder(2) / "model.int8.tflite").read_bytes()
     versions.damage(2)
     versions.point(2)
-    post.follower.look()
+    post.follower.poll()
     (versions.folder(2) / "model.int8.tflite").write_bytes(intact)
-    post.follower.look()
-    assert (post.acting, post.loaded) == (2, [2, 2])
+    post.follower.poll()
+    assert (post.stable, post.loaded) == (2, [2, 2])
 
 
 def test_a_refused_version_is_tried_again_once_it_is_promoted_again(versions: Versions, post: Post) -> None:
     versions.publish(build=other_golden_answers)
     for version in (2, 1, 2):
         versions.point(version)
-        post.follower.look()
-    assert (post.acting, post.loaded) == (1, [2, 2])
+        post.follower.poll()
+    assert (post.stable, post.loaded) == (1, [2, 2])
 
 
 def test_the_next_good_version_is_taken_after_a_refused_one(versions: Versions, post: Post) -> None:
     versions.publish(build=other_golden_answers)
-    post.follower.look()
+    post.follower.poll()
     versions.publish()
-    post.follower.look()
-    assert (post.acting, post.swaps("refused"), post.swaps("swapped")) == (3, 1, 1)
+    post.follower.poll()
+    assert (post.stable, post.swaps("refused"), post.swaps("swapped")) == (3, 1, 1)
 
 
 # the store away ─────────────────────────────────────────────────────────────────────────────────────
@@ -238,17 +238,17 @@ def test_a_spoilt_download_is_fetched_again_after_a_minute(
     store.spoilt = True
     for later_s in (0.0, 0.0, UNSEEN_REFUSED_S - 1.0):
         post.now += later_s
-        post.follower.look()
-    assert (post.acting, store.fetched, post.swaps("refused")) == (1, 1, 1)
+        post.follower.poll()
+    assert (post.stable, store.fetched, post.swaps("refused")) == (1, 1, 1)
     post.now += 1.0
-    post.follower.look()
-    assert (post.acting, store.fetched, post.swaps("refused")) == (1, 2, 2)
+    post.follower.poll()
+    assert (post.stable, store.fetched, post.swaps("refused")) == (1, 2, 2)
     store.spoilt = False
-    post.follower.look()
-    assert post.acting == 1, "the second refusal stands for a minute too"
+    post.follower.poll()
+    assert post.stable == 1, "the second refusal stands for a minute too"
     post.now += UNSEEN_REFUSED_S
-    post.follower.look()
-    assert post.acting == 2
+    post.follower.poll()
+    assert post.stable == 2
 
 
 def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Versions, post: Post) -> None:
@@ -256,9 +256,9 @@ def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Ve
     versions.damage(2)
     versions.point(2)
     for _ in range(3):
-        post.follower.look()
+        post.follower.poll()
         post.now += 2 * UNSEEN_REFUSED_S
-    assert (post.acting, post.loaded) == (1, [2])
+    assert (post.stable, post.loaded) == (1, [2])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_store_that_is_away_is_said_once_and_found_again(
     kit.wait_until(lambda: post.sample("sortline_store_errors_total") >= 3, "it looks again and again")
     versions.publish()
     store.error = None
-    kit.wait_until(lambda: post.acting == 2, "the promotion is found")
+    kit.wait_until(lambda: post.stable == 2, "the promotion is found")
     post.follower.stop(kit.PATIENCE_S)
     assert not post.follower._thread.is_alive()
     messages = [record.message for record in caplog.records]
@@ -284,7 +284,7 @@ def test_a_store_that_is_away_is_said_once_and_found_again(
     assert sum("can be followed again" in message for message in messages) == 1
 
 
-def test_a_pointer_to_what_is_not_there_yet_is_looked_at_again(versions: Versions, post: Post) -> None:
+def test_a_pointer_to_a_version_that_is_not_there_yet_is_polled_again(versions: Versions, post: Post) -> None:
     """A shared folder may show the pointer before the files."""
     folder = versions.folder(2)
     versions.publish(promote=False)
@@ -292,21 +292,21 @@ def test_a_pointer_to_what_is_not_there_yet_is_looked_at_again(versions: Version
     versions.point(2)
     for _ in range(2):
         with pytest.raises(Exception, match="tiny@2 is not there"):
-            post.follower.look()
-    assert (post.acting, post.swaps("refused")) == (1, 0)
+            post.follower.poll()
+    assert (post.stable, post.swaps("refused")) == (1, 0)
     hidden.rename(folder)
-    post.follower.look()
-    assert post.acting == 2
+    post.follower.poll()
+    assert post.stable == 2
 
 
 def test_a_pointer_that_is_gone_or_garbage_changes_nothing(versions: Versions, post: Post) -> None:
     pointer = versions.store.root / NAME / "current"
     pointer.write_text("two\n")
     with pytest.raises(Exception, match="current"):
-        post.follower.look()
+        post.follower.poll()
     pointer.unlink()
-    post.follower.look()
-    assert post.acting == 1
+    post.follower.poll()
+    assert post.stable == 1
 
 
 def test_a_canary_file_that_is_garbage_holds_up_no_promotion(versions: Versions, post: Post) -> None:
@@ -314,19 +314,19 @@ def test_a_canary_file_that_is_garbage_holds_up_no_promotion(versions: Versions,
     versions.publish(promote=False)
     versions.point(2)
     with pytest.raises(Exception, match=r"canary\.json"):
-        post.follower.look()
-    assert post.acting == 2
+        post.follower.poll()
+    assert post.stable == 2
 
 
 def test_a_pointer_that_is_garbage_keeps_no_canary(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
-    post.follower.look()
+    post.follower.poll()
     (versions.store.root / NAME / "current").write_text("two\n")
     (versions.store.root / NAME / "canary.json").unlink()
     with pytest.raises(Exception, match="current"):
-        post.follower.look()
-    assert (post.acting, post.trial) == (1, None)
+        post.follower.poll()
+    assert (post.stable, post.canary) == (1, None)
 
 
 # canaries ───────────────────────────────────────────────────────────────────────────────────────────
@@ -339,72 +339,72 @@ def canary(version: int = 2, **fields: object) -> Canary:
 def test_a_canary_comes_and_goes(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
-    post.follower.look()
-    assert (post.acting, post.trial) == (1, wanted)
+    post.follower.poll()
+    assert (post.stable, post.canary) == (1, wanted)
     versions.store.clear_canary(NAME)
-    post.follower.look()
-    assert (post.acting, post.trial) == (1, None)
+    post.follower.poll()
+    assert (post.stable, post.canary) == (1, None)
 
 
 def test_a_changed_share_loads_nothing(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
-    post.follower.look()
+    post.follower.poll()
     versions.store.set_canary(NAME, wanted := canary(shadow=True))
-    post.follower.look()
-    assert (post.trial, post.loaded) == (wanted, [2])
+    post.follower.poll()
+    assert (post.canary, post.loaded) == (wanted, [2])
 
 
 def test_promoting_a_canary_loads_nothing(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
-    post.follower.look()
-    assert post.slot.now.trial is not None
-    tried = post.slot.now.trial.model
+    post.follower.poll()
+    assert post.active_models.current.canary is not None
+    tried = post.active_models.current.canary.model
     versions.store.promote(NAME, 2)
-    post.follower.look()
-    assert post.slot.now.acting is tried
-    assert (post.trial, post.loaded) == (None, [2])
+    post.follower.poll()
+    assert post.active_models.current.stable is tried
+    assert (post.canary, post.loaded) == (None, [2])
 
 
 def test_a_canary_outlives_a_promotion_of_another_version(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
-    post.follower.look()
+    post.follower.poll()
     versions.publish()
-    post.follower.look()
-    assert (post.acting, post.trial) == (3, wanted)
+    post.follower.poll()
+    assert (post.stable, post.canary) == (3, wanted)
 
 
 def test_a_canary_that_is_refused_leaves_all_as_it_was(versions: Versions, post: Post) -> None:
     versions.publish(promote=False, build=other_golden_answers)
     versions.store.set_canary(NAME, canary())
     for _ in range(2):
-        post.follower.look()
-    assert (post.acting, post.trial, post.loaded, post.swaps("refused")) == (1, None, [2], 1)
+        post.follower.poll()
+    assert (post.stable, post.canary, post.loaded, post.swaps("refused")) == (1, None, [2], 1)
 
 
 def test_a_verdict_of_another_worker_is_obeyed(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
-    post.follower.look()
-    post.book.stop(wanted, "disagreement: so")
-    post.follower.look()
-    assert post.trial is None
+    post.follower.poll()
+    post.tally.stop(wanted, "disagreement: so")
+    post.follower.poll()
+    assert post.canary is None
     late = Post(post.settings)
-    late.follower.look()
-    assert (late.trial, late.loaded) == (None, []), "a worker that starts later must not begin it anew"
+    late.follower.poll()
+    assert (late.canary, late.loaded) == (None, []), "a worker that starts later must not begin it anew"
     versions.store.set_canary(NAME, again := canary())
-    post.follower.look()
-    assert post.trial == again
+    post.follower.poll()
+    assert post.canary == again
 
 
 def test_the_ratio_of_all_workers_is_shown_by_each(versions: Versions, post: Post, client: redis.Redis) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
-    post.follower.look()
+    post.follower.poll()
     client.hset(f"sortline:canary:{NAME}:2:{wanted.started_at!r}", mapping={"compared": 40, "disagreed": 2})
-    post.follower.look()
+    post.follower.poll()
     assert post.sample("sortline_canary_disagreement_ratio", version="2") == 0.05
 
 
@@ -416,23 +416,23 @@ def test_without_redis_a_canary_goes_on_and_none_begins(
 
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
-    post.follower.look()
+    post.follower.poll()
     late = Post(setting[1])
     for each in (post, late):
-        monkeypatch.setattr(each.book, "read", away)
-        each.follower.look()
-    assert (post.trial, late.trial) == (wanted, None)
+        monkeypatch.setattr(each.tally, "read", away)
+        each.follower.poll()
+    assert (post.canary, late.canary) == (wanted, None)
 
 
-def test_models_of_ended_trials_are_let_go(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_of_ended_canaries_are_let_go(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
-    post.follower.look()
-    assert post.slot.now.trial is not None
-    engine = weakref.ref(post.slot.now.trial.model.engine)
+    post.follower.poll()
+    assert post.active_models.current.canary is not None
+    engine = weakref.ref(post.active_models.current.canary.model.engine)
     versions.store.clear_canary(NAME)
-    post.follower.look()
+    post.follower.poll()
     gc.collect()
     assert engine() is None
 
@@ -448,12 +448,12 @@ def test_a_pinned_worker_follows_nothing(
 ) -> None:
     settings = setting[1].model_copy(update=changes)
     service = kit.WorkerService(settings)
-    service._build(as_model(load_served(settings), settings, worker="w1"))
+    service._build(as_model(load_model(settings), settings, worker="w1"))
     assert (service._follower is not None) is follows
 
 
 @pytest.mark.parametrize("poll_s", [0.05, -1.0])
-def test_a_store_is_not_looked_at_all_the_time(poll_s: float) -> None:
+def test_a_store_is_not_polled_all_the_time(poll_s: float) -> None:
     with pytest.raises(BadSetting, match="store_poll_s"):
         load_settings(store_poll_s=poll_s)
 
@@ -467,5 +467,5 @@ def test_a_remote_store_is_followed(setting: tuple[Versions, Settings], versions
     store.publish(NAME, copy_bundle(versions.folder(1), NAME))
     post = Post(settings)
     store.publish(NAME, copy_bundle(versions.folder(1), NAME))
-    post.follower.look()
-    assert post.acting == 2
+    post.follower.poll()
+    assert post.stable == 2

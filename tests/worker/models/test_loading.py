@@ -28,7 +28,7 @@ class Slow(kit.ToneEngine):
 
 
 @pytest.mark.parametrize(
-    ("name", "beside", "warmed"),
+    ("name", "background", "warmed"),
     [
         ("litert", False, [1, 16]),
         ("litert", True, [1]),
@@ -38,21 +38,26 @@ class Slow(kit.ToneEngine):
     ],
 )
 def test_what_is_warmed_up(
-    settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: bool, warmed: list[int]
+    settings: Settings,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    background: bool,
+    warmed: list[int],
 ) -> None:
     def opened(bundle: Bundle, kind: str, **options: object) -> Slow:
-        assert options["beside"] is beside
+        assert options["background"] is background
         return Slow(name)
 
     monkeypatch.setattr(loading, "open_engine", opened)
-    served = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, beside=beside)
-    assert isinstance(served.engine, Slow)
-    assert served.engine.warmed == warmed
+    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=background)
+    assert isinstance(loaded.engine, Slow)
+    assert loaded.engine.warmed == warmed
 
 
 def test_a_model_knows_what_an_image_costs_before_its_first(settings: Settings, tiny_models: Path) -> None:
-    served = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, beside=True)
-    model = as_model(served, settings, worker="w1")
+    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=True)
+    model = as_model(loaded, settings, worker="w1")
     assert model.cost.estimate(1) == 0.0
     measure(model)
     assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)

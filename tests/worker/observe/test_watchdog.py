@@ -15,11 +15,11 @@ from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame, picture
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
-from worker.observe.supervisor import Loops
+from worker.observe.supervisor import Supervisor
 from worker.observe.watchdog import CONFIRM_S, Watchdog
 from worker.pipeline import Pipeline
-from worker.rq.leases import Inflight
-from worker.state.jobs import Done
+from worker.state.inflight import Inflight
+from worker.state.jobs import FinishedJob
 
 POISON = picture(1, 2, blue=3)
 
@@ -69,8 +69,8 @@ def decoder() -> Iterator[HangingDecoder]:
 def hang_until_given_up(run: Pipeline, clock: Clock, settings: Settings, *names: str) -> None:
     """Let so much time pass that those of its threads that hang are given up, and only these."""
     clock.pass_by(settings.stuck_after_s + 1)
-    kit.wait_until(lambda: set(run.loops.silent(longer_than_s=settings.stuck_after_s)) == set(names), "they hang")
-    kit.wait_until(lambda: run.watchdog._seen_at is not None, "the lease thread sees it")
+    kit.wait_until(lambda: set(run.supervisor.silent(longer_than_s=settings.stuck_after_s)) == set(names), "they hang")
+    kit.wait_until(lambda: run.watchdog._first_noticed_at is not None, "the lease thread sees it")
     clock.pass_by(CONFIRM_S)
     kit.wait_until(run.watchdog.hanging.is_set, "they are given up")
 
@@ -84,18 +84,18 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
 ) -> None:
     """Its lease was renewed for ever. It uses up an attempt, so it fails in the end; what waits behind it does not."""
     poison, *behind = kit.submit(settings, frame(POISON), *[frame() for _ in range(9)])
-    its_parts = kit.parts(settings, Serving(replace(kit.model(), decoder=decoder)))
-    run = kit.pipeline(settings, its_parts, monotonic=clock)
+    components = kit.pipeline_components(settings, Serving(replace(kit.model(), decoder=decoder)))
+    run = kit.pipeline(settings, components, monotonic=clock)
     run.start()
     assert decoder.gate.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "the other thread does its share")
     assert run.watchdog.health_problem() is None
-    (hanging,) = [name for name, leases in run.watchdog._at.items() if leases and leases[0].job_id == poison]
+    (hanging,) = [name for name, leases in run.watchdog._jobs_of.items() if leases and leases[0].job_id == poison]
     hang_until_given_up(run, clock, settings, hanging)
     assert f"the {hanging} loop has not come round" in (run.watchdog.health_problem() or "")
     assert run.ended.wait(kit.PATIENCE_S), "the worker could not end"
     assert held_by_server(client) == {poison}
-    assert len(its_parts.inflight) == 0, "it would be renewed"
+    assert len(components.inflight) == 0, "it would be renewed"
     kit.run_burst(settings, worker="w2")
     assert kit.outcomes(client) == dict.fromkeys(behind, "sorted")
     assert {result.attempt for result in kit.stream(client)} == {1}
@@ -111,28 +111,28 @@ def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     small = settings.model_copy(update={"max_batch": 2})
     job_ids = kit.submit(small, *[frame() for _ in range(6)])
     gate = Gate()
-    run = kit.pipeline(small, kit.parts(small, ToneEngine(gate)), monotonic=clock)
+    run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine(gate)), monotonic=clock)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    in_the_model = {lease.job_id for lease in run.watchdog._at["infer"]}
+    in_the_model = {lease.job_id for lease in run.watchdog._jobs_of["infer"]}
     hang_until_given_up(run, clock, small, "infer")
     assert run.ended.wait(kit.PATIENCE_S)
     assert held_by_server(client) == in_the_model
     waiting = [item.decode() for item in client.lrange(keys.rq_queue("live"), 0, -1)]
     assert waiting == [job_id for job_id in job_ids if job_id not in in_the_model]
     gate.opened.set()
-    assert run.loops.join(kit.PATIENCE_S)
+    assert run.supervisor.join(kit.PATIENCE_S)
 
 
 def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clock) -> None:
     """After SIGSTOP and SIGCONT each thread looks as if it had hung, until it has come round once."""
-    stop, loops, inflight = threading.Event(), Loops(Metrics(), clock=clock), Inflight()
-    loops.start("infer", stop.wait)
+    stop, supervisor, inflight = threading.Event(), Supervisor(Metrics(), clock=clock), Inflight()
+    supervisor.start("infer", stop.wait)
     keeper = kit.keeper(settings, inflight)
-    watchdog = Watchdog(loops, inflight=inflight, keeper=keeper, stuck_after_s=60.0, clock=clock)
+    watchdog = Watchdog(supervisor, inflight=inflight, keeper=keeper, stuck_after_s=60.0, clock=clock)
     clock.pass_by(1_000)
     assert not watchdog.check()
-    loops.beat("infer")
+    supervisor.heartbeat("infer")
     clock.pass_by(CONFIRM_S)
     assert not watchdog.check()
     clock.pass_by(61)
@@ -148,7 +148,7 @@ def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clo
 @pytest.fixture
 def run(settings: Settings, clock: Clock) -> Iterator[Pipeline]:
     """A pipeline that is ready."""
-    run = kit.pipeline(settings, kit.parts(settings, ToneEngine()), monotonic=clock)
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine()), monotonic=clock)
     assert run.ready_problem() == "Redis has not answered the first claim yet"
     run.start()
     kit.wait_until(lambda: run.ready_problem() is None, "it claims")
@@ -180,10 +180,10 @@ def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
     run: Pipeline, settings: Settings, client: redis.Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long: the job is not in the worker's hands, and another worker could not write its result either."""
-    finisher, is_away = run._parts.finisher, threading.Event()
+    finisher, is_away = run._components.finisher, threading.Event()
     finish = finisher.finish
 
-    def refuse(batch: list[Done]) -> list[bool]:
+    def refuse(batch: list[FinishedJob]) -> list[bool]:
         if is_away.is_set():
             raise redis.exceptions.ResponseError("no room")
         return finish(batch)
@@ -195,7 +195,7 @@ def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
     kit.wait_until(lambda: run.ready_problem() == refused, "it says so")
     hour_s = 3_600.0
     clock.pass_by(hour_s)
-    kit.wait_until(lambda: not run.loops.silent(longer_than_s=hour_s / 2), "the threads come round")
+    kit.wait_until(lambda: not run.supervisor.silent(longer_than_s=hour_s / 2), "the threads come round")
     clock.pass_by(CONFIRM_S)
     assert run.watchdog.health_problem() is None
     is_away.clear()

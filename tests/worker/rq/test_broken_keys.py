@@ -19,10 +19,10 @@ from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
+from tests.worker.rq.test_scripts import claim, expire, finished_job, ids, leases, queued
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.leases import Inflight
-from worker.state.jobs import Claimed, Ending
+from worker.state.inflight import Inflight
+from worker.state.jobs import ClaimedJob, Disposition
 
 STREAM_END = "18446744073709551615-18446744073709551615"
 BAD, GOOD_COUNT = 5, 15  # the bad job's place among the good ones
@@ -65,7 +65,7 @@ MENDED: dict[str, Break] = {
     "stream of the line": make_string("sortline:results:evil"),
     "stream of the line, used up": use_up_stream("sortline:results:evil"),
     "lines": make_string("sortline:lines"),
-    "bell": make_string("sortline:bell:live"),
+    "wakeup list": make_string("sortline:bell:live"),
     "finished jobs": make_string("rq:finished:live"),
     "failed jobs": make_string("rq:failed:live"),
     "worker": make_string("rq:worker:w1"),
@@ -73,7 +73,7 @@ MENDED: dict[str, Break] = {
 }
 
 
-def take(settings: Settings, inflight: Inflight) -> list[Claimed]:
+def take(settings: Settings, inflight: Inflight) -> list[ClaimedJob]:
     jobs = claim(settings)
     inflight.add([job.lease for job in jobs])
     return jobs
@@ -110,8 +110,8 @@ def run_step(settings: Settings, client: redis.Redis, step: str, break_key: Call
             finish(settings, kit.keeper(settings, Inflight(), worker="w2").reap()[1], worker="w2")
 
 
-def finish(settings: Settings, jobs: Sequence[Claimed], *, worker: str = "w1") -> None:
-    batch = [done(settings, job) for job in jobs]
+def finish(settings: Settings, jobs: Sequence[ClaimedJob], *, worker: str = "w1") -> None:
+    batch = [finished_job(settings, job) for job in jobs]
     assert kit.finisher(settings, worker=worker).finish(batch) == [True] * len(jobs)
 
 
@@ -178,7 +178,7 @@ def test_a_queue_that_cannot_be_used_waits_until_it_is_mended(
     others = kit.submit(settings, frame(queue="bulk", line="l2"))
     jobs = kit.claimer(settings, worker="w3").claim(100).jobs
     assert ids(jobs) == others
-    assert kit.finisher(settings, worker="w3").finish([done(settings, job) for job in jobs]) == [True]
+    assert kit.finisher(settings, worker="w3").finish([finished_job(settings, job) for job in jobs]) == [True]
     client.delete(key)
     if client.exists("kept"):
         client.rename("kept", key)
@@ -200,8 +200,8 @@ def test_a_lost_lease_is_lost_where_the_registry_of_leases_is_broken_too(
     kit.keeper(settings, Inflight(), worker="w2").reap()
     (new,) = kit.claimer(settings, worker="w2").claim(1).jobs
     client.set("rq:wip:live", "text")
-    assert kit.finisher(settings).finish([done(settings, old)]) == [False]
-    assert kit.finisher(settings, worker="w2").finish([done(settings, new)]) == [True]
+    assert kit.finisher(settings).finish([finished_job(settings, old)]) == [False]
+    assert kit.finisher(settings, worker="w2").finish([finished_job(settings, new)]) == [True]
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
@@ -211,7 +211,7 @@ def test_a_job_that_cannot_be_put_back_now_is_later_with_one_attempt_less(
     (job_id,) = kit.submit(settings, frame())
     jobs = claim(settings)
     client.set("rq:queue:live", "text")
-    assert kit.finisher(settings).finish([done(settings, job, Ending.RETRY) for job in jobs]) == [False]
+    assert kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY) for job in jobs]) == [False]
     client.delete("rq:queue:live")
     expire(client, *jobs)
     assert kit.keeper(settings, Inflight()).reap() == (1, [])
@@ -232,7 +232,10 @@ def test_a_job_that_fails_beside_a_broken_registry_of_failures(settings: Setting
     kit.submit(settings, frame(), frame())
     jobs = claim(settings)
     client.set("rq:failed:live", "text")
-    assert kit.finisher(settings).finish([done(settings, job, Ending.FAILURE) for job in jobs]) == [True, True]
+    assert kit.finisher(settings).finish([finished_job(settings, job, Disposition.FAILURE) for job in jobs]) == [
+        True,
+        True,
+    ]
     assert set(FailedJobRegistry("live", connection=client).get_job_ids()) == set(ids(jobs))
 
 

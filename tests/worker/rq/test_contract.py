@@ -40,7 +40,7 @@ TOLERANCE_S = 20.0
 OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:")
 # Ours, in the worker's hash: what a finish call answered.
 OUR_FIELD = keys.LAST_FINISH
-# Taken by RQ's maintenance for a while; our upkeep needs none.
+# RQ's maintenance holds it for a while; ours needs none.
 LOCKS = ("rq:clean_registries:", "rq:clean_groups")
 
 Dump = dict[str, tuple[str, Any, Any]]
@@ -227,7 +227,7 @@ class Both:
         assert kit.run_service(self.settings, engine, name=WORKER) == 0
 
     def _rq(self, engine: ToneEngine) -> None:
-        self._monkeypatch.setattr(worker.tasks, "_loaded", (kit.served(self.settings, engine), self.settings))
+        self._monkeypatch.setattr(worker.tasks, "_loaded", (kit.loaded_model(self.settings, engine), self.settings))
         with redis.Redis.from_url(self.settings.redis_url) as connection:
             SimpleWorker(
                 self.settings.queue_names,
@@ -369,7 +369,7 @@ def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pyt
     assert {execution, f"rq:executions:{job_id}", "rq:wip:live", f"rq:worker:{WORKER}:executions"} <= ours.keys()
     # Ours outlives the lease by a minute, as whoever reaps the lease still asks whose it was.
     assert ours[execution][2] == Near(theirs[execution][2].seconds + 60)
-    # RQ's worker is beside its job until that ends; ours beats every two seconds.
+    # RQ's worker is beside its job until that ends; ours sends a heartbeat every two seconds.
     for name in (execution, f"rq:worker:{WORKER}", f"rq:worker:{WORKER}:executions"):
         assert theirs[name][:2] == ours[name][:2]
         assert isinstance(ours[name][2], Near)

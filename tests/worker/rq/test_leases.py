@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import redis
 
@@ -12,8 +10,8 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from tests.worker.test_pipeline import sample
-from worker.rq.leases import Inflight
-from worker.state.jobs import Done, Ending, Lease
+from worker.state.inflight import Inflight
+from worker.state.jobs import Disposition, FinishedJob, Lease
 
 
 @pytest.fixture
@@ -35,61 +33,13 @@ def take_away(client: redis.Redis, lease: Lease) -> None:
 # in flight ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def leases(count: int) -> list[Lease]:
-    return [Lease("live", f"j{number}", f"e{number}", 0.0) for number in range(count)]
-
-
-def test_what_is_in_flight() -> None:
-    inflight, (a, b, c) = Inflight(), leases(3)
-    inflight.add([a, b])
-    assert a in inflight and b in inflight and c not in inflight
-    assert len(inflight) == 2
-    inflight.remove([a, c])
-    assert inflight.held() == [b]
-
-
-def test_another_execution_of_the_same_job_is_another_lease() -> None:
-    inflight, (a,) = Inflight(), leases(1)
-    inflight.add([a])
-    assert Lease("live", a.job_id, "another", 0.0) not in inflight
-
-
-def test_waiting_for_room_ends_when_there_is_some() -> None:
-    inflight, held = Inflight(), leases(3)
-    inflight.add(held)
-    counts: list[int] = []
-    waiter = threading.Thread(target=lambda: counts.append(inflight.wait_below(3, kit.PATIENCE_S * 2)))
-    waiter.start()
-    inflight.remove(held[:1])
-    waiter.join(kit.PATIENCE_S)
-    assert not waiter.is_alive(), "the waiter slept on"
-    assert counts == [2]
-
-
-def test_waiting_for_room_gives_up() -> None:
-    inflight = Inflight()
-    inflight.add(leases(3))
-    assert inflight.wait_below(3, 0.01) == 3
-
-
-def test_a_lease_that_is_being_finished_is_not_lost() -> None:
-    """The server forgets it before this worker has the answer; a renewal in between must not cry wolf."""
-    inflight, (finishing, lost, kept) = Inflight(), leases(3)
-    inflight.add([finishing, lost, kept])
-    inflight.finishing([finishing])
-    assert inflight.drop_lost([finishing, lost]) == [lost]
-    assert inflight.held() == [finishing, kept]
-    inflight.remove([finishing])
-    assert inflight.drop_lost([finishing]) == []
-
-
 def test_renewing_beside_a_finish_loses_nothing(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
     (job,) = kit.claimer(settings).claim(1).jobs
     inflight = Inflight()
     inflight.add([job.lease])
     inflight.finishing([job.lease])
-    assert kit.finisher(settings).finish([Done(job, Ending.RETRY, None)]) == [True]
+    assert kit.finisher(settings).finish([FinishedJob(job, Disposition.RETRY, None)]) == [True]
     assert kit.keeper(settings, inflight).renew() == []
 
 
@@ -100,12 +50,12 @@ def test_a_slow_batch_keeps_its_jobs(settings: Settings, client: redis.Redis) ->
     """Renewed again and again while it is in the model, with another worker looking for the dead all the while."""
     long = settings.model_copy(update={"lease_s": 60, "max_batch": 4})  # no machine is so slow that one runs out
     gate = Gate()
-    its_parts = kit.parts(long, ToneEngine(gate))
-    run = kit.pipeline(long, its_parts, burst=True)
+    components = kit.pipeline_components(long, ToneEngine(gate))
+    run = kit.pipeline(long, components, burst=True)
     job_ids = kit.submit(long, *[frame() for _ in range(4)])
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(its_parts.inflight) == 4, "all are held")
+    kit.wait_until(lambda: len(components.inflight) == 4, "all are held")
     other = kit.keeper(long, Inflight(), worker="w2")
 
     def renewed() -> bool:
@@ -118,12 +68,12 @@ def test_a_slow_batch_keeps_its_jobs(settings: Settings, client: redis.Redis) ->
     gate.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
-    assert sample(its_parts.metrics, "sortline_leases_lost_total") == 0
+    assert sample(components.metrics, "sortline_leases_lost_total") == 0
 
 
 def test_jobs_that_wait_behind_a_slow_batch_keep_their_leases_too(short: Settings, client: redis.Redis) -> None:
     gate = Gate()
-    run = kit.pipeline(short, kit.parts(short, ToneEngine(gate)), burst=True)
+    run = kit.pipeline(short, kit.pipeline_components(short, ToneEngine(gate)), burst=True)
     job_ids = kit.submit(short, *[frame() for _ in range(12)])
     run.start()
     kit.wait_until(lambda: client.zcard(keys.rq_wip("live")) == 12, "three batches are held")
@@ -138,53 +88,53 @@ def test_a_lost_lease_leaves_the_pipeline(short: Settings, client: redis.Redis) 
     """A job that another worker has by now is neither classified again nor written, nor held on to."""
     gate = Gate()
     engine = ToneEngine(gate)
-    its_parts = kit.parts(short, engine)
-    run = kit.pipeline(short, its_parts, burst=True)
+    components = kit.pipeline_components(short, engine)
+    run = kit.pipeline(short, components, burst=True)
     kit.submit(short, *[frame() for _ in range(8)])
     run.start()
-    kit.wait_until(lambda: len(its_parts.inflight) == 8, "two batches are held")
+    kit.wait_until(lambda: len(components.inflight) == 8, "two batches are held")
     assert gate.entered.wait(kit.PATIENCE_S)
-    waiting = its_parts.inflight.held()[-1]
+    waiting = components.inflight.held()[-1]
     take_away(client, waiting)
-    kit.wait_until(lambda: waiting not in its_parts.inflight, "the loss is noticed")
+    kit.wait_until(lambda: waiting not in components.inflight, "the loss is noticed")
     gate.opened.set()
     kit.finish(run)
     outcomes = kit.outcomes(client)
     assert len(outcomes) == 7
     assert waiting.job_id not in outcomes
     assert sum(engine.sizes) == 7
-    assert sample(its_parts.metrics, "sortline_leases_lost_total") == 1
+    assert sample(components.metrics, "sortline_leases_lost_total") == 1
 
 
 def test_a_lease_that_is_lost_in_the_model_is_noticed_at_the_end(settings: Settings, client: redis.Redis) -> None:
     """No renewal comes before the finish, to notice it first."""
     gate = Gate()
-    its_parts = kit.parts(settings, ToneEngine(gate))
-    its_parts.keeper.renew = lambda: []  # type: ignore[method-assign]
-    run = kit.pipeline(settings, its_parts, burst=True)
+    components = kit.pipeline_components(settings, ToneEngine(gate))
+    components.keeper.renew = lambda: []  # type: ignore[method-assign]
+    run = kit.pipeline(settings, components, burst=True)
     lost, kept = kit.submit(settings, frame(), frame())
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(its_parts.inflight) == 2, "both are claimed")
-    take_away(client, next(lease for lease in its_parts.inflight.held() if lease.job_id == lost))
+    kit.wait_until(lambda: len(components.inflight) == 2, "both are claimed")
+    take_away(client, next(lease for lease in components.inflight.held() if lease.job_id == lost))
     gate.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == {kept: "sorted"}
-    assert sample(its_parts.metrics, "sortline_leases_lost_total") == 1
+    assert sample(components.metrics, "sortline_leases_lost_total") == 1
 
 
 def test_jobs_of_a_dead_worker_are_taken_back_and_sorted(short: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(short, *[frame() for _ in range(4)])
     assert len(kit.claimer(short, worker="dead").claim(4).jobs) == 4
-    its_parts = kit.parts(short, ToneEngine(), worker="w2")
-    run = kit.pipeline(short, its_parts)
+    components = kit.pipeline_components(short, ToneEngine(), worker="w2")
+    run = kit.pipeline(short, components)
     run.start()
     kit.wait_until(lambda: len(kit.stream(client)) == 4, "the dead worker's jobs are sorted")
     run.drain()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
     assert {(result.worker, result.attempt) for result in kit.stream(client)} == {("w2", 2)}
-    assert sample(its_parts.metrics, "sortline_redelivered_total") == 4
+    assert sample(components.metrics, "sortline_redelivered_total") == 4
 
 
 def test_a_job_that_took_all_its_workers_down_fails_with_one_result(short: Settings, client: redis.Redis) -> None:
@@ -192,7 +142,7 @@ def test_a_job_that_took_all_its_workers_down_fails_with_one_result(short: Setti
     client.hset(keys.rq_job(job_id), "retries_left", 0)
     kit.claimer(short, worker="dead").claim(1)
     engine = ToneEngine()
-    run = kit.pipeline(short, kit.parts(short, engine, worker="w2"))
+    run = kit.pipeline(short, kit.pipeline_components(short, engine, worker="w2"))
     run.start()
     kit.wait_until(lambda: kit.stream(client), "the job is answered")
     run.drain()
@@ -212,7 +162,7 @@ def test_an_abandoned_job_that_is_not_ours_fails_too(short: Settings, client: re
     (job_id,) = kit.submit(short, frame())
     client.hset(keys.rq_job(job_id), mapping={"retries_left": 0, "data": b"nonsense"})
     kit.claimer(short, worker="dead").claim(1)
-    run = kit.pipeline(short, kit.parts(short, ToneEngine(), worker="w2"))
+    run = kit.pipeline(short, kit.pipeline_components(short, ToneEngine(), worker="w2"))
     run.start()
     kit.wait_until(lambda: client.hget(keys.rq_job(job_id), "status") == b"failed", "the job is failed")
     run.drain()

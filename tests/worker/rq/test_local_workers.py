@@ -19,12 +19,13 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from tests.worker.rq.test_refusing_servers import restricted  # noqa: F401  # a fixture
-from tests.worker.rq.test_scripts import done, everything, ids, leases, queued
+from tests.worker.rq.test_scripts import everything, finished_job, ids, leases, queued
 from tests.worker.test_pipeline import sample
 from worker.rq import local_workers
-from worker.rq.leases import REAP_LIMIT, Inflight, LeaseKeeper
+from worker.rq.leases import REAP_LIMIT, LeaseKeeper
 from worker.rq.processes import Processes, ProcessId
-from worker.state.jobs import Claimed
+from worker.state.inflight import Inflight
+from worker.state.jobs import ClaimedJob
 
 PROC = Path("/proc")
 SCOPE = "this-host"
@@ -62,7 +63,7 @@ def register(settings: Settings, process: ProcessId, *, worker: str = "dead") ->
     kit.keeper(settings, Inflight(), worker=worker, processes=on_this_host(process)).reap()
 
 
-def die(settings: Settings, ended: ProcessId, *, worker: str = "dead", limit: int = 100) -> list[Claimed]:
+def die(settings: Settings, ended: ProcessId, *, worker: str = "dead", limit: int = 100) -> list[ClaimedJob]:
     """What a worker holds whose process has ended."""
     register(settings, ended, worker=worker)
     return kit.claimer(settings, worker=worker).claim(limit).jobs
@@ -82,7 +83,7 @@ def test_jobs_of_a_process_that_is_gone_go_to_the_front_in_order(
     assert {kit.fetch(client, job_id).retries_left for job_id in job_ids[:4]} == {1}
     assert not client.keys("rq:execution*")
     assert not client.exists("rq:worker:dead:executions")
-    assert kit.finisher(long, worker="dead").finish([done(long, job) for job in jobs]) == [False] * 4
+    assert kit.finisher(long, worker="dead").finish([finished_job(long, job) for job in jobs]) == [False] * 4
     assert [record.getMessage() for record in caplog.records] == [
         "worker 'dead' on this host is gone: took 4 jobs back"
     ]
@@ -222,7 +223,7 @@ def test_a_worker_that_is_gone_is_forgotten_when_it_has_no_jobs(
     assert client.hkeys(keys.processes(SCOPE, "bulk")) == [b"w2"]
 
 
-def test_a_worker_is_forgotten_only_for_the_queues_that_were_looked_at(
+def test_a_worker_is_forgotten_only_for_the_queues_that_were_checked(
     long: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
     kit.submit(long, frame(queue="bulk"))
@@ -235,8 +236,8 @@ def test_a_worker_is_forgotten_only_for_the_queues_that_were_looked_at(
 
 
 def test_a_drained_worker_leaves_nothing(long: Settings, client: redis.Redis) -> None:
-    its_parts = kit.parts(long, ToneEngine(), processes=on_this_host())
-    run = kit.pipeline(long, its_parts)
+    components = kit.pipeline_components(long, ToneEngine(), processes=on_this_host())
+    run = kit.pipeline(long, components)
     run.start()
     kit.wait_until(lambda: client.exists(KEY), "it has told its process")
     run.drain()
@@ -343,22 +344,22 @@ def test_a_worker_sorts_what_another_on_its_host_held_when_it_died(
     job_ids = kit.submit(long, *[frame() for _ in range(4)])
     client.hset(keys.rq_job(job_ids[0]), "retries_left", 0)
     die(long, ended)
-    its_parts = kit.parts(long, ToneEngine(), worker="w2", processes=on_this_host())
-    run = kit.pipeline(long, its_parts)
+    components = kit.pipeline_components(long, ToneEngine(), worker="w2", processes=on_this_host())
+    run = kit.pipeline(long, components)
     run.start()
     kit.wait_until(lambda: len(kit.stream(client)) == 4, "the dead worker's jobs are answered")
     run.drain()
     kit.finish(run)
     assert kit.outcomes(client) == {job_ids[0]: "failed"} | dict.fromkeys(job_ids[1:], "sorted")
-    assert sample(its_parts.metrics, "sortline_redelivered_total") == 4
+    assert sample(components.metrics, "sortline_redelivered_total") == 4
 
 
 def test_a_worker_that_was_taken_for_gone_finishes_nothing(long: Settings, client: redis.Redis) -> None:
     """Whoever writes a wrong process under its name makes its jobs come back early, but none has two results."""
     job_ids = kit.submit(long, *[frame() for _ in range(2)])
     gate = Gate()
-    its_parts = kit.parts(long, ToneEngine(gate), worker="w1")
-    run = kit.pipeline(long, its_parts)
+    components = kit.pipeline_components(long, ToneEngine(gate), worker="w1")
+    run = kit.pipeline(long, components)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(leases(client)) == 2, "both are held")

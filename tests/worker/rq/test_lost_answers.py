@@ -12,10 +12,10 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, done, everything, expire, ids, leases, queued
+from tests.worker.rq.test_scripts import claim, everything, expire, finished_job, ids, leases, queued
 from torture.server.proxy import Proxy, proxy_to
-from worker.rq.leases import Inflight
-from worker.state.jobs import Ending
+from worker.state.inflight import Inflight
+from worker.state.jobs import Disposition
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_next_claim_gives_what_the_last_one_took(
     assert [job.retries_left for job in jobs] == [2, 2, 2]
     more = claimer.claim(3).jobs
     assert ids(more) == job_ids[3:]
-    assert kit.finisher(through).finish([done(through, job) for job in (*jobs, *more)]) == [True] * 4
+    assert kit.finisher(through).finish([finished_job(through, job) for job in (*jobs, *more)]) == [True] * 4
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
 
 
@@ -112,11 +112,11 @@ def test_a_finish_sent_twice_answers_what_the_first_one_did(
     jobs = claim(through)
     client.zrem(keys.rq_wip("live"), f"{jobs[1].lease.job_id}:{jobs[1].lease.execution_id}")
     batch = [
-        done(through, jobs[0]),
-        done(through, jobs[1]),
-        done(through, replace(jobs[2], result_ttl_s="0")),
-        done(through, jobs[3], Ending.RETRY),
-        done(through, jobs[4], Ending.FAILURE),
+        finished_job(through, jobs[0]),
+        finished_job(through, jobs[1]),
+        finished_job(through, replace(jobs[2], result_ttl_s="0")),
+        finished_job(through, jobs[3], Disposition.RETRY),
+        finished_job(through, jobs[4], Disposition.FAILURE),
     ]
     finisher = kit.finisher(through)
     proxy.drop_answers(2)

@@ -1,4 +1,4 @@
-"""Upkeep in a worker: it sweeps, measures, counts, and hurts nobody when it fails."""
+"""Maintenance in a worker: it sweeps, measures, counts, and an error in it affects nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.observe.metrics import Metrics
-from worker.rq.maintenance import Upkeep
+from worker.rq.maintenance import Maintenance
 from worker.rq.sweep import Sweeper, Swept
 from worker.service import WorkerService
 
@@ -34,14 +34,14 @@ class Sweeping:
         return outcome
 
 
-def upkeep(settings: Settings, metrics: Metrics, sweeper: Any) -> Upkeep:
+def maintenance(settings: Settings, metrics: Metrics, sweeper: Any) -> Maintenance:
     server_clock = ServerClock(
         connect(settings.redis_url),
         tolerance_s=settings.clock_tolerance_s,
         on_offset=metrics.clock_offset.set,
         clock=lambda: time.time() + 1000,
     )
-    return Upkeep(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, metrics=metrics)
+    return Maintenance(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, metrics=metrics)
 
 
 def recovered(metrics: Metrics) -> dict[str, float | None]:
@@ -51,7 +51,7 @@ def recovered(metrics: Metrics) -> dict[str, float | None]:
 
 def test_what_is_found_is_counted_and_the_clock_is_shown(settings: Settings) -> None:
     metrics = Metrics()
-    keeping = upkeep(settings, metrics, Sweeping(Swept(2, 0), Swept(1, 1)))
+    keeping = maintenance(settings, metrics, Sweeping(Swept(2, 0), Swept(1, 1)))
     assert recovered(metrics) == {"requeued": 0, "failed": 0}
     keeping.step()
     keeping.step()
@@ -63,7 +63,7 @@ def test_what_is_found_is_counted_and_the_clock_is_shown(settings: Settings) -> 
 def test_no_failure_ends_it(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     away, bug = redis.exceptions.ConnectionError("away"), KeyError("a bug")
-    keeping = upkeep(settings, metrics, Sweeping(away, bug, Swept(1, 0)))
+    keeping = maintenance(settings, metrics, Sweeping(away, bug, Swept(1, 0)))
     for _ in range(3):
         keeping.step()
     assert recovered(metrics) == {"requeued": 1, "failed": 0}
@@ -74,9 +74,9 @@ def test_no_failure_ends_it(settings: Settings, caplog: pytest.LogCaptureFixture
 @pytest.mark.usefixtures("own_signals")
 def test_a_worker_keeps_up_and_stops_it_at_its_end(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
-    service = WorkerService(settings, burst=True, load=lambda given: kit.served(given, ToneEngine()))
+    service = WorkerService(settings, burst=True, load=lambda given: kit.loaded_model(given, ToneEngine()))
     service._metrics.clock_offset.set(1e6)
     assert service.run() == 0
     assert client.hget(keys.sweep(settings.queue_names), "cursor") is not None
     assert abs(service._metrics.clock_offset._value.get()) < kit.PATIENCE_S
-    assert not service._upkeep._thread.is_alive()
+    assert not service._maintenance._thread.is_alive()

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from shared.server.embedded import embedded_server
-from worker.rq.persistence_check import warn_of_loss
+from worker.rq.persistence_check import warn_if_not_durable
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def own_server() -> Iterator[redis.Redis]:
 
 def test_each_way_of_loss_is_named_with_its_mend(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     own_server.config_set("maxmemory-policy", "allkeys-lru")
-    warn_of_loss(own_server)
+    warn_if_not_durable(own_server)
     evicts, forgets = (record.getMessage() for record in caplog.records)
     assert "allkeys-lru" in evicts and "CONFIG SET maxmemory-policy noeviction" in evicts
     assert "CONFIG SET appendonly yes" in forgets
@@ -28,7 +28,7 @@ def test_each_way_of_loss_is_named_with_its_mend(own_server: redis.Redis, caplog
 
 def test_a_server_that_keeps_all_gets_no_warning(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     own_server.config_set("appendonly", "yes")
-    warn_of_loss(own_server)
+    warn_if_not_durable(own_server)
     assert caplog.records == []
 
 
@@ -39,7 +39,7 @@ def test_options_that_cost_memory_are_named_with_their_mend(
     own_server.config_set("appendonly", "yes")
     own_server.config_set("stream-node-max-bytes", 4096)
     own_server.config_set("hash-max-listpack-value", 64)
-    warn_of_loss(own_server)
+    warn_if_not_durable(own_server)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.endswith("CONFIG SET stream-node-max-bytes 512 and CONFIG SET hash-max-listpack-value 1024")
 
@@ -47,12 +47,12 @@ def test_options_that_cost_memory_are_named_with_their_mend(
 def test_an_unbounded_stream_node_costs_memory_too(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     own_server.config_set("appendonly", "yes")
     own_server.config_set("stream-node-max-bytes", 0)
-    warn_of_loss(own_server)
+    warn_if_not_durable(own_server)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.endswith(": CONFIG SET stream-node-max-bytes 512")
 
 
 def test_a_server_that_does_not_tell_is_let_be(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     own_server.execute_command("ACL", "SETUSER", "default", "-config")
-    warn_of_loss(own_server)
+    warn_if_not_durable(own_server)
     assert caplog.records == []

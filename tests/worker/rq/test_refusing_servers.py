@@ -12,10 +12,10 @@ from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, done, everything, ids
+from tests.worker.rq.test_scripts import claim, everything, finished_job, ids
 from torture.server.proxy import proxy_to
-from worker.rq.leases import Inflight
-from worker.state.jobs import Claimed, Done, Ending, Lease
+from worker.state.inflight import Inflight
+from worker.state.jobs import ClaimedJob, Disposition, FinishedJob, Lease
 from worker.steps.finish import Finisher
 
 STEPS = ("claim", "finish", "renew", "release", "reap")
@@ -34,7 +34,7 @@ class Steps:
             self.call(name, [])
         self.inflight.remove(self.inflight.held())
 
-    def call(self, name: str, batch: list[Done]) -> object:
+    def call(self, name: str, batch: list[FinishedJob]) -> object:
         """Run one step's script."""
         match name:
             case "finish":
@@ -69,7 +69,7 @@ def test_a_master_that_was_demoted_answers_nothing_from_old_data(
             (job_id,) = kit.submit(there, frame())
             jobs = [] if step == "claim" else claim(there)
             steps.inflight.add([job.lease for job in jobs])
-            batch = [done(there, job) for job in jobs]
+            batch = [finished_job(there, job) for job in jobs]
             before = everything(client)
             with pytest.raises(redis.exceptions.ReadOnlyError):
                 steps.call(step, batch)
@@ -96,7 +96,7 @@ def test_a_server_without_its_replicas_answers_nothing(settings: Settings, clien
     client.config_set("min-replicas-to-write", 1)
     try:
         with pytest.raises(redis.exceptions.ResponseError, match="NOREPLICAS"):
-            steps.call(step, [done(settings, job) for job in jobs])
+            steps.call(step, [finished_job(settings, job) for job in jobs])
     finally:
         client.config_set("min-replicas-to-write", 0)
     assert [lease.job_id for lease in steps.inflight.held()] == ids(jobs)
@@ -117,7 +117,7 @@ def test_a_worker_without_permission_keeps_its_results_until_it_has_it(
     """Its jobs aren't to blame: nothing is given up on, and nothing written twice."""
     kit.submit(settings, frame(), frame())
     url = settings.redis_url.replace("redis://", "redis://w:secret@")
-    batch = [done(settings, job) for job in claim(settings)]
+    batch = [finished_job(settings, job) for job in claim(settings)]
     finisher = kit.finisher(settings.model_copy(update={"redis_url": url}))
     restricted(rule)
     with pytest.raises(redis.exceptions.ResponseError, match="ACL failure"):
@@ -154,7 +154,7 @@ def test_a_job_that_may_not_be_put_back_does_not_have_its_mates_published_twice(
     good, again = claim(settings)
     finisher = kit.finisher(settings.model_copy(update={"redis_url": url}))
     restricted("~* -lpush")
-    batch = [done(settings, good), done(settings, again, Ending.RETRY)]
+    batch = [finished_job(settings, good), finished_job(settings, again, Disposition.RETRY)]
     assert finisher.finish(batch) == [True, False]
     assert list(kit.outcomes(client)) == ids([good])
     assert [lease.split(b":")[0].decode() for lease in client.zrange(keys.rq_wip("live"), 0, -1)] == ids([again])
@@ -178,7 +178,7 @@ def test_a_job_that_the_script_cannot_finish_does_not_hold_up_its_mates(
         return run(args)
 
     monkeypatch.setattr(finisher, "_script", raising)
-    assert finisher.finish([done(settings, job) for job in jobs]) == [job is not jobs[4] for job in jobs]
+    assert finisher.finish([finished_job(settings, job) for job in jobs]) == [job is not jobs[4] for job in jobs]
     assert set(kit.outcomes(client)) == {job.lease.job_id for job in jobs if job is not jobs[4]}
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert repr(jobs[4].lease.job_id) in caplog.text
@@ -190,11 +190,11 @@ def test_what_the_server_says_of_itself_is_no_fault_of_a_job(
 ) -> None:
     kit.submit(settings, frame())
     finisher: Finisher = kit.finisher(settings)
-    jobs: list[Claimed] = claim(settings)
+    jobs: list[ClaimedJob] = claim(settings)
 
     def refusing(args: list[object]) -> object:
         raise redis.exceptions.ResponseError(f"{text} script: f, on @user_script:1.")
 
     monkeypatch.setattr(finisher, "_script", refusing)
     with pytest.raises(redis.exceptions.ResponseError):
-        finisher.finish([done(settings, job) for job in jobs])
+        finisher.finish([finished_job(settings, job) for job in jobs])

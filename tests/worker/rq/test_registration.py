@@ -1,4 +1,4 @@
-"""The worker in RQ's own registry: arrives, beats, comes back after a restart of the server, leaves."""
+"""The worker in RQ's registry: it registers, sends heartbeats, comes back after a server's restart, unregisters."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.observe.metrics import Metrics
-from worker.rq import registration as presence_module
-from worker.rq.registration import WORKER_TTL_S, Presence, PresenceThread, worker_name
+from worker.rq import registration as registration_module
+from worker.rq.registration import WORKER_TTL_S, RegistrationThread, RqRegistration, worker_name
 
 
 @pytest.fixture
-def presence(settings: Settings) -> Iterator[Presence]:
+def registration(settings: Settings) -> Iterator[RqRegistration]:
     with redis.Redis.from_url(settings.redis_url) as own:
-        presence = Presence(own, name="w1", queues=["live", "bulk"])
-        presence.arrive()
-        yield presence
-        presence.leave()
+        registration = RqRegistration(own, name="w1", queues=["live", "bulk"])
+        registration.register()
+        yield registration
+        registration.unregister()
 
 
 def only_worker(client: redis.Redis) -> Worker:
@@ -42,7 +42,7 @@ def test_names_are_unique() -> None:
     assert len({worker_name() for _ in range(50)}) == 50
 
 
-def test_arrives_for_its_queues(presence: Presence, client: redis.Redis) -> None:
+def test_arrives_for_its_queues(registration: RqRegistration, client: redis.Redis) -> None:
     assert only_worker(client).name == "w1"
     assert only_worker(client).get_state() == "started"
     for queue in ("live", "bulk"):
@@ -50,21 +50,21 @@ def test_arrives_for_its_queues(presence: Presence, client: redis.Redis) -> None
     assert Worker.count(queue=Queue("other", connection=client)) == 0
 
 
-def test_beats(presence: Presence, client: redis.Redis) -> None:
+def test_heartbeats(registration: RqRegistration, client: redis.Redis) -> None:
     client.expire(keys.rq_worker("w1"), 5)
-    presence.beat(state=WorkerStatus.BUSY)
+    registration.send_heartbeat(state=WorkerStatus.BUSY)
     assert only_worker(client).get_state() == "busy"
     assert client.ttl(keys.rq_worker("w1")) > WORKER_TTL_S
-    presence.beat(state=WorkerStatus.IDLE)
+    registration.send_heartbeat(state=WorkerStatus.IDLE)
     assert only_worker(client).get_state() == "idle"
 
 
-def test_is_back_after_the_server_lost_everything(presence: Presence, client: redis.Redis) -> None:
-    presence.beat(state=WorkerStatus.IDLE)
+def test_is_back_after_the_server_lost_everything(registration: RqRegistration, client: redis.Redis) -> None:
+    registration.send_heartbeat(state=WorkerStatus.IDLE)
     born = client.hget(keys.rq_worker("w1"), "queues")
     client.flushall()
     client.hincrby(keys.rq_worker("w1"), "successful_job_count", 3)  # by a finish step that was faster
-    presence.beat(state=WorkerStatus.IDLE)
+    registration.send_heartbeat(state=WorkerStatus.IDLE)
     worker = only_worker(client)
     assert worker.get_state() == "idle"
     assert worker.queue_names() == ["live", "bulk"]
@@ -74,15 +74,15 @@ def test_is_back_after_the_server_lost_everything(presence: Presence, client: re
 
 def test_leaves(settings: Settings, client: redis.Redis) -> None:
     with redis.Redis.from_url(settings.redis_url) as own:
-        presence = Presence(own, name="w1", queues=["live"])
-        presence.arrive()
-        presence.leave()
+        registration = RqRegistration(own, name="w1", queues=["live"])
+        registration.register()
+        registration.unregister()
     assert Worker.all(connection=client) == []
     assert 0 < client.ttl(keys.rq_worker("w1")) <= 60
 
 
-def test_upkeep_forgets_the_old_and_leaves_the_started(
-    presence: Presence, settings: Settings, client: redis.Redis
+def test_the_clean_up_forgets_the_old_and_leaves_the_started(
+    registration: RqRegistration, settings: Settings, client: redis.Redis
 ) -> None:
     """RQ's own clean-up would fail abandoned jobs without a SortResult."""
     (job_id,) = kit.submit(settings, frame())
@@ -92,7 +92,7 @@ def test_upkeep_forgets_the_old_and_leaves_the_started(
     client.zadd("rq:failed:live", {"old": time.time() - 1, "new": time.time() + 1000})
     client.sadd("rq:workers", keys.rq_worker("long-dead"))
     client.sadd("rq:workers:live", keys.rq_worker("long-dead"))
-    for _, clean in presence.upkeep():
+    for _, clean in registration.cleanup_tasks():
         clean()
     assert client.zrange("rq:finished:live", 0, -1) == client.zrange("rq:failed:live", 0, -1) == [b"new"]
     assert client.zcard(keys.rq_wip("live")) == 1
@@ -119,7 +119,7 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
 
     commander = threading.Thread(target=command)
     commander.start()
-    service = kit.WorkerService(settings, load=lambda given: kit.served(given, ToneEngine(gate)))
+    service = kit.WorkerService(settings, load=lambda given: kit.loaded_model(given, ToneEngine(gate)))
     service.name = "w1"
     assert service.run() == 0
     commander.join()
@@ -127,7 +127,7 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
-# what RQ's upkeep must live through ─────────────────────────────────────────────────────────────────
+# what RQ's clean-up must survive ────────────────────────────────────────────────────────────────────
 
 
 def test_registers_over_what_the_finish_step_wrote(settings: Settings, client: redis.Redis) -> None:
@@ -135,33 +135,33 @@ def test_registers_over_what_the_finish_step_wrote(settings: Settings, client: r
     key = keys.rq_worker("w1")
     client.hincrby(key, "successful_job_count", 3)
     with redis.Redis.from_url(settings.redis_url) as own:
-        presence = Presence(own, name="w1", queues=["live"])
-        presence.arrive()
-        presence.arrive()
+        registration = RqRegistration(own, name="w1", queues=["live"])
+        registration.register()
+        registration.register()
     assert only_worker(client).successful_job_count == 3
     assert 0 < client.ttl(key) <= WORKER_TTL_S + 60
 
 
-def test_registers_over_a_key_of_another_type(presence: Presence, client: redis.Redis) -> None:
+def test_registers_over_a_key_of_another_type(registration: RqRegistration, client: redis.Redis) -> None:
     client.set(keys.rq_worker("w1"), "x")
-    presence.beat(state=WorkerStatus.BUSY)
+    registration.send_heartbeat(state=WorkerStatus.BUSY)
     assert only_worker(client).get_state() == "busy"
 
 
-def test_forgets_the_dead_beside_a_name_that_is_not_utf8(presence: Presence, client: redis.Redis) -> None:
+def test_forgets_the_dead_beside_a_name_that_is_not_utf8(registration: RqRegistration, client: redis.Redis) -> None:
     """RQ's own clean-up raises UnicodeDecodeError on it: that ended every worker that started. `rq info` does too."""
     for key in (keys.RQ_WORKERS, keys.rq_queue_workers("live")):
         client.sadd(key, b"rq:worker:\xff\xfe", keys.rq_worker("long-dead"))
-    for _, clean in presence.upkeep():
+    for _, clean in registration.cleanup_tasks():
         clean()
     assert client.smembers(keys.RQ_WORKERS) == client.smembers(keys.rq_queue_workers("live")) == {b"rq:worker:w1"}
     assert only_worker(client).name == "w1"
 
 
 @contextmanager
-def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[PresenceThread]:
+def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[RegistrationThread]:
     """A thread that keeps worker `w1` registered."""
-    thread = PresenceThread(
+    thread = RegistrationThread(
         settings.redis_url,
         name="w1",
         queues=["live", "bulk"],
@@ -176,7 +176,7 @@ def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[Pres
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many heartbeats in a short test."""
-    monkeypatch.setattr(presence_module, "BEAT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(registration_module, "HEARTBEAT_INTERVAL_S", 0.01)
 
 
 def is_registered(client: redis.Redis) -> bool:
@@ -198,7 +198,7 @@ def test_is_registered_again_however_often_its_key_goes(settings: Settings, clie
 
 
 @pytest.mark.usefixtures("quick")
-def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
+def test_one_bad_key_does_not_stop_the_rest_of_the_clean_up(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     for key in (keys.RQ_QUEUES, keys.rq_queue_workers("live"), "rq:finished:live"):
@@ -208,12 +208,10 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_upkeep(
     client.sadd(keys.RQ_WORKERS, keys.rq_worker("long-dead"))
     metrics = Metrics()
     with running(settings, metrics) as thread:
-        kit.wait_until(
-            lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last piece of the upkeep is done"
-        )
+        kit.wait_until(lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last clean-up is done")
         assert not client.exists("rq:failed:live", "rq:finished:bulk")
-        beats = client.hget(keys.rq_worker("w1"), "last_heartbeat")
-        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != beats, "it goes on")
+        before = client.hget(keys.rq_worker("w1"), "last_heartbeat")
+        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != before, "it goes on")
         assert thread._thread.is_alive()
     errors = metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"})
     assert errors is not None and errors >= 3
@@ -226,7 +224,7 @@ def test_a_worker_that_stops_forgets_no_old_jobs(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RQ's clean-up of a large registry would hold up the worker's end."""
-    monkeypatch.setattr(presence_module, "BEAT_INTERVAL_S", 3600.0)  # it stops before its clean-up is due
+    monkeypatch.setattr(registration_module, "HEARTBEAT_INTERVAL_S", 3600.0)  # it stops before its clean-up is due
     client.zadd("rq:finished:live", {"old": 1})
     with running(settings):
         kit.wait_until(lambda: is_registered(client), "it is registered")
@@ -241,12 +239,12 @@ def test_whatever_rq_raises_it_goes_on(
     """ValueError, UnicodeDecodeError: not the errors of the client alone."""
     raised: list[str] = []
 
-    def broken(presence: Presence, **fields: object) -> None:
-        raised.append(presence.name)
+    def broken(registration: RqRegistration, **fields: object) -> None:
+        raised.append(registration.name)
         raise ValueError("There exists an active worker named 'w1' already")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Presence, "arrive", broken)
+        patch.setattr(RqRegistration, "register", broken)
         with running(settings):
             kit.wait_until(lambda: len(raised) > 2, "it tries again")
             patch.undo()
@@ -286,7 +284,7 @@ def test_a_full_server_does_not_keep_a_worker_from_its_jobs(settings: Settings, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_registers_once_the_server_has_room(settings: Settings, full: redis.Redis) -> None:
+def test_registers_once_the_server_has_memory(settings: Settings, full: redis.Redis) -> None:
     full.config_set("maxmemory", 1)
     metrics = Metrics()
     with running(settings, metrics):

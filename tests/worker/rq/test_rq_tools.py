@@ -42,7 +42,7 @@ def test_queue_and_registries(settings: Settings, client: redis.Redis) -> None:
         gate(batch)
         kit.fails_on_red(batch)
 
-    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(hold_then_fail_on_red)), burst=True)
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(hold_then_fail_on_red)), burst=True)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     started = StartedJobRegistry(queue=queue)
@@ -126,9 +126,9 @@ def _wip(client: redis.Redis) -> list[str]:
 
 def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "sortline.pipeline")
-    its_parts = kit.parts(settings, ToneEngine())
-    suspended = _count_suspended(its_parts.claimer)
-    run = kit.pipeline(settings, its_parts)
+    components = kit.pipeline_components(settings, ToneEngine())
+    suspended = _count_suspended(components.claimer)
+    run = kit.pipeline(settings, components)
     rq(settings, "suspend")
     run.start()
     (job_id,) = kit.submit(settings, frame())
@@ -171,10 +171,10 @@ def _abandon(settings: Settings, client: redis.Redis, job_id: str) -> None:
 def test_a_job_that_rqs_clean_up_failed_gets_its_one_result(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     _abandon(settings, client, job_id)
-    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker="w2"))
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(), worker="w2"))
     run.start()
     kit.wait_until(lambda: kit.stream(client), "a result appears")
-    keeper = kit.keeper(settings, run._parts.inflight, worker="w2")
+    keeper = kit.keeper(settings, run._components.inflight, worker="w2")
     assert keeper.reap() == (0, []), "it is answered once"
     run.drain()
     kit.finish(run)

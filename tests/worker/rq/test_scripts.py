@@ -16,18 +16,19 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.rq.leases import Inflight, LeaseKeeper
-from worker.state.jobs import Claimed, Done, Ending, Lease
+from worker.models.decider import Decider
+from worker.rq.leases import LeaseKeeper
+from worker.state.inflight import Inflight
+from worker.state.jobs import ClaimedJob, Disposition, FinishedJob, Lease, StageTimings
 from worker.steps.admit import admit
 from worker.steps.claim import Claim, Claimer
-from worker.steps.decide import Decider, Spent
 
 
-def claim(settings: Settings, limit: int = 100, **fields: int) -> list[Claimed]:
+def claim(settings: Settings, limit: int = 100, **fields: int) -> list[ClaimedJob]:
     return kit.claimer(settings, **fields).claim(limit).jobs
 
 
-def ids(jobs: list[Claimed]) -> list[str]:
+def ids(jobs: list[ClaimedJob]) -> list[str]:
     return [job.lease.job_id for job in jobs]
 
 
@@ -48,17 +49,19 @@ def server_now(client: redis.Redis) -> float:
     return seconds + microseconds / 1e6
 
 
-def sorted_result(settings: Settings, job: Claimed) -> SortResult:
+def sorted_result(settings: Settings, job: ClaimedJob) -> SortResult:
     decider = Decider(kit.manifest(settings.cache_path.parent / "no-files"), engine="litert", worker="w1")
-    ticket = admit(job, max_attempts=3)
-    return decider.classified(ticket, [0.9, 0.1, 0.1], spent=Spent(), finished_at=time.time())
+    admitted = admit(job, max_attempts=3)
+    return decider.classified(admitted, [0.9, 0.1, 0.1], timings=StageTimings(), finished_at=time.time())
 
 
-def done(settings: Settings, job: Claimed, ending: Ending = Ending.SUCCESS) -> Done:
-    return Done(job, ending, None if ending is Ending.RETRY else sorted_result(settings, job), "because")
+def finished_job(settings: Settings, job: ClaimedJob, disposition: Disposition = Disposition.SUCCESS) -> FinishedJob:
+    return FinishedJob(
+        job, disposition, None if disposition is Disposition.RETRY else sorted_result(settings, job), "because"
+    )
 
 
-def expire(client: redis.Redis, *jobs: Claimed) -> None:
+def expire(client: redis.Redis, *jobs: ClaimedJob) -> None:
     """The leases of these ran out a second ago, in the order that they had."""
     for job in jobs:
         lease = job.lease
@@ -114,8 +117,8 @@ def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:
     assert (job.result_ttl_s, job.failure_ttl_s) == (str(settings.result_ttl_s), str(settings.failure_ttl_s))
     assert job.extras == ""
     assert job.enqueued_at is not None and before - 60 < job.enqueued_at <= job.lease.started_at
-    ticket = admit(job, max_attempts=3)
-    assert (ticket.job.job_id, ticket.job.frame_id, ticket.attempt) == (job_id, "f9", 1)
+    admitted = admit(job, max_attempts=3)
+    assert (admitted.job.job_id, admitted.job.frame_id, admitted.attempt) == (job_id, "f9", 1)
 
 
 def test_suspension_is_told_and_nothing_is_claimed(settings: Settings, client: redis.Redis) -> None:
@@ -154,7 +157,7 @@ def test_a_job_listed_twice_is_claimed_once(settings: Settings, client: redis.Re
     client.rpush(keys.rq_queue("live"), job_id)
     jobs = claim(settings)
     assert ids(jobs) == [job_id]
-    assert kit.finisher(settings).finish([done(settings, job) for job in jobs]) == [True]
+    assert kit.finisher(settings).finish([finished_job(settings, job) for job in jobs]) == [True]
     client.rpush(keys.rq_queue("live"), job_id)
     assert claim(settings) == []
     assert kit.outcomes(client) == {job_id: "sorted"}
@@ -178,7 +181,7 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
     assert before + 30 <= leases(client)[job_id] <= server_now(client) + 30
 
 
-# the bell ───────────────────────────────────────────────────────────────────────────────────────────
+# wakeup ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def waiting(settings: Settings) -> Iterator[threading.Event]:
     thread = threading.Thread(target=wait)
     thread.start()
     yield woken
-    client.rpush(keys.bell("live"), "1")  # so that a test that failed needs not wait either
+    client.rpush(keys.wakeup("live"), "1")  # so that a test that failed needs not wait either
     thread.join(kit.PATIENCE_S)
     assert not thread.is_alive()
 
@@ -206,25 +209,25 @@ def test_a_waiting_worker_wakes_on_submit(settings: Settings, client: redis.Redi
     assert waiting.wait(kit.PATIENCE_S), "the worker slept through the submit"
 
 
-def test_the_bell_is_silent_when_queues_are_empty(settings: Settings, client: redis.Redis) -> None:
+def test_there_is_no_wakeup_token_when_queues_are_empty(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, *[frame() for _ in range(5)])
-    assert client.llen(keys.bell("live")) == 5
+    assert client.llen(keys.wakeup("live")) == 5
     claim(settings)
-    assert not client.exists(keys.bell("live"))
+    assert not client.exists(keys.wakeup("live"))
 
 
-def test_the_bell_rings_on_while_work_is_left(settings: Settings, client: redis.Redis) -> None:
+def test_a_wakeup_token_stays_while_work_is_left(settings: Settings, client: redis.Redis) -> None:
     """The token that woke this worker is gone: the next one must not wait for the next submit."""
     kit.submit(settings, *[frame() for _ in range(5)])
-    client.delete(keys.bell("live"))
+    client.delete(keys.wakeup("live"))
     claim(settings, limit=2)
-    assert client.llen(keys.bell("live")) == 1
+    assert client.llen(keys.wakeup("live")) == 1
 
 
 def test_what_goes_back_to_a_queue_rings(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
-    kit.finisher(settings).finish([done(settings, job, Ending.RETRY) for job in claim(settings)])
-    assert client.llen(keys.bell("live")) == 1
+    kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY) for job in claim(settings)])
+    assert client.llen(keys.wakeup("live")) == 1
 
 
 # finish ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,15 +239,17 @@ def test_a_lost_lease_is_refused_and_its_mates_are_written(settings: Settings, c
     lost = jobs[1].lease
     client.zrem(keys.rq_wip("live"), f"{lost.job_id}:{lost.execution_id}")
     before = client.hgetall(keys.rq_job(lost.job_id))
-    assert kit.finisher(settings).finish([done(settings, job) for job in jobs]) == [True, False, True]
+    assert kit.finisher(settings).finish([finished_job(settings, job) for job in jobs]) == [True, False, True]
     assert client.hgetall(keys.rq_job(lost.job_id)) == before
     assert client.exists(keys.image(lost.job_id))
     assert not client.exists(keys.rq_results(lost.job_id))
     assert kit.outcomes(client) == {jobs[0].lease.job_id: "sorted", jobs[2].lease.job_id: "sorted"}
 
 
-@pytest.mark.parametrize("ending", list(Ending))
-def test_nothing_at_all_is_written_for_a_lost_lease(settings: Settings, client: redis.Redis, ending: Ending) -> None:
+@pytest.mark.parametrize("disposition", list(Disposition))
+def test_nothing_at_all_is_written_for_a_lost_lease(
+    settings: Settings, client: redis.Redis, disposition: Disposition
+) -> None:
     """The job was taken back and is another worker's now: it alone finishes it."""
     kit.submit(settings, frame())
     (old,) = claim(settings)
@@ -252,16 +257,16 @@ def test_nothing_at_all_is_written_for_a_lost_lease(settings: Settings, client: 
     assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
     (new,) = kit.claimer(settings, worker="w2").claim(1).jobs
     before = everything(client)
-    assert kit.finisher(settings).finish([done(settings, old, ending)]) == [False]
+    assert kit.finisher(settings).finish([finished_job(settings, old, disposition)]) == [False]
     assert everything(client) == before
-    assert kit.finisher(settings, worker="w2").finish([done(settings, new)]) == [True]
+    assert kit.finisher(settings, worker="w2").finish([finished_job(settings, new)]) == [True]
     assert kit.outcomes(client) == {new.lease.job_id: "sorted"}
 
 
 def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis) -> None:
     """What a client does whose connection broke before the answer came."""
     kit.submit(settings, *[frame() for _ in range(2)])
-    batch = [done(settings, job) for job in claim(settings)]
+    batch = [finished_job(settings, job) for job in claim(settings)]
     assert kit.finisher(settings).finish(batch) == [True, True]
     before = everything(client)
     assert kit.finisher(settings).finish(batch) == [False, False]
@@ -271,7 +276,7 @@ def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis
 def test_retried_jobs_go_to_the_front_with_an_attempt_less(settings: Settings, client: redis.Redis) -> None:
     first, second = kit.submit(settings, frame(), frame())
     (job,) = claim(settings, limit=1)
-    kit.finisher(settings).finish([done(settings, job, Ending.RETRY)])
+    kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY)])
     assert queued(client) == [first, second]
     assert kit.fetch(client, first).retries_left == 1
     assert kit.outcomes(client) == {}
@@ -282,7 +287,7 @@ def test_the_lines_stream_is_trimmed(settings: Settings, client: redis.Redis) ->
     """Redis trims by whole nodes of its tree, of a hundred entries."""
     short = settings.model_copy(update={"results_maxlen": 10, "max_batch": 256})
     kit.submit(short, *[frame() for _ in range(256)])
-    kit.finisher(short).finish([done(short, job) for job in claim(short, limit=256)])
+    kit.finisher(short).finish([finished_job(short, job) for job in claim(short, limit=256)])
     assert 10 <= client.xlen(keys.results("l1")) < 256
 
 
@@ -290,7 +295,7 @@ def test_a_lines_stream_expires_after_its_last_result(settings: Settings, client
     """The streams of 8,000 forged names stayed for ever."""
     for _ in range(2):
         kit.submit(settings, frame())
-        kit.finisher(settings).finish([done(settings, job) for job in claim(settings)])
+        kit.finisher(settings).finish([finished_job(settings, job) for job in claim(settings)])
         assert keys.STREAM_TTL_S - kit.PATIENCE_S <= client.ttl(keys.results("l1")) <= keys.STREAM_TTL_S
         client.expire(keys.results("l1"), 100)  # as if days had passed
 
@@ -303,7 +308,7 @@ def test_names_of_lines_whose_streams_have_expired_are_forgotten(settings: Setti
 
     def is_clean() -> bool:
         kit.submit(settings, frame())
-        kit.finisher(settings).finish([done(settings, job) for job in claim(settings)])
+        kit.finisher(settings).finish([finished_job(settings, job) for job in claim(settings)])
         return client.smembers(keys.LINES) == {b"l1", b"quiet"} and client.ttl(keys.results("quiet")) > 0
 
     kit.wait_until(is_clean, "only the names that have streams are left, and all streams expire")
@@ -351,7 +356,7 @@ def test_released_jobs_go_to_the_front_in_order_with_all_their_attempts(
     assert not client.exists("rq:worker:w1:executions")
     assert {kit.fetch(client, job_id).retries_left for job_id in job_ids} == {2}
     assert len(inflight) == 0
-    assert kit.finisher(settings).finish([done(settings, job) for job in jobs]) == [False] * 3
+    assert kit.finisher(settings).finish([finished_job(settings, job) for job in jobs]) == [False] * 3
 
 
 def test_what_is_lost_is_not_released(settings: Settings, client: redis.Redis) -> None:
@@ -431,5 +436,5 @@ def test_an_unknown_lease_is_not_written_to(settings: Settings, client: redis.Re
     (job,) = claim(settings)
     other = replace(job, lease=Lease("live", job.lease.job_id, "f" * 32, time.time()))
     before = everything(client)
-    assert kit.finisher(settings).finish([done(settings, other)]) == [False]
+    assert kit.finisher(settings).finish([finished_job(settings, other)]) == [False]
     assert everything(client) == before

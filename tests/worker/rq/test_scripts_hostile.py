@@ -11,9 +11,9 @@ from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, done, expire, ids, leases, queued
-from worker.rq.leases import Inflight
-from worker.state.jobs import Ending
+from tests.worker.rq.test_scripts import claim, expire, finished_job, ids, leases, queued
+from worker.state.inflight import Inflight
+from worker.state.jobs import Disposition
 from worker.steps.admit import admit
 
 
@@ -23,7 +23,7 @@ def test_a_nonsensical_time_to_live_does_not_stop_the_batch(settings: Settings, 
     for job_id in (failed, odd):
         client.hset(keys.rq_job(job_id), mapping={"failure_ttl": ttl, "result_ttl": ttl})
     jobs = claim(settings)
-    batch = [done(settings, jobs[0], Ending.FAILURE), *(done(settings, job) for job in jobs[1:])]
+    batch = [finished_job(settings, jobs[0], Disposition.FAILURE), *(finished_job(settings, job) for job in jobs[1:])]
     assert kit.finisher(settings).finish(batch) == [True, True, True]
     assert set(kit.outcomes(client)) == {failed, odd, good}
     assert FailedJobRegistry("live", connection=client).get_job_ids() == [failed]
@@ -59,7 +59,7 @@ def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, cl
         assert kit.keeper(settings, inflight).renew() == []
         assert all(leases(client)[job_id] > ends_at for job_id, ends_at in before.items())
         held += claim(settings)
-        assert kit.finisher(settings).finish([done(settings, job) for job in held]) == [True] * 4
+        assert kit.finisher(settings).finish([finished_job(settings, job) for job in held]) == [True] * 4
     finally:
         client.config_set("maxmemory", "0")
     assert set(kit.outcomes(client)) == set(job_ids)
@@ -96,7 +96,7 @@ def test_no_number_in_a_jobs_hash_outlives_the_bound_on_attempts(
         expire(client, job)
         assert kit.keeper(settings, Inflight()).reap() == (1, [])
     else:
-        kit.finisher(settings).finish([done(settings, job, Ending.RETRY)])
+        kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY)])
     assert kit.fetch(client, job_id).retries_left == MAX_ATTEMPTS - 2
     assert claim(settings)[0].retries_left == MAX_ATTEMPTS - 2
 
@@ -109,7 +109,7 @@ def test_an_attempts_number_is_by_the_producers_setting(
     for attempt in range(1, min(producers, 4) + 1):
         (job,) = claim(settings)
         assert admit(job, max_attempts=workers).attempt == attempt
-        kit.finisher(settings).finish([done(settings, job, Ending.RETRY)])
+        kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY)])
 
 
 def test_an_attempts_number_is_by_the_workers_setting_where_the_producer_says_none(
@@ -134,7 +134,7 @@ def test_a_job_that_is_held_is_not_given_away_by_a_lease_that_somebody_else_wrot
     client.zadd(keys.rq_wip(registry), {f"{job_id}:forged": 1})
     assert kit.keeper(settings, Inflight(), worker="w2").reap() == (0, [])
     assert kit.claimer(settings, worker="w2").claim(10).jobs == []
-    assert kit.finisher(settings).finish([done(settings, job)]) == [True]
+    assert kit.finisher(settings).finish([finished_job(settings, job)]) == [True]
     assert kit.outcomes(client) == {job_id: "sorted"}
     assert client.zcard(keys.rq_wip(registry)) == 0
 

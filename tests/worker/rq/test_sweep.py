@@ -16,8 +16,8 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.rq.leases import Inflight
 from worker.rq.sweep import Sweeper, Swept
+from worker.state.inflight import Inflight
 
 LATER = 4e9
 LONG_AGO = "2026-01-01T00:00:00.000000Z"
@@ -66,7 +66,7 @@ def test_a_queued_job_that_is_in_no_queue_is_sorted(settings: Settings, client: 
     assert sweep(settings) == ONE_BACK
     assert waiting(client) == [lost, kept], "it has waited longest"
     assert client.hget(keys.rq_job(lost), "sortline_recovered") == b"1"
-    assert client.llen(keys.bell("live")) > 0
+    assert client.llen(keys.wakeup("live")) > 0
     assert sweep(settings) == NOTHING
     kit.run_burst(settings)
     assert kit.outcomes(client) == {lost: "sorted", kept: "sorted"}
@@ -96,7 +96,7 @@ def test_a_job_that_is_lost_again_fails_with_a_result(settings: Settings, client
     lose(client, lost)
     assert sweep(settings) == Swept(0, 1)
     assert sweep(settings) == NOTHING
-    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker="w2"))
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(), worker="w2"))
     run.start()
     kit.wait_until(lambda: kit.stream(client), "the job is answered")
     run.drain()

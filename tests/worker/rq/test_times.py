@@ -65,7 +65,9 @@ def test_a_worker_with_a_wrong_clock_rejects_no_good_job(
         tolerance_s=settings.clock_tolerance_s,
         clock=lambda: time.time() + own_offset_s,
     )
-    run = kit.pipeline(settings, replace(kit.parts(settings, ToneEngine()), server_clock=wrong), burst=True)
+    run = kit.pipeline(
+        settings, replace(kit.pipeline_components(settings, ToneEngine()), server_clock=wrong), burst=True
+    )
     run.start()
     kit.finish(run)
     assert kit.outcomes(client) == {job_id: "sorted"}

@@ -14,24 +14,24 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from worker import pipeline as pipeline_step
 from worker.models.routing import Serving
-from worker.state.byte_budget import Budget
+from worker.state.byte_budget import ByteBudget
 
 
 def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
-    budget = Budget(100)
+    budget = ByteBudget(100)
     budget.take(30)
-    assert budget.wait_for_room(0) == 70
+    assert budget.wait_for_capacity(0) == 70
     budget.take(90)  # the last one may go over
-    assert budget.wait_for_room(0) == 0
+    assert budget.wait_for_capacity(0) == 0
     budget.give_back(90)
-    assert budget.wait_for_room(0) == 70
+    assert budget.wait_for_capacity(0) == 70
 
 
 def test_waiting_ends_when_something_is_given_back() -> None:
-    budget = Budget(10)
+    budget = ByteBudget(10)
     budget.take(10)
     threading.Timer(0.05, budget.give_back, [4]).start()
-    assert budget.wait_for_room(kit.PATIENCE_S) == 4
+    assert budget.wait_for_capacity(kit.PATIENCE_S) == 4
 
 
 def test_a_worker_claims_no_more_than_its_decoders_can_take(
@@ -52,12 +52,12 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
             model.decoder.decode_into(data, camera, out)
 
     slow = Serving(replace(model, decoder=WhenOpened()))
-    run = kit.pipeline(settings, kit.parts(settings, slow), burst=True)
+    run = kit.pipeline(settings, kit.pipeline_components(settings, slow), burst=True)
     run.start()
     kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")
-    kit.wait_until(lambda: run._encoded.wait_for_room(0.0) == 0, "they are counted")
+    kit.wait_until(lambda: run._encoded.wait_for_capacity(0.0) == 0, "they are counted")
     assert client.llen(keys.rq_queue("live")) == 17
     opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
-    assert run._encoded.wait_for_room(0) == 3 * len(image) - 1
+    assert run._encoded.wait_for_capacity(0) == 3 * len(image) - 1

@@ -10,9 +10,8 @@ import redis
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker.models.routing import Model
-from worker.state.latency_estimator import Outlook
-from worker.steps.batch import FINISH_MARGIN_S
+from worker.state.batch_cost import BatchCost
+from worker.state.latency_estimator import FINISH_MARGIN_S, LatencyEstimator
 
 
 class Clock:
@@ -22,98 +21,98 @@ class Clock:
         return self.now
 
 
-def costing(seconds: dict[int, float]) -> Model:
-    model = kit.model()
-    for size, cost_s in seconds.items():
-        model.cost.observe(size, cost_s)
-    return model
-
-
 @pytest.fixture
-def model() -> Model:
-    return costing({1: 0.010, 2: 0.020, 4: 0.040})
+def cost() -> BatchCost:
+    cost = BatchCost()
+    for size, cost_s in {1: 0.010, 2: 0.020, 4: 0.040}.items():
+        cost.observe(size, cost_s)
+    return cost
 
 
-def test_where_nothing_is_under_way_everything_is_worth_a_try(model: Model) -> None:
-    outlook = Outlook(max_batch=4)
-    outlook.decoded(10.0)
-    assert outlook.before_decoding(model, waiting=0) == 0.0
-    assert outlook.before_model(model, images=1, others_wait=False) == 0.0
+def test_where_nothing_is_under_way_everything_is_worth_a_try(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    estimator.observe_decode(10.0)
+    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
+    assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == 0.0
 
 
-def test_what_waits_is_done_before_it_in_full_batches(model: Model) -> None:
-    outlook = Outlook(max_batch=4)
-    assert outlook.before_decoding(model, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
-    assert outlook.before_decoding(model, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
+def test_what_waits_is_done_before_it_in_full_batches(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.estimate_from_decode(cost, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
 
 
-def test_decoding_goes_on_beside_the_batch_in_the_model(model: Model) -> None:
+def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None:
     clock = Clock()
-    outlook = Outlook(max_batch=4, clock=clock)
-    outlook.decoded(0.005)
-    with outlook.running(model, images=4):
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    estimator.observe_decode(0.005)
+    with estimator.running(cost, images=4):
         clock.now += 0.010
-        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
         clock.now += 0.028
-        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
         clock.now += 1.0  # it takes longer than it should: no credit for that
-        assert outlook.before_decoding(model, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
-    assert outlook.before_decoding(model, waiting=0) == 0.0
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
 
 
-def test_a_batch_behind_another_costs_what_it_takes_after_it(model: Model) -> None:
+def test_a_batch_behind_another_costs_what_it_takes_after_it(cost: BatchCost) -> None:
     clock = Clock()
-    outlook = Outlook(max_batch=4, clock=clock)
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
 
     def second() -> None:
-        with outlook.running(model, images=2):
+        with estimator.running(cost, images=2):
             both_in.wait()
             first_out.wait()
             clock.now += 0.020
 
     both_in, first_out = threading.Barrier(2, timeout=kit.PATIENCE_S), threading.Barrier(2, timeout=kit.PATIENCE_S)
     behind = threading.Thread(target=second)
-    with outlook.running(model, images=4):
-        assert outlook.before_model(model, images=1, others_wait=False) == pytest.approx(0.050 + FINISH_MARGIN_S)
+    with estimator.running(cost, images=4):
+        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
+            0.050 + FINISH_MARGIN_S
+        )
         behind.start()
         both_in.wait()
-        assert outlook.before_model(model, images=1, others_wait=False) == pytest.approx(0.070 + FINISH_MARGIN_S)
+        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
+            0.070 + FINISH_MARGIN_S
+        )
         clock.now += 0.040
     first_out.wait()
     behind.join()
-    assert (model.cost.estimate(4), model.cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
+    assert (cost.estimate(4), cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
 
 
-def test_a_batch_that_was_overtaken_learns_nothing_of_its_cost(model: Model) -> None:
+def test_a_batch_that_was_overtaken_learns_nothing_of_its_cost(cost: BatchCost) -> None:
     clock = Clock()
-    outlook = Outlook(max_batch=4, clock=clock)
-    with outlook.running(model, images=4):
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    with estimator.running(cost, images=4):
         clock.now += 0.040
-        behind = threading.Thread(target=lambda: _run_through(outlook, model, clock))
+        behind = threading.Thread(target=lambda: _run_through(estimator, cost, clock))
         behind.start()
         behind.join()
         clock.now += 0.001
-    assert model.cost.estimate(4) == pytest.approx(0.040)
-    assert model.cost.estimate(1) == pytest.approx(0.010)
+    assert cost.estimate(4) == pytest.approx(0.040)
+    assert cost.estimate(1) == pytest.approx(0.010)
 
 
-def _run_through(outlook: Outlook, model: Model, clock: Clock) -> None:
-    with outlook.running(model, images=1):
+def _run_through(estimator: LatencyEstimator, cost: BatchCost, clock: Clock) -> None:
+    with estimator.running(cost, images=1):
         clock.now += 0.010
 
 
-def test_one_odd_frame_does_not_decide(model: Model) -> None:
-    outlook = Outlook(max_batch=4)
+def test_one_odd_frame_does_not_decide(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
     for _ in range(10):
-        outlook.decoded(0.002)
-    outlook.decoded(0.100)
-    assert outlook.before_decoding(model, waiting=1) < 0.002 + 0.100 / 10 + 0.020 + FINISH_MARGIN_S
+        estimator.observe_decode(0.002)
+    estimator.observe_decode(0.100)
+    assert estimator.estimate_from_decode(cost, waiting=1) < 0.002 + 0.100 / 10 + 0.020 + FINISH_MARGIN_S
 
 
-def test_a_batch_needs_what_its_size_costs(model: Model) -> None:
-    outlook = Outlook(max_batch=4)
-    assert outlook.before_model(model, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
-    assert outlook.before_model(model, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
+def test_a_batch_needs_what_its_size_costs(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.estimate_from_batch(cost, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_batch(cost, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
 
 
 def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
@@ -121,10 +120,10 @@ def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
 ) -> None:
     """The model is busy and takes two hours: none of those behind it can be met, though no deadline is past yet."""
     gate = Gate()
-    its_parts = kit.parts(settings, ToneEngine(gate))
-    its_parts.slot.now.acting.cost.observe(1, 7200.0)
+    components = kit.pipeline_components(settings, ToneEngine(gate))
+    components.active_models.current.stable.cost.observe(1, 7200.0)
     (first,) = kit.submit(settings, frame(deadline_ms=3_600_000))
-    run = kit.pipeline(settings, its_parts, burst=True)
+    run = kit.pipeline(settings, components, burst=True)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     behind = kit.submit(settings, *[frame(deadline_ms=3_600_000) for _ in range(5)])

@@ -1,4 +1,4 @@
-"""Places for pixels: reused, side by side, and nobody's twice."""
+"""Slots for pixels: reused, side by side, and never two owners'."""
 
 from __future__ import annotations
 
@@ -6,63 +6,61 @@ import threading
 
 import numpy as np
 
-from worker.state.pixel_buffer import BatchBuffer, Place
+from worker.state.pixel_buffer import PixelBuffer, PixelSlot
 
 
-def filled(buffer: BatchBuffer, count: int) -> list[Place]:
-    places = [buffer.take() for _ in range(count)]
-    for tone, place in enumerate(places):
-        place.pixels[:] = tone
-    return places
+def filled(buffer: PixelBuffer, count: int) -> list[PixelSlot]:
+    slots = [buffer.take() for _ in range(count)]
+    for tone, slot in enumerate(slots):
+        slot.pixels[:] = tone
+    return slots
 
 
-def tones(buffer: BatchBuffer, places: list[Place]) -> list[int]:
-    return [int(image[0, 0, 0]) for image in buffer.together(places)]
+def tones(buffer: PixelBuffer, slots: list[PixelSlot]) -> list[int]:
+    return [int(image[0, 0, 0]) for image in buffer.as_batch(slots)]
 
 
-def test_places_taken_in_turn_are_run_without_a_copy() -> None:
-    buffer = BatchBuffer(8, size_px=2)
-    places = filled(buffer, 4)
-    batch = buffer.together(places)
+def test_slots_taken_in_turn_are_run_without_a_copy() -> None:
+    buffer = PixelBuffer(8, size_px=2)
+    slots = filled(buffer, 4)
+    batch = buffer.as_batch(slots)
     assert isinstance(batch, np.ndarray) and batch.shape == (4, 2, 2, 3) and batch.flags.c_contiguous
-    assert np.shares_memory(batch, places[0].pixels) and np.shares_memory(batch, places[3].pixels)
-    assert tones(buffer, places) == [0, 1, 2, 3]
+    assert np.shares_memory(batch, slots[0].pixels) and np.shares_memory(batch, slots[3].pixels)
+    assert tones(buffer, slots) == [0, 1, 2, 3]
 
 
-def test_scattered_places_are_gathered_in_order() -> None:
-    buffer = BatchBuffer(8, size_px=2)
-    places = filled(buffer, 5)
-    chosen = [places[0], places[2], places[4]]
+def test_scattered_slots_are_gathered_in_order() -> None:
+    buffer = PixelBuffer(8, size_px=2)
+    slots = filled(buffer, 5)
+    chosen = [slots[0], slots[2], slots[4]]
     assert tones(buffer, chosen) == [0, 2, 4]
-    assert all(
-        image is place.pixels for image, place in zip(buffer.together(chosen), chosen, strict=True)
-    )  # as they lie
+    assert all(image is slot.pixels for image, slot in zip(buffer.as_batch(chosen), chosen, strict=True))  # as they lie
 
 
-def test_places_are_used_again_but_not_before_they_are_given_back() -> None:
-    buffer = BatchBuffer(4, size_px=2)
-    places = filled(buffer, 4)
-    buffer.give_back(places[1:3])
+def test_slots_are_used_again_but_not_before_they_are_given_back() -> None:
+    buffer = PixelBuffer(4, size_px=2)
+    slots = filled(buffer, 4)
+    buffer.give_back(slots[1:3])
     again = [buffer.take(), buffer.take()]
-    assert [place.at for place in again] == [1, 2]
+    assert [slot.index for slot in again] == [1, 2]
     again[0].pixels[:] = 99
-    assert tones(buffer, [places[0], places[3]]) == [0, 3]
+    assert tones(buffer, [slots[0], slots[3]]) == [0, 3]
 
 
 def test_when_all_are_taken_nobody_waits() -> None:
-    buffer = BatchBuffer(2, size_px=2)
-    places = filled(buffer, 4)
-    assert [place.at for place in places] == [0, 1, None, None]
-    assert tones(buffer, places) == [0, 1, 2, 3]
-    buffer.give_back(places)
-    assert {buffer.take().at, buffer.take().at} == {0, 1}
+    buffer = PixelBuffer(2, size_px=2)
+    slots = filled(buffer, 4)
+    assert [slot.index for slot in slots] == [0, 1, None, None]
+    assert tones(buffer, slots) == [0, 1, 2, 3]
+    buffer.give_back(slots)
+    assert {buffer.take().index, buffer.take().index} == {0, 1}
 
 
-def test_two_threads_never_get_the_same_place() -> None:
-    buffer = BatchBuffer(64, size_px=1)
-    found: list[list[Place]] = [[], []]
+def test_two_threads_never_get_the_same_slot() -> None:
+    buffer = PixelBuffer(64, size_px=1)
+    found: list[list[PixelSlot]] = [[], []]
 
-    def take(into: list[Place]) -> None:
+    def take(into: list[PixelSlot]) -> None:
         for _ in range(32):
             into.append(buffer.take())
 
@@ -71,4 +69,4 @@ def test_two_threads_never_get_the_same_place() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(place.at for into in found for place in into if place.at is not None) == list(range(64))
+    assert sorted(slot.index for into in found for slot in into if slot.index is not None) == list(range(64))

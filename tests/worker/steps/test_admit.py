@@ -36,23 +36,23 @@ def as_argument(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_good_job_is_admitted() -> None:
-    ticket = admit(claimed(data=call(SORT_IMAGE, as_argument()), retries_left=1), max_attempts=3)
-    assert ticket.job.job_id == "j1"
-    assert ticket.attempt == 2
+    admitted = admit(claimed(data=call(SORT_IMAGE, as_argument()), retries_left=1), max_attempts=3)
+    assert admitted.job.job_id == "j1"
+    assert admitted.attempt == 2
 
 
 def test_what_a_newer_producer_adds_is_ignored() -> None:
     """Versions run side by side during an upgrade."""
     argument = as_argument(invented={"deep": [1]}, schema_version=99)
-    ticket = admit(claimed(data=call(SORT_IMAGE, argument)), max_attempts=3)
-    assert ticket.job.job_id == "j1"
-    assert "invented" not in ticket.job.model_dump()
+    admitted = admit(claimed(data=call(SORT_IMAGE, argument)), max_attempts=3)
+    assert admitted.job.job_id == "j1"
+    assert "invented" not in admitted.job.model_dump()
 
 
 def test_the_first_attempt_is_number_one() -> None:
     """Also for a job enqueued with more retries than this worker would give it."""
-    ticket = admit(claimed(data=call(SORT_IMAGE, as_argument()), retries_left=9), max_attempts=3)
-    assert ticket.attempt == 1
+    admitted = admit(claimed(data=call(SORT_IMAGE, as_argument()), retries_left=9), max_attempts=3)
+    assert admitted.attempt == 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_bad_job_fails_alone(
     check_refused(settings, client, bad=bad, good=good)
 
 
-def test_a_hand_of_bad_jobs_does_not_take_the_good_ones_with_it(settings: Settings, client: redis.Redis) -> None:
+def test_a_chunk_of_bad_jobs_does_not_take_the_good_ones_with_it(settings: Settings, client: redis.Redis) -> None:
     """Good and bad ones by turns, so that each decode thread gets both."""
     job_ids = kit.submit(settings, *[frame() for _ in range(12)])
     for bad in job_ids[::3]:

@@ -1,4 +1,4 @@
-"""From a ticket to pixels, or the reason why not."""
+"""From an admitted job to its pixels, or the reason why not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import SIZE_PX, halves, picture, ticket
-from worker.models.routing import Model, Route, Trial
-from worker.steps.decode import decode_for_peer, decode_ticket
+from tests.worker.kit import SIZE_PX, admitted, halves, picture
+from worker.models.model import Model
+from worker.models.routing import ActiveCanary, Route
+from worker.steps.decode import decode, decode_for_comparison
 
 LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)
 
@@ -36,32 +37,32 @@ def route() -> Route:
 
 
 def test_the_models_size_and_colours(route: Route) -> None:
-    item = decode_ticket(ticket(), picture(10, 20, blue=30, size_px=100), route)
-    assert item.place.pixels.shape == (SIZE_PX, SIZE_PX, 3)
-    assert item.place.pixels.dtype.name == "uint8"
-    assert (item.place.pixels == (10, 20, 30)).all()
+    item = decode(admitted(), picture(10, 20, blue=30, size_px=100), route)
+    assert item.slot.pixels.shape == (SIZE_PX, SIZE_PX, 3)
+    assert item.slot.pixels.dtype.name == "uint8"
+    assert (item.slot.pixels == (10, 20, 30)).all()
     assert item.decode_ms > 0
-    assert item.ticket.job.job_id == "j1"
-    assert item.place.at is not None, "not in the batch buffer"
+    assert item.admitted.job.job_id == "j1"
+    assert item.slot.index is not None, "not in the batch buffer"
 
 
 def test_an_image_that_is_gone(route: Route) -> None:
     with pytest.raises(BadImage, match="image_ttl_s") as caught:
-        decode_ticket(ticket(), None, route)
+        decode(admitted(), None, route)
     assert caught.value.reason == "gone"
 
 
-def test_a_place_that_was_taken_in_vain_is_given_back(route: Route) -> None:
+def test_a_slot_that_was_taken_in_vain_is_given_back(route: Route) -> None:
     for _ in range(20):
         with pytest.raises(BadImage):
-            decode_ticket(ticket(), kit.broken_picture(), route)
-    assert decode_ticket(ticket(), picture(10), route).place.at is not None
+            decode(admitted(), kit.broken_picture(), route)
+    assert decode(admitted(), picture(10), route).slot.index is not None
 
 
-def test_what_a_comparison_looks_at_is_not_in_the_batch_buffer() -> None:
-    tried = trial(SIZE_PX, shadow=True)
-    item = decode_ticket(ticket(), picture(10), Route(sized(), other=tried.model, trial=tried))
-    assert item.place.at is None
+def test_the_pixels_of_a_comparison_are_not_in_the_pixel_buffer() -> None:
+    tried = active_canary(SIZE_PX, shadow=True)
+    item = decode(admitted(), picture(10), Route(sized(), other=tried.model, canary=tried))
+    assert item.slot.index is None
 
 
 @pytest.mark.parametrize(
@@ -69,69 +70,67 @@ def test_what_a_comparison_looks_at_is_not_in_the_batch_buffer() -> None:
 )
 def test_what_can_not_be_used_is_rejected_by_the_workers_own_limits(route: Route, data: bytes) -> None:
     with pytest.raises(BadImage):
-        decode_ticket(ticket(), data, route)
+        decode(admitted(), data, route)
 
 
 # for two models ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def trial(size_px: int, *, shadow: bool) -> Trial:
-    return Trial(Canary(version=4, share=1.0, shadow=shadow), sized(size_px, version=4))
+def active_canary(size_px: int, *, shadow: bool) -> ActiveCanary:
+    return ActiveCanary(Canary(version=4, share=1.0, shadow=shadow), sized(size_px, version=4))
 
 
 @pytest.mark.parametrize("shadow", [True, False])
 def test_models_of_one_size_share_the_pixels(shadow: bool) -> None:
-    tried = trial(SIZE_PX, shadow=shadow)
-    item = decode_ticket(ticket(), picture(10), Route(sized(), other=tried.model, trial=tried))
-    assert item.peer is not None and item.peer.pixels is item.place.pixels
+    tried = active_canary(SIZE_PX, shadow=shadow)
+    item = decode(admitted(), picture(10), Route(sized(), other=tried.model, canary=tried))
+    assert item.comparison is not None and item.comparison.pixels is item.slot.pixels
 
 
 def test_a_shadow_of_another_size_is_decoded_for_after_the_job_went_on() -> None:
-    tried, data = trial(48, shadow=True), picture(10, 20, size_px=100)
-    item = decode_ticket(ticket(), data, Route(sized(), other=tried.model, trial=tried))
-    assert item.peer is not None and item.peer.pixels is None
-    assert item.place.pixels.shape == (SIZE_PX, SIZE_PX, 3)
-    decode_for_peer(item.peer, data, camera="c1")
-    assert item.peer.pixels is not None and item.peer.pixels.shape == (48, 48, 3)
-    assert (item.peer.pixels == (10, 20, 0)).all()
+    tried, data = active_canary(48, shadow=True), picture(10, 20, size_px=100)
+    item = decode(admitted(), data, Route(sized(), other=tried.model, canary=tried))
+    assert item.comparison is not None and item.comparison.pixels is None
+    assert item.slot.pixels.shape == (SIZE_PX, SIZE_PX, 3)
+    decode_for_comparison(item.comparison, data, camera="c1")
+    assert item.comparison.pixels is not None and item.comparison.pixels.shape == (48, 48, 3)
+    assert (item.comparison.pixels == (10, 20, 0)).all()
 
 
 def test_where_a_canary_acts_the_other_model_could_step_in() -> None:
-    tried = trial(48, shadow=False)
-    item = decode_ticket(ticket(), picture(10, size_px=100), Route(tried.model, other=sized(), trial=tried))
+    tried = active_canary(48, shadow=False)
+    item = decode(admitted(), picture(10, size_px=100), Route(tried.model, other=sized(), canary=tried))
     assert item.by_canary
-    assert item.place.pixels.shape == (48, 48, 3)
-    assert item.peer is not None and item.peer.pixels is not None
-    assert item.peer.pixels.shape == (SIZE_PX, SIZE_PX, 3)
+    assert item.slot.pixels.shape == (48, 48, 3)
+    assert item.comparison is not None and item.comparison.pixels is not None
+    assert item.comparison.pixels.shape == (SIZE_PX, SIZE_PX, 3)
 
 
 def test_a_second_decoding_that_fails_is_nobodys_problem() -> None:
-    tried, data = trial(48, shadow=True), picture(10)
-    item = decode_ticket(ticket(), data, Route(sized(), other=tried.model, trial=tried))
-    assert item.peer is not None
-    decode_for_peer(item.peer, kit.broken_picture(), camera="c1")
-    assert item.peer.pixels is None
+    tried, data = active_canary(48, shadow=True), picture(10)
+    item = decode(admitted(), data, Route(sized(), other=tried.model, canary=tried))
+    assert item.comparison is not None
+    decode_for_comparison(item.comparison, kit.broken_picture(), camera="c1")
+    assert item.comparison.pixels is None
 
 
 def test_the_jobs_camera_says_which_part_is_seen() -> None:
     route = Route(sized(regions={"left": LEFT, "*": RIGHT}))
     for camera, color in (("left", (255, 0, 0)), ("c1", (0, 255, 0))):
-        assert (decode_ticket(ticket(camera=camera), halves(), route).place.pixels == color).all()
+        assert (decode(admitted(camera=camera), halves(), route).slot.pixels == color).all()
 
 
 @pytest.mark.parametrize("shadow", [True, False])
-def test_models_of_one_size_that_look_elsewhere_do_not_share_the_pixels(shadow: bool) -> None:
+def test_models_of_one_size_with_other_regions_do_not_share_the_pixels(shadow: bool) -> None:
     other = sized(version=4, regions={"left": RIGHT})
-    tried = Trial(Canary(version=4, share=1.0, shadow=shadow), other)
-    item = decode_ticket(
-        ticket(camera="left"), halves(), Route(sized(regions={"left": LEFT}), other=other, trial=tried)
-    )
-    assert item.peer is not None
+    tried = ActiveCanary(Canary(version=4, share=1.0, shadow=shadow), other)
+    item = decode(admitted(camera="left"), halves(), Route(sized(regions={"left": LEFT}), other=other, canary=tried))
+    assert item.comparison is not None
     if shadow:
-        assert item.peer.pixels is None
-        decode_for_peer(item.peer, halves(), camera="left")
-    assert item.peer.pixels is not None
-    assert (item.place.pixels == (255, 0, 0)).all() and (item.peer.pixels == (0, 255, 0)).all()
+        assert item.comparison.pixels is None
+        decode_for_comparison(item.comparison, halves(), camera="left")
+    assert item.comparison.pixels is not None
+    assert (item.slot.pixels == (255, 0, 0)).all() and (item.comparison.pixels == (0, 255, 0)).all()
 
 
 def test_decoders_are_equal_when_their_pixels_are() -> None:

@@ -78,7 +78,7 @@ def test_a_plain_rq_worker_does_not_fetch_it_either(
     limited: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None
 ) -> None:
     forged, job_ids = forge(limited, client)
-    monkeypatch.setattr(worker.tasks, "_loaded", (kit.served(limited, kit.ToneEngine()), limited))
+    monkeypatch.setattr(worker.tasks, "_loaded", (kit.loaded_model(limited, kit.ToneEngine()), limited))
     before = bytes_sent(client)
     SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
     assert bytes_sent(client) - before < FORGED_BYTES

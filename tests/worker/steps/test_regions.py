@@ -123,10 +123,10 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
         (folder / f"{camera}.png").write_bytes(two_halves())
         rows.append(f"{camera}.png,good,{camera}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    answered = answer_dataset(load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=Steps())
+    predictions = answer_dataset(load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=Steps())
     return {
         str(sample.camera): answer(row, bundle)
-        for sample, row in zip(answered.samples, answered.probabilities, strict=True)
+        for sample, row in zip(predictions.samples, predictions.probabilities, strict=True)
     }
 
 

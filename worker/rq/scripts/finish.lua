@@ -1,13 +1,13 @@
--- Finishes a batch: per job RQ's status, Result and registries, our stream and the image, in one step,
--- and only where the lease is still held. A job whose lease ran out belongs to another worker now;
--- stock RQ would leave it in both `failed` and `finished`.
+-- Finishes a batch in one step: for each job RQ's status, Result and registries, our stream and the image, but only if
+-- the lease is still held. A job whose lease has expired belongs to another worker now; RQ itself would leave it in
+-- both `failed` and `finished`.
 --
 -- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 11 for each job:
---       kind (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
---       line ('' for a job that isn't ours), sort_result (JSON), rq_payload (base64, as RQ stores it), meta (JSON)
+--       disposition (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
+--       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON)
 --       is_repeat (0, 1): this call may have run before, and its answer was lost
--- Gives { answers, problems }. A character for each job, in order: 1 finished, 0 lease lost, 2 could not be written, with
--- its lease left to run out.
+-- Returns { answers, problems }. One character for each job, in order: 1 finished, 0 lease lost, 2 could not be
+-- written: then its lease will expire.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
 local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
@@ -17,7 +17,7 @@ local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
 
--- The worker's hash keeps the answer of its last call, in case that answer doesn't arrive. The leases alone don't tell
+-- The worker's hash keeps the answer of its last call, in case that the answer doesn't arrive. The leases don't tell
 -- what happened: they are gone both after a finish and after a loss.
 if is_repeat then
   local last = redis_pcall('HGET', worker_key, 'sortline_last_finish')
@@ -28,15 +28,15 @@ if is_repeat then
   end
 end
 
-local registries, lines, images = {}, {}, {} -- what is written once, after the jobs
+local registries, lines, images = {}, {}, {} -- these are written once, after the jobs
 local succeeded, failed, working_s = 0, 0, 0
 
--- As RQ's Job.cleanup and Result.save: below zero is forever.
+-- As RQ's Job.cleanup and Result.save: below zero means forever.
 local function expire(key, ttl_s)
   if ttl_s < 0 then redis_call('PERSIST', key) else redis_call('EXPIRE', key, ttl_s) end
 end
 
--- `forever` is the score of a job without expiry: RQ's two registries differ in it.
+-- `forever` is the score of a job that never expires: RQ's two registries differ in it.
 local function add_to_registry(key, job_id, ttl_s, forever)
   local members = registries[key] or {}
   members[#members + 1] = ttl_s < 0 and forever or seconds(server_s + ttl_s)
@@ -62,7 +62,7 @@ local function record_result(results_key, type, payload_name, payload, execution
   end
 end
 
--- False where the job's key is no hash (any more), which is left alone; its SortResult is published all the same.
+-- False if the job's key is no hash (any more): the key is left alone, and the SortResult is published nevertheless.
 local function end_job(job_key, status)
   local set = redis_pcall('HSET', job_key, 'status', status, 'ended_at', now_iso, 'last_heartbeat', now_iso)
   return not refuse_broken(job_key, set)
@@ -101,21 +101,22 @@ local function retry(queue, job_id)
   requeue(queue, job_id, now_iso)
 end
 
--- The shared keys come last, so that what fails before leaves nothing behind but in the job's own.
+-- The shared keys come last, so that a failure before them leaves traces only in the job's own keys.
 local function finish(i)
-  local kind, queue, job_id, execution_id, started_s = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local disposition, queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local started_s = ARGV[i + 4]
   local result_ttl_s, failure_ttl = tonumber(ARGV[i + 5]) or default_result_ttl_s, ARGV[i + 6]
   local line, sort_result, payload, meta = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
-  if kind == 'success' then
+  if disposition == 'success' then
     succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
     publish(line, sort_result)
     images[#images + 1] = 'sortline:image:' .. job_id
     succeeded = succeeded + 1
   else
-    if kind == 'retry' then
+    if disposition == 'retry' then
       retry(queue, job_id)
     else
-      -- The image stays until it expires, so that `rq requeue` has something to sort.
+      -- The image stays until it expires, so that `rq requeue` has an image to sort.
       fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
       publish(line, sort_result)
     end
@@ -124,9 +125,9 @@ local function finish(i)
   working_s = working_s + tonumber(now_s) - tonumber(started_s)
 end
 
--- A job that can't be put back, or whose writing fails for an unforeseen reason, keeps its lease until that runs out.
--- Then it goes back to its queue, with one attempt less. A missing permission ends the script while no job is finished,
--- and the worker tries again. Later that would publish the jobs before this one twice.
+-- A job that can't be put back, or that can't be written for an unforeseen reason, keeps its lease until the lease
+-- expires. Then it goes back to its queue with one attempt fewer. A missing permission ends the script as long as no
+-- job is finished, and the worker tries again. After that it would publish the jobs before this one twice.
 local is_any_finished = false
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
@@ -141,18 +142,18 @@ local function finish_alone(i)
 end
 
 -- Which leases are still held, per queue.
-local by_queue, places = {}, {}
+local by_queue, positions = {}, {}
 for i = HEADER + 1, #ARGV, FIELDS do
   local queue = ARGV[i + 1]
   by_queue[queue] = by_queue[queue] or {}
-  places[queue] = places[queue] or {}
+  positions[queue] = positions[queue] or {}
   table.insert(by_queue[queue], { ARGV[i + 2], ARGV[i + 3] })
-  table.insert(places[queue], i)
+  table.insert(positions[queue], i)
 end
-local held_at = {} -- the execution, where it is held
+local held_at = {} -- by position: the execution, if it is held
 for queue, executions in pairs(by_queue) do
   for n, held in ipairs(held_executions(queue, executions)) do
-    held_at[places[queue][n]] = held and executions[n]
+    held_at[positions[queue][n]] = held and executions[n]
   end
 end
 
@@ -166,14 +167,14 @@ for i = HEADER + 1, #ARGV, FIELDS do
   end
 end
 
--- Runs a function that writes to `key`. Whatever makes it fail is reported, and what comes after it is done all the same.
+-- Runs a function that writes to `key`. If it fails, that is reported, and the script goes on.
 local function attempt(key, run, ...)
   local went_well, message = pcall(run, ...)
   if not went_well then report('unwritten', key, text_of(message)) end
 end
 
--- The results are out: nothing must keep the worker from hearing of it now, or it would write them again. A lease that
--- can't be ended runs out, and is removed as that of a job which has ended.
+-- The results are published. From here on nothing may keep the answer from the worker, or it would write them again. A
+-- lease that can't be ended expires, and is then removed as the lease of a job that has ended.
 for queue, executions in pairs(finished) do
   attempt('rq:wip:' .. queue, close_executions, queue, executions, worker)
 end
@@ -187,12 +188,12 @@ for line in pairs(lines) do
   attempt('sortline:lines', add_to_shared, 'SADD', 'sortline:lines', { line })
   attempt('sortline:results:' .. line, redis_call, 'EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
 end
--- One line a batch is looked at, so that a name goes some time after its stream has expired.
+-- Each batch checks one line, so that a line's name goes some time after its stream has expired.
 local function tidy_lines()
   local line = redis_call('SRANDMEMBER', 'sortline:lines')
   local ttl_s = line and redis_call('TTL', 'sortline:results:' .. line)
   if ttl_s == -2 then redis_call('SREM', 'sortline:lines', line) end
-  -- Without expiry: written by a version that set none.
+  -- It was written by a release that set no expiry.
   if ttl_s == -1 then redis_call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S) end
 end
 if next(lines) then attempt('sortline:lines', tidy_lines) end
@@ -206,7 +207,7 @@ local function count_in_worker()
   if succeeded > 0 then redis_call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
   if failed > 0 then redis_call('HINCRBY', worker_key, 'failed_job_count', failed) end
   redis_call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
-  -- A hash that nobody has registered, or that a dead worker's last call has made again, must not stay for ever.
+  -- A hash that nobody has registered, or that a dead worker's last call has created again, must not stay for ever.
   if redis_call('TTL', worker_key) == -1 then redis_call('EXPIRE', worker_key, 120) end
 end
 if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end

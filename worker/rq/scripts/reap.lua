@@ -1,15 +1,15 @@
--- Takes back what dead workers held: executions whose lease ran out, and those of workers that the caller knows to be
--- gone, as it runs on the same host. A job with attempts left goes to the front of its queue; one without is claimed by
--- the caller, who must answer it as failed. So is one that RQ's own clean-up has failed meanwhile: that knows no
--- SortResult, and even `rq info` runs it.
+-- Takes back what dead workers held: executions whose leases have expired, and those of workers that the caller knows
+-- to be gone, as it runs on the same host. A job with attempts left goes to the front of its queue. A job without is
+-- claimed by the caller, who must answer it as failed. So is a job that RQ's own clean-up has failed meanwhile, as that
+-- writes no SortResult, and even `rq info` runs it.
 --
 -- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, scope, process, gone_count, forgotten_count,
 --       gone worker…, forgotten worker…, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 --       scope, process: of worker/rq/processes.py; both '' where processes can't be told apart
--- Gives { requeued, { exhausted job… }, problems, { gone worker, jobs taken from it… }, { worker, process… }, refusal }.
---       A job is as describe() in common.lua has it. The processes are those of the scope that serve one of the queues;
---       refusal is '', or says why they could not be asked for.
+-- Returns { requeued, { exhausted job… }, problems, { gone worker, jobs taken back… }, { worker, process… }, refusal }.
+--       A job has the fields of describe() in common.lua. The processes are those of the scope that serve one of the
+--       queues; refusal is '', or says why they could not be asked for.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
 local lease_s, limit, scope, process = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local FIRST_GONE = 12
@@ -22,7 +22,7 @@ local PROCESSES_KEPT_S = 86400
 local MOST_LEASES = 10000
 local requeued, exhausted = 0, {}
 
--- Tells the other workers on this host which process this one is, and asks which ones they are.
+-- Tells the other workers on this host which process this one is, and reads which ones they are.
 local processes = {}
 local function exchange_processes(queue)
   local key = 'sortline:processes:' .. scope .. ':' .. queue
@@ -31,14 +31,14 @@ local function exchange_processes(queue)
   for f = FIRST_FORGOTTEN, FIRST_QUEUE - 1 do redis_call('HDEL', key, ARGV[f]) end
   if redis_call('HLEN', key) > MOST_PROCESSES then
     report('replaced', key, 'it has more than ' .. MOST_PROCESSES .. ' fields')
-    redis_call('UNLINK', key) -- the next steps of those who live write it anew
+    redis_call('UNLINK', key) -- the next steps of the workers that live write it anew
     return
   end
   if redis_call('TTL', key) < PROCESSES_KEPT_S / 2 then redis_call('EXPIRE', key, PROCESSES_KEPT_S) end
   for _, text in ipairs(redis_call('HGETALL', key)) do processes[#processes + 1] = text end
 end
 
--- Whatever fails here, leases still tell who is dead.
+-- If this fails, leases still tell which workers are dead.
 local function exchange_all_processes()
   if scope == '' then return '' end
   for q = FIRST_QUEUE, #ARGV do
@@ -63,7 +63,7 @@ local function take(queue, job_id)
   exhausted[#exhausted + 1] = describe(queue, job_id, execution_id)
 end
 
--- The answer of a read, or nil where the key doesn't hold what it should.
+-- The answer of a read, or nil if the key doesn't hold what it should.
 local function read(...)
   local answer = redis_pcall(...)
   if not is_broken(answer) then return answer end
@@ -79,8 +79,8 @@ local function give_again(queue, job_id, retries_left)
   requeued = requeued + 1
 end
 
--- Whether somebody works on the job under another lease, in whatever queue. Workers start a job once. But anybody can
--- write a lease that has run out, and a job that is given away while it is held would have two results.
+-- Whether a worker has the job under another lease, in any queue. Workers start a job only once. But anybody can write
+-- a lease that has expired, and a job that is given away while it is held would get two results.
 local function is_held(job_id)
   local now = server_now_s()
   for _, execution_id in ipairs(read('ZRANGE', 'rq:executions:' .. job_id, 0, -1) or {}) do
@@ -92,8 +92,8 @@ local function is_held(job_id)
   return false
 end
 
--- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True where the job
--- is to be tried again or answered.
+-- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True if the job is
+-- tried again or must be answered.
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
   if not job_id then -- RQ before 2.0 registered jobs without an execution
@@ -105,7 +105,7 @@ local function take_back(queue, composite)
   local is_job = not refuse_broken(job_key, job)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
   close_executions(queue, { { job_id, execution_id } }, owner)
-  -- Any status but `started` is a leftover of a job that ended otherwise.
+  -- With any other status than `started` the lease is a leftover of a job that has ended otherwise.
   if not is_job or job[1] ~= 'started' or is_held(job_id) then return false end
   give_again(queue, job_id, retries_in(job[2]))
   return true
@@ -114,8 +114,8 @@ end
 local taken = {} -- the number of jobs taken from each worker that is gone
 for g = FIRST_GONE, FIRST_FORGOTTEN - 1 do taken[ARGV[g]] = 0 end
 
--- By the jobs under a lease and the workers that they name. The workers' own lists of executions could be missing: RQ
--- deletes such a list when it unregisters its worker.
+-- Goes by the jobs under a lease and the workers that they name. A worker's own list of executions may be missing: RQ
+-- deletes it when it unregisters the worker.
 local function take_back_from_the_gone(queue)
   if not next(taken) then return end
   local found = {}
@@ -131,8 +131,7 @@ local function take_back_from_the_gone(queue)
   end
 end
 
--- Whoever works on a job signs the failure with its name, and we leave a SortResult in `meta`; RQ's clean-up
--- does neither.
+-- A worker signs a failure with its name, and ours leaves a SortResult in `meta`. RQ's clean-up does neither.
 local function failed_by_clean_up(job_id)
   local created_at, meta = unpack(read('HMGET', 'rq:job:' .. job_id, 'created_at', 'meta') or { false, false })
   if not created_at or meta then return false end
@@ -153,7 +152,7 @@ for q = FIRST_QUEUE, #ARGV do
       take_back(queue, expired[i])
     end
     take_back_from_the_gone(queue)
-    -- The latest failures have the highest scores. A registry that is broken is moved aside by the next failure.
+    -- The latest failures have the highest scores. The next failure moves a broken registry aside.
     for _, job_id in ipairs(read('ZREVRANGE', 'rq:failed:' .. queue, 0, limit - 1) or {}) do
       if failed_by_clean_up(job_id) then
         redis_call('ZREM', 'rq:failed:' .. queue, job_id)

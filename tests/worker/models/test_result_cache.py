@@ -13,11 +13,12 @@ from shared.schemas import ImageJob
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
-from worker.models.routing import Model, Route, Trial
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import ActiveCanary, Route
 from worker.observe.metrics import Metrics
-from worker.state.result_cache import ResultCache
 
-ROW = [0.9, 0.1, 0.0]
+PROBABILITIES = [0.9, 0.1, 0.0]
 
 
 def cache(max_items: int = 10) -> ResultCache:
@@ -36,9 +37,9 @@ def test_the_same_file_to_the_same_model_is_known() -> None:
     known, route = cache(), Route(kit.model())
     key = known.key(upload(job_id="a"), b"file", route)
     assert key is not None and known.get(key) is None
-    known.put(key, ROW)
+    known.add(key, PROBABILITIES)
     again = known.key(upload(job_id="b", line="l2", camera="c2"), b"file", Route(kit.model()))
-    assert again is not None and known.get(again) == ROW
+    assert again is not None and known.get(again) == PROBABILITIES
 
 
 @pytest.mark.parametrize(("image", "route"), [(b"another", Route(kit.model())), (b"file", Route(kit.model(version=4)))])
@@ -46,7 +47,7 @@ def test_another_file_or_version_is_not(image: bytes, route: Route) -> None:
     known = cache()
     first = known.key(upload(), b"file", Route(kit.model()))
     assert first is not None
-    known.put(first, ROW)
+    known.add(first, PROBABILITIES)
     key = known.key(upload(), image, route)
     assert key is not None and known.get(key) is None
 
@@ -57,17 +58,17 @@ def test_what_the_producer_says_of_the_file_is_not_believed() -> None:
     assert one != other
 
 
-def test_cameras_count_where_the_model_looks_at_a_part() -> None:
+def test_cameras_count_where_the_model_crops_a_region() -> None:
     known, route = cache(), Route(looking(kit.model(), c1=Region(0, 0, 0.5, 1)))
     assert known.key(upload(camera="c1"), b"file", route) != known.key(upload(camera="c2"), b"file", route)
 
 
 def test_whose_images_are_not_remembered() -> None:
     known, model = cache(), kit.model()
-    trial = Trial(Canary(version=4, share=1.0), model)
+    canary = ActiveCanary(Canary(version=4, share=1.0), model)
     assert known.key(kit.image_job(queue="live"), b"file", Route(model)) is None
     assert known.key(upload(), None, Route(model)) is None
-    assert known.key(upload(), b"file", Route(model, other=model, trial=trial)) is None
+    assert known.key(upload(), b"file", Route(model, other=model, canary=canary)) is None
     assert cache(0).key(upload(), b"file", Route(model)) is None
 
 
@@ -75,21 +76,21 @@ def test_the_one_asked_for_longest_ago_is_forgotten() -> None:
     known, route = cache(2), Route(kit.model())
     a, b, c = (known.key(upload(), data, route) for data in (b"a", b"b", b"c"))
     assert a is not None and b is not None and c is not None
-    known.put(a, ROW)
-    known.put(b, ROW)
-    assert known.get(a) == ROW
-    known.put(c, ROW)
+    known.add(a, PROBABILITIES)
+    known.add(b, PROBABILITIES)
+    assert known.get(a) == PROBABILITIES
+    known.add(c, PROBABILITIES)
     assert len(known) == 2
-    assert (known.get(a), known.get(b), known.get(c)) == (ROW, None, ROW)
+    assert (known.get(a), known.get(b), known.get(c)) == (PROBABILITIES, None, PROBABILITIES)
 
 
 def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: redis.Redis) -> None:
     images = [picture(tone) for tone in (10, 200)]
     engine = ToneEngine()
-    its_parts = kit.parts(settings, engine)
+    components = kit.pipeline_components(settings, engine)
     for _ in range(2):  # the first run learns, the second knows
         job_ids = kit.submit(settings, *[frame(data, queue="bulk") for data in images])
-        run = kit.pipeline(settings, its_parts, burst=True)
+        run = kit.pipeline(settings, components, burst=True)
         run.start()
         kit.finish(run)
     assert sum(engine.sizes) == 2
@@ -97,16 +98,16 @@ def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: r
     first = {result.labels for job_id, result in found.items() if job_id not in job_ids}
     assert len(first) == 2 and {found[job_id].labels for job_id in job_ids} == first
     assert {found[job_id].timings_ms.infer for job_id in job_ids} == {None}
-    sample = its_parts.metrics.registry.get_sample_value
+    sample = components.metrics.registry.get_sample_value
     assert sample("sortline_result_cache_total", {"result": "hit"}) == 2
     assert sample("sortline_result_cache_total", {"result": "miss"}) == 2
 
 
 def test_a_failure_is_not_remembered(settings: Settings, client: redis.Redis) -> None:
-    its_parts = kit.parts(settings, ToneEngine(kit.always_fails))
+    components = kit.pipeline_components(settings, ToneEngine(kit.always_fails))
     kit.submit(settings, frame(queue="bulk"))
-    run = kit.pipeline(settings, its_parts, burst=True)
+    run = kit.pipeline(settings, components, burst=True)
     run.start()
     kit.finish(run)
     assert set(kit.outcomes(client).values()) == {"failed"}
-    assert len(its_parts.cache) == 0
+    assert len(components.cache) == 0

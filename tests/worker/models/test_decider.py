@@ -11,8 +11,8 @@ from shared.errors import BadImage, BadJob, BadSetting, EngineFailed
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.worker import kit
-from worker.state.jobs import Lease, Ticket
-from worker.steps.decide import Decider, Spent
+from worker.models.decider import Decider
+from worker.state.jobs import AdmittedJob, Lease, StageTimings
 
 CAPTURED_AT = 1_700_000_000.0
 GOOD, NO_CAP, DISFIGURED = [0.9, 0.05, 0.05], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]
@@ -23,23 +23,28 @@ def decider(tmp_path: Path) -> Decider:
     return Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1")
 
 
-def ticket(*, deadline_at: float | None = None, line: str = "l1") -> Ticket:
+def admitted(*, deadline_at: float | None = None, line: str = "l1") -> AdmittedJob:
     """Enqueued 10 ms after its capture, claimed 5 ms later."""
     claimed = kit.claimed(enqueued_at=CAPTURED_AT + 0.010)
     claimed = replace(claimed, lease=Lease("live", "j1", "e1", CAPTURED_AT + 0.015))
     fixed = {"captured_at": CAPTURED_AT, "frame_id": "f1", "encoder_count": 42}
     job = kit.image_job(deadline_at=deadline_at, line=line, **fixed)
-    return Ticket(claimed, job, attempt=2)
+    return AdmittedJob(claimed, job, attempt=2)
 
 
-def classified(decider: Decider, row: list[float], *, deadline_at: float | None = None, after_s: float) -> SortResult:
+def classified(
+    decider: Decider, probabilities: list[float], *, deadline_at: float | None = None, after_s: float
+) -> SortResult:
     return decider.classified(
-        ticket(deadline_at=deadline_at), row, spent=Spent(1.23456, 2.0, 3.0), finished_at=CAPTURED_AT + after_s
+        admitted(deadline_at=deadline_at),
+        probabilities,
+        timings=StageTimings(1.23456, 2.0, 3.0),
+        finished_at=CAPTURED_AT + after_s,
     )
 
 
 @pytest.mark.parametrize(
-    ("row", "labels", "lane"),
+    ("probabilities", "labels", "lane"),
     [
         (GOOD, ["good"], "good"),
         (NO_CAP, ["no cap"], "no-cap"),
@@ -47,8 +52,8 @@ def classified(decider: Decider, row: list[float], *, deadline_at: float | None 
         ([0.6, 0.45, 0.0], ["good"], "manual"),
     ],
 )
-def test_labels_and_lane(decider: Decider, row: list[float], labels: list[str], lane: str) -> None:
-    result = classified(decider, row, after_s=0.1)
+def test_labels_and_lane(decider: Decider, probabilities: list[float], labels: list[str], lane: str) -> None:
+    result = classified(decider, probabilities, after_s=0.1)
     assert result.outcome is Outcome.SORTED
     assert [label.label for label in result.labels] == labels
     assert result.lane == lane
@@ -89,13 +94,15 @@ def test_at_its_deadline_it_is_in_time(decider: Decider) -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.REJECTED, Outcome.FAILED])
 def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: Decider, outcome: Outcome) -> None:
-    finished_at, spent = CAPTURED_AT + 1, Spent()
+    finished_at, timings = CAPTURED_AT + 1, StageTimings()
     result = {
-        Outcome.EXPIRED: lambda: decider.expired(ticket(), spent=spent, finished_at=finished_at),
+        Outcome.EXPIRED: lambda: decider.expired(admitted(), timings=timings, finished_at=finished_at),
         Outcome.REJECTED: lambda: decider.rejected(
-            ticket(), BadImage("gone", "it is gone"), spent=spent, finished_at=finished_at
+            admitted(), BadImage("gone", "it is gone"), timings=timings, finished_at=finished_at
         ),
-        Outcome.FAILED: lambda: decider.failed(ticket(), EngineFailed("boom"), spent=spent, finished_at=finished_at),
+        Outcome.FAILED: lambda: decider.failed(
+            admitted(), EngineFailed("boom"), timings=timings, finished_at=finished_at
+        ),
     }[outcome]()
     assert result.outcome is outcome
     assert result.labels == ()
@@ -108,7 +115,7 @@ def test_a_result_has_all_fields_and_no_other(decider: Decider) -> None:
     """They are not checked when it is made: a misspelt one would only be missed by its readers."""
     for result in (
         classified(decider, DISFIGURED, after_s=0.1),
-        decider.impossible(ticket(), BadJob("wrong"), finished_at=CAPTURED_AT),
+        decider.impossible(admitted(), BadJob("wrong"), finished_at=CAPTURED_AT),
     ):
         assert vars(result).keys() == SortResult.model_fields.keys()
         assert vars(result.timings_ms).keys() == Timings.model_fields.keys()
@@ -116,7 +123,7 @@ def test_a_result_has_all_fields_and_no_other(decider: Decider) -> None:
 
 
 def test_impossible_times_are_rejected_without_a_total_or_a_margin(decider: Decider) -> None:
-    result = decider.impossible(ticket(deadline_at=1e308), BadJob("captured_at = 1e300"), finished_at=CAPTURED_AT)
+    result = decider.impossible(admitted(deadline_at=1e308), BadJob("captured_at = 1e300"), finished_at=CAPTURED_AT)
     assert (result.outcome, result.lane, result.error) == (Outcome.REJECTED, "unsorted", "captured_at = 1e300")
     assert result.timings_ms.total is None
     assert result.deadline_margin_ms is None
@@ -133,11 +140,13 @@ def test_a_line_has_its_own_policy_and_the_others_keep_the_models(tmp_path: Path
     decider = Decider(kit.manifest(tmp_path / "empty"), engine="litert", worker="w1", overrides={"l2": override})
 
     def lanes(line: str) -> tuple[str, bool, str, str]:
-        sorted_ = decider.classified(ticket(line=line), [0.1, 0.94, 0.0], spent=Spent(), finished_at=CAPTURED_AT)
-        late = decider.classified(
-            ticket(line=line, deadline_at=CAPTURED_AT), NO_CAP, spent=Spent(), finished_at=CAPTURED_AT + 1
+        sorted_ = decider.classified(
+            admitted(line=line), [0.1, 0.94, 0.0], timings=StageTimings(), finished_at=CAPTURED_AT
         )
-        expired = decider.expired(ticket(line=line), spent=Spent(), finished_at=CAPTURED_AT)
+        late = decider.classified(
+            admitted(line=line, deadline_at=CAPTURED_AT), NO_CAP, timings=StageTimings(), finished_at=CAPTURED_AT + 1
+        )
+        expired = decider.expired(admitted(line=line), timings=StageTimings(), finished_at=CAPTURED_AT)
         return sorted_.lane, sorted_.uncertain, late.lane, expired.lane
 
     assert lanes("l1") == ("no-cap", False, "unsorted", "unsorted")

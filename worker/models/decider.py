@@ -1,12 +1,11 @@
-"""Decide: from probabilities, or from what went wrong, to the SortResult. Pure.
+"""Builds the SortResult of a job: from its probabilities, or from what went wrong. Pure.
 
-Used by the pipeline for batches and by `tasks.sort_image` for one image: the same answers either way.
+The pipeline uses it for batches and `tasks.sort_image` for single images, so both give the same answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from model_store.bundle.manifest import Manifest
@@ -14,22 +13,13 @@ from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
-from worker.state.jobs import Ticket
+from worker.state.jobs import AdmittedJob, StageTimings
 
 _NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Milliseconds that an image spent in the stages it reached."""
-
-    decode_ms: float | None = None
-    batch_ms: float | None = None
-    infer_ms: float | None = None
-
-
 class Decider:
-    """Builds the results of one model on one worker, by the model's policy or the line's own."""
+    """Builds the results of one model on one worker, by the model's policy or the policy of the line."""
 
     def __init__(
         self,
@@ -56,94 +46,98 @@ class Decider:
         self.model = ModelRef(name=manifest.name, version=manifest.version, engine=engine)
 
     def classified(
-        self, ticket: Ticket, probabilities: Sequence[float], *, spent: Spent, finished_at: float
+        self, admitted: AdmittedJob, probabilities: Sequence[float], *, timings: StageTimings, finished_at: float
     ) -> SortResult:
         """The result of an image that went through the model: `sorted`, or `late` past its deadline.
 
         Args:
             probabilities: one per class of the manifest, in its order.
         """
-        decision = self.decision(ticket, probabilities)
-        deadline_at = ticket.job.deadline_at
+        decision = self.decision(admitted, probabilities)
+        deadline_at = admitted.job.deadline_at
         late = deadline_at is not None and finished_at > deadline_at
         return self._result(
-            ticket,
+            admitted,
             outcome=Outcome.LATE if late else Outcome.SORTED,
-            lane=self._policy(ticket).unsorted_lane if late else decision.lane,
+            lane=self._policy(admitted).unsorted_lane if late else decision.lane,
             uncertain=decision.uncertain,
             labels=tuple(
                 Label.construct_unvalidated({"label": label, "probability": round(p, 6)})
                 for label, p in decision.labels
             ),
-            spent=spent,
+            timings=timings,
             finished_at=finished_at,
         )
 
-    def decision(self, ticket: Ticket, probabilities: Sequence[float]) -> Decision:
-        """Labels and lane of an image, whatever its deadline: what two models are compared by."""
-        return decide(probabilities, self._manifest.classes, mode=self._manifest.mode, policy=self._policy(ticket))
+    def decision(self, admitted: AdmittedJob, probabilities: Sequence[float]) -> Decision:
+        """Labels and lane of an image, whatever its deadline. Two models are compared by these."""
+        return decide(probabilities, self._manifest.classes, mode=self._manifest.mode, policy=self._policy(admitted))
 
-    def expired(self, ticket: Ticket, *, spent: Spent, finished_at: float) -> SortResult:
+    def expired(self, admitted: AdmittedJob, *, timings: StageTimings, finished_at: float) -> SortResult:
         """The result of an image whose deadline passed before the model saw it."""
-        return self._unsorted(ticket, Outcome.EXPIRED, error=None, spent=spent, finished_at=finished_at)
+        return self._unsorted(admitted, Outcome.EXPIRED, error=None, timings=timings, finished_at=finished_at)
 
-    def rejected(self, ticket: Ticket, error: BadInput, *, spent: Spent, finished_at: float) -> SortResult:
+    def rejected(
+        self, admitted: AdmittedJob, error: BadInput, *, timings: StageTimings, finished_at: float
+    ) -> SortResult:
         """The result of bytes that are not a usable image."""
-        return self._unsorted(ticket, Outcome.REJECTED, error=str(error), spent=spent, finished_at=finished_at)
+        return self._unsorted(admitted, Outcome.REJECTED, error=str(error), timings=timings, finished_at=finished_at)
 
-    def impossible(self, ticket: Ticket, error: BadJob, *, finished_at: float) -> SortResult:
-        """The result of an image whose time of capture or deadline can't be true: it has no total and no margin."""
+    def impossible(self, admitted: AdmittedJob, error: BadJob, *, finished_at: float) -> SortResult:
+        """The result of an image with an impossible time of capture or deadline: it has no total and no margin."""
         return self._result(
-            ticket,
+            admitted,
             outcome=Outcome.REJECTED,
-            lane=self._policy(ticket).unsorted_lane,
+            lane=self._policy(admitted).unsorted_lane,
             labels=(),
-            spent=Spent(),
+            timings=StageTimings(),
             finished_at=finished_at,
             error=str(error),
             times_are_possible=False,
         )
 
-    def failed(self, ticket: Ticket, error: BaseException, *, spent: Spent, finished_at: float) -> SortResult:
-        """The result of an image that was given up on after its attempts."""
+    def failed(
+        self, admitted: AdmittedJob, error: BaseException, *, timings: StageTimings, finished_at: float
+    ) -> SortResult:
+        """The result of an image that has no attempts left."""
         return self._unsorted(
-            ticket, Outcome.FAILED, error=f"{type(error).__name__}: {error}", spent=spent, finished_at=finished_at
+            admitted, Outcome.FAILED, error=f"{type(error).__name__}: {error}", timings=timings, finished_at=finished_at
         )
 
-    def _policy(self, ticket: Ticket) -> Policy:
-        return self._policies.get(ticket.job.line, self._manifest.policy)
+    def _policy(self, admitted: AdmittedJob) -> Policy:
+        return self._policies.get(admitted.job.line, self._manifest.policy)
 
     def _unsorted(
-        self, ticket: Ticket, outcome: Outcome, *, error: str | None, spent: Spent, finished_at: float
+        self, admitted: AdmittedJob, outcome: Outcome, *, error: str | None, timings: StageTimings, finished_at: float
     ) -> SortResult:
-        lane = self._policy(ticket).unsorted_lane
+        lane = self._policy(admitted).unsorted_lane
         return self._result(
-            ticket, outcome=outcome, lane=lane, labels=(), spent=spent, finished_at=finished_at, error=error
+            admitted, outcome=outcome, lane=lane, labels=(), timings=timings, finished_at=finished_at, error=error
         )
 
     def _result(
         self,
-        ticket: Ticket,
+        admitted: AdmittedJob,
         *,
         outcome: Outcome,
         lane: str,
         labels: tuple[Label, ...],
-        spent: Spent,
+        timings: StageTimings,
         finished_at: float,
         uncertain: bool = False,
         error: str | None = None,
         times_are_possible: bool = True,
     ) -> SortResult:
-        job = ticket.job
+        job = admitted.job
         total_ms = margin_ms = None
         if times_are_possible:
             total_ms = round((finished_at - job.captured_at) * 1000, 3)
             margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
         timings_ms = {
-            "queue": _rounded(ticket.queue_ms),
-            "decode": _rounded(spent.decode_ms),
-            "batch": _rounded(spent.batch_ms),
-            "infer": _rounded(spent.infer_ms),
+            "queue": _rounded(admitted.queue_ms),
+            "decode": _rounded(timings.decode_ms),
+            "batch": _rounded(timings.batch_ms),
+            "infer": _rounded(timings.infer_ms),
             "total": total_ms,
         }
         return SortResult.construct_unvalidated(
@@ -162,7 +156,7 @@ class Decider:
                 "model": self.model,
                 "timings_ms": Timings.construct_unvalidated(timings_ms),
                 "deadline_margin_ms": margin_ms,
-                "attempt": ticket.attempt,
+                "attempt": admitted.attempt,
                 "worker": self._worker,
                 "error": error,
             }

@@ -13,9 +13,9 @@ import redis
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
-from worker.models.loading import Served
+from worker.models.loading import LoadedModel
 from worker.observe.metrics import Metrics
-from worker.observe.supervisor import Loops
+from worker.observe.supervisor import Supervisor
 from worker.service import WorkerService
 
 
@@ -40,9 +40,9 @@ def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
         seen["ready at work"], seen["health at work"] = get(port, "/readyz"), get(port, "/healthz")
         seen["metrics at work"] = get(port, "/metrics")
 
-    def load(given: Settings) -> Served:
+    def load(given: Settings) -> LoadedModel:
         seen["ready at load"], seen["health at load"] = get(port, "/readyz"), get(port, "/healthz")
-        return kit.served(given, ToneEngine(look))
+        return kit.loaded_model(given, ToneEngine(look))
 
     kit.submit(settings, frame())
     with_port = settings.model_copy(update={"metrics_port": port})
@@ -72,61 +72,61 @@ def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> N
 
 
 def test_a_loop_that_dies_is_unhealthy() -> None:
-    loops = Loops(Metrics())
+    supervisor = Supervisor(Metrics())
 
     def die() -> None:
         raise RuntimeError("boom")
 
-    loops.start("claim", die)
-    assert loops.failed.wait(kit.PATIENCE_S)
-    assert "died" in (loops.problem(stuck_after_s=STUCK_AFTER_S) or "")
+    supervisor.start("claim", die)
+    assert supervisor.failed.wait(kit.PATIENCE_S)
+    assert "died" in (supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) or "")
 
 
 def test_a_loop_that_sticks_is_unhealthy_until_it_comes_round() -> None:
     now, stop = [0.0], threading.Event()
-    loops = Loops(Metrics(), clock=lambda: now[0])
-    loops.start("infer", stop.wait)
-    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
+    supervisor = Supervisor(Metrics(), clock=lambda: now[0])
+    supervisor.start("infer", stop.wait)
+    assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
     now[0] += STUCK_AFTER_S + 1
-    assert "the infer loop has not come round" in (loops.problem(stuck_after_s=STUCK_AFTER_S) or "")
-    loops.beat("infer")
-    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
+    assert "the infer loop has not come round" in (supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) or "")
+    supervisor.heartbeat("infer")
+    assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
     stop.set()
-    assert loops.join(kit.PATIENCE_S)
+    assert supervisor.join(kit.PATIENCE_S)
     now[0] += STUCK_AFTER_S + 1
-    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None, "a loop that has ended is not stuck"
+    assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None, "a loop that has ended is not stuck"
 
 
 def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
     """A restart would not make the server answer; readiness says what is missing."""
     now, stop, asked = [0.0], threading.Event(), threading.Event()
-    loops = Loops(Metrics(), clock=lambda: now[0])
+    supervisor = Supervisor(Metrics(), clock=lambda: now[0])
 
     def ask() -> None:
-        with loops.asking("claim"):
+        with supervisor.calling_redis("claim"):
             asked.set()
             stop.wait()
 
-    loops.start("claim", ask)
+    supervisor.start("claim", ask)
     assert asked.wait(kit.PATIENCE_S)
-    assert loops.server_problem() is None
+    assert supervisor.redis_problem() is None
     now[0] += 1_000
-    assert loops.problem(stuck_after_s=STUCK_AFTER_S) is None
-    assert loops.server_problem() == "Redis has not answered claim for 1000 s"
+    assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
+    assert supervisor.redis_problem() == "Redis has not answered claim for 1000 s"
     stop.set()
-    assert loops.join(kit.PATIENCE_S)
-    assert loops.server_problem() is None
+    assert supervisor.join(kit.PATIENCE_S)
+    assert supervisor.redis_problem() is None
 
 
 def test_the_server_is_back_when_no_step_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
     """Claims that go well must not hide that no result can be written."""
-    loops = Loops(Metrics())
-    loops.server_away("finish", redis.exceptions.ReadOnlyError("a replica"))
-    with caplog.at_level("INFO"), loops.asking("claim"):
+    supervisor = Supervisor(Metrics())
+    supervisor.redis_unavailable("finish", redis.exceptions.ReadOnlyError("a replica"))
+    with caplog.at_level("INFO"), supervisor.calling_redis("claim"):
         pass
-    assert (loops.server_problem() or "").startswith("finish: the Redis server is a replica")
+    assert (supervisor.redis_problem() or "").startswith("finish: the Redis server is a replica")
     assert "answers again" not in caplog.text
-    with caplog.at_level("INFO"), loops.asking("finish"):
+    with caplog.at_level("INFO"), supervisor.calling_redis("finish"):
         pass
-    assert loops.server_problem() is None
+    assert supervisor.redis_problem() is None
     assert "answers again" in caplog.text
