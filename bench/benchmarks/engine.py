@@ -16,11 +16,12 @@ import numpy as np
 
 from bench.figures import Record, Say, spread
 from model_store.bundle.files import open_bundle
-from model_store.engines.loading import Engine, EngineName, open_engine, runnable_engines
+from model_store.engines.loading import open_engine, runnable_engines
+from model_store.engines.protocol import Engine, EngineName
 from model_store.registry.registry import open_store
 from shared.errors import SortlineError
+from shared.images.arrays import Pixels
 from shared.settings import Settings
-from worker.state.pixel_buffer import Pixels
 
 BATCH_SIZES = (1, 4, 16, 64)
 # Of one engine at one batch size, in one round: at least so long, and at least so many batches.

@@ -21,7 +21,7 @@ from bench.engines import simulated
 from bench.figures import Record, Say, spread
 from bench.machine import ServerUse
 from bench.traffic import Load, results, send
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 from shared.errors import NotFound, Transient
 from shared.server.connection import connect
 from shared.server.embedded import embedded_server

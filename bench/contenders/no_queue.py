@@ -15,10 +15,10 @@ import numpy as np
 
 from bench.contenders.sortline_worker import CAMERA, in_process
 from bench.rates import rate_between
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
+from shared.images.arrays import Pixels
 from shared.settings import Settings
 from worker.models.loading import Served, load_served
-from worker.state.pixel_buffer import Pixels
 
 # As the worker: one batch in the engine, one decoded, one being decoded.
 _AHEAD = 2
@@ -31,7 +31,7 @@ def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
 
 
 def _run(settings: Settings, images: Sequence[bytes]) -> float:
-    from model_store.engines.loading import usable_cores
+    from shared.cpu_cores import usable_cores
 
     served = load_served(settings)
     threads = settings.decode_threads or usable_cores()

@@ -15,7 +15,7 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
-    from model_store.engines.loading import Engine
+    from model_store.engines.protocol import Engine
     from model_store.evaluation.classify import Classified
 
 

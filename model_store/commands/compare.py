@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from model_store.bundle.files import Bundle
-    from model_store.engines.loading import Engine
+    from model_store.engines.protocol import Engine
     from model_store.evaluation.compare import Comparison
     from model_store.registry.registry import ModelStore
     from shared.settings import Settings

@@ -15,7 +15,7 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
-    from model_store.engines.loading import EngineName
+    from model_store.engines.protocol import EngineName
     from model_store.registry.registry import ModelStore
 
 # More are an imported classifier's, and would fill a screen.

@@ -145,7 +145,7 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
 
 
 def _print_trained(trained: Trained, *, promoted: bool) -> None:
-    from model_store.bundle.files import FLOAT_TOLERANCE
+    from model_store.engines.golden_check import FLOAT_TOLERANCE
     from model_store.export.parity import RELOAD_TOLERANCE
 
     manifest, data = trained.manifest, trained.manifest.dataset

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from model_store.datasets.dataset import Sample
 from model_store.datasets.sources import DatasetFiles
-from model_store.engines.loading import usable_cores
 from model_store.runtime.progress import Advance
+from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_memory import MAX_DECODE_BYTES

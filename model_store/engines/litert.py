@@ -30,8 +30,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from model_store.engines.validation import Images, check_answer, check_batch, described
+from model_store.engines.validation import check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
+from shared.images.arrays import Images
 
 # Most interpreters that share a batch: each holds the weights once more. Threads beyond that are dealt out to them.
 MAX_LANES = 4

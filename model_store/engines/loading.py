@@ -1,4 +1,4 @@
-"""What runs a bundle: one small protocol, and the choice of who implements it.
+"""Chooses and loads the engine that runs a bundle.
 
 In: an opened bundle. Out: an Engine that has just given the bundle's golden answers. Called by workers,
 `classify`, `evaluate` and `models verify`. Imports no TensorFlow unless that engine is asked for.
@@ -9,61 +9,19 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
-from model_store.bundle.files import Bundle, replay_golden
+from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.engines.golden_check import replay_golden
+from model_store.engines.protocol import Engine, EngineKind, EngineName
 from model_store.engines.throttled import Unhurried
-from model_store.engines.validation import Images
 from model_store.runtime.native_output import quiet_native
-from shared.cgroups import cpu_limit
+from shared.cpu_cores import usable_cores
 from shared.errors import NotFound
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-EngineName = Literal["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
-EngineKind = Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
-
 _NVIDIA_DEVICE = Path("/dev/nvidia0")
-
-
-class Engine(Protocol):
-    """A model ready to run. No more than `callers` threads may use it at a time."""
-
-    @property
-    def name(self) -> EngineName:
-        """As results and metrics show it."""
-
-    @property
-    def input_size_px(self) -> int:
-        """S of the images' shape [N, S, S, 3]."""
-
-    @property
-    def classes_count(self) -> int:
-        """C of the answers' shape [N, C]."""
-
-    @property
-    def callers(self) -> int:
-        """How many threads may be in `predict` at once, and should be, to keep what it runs on busy."""
-
-    def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
-
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
-
-        `hungry` is called as soon as another caller's batch would be begun, if that is before this one's end: no
-        sooner, so that what goes into the next batch is decided as late as can be.
-
-        Releases the interpreter lock while the model runs. The answer is the caller's to keep.
-
-        Raises:
-            EngineFailed: the model raised, or its answer is not N rows of C finite numbers.
-        """
 
 
 def open_engine(
@@ -118,12 +76,6 @@ def runnable_engines() -> tuple[EngineName, ...]:
     # CPUs compute half precision in software, some ten times slower than float32.
     mixed: tuple[EngineName, ...] = ("tensorflow-mixed",) if gpu_visible() else ()
     return ("litert", "litert-fp32", "tensorflow", *mixed)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: what taskset or a container's CPU limit leaves it, not what the machine has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, cpu_limit() or cores)
 
 
 def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla: bool) -> Engine:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.engines import graph_rewriting
-from model_store.engines.validation import Images, check_answer, check_batch, described
+from model_store.engines.validation import check_answer, check_batch, described
 from shared.errors import BadBundle, EngineFailed
+from shared.images.arrays import Images
 
 _SIGNATURE = "serving_default"
 # One whose batch is computed, one whose pixels are on the way.

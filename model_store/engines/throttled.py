@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.engines.validation import Images
+from shared.images.arrays import Images
 
 if TYPE_CHECKING:
-    from model_store.engines.loading import Engine, EngineName
+    from model_store.engines.protocol import Engine, EngineName
 
 # Pauses for every second of work. Not a low priority: an engine's threads would inherit it and keep it when they serve.
 PAUSES_PER_WORK = 3.0

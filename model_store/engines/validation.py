@@ -6,15 +6,11 @@ and comes out as a wrong answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
-
-# uint8 [N, S, S, 3], or N arrays [S, S, 3] wherever they lie.
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+from shared.images.arrays import Images
 
 
 def check_batch(batch: Images, *, input_size_px: int, engine: str) -> None:

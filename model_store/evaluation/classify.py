@@ -27,7 +27,7 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model_store.engines.loading import Engine
+    from model_store.engines.protocol import Engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model_store.bundle.files import Bundle
 from model_store.datasets.dataset import Dataset
 from model_store.datasets.image_loading import Limits
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
 from model_store.evaluation.evaluate import Answered, answer_dataset, seen_in_training
 from model_store.evaluation.metrics import Bools, Judged, figures, judge, known_truth
 from model_store.runtime.progress import Steps

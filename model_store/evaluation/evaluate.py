@@ -15,7 +15,7 @@ from model_store.bundle.files import Bundle
 from model_store.bundle.training_digests import read_trained_on
 from model_store.datasets.dataset import Dataset, Sample
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
 from model_store.evaluation.metrics import check_known, evaluate, known_truth
 from model_store.runtime.progress import Steps
 from shared.errors import BadDataset

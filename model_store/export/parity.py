@@ -14,16 +14,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.bundle.files import FLOAT_TOLERANCE, INT8_TOLERANCE, Golden
+from model_store.bundle.golden import Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
 from model_store.datasets.lazy_images import in_batches
+from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
-from model_store.engines.loading import Engine, usable_cores
+from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
 from model_store.evaluation.metrics import Bools, judge
 from model_store.evaluation.metrics import figures as figures_of
 from model_store.runtime.native_output import quiet_native
+from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
 
 # int8 is what CPUs take by default where it earned it: with the same decided labels as fp32 on at least this share of

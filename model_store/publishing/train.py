@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
-from model_store.bundle.files import file_digests, read_manifest, write_golden
+from model_store.bundle.files import file_digests, read_manifest
+from model_store.bundle.golden import write_golden
 from model_store.bundle.manifest import (
     MANIFEST_FILE,
     REPORT_DIR,
@@ -33,7 +34,7 @@ from model_store.bundle.training_digests import write_trained_on
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import count_labels, load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, Unreadable
-from model_store.datasets.lazy_images import Chosen
+from model_store.datasets.lazy_images import LazySubset
 from model_store.evaluation.metrics import Bools, figures, reliability
 from model_store.export import parity as exported_parity
 from model_store.export.exporter import export, serving_module
@@ -237,7 +238,7 @@ def _report(manifest: Manifest, work: _Work) -> ReportData:
     held_out = HeldOut(
         names=tuple(sample.name for sample in material.samples(chosen)),
         labels=tuple(material.labels(chosen)),
-        thumbnails=thumbnails(Chosen(material.pictures.images, chosen)),
+        thumbnails=thumbnails(LazySubset(material.pictures.images, chosen)),
         probabilities=work.tuning.after,
         known=work.known,
         uncalibrated=work.tuning.before,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.manifest import Manifest
-from model_store.datasets.lazy_images import Images
+from model_store.datasets.lazy_images import ImageStack
 from model_store.evaluation.metrics import Bools, Floats, Judged, judge
 
 # Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
@@ -93,7 +93,7 @@ class ReportData:
         )
 
 
-def thumbnails(images: Images, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
     """uint8 [N, S, S, 3] made smaller, [N, size_px, size_px, 3]; images that are small already stay as they are."""
     from PIL import Image
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.datasets.lazy_images import Images, in_batches
+from model_store.datasets.lazy_images import ImageStack, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.augmentation import other_light, other_views
@@ -43,7 +43,7 @@ class FeatureExtractor:
         self._sight = sight
         self._folder = cache / "features" / sight.digest
 
-    def features(self, frames: Images, *, advance: Advance, random: Any = None) -> NDArray[np.float32]:
+    def features(self, frames: ImageStack, *, advance: Advance, random: Any = None) -> NDArray[np.float32]:
         """Features of frames uint8 [N, S, S, 3], float32 [N, width]; `advance` hears how many are done.
 
         With `random`, an `augmentation.generator`, of the frames as another camera could have seen them.
@@ -90,7 +90,7 @@ class FeatureExtractor:
         return self._folder / digest[:2] / f"{digest}.npy"
 
 
-def looked_at(sight: Sight, frames: Images, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
+def looked_at(sight: Sight, frames: ImageStack, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
     """The pixels that a sight looks at in frames [N, S, S, 3], uint8 [n, height, width, 3], rounded, in batches.
 
     With `random`, an `augmentation.generator`, as another camera could have seen them.
@@ -109,7 +109,7 @@ def looked_at(sight: Sight, frames: Images, *, random: Any = None) -> Iterator[N
         yield np.asarray(tf.cast(tf.round(look(batch)), tf.uint8))
 
 
-def features_of(sight: Sight, frames: Images) -> NDArray[np.float32]:
+def features_of(sight: Sight, frames: ImageStack) -> NDArray[np.float32]:
     """What a sight sees in frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does."""
     tf = import_tensorflow()
     see = tf.function(sight.features, reduce_retracing=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
-from model_store.datasets.lazy_images import Images, in_batches
+from model_store.datasets.lazy_images import ImageStack, in_batches
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.training import losses
@@ -69,7 +69,7 @@ class Frames:
     `groups` has a number for each, the same for those that show one photograph; None: no two do.
     """
 
-    images: Images
+    images: ImageStack
     targets: NDArray[np.float32]
     groups: Sequence[int] | None = None
 
@@ -171,7 +171,7 @@ class _Run:
         self._top.build([self._kernel, self._bias])
         return [float(rate(epoch * steps_per_epoch)) for epoch in range(epochs)]
 
-    def looked_at(self, images: Images) -> NDArray[np.float32]:
+    def looked_at(self, images: ImageStack) -> NDArray[np.float32]:
         """The pixels that the sight looks at: they don't change while the body learns."""
         tf = import_tensorflow()
         look = tf.function(self._sight.pixels, reduce_retracing=True)

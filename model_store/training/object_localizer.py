@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network, unit_range
-from model_store.datasets.lazy_images import Images
+from model_store.datasets.lazy_images import ImageStack
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
@@ -58,7 +58,7 @@ def shrunk(frames: Any, size_px: int = SIZE_PX) -> Any:
     return unit_range(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
 
 
-def teach(network: Network, frames: Images, *, advance: Advance) -> Finder:
+def teach(network: Network, frames: ImageStack, *, advance: Advance) -> Finder:
     """A finder for frames like these, uint8 [N >= 1, S, S, 3]; `advance` hears how many were looked at."""
     tf = import_tensorflow()
     located, taught = network.up_to(network.architecture.located), network.up_to(network.architecture.taught)

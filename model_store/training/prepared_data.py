@@ -21,7 +21,7 @@ from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, examine
 from model_store.datasets.dataset import Dataset, Sample, check_trainable
 from model_store.datasets.image_loading import Limits, Pictures, decode_samples
-from model_store.datasets.lazy_images import Chosen
+from model_store.datasets.lazy_images import LazySubset
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import Bools, known_truth
@@ -65,7 +65,7 @@ class Material:
         """These pictures and their targets."""
         samples = self.samples(rows)
         targets = targets_of(self.labels(rows), self.classes, self.mode, known=self.known(samples))
-        return Frames(Chosen(self.pictures.images, rows), targets, self.report.groups_of(samples))
+        return Frames(LazySubset(self.pictures.images, rows), targets, self.report.groups_of(samples))
 
     def divided(self, rows: NDArray[np.intp], *, seed: int) -> Split:
         """These pictures split as all were, by another seed.

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import sortline
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
 from shared.settings import Settings
 from worker import service
 from worker.models.loading import Served, load_served

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model_store.bundle.manifest import Manifest
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
 from shared.schemas import ImageJob
 from worker.observe.metrics import Metrics
 from worker.state.pixel_buffer import BatchBuffer

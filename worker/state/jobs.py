@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from shared.images.arrays import Pixels
 from shared.schemas import ImageJob, SortResult
-from worker.state.pixel_buffer import Pixels, Place
+from worker.state.pixel_buffer import Place
 
 if TYPE_CHECKING:
     from shared.errors import BadImage

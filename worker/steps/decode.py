@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadImage
+from shared.images.arrays import Pixels
 from worker.state.jobs import Decoded, Peer, Ticket
-from worker.state.pixel_buffer import Pixels
 
 if TYPE_CHECKING:
     from worker.models.routing import Route

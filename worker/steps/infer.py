@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from model_store.engines.loading import Engine
-from model_store.engines.validation import Images, check_answer
+from model_store.engines.protocol import Engine
+from model_store.engines.validation import check_answer
 from shared.errors import EngineFailed
+from shared.images.arrays import Images
 from worker.state.jobs import Decoded
 from worker.state.pixel_buffer import Place
 

@@ -10,8 +10,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from model_store.bundle.files import MIXED_TOLERANCE, open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import SAVED_MODEL_DIR
+from model_store.engines.golden_check import MIXED_TOLERANCE
 from model_store.engines.loading import open_engine
 from model_store.engines.tensorflow import TensorFlowEngine, padded_sizes
 from tests.model_store.tiny_bundle import random_images

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.bundle.files import golden, open_bundle
+from model_store.bundle.files import open_bundle
+from model_store.bundle.golden import read_golden
 from model_store.engines.loading import open_engine
 from model_store.engines.throttled import Unhurried
 from model_store.registry.registry import ModelStore
@@ -57,7 +58,7 @@ def test_beside_a_model_at_work_nothing_it_says_is_lost(
 
     bundle = open_bundle(ModelStore(tiny_models).resolve("tiny"))
     monkeypatch.setattr(
-        "model_store.engines.loading.replay_golden", lambda bundle, engine: speak(golden(bundle).images)
+        "model_store.engines.loading.replay_golden", lambda bundle, engine: speak(read_golden(bundle).images)
     )
     open_engine(bundle, "litert", threads=1, max_batch=4, beside=beside)
     assert ("batch of 16 failed" in capfd.readouterr().err) is beside

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.bundle.files import INT8_TOLERANCE
 from model_store.bundle.policy import Policy
+from model_store.engines.golden_check import INT8_TOLERANCE
 from model_store.export.parity import GOLDEN_IMAGES, Answers, choose_golden, cpu_engine, gate_reason, measure
 from shared.errors import BadBundle
 

@@ -15,7 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store.bundle.files import golden, open_bundle
+from model_store.bundle.files import open_bundle
+from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine
@@ -128,7 +129,7 @@ def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
 def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
     bundle = open_bundle(Path(multi["path"]))
     engine = open_engine(bundle, kind, threads=1, max_batch=4)
-    images = golden(bundle).images
+    images = read_golden(bundle).images
     answers = engine.predict(images)
     defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
     good = bundle.manifest.classes.index("good")
@@ -154,7 +155,7 @@ def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: 
     assert again["version"] == 2
     assert bench.store.current("multi") == 2
     assert again["metrics"] == multi["metrics"]
-    first, second = (golden(open_bundle(Path(run["path"]))) for run in (multi, again))
+    first, second = (read_golden(open_bundle(Path(run["path"]))) for run in (multi, again))
     np.testing.assert_array_equal(first.float32, second.float32)
 
 

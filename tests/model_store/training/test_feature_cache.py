@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.backbones.resolve import resolve_backbone
-from model_store.datasets.lazy_images import Chosen, Rows
+from model_store.datasets.lazy_images import LazySubset, Rows
 from model_store.training import augmentation, feature_cache
 from model_store.training.feature_cache import FeatureExtractor, features_of, looked_at
 from model_store.training.feature_extractor import Sight, closed_box
@@ -60,7 +60,7 @@ def test_features_that_cant_be_cached_are_used_all_the_same(
     assert not [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
 
 
-class Watched(Chosen):
+class Watched(LazySubset):
     """Images that remember how many were asked for at once."""
 
     asked: list[int] = []  # noqa: RUF012 - of one test

@@ -17,7 +17,8 @@ from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.bundle.policy import decide
 from model_store.datasets.dataset import load_dataset
 from model_store.datasets.image_loading import Limits
-from model_store.engines.loading import Engine, open_engine
+from model_store.engines.loading import open_engine
+from model_store.engines.protocol import Engine
 from model_store.evaluation.classify import classify_files
 from model_store.evaluation.evaluate import answer_dataset
 from model_store.registry.registry import open_store

@@ -1,0 +1,50 @@
+"""The protocol of an engine, and the engines' names. Imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from shared.images.arrays import Images
+
+EngineName = Literal["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
+EngineKind = Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
+
+
+class Engine(Protocol):
+    """A model ready to run. No more than `callers` threads may use it at a time."""
+
+    @property
+    def name(self) -> EngineName:
+        """As results and metrics show it."""
+
+    @property
+    def input_size_px(self) -> int:
+        """S of the images' shape [N, S, S, 3]."""
+
+    @property
+    def classes_count(self) -> int:
+        """C of the answers' shape [N, C]."""
+
+    @property
+    def callers(self) -> int:
+        """How many threads may be in `predict` at once, and should be, to keep what it runs on busy."""
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
+
+    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
+
+        `hungry` is called as soon as another caller's batch would be begun, if that is before this one's end: no
+        sooner, so that what goes into the next batch is decided as late as can be.
+
+        Releases the interpreter lock while the model runs. The answer is the caller's to keep.
+
+        Raises:
+            EngineFailed: the model raised, or its answer is not N rows of C finite numbers.
+        """
