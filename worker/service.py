@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 
 from rq.worker import WorkerStatus
 
-from model_store.registry.registry import open_store, parse_spec
+from model_store.registry.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.cpu_cores import usable_cores
 from shared.errors import Transient

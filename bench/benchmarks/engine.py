@@ -18,7 +18,7 @@ from bench.figures import Record, Say, spread
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine, runnable_engines
 from model_store.engines.protocol import Engine, EngineName
-from model_store.registry.registry import open_store
+from model_store.registry.store import open_store
 from shared.errors import SortlineError
 from shared.images.arrays import Pixels
 from shared.settings import Settings

@@ -42,7 +42,7 @@ def classify(
     from model_store.bundle.files import open_bundle
     from model_store.engines.loading import open_engine
     from model_store.evaluation.classify import classify_files, find_images
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.engines.protocol import Engine
     from model_store.evaluation.compare import Comparison
-    from model_store.registry.registry import ModelStore
+    from model_store.registry.store import ModelStore
     from shared.settings import Settings
 
 # More lines than a screen or two are for --out.
@@ -46,7 +46,7 @@ def compare(
     from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
     from model_store.evaluation.compare import compare_versions
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset

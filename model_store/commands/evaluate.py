@@ -32,7 +32,7 @@ def evaluate(
     from model_store.datasets.image_loading import Limits
     from model_store.engines.loading import open_engine
     from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from model_store.runtime.progress import shown_steps
     from shared.errors import BadDataset
     from shared.settings import load_settings

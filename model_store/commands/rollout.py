@@ -13,7 +13,7 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary
-    from model_store.registry.registry import ModelStore
+    from model_store.registry.store import ModelStore
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="model in the store")]
 VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="published version, see `models list`")]
@@ -33,7 +33,7 @@ def publish_folder(
     Example: sortline models publish /mnt/stick/models/bottles/000003 --no-promote
     """
     from model_store.bundle.files import read_manifest
-    from model_store.registry.registry import copy_bundle
+    from model_store.registry.store import copy_bundle
 
     _must_hold_a_bundle(folder)
     store = open_store_of(model_store)
@@ -140,7 +140,7 @@ def canary(
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """
-    from model_store.registry.registry import parse_spec
+    from model_store.registry.store import parse_spec
     from shared.errors import BadSetting
 
     store = open_store_of(model_store)
@@ -178,7 +178,7 @@ def _must_hold_a_bundle(folder: Path) -> None:
 
 
 def _name_and_version(model: str) -> tuple[str, int]:
-    from model_store.registry.registry import parse_spec
+    from model_store.registry.store import parse_spec
     from shared.errors import BadSetting
 
     name, version = parse_spec(model)

@@ -24,7 +24,7 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
     """
     from model_store.bundle.files import read_manifest
     from model_store.bundle.manifest import REPORT_DIR
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, model_store=model_store)

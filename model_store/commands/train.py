@@ -66,7 +66,7 @@ def train(
 
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.train import TrainOptions, train_and_publish
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from model_store.runtime.progress import shown_steps
     from shared.settings import load_settings
 

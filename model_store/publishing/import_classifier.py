@@ -32,7 +32,7 @@ from model_store.export.exporter import export
 from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing.class_labels import Labels, labels_for, read_labels
 from model_store.publishing.train import build_bundle, package_versions
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import is_disks, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow

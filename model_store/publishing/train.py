@@ -39,7 +39,7 @@ from model_store.evaluation.metrics import Bools, figures, reliability
 from model_store.export import parity as exported_parity
 from model_store.export.exporter import export, serving_module
 from model_store.export.quantization import CALIBRATION_IMAGES
-from model_store.registry.registry import ModelStore, copy_file
+from model_store.registry.store import ModelStore, copy_file
 from model_store.reports.data import HeldOut, ReportData, thumbnails
 from model_store.reports.write import write_report
 from model_store.runtime.progress import Steps

@@ -31,7 +31,7 @@ from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode, Policy
 from model_store.engines.golden_check import INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
-from model_store.registry.registry import ModelStore, file_digests
+from model_store.registry.store import ModelStore, file_digests
 
 CLASSES = ("good", "no cap", "disfigured")
 _SEED = 7

@@ -11,7 +11,7 @@ from model_store.bundle.manifest import Manifest
 from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
-from model_store.registry.registry import open_store
+from model_store.registry.store import open_store
 from shared.settings import Settings
 from worker.models.routing import Model
 from worker.state.pixel_buffer import BATCHES_HELD, BatchBuffer

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import read_manifest
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
 from model_store.commands import add_to
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.tiny_bundle import copy_build
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
 from model_store.commands import add_to
 from model_store.export.parity import gate_reason
-from model_store.registry.registry import ModelStore, file_digests
+from model_store.registry.store import ModelStore, file_digests
 from model_store.reports.model_summary import all_facts, class_rows, gate_verdict, signed
 from model_store.reports.page import write_page
 from shared.errors import NotFound

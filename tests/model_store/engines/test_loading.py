@@ -21,7 +21,7 @@ from model_store.bundle.policy import Mode
 from model_store.engines.loading import choose, open_engine
 from model_store.engines.protocol import Engine, EngineKind, EngineName
 from model_store.engines.validation import check_answer
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
 from tests.model_store.tiny_bundle import random_images
 
@@ -224,7 +224,7 @@ from pathlib import Path
 from model_store.bundle.golden import read_golden
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 
 bundle = open_bundle(ModelStore(Path(sys.argv[1])).resolve("tiny"))
 for kind in ("auto", "litert", "litert-fp32"):

@@ -14,7 +14,7 @@ from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.engines.loading import open_engine
 from model_store.engines.throttled import Unhurried
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 
 
 class Summing:

@@ -25,7 +25,7 @@ from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import open_engine
 from model_store.evaluation.compare import compare_versions, mcnemar
 from model_store.evaluation.evaluate import evaluate_dataset
-from model_store.registry.registry import ModelStore, file_digests
+from model_store.registry.store import ModelStore, file_digests
 from model_store.runtime.progress import Steps
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_bundle import CLASSES, copy_build, random_images

@@ -22,7 +22,7 @@ from model_store.commands import add_to
 from model_store.engines.loading import open_engine
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
 from model_store.publishing.train import spread_over
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from model_store.training.fine_tuning import SETTINGS
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled

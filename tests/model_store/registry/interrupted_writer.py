@@ -24,8 +24,8 @@ from typing import Any
 
 from model_store.bundle.files import open_bundle
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.local import LOCK_FILE
+from model_store.registry.store import ModelStore
 from shared.errors import StoreAway
 from tests.model_store.tiny_bundle import copy_build
 

@@ -10,10 +10,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import Objects
 from model_store.registry.storage.object_store import FsspecStorage
+from model_store.registry.store import ModelStore
 
 KINDS = ("folder", "memory", "fsspec files")
 

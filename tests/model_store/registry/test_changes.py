@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.protocol import folder_name
+from model_store.registry.store import ModelStore
 from model_store.registry.version_history import MOST_VERSIONS, History
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.registry.stores import KINDS, make_store

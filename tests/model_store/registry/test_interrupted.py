@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from model_store.bundle.files import open_bundle
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from tests.model_store.registry.interrupted_writer import ACTIONS
 from tests.model_store.tiny_bundle import copy_build
 
@@ -42,7 +42,7 @@ STATES: dict[str, list[State]] = {
 FILL_THE_DISK = """
 import sys
 from pathlib import Path
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import StoreAway
 from tests.model_store.tiny_bundle import copy_build
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
 from model_store.publishing import train
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder, writing_cache
 from shared.errors import BadSetting, StoreAway

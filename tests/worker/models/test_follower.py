@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore, open_store
+from model_store.registry.store import ModelStore, open_store
 from shared.errors import BadBundle, BadSetting, StoreAway
 from shared.server.connection import connect
 from shared.settings import Settings, load_settings
@@ -460,7 +460,7 @@ def test_a_store_is_not_looked_at_all_the_time(poll_s: float) -> None:
 
 def test_a_remote_store_is_followed(setting: tuple[Versions, Settings], versions: Versions) -> None:
     pytest.importorskip("fsspec")
-    from model_store.registry.registry import copy_bundle
+    from model_store.registry.store import copy_bundle
 
     settings = setting[1].model_copy(update={"model_store": f"memory://follow-{time.time_ns()}"})
     store = open_store(settings)

@@ -21,7 +21,7 @@ from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
 from model_store.evaluation.classify import classify_files
 from model_store.evaluation.evaluate import answer_dataset
-from model_store.registry.registry import open_store
+from model_store.registry.store import open_store
 from model_store.runtime.progress import Steps
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings

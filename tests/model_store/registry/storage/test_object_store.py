@@ -13,11 +13,11 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.registry.registry import ModelStore, open_store
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import Objects
 from model_store.registry.storage.object_store import FsspecStorage
+from model_store.registry.store import ModelStore, open_store
 from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
 from shared.settings import Settings
 from tests.model_store.registry.stores import FakeClock, objects

@@ -16,7 +16,7 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.registry.registry import ModelStore, copy_bundle, open_store, parse_spec
+from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import copy_build
@@ -288,7 +288,7 @@ def test_open_store_takes_folders_and_urls(settings: Settings, tiny_bundle: Path
 
 def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
     program = (
-        "import sys; from model_store.registry.registry import open_store; from shared.settings import Settings; "
+        "import sys; from model_store.registry.store import open_store; from shared.settings import Settings; "
         f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
