@@ -13,7 +13,7 @@
     │       └── ResultGone  a job whose result will never come
     └── Transient           may go well next time: retried
         ├── ServerAway      Redis can't be reached, or can't serve for now
-        ├── StoreAway       the model store can't be read or written
+        ├── StoreUnavailable       the model store can't be read or written
         ├── QueueFull       the queue is at its bound, or the memory of Redis is full
         ├── ResultTimeout   results that did not arrive in time
         └── EngineFailed    the model raised or answered the wrong number of items
@@ -91,7 +91,7 @@ class ServerAway(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
-class StoreAway(Transient):
+class StoreUnavailable(Transient):
     """The place where the model store is kept can't be read or written: away, forbidden, or full."""
 
 

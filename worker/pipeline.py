@@ -137,7 +137,7 @@ class Pipeline:
             self.loops.start(name, functools.partial(self._decode_loop, name))
         # As many as the engine wants: on a GPU one's pixels travel while the other's batch is computed, on a CPU one's
         # results are made meanwhile. A model that is swapped in wants as many, as it runs on the same kind of engine.
-        for number in range(self._parts.slot.now.acting.engine.callers):
+        for number in range(self._parts.slot.now.acting.engine.max_concurrency):
             name = f"infer-{number}" if number else "infer"
             self.loops.start(name, functools.partial(self._infer_loop, name))
         self.loops.start("finish", self._finish_loop)

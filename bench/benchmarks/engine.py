@@ -87,8 +87,8 @@ def _rate(size: int, measure_s: float) -> float:
     batch = np.random.default_rng(0).integers(0, 256, (size, side_px, side_px, 3), np.uint8)
     _engine.predict(batch)  # the change of the batch's shape is not measured
     started = time.perf_counter()
-    with ThreadPoolExecutor(_engine.callers) as callers:  # as a worker calls it
-        calls = [callers.submit(_predict_until, batch, started + measure_s) for _ in range(_engine.callers)]
+    with ThreadPoolExecutor(_engine.max_concurrency) as callers:  # as a worker calls it
+        calls = [callers.submit(_predict_until, batch, started + measure_s) for _ in range(_engine.max_concurrency)]
     return sum(call.result() for call in calls) * size / (time.perf_counter() - started)
 
 

@@ -48,10 +48,10 @@ def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
         finished_at.extend([time.perf_counter()] * len(pixels))
 
     inside: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(engine.callers) as callers:
+    with ThreadPoolExecutor(engine.max_concurrency) as callers:
         for pixels in batches:
             inside.append(callers.submit(predict, pixels))
-            if len(inside) == engine.callers:
+            if len(inside) == engine.max_concurrency:
                 inside.popleft().result()
     for each in inside:
         each.result()

@@ -25,7 +25,7 @@ class NullEngine:
     name: EngineName = "litert"
     input_size_px = 1
     classes_count = len(CLASSES)
-    callers = 1
+    max_concurrency = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing is cold."""

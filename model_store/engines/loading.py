@@ -1,7 +1,7 @@
 """Chooses and loads the engine that runs a bundle.
 
-In: an opened bundle. Out: an Engine that has just given the bundle's golden answers. Called by workers,
-`classify`, `evaluate` and `models verify`. Imports no TensorFlow unless that engine is asked for.
+In: an opened bundle. Out: an Engine that has just passed the golden check. Called by workers, `classify`, `evaluate`
+and `models verify`. Imports TensorFlow only when that engine is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.engines.golden_check import replay_golden
 from model_store.engines.protocol import Engine, EngineKind, EngineName
-from model_store.engines.throttled import Unhurried
+from model_store.engines.throttled import ThrottledEngine
 from model_store.runtime.native_output import quiet_native
 from shared.cpu_cores import usable_cores
 from shared.errors import NotFound
@@ -25,52 +25,52 @@ _NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
 def open_engine(
-    bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, beside: bool = False, xla: bool = False
+    bundle: Bundle, kind: EngineKind, *, threads: int, max_batch: int, background: bool = False, xla: bool = False
 ) -> Engine:
-    """An engine for `bundle` that has just given its golden answers.
+    """An engine for `bundle` that has just passed the golden check.
 
     Args:
         bundle: from `open_bundle`.
-        kind: `auto` takes TensorFlow where there is a GPU and TensorFlow to use it, else what the
-            manifest recommends for CPUs.
-        threads: of the engine; 0 takes one per core that this process may use.
-        max_batch: most images in one batch; larger ones are still answered, in pieces or slower.
-        beside: a model at work in this process: prove the bundle without hurry, and don't keep from the user what
-            native libraries say, as what the worker says meanwhile would be lost with it.
-        xla: compile TensorFlow's model; nothing to the other engines.
+        kind: `auto` takes TensorFlow where there is a GPU and TensorFlow is installed, else what the manifest
+            recommends for CPUs.
+        threads: threads of the engine; 0: one per core that this process may use.
+        max_batch: the largest batch to prepare for; larger ones are still answered, in slices or slower.
+        background: another model of this process is serving. Run the golden images slowly, and don't hide what native
+            libraries print: what the worker prints at the same time would be lost with it.
+        xla: compile TensorFlow's model; the other engines ignore it.
 
     Raises:
         BadBundle: a model file can't be loaded, or its answers are not the golden ones.
         NotFound: TensorFlow was asked for and is not installed.
         EngineFailed: the model could not be run at all.
     """
-    name = choose(kind, cpu_engine=bundle.manifest.cpu_engine)
-    # XNNPACK and CUDA announce themselves on standard error, once.
-    with contextlib.nullcontext() if beside else quiet_native():
+    name = resolve_engine_name(kind, cpu_engine=bundle.manifest.cpu_engine)
+    # XNNPACK and CUDA print a notice to standard error when they are first loaded.
+    with contextlib.nullcontext() if background else quiet_native():
         engine = _load(bundle, name, threads=threads or usable_cores(), max_batch=max_batch, xla=xla)
-        replay_golden(bundle, Unhurried(engine) if beside else engine)
+        replay_golden(bundle, ThrottledEngine(engine) if background else engine)
     return engine
 
 
-def choose(kind: EngineKind, *, cpu_engine: Literal["litert", "litert-fp32"]) -> EngineName:
-    """What `kind` means on this machine."""
+def resolve_engine_name(kind: EngineKind, *, cpu_engine: Literal["litert", "litert-fp32"]) -> EngineName:
+    """The engine that `kind` stands for on this machine."""
     if kind != "auto":
         return kind
     return "tensorflow" if gpu_visible() and tensorflow_installed() else cpu_engine
 
 
 def gpu_visible() -> bool:
-    """Whether an NVIDIA device is here and not hidden from this process; costs no import of TensorFlow."""
+    """Whether this process may see an NVIDIA device; imports no TensorFlow."""
     return _NVIDIA_DEVICE.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1")
 
 
 def tensorflow_installed() -> bool:
-    """Whether the TensorFlow engine could be loaded; doesn't import it."""
+    """Whether TensorFlow can be imported; doesn't import it."""
     return importlib.util.find_spec("tensorflow") is not None
 
 
 def runnable_engines() -> tuple[EngineName, ...]:
-    """The engines that are of use on this machine."""
+    """The engines that it makes sense to run on this machine."""
     if not tensorflow_installed():
         return ("litert", "litert-fp32")
     # CPUs compute half precision in software, some ten times slower than float32.

@@ -16,11 +16,11 @@ EngineKind = Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-
 
 
 class Engine(Protocol):
-    """A model ready to run. No more than `callers` threads may use it at a time."""
+    """A loaded model. At most `max_concurrency` threads may use it at a time."""
 
     @property
     def name(self) -> EngineName:
-        """As results and metrics show it."""
+        """The name that results and metrics show."""
 
     @property
     def input_size_px(self) -> int:
@@ -31,11 +31,11 @@ class Engine(Protocol):
         """C of the answers' shape [N, C]."""
 
     @property
-    def callers(self) -> int:
-        """How many threads may be in `predict` at once, and should be, to keep what it runs on busy."""
+    def max_concurrency(self) -> int:
+        """How many threads may be in `predict` at once. As many should be, to keep the hardware busy."""
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run at least once at each of these sizes, so that the first real batch costs what later ones do."""
+        """Run each of these batch sizes at least once, so that the first real batch is as fast as later ones."""
 
     def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.

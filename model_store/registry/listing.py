@@ -21,7 +21,7 @@ def listed(store: ReadableStore) -> list[Row]:
     """The rows of all models; `error` is None where nothing is wrong.
 
     Raises:
-        StoreAway: not even the models' names can be read.
+        StoreUnavailable: not even the models' names can be read.
     """
     return [row for name in store.folders() for row in _settled(store, name)]
 

@@ -29,7 +29,7 @@ _RESOLVE_ATTEMPTS = 5
 class ReadableStore:
     """Published models in one place, which need not exist yet; a path is a local folder.
 
-    Every method may raise BadSetting (a name that can't be one of a model) and StoreAway (the place can't be
+    Every method may raise BadSetting (a name that can't be one of a model) and StoreUnavailable (the place can't be
     read, or not written).
     """
 

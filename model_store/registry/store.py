@@ -74,7 +74,7 @@ class ModelStore(ReadableStore):
 
         Raises:
             BadBundle: what `build` wrote is not a bundle of this name and version; nothing is published.
-            StoreAway: no room, for example; nothing is published.
+            StoreUnavailable: no room, for example; nothing is published.
             BadSetting: the store is a URL, and the scratch folder has no room.
             Whatever else `build` raises; nothing is published.
         """

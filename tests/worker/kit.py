@@ -94,7 +94,7 @@ class ToneEngine:
 
     name = "litert"
     classes_count = len(CLASSES)
-    callers = 1
+    max_concurrency = 1
 
     def __init__(self, before: BeforePredict = nothing, *, size_px: int = SIZE_PX) -> None:
         self._before = before
@@ -105,7 +105,7 @@ class ToneEngine:
         """Nothing to warm."""
 
     def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        if hungry is not None and self.callers > 1:
+        if hungry is not None and self.max_concurrency > 1:
             hungry()
         batch = np.asarray(batch)
         self.sizes.append(len(batch))

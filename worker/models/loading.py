@@ -52,7 +52,7 @@ def load_bundle(folder: Path, settings: Settings, *, beside: bool = False) -> Se
         settings.engine,
         threads=settings.engine_threads,
         max_batch=settings.max_batch,
-        beside=beside,
+        background=beside,
         xla=settings.tensorflow_xla,
     )
     engine.warm_up([1] if beside and engine.name.startswith("litert") else [1, settings.max_batch])

@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from model_store.registry.storage.object_client import Objects
-from shared.errors import StoreAway
+from shared.errors import StoreUnavailable
 
 log = logging.getLogger("sortline.store")
 
@@ -72,7 +72,7 @@ class Lease:
         """Wait for the lease, and renew it until the end of the `with`.
 
         Raises:
-            StoreAway: the place can't be read or written.
+            StoreUnavailable: the place can't be read or written.
         """
         self._acquire()
         renewer = threading.Thread(target=self._renew_until_ended, name="store-lease", daemon=True)
@@ -88,10 +88,10 @@ class Lease:
         """Make sure that the lease is still ours: before every write.
 
         Raises:
-            StoreAway: it was not renewed in time; another writer may have it.
+            StoreUnavailable: it was not renewed in time; another writer may have it.
         """
         if self._silent_s() > self._ttl_s / 2:
-            raise StoreAway(
+            raise StoreUnavailable(
                 f"{self._where()}: lost the right to change it, not renewed for {self._silent_s():.0f} s. "
                 "Nothing more was changed; try again."
             )
@@ -133,7 +133,7 @@ class Lease:
                 return  # lost: it must not come to life again beside another's
             try:
                 self._renew()
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 log.warning("%s: lease not renewed: %s", self._where(), error)
 
     def _renew(self) -> None:
@@ -154,7 +154,7 @@ class Lease:
     def _give_back(self) -> None:
         try:
             self._objects.delete(self._path(self._claim))
-        except StoreAway as error:
+        except StoreUnavailable as error:
             log.warning("%s: claim left behind, good for %.0f s more: %s", self._where(), self._ttl_s, error)
 
     def _path(self, file: str) -> str:

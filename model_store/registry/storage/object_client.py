@@ -1,7 +1,7 @@
 """fsspec, cut down to the few operations that the store is built on.
 
 Every one of them sees what was written last, by anybody: what a driver remembers of listings is thrown away
-first. Whatever a driver raises comes out as StoreAway; drivers raise errors of their own packages too.
+first. Whatever a driver raises comes out as StoreUnavailable; drivers raise errors of their own packages too.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import Objects
 from model_store.registry.storage.protocol import STAGING_PREFIX, away, folder_name, version_number
 from model_store.runtime.scratch import scratch_folder
-from shared.errors import BadBundle, NotFound, StoreAway
+from shared.errors import BadBundle, NotFound, StoreUnavailable
 
 
 class FsspecStorage:
@@ -143,7 +143,7 @@ class FsspecStorage:
 class FsspecWriter:
     """Changes one model while its lease lasts. See `storage.Writer`.
 
-    Raises StoreAway, and BadSetting where the scratch folder that a version is made in has no room.
+    Raises StoreUnavailable, and BadSetting where the scratch folder that a version is made in has no room.
     """
 
     def __init__(self, objects: Objects, name: str, lease: Lease) -> None:
@@ -177,7 +177,7 @@ class FsspecWriter:
                 self._lease.check()
                 self._objects.upload(staging / file, f"{self._name}/{folder}/{file}")
         except BaseException:
-            with contextlib.suppress(StoreAway):  # else the next writer does it
+            with contextlib.suppress(StoreUnavailable):  # else the next writer does it
                 self._clear(version)
             raise
         self._unmark(version)

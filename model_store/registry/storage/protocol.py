@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_store.runtime.scratch import reason
-from shared.errors import StoreAway
+from shared.errors import StoreUnavailable
 
 STAGING_PREFIX = ".staging-"  # being made, or left over by a writer that died; readers ignore it
 TRASH_PREFIX = ".trash-"  # being deleted
@@ -41,7 +41,7 @@ class Writer(Protocol):
 
 
 class Storage(Protocol):
-    """Reads models. Every method may raise StoreAway where the place itself can't be read."""
+    """Reads models. Every method may raise StoreUnavailable where the place itself can't be read."""
 
     @property
     def where(self) -> str:
@@ -88,9 +88,9 @@ def version_number(folder: str) -> int | None:
     return int(folder) if _VERSION_FOLDER.fullmatch(folder) else None
 
 
-def away(where: str, error: BaseException) -> StoreAway:
+def away(where: str, error: BaseException) -> StoreUnavailable:
     """The error for a place that can't be read or written."""
-    return StoreAway(
+    return StoreUnavailable(
         f"the model store {where} can't be read or written: {reason(error)}. "
         "Check that it is reachable, that you may, and that the disk isn't full."
     )

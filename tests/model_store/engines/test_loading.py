@@ -18,7 +18,7 @@ from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import Mode
-from model_store.engines.loading import choose, open_engine
+from model_store.engines.loading import open_engine, resolve_engine_name
 from model_store.engines.protocol import Engine, EngineKind, EngineName
 from model_store.engines.validation import check_answer
 from model_store.registry.store import ModelStore
@@ -199,9 +199,9 @@ def test_auto_takes_tensorflow_only_with_a_gpu_it_may_use(
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert choose("auto", cpu_engine="litert-fp32") == expected
+    assert resolve_engine_name("auto", cpu_engine="litert-fp32") == expected
     named: EngineKind = "litert"
-    assert choose(named, cpu_engine="litert-fp32") == "litert"
+    assert resolve_engine_name(named, cpu_engine="litert-fp32") == "litert"
 
 
 def test_auto_takes_the_manifests_cpu_engine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

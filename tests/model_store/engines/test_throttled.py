@@ -1,4 +1,4 @@
-"""Proving a bundle beside a model at work."""
+"""Checking a bundle in the background, while another model serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.engines.loading import open_engine
-from model_store.engines.throttled import Unhurried
+from model_store.engines.throttled import ThrottledEngine
 from model_store.registry.store import ModelStore
 
 
@@ -38,20 +38,20 @@ class Summing:
 def test_images_are_run_one_by_one_with_longer_pauses() -> None:
     engine, pauses = Summing(), list[float]()
     images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
-    unhurried = Unhurried(engine, sleep=pauses.append)
-    assert (unhurried.predict(images) == Summing().predict(images)).all()
+    throttled = ThrottledEngine(engine, sleep=pauses.append)
+    assert (throttled.predict(images) == Summing().predict(images)).all()
     assert engine.sizes == [1, 1, 1, 1]
     assert len(pauses) == 4 and min(pauses) > 0
-    unhurried.warm_up([1, 16])
+    throttled.warm_up([1, 16])
     assert engine.sizes[4:] == [1, 16]
     assert len(pauses) == 6
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_beside_a_model_at_work_nothing_it_says_is_lost(
-    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], beside: bool
+@pytest.mark.parametrize("background", [True, False])
+def test_in_the_background_nothing_that_the_worker_prints_is_lost(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], background: bool
 ) -> None:
-    """A worker logs to standard error from other threads while a bundle is proved."""
+    """A worker logs to standard error from other threads while a bundle is checked."""
 
     def speak(images: NDArray[np.uint8]) -> None:
         os.write(2, b"batch of 16 failed\n")
@@ -60,5 +60,5 @@ def test_beside_a_model_at_work_nothing_it_says_is_lost(
     monkeypatch.setattr(
         "model_store.engines.loading.replay_golden", lambda bundle, engine: speak(read_golden(bundle).images)
     )
-    open_engine(bundle, "litert", threads=1, max_batch=4, beside=beside)
-    assert ("batch of 16 failed" in capfd.readouterr().err) is beside
+    open_engine(bundle, "litert", threads=1, max_batch=4, background=background)
+    assert ("batch of 16 failed" in capfd.readouterr().err) is background

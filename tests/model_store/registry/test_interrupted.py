@@ -43,7 +43,7 @@ FILL_THE_DISK = """
 import sys
 from pathlib import Path
 from model_store.registry.store import ModelStore
-from shared.errors import StoreAway
+from shared.errors import StoreUnavailable
 from tests.model_store.tiny_bundle import copy_build
 
 store, build = ModelStore(Path(sys.argv[1])), copy_build(Path(sys.argv[2]))
@@ -51,7 +51,7 @@ store, build = ModelStore(Path(sys.argv[1])), copy_build(Path(sys.argv[2]))
 def refused(change):
     try:
         change()
-    except StoreAway as error:
+    except StoreUnavailable as error:
         print(error)
 
 store.publish("tiny", build)

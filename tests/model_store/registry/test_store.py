@@ -17,7 +17,7 @@ import pytest
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
-from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import copy_build
 
@@ -266,7 +266,7 @@ def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
         return opened(path, mode, *arguments)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(StoreAway, match="models can't be read or written: No space left on device"):
+    with pytest.raises(StoreUnavailable, match="models can't be read or written: No space left on device"):
         store.publish("bottles", build)
 
 
@@ -275,7 +275,7 @@ def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bu
     pointer = store.root / "tiny" / "current"
     pointer.unlink()
     pointer.mkdir()  # whatever it is that the system refuses; permissions don't hold for root
-    with pytest.raises(StoreAway, match=r"models can't be read or written: .*Is a directory"):
+    with pytest.raises(StoreUnavailable, match=r"models can't be read or written: .*Is a directory"):
         store.resolve("tiny")
 
 

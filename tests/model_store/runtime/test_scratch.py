@@ -18,7 +18,7 @@ from model_store.publishing import train
 from model_store.registry.store import ModelStore
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder, writing_cache
-from shared.errors import BadSetting, StoreAway
+from shared.errors import BadSetting, StoreUnavailable
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,7 +85,7 @@ def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.parametrize("error", [StoreAway("No space left on device"), ValueError("a defect")])
+@pytest.mark.parametrize("error", [StoreUnavailable("No space left on device"), ValueError("a defect")])
 def test_other_errors_pass_as_they_are(error: Exception, tmp_path: Path) -> None:
     for block in (scratch_folder("sortline-"), writing_cache(tmp_path)):
         with pytest.raises(type(error), match=str(error)), block:

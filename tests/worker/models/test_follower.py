@@ -13,7 +13,7 @@ import redis
 
 from model_store.registry.canary import Canary
 from model_store.registry.store import ModelStore, open_store
-from shared.errors import BadBundle, BadSetting, StoreAway
+from shared.errors import BadBundle, BadSetting, StoreUnavailable
 from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
@@ -262,7 +262,7 @@ def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Ve
 
 
 @pytest.mark.parametrize(
-    "error", [StoreAway("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
+    "error", [StoreUnavailable("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
 )
 def test_a_store_that_is_away_is_said_once_and_found_again(
     setting: tuple[Versions, Settings], versions: Versions, caplog: pytest.LogCaptureFixture, error: Exception

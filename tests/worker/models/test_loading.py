@@ -41,7 +41,7 @@ def test_what_is_warmed_up(
     settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: bool, warmed: list[int]
 ) -> None:
     def opened(bundle: Bundle, kind: str, **options: object) -> Slow:
-        assert options["beside"] is beside
+        assert options["background"] is beside
         return Slow(name)
 
     monkeypatch.setattr(loading, "open_engine", opened)

@@ -10,7 +10,7 @@ import pytest
 
 from model_store.registry.storage.lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
 from model_store.registry.storage.object_client import Objects
-from shared.errors import StoreAway
+from shared.errors import StoreUnavailable
 from tests.model_store.registry.stores import FakeClock, objects
 
 DEAD = f"tiny/{CLAIM_PREFIX}dead"
@@ -148,12 +148,12 @@ def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: O
         silent = remote.read(f"tiny/{claim}")
         assert silent != first
         clock.pass_by(0)  # as if suspended: more than half of the time, less than all
-        with pytest.raises(StoreAway, match="lost the right to change it"):
+        with pytest.raises(StoreUnavailable, match="lost the right to change it"):
             lease.check()
         (renewer,) = (thread for thread in threading.enumerate() if thread.name == "store-lease")
         turns.next()
         renewer.join(timeout=60)
         assert not renewer.is_alive()
         assert remote.read(f"tiny/{claim}") == silent  # it doesn't come to life again
-        with pytest.raises(StoreAway):
+        with pytest.raises(StoreUnavailable):
             lease.check()

@@ -18,7 +18,7 @@ from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import Objects
 from model_store.registry.storage.object_store import FsspecStorage
 from model_store.registry.store import ModelStore, open_store
-from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
 from tests.model_store.registry.stores import FakeClock, objects
 from tests.model_store.tiny_bundle import copy_build
@@ -59,7 +59,7 @@ class Watched(Objects):
     def _change(self) -> None:
         self.changes += 1
         if self.changes_until_dead is not None and self.changes > self.changes_until_dead:
-            raise StoreAway("as if the process had been killed: not even clearing away works")
+            raise StoreUnavailable("as if the process had been killed: not even clearing away works")
 
 
 @pytest.fixture(params=["memory", "fsspec files"])
@@ -217,7 +217,7 @@ def test_dying_at_any_step_leaves_the_old_or_the_new_state(tiny_bundle: Path, tm
             healthy.publish("tiny", copy_build(tiny_bundle), promote=version > 1)
         remote.changes_until_dead = step
         doomed = on(remote, tmp_path / f"cache of the dead {step}")
-        with contextlib.suppress(StoreAway):
+        with contextlib.suppress(StoreUnavailable):
             ACTIONS[action](doomed, tiny_bundle)
         found.append((healthy.versions("tiny"), healthy.history("tiny").versions))
         for version in healthy.versions("tiny"):
@@ -283,7 +283,7 @@ def test_whatever_a_driver_raises_is_one_error(
     for operation in ("cat_file", "ls", "find"):
         with monkeypatch.context() as patch:
             patch.setattr(remote._fs, operation, fail)
-            with pytest.raises(StoreAway, match=r"can't be read or written: slow down"):
+            with pytest.raises(StoreUnavailable, match=r"can't be read or written: slow down"):
                 store.resolve("tiny")
                 store.names()
     assert store.resolve("tiny").name == "000002"
@@ -292,5 +292,5 @@ def test_whatever_a_driver_raises_is_one_error(
 def test_a_full_disk_under_the_cache_is_the_stores_error(elsewhere: ModelStore) -> None:
     elsewhere.root.parent.mkdir(parents=True, exist_ok=True)
     elsewhere.root.write_text("a file where the cache's folder should be")
-    with pytest.raises(StoreAway, match="cached in"):
+    with pytest.raises(StoreUnavailable, match="cached in"):
         elsewhere.resolve("tiny")
