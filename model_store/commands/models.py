@@ -29,16 +29,16 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
 
     Example: sortline models list
     """
-    from model_store.registry.listing import listed
+    from model_store.registry.listing import list_versions
 
     store = open_store_of(model_store)
-    rows = listed(store)
+    rows = list_versions(store)
     if as_json:
         print_json(rows)
     elif rows:
         _print_models(rows)
     else:
-        print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
+        print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(row["error"] for row in rows):
         raise typer.Exit(1)
 
@@ -67,7 +67,7 @@ def verify_models(
         for entry in checks:
             print(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
         if not checks:
-            print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
+            print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(entry["error"] for entry in checks):
         raise typer.Exit(1)
 
@@ -113,11 +113,11 @@ def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int
     from model_store.registry.store import parse_spec
 
     if model is None:
-        return [(name, version) for name in store.folders() for version in store.numbers(name)]
+        return [(name, version) for name in store.model_folders() for version in store.version_numbers(name)]
     name, version = parse_spec(model)
     if version is None:
         version = store.current(name)
-    if version not in store.numbers(name):
+    if version not in store.version_numbers(name):
         store.resolve(model)  # raises, and lists what there is
     return [(name, version)]
 

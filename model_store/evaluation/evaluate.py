@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.files import Bundle
-from model_store.bundle.training_digests import read_trained_on
+from model_store.bundle.training_digests import read_training_digests
 from model_store.datasets.dataset import Dataset, Sample
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.engines.protocol import Engine
@@ -120,8 +120,8 @@ def evaluate_dataset(
 
 def seen_in_training(answered: Answered, bundle: Bundle) -> dict[str, int] | None:
     """How many of the images the version was trained on or chosen by; None where the bundle doesn't say."""
-    trained_on = read_trained_on(bundle.path)
-    return None if trained_on is None else trained_on.seen(answered.digests)
+    trained_on = read_training_digests(bundle.path)
+    return None if trained_on is None else trained_on.count_seen(answered.digests)
 
 
 def seen_warning(seen: dict[str, int] | None, *, images: int) -> str | None:

@@ -34,7 +34,7 @@ from model_store.publishing.class_labels import Labels, labels_for, read_labels
 from model_store.publishing.train import build_bundle, package_versions
 from model_store.registry.store import ModelStore
 from model_store.runtime.progress import Steps
-from model_store.runtime.scratch import is_disks, scratch_folder
+from model_store.runtime.scratch import is_disk_error, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from model_store.training.feature_cache import scaled
 from shared.errors import BadBackbone, BadDataset, BadSetting
@@ -173,7 +173,7 @@ def _export(
     try:
         export(served, folder, calibration=images.calibration, steps=steps)
     except Exception as error:  # the converter has errors of its own, and none of ours
-        if is_disks(error):
+        if is_disk_error(error):
             raise
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]
         raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error

@@ -30,7 +30,7 @@ from model_store.bundle.manifest import (
     TrainingInfo,
 )
 from model_store.bundle.policy import Mode
-from model_store.bundle.training_digests import write_trained_on
+from model_store.bundle.training_digests import write_training_digests
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import count_labels, load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, Unreadable
@@ -164,7 +164,7 @@ def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
         manifest = _manifest(work, parity=parity)
         digests = np.array(material.pictures.digests)
         train, validation = (digests[rows] for rows in material.split)
-        write_trained_on(folder, train=train, validation=validation)
+        write_training_digests(folder, train=train, validation=validation)
         with steps.step("Drawing the report"):
             write_report(folder / REPORT_DIR, _report(manifest, work))
         with steps.step("Publishing"):

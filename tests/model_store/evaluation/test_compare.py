@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from model_store.bundle.policy import Policy
-from model_store.bundle.training_digests import write_trained_on
+from model_store.bundle.training_digests import write_training_digests
 from model_store.commands import add_to
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
@@ -325,7 +325,7 @@ def test_images_that_a_version_was_trained_on_are_announced(
     digests = [hashlib.sha256((dataset / f"{index:02}.png").read_bytes()).hexdigest() for index in range(5)]
 
     def build(folder: Path, version: int) -> None:
-        write_trained_on(folder, train=digests, validation=[])
+        write_training_digests(folder, train=digests, validation=[])
         changed_build(tiny_bundle, lambda manifest: {})(folder, version)
 
     store.publish("tiny", build)

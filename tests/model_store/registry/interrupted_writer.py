@@ -141,7 +141,7 @@ def _found(store: ModelStore) -> dict[str, Any]:
     canary = store.canary("tiny")
     return {
         "history": store.history("tiny").versions,
-        "numbers": store.numbers("tiny"),
+        "numbers": store.version_numbers("tiny"),
         "versions": versions,
         "canary": canary and [canary.version, canary.share],
         "left": _left(store),

@@ -127,7 +127,7 @@ def test_a_half_copied_bundle_is_invisible_and_its_number_is_not_used(store: Mod
     assert store.versions("tiny") == [1, 2]
     (half / GOLDEN_FILE).unlink()
     assert store.versions("tiny") == [1]
-    assert list(store.numbers("tiny")) == [1, 2]
+    assert list(store.version_numbers("tiny")) == [1, 2]
     with pytest.raises(NotFound, match="not complete"):
         store.resolve("tiny@2")
     (half / MANIFEST_FILE).unlink()
@@ -251,7 +251,7 @@ def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
     (source / INT8_FILE).unlink()
     with pytest.raises(BadBundle, match=f"stick/{INT8_FILE}, which is to be published, can't be read: No such file"):
         store.publish("bottles", build)
-    assert store.numbers("bottles") == []
+    assert store.version_numbers("bottles") == []
 
 
 def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(

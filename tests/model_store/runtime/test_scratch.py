@@ -17,7 +17,7 @@ from model_store.commands import add_to
 from model_store.publishing import train
 from model_store.registry.store import ModelStore
 from model_store.runtime.progress import Steps
-from model_store.runtime.scratch import scratch_folder, writing_cache
+from model_store.runtime.scratch import cache_write_errors, scratch_folder
 from shared.errors import BadSetting, StoreUnavailable
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
 
@@ -87,6 +87,6 @@ def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [StoreUnavailable("No space left on device"), ValueError("a defect")])
 def test_other_errors_pass_as_they_are(error: Exception, tmp_path: Path) -> None:
-    for block in (scratch_folder("sortline-"), writing_cache(tmp_path)):
+    for block in (scratch_folder("sortline-"), cache_write_errors(tmp_path)):
         with pytest.raises(type(error), match=str(error)), block:
             raise error
