@@ -57,7 +57,7 @@ def compare(
     models = [_opened(store, spec, settings) for spec in (a, b)]
     data = load_dataset(dataset)
     if held_out:
-        data = data.only(sample for sample in data.samples if sample.held_out)
+        data = data.with_samples(sample for sample in data.samples if sample.held_out)
         if not data.samples:
             raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
     with shown_steps() as steps:

@@ -41,7 +41,7 @@ def evaluate(
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     data = load_dataset(dataset)
     if held_out:
-        data = data.only(sample for sample in data.samples if sample.held_out)
+        data = data.with_samples(sample for sample in data.samples if sample.held_out)
         if not data.samples:
             raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
     runner = open_engine(

@@ -192,7 +192,7 @@ def known_truth(dataset: Dataset, samples: Sequence[Sample], *, classes: Sequenc
     """
     if mode == "single" or dataset.complete:
         return None
-    stated = ({*dataset.known(sample, classes)} for sample in samples)
+    stated = ({*dataset.known_labels(sample, classes)} for sample in samples)
     return np.array([[name in names for name in classes] for names in stated], bool).reshape(-1, len(classes))
 
 

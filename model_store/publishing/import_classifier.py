@@ -25,7 +25,7 @@ from model_store.bundle.golden import write_golden
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
-from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.datasets.sources import open_files
 from model_store.export import parity as exported_parity
 from model_store.export.exporter import export
@@ -80,7 +80,7 @@ class _Images(NamedTuple):
 
     calibration: NDArray[np.uint8]
     compared: NDArray[np.uint8]
-    pictures: Pictures
+    pictures: DecodedSamples
 
 
 def import_classifier(

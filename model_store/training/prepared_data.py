@@ -18,9 +18,9 @@ from PIL import Image
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
-from model_store.datasets.audit import DatasetReport, examine
+from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import Dataset, Sample, check_trainable
-from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.datasets.lazy_images import LazySubset
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
@@ -45,9 +45,9 @@ class Material:
     mode: Mode
     classes: tuple[str, ...]
     fit: Fit
-    pictures: Pictures
+    pictures: DecodedSamples
     split: Split
-    held_out: Pictures
+    held_out: DecodedSamples
 
     def samples(self, rows: NDArray[np.intp]) -> list[Sample]:
         """The samples of these pictures."""
@@ -102,7 +102,7 @@ def gather(
     with steps.step("Reading the images", total=len(dataset.samples)) as advance:
         pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
         kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)
-    report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
+    report = audit_dataset(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
     excluded, samples = set(report.excluded), pictures.samples
     rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
     check_trainable(dataset, [samples[index] for index in rows], mode)
@@ -118,7 +118,7 @@ def _divided(
         seed=seed,
         groups=report.groups_of(samples),
         leave_out=set(range(len(samples))).difference(rows.tolist()),
-        absent=[dataset.absent(sample) for sample in samples] if report.mode == "multi" else None,
+        absent=[dataset.absent_labels(sample) for sample in samples] if report.mode == "multi" else None,
     )
     if not len(chosen.validation):
         raise BadDataset(

@@ -58,7 +58,7 @@ def compare_recipes(
     """
     steps = steps or Steps()
     dataset = load_dataset(path)
-    dataset = dataset.only(replace(sample, held_out=False) for sample in dataset.samples)
+    dataset = dataset.with_samples(replace(sample, held_out=False) for sample in dataset.samples)
     kind: dict[str, Any] = {"cache": cache, "limits": limits, "steps": steps}
     kind["backbone"] = resolve_backbone(backbone, cache=cache, steps=steps)
     subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
@@ -128,7 +128,7 @@ def _one_label(dataset: Dataset) -> Dataset:
     """The images with one label. A class that only occurs beside others is none of theirs."""
     alone = [sample for sample in dataset.samples if len(sample.labels) == 1]
     lost = {*_labels(dataset.samples)} - {*_labels(alone)}
-    return replace(dataset.only(alone), classes=tuple(name for name in dataset.classes if name not in lost))
+    return replace(dataset.with_samples(alone), classes=tuple(name for name in dataset.classes if name not in lost))
 
 
 def _labels(samples: Iterable[Sample]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from model_store.datasets import near_duplicates
-from model_store.datasets.near_duplicates import Duplicates, Pair, connected, find_duplicates
+from model_store.datasets.near_duplicates import Duplicates, Pair, connected_groups, find_duplicates
 from model_store.runtime.progress import Steps
 from producer.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
@@ -221,12 +221,12 @@ def test_copies_are_found_beside_a_crowd(frames: Pixels) -> None:
 def test_bounds_shrink_until_the_groups_are_small() -> None:
     chain = [Pair(number, number + 1, "alike", "as it is", 15.0 if number % 4 == 3 else 9.0) for number in range(39)]
     aside = Pair(50, 51, "alike", "as it is", 15.0)
-    pairs, crowd = near_duplicates._thinned([*chain, aside], 100)
+    pairs, crowd = near_duplicates._split_crowds([*chain, aside], 100)
     assert crowd == []
     assert pairs == [*(pair for pair in chain if pair.difference == 9.0), aside]
-    assert near_duplicates._thinned([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
+    assert near_duplicates._split_crowds([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
     close = [pair._replace(difference=1.0) for pair in chain]
-    assert near_duplicates._thinned([*close, aside], 100) == ([aside], list(range(40)))
+    assert near_duplicates._split_crowds([*close, aside], 100) == ([aside], list(range(40)))
 
 
 def test_blocks_and_chunks_do_not_change_what_is_found(frames: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +244,6 @@ def test_few_pictures_are_no_trouble(frames: Pixels, count: int) -> None:
 
 
 def test_pairs_connect_groups() -> None:
-    assert connected([]) == []
-    assert connected([(5, 9), (1, 2), (9, 7), (2, 3), (12, 11), (3, 1)]) == [[1, 2, 3], [5, 7, 9], [11, 12]]
-    assert connected((number, number + 1) for number in reversed(range(5000))) == [list(range(5001))]
+    assert connected_groups([]) == []
+    assert connected_groups([(5, 9), (1, 2), (9, 7), (2, 3), (12, 11), (3, 1)]) == [[1, 2, 3], [5, 7, 9], [11, 12]]
+    assert connected_groups((number, number + 1) for number in reversed(range(5000))) == [list(range(5001))]
