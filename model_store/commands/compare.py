@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model_store.commands.options import EngineFlag, StoreFlag
-from model_store.commands.output import figures_table, plain_console
+from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from model_store.registry.store import ModelStore
     from shared.settings import Settings
 
-# More lines than a screen or two are for --out.
+# One or two screens of lines; --out has all of them.
 _SHOWN = 40
 
 
@@ -66,7 +66,7 @@ def compare(
             write_csv(out, found)
         if html is not None:
             write_html(html, found, limits=limits, steps=steps)
-    for item in found.a.answered.unreadable:
+    for item in found.a.predictions.unreadable:
         print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
     for warning in warnings(found):
         print(warning, file=sys.stderr)
@@ -92,12 +92,12 @@ def _print_comparison(found: Comparison) -> None:
     from model_store.reports.comparison_output import shown_classes
 
     console = plain_console()
-    images, right = len(found.a.answered.samples), found.right()
+    images, right = len(found.a.predictions.samples), found.count_correct()
     console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
-    console.print(figures_table("Figures", ("", "A", "B", "B - A"), _rows(found.figures())))
+    console.print(metrics_table("Figures", ("", "A", "B", "B - A"), _rows(found.metrics())))
     console.print()
     by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
-    console.print(figures_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
+    console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
     console.print(
         f"\nright: both on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
         f"on {right['neither']:,}; p = {right['p_value']:.3g} if they were equally good\n"
@@ -105,24 +105,24 @@ def _print_comparison(found: Comparison) -> None:
     _print_differences(console, found)
 
 
-def _rows(figures: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
-    from model_store.reports.model_summary import TITLES, figure, signed
+def _rows(metrics: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
+    from model_store.reports.model_summary import METRIC_TITLES, format_delta, format_score
 
     return [
         (
-            TITLES.get(name, name),
-            figure(beside["a"]),
-            figure(beside["b"]),
-            signed(beside["difference"]),
+            METRIC_TITLES.get(name, name),
+            format_score(values["a"]),
+            format_score(values["b"]),
+            format_delta(values["difference"]),
         )
-        for name, beside in figures.items()
+        for name, values in metrics.items()
     ]
 
 
 def _print_differences(console: Console, found: Comparison) -> None:
     from rich.table import Table
 
-    from model_store.reports.comparison_output import said
+    from model_store.reports.comparison_output import format_answer
 
     count = len(found.differing)
     if not count:
@@ -133,7 +133,8 @@ def _print_differences(console: Console, found: Comparison) -> None:
     for row in found.differing[:_SHOWN]:
         one = found.difference(int(row))
         answers = (
-            f"{said(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})" for side in "ab"
+            f"{format_answer(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})"
+            for side in "ab"
         )
         table.add_row(one["file"], " + ".join(one["truth"]), *answers)
     console.print(table)

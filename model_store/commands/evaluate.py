@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag
-from model_store.commands.output import print_figures, print_unused
+from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 
@@ -52,14 +52,14 @@ def evaluate(
         xla=settings.tensorflow_xla,
     )
     with shown_steps() as steps:
-        figures = evaluate_dataset(
+        metrics = evaluate_dataset(
             data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
         )
-    if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
+    if warning := seen_warning(metrics["seen_in_training"], images=metrics["images"]):
         print(f"sortline: {warning}", file=sys.stderr)
     if as_json:
-        print_json(figures)
+        print_json(metrics)
     else:
-        print_unused(figures["unreadable"], figures["unlabelled"])
-        reference = figures["model"]
-        print_figures(figures, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")
+        print_unused(metrics["unreadable"], metrics["unlabelled"])
+        reference = metrics["model"]
+        print_metrics(metrics, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")

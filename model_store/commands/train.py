@@ -14,7 +14,7 @@ from model_store.commands.options import (
     StoreFlag,
     check_training_installed,
 )
-from model_store.commands.output import print_figures, print_unused
+from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _print_trained(trained: Trained, *, promoted: bool) -> None:
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}); {trained.held_out} held out by held_out.txt and seen by neither"
     )
-    print_figures(manifest.metrics, title="validation")
+    print_metrics(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
         f"parity on {parity['images']:.0f} images not trained on: "

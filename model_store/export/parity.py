@@ -22,8 +22,7 @@ from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation.metrics import Bools, judge
-from model_store.evaluation.metrics import figures as figures_of
+from model_store.evaluation.metrics import Bools, compute_metrics, score
 from model_store.runtime.native_output import quiet_native
 from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
@@ -91,7 +90,7 @@ def measure(
 
     Args:
         labels: the true ones of the N images.
-        known: bool [N, C], as of `evaluation.judge`.
+        known: bool [N, C], as of `evaluation.metrics.score`.
 
     Raises:
         BadBundle: a float export answers otherwise than the model that was trained; it must not be published.
@@ -100,15 +99,15 @@ def measure(
     # Without true labels only the decisions are looked at, not whether they are right.
     truth = labels if labels is not None else [()] * len(answers.trained)
     kind: dict[str, Any] = {"classes": classes, "mode": mode, "policy": policy}
-    fp32, int8 = (judge(given, truth, known=known, **kind) for given in (answers.fp32, answers.int8))
+    fp32, int8 = (score(given, truth, label_mask=known, **kind) for given in (answers.fp32, answers.int8))
     same_class = answers.int8.argmax(axis=1) == answers.fp32.argmax(axis=1)
     same_labels = (int8.decided == fp32.decided).all(axis=1)
     figures["int8_class_agreement"] = float(same_class.mean())
     figures["int8_labels_agreement"] = float(same_labels.mean())
     figures["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
     if labels is not None:
-        figures["fp32_macro_f1"] = figures_of(fp32)["macro_f1"]
-        figures["int8_macro_f1"] = figures_of(int8)["macro_f1"]
+        figures["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
+        figures["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
     return figures
 
 
@@ -167,7 +166,7 @@ def choose_golden(
     clear = np.flatnonzero(clearness > 2 * INT8_TOLERANCE)
     if not len(clear):  # a model that is sure of nothing: its least unsure answer
         clear = np.array([clearness.argmax()])
-    decided = judge(answers.int8, [()] * len(images), **kind).decided
+    decided = score(answers.int8, [()] * len(images), **kind).decided
     chosen = np.sort(_by_turns(clear, decided[clear])[:GOLDEN_IMAGES])
     return Golden(images=images[chosen], float32=answers.fp32[chosen], int8=answers.int8[chosen])
 

@@ -35,12 +35,12 @@ from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import count_labels, load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, Unreadable
 from model_store.datasets.lazy_images import LazySubset
-from model_store.evaluation.metrics import Bools, figures, reliability
+from model_store.evaluation.metrics import Bools, compute_metrics, reliability
 from model_store.export import parity as exported_parity
 from model_store.export.exporter import export, serving_module
 from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.registry.store import ModelStore, copy_file
-from model_store.reports.data import HeldOut, ReportData, thumbnails
+from model_store.reports.data import ReportData, ValidationPredictions, thumbnails
 from model_store.reports.write import write_report
 from model_store.runtime.progress import Steps
 from model_store.runtime.scratch import scratch_folder
@@ -235,17 +235,17 @@ def _calibration(work: _Work) -> CalibrationInfo:
 
 def _report(manifest: Manifest, work: _Work) -> ReportData:
     material, chosen = work.material, work.material.split.validation
-    held_out = HeldOut(
+    validation = ValidationPredictions(
         names=tuple(sample.name for sample in material.samples(chosen)),
         labels=tuple(material.labels(chosen)),
         thumbnails=thumbnails(LazySubset(material.pictures.images, chosen)),
         probabilities=work.tuning.after,
-        known=work.known,
+        label_mask=work.known,
         uncalibrated=work.tuning.before,
     )
     head = work.learnt.head
     weights = {"head/kernel": [head.kernel], "head/bias": [head.bias]}
-    return ReportData(manifest, phases=work.learnt.phases, held_out=held_out, weights=weights)
+    return ReportData(manifest, phases=work.learnt.phases, validation=validation, weights=weights)
 
 
 def _manifest(work: _Work, *, parity: dict[str, float]) -> Manifest:
@@ -268,7 +268,7 @@ def _manifest(work: _Work, *, parity: dict[str, float]) -> Manifest:
         ),
         training=_training(work),
         dataset=_dataset(material),
-        metrics=figures(work.tuning.judged(labels, known=work.known)),
+        metrics=compute_metrics(work.tuning.scored(labels, label_mask=work.known)),
         calibration=_calibration(work),
         parity=parity,
         files={},

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import Bools, Judged, judge
+from model_store.evaluation.metrics import Bools, ScoredPredictions, score
 from model_store.training.calibration import Calibration, cross_fitted, dealt, fit
 from model_store.training.head import activated, outputs_of
 from model_store.training.thresholds import F1, Objective, choose_thresholds
@@ -39,27 +39,27 @@ class Tuning:
     fold: NDArray[np.intp]
     fold_policies: tuple[Policy, ...]
 
-    def judged(self, labels: Sequence[tuple[str, ...]], *, known: Bools | None = None) -> Judged:
+    def scored(self, labels: Sequence[tuple[str, ...]], *, label_mask: Bools | None = None) -> ScoredPredictions:
         """The validation images as they would be decided by a calibration and thresholds that never saw them.
 
-        `evaluation.figures` of it are what to expect of fresh images: those of the final policy on the images that it
-        was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro F1).
+        `evaluation.metrics.compute_metrics` of it are what to expect of fresh images: those of the final policy on the
+        images that it was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro F1).
 
         Args:
             labels: the true ones of the N images.
-            known: bool [N, C], as of `evaluation.judge`.
+            label_mask: bool [N, C], as of `evaluation.metrics.score`.
         """
         parts = []
         for number, policy in enumerate(self.fold_policies):
             rows = np.flatnonzero(self.fold == number).tolist()
             parts.append(
-                judge(
+                score(
                     self.after[rows],
                     [labels[row] for row in rows],
                     classes=self.classes,
                     mode=self.mode,
                     policy=policy,
-                    known=None if known is None else known[rows],
+                    label_mask=None if label_mask is None else label_mask[rows],
                 )
             )
         return _in_order(parts, self.fold, policy=self.policy)
@@ -100,8 +100,8 @@ def tune(logits: Floats, targets: Floats, *, classes: Sequence[str], mode: Mode,
     )
 
 
-def _in_order(parts: Sequence[Judged], fold: NDArray[np.intp], *, policy: Policy) -> Judged:
-    """One Judged of those of the folds, its images in their own order again."""
+def _in_order(parts: Sequence[ScoredPredictions], fold: NDArray[np.intp], *, policy: Policy) -> ScoredPredictions:
+    """The predictions of all folds as one, with the images in their original order."""
     order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
     lanes = [lane for part in parts for lane in part.lanes]
     return replace(
@@ -109,9 +109,9 @@ def _in_order(parts: Sequence[Judged], fold: NDArray[np.intp], *, policy: Policy
         policy=policy,
         probabilities=np.concatenate([part.probabilities for part in parts])[order],
         truth=np.concatenate([part.truth for part in parts])[order],
-        known=np.concatenate([part.known for part in parts])[order],
+        label_mask=np.concatenate([part.label_mask for part in parts])[order],
         decided=np.concatenate([part.decided for part in parts])[order],
         uncertain=np.concatenate([part.uncertain for part in parts])[order],
-        right=np.concatenate([part.right for part in parts])[order],
+        correct=np.concatenate([part.correct for part in parts])[order],
         lanes=tuple(lanes[index] for index in order),
     )

@@ -24,7 +24,7 @@ from model_store.datasets.image_loading import DecodedSamples, Limits, decode_sa
 from model_store.datasets.lazy_images import LazySubset
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
-from model_store.evaluation.metrics import Bools, known_truth
+from model_store.evaluation.metrics import Bools, label_mask_of
 from model_store.runtime.progress import Steps
 from model_store.training.feature_extractor import frame_size_px
 from model_store.training.fine_tuning import Frames
@@ -59,7 +59,7 @@ class Material:
 
     def known(self, samples: Sequence[Sample]) -> Bools | None:
         """Which truth the dataset states of these samples, bool [N, C]; None: all."""
-        return known_truth(self.dataset, samples, classes=self.classes, mode=self.mode)
+        return label_mask_of(self.dataset, samples, classes=self.classes, mode=self.mode)
 
     def frames(self, rows: NDArray[np.intp]) -> Frames:
         """These pictures and their targets."""

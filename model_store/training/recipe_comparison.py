@@ -239,7 +239,7 @@ class _Trial:
             answers,
             material.labels(chosen.validation),
             policy=Policy.default(material.classes, material.mode),
-            known=material.known(material.samples(chosen.validation)),
+            label_mask=material.known(material.samples(chosen.validation)),
             **self.kind,
         )
 

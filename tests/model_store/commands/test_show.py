@@ -15,7 +15,7 @@ from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInf
 from model_store.commands import add_to
 from model_store.export.parity import gate_reason
 from model_store.registry.store import ModelStore, file_digests
-from model_store.reports.model_summary import all_facts, class_rows, gate_verdict, signed
+from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, summary_sections
 from model_store.reports.page import write_page
 from shared.errors import NotFound
 from shared.images.crop_regions import Region
@@ -110,7 +110,7 @@ def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: 
 
 def test_what_is_seen_of_a_picture() -> None:
     def seen(**changes: Any) -> dict[str, str]:
-        model, *_ = all_facts(manifest_of(CLASSES, "multi").model_copy(update=changes))
+        model, *_ = summary_sections(manifest_of(CLASSES, "multi").model_copy(update=changes))
         return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
 
     assert seen() == {"images": "224 x 224 px, squashed to the square"}
@@ -133,7 +133,7 @@ def test_the_gate_s_verdict() -> None:
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
-    assert [signed(value) for value in (-0.0004, 0.0, 0.25, -0.0625, None)] == [
+    assert [format_delta(value) for value in (-0.0004, 0.0, 0.25, -0.0625, None)] == [
         "+0.000",
         "+0.000",
         "+0.250",
@@ -151,6 +151,8 @@ def test_of_many_classes_only_those_that_occurred_are_listed() -> None:
     assert class_rows(manifest_of(classes, "single")) == []
     precise = CalibrationInfo(scale=(0.5,) * 1001, shift=(0.0,) * 1001, images=5, ece_before=0.1, ece_after=0.1)
     texts = [
-        value for facts in all_facts(manifest.model_copy(update={"calibration": precise})) for _, value in facts.rows
+        value
+        for section in summary_sections(manifest.model_copy(update={"calibration": precise}))
+        for _, value in section.rows
     ]
     assert max(map(len, texts)) < 400

@@ -182,10 +182,10 @@ def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.95, 0.03, 0.02], [0.05, 0.9, 0.9], [0.9, 0.05, 0.05]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("good", "no cap", "pigmented")), b)
-    figures = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).figures()  # type: ignore[arg-type]
+    metrics = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).metrics()  # type: ignore[arg-type]
     # B's false `pigmented` costs it the image, but not the shared labels.
-    assert figures["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
-    assert figures["macro_f1"] == figures["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
+    assert metrics["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
+    assert metrics["macro_f1"] == metrics["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
 
 
 def test_another_lane_alone_is_a_difference(tmp_path: Path) -> None:

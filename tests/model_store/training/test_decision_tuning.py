@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import evaluate, figures, reliability
+from model_store.evaluation.metrics import compute_metrics, evaluate, reliability
 from model_store.training.decision_tuning import tune
 from model_store.training.head import activated, outputs_of, targets_of
 from model_store.training.thresholds import parse_objective
@@ -49,19 +49,19 @@ def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_image_is_judged_in_its_place_by_its_folds_policy(mode: Mode) -> None:
+def test_each_image_is_scored_in_its_place_by_its_folds_policy(mode: Mode) -> None:
     logits, labels = drawn(2, mode=mode)
     tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
-    judged = tuning.judged(labels)
-    np.testing.assert_array_equal(judged.probabilities, tuning.after)
-    np.testing.assert_array_equal(judged.truth, [[name in names for name in CLASSES] for names in labels])
-    assert judged.policy == tuning.policy
+    scored = tuning.scored(labels)
+    np.testing.assert_array_equal(scored.probabilities, tuning.after)
+    np.testing.assert_array_equal(scored.truth, [[name in names for name in CLASSES] for names in labels])
+    assert scored.policy == tuning.policy
     assert len(tuning.fold_policies) == 5
     for row in (0, 17, 59):
         policy = tuning.fold_policies[tuning.fold[row]]
         alone = evaluate(tuning.after[[row]], [labels[row]], classes=CLASSES, mode=mode, policy=policy)
-        assert (alone["exact_match"], alone["uncertain"]) == (judged.right[row], judged.uncertain[row])
-    assert figures(judged)["images"] == 60
+        assert (alone["exact_match"], alone["uncertain"]) == (scored.correct[row], scored.uncertain[row])
+    assert compute_metrics(scored)["images"] == 60
 
 
 def test_the_figures_to_expect_are_those_of_fresh_images_and_not_those_of_the_chosen_policy() -> None:
@@ -72,7 +72,7 @@ def test_the_figures_to_expect_are_those_of_fresh_images_and_not_those_of_the_ch
         tuning = tune(logits, targets_of(labels, CLASSES, "multi"), classes=CLASSES, mode="multi")
         kind: dict[str, Any] = {"classes": CLASSES, "mode": "multi"}
         published = activated(tuning.calibration.applied(unseen), **kind)
-        expected.append(figures(tuning.judged(labels))["macro_f1"])
+        expected.append(compute_metrics(tuning.scored(labels))["macro_f1"])
         flattering.append(evaluate(tuning.after, labels, policy=tuning.policy, **kind)["macro_f1"])
         fresh.append(evaluate(published, truth, policy=tuning.policy, **kind)["macro_f1"])
     assert np.mean(flattering) > np.mean(fresh) + 0.01
@@ -87,7 +87,7 @@ def test_unknown_truth_is_left_out_all_the_way() -> None:
     tuning = tune(logits, targets, classes=CLASSES, mode="multi")
     other = np.where(np.isnan(targets), np.nan, targets)
     assert tune(logits, other, classes=CLASSES, mode="multi").policy == tuning.policy
-    assert not tuning.judged(labels, known=known).known.all()
+    assert not tuning.scored(labels, label_mask=known).label_mask.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -96,7 +96,7 @@ def test_a_handful_of_images_is_enough_to_go_on(mode: Mode, images: int) -> None
     logits, labels = drawn(4, images=images, mode=mode)
     tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     assert np.isfinite(tuning.after).all()
-    assert figures(tuning.judged(labels))["images"] == images
+    assert compute_metrics(tuning.scored(labels))["images"] == images
 
 
 def test_the_objective_is_followed_and_what_it_missed_is_said() -> None:
