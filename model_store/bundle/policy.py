@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from shared.errors import BadSetting
 from shared.policy_overrides import Lane, Margin, PolicyOverride, Probability
 
+T = TypeVar("T")
 Mode = Literal["single", "multi"]
 
 # The class that applies exactly when no defect does.
@@ -94,18 +95,14 @@ class Policy(BaseModel):
 
     def overridden(self, override: PolicyOverride) -> Policy:
         """This policy with `override` applied; PolicyOverride says how each field is merged."""
-        given = {
-            name: value
-            for name in ("manual_lane", "unsorted_lane", "uncertain_margin")
-            if (value := getattr(override, name)) is not None
-        }
-        rest = (name for name in self.precedence if name not in override.precedence)
+        others = (name for name in self.precedence if name not in override.precedence)
         return Policy(
-            **self.model_dump(exclude={"thresholds", "lanes", "precedence", *given}),
-            **given,
             thresholds=self.thresholds | override.thresholds,
+            precedence=(*override.precedence, *others),
             lanes=self.lanes | override.lanes,
-            precedence=(*override.precedence, *rest),
+            manual_lane=_or_default(override.manual_lane, self.manual_lane),
+            unsorted_lane=_or_default(override.unsorted_lane, self.unsorted_lane),
+            uncertain_margin=_or_default(override.uncertain_margin, self.uncertain_margin),
         )
 
 
@@ -198,6 +195,10 @@ def policies_by_line(
                     "does. Set the defects' thresholds."
                 )
     return {line: policy.overridden(override) for line, override in overrides.items()}
+
+
+def _or_default(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _named_classes(override: PolicyOverride) -> list[tuple[str, str, str]]:

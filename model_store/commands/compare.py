@@ -36,10 +36,10 @@ def compare(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two versions on a labelled dataset: figures side by side, and every image that they differ on.
+    """Compare two versions on a labelled dataset: metrics side by side, and every image on which they differ.
 
-    They differ on an image when they give it other labels or another lane. The p-value is the chance that two
-    equally good models part as unevenly as these.
+    They differ on an image when they give it different labels or lanes. The p-value is that of the exact McNemar test:
+    how likely two equally good models would differ this unevenly.
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """

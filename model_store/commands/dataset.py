@@ -29,9 +29,9 @@ def check_dataset(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what is in a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
+    """Check a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
 
-    Also finds copies that were re-encoded, resized, relit a little, mirrored or turned. Exit code 1 when the
+    Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. Exit code 1 when the
     dataset can't be trained on.
 
     Example: sortline models check-dataset producer/bottles

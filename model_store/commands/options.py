@@ -1,4 +1,4 @@
-"""Options and arguments that several commands of the model store share, and what they check."""
+"""Options, arguments and checks that several commands of the model store share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_store_of(flag: str | None) -> ModelStore:
 
 
 def check_training_installed() -> None:
-    """Raise before the first image is read when the packages for training are not there."""
+    """Raise if the packages for training are not installed: before the first image is read."""
     from importlib.util import find_spec
 
     from shared.errors import NotFound

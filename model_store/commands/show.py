@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """Show one version: how well it does, what its policy decides, how it was made, and where its report is.
+    """Show one version: its metrics, its policy, how it was made, and where its report is.
 
-    The figures are of the images kept back from its training. --json prints its manifest.
+    The metrics are those of its validation images. --json prints its manifest.
 
     Example: sortline models show bottles@3
     """

@@ -18,8 +18,8 @@ they don't under `multi`: a photograph that is in `no cap` and in `disfigured` h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -187,6 +187,7 @@ def audit_dataset(
     """
     samples = (*decoded.samples, *(held_out.samples if held_out else ()))
     arrays = [decoded.images, *([held_out.images] if held_out else [])]
+    per_class = count_labels(decoded.samples, dataset.classes)
     found = find_duplicates(arrays, steps=steps or Steps())
     groups = [[samples[number] for number in group] for group in connected_groups(pair[:2] for pair in found.pairs)]
     conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
@@ -196,12 +197,13 @@ def audit_dataset(
         path=str(dataset.files.path),
         mode=mode,
         complete=dataset.complete,
-        **_counts(dataset, decoded),
+        images=len(decoded.samples),
+        per_class=per_class,
+        per_label_set=_count(LABEL_SEPARATOR.join(sample.labels) for sample in decoded.samples),
+        per_camera=_count(sample.camera for sample in decoded.samples if sample.camera is not None),
+        imbalance=_imbalance(per_class),
         held_out=len(samples) - len(decoded.samples),
-        unreadable=tuple(
-            UnreadableFile(file=item.name, reason=item.reason)
-            for item in (*decoded.unreadable, *(held_out.unreadable if held_out else ()))
-        ),
+        unreadable=_unreadable_files([decoded, *([held_out] if held_out else [])]),
         unlabelled=dataset.unlabelled,
         duplicates=tuple(_duplicate(pair, samples) for pair in found.pairs),
         groups=tuple(tuple(sample.name for sample in group) for group in groups),
@@ -212,17 +214,13 @@ def audit_dataset(
     )
 
 
-def _counts(dataset: Dataset, decoded: DecodedSamples) -> dict[str, Any]:
-    samples = decoded.samples
-    per_class = count_labels(samples, dataset.classes)
+def _unreadable_files(decoded: Iterable[DecodedSamples]) -> tuple[UnreadableFile, ...]:
+    return tuple(UnreadableFile(file=item.name, reason=item.reason) for part in decoded for item in part.unreadable)
+
+
+def _imbalance(per_class: Mapping[str, int]) -> float | None:
     smallest = min(per_class.values(), default=0)
-    return {
-        "images": len(samples),
-        "per_class": per_class,
-        "per_label_set": _count(LABEL_SEPARATOR.join(sample.labels) for sample in samples),
-        "per_camera": _count(sample.camera for sample in samples if sample.camera is not None),
-        "imbalance": round(max(per_class.values()) / smallest, 2) if smallest else None,
-    }
+    return round(max(per_class.values()) / smallest, 2) if smallest else None
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:

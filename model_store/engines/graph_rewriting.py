@@ -70,9 +70,14 @@ def _with_tensor_cores() -> Any:
     from tensorflow.core.protobuf import device_properties_pb2
     from tensorflow.python.grappler import cluster
 
-    def device(kind: str, **more: Any) -> Any:
-        properties = device_properties_pb2.DeviceProperties(type=kind, frequency=1000, num_cores=40, **more)
-        return device_properties_pb2.NamedDevice(name=f"/{kind}:0", properties=properties)
-
-    gpu = device("GPU", vendor="NVIDIA", environment={"architecture": _TENSOR_CORES}, memory_size=1 << 33)
-    return cluster.Cluster(devices=[device("CPU"), gpu])
+    named, properties = device_properties_pb2.NamedDevice, device_properties_pb2.DeviceProperties
+    cpu = properties(type="CPU", frequency=1000, num_cores=40)
+    gpu = properties(
+        type="GPU",
+        vendor="NVIDIA",
+        environment={"architecture": _TENSOR_CORES},
+        frequency=1000,
+        num_cores=40,
+        memory_size=1 << 33,
+    )
+    return cluster.Cluster(devices=[named(name="/CPU:0", properties=cpu), named(name="/GPU:0", properties=gpu)])

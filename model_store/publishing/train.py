@@ -268,7 +268,7 @@ def _manifest(work: _Work, *, parity: dict[str, float]) -> Manifest:
         ),
         training=_training(work),
         dataset=_dataset(material),
-        metrics=compute_metrics(work.tuning.scored(labels, label_mask=work.known)),
+        metrics=compute_metrics(work.tuning.score_out_of_fold(labels, label_mask=work.known)),
         calibration=_calibration(work),
         parity=parity,
         files={},

@@ -39,7 +39,9 @@ class Tuning:
     fold: NDArray[np.intp]
     fold_policies: tuple[Policy, ...]
 
-    def scored(self, labels: Sequence[tuple[str, ...]], *, label_mask: Bools | None = None) -> ScoredPredictions:
+    def score_out_of_fold(
+        self, labels: Sequence[tuple[str, ...]], *, label_mask: Bools | None = None
+    ) -> ScoredPredictions:
         """The validation images as they would be decided by a calibration and thresholds that never saw them.
 
         `evaluation.metrics.compute_metrics` of it are what to expect of fresh images: those of the final policy on the

@@ -52,7 +52,7 @@ def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> Non
 def test_each_image_is_scored_in_its_place_by_its_folds_policy(mode: Mode) -> None:
     logits, labels = drawn(2, mode=mode)
     tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
-    scored = tuning.scored(labels)
+    scored = tuning.score_out_of_fold(labels)
     np.testing.assert_array_equal(scored.probabilities, tuning.after)
     np.testing.assert_array_equal(scored.truth, [[name in names for name in CLASSES] for names in labels])
     assert scored.policy == tuning.policy
@@ -72,7 +72,7 @@ def test_the_figures_to_expect_are_those_of_fresh_images_and_not_those_of_the_ch
         tuning = tune(logits, targets_of(labels, CLASSES, "multi"), classes=CLASSES, mode="multi")
         kind: dict[str, Any] = {"classes": CLASSES, "mode": "multi"}
         published = activated(tuning.calibration.applied(unseen), **kind)
-        expected.append(compute_metrics(tuning.scored(labels))["macro_f1"])
+        expected.append(compute_metrics(tuning.score_out_of_fold(labels))["macro_f1"])
         flattering.append(evaluate(tuning.after, labels, policy=tuning.policy, **kind)["macro_f1"])
         fresh.append(evaluate(published, truth, policy=tuning.policy, **kind)["macro_f1"])
     assert np.mean(flattering) > np.mean(fresh) + 0.01
@@ -87,7 +87,7 @@ def test_unknown_truth_is_left_out_all_the_way() -> None:
     tuning = tune(logits, targets, classes=CLASSES, mode="multi")
     other = np.where(np.isnan(targets), np.nan, targets)
     assert tune(logits, other, classes=CLASSES, mode="multi").policy == tuning.policy
-    assert not tuning.scored(labels, label_mask=known).label_mask.all()
+    assert not tuning.score_out_of_fold(labels, label_mask=known).label_mask.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -96,7 +96,7 @@ def test_a_handful_of_images_is_enough_to_go_on(mode: Mode, images: int) -> None
     logits, labels = drawn(4, images=images, mode=mode)
     tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     assert np.isfinite(tuning.after).all()
-    assert compute_metrics(tuning.scored(labels))["images"] == images
+    assert compute_metrics(tuning.score_out_of_fold(labels))["images"] == images
 
 
 def test_the_objective_is_followed_and_what_it_missed_is_said() -> None:
