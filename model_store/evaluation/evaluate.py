@@ -90,10 +90,10 @@ def predict_dataset(
 def evaluate_dataset(
     dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps
 ) -> dict[str, Any]:
-    """The figures of `evaluation.evaluate`, which model made them, and the files that could not be read.
+    """The metrics of `metrics.evaluate`, the model, and the files that could not be read.
 
-    `seen_in_training` counts the images that this version was trained on or chosen by (`train`, `validation`):
-    figures with such images flatter it. None where the bundle doesn't say.
+    `seen_in_training` counts the images that this version was trained on or validated with (`train`, `validation`):
+    with such images the metrics are too good. None if the bundle doesn't say.
 
     Raises:
         BadDataset: no usable image, or a label that the model doesn't know.

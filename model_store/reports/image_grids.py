@@ -118,7 +118,7 @@ def _texts(one: Thumbnail, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]
     return [
         (_fitted(one.name, font, _CELL_PX), _PALE_INK),
         *((line, _INK) for line in _wrapped(f"true: {' + '.join(one.truth)}", font, _CELL_PX)),
-        *((line, _INK) for line in _wrapped(f"said: {' + '.join(answer)}", font, _CELL_PX)),
+        *((line, _INK) for line in _wrapped(f"answer: {' + '.join(answer)}", font, _CELL_PX)),
         (one.verdict, _COLOURS[one.verdict]),
     ]
 

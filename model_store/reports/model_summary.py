@@ -77,7 +77,7 @@ def summary_sections(manifest: Manifest) -> list[SummarySection]:
 def overall_rows(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The metrics of a manifest over all images; empty when nothing was measured."""
     shown = [(title, format_score(metrics[name])) for name, title in METRIC_TITLES.items() if name in metrics]
-    return (*shown, ("images", f"{metrics['images']:,}, not learnt from")) if "images" in metrics else tuple(shown)
+    return (*shown, ("images", f"{metrics['images']:,}, not trained on")) if "images" in metrics else tuple(shown)
 
 
 def class_rows(manifest: Manifest) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from tests.model_store.tiny_bundle import CLASSES, copy_build
 
 
 def measured_build(bundle: Path) -> Callable[[Path, int], None]:
-    """A copy of the bundle with the figures and the page of a report."""
+    """A copy of the bundle with the metrics and the page of a report."""
 
     def build(folder: Path, version: int) -> None:
         copy_build(bundle)(folder, version)
@@ -76,7 +76,7 @@ def test_json_is_the_manifest(store: ModelStore) -> None:
     assert INT8_FILE in shown["files"]
 
 
-def test_the_page_tells_classes_figures_and_origin(store: ModelStore) -> None:
+def test_the_page_shows_classes_metrics_and_origin(store: ModelStore) -> None:
     text = show(store, "tiny")
     assert text.startswith("tiny@2 (current)\n")
     measured = report_data(CLASSES, "multi").manifest.metrics
@@ -92,7 +92,7 @@ def test_the_page_tells_classes_figures_and_origin(store: ModelStore) -> None:
     assert f"report: {store.resolve('tiny') / 'report' / 'index.html'}" in text
 
 
-def test_a_version_without_figures_or_report(store: ModelStore) -> None:
+def test_a_version_without_metrics_or_report(store: ModelStore) -> None:
     text = show(store, "tiny@1")
     assert text.startswith("tiny@1\n")
     assert row(text, "disfigured") == ["-", "-", "-", "-", "-", "0.50", "disfigured"]

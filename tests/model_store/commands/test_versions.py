@@ -94,7 +94,7 @@ def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
     assert store.versions("tiny") == [1, 2, 3]
 
 
-def test_promote_warns_of_lower_figures(store: ModelStore) -> None:
+def test_promote_warns_of_a_lower_macro_f1(store: ModelStore) -> None:
     result = run(store, "promote", "tiny@1")
     assert result.exit_code == 0
     assert result.stdout == "tiny@1 is current, tiny@3 was\n"
@@ -111,7 +111,7 @@ def test_promote_what_cant_be(store: ModelStore) -> None:
     (store.resolve("tiny@1") / INT8_FILE).write_bytes(b"?")
     failed = run(store, "promote", "tiny@1")
     assert isinstance(failed.exception, BadBundle)
-    assert failed.stderr == ""  # no warning about figures of what isn't promoted
+    assert failed.stderr == ""  # no warning about a version that is not promoted
     assert store.current("tiny") == 3
 
 

@@ -1,4 +1,4 @@
-"""Two versions on the same images: figures, who is right where, and every image that they differ on."""
+"""Two versions on the same images: metrics, which one is right where, and every image on which they differ."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def three_images(tmp_path: Path, *labels: str) -> Dataset:
     return load_dataset(folder)
 
 
-def test_figures_and_differences_of_known_answers(tmp_path: Path) -> None:
+def test_metrics_and_differences_of_known_answers(tmp_path: Path) -> None:
     dataset = three_images(tmp_path, "good", "no cap", "disfigured|no cap")
     a = Fixed([[0.9, 0.05, 0.05], [0.4, 0.6, 0.0], [0.02, 0.9, 0.8]])
     b = Fixed([[0.9, 0.05, 0.05], [0.95, 0.05, 0.0], [0.02, 0.8, 0.9]])

@@ -118,7 +118,7 @@ def test_names_are_escaped(report: Path) -> None:
     assert NASTY in page.texts["th"]
 
 
-def test_the_page_has_the_figures(report: Path) -> None:
+def test_the_page_has_the_metrics(report: Path) -> None:
     data, page = report_data(CLASSES, "multi"), Page(report / "index.html")
     assert data.scored is not None
     cells = page.texts["td"]
@@ -198,7 +198,7 @@ def test_confusion_counts() -> None:
     assert confusion_counts(scored).tolist() == [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
 
 
-def test_the_worst_mistake_is_the_surest() -> None:
+def test_the_worst_mistake_is_the_most_confident() -> None:
     scored = scored_of([[0.9, 0.1, 0.1], [0.05, 0.95, 0.0], [0.6, 0.3, 0.1]], [("good",), ("bent",), ("bent",)])
     assert error_confidence(scored).tolist() == pytest.approx([0.9, 0.95, 0.0])
     shown = replace(
