@@ -98,7 +98,7 @@ def _as_json(imported: Imported) -> dict[str, Any]:
 
 
 def _print(imported: Imported) -> None:
-    from model_store.export.parity import gate_reason
+    from model_store.bundle.int8_gate import int8_refusal_reason
 
     manifest, parity = imported.manifest, imported.manifest.parity
     print(
@@ -110,7 +110,7 @@ def _print(imported: Imported) -> None:
         f"{parity['saved_model_max_difference']:.1e} off, LiteRT fp32 {parity['fp32_max_difference']:.1e}; "
         f"int8 has the same class on {parity['int8_class_agreement']:.1%} of them"
     )
-    if reason := gate_reason(parity):
+    if reason := int8_refusal_reason(parity):
         print(reason)
     if imported.unreadable:
         print(f"{imported.unreadable} image(s) could not be read and were not used", file=sys.stderr)

@@ -7,7 +7,7 @@ the golden answers. The files are loaded from disk by the engines that serve the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,11 +26,6 @@ from model_store.evaluation.metrics import figures as figures_of
 from model_store.runtime.native_output import quiet_native
 from shared.errors import BadBundle
 
-# int8 is what CPUs take by default where it earned it: with the same decided labels as fp32 on at least this share of
-# images, and at most this much macro F1 lost. Labels, not the most probable class: they are what a result says and what
-# chooses the lane, and in `multi` the most probable class is not even one of them where a low threshold is reached.
-INT8_AGREEMENT = 0.99
-INT8_MACRO_F1_LOSS = 0.005
 # What reload may change. The SavedModel is the same graph and must hold it. LiteRT folds the batch norms into the
 # weights, which rounds anew: up to 9.7e-6 on the default backbone; beyond this it is announced, not refused.
 RELOAD_TOLERANCE = 1e-5
@@ -122,35 +117,6 @@ def _differences(answers: Answers) -> dict[str, float]:
                 "not published. Please report it with the versions of TensorFlow and ai-edge-litert."
             )
     return found
-
-
-def cpu_engine(parity: Mapping[str, float]) -> Literal["litert", "litert-fp32"]:
-    """What CPUs take by default: int8 where it earned it."""
-    return "litert" if gate_reason(parity) is None else "litert-fp32"
-
-
-def gate_reason(parity: Mapping[str, float]) -> str | None:
-    """Why int8 is not what CPUs take by default, a sentence for people; None when it is.
-
-    Args:
-        parity: the figures of `measure`.
-    """
-    images = f"the {parity['images']:.0f} images compared on"
-    agreement = parity["int8_labels_agreement"]
-    if not agreement >= INT8_AGREEMENT:
-        return (
-            f"int8 comes to the same labels as fp32 on {agreement:.2%} of {images}, below {INT8_AGREEMENT:.0%}: "
-            "CPUs take fp32 by default."
-        )
-    if "int8_macro_f1" not in parity:
-        return None
-    fp32, int8 = parity["fp32_macro_f1"], parity["int8_macro_f1"]
-    if round(fp32 - int8, 6) > INT8_MACRO_F1_LOSS:
-        return (
-            f"int8 has a macro F1 of {int8:.4f} on {images}, fp32 {fp32:.4f}: more than {INT8_MACRO_F1_LOSS} lost, "
-            "so CPUs take fp32 by default."
-        )
-    return None
 
 
 def choose_golden(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from model_store.backbones.resolve import Backbone, resolve_classifier
 from model_store.bundle.files import write_golden
+from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
@@ -203,7 +204,7 @@ def _manifest(
         classes=labels.names,
         input_size_px=module.input_size_px,
         policy=policy,
-        cpu_engine=exported_parity.cpu_engine(parity),
+        cpu_engine=default_cpu_engine(parity),
         backbone=BackboneInfo(handle=module.handle, sha256=module.sha256, feature_width=module.feature_width),
         training=TrainingInfo(
             seed=_SEED,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.files import file_digests, read_manifest, write_golden
+from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
 from model_store.bundle.manifest import (
     MANIFEST_FILE,
     REPORT_DIR,
@@ -172,7 +173,7 @@ def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
                 lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
                 promote=work.options.promote,
             )
-    gate = exported_parity.gate_reason(parity)
+    gate = int8_refusal_reason(parity)
     return Trained(
         path=published,
         manifest=read_manifest(published),
@@ -261,7 +262,7 @@ def _manifest(work: _Work, *, parity: dict[str, float]) -> Manifest:
         fit=material.fit,
         regions=dict(options.regions),
         policy=work.tuning.policy,
-        cpu_engine=exported_parity.cpu_engine(parity),
+        cpu_engine=default_cpu_engine(parity),
         backbone=BackboneInfo(
             handle=backbone.handle, sha256=backbone.sha256, feature_width=work.learnt.sight.feature_width
         ),

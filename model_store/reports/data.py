@@ -15,23 +15,10 @@ from numpy.typing import NDArray
 from model_store.bundle.manifest import Manifest
 from model_store.datasets.lazy_images import Images
 from model_store.evaluation.metrics import Bools, Floats, Judged, judge
+from model_store.training.history import Phase
 
 # Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stage of the training, e.g. the head alone, then fine-tuning.
-
-    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate`, at its start, where it
-    is known.
-    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last; -1: none, but those before the phase.
-    """
-
-    name: str
-    history: Mapping[str, Sequence[float]]
-    best_epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from model_store.training import losses
 from model_store.training.augmentation import generator, other_light, other_views
 from model_store.training.cropping import cut
 from model_store.training.feature_extractor import Sight
-from model_store.training.head import Fitted, Head, History, Scaler
+from model_store.training.head import Fitted, Head, Scaler
+from model_store.training.history import History
 from shared.errors import BadSetting
 
 FineTune = Literal["none", "top", "all", "scratch"]

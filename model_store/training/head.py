@@ -16,6 +16,7 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import Advance
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
+from model_store.training.history import History
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -83,10 +84,6 @@ class Examples(NamedTuple):
 
     features: Floats
     targets: Floats
-
-
-# loss, acc, val_loss, val_acc, and the learning_rate that an epoch begins with: one value an epoch.
-History = dict[str, list[float]]
 
 
 class Fitted(NamedTuple):

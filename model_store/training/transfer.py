@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
-from model_store.reports.data import Phase
 from model_store.runtime.progress import Steps
 from model_store.training import augmentation, object_localizer
 from model_store.training.feature_cache import FeatureExtractor
 from model_store.training.feature_extractor import Sight, closed_box, inside
 from model_store.training.fine_tuning import SETTINGS, FineTune, Frames, TuneSettings, fine_tune
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
+from model_store.training.history import Phase
 from shared.errors import BadSetting
 
 Looks = Literal["auto", "found", "whole"]

@@ -10,7 +10,8 @@ import numpy as np
 from model_store.bundle.manifest import BackboneInfo, CalibrationInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.evaluation.metrics import evaluate
-from model_store.reports.data import HeldOut, Phase, ReportData
+from model_store.reports.data import HeldOut, ReportData
+from model_store.training.history import Phase
 
 _SIZE_PX = 24
 
