@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadBackbone, BadInput, NotFound
 
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -46,7 +46,7 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def fetch_module(url: str, target: Path, steps: Steps) -> None:
+def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
     """Download the module at `url` and unpack it into the new folder `target`.
 
     Raises:
@@ -68,7 +68,7 @@ def module_url(handle: str) -> str:
     return parts._replace(query=f"{query}tf-hub-format=compressed").geturl()
 
 
-def download(url: str, target: Path, *, steps: Steps, max_bytes: int) -> None:
+def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) -> None:
     """Write what `url` serves to the file `target`; redirects are followed.
 
     Raises:
@@ -85,14 +85,16 @@ def download(url: str, target: Path, *, steps: Steps, max_bytes: int) -> None:
         raise _cannot(url, str(getattr(error, "reason", error) or repr(error))) from error
 
 
-def _copy(response: http.client.HTTPResponse, out: IO[bytes], *, url: str, steps: Steps, max_bytes: int) -> None:
+def _copy(
+    response: http.client.HTTPResponse, out: IO[bytes], *, url: str, steps: ProgressSteps, max_bytes: int
+) -> None:
     stated = response.headers.get("Content-Length", "")
     expected = int(stated) if stated.isdigit() else None
     done = 0
     megabytes = None if expected is None else -(-expected // 1_000_000)
-    with steps.step(f"Downloading {url} (MB)", total=megabytes) as advance:
+    with steps.step(f"Downloading {url} (MB)", total=megabytes) as on_progress:
         while chunk := response.read(_CHUNK_BYTES):
-            advance((done + len(chunk)) // 1_000_000 - done // 1_000_000)
+            on_progress((done + len(chunk)) // 1_000_000 - done // 1_000_000)
             done += len(chunk)
             if done > max_bytes:
                 raise BadInput(f"{url} serves more than {max_bytes:,} bytes: not what was asked for; check the URL.")

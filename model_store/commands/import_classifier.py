@@ -45,13 +45,13 @@ def import_classifier(
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
     from model_store.registry.registry import open_store
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
-    with shown_steps() as steps:
+    with show_progress() as steps:
         imported = fetch_and_publish(
             options,
             store=open_store(settings),

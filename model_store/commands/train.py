@@ -67,7 +67,7 @@ def train(
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.train import TrainOptions, train_and_publish
     from model_store.registry.registry import open_store
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     check_training_installed()
@@ -84,7 +84,7 @@ def train(
         seed=seed,
         promote=not no_promote,
     )
-    with shown_steps() as steps:
+    with show_progress() as steps:
         store = open_store(settings)
         trained = train_and_publish(
             dataset,

@@ -27,7 +27,7 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.datasets.dataset import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
 from model_store.datasets.image_loading import Pictures
 from model_store.datasets.near_duplicates import Duplicates, Kind, Pair, connected, find_duplicates
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,7 +169,12 @@ class DatasetReport(_Part):
 
 
 def examine(
-    dataset: Dataset, pictures: Pictures, *, held_out: Pictures | None = None, mode: Mode, steps: Steps | None = None
+    dataset: Dataset,
+    pictures: Pictures,
+    *,
+    held_out: Pictures | None = None,
+    mode: Mode,
+    steps: ProgressSteps | None = None,
 ) -> DatasetReport:
     """Look the dataset over. Changes nothing, excludes nothing: the report says what to do.
 
@@ -182,7 +187,7 @@ def examine(
     """
     samples = (*pictures.samples, *(held_out.samples if held_out else ()))
     arrays = [pictures.images, *([held_out.images] if held_out else [])]
-    found = find_duplicates(arrays, steps=steps or Steps())
+    found = find_duplicates(arrays, steps=steps or ProgressSteps())
     groups = [[samples[number] for number in group] for group in connected(pair[:2] for pair in found.pairs)]
     conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
     copies = _held_out_copies(groups)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from model_store.datasets.dataset import Sample
 from model_store.datasets.sources import DatasetFiles
 from model_store.engines.loading import usable_cores
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_memory import MAX_DECODE_BYTES
@@ -95,7 +95,7 @@ def decode_samples(
     *,
     size_px: int,
     limits: Limits,
-    advance: Advance,
+    on_progress: OnProgress,
     fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
     scratch: Path | None = None,
@@ -107,7 +107,7 @@ def decode_samples(
         samples: what to decode.
         size_px: side of the decoded images.
         limits: what is larger is unreadable.
-        advance: hears of each sample.
+        on_progress: hears of each sample.
         fit: how a picture that is no square becomes one.
         regions: by camera, `*` for every other: the part of its pictures to keep; the whole where there is none.
         scratch: a folder for images beyond MEMORY_BYTES. They are kept in memory where it is None.
@@ -121,7 +121,7 @@ def decode_samples(
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
     for item in _each(wanted, decode):
-        advance(1)
+        on_progress(1)
         if isinstance(item, Unreadable):
             unreadable.append(item)
         else:

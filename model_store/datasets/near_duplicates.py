@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.runtime.progress import Advance, Steps
+from model_store.runtime.progress import OnProgress, ProgressSteps
 
 COPY_BOUND = 8.0  # nothing that a person would label differently hides in so little
 ALIKE_BOUND = 16.0
@@ -113,17 +113,17 @@ class Duplicates:
     crowded: tuple[int, ...]
 
 
-def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: Steps) -> Duplicates:
+def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: ProgressSteps) -> Duplicates:
     """Find pairs among all pictures of the arrays, uint8 [N, S, S, 3] each, numbered through.
 
     Not every pair of a group is named, but enough to connect it.
     """
     count = sum(len(array) for array in arrays)
-    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as advance:
-        thumbnails, identical = _thumbnails(arrays, advance)
+    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as on_progress:
+        thumbnails, identical = _thumbnails(arrays, on_progress)
         repeated = [pair.second for pair in identical]
         different = np.setdiff1d(np.arange(count), repeated)
-        pairs = _lookalikes(thumbnails[different], advance)
+        pairs = _lookalikes(thumbnails[different], on_progress)
     kept, crowded = _thinned(pairs, len(different))
     numbered = [pair._replace(first=int(different[pair.first]), second=int(different[pair.second])) for pair in kept]
     return Duplicates(tuple(sorted([*identical, *numbered])), tuple(int(different[number]) for number in crowded))
@@ -147,7 +147,7 @@ def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[NDArray[np.uint8], list[Pair]]:
+def _thumbnails(arrays: Sequence[NDArray[np.uint8]], on_progress: OnProgress) -> tuple[NDArray[np.uint8], list[Pair]]:
     """Every picture's thumbnail, [N, 64, 64, 3], and each picture paired with the first that has the same pixels."""
     count = sum(len(array) for array in arrays)
     thumbnails = np.empty((count, _THUMBNAIL_PX, _THUMBNAIL_PX, 3), np.uint8)
@@ -158,11 +158,11 @@ def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[
         first = first_of.setdefault(hashlib.blake2b(np.ascontiguousarray(image).data).digest(), number)
         if first != number:
             pairs.append(Pair(first, number, "identical", TURNS[0], 0.0))
-        advance(1)
+        on_progress(1)
     return thumbnails, pairs
 
 
-def _lookalikes(thumbnails: NDArray[np.uint8], advance: Advance) -> list[Pair]:
+def _lookalikes(thumbnails: NDArray[np.uint8], on_progress: OnProgress) -> list[Pair]:
     """Pairs that are a copy or alike, each in the turn that makes it most so, in order."""
     cells = _cells(thumbnails)
     nearest: dict[tuple[int, int], Pair] = {}
@@ -172,7 +172,7 @@ def _lookalikes(thumbnails: NDArray[np.uint8], advance: Advance) -> list[Pair]:
                 known = nearest.setdefault((pair.first, pair.second), pair)
                 if pair.difference < known.difference:
                     nearest[pair.first, pair.second] = pair
-        advance(len(thumbnails))
+        on_progress(len(thumbnails))
     return sorted(nearest.values())
 
 

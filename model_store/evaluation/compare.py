@@ -20,7 +20,7 @@ from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import Engine
 from model_store.evaluation.evaluate import Answered, answer_dataset, seen_in_training
 from model_store.evaluation.metrics import Bools, Judged, figures, judge, known_truth
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 from shared.schemas import ModelRef
 
@@ -156,7 +156,7 @@ def compare_versions(
     *,
     max_batch: int,
     limits: Limits,
-    steps: Steps,
+    steps: ProgressSteps,
 ) -> Comparison:
     """Run both models on every image.
 
@@ -190,7 +190,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _side(dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps) -> Side:
+def _side(
+    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
+) -> Side:
     manifest, ref = bundle.manifest, bundle.ref(engine.name)
     what = f"Classifying with {ref.name}@{ref.version}"
     answered = answer_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps, what=what)

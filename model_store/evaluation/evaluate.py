@@ -17,7 +17,7 @@ from model_store.datasets.dataset import Dataset, Sample
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.engines.loading import Engine
 from model_store.evaluation.metrics import check_known, evaluate, known_truth
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadDataset
 
 # Images decoded before they are run: some 40 MB, so that a dataset of any size can be measured.
@@ -49,7 +49,7 @@ def answer_dataset(
     *,
     max_batch: int,
     limits: Limits,
-    steps: Steps,
+    steps: ProgressSteps,
     what: str = "Classifying",
 ) -> Answered:
     """Run every image of the dataset through the model; `what` names the step to whoever watches.
@@ -63,7 +63,7 @@ def answer_dataset(
     digests: list[str] = []
     answers: list[NDArray[np.float32]] = []
     unreadable: list[Unreadable] = []
-    with steps.step(what, total=len(dataset.samples)) as advance:
+    with steps.step(what, total=len(dataset.samples)) as on_progress:
         for start in range(0, len(dataset.samples), _CHUNK):
             chunk = dataset.samples[start : start + _CHUNK]
             pictures = decode_samples(
@@ -73,7 +73,7 @@ def answer_dataset(
                 limits=limits,
                 fit=manifest.fit,
                 regions=manifest.regions,
-                advance=advance,
+                on_progress=on_progress,
             )
             samples += pictures.samples
             digests += pictures.digests
@@ -88,7 +88,7 @@ def answer_dataset(
 
 
 def evaluate_dataset(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps
+    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
 ) -> dict[str, Any]:
     """The figures of `evaluation.evaluate`, which model made them, and the files that could not be read.
 

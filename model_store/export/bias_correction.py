@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 
 Floats = NDArray[np.float32]
 
 
-def corrected(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], advance: Advance) -> bytes:
+def corrected(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], on_progress: OnProgress) -> bytes:
     """The int8 model with corrected biases; what it keeps in float is left alone.
 
     Args:
@@ -39,7 +39,7 @@ def corrected(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], advance: A
     patched = bytearray(int8)  # biases are overwritten in place: everything else stays as the converter laid it out
     quantised, float_model = schema.Model.GetRootAs(patched, 0), schema.Model.GetRootAs(fp32, 0)
     float_convolutions = list(_convolutions(schema, float_model))
-    means = _input_means(fp32, [operator.Inputs(0) for operator in float_convolutions], images, advance)
+    means = _input_means(fp32, [operator.Inputs(0) for operator in float_convolutions], images, on_progress)
     graph = quantised.Subgraphs(0)
     readers = Counter(graph.Tensors(index).Buffer() for index in range(graph.TensorsLength()))
     for ours, theirs, mean in zip(_convolutions(schema, quantised), float_convolutions, means, strict=True):
@@ -66,7 +66,7 @@ def _convolutions(schema: Any, model: Any) -> Iterator[Any]:
             yield operator
 
 
-def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], advance: Advance) -> list[Floats]:
+def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], on_progress: OnProgress) -> list[Floats]:
     """The mean of each of these tensors [1, H, W, channels] over all images and places, [channels]."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -86,7 +86,7 @@ def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], adv
             total + interpreter.get_tensor(index).mean(axis=(0, 1, 2))
             for total, index in zip(sums, tensors, strict=True)
         ]
-        advance(1)
+        on_progress(1)
     return [np.asarray(total / len(images), np.float32) for total in sums]
 
 

@@ -16,7 +16,7 @@ from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import GOOD
 from model_store.export import bias_correction, quantization
 from model_store.runtime.native_output import quiet_native
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.calibration import Calibration
 from model_store.training.feature_extractor import Sight
@@ -39,7 +39,7 @@ def serving_module(sight: Sight, head: Head, calibration: Calibration, *, size_p
     return module
 
 
-def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: Steps) -> None:
+def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: ProgressSteps) -> None:
     """Write the three models into `folder`.
 
     Args:
@@ -51,12 +51,14 @@ def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: 
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
     with steps.step("Exporting LiteRT fp32"), quiet_native():
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
-    with steps.step("Exporting LiteRT int8", total=len(calibration)) as advance, quiet_native():
+    with steps.step("Exporting LiteRT int8", total=len(calibration)) as on_progress, quiet_native():
         kept_float = quantization.sensitive_operators(folder / FP32_FILE)
-        rounded = quantization.to_int8(saved_model, calibration=calibration, kept_float=kept_float, advance=advance)
-    with steps.step("Correcting the int8 biases", total=len(calibration)) as advance, quiet_native():
+        rounded = quantization.to_int8(
+            saved_model, calibration=calibration, kept_float=kept_float, on_progress=on_progress
+        )
+    with steps.step("Correcting the int8 biases", total=len(calibration)) as on_progress, quiet_native():
         fp32 = (folder / FP32_FILE).read_bytes()
-        corrected = bias_correction.corrected(rounded, fp32=fp32, images=calibration, advance=advance)
+        corrected = bias_correction.corrected(rounded, fp32=fp32, images=calibration, on_progress=on_progress)
         (folder / INT8_FILE).write_bytes(corrected)
 
 

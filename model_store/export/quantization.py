@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # Ranges of activations settle after some tens of images; more only take longer (0.1 s each).
@@ -53,25 +53,27 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
     return [names[index] for operator in (*stem, *head) for index in operator["outputs"]]
 
 
-def to_int8(saved_model: str, *, calibration: NDArray[np.uint8], kept_float: list[str], advance: Advance) -> bytes:
+def to_int8(
+    saved_model: str, *, calibration: NDArray[np.uint8], kept_float: list[str], on_progress: OnProgress
+) -> bytes:
     """Quantise with ranges from `calibration`, uint8 [N, S, S, 3], training images."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: _one_by_one(calibration, advance)
+    converter.representative_dataset = lambda: _one_by_one(calibration, on_progress)
     if not kept_float:
         return bytes(converter.convert())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it uses TensorFlow's own interpreter, which warns of its end
         debugger = tf.lite.experimental.QuantizationDebugger(
             converter=converter,
-            debug_dataset=lambda: _one_by_one(calibration, advance),
+            debug_dataset=lambda: _one_by_one(calibration, on_progress),
             debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=kept_float),
         )
         return bytes(debugger.get_nondebug_quantized_model())
 
 
-def _one_by_one(images: NDArray[np.uint8], advance: Advance) -> Iterator[list[Any]]:
+def _one_by_one(images: NDArray[np.uint8], on_progress: OnProgress) -> Iterator[list[Any]]:
     for image in images:
         yield [image[np.newaxis]]
-        advance(1)
+        on_progress(1)

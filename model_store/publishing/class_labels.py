@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_store.backbones.download import download
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting
 
@@ -31,7 +31,7 @@ class Labels(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_labels(place: str, *, steps: Steps) -> tuple[str, ...]:
+def read_labels(place: str, *, steps: ProgressSteps) -> tuple[str, ...]:
     """The lines of the file or URL `place`, blank ones at the end left out.
 
     Raises:

@@ -34,7 +34,7 @@ from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing.class_labels import Labels, labels_for, read_labels
 from model_store.publishing.train import build_bundle, package_versions
 from model_store.registry.registry import ModelStore
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import is_disks, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from model_store.training.feature_cache import scaled
@@ -85,7 +85,7 @@ class _Images(NamedTuple):
 
 
 def import_classifier(
-    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: Steps | None = None
+    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: ProgressSteps | None = None
 ) -> Imported:
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
@@ -96,7 +96,7 @@ def import_classifier(
         BadDataset: fewer than 8 usable images.
         BadBundle: an export does not answer as the module; nothing is published.
     """
-    steps = steps or Steps()
+    steps = steps or ProgressSteps()
     store.versions(options.name)  # a name that can't be one is refused before the work, not after
     lines = read_labels(options.labels, steps=steps)
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
@@ -147,14 +147,14 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     return module
 
 
-def _images(path: Path, *, size_px: int, limits: Limits, steps: Steps) -> _Images:
+def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
     """Images to calibrate on, and others to compare on; the order is shuffled, always in the same way."""
     files = open_files(path)
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _COMPARED_IMAGES]
     samples = [Sample(names[index], ()) for index in wanted]
-    with steps.step("Decoding images", total=len(samples)) as advance:
-        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, advance=advance)
+    with steps.step("Decoding images", total=len(samples)) as on_progress:
+        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, on_progress=on_progress)
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(
@@ -166,7 +166,7 @@ def _images(path: Path, *, size_px: int, limits: Limits, steps: Steps) -> _Image
 
 
 def _export(
-    folder: Path, module: Backbone, labels: Labels, *, policy: Policy, images: _Images, steps: Steps
+    folder: Path, module: Backbone, labels: Labels, *, policy: Policy, images: _Images, steps: ProgressSteps
 ) -> dict[str, float]:
     """Write the models and golden.npz into `folder`; the figures of parity."""
     layer = import_hub().KerasLayer(str(module.path), trainable=False)

@@ -42,7 +42,7 @@ from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.registry.registry import ModelStore, copy_file
 from model_store.reports.data import HeldOut, ReportData, thumbnails
 from model_store.reports.write import write_report
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from model_store.training.decision_tuning import Tuning, tune
 from model_store.training.feature_cache import features_of
@@ -109,7 +109,7 @@ def train_and_publish(
     store: ModelStore,
     cache: Path,
     limits: Limits,
-    steps: Steps | None = None,
+    steps: ProgressSteps | None = None,
     show: Callable[[DatasetReport], None] | None = None,
 ) -> Trained:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
@@ -124,7 +124,7 @@ def train_and_publish(
         NotFound, BadBackbone: the backbone can't be had, or was changed.
         BadBundle: an export does not answer as the trained model; nothing is published.
     """
-    steps = steps or Steps()
+    steps = steps or ProgressSteps()
     objective = _checked(options)
     store.versions(options.name)  # a name that can't be one is refused before the work, not after
     dataset = load_dataset(path)
@@ -156,7 +156,7 @@ def train_and_publish(
     return _publish(_Work(options, backbone, material, learnt, tuning), store=store, steps=steps)
 
 
-def _publish(work: _Work, *, store: ModelStore, steps: Steps) -> Trained:
+def _publish(work: _Work, *, store: ModelStore, steps: ProgressSteps) -> Trained:
     """Export, compare, report and publish."""
     material, learnt, tuning = work.material, work.learnt, work.tuning
     with scratch_folder("sortline-export-") as folder:
@@ -194,7 +194,7 @@ def _checked(options: TrainOptions) -> Objective:
     return parse_objective(options.objective)
 
 
-def _export(folder: Path, work: _Work, *, steps: Steps) -> dict[str, float]:
+def _export(folder: Path, work: _Work, *, steps: ProgressSteps) -> dict[str, float]:
     """Write the models and golden.npz into `folder`; the figures of parity on all images not trained on."""
     material, images = work.material, work.material.pictures.images
     module = serving_module(work.learnt.sight, work.learnt.head, work.tuning.calibration, size_px=images.shape[1])

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.datasets.lazy_images import Images, in_batches
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.augmentation import other_light, other_views
 from model_store.training.cropping import cut
@@ -43,8 +43,8 @@ class FeatureExtractor:
         self._sight = sight
         self._folder = cache / "features" / sight.digest
 
-    def features(self, frames: Images, *, advance: Advance, random: Any = None) -> NDArray[np.float32]:
-        """Features of frames uint8 [N, S, S, 3], float32 [N, width]; `advance` hears how many are done.
+    def features(self, frames: Images, *, on_progress: OnProgress, random: Any = None) -> NDArray[np.float32]:
+        """Features of frames uint8 [N, S, S, 3], float32 [N, width]; `on_progress` hears how many are done.
 
         With `random`, an `augmentation.generator`, of the frames as another camera could have seen them.
         """
@@ -53,7 +53,7 @@ class FeatureExtractor:
         for pixels in looked_at(self._sight, frames, random=random):
             found[done : done + len(pixels)] = self._features(pixels)
             done += len(pixels)
-            advance(len(pixels))
+            on_progress(len(pixels))
         return found
 
     def _features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
 from model_store.datasets.lazy_images import Images, in_batches
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.training import losses
 from model_store.training.augmentation import generator, other_light, other_views
@@ -85,7 +85,7 @@ def fine_tune(
     settings: TuneSettings,
     scaler: Scaler,
     seed: int,
-    advance: Advance,
+    on_progress: OnProgress,
 ) -> Fitted:
     """Train `variables` of the sight, in place, and the head; the epoch of the lowest validation loss is kept.
 
@@ -94,7 +94,7 @@ def fine_tune(
     Args:
         variables: in the order of the sight's own.
         scaler: what the head's features are standardised by while it learns.
-        advance: hears how many images were trained on.
+        on_progress: hears how many images were trained on.
 
     Raises:
         BadSetting: from scratch, and nothing was learnt.
@@ -113,7 +113,7 @@ def fine_tune(
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
             told.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
-            advance(len(rows))
+            on_progress(len(rows))
         loss, accuracy = run.judged(pixels, validation.targets)
         for name, value in zip(history, (*np.mean(told, axis=0), loss, accuracy), strict=True):
             history[name].append(float(value))

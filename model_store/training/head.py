@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
 from model_store.training.history import History
@@ -122,12 +122,12 @@ def train_head(
     mode: Mode,
     settings: HeadSettings,
     seed: int,
-    advance: Advance,
+    on_progress: OnProgress,
 ) -> Fitted:
     """Train a head; the same arguments give the same head on the same machine.
 
     `train` already holds the other views, if there are any. `validation` chooses the epoch, where the settings say so.
-    `advance` hears of each epoch.
+    `on_progress` hears of each epoch.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -135,7 +135,7 @@ def train_head(
     layer = keras.layers.Dense(train.targets.shape[1], kernel_initializer=settings.kernel_initializer)
     model = keras.Sequential([keras.Input((train.features.shape[1],)), layer])
     _compile(keras, model, train, mode=mode, settings=settings)
-    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: advance(1))
+    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_progress(1))
     stopper = keras.callbacks.EarlyStopping(patience=settings.patience or settings.epochs, restore_best_weights=True)
     fitted = model.fit(
         scaler.applied(train.features),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network, unit_range
 from model_store.datasets.lazy_images import Images
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
 # Side of the picture that the finder looks at; at 96 the boxes were as good, at 192 no better.
@@ -58,8 +58,8 @@ def shrunk(frames: Any, size_px: int = SIZE_PX) -> Any:
     return unit_range(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
 
 
-def teach(network: Network, frames: Images, *, advance: Advance) -> Finder:
-    """A finder for frames like these, uint8 [N >= 1, S, S, 3]; `advance` hears how many were looked at."""
+def teach(network: Network, frames: Images, *, on_progress: OnProgress) -> Finder:
+    """A finder for frames like these, uint8 [N >= 1, S, S, 3]; `on_progress` hears how many were looked at."""
     tf = import_tensorflow()
     located, taught = network.up_to(network.architecture.located), network.up_to(network.architecture.taught)
     look = tf.function(lambda images: (located(shrunk(images)), taught(shrunk(images, _TAUGHT_PX))))
@@ -70,7 +70,7 @@ def teach(network: Network, frames: Images, *, advance: Advance) -> Finder:
         maps, deep = (np.asarray(value, np.float64) for value in look(tf.constant(batch)))
         verdicts = np.stack([_differs_from_border(cells) for cells in deep]).astype(np.float32)
         moments.add(maps, np.asarray(tf.image.resize(verdicts[..., None], maps.shape[1:3], antialias=True))[..., 0])
-        advance(len(batch))
+        on_progress(len(batch))
     return moments.solved()
 
 

@@ -25,7 +25,7 @@ from model_store.datasets.lazy_images import Chosen
 from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import Bools, known_truth
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.training.feature_extractor import frame_size_px
 from model_store.training.fine_tuning import Frames
 from model_store.training.head import targets_of
@@ -86,7 +86,7 @@ def gather(
     limits: Limits,
     seed: int,
     cache: Path,
-    steps: Steps,
+    steps: ProgressSteps,
 ) -> Material:
     """Decode everything, look it over, and split it.
 
@@ -99,9 +99,9 @@ def gather(
     fit: Fit = "stretch" if network is None else "pad"
     size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
     kind: dict[str, Any] = {"size_px": size_px, "limits": limits, "fit": fit, "regions": regions, "scratch": cache}
-    with steps.step("Reading the images", total=len(dataset.samples)) as advance:
-        pictures = decode_samples(dataset.files, usable, advance=advance, **kind)
-        kept_away = decode_samples(dataset.files, held_out, advance=advance, **kind)
+    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
+        pictures = decode_samples(dataset.files, usable, on_progress=on_progress, **kind)
+        kept_away = decode_samples(dataset.files, held_out, on_progress=on_progress, **kind)
     report = examine(dataset, pictures, held_out=kept_away, mode=mode, steps=steps)
     excluded, samples = set(report.excluded), pictures.samples
     rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)

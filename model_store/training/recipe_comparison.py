@@ -21,7 +21,7 @@ from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps, ignore_progress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training.feature_cache import FeatureExtractor, features_of
 from model_store.training.feature_extractor import Sight, closed_box
@@ -41,7 +41,7 @@ def compare_recipes(
     cache: Path,
     limits: Limits,
     backbone: str = DEFAULT_HANDLE,
-    steps: Steps | None = None,
+    steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate both recipes per mode and seed, on a stratified fifth by that seed.
 
@@ -56,7 +56,7 @@ def compare_recipes(
     Raises:
         BadDataset: the dataset can't be trained on in either mode.
     """
-    steps = steps or Steps()
+    steps = steps or ProgressSteps()
     dataset = load_dataset(path)
     dataset = dataset.only(replace(sample, held_out=False) for sample in dataset.samples)
     kind: dict[str, Any] = {"cache": cache, "limits": limits, "steps": steps}
@@ -76,7 +76,7 @@ def compare_recipes(
 
 
 def time_head(
-    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps
+    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: ProgressSteps
 ) -> dict[str, Any]:
     """The tutorial's head trained the tutorial's way, the base computed anew in every epoch, and on cached features.
 
@@ -89,9 +89,9 @@ def time_head(
     """
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
-    with steps.step("Reading the images", total=len(dataset.samples)) as advance:
+    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, advance=advance
+            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, on_progress=on_progress
         )
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
@@ -102,7 +102,7 @@ def time_head(
         computed_s = time.perf_counter() - started
         examples = [Examples(features[part], targets[part]) for part in chosen]
         kind: dict[str, Any] = {"classes": dataset.classes, "mode": "single", "settings": TUTORIAL, "seed": seed}
-        head = train_head(*examples, advance=_unwatched, **kind).head
+        head = train_head(*examples, on_progress=ignore_progress, **kind).head
         head_s = time.perf_counter() - started - computed_s
     with steps.step("Training with the base computed in every epoch"):
         started = time.perf_counter()
@@ -157,7 +157,7 @@ def _fit_recomputing(
     return float(fitted.history["val_acc"][-1])
 
 
-def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, Any]:
+def _compare(trial: _Trial, seeds: Sequence[int], *, steps: ProgressSteps) -> dict[str, Any]:
     material = trial.material
     result: dict[str, Any] = {
         "images": len(trial.rows),
@@ -167,10 +167,10 @@ def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, 
     }
     for name in RECIPES:
         rows = []
-        with steps.step(f"Recipe {name} ({material.mode})", total=len(seeds)) as advance:
+        with steps.step(f"Recipe {name} ({material.mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
                 rows.append(trial.run(name, seed=seed))
-                advance(1)
+                on_progress(1)
         result[name] = {figure: [row[figure] for row in rows] for figure in FIGURES}
         result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in FIGURES}
     return result
@@ -196,7 +196,7 @@ class _Trial:
         cache: Path,
         limits: Limits,
         seed: int,
-        steps: Steps,
+        steps: ProgressSteps,
     ) -> _Trial:
         """Decode the images: once for a closed box, which both recipes show the same, else in two sizes.
 
@@ -208,13 +208,13 @@ class _Trial:
         material = gather(dataset, mode, regions={}, cache=cache, steps=steps, **kind)
         pictures = material.pictures
         if network is not None:
-            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as advance:
+            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as on_progress:
                 pictures = decode_samples(
                     dataset.files,
                     pictures.samples,
                     size_px=backbone.input_size_px,
                     limits=limits,
-                    advance=advance,
+                    on_progress=on_progress,
                     scratch=cache,
                 )
         return cls(material, pictures.images, backbone, network, cache)
@@ -245,9 +245,11 @@ class _Trial:
 
     def _tutorial(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
         sight = closed_box(self.backbone)
-        seen = FeatureExtractor(sight, cache=self.cache).features(self.squashed, advance=_unwatched)
+        seen = FeatureExtractor(sight, cache=self.cache).features(self.squashed, on_progress=ignore_progress)
         train, held_back = (Examples(seen[part], self.material.frames(part).targets) for part in chosen)
-        head: Head = train_head(train, held_back, settings=TUTORIAL, seed=seed, advance=_unwatched, **self.kind).head
+        head: Head = train_head(
+            train, held_back, settings=TUTORIAL, seed=seed, on_progress=ignore_progress, **self.kind
+        ).head
         return logits_of(head, held_back.features)
 
     def _ours(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
@@ -260,11 +262,7 @@ class _Trial:
             validation=validation,
             wish=Wish(seed=seed),
             cache=self.cache,
-            steps=Steps(),
+            steps=ProgressSteps(),
             **self.kind,
         )
         return logits_of(learnt.head, features_of(learnt.sight, self.material.frames(chosen.validation).images))
-
-
-def _unwatched(_: int) -> None:
-    """Progress is shown by the split, not by the epoch."""

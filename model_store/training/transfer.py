@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.training import augmentation, object_localizer
 from model_store.training.feature_cache import FeatureExtractor
 from model_store.training.feature_extractor import Sight, closed_box, inside
@@ -97,7 +97,7 @@ class _Lesson:
     validation: Frames
     wish: Wish
     cache: Path
-    steps: Steps
+    steps: ProgressSteps
 
 
 def learn(
@@ -110,7 +110,7 @@ def learn(
     mode: Mode,
     wish: Wish,
     cache: Path,
-    steps: Steps,
+    steps: ProgressSteps,
 ) -> Learnt:
     """Train by the user's wish, or by what suits the data.
 
@@ -126,9 +126,9 @@ def learn(
     _check(backbone, network, wish)
     lesson = _Lesson(backbone, network, train, validation, wish, cache, steps)
     sights = _sights(lesson)
-    with steps.step("Computing features", total=len(sights) * len(train.images)) as advance:
+    with steps.step("Computing features", total=len(sights) * len(train.images)) as on_progress:
         seen = {
-            sight.region: FeatureExtractor(sight, cache=cache).features(train.images, advance=advance)
+            sight.region: FeatureExtractor(sight, cache=cache).features(train.images, on_progress=on_progress)
             for sight in sights
         }
     plan = plan_for(
@@ -141,9 +141,9 @@ def learn(
     sight = next(sight for sight in sights if sight.region == plan.looks)
     settings = HeadSettings(epochs=wish.epochs)
     examples, shown = _views(lesson, sight, plain=seen[plan.looks], count=settings.views)
-    with steps.step("Training the head", total=settings.epochs) as advance:
+    with steps.step("Training the head", total=settings.epochs) as on_progress:
         fitted = train_head(
-            examples, shown, classes=classes, mode=mode, settings=settings, seed=wish.seed, advance=advance
+            examples, shown, classes=classes, mode=mode, settings=settings, seed=wish.seed, on_progress=on_progress
         )
     learnt = Learnt(sight, fitted.head, (Phase("head", fitted.history, fitted.best_epoch),), plan)
     return learnt if plan.fine_tune == "none" else _tuned(lesson, learnt, scaler=Scaler.of(examples.features))
@@ -242,8 +242,8 @@ def _sights(lesson: _Lesson) -> list[Sight]:
     found: list[Sight] = []
     if wish.looks != "whole":
         total = min(len(frames), object_localizer.MAX_FRAMES)
-        with lesson.steps.step("Learning to find the bottle", total=total) as advance:
-            taught = object_localizer.teach(network, frames, advance=advance)
+        with lesson.steps.step("Learning to find the bottle", total=total) as on_progress:
+            taught = object_localizer.teach(network, frames, on_progress=on_progress)
         found = [inside(network, finder=taught)]
     return found if wish.looks == "found" else [*found, inside(network, finder=None)]
 
@@ -255,10 +255,10 @@ def _views(lesson: _Lesson, sight: Sight, *, plain: NDArray[np.float32], count: 
     random = augmentation.generator(lesson.wish.seed)
     total = (count - 1) * len(train.images) + len(validation.images)
     features = [plain]
-    with lesson.steps.step("Computing features of other views", total=total) as advance:
+    with lesson.steps.step("Computing features of other views", total=total) as on_progress:
         for _ in range(count - 1):
-            features.append(extractor.features(train.images, random=random, advance=advance))
-        shown = extractor.features(validation.images, advance=advance)
+            features.append(extractor.features(train.images, random=random, on_progress=on_progress))
+        shown = extractor.features(validation.images, on_progress=on_progress)
     examples = Examples(np.concatenate(features), np.concatenate([train.targets] * count))
     return examples, Examples(shown, validation.targets)
 
@@ -269,7 +269,7 @@ def _tuned(lesson: _Lesson, learnt: Learnt, *, scaler: Scaler) -> Learnt:
     if way == "scratch":
         learnt, epochs = _blank(lesson, learnt), epochs * _SCRATCH_EPOCHS_FACTOR
     sight, settings = learnt.sight, replace(SETTINGS[way], epochs=epochs)
-    with lesson.steps.step(f"Fine-tuning ({way})", total=epochs * len(lesson.train.images)) as advance:
+    with lesson.steps.step(f"Fine-tuning ({way})", total=epochs * len(lesson.train.images)) as on_progress:
         tuned = fine_tune(
             sight,
             learnt.head,
@@ -279,7 +279,7 @@ def _tuned(lesson: _Lesson, learnt: Learnt, *, scaler: Scaler) -> Learnt:
             settings=settings,
             scaler=scaler,
             seed=lesson.wish.seed,
-            advance=advance,
+            on_progress=on_progress,
         )
     phases = (*learnt.phases, Phase("fine-tuning", tuned.history, tuned.best_epoch))
     if tuned.best_epoch < 0:

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from model_store.datasets import near_duplicates
 from model_store.datasets.near_duplicates import Duplicates, Pair, connected, find_duplicates
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from producer.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
 from shared.images.decoding import decode_image
@@ -24,7 +24,7 @@ Images = NDArray[np.uint8]
 
 
 def find(*arrays: Images | list[Images]) -> Duplicates:
-    return find_duplicates([np.asarray(array) for array in arrays], steps=Steps())
+    return find_duplicates([np.asarray(array) for array in arrays], steps=ProgressSteps())
 
 
 def decoded(data: bytes) -> Images:

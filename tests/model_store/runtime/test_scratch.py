@@ -16,7 +16,7 @@ from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
 from model_store.publishing import train
 from model_store.registry.registry import ModelStore
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder, writing_cache
 from shared.errors import BadSetting, StoreAway
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_while_a_model_is_exported(
     monkeypatch.setattr(train, "_export", full)
     work: Any = SimpleNamespace(material=None, learnt=None, tuning=None)
     with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
-        train._publish(work, store=ModelStore(tmp_path / "models"), steps=Steps())
+        train._publish(work, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
 
 
 def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:

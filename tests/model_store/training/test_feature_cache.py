@@ -31,16 +31,16 @@ def frames(count: int) -> NDArray[np.uint8]:
 
 def test_features_are_computed_once(sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = frames(5)
-    first = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)
+    first = FeatureExtractor(sight, cache=tmp_path).features(images, on_progress=lambda _: None)
     again = FeatureExtractor(sight, cache=tmp_path)
     asked: list[int] = []
     run = again._run
     monkeypatch.setattr(again, "_run", lambda batch: asked.append(len(batch)) or run(batch))
-    np.testing.assert_array_equal(again.features(images[::-1], advance=lambda _: None), first[::-1])
+    np.testing.assert_array_equal(again.features(images[::-1], on_progress=lambda _: None), first[::-1])
     assert asked == []
     cached = next((tmp_path / "features").rglob("*.npy"))
     cached.write_bytes(cached.read_bytes()[:50])
-    np.testing.assert_allclose(again.features(images, advance=lambda _: None), first, atol=1e-5)
+    np.testing.assert_allclose(again.features(images, on_progress=lambda _: None), first, atol=1e-5)
     assert asked == [1]
 
 
@@ -53,7 +53,7 @@ def test_features_that_cant_be_cached_are_used_all_the_same(
     images, number = frames(5), itertools.count()
     monkeypatch.setattr(np, "save", full)
     for _ in range(2):
-        found = FeatureExtractor(sight, cache=tmp_path).features(images, advance=lambda _: None)
+        found = FeatureExtractor(sight, cache=tmp_path).features(images, on_progress=lambda _: None)
         np.testing.assert_allclose(found, features_of(sight, images), atol=1e-5)
     (warning,) = caplog.messages
     assert f"can't be cached in {tmp_path / 'features'}: No space left on device." in warning
@@ -76,7 +76,7 @@ def test_images_are_copied_a_batch_at_a_time(sight: Sight, tmp_path: Path, monke
     rows = np.arange(10)[::-1]
     images, told = frames(10), list[int]()
     watched = Watched(images, rows)
-    cached = FeatureExtractor(sight, cache=tmp_path).features(watched, advance=told.append)
+    cached = FeatureExtractor(sight, cache=tmp_path).features(watched, on_progress=told.append)
     computed = features_of(sight, watched)
     assert watched.asked == [4, 4, 2] * 2
     assert told == [4, 4, 2]

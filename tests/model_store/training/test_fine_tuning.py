@@ -64,7 +64,7 @@ def tuned(
     located_by: Network | None = None,
 ) -> Tuned:
     train, validation = coloured_frames(24, seed=1, size_px=SIZE_PX), coloured_frames(12, seed=2, size_px=SIZE_PX)
-    taught = teach(located_by or network, train.images, advance=lambda count: None)
+    taught = teach(located_by or network, train.images, on_progress=lambda count: None)
     sight = replace(inside(network, finder=taught, located_by=located_by), canvas=CANVAS)
     features = np.asarray(sight.features(train.images))
     shown = shrunk(import_tensorflow().constant(validation.images))
@@ -79,7 +79,7 @@ def tuned(
         settings=settings,
         scaler=Scaler.of(features),
         seed=5,
-        advance=told.append,
+        on_progress=told.append,
     )
     assert sum(told) == settings.epochs * len(train.images)
     after = np.asarray(sight.locate(shown, training=False))
@@ -238,7 +238,7 @@ def test_a_closed_box_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFacto
         settings=replace(SETTINGS["all"], epochs=12, learning_rate=1e-3),
         scaler=Scaler.of(np.asarray(sight.features(train.images))),
         seed=5,
-        advance=lambda count: None,
+        on_progress=lambda count: None,
     )
     for variable, array in zip(sight.variables, before, strict=True):
         assert not np.array_equal(variable.numpy(), array)
@@ -263,7 +263,7 @@ def test_unknown_targets_are_tuned_around(tmp_path_factory: pytest.TempPathFacto
         settings=replace(SETTINGS["all"], epochs=2),
         scaler=Scaler.identity(sight.feature_width),
         seed=5,
-        advance=lambda count: None,
+        on_progress=lambda count: None,
     )
     assert np.isfinite([*fitted.history["loss"], *fitted.history["val_loss"]]).all()
     assert (fitted.head.kernel[:, 1] == 0).all()

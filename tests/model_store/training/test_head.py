@@ -44,7 +44,7 @@ def trained(
 ) -> Fitted:
     told: list[int] = []
     fitted = train_head(
-        train, validation, classes=CLASSES, mode=mode, settings=settings, seed=seed, advance=told.append
+        train, validation, classes=CLASSES, mode=mode, settings=settings, seed=seed, on_progress=told.append
     )
     assert sum(told) == len(fitted.history["loss"])
     return fitted

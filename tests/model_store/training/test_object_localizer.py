@@ -63,7 +63,7 @@ def test_bottles_not_seen_before_are_found(
     tiny_network: Network, belt: NDArray[np.float64] | None, well_found: float
 ) -> None:
     told: list[int] = []
-    finder = teach(tiny_network, frames(samples(80, seed=1, belt=belt)), advance=told.append)
+    finder = teach(tiny_network, frames(samples(80, seed=1, belt=belt)), on_progress=told.append)
     assert sum(told) == 80
     held_out = samples(16, seed=2, belt=belt)
     found = heat(tiny_network, finder, held_out)
@@ -80,13 +80,13 @@ def test_bottles_not_seen_before_are_found(
 
 def test_one_frame_is_enough_to_be_taught_by(tiny_network: Network) -> None:
     one = samples(1, seed=4, belt=GREY_BELT)
-    finder = teach(tiny_network, frames(one), advance=lambda count: None)
+    finder = teach(tiny_network, frames(one), on_progress=lambda count: None)
     assert np.isfinite(finder.kernel).all()
     assert overlaps(tiny_network, finder, one)[0] > 0.35
 
 
 def test_a_sight_sets_the_found_bottle_upright(tiny_network: Network) -> None:
-    finder = teach(tiny_network, frames(samples(24, seed=1, belt=GREY_BELT)), advance=lambda count: None)
+    finder = teach(tiny_network, frames(samples(24, seed=1, belt=GREY_BELT)), on_progress=lambda count: None)
     sight = inside(tiny_network, finder=finder)
     held_out = samples(8, seed=3, belt=GREY_BELT)
     views = np.asarray(sight.views(import_tensorflow().constant(frames(held_out))))

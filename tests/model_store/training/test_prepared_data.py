@@ -11,7 +11,7 @@ from PIL import Image
 from model_store.backbones.resolve import Backbone
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.training.prepared_data import check_regions, frame_sizes, gather
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
@@ -69,7 +69,7 @@ def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path
         limits=Limits(),
         seed=1,
         cache=tmp_path,
-        steps=Steps(),
+        steps=ProgressSteps(),
     )
     rows = np.setdiff1d(np.arange(24), [0, 12])
     for seed in range(10):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone, resolve_backbone
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.training import feature_extractor as sights
 from model_store.training import transfer
 from model_store.training.cropping import Canvas
@@ -149,8 +149,8 @@ class Bench:
     cache: Path
     size_px: int
 
-    def learn(self, wish: Wish) -> tuple[Learnt, Steps]:
-        steps = Steps()
+    def learn(self, wish: Wish) -> tuple[Learnt, ProgressSteps]:
+        steps = ProgressSteps()
         # Whole batches only: another size is another graph, traced for seconds.
         train, validation = (coloured_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
         network = None if self.network is None else self.network.clone()
