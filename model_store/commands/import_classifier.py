@@ -13,7 +13,7 @@ from model_store.commands.options import StoreFlag, check_training_installed
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.publishing.import_classifier import Imported
+    from model_store.publishing.import_classifier import ImportedClassifier
 
 
 def import_classifier(
@@ -79,7 +79,7 @@ def _lanes(given: Iterable[str]) -> dict[str, str]:
     return lanes
 
 
-def _as_json(imported: Imported) -> dict[str, Any]:
+def _as_json(imported: ImportedClassifier) -> dict[str, Any]:
     manifest = imported.manifest
     return {
         "name": manifest.name,
@@ -97,7 +97,7 @@ def _as_json(imported: Imported) -> dict[str, Any]:
     }
 
 
-def _print(imported: Imported) -> None:
+def _print(imported: ImportedClassifier) -> None:
     from model_store.bundle.int8_gate import int8_refusal_reason
 
     manifest, parity = imported.manifest, imported.manifest.parity

@@ -1,7 +1,7 @@
-"""Many images, some at a time: which of them, and a function's answers to all.
+"""Many images, processed in batches.
 
-Decoded images may lie in a file (`pixels`), so that more can be trained on than fit into memory. Whoever takes a part
-of them with NumPy's `images[rows]` copies that part into memory; `Chosen` copies no more than is asked for at once.
+Decoded images may lie in a file (`image_loading`), so that more can be trained on than fit into memory. NumPy's
+`images[rows]` would copy all of these rows into memory; a `LazySubset` copies only what is asked for at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Rows = slice | NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `chosen[3:9]` copies six of them."""
+class LazySubset:
+    """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `subset[3:9]` copies six of them."""
 
     images: NDArray[np.uint8]
     rows: NDArray[np.intp]
@@ -35,14 +35,14 @@ class Chosen:
         return (self.images[row] for row in self.rows)
 
     def __getitem__(self, part: Rows) -> NDArray[np.uint8]:
-        """uint8 [n, S, S, 3]: those at these places among the N."""
+        """uint8 [n, S, S, 3]: those at these indices among the N."""
         return self.images[self.rows[part]]
 
 
-Images = NDArray[np.uint8] | Chosen
+Images = NDArray[np.uint8] | LazySubset
 
 
-def in_batches(answer: Callable[[Any], Any], rows: Images | NDArray[np.float32], *, size: int) -> NDArray[np.float32]:
-    """The answers to all N >= 1 rows, float32 [N, …], asked for `size` rows at a time."""
+def in_batches(function: Callable[[Any], Any], rows: Images | NDArray[np.float32], *, size: int) -> NDArray[np.float32]:
+    """The function's results for all N >= 1 rows, float32 [N, …], computed `size` rows at a time."""
     starts = range(0, len(rows), size)
-    return np.concatenate([np.asarray(answer(np.ascontiguousarray(rows[at : at + size]))) for at in starts])
+    return np.concatenate([np.asarray(function(np.ascontiguousarray(rows[at : at + size]))) for at in starts])

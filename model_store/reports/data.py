@@ -22,15 +22,15 @@ THUMBNAIL_PX = 120
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """N images that were not learnt from, and how they are answered.
+class ValidationPredictions:
+    """N images that were not trained on, and their predictions.
 
     Attributes:
         names: of the files.
         labels: true labels of each image.
         thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
-        probabilities: float32 [N, C], calibrated; by a calibration that did not see the image (cross-fitted,
-            `tuning.Tuning.after`), as the published one would look better on these images than it is.
+        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because the
+            published calibration would look better on these images than it is.
         known: bool [N, C], False where the truth is unknown; None: all of it is known.
         uncalibrated: float32 [N, C], before calibration; None: there was none.
     """
@@ -54,29 +54,29 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything drawn in a report. An imported model has no phases; without labelled images `held_out` is None.
+    """Everything drawn in a report. An imported model has no phases; without labelled images `validation` is None.
 
     `weights` are the head's by name, e.g. `head/kernel`: an array for every epoch, or just the final one.
     """
 
     manifest: Manifest
     phases: tuple[Phase, ...] = ()
-    held_out: HeldOut | None = None
+    validation: ValidationPredictions | None = None
     weights: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
 
     @cached_property
     def judged(self) -> Judged | None:
         """The held-out images' answers beside their truth, by the manifest's policy; None without any."""
-        if self.held_out is None or not self.held_out.names:
+        if self.validation is None or not self.validation.names:
             return None
-        manifest, held_out = self.manifest, self.held_out
+        manifest, validation = self.manifest, self.validation
         return judge(
-            held_out.probabilities,
-            held_out.labels,
+            validation.probabilities,
+            validation.labels,
             classes=manifest.classes,
             mode=manifest.mode,
             policy=manifest.policy,
-            known=held_out.known,
+            known=validation.known,
         )
 
 

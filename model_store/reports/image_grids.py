@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model_store.evaluation.metrics import Judged
-from model_store.reports.data import THUMBNAIL_PX, HeldOut
+from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
 
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24
@@ -49,34 +49,34 @@ class Shot:
     mistake: float  # how sure the worst wrong answer was, 0..1; 0 where all is right
 
 
-def shot(held_out: HeldOut, judged: Judged, row: int) -> Shot:
+def shot(validation: ValidationPredictions, judged: Judged, row: int) -> Shot:
     """One image of a report."""
     scores = dict(zip(judged.classes, judged.probabilities[row].tolist(), strict=True))
     said = sorted(((name, scores[name]) for name in judged.labels(row)), key=lambda pair: -pair[1])
     return Shot(
-        name=held_out.names[row],
-        thumbnail=held_out.thumbnails[row],
-        truth=held_out.labels[row],
+        name=validation.names[row],
+        thumbnail=validation.thumbnails[row],
+        truth=validation.labels[row],
         said=tuple(said),
         verdict=_verdict(right=bool(judged.right[row]), uncertain=bool(judged.uncertain[row])),
         mistake=float(wrongness(judged)[row]),
     )
 
 
-def samples(held_out: HeldOut, judged: Judged) -> list[Shot]:
+def samples(validation: ValidationPredictions, judged: Judged) -> list[Shot]:
     """All held-out images, or MAX_SAMPLES of them, evenly spread over the label sets, in the dataset's order."""
-    count = len(held_out.names)
-    by_labels = sorted(range(count), key=lambda row: (held_out.labels[row], row))
+    count = len(validation.names)
+    by_labels = sorted(range(count), key=lambda row: (validation.labels[row], row))
     chosen = {by_labels[place] for place in np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round().astype(int)}
-    return [shot(held_out, judged, row) for row in sorted(chosen)]
+    return [shot(validation, judged, row) for row in sorted(chosen)]
 
 
-def mistakes(held_out: HeldOut, judged: Judged) -> list[Shot]:
+def mistakes(validation: ValidationPredictions, judged: Judged) -> list[Shot]:
     """Up to MAX_MISTAKES images that were answered wrongly, the surest mistake first."""
     sureness = wrongness(judged)
     wrong = np.flatnonzero(~judged.right)
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:MAX_MISTAKES]
-    return [shot(held_out, judged, int(row)) for row in worst]
+    return [shot(validation, judged, int(row)) for row in worst]
 
 
 def wrongness(judged: Judged) -> NDArray[np.float32]:

@@ -109,16 +109,16 @@ def _cards(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _pictures(folder: Path, data: ReportData) -> dict[str, Any]:
     """The plots that were drawn, and the images with their answers."""
-    judged, held_out = data.judged, data.held_out
+    judged, validation = data.judged, data.validation
     found = {name: _plot(folder / f"{name}.png") for name in _PLOTS if (folder / f"{name}.png").is_file()}
     shown: dict[str, Any] = {"plots": found, "measured": judged is not None}
-    if judged is not None and held_out is not None:
+    if judged is not None and validation is not None:
         shown |= {
-            "samples": _shots(samples(held_out, judged)),
-            "mistakes": _shots(mistakes(held_out, judged)),
+            "samples": _shots(samples(validation, judged)),
+            "mistakes": _shots(mistakes(validation, judged)),
             "mistakes_count": int((~judged.right).sum()),
-            "images_count": len(held_out.names),
-            "calibrated": held_out.uncalibrated is not None,
+            "images_count": len(validation.names),
+            "calibrated": validation.uncalibrated is not None,
         }
     return shown
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.evaluation.metrics import Bins, Judged, reliability
-from model_store.reports.data import HeldOut
+from model_store.reports.data import ValidationPredictions
 from model_store.training.history import Phase
 
 _DPI = 100
@@ -97,11 +97,11 @@ def draw_thresholds(path: Path, judged: Judged) -> None:
             figure.text(0.5, 0.5, "no class has a threshold and images to show it by", ha="center")
 
 
-def draw_reliability(path: Path, judged: Judged, held_out: HeldOut) -> None:
+def draw_reliability(path: Path, judged: Judged, validation: ValidationPredictions) -> None:
     """How often answers of each confidence are right, before and after calibration, and how many there are."""
-    sides = [("as published" if held_out.uncalibrated is None else "after calibration", held_out.probabilities)]
-    if held_out.uncalibrated is not None:
-        sides.insert(0, ("before calibration", held_out.uncalibrated))
+    sides = [("as published" if validation.uncalibrated is None else "after calibration", validation.probabilities)]
+    if validation.uncalibrated is not None:
+        sides.insert(0, ("before calibration", validation.uncalibrated))
     with _picture(path, 4.2 * len(sides), 5.4) as figure:
         grid = figure.add_gridspec(2, len(sides), height_ratios=[3, 1])
         for place, (title, probabilities) in enumerate(sides):

@@ -31,11 +31,11 @@ def write_report(folder: Path, data: ReportData) -> None:
     folder.mkdir(parents=True)
     if data.phases:
         draw_curves(folder / "curves.png", data.phases)
-    if data.held_out is not None and (judged := data.judged) is not None:
+    if data.validation is not None and (judged := data.judged) is not None:
         draw_confusion(folder / "confusion.png", judged)
         draw_thresholds(folder / "thresholds.png", judged)
-        draw_reliability(folder / "reliability.png", judged, data.held_out)
-        shots, wrong = samples(data.held_out, judged), mistakes(data.held_out, judged)
+        draw_reliability(folder / "reliability.png", judged, data.validation)
+        shots, wrong = samples(data.validation, judged), mistakes(data.validation, judged)
         draw_grid(folder / "samples.png", shots, title="images that were not learnt from", empty="none")
         draw_grid(folder / "mistakes.png", wrong, title="worst mistakes, the surest first", empty="none")
     write_page(folder, data)

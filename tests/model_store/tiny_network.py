@@ -122,7 +122,7 @@ def sample(
     return Sample(frame, bottle)
 
 
-# Of `single`'s three classes, in their order: bottles that no finder is needed to tell apart.
+# Of `single`'s three classes, in their order: bottles that can be told apart without a localizer.
 COLOURS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0]])
 
 

@@ -153,7 +153,7 @@ def test_what_a_server_may_answer_instead(
     server.pages["/short"] = Page(content[:-50], says_bytes=len(content))
     with pytest.raises(NotFound, match=f"ended after {len(content) - 50:,} of {len(content):,} bytes"):
         fetch("/short")
-    monkeypatch.setattr(download_module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(download_module, "_READ_TIMEOUT_S", 0.2)
     server.pages["/silent"] = Page(content, silent_s=1.0)
     with pytest.raises(NotFound, match="timed out"):
         fetch("/silent")

@@ -12,7 +12,7 @@ from shared.errors import BadSetting
 
 
 def fitted(names: list[str], outputs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(labels_for(names, outputs=outputs, place="labels.txt"))  # type: ignore[return-value]
+    return tuple(labels_for(names, outputs=outputs, location="labels.txt"))  # type: ignore[return-value]
 
 
 def test_as_many_names_as_outputs_are_taken_as_they_are() -> None:

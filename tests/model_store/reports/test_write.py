@@ -25,7 +25,7 @@ from model_store.reports.plots import confusion_counts, draw_confusion, draw_thr
 from model_store.reports.tensorboard import histogram
 from model_store.reports.write import write_report
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from tests.model_store.reports.report_data import held_out, manifest_of, report_data
+from tests.model_store.reports.report_data import manifest_of, report_data, validation
 
 NASTY = '<b>"x" & $y$</b>'
 CLASSES = ("bent", "good", NASTY)
@@ -169,9 +169,9 @@ def test_a_model_that_was_imported_has_a_page_of_what_there_is(tmp_path: Path) -
 
 def test_no_mistakes_are_said_to_be_none(tmp_path: Path) -> None:
     data = report_data(CLASSES, "single", images=6)
-    assert data.held_out is not None
-    truth = np.array([[name in names for name in CLASSES] for names in data.held_out.labels], np.float32)
-    perfect = replace(data, held_out=replace(data.held_out, probabilities=truth))
+    assert data.validation is not None
+    truth = np.array([[name in names for name in CLASSES] for names in data.validation.labels], np.float32)
+    perfect = replace(data, validation=replace(data.validation, probabilities=truth))
     write_report(tmp_path / "report", perfect)
     assert "None among 6 images." in Page(tmp_path / "report" / "index.html").texts["p"]
     with Image.open(tmp_path / "report" / "mistakes.png") as picture:
@@ -179,7 +179,7 @@ def test_no_mistakes_are_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_anything_is_refused() -> None:
-    shown = held_out(CLASSES, "single", images=5)
+    shown = validation(CLASSES, "single", images=5)
     with pytest.raises(ValueError, match="names"):
         replace(shown, names=shown.names[1:])
 
@@ -202,7 +202,7 @@ def test_the_worst_mistake_is_the_surest() -> None:
     judged = judged_of([[0.9, 0.1, 0.1], [0.05, 0.95, 0.0], [0.6, 0.3, 0.1]], [("good",), ("bent",), ("bent",)])
     assert wrongness(judged).tolist() == pytest.approx([0.9, 0.95, 0.0])
     shown = replace(
-        held_out(CLASSES, "multi", images=3), names=("a", "b", "c"), labels=(("good",), ("bent",), ("bent",))
+        validation(CLASSES, "multi", images=3), names=("a", "b", "c"), labels=(("good",), ("bent",), ("bent",))
     )
     assert [shot.name for shot in mistakes(shown, judged)] == ["b", "a"]
     single = judged_of([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]], [("good",), ("good",)], mode="single")
@@ -210,7 +210,7 @@ def test_the_worst_mistake_is_the_surest() -> None:
 
 
 def test_samples_are_spread_over_the_labels() -> None:
-    shown = held_out(CLASSES, "single", images=300)
+    shown = validation(CLASSES, "single", images=300)
     skewed = replace(shown, labels=(*[("good",)] * 280, *[("bent",)] * 20))
     judged = judge(
         skewed.probabilities,
