@@ -48,7 +48,7 @@ def compare(
     from model_store.evaluation.compare import compare_versions
     from model_store.registry.store import open_store
     from model_store.reports.comparison_output import warnings, write_csv, write_html
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.errors import BadDataset
     from shared.settings import load_settings
 
@@ -60,7 +60,7 @@ def compare(
         data = data.with_samples(sample for sample in data.samples if sample.held_out)
         if not data.samples:
             raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
-    with shown_steps() as steps:
+    with show_progress() as steps:
         found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
         if out is not None:
             write_csv(out, found)

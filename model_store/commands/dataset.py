@@ -41,7 +41,7 @@ def check_dataset(
     from model_store.datasets.audit import audit_dataset
     from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
     from model_store.datasets.image_loading import Limits, decode_samples
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
@@ -49,15 +49,15 @@ def check_dataset(
     chosen = training_mode(data, mode)
     usable = [sample for sample in data.samples if not sample.held_out]
     held_out = [sample for sample in data.samples if sample.held_out]
-    with shown_steps() as steps:
-        with steps.step("Reading the images", total=len(data.samples)) as advance:
+    with show_progress() as steps:
+        with steps.step("Reading the images", total=len(data.samples)) as on_progress:
             decoded, decoded_held_out = (
                 decode_samples(
                     data.files,
                     samples,
                     size_px=_SIZE_PX,
                     limits=Limits.of(settings),
-                    advance=advance,
+                    on_progress=on_progress,
                     scratch=settings.cache_path,
                 )
                 for samples in (usable, held_out)

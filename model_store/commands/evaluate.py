@@ -33,7 +33,7 @@ def evaluate(
     from model_store.engines.loading import open_engine
     from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
     from model_store.registry.store import open_store
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.errors import BadDataset
     from shared.settings import load_settings
 
@@ -51,7 +51,7 @@ def evaluate(
         max_batch=settings.max_batch,
         xla=settings.tensorflow_xla,
     )
-    with shown_steps() as steps:
+    with show_progress() as steps:
         metrics = evaluate_dataset(
             data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
         )

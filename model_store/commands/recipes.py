@@ -27,7 +27,7 @@ def compare_recipes(
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
     from model_store.datasets.image_loading import Limits
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.errors import BadSetting
     from shared.settings import load_settings
@@ -36,7 +36,7 @@ def compare_recipes(
         raise BadSetting(f"--seeds {seeds!r}: give whole numbers, e.g. 123,1,2.")
     settings = load_settings(cache_dir=cache_dir)
     numbers = [int(seed) for seed in seeds.split(",")]
-    with shown_steps() as steps:
+    with show_progress() as steps:
         results = recipe_comparison.compare_recipes(
             dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
         )
@@ -57,12 +57,12 @@ def time_head(
     Example: sortline models time-head producer/bottles
     """
     from model_store.datasets.image_loading import Limits
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
-    with shown_steps() as steps:
+    with show_progress() as steps:
         timings = recipe_comparison.time_head(
             dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
         )

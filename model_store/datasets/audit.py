@@ -27,7 +27,7 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.datasets.dataset import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
 from model_store.datasets.image_loading import DecodedSamples
 from model_store.datasets.near_duplicates import DuplicateKind, Duplicates, Pair, connected_groups, find_duplicates
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,7 +174,7 @@ def audit_dataset(
     *,
     held_out: DecodedSamples | None = None,
     mode: Mode,
-    steps: Steps | None = None,
+    steps: ProgressSteps | None = None,
 ) -> DatasetReport:
     """Audit the dataset. Changes and excludes nothing: the report says what to do.
 
@@ -188,7 +188,7 @@ def audit_dataset(
     samples = (*decoded.samples, *(held_out.samples if held_out else ()))
     arrays = [decoded.images, *([held_out.images] if held_out else [])]
     per_class = count_labels(decoded.samples, dataset.classes)
-    found = find_duplicates(arrays, steps=steps or Steps())
+    found = find_duplicates(arrays, steps=steps or ProgressSteps())
     groups = [[samples[number] for number in group] for group in connected_groups(pair[:2] for pair in found.pairs)]
     conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
     copies = _held_out_copies(groups)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model_store.datasets.dataset import Sample
 from model_store.datasets.sources import DatasetFiles
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of
@@ -95,7 +95,7 @@ def decode_samples(
     *,
     size_px: int,
     limits: Limits,
-    advance: Advance,
+    on_progress: OnProgress,
     fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
     scratch: Path | None = None,
@@ -107,7 +107,7 @@ def decode_samples(
         samples: the samples to decode.
         size_px: side of the decoded images.
         limits: larger files count as unreadable.
-        advance: called for each sample.
+        on_progress: called for each sample.
         fit: how an image that is no square becomes one.
         regions: by camera, `*` for every other: the part of its images to keep; without one the whole image is kept.
         scratch: a folder for a file with the images if they need more than MEMORY_BYTES. None: keep them in memory.
@@ -121,7 +121,7 @@ def decode_samples(
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
     for item in _decode_in_threads(wanted, decode):
-        advance(1)
+        on_progress(1)
         if isinstance(item, Unreadable):
             unreadable.append(item)
         else:

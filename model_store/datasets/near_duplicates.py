@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.runtime.progress import Advance, Steps
+from model_store.runtime.progress import OnProgress, ProgressSteps
 
 COPY_BOUND = 8.0  # too little for a difference that would change a label
 ALIKE_BOUND = 16.0
@@ -113,17 +113,17 @@ class Duplicates:
     crowded: tuple[int, ...]
 
 
-def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: Steps) -> Duplicates:
+def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: ProgressSteps) -> Duplicates:
     """Find pairs among all images of the arrays, uint8 [N, S, S, 3] each, numbered consecutively.
 
     Not every pair of a group is listed, but enough to connect it.
     """
     count = sum(len(array) for array in arrays)
-    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as advance:
-        thumbnails, identical = _thumbnails(arrays, advance)
+    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as on_progress:
+        thumbnails, identical = _thumbnails(arrays, on_progress)
         repeated = [pair.second for pair in identical]
         different = np.setdiff1d(np.arange(count), repeated)
-        pairs = _similar_pairs(thumbnails[different], advance)
+        pairs = _similar_pairs(thumbnails[different], on_progress)
     kept, crowded = _split_crowds(pairs, len(different))
     numbered = [pair._replace(first=int(different[pair.first]), second=int(different[pair.second])) for pair in kept]
     return Duplicates(tuple(sorted([*identical, *numbered])), tuple(int(different[number]) for number in crowded))
@@ -147,7 +147,7 @@ def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[NDArray[np.uint8], list[Pair]]:
+def _thumbnails(arrays: Sequence[NDArray[np.uint8]], on_progress: OnProgress) -> tuple[NDArray[np.uint8], list[Pair]]:
     """The thumbnails, [N, 64, 64, 3], and a pair for each image whose pixels equal those of an earlier one."""
     count = sum(len(array) for array in arrays)
     thumbnails = np.empty((count, _THUMBNAIL_PX, _THUMBNAIL_PX, 3), np.uint8)
@@ -158,11 +158,11 @@ def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[
         first = first_of.setdefault(hashlib.blake2b(np.ascontiguousarray(image).data).digest(), number)
         if first != number:
             pairs.append(Pair(first, number, "identical", TURNS[0], 0.0))
-        advance(1)
+        on_progress(1)
     return thumbnails, pairs
 
 
-def _similar_pairs(thumbnails: NDArray[np.uint8], advance: Advance) -> list[Pair]:
+def _similar_pairs(thumbnails: NDArray[np.uint8], on_progress: OnProgress) -> list[Pair]:
     """Pairs that are a copy or alike, in order, each in the turn with the smallest difference."""
     cells = _cells(thumbnails)
     nearest: dict[tuple[int, int], Pair] = {}
@@ -172,7 +172,7 @@ def _similar_pairs(thumbnails: NDArray[np.uint8], advance: Advance) -> list[Pair
                 best = nearest.setdefault((pair.first, pair.second), pair)
                 if pair.difference < best.difference:
                     nearest[pair.first, pair.second] = pair
-        advance(len(thumbnails))
+        on_progress(len(thumbnails))
     return sorted(nearest.values())
 
 

@@ -20,7 +20,7 @@ from model_store.datasets.image_loading import Limits
 from model_store.engines.protocol import Engine
 from model_store.evaluation.evaluate import DatasetPredictions, predict_dataset, seen_in_training
 from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, label_mask_of, score
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 from shared.schemas import ModelRef
 
@@ -156,7 +156,7 @@ def compare_versions(
     *,
     max_batch: int,
     limits: Limits,
-    steps: Steps,
+    steps: ProgressSteps,
 ) -> Comparison:
     """Run both models on every image.
 
@@ -192,7 +192,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def _compared_model(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps
+    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
 ) -> ComparedModel:
     manifest, ref = bundle.manifest, bundle.ref(engine.name)
     what = f"Classifying with {ref.name}@{ref.version}"

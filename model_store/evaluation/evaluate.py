@@ -17,7 +17,7 @@ from model_store.datasets.dataset import Dataset, Sample
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.engines.protocol import Engine
 from model_store.evaluation.metrics import check_labels_known, evaluate, label_mask_of
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadDataset
 
 # Images that are decoded at a time: about 40 MB, so that a dataset of any size can be evaluated.
@@ -49,7 +49,7 @@ def predict_dataset(
     *,
     max_batch: int,
     limits: Limits,
-    steps: Steps,
+    steps: ProgressSteps,
     what: str = "Classifying",
 ) -> DatasetPredictions:
     """Run every image of the dataset through the model; `what` names the step in the progress display.
@@ -63,7 +63,7 @@ def predict_dataset(
     digests: list[str] = []
     probabilities: list[NDArray[np.float32]] = []
     unreadable: list[Unreadable] = []
-    with steps.step(what, total=len(dataset.samples)) as advance:
+    with steps.step(what, total=len(dataset.samples)) as on_progress:
         for start in range(0, len(dataset.samples), _CHUNK_IMAGES):
             chunk = dataset.samples[start : start + _CHUNK_IMAGES]
             decoded = decode_samples(
@@ -73,7 +73,7 @@ def predict_dataset(
                 limits=limits,
                 fit=manifest.fit,
                 regions=manifest.regions,
-                advance=advance,
+                on_progress=on_progress,
             )
             samples += decoded.samples
             digests += decoded.digests
@@ -88,7 +88,7 @@ def predict_dataset(
 
 
 def evaluate_dataset(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: Steps
+    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
 ) -> dict[str, Any]:
     """The metrics of `metrics.evaluate`, the model, and the files that could not be read.
 

@@ -16,7 +16,7 @@ from model_store.evaluation.evaluate import seen_warning
 from model_store.reports.data import THUMBNAIL_PX
 from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, METRIC_TITLES, format_delta, format_score
 from model_store.reports.page import jpeg_uri, render
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 
 # About 4 KB each: a phone can still open the page. The CSV has all of them.
@@ -40,7 +40,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
         raise _unwritable(path, error) from error
 
 
-def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Steps) -> None:
+def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: ProgressSteps) -> None:
     """One self-contained page with the metrics and the differing images, at most MAX_SHOWN.
 
     `limits` must be those of the comparison.
@@ -51,10 +51,10 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Ste
     """
     shown = comparison.differing[:MAX_SHOWN]
     samples = [comparison.a.predictions.samples[row] for row in shown]
-    with steps.step("Drawing the images", total=len(samples)) as advance:
+    with steps.step("Drawing the images", total=len(samples)) as on_progress:
         # Whole images in their shape: they are for people, and the two models may crop different regions.
         images = decode_samples(
-            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", advance=advance
+            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", on_progress=on_progress
         ).images
     thumbnails = [_thumbnail(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
     summary = comparison.as_dict()

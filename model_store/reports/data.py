@@ -15,23 +15,10 @@ from numpy.typing import NDArray
 from model_store.bundle.manifest import Manifest
 from model_store.datasets.lazy_images import ImageStack
 from model_store.evaluation.metrics import Bools, Floats, ScoredPredictions, score
+from model_store.training.history import Phase
 
 # Side of the thumbnails in a report: large enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stage of the training, e.g. the head alone, then fine-tuning.
-
-    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate`, at its start, where it
-    is known.
-    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last; -1: none, but those before the phase.
-    """
-
-    name: str
-    history: Mapping[str, Sequence[float]]
-    best_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +29,8 @@ class ValidationPredictions:
         names: names of the files.
         labels: true labels of each image.
         thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
-        probabilities: float32 [N, C], calibrated by a calibration that did not see the image (cross-fitted,
-            `decision_tuning.Tuning.after`): the published calibration would seem better on these images than it is.
+        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because the
+            published calibration would seem better on these images than it is.
         label_mask: bool [N, C], False where it is unknown whether the label applies; None: all are known.
         uncalibrated: float32 [N, C], before calibration; None: there was none.
     """

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
-from model_store.export.parity import gate_reason
 from shared.images.crop_regions import ANY_CAMERA, Fit
 
 NOTHING = "-"
@@ -100,7 +100,7 @@ def measured_rows(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 def gate_verdict(manifest: Manifest) -> str:
     """Whether CPUs run int8 by default, and if not, why."""
     compared = "int8_labels_agreement" in manifest.parity
-    reason = gate_reason(manifest.parity) if compared else None
+    reason = int8_refusal_reason(manifest.parity) if compared else None
     if manifest.cpu_engine == "litert":
         return "int8 (litert)" + (": it gives the labels that fp32 gives" if compared and reason is None else "")
     return f"fp32 (litert-fp32): {reason}" if reason else "fp32 (litert-fp32)"

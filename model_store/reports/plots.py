@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.evaluation.metrics import Bins, ScoredPredictions, reliability
-from model_store.reports.data import Phase, ValidationPredictions
+from model_store.reports.data import ValidationPredictions
+from model_store.training.history import Phase
 
 _DPI = 100
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"

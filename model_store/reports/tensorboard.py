@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.reports.data import Phase, ReportData
+from model_store.reports.data import ReportData
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from model_store.training.history import Phase
 
 LOGS_DIR = "logs"
 _BUCKETS = 30  # TensorBoard's own default

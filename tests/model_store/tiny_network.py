@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones import sources
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training.fine_tuning import Frames
 
@@ -52,7 +52,7 @@ def tiny_graph(*, seed: int = 11) -> Any:
 
 def save_tiny_network(folder: Path) -> Path:
     """`tiny_graph` as a TF-Hub module."""
-    sources._save_network(tiny_graph(), folder, Steps())
+    sources._save_network(tiny_graph(), folder, ProgressSteps())
     return folder
 
 
@@ -122,7 +122,7 @@ def sample(
     return Sample(frame, bottle)
 
 
-# Of `single`'s three classes, in their order: bottles that no finder is needed to tell apart.
+# Of `single`'s three classes, in their order: bottles that can be told apart without a localizer.
 COLOURS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0]])
 
 

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
 from model_store.commands import add_to
-from model_store.export.parity import gate_reason
 from model_store.registry.store import ModelStore, file_digests
 from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, summary_sections
 from model_store.reports.page import write_page
@@ -88,7 +88,7 @@ def test_the_page_shows_classes_metrics_and_origin(store: ModelStore) -> None:
     assert row(text, "expected calibration error (ECE) before") == ["0.125"]
     assert row(text, "parent") == ["tiny@1"]
     assert "40: 30 to train, 10 to validate" in text
-    assert gate_reason(report_data(CLASSES, "multi").manifest.parity) in text
+    assert int8_refusal_reason(report_data(CLASSES, "multi").manifest.parity) in text
     assert f"report: {store.resolve('tiny') / 'report' / 'index.html'}" in text
 
 

@@ -69,7 +69,7 @@ def report_of(path: Path, *, mode: Mode | None = None) -> DatasetReport:
             [sample for sample in dataset.samples if sample.held_out is wanted],
             size_px=SIZE_PX,
             limits=Limits(),
-            advance=lambda _: None,
+            on_progress=lambda _: None,
         )
         for wanted in (False, True)
     )

@@ -19,7 +19,7 @@ ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.p
 
 
 def _decode(dataset: Dataset) -> DecodedSamples:
-    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), advance=lambda _: None)
+    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), on_progress=lambda _: None)
 
 
 def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:

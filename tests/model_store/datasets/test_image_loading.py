@@ -31,7 +31,7 @@ def decode(
         dataset.samples,
         size_px=SIZE_PX,
         limits=Limits(),
-        advance=lambda _: None,
+        on_progress=lambda _: None,
         scratch=scratch,
         regions=regions,
     )
@@ -86,7 +86,7 @@ def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
         dataset.samples,
         size_px=SIZE_PX,
         limits=Limits(),
-        advance=lambda _: None,
+        on_progress=lambda _: None,
         fit="pad",
         regions={"side": LEFT},
     )
@@ -103,7 +103,7 @@ def test_what_is_larger_than_the_limits_is_unreadable(tmp_path: Path) -> None:
     cases = [(Limits(max_bytes=sizes[largest] - 1), [largest]), (Limits(max_px=SIZE_PX**2 - 1), list(ROWS))]
     for limits, unreadable in [*cases, (Limits(sizes[largest], SIZE_PX**2), [])]:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, advance=lambda _: None
+            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, on_progress=lambda _: None
         )
         assert [one.name for one in pictures.unreadable] == unreadable
     assert Limits.of(Settings(max_image_bytes=7, max_image_px=9, max_decode_bytes=11)) == (7, 9, 11)

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from model_store.datasets import near_duplicates
 from model_store.datasets.near_duplicates import Duplicates, Pair, connected_groups, find_duplicates
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from producer.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
 from shared.images.arrays import Pixels
@@ -24,7 +24,7 @@ FRAMES = sorted(BOTTLES.glob("*.jpg"))
 
 
 def find(*arrays: Pixels | list[Pixels]) -> Duplicates:
-    return find_duplicates([np.asarray(array) for array in arrays], steps=Steps())
+    return find_duplicates([np.asarray(array) for array in arrays], steps=ProgressSteps())
 
 
 def decoded(data: bytes) -> Pixels:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import score
-from model_store.export.parity import gate_reason
 from model_store.reports.data import ReportData, thumbnails
 from model_store.reports.image_grids import MAX_SAMPLES, error_confidence, mistake_thumbnails, sample_thumbnails
 from model_store.reports.page import write_page
@@ -125,7 +125,7 @@ def test_the_page_has_the_metrics(report: Path) -> None:
     for scores in data.manifest.metrics["per_class"].values():
         assert f"{scores['f1']:.3f}" in cells and f"{scores['average_precision']:.3f}" in cells
     assert "0.125 → 0.062" in page.texts["dd"]
-    assert any(cell.endswith(gate_reason(data.manifest.parity) or "no reason") for cell in cells)
+    assert any(cell.endswith(int8_refusal_reason(data.manifest.parity) or "no reason") for cell in cells)
     assert "2.5e-07" in cells
 
 

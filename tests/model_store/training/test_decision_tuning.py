@@ -9,8 +9,8 @@ import pytest
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import compute_metrics, evaluate, reliability
-from model_store.training.decision_tuning import tune
-from model_store.training.head import activated, outputs_of, targets_of
+from model_store.training.decision_tuning import tune_decisions
+from model_store.training.head import outputs_of, probabilities_of, targets_of
 from model_store.training.thresholds import parse_objective
 from shared.errors import BadSetting
 
@@ -22,7 +22,7 @@ def drawn(seed: int, *, images: int = 60, mode: Mode = "multi", sureness: float 
     """Logits [N, outputs] that are `sureness` times too sure, and the labels they are about."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, (images, len(outputs_of(CLASSES, mode))))
-    p = activated(logits.astype(np.float32), classes=CLASSES, mode=mode)
+    p = probabilities_of(logits.astype(np.float32), classes=CLASSES, mode=mode)
     if mode == "single":
         labels = [(CLASSES[rng.choice(3, p=row / row.sum())],) for row in p.astype(np.float64)]
     else:
@@ -35,7 +35,7 @@ def drawn(seed: int, *, images: int = 60, mode: Mode = "multi", sureness: float 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> None:
     logits, labels = drawn(1, mode=mode)
-    tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
+    tuning = tune_decisions(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     assert tuning.policy.mismatches(CLASSES) == []
     assert set(tuning.policy.thresholds) == set(outputs_of(CLASSES, mode))
     assert tuning.before.shape == tuning.after.shape == (60, 3)
@@ -51,7 +51,7 @@ def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> Non
 @pytest.mark.parametrize("mode", MODES)
 def test_each_image_is_scored_in_its_place_by_its_folds_policy(mode: Mode) -> None:
     logits, labels = drawn(2, mode=mode)
-    tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
+    tuning = tune_decisions(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     scored = tuning.score_out_of_fold(labels)
     np.testing.assert_array_equal(scored.probabilities, tuning.after)
     np.testing.assert_array_equal(scored.truth, [[name in names for name in CLASSES] for names in labels])
@@ -69,9 +69,9 @@ def test_the_figures_to_expect_are_those_of_fresh_images_and_not_those_of_the_ch
     for seed in range(40):
         logits, labels = drawn(seed, images=40)
         unseen, truth = drawn(seed + 1000, images=500)
-        tuning = tune(logits, targets_of(labels, CLASSES, "multi"), classes=CLASSES, mode="multi")
+        tuning = tune_decisions(logits, targets_of(labels, CLASSES, "multi"), classes=CLASSES, mode="multi")
         kind: dict[str, Any] = {"classes": CLASSES, "mode": "multi"}
-        published = activated(tuning.calibration.applied(unseen), **kind)
+        published = probabilities_of(tuning.calibration.apply(unseen), **kind)
         expected.append(compute_metrics(tuning.score_out_of_fold(labels))["macro_f1"])
         flattering.append(evaluate(tuning.after, labels, policy=tuning.policy, **kind)["macro_f1"])
         fresh.append(evaluate(published, truth, policy=tuning.policy, **kind)["macro_f1"])
@@ -84,17 +84,17 @@ def test_unknown_truth_is_left_out_all_the_way() -> None:
     targets = targets_of(labels, CLASSES, "multi")
     known = np.random.default_rng(3).random((60, 3)) < 0.7
     targets[~known[:, [0, 2]]] = np.nan
-    tuning = tune(logits, targets, classes=CLASSES, mode="multi")
+    tuning = tune_decisions(logits, targets, classes=CLASSES, mode="multi")
     other = np.where(np.isnan(targets), np.nan, targets)
-    assert tune(logits, other, classes=CLASSES, mode="multi").policy == tuning.policy
-    assert not tuning.score_out_of_fold(labels, label_mask=known).label_mask.all()
+    assert tune_decisions(logits, other, classes=CLASSES, mode="multi").policy == tuning.policy
+    assert not tuning.score_out_of_fold(labels, label_mask=known).known.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("images", [1, 2, 10])
 def test_a_handful_of_images_is_enough_to_go_on(mode: Mode, images: int) -> None:
     logits, labels = drawn(4, images=images, mode=mode)
-    tuning = tune(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
+    tuning = tune_decisions(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     assert np.isfinite(tuning.after).all()
     assert compute_metrics(tuning.score_out_of_fold(labels))["images"] == images
 
@@ -104,10 +104,10 @@ def test_the_objective_is_followed_and_what_it_missed_is_said() -> None:
     targets = targets_of(labels, CLASSES, "multi")
 
     def tuned(text: str) -> Any:
-        return tune(logits, targets, classes=CLASSES, mode="multi", objective=parse_objective(text))
+        return tune_decisions(logits, targets, classes=CLASSES, mode="multi", objective=parse_objective(text))
 
     cautious, eager = (tuned(text).policy.thresholds for text in ("recall:0.95", "precision:0.9"))
     assert all(cautious[name] < eager[name] for name in cautious)
     assert "cracked: a precision of 1 is not reached" in tuned("precision:1").notes[0]
     with pytest.raises(BadSetting, match="not for a multi model"):
-        tuned("sure:0.9")
+        tuned("confidence:0.9")

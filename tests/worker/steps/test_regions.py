@@ -22,7 +22,7 @@ from model_store.engines.protocol import Engine
 from model_store.evaluation.classify import classify_files
 from model_store.evaluation.evaluate import predict_dataset
 from model_store.registry.store import open_store
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
@@ -124,7 +124,9 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
         (folder / f"{camera}.png").write_bytes(two_halves())
         rows.append(f"{camera}.png,good,{camera}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    answered = predict_dataset(load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=Steps())
+    answered = predict_dataset(
+        load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=ProgressSteps()
+    )
     return {
         str(sample.camera): answer(row, bundle)
         for sample, row in zip(answered.samples, answered.probabilities, strict=True)
