@@ -10,7 +10,7 @@ import typer
 from shared.cli import JsonFlag
 
 BENCHMARKS = ("engine", "line", "queue", "latency", "scaling", "idle", "footprint", "swaps")
-# What is run when none is named: the others take minutes each, and answer one question of few.
+# Run when none is named. The others take minutes each, and answer questions that few people have.
 USUAL = ("engine", "line", "queue", "latency")
 
 
@@ -75,7 +75,7 @@ def bench(
 
     Example: sortline bench line latency --rounds 3
     """
-    from bench.output.report import Options, run_all
+    from bench.run import Options, run_all
 
     chosen = names or list(USUAL)
     unknown = [name for name in chosen if name not in BENCHMARKS]
@@ -93,6 +93,9 @@ def bench(
         images=images,
         swaps=swaps,
         rate_hz=rate,
+        model=model,
+        engine=engine,
+        max_batch=max_batch,
+        redis_url=redis_url,
     )
-    flags = {"model": model, "engine": engine, "max_batch": max_batch, "redis_url": redis_url}
-    run_all(chosen, options, flags=flags, out=out, json_output=json_output)
+    run_all(chosen, options, out=out, json_output=json_output)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.demo import commands as demo_commands
 from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("camera")(camera)
     app.command("upload")(upload)
     app.command("results")(results)
-    demo_commands.add_to(app)
 
 
 def camera(
@@ -81,13 +79,13 @@ def camera(
     from producer.camera import Camera, CameraOptions
     from producer.submit import LineProducer
     from shared.cli import print_json, setup_logging
-    from shared.errors import ServerAway
+    from shared.errors import RedisUnavailable
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
-    with suppress(ServerAway):  # the camera waits for it
+    with suppress(RedisUnavailable):  # the camera waits for it
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
         rate = _SIMULATED_HZ if source == "simulated" else 0.0
@@ -195,7 +193,7 @@ def results(
 
     from producer import display
     from producer.result_streams import ResultStreams
-    from shared.errors import ServerAway
+    from shared.errors import RedisUnavailable
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
@@ -203,7 +201,7 @@ def results(
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
     with closing(streams), _ended_by_signals():
-        with suppress(ServerAway):  # one that only refuses writes can be read
+        with suppress(RedisUnavailable):  # one that only refuses writes can be read
             check(connect(settings.redis_url), settings.redis_url)
         if follow:
             for result in streams.follow(threading.Event(), latest=count):

@@ -1,4 +1,4 @@
-"""The lines' streams of results: the last ones, and those that come. Called by `sortline results`."""
+"""Reads the result streams of lines: the latest results, and new ones as they come. Called by `sortline results`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.errors import ServerAway
+from shared.errors import RedisUnavailable
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import is_wrong_type, server_errors
@@ -21,11 +21,11 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A blocked read ends this often, to notice new lines and a request to stop; well below the socket's timeout.
+# The longest blocking read, after which new lines and a request to stop are noticed; well below the socket timeout.
 _BLOCK_MS = 500
 _READ_COUNT = 500
-_AWAY_WAIT_S = 0.5
-# How often streams are looked at for lost data and for a type that they should not have.
+_RETRY_S = 0.5
+# How often the streams are checked for lost data and for wrong types.
 _CHECK_INTERVAL_S = 5.0
 # A server that was killed has lost fewer entries than this where it syncs its log every second.
 _RECENT_IDS = 2000
@@ -40,8 +40,8 @@ class _Entry(NamedTuple):
 class ResultStreams:
     """Reads the streams of one line, or of all lines that ever had a result.
 
-    What one stream holds does not affect the others: an entry that is no SortResult is skipped, and so is a key that is
-    no stream. `on_notice` gets a sentence about each, once.
+    Bad content in one stream does not affect the others: an entry that is no SortResult is skipped, and so is a key
+    that is no stream. `on_notice` gets a sentence about each, once.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class ResultStreams:
         """The latest `count` results over all the lines, oldest first.
 
         Raises:
-            ServerAway, BadSetting, CommandRefused: as `server_errors`.
+            RedisUnavailable, BadSetting, CommandRefused: as `server_errors`.
         """
         entries: list[_Entry] = []
         with server_errors(self._url):
             for stream in self._streams():
-                # Also for a count of 0: following goes on after the entry that is the last one now.
+                # Also for a count of 0: `follow` continues after the entry that is now the last.
                 entries += self._latest(stream, max(count, 1))
         entries.sort(key=_order)
         return list(self._results(entries[-count:])) if count else []
@@ -87,37 +87,37 @@ class ResultStreams:
         return self._advance(stream, answer[::-1])
 
     def follow(self, stop: threading.Event, *, latest: int | None = None) -> Iterator[SortResult]:
-        """Results as they come, after those that `last` saw, until `stop` is set.
+        """Yields results as they come, after those that `last` returned, until `stop` is set.
 
-        Waits while the server is away. A stream that began anew meanwhile, since the server lost its data, is read from
-        its beginning. `on_notice` gets a sentence about each.
+        Waits while the server is unavailable. A stream that began anew meanwhile, because the server lost its data, is
+        read from its beginning. `on_notice` gets a sentence about each.
 
         Args:
             stop: set it to end.
-            latest: begin with the latest so many results, as `last` gives them.
+            latest: begin with this many of the latest results, as `last` returns them.
 
         Raises:
             BadSetting, CommandRefused: as `server_errors`.
         """
         if latest is not None:
-            yield from self._once_it_answers(lambda: self.last(latest), stop)
+            yield from self._retry_until_available(lambda: self.last(latest), stop)
         while not stop.is_set():
-            yield from self._once_it_answers(lambda: self._read_new(stop), stop)
+            yield from self._retry_until_available(lambda: self._read_new(stop), stop)
 
-    def _once_it_answers(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
-        """What `read` returns, once the server answers; nothing when told to stop."""
-        is_away = False
+    def _retry_until_available(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
+        """Returns what `read` returns, retrying while the server is unavailable; nothing if told to stop."""
+        was_unavailable = False
         while not stop.is_set():
             try:
                 results = read()
-            except ServerAway as error:
-                if not is_away:
+            except RedisUnavailable as error:
+                if not was_unavailable:
                     self._on_notice(f"{error} Waiting.")
-                is_away = True
+                was_unavailable = True
                 self._check_at = float("-inf")  # it may come back with less than it had
-                stop.wait(_AWAY_WAIT_S)
+                stop.wait(_RETRY_S)
                 continue
-            if is_away:
+            if was_unavailable:
                 self._on_notice("the Redis server answers again.")
             return results
         return []
@@ -153,10 +153,10 @@ class ResultStreams:
             self._recent.setdefault(stream, deque(maxlen=_RECENT_IDS)).extend(entry.entry_id for entry in entries)
         return entries
 
-    # what streams should not hold ───────────────────────────────────────────────────────────────────────
+    # bad or lost content ───────────────────────────────────────────────────────────────────────
 
     def _check_streams(self) -> None:
-        """Compare the first and last entry of each stream with what was read of it."""
+        """Compare the first and last entry of each stream with the last entry read."""
         streams = list(self._seen)
         with self._client.pipeline(transaction=False) as pipe:
             for stream in streams:
@@ -175,7 +175,7 @@ class ResultStreams:
                 self._check_position(stream, first[0][0] if first else None, last[0][0] if last else None)
 
     def _check_position(self, stream: str, first: bytes | None, last: bytes | None) -> None:
-        """Go back where the stream ends before what was read of it: XREAD would wait for the ids to catch up."""
+        """Go back if the stream ends before the last entry read: XREAD would wait until the ids catch up."""
         seen, recent = _parts(self._seen[stream]), self._recent[stream]
         is_behind = last is not None and _parts(last) < seen
         if first is None or last is None or _parts(first) > seen or (is_behind and last not in recent):

@@ -1,7 +1,7 @@
-"""What `sortline upload` was given, as single images: files, folders, zip archives. Called by producer/upload.py.
+"""The images in the files, folders and zip archives given to `sortline upload`. Called by producer/upload.py.
 
-An archive is read member by member into memory, never unpacked to disk. What it may expand to is bounded by
-counting the bytes that come out, not by what its directory says.
+An archive is read into memory member by member, never unpacked to disk. Its expanded size is limited by counting the
+bytes that come out, not by the sizes in its directory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One image to be: a file, or a member of an archive. `problem` says why it can't be read."""
+    """One input: a file, or a member of an archive. `problem` says why it can't be read."""
 
     name: str
     path: Path
@@ -38,7 +38,7 @@ class Input:
 
 
 def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """Every file in the paths, in order; inside folders links are followed, and hidden names passed over everywhere.
+    """Every file in the paths, in order; links inside folders are followed, and hidden names are skipped.
 
     Raises:
         NotFound: a path does not exist.
@@ -79,7 +79,7 @@ class InputReader:
         """The bytes of one input; of one that is too large, one byte more than the limit.
 
         Raises:
-            BadImage: `unreadable`, or `archive_limit` when its archive expands beyond all measure.
+            BadImage: `unreadable`, or `archive_limit` when its archive expands beyond the limit.
         """
         if item.problem is not None:
             raise BadImage("unreadable", item.problem)
@@ -140,7 +140,7 @@ def _members(path: Path, name: str) -> Iterator[Input]:
 
 
 def _oddity(member: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read at all. The upper half of the attributes is the Unix mode, where there is one."""
+    """Why a member is not read at all, or None. The upper half of its attributes is the Unix mode, if it has one."""
     if member.flag_bits & _ENCRYPTED:
         return "encrypted: unpack the archive first."
     kind = stat.S_IFMT(member.external_attr >> 16)

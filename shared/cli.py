@@ -1,4 +1,4 @@
-"""What every command shares: JSON output, the flags that all have, logs."""
+"""Shared by all commands: JSON output, common flags, logging."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
-# What a terminal obeys or an editor takes for the end of a line, as its escape: `\n` for a newline.
+# Characters that control a terminal or end a line in an editor, with their escapes: `\n` for a newline.
 _CONTROL_CHARACTERS = {
     code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
 }
 
 
 class _TextLines(logging.Formatter):
-    """One line an event, and indented ones for its traceback.
+    """One line for each event, and indented lines for its traceback.
 
-    Messages quote what others wrote, as ids of jobs: none of it begins a line of its own, or steers the terminal.
+    Messages quote text that others wrote, such as ids of jobs. None of it can begin a new line or control the terminal.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _TextLines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line; what a call passes as `extra` becomes fields."""
+    """One JSON object a line; the `extra` of a log call becomes fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -66,7 +66,7 @@ class _JsonLines(logging.Formatter):
 
 
 def setup_logging(settings: Settings) -> None:
-    """Log to standard error, in the form and from the level that the settings ask for."""
+    """Log to standard error, in the format and from the level of the settings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if settings.log_format == "json" else _TextLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)

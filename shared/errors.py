@@ -1,22 +1,22 @@
 """Every error that Sortline raises on purpose, in one tree.
 
     SortlineError
-    ├── BadInput            wrong and stays wrong: never retried
-    │   ├── BadSetting      a setting, flag or file of settings
-    │   ├── BadImage        bytes that are not a usable image
-    │   ├── BadJob          a job that is not ours or doesn't parse
-    │   ├── BadDataset      a training or evaluation dataset
-    │   ├── BadBackbone     a feature extractor that was changed or does not fit
-    │   ├── BadBundle       a model bundle that is incomplete, changed or answers wrongly
-    │   ├── CommandRefused  Redis refuses a command, and would again
-    │   └── NotFound        a model, version, file or backbone that isn't there
-    │       └── ResultGone  a job whose result will never come
-    └── Transient           may go well next time: retried
-        ├── ServerAway      Redis can't be reached, or can't serve for now
-        ├── StoreUnavailable       the model store can't be read or written
-        ├── QueueFull       the queue is at its bound, or the memory of Redis is full
-        ├── ResultTimeout   results that did not arrive in time
-        └── EngineFailed    the model raised or answered the wrong number of items
+    ├── BadInput              wrong and stays wrong: never retried
+    │   ├── BadSetting        a setting, flag or file of settings
+    │   ├── BadImage          bytes that are not a usable image
+    │   ├── BadJob            a job that is not ours or doesn't parse
+    │   ├── BadDataset        a training or evaluation dataset
+    │   ├── BadBackbone       a feature extractor that was changed or does not fit
+    │   ├── BadBundle         a model bundle that is incomplete, changed or answers wrongly
+    │   ├── CommandRefused    Redis refuses a command, and would again
+    │   └── NotFound          a model, version, file or backbone that isn't there
+    │       └── ResultGone    a job whose result will never come
+    └── Transient             may succeed next time: retried
+        ├── RedisUnavailable  Redis can't be reached, or can't serve for now
+        ├── StoreUnavailable  the model store can't be read or written
+        ├── QueueFull         the queue is at its bound, or the memory of Redis is full
+        ├── ResultTimeout     results that did not arrive in time
+        └── EngineFailed      the model raised or answered the wrong number of items
 
 A message says what is wrong, with which value, and what to do.
 """
@@ -75,7 +75,10 @@ class NotFound(BadInput):
 
 
 class ResultGone(NotFound):
-    """Jobs that will never have a result. `results` holds those of the others, `reasons` why, by job id."""
+    """Jobs that will never have a result.
+
+    `reasons` says why, by job id. `results` holds the results of the other jobs.
+    """
 
     def __init__(self, message: str, *, results: Mapping[str, SortResult], reasons: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -87,7 +90,7 @@ class Transient(SortlineError):
     """The operation failed now and may succeed later."""
 
 
-class ServerAway(Transient):
+class RedisUnavailable(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
@@ -98,8 +101,8 @@ class StoreUnavailable(Transient):
 class QueueFull(Transient):
     """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
-    `accepted` holds the ids of the call's jobs that are in the queue nevertheless, in order: empty, but where a call
-    of many round trips lost a race for the last places, or a camera asked for what places there are.
+    `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
+    a call of many round trips lost a race for the last places, or asked to fill the places that were left.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
@@ -117,4 +120,4 @@ class ResultTimeout(Transient):
 
 
 class EngineFailed(Transient):
-    """The engine raised, or answered another number of items than it was given."""
+    """The engine raised, or did not return one answer per item."""

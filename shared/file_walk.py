@@ -1,4 +1,4 @@
-"""The files in a folder, as all commands see them: links are followed, hidden names passed over."""
+"""Lists the files in a folder, as all commands do: follows links, skips hidden names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def walk(top: Path) -> Iterator[list[Path]]:
-    """The files of each folder in `top`, whatever its depth, in order; links that lead back are not followed.
+    """The files of `top` and of each folder below it, in order; links that lead back are not followed.
 
-    Folder by folder, so that a caller who has seen enough can stop.
+    One list per folder, so that a caller can stop early.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         shown = (name for name in folders if not name.startswith("."))
@@ -19,7 +19,7 @@ def walk(top: Path) -> Iterator[list[Path]]:
 
 
 def _leads_back(folder: Path, top: Path) -> bool:
-    """Whether it is a link to a folder that it lies in, by the way from `top`: to follow it would never end."""
+    """Whether it is a link to a folder that contains it, on the path from `top`: following it would never end."""
     if not folder.is_symlink():
         return False
     target = folder.resolve()

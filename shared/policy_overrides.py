@@ -1,4 +1,4 @@
-"""What the settings may change in a model's policy, line by line.
+"""The parts of a model's policy that the settings may override, line by line.
 
 The policy itself, its meaning and the merging are `model_store.bundle.policy`'s.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-# Half is everything but 0 and 1: a wider band would leave nothing to decide.
+# At 0.5 every probability but 0 and 1 is uncertain: a wider band would leave nothing to decide.
 Margin = Annotated[float, Field(ge=0, le=0.5)]
 Lane = Annotated[str, Field(min_length=1)]
 

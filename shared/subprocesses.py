@@ -1,4 +1,4 @@
-"""Processes of our own command line whose life is tied to the caller's: the demo's worker and cameras."""
+"""Processes that end when the caller ends, however it ends: servers, and processes of our own command line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import IO, Self
 
 # A file, run by its path: it imports nothing of ours.
-_KEEPER = Path(__file__).with_name("child_supervisor.py")
+_SUPERVISOR = Path(__file__).with_name("child_supervisor.py")
+_NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 # Exit code of a child that SIGTERM ended before it had a handler for it: it had not begun to work.
 NOT_BEGUN = 128 + signal.SIGTERM
-# The keeper gives its child 20 s and then kills it.
+# The supervisor gives its child 20 s and then kills it.
 _END_TIMEOUT_S = 30.0
 
 
@@ -26,11 +28,62 @@ def ours(*arguments: str, module: str = "sortline") -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-class Child:
-    """`sortline ARGUMENTS…`, or another module's, as a process that ends with the block, or when the caller is killed.
+class SupervisedProcess:
+    """A command, as a process that ends with the block, or when the caller is killed.
 
-    Ctrl-C goes to the caller alone, which decides in what order its children end.
+    Ctrl-C goes to the caller alone, which decides in what order its processes end. A process forked off the caller
+    keeps the command running until it ends or execs.
     """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        output: IO[bytes],
+        errors: IO[bytes],
+        variables: Mapping[str, str] = _NO_VARIABLES,
+        remove: Path | None = None,
+    ) -> None:
+        """Starts it.
+
+        Args:
+            command: the program and its arguments.
+            output: a file for its standard output.
+            errors: a file for its standard error.
+            variables: added to the caller's environment.
+            remove: a folder to delete when the command has ended.
+        """
+        options = [] if remove is None else [f"--remove={remove}"]
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-P", str(_SUPERVISOR), *options, *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
+            env={**os.environ, **variables},
+            process_group=0,  # a terminal sends Ctrl-C to the caller's group
+        )
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._supervisor.poll()
+
+    def end(self) -> int:
+        """Tell it to end (SIGTERM) and wait until it has; returns its exit code."""
+        assert self._supervisor.stdin is not None
+        self._supervisor.stdin.close()
+        return self._supervisor.wait(_END_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+class Child(SupervisedProcess):
+    """`sortline ARGUMENTS…`, or another module's command line, as a supervised process with a log file."""
 
     def __init__(
         self,
@@ -39,37 +92,9 @@ class Child:
         log: Path,
         out: Path | None = None,
         module: str = "sortline",
-        variables: Mapping[str, str] = MappingProxyType({}),
+        variables: Mapping[str, str] = _NO_VARIABLES,
     ) -> None:
-        """Starts it (`ours`), with `variables` in its environment beside the caller's.
-
-        Standard error goes to the file `log`; standard output to `out`, or to `log` as well.
-        """
+        """Starts it (`ours`). Standard error goes to the file `log`; standard output to `out`, or to `log` as well."""
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
-            self._keeper = subprocess.Popen(
-                [sys.executable, "-P", str(_KEEPER), *ours(*arguments, module=module)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=errors,
-                env={**os.environ, **variables},
-                process_group=0,
-            )
-
-    def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
-        return self._keeper.poll()
-
-    def end(self) -> int:
-        """Tell it to end (SIGTERM), wait until it has; its exit code."""
-        assert self._keeper.stdin is not None
-        self._keeper.stdin.close()
-        return self._keeper.wait(_END_TIMEOUT_S)
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
+            super().__init__(ours(*arguments, module=module), output=output, errors=errors, variables=variables)

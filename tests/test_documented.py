@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-import sortline
+import sortline.cli
 from producer.metrics import SUBMITTED
 from shared.settings import Settings
 from worker.observe.metrics import Metrics, QueueGauges
@@ -29,7 +29,7 @@ _COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]
 
 
 def _commands() -> dict[str, typer.main.TyperCommand]:
-    return dict(typer.main.get_command(sortline.app).commands)  # type: ignore[attr-defined]
+    return dict(typer.main.get_command(sortline.cli.app).commands)  # type: ignore[attr-defined]
 
 
 def test_readme_lists_exactly_the_commands() -> None:
@@ -94,7 +94,7 @@ def test_commands_on_the_pages_take_their_options(page: str) -> None:
     for match in _COMMAND.finditer(text):
         words = shlex.split(match[1] or match[2])[1:]
         words = [word for word in words if word != "&"]
-        answer = CliRunner().invoke(sortline.app, [*words, "--help"])
+        answer = CliRunner().invoke(sortline.cli.app, [*words, "--help"])
         assert answer.exit_code == 0, f"{page}: sortline {' '.join(words)}\n{answer.output}"
 
 

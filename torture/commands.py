@@ -73,7 +73,7 @@ def torture(
                 redis_url=redis_url,
                 flush=flush,
                 folder=kept,
-                say=lambda text: status.update(escape(text)),
+                on_progress=lambda text: status.update(escape(text)),
             )
         if json_output:
             print_json(as_json(reports, seed=seed))

@@ -26,7 +26,7 @@ from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
 from torture.history.checker import Breach, lost_by_server
-from torture.plant.plant import Plant, PlantOptions, Say, times_to_result
+from torture.plant.plant import Plant, PlantOptions, Progress, times_to_result
 from torture.server.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {
@@ -69,7 +69,7 @@ def run_campaigns(
     redis_url: str | None,
     flush: bool,
     folder: Path,
-    say: Say,
+    on_progress: Progress,
 ) -> list[Report]:
     """Run each of the campaigns, in this order.
 
@@ -95,7 +95,7 @@ def run_campaigns(
                 folder=folder / name,
                 engine=engine,
                 seed=seed,
-                say=functools.partial(_say_of, name, say),
+                on_progress=functools.partial(_prefix_progress, name, on_progress),
             )
             reports.append(_run(name, limits, options))
     return reports
@@ -112,8 +112,8 @@ def _make_folders(folder: Path, names: Sequence[str]) -> None:
         raise BadSetting(f"--folder {folder} can't be used: {error.strerror}.") from error
 
 
-def _say_of(campaign: str, say: Say, text: str) -> None:
-    say(f"{campaign}: {text}")
+def _prefix_progress(campaign: str, on_progress: Progress, text: str) -> None:
+    on_progress(f"{campaign}: {text}")
 
 
 def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
@@ -125,9 +125,9 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
         except Transient as error:  # what it waited for did not happen; its history is checked all the same
             plant.note(COMES_TO_ITS_END, str(error))
         plant.settle()
-        history, breaches = plant.judge()
-        waits_s = times_to_result(plant.deaths, history.seen)
-    entries = [entries[0] for entries in history.seen.entries.values()]
+        history, breaches = plant.check_history()
+        waits_s = times_to_result(plant.deaths, history.observed)
+    entries = [entries[0] for entries in history.observed.entries.values()]
     return Report(
         campaign=name,
         seconds=time.monotonic() - began,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.figures import Record, Say, spread
+from bench.measuring.figures import Progress, Record, spread
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine, runnable_engines
 from model_store.engines.protocol import Engine, EngineName
@@ -31,14 +31,14 @@ MIN_BATCHES = 3
 _engine: Engine
 
 
-def bench_engine(settings: Settings, *, rounds: int, say: Say, measure_s: float = MEASURE_S) -> Record:
+def bench_engine(settings: Settings, *, rounds: int, on_progress: Progress, measure_s: float = MEASURE_S) -> Record:
     """Images/s by engine and batch size; an engine that can't run the model is named with the reason."""
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     left_out: dict[str, str] = {}
     pools: dict[EngineName, ProcessPoolExecutor] = {}
     with ExitStack() as stack:
         for name in runnable_engines():
-            say(f"engine: loading {name}")
+            on_progress(f"engine: loading {name}")
             pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
             if problem := pool.submit(_open, settings, name).result():
                 left_out[name] = problem
@@ -46,7 +46,7 @@ def bench_engine(settings: Settings, *, rounds: int, say: Say, measure_s: float 
                 pools[name] = pool
         measured: dict[tuple[EngineName, int], list[float]] = {key: [] for key in itertools.product(pools, BATCH_SIZES)}
         for number, (name, size) in itertools.product(range(1, rounds + 1), measured):
-            say(f"engine: round {number} of {rounds}, {name}, batches of {size}")
+            on_progress(f"engine: round {number} of {rounds}, {name}, batches of {size}")
             measured[name, size].append(pools[name].submit(_rate, size, measure_s).result())
     return {
         "benchmark": "engine",

@@ -1,8 +1,7 @@
 """`bench footprint`: how soon a worker is ready, and what memory it holds after many images.
 
-Starts are those of the command as users run it (`sortline worker`), with a small Python process before it that ties its
-life to ours, which is counted as well. The memory is read while images come steadily, at nearly the rate that the
-worker can do.
+The worker is started by the command that users run (`sortline worker`), under a small supervisor process, whose start
+is counted too. Its memory is read while images come steadily, at nearly the rate that it can sustain.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Record, Say, spread
-from bench.machine import resident_mb
-from bench.traffic import PATIENCE_S, Load, answered, cameras, results, send, tail, wait_answered
+from bench.measuring.figures import Progress, Record, spread
+from bench.measuring.machine import resident_mb
+from bench.measuring.traffic import PATIENCE_S, TrafficSpec, answered, cameras, results, send, tail, wait_answered
 from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect
@@ -27,14 +26,14 @@ from shared.subprocesses import Child
 SIZE = "640x480"
 # Memory is first read after so many images: by then all buffers have been used.
 FIRST_IMAGES = 1_000
-# Of what the worker did with the first images from a full queue.
+# Share of the worker's rate on the first images, which it took from a full queue.
 LOAD_SHARE = 0.9
 POINTS = 50  # of the curve
 _POLL_S = 0.002
-_METRICS = "metrics on "  # what the worker's log says before the address
+_METRICS = "metrics on "  # precedes the address in the worker's log
 
 
-def bench_footprint(settings: Settings, *, rounds: int, images: int, say: Say) -> Record:
+def bench_footprint(settings: Settings, *, rounds: int, images: int, on_progress: Progress) -> Record:
     """Seconds to `/readyz` and to a first result; resident MB after the first images and after `images`."""
     settings = settings.model_copy(
         update={"log_level": "info", "log_format": "text", "metrics_port": 0, "queues": "live"}
@@ -46,12 +45,12 @@ def bench_footprint(settings: Settings, *, rounds: int, images: int, say: Say) -
     with tempfile.TemporaryDirectory(prefix="sortline-footprint-") as name:
         folder = Path(name)
         for number in range(1, rounds + 1):
-            say(f"footprint: start {number} of {rounds}")
+            on_progress(f"footprint: start {number} of {rounds}")
             seconds = _start(settings, client=client, folder=folder)
             ready.append(seconds[0])
             first.append(seconds[1])
         client.flushdb()
-        memory = _memory(settings, images, client=client, folder=folder, say=say)
+        memory = _memory(settings, images, client=client, folder=folder, on_progress=on_progress)
     return {
         "benchmark": "footprint",
         "rounds": rounds,
@@ -66,7 +65,7 @@ def bench_footprint(settings: Settings, *, rounds: int, images: int, say: Say) -
 def _start(settings: Settings, *, client: Any, folder: Path) -> tuple[float, float]:
     """Seconds from the start of a worker to `/readyz`, and to the result of an image that waited for it."""
     client.flushdb()
-    send(settings, Load(line="start", count=1, size=SIZE), folder=folder)
+    send(settings, TrafficSpec(line="start", count=1, size=SIZE), folder=folder)
     started_at, started = time.time(), time.monotonic()
     with Child(["worker"], log=folder / "worker.log", variables=environment(settings)) as worker:
         _wait_ready(worker)
@@ -96,26 +95,26 @@ def _is_ready(worker: Child) -> bool:
         return False
 
 
-def _memory(settings: Settings, images: int, *, client: Any, folder: Path, say: Say) -> Record:
+def _memory(settings: Settings, images: int, *, client: Any, folder: Path, on_progress: Progress) -> Record:
     """Resident memory by images sorted."""
     with ExitStack() as stack:
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
         _wait_ready(worker)
         first = min(FIRST_IMAGES, images)
-        say(f"footprint: the first {first:,} images")
-        send(settings, Load(line="first", count=first, size=SIZE), folder=folder)
+        on_progress(f"footprint: the first {first:,} images")
+        send(settings, TrafficSpec(line="first", count=first, size=SIZE), folder=folder)
         wait_answered(client, "first", count=first, child=worker)
         (registered,) = client.smembers(keys.RQ_WORKERS)
         pid = int(client.hget(registered, "pid"))
         found = results(client, "first")
         rate_hz = first / (found[-1].finished_at - found[0].captured_at) * LOAD_SHARE
         curve = [(first, resident_mb(pid))]
-        rest = Load(line="rest", count=images - first, rate_hz=rate_hz, size=SIZE)
+        rest = TrafficSpec(line="rest", count=images - first, rate_hz=rate_hz, size=SIZE)
         if rest.count:
             stack.enter_context(cameras(settings, rest, folder=folder))
         while curve[-1][0] < images:
             wanted = min(images, curve[-1][0] + max(1, images // POINTS))
-            say(f"footprint: {curve[-1][0]:,} of {images:,} images at {rate_hz:.0f} a second")
+            on_progress(f"footprint: {curve[-1][0]:,} of {images:,} images at {rate_hz:.0f} a second")
             wait_answered(client, "rest", count=wanted - first, child=worker)
             curve.append((first + answered(client, "rest"), resident_mb(pid)))
     return {

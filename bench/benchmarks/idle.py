@@ -1,6 +1,6 @@
 """`bench idle`: how soon an idle worker picks a job up, and what idle workers cost the server.
 
-Whole workers, with an engine that answers at once (`crew.idle_crew`). Single images come at random times through the
+Complete workers, with an engine that answers at once. Single images come at random times through the
 real producer: files written into the folder that a camera watches.
 """
 
@@ -17,32 +17,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.contenders.worker_processes import idle_crew
-from bench.engines.null import null_served
-from bench.figures import Record, Say, percentiles
-from bench.machine import ServerUse
-from bench.traffic import results, tail, times_ms, wait_answered
+from bench.contenders.worker_processes import idle_workers
+from bench.engines.null import null_model
+from bench.measuring.figures import Progress, Record, percentiles
+from bench.measuring.machine import ServerUse
+from bench.measuring.traffic import results, tail, times_ms, wait_answered
 from shared.errors import Transient
 from shared.server.connection import connect
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
 LINE = "idle"
-# Between two images: the worker has long been idle again.
+# Between two images: long enough for the worker to be idle again.
 INTERVAL_S = (0.02, 0.2)
-# The server's use is measured over so many seconds; workers that have just come have more to do than idle ones.
+# The server's use is measured for WATCH_S, after SETTLE_S: workers that have just started do more than idle ones.
 WATCH_S = 20.0
 SETTLE_S = 3.0
 
 
-def bench_idle(settings: Settings, *, jobs: int, workers: int, say: Say, watch_s: float = WATCH_S) -> Record:
+def bench_idle(
+    settings: Settings, *, jobs: int, workers: int, on_progress: Progress, watch_s: float = WATCH_S
+) -> Record:
     """Pick-up times of `jobs` single images with one idle worker and with `workers` of them, and the server's load."""
     settings = settings.model_copy(update={"log_level": "warning", "metrics_port": 0})
     client: Any = connect(settings.redis_url)
-    say("idle: the server alone")
+    on_progress("idle: the server alone")
     alone = _server_use(client, watch_s)
     counts = sorted({1, workers})
-    found = [_with_workers(settings, count, client=client, jobs=jobs, watch_s=watch_s, say=say) for count in counts]
+    found = [
+        _with_workers(settings, count, client=client, jobs=jobs, watch_s=watch_s, on_progress=on_progress)
+        for count in counts
+    ]
     return {
         "benchmark": "idle",
         "watched_s": watch_s,
@@ -55,28 +60,30 @@ def bench_idle(settings: Settings, *, jobs: int, workers: int, say: Say, watch_s
     }
 
 
-def _with_workers(settings: Settings, count: int, *, client: Any, jobs: int, watch_s: float, say: Say) -> Record:
+def _with_workers(
+    settings: Settings, count: int, *, client: Any, jobs: int, watch_s: float, on_progress: Progress
+) -> Record:
     client.flushdb()
-    with idle_crew(settings, null_served, count=count, client=client, say=say):
-        say(f"idle: {count} workers, the server's load")
+    with idle_workers(settings, null_model, count=count, client=client, on_progress=on_progress):
+        on_progress(f"idle: {count} workers, the server's load")
         time.sleep(SETTLE_S)
         server = _server_use(client, watch_s)
-        say(f"idle: {count} workers, {jobs} single images")
+        on_progress(f"idle: {count} workers, {jobs} single images")
         _send_singly(settings, jobs, client=client)
         found = results(client, LINE)
     waits_ms = [result.timings_ms.queue for result in found if result.timings_ms.queue is not None]
     return {
         "workers": count,
         "server": server,
-        # To the worker's call that brings the job: its answer comes a round trip later.
+        # Until the worker's call that claims the job; its answer arrives a round trip later.
         "pickup_ms": percentiles(waits_ms, digits=2),
-        # That round trip and all else, the wait for a batch to fill (`linger_ms`) included.
+        # With that round trip and all the rest, including the wait for a batch to fill (`linger_ms`).
         "capture_to_result_ms": percentiles(times_ms(found), digits=2),
     }
 
 
 def _server_use(client: Any, watch_s: float) -> dict[str, float]:
-    """Share of one core, and commands a second; the two looks at it are 4 commands."""
+    """Share of one core, and commands a second; reading them twice costs 4 commands."""
     before, began = ServerUse.of(client), time.monotonic()
     time.sleep(watch_s)
     after, seconds = ServerUse.of(client), time.monotonic() - began
@@ -97,7 +104,7 @@ def _send_singly(settings: Settings, jobs: int, *, client: Any) -> None:
         camera = stack.enter_context(Child(arguments, log=folder / "camera.log", variables=environment(settings)))
         for number in range(jobs):
             (watched / f"{number:06}.jpg").write_bytes(image)
-            if number == 0:  # its first is answered: the camera is there
+            if number == 0:  # once the first is answered, the camera is running
                 wait_answered(client, LINE, count=1, child=camera if jobs > 1 else None)
             time.sleep(spread.uniform(*INTERVAL_S))
         while (code := camera.poll()) is None:

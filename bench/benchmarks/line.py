@@ -6,11 +6,11 @@ import functools
 import statistics
 
 from bench.contenders.no_queue import no_queue_rate
-from bench.contenders.queue_filling import Filling
-from bench.contenders.sortline_worker import for_bench, simple_worker_rate, sortline_rate
-from bench.figures import Record, Say
+from bench.contenders.queue_filler import QueueFiller
+from bench.contenders.sortline_worker import bench_settings, simple_worker_rate, sortline_rate
+from bench.measuring.figures import Progress, Record
+from bench.measuring.rates import Contender, interleaved, ratios_to, spreads
 from bench.peers import celery_missing, mosec_missing, tensorflow_missing
-from bench.rates import Contender, interleaved, ratios_to, spreads
 from shared.settings import Settings
 
 # However slow a contender that batches is: enough for a few batches, as its first doesn't count.
@@ -19,25 +19,27 @@ FEW = 64
 HANDFUL = 8
 
 
-def bench_line(settings: Settings, *, rounds: int, jobs: int, size: str, say: Say, peers: bool = False) -> Record:
+def bench_line(
+    settings: Settings, *, rounds: int, jobs: int, size: str, on_progress: Progress, peers: bool = False
+) -> Record:
     """Against the same decoder and engine in one process without a queue, and against RQ's SimpleWorker.
 
     The SimpleWorker has its model preloaded: the worker's, and the same through TensorFlow where that is installed.
     `peers` adds `rq worker`, celery-batches and mosec. Slow contenders get fewer images.
     """
-    settings = for_bench(settings)
-    filling = Filling(settings, size)
+    settings = bench_settings(settings)
+    filler = QueueFiller(settings, size)
     left_out: dict[str, str] = {}
     client_shares: list[float] = []
-    contenders = _usual(settings, filling, jobs=jobs, left_out=left_out)
+    contenders = _usual(settings, filler, jobs=jobs, left_out=left_out)
     if peers:
-        contenders += _celery(settings, filling, jobs=jobs, left_out=left_out)
-        contenders += _mosec(settings, filling, jobs=jobs, left_out=left_out, client_shares=client_shares)
-        contenders.append(_rq_worker(settings, filling))
-    rates = interleaved(contenders, rounds=rounds, title=f"line {size}", say=say)
+        contenders += _celery(settings, filler, jobs=jobs, left_out=left_out)
+        contenders += _mosec(settings, filler, jobs=jobs, left_out=left_out, client_shares=client_shares)
+        contenders.append(_rq_worker(settings, filler))
+    rates = interleaved(contenders, rounds=rounds, title=f"line {size}", on_progress=on_progress)
     return {
         "benchmark": f"line {size}",
-        "image_bytes_mean": filling.image_bytes_mean,
+        "image_bytes_mean": filler.image_bytes_mean,
         "max_batch": settings.max_batch,
         "engine": settings.engine,
         "jobs": jobs,
@@ -48,14 +50,14 @@ def bench_line(settings: Settings, *, rounds: int, jobs: int, size: str, say: Sa
     }
 
 
-def _usual(settings: Settings, filling: Filling, *, jobs: int, left_out: dict[str, str]) -> list[Contender]:
+def _usual(settings: Settings, filler: QueueFiller, *, jobs: int, left_out: dict[str, str]) -> list[Contender]:
     ceiling = functools.partial(no_queue_rate, settings)
     ours = functools.partial(sortline_rate, settings)
     simple = functools.partial(simple_worker_rate, settings)
     found = [
-        Contender("no_queue", "decode + engine without a queue", filling.given(ceiling, count=jobs)),
-        Contender("sortline", "sortline", filling.then(ours, count=jobs)),
-        Contender("rq_simple_worker", "RQ SimpleWorker, model preloaded", filling.then(simple, count=jobs // 4)),
+        Contender("no_queue", "decode + engine without a queue", filler.run_on_images(ceiling, count=jobs)),
+        Contender("sortline", "sortline", filler.run_on_queue(ours, count=jobs)),
+        Contender("rq_simple_worker", "RQ SimpleWorker, model preloaded", filler.run_on_queue(simple, count=jobs // 4)),
     ]
     key = "rq_simple_worker_tensorflow"
     if missing := tensorflow_missing():
@@ -63,11 +65,11 @@ def _usual(settings: Settings, filling: Filling, *, jobs: int, left_out: dict[st
     else:
         slow = functools.partial(simple_worker_rate, _through_tensorflow(settings))
         title = "RQ SimpleWorker through TensorFlow, model preloaded"
-        found.append(Contender(key, title, filling.then(slow, count=max(FEW, jobs // 8))))
+        found.append(Contender(key, title, filler.run_on_queue(slow, count=max(FEW, jobs // 8))))
     return found
 
 
-def _celery(settings: Settings, filling: Filling, *, jobs: int, left_out: dict[str, str]) -> list[Contender]:
+def _celery(settings: Settings, filler: QueueFiller, *, jobs: int, left_out: dict[str, str]) -> list[Contender]:
     from bench.peers.celery_batches import celery_batches_rate
 
     keys = ("celery_batches", "celery_batches_tensorflow")
@@ -75,19 +77,21 @@ def _celery(settings: Settings, filling: Filling, *, jobs: int, left_out: dict[s
         left_out.update(dict.fromkeys(keys, missing))
         return []
     ours = functools.partial(celery_batches_rate, settings)
-    found = [Contender(keys[0], "celery-batches", filling.given(ours, count=max(FEW, jobs)))]
+    found = [Contender(keys[0], "celery-batches", filler.run_on_images(ours, count=max(FEW, jobs)))]
     if missing := tensorflow_missing():
         left_out[keys[1]] = missing
     else:
         slow = functools.partial(celery_batches_rate, _through_tensorflow(settings))
         found.append(
-            Contender(keys[1], "celery-batches through TensorFlow", filling.given(slow, count=max(FEW, jobs // 4)))
+            Contender(
+                keys[1], "celery-batches through TensorFlow", filler.run_on_images(slow, count=max(FEW, jobs // 4))
+            )
         )
     return found
 
 
 def _mosec(
-    settings: Settings, filling: Filling, *, jobs: int, left_out: dict[str, str], client_shares: list[float]
+    settings: Settings, filler: QueueFiller, *, jobs: int, left_out: dict[str, str], client_shares: list[float]
 ) -> list[Contender]:
     from bench.peers.mosec import mosec_rate
 
@@ -100,14 +104,14 @@ def _mosec(
         client_shares.append(client_share)
         return images_per_s
 
-    return [Contender("mosec", "mosec", filling.given(rate, count=jobs))]
+    return [Contender("mosec", "mosec", filler.run_on_images(rate, count=jobs))]
 
 
-def _rq_worker(settings: Settings, filling: Filling) -> Contender:
+def _rq_worker(settings: Settings, filler: QueueFiller) -> Contender:
     from bench.peers.rq_shipped import rq_worker_rate
 
     shipped = functools.partial(rq_worker_rate, settings)
-    return Contender("rq_worker", "rq worker, as shipped", filling.then(shipped, count=HANDFUL))
+    return Contender("rq_worker", "rq worker, as shipped", filler.run_on_queue(shipped, count=HANDFUL))
 
 
 def _through_tensorflow(settings: Settings) -> Settings:

@@ -1,9 +1,9 @@
-"""`bench scaling`: what more workers give, and what another server gives.
+"""`bench scaling`: how the rate grows with more workers, and with a second server.
 
-Twice: with the real engine, where the cores of this machine are soon shared out, and with a simulated one that takes
-time but no processor, as a GPU would, so that something else limits: the workers' own work, or the server. The queue is
-filled before; what counts is the time while all workers are at it. The second server is an embedded one, on this
-machine too.
+Measured twice: with the real engine, which soon uses all cores of this machine, and with a simulated one that takes
+time but no processor, as a GPU would, so that something else is the limit: the workers' own work, or the server. The
+queue is filled before; only the time while all workers are working counts. The second server is an embedded one, on
+this machine too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.contenders.worker_processes import Loader, steady_rate, work_off
+from bench.contenders.worker_processes import Loader, drain_queues, steady_rate
 from bench.engines import simulated
-from bench.figures import Record, Say, spread
-from bench.machine import ServerUse
-from bench.traffic import Load, results, send
+from bench.measuring.figures import Progress, Record, spread
+from bench.measuring.machine import ServerUse
+from bench.measuring.traffic import TrafficSpec, results, send
 from shared.cpu_cores import usable_cores
 from shared.errors import NotFound, Transient
 from shared.server.connection import connect
@@ -34,16 +34,16 @@ SIMULATED_WORKERS = (1, 2, 4, 8)
 REAL_SIZE = "640x480"
 # About 30 KB a JPEG, as in `bench queue`.
 SIMULATED_SIZE = "608x456"
-# With the simulated engine: images for so many seconds, were the rate not limited; no more than fit into the memory.
+# With the simulated engine: images for this many seconds at the unlimited rate, but no more than fit in memory.
 SIMULATED_S = 3.0
 MAX_IMAGES = 20_000
-# What is used above this share of it is what limits.
+# A resource that is used above this share is the limit.
 LIMIT_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """So many workers on so many servers."""
+    """One combination of workers and servers to measure."""
 
     workers: int
     servers: int
@@ -54,14 +54,16 @@ class _Case:
 
 @dataclass(slots=True)
 class _Measured:
-    """What the rounds of one case gave."""
+    """The measurements of all rounds of one case."""
 
     rates: list[float] = field(default_factory=list)
     server_us: list[float] = field(default_factory=list)  # of processor time, for a job
     worker_us: list[float] = field(default_factory=list)
 
 
-def bench_scaling(settings: Settings, *, rounds: int, jobs: int, say: Say, simulated_s: float = SIMULATED_S) -> Record:
+def bench_scaling(
+    settings: Settings, *, rounds: int, jobs: int, on_progress: Progress, simulated_s: float = SIMULATED_S
+) -> Record:
     """Jobs/s by number of workers, real and simulated, on one server and on two; what limited each."""
     settings = settings.model_copy(
         update={"log_level": "warning", "metrics_port": 0, "queues": "live", "queue_max_items": 1_000_000}
@@ -78,9 +80,9 @@ def bench_scaling(settings: Settings, *, rounds: int, jobs: int, say: Say, simul
         measured = {case: _Measured() for case in cases}
         for number in range(1, rounds + 1):
             for case in cases:
-                kind = "simulated" if case.load is simulated.simulated_served else "real"
+                kind = "simulated" if case.load is simulated.simulated_model else "real"
                 what = f"{case.workers} workers, {kind} engine, {case.servers} servers"
-                say(f"scaling: round {number} of {rounds}, {what}")
+                on_progress(f"scaling: round {number} of {rounds}, {what}")
                 _measure(settings, case, measured[case], urls=urls, folder=folder)
     real = [case for case in cases if case.load is load_served]
     simulated_cases = [case for case in cases if case.load is not load_served]
@@ -110,7 +112,7 @@ def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -
             count,
             min(MAX_IMAGES, round(rate * workers * simulated_s)),
             SIMULATED_SIZE,
-            simulated.simulated_served,
+            simulated.simulated_model,
         )
         for workers in SIMULATED_WORKERS
         for count in range(1, min(servers, workers) + 1)
@@ -118,15 +120,15 @@ def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -
 
 
 def _measure(settings: Settings, case: _Case, measured: _Measured, *, urls: Sequence[str], folder: Path) -> None:
-    """One round of one case: fill, work off, read what is left."""
+    """One round of one case: fill the queue, drain it, read the results."""
     shards = [settings.model_copy(update={"redis_url": url}) for url in urls[: case.servers]]
     clients: list[Any] = [connect(shard.redis_url) for shard in shards]
     images = case.images // case.servers
     for shard, client in zip(shards, clients, strict=True):
         client.flushdb()
-        send(shard, Load(line=LINE, count=images, size=case.size), folder=folder)
+        send(shard, TrafficSpec(line=LINE, count=images, size=case.size), folder=folder)
     before = [ServerUse.of(client) for client in clients]
-    worker_s = work_off([shards[number % case.servers] for number in range(case.workers)], case.load)
+    worker_s = drain_queues([shards[number % case.servers] for number in range(case.workers)], case.load)
     after = [ServerUse.of(client) for client in clients]
     found = [result for client in clients for result in results(client, LINE)]
     if len(found) != images * case.servers:
@@ -149,7 +151,7 @@ def _point(settings: Settings, case: _Case, measured: _Measured, *, alone: float
         "server": rate / case.servers * server_us / 1e6,
         "cores": rate * (server_us + worker_us) / 1e6 / usable_cores(),
     }
-    if case.load is simulated.simulated_served:
+    if case.load is simulated.simulated_model:
         shares["engine"] = rate / case.workers / simulated.full_rate(settings.max_batch)
     return {
         "workers": case.workers,
@@ -165,11 +167,11 @@ def _point(settings: Settings, case: _Case, measured: _Measured, *, alone: float
 
 
 def limited_by(shares: dict[str, float]) -> str:
-    """What is used up, by the shares of it that are used.
+    """The resource that was used up, or `other`; `shares` says how much of each resource was used.
 
-    `engine`: another worker gives as much again. `server` (it works on one core): the next shard does. `cores`: of this
-    machine, which the workers, and here the servers too, take from one another. `other`: all of these had room; what
-    was waited for is a single thread of each worker, or what else runs on this machine.
+    `engine`: another worker would add as much again. `server` (it works on one core): another server would. `cores`:
+    the workers, and here the servers too, compete for the cores of this machine. `other`: all of these had capacity
+    left; the limit is a single thread of each worker, or another program on this machine.
     """
     most = max(shares, key=lambda name: shares[name])
     return most if shares[most] >= LIMIT_SHARE else "other"

@@ -1,7 +1,7 @@
-"""`bench swaps`: what promotions and rollbacks cost the images that are sorted meanwhile.
+"""`bench swaps`: how promotions and rollbacks delay the images that are sorted meanwhile.
 
 One worker process, one camera process at a steady rate, a store of three versions that are copies of the model.
-Stretches with swaps and stretches without take turns in one run. Of the swaps, each fifth is a rollback, to the version
+Intervals with swaps and intervals without take turns in one run. Of the swaps, each fifth is a rollback, to the version
 that the worker kept; the others are promotions of one that it has to fetch, verify and warm up.
 """
 
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import traffic
 from bench.contenders.sortline_worker import LINE
-from bench.figures import Say, percentile, percentiles
-from bench.machine import resident_mb
+from bench.measuring import traffic
+from bench.measuring.figures import Progress, percentile, percentiles
+from bench.measuring.machine import resident_mb
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared import keys
 from shared.errors import Transient
@@ -32,8 +32,8 @@ from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
 VERSIONS = 3
-SWAPS_PER_STRETCH = 10
-# After a swap the worker is left alone for so long: images before, during and after it count as "with swaps".
+SWAPS_PER_INTERVAL = 10
+# The pause after each swap. Images before, during and after a swap count as "with swaps".
 PAUSE_S = 0.5
 POLL_S = 0.5
 PATIENCE_S = 60.0
@@ -42,8 +42,8 @@ SETTLE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """A part of the run, by the time of capture."""
+class Interval:
+    """A part of the run, with swaps or without. Images belong to it by their time of capture."""
 
     swaps: bool
     began_at: float
@@ -52,18 +52,20 @@ class Stretch:
 
 @dataclass(slots=True)
 class _Run:
-    """The processes of one run, and what was done to them."""
+    """The processes of one run, and the swaps so far."""
 
     store: ModelStore
     name: str
     client: Any
     worker: Child
-    stretches: list[Stretch] = field(default_factory=list)
-    reached_s: list[float] = field(default_factory=list)  # from a change in the store to the first result of it
+    intervals: list[Interval] = field(default_factory=list)
+    reached_s: list[float] = field(
+        default_factory=list
+    )  # from a change in the store to the first result of the new version
     done: int = 0
 
     def swap(self) -> None:
-        """Promote the next version, or roll back, and wait until results are of it."""
+        """Promote the next version, or roll back, and wait until the results come from it."""
         changed = time.monotonic()
         if self.done % 5 == 4:
             version = self.store.rollback(self.name)
@@ -75,7 +77,7 @@ class _Run:
         self.reached_s.append(time.monotonic() - changed)
 
     def wait_for(self, version: int | None) -> None:
-        """Until the newest result is of this version; of any, with None."""
+        """Wait until the newest result comes from this version; from any version for None."""
         until = time.monotonic() + PATIENCE_S
         while True:
             newest = self.client.xrevrange(keys.results(LINE), count=1)
@@ -87,12 +89,12 @@ class _Run:
             time.sleep(0.01)
 
 
-def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, say: Say) -> dict[str, Any]:
+def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: Progress) -> dict[str, Any]:
     """Capture-to-result times with swaps and without, and what became of every image."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-swaps-")))
         settings, store, name = scratch_store(settings, folder / "models")
-        say("swaps: starting the worker and the camera")
+        on_progress("swaps: starting the worker and the camera")
         client: Any = connect(settings.redis_url)
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
         camera = stack.enter_context(_camera(settings, rate_hz=rate_hz, folder=folder))
@@ -101,7 +103,7 @@ def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, say: Say) -> 
         time.sleep(SETTLE_S)
         resident_mb = [_resident_mb(client)]
         for count in _portions(swaps):
-            _stretches(run, count, say=say, of=swaps)
+            _run_intervals(run, count, on_progress=on_progress, of=swaps)
             resident_mb.append(_resident_mb(client))
         camera.end()
         summary = json.loads((folder / "camera.json").read_text())
@@ -131,22 +133,22 @@ def _camera(settings: Settings, *, rate_hz: float, folder: Path) -> Child:
 
 
 def _portions(swaps: int) -> list[int]:
-    whole, rest = divmod(swaps, SWAPS_PER_STRETCH)
-    return [SWAPS_PER_STRETCH] * whole + ([rest] if rest else [])
+    whole, rest = divmod(swaps, SWAPS_PER_INTERVAL)
+    return [SWAPS_PER_INTERVAL] * whole + ([rest] if rest else [])
 
 
-def _stretches(run: _Run, count: int, *, say: Say, of: int) -> None:
-    """A stretch with `count` swaps, and one without that lasts as long."""
+def _run_intervals(run: _Run, count: int, *, on_progress: Progress, of: int) -> None:
+    """A interval with `count` swaps, and one without that lasts as long."""
     began_at = time.time()
     for _ in range(count):
-        say(f"swaps: {run.done + 1} of {of}")
+        on_progress(f"swaps: {run.done + 1} of {of}")
         run.swap()
         time.sleep(PAUSE_S)
     ended_at = time.time()
-    run.stretches.append(Stretch(True, began_at, ended_at))
-    say(f"swaps: {run.done} of {of} done, as long without")
+    run.intervals.append(Interval(True, began_at, ended_at))
+    on_progress(f"swaps: {run.done} of {of} done, as long without")
     time.sleep(ended_at - began_at)
-    run.stretches.append(Stretch(False, ended_at, time.time()))
+    run.intervals.append(Interval(False, ended_at, time.time()))
 
 
 def _resident_mb(client: Any) -> float:
@@ -169,7 +171,7 @@ def _result(fields: dict[bytes, bytes]) -> SortResult:
 def _record(
     settings: Settings, run: _Run, results: Sequence[SortResult], *, summary: dict[str, Any], rate_hz: float
 ) -> dict[str, Any]:
-    with_swaps, without = (_times(results, run.stretches, swaps=swaps) for swaps in (True, False))
+    with_swaps, without = (_times(results, run.intervals, swaps=swaps) for swaps in (True, False))
     distinct = len({result.job_id for result in results})
     outcomes = Counter(result.outcome.value for result in results)
     return {
@@ -194,9 +196,9 @@ def _record(
     }
 
 
-def _times(results: Sequence[SortResult], stretches: Sequence[Stretch], *, swaps: bool) -> list[float]:
-    """Milliseconds from capture to result of what was captured in these stretches."""
-    windows = [stretch for stretch in stretches if stretch.swaps is swaps]
+def _times(results: Sequence[SortResult], intervals: Sequence[Interval], *, swaps: bool) -> list[float]:
+    """Milliseconds from capture to result of what was captured in these intervals."""
+    windows = [interval for interval in intervals if interval.swaps is swaps]
     return [
         (result.finished_at - result.captured_at) * 1000
         for result, window in itertools.product(results, windows)

@@ -1,7 +1,7 @@
-"""The ceiling of `queue`: claim.lua, the images and finish.lua in a plain loop, by a client that builds nothing.
+"""The ceiling of `queue`: claim.lua, a fetch of the images and finish.lua, in a plain loop without a worker.
 
-It keeps all of RQ's keys, as the scripts do, and fetches the images; it doesn't parse a job, nor look at an image, nor
-renew a lease, and each job gets the same answer, written beforehand.
+The scripts keep all of RQ's keys. Nothing parses a job, decodes an image or renews a lease, and each job gets the same
+answer, which is prepared beforehand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared import keys
 from shared.errors import Transient
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from shared.server.connection import connect
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
 from worker.steps.claim import MAX_ENCODED_BYTES, stamp
@@ -34,8 +34,8 @@ def bare_rate(settings: Settings, *, count: int) -> float:
 
 def _run(settings: Settings, count: int) -> float:
     client: Any = connect(settings.redis_url)
-    wire = Wire(client)
-    claim, finish = scripts.load_repeatable(wire, "claim"), scripts.load_repeatable(wire, "finish")
+    connection = RawConnection(client)
+    claim, finish = scripts.load_repeatable(connection, "claim"), scripts.load_repeatable(connection, "finish")
     answer = list(_answer())
     finished = 0
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def _run(settings: Settings, count: int) -> float:
         _, jobs, *_ = claim(args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, stamp(now), now, settings.lease_s, "live"])
         if not jobs:
             break
-        wire.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
+        connection.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
         answers, _ = finish(args=_finish_args(settings, jobs, answer, now=now))
         finished += answers.count(b"1")
     elapsed_s = time.perf_counter() - started

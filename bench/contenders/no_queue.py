@@ -1,7 +1,7 @@
 """The ceiling of `line`: the worker's decoder and engine in one process, with no queue.
 
-It is made to be hard to reach: the images are in memory, nothing is claimed, leased, decided or answered, and as in the
-worker decode threads are batches ahead of the engine, each with a hand of the batch, not with single images.
+It is made to be hard to reach: the images are in memory, and nothing is claimed, leased, decided or answered. As in the
+worker, the decode threads run batches ahead of the engine, and each decodes a chunk of a batch rather than one image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from bench.contenders.sortline_worker import CAMERA, in_process
-from bench.rates import rate_between
+from bench.measuring.rates import rate_between
 from model_store.engines.protocol import Engine
 from shared.images.arrays import Pixels
 from shared.settings import Settings
@@ -40,26 +40,26 @@ def _run(settings: Settings, images: Sequence[bytes]) -> float:
 
 
 def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
-    """When each image was through the engine, which is called by as many threads as it wants."""
+    """When the engine had answered each image. It is called by as many threads as it allows."""
     finished_at: list[float] = []
 
     def predict(pixels: Pixels) -> None:
         engine.predict(pixels)
         finished_at.extend([time.perf_counter()] * len(pixels))
 
-    inside: deque[Future[None]] = deque()
+    running: deque[Future[None]] = deque()
     with ThreadPoolExecutor(engine.max_concurrency) as callers:
         for pixels in batches:
-            inside.append(callers.submit(predict, pixels))
-            if len(inside) == engine.max_concurrency:
-                inside.popleft().result()
-    for each in inside:
-        each.result()
+            running.append(callers.submit(predict, pixels))
+            if len(running) == engine.max_concurrency:
+                running.popleft().result()
+    for call in running:
+        call.result()
     return finished_at
 
 
 def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, threads: int) -> Iterator[Pixels]:
-    """Batches uint8 [N, S, S, 3], decoded on so many threads while the engine has those before."""
+    """Batches uint8 [N, S, S, 3], decoded on `threads` threads while the engine computes earlier ones."""
     starts = deque(range(0, len(images), batch_size))
     ahead: deque[tuple[Pixels, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -68,8 +68,9 @@ def decoded_ahead(served: Served, images: Sequence[bytes], *, batch_size: int, t
                 start = starts.popleft()
                 batch = images[start : start + batch_size]
                 pixels = np.empty((len(batch), served.engine.input_size_px, served.engine.input_size_px, 3), np.uint8)
-                hands = [slice(hand, None, threads) for hand in range(min(threads, len(batch)))]
-                ahead.append((pixels, [pool.submit(decode_rows, served, batch[hand], pixels[hand]) for hand in hands]))
+                chunks = [slice(first, None, threads) for first in range(min(threads, len(batch)))]
+                decoding = [pool.submit(decode_rows, served, batch[chunk], pixels[chunk]) for chunk in chunks]
+                ahead.append((pixels, decoding))
             pixels, decoding = ahead.popleft()
             for future in decoding:
                 future.result()

@@ -1,7 +1,7 @@
-"""What the benchmarks compare, each run to its end in processes of its own.
+"""The workers that the benchmarks compare. Each runs to its end in processes of its own.
 
-All but the baseline empty a queue that was filled before they start. Their speed is read from the
-results they leave: between the first and the last, so that starting up doesn't count.
+All but the baseline empty a queue that was filled before they start. Their rate is computed from the results that they
+leave, between the first and the last one, so that starting up doesn't count.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import redis
 
-from bench.contenders.worker_processes import steady_rate, work_off
-from bench.rates import rate_between
-from bench.traffic import results
+from bench.contenders.worker_processes import drain_queues, steady_rate
+from bench.measuring.rates import rate_between
+from bench.measuring.traffic import results
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
@@ -34,8 +34,8 @@ CAMERA = "camera-1"  # as `sortline camera` calls one that is not named
 REPLAYED = 40
 
 
-def for_bench(settings: Settings) -> Settings:
-    """The settings, with nothing that would answer for the worker or hold the producer up."""
+def bench_settings(settings: Settings) -> Settings:
+    """The settings, changed so that nothing answers in the worker's place or delays the producer."""
     return settings.model_copy(
         update={
             "log_level": "error",
@@ -47,7 +47,7 @@ def for_bench(settings: Settings) -> Settings:
     )
 
 
-def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> list[bytes]:
+def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) -> list[bytes]:
     """Put `count` simulated frames on the queue `live` of an emptied server, by the real producer.
 
     Returns:
@@ -76,7 +76,7 @@ def fill(settings: Settings, *, count: int, size: str, quality: int = 85) -> lis
 
 
 def drained_rate(settings: Settings, *, count: int) -> float:
-    """Images/s of whoever emptied the queue, from the results it left.
+    """Images/s of the worker that emptied the queue, from the results it left.
 
     Raises:
         Transient: some images have no result, or more than one.
@@ -85,7 +85,7 @@ def drained_rate(settings: Settings, *, count: int) -> float:
 
 
 def shared_rate(settings: Settings, *, count: int, workers: int) -> float:
-    """As `drained_rate`, of several workers while all of them were at it."""
+    """As `drained_rate`, for several workers: only the time while all of them were working counts."""
     return steady_rate(_results(settings, count=count), workers=workers)
 
 
@@ -117,10 +117,10 @@ def sortline_rate(settings: Settings, *, count: int, null: bool = False) -> floa
 
 
 def two_workers_rate(settings: Settings, *, count: int) -> float:
-    """Images/s of two workers with the null engine on one filled queue, while both are at it."""
-    from bench.engines.null import null_served
+    """Images/s of two workers with the null engine on one filled queue, while both are working."""
+    from bench.engines.null import null_model
 
-    work_off([settings, settings], null_served)
+    drain_queues([settings, settings], null_model)
     return shared_rate(settings, count=count, workers=2)
 
 
@@ -132,12 +132,12 @@ def simple_worker_rate(settings: Settings, *, count: int, null: bool = False) ->
 
 def run_sortline(settings: Settings, *, null: bool) -> None:
     """Empty the queue with Sortline's worker."""
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from shared.cli import setup_logging
     from worker.service import WorkerService
 
     setup_logging(settings)
-    if code := WorkerService(settings, burst=True, load=null_served if null else None).run():
+    if code := WorkerService(settings, burst=True, load=null_model if null else None).run():
         raise Transient(f"the worker ended with {code}: see its log above.")
 
 
@@ -145,11 +145,11 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
     """Empty the queue with RQ's SimpleWorker, settings and model loaded once before it starts."""
     from rq import SimpleWorker
 
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from worker import tasks
     from worker.models.loading import load_served
 
-    tasks.use(null_served(settings) if null else load_served(settings), settings)
+    tasks.use(null_model(settings) if null else load_served(settings), settings)
     run_rq(SimpleWorker, settings)
 
 

@@ -1,6 +1,6 @@
-"""Several workers for a benchmark, each a process of its own: at work together, or idle.
+"""Several workers for a benchmark, each a process of its own: all working at the same time, or all idle.
 
-They are whole workers (`WorkerService`): pipeline, leases, presence, probes.
+They are complete workers (`WorkerService`): pipeline, leases, registration, probes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
 from typing import Any
 
-from bench.figures import Say
+from bench.measuring.figures import Progress
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
@@ -31,22 +31,22 @@ Loader = Callable[[Settings], Served]
 # A model is loaded within seconds; a hundred processes on two cores take longer.
 PATIENCE_S = 180.0
 
-_together: Barrier
+_start_barrier: Barrier
 
 
-def work_off(settings: Sequence[Settings], load: Loader) -> float:
-    """One worker for each of the settings: load, begin together, end when their queues are empty.
+def drain_queues(settings: Sequence[Settings], load: Loader) -> float:
+    """Run one worker for each of the settings: they load, begin together, and end when their queues are empty.
 
     Returns:
-        seconds of processor time that the workers took from their common start on.
+        seconds of processor time that the workers used since their common start.
 
     Raises:
         Whatever the first of them raised.
     """
     context = multiprocessing.get_context("spawn")
-    together = context.Barrier(len(settings))
+    barrier = context.Barrier(len(settings))
     with ProcessPoolExecutor(
-        len(settings), mp_context=context, initializer=_share, initargs=(together,)
+        len(settings), mp_context=context, initializer=_set_barrier, initargs=(barrier,)
     ) as pool:  # as many processes as tasks: each waits for the others
         futures = [pool.submit(_work, each, load) for each in settings]
     _raise_first([future.exception() for future in futures])
@@ -54,21 +54,21 @@ def work_off(settings: Sequence[Settings], load: Loader) -> float:
 
 
 def _raise_first(errors: Sequence[BaseException | None]) -> None:
-    """The cause, not those that waited for it in vain."""
+    """Raise the error that caused the others: those are of workers that waited for the one that failed."""
     found = [error for error in errors if error is not None]
     for error in [error for error in found if not isinstance(error, BrokenBarrierError)] or found:
         raise error
 
 
-def _share(together: Barrier) -> None:
-    global _together
-    _together = together
+def _set_barrier(barrier: Barrier) -> None:
+    global _start_barrier
+    _start_barrier = barrier
 
 
 def _work(settings: Settings, load: Loader) -> float:
     from worker.service import WorkerService
 
-    _hush()
+    _log_errors_only()
     before_s = 0.0
 
     def load_and_wait(settings: Settings) -> Served:
@@ -76,9 +76,9 @@ def _work(settings: Settings, load: Loader) -> float:
         try:
             served = load(settings)
         except BaseException:
-            _together.abort()
+            _start_barrier.abort()
             raise
-        _together.wait(PATIENCE_S)
+        _start_barrier.wait(PATIENCE_S)
         before_s = time.process_time()
         return served
 
@@ -89,10 +89,10 @@ def _work(settings: Settings, load: Loader) -> float:
 
 
 def steady_rate(found: Sequence[SortResult], *, workers: int) -> float:
-    """Images/s while all `workers` were at it: from the last one's first results to the first one's last.
+    """Images/s while all `workers` were working: from when the last one began to when the first one ended.
 
     Raises:
-        Transient: some left no result, or they never were at it together.
+        Transient: some left no result, or they never worked at the same time.
     """
     finished: dict[str, list[float]] = {}
     for result in found:
@@ -107,43 +107,43 @@ def steady_rate(found: Sequence[SortResult], *, workers: int) -> float:
 
 
 @contextlib.contextmanager
-def idle_crew(settings: Settings, load: Loader, *, count: int, client: Any, say: Say) -> Iterator[None]:
-    """So many workers with nothing to do, for as long as the block lasts; all are registered when it begins.
+def idle_workers(settings: Settings, load: Loader, *, count: int, client: Any, on_progress: Progress) -> Iterator[None]:
+    """`count` workers with nothing to do, for as long as the block lasts; all are registered when it begins.
 
-    Forked off one process that has imported the worker: they share its memory, so that a hundred fit. They end
-    when the caller is killed, too.
+    They are forked off one process that has imported the worker and share its memory, so that a hundred fit. They
+    also end when the caller is killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker.service", load.__module__])
-    crew: list[BaseProcess] = [context.Process(target=_idle, args=(settings, load)) for _ in range(count)]
+    workers: list[BaseProcess] = [context.Process(target=_idle, args=(settings, load)) for _ in range(count)]
     try:
-        for worker in crew:
+        for worker in workers:
             worker.start()
-        _wait_registered(crew, client, say)
+        _wait_registered(workers, client, on_progress)
         yield
     finally:
-        for worker in crew:
+        for worker in workers:
             if worker.pid is not None:
                 worker.terminate()  # SIGTERM: they drain
-        for worker in crew:
+        for worker in workers:
             if worker.pid is not None:
                 worker.join()
 
 
-def _wait_registered(crew: Sequence[BaseProcess], client: Any, say: Say) -> None:
+def _wait_registered(workers: Sequence[BaseProcess], client: Any, on_progress: Progress) -> None:
     until = time.monotonic() + PATIENCE_S
-    while (there := client.scard(keys.RQ_WORKERS)) < len(crew):
-        ended = [worker.exitcode for worker in crew if worker.exitcode is not None]
+    while (there := client.scard(keys.RQ_WORKERS)) < len(workers):
+        ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
         if ended or time.monotonic() > until:
-            raise Transient(f"{there} of {len(crew)} workers came; exit codes {ended}: see their logs above.")
-        say(f"idle: {there} of {len(crew)} workers are there")
+            raise Transient(f"{there} of {len(workers)} workers came; exit codes {ended}: see their logs above.")
+        on_progress(f"idle: {there} of {len(workers)} workers are there")
         time.sleep(0.2)
 
 
 def _idle(settings: Settings, load: Loader) -> None:
     from worker.service import WorkerService
 
-    _hush()
+    _log_errors_only()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     raise SystemExit(WorkerService(settings, load=load).run())
 
@@ -155,6 +155,6 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _hush() -> None:
-    """Errors only: that a benchmark's server keeps no log of its jobs is no news from each of a hundred workers."""
+def _log_errors_only() -> None:
+    """Otherwise each of a hundred workers would warn that the benchmark's server does not persist its jobs."""
     logging.getLogger("sortline").setLevel(logging.ERROR)

@@ -20,7 +20,7 @@ _PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 class NullEngine:
-    """Says `good` of everything."""
+    """Answers `good` for every image."""
 
     name: EngineName = "litert"
     input_size_px = 1
@@ -28,7 +28,7 @@ class NullEngine:
     max_concurrency = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Nothing is cold."""
+        """Does nothing."""
 
     def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]."""
@@ -36,18 +36,18 @@ class NullEngine:
 
 
 class NoDecoder:
-    """Looks at nothing: one black pixel for each image."""
+    """Decodes nothing: gives one black pixel for each image."""
 
     def __call__(self, data: bytes, camera: str) -> Pixels:
         """uint8 [1, 1, 3]."""
         return _PIXELS
 
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
-        """Whatever is in `out` will do."""
+        """Leaves `out` as it is."""
 
 
-def null_served(settings: Settings) -> Served:
-    """A model that costs nothing, in place of the one that the settings name."""
+def null_model(settings: Settings) -> Served:
+    """A model that takes no time, in place of the one that the settings name."""
     manifest = Manifest(
         name="null",
         version=1,

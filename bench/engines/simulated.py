@@ -1,7 +1,7 @@
-"""An engine that takes the time that a GPU would, and nothing of the processor meanwhile. For benchmarks only.
+"""An engine that takes as long as a GPU would, without using the processor. For benchmarks only.
 
-It shows how far the rest carries where the model isn't what limits: claiming, bookkeeping and results are real.
-Decoding and the copy to the device are not in it.
+It shows the rate that everything else can sustain when the model isn't the limit: claiming, bookkeeping and results are
+real. Decoding and the copy to the device are left out.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.engines.null import NullEngine, null_served
+from bench.engines.null import NullEngine, null_model
 from shared.images.arrays import Images
 from shared.settings import Settings
 from worker.models.loading import Served
 
-# Chosen, not measured: a batch of 16 takes 11.6 ms, so one worker does 1,379 images/s, and several of them come to the
-# limits of a server and of a few cores within a handful of processes. What matters is the curve, not its scale.
+# Chosen, not measured: a batch of 16 takes 11.6 ms, so one worker does 1,379 images/s, and a handful of workers reach
+# the limits of a server and of a few cores. The shape of the curve matters, not its scale.
 BATCH_MS = 10.0
 IMAGE_MS = 0.1
 
 
 class SimulatedEngine(NullEngine):
-    """Says `good` of everything, after BATCH_MS and IMAGE_MS for each image."""
+    """Answers `good` for every image, after BATCH_MS and IMAGE_MS for each image."""
 
     def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """float32 [N, 2]. Sleeps without the interpreter lock, as an engine that waits for its device does."""
@@ -33,9 +33,9 @@ class SimulatedEngine(NullEngine):
         return super().predict(batch)
 
 
-def simulated_served(settings: Settings) -> Served:
+def simulated_model(settings: Settings) -> Served:
     """A model on a simulated device, in place of the one that the settings name."""
-    return replace(null_served(settings), engine=SimulatedEngine())
+    return replace(null_model(settings), engine=SimulatedEngine())
 
 
 def full_rate(max_batch: int) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.figures import Record
+from bench.measuring.figures import Record
 from bench.output.tables import kind_of, machine_line, ratios, words
 from shared.errors import NotFound
 

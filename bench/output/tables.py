@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import Record
+from bench.measuring.figures import Record
 
 
 def kind_of(record: Record) -> str:

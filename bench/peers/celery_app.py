@@ -65,11 +65,11 @@ class _Classifier:
 
     def load(self, **_: object) -> None:
         """Called by Celery in each new process: connections and models don't survive a fork."""
-        from bench.engines.null import null_served
+        from bench.engines.null import null_model
 
         # A process per core, so that each engine has one thread.
         settings = self._settings.model_copy(update={"engine_threads": 1})
-        self._served: Served = null_served(settings) if self._null else load_served(settings)
+        self._served: Served = null_model(settings) if self._null else load_served(settings)
         self._client: Any = connect(settings.redis_url)
 
     def answers(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.contenders.sortline_worker import in_process
+from bench.measuring.rates import rate_between
+from bench.measuring.traffic import tail
 from bench.peers.celery_app import TASK, celery_app
-from bench.rates import rate_between
-from bench.traffic import tail
 from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.contenders.sortline_worker import in_process
+from bench.measuring.rates import rate_between
+from bench.measuring.traffic import tail
 from bench.peers.http_load import HOST, Answers, post_all
-from bench.rates import rate_between
-from bench.traffic import tail
 from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.settings import Settings, environment

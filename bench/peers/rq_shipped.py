@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.contenders.sortline_worker import drained_rate, in_process, run_rq
-from bench.traffic import tail
+from bench.measuring.traffic import tail
 from shared.errors import Transient
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
@@ -38,8 +38,8 @@ def rq_worker_null_rate(settings: Settings, *, count: int) -> float:
 def _run_null(settings: Settings) -> None:
     from rq import Worker
 
-    from bench.engines.null import null_served
+    from bench.engines.null import null_model
     from worker import tasks
 
-    tasks.use(null_served(settings), settings)
+    tasks.use(null_model(settings), settings)
     run_rq(Worker, settings)

@@ -1,4 +1,4 @@
-"""The contact sheet: sorted bottles with what the model said and what is true. Out: a PNG file."""
+"""The contact sheet: sorted bottles with the model's answer and the truth. Out: a PNG file."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
     colour = _RIGHT if right else _WRONG
     draw.rectangle((x + 2, y + 2, x + CELL_PX - 3, y + PICTURE_PX - 3), outline=colour, width=3)
     font = ImageFont.load_default(13)
-    said = [f"{label} {probability:.0%}" for label, probability in cell.labels]
+    answer = [f"{label} {probability:.0%}" for label, probability in cell.labels]
     truth = "right" if right else f"truth: {', '.join(sorted(cell.truth))}"
-    texts = (", ".join(said[:2]), ", ".join(said[2:]), f"lane {cell.lane}", truth)
+    texts = (", ".join(answer[:2]), ", ".join(answer[2:]), f"lane {cell.lane}", truth)
     for number, text in enumerate(text for text in texts if text):
-        place = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
-        draw.text(place, _fitting(text, font), fill=colour if text is truth else _INK, font=font)
+        position = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
+        draw.text(position, _fitting(text, font), fill=colour if text is truth else _INK, font=font)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text, cut where it would run into the next cell."""
-    room_px = CELL_PX - 2 * _MARGIN_PX
-    if font.getlength(text) <= room_px:
+    width_px = CELL_PX - 2 * _MARGIN_PX
+    if font.getlength(text) <= width_px:
         return text
-    while text and font.getlength(text + "…") > room_px:
+    while text and font.getlength(text + "…") > width_px:
         text = text[:-1]
     return text + "…"

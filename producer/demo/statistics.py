@@ -1,4 +1,4 @@
-"""What the demo knows of the results so far: counts, latencies, and whether the model was right. Pure."""
+"""The demo's statistics of the results so far: counts, latencies, and whether the model was right. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES_KEPT = 60
 
 
 @dataclass
-class Tally:
+class ResultStatistics:
     """Counts results as they come."""
 
     truth_of: TruthOf

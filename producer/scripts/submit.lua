@@ -1,8 +1,7 @@
--- Enqueues the jobs of one call, all or none or those that fit, and wakes idle workers.
+-- Enqueues the jobs of one call (all or none, or as many as fit) and wakes idle workers.
 --
--- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just
--- before it, in the same transaction: they get their expiry first, whatever comes after, and what is refused is taken
--- away.
+-- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just before, in
+-- the same transaction. They get their expiry first, whatever happens after; those of refused jobs are deleted.
 --
 -- A script that raises undoes nothing, so keys of a wrong type are found before the first write of a job. The queue and
 -- the set of queues belong to others too: the call is refused. A job's own hash is replaced: its id is new, so what is
@@ -12,7 +11,7 @@
 --       then for each job: its hash, its image
 -- ARGV  1  most jobs that may wait in the queue
 --       2  places the caller needs in all, in this call and those that follow it at once
---       3  1: where there is no room for all, the first that fit are taken; 0: then none is
+--       3  1 (partial): without room for all, take the first that fit; 0: then take none
 --       4  seconds that an image is kept
 --       5  most tokens on the bell
 --       6  number n of arguments that follow as fields and values common to all jobs' hashes
@@ -23,7 +22,7 @@
 -- the key that has a wrong type; nothing is left of any new job then.
 
 local QUEUES, QUEUE, BELL = KEYS[1], KEYS[2], KEYS[3]
-local bound, wanted, some = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local bound, wanted, partial = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local image_ttl_s, bell_tokens, common_count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local FIRST_KEY, FIRST_ARGUMENT = 4, 7 + common_count
 
@@ -74,7 +73,7 @@ local depth = try('LLEN', QUEUE)
 if not depth then return refuse(QUEUE, 'list') end
 local taken = #new
 if taken > 0 and depth + wanted - (total - taken) > bound then
-  taken = some and math.max(0, math.min(taken, bound - depth)) or 0
+  taken = partial and math.max(0, math.min(taken, bound - depth)) or 0
 end
 local answer = { depth + taken }
 drop(taken + 1)

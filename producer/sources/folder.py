@@ -1,7 +1,7 @@
 """A folder as a camera: its image files, each once and only when completely written.
 
-A folder may be filled by anything: a local writer, whose close of the file the kernel reports, or a
-network share, where only looking again and again tells that a file has stopped growing.
+A folder may be filled by a local writer, whose closing of the file the kernel reports, or through a network share,
+where only repeated checks show that a file has stopped growing.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from producer.sources.base import SourceFrame
 log = logging.getLogger(__name__)
 
 _SCAN_S = 0.5
-# A file that nobody reports as closed counts as complete when it kept its size and time this long.
+# A file that is not reported as closed counts as complete when its size and time have not changed for this long.
 _SETTLE_S = 1.0
-# So long an empty file is taken for one that is about to be written.
+# For this long an empty file is assumed to be about to be written.
 _SETTLE_EMPTY_S = 10.0
 # A file that was modified and never reported as closed may have a writer that pauses.
 _SETTLE_WRITING_S = 30.0
-# Names that writers give to files in the making: browsers, rsync, editors, FTP servers.
+# Names of unfinished files, as browsers, rsync, editors and FTP servers write them.
 _TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".swp", "~")
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What a file looked like, and since when it has looked so."""
+class _FileState:
+    """Size and time of a file at the last scan, and since when they have been the same."""
 
     size_bytes: int
     modified_ns: int
@@ -60,18 +60,18 @@ class FolderSource:
             folder: must exist.
             max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
             clock: seconds that only grow.
-            watch: also listen to the kernel's reports, where it has them (Linux); else only look.
+            watch: also use the kernel's reports, if it has them (Linux); otherwise only scan.
         """
         self._folder = folder
         self._max_image_bytes = max_image_bytes
         self._clock = clock
         self._reports: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._looks: dict[str, _Look] = {}
+        self._states: dict[str, _FileState] = {}
         self._writing: set[str] = set()  # modified and not closed since
         self._taken: set[str] = set()
         self._ready: deque[str] = deque()
         self._scan_at = clock()
-        self._away = False
+        self._unreachable = False
         self._observer = self._watch() if watch and sys.platform == "linux" else None
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
@@ -100,23 +100,21 @@ class FolderSource:
             observer.schedule(_Reporter(self._reports), str(self._folder))
             observer.start()
         except OSError as error:  # the system's limit of inotify watches
-            log.warning(
-                "can't watch %s (%s): new files are noticed by looking every %g s", self._folder, error, _SCAN_S
-            )
+            log.warning("can't watch %s (%s): new files are found by a scan every %g s", self._folder, error, _SCAN_S)
             return None
         return observer
 
     def _listen(self, timeout_s: float) -> None:
-        """Take in the kernel's reports; waits for the first."""
+        """Handle the kernel's reports; waits for the first."""
         try:
             kind, name = self._reports.get(timeout=max(timeout_s, 0.001))
             while True:
-                self._hear(kind, name)
+                self._handle_report(kind, name)
                 kind, name = self._reports.get_nowait()
         except queue.Empty:
             return
 
-    def _hear(self, kind: str, name: str) -> None:
+    def _handle_report(self, kind: str, name: str) -> None:
         match kind:
             case "modified":
                 self._writing.add(name)
@@ -125,51 +123,51 @@ class FolderSource:
                 self._taken.discard(name)
             case "complete":
                 self._writing.discard(name)
-                if self._size_bytes(name):  # what was only touched may be written yet: left to the scan
+                if self._size_bytes(name):  # an empty file may still be written: the scan decides
                     self._offer(name)
 
     def _scan(self, now: float) -> None:
-        """Look at every file; offer those that have settled. The only way where the kernel reports nothing."""
+        """Check every file and offer those that have settled. The only way if the kernel reports nothing."""
         paths = self._list()
         if paths is None:  # nothing is forgotten: what was taken must not be sent again when the folder is back
             return
-        looks: dict[str, _Look] = {}
+        states: dict[str, _FileState] = {}
         unseen: set[str] = set()
         for path in paths:
             try:
                 stat = path.stat()
             except FileNotFoundError:  # removed meanwhile
                 continue
-            except OSError:  # a share that is away for a moment: seen at the next look
+            except OSError:  # a share that is briefly unreachable: the next scan sees the file
                 unseen.add(path.name)
                 continue
             if not S_ISREG(stat.st_mode):
                 continue
-            before = self._looks.get(path.name)
+            before = self._states.get(path.name)
             same = before and (before.size_bytes, before.modified_ns) == (stat.st_size, stat.st_mtime_ns)
-            look = before if before and same else _Look(stat.st_size, stat.st_mtime_ns, now)
-            looks[path.name] = look
-            if now - look.since >= self._settle_s(path.name, look):
+            state = before if before and same else _FileState(stat.st_size, stat.st_mtime_ns, now)
+            states[path.name] = state
+            if now - state.since >= self._settle_s(path.name, state):
                 self._offer(path.name)
-        self._looks = looks
-        self._taken &= looks.keys() | unseen
+        self._states = states
+        self._taken &= states.keys() | unseen
 
     def _list(self) -> list[Path] | None:
-        """The folder's entries in name order; None, with a warning, while the folder is away."""
+        """The folder's entries in name order; None, with a warning, while the folder is unreachable."""
         try:
             paths = sorted(self._folder.iterdir())
         except OSError as error:
-            if not self._away:
-                log.warning("folder %s can't be read: %s. Looking again until it can.", self._folder, error.strerror)
-            self._away = True
+            if not self._unreachable:
+                log.warning("folder %s can't be read: %s. Trying again until it can.", self._folder, error.strerror)
+            self._unreachable = True
             return None
-        self._away = False
+        self._unreachable = False
         return paths
 
-    def _settle_s(self, name: str, look: _Look) -> float:
+    def _settle_s(self, name: str, state: _FileState) -> float:
         if name in self._writing:
             return _SETTLE_WRITING_S
-        return _SETTLE_S if look.size_bytes else _SETTLE_EMPTY_S
+        return _SETTLE_S if state.size_bytes else _SETTLE_EMPTY_S
 
     def _offer(self, name: str) -> None:
         if name not in self._taken and not name.startswith(".") and not name.lower().endswith(_TEMPORARY_SUFFIXES):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from producer.demo_dataset import Bottle, Box, held_out_bottles
+from producer.sources.demo_dataset import Bottle, Box, held_out_bottles
 from shared.errors import BadSetting
 
 DEFAULT_SIZE = (640, 480)

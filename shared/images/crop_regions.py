@@ -1,6 +1,6 @@
-"""What a model is shown of a camera's picture: which part of it, and how that becomes a square.
+"""The part of a camera's picture that the model gets, and how that part becomes a square.
 
-A fixed camera sees the belt's sides and its frame too; cut away, the bottle keeps more of the model's pixels.
+A fixed camera also sees the frame and the sides of the belt. Without them the bottle gets more of the model's pixels.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Literal
 
 from shared.errors import BadSetting
 
-# How a picture that is no square becomes one: squashed, or in its shape, the rest filled by repeating its border.
+# How a picture becomes a square: squashed, or in its own shape, the rest filled by repeating its border.
 Fit = Literal["stretch", "pad"]
-# The camera name that stands for every camera without a region of its own. No camera's: `Name` has no star.
+# Stands for every camera without a region of its own. No camera has this name: `Name` allows no star.
 ANY_CAMERA = "*"
-# A side's least length: a hundredth of a small frame is still some pixels.
+# The least length of a side: a hundredth of a small frame is still a few pixels.
 MIN_SIDE = 0.01
 
 
@@ -24,7 +24,7 @@ class Region:
     """A rectangle in an upright picture: 0 is its left or top edge, 1 its right or bottom.
 
     Raises:
-        ValueError: outside the picture, empty, or thinner than MIN_SIDE. pydantic reports it as it does its own.
+        ValueError: outside the picture, empty, or thinner than MIN_SIDE. pydantic reports it like its own errors.
     """
 
     left: float

@@ -1,7 +1,7 @@
-"""Memory that image decoding takes: one account for all threads of this process, and how it goes back to the system.
+"""Memory of image decoding: one budget for all threads of this process, and the return of freed memory to the system.
 
-`images` holds an image's estimated bytes (`image_limits`) while it decodes it. Camera frames need so little that they
-are not counted: they never wait for a large image.
+`decoding` reserves an image's estimated bytes (`limits`) while it decodes the image. Camera frames need so little that
+they are not counted: they never wait for a large image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 # Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file twice more.
 MAX_DECODE_BYTES = 440_000_000
 # An image that needs no more than this is not counted: a full HD frame of any camera, a 12-megapixel JPEG.
-# What is not counted adds up to this per decode thread.
+# Uncounted images add up to at most this much for each decode thread.
 UNCOUNTED_BYTES = 16_000_000
-# After an image that needed at least this, what the allocator keeps for later goes back to the system. That takes
-# about a millisecond; decoding such an image takes a hundred.
+# After an image that needed at least this, freed memory is returned to the system. That takes about a millisecond;
+# decoding such an image takes a hundred.
 _TRIM_FROM_BYTES = 32_000_000
 
 
@@ -42,7 +42,7 @@ class DecodeMemory:
         if count_bytes <= UNCOUNTED_BYTES:
             yield
             return
-        self._take(count_bytes, limit_bytes)
+        self._acquire(count_bytes, limit_bytes)
         try:
             yield
         finally:
@@ -52,7 +52,7 @@ class DecodeMemory:
                 self._held_bytes -= count_bytes
                 self._changed.notify_all()
 
-    def _take(self, count_bytes: int, limit_bytes: int) -> None:
+    def _acquire(self, count_bytes: int, limit_bytes: int) -> None:
         me = threading.current_thread()
         with self._changed:
             self._waiting.append(me)
@@ -66,7 +66,7 @@ class DecodeMemory:
                 self._changed.notify_all()  # the next in line may fit too
 
     def waiting_threads(self) -> frozenset[str]:
-        """Names of the threads that wait for memory: they have not begun with their images."""
+        """Names of the threads that wait for memory before they decode their image."""
         with self._changed:
             return frozenset(thread.name for thread in self._waiting)
 
@@ -76,7 +76,7 @@ class DecodeMemory:
         return self._held_bytes
 
 
-# Memory belongs to the process, so there is one account for all of its decoders.
+# Memory belongs to the process, so all of its decoders share one budget.
 DECODE_MEMORY = DecodeMemory()
 
 

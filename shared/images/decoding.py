@@ -1,8 +1,8 @@
 """The one decoder, for training and for serving: image bytes in, uint8 RGB of the model's size out.
 
-JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What becomes of each kind:
+JPEG, PNG, WebP, BMP and TIFF are recognised by their first bytes, never by a file name. How each kind is treated:
 
-    shape         `fit` says, and the model learns from images treated the same way:
+    shape         as `fit` says; training treats its images the same way:
                   stretch: squashed to the square
                   pad: kept, to half a pixel and one pixel at least. The longer side fills the square, the shorter
                   one lies in its middle (one pixel more after it than before, when odd), and the rest repeats the
@@ -18,13 +18,13 @@ JPEG, PNG, WebP, BMP and TIFF, told by their signature, never by a name. What be
                   holds every value; below 0, above that or not a number is refused
     colour profile  ignored: values are taken as sRGB
 
-Pillow decodes. Plain JPEGs, what cameras send, take a shorter way through `jpeg`, to the same pixels and refusals.
+Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, to the same pixels and refusals.
 
-JPEG has no checksum: damage inside a complete file that the codec papers over can't be noticed here, nor
-that a header claims more rows than the data fill. For a damaged TIFF libtiff may write a line to standard error.
+JPEG has no checksum. Damage inside a complete file that the codec conceals can't be noticed here, nor can a header
+that claims more rows than the data fill. For a damaged TIFF, libtiff may write a line to standard error.
 
-Memory: `image_limits` estimates from the header what an image will take, and all threads together decode no more than
-`max_decode_bytes` at a time (`decode_memory`). An image that would take more than that alone is refused.
+Memory: `limits` estimates from the header how much an image will take, and all threads together use no more than
+`max_decode_bytes` at a time (`decode_memory`). An image that alone would take more than that is refused.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def decode_image(
     """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
     `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
-    May be called from many threads: the codec and the resizing run without the interpreter lock. Large images wait
-    until all that is being decoded in this process fits into `max_decode_bytes`.
+    May be called from many threads: the codec and the resizing run without the interpreter lock. A large image waits
+    until it fits into `max_decode_bytes` beside the others that this process is decoding.
 
     Raises:
         BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
@@ -133,22 +133,22 @@ def decode_into(
 ) -> None:
     """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
 
-    It may hold anything when this raises: a small JPEG is decoded straight into it.
+    If this raises, the content of `out` is undefined: a small JPEG is decoded straight into it.
     """
     size_px = out.shape[0]
     if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
         raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
     content_type = sniff(data)
     limits.check_length(len(data), max_bytes=max_bytes)
-    _hush_pillow()
-    wanted = _Wanted(region, fit, max_px, max_decode_bytes)
-    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, wanted):
+    _silence_pillow_warnings()
+    options = _DecodeOptions(region, fit, max_px, max_decode_bytes)
+    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
         return
-    if content_type == "image/png" and _is_cut(data, content_type):  # Pillow does not miss the end
+    if content_type == "image/png" and _is_cut(data, content_type):  # Pillow would not notice the missing end
         raise _truncated(data, content_type)
     limits.check_before_opening(data, content_type)
     try:
-        _decode_by_pillow(data, out, content_type, wanted)
+        _decode_by_pillow(data, out, content_type, options)
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -157,8 +157,8 @@ def decode_into(
         raise _undecodable(data, content_type, error=error) from error
 
 
-class _Wanted(NamedTuple):
-    """What to make of an image, and what is too large."""
+class _DecodeOptions(NamedTuple):
+    """How to treat an image, and the limits on its size."""
 
     region: Region | None
     fit: Fit
@@ -166,43 +166,45 @@ class _Wanted(NamedTuple):
     max_decode_bytes: int
 
 
-def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted) -> None:
+def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, options: _DecodeOptions) -> None:
     """Fill `out`, by the rules at the top; raises anything."""
     with contextlib.ExitStack() as memory:
         try:
-            _load_by_pillow(data, out, content_type, wanted, memory)
+            _load_by_pillow(data, out, content_type, options, memory)
         except Exception as error:
             drop_locals(error)
             raise
 
 
-def _load_by_pillow(data: bytes, out: Pixels, content_type: str, wanted: _Wanted, memory: contextlib.ExitStack) -> None:
-    """A call of its own: all images in it are gone when it returns, and `memory` is given back after that."""
+def _load_by_pillow(
+    data: bytes, out: Pixels, content_type: str, options: _DecodeOptions, memory: contextlib.ExitStack
+) -> None:
+    """A function of its own, so that its images are freed when it returns, before `memory` is given back."""
     with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
         size = frame.size
-        limits.check_size(size, max_px=wanted.max_px)
-        box = _scale_in_codec(frame, len(out), wanted) if frame.format in _JPEGS else None
-        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=wanted.max_px)
+        limits.check_size(size, max_px=options.max_px)
+        box = _scale_in_codec(frame, len(out), options) if frame.format in _JPEGS else None
+        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=options.max_px)
         what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
-        limits.check_memory(needed_bytes, max_decode_bytes=wanted.max_decode_bytes, what=what)
-        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes))
-        _fill(out, _to_fitted_rgb(frame, box, len(out), wanted))
+        limits.check_memory(needed_bytes, max_decode_bytes=options.max_decode_bytes, what=what)
+        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes))
+        _fill(out, _to_fitted_rgb(frame, box, len(out), options))
 
 
-def _decode_plain_jpeg(data: bytes, out: Pixels, wanted: _Wanted) -> bool:
-    """Fill `out` with what Pillow would, bit by bit, in less time; False where it is left to Pillow, refusals too."""
+def _decode_plain_jpeg(data: bytes, out: Pixels, options: _DecodeOptions) -> bool:
+    """Fill `out` as Pillow would, bit by bit, but faster. Returns False if Pillow must decode or refuse the image."""
     header = read_header(data)
-    if header is None or header.width_px * header.height_px > wanted.max_px:
+    if header is None or header.width_px * header.height_px > options.max_px:
         return False
     try:
         turn = _turn_in_metadata(data) if header.has_metadata else None
     except Exception:  # Pillow can't open it, and will say why
         return False
-    plan = _jpeg_plan((header.width_px, header.height_px), turn, wanted.region, len(out), wanted.fit)
+    plan = _jpeg_plan((header.width_px, header.height_px), turn, options.region, len(out), options.fit)
     needed_bytes = limits.jpeg_bytes(header, by=plan.by, file_bytes=len(data))
-    if needed_bytes > wanted.max_decode_bytes:
+    if needed_bytes > options.max_decode_bytes:
         return False
-    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=wanted.max_decode_bytes):
+    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes):
         return _decode_planned_jpeg(data, out, header, plan, turn)
 
 
@@ -226,12 +228,12 @@ def _decode_planned_jpeg(
 
 
 class _JpegPlan(NamedTuple):
-    """What to make of a JPEG of one size: the codec's reduction, the part of what that gives, and the final size."""
+    """How to decode a JPEG of one size: the codec's reduction, the part of the reduced picture, and the final size."""
 
     by: int
     part: _Box
     size: tuple[int, int]
-    is_final: bool  # as it comes from the codec
+    is_final: bool  # the codec's output needs no resizing
 
 
 @functools.lru_cache(maxsize=256)  # cameras have few sizes and regions; a miss costs microseconds
@@ -252,7 +254,7 @@ def _turn_in_metadata(data: bytes) -> Image.Transpose | None:
 
 
 def _fill(out: Pixels, image: Image.Image) -> None:
-    """Lay an RGB image in the middle of `out` [S, S, 3], and repeat its outermost rows and columns."""
+    """Put an RGB image in the middle of `out` [S, S, 3], and repeat its outermost rows and columns around it."""
     width, height = image.size
     top, left = (len(out) - height) // 2, (len(out) - width) // 2
     bottom, right = top + height, left + width
@@ -268,17 +270,17 @@ def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int)
         out[:top], out[bottom:] = out[top], out[bottom - 1]
 
 
-def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, wanted: _Wanted) -> Image.Image:
-    """RGB of the size that `_fitted` gives, upright. `box` is the frame's area where the codec scales it."""
+def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: _DecodeOptions) -> Image.Image:
+    """The upright RGB image in the size of `_fitted`. `box` is the frame's area if the codec scales it, else None."""
     frame.load()  # first: a PNG's transparency and orientation may follow its pixels
     turn = _turn(frame)
-    part = _part(box[2:] if box else frame.size, _stored(turn, wanted.region))
-    size = _fitted(part, size_px, wanted.fit)
+    part = _part(box[2:] if box else frame.size, _stored(turn, options.region))
+    size = _fitted(part, size_px, options.fit)
     resized = frame.size != size or part != (0, 0, *size)
     image = to_resizable(frame, premultiplied=resized)
     if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
-    # Turned and converted when small: resizing commutes with both, as the size is that of the stored picture.
+    # Resize first, then turn and convert the small image: resizing commutes with both, as `size` is as stored.
     if turn is not None:
         image = image.transpose(turn)
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
@@ -291,7 +293,7 @@ def _part(size: tuple[float, float], sides: _Box) -> _Box:
 
 
 def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
-    """Width and height of what `part`, in pixels, becomes in a square of `size_px`."""
+    """Width and height of `part`, in pixels, once it is fitted into a square of `size_px`."""
     if fit == "stretch":
         return size_px, size_px
     left, top, right, bottom = part
@@ -301,19 +303,19 @@ def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
 
 
 def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
-    """The least width and height of a whole picture in which its part, `sides`, still has its fitted size."""
+    """The smallest width and height of a whole picture whose part `sides` still reaches its fitted size."""
     left, top, right, bottom = sides
     width, height = _fitted(_part(size, sides), size_px, fit)
     return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
 
 
-def _scale_in_codec(frame: Image.Image, size_px: int, wanted: _Wanted) -> _Box | None:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8, a fraction of the cost, where the region keeps its fitted size.
+def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -> _Box | None:
+    """Let the codec decode a JPEG at 1/2, 1/4 or 1/8, which is faster, if the region keeps its fitted size.
 
-    Returns the exact area of the whole frame in what the codec will give, pixels; None where it can't scale.
+    Returns the exact area of the whole frame in the codec's output, in pixels; None if the codec can't scale it.
     """
-    sides = _stored(_turn(frame), wanted.region)
-    drafted = frame.draft(None, _least(frame.size, sides, size_px, wanted.fit))
+    sides = _stored(_turn(frame), options.region)
+    drafted = frame.draft(None, _least(frame.size, sides, size_px, options.fit))
     return drafted[1] if drafted else None
 
 
@@ -335,15 +337,15 @@ def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
         backdrop = Image.new("RGBA", image.size, _BACKDROP)
         backdrop.alpha_composite(image)
         image = backdrop
-    elif image.mode == "CMYK" and inverted:  # Pillow turned it as if Adobe's marker were there
+    elif image.mode == "CMYK" and inverted:  # Pillow inverted it as if Adobe's marker were there
         image = ImageChops.invert(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _turn(frame: Image.Image) -> Image.Transpose | None:
-    """How to set the loaded frame upright; a JPEG may be asked before it is loaded.
+    """How to turn the loaded frame upright; works for a JPEG before it is loaded.
 
-    Pillow has turned a TIFF when loading it, and taken the tag away; a PNG's orientation may follow its pixels.
+    Pillow turns a TIFF while loading it, and removes the tag; a PNG's orientation may follow its pixels.
     """
     try:
         if not limits.has_one_orientation(frame, tag=_EXIF_ORIENTATION):
@@ -356,7 +358,7 @@ def _turn(frame: Image.Image) -> Image.Transpose | None:
 def _undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
     if "truncated" in str(error) or _is_cut(data, content_type):
         return _truncated(data, content_type)
-    # Pillow names an object's address there, and nothing more.
+    # This error's text holds only the address of an object.
     unread = isinstance(error, UnidentifiedImageError)
     why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
     return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
@@ -368,7 +370,7 @@ def _truncated(data: bytes, content_type: str) -> BadImage:
 
 
 def _is_cut(data: bytes, content_type: str) -> bool:
-    """Whether the container itself says that something is missing at the end."""
+    """Whether the container's own fields show that the end is missing."""
     size_bytes = len(data)
     match content_type:
         case "image/jpeg":
@@ -385,11 +387,11 @@ def _is_cut(data: bytes, content_type: str) -> bool:
             return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes
 
 
-def _hush_pillow() -> None:
-    """Keep Pillow's remarks on odd metadata and large images from standard error; our limits speak for us.
+def _silence_pillow_warnings() -> None:
+    """Suppress Pillow's warnings about odd metadata and large images on standard error: we have our own limits.
 
-    Filters are the process's, not the thread's, so one that stays is safe where `catch_warnings` in each
-    call is not. Narrow: only what is warned in Pillow's own modules.
+    Warning filters belong to the process, not to a thread, so one permanent filter is safe, unlike `catch_warnings` in
+    each call. It covers only warnings raised in Pillow's own modules.
     """
     if not warnings.filters or getattr(warnings.filters[0][3], "pattern", None) != _PILLOW_MODULES:
         warnings.filterwarnings("ignore", module=_PILLOW_MODULES)

@@ -1,4 +1,4 @@
-"""Which image formats are accepted, told by their first bytes. Apart from `images`: a producer needs no decoder."""
+"""The accepted image formats, recognised by their first bytes. Apart from `decoding`: a producer needs no decoder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SIGNATURES = {
 # "BM" alone also begins plain text, so the size of the header that follows must be one that exists.
 _BMP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
 
-# What people send instead, for the message.
-_STRANGERS = {
+# Other formats that people send, named in the message.
+_OTHER_FORMATS = {
     b"GIF8": "a GIF",
     b"%PDF": "a PDF",
     b"8BPS": "a Photoshop file",
@@ -43,7 +43,7 @@ _ISO_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif":
 
 
 def sniff(data: bytes) -> str:
-    """The content type that the first bytes announce, e.g. `image/jpeg`; reads a few bytes only.
+    """The content type by the first bytes, e.g. `image/jpeg`; reads only a few bytes.
 
     Raises:
         BadImage: `empty`, or `format`: none of the accepted ones; says what it looks like.
@@ -61,7 +61,7 @@ def sniff(data: bytes) -> str:
 
 
 def _looks_like(data: bytes) -> str:
-    for signature, name in _STRANGERS.items():
+    for signature, name in _OTHER_FORMATS.items():
         if data.startswith(signature):
             return name
     if data[4:8] == b"ftyp":

@@ -1,9 +1,9 @@
-"""Plain JPEGs by libjpeg-turbo without Pillow around it (simplejpeg): the same pixels, bit by bit, in less time.
+"""Decodes plain JPEGs by libjpeg-turbo without Pillow (simplejpeg): the same pixels, bit by bit, in less time.
 
-In: the bytes of a file that begins as a JPEG. Out: what its header says, then its pixels, also at 1/2, 1/4 or 1/8.
-For `images` alone, which has the rules. Nothing is refused here: whatever is not plain (CMYK, several pictures,
-arithmetic coding, 12 bits, an odd header), or gets a remark from the codec, is None: Pillow judges it, as if it were
-alone. The pixels are equal because both carry the same transforms and upsampling of libjpeg-turbo; tests hold it.
+In: the bytes of a file that begins as a JPEG. Out: its header, then its pixels, also at 1/2, 1/4 or 1/8. Called by
+`decoding` alone, which has the rules. Nothing is refused here: for a file that is not plain (CMYK, several pictures,
+arithmetic coding, 12 bits, an odd header), or that the codec warns about, the answer is None, and Pillow decides. The
+pixels are equal because both use the same transforms and upsampling of libjpeg-turbo; tests hold that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REDUCTIONS = (8, 4, 2)
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What a plain JPEG says before its pixels begin."""
+    """The header of a plain JPEG."""
 
     width_px: int
     height_px: int
@@ -43,7 +43,7 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader | None:
-    """The header of a plain JPEG, for a few microseconds; None for one that is left to Pillow."""
+    """Read the header of a plain JPEG, in a few microseconds; None for a file that is left to Pillow."""
     frame: tuple[int, int, int] | None = None
     has_metadata = is_progressive = False
     at = 2
@@ -95,9 +95,9 @@ def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool, has_sever
 
 
 def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:
-    """Whether an application's segment is one that Pillow can read, or does not look into, and changes no pixel.
+    """Whether Pillow can read this application segment, or ignores it, and it changes no pixel.
 
-    Pillow refuses files for some that are too short for what they say they are; an MPO names its pictures in one.
+    Pillow refuses files with certain segments that are too short; an MPO lists its pictures in one.
     """
     if marker == _JFIF:
         return length >= 16 or not data.startswith(b"JFIF", at)
@@ -109,10 +109,10 @@ def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:
 
 
 def reduction(size: tuple[int, int], *, least: tuple[int, int]) -> int:
-    """1, 2, 4 or 8: the most by which the codec may divide width and height so that both stay at `least`, pixels.
+    """The largest of 1, 2, 4, 8 by which the codec may divide width and height so that both keep `least` pixels.
 
-    As Pillow's `draft` decides it. Other eighths would come nearer, but their transforms are not vectorised, and
-    their pixels are not those of the plain resize.
+    As Pillow's `draft` decides. Other eighths would come closer, but their transforms are not vectorised, and their
+    pixels differ from those of a plain resize.
     """
     most = min(size[0] // least[0], size[1] // least[1])
     return next((by for by in _REDUCTIONS if by <= most), 1)
@@ -126,7 +126,7 @@ def reduced_size(size: tuple[int, int], by: int) -> tuple[int, int]:
 def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | None = None) -> Pixels | None:
     """uint8 [H, W, 3], or [H, W, 1] of a grey one, of the `reduced_size`, not turned; None is left to Pillow.
 
-    `out`, C-contiguous and of that shape, takes the pixels; where None is returned it may hold anything.
+    `out`, C-contiguous and of that shape, receives the pixels; if None is returned, its content is undefined.
     The interpreter lock is released for all but a few microseconds.
     """
     least_width = least_height = 0
@@ -135,7 +135,7 @@ def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | No
             return None
         least_width, least_height = reduced_size((header.width_px, header.height_px), by)
     try:
-        # strict: the codec's remarks, of too few data too, are errors.
+        # strict: warnings of the codec, also about missing data, are errors.
         pixels: Pixels = decode_jpeg(
             data,
             "GRAY" if header.is_grey else "RGB",
@@ -144,6 +144,6 @@ def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | No
             buffer=out,
             strict=True,
         )
-    except Exception:  # whatever it is, Pillow has the say, and names the reason
+    except Exception:  # Pillow decides, and names the reason
         return None
     return pixels

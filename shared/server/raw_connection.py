@@ -1,7 +1,7 @@
 """One connection to the server, for the few calls that are made for every batch.
 
-The client's own calls go through a pool, retries with pauses and hooks for observers, which take longer than the
-server does. What they'd give is not wanted here: the worker's loops know what to do when the server is away.
+The client's own calls go through a pool, retries with pauses, and hooks for observers; these take longer than the
+server itself. They are not needed here: the worker's loops handle an unavailable server themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import redis
 Argument = str | bytes | int | float
 
 
-class Wire:
+class RawConnection:
     """A connection with the settings of `client`, made on first use. May be called by any thread, one at a time."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -26,11 +26,11 @@ class Wire:
         self._calling = threading.Lock()
 
     def call(self, *command: Argument) -> Any:
-        """What the server answers, as it is.
+        """Send a command; returns the server's answer, unparsed.
 
         Text that came from the server, decoded with `surrogateescape`, goes back to it byte for byte.
 
-        A connection that was lost is made anew, once, and the command sent again: it may be run twice.
+        If the connection was lost, it is opened again, once, and the command is sent again: it may run twice.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses the command.
@@ -38,7 +38,7 @@ class Wire:
         return self.send(command, resend=lambda: command)
 
     def send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
-        """As `call`; after a lost connection the command that `resend` makes is sent instead of the same one."""
+        """As `call`, but after a lost connection it sends the command that `resend` returns."""
         with self._calling:
             try:
                 return self._call(command)
@@ -56,11 +56,11 @@ class Wire:
                 connection.send_command(*map(_as_bytes, command))  # type: ignore[no-untyped-call]  # see above
             return connection.read_response()
         except (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError):
-            # A failover made it a replica, and need not close what it has: the next call asks anew who is there.
+            # A failover made this server a replica, and may leave connections open: the next call connects again.
             connection.disconnect()  # type: ignore[no-untyped-call]  # redis has no types here
             raise
         except redis.exceptions.ResponseError:
-            raise  # the server's word; the connection is sound
+            raise  # an answer of the server; the connection is intact
         except BaseException:
             connection.disconnect()  # type: ignore[no-untyped-call]  # half an answer may be on its way, and would be taken for the next call's
             raise
@@ -70,16 +70,16 @@ def _as_bytes(argument: Argument) -> Argument:
     return argument.encode(errors="surrogateescape") if isinstance(argument, str) else argument
 
 
-class WireScript:
-    """A Lua script on a wire, sent to the server when that doesn't know it."""
+class RawScript:
+    """A Lua script on a raw connection; its source is sent when the server doesn't know the script."""
 
-    def __init__(self, wire: Wire, source: str) -> None:
-        self._wire = wire
+    def __init__(self, connection: RawConnection, source: str) -> None:
+        self._connection = connection
         self._source = source
         self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, args: Sequence[Argument]) -> Any:
-        """Run it; raises as `Wire.call`."""
+        """Run it; raises as `RawConnection.call`."""
         command = self._command(args)
         return self._send(command, resend=lambda: command)
 
@@ -88,29 +88,29 @@ class WireScript:
 
     def _send(self, command: Sequence[Argument], *, resend: Callable[[], Sequence[Argument]]) -> Any:
         try:
-            return self._wire.send(command, resend=resend)
+            return self._connection.send(command, resend=resend)
         except redis.exceptions.NoScriptError:
-            # Not SCRIPT LOAD and the call once more: somebody who flushes scripts now could do so between the two.
+            # Not SCRIPT LOAD and EVALSHA: somebody could flush the scripts between the two.
             with_source = ["EVAL", self._source, *resend()[2:]]
-            return self._wire.send(with_source, resend=lambda: with_source)
+            return self._connection.send(with_source, resend=lambda: with_source)
 
 
-class RepeatableScript(WireScript):
-    """A script that finds out what an earlier run of the same call did, when that run's answer was lost.
+class RepeatableScript(RawScript):
+    """A script that recognises a repeated call, whose earlier answer was lost, and finds out what that run did.
 
-    Its first two arguments are the call's id, which stays the same until the call is answered, and whether the call
-    may have been run before (0 or 1). So a call that raised is to be made again.
+    The script's first two arguments are the call's id, which stays the same until the call is answered, and whether the
+    call may have run before (0 or 1). Make a call that raised again.
     """
 
-    def __init__(self, wire: Wire, source: str) -> None:
-        super().__init__(wire, source)
+    def __init__(self, connection: RawConnection, source: str) -> None:
+        super().__init__(connection, source)
         # 24 hex digits: with 8 more that a script appends they have the length of RQ's execution ids.
         self._call_ids = map(f"{os.urandom(8).hex()}{{:08x}}".format, itertools.count())
         self._call_id = next(self._call_ids)
         self._is_repeat = False
 
     def __call__(self, args: Sequence[Argument]) -> Any:
-        """Run it; raises as `Wire.call`."""
+        """Run it; raises as `RawConnection.call`."""
         is_repeat, self._is_repeat = self._is_repeat, True
         answer = self._send(
             self._command([self._call_id, int(is_repeat), *args]),

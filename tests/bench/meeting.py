@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.contenders import worker_processes
-from bench.engines.null import NullEngine, null_served
+from bench.engines.null import NullEngine, null_model
 from bench.engines.simulated import SimulatedEngine
 from shared.settings import Settings
 from tests.worker import kit
@@ -39,10 +39,10 @@ class _MeetingSimulated(_Meeting, SimulatedEngine):
 
 
 def meeting_null_served(settings: Settings) -> Served:
-    """In place of `null_served`."""
-    return replace(null_served(settings), engine=_Meeting())
+    """In place of `null_model`."""
+    return replace(null_model(settings), engine=_Meeting())
 
 
 def meeting_simulated_served(settings: Settings) -> Served:
-    """In place of `simulated_served`."""
-    return replace(null_served(settings), engine=_MeetingSimulated())
+    """In place of `simulated_model`."""
+    return replace(null_model(settings), engine=_MeetingSimulated())

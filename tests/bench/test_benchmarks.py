@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import redis
 
-from bench import traffic
 from bench.benchmarks import engine, footprint, idle, latency, scaling
 from bench.benchmarks.engine import bench_engine
 from bench.benchmarks.footprint import bench_footprint
 from bench.benchmarks.idle import bench_idle
 from bench.benchmarks.latency import bench_latency
-from bench.benchmarks.queue import batching
+from bench.benchmarks.queue import with_step_batches
 from bench.benchmarks.scaling import bench_scaling
-from bench.contenders.worker_processes import idle_crew, work_off
+from bench.contenders.worker_processes import drain_queues, idle_workers
 from bench.engines import simulated
-from bench.engines.null import null_served
-from bench.engines.simulated import full_rate, simulated_served
-from bench.traffic import Load, send
+from bench.engines.null import null_model
+from bench.engines.simulated import full_rate, simulated_model
+from bench.measuring import traffic
+from bench.measuring.traffic import TrafficSpec, send
 from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
@@ -43,7 +43,7 @@ def _few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "REPLAYED", 4)
 
 
-def say(text: str) -> None:
+def on_progress(text: str) -> None:
     """Nobody watches."""
 
 
@@ -53,7 +53,7 @@ def broken(settings: Settings) -> Served:
 
 def test_engine_measures_each_that_runs_at_each_size(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "runnable_engines", lambda: ("litert", "litert-fp32"))
-    record = bench_engine(plant, rounds=2, measure_s=0.01, say=say)
+    record = bench_engine(plant, rounds=2, measure_s=0.01, on_progress=on_progress)
     assert record["model"] == "tiny@1"
     assert set(record["images_per_s"]) == {"litert", "litert-fp32"}
     assert record["left_out"] == {}
@@ -78,7 +78,7 @@ def test_an_engine_that_cannot_be_opened_says_why(plant: Settings, monkeypatch: 
 def test_latency_accounts_for_every_frame_at_every_load(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "STEADY", (50,))
     monkeypatch.setattr(latency, "OVERLOAD", (300,))
-    record = bench_latency(plant, rounds=1, jobs=100, seconds=0.3, deadline_ms=2000, size=SIZE, say=say)
+    record = bench_latency(plant, rounds=1, jobs=100, seconds=0.3, deadline_ms=2000, size=SIZE, on_progress=on_progress)
     assert record["model"] == {"name": "tiny", "version": 1, "engine": "litert"}
     capacity = record["capacity_images_per_s"]["median"]
     assert [load["percent"] for load in record["loads"]] == [50, 300]
@@ -96,26 +96,26 @@ def test_latency_accounts_for_every_frame_at_every_load(plant: Settings, monkeyp
 
 def test_frames_that_find_the_queue_full_are_counted(plant: Settings, tmp_path: Path) -> None:
     bounded = plant.model_copy(update={"queue_max_items": 10})
-    sent = send(bounded, Load(line="l", count=30, rate_hz=5000.0, size=SIZE), folder=tmp_path)
+    sent = send(bounded, TrafficSpec(line="l", count=30, rate_hz=5000.0, size=SIZE), folder=tmp_path)
     assert (sent.frames, sent.accepted, sent.refused_full, sent.cameras) == (30, 10, 20, 3)
 
 
 def test_the_queue_is_measured_in_the_bare_scripts_batches_unless_told(settings: Settings) -> None:
     assert "max_batch" not in settings.model_fields_set
-    assert batching(settings).max_batch == 32
-    assert batching(settings.model_copy(update={"max_batch": 16})).max_batch == 16
+    assert with_step_batches(settings).max_batch == 32
+    assert with_step_batches(settings.model_copy(update={"max_batch": 16})).max_batch == 16
 
 
 def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
     with pytest.raises(Transient, match=r"a camera ended with 2.*size = 'wide'"):
-        send(plant, Load(line="l", count=5, size="wide"), folder=tmp_path)
+        send(plant, TrafficSpec(line="l", count=5, size="wide"), folder=tmp_path)
 
 
 def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
     monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
-    monkeypatch.setattr(simulated, "simulated_served", meeting_simulated_served)
-    record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, say=say)
+    monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_served)
+    record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, on_progress=on_progress)
     assert record["left_out"] == {}
     (real,) = record["real"]["points"]
     assert (real["workers"], real["servers"], real["images"]) == (1, 1, 200)
@@ -138,7 +138,7 @@ def test_idle_times_single_images_and_counts_what_waiting_costs(
 ) -> None:
     """An idle worker asks every half second: watched for less, it may not be heard at all."""
     monkeypatch.setattr(idle, "SETTLE_S", 0.2)
-    record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, say=say)
+    record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, on_progress=on_progress)
     assert [crew["workers"] for crew in record["crews"]] == [1, 3]
     assert record["server_alone"]["commands_per_s"] >= 0
     for crew in record["crews"]:
@@ -148,7 +148,7 @@ def test_idle_times_single_images_and_counts_what_waiting_costs(
 
 
 def test_an_idle_crew_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
-    with idle_crew(plant, null_served, count=3, client=client, say=say):
+    with idle_workers(plant, null_model, count=3, client=client, on_progress=on_progress):
         assert client.scard(keys.RQ_WORKERS) == 3
         pids = {int(client.hget(worker, "pid") or 0) for worker in client.smembers(keys.RQ_WORKERS)}
         assert len(pids) == 3
@@ -159,7 +159,7 @@ def test_an_idle_crew_is_whole_workers_that_leave_with_the_block(plant: Settings
 def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "FIRST_IMAGES", 100)
     monkeypatch.setattr(footprint, "SIZE", SIZE)
-    record = bench_footprint(plant, rounds=1, images=300, say=say)
+    record = bench_footprint(plant, rounds=1, images=300, on_progress=on_progress)
     assert record["ready_s"]["median"] > 0
     assert record["first_result_s"]["median"] > 0
     after = {int(images): mb for images, mb in record["resident_mb_after"].items()}
@@ -171,12 +171,12 @@ def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monke
 
 def test_a_crew_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such model"):
-        work_off([plant, plant], broken)
+        drain_queues([plant, plant], broken)
 
 
 def test_a_crew_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    send(plant, Load(line="l", count=200, size=SIZE), folder=tmp_path)
-    assert work_off([plant], simulated_served) > 0
+    send(plant, TrafficSpec(line="l", count=200, size=SIZE), folder=tmp_path)
+    assert drain_queues([plant], simulated_model) > 0
     found = traffic.results(client, "l")
     assert len({result.job_id for result in found}) == traffic.answered(client, "l") == 200
 

@@ -12,15 +12,15 @@ import pytest
 import redis
 
 from bench.benchmarks import line, queue
-from bench.contenders.queue_filling import Filling
-from bench.contenders.sortline_worker import LINE, fill, for_bench
-from bench.figures import Record
+from bench.contenders.queue_filler import QueueFiller
+from bench.contenders.sortline_worker import LINE, bench_settings, fill_queue
+from bench.measuring.figures import Record
+from bench.measuring.rates import Contender, Rates
 from bench.peers import PEERS_HINT, TENSORFLOW_HINT, celery_missing, mosec_missing
 from bench.peers.celery_batches import celery_batches_rate
 from bench.peers.http_load import post_all
 from bench.peers.mosec import mosec_rate
 from bench.peers.rq_shipped import rq_worker_null_rate, rq_worker_rate
-from bench.rates import Contender, Rates
 from shared import keys
 from shared.errors import Transient
 from shared.settings import Settings
@@ -33,7 +33,9 @@ SIZE = "64x48"
 @pytest.fixture
 def plant(settings: Settings, tiny_models: Path) -> Settings:
     """A model, and batches so small that a few images fill several."""
-    return for_bench(settings).model_copy(update={"model_store": str(tiny_models), "model": "tiny", "max_batch": 4})
+    return bench_settings(settings).model_copy(
+        update={"model_store": str(tiny_models), "model": "tiny", "max_batch": 4}
+    )
 
 
 def needed(missing: str | None, what: str) -> None:
@@ -44,7 +46,7 @@ def needed(missing: str | None, what: str) -> None:
 @pytest.mark.parametrize("null", [True, False])
 def test_celery_batches_answers_every_image(plant: Settings, client: redis.Redis, null: bool) -> None:
     needed(celery_missing(), "celery-batches")
-    images = fill(plant, count=21, size=SIZE)  # the last one waits for company in vain
+    images = fill_queue(plant, count=21, size=SIZE)  # the last one waits for company in vain
     assert celery_batches_rate(plant, images, null=null) > 0
     assert len(client.keys("celery-task-meta-*")) == 21
     assert not client.keys(keys.image("*"))
@@ -53,23 +55,23 @@ def test_celery_batches_answers_every_image(plant: Settings, client: redis.Redis
 
 def test_mosec_answers_every_image(plant: Settings) -> None:
     needed(mosec_missing(), "mosec")
-    images_per_s, client_core_share = mosec_rate(plant, fill(plant, count=50, size=SIZE))
+    images_per_s, client_core_share = mosec_rate(plant, fill_queue(plant, count=50, size=SIZE))
     assert images_per_s > 0
     assert 0 < client_core_share < 2
 
 
 def test_mosec_that_can_not_start_says_why(plant: Settings) -> None:
     needed(mosec_missing(), "mosec")
-    images = fill(plant, count=8, size=SIZE)
+    images = fill_queue(plant, count=8, size=SIZE)
     with pytest.raises(Transient, match="no current version"):
         mosec_rate(plant.model_copy(update={"model": "nobody"}), images)
 
 
 def test_rq_worker_answers_every_image(plant: Settings, client: redis.Redis) -> None:
-    fill(plant, count=2, size=SIZE)
+    fill_queue(plant, count=2, size=SIZE)
     assert rq_worker_rate(plant, count=2) > 0
     assert {result.model.name for result in stream(client, LINE) if result.model} == {"tiny"}
-    fill(plant, count=10, size=SIZE)
+    fill_queue(plant, count=10, size=SIZE)
     assert rq_worker_null_rate(plant, count=10) > 0
     assert {result.model.name for result in stream(client, LINE) if result.model} == {"null"}
 
@@ -134,7 +136,7 @@ def same_rates(contenders: list[Contender], **_: object) -> Rates:
 def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (line, queue):
         monkeypatch.setattr(module, "interleaved", same_rates)
-    monkeypatch.setattr(Filling, "image_bytes_mean", 30_000)
+    monkeypatch.setattr(QueueFiller, "image_bytes_mean", 30_000)
 
 
 def contenders_of(record: Record, unit: str) -> set[str]:
@@ -148,9 +150,9 @@ USUAL_QUEUE = {"sortline", "sortline_two_workers", "bare_scripts", "rq_simple_wo
 @pytest.mark.usefixtures("no_runs")
 def test_peers_are_measured_only_when_asked_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line, "tensorflow_missing", lambda: None)
-    of_line = line.bench_line(settings, rounds=1, jobs=100, size=SIZE, say=unsaid)
+    of_line = line.bench_line(settings, rounds=1, jobs=100, size=SIZE, on_progress=unsaid)
     assert contenders_of(of_line, "images_per_s") == {*USUAL_LINE, "rq_simple_worker_tensorflow"}
-    of_queue = queue.bench_queue(settings, rounds=1, jobs=100, say=unsaid)
+    of_queue = queue.bench_queue(settings, rounds=1, jobs=100, on_progress=unsaid)
     assert contenders_of(of_queue, "jobs_per_s") == USUAL_QUEUE
     assert "left_out" not in of_line | of_queue
 
@@ -161,7 +163,7 @@ def test_a_peer_that_is_not_installed_is_named(settings: Settings, monkeypatch: 
         for name in names:
             monkeypatch.setattr(module, f"{name}_missing", lambda: PEERS_HINT)
     monkeypatch.setattr(line, "tensorflow_missing", lambda: TENSORFLOW_HINT)
-    of_line = line.bench_line(settings, rounds=1, jobs=100, size=SIZE, say=unsaid, peers=True)
+    of_line = line.bench_line(settings, rounds=1, jobs=100, size=SIZE, on_progress=unsaid, peers=True)
     assert contenders_of(of_line, "images_per_s") == {*USUAL_LINE, "rq_worker"}
     assert of_line["left_out"] == {
         "rq_simple_worker_tensorflow": TENSORFLOW_HINT,
@@ -169,7 +171,7 @@ def test_a_peer_that_is_not_installed_is_named(settings: Settings, monkeypatch: 
         "celery_batches_tensorflow": PEERS_HINT,
         "mosec": PEERS_HINT,
     }
-    of_queue = queue.bench_queue(settings, rounds=1, jobs=100, say=unsaid, peers=True)
+    of_queue = queue.bench_queue(settings, rounds=1, jobs=100, on_progress=unsaid, peers=True)
     assert contenders_of(of_queue, "jobs_per_s") == {*USUAL_QUEUE, "rq_worker"}
     assert of_queue["left_out"] == {"celery_batches": PEERS_HINT}
 
@@ -178,7 +180,7 @@ def test_records_hold_every_contender_and_the_ratio_to_it(plant: Settings, monke
     """All real, but TensorFlow, which takes longest to load; `sortline bench` runs it in tests/e2e."""
     needed(celery_missing() or mosec_missing(), "a peer")
     monkeypatch.setattr(line, "tensorflow_missing", lambda: TENSORFLOW_HINT)
-    record = line.bench_line(plant, rounds=1, jobs=64, size=SIZE, say=unsaid, peers=True)
+    record = line.bench_line(plant, rounds=1, jobs=64, size=SIZE, on_progress=unsaid, peers=True)
     others = {"no_queue", "rq_simple_worker", "celery_batches", "mosec", "rq_worker"}
     assert contenders_of(record, "images_per_s") == {"sortline", *others}
     ours = record["sortline_images_per_s"]["median"]

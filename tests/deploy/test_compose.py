@@ -183,9 +183,9 @@ def test_commands_exist_and_take_their_options(name: str) -> None:
     """Asked for help with the service's own arguments, the command line knows every one of them."""
     from typer.testing import CliRunner
 
-    import sortline
+    import sortline.cli
 
-    answer = CliRunner().invoke(sortline.app, [*SERVICES[name]["command"], "--help"])
+    answer = CliRunner().invoke(sortline.cli.app, [*SERVICES[name]["command"], "--help"])
     assert answer.exit_code == 0, answer.output
 
 

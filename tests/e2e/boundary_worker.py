@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench.engines.null import NoDecoder, NullEngine, null_served
+from bench.engines.null import NoDecoder, NullEngine, null_model
 from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
 from worker.models.loading import Served
@@ -50,7 +50,7 @@ def _kill_at(place: str) -> None:
 
 
 def _load(settings: Settings) -> Served:
-    return replace(null_served(settings), engine=_Engine(), decoder=_Decoder())
+    return replace(null_model(settings), engine=_Engine(), decoder=_Decoder())
 
 
 if __name__ == "__main__":

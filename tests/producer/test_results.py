@@ -15,7 +15,7 @@ import redis
 from producer.results import ROUND_JOBS, ResultReader, iter_results, wait_for
 from producer.submit import Frame, LineProducer
 from shared import keys
-from shared.errors import BadSetting, ResultGone, ResultTimeout, ServerAway
+from shared.errors import BadSetting, RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import finish, jpeg, sort_result, write_finished
@@ -138,7 +138,7 @@ def test_an_absent_server_is_named() -> None:
     with pytest.raises(ResultTimeout, match=r"no Redis server answers at redis://127\.0\.0\.1:1/0") as timeout:
         wait_for(["a"], 0.1, Settings(redis_url="redis://127.0.0.1:1/0"))
     assert timeout.value.missing == ("a",)
-    assert isinstance(timeout.value.__cause__, ServerAway)
+    assert isinstance(timeout.value.__cause__, RedisUnavailable)
 
 
 def test_a_server_that_can_not_serve_for_a_while_is_waited_for(client: redis.Redis, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from producer import submit
 from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob
 from shared.settings import Settings
@@ -183,7 +183,7 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     jobs = [producer.prepare(frame) for frame in frames(CHUNK_JOBS + 5)]
     before = client.dbsize()
     with pytest.raises(QueueFull, match="no room for 3 more") as refusal:
-        producer.send(jobs, some=True)
+        producer.send(jobs, partial=True)
     fit = [job.job_id for job in jobs[: CHUNK_JOBS + 2]]
     assert list(refusal.value.accepted) == fit
     assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == fit
@@ -193,7 +193,7 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     # Sent again, those that are there stay, and the places that were made are taken.
     client.ltrim(keys.rq_queue("live"), 1, -1)
     with pytest.raises(QueueFull, match="no room for 2 more") as refusal:
-        producer.send(jobs, some=True)
+        producer.send(jobs, partial=True)
     assert list(refusal.value.accepted) == [job.job_id for job in jobs[: CHUNK_JOBS + 3]]
 
 
@@ -201,7 +201,7 @@ def test_a_queue_above_a_bound_that_was_lowered_takes_none(client: redis.Redis, 
     LineProducer(settings).submit_many(frames(4))
     lowered = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
     with pytest.raises(QueueFull, match="holds 4 jobs, its bound is 2") as refusal:
-        lowered.send([lowered.prepare(frame) for frame in frames(2)], some=True)
+        lowered.send([lowered.prepare(frame) for frame in frames(2)], partial=True)
     assert refusal.value.accepted == ()
     assert client.llen(keys.rq_queue("live")) == 4
 
@@ -338,7 +338,7 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
     (used,) = connections(client) - others
     client.replicaof("127.0.0.1", "1")
     try:
-        with pytest.raises(ServerAway, match="is a replica"):
+        with pytest.raises(RedisUnavailable, match="is a replica"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.replicaof("NO", "ONE")
@@ -360,7 +360,7 @@ def test_a_missing_right_is_a_setting_to_mend(client: redis.Redis, settings: Set
 
 def test_an_absent_server_is_named_without_its_password() -> None:
     producer = LineProducer(Settings(redis_url="redis://user:secret@127.0.0.1:1/0"))
-    with pytest.raises(ServerAway, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
+    with pytest.raises(RedisUnavailable, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
         producer.submit(jpeg(), line="line-1", camera="c")
     assert "secret" not in str(away.value)
 

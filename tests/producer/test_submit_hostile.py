@@ -60,7 +60,7 @@ def test_what_is_in_the_way_of_a_job_or_the_bell_is_replaced(
     producer.send(jobs)
     assert client.lrange(keys.rq_queue("live"), 0, -1) == [job.job_id.encode() for job in jobs]
     for job in jobs:
-        assert client.hget(keys.rq_job(job.job_id), "data") == job.call
+        assert client.hget(keys.rq_job(job.job_id), "data") == job.payload
         assert 0 < client.ttl(keys.image(job.job_id)) <= settings.image_ttl_s
     assert client.lrange(keys.bell("live"), 0, -1) == [b"1"] * 3
 

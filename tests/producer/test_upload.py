@@ -156,8 +156,8 @@ def test_a_server_that_refuses_writes_is_waited_for_and_says_why(
         refusal.enter_context(configured(client, "min-replicas-to-write", "1"))
 
         def on_progress(state: UploadProgress) -> None:
-            if state.trouble:
-                said.append(state.trouble)
+            if state.problem:
+                said.append(state.problem)
                 refusal.close()
 
         rows = Uploader(UploadOptions(line="upload"), settings, on_progress=on_progress).run(inputs_of(folder))

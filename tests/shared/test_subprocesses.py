@@ -79,14 +79,15 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     assert starter.stdout.readline() == "started\n"
     # Only now: for a moment after it was started a process has no command line.
     wait_until(lambda: log.read_text(), "the camera says that the server is away")
-    keepers = [pid for pid in _running("child_supervisor.py") if _parent(pid) == starter.pid]
-    assert len(keepers) == 1
-    cameras = [pid for pid in _running("camera") if _parent(pid) == keepers[0]]
+    supervisors = [pid for pid in _running("child_supervisor.py") if _parent(pid) == starter.pid]
+    assert len(supervisors) == 1
+    cameras = [pid for pid in _running("camera") if _parent(pid) == supervisors[0]]
     assert len(cameras) == 1
     os.kill(starter.pid, signal.SIGKILL)
     starter.wait()
     starter.stdout.close()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*keepers, *cameras)), "keeper and camera end")
+    both = (*supervisors, *cameras)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in both), "supervisor and camera end")
 
 
 def _parent(pid: int) -> int:

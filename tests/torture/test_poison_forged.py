@@ -14,7 +14,7 @@ from shared.errors import BadImage
 from shared.images.decoding import decode_image
 from shared.settings import Settings
 from tests.worker import kit
-from torture.campaigns.poison import Marked, Orchestrator, judge
+from torture.campaigns.poison import Marked, Orchestrator, check_promises
 from torture.history.follower import Follower
 from torture.history.leftovers import read_leftovers
 from torture.plant.images import bad_images
@@ -49,13 +49,13 @@ def test_what_poison_must_prove(
     settings: Settings, tmp_path: Path, record: str, aborted: set[int], told: set[int], broken: set[str]
 ) -> None:
     with Plant(
-        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, say=print)
+        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, on_progress=print)
     ) as plant:
         plant.marks.write_text(record)
         orchestrator = Orchestrator(plant, settings)
         orchestrator.aborted = aborted
         orchestrator.told_at = dict.fromkeys(told, 0.0)
-        judge(plant, [IMAGE], orchestrator)
+        check_promises(plant, [IMAGE], orchestrator)
         assert plant.broken.keys() == broken
         plant.follower.stop()
 
@@ -91,16 +91,16 @@ def test_a_stream_that_was_moved_is_read_where_it_is_and_no_entry_twice(
     client.sadd(keys.LINES, "line-1")
     client.xadd(stream, result("a"))
     follower.start()
-    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the first")
+    kit.wait_until(lambda: "a" in follower.observed.entries, "it has read the first")
     with client.pipeline() as pipeline:
         pipeline.xadd(stream, result("b"))
         pipeline.rename(stream, "aside")
         pipeline.set(stream, "forged")
         pipeline.execute()
-    follower.read_aside("aside", stream=stream)
+    follower.read_moved_stream("aside", stream=stream)
     client.delete(stream)
     client.xadd(stream, result("c"))
-    kit.wait_until(lambda: len(follower.seen.entries) == 3, "it has read them all")
+    kit.wait_until(lambda: len(follower.observed.entries) == 3, "it has read them all")
     entries = follower.stop().entries
     assert {job_id: len(found) for job_id, found in entries.items()} == {"a": 1, "b": 1, "c": 1}
 
@@ -113,10 +113,10 @@ def test_a_stream_that_had_used_up_its_ids_is_read_on_when_it_is_begun_anew(
     client.sadd(keys.LINES, "line-1")
     client.xadd(stream, result("a"), id="18446744073709551615-18446744073709551615")
     follower.start()
-    kit.wait_until(lambda: "a" in follower.seen.entries, "it has read the last id")
+    kit.wait_until(lambda: "a" in follower.observed.entries, "it has read the last id")
     client.delete(stream)
     client.xadd(stream, result("b"))
-    kit.wait_until(lambda: "b" in follower.seen.entries, "it reads on")
+    kit.wait_until(lambda: "b" in follower.observed.entries, "it reads on")
     follower.stop()
 
 
@@ -126,7 +126,7 @@ def test_a_registry_that_was_moved_counts(settings: Settings, client: redis.Redi
     client.hset(keys.rq_job("a"), "status", "finished")
     client.zadd("aside", {"a": 1})
     follower = Follower(settings.redis_url, queues=settings.queue_names)
-    follower.look_aside("aside", registry="finished")
+    follower.read_moved_registry("aside", registry="finished")
     follower.start()
     assert not follower.stop().disagreements
 

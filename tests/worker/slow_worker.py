@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import sortline
+import sortline.cli
 from model_store.engines.protocol import Engine
 from shared.settings import Settings
 from worker import service
@@ -49,4 +49,4 @@ def _load_slow(settings: Settings) -> Served:
 if __name__ == "__main__":
     seconds = sys.argv.pop(1)
     service.load_served = _load_slow
-    sortline.main()
+    sortline.cli.main()

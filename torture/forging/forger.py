@@ -16,8 +16,8 @@ from shared.schemas import Outcome
 from torture.history.ledger import submission_of
 from torture.plant.images import ImageMaker
 from torture.plant.plant import Plant
-from torture.plant.processes import wait_until
 from torture.plant.sender import Sender
+from torture.server.waiting import wait_until
 from worker.steps.claim import stamp
 
 STREAM_END = "18446744073709551615-18446744073709551615"
@@ -44,7 +44,7 @@ if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]
 """
 
 
-class Held(NamedTuple):
+class HeldJob(NamedTuple):
     """A plain job that a worker holds."""
 
     queue: str
@@ -68,7 +68,7 @@ class Forger:
         self.refusals = 0  # how many jobs workers must count as refused
         self.refused: list[str] = []  # those of them that RQ must show as failed
         self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must not change, and their DUMP
-        self.mended: dict[str, str] = {}  # keys that workers must delete, or write anew with this type
+        self.to_repair: dict[str, str] = {}  # keys that workers must delete, or write anew with this type
         self._lines = lines
         self._sender = Sender(plant, lines=lines)
         self._producer = LineProducer(plant.settings)
@@ -97,28 +97,28 @@ class Forger:
         names = [worker.name for worker in self.plant.ready if worker.name]
         return self.random.choice(names)
 
-    def all_held(self) -> list[Held]:
+    def all_held(self) -> list[HeldJob]:
         """The plain jobs that workers hold now. Each is returned only once: a job may fail after two faults."""
-        found: list[Held] = []
+        found: list[HeldJob] = []
 
-        def look() -> bool:
+        def poll() -> bool:
             found.extend(self._held_now())
             return bool(found)
 
-        wait_until(look, "a worker holds a plain job")
+        wait_until(poll, "a worker holds a plain job")
         self._touched.update(held.job_id for held in found)
         return found
 
-    def held(self) -> Held:
+    def held(self) -> HeldJob:
         """A plain job that a worker holds now. No job is returned twice."""
         return self.random.choice(self.all_held())
 
-    def _held_now(self) -> Iterator[Held]:
+    def _held_now(self) -> Iterator[HeldJob]:
         for queue in self.plant.settings.queue_names:
             for member in self.client.zrange(keys.rq_wip(queue), 0, -1):
                 job_id, _, execution_id = member.decode(errors="surrogateescape").rpartition(":")
                 if len(job_id) == ID_LENGTH and job_id not in self._touched:
-                    yield Held(queue, job_id, execution_id)
+                    yield HeldJob(queue, job_id, execution_id)
 
     def wait_for_type(self, key: str, wanted: bytes) -> None:
         """Wait until a worker has written the key anew."""
@@ -126,7 +126,7 @@ class Forger:
 
     # keys ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def write_wrong(self, key: str, *, right: str, held: Held | None = None) -> bool:
+    def write_wrong_type(self, key: str, *, right: str, held: HeldJob | None = None) -> bool:
         """Put another type than `right` under the key, or a stream with no ids left.
 
         If `held` is given, do it only while a worker holds that job. Returns whether it was done.
@@ -143,20 +143,20 @@ class Forger:
         lease, wip = (held.lease, keys.rq_wip(held.queue)) if held else ("", "")
         if not self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(wrong)]):
             return False
-        self.mended[key] = right
+        self.to_repair[key] = right
         return True
 
     def replace(self, key: str, command: str, *arguments: str | bytes | int) -> None:
         """Delete what the key holds, and write to it by this command."""
         self.client.eval(_WRITE, 2, key, "", "", command, key, *arguments)
 
-    def spoil_held(self, pattern: str, *, right: str) -> None:
+    def overwrite_held(self, pattern: str, *, right: str) -> None:
         """Put another type under a key of a plain job that a worker holds."""
-        spoilt = False
-        while not spoilt:
+        done = False
+        while not done:
             held = self.held()
             key = pattern.format(job=held.job_id, execution=held.execution_id)
-            spoilt = self.write_wrong(key, right=right, held=held)
+            done = self.write_wrong_type(key, right=right, held=held)
 
     def swap(self, key: str) -> str:
         """Put a text under the key; the key that keeps its content."""
@@ -178,10 +178,10 @@ class Forger:
         """An id of the usual form."""
         return f"{self.random.getrandbits(128):032x}"
 
-    def job(
+    def enqueue(
         self,
         *,
-        ends: Sequence[Outcome],
+        outcomes: Sequence[Outcome],
         queue: str | None = None,
         image: bytes | Sequence[bytes] | None = b"",
         call: Mapping[str, object] | None = None,
@@ -191,7 +191,7 @@ class Forger:
         """Enqueue a job, past LineProducer. It is right except for what the arguments replace. Returns its id.
 
         Args:
-            ends: the outcomes that it may have; none if it must fail unread and be counted as refused.
+            outcomes: the outcomes that it may have; none if it must fail unread and be counted as refused.
             image: the file; b"" for a good one, None for no key, a sequence for a list under its key.
             call: fields of its ImageJob to replace.
             data: replaces RQ's `data`, which holds the ImageJob.
@@ -203,27 +203,27 @@ class Forger:
         submission = submission_of(frame, prepared.job_id, kind=f"forged: {self.name}")
         if call and "captured_at" in call:
             submission = submission._replace(captured_at=call["captured_at"])  # type: ignore[arg-type]
-        self._note(submission, ends)
+        self._note(submission, outcomes)
         if call:
-            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.call))
+            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.payload))
             data = packed([function, instance, [argument | call], keywords])
-        hash_fields = self._hash(queue, prepared.call if data is None else data) | dict(fields or {})
+        hash_fields = self._hash(queue, prepared.payload if data is None else data) | dict(fields or {})
         file = prepared.image if image == b"" else image
         self._enqueue(prepared.job_id, queue, hash_fields, file)
         return prepared.job_id
 
-    def junk_job(self, job_id: bytes) -> None:
+    def enqueue_junk(self, job_id: bytes) -> None:
         """Enqueue an unreadable job with this id."""
         queue = self.any_queue()
         text = job_id.decode(errors="surrogateescape")
         self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
         self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
 
-    def no_job(self, job_id: str) -> None:
+    def enqueue_non_job(self, job_id: str) -> None:
         """Enqueue an id whose key does not hold a hash: workers must refuse and count it, and leave the key alone."""
         key = keys.rq_job(job_id)
-        self.write_wrong(key, right="hash")
-        del self.mended[key]
+        self.write_wrong_type(key, right="hash")
+        del self.to_repair[key]
         self.left_alone[key] = self.client.dump(key)
         self.plant.expected_keys.add(key)
         self.refusals += 1
@@ -233,11 +233,11 @@ class Forger:
         """Put ids into a queue, at a random end."""
         self.random.choice((self.client.lpush, self.client.rpush))(keys.rq_queue(queue), *job_ids)
 
-    def _note(self, submission: Any, ends: Sequence[Outcome]) -> None:
+    def _note(self, submission: Any, outcomes: Sequence[Outcome]) -> None:
         self._touched.add(submission.job_id)
         self._sender.ledger.attempt([submission])
-        if ends:
-            self.plant.endings[submission.kind] = tuple(ends)
+        if outcomes:
+            self.plant.allowed_outcomes[submission.kind] = tuple(outcomes)
             self._sender.ledger.accepted([submission.job_id], sent_at=time.time())
         else:
             self._sender.ledger.refused([submission.job_id], self.name)

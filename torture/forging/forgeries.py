@@ -18,13 +18,13 @@ from shared import keys
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.schemas import Outcome
 from torture.forging.forger import STREAM_END, Forger, packed
-from torture.plant.processes import wait_until
+from torture.server.waiting import wait_until
 from worker.rq.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]
 
 # How long a key stays broken that stops its queue until somebody repairs it: much shorter than a lease.
-MENDED_AFTER_S = 0.4
+REPAIRED_AFTER_S = 0.4
 SORTED, REJECTED = (Outcome.SORTED,), (Outcome.REJECTED,)
 
 
@@ -81,17 +81,17 @@ ODD_IDS = (b"\xff\xfe", b"a:b:", b":", b"\x00", b"x\n2026-01-01 ERROR forged ", 
 
 def refused_data(forger: Forger, data: Callable[[], bytes]) -> None:
     """Data that is not a call of `sort_image`."""
-    forger.job(ends=(), data=data())
+    forger.enqueue(outcomes=(), data=data())
 
 
 def refused_call(forger: Forger, call: Callable[[Forger], dict[str, object]]) -> None:
     """An ImageJob that can't be true."""
-    forger.job(ends=(), call=call(forger))
+    forger.enqueue(outcomes=(), call=call(forger))
 
 
 def odd_id(forger: Forger, beginning: bytes) -> None:
     """An id that RQ would never give."""
-    forger.junk_job(beginning + forger.fresh_id().encode())
+    forger.enqueue_junk(beginning + forger.fresh_id().encode())
 
 
 # jobs that have a result ────────────────────────────────────────────────────────────────────────────
@@ -127,17 +127,17 @@ HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
 
 def harmless_field(forger: Forger, field: str) -> None:
     """A senseless value in a field of the job's hash."""
-    forger.job(ends=SORTED, fields={field: forger.random.choice(HARMLESS_FIELDS[field])})
+    forger.enqueue(outcomes=SORTED, fields={field: forger.random.choice(HARMLESS_FIELDS[field])})
 
 
 def rejected_image(forger: Forger, image: Callable[[], bytes | Sequence[bytes] | None]) -> None:
     """Something else than an image under the image's key, or nothing."""
-    forger.job(ends=REJECTED, image=image())
+    forger.enqueue(outcomes=REJECTED, image=image())
 
 
 def rejected_call(forger: Forger, call: Callable[[], dict[str, object]]) -> None:
     """An ImageJob with times that can't be true."""
-    forger.job(ends=REJECTED, call=call())
+    forger.enqueue(outcomes=REJECTED, call=call())
 
 
 # ids in the queues ──────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ def duplicate_of_held(forger: Forger) -> None:
 
 def duplicate_of_own(forger: Forger) -> None:
     """The id of a waiting job, several times more."""
-    job_id = forger.job(ends=SORTED)
+    job_id = forger.enqueue(outcomes=SORTED)
     forger.push(forger.any_queue(), *[job_id] * 3)
 
 
@@ -163,7 +163,7 @@ def ids_without_job(forger: Forger) -> None:
 
 def key_of_rq(forger: Forger) -> None:
     """An id that makes another key of RQ's look like a job's."""
-    forger.no_job(f"{forger.fresh_id()}:dependents")
+    forger.enqueue_non_job(f"{forger.fresh_id()}:dependents")
 
 
 # leases ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,7 +185,7 @@ def leases_of_held(forger: Forger) -> None:
 
 def lease_of_own(forger: Forger) -> None:
     """An expired lease on a job that waits in its queue."""
-    job_id = forger.job(ends=SORTED)
+    job_id = forger.enqueue(outcomes=SORTED)
     forger.client.zadd(keys.rq_wip(forger.any_queue()), {f"{job_id}:{forger.fresh_id()}": 1})
 
 
@@ -196,27 +196,27 @@ def wrong_worker(forger: Forger) -> None:
     """A worker's hash."""
     name = forger.any_worker()
     forger.plant.miscounted_in_rq.add(name)
-    forger.write_wrong(keys.rq_worker(name), right="hash")
+    forger.write_wrong_type(keys.rq_worker(name), right="hash")
 
 
 def wrong_executions_of_worker(forger: Forger) -> None:
     """A worker's set of executions: of another type, or with members that are not executions."""
     key = f"{keys.rq_worker(forger.any_worker())}:executions"
     if forger.random.random() < 0.5:
-        forger.write_wrong(key, right="set")
+        forger.write_wrong_type(key, right="set")
     else:
         forger.replace(key, "SADD", b"\xff", "a:b", ":")
 
 
 def wrong_bell(forger: Forger) -> None:
     """The list that wakes idle workers."""
-    forger.write_wrong(keys.bell(forger.any_queue()), right="list")
+    forger.write_wrong_type(keys.bell(forger.any_queue()), right="list")
 
 
 def wrong_lines(forger: Forger) -> None:
     """The set of lines."""
     forger.expect_moved(keys.LINES)
-    forger.write_wrong(keys.LINES, right="set")
+    forger.write_wrong_type(keys.LINES, right="set")
 
 
 def wrong_registry(forger: Forger, registry: str) -> None:
@@ -224,8 +224,10 @@ def wrong_registry(forger: Forger, registry: str) -> None:
     queue = forger.any_queue()
     key = f"rq:{registry}:{queue}"
     forger.expect_moved(key)
-    forger.plant.follower.look_aside(forger.swap(key), registry=registry)
-    forger.job(ends=() if registry == "failed" else SORTED, queue=queue, data=b"junk" if registry == "failed" else None)
+    forger.plant.follower.read_moved_registry(forger.swap(key), registry=registry)
+    forger.enqueue(
+        outcomes=() if registry == "failed" else SORTED, queue=queue, data=b"junk" if registry == "failed" else None
+    )
     forger.wait_for_type(key, b"zset")
 
 
@@ -233,7 +235,7 @@ def wrong_stream(forger: Forger) -> None:
     """A line's stream of results. Its entries are kept under another key."""
     stream = forger.any_stream()
     forger.expect_moved(stream)
-    forger.plant.follower.read_aside(forger.swap(stream), stream=stream)
+    forger.plant.follower.read_moved_stream(forger.swap(stream), stream=stream)
 
 
 def used_up_stream(forger: Forger) -> None:
@@ -246,7 +248,7 @@ def used_up_stream(forger: Forger) -> None:
     wait_until(lambda: forger.client.type(moved) == b"stream", f"a worker moves {stream} aside")
     kept = f"forged:kept:{forger.fresh_id()}"
     forger.client.rename(moved, kept)
-    forger.plant.follower.read_aside(kept, stream=stream)
+    forger.plant.follower.read_moved_stream(kept, stream=stream)
 
 
 def junk_entries(forger: Forger) -> None:
@@ -257,18 +259,18 @@ def junk_entries(forger: Forger) -> None:
         forger.plant.planted.add(f"{stream} {entry_id}")
 
 
-def mended_by_hand(forger: Forger, pattern: str) -> None:
+def repaired_by_hand(forger: Forger, pattern: str) -> None:
     """A key of RQ's that stays broken until somebody repairs it. Meanwhile its queue stops, or RQ's tools show less."""
     key = pattern.format(queue=forger.any_queue())
     kept = forger.swap(key)
-    time.sleep(MENDED_AFTER_S)
+    time.sleep(REPAIRED_AFTER_S)
     forger.swap_back(key, kept)
 
 
 def wrong_processes(forger: Forger) -> None:
     """The hashes that tell workers about each other's processes."""
     for key in forger.client.scan_iter("sortline:processes:*"):
-        forger.write_wrong(key.decode(), right="hash")
+        forger.write_wrong_type(key.decode(), right="hash")
 
 
 def junk_processes(forger: Forger) -> None:
@@ -287,8 +289,8 @@ def junk_in_sets(forger: Forger) -> None:
 def wrong_sweep(forger: Forger) -> None:
     """The state of the search for lost jobs, and its suspects."""
     queues = forger.plant.settings.queue_names
-    forger.write_wrong(keys.sweep(queues), right="hash")
-    forger.write_wrong(keys.suspects(queues), right="zset")
+    forger.write_wrong_type(keys.sweep(queues), right="hash")
+    forger.write_wrong_type(keys.suspects(queues), right="zset")
 
 
 def junk_sweep(forger: Forger) -> None:
@@ -310,8 +312,8 @@ def junk_suspects(forger: Forger) -> None:
 
 def suspended(forger: Forger) -> None:
     """Suspend workers as `rq suspend` does, but by a key of any type; then resume them."""
-    forger.write_wrong(keys.RQ_SUSPENDED, right=forger.random.choice(("string", "list", "none")))
-    time.sleep(MENDED_AFTER_S)
+    forger.write_wrong_type(keys.RQ_SUSPENDED, right=forger.random.choice(("string", "list", "none")))
+    time.sleep(REPAIRED_AFTER_S)
     forger.client.delete(keys.RQ_SUSPENDED)
 
 
@@ -339,7 +341,7 @@ FORGERIES: Mapping[str, Forgery] = {
     **{f"data: {name}": functools.partial(refused_data, data=data) for name, data in REFUSED_DATA.items()},
     **{f"call: {name}": functools.partial(refused_call, call=call) for name, call in REFUSED_CALLS.items()},
     **{
-        f"field {name}": functools.partial(Forger.job, ends=(), fields={name: value})
+        f"field {name}": functools.partial(Forger.enqueue, outcomes=(), fields={name: value})
         for name, value in REFUSED_FIELDS.items()
     },
     **{f"id {name[:10]!r}": functools.partial(odd_id, beginning=name) for name in ODD_IDS},
@@ -349,14 +351,14 @@ FORGERIES: Mapping[str, Forgery] = {
     "duplicate of a held job": duplicate_of_held,
     "duplicate of an own job": duplicate_of_own,
     "ids without a job": ids_without_job,
-    "job of another type": lambda forger: forger.no_job(forger.fresh_id()),
+    "job of another type": lambda forger: forger.enqueue_non_job(forger.fresh_id()),
     "key of RQ's as a job": key_of_rq,
     "junk leases": junk_leases,
     "second leases of held jobs": leases_of_held,
     "lease of a waiting job": lease_of_own,
-    "executions of a job": functools.partial(Forger.spoil_held, pattern="rq:executions:{job}", right="zset"),
-    "execution": functools.partial(Forger.spoil_held, pattern="rq:execution:{job}:{execution}", right="hash"),
-    "results of a job": functools.partial(Forger.spoil_held, pattern="rq:results:{job}", right="stream"),
+    "executions of a job": functools.partial(Forger.overwrite_held, pattern="rq:executions:{job}", right="zset"),
+    "execution": functools.partial(Forger.overwrite_held, pattern="rq:execution:{job}:{execution}", right="hash"),
+    "results of a job": functools.partial(Forger.overwrite_held, pattern="rq:results:{job}", right="stream"),
     "worker": wrong_worker,
     "executions of a worker": wrong_executions_of_worker,
     "processes": wrong_processes,
@@ -368,11 +370,11 @@ FORGERIES: Mapping[str, Forgery] = {
     "stream of another type": wrong_stream,
     "stream with no ids left": used_up_stream,
     "entries that are not results": junk_entries,
-    "queue": functools.partial(mended_by_hand, pattern="rq:queue:{queue}"),
-    "leases": functools.partial(mended_by_hand, pattern="rq:wip:{queue}"),
-    "set of queues": functools.partial(mended_by_hand, pattern=keys.RQ_QUEUES),
-    "set of workers": functools.partial(mended_by_hand, pattern=keys.RQ_WORKERS),
-    "set of a queue's workers": functools.partial(mended_by_hand, pattern="rq:workers:{queue}"),
+    "queue": functools.partial(repaired_by_hand, pattern="rq:queue:{queue}"),
+    "leases": functools.partial(repaired_by_hand, pattern="rq:wip:{queue}"),
+    "set of queues": functools.partial(repaired_by_hand, pattern=keys.RQ_QUEUES),
+    "set of workers": functools.partial(repaired_by_hand, pattern=keys.RQ_WORKERS),
+    "set of a queue's workers": functools.partial(repaired_by_hand, pattern="rq:workers:{queue}"),
     "junk in RQ's sets": junk_in_sets,
     "search for lost jobs": wrong_sweep,
     "junk in the search for lost jobs": junk_sweep,

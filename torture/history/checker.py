@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from shared.schemas import Outcome
-from torture.history.follower import Entry, Seen
+from torture.history.follower import Entry, Observations
 from torture.history.ledger import Ledger, Submission
 
 # How many cases a breach quotes.
@@ -53,12 +53,14 @@ class History:
     """Everything that is known of one run."""
 
     ledger: Ledger
-    seen: Seen
+    observed: Observations
     visible: Mapping[str, Sequence[Entry]]  # of each job with several results: those that the server still holds
     losses: Sequence[Loss] = ()
     leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by kind
     counts: Sequence[WorkerCount] = ()
-    endings: Mapping[str, Collection[str]] = field(default_factory=dict)  # the outcomes allowed to each special kind
+    allowed_outcomes: Mapping[str, Collection[str]] = field(
+        default_factory=dict
+    )  # the outcomes allowed to each special kind
     planted: Collection[str] = ()  # stream and id of each entry that the campaign itself has written
 
 
@@ -94,20 +96,20 @@ def _lost(history: History) -> Iterator[str]:
 def _without_result(history: History) -> Iterator[tuple[str, bool]]:
     """Acknowledged images without a result, and whether the server lost the job, or its data during the call."""
     for job_id, call in history.ledger.accepted.items():
-        if job_id not in history.seen.entries:
+        if job_id not in history.observed.entries:
             was_held = any(job_id in loss.job_ids for loss in history.losses)
             yield job_id, was_held or _was_lost_between(history, call.sent_at, call.answered_at)
 
 
 def _doubled(history: History) -> Iterator[str]:
-    for job_id, entries in history.seen.entries.items():
+    for job_id, entries in history.observed.entries.items():
         if len(entries) > 1 and len(history.visible[job_id]) > 1:
             yield f"{job_id}: {', '.join(f'{entry.outcome} by {entry.worker}' for entry in entries)}"
 
 
 def _replaced(history: History) -> Iterator[str]:
     """A second result while the server still held the first, which is gone by now."""
-    for job_id, entries in history.seen.entries.items():
+    for job_id, entries in history.observed.entries.items():
         written_at = sorted(entry.written_at for entry in entries)
         is_explained = all(_was_lost_between(history, *times) for times in pairwise(written_at))
         if len(entries) > len(history.visible.get(job_id, entries)) and not is_explained:
@@ -119,11 +121,11 @@ def _was_lost_between(history: History, began_at: float, ended_at: float) -> boo
 
 
 def _without_submission(history: History) -> Iterator[str]:
-    return (job_id for job_id in history.seen.entries if job_id not in history.ledger.submissions)
+    return (job_id for job_id in history.observed.entries if job_id not in history.ledger.submissions)
 
 
 def _refused_but_sorted(history: History) -> Iterator[str]:
-    return (job_id for job_id in history.ledger.refused if job_id in history.seen.entries)
+    return (job_id for job_id in history.ledger.refused if job_id in history.observed.entries)
 
 
 def _wrongly_failed(history: History) -> Iterator[str]:
@@ -140,13 +142,15 @@ def _wrongly_rejected(history: History) -> Iterator[str]:
 
 def _wrongly_ended(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        is_known = submission.kind in history.endings and entry.outcome != Outcome.FAILED  # see _wrongly_failed
+        is_known = (
+            submission.kind in history.allowed_outcomes and entry.outcome != Outcome.FAILED
+        )  # see _wrongly_failed
         if is_known and not _may(history, submission, entry.outcome):
             yield f"{job_id}, {submission.kind}: {entry.outcome} {entry.error or ''}"
 
 
 def _may(history: History, submission: Submission, outcome: str) -> bool:
-    return outcome in history.endings.get(submission.kind, ())
+    return outcome in history.allowed_outcomes.get(submission.kind, ())
 
 
 def _changed(history: History) -> Iterator[str]:
@@ -177,13 +181,13 @@ def _mistimed(history: History) -> Iterator[str]:
 
 def _disagreeing(history: History) -> Iterator[str]:
     """A job that the server lost before RQ was asked about it is no case."""
-    for job_id, said in history.seen.disagreements.items():
-        if not _was_lost_between(history, said.entry.written_at, said.asked_at):
-            yield f"{job_id}: {said.text}"
+    for job_id, disagreement in history.observed.disagreements.items():
+        if not _was_lost_between(history, disagreement.entry.written_at, disagreement.asked_at):
+            yield f"{job_id}: {disagreement.text}"
 
 
 def _unreadable(history: History) -> Iterator[str]:
-    return (entry for entry in history.seen.unreadable if entry not in history.planted)
+    return (entry for entry in history.observed.unreadable if entry not in history.planted)
 
 
 def _left_over(history: History) -> Iterator[str]:
@@ -192,7 +196,7 @@ def _left_over(history: History) -> Iterator[str]:
 
 def _miscounted(history: History) -> Iterator[str]:
     """A worker that ended in good order has counted exactly its results. A killed one may have counted fewer."""
-    entries = [entry for entries in history.seen.entries.values() for entry in entries]
+    entries = [entry for entries in history.observed.entries.values() for entry in entries]
     written = Counter(entry.worker for entry in entries)
     failed = Counter(entry.worker for entry in entries if entry.outcome == Outcome.FAILED)
     for count in history.counts:
@@ -202,12 +206,13 @@ def _miscounted(history: History) -> Iterator[str]:
 
 
 def _not_followed(history: History) -> Iterator[str]:
-    if history.seen.missed:
-        yield f"{history.seen.missed} results were trimmed before the checker could read them: the run proves nothing"
+    if history.observed.missed:
+        missed = history.observed.missed
+        yield f"{missed} results were trimmed before the checker could read them: the run proves nothing"
 
 
 def _results(history: History) -> Iterator[tuple[str, Submission, Entry]]:
-    for job_id, entries in history.seen.entries.items():
+    for job_id, entries in history.observed.entries.items():
         if job_id in history.ledger.submissions:
             for entry in entries:
                 yield job_id, history.ledger.submissions[job_id], entry

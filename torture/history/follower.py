@@ -23,7 +23,7 @@ from shared.server.connection import connect
 
 READ_COUNT = 1_000
 POLL_S = 0.05
-AWAY_S = 0.1
+RETRY_S = 0.1
 
 
 class Entry(NamedTuple):
@@ -53,7 +53,7 @@ class Disagreement(NamedTuple):
 
 
 @dataclass(slots=True)
-class Seen:
+class Observations:
     """What the follower has seen so far."""
 
     entries: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))  # by job
@@ -66,10 +66,10 @@ class Follower:
     """Follows the streams of all lines from `start` to `stop`. Keeps trying while the server can't be reached."""
 
     def __init__(self, redis_url: str, *, queues: Sequence[str]) -> None:
-        self.seen = Seen()
+        self.observed = Observations()
         self._client: Any = connect(redis_url)
         self._lines: set[bytes] = set()  # kept here too: a campaign may overwrite the server's set
-        self._asides: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._moved_streams: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._finished = [keys.rq_finished(queue) for queue in queues]
         self._failed = [keys.rq_failed(queue) for queue in queues]
         self._last: dict[str, str] = {}  # by stream: the id of the last entry that was read
@@ -83,15 +83,15 @@ class Follower:
         """Follow from now on."""
         self._thread.start()
 
-    def read_aside(self, key: str, *, stream: str) -> None:
+    def read_moved_stream(self, key: str, *, stream: str) -> None:
         """Also read this key, to which a campaign has moved what `stream` held. For any thread."""
-        self._asides.put((key, stream))
+        self._moved_streams.put((key, stream))
 
-    def look_aside(self, key: str, *, registry: str) -> None:
+    def read_moved_registry(self, key: str, *, registry: str) -> None:
         """Also look for jobs in this key, to which a campaign has moved RQ's registry of that name. For any thread."""
         {"finished": self._finished, "failed": self._failed}[registry].append(key)
 
-    def stop(self) -> Seen:
+    def stop(self) -> Observations:
         """Read everything that is there, and end.
 
         Raises:
@@ -104,7 +104,7 @@ class Follower:
         while self._step():
             pass
         self._client.close()
-        return self.seen
+        return self.observed
 
     def end(self) -> None:
         """End, without reading the rest."""
@@ -130,7 +130,7 @@ class Follower:
                 if not self._step():
                     self._stopping.wait(POLL_S)
             except redis.exceptions.RedisError:
-                self._stopping.wait(AWAY_S)
+                self._stopping.wait(RETRY_S)
             except Exception as error:
                 self._failure = error
                 return
@@ -138,50 +138,50 @@ class Follower:
     def _step(self) -> int:
         """Read what is new, and look at its jobs; how many entries there were."""
         self._check_jobs()  # those that the server left unanswered last time
-        self._read_asides()
+        self._read_moved_streams()
         self._lines |= self._client.smembers(keys.LINES)
         streams = [keys.results(line.decode()) for line in self._lines]
         if not streams:
             return 0
-        self._look_at_streams(streams)
+        self._check_streams(streams)
         answer = self._client.xread({stream: self._last.get(stream, "0") for stream in streams}, count=READ_COUNT)
         count = 0
         for stream, entries in answer:
             for entry_id, fields in entries:
                 self._last[stream.decode()] = entry_id.decode()
                 self._read[stream.decode()] += 1
-                self._take(stream.decode(), entry_id.decode(), fields)
+                self._record(stream.decode(), entry_id.decode(), fields)
             count += len(entries)
         self._check_jobs()
         return count
 
-    def _read_asides(self) -> None:
-        """Most of these entries were read before they were moved; `_take` skips those."""
-        while not self._asides.empty():
-            key, stream = self._asides.get()
+    def _read_moved_streams(self) -> None:
+        """Most of these entries were read before they were moved; `_record` skips those."""
+        while not self._moved_streams.empty():
+            key, stream = self._moved_streams.get()
             try:
                 entries = self._client.xrange(key)
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
-                self._asides.put((key, stream))
+                self._moved_streams.put((key, stream))
                 raise
             for entry_id, fields in entries:
-                self._take(stream, entry_id.decode(), fields)
+                self._record(stream, entry_id.decode(), fields)
 
-    def _take(self, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
+    def _record(self, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
         try:
             result = json.loads(fields[b"result"])
             entry = _entry(stream, entry_id, result)
         except (KeyError, ValueError, TypeError):
-            if (name := f"{stream} {entry_id}") not in self.seen.unreadable:
-                self.seen.unreadable.append(name)
+            if (name := f"{stream} {entry_id}") not in self.observed.unreadable:
+                self.observed.unreadable.append(name)
             return
-        of_job = self.seen.entries[result["job_id"]]
+        of_job = self.observed.entries[result["job_id"]]
         if any((each.stream, each.entry_id) == (stream, entry_id) for each in of_job):
             return
         of_job.append(entry)
         self._unchecked.append((result["job_id"], entry))
 
-    def _look_at_streams(self, streams: Sequence[str]) -> None:
+    def _check_streams(self, streams: Sequence[str]) -> None:
         """Count missed entries, and notice streams that began anew.
 
         Trimming removes the oldest entries. If more were removed than were read, the difference was missed.
@@ -198,7 +198,7 @@ class Follower:
             if _parts(about["last-generated-id"].decode()) < _parts(self._last.get(stream, "0-0")):
                 self._last[stream] = "0-0"
             missed = max(0, about["entries-added"] - about["length"] - self._read[stream])
-            self.seen.missed += missed
+            self.observed.missed += missed
             self._read[stream] += missed
 
     def _check_jobs(self) -> None:
@@ -227,14 +227,14 @@ class Follower:
     ) -> None:
         failed = entry.outcome == Outcome.FAILED
         if (status, is_finished, is_failed) == (b"failed" if failed else b"finished", not failed, failed):
-            self.seen.disagreements.pop(job_id, None)
+            self.observed.disagreements.pop(job_id, None)
             return
         registries = [name for name, is_in in (("finished", is_finished), ("failed", is_failed)) if is_in]
         text = (
             f"outcome {entry.outcome}, status {(status or b'none').decode()}, "
             f"in {' and '.join(registries) or 'no registry'}"
         )
-        self.seen.disagreements[job_id] = Disagreement(text, entry, asked_at=time.time())
+        self.observed.disagreements[job_id] = Disagreement(text, entry, asked_at=time.time())
 
 
 def _entry(stream: str, entry_id: str, result: dict[str, Any]) -> Entry:

@@ -1,7 +1,8 @@
-"""A producer that records what it does. Run as a process: `python -m torture.plant.feeder LEDGER CAMERA SEED FEEDING`.
+"""A producer that records what it does. Run as a process: `python -m torture.plant.feeder LEDGER CAMERA SEED OPTIONS`.
 
 It sends images at a fixed rate through `LineProducer`, as a camera does. Images that were not acknowledged
-(`ServerAway`) are sent again, until the feeder is told to end. Only its ledger knows which images were acknowledged.
+(`RedisUnavailable`) are sent again, until the feeder is told to end. Only its ledger knows which images were
+acknowledged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from producer.submit import Frame, LineProducer, PreparedJob
-from shared.errors import CommandRefused, QueueFull, ServerAway
+from shared.errors import CommandRefused, QueueFull, RedisUnavailable
 from shared.settings import load_settings
 from torture.history.ledger import LedgerWriter, Submission, submission_of
 from torture.plant.images import ImageMaker
@@ -25,12 +26,12 @@ RETRY_S = 0.1
 # A feeder that falls behind its schedule by more than this, e.g. while the server is away, skips the rest.
 MAX_BEHIND_S = 1.0
 # The longest sleep. A feeder that is told to end notices within this time.
-LOOK_S = 0.2
+POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feeding:
-    """What a feeder sends."""
+class FeederOptions:
+    """What a feeder sends, and how fast."""
 
     lines: tuple[str, ...] = ("line-1", "line-2")
     queue: str = "live"
@@ -43,7 +44,7 @@ class Feeding:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Feeding:
+    def from_json(cls, text: str) -> FeederOptions:
         """Parse what `to_json` has written."""
         fields = json.loads(text)
         return cls(**fields | {"lines": tuple(fields["lines"])})
@@ -52,8 +53,8 @@ class Feeding:
 class Feeder:
     """Sends until `is_told_to_end`."""
 
-    def __init__(self, feeding: Feeding, *, producer: LineProducer, ledger: Path, camera: str, seed: int) -> None:
-        self._feeding = feeding
+    def __init__(self, options: FeederOptions, *, producer: LineProducer, ledger: Path, camera: str, seed: int) -> None:
+        self._options = options
         self._producer = producer
         self._camera = camera
         self._ledger = LedgerWriter(ledger)
@@ -67,23 +68,23 @@ class Feeder:
         while not self.is_told_to_end:
             wait_s = due - time.monotonic()
             if wait_s > 0:
-                time.sleep(min(wait_s, LOOK_S))
+                time.sleep(min(wait_s, POLL_S))
                 continue
-            self._send([self._prepare() for _ in range(self._feeding.burst)])
-            due = max(due + self._feeding.burst / self._feeding.rate_hz, time.monotonic() - MAX_BEHIND_S)
+            self._send([self._prepare() for _ in range(self._options.burst)])
+            due = max(due + self._options.burst / self._options.rate_hz, time.monotonic() - MAX_BEHIND_S)
 
     def _prepare(self) -> tuple[PreparedJob, Submission]:
-        feeding, number = self._feeding, self._count
+        options, number = self._options, self._count
         self._count += 1
         frame = Frame(
             data=self._images.make(),
-            line=feeding.lines[number % len(feeding.lines)],
+            line=options.lines[number % len(options.lines)],
             camera=self._camera,
             frame_id=number,
             encoder_count=1_000 * number,
             captured_at=time.time(),
-            deadline_ms=feeding.deadline_ms,
-            queue=feeding.queue,
+            deadline_ms=options.deadline_ms,
+            queue=options.queue,
         )
         job = self._producer.prepare(frame)
         return job, submission_of(frame, job.job_id, kind="plain")
@@ -96,14 +97,14 @@ class Feeder:
         while True:
             sent_at = time.time()
             try:
-                self._producer.send(jobs, some=True)
+                self._producer.send(jobs, partial=True)
             except QueueFull as error:
                 self._ledger.accepted(error.accepted, sent_at=sent_at)
                 if not is_repeat:  # otherwise an earlier call, whose answer was lost, may have enqueued them
                     accepted = set(error.accepted)
                     self._ledger.refused([job.job_id for job in jobs if job.job_id not in accepted], str(error))
                 return
-            except (ServerAway, CommandRefused):  # the latter while a key of the queue holds another type (`forged`)
+            except (RedisUnavailable, CommandRefused):  # refused while a key of the queue holds another type (`forged`)
                 if self.is_told_to_end:
                     return
                 is_repeat = True
@@ -115,9 +116,9 @@ class Feeder:
 
 def main() -> None:
     """Run one feeder until SIGTERM, or until the process that started it ends."""
-    ledger, camera, seed, feeding = sys.argv[1:]
+    ledger, camera, seed, options = sys.argv[1:]
     feeder = Feeder(
-        Feeding.from_json(feeding),
+        FeederOptions.from_json(options),
         producer=LineProducer(load_settings()),
         ledger=Path(ledger),
         camera=camera,

@@ -19,13 +19,14 @@ from shared.errors import Transient
 from shared.server.connection import connect
 from shared.settings import Settings, environment
 from torture.history.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
-from torture.history.follower import Entry, Follower, Seen
+from torture.history.follower import Entry, Follower, Observations
 from torture.history.ledger import LedgerWriter, read_ledger
 from torture.history.leftovers import read_leftovers
-from torture.plant.feeder import Feeding
-from torture.plant.processes import PATIENCE_S, FeederProcess, Process, WorkerProcess, wait_until
+from torture.plant.feeder import FeederOptions
+from torture.plant.processes import FeederProcess, Process, WorkerProcess
 from torture.plant.worker_program import MARKS_VARIABLE
 from torture.server.server import TortureServer
+from torture.server.waiting import PATIENCE_S, wait_until
 
 # How long a worker that is told to end may take to finish what it holds.
 DRAIN_S = 30.0
@@ -38,7 +39,7 @@ ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, a
 GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Death(NamedTuple):
@@ -58,14 +59,14 @@ class PlantOptions:
     folder: Path  # of the campaign's own; exists
     engine: str
     seed: int
-    say: Say
+    on_progress: Progress
 
 
 class Plant:
     """A context manager. All of its processes have ended when it is left.
 
-    A campaign starts, stops and kills `workers` and `feeders`. Then `settle` brings the plant to rest, and `judge`
-    checks its history.
+    A campaign starts, stops and kills `workers` and `feeders`. Then `settle` waits for the last results and ends all
+    processes, and `check_history` finds the promises that were broken.
     """
 
     def __init__(self, options: PlantOptions) -> None:
@@ -80,7 +81,7 @@ class Plant:
         self.losses: list[Loss] = []
         self.counts: list[WorkerCount] = []
         self.broken: dict[str, list[str]] = {}  # promises that the campaign itself saw broken, and the cases
-        self.endings: dict[str, Collection[str]] = {}  # see History
+        self.allowed_outcomes: dict[str, Collection[str]] = {}  # see History
         self.planted: set[str] = set()  # see History
         self.expected_keys: set[str] = set()  # keys that the campaign has written and that may stay
         self.miscounted_in_rq: set[str] = set()  # workers whose hash, with RQ's count, the campaign has overwritten
@@ -137,22 +138,22 @@ class Plant:
         """The workers that are ready to claim jobs."""
         return [worker for worker in self.workers if worker.name]
 
-    def start_feeders(self, feedings: Sequence[Feeding], settings: Settings | None = None) -> None:
+    def start_feeders(self, feeder_options: Sequence[FeederOptions], settings: Settings | None = None) -> None:
         """Start a producer for each of these, and wait until all of them send.
 
         Raises:
             BadSetting: one of them ended instead; says why.
         """
-        feeders = [self.start_feeder(feeding, settings) for feeding in feedings]
+        feeders = [self.start_feeder(options, settings) for options in feeder_options]
         wait_until(lambda: all(_is_alive_and(feeder, feeder.is_sending) for feeder in feeders), "the producers send")
 
-    def start_feeder(self, feeding: Feeding, settings: Settings | None = None) -> FeederProcess:
+    def start_feeder(self, options: FeederOptions, settings: Settings | None = None) -> FeederProcess:
         """Start a producer; returns before it sends."""
         number = next(self._numbers)
         feeder = FeederProcess(
             f"camera-{number}",
             str(self.random.getrandbits(32)),
-            feeding.to_json(),
+            options.to_json(),
             ledger=self._new_ledger(f"feeder-{number:05d}"),
             variables=environment(settings or self.settings),
         )
@@ -259,7 +260,7 @@ class Plant:
         succeeded = self.client.hget(keys.rq_worker(worker), RQ_SUCCESSES)
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
 
-    def lose(self, action: Callable[[], object]) -> None:
+    def lose_data(self, action: Callable[[], object]) -> None:
         """Have the server lose its data, and record which images that may cost."""
         since = time.time()
         job_ids = self._held_by_server()
@@ -303,7 +304,7 @@ class Plant:
             Transient: a producer or a worker did not become ready.
         """
         self.stop_feeders()
-        self.options.say("waiting for the last results")
+        self.options.on_progress("waiting for the last results")
         until = time.monotonic() + SETTLE_S
         while (self.outstanding() or not self.follower.is_up_to_date()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -338,23 +339,23 @@ class Plant:
         leased = [int(self.client.zcard(keys.rq_wip(queue))) for queue in self.settings.queue_names]
         return sum(leased) + sum(self.queued().values())
 
-    def judge(self) -> tuple[History, list[Breach]]:
+    def check_history(self) -> tuple[History, list[Breach]]:
         """The whole history, and the promises that were broken in it."""
-        seen = self.follower.stop()
+        observed = self.follower.stop()
         history = History(
             ledger=read_ledger(self._ledgers),
-            seen=seen,
-            visible=self._visible(seen),
+            observed=observed,
+            visible=self._visible(observed),
             losses=self.losses,
             leftovers=read_leftovers(self.client, queues=self.settings.queue_names, expected=self.expected_keys),
             counts=self.counts,
-            endings=self.endings,
+            allowed_outcomes=self.allowed_outcomes,
             planted=self.planted,
         )
         return history, [*check(history), *(breach_of(promise, cases) for promise, cases in self.broken.items())]
 
-    def _visible(self, seen: Seen) -> Mapping[str, Sequence[Entry]]:
-        several = {job_id: entries for job_id, entries in seen.entries.items() if len(entries) > 1}
+    def _visible(self, observed: Observations) -> Mapping[str, Sequence[Entry]]:
+        several = {job_id: entries for job_id, entries in observed.entries.items() if len(entries) > 1}
         return {
             job_id: [entry for entry, exists in zip(entries, self._exist(entries), strict=True) if exists]
             for job_id, entries in several.items()
@@ -373,12 +374,12 @@ def _is_alive_and(process: Process, is_ready: object) -> bool:
     return bool(is_ready)
 
 
-def times_to_result(deaths: Sequence[Death], seen: Seen) -> list[float]:
+def times_to_result(deaths: Sequence[Death], observed: Observations) -> list[float]:
     """For each job whose worker died: seconds from the (last) death until another worker had the result."""
     last_deaths = {job_id: death for death in deaths for job_id in death.job_ids}
     return [
         entry.finished_at - death.at
         for job_id, death in last_deaths.items()
-        for entry in seen.entries.get(job_id, ())[:1]
+        for entry in observed.entries.get(job_id, ())[:1]
         if entry.worker != death.worker
     ]

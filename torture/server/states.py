@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from torture.plant.processes import wait_until
+from torture.server.waiting import wait_until
 
 
 @contextlib.contextmanager

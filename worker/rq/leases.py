@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from shared import keys
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.local_workers import LocalWorkers
@@ -96,7 +96,7 @@ class LeaseKeeper:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Without `processes` a worker that died on this host is noticed when its leases run out, not at once."""
-        self._wire = Wire(client)
+        self._wire = RawConnection(client)
         self._renew = scripts.load(self._wire, "renew")
         self._release = scripts.load(self._wire, "release")
         self._reap = scripts.load_repeatable(self._wire, "reap")

@@ -15,7 +15,7 @@ import redis
 
 from shared import keys
 from shared.server.error_translation import explain
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from worker.rq import scripts
 from worker.steps.claim import stamp
 
@@ -50,7 +50,7 @@ class Sweeper:
         keys_per_step: int = KEYS_PER_STEP,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._script = scripts.load(Wire(client), "sweep")
+        self._script = scripts.load(RawConnection(client), "sweep")
         self._queues = list(queues)
         self._interval_s = interval_s
         self._grace_s = lease_s + GRACE_ABOVE_LEASE_S if grace_s is None else grace_s

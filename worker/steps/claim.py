@@ -19,7 +19,7 @@ from shared.errors import BadImage
 from shared.images.decoding import MAX_BYTES
 from shared.images.limits import check_length
 from shared.jobs import MAX_ATTEMPTS
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.jobs import Claimed, Lease
@@ -93,7 +93,7 @@ def _whole(value: bytes | None) -> str:
 
 
 def _text(value: bytes | None) -> str:
-    """Never raises: ids and queue names are bytes. `Wire` turns them back into the same ones."""
+    """Never raises: ids and queue names are bytes. `RawConnection` turns them back into the same ones."""
     return (value or b"").decode(errors="surrogateescape")
 
 
@@ -122,7 +122,7 @@ class Claimer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Images over `max_image_bytes` are not fetched: their jobs are claimed with a refusal."""
-        self._wire = Wire(client)
+        self._wire = RawConnection(client)
         self._script = scripts.load_repeatable(self._wire, "claim")
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker

@@ -71,7 +71,10 @@ class Decider:
             outcome=Outcome.LATE if late else Outcome.SORTED,
             lane=self._policy(ticket).unsorted_lane if late else decision.lane,
             uncertain=decision.uncertain,
-            labels=tuple(Label.trusted({"label": label, "probability": round(p, 6)}) for label, p in decision.labels),
+            labels=tuple(
+                Label.construct_unvalidated({"label": label, "probability": round(p, 6)})
+                for label, p in decision.labels
+            ),
             spent=spent,
             finished_at=finished_at,
         )
@@ -143,7 +146,7 @@ class Decider:
             "infer": _rounded(spent.infer_ms),
             "total": total_ms,
         }
-        return SortResult.trusted(
+        return SortResult.construct_unvalidated(
             {
                 "job_id": job.job_id,
                 "line": job.line,
@@ -157,7 +160,7 @@ class Decider:
                 "lane": lane,
                 "uncertain": uncertain,
                 "model": self.model,
-                "timings_ms": Timings.trusted(timings_ms),
+                "timings_ms": Timings.construct_unvalidated(timings_ms),
                 "deadline_margin_ms": margin_ms,
                 "attempt": ticket.attempt,
                 "worker": self._worker,

@@ -17,7 +17,7 @@ import redis
 
 from shared.errors import CommandRefused
 from shared.server.error_translation import translate
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
@@ -39,7 +39,7 @@ class Finisher:
         broken_keys: BrokenKeys | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._script = scripts.load_repeatable(Wire(client), "finish")
+        self._script = scripts.load_repeatable(RawConnection(client), "finish")
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._stream_maxlen = settings.results_maxlen

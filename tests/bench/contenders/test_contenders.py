@@ -14,9 +14,9 @@ from bench.contenders.no_queue import decoded_ahead
 from bench.contenders.sortline_worker import (
     LINE,
     REPLAYED,
+    bench_settings,
     drained_rate,
-    fill,
-    for_bench,
+    fill_queue,
     in_process,
     sortline_rate,
     two_workers_rate,
@@ -30,9 +30,9 @@ from tests.worker.kit import ToneEngine, fetch, frame, picture, served, shade, s
 
 
 def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings, client: redis.Redis) -> None:
-    first = fill(settings, count=90, size="64x48")
+    first = fill_queue(settings, count=90, size="64x48")
     client.set("left", "over")
-    again = fill(settings, count=90, size="64x48")
+    again = fill_queue(settings, count=90, size="64x48")
     assert again == first
     assert not client.exists("left")
     job_ids = client.lrange(keys.rq_queue("live"), 0, -1)
@@ -44,7 +44,7 @@ def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings,
 
 def test_a_fill_that_does_not_fit_is_no_fill(settings: Settings) -> None:
     with pytest.raises(Transient, match="left 20 images on the queue instead of 30"):
-        fill(settings.model_copy(update={"queue_max_items": 20}), count=30, size="64x48")
+        fill_queue(settings.model_copy(update={"queue_max_items": 20}), count=30, size="64x48")
 
 
 def test_the_scripts_alone_finish_every_job_as_rq_would_have_it(settings: Settings, client: redis.Redis) -> None:
@@ -68,13 +68,13 @@ def test_a_run_that_did_not_do_all_is_void(settings: Settings) -> None:
 def test_one_worker_or_two_empty_the_queue(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = for_bench(settings)
+    quiet = bench_settings(settings)
     submit(quiet, *(frame(line=LINE) for _ in range(60)))
     assert sortline_rate(quiet, count=60, null=True) > 0
     client.flushdb()
     submit(quiet, *(frame(line=LINE) for _ in range(600)))
     # 600 take one worker less than a tenth of a second: without a meeting the other may come too late for any.
-    monkeypatch.setattr(null, "null_served", meeting_null_served)
+    monkeypatch.setattr(null, "null_model", meeting_null_served)
     assert two_workers_rate(quiet, count=600) > 0
     assert len({result.worker for result in stream(client, LINE)}) == 2
 

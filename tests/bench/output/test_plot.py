@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.machine import describe_machine
+from bench.measuring.machine import describe_machine
 from bench.output import plot
 from bench.output.plot import draw
 from bench.output.tables import machine_line, print_tables

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-import sortline
+import sortline.cli
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import load_dataset, training_mode
@@ -231,7 +231,7 @@ def test_it_is_data(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(sortline.app, ["models", "check-dataset", *arguments])
+    return CliRunner().invoke(sortline.cli.app, ["models", "check-dataset", *arguments])
 
 
 def test_the_command_says_the_same(tmp_path: Path) -> None:

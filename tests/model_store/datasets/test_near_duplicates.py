@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from model_store.datasets import near_duplicates
 from model_store.datasets.near_duplicates import Duplicates, Pair, connected_groups, find_duplicates
 from model_store.runtime.progress import ProgressSteps
-from producer.demo_dataset import held_out_bottles
+from producer.sources.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image

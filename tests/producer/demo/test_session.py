@@ -10,7 +10,7 @@ from rich.console import Console
 
 from producer.demo import live_table
 from producer.demo.contact_sheet import CELL_PX, Cell, write_sheet
-from producer.demo.statistics import Tally
+from producer.demo.statistics import ResultStatistics
 from shared.schemas import Label, ModelRef, Outcome, SortResult
 from tests.conftest import BOTTLES
 
@@ -31,42 +31,42 @@ def _result(number: int, *, outcome: Outcome = Outcome.SORTED, labels: tuple[str
     )
 
 
-def _tally(results: list[SortResult]) -> Tally:
-    tally = Tally(lambda result: frozenset({"good"}) if result.frame_id != 2 else frozenset({"no cap"}))
+def _statistics(results: list[SortResult]) -> ResultStatistics:
+    statistics = ResultStatistics(lambda result: frozenset({"good"}) if result.frame_id != 2 else frozenset({"no cap"}))
     for result in results:
-        tally.add(result)
-    return tally
+        statistics.add(result)
+    return statistics
 
 
 def test_counts_rates_and_percentiles() -> None:
-    tally = _tally([_result(number) for number in range(5)])
-    assert (tally.count, tally.doubled, tally.classified, tally.exact) == (5, 0, 5, 4)
-    assert tally.percentiles_ms([0, 50, 100]) == pytest.approx([10.0, 30.0, 50.0])
-    assert tally.rate() == pytest.approx(4 / (1004.050 - 1000.010))
-    assert tally.rate_now(1004.050) == pytest.approx(5 / 5.0)
-    assert tally.rate_now(1008.0) == pytest.approx(2 / 5.0)
-    assert tally.model == "bottles@3 on litert"
+    statistics = _statistics([_result(number) for number in range(5)])
+    assert (statistics.count, statistics.doubled, statistics.classified, statistics.exact) == (5, 0, 5, 4)
+    assert statistics.percentiles_ms([0, 50, 100]) == pytest.approx([10.0, 30.0, 50.0])
+    assert statistics.rate() == pytest.approx(4 / (1004.050 - 1000.010))
+    assert statistics.rate_now(1004.050) == pytest.approx(5 / 5.0)
+    assert statistics.rate_now(1008.0) == pytest.approx(2 / 5.0)
+    assert statistics.model == "bottles@3 on litert"
 
 
 def test_a_second_result_of_a_job_shows() -> None:
-    tally = _tally([_result(1), _result(1)])
-    assert (tally.count, tally.doubled, len(tally.seen)) == (2, 1, 1)
+    statistics = _statistics([_result(1), _result(1)])
+    assert (statistics.count, statistics.doubled, len(statistics.seen)) == (2, 1, 1)
 
 
 def test_what_was_not_classified_is_not_called_wrong() -> None:
-    tally = _tally([_result(1, outcome=Outcome.EXPIRED, labels=()), _result(3)])
-    assert (tally.count, tally.classified, tally.exact) == (2, 1, 1)
+    statistics = _statistics([_result(1, outcome=Outcome.EXPIRED, labels=()), _result(3)])
+    assert (statistics.count, statistics.classified, statistics.exact) == (2, 1, 1)
 
 
 def test_an_empty_tally_has_figures_too() -> None:
-    tally = _tally([])
-    assert (tally.rate(), tally.percentiles_ms([50])) == (0.0, [0.0])
-    assert "0 results" in live_table.line(tally, depth=0, now=0.0)
+    statistics = _statistics([])
+    assert (statistics.rate(), statistics.percentiles_ms([50])) == (0.0, [0.0])
+    assert "0 results" in live_table.line(statistics, depth=0, now=0.0)
 
 
 def test_the_board_shows_outcomes_lanes_and_the_queue() -> None:
     console = Console(width=100, record=True)
-    console.print(live_table.table(_tally([_result(1), _result(2)]), depth=17, now=1003.0, seconds_left=4.0))
+    console.print(live_table.table(_statistics([_result(1), _result(2)]), depth=17, now=1003.0, seconds_left=4.0))
     text = console.export_text()
     for shown in ("17", "sorted 2", "good 2", "line-1 2", "50% of 2", "4 s left", "bottles@3"):
         assert shown in text

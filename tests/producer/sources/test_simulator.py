@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from producer.demo_dataset import BOTTLES, held_out_bottles, held_out_names
+from producer.sources.demo_dataset import BOTTLES, held_out_bottles, held_out_names
 from producer.sources.simulator import SimulatedSource, _folded, _transformed, place
 from shared.errors import BadSetting
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BadSetting, ServerAway
+from shared.errors import BadSetting, RedisUnavailable
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from tests.shared.server.servers import debian_server, free_port, self_signed_certificate
 
 
@@ -33,7 +33,7 @@ def test_nobody_there() -> None:
         closed.bind(("127.0.0.1", 0))  # bound, never listening: refused, and nobody else takes the port
         host = f"127.0.0.1:{closed.getsockname()[1]}"
         url = f"redis://:hunter2@{host}/0"
-        with pytest.raises(ServerAway, match="SORTLINE_REDIS_URL") as caught:
+        with pytest.raises(RedisUnavailable, match="SORTLINE_REDIS_URL") as caught:
             check(connect(url), url)
     assert host in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -43,7 +43,7 @@ def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.Monk
     monkeypatch.setattr("shared.server.connection._TLS_PROBE_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        with pytest.raises(ServerAway):
+        with pytest.raises(RedisUnavailable):
             check(connect(url, socket_timeout_s=0.2), url)
 
 
@@ -125,7 +125,7 @@ def test_a_unix_socket_is_spoken_to_by_the_client_and_the_wire(tmp_path: Path) -
         url = f"unix://{tmp_path}/socket?db=1"
         client = connect(url)
         check(client, url)
-        assert Wire(client).call("SET", "a", "1") == b"OK"
+        assert RawConnection(client).call("SET", "a", "1") == b"OK"
         assert client.get("a") == b"1"
 
 
@@ -148,7 +148,8 @@ def test_tls_where_it_fits_and_where_it_does_not(tmp_path: Path) -> None:
             with pytest.raises(BadSetting, match=named):
                 check(connect(url), url)
         unknown = f"rediss://127.0.0.1:{tls}/0?{trusted}"
-        with pytest.raises((BadSetting, ServerAway), match="client certificate"):  # as its alert comes before the close
+        # BadSetting where its alert comes before the close.
+        with pytest.raises((BadSetting, RedisUnavailable), match="client certificate"):
             check(connect(unknown), unknown)
 
 

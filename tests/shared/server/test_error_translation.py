@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import redis
 
-from shared.errors import BadSetting, CommandRefused, QueueFull, ServerAway, SortlineError
+from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import explain, is_wrong_type, server_errors, translate
-from shared.server.raw_connection import Wire
+from shared.server.raw_connection import RawConnection
 from tests.shared.server.servers import free_port
 from torture.server.states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
@@ -24,11 +24,15 @@ State = Callable[[redis.Redis], AbstractContextManager[None]]
 # What waiting mends, and memory: each with the state of the server and what must be said of it.
 STATES = {
     "OOM": (partial(configured, name="maxmemory", value="1"), QueueFull, "its memory is full"),
-    "NOREPLICAS": (partial(configured, name="min-replicas-to-write", value="1"), ServerAway, "too few of its replicas"),
-    "MISCONF": (unable_to_save, ServerAway, "can't save its data to disk"),
-    "READONLY": (replica, ServerAway, "is a replica and refuses writes"),
-    "MASTERDOWN": (replica_that_refuses_reads, ServerAway, "has lost its primary"),
-    "BUSY": (busy, ServerAway, "busy with a long script"),
+    "NOREPLICAS": (
+        partial(configured, name="min-replicas-to-write", value="1"),
+        RedisUnavailable,
+        "too few of its replicas",
+    ),
+    "MISCONF": (unable_to_save, RedisUnavailable, "can't save its data to disk"),
+    "READONLY": (replica, RedisUnavailable, "is a replica and refuses writes"),
+    "MASTERDOWN": (replica_that_refuses_reads, RedisUnavailable, "has lost its primary"),
+    "BUSY": (busy, RedisUnavailable, "busy with a long script"),
 }
 
 
@@ -46,7 +50,7 @@ def in_a_pipeline(client: redis.Redis) -> None:
 
 
 def in_a_script(client: redis.Redis) -> None:
-    Wire(client).call("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "sortline:c")
+    RawConnection(client).call("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, "sortline:c")
 
 
 def alone(client: redis.Redis) -> None:
@@ -84,11 +88,11 @@ def test_a_state_that_begins_between_multi_and_exec_has_its_true_name(
 ) -> None:
     """The commands are queued by then, and EXEC is refused as a whole: EXECABORT."""
     enter, kind, words = STATES[state]
-    wire = Wire(connect(redis_url))
-    wire.call("MULTI")
-    wire.call("SET", "a", "x")
+    connection = RawConnection(connect(redis_url))
+    connection.call("MULTI")
+    connection.call("SET", "a", "x")
     with enter(client), pytest.raises(redis.exceptions.ExecAbortError) as aborted:
-        wire.call("EXEC")
+        connection.call("EXEC")
     error = translate(aborted.value, redis_url)
     assert type(error) is kind
     assert words in str(error)
@@ -133,7 +137,7 @@ def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
 
 
 @pytest.mark.parametrize("level", ["1", "0"], ids=["with the place", "without"])
-@pytest.mark.parametrize(("code", "kind"), [("NOREPLICAS", ServerAway), ("WRONGTYPE", CommandRefused)])
+@pytest.mark.parametrize(("code", "kind"), [("NOREPLICAS", RedisUnavailable), ("WRONGTYPE", CommandRefused)])
 def test_an_answer_that_a_script_raised_again_keeps_its_meaning(
     client: redis.Redis, code: str, kind: type[SortlineError], level: str
 ) -> None:
@@ -163,7 +167,7 @@ def test_no_connection_left_is_waited_for(redis_url: str, client: redis.Redis) -
     client.ping()
     with configured(client, "maxclients", "1"):
         error = raised(redis_url, alone)
-    assert type(error) is ServerAway
+    assert type(error) is RedisUnavailable
     assert "maxclients" in str(error)
 
 
@@ -173,8 +177,12 @@ ANSWERED = redis.exceptions.ResponseError
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), ServerAway, "(LOADING)"),
-        (ANSWERED("UNBLOCKED force unblock from blocking operation, instance state changed"), ServerAway, "replica"),
+        (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), RedisUnavailable, "(LOADING)"),
+        (
+            ANSWERED("UNBLOCKED force unblock from blocking operation, instance state changed"),
+            RedisUnavailable,
+            "replica",
+        ),
         (ANSWERED("DENIED Redis is running in protected mode because"), BadSetting, "protected mode"),
         (ANSWERED("unknown command 'HELLO', with args beginning with: "), BadSetting, "Redis 6.2"),
         # Redis 6, within a script.
@@ -187,7 +195,7 @@ ANSWERED = redis.exceptions.ResponseError
         (ANSWERED("user_script:9: ERR ACL failure in script: No permissions to access a key"), BadSetting, "a key"),
         (ANSWERED("ERR ACL failure in script: No permissions to access a key"), BadSetting, "a key"),
         # MULTI was refused as BUSY while what followed it, a large image, was still on its way.
-        (ANSWERED("EXEC without MULTI"), ServerAway, "part of a transaction"),
+        (ANSWERED("EXEC without MULTI"), RedisUnavailable, "part of a transaction"),
         (redis.exceptions.MovedError("3999 127.0.0.1:6381"), BadSetting, "Redis Cluster"),
         (redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte'), BadSetting, "no Redis server"),
         (ANSWERED("something new"), CommandRefused, "something new"),
@@ -202,7 +210,7 @@ def test_answers_that_are_hard_to_come_by(error: redis.RedisError, kind: type[So
 
 def test_a_log_names_no_server_and_takes_our_own_errors_as_they_are() -> None:
     assert "at redis" not in explain(redis.exceptions.ConnectionError("refused"))
-    assert explain(ServerAway("gone.")) == "gone."
+    assert explain(RedisUnavailable("gone.")) == "gone."
 
 
 def test_what_is_not_the_clients_error_passes() -> None:

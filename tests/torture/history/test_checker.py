@@ -18,7 +18,7 @@ from torture.history.checker import (
     check,
     lost_by_server,
 )
-from torture.history.follower import Disagreement, Entry, Seen
+from torture.history.follower import Disagreement, Entry, Observations
 from torture.history.ledger import Acknowledgement, Ledger, Submission
 
 ORDER = ("line-1", "camera-1", 7, 7000, 100.0)
@@ -53,8 +53,10 @@ def good() -> History:
     """One image was acknowledged and sorted, one was refused, and of one nobody knows: its producer was killed."""
     sent = {job_id: submission(job_id) for job_id in ("a", "refused", "unknown")}
     ledger = Ledger(submissions=sent, accepted={"a": CALL}, refused={"refused": "the queue is full"})
-    seen = Seen(entries={"a": [entry()]})
-    return History(ledger=ledger, seen=seen, visible={}, counts=[WorkerCount("w1", "counter", 1, is_final=True)])
+    observed = Observations(entries={"a": [entry()]})
+    return History(
+        ledger=ledger, observed=observed, visible={}, counts=[WorkerCount("w1", "counter", 1, is_final=True)]
+    )
 
 
 def broken_promises(history: History) -> list[str]:
@@ -64,64 +66,64 @@ def broken_promises(history: History) -> list[str]:
 # how each promise is broken, by a change to a good history ─────────────────────────────────────────
 
 
-def lose(history: History) -> History:
+def lose_data(history: History) -> History:
     history.ledger.accepted["unknown"] = CALL
     return history
 
 
 def double(history: History) -> History:
     both = [entry(), AGAIN]
-    history.seen.entries["a"] = both
+    history.observed.entries["a"] = both
     return replace(history, visible={"a": both})
 
 
 def replace_result(history: History) -> History:
-    history.seen.entries["a"] = [entry(), AGAIN]
+    history.observed.entries["a"] = [entry(), AGAIN]
     return replace(history, visible={"a": [AGAIN]})
 
 
 def invent(history: History) -> History:
-    history.seen.entries["ghost"] = [entry(worker="w2")]
+    history.observed.entries["ghost"] = [entry(worker="w2")]
     return history
 
 
 def sort_refused(history: History) -> History:
-    history.seen.entries["refused"] = [entry(worker="w2")]
+    history.observed.entries["refused"] = [entry(worker="w2")]
     return history
 
 
 def fail(history: History) -> History:
-    history.seen.entries["a"] = [entry("failed", error="out of order")]
+    history.observed.entries["a"] = [entry("failed", error="out of order")]
     return history
 
 
 def reject(history: History) -> History:
-    history.seen.entries["a"] = [entry("rejected", error="truncated")]
+    history.observed.entries["a"] = [entry("rejected", error="truncated")]
     return history
 
 
 def sort_bad(history: History) -> History:
     history.ledger.submissions["a"] = submission("a", kind="truncated")
-    return replace(history, endings={"truncated": {"rejected"}})
+    return replace(history, allowed_outcomes={"truncated": {"rejected"}})
 
 
 def expire(history: History) -> History:
-    history.seen.entries["a"] = [entry("expired")]
+    history.observed.entries["a"] = [entry("expired")]
     return history
 
 
 def change(history: History) -> History:
-    history.seen.entries["a"] = [entry()._replace(order=("line-1", "camera-1", 8, 7000, 100.0))]
+    history.observed.entries["a"] = [entry()._replace(order=("line-1", "camera-1", 8, 7000, 100.0))]
     return history
 
 
 def misreport(history: History) -> History:
-    history.seen.disagreements["a"] = Disagreement("outcome sorted, status started", entry(), asked_at=103.0)
+    history.observed.disagreements["a"] = Disagreement("outcome sorted, status started", entry(), asked_at=103.0)
     return history
 
 
 def garble(history: History) -> History:
-    history.seen.unreadable.append("sortline:results:line-1 1-2")
+    history.observed.unreadable.append("sortline:results:line-1 1-2")
     return history
 
 
@@ -134,7 +136,7 @@ def miscount(history: History) -> History:
 
 
 def miss(history: History) -> History:
-    history.seen.missed = 3
+    history.observed.missed = 3
     return history
 
 
@@ -142,7 +144,7 @@ BREAKS: dict[str, Callable[[History], History]] = dict(
     zip(
         PROMISES,
         [
-            lose,
+            lose_data,
             double,
             replace_result,
             invent,
@@ -177,7 +179,7 @@ def test_each_breach_is_found_alone(promise: str) -> None:
 
 def test_an_image_of_a_killed_producer_may_have_a_result() -> None:
     history = good()
-    history.seen.entries["unknown"] = [entry(worker="w2")]
+    history.observed.entries["unknown"] = [entry(worker="w2")]
     assert check(history) == []
 
 
@@ -191,14 +193,14 @@ def loss(*job_ids: str, since: float = 0.0, until: float = 0.0) -> Loss:
     ids=["held", "during the call", "before its answer"],
 )
 def test_what_the_server_lost_may_have_no_result(explains: Loss) -> None:
-    history = replace(lose(good()), losses=[loss(), explains])
+    history = replace(lose_data(good()), losses=[loss(), explains])
     assert check(history) == []
     assert lost_by_server(history) == 1
 
 
 @pytest.mark.parametrize("elsewhere", [loss("a"), loss(until=99.9), loss(since=100.3, until=101.0)])
 def test_what_no_loss_explains_is_lost(elsewhere: Loss) -> None:
-    history = replace(lose(good()), losses=[elsewhere])
+    history = replace(lose_data(good()), losses=[elsewhere])
     assert broken_promises(history) == ["every acknowledged image has a result"]
     assert lost_by_server(history) == 0
 
@@ -239,7 +241,7 @@ def test_outcomes_agree_with_deadlines(outcome: str, deadline_at: float | None, 
     """The result's `finished_at` is 101."""
     history = good()
     history.ledger.submissions["a"] = submission("a")._replace(deadline_at=deadline_at)
-    history.seen.entries["a"] = [entry(outcome)]
+    history.observed.entries["a"] = [entry(outcome)]
     wrong = "sorted means in time; late and expired mean that a deadline was missed"
     assert broken_promises(history) == ([] if is_right else [wrong])
 
@@ -256,7 +258,7 @@ def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> N
 def test_an_image_that_can_not_be_sorted_may_end_as_it_should(end: Callable[[History], History]) -> None:
     history = end(good())
     history.ledger.submissions["a"] = submission("a", kind="abort")
-    assert check(replace(history, endings={"abort": {"failed", "rejected"}})) == []
+    assert check(replace(history, allowed_outcomes={"abort": {"failed", "rejected"}})) == []
 
 
 def test_an_entry_that_the_campaign_wrote_may_be_unreadable() -> None:

@@ -33,13 +33,15 @@ def sort(settings: Settings, count: int) -> list[str]:
 
 def test_reads_each_result_and_finds_rq_to_agree(follower: Follower, settings: Settings) -> None:
     job_ids = sort(settings, 5)
-    seen = follower.stop()
-    assert seen.entries.keys() == set(job_ids)
-    assert {entry.order[:3] for (entry,) in seen.entries.values()} == {("line-1", "camera-1", n) for n in range(5)}
-    assert {(entry.outcome, entry.worker, entry.attempt) for (entry,) in seen.entries.values()} == {("sorted", "w1", 1)}
-    assert not seen.disagreements
-    assert not seen.unreadable
-    assert not seen.missed
+    observed = follower.stop()
+    assert observed.entries.keys() == set(job_ids)
+    assert {entry.order[:3] for (entry,) in observed.entries.values()} == {("line-1", "camera-1", n) for n in range(5)}
+    assert {(entry.outcome, entry.worker, entry.attempt) for (entry,) in observed.entries.values()} == {
+        ("sorted", "w1", 1)
+    }
+    assert not observed.disagreements
+    assert not observed.unreadable
+    assert not observed.missed
 
 
 def test_sees_a_second_result(follower: Follower, settings: Settings, client: redis.Redis) -> None:
@@ -86,16 +88,16 @@ def test_says_what_was_trimmed_before_it_was_read(settings: Settings, client: re
 
 def test_what_it_read_may_be_trimmed(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     sort(settings, 5)
-    kit.wait_until(lambda: len(follower.seen.entries) == 5, "it has read them all")
+    kit.wait_until(lambda: len(follower.observed.entries) == 5, "it has read them all")
     client.xtrim(keys.results("line-1"), maxlen=2, approximate=False)
     sort(settings, 1)
-    seen = follower.stop()
-    assert (len(seen.entries), seen.missed) == (6, 0)
+    observed = follower.stop()
+    assert (len(observed.entries), observed.missed) == (6, 0)
 
 
 def test_goes_on_after_its_connection_was_cut(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     sort(settings, 1)
-    kit.wait_until(lambda: follower.seen.entries, "it follows")
+    kit.wait_until(lambda: follower.observed.entries, "it follows")
     client.client_kill_filter(_type="normal", skipme=True)
     job_ids = sort(settings, 2)
     assert set(job_ids) <= follower.stop().entries.keys()
@@ -103,9 +105,9 @@ def test_goes_on_after_its_connection_was_cut(follower: Follower, settings: Sett
 
 def test_reads_on_where_the_server_lost_its_data(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     before = sort(settings, 3)
-    kit.wait_until(lambda: len(follower.seen.entries) == 3, "it has read them all")
+    kit.wait_until(lambda: len(follower.observed.entries) == 3, "it has read them all")
     client.flushall()
     after = sort(settings, 1)
-    seen = follower.stop()
-    assert seen.entries.keys() == {*before, *after}
-    assert not seen.missed
+    observed = follower.stop()
+    assert observed.entries.keys() == {*before, *after}
+    assert not observed.missed

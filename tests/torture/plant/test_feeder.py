@@ -9,10 +9,10 @@ import pytest
 
 from producer import LineProducer
 from producer.submit import PreparedJob
-from shared.errors import QueueFull, ServerAway
+from shared.errors import QueueFull, RedisUnavailable
 from shared.settings import Settings
 from torture.history.ledger import Ledger, read_ledger
-from torture.plant.feeder import Feeder, Feeding
+from torture.plant.feeder import Feeder, FeederOptions
 
 
 class ScriptedProducer(LineProducer):
@@ -23,7 +23,7 @@ class ScriptedProducer(LineProducer):
         self._answers = list(answers)
         self.feeder: Feeder | None = None
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         answer = self._answers.pop(0)
         if not self._answers:
             assert self.feeder is not None
@@ -36,7 +36,7 @@ def feed(settings: Settings, folder: Path, *answers: Exception | None) -> Ledger
     """The ledger of a feeder of one image a burst whose calls are answered so."""
     producer = ScriptedProducer(settings, *answers)
     path = folder / "ledger"
-    feeder = Feeder(Feeding(burst=1), producer=producer, ledger=path, camera="camera-1", seed=1)
+    feeder = Feeder(FeederOptions(burst=1), producer=producer, ledger=path, camera="camera-1", seed=1)
     producer.feeder = feeder
     feeder.run()
     return read_ledger([path])
@@ -46,7 +46,7 @@ def full() -> QueueFull:
     return QueueFull("no room", accepted=())
 
 
-AWAY = ServerAway("the answer was lost")
+AWAY = RedisUnavailable("the answer was lost")
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
 from torture.plant import plant as plant_module
-from torture.plant.feeder import Feeding
+from torture.plant.feeder import FeederOptions
 from torture.plant.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
-from torture.plant.processes import WorkerProcess, wait_until
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 
 @pytest.fixture
 def plant(settings: Settings, tmp_path: Path) -> Iterator[Plant]:
-    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="null", seed=1, say=print)
+    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="null", seed=1, on_progress=print)
     with Plant(options) as plant:
         yield plant
 
@@ -31,7 +32,7 @@ def test_a_loss_may_cost_every_job_on_the_server(plant: Plant, client: redis.Red
     client.zadd(keys.rq_wip("live"), {"held:execution": 1})
     client.zadd(keys.rq_finished("bulk"), {"finished": 1})
     client.zadd(keys.rq_failed("live"), {"failed": 1})
-    plant.lose(client.flushall)
+    plant.lose_data(client.flushall)
     (loss,) = plant.losses
     assert loss.job_ids == {"queued", "held", "finished", "failed"}
     assert loss.since <= loss.until
@@ -76,7 +77,7 @@ def test_a_worker_that_is_told_to_end_as_it_starts_ends_in_good_order(plant: Pla
 
 
 def test_a_producer_that_ends_by_itself_is_noted(plant: Plant) -> None:
-    feeder = plant.start_feeder(Feeding(queue="no queue's name"))
+    feeder = plant.start_feeder(FeederOptions(queue="no queue's name"))
     wait_until(lambda: feeder.exit_code is not None, "the producer has failed")
     plant.stop_feeders()
     assert [len(cases) for cases in plant.broken.values()] == [1]
@@ -84,6 +85,6 @@ def test_a_producer_that_ends_by_itself_is_noted(plant: Plant) -> None:
 
 
 def test_a_campaign_whose_workers_do_not_start_says_why_at_once(settings: Settings, tmp_path: Path) -> None:
-    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="real", seed=1, say=print)
+    options = PlantOptions(settings=settings, server=None, folder=tmp_path, engine="real", seed=1, on_progress=print)
     with Plant(options) as plant, pytest.raises(BadSetting, match=r"exit code 1: .*model"):
         plant.start_workers(1)

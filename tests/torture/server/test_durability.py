@@ -18,7 +18,7 @@ from producer.result_streams import ResultStreams
 from producer.results import wait_for
 from producer.submit import LineProducer
 from shared import keys
-from shared.errors import ResultGone, ServerAway
+from shared.errors import RedisUnavailable, ResultGone
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -49,7 +49,7 @@ class Producer:
         self.ended = threading.Event()
 
     def run(self) -> None:
-        with contextlib.closing(self._producer), contextlib.suppress(ServerAway):
+        with contextlib.closing(self._producer), contextlib.suppress(RedisUnavailable):
             while True:
                 job = self._producer.prepare(frame(line=LINE))
                 self.tried.append(job.job_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.errors import NotFound, ServerAway
+from shared.errors import NotFound, RedisUnavailable
 from tests.shared.server.servers import wait_until
 from tests.shared.server.test_embedded import alive
 from torture.server.server import TortureServer
@@ -119,7 +119,7 @@ def test_a_paused_server_answers_nothing_until_it_goes_on(server: TortureServer)
 
 
 def test_one_that_can_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServerAway, match="no-such-setting"):
+    with pytest.raises(RedisUnavailable, match="no-such-setting"):
         TortureServer(tmp_path, no_such_setting="1").start()
 
 

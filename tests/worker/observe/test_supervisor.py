@@ -7,7 +7,7 @@ import logging
 import pytest
 import redis
 
-from shared.errors import ServerAway
+from shared.errors import RedisUnavailable
 from shared.images.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
 from tests.worker.kit import PATIENCE_S, wait_until
 from worker.observe import supervisor as loops_module
@@ -33,7 +33,7 @@ def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
 
     for _ in range(3):
         loops.server_away("claim", BUSY)
-        loops.server_away("leases", ServerAway("away."))
+        loops.server_away("leases", RedisUnavailable("away."))
     busy, away = logged()
     assert busy.startswith("claim: the Redis server is busy with a long script (BUSY).")
     assert away.startswith("leases: away.")

@@ -220,7 +220,7 @@ def test_what_rqs_own_enqueue_writes_is_refused_or_sorted(settings: Settings, cl
     for number, extra in enumerate(extras):
         (prepared,) = kit.prepare(settings, [frame(frame_id=number)])
         client.set(keys.image(prepared.job_id), prepared.image)
-        argument = json.loads(zlib.decompress(prepared.call))[2][0]
+        argument = json.loads(zlib.decompress(prepared.payload))[2][0]
         queue.enqueue(SORT_IMAGE, argument, job_id=prepared.job_id, **extra)
     kit.run_burst(settings, ToneEngine())
     (result,) = kit.stream(client)

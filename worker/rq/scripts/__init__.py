@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from shared.server.raw_connection import RepeatableScript, Wire, WireScript
+from shared.server.raw_connection import RawConnection, RawScript, RepeatableScript
 
 
-def load(wire: Wire, name: str) -> WireScript:
+def load(connection: RawConnection, name: str) -> RawScript:
     """The script `name`.lua, ready to be called; it is sent to the server once."""
-    return WireScript(wire, source(name))
+    return RawScript(connection, source(name))
 
 
-def load_repeatable(wire: Wire, name: str) -> RepeatableScript:
+def load_repeatable(connection: RawConnection, name: str) -> RepeatableScript:
     """As `load`, for a script whose call may be made again when its answer was lost."""
-    return RepeatableScript(wire, source(name))
+    return RepeatableScript(connection, source(name))
 
 
 def source(name: str) -> str:

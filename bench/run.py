@@ -20,8 +20,8 @@ from bench.benchmarks.line import bench_line
 from bench.benchmarks.queue import bench_queue
 from bench.benchmarks.scaling import bench_scaling
 from bench.benchmarks.swaps import bench_swaps
-from bench.figures import Record, Say
-from bench.machine import describe_machine, server_version
+from bench.measuring.figures import Progress, Record
+from bench.measuring.machine import describe_machine, server_version
 from bench.output.plot import draw
 from bench.output.tables import print_tables
 from shared.cli import print_json
@@ -33,14 +33,14 @@ from shared.settings import Settings, load_settings, masked
 
 
 class Benchmark(Protocol):
-    """A benchmark with its options given: from settings of an emptied server to a record of figures."""
+    """A benchmark whose options are bound: measures on the emptied server of the settings, and returns a record."""
 
-    def __call__(self, settings: Settings, *, say: Say) -> Record: ...
+    def __call__(self, settings: Settings, *, on_progress: Progress) -> Record: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What the options of `sortline bench` say."""
+    """The options of `sortline bench`; those that are None leave a setting as it is."""
 
     rounds: int
     jobs: int
@@ -53,20 +53,23 @@ class Options:
     images: int
     swaps: int
     rate_hz: float
+    model: str | None
+    engine: str | None
+    max_batch: int | None
+    redis_url: str | None
 
 
-def run_all(names: Sequence[str], options: Options, *, flags: dict[str, Any], out: Path, json_output: bool) -> None:
-    """Run, print, write. An embedded server is started unless a flag names another."""
-    machine = describe_machine()  # with the load before this one
-    if flags["redis_url"] is not None:
-        settings = load_settings(**flags)
+def run_all(names: Sequence[str], options: Options, *, out: Path, json_output: bool) -> None:
+    """Run, print, write. An embedded server is started unless `options` name another."""
+    machine = describe_machine()  # before the benchmarks load it
+    if options.redis_url is not None:
+        settings = _settings(options, options.redis_url)
         with server_errors(settings.redis_url):
             _refuse_used(settings)
             document = _run(settings, _chosen(names, options), machine)
     else:
         with embedded_server() as url:
-            settings = load_settings(**flags | {"redis_url": url})
-            document = _run(settings, _chosen(names, options), machine)
+            document = _run(_settings(options, url), _chosen(names, options), machine)
     path = _write(document, out)
     if json_output:
         print_json(document)
@@ -74,6 +77,10 @@ def run_all(names: Sequence[str], options: Options, *, flags: dict[str, Any], ou
         print_tables(document["machine"], document["benchmarks"])
     _plot(document, path.with_suffix(".png"))
     Console(stderr=True).print(f"written to {path}")
+
+
+def _settings(options: Options, redis_url: str) -> Settings:
+    return load_settings(model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=redis_url)
 
 
 def _refuse_used(settings: Settings) -> None:
@@ -87,7 +94,7 @@ def _refuse_used(settings: Settings) -> None:
 
 
 def _chosen(names: Sequence[str], options: Options) -> list[Benchmark]:
-    """In this order, whatever that of the names: the ceiling first."""
+    """The chosen benchmarks, always in this order: the ceiling comes first."""
     rounds, jobs = options.rounds, options.jobs
     possible: dict[str, list[Benchmark]] = {
         "engine": [functools.partial(bench_engine, rounds=rounds)],
@@ -110,19 +117,19 @@ def _chosen(names: Sequence[str], options: Options) -> list[Benchmark]:
 
 
 def _run(settings: Settings, chosen: Sequence[Benchmark], machine: dict[str, Any]) -> dict[str, Any]:
-    """The whole document, with the server's version among what is said of the machine."""
+    """The whole document. The description of the machine also names the server's version."""
     client: Any = connect(settings.redis_url)
     machine = machine | {"server": server_version(client)}
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with Console(stderr=True).status("benchmarks") as status:
 
-        def say(text: str) -> None:
+        def on_progress(text: str) -> None:
             status.update(text)
 
         records = []
         for benchmark in chosen:
             client.flushdb()
-            records.append(benchmark(settings, say=say))
+            records.append(benchmark(settings, on_progress=on_progress))
         client.flushdb()
     return {"machine": machine, "at": at, "benchmarks": records}
 

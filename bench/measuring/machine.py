@@ -1,4 +1,4 @@
-"""What the figures were measured on, and what the measured processes took of it."""
+"""The machine that the figures were measured on, and the resources that processes used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("rq", "redis", "ai-edge-litert", "tensorflow", "numpy", "pillow", "v
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory, system and versions; the load is that before the benchmarks, over a minute."""
+    """Processor, memory, system and versions; `load_before` is the load average of the minute before."""
     return {
         "cpu": _value("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": usable_cores(),
@@ -35,7 +35,7 @@ def server_version(client: Any) -> str:
 
 
 def resident_mb(pid: int) -> float:
-    """Memory that a process holds, in MB; 0 where the system doesn't tell."""
+    """Resident memory of a process in MB; 0 if the system doesn't report it."""
     statm = Path(f"/proc/{pid}/statm")
     return round(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1) if statm.exists() else 0.0
 

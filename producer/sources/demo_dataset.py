@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-BOTTLES = Path(__file__).parent / "bottles"
+BOTTLES = Path(__file__).parents[1] / "bottles"
 
 
 @dataclass(frozen=True, slots=True)

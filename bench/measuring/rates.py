@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.figures import Say, spread
+from bench.measuring.figures import Progress, spread
 from shared.errors import Transient
 
 Rates = dict[str, list[float]]
@@ -14,30 +14,30 @@ Rates = dict[str, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What is compared: its `key` in the record, its `title` for people, and one run that gives its images/s."""
+    """One side of a comparison: its `key` in the record, its `title` for people, and a run that returns images/s."""
 
     key: str
     title: str
     run: Callable[[], float]
 
 
-def interleaved(contenders: Sequence[Contender], *, rounds: int, title: str, say: Say) -> Rates:
-    """The rates of each contender by its key; what else loads the machine meanwhile hits all of them alike."""
+def interleaved(contenders: Sequence[Contender], *, rounds: int, title: str, on_progress: Progress) -> Rates:
+    """Run the contenders in turn and return their rates by key. Other load on the machine affects all of them alike."""
     rates: Rates = {contender.key: [] for contender in contenders}
     for number in range(1, rounds + 1):
         for contender in contenders:
-            say(f"{title}: round {number} of {rounds}, {contender.title}")
+            on_progress(f"{title}: round {number} of {rounds}, {contender.title}")
             rates[contender.key].append(contender.run())
     return rates
 
 
 def spreads(rates: Rates, *, unit: str) -> dict[str, dict[str, float]]:
-    """Median, least and most of each contender, as records have them, e.g. `sortline_jobs_per_s`."""
+    """Median, minimum and maximum of each contender, by the keys of the record, e.g. `sortline_jobs_per_s`."""
     return {f"{key}_{unit}": spread(values) for key, values in rates.items()}
 
 
 def ratio(rates: Rates, key: str, *, to: str) -> float:
-    """How many times the median of `to` the median of `key` is: three digits after the point where it is small."""
+    """The median of `key` divided by the median of `to`, with three decimals below 10 and one above."""
     value = statistics.median(rates[key]) / statistics.median(rates[to])
     return round(value, 3 if value < 10 else 1)
 
@@ -50,7 +50,7 @@ def ratios_to(rates: Rates, others: Iterable[str]) -> dict[str, float]:
 def rate_between(finished_at: Iterable[float]) -> float:
     """Images/s from the first finish to the last, of times in seconds.
 
-    What came with the first counts as the start, not as work: starting up counts for no contender.
+    The images that finished together with the first one are not counted, so that starting up counts for no contender.
 
     Raises:
         Transient: all finished at once.

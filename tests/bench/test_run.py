@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import sortline
+import sortline.cli
+from bench import run
 from bench.commands import BENCHMARKS, USUAL
-from bench.figures import Record, Say
-from bench.output import plot, report
-from bench.output.report import Options, run_all
+from bench.measuring.figures import Progress, Record
+from bench.output import plot
+from bench.run import Options, run_all
 from shared.settings import Settings
 
 OPTIONS = Options(
@@ -29,8 +29,11 @@ OPTIONS = Options(
     images=100,
     swaps=1,
     rate_hz=10.0,
+    model=None,
+    engine=None,
+    max_batch=None,
+    redis_url=None,
 )
-FLAGS: dict[str, Any] = {"model": None, "engine": None, "max_batch": None, "redis_url": None}
 
 
 def ask(*arguments: str) -> list[str]:
@@ -41,13 +44,13 @@ def ask(*arguments: str) -> list[str]:
         asked.extend(names)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "run_all", record)
-        done = CliRunner().invoke(sortline.app, ["bench", *arguments])
+        patch.setattr(run, "run_all", record)
+        done = CliRunner().invoke(sortline.cli.app, ["bench", *arguments])
         assert done.exit_code == 0, done.output
     return asked
 
 
-def measured(settings: Settings, *, say: Say, **options: object) -> Record:
+def measured(settings: Settings, *, on_progress: Progress, **options: object) -> Record:
     """A benchmark that is done at once."""
     times = {"images": 1, "p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0}
     crew = {"workers": 1, "server": {"core_share": 0.1, "commands_per_s": 1.0}, "server_core_share_of_workers": 0.1}
@@ -55,7 +58,7 @@ def measured(settings: Settings, *, say: Say, **options: object) -> Record:
 
 
 def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
-    assert {name: len(report._chosen([name], OPTIONS)) for name in BENCHMARKS} == dict.fromkeys(BENCHMARKS, 1) | {
+    assert {name: len(run._chosen([name], OPTIONS)) for name in BENCHMARKS} == dict.fromkeys(BENCHMARKS, 1) | {
         "line": 2  # one for each size
     }
     assert ask() == list(USUAL)
@@ -63,7 +66,7 @@ def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
 
 
 def test_an_unknown_name_is_a_usage_error_that_lists_the_known() -> None:
-    done = CliRunner().invoke(sortline.app, ["bench", "quue"])
+    done = CliRunner().invoke(sortline.cli.app, ["bench", "quue"])
     assert done.exit_code == 2
     assert all(name in done.output for name in ("quue", "footprint"))
 
@@ -71,8 +74,8 @@ def test_an_unknown_name_is_a_usage_error_that_lists_the_known() -> None:
 def test_what_is_run_is_written_with_the_machine_and_the_server_and_plotted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "bench_idle", measured)
-    run_all(["idle"], OPTIONS, flags=FLAGS, out=tmp_path / "out", json_output=True)
+    monkeypatch.setattr(run, "bench_idle", measured)
+    run_all(["idle"], OPTIONS, out=tmp_path / "out", json_output=True)
     document = json.loads(capsys.readouterr().out)
     (written,) = (tmp_path / "out").glob("*.json")
     assert json.loads(written.read_text()) == document
@@ -86,9 +89,9 @@ def test_without_matplotlib_all_but_the_plot_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(report, "bench_idle", measured)
+    monkeypatch.setattr(run, "bench_idle", measured)
     monkeypatch.setattr(plot, "matplotlib_installed", lambda: False)
-    run_all(["idle"], OPTIONS, flags=FLAGS, out=tmp_path, json_output=False)
+    run_all(["idle"], OPTIONS, out=tmp_path, json_output=False)
     shown = capsys.readouterr()
     assert "sortline[train]" in shown.err
     assert "idle workers" in shown.out

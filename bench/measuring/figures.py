@@ -1,4 +1,4 @@
-"""Figures as the benchmarks' records hold them."""
+"""The figures of the benchmarks' records: medians, spreads, percentiles."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# What a benchmark says while it runs.
-Say = Callable[[str], None]
+# Is told what a benchmark is doing, in words.
+Progress = Callable[[str], None]
 Record = dict[str, Any]
 
 
 def spread(values: Sequence[float], *, digits: int = 1) -> dict[str, float]:
-    """Median, least and most of what the rounds gave."""
+    """Median, minimum and maximum over the rounds."""
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, digits) for name, value in figures.items()}
 

@@ -11,6 +11,7 @@ import typer
 
 import model_store.commands
 import producer.commands
+import producer.demo.commands
 import shared.commands
 import worker.commands
 from shared.errors import BadSetting, SortlineError
@@ -40,8 +41,8 @@ def _main(
     """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
 
 
-for package in (producer, worker, model_store, shared):
-    package.commands.add_to(app)
+for commands in (producer.commands, producer.demo.commands, worker.commands, model_store.commands, shared.commands):
+    commands.add_to(app)
 for name in ("bench", "torture"):  # the worker's images leave them out
     if importlib.util.find_spec(name) is not None:
         importlib.import_module(f"{name}.commands").add_to(app)
@@ -54,7 +55,3 @@ def main() -> None:
     except SortlineError as error:
         print(f"sortline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadSetting) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Images for the benchmarks, from the real producer (`sortline camera`, processes of their own), and their results.
 
-Cameras draw their frames before the first is sent, and send them in turn: drawing takes nothing from what is measured.
+Cameras draw their frames before they send the first one, and send them in turn: drawing does not disturb what is
+measured.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from shared.subprocesses import Child
 
 # Different frames of one camera.
 REPLAYED = 60
-# One camera process keeps to its schedule up to some thousands of frames a second (7,000 and more, of 30 KB, were
-# measured without one); this leaves room.
+# The most frames a second for one camera process. It sends 7,000 and more of 30 KB without a schedule, so at this rate
+# it keeps to its schedule.
 CAMERA_HZ = 2000.0
 PATIENCE_S = 120.0
 _POLL_S = 0.05
@@ -31,8 +32,8 @@ _READ_RESULTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What is sent: at `rate_hz` (0: as fast as possible), `count` frames in all, on one line."""
+class TrafficSpec:
+    """What to send: `count` frames in all on one line, at `rate_hz` (0: as fast as possible)."""
 
     line: str
     count: int
@@ -43,8 +44,8 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What the cameras of a load say that they did."""
+class TrafficResult:
+    """What the cameras report about the traffic they sent."""
 
     frames: int
     accepted: int
@@ -53,18 +54,18 @@ class Sent:
     cameras: int
 
 
-def send(settings: Settings, load: Load, *, folder: Path) -> Sent:
-    """Have a load sent; returns when all of it is.
+def send(settings: Settings, spec: TrafficSpec, *, folder: Path) -> TrafficResult:
+    """Send the traffic with camera processes; returns when all of it is sent.
 
     Raises:
         Transient: a camera failed; quotes its log.
     """
-    with cameras(settings, load, folder=folder) as running:
+    with cameras(settings, spec, folder=folder) as running:
         for camera in running:
             _end(camera)
-    outs = [_out(folder, load, number) for number in range(1, len(running) + 1)]
+    outs = [_out(folder, spec, number) for number in range(1, len(running) + 1)]
     summaries = [json.loads(out.read_text()) for out in outs]
-    sent = Sent(
+    sent = TrafficResult(
         frames=sum(summary["frames"] for summary in summaries),
         accepted=sum(summary["accepted"] for summary in summaries),
         refused_full=sum(summary["refused_full"] for summary in summaries),
@@ -72,36 +73,36 @@ def send(settings: Settings, load: Load, *, folder: Path) -> Sent:
         achieved_hz=sum(summary["frames"] / max(summary["seconds"], 1e-3) for summary in summaries),
         cameras=len(running),
     )
-    if sent.accepted + sent.refused_full != load.count:
-        raise Transient(f"{load.count} frames were to be sent on line {load.line}, the cameras speak of {sent}.")
+    if sent.accepted + sent.refused_full != spec.count:
+        raise Transient(f"{spec.count} frames were to be sent on line {spec.line}, the cameras report {sent}.")
     return sent
 
 
 @contextlib.contextmanager
-def cameras(settings: Settings, load: Load, *, folder: Path) -> Iterator[list[Child]]:
-    """As many cameras as the rate of a load takes; told to end with the block."""
-    of = max(1, min(load.count, math.ceil(load.rate_hz / CAMERA_HZ)))
-    counts = [load.count // of + (number < load.count % of) for number in range(of)]
+def cameras(settings: Settings, spec: TrafficSpec, *, folder: Path) -> Iterator[list[Child]]:
+    """Start as many cameras as the rate needs; they end with the block."""
+    of = max(1, min(spec.count, math.ceil(spec.rate_hz / CAMERA_HZ)))
+    counts = [spec.count // of + (number < spec.count % of) for number in range(of)]
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(_camera(settings, load, number, count=count, of=of, folder=folder))
+            stack.enter_context(_camera(settings, spec, number, count=count, of=of, folder=folder))
             for number, count in enumerate(counts, start=1)
         ]
 
 
-def _camera(settings: Settings, load: Load, number: int, *, count: int, of: int, folder: Path) -> Child:
-    arguments = ["camera", "--line", load.line, "--camera", f"camera-{number}", "--source", "simulated", "--json"]
-    arguments += ["--rate", str(load.rate_hz / of), "--count", str(count), "--replay", str(min(REPLAYED, count))]
-    arguments += ["--size", load.size, "--quality", str(load.quality)]
-    if load.deadline_ms is not None:
-        arguments += ["--deadline-ms", str(load.deadline_ms)]
-    out = _out(folder, load, number)
+def _camera(settings: Settings, spec: TrafficSpec, number: int, *, count: int, of: int, folder: Path) -> Child:
+    arguments = ["camera", "--line", spec.line, "--camera", f"camera-{number}", "--source", "simulated", "--json"]
+    arguments += ["--rate", str(spec.rate_hz / of), "--count", str(count), "--replay", str(min(REPLAYED, count))]
+    arguments += ["--size", spec.size, "--quality", str(spec.quality)]
+    if spec.deadline_ms is not None:
+        arguments += ["--deadline-ms", str(spec.deadline_ms)]
+    out = _out(folder, spec, number)
     out.unlink(missing_ok=True)
     return Child(arguments, log=out.with_suffix(".log"), out=out, variables=environment(settings))
 
 
-def _out(folder: Path, load: Load, number: int) -> Path:
-    return folder / f"{load.line}-{number}.json"
+def _out(folder: Path, spec: TrafficSpec, number: int) -> Path:
+    return folder / f"{spec.line}-{number}.json"
 
 
 def _end(camera: Child) -> None:
@@ -117,8 +118,8 @@ def tail(child: Child) -> str:
 
 
 @contextlib.contextmanager
-def held(client: Any) -> Iterator[None]:
-    """Workers claim nothing inside the block, as after `rq suspend`; they go on within half a second of its end."""
+def claims_suspended(client: Any) -> Iterator[None]:
+    """Workers claim nothing inside the block, as after `rq suspend`. They resume within half a second of its end."""
     client.set(keys.RQ_SUSPENDED, "1")
     try:
         yield
@@ -132,10 +133,10 @@ def answered(client: Any, line: str) -> int:
 
 
 def wait_answered(client: Any, line: str, *, count: int, child: Child | None = None) -> None:
-    """Until a line has so many results.
+    """Wait until a line has `count` results.
 
     Raises:
-        Transient: nothing comes any more, or `child`, which it takes, has ended.
+        Transient: no results come any more, or `child`, which should produce them, has ended.
     """
     seen, until = -1, 0.0
     while (now := answered(client, line)) < count:
@@ -158,5 +159,5 @@ def results(client: Any, line: str) -> list[SortResult]:
 
 
 def times_ms(found: list[SortResult]) -> list[float]:
-    """Capture to result of each."""
+    """The time from capture to result of each, in ms."""
     return [(result.finished_at - result.captured_at) * 1000 for result in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.rates import Contender, interleaved, rate_between, ratio, ratios_to, spreads
+from bench.measuring.rates import Contender, interleaved, rate_between, ratio, ratios_to, spreads
 from shared.errors import Transient
 
 
@@ -29,7 +29,7 @@ def test_contenders_take_turns() -> None:
 
         return Contender(key, f"the {key}", run)
 
-    rates = interleaved([contender("one", 1.0), contender("two", 2.0)], rounds=2, title="race", say=said.append)
+    rates = interleaved([contender("one", 1.0), contender("two", 2.0)], rounds=2, title="race", on_progress=said.append)
     assert turns == ["one", "two", "one", "two"]
     assert rates == {"one": [1.0, 3.0], "two": [4.0, 8.0]}
     assert said[2] == "race: round 2 of 2, the one"
