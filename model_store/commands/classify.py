@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag
+from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag, open_model
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
 
@@ -39,21 +39,11 @@ def classify(
 
     Example: sortline classify bottle.jpg photographs/ --model bottles@3
     """
-    from model_store.bundle.files import open_bundle
-    from model_store.engines.loading import open_engine
     from model_store.evaluation.classify import classify_files, find_images
-    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle = open_bundle(open_store(settings).resolve(settings.model))
-    runner = open_engine(
-        bundle,
-        settings.engine,
-        threads=settings.engine_threads,
-        max_batch=settings.max_batch,
-        xla=settings.tensorflow_xla,
-    )
+    bundle, runner = open_model(settings.model, settings)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # otherwise the printed lines show the progress

@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import EngineFlag, StoreFlag
+from model_store.commands.options import EngineFlag, StoreFlag, load_labelled, open_model
 from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_store.bundle.files import Bundle
-    from model_store.engines.protocol import Engine
     from model_store.evaluation.compare import Comparison
-    from model_store.registry.store import ModelStore
-    from shared.settings import Settings
 
 # One or two screens of lines; --out has all of them.
 _SHOWN = 40
@@ -43,23 +39,16 @@ def compare(
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
-    from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
     from model_store.evaluation.compare import compare_versions
-    from model_store.registry.store import open_store
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
-    from shared.errors import BadDataset
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    store, limits = open_store(settings), Limits.of(settings)
-    models = [_opened(store, spec, settings) for spec in (a, b)]
-    data = load_dataset(dataset)
-    if held_out:
-        data = data.with_samples(sample for sample in data.samples if sample.held_out)
-        if not data.samples:
-            raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
+    limits = Limits.of(settings)
+    models = [open_model(spec, settings) for spec in (a, b)]
+    data = load_labelled(dataset, held_out=held_out)
     with show_progress() as steps:
         found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
         if out is not None:
@@ -71,21 +60,6 @@ def compare(
     for warning in warnings(found):
         print(warning, file=sys.stderr)
     print_json(found.as_dict()) if as_json else _print_comparison(found)
-
-
-def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, Engine]:
-    from model_store.bundle.files import open_bundle
-    from model_store.engines.loading import open_engine
-
-    bundle = open_bundle(store.resolve(spec))
-    engine = open_engine(
-        bundle,
-        settings.engine,
-        threads=settings.engine_threads,
-        max_batch=settings.max_batch,
-        xla=settings.tensorflow_xla,
-    )
-    return bundle, engine
 
 
 def _print_comparison(found: Comparison) -> None:
