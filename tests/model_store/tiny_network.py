@@ -20,11 +20,11 @@ HALF_LENGTH, HALF_WIDTH = 0.26, 0.09
 
 
 def tiny_graph(*, seed: int = 11) -> Any:
-    """The Keras graph, which sees colours of places, as far as a network can that nothing was taught.
+    """The Keras graph. It is untrained, but responds to the colour of a place.
 
-    Its depthwise kernels see mostly their middle: drawn freely, dozens of them one after the other leave nothing but
-    noise and the frame's border. Its batch normalisations are set by pictures of belts: with means of 0 and variances
-    of 1 hardly anything gets through.
+    Its depthwise kernels weigh mostly their centre: with freely drawn ones, dozens in a row would leave nothing but
+    noise and the frame's border. Its batch normalisations get their statistics from pictures of belts: with means of 0
+    and variances of 1 hardly any signal would pass.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)

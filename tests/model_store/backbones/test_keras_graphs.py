@@ -1,4 +1,4 @@
-"""Which modules are recognised, and what their inside gives."""
+"""Which modules are recognised, and what their inner layers give."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_arrays_in_another_order_are_no_known_network(
     assert swapped[0] != swapped[1]
 
 
-def test_other_modules_stay_closed(tmp_path: Path) -> None:
+def test_other_modules_stay_opaque(tmp_path: Path) -> None:
     backbone = resolve_backbone(str(save_tiny_backbone(tmp_path / "other")), cache=tmp_path / "cache")
     assert open_network(backbone) is None
 

@@ -1,4 +1,4 @@
-"""What exports may differ by, what int8 must earn, and which images make golden answers."""
+"""By how much exports may differ from the trained model, and which images become golden."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_with_true_labels_both_are_scored() -> None:
 
 
 @pytest.mark.parametrize(("name", "off"), [("saved_model", 2e-5), ("fp32", 2e-3), ("fp32", np.nan)])
-def test_a_float_export_that_answers_otherwise_is_not_published(name: str, off: float) -> None:
+def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> None:
     trained = rows((0.1, 0.0), (0.9, 0.0))
     given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
     with pytest.raises(BadBundle, match=f"the exported {name} answers .* not published"):
@@ -105,5 +105,5 @@ def test_golden_images_are_of_every_set_of_labels() -> None:
     assert np.bincount(chosen // 40).tolist() == [5, 5, 5, 1]
 
 
-def test_a_model_that_is_sure_of_nothing_gives_its_least_unsure_answer() -> None:
+def test_a_model_without_clear_labels_gives_its_clearest_image() -> None:
     assert golden_rows(rows((0.5, 0.5), (0.52, 0.47), (0.51, 0.5))).tolist() == [1]

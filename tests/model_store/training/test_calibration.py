@@ -1,4 +1,4 @@
-"""Logits that are scaled and shifted until their probabilities mean what they say."""
+"""Logits that are scaled and shifted until the probabilities match the frequencies."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def calibration_error(logits: Array, targets: Array) -> float:
     return reliability(answers, truth, np.ones_like(truth), mode="multi").error
 
 
-def test_too_sure_a_head_becomes_honest_on_fresh_images_and_the_out_of_fold_figures_say_so() -> None:
+def test_an_overconfident_head_is_calibrated_on_fresh_images_and_out_of_fold_figures_agree() -> None:
     errors, likelihoods = [], []
     for seed in range(40):
         logits, targets = drawn(seed, images=60, sureness=3.0)

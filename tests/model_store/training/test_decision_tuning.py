@@ -18,8 +18,8 @@ CLASSES = ("cracked", "good", "no cap")
 MODES: tuple[Mode, ...] = ("single", "multi")
 
 
-def drawn(seed: int, *, images: int = 60, mode: Mode = "multi", sureness: float = 3.0) -> Any:
-    """Logits [N, outputs] that are `sureness` times too sure, and the labels they are about."""
+def drawn(seed: int, *, images: int = 60, mode: Mode = "multi", overconfidence: float = 3.0) -> Any:
+    """Logits [N, outputs] that are `overconfidence` times too large, and their labels."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, (images, len(outputs_of(CLASSES, mode))))
     p = probabilities_of(logits.astype(np.float32), classes=CLASSES, mode=mode)
@@ -29,7 +29,7 @@ def drawn(seed: int, *, images: int = 60, mode: Mode = "multi", sureness: float 
         applies = rng.random((images, 2)) < p[:, [0, 2]]
         defects = [tuple(name for name, has in zip(("cracked", "no cap"), row, strict=True) if has) for row in applies]
         labels = [names or ("good",) for names in defects]
-    return (sureness * logits).astype(np.float32), labels
+    return (overconfidence * logits).astype(np.float32), labels
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -40,7 +40,7 @@ def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> Non
     assert set(tuning.policy.thresholds) == set(outputs_of(CLASSES, mode))
     assert tuning.before.shape == tuning.after.shape == (60, 3)
     assert len(tuning.calibration.scale) == len(outputs_of(CLASSES, mode))
-    assert all(scale < 1 for scale in tuning.calibration.scale)  # the head was too sure
+    assert all(scale < 1 for scale in tuning.calibration.scale)  # the head was overconfident
     truth = np.array([[name in names for name in CLASSES] for names in labels])
     before, after = (reliability(p, truth, np.ones_like(truth), mode=mode).error for p in (tuning.before, tuning.after))
     assert after < before
@@ -49,7 +49,7 @@ def test_a_head_is_tuned_to_a_policy_that_decides_its_classes(mode: Mode) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_image_is_scored_in_its_place_by_its_folds_policy(mode: Mode) -> None:
+def test_each_image_is_scored_in_its_row_by_its_folds_policy(mode: Mode) -> None:
     logits, labels = drawn(2, mode=mode)
     tuning = tune_decisions(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     scored = tuning.score_out_of_fold(labels)

@@ -1,4 +1,4 @@
-"""Features of frozen layers: computed once, whoever asks, and never from all images at once."""
+"""Features of frozen layers: computed once, and never from all images at once."""
 
 from __future__ import annotations
 

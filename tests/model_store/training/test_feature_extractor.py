@@ -1,4 +1,4 @@
-"""Ways of looking: which features belong to which weights, and at what size frames are decoded."""
+"""Feature extractors: which features belong to which weights, and at what size frames are decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head's training, against Keras alone and against what its words promise."""
+"""The head's training, against Keras alone and against its documentation."""
 
 from __future__ import annotations
 
