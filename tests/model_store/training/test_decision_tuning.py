@@ -87,7 +87,7 @@ def test_unknown_truth_is_left_out_all_the_way() -> None:
     tuning = tune_decisions(logits, targets, classes=CLASSES, mode="multi")
     other = np.where(np.isnan(targets), np.nan, targets)
     assert tune_decisions(logits, other, classes=CLASSES, mode="multi").policy == tuning.policy
-    assert not tuning.score_out_of_fold(labels, label_mask=known).known.all()
+    assert not tuning.score_out_of_fold(labels, label_mask=known).label_mask.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
