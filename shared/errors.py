@@ -13,7 +13,7 @@
     │       └── ResultGone    a job whose result will never come
     └── Transient             may succeed next time: retried
         ├── RedisUnavailable  Redis can't be reached, or can't serve for now
-        ├── StoreAway         the model store can't be read or written
+        ├── StoreUnavailable  the model store can't be read or written
         ├── QueueFull         the queue is at its bound, or the memory of Redis is full
         ├── ResultTimeout     results that did not arrive in time
         └── EngineFailed      the model raised or answered the wrong number of items
@@ -94,7 +94,7 @@ class RedisUnavailable(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
-class StoreAway(Transient):
+class StoreUnavailable(Transient):
     """The place where the model store is kept can't be read or written: away, forbidden, or full."""
 
 

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import redis
 
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import publish_tiny_bundle

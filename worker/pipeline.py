@@ -151,7 +151,7 @@ class Pipeline:
         # One thread per concurrent engine call. On a GPU a second call overlaps the copy of its pixels with the batch
         # before; on a CPU the results of one batch are made while the next one runs. A model that is swapped in runs on
         # the same kind of engine, so it has the same number.
-        for number in range(self._components.active_models.current.stable.engine.callers):
+        for number in range(self._components.active_models.current.stable.engine.max_concurrency):
             name = f"infer-{number}" if number else "infer"
             self.supervisor.start(name, functools.partial(self._infer_loop, name))
         self.supervisor.start("finish", self._finish_loop)

@@ -16,9 +16,9 @@ from typing import NoReturn, TypeVar
 
 from rq.worker import WorkerStatus
 
-from model_store.engines.loading import usable_cores
-from model_store.registry.registry import open_store, parse_spec
+from model_store.registry.store import open_store, parse_spec
 from shared.clock import ServerClock
+from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.server.connection import check, connect
 from shared.server.error_translation import explain

@@ -16,11 +16,12 @@ import numpy as np
 
 from bench.measuring.figures import Progress, Record, spread
 from model_store.bundle.files import open_bundle
-from model_store.engines.loading import Engine, EngineName, open_engine, runnable_engines
-from model_store.registry.registry import open_store
+from model_store.engines.loading import open_engine, runnable_engines
+from model_store.engines.protocol import Engine, EngineName
+from model_store.registry.store import open_store
 from shared.errors import SortlineError
+from shared.images.arrays import Pixels
 from shared.settings import Settings
-from worker.state.pixel_buffer import Pixels
 
 BATCH_SIZES = (1, 4, 16, 64)
 # Of one engine at one batch size, in one round: at least so long, and at least so many batches.
@@ -86,8 +87,8 @@ def _rate(size: int, measure_s: float) -> float:
     batch = np.random.default_rng(0).integers(0, 256, (size, side_px, side_px, 3), np.uint8)
     _engine.predict(batch)  # the change of the batch's shape is not measured
     started = time.perf_counter()
-    with ThreadPoolExecutor(_engine.callers) as callers:  # as a worker calls it
-        calls = [callers.submit(_predict_until, batch, started + measure_s) for _ in range(_engine.callers)]
+    with ThreadPoolExecutor(_engine.max_concurrency) as callers:  # as a worker calls it
+        calls = [callers.submit(_predict_until, batch, started + measure_s) for _ in range(_engine.max_concurrency)]
     return sum(call.result() for call in calls) * size / (time.perf_counter() - started)
 
 

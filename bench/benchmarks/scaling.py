@@ -21,7 +21,7 @@ from bench.engines import simulated
 from bench.measuring.figures import Progress, Record, spread
 from bench.measuring.machine import ServerUse
 from bench.measuring.traffic import TrafficSpec, results, send
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 from shared.errors import NotFound, Transient
 from shared.server.connection import connect
 from shared.server.embedded import embedded_server

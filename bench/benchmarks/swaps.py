@@ -23,7 +23,7 @@ from bench.contenders.sortline_worker import LINE
 from bench.measuring import traffic
 from bench.measuring.figures import Progress, percentile, percentiles
 from bench.measuring.machine import resident_mb
-from model_store.registry.registry import ModelStore, copy_bundle, open_store, parse_spec
+from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult

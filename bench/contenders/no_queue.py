@@ -15,10 +15,10 @@ import numpy as np
 
 from bench.contenders.sortline_worker import CAMERA, in_process
 from bench.measuring.rates import rate_between
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
+from shared.images.arrays import Pixels
 from shared.settings import Settings
 from worker.models.loading import LoadedModel, load_model
-from worker.state.pixel_buffer import Pixels
 
 # As the worker: one batch in the engine, one decoded, one being decoded.
 _AHEAD = 2
@@ -31,7 +31,7 @@ def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
 
 
 def _run(settings: Settings, images: Sequence[bytes]) -> float:
-    from model_store.engines.loading import usable_cores
+    from shared.cpu_cores import usable_cores
 
     loaded = load_model(settings)
     threads = settings.decode_threads or usable_cores()
@@ -48,10 +48,10 @@ def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
         finished_at.extend([time.perf_counter()] * len(pixels))
 
     running: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(engine.callers) as callers:
+    with ThreadPoolExecutor(engine.max_concurrency) as callers:
         for pixels in batches:
             running.append(callers.submit(predict, pixels))
-            if len(running) == engine.callers:
+            if len(running) == engine.max_concurrency:
                 running.popleft().result()
     for call in running:
         call.result()

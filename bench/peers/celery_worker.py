@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.peers.celery_app import celery_app
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 
 # What workers tell each other, which one alone has no use for.

@@ -12,7 +12,7 @@ from bench.contenders.sortline_worker import in_process
 from bench.measuring.rates import rate_between
 from bench.measuring.traffic import tail
 from bench.peers.http_load import HOST, Answers, post_all
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.settings import Settings, environment
 from shared.subprocesses import Child

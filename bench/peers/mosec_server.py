@@ -14,7 +14,7 @@ import numpy as np
 from mosec import Server, Worker
 
 from bench.contenders.no_queue import decode_rows
-from model_store.engines.loading import usable_cores
+from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 from worker.models.loading import load_model
 

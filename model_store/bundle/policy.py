@@ -3,9 +3,9 @@
 In: one row of probabilities, one per class. Out: a Decision. Pure, and called once per image on the
 worker's hot path.
 
-`good` beside a defect: a defect at or above its threshold always wins, however probable `good` is, and `good` is
-not among the labels. (Datasets never say both: `good|x` is refused as a contradiction.) What the two dispute goes to
-a person: near a threshold, or when no defect is reached and `good` is less likely than not.
+`good` and a defect exclude each other: a defect at or above its threshold always wins, however probable `good` is, and
+`good` is then no label. (Datasets never state both: `good|x` is refused as a contradiction.) Doubtful images go to a
+person: near a threshold, or when no defect reaches its threshold and `good` is less likely than not.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from shared.errors import BadSetting
 from shared.policy_overrides import Lane, Margin, PolicyOverride, Probability
 
+T = TypeVar("T")
 Mode = Literal["single", "multi"]
 
 # The class that applies exactly when no defect does.
 GOOD = "good"
-# A class without a threshold of its own applies when it is more likely than not.
+# The threshold of a class that has none of its own: it applies when it is more likely than not.
 DEFAULT_THRESHOLD = 0.5
 
 _by_probability = itemgetter(1)
@@ -39,14 +40,14 @@ class Band(NamedTuple):
 
 
 class Policy(BaseModel):
-    """What to do with the model's probabilities: data of the bundle, overridable per line.
+    """What to do with the model's probabilities. Part of the bundle; each line can override it.
 
     `thresholds` are per class (a class that isn't in it has 0.5; `good` of a `multi` model has none).
     `precedence` names every class, most important first; `lanes` gives a lane to each. `manual_lane`
-    takes what the model isn't sure of; `unsorted_lane` is for results that must not eject a bottle.
+    takes images that the model is unsure of; `unsorted_lane` is for results that must not eject a bottle.
     `uncertain_margin` is for `multi`: a defect this near to its threshold sends the bottle to `manual_lane`. 0.1 by
-    default: with a threshold of 0.5 a person looks at 0.4 to 0.6, with 0.1 at 0.08 to 0.28 (`band`). So does a
-    `good` that is less likely than not, which several small doubts add up to.
+    default: with a threshold of 0.5 a person checks probabilities from 0.4 to 0.6, with 0.1 those from 0.08 to 0.28
+    (`band`). A `good` that is less likely than not also goes there: several small doubts can add up to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,17 +62,17 @@ class Policy(BaseModel):
     def band(self, name: str) -> Band:
         """The band of a defect's threshold t: from t(1 - 2m) to t + 2m(1 - t), with the margin m.
 
-        After Chow 1970, "On Optimum Recognition Error and Reject Tradeoff": a person looks where the decision would
-        cost too much on average. With the costs that t stands for (a miss costs (1 - t) / t false alarms), the better
-        decision costs most at t itself, and at least 1 - 2m of that inside the band. So the band of 0.5 is 0.5 ± m,
-        and that of 0.1 doesn't swallow the probability 0, as 0.1 ± m would.
+        After Chow 1970, "On Optimum Recognition Error and Reject Tradeoff": a person decides where an automatic
+        decision would cost too much on average. The threshold t implies costs: a miss costs (1 - t) / t false alarms.
+        With them the better decision costs most at t itself, and at least 1 - 2m of that inside the band. So the band
+        of 0.5 is 0.5 ± m, and the band of 0.1 doesn't include the probability 0, as 0.1 ± m would.
         """
         threshold, narrowed = self.thresholds.get(name, DEFAULT_THRESHOLD), 1 - 2 * self.uncertain_margin
         return Band(threshold * narrowed, threshold, 1 - (1 - threshold) * narrowed)
 
     @classmethod
     def default(cls, classes: Sequence[str], mode: Mode) -> Policy:
-        """The policy of a model nobody has tuned: threshold 0.5, defects before `good`, a lane per class."""
+        """The policy of a model that was not tuned: threshold 0.5, defects before `good`, a lane per class."""
         defects = [name for name in classes if name != GOOD]
         good = [GOOD] if GOOD in classes else []
         return cls(
@@ -81,9 +82,9 @@ class Policy(BaseModel):
         )
 
     def mismatches(self, classes: Sequence[str]) -> list[str]:
-        """What keeps this policy from deciding for `classes`, one phrase each; empty when it fits.
+        """The reasons why this policy can't decide for `classes`, one phrase each; empty when it fits.
 
-        A misspelt class counts: its threshold would be passed over in silence.
+        A misspelt class is one: its threshold would be ignored silently.
         """
         named = {*self.thresholds, *self.lanes, *self.precedence}
         return [
@@ -93,19 +94,15 @@ class Policy(BaseModel):
         ]
 
     def overridden(self, override: PolicyOverride) -> Policy:
-        """This policy with `override` laid over it; see PolicyOverride for what merges how."""
-        given = {
-            name: value
-            for name in ("manual_lane", "unsorted_lane", "uncertain_margin")
-            if (value := getattr(override, name)) is not None
-        }
-        rest = (name for name in self.precedence if name not in override.precedence)
+        """This policy with `override` applied; PolicyOverride says how each field is merged."""
+        others = (name for name in self.precedence if name not in override.precedence)
         return Policy(
-            **self.model_dump(exclude={"thresholds", "lanes", "precedence", *given}),
-            **given,
             thresholds=self.thresholds | override.thresholds,
+            precedence=(*override.precedence, *others),
             lanes=self.lanes | override.lanes,
-            precedence=(*override.precedence, *rest),
+            manual_lane=_or_default(override.manual_lane, self.manual_lane),
+            unsorted_lane=_or_default(override.unsorted_lane, self.unsorted_lane),
+            uncertain_margin=_or_default(override.uncertain_margin, self.uncertain_margin),
         )
 
 
@@ -113,7 +110,7 @@ class Policy(BaseModel):
 class Decision:
     """The labels that apply as (label, probability), most probable first, and the lane of the bottle.
 
-    `uncertain`: the model isn't sure of the labels, and the lane is the policy's `manual_lane`.
+    `uncertain`: the model is unsure of the labels, and the lane is the policy's `manual_lane`.
     """
 
     labels: tuple[tuple[str, float], ...]
@@ -128,19 +125,19 @@ def decide(probabilities: Sequence[float], classes: Sequence[str], *, mode: Mode
         probabilities: 0..1, one per class, plain floats (`row.tolist()`: numpy's scalars are slow here).
         classes: order of `probabilities`; for `multi` it contains `good`, which the model derives.
         mode: `single`: the most probable class is the label. `multi`: every defect at or above its
-            threshold is, or else `good`.
-        policy: one that fits `classes` (a manifest holds no other).
+            threshold is a label; without one, `good` is.
+        policy: must fit `classes`, as that of a manifest always does.
 
     A probability that is not a number is never at or above a threshold and always uncertain: `manual`.
 
     Raises:
-        ValueError: another number of probabilities than of classes.
+        ValueError: the numbers of probabilities and of classes differ.
     """
     if mode == "single":
         label, probability = max(zip(classes, probabilities, strict=True), key=_by_probability)
-        sure = probability >= policy.thresholds.get(label, DEFAULT_THRESHOLD)
-        lane = policy.lanes[label] if sure else policy.manual_lane
-        return Decision(((label, probability),), lane, uncertain=not sure)
+        certain = probability >= policy.thresholds.get(label, DEFAULT_THRESHOLD)
+        lane = policy.lanes[label] if certain else policy.manual_lane
+        return Decision(((label, probability),), lane, uncertain=not certain)
     return _decide_multi(probabilities, classes, policy=policy)
 
 
@@ -166,10 +163,10 @@ def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], *, pol
         labels.sort(key=_by_probability, reverse=True)
     if not certain:
         return Decision(tuple(labels), policy.manual_lane, uncertain=True)
-    return Decision(tuple(labels), policy.lanes[_first(labels, policy.precedence)], uncertain=False)
+    return Decision(tuple(labels), policy.lanes[_most_important(labels, policy.precedence)], uncertain=False)
 
 
-def _first(labels: list[tuple[str, float]], precedence: tuple[str, ...]) -> str:
+def _most_important(labels: list[tuple[str, float]], precedence: tuple[str, ...]) -> str:
     if len(labels) == 1:
         return labels[0][0]
     return min((name for name, _ in labels), key=precedence.index)
@@ -178,7 +175,7 @@ def _first(labels: list[tuple[str, float]], precedence: tuple[str, ...]) -> str:
 def policies_by_line(
     policy: Policy, overrides: Mapping[str, PolicyOverride], *, classes: Sequence[str], mode: Mode, model: str
 ) -> dict[str, Policy]:
-    """The policy of each line that has one of its own: the setting `policies` over the bundle's `policy`.
+    """The policy of each line that has overrides: the bundle's `policy` with the setting `policies` applied.
 
     `model` names the bundle in errors, e.g. `bottles@3`.
 
@@ -187,17 +184,21 @@ def policies_by_line(
     """
     for line, override in overrides.items():
         for key, name, value in _named_classes(override):
-            where = f"setting policies.{line}.{key}: {name!r}{value}"
+            location = f"setting policies.{line}.{key}: {name!r}{value}"
             if name not in classes:
                 raise BadSetting(
-                    f"{where} is not a class of {model}: its classes are {list(classes)}. Rename it or take it out."
+                    f"{location} is not a class of {model}: its classes are {list(classes)}. Rename it or take it out."
                 )
             if key == "thresholds" and mode == "multi" and name == GOOD:
                 raise BadSetting(
-                    f"{where} would change nothing: in the multi model {model} {GOOD!r} applies when no defect does. "
-                    "Set the defects' thresholds."
+                    f"{location} would change nothing: in the multi model {model} {GOOD!r} applies when no defect "
+                    "does. Set the defects' thresholds."
                 )
     return {line: policy.overridden(override) for line, override in overrides.items()}
+
+
+def _or_default(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _named_classes(override: PolicyOverride) -> list[tuple[str, str, str]]:

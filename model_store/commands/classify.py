@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag
+from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag, open_model
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
-    from model_store.engines.loading import Engine
+    from model_store.engines.protocol import Engine
     from model_store.evaluation.classify import Classified
 
 
@@ -30,33 +30,23 @@ def classify(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Classify image files, straight through decoder, model and policy, without a queue.
+    """Classify image files directly with decoder, model and policy, without a queue.
 
-    A model that looks at another part of each camera's pictures takes that of --camera.
+    A model that has a crop region per camera uses that of --camera.
 
     A file that can't be used is reported with the reason, the others are still classified, and the exit
     code is 1.
 
     Example: sortline classify bottle.jpg photographs/ --model bottles@3
     """
-    from model_store.bundle.files import open_bundle
-    from model_store.engines.loading import open_engine
     from model_store.evaluation.classify import classify_files, find_images
-    from model_store.registry.registry import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle = open_bundle(open_store(settings).resolve(settings.model))
-    runner = open_engine(
-        bundle,
-        settings.engine,
-        threads=settings.engine_threads,
-        max_batch=settings.max_batch,
-        xla=settings.tensorflow_xla,
-    )
+    bundle, runner = open_model(settings.model, settings)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
-    if as_json or not sys.stdout.isatty():  # else the lines themselves show how far it is
+    if as_json or not sys.stdout.isatty():  # otherwise the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
     if failed:
@@ -64,7 +54,7 @@ def classify(
 
 
 def _print_answers(answers: Iterable[Classified]) -> int:
-    """One line per file as it comes, broken ones on standard error; how many were broken."""
+    """Print one line per file, errors on standard error; returns the number of errors."""
     failed = 0
     for answer in answers:
         if answer.decision is None:
@@ -72,15 +62,15 @@ def _print_answers(answers: Iterable[Classified]) -> int:
             typer.echo(f"{answer.path}: {answer.error}", err=True)
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
-            doubt = "  (uncertain)" if answer.decision.uncertain else ""
-            print(f"{answer.path}  {labels}  -> {answer.decision.lane}{doubt}")
+            note = "  (uncertain)" if answer.decision.uncertain else ""
+            print(f"{answer.path}  {labels}  -> {answer.decision.lane}{note}")
             for label, probability in answer.best:
                 print(f"    {probability:.3f}  {label}")
     return failed
 
 
 def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine: Engine) -> int:
-    """One document with the model and every file; how many were broken."""
+    """Print one JSON document with the model and every file; returns the number of errors."""
     images: list[dict[str, Any]] = []
     for answer in answers:
         labels = answer.decision.labels if answer.decision else ()

@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import EngineFlag, StoreFlag
-from model_store.commands.output import figures_table, plain_console
+from model_store.commands.options import EngineFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from model_store.bundle.files import Bundle
-    from model_store.engines.loading import Engine
     from model_store.evaluation.compare import Comparison
-    from model_store.registry.registry import ModelStore
-    from shared.settings import Settings
 
-# More lines than a screen or two are for --out.
+# One or two screens of lines; --out has all of them.
 _SHOWN = 40
 
 
@@ -36,68 +32,46 @@ def compare(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two versions on a labelled dataset: figures side by side, and every image that they differ on.
+    """Compare two versions on a labelled dataset: metrics side by side, and every image on which they differ.
 
-    They differ on an image when they give it other labels or another lane. The p-value is the chance that two
-    equally good models part as unevenly as these.
+    They differ on an image when they give it different labels or lanes. The p-value is that of the exact McNemar test:
+    how likely two equally good models would differ this unevenly.
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
-    from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
     from model_store.evaluation.compare import compare_versions
-    from model_store.registry.registry import open_store
     from model_store.reports.comparison_output import warnings, write_csv, write_html
-    from model_store.runtime.progress import shown_steps
-    from shared.errors import BadDataset
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    store, limits = open_store(settings), Limits.of(settings)
-    models = [_opened(store, spec, settings) for spec in (a, b)]
-    data = load_dataset(dataset)
-    if held_out:
-        data = data.only(sample for sample in data.samples if sample.held_out)
-        if not data.samples:
-            raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
-    with shown_steps() as steps:
+    limits = Limits.of(settings)
+    models = [open_model(spec, settings) for spec in (a, b)]
+    data = load_labelled(dataset, held_out=held_out)
+    with show_progress() as steps:
         found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
         if out is not None:
             write_csv(out, found)
         if html is not None:
             write_html(html, found, limits=limits, steps=steps)
-    for item in found.a.answered.unreadable:
+    for item in found.a.predictions.unreadable:
         print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
     for warning in warnings(found):
         print(warning, file=sys.stderr)
     print_json(found.as_dict()) if as_json else _print_comparison(found)
 
 
-def _opened(store: ModelStore, spec: str, settings: Settings) -> tuple[Bundle, Engine]:
-    from model_store.bundle.files import open_bundle
-    from model_store.engines.loading import open_engine
-
-    bundle = open_bundle(store.resolve(spec))
-    engine = open_engine(
-        bundle,
-        settings.engine,
-        threads=settings.engine_threads,
-        max_batch=settings.max_batch,
-        xla=settings.tensorflow_xla,
-    )
-    return bundle, engine
-
-
 def _print_comparison(found: Comparison) -> None:
     from model_store.reports.comparison_output import shown_classes
 
     console = plain_console()
-    images, right = len(found.a.answered.samples), found.right()
+    images, right = len(found.a.predictions.samples), found.count_correct()
     console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
-    console.print(figures_table("Figures", ("", "A", "B", "B - A"), _rows(found.figures())))
+    console.print(metrics_table("Figures", ("", "A", "B", "B - A"), _rows(found.metrics())))
     console.print()
     by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
-    console.print(figures_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
+    console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
     console.print(
         f"\nright: both on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
         f"on {right['neither']:,}; p = {right['p_value']:.3g} if they were equally good\n"
@@ -105,24 +79,24 @@ def _print_comparison(found: Comparison) -> None:
     _print_differences(console, found)
 
 
-def _rows(figures: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
-    from model_store.reports.model_summary import TITLES, figure, signed
+def _rows(metrics: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
+    from model_store.reports.model_summary import METRIC_TITLES, format_delta, format_score
 
     return [
         (
-            TITLES.get(name, name),
-            figure(beside["a"]),
-            figure(beside["b"]),
-            signed(beside["difference"]),
+            METRIC_TITLES.get(name, name),
+            format_score(values["a"]),
+            format_score(values["b"]),
+            format_delta(values["difference"]),
         )
-        for name, beside in figures.items()
+        for name, values in metrics.items()
     ]
 
 
 def _print_differences(console: Console, found: Comparison) -> None:
     from rich.table import Table
 
-    from model_store.reports.comparison_output import said
+    from model_store.reports.comparison_output import format_answer
 
     count = len(found.differing)
     if not count:
@@ -133,7 +107,8 @@ def _print_differences(console: Console, found: Comparison) -> None:
     for row in found.differing[:_SHOWN]:
         one = found.difference(int(row))
         answers = (
-            f"{said(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})" for side in "ab"
+            f"{format_answer(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})"
+            for side in "ab"
         )
         table.add_row(one["file"], " + ".join(one["truth"]), *answers)
     console.print(table)

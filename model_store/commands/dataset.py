@@ -1,4 +1,4 @@
-"""`models check-dataset`: what training would be told of a dataset, without training."""
+"""`sortline models check-dataset`: the audit of a dataset that training makes, without training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from shared.cli import JsonFlag, print_json
 
-# Larger than the thumbnails that are compared, small enough to decode quickly: counts and pairs are all that's asked.
+# Larger than the thumbnails that are compared, and small enough to decode quickly.
 _SIZE_PX = 128
 
 
@@ -29,19 +29,19 @@ def check_dataset(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what is in a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
+    """Check a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
 
-    Also finds copies that were re-encoded, resized, relit a little, mirrored or turned. Exit code 1 when the
+    Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. Exit code 1 when the
     dataset can't be trained on.
 
     Example: sortline models check-dataset producer/bottles
     """
     from rich.console import Console
 
-    from model_store.datasets.audit import examine
+    from model_store.datasets.audit import audit_dataset
     from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
     from model_store.datasets.image_loading import Limits, decode_samples
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
@@ -49,23 +49,23 @@ def check_dataset(
     chosen = training_mode(data, mode)
     usable = [sample for sample in data.samples if not sample.held_out]
     held_out = [sample for sample in data.samples if sample.held_out]
-    with shown_steps() as steps:
-        with steps.step("Reading the images", total=len(data.samples)) as advance:
-            pictures, kept_away = (
+    with show_progress() as steps:
+        with steps.step("Reading the images", total=len(data.samples)) as on_progress:
+            decoded, decoded_held_out = (
                 decode_samples(
                     data.files,
-                    some,
+                    samples,
                     size_px=_SIZE_PX,
                     limits=Limits.of(settings),
-                    advance=advance,
+                    on_progress=on_progress,
                     scratch=settings.cache_path,
                 )
-                for some in (usable, held_out)
+                for samples in (usable, held_out)
             )
-        report = examine(data, pictures, held_out=kept_away, mode=chosen, steps=steps)
+        report = audit_dataset(data, decoded, held_out=decoded_held_out, mode=chosen, steps=steps)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
         report.show(Console())
-    left = [sample for sample in pictures.samples if sample.name not in set(report.excluded)]
-    check_trainable(data, left, chosen)
+    trainable = [sample for sample in decoded.samples if sample.name not in set(report.excluded)]
+    check_trainable(data, trainable, chosen)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag
-from model_store.commands.output import print_figures, print_unused
+from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 
@@ -27,39 +27,23 @@ def evaluate(
 
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """
-    from model_store.bundle.files import open_bundle
-    from model_store.datasets.dataset import load_dataset
     from model_store.datasets.image_loading import Limits
-    from model_store.engines.loading import open_engine
     from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
-    from model_store.registry.registry import open_store
-    from model_store.runtime.progress import shown_steps
-    from shared.errors import BadDataset
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle = open_bundle(open_store(settings).resolve(settings.model))
-    data = load_dataset(dataset)
-    if held_out:
-        data = data.only(sample for sample in data.samples if sample.held_out)
-        if not data.samples:
-            raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
-    runner = open_engine(
-        bundle,
-        settings.engine,
-        threads=settings.engine_threads,
-        max_batch=settings.max_batch,
-        xla=settings.tensorflow_xla,
-    )
-    with shown_steps() as steps:
-        figures = evaluate_dataset(
+    data = load_labelled(dataset, held_out=held_out)
+    bundle, runner = open_model(settings.model, settings)
+    with show_progress() as steps:
+        metrics = evaluate_dataset(
             data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
         )
-    if warning := seen_warning(figures["seen_in_training"], images=figures["images"]):
+    if warning := seen_warning(metrics["seen_in_training"], images=metrics["images"]):
         print(f"sortline: {warning}", file=sys.stderr)
     if as_json:
-        print_json(figures)
+        print_json(metrics)
     else:
-        print_unused(figures["unreadable"], figures["unlabelled"])
-        reference = figures["model"]
-        print_figures(figures, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")
+        print_unused(metrics["unreadable"], metrics["unlabelled"])
+        reference = metrics["model"]
+        print_metrics(metrics, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")

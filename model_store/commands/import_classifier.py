@@ -13,7 +13,7 @@ from model_store.commands.options import StoreFlag, check_training_installed
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.publishing.import_classifier import Imported
+    from model_store.publishing.import_classifier import ImportedClassifier
 
 
 def import_classifier(
@@ -44,14 +44,14 @@ def import_classifier(
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
-    from model_store.registry.registry import open_store
-    from model_store.runtime.progress import shown_steps
+    from model_store.registry.store import open_store
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
-    with shown_steps() as steps:
+    with show_progress() as steps:
         imported = fetch_and_publish(
             options,
             store=open_store(settings),
@@ -79,7 +79,7 @@ def _lanes(given: Iterable[str]) -> dict[str, str]:
     return lanes
 
 
-def _as_json(imported: Imported) -> dict[str, Any]:
+def _as_json(imported: ImportedClassifier) -> dict[str, Any]:
     manifest = imported.manifest
     return {
         "name": manifest.name,
@@ -97,8 +97,8 @@ def _as_json(imported: Imported) -> dict[str, Any]:
     }
 
 
-def _print(imported: Imported) -> None:
-    from model_store.export.parity import gate_reason
+def _print(imported: ImportedClassifier) -> None:
+    from model_store.bundle.int8_gate import int8_refusal_reason
 
     manifest, parity = imported.manifest, imported.manifest.parity
     print(
@@ -110,7 +110,7 @@ def _print(imported: Imported) -> None:
         f"{parity['saved_model_max_difference']:.1e} off, LiteRT fp32 {parity['fp32_max_difference']:.1e}; "
         f"int8 has the same class on {parity['int8_class_agreement']:.1%} of them"
     )
-    if reason := gate_reason(parity):
+    if reason := int8_refusal_reason(parity):
         print(reason)
     if imported.unreadable:
         print(f"{imported.unreadable} image(s) could not be read and were not used", file=sys.stderr)

@@ -15,30 +15,30 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
-    from model_store.engines.loading import EngineName
-    from model_store.registry.registry import ModelStore
+    from model_store.engines.protocol import EngineName
+    from model_store.registry.store import ModelStore
 
-# More are an imported classifier's, and would fill a screen.
+# An imported classifier has more, and they would fill the screen.
 _MANY_CLASSES = 20
 
 
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """List the published versions of every model; a star marks the current one, and a canary its share.
+    """List the published versions of every model; a star marks the current one, and a canary is shown with its share.
 
-    What is wrong with a model is a row of its own, the others are still listed, and the exit code is 1.
+    A fault of a model gets a row of its own, the other models are still listed, and the exit code is 1.
 
     Example: sortline models list
     """
-    from model_store.registry.listing import listed
+    from model_store.registry.listing import list_versions
 
     store = open_store_of(model_store)
-    rows = listed(store)
+    rows = list_versions(store)
     if as_json:
         print_json(rows)
     elif rows:
         _print_models(rows)
     else:
-        print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
+        print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(row["error"] for row in rows):
         raise typer.Exit(1)
 
@@ -67,7 +67,7 @@ def verify_models(
         for entry in checks:
             print(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
         if not checks:
-            print(f"The model store {store.where} is empty. Train a model with `sortline train`.")
+            print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(entry["error"] for entry in checks):
         raise typer.Exit(1)
 
@@ -77,7 +77,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    # Where nobody looks (a pipe, a file) nothing is cut to a screen's width.
+    # In a pipe or a file nothing is cut to a screen's width.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
     if any(row["error"] for row in rows):
@@ -88,7 +88,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
             _mark(row),
             row["mode"],
             _in_brief(row["classes"] or []),
-            _when(row["created_at"]) if row["created_at"] else "",
+            _format_time(row["created_at"]) if row["created_at"] else "",
             *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
             *([escape(row["error"])] if row["error"] else []),
         )
@@ -102,28 +102,28 @@ def _mark(row: dict[str, Any]) -> str:
 
 
 def _in_brief(classes: list[str]) -> str:
-    """All of a line's classes; of a thousand only the first and how many."""
+    """All classes; of more than _MANY_CLASSES only the number and the first few."""
     if len(classes) <= _MANY_CLASSES:
         return ", ".join(classes)
     return f"{len(classes):,} classes: {', '.join(classes[:3])}, …"
 
 
 def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int]]:
-    """(name, version) of what to verify: incomplete versions too."""
-    from model_store.registry.registry import parse_spec
+    """(name, version) of the versions to verify, incomplete ones included."""
+    from model_store.registry.store import parse_spec
 
     if model is None:
-        return [(name, version) for name in store.folders() for version in store.numbers(name)]
+        return [(name, version) for name in store.model_folders() for version in store.version_numbers(name)]
     name, version = parse_spec(model)
     if version is None:
         version = store.current(name)
-    if version not in store.numbers(name):
+    if version not in store.version_numbers(name):
         store.resolve(model)  # raises, and lists what there is
     return [(name, version)]
 
 
 def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, str | None]]:
-    """(what was checked, what is wrong with it or None), one after the other."""
+    """Yields (check, error or None) for each check of a version."""
     from model_store.bundle.files import open_bundle
     from model_store.engines.loading import runnable_engines
     from shared.errors import SortlineError
@@ -150,5 +150,5 @@ def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
     return None
 
 
-def _when(at: float) -> str:
+def _format_time(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"

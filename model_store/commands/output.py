@@ -1,4 +1,4 @@
-"""What several commands of the model store print: tables, figures, progress."""
+"""Output that several commands of the model store share: tables, metrics, progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain",
 
 
 def plain_console() -> Console:
-    """A console that takes names as they are; in a pipe or a file nothing is cut to a screen's width."""
+    """A console that prints names unchanged; in a pipe or a file it doesn't cut lines to a screen's width."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
@@ -24,34 +24,34 @@ def plain_console() -> Console:
     return console
 
 
-def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A table whose first column names what the others give figures of."""
+def metrics_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """A table with a column of names and columns of numbers."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def print_figures(figures: dict[str, Any], *, title: str) -> None:
-    """What `evaluate` found: a line per class, then the figures over all images."""
-    from model_store.reports.model_summary import MEASURED_COLUMNS, TITLES, figure, measured_rows
+def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
+    """The metrics of `evaluate`: a line per class, then the metrics over all images."""
+    from model_store.reports.model_summary import MEASURED_COLUMNS, METRIC_TITLES, format_score, measured_rows
 
     console = plain_console()
-    rows = measured_rows(figures["per_class"])
-    console.print(figures_table(f"{title}: {figures['images']:,} images", MEASURED_COLUMNS, rows))
+    rows = measured_rows(metrics["per_class"])
+    console.print(metrics_table(f"{title}: {metrics['images']:,} images", MEASURED_COLUMNS, rows))
     for names in _SUMMARY:
-        shown = [f"{TITLES[name]} {figure(figures[name])}" for name in names if name in figures]
+        shown = [f"{METRIC_TITLES[name]} {format_score(metrics[name])}" for name in names if name in metrics]
         console.print(", ".join(shown))
-    if figures["known_share"] < 1:
-        console.print(f"{figures['known_share']:.1%} of the truth is known: one label an image leaves the others open")
+    if metrics["known_share"] < 1:
+        console.print(f"{metrics['known_share']:.1%} of the truth is known: one label an image leaves the others open")
 
 
 def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:
-    """Names of files that were left out, with the reason, on standard error."""
+    """Print the files that were left out, with the reason, on standard error."""
     for item in unreadable:
         print(f"not used: {item['file']}: {item['reason']}", file=sys.stderr)
     for name in unlabelled:
@@ -64,6 +64,6 @@ def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    # By itself rich sends what is printed to standard output meanwhile to its own console: standard error.
+    # By default rich would send everything printed to standard output to its own console, standard error.
     with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=what)

@@ -1,4 +1,4 @@
-"""`sortline models compare-recipes` and `models time-head`: the tutorial's training beside ours."""
+"""`sortline models compare-recipes` and `models time-head`: the tutorial's training compared with ours."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def compare_recipes(
 ) -> None:
     """Train by the tutorial's recipe and by ours on the same splits of a dataset, side by side; publishes nothing.
 
-    `single` takes the images with at most one label, `multi` all of them; each is measured on a held-back fifth. A mode
-    that the dataset can't be trained in is left out, and why is said.
+    `single` takes the images with at most one label, `multi` all of them; each is evaluated on a fifth that was not
+    trained on. A mode in which the dataset can't be trained is left out, with the reason.
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
     from model_store.datasets.image_loading import Limits
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.errors import BadSetting
     from shared.settings import load_settings
@@ -36,11 +36,11 @@ def compare_recipes(
         raise BadSetting(f"--seeds {seeds!r}: give whole numbers, e.g. 123,1,2.")
     settings = load_settings(cache_dir=cache_dir)
     numbers = [int(seed) for seed in seeds.split(",")]
-    with shown_steps() as steps:
-        figures = recipe_comparison.compare_recipes(
+    with show_progress() as steps:
+        results = recipe_comparison.compare_recipes(
             dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
         )
-    print_json(figures) if as_json else _print_recipes(figures)
+    print_json(results) if as_json else _print_recipes(results)
 
 
 def time_head(
@@ -57,35 +57,35 @@ def time_head(
     Example: sortline models time-head producer/bottles
     """
     from model_store.datasets.image_loading import Limits
-    from model_store.runtime.progress import shown_steps
+    from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
-    with shown_steps() as steps:
-        figures = recipe_comparison.time_head(
+    with show_progress() as steps:
+        timings = recipe_comparison.time_head(
             dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
         )
     if as_json:
-        print_json(figures)
+        print_json(timings)
         return
-    print_unused(figures["unreadable"], [])
-    print(f"{figures['images']} images, {figures['epochs']} epochs:")
-    print(f"  base in every epoch  {figures['recomputed_s']:.1f} s, accuracy {figures['accuracy_recomputed']:.4f}")
-    print(f"  features cached      {figures['head_s']:.1f} s, accuracy {figures['accuracy_cached']:.4f}")
-    print(f"{figures['head_ratio']:.0f} times faster, {figures['ratio']:.1f} times with computing them once")
+    print_unused(timings["unreadable"], [])
+    print(f"{timings['images']} images, {timings['epochs']} epochs:")
+    print(f"  base in every epoch  {timings['recomputed_s']:.1f} s, accuracy {timings['accuracy_recomputed']:.4f}")
+    print(f"  features cached      {timings['head_s']:.1f} s, accuracy {timings['accuracy_cached']:.4f}")
+    print(f"{timings['head_ratio']:.0f} times faster, {timings['ratio']:.1f} times with computing them once")
 
 
-def _print_recipes(figures: dict[str, Any]) -> None:
+def _print_recipes(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from model_store.training.recipe_comparison import FIGURES, RECIPES
 
-    compared = {mode: rows for mode, rows in figures.items() if "untrainable" not in rows}
+    compared = {mode: rows for mode, rows in results.items() if "untrainable" not in rows}
     unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
     print_unused(list(unreadable.values()), [])
-    for mode, rows in figures.items():
+    for mode, rows in results.items():
         if mode not in compared:
             print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
         for name in rows.get("excluded", ()):

@@ -1,4 +1,4 @@
-"""`sortline models show`: one version, told to people."""
+"""`sortline models show`: one version, described for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.commands.options import ModelArgument, StoreFlag
-from model_store.commands.output import figures_table, plain_console
+from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """Show one version: how well it does, what its policy decides, how it was made, and where its report is.
+    """Show one version: its metrics, its policy, how it was made, and where its report is.
 
-    The figures are of the images kept back from its training. --json prints its manifest.
+    The metrics are those of its validation images. --json prints its manifest.
 
     Example: sortline models show bottles@3
     """
     from model_store.bundle.files import read_manifest
     from model_store.bundle.manifest import REPORT_DIR
-    from model_store.registry.registry import open_store
+    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, model_store=model_store)
@@ -43,29 +43,29 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
 def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
     from rich.table import Table
 
-    from model_store.reports.model_summary import CLASS_COLUMNS, all_facts, class_rows
+    from model_store.reports.model_summary import CLASS_COLUMNS, class_rows, summary_sections
 
     console = plain_console()
     console.print(f"{manifest.name}@{manifest.version}{' (current)' if is_current else ''}", style="bold")
-    after_figures = 1 if manifest.metrics else 0
-    for number, facts in enumerate(all_facts(manifest)):
+    after_metrics = 1 if manifest.metrics else 0
+    for number, section in enumerate(summary_sections(manifest)):
         console.print()
-        table = Table(title=facts.title, title_justify="left", title_style="bold", box=None, show_header=False)
+        table = Table(title=section.title, title_justify="left", title_style="bold", box=None, show_header=False)
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        for row in facts.rows:
+        for row in section.rows:
             table.add_row(*row)
         console.print(table)
-        if number == after_figures and (rows := class_rows(manifest)):
+        if number == after_metrics and (rows := class_rows(manifest)):
             console.print()
-            console.print(figures_table("Classes", CLASS_COLUMNS, rows))
+            console.print(metrics_table("Classes", CLASS_COLUMNS, rows))
     console.print()
     _print_files(console, manifest, path)
     console.print(f"report: {report}" if report else "report: this version has none")
 
 
 def _print_files(console: Console, manifest: Manifest, path: Path) -> None:
-    """How large the parts of the bundle are; a folder is one part."""
+    """The sizes of the bundle's parts; a folder is one part."""
     sizes: dict[str, int] = {}
     for name in manifest.files:
         part = name.split("/")[0]

@@ -14,11 +14,11 @@ from model_store.commands.options import (
     StoreFlag,
     check_training_installed,
 )
-from model_store.commands.output import print_figures, print_unused
+from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.publishing.train import Trained
+    from model_store.publishing.train import PublishedVersion
     from shared.images.crop_regions import Region
 
 
@@ -35,10 +35,16 @@ def train(
         Literal["auto", "none", "top", "all", "scratch"],
         typer.Option(help="layers of the backbone to train; auto measures what suits the data, and says why"),
     ] = "auto",
+    crop: Annotated[
+        Literal["auto", "detected", "full"] | None,
+        typer.Option(
+            help="detected: the bottle, cropped and set upright; full: the full frame "
+            "(default: auto, which measures what suits the data)"
+        ),
+    ] = None,
     look: Annotated[
-        Literal["auto", "found", "whole"],
-        typer.Option(help="at the bottle, found and set upright, or at the whole frame; auto measures"),
-    ] = "auto",
+        Literal["auto", "found", "whole"] | None, typer.Option(help="the former name of --crop", hidden=True)
+    ] = None,
     region: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,7 +53,7 @@ def train(
         ),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, sure:0.95")
+        str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, confidence:0.95")
     ] = "f1",
     seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
@@ -57,7 +63,7 @@ def train(
 ) -> None:
     """Train a model by transfer, evaluate it on a held-back fifth, and publish it as the next version.
 
-    What is noteworthy in the dataset is said first. Files named in the dataset's held_out.txt are neither trained nor
+    Prints first what is noteworthy in the dataset. Files named in the dataset's held_out.txt are neither trained nor
     validated on.
 
     Example: sortline train producer/bottles --name bottles
@@ -66,8 +72,8 @@ def train(
 
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.train import TrainOptions, train_and_publish
-    from model_store.registry.registry import open_store
-    from model_store.runtime.progress import shown_steps
+    from model_store.registry.store import open_store
+    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
 
     check_training_installed()
@@ -78,13 +84,13 @@ def train(
         backbone=backbone,
         epochs=epochs,
         fine_tune=fine_tune,
-        looks=look,
+        crop=_crop(crop, look),
         objective=objective,
         regions=_regions(region or []),
         seed=seed,
         promote=not no_promote,
     )
-    with shown_steps() as steps:
+    with show_progress() as steps:
         store = open_store(settings)
         trained = train_and_publish(
             dataset,
@@ -101,8 +107,20 @@ def train(
         _print_trained(trained, promoted=options.promote)
 
 
+def _crop(
+    crop: Literal["auto", "detected", "full"] | None, look: Literal["auto", "found", "whole"] | None
+) -> Literal["auto", "detected", "full"]:
+    """The value of --crop, which may also be given by its former name, --look auto|found|whole."""
+    from shared.errors import BadSetting
+
+    if crop is not None and look is not None:
+        raise BadSetting(f"--crop {crop} and --look {look}: --look is the former name of --crop. Give only --crop.")
+    former: dict[str, Literal["auto", "detected", "full"]] = {"auto": "auto", "found": "detected", "whole": "full"}
+    return former[look] if look is not None else crop or "auto"
+
+
 def _regions(texts: list[str]) -> dict[str, Region]:
-    """Regions by camera; one without a name is every other camera's."""
+    """Regions by camera; one without a camera applies to all others."""
     from shared.errors import BadSetting
     from shared.images.crop_regions import ANY_CAMERA, parse_region
     from shared.schemas import is_name
@@ -121,7 +139,7 @@ def _regions(texts: list[str]) -> dict[str, Region]:
     return regions
 
 
-def _trained_json(trained: Trained) -> dict[str, Any]:
+def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
     manifest = trained.manifest
     return {
         "name": manifest.name,
@@ -144,8 +162,8 @@ def _trained_json(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _print_trained(trained: Trained, *, promoted: bool) -> None:
-    from model_store.bundle.files import FLOAT_TOLERANCE
+def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
+    from model_store.engines.golden_check import FLOAT_TOLERANCE
     from model_store.export.parity import RELOAD_TOLERANCE
 
     manifest, data = trained.manifest, trained.manifest.dataset
@@ -154,7 +172,7 @@ def _print_trained(trained: Trained, *, promoted: bool) -> None:
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}); {trained.held_out} held out by held_out.txt and seen by neither"
     )
-    print_figures(manifest.metrics, title="validation")
+    print_metrics(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
         f"parity on {parity['images']:.0f} images not trained on: "

@@ -1,4 +1,4 @@
-"""Datasets for training and evaluation: which images there are, and which labels each has.
+"""Datasets for training and evaluation: their images and the labels of each image.
 
 In: a folder with a folder per class, or with `labels.csv` (header `filename,labels`; labels joined by `|`,
 `good` for none) or `labels.jsonl` (the same two fields; labels may be a list), or a zip of either.
@@ -6,11 +6,11 @@ Out: a Dataset. No image is decoded here; `model_store.datasets.image_loading` d
 
 A third column or field, `camera`, may name the camera that took the image.
 
-What the labels leave open: a table states all labels of its images. So do class folders once one of their names
-joins labels by `+`, as `no cap+disfigured` does: whoever made that folder put every bottle where all its labels
-are. Without such a folder an image in `no cap` lacks its cap and may be disfigured too: nobody looked. A `multi`
-model is not to learn from it that the bottle isn't; `Dataset.known` says what is known. To say that nothing else
-applies, write a labels.csv.
+Complete and incomplete labels: a table states all labels of its images. Class folders do too if one of their names
+joins labels by `+`, as `no cap+disfigured` does: its author sorted every bottle by all its labels. Without such a
+folder an image in `no cap` lacks its cap, but may be disfigured too. A `multi` model must not learn from it that the
+bottle is not disfigured; `Dataset.known_labels` says which labels are known. To state that no other label applies,
+write a labels.csv.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = ("filename", "labels")
 CAMERA_COLUMN = "camera"
 LABEL_SEPARATOR = "|"
 FOLDER_SEPARATOR = "+"
-# Only to tell images from the other files of a folder; what an image is, its bytes say.
+# Only to tell images from other files in a folder; the format is detected from the bytes.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 _CAMERA: TypeAdapter[str] = TypeAdapter(Name)
@@ -46,9 +46,9 @@ _CAMERA: TypeAdapter[str] = TypeAdapter(Name)
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file, its true labels, sorted, and the camera that took it, if the dataset says.
+    """One image file, its true labels, sorted, and the camera that took it, if the dataset names it.
 
-    `held_out`: never to be trained or validated on.
+    `held_out`: must never be used for training or validation.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset says of itself.
+    """The classes and labelled samples of a dataset.
 
-    `classes` are sorted, as in the tutorial; `samples` are sorted by name. `unlabelled` are image files
-    that the labels file doesn't name, or that lie beside the class folders: not used, and said so. `complete`:
-    every label that applies to an image is stated; else what isn't may apply all the same.
+    `classes` are sorted, as in the tutorial; `samples` are sorted by name. `unlabelled` are image files that the labels
+    file doesn't name, or that lie outside the class folders: they are not used, and reported. `complete`: every label
+    that applies to an image is stated; otherwise labels that are not stated may apply too.
     """
 
     files: DatasetFiles
@@ -73,25 +73,26 @@ class Dataset:
     complete: bool = True
 
     def classes_for(self, mode: Mode) -> tuple[str, ...]:
-        """What a model of this mode tells apart, sorted: `multi` always has `good`, that no defect applies."""
+        """The classes of a model of this mode, sorted: `multi` always has `good`, which means: no defect applies."""
         return tuple(sorted({*self.classes, GOOD})) if mode == "multi" else self.classes
 
-    def known(self, sample: Sample, classes: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Which of `classes` the dataset says of the sample that they apply, or that they don't, in their order.
+    def known_labels(self, sample: Sample, classes: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Those of `classes` of which the dataset states whether they apply to the sample, in their order.
 
-        By default of the dataset's classes and `good`, sorted. All of them in a complete dataset, and of a bottle
-        that is `good`: no defect applies. Else the sample's own labels, and that it isn't `good`.
+        `classes` are by default the dataset's classes and `good`, sorted. All are known in a complete dataset, and for
+        a sample that is `good` (no defect applies). Otherwise only the sample's labels are known, and that it isn't
+        `good`.
         """
-        asked = sorted({*self.classes, GOOD}) if classes is None else classes
-        everything = self.complete or GOOD in sample.labels
-        return tuple(name for name in asked if everything or name in sample.labels or name == GOOD)
+        candidates = sorted({*self.classes, GOOD}) if classes is None else classes
+        all_known = self.complete or GOOD in sample.labels
+        return tuple(name for name in candidates if all_known or name in sample.labels or name == GOOD)
 
-    def absent(self, sample: Sample) -> tuple[str, ...]:
-        """The defects that the dataset says don't apply to the sample: from these `multi` learns their absence."""
-        return tuple(name for name in self.known(sample) if name not in sample.labels and name != GOOD)
+    def absent_labels(self, sample: Sample) -> tuple[str, ...]:
+        """The defects that are known not to apply to the sample: `multi` learns their absence from it."""
+        return tuple(name for name in self.known_labels(sample) if name not in sample.labels and name != GOOD)
 
-    def only(self, samples: Iterable[Sample]) -> Dataset:
-        """The same dataset with these samples."""
+    def with_samples(self, samples: Iterable[Sample]) -> Dataset:
+        """The same dataset with other samples."""
         return replace(self, samples=tuple(samples))
 
 
@@ -99,7 +100,8 @@ def load_dataset(path: Path) -> Dataset:
     """Read a dataset's names and labels.
 
     Raises:
-        BadDataset: there is nothing there, the labels file is wrong (says where), or a named file is missing.
+        BadDataset: there are no labelled images, the labels file is wrong (the message names the line), or a file that
+            it names is missing.
     """
     files = open_files(path)
     tables = [name for name in (CSV_FILE, JSONL_FILE) if name in files.names]
@@ -111,14 +113,14 @@ def load_dataset(path: Path) -> Dataset:
             f"{path} has no labelled images: give one folder per class, or {CSV_FILE} with the header "
             f"{','.join(COLUMNS)}."
         )
-    return dataset.only(_marked_held_out(files, dataset.samples))
+    return dataset.with_samples(_marked_held_out(files, dataset.samples))
 
 
 def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
-    """The mode to train in: the chosen one, else `multi` when any image has several labels.
+    """The mode to train in: the chosen one, otherwise `multi` if any image has several labels.
 
     Raises:
-        BadDataset: `single` was chosen for a dataset that has several labels an image.
+        BadDataset: `single` was chosen, but an image has several labels.
     """
     several = next((sample for sample in dataset.samples if len(sample.labels) > 1), None)
     if chosen == "single" and several is not None:
@@ -130,10 +132,10 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
 
 
 def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> None:
-    """Raise unless there are two classes, and two of the samples to learn each from.
+    """Raise unless there are at least two classes, and two samples of each.
 
-    In `multi` also two that are known not to have it, for each defect: where it is never absent, to answer it always
-    is right always.
+    In `multi` each defect also needs two samples that are known not to have it: if it is never absent, always answering
+    with it would always be correct.
 
     Raises:
         BadDataset: names the class and its number of images.
@@ -153,11 +155,11 @@ def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> 
 
 
 def _check_absences(dataset: Dataset, samples: Iterable[Sample]) -> None:
-    counts = Counter(name for sample in samples for name in dataset.absent(sample))
-    rarely = [f"{name!r} {counts[name]}" for name in dataset.classes if name != GOOD and counts[name] < 2]
-    if not rarely:
+    counts = Counter(name for sample in samples for name in dataset.absent_labels(sample))
+    rarely_absent = [f"{name!r} {counts[name]}" for name in dataset.classes if name != GOOD and counts[name] < 2]
+    if not rarely_absent:
         return
-    mend = (
+    remedy = (
         "Add images without them, or remove the class."
         if dataset.complete
         else f"Folders of one label don't say what else applies: add a folder `{GOOD}/` of bottles without a defect, "
@@ -165,7 +167,7 @@ def _check_absences(dataset: Dataset, samples: Iterable[Sample]) -> None:
     )
     raise BadDataset(
         f"{dataset.files.path}: images known to be without a defect, which `multi` needs at least 2 of for each: "
-        f"{', '.join(rarely)}. {mend}"
+        f"{', '.join(rarely_absent)}. {remedy}"
     )
 
 
@@ -189,22 +191,24 @@ def _from_class_folders(files: DatasetFiles) -> Dataset:
 
 
 def _folder_labels(folder: str, path: Path) -> tuple[str, ...]:
-    return _checked_labels(folder.split(FOLDER_SEPARATOR), where=f"{path}, folder {folder!r}")
+    return _checked_labels(folder.split(FOLDER_SEPARATOR), location=f"{path}, folder {folder!r}")
 
 
 def _from_table(files: DatasetFiles, table: str) -> Dataset:
-    where = f"{files.path}/{table}"
-    rows = _csv_rows(files, where) if table == CSV_FILE else _jsonl_rows(files, where)
+    location = f"{files.path}/{table}"
+    rows = _csv_rows(files, location) if table == CSV_FILE else _jsonl_rows(files, location)
     samples: dict[str, Sample] = {}
     known = set(files.names)
     for line, row in rows:
         name = PurePosixPath(row.filename.strip()).as_posix()
-        at = f"{where}, line {line}"
+        line_location = f"{location}, line {line}"
         if name not in known:
-            raise BadDataset(f"{at}: file {name!r} is not there. Add it, or remove the line.")
+            raise BadDataset(f"{line_location}: file {name!r} is not there. Add it, or remove the line.")
         if name in samples:
-            raise BadDataset(f"{at}: file {name!r} is listed twice. Join its labels by `|`.")
-        samples[name] = Sample(name, _checked_labels(row.labels, where=at), camera=_checked_camera(row.camera, at))
+            raise BadDataset(f"{line_location}: file {name!r} is listed twice. Join its labels by `|`.")
+        samples[name] = Sample(
+            name, _checked_labels(row.labels, location=line_location), camera=_checked_camera(row.camera, line_location)
+        )
     classes = sorted({label for sample in samples.values() for label in sample.labels})
     ordered = tuple(samples[name] for name in sorted(samples))
     return Dataset(files, tuple(classes), ordered, _unlabelled(files, samples.keys()))
@@ -216,89 +220,91 @@ def _unlabelled(files: DatasetFiles, labelled: Set[str]) -> tuple[str, ...]:
 
 
 class _Row(NamedTuple):
-    """One line of a table, as it is written."""
+    """One line of a table, as written."""
 
     filename: str
     labels: list[str]
     camera: str | None
 
 
-def _csv_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
+def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, _Row]]:
     reader = csv.DictReader(io.StringIO(_text(files, CSV_FILE), newline=""))
     columns = [name.strip() for name in reader.fieldnames or []]
     if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
         raise BadDataset(
-            f"{where} has the columns {columns}, should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: correct "
-            "the first line."
+            f"{location} has the columns {columns}, should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: "
+            "correct the first line."
         )
     reader.fieldnames = columns
     try:
         for row in reader:
             if None in row or None in row.values():
                 raise BadDataset(
-                    f"{where}, line {reader.line_num}: should be `{','.join(columns)}`; quote a comma in a name."
+                    f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote a comma in a name."
                 )
             labels = row["labels"].split(LABEL_SEPARATOR)
             yield reader.line_num, _Row(row["filename"], labels, row.get(CAMERA_COLUMN))
     except csv.Error as error:
-        raise BadDataset(f"{where}, line {reader.line_num}: {error}.") from error
+        raise BadDataset(f"{location}, line {reader.line_num}: {error}.") from error
 
 
-def _jsonl_rows(files: DatasetFiles, where: str) -> Iterator[tuple[int, _Row]]:
+def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, _Row]]:
     for number, line in enumerate(_text(files, JSONL_FILE).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
         except ValueError as error:
-            raise BadDataset(f"{where}, line {number} is not JSON: {error}.") from error
+            raise BadDataset(f"{location}, line {number} is not JSON: {error}.") from error
         if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
             raise BadDataset(
-                f"{where}, line {number}: should be an object with the fields {list(COLUMNS)}; it may have "
+                f"{location}, line {number}: should be an object with the fields {list(COLUMNS)}; it may have "
                 f"{CAMERA_COLUMN!r}."
             )
         filename, labels, camera = row["filename"], row["labels"], row.get(CAMERA_COLUMN)
         if isinstance(labels, str):
             labels = labels.split(LABEL_SEPARATOR)
         if not isinstance(filename, str) or not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
-            raise BadDataset(f"{where}, line {number}: filename should be text, labels text or a list of texts.")
+            raise BadDataset(f"{location}, line {number}: filename should be text, labels text or a list of texts.")
         if camera is not None and not isinstance(camera, str):
-            raise BadDataset(f"{where}, line {number}: camera {camera!r} should be text, or null where it isn't known.")
+            raise BadDataset(
+                f"{location}, line {number}: camera {camera!r} should be text, or null where it isn't known."
+            )
         yield number, _Row(filename, labels, camera)
 
 
-def _checked_labels(labels: list[str], *, where: str) -> tuple[str, ...]:
+def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:
     if not any(label.strip() for label in labels):
-        raise BadDataset(f"{where}: no label: write `{GOOD}` where no defect applies.")
-    cleaned = sorted({_checked_label(label, where) for label in labels})
+        raise BadDataset(f"{location}: no label: write `{GOOD}` where no defect applies.")
+    cleaned = sorted({_checked_label(label, location) for label in labels})
     if GOOD in cleaned and len(cleaned) > 1:
-        raise BadDataset(f"{where}: {cleaned} says `{GOOD}` beside a defect: `{GOOD}` means that none applies.")
+        raise BadDataset(f"{location}: {cleaned} says `{GOOD}` beside a defect: `{GOOD}` means that none applies.")
     return tuple(cleaned)
 
 
-def _checked_label(label: str, where: str) -> str:
+def _checked_label(label: str, location: str) -> str:
     name = label.strip()
     if not name:
-        raise BadDataset(f"{where}: an empty label beside others: remove it, or the separator before or after it.")
+        raise BadDataset(f"{location}: an empty label beside others: remove it, or the separator before or after it.")
     if FOLDER_SEPARATOR in name:
         raise BadDataset(
-            f"{where}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join those "
-            f"of a line by `{LABEL_SEPARATOR}`, or rename the label."
+            f"{location}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join "
+            f"those of a line by `{LABEL_SEPARATOR}`, or rename the label."
         )
     if not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
-        raise BadDataset(f"{where}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
+        raise BadDataset(f"{location}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
     return name
 
 
-def _checked_camera(camera: str | None, where: str) -> str | None:
-    """A camera is named as in a job, so that the two can be told to be the same."""
+def _checked_camera(camera: str | None, location: str) -> str | None:
+    """A camera's name must be valid in a job too, so that the two can be compared."""
     name = (camera or "").strip()
     try:
         return _CAMERA.validate_python(name) if name else None
     except ValidationError as error:
         raise BadDataset(
-            f"{where}: {name[:80]!r} can't be a camera's name: up to 64 letters, digits, `.`, `_` and `-`, the first a "
-            "letter or digit."
+            f"{location}: {name[:80]!r} can't be a camera's name: up to 64 letters, digits, `.`, `_` and `-`, the "
+            "first a letter or digit."
         ) from error
 
 

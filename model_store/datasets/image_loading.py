@@ -1,6 +1,6 @@
-"""Samples decoded to pixels, by the decoder that serving uses.
+"""Decodes samples to pixels, with the decoder that serving uses.
 
-In: samples of a dataset. Out: a Pictures, with what could not be decoded listed beside it.
+In: samples of a dataset. Out: DecodedSamples, including a list of the files that could not be decoded.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from numpy.typing import NDArray
 
 from model_store.datasets.dataset import Sample
 from model_store.datasets.sources import DatasetFiles
-from model_store.engines.loading import usable_cores
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
+from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
 from shared.settings import Settings
 
-# Decoded images beyond this are kept in a file, where a folder for it is given: 7,000 at 224 px. Under it memory is
-# faster, and a training machine has it.
+# Above this size decoded images are kept in a file, if a folder for it is given: 7,000 images at 224 px. Below it
+# memory is faster, and a training machine has enough.
 MEMORY_BYTES = 1_000_000_000
-# Decoded images that may wait for their reader, per thread: enough to keep all threads busy.
-_AHEAD = 8
+# Decoded images per thread that may wait to be consumed: enough to keep all threads busy.
+_AHEAD_PER_THREAD = 8
 
 
 class Limits(NamedTuple):
-    """What is too large to be decoded. Those of the settings, so that training takes what workers take."""
+    """Images above these limits are not decoded. With the settings' limits, training accepts what workers accept."""
 
     max_bytes: int = MAX_BYTES
     max_px: int = MAX_PX
@@ -59,12 +59,12 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class DecodedSamples:
     """Decoded samples, in their order.
 
     `images` is uint8 [N, S, S, 3]; `samples` has N entries, and so has `digests`, the SHA-256 of each file;
-    `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each, so it does not depend on names
-    or layout.
+    `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each sample, so it does not depend on
+    names or layout.
     """
 
     samples: tuple[Sample, ...]
@@ -83,8 +83,8 @@ class _Decoded:
 
 
 @dataclass(frozen=True)
-class _Read(_Decoded):
-    """With its pixels, until they are in their place."""
+class _WithPixels(_Decoded):
+    """A decoded sample with its pixels, before they are copied to their place in the result."""
 
     image: NDArray[np.uint8]
 
@@ -95,39 +95,39 @@ def decode_samples(
     *,
     size_px: int,
     limits: Limits,
-    advance: Advance,
+    on_progress: OnProgress,
     fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
     scratch: Path | None = None,
-) -> Pictures:
-    """Decode all of them (150 KB each at 224 px).
+) -> DecodedSamples:
+    """Decode all samples (150 KB each at 224 px).
 
     Args:
         files: where the samples are read from.
-        samples: what to decode.
+        samples: the samples to decode.
         size_px: side of the decoded images.
-        limits: what is larger is unreadable.
-        advance: hears of each sample.
-        fit: how a picture that is no square becomes one.
-        regions: by camera, `*` for every other: the part of its pictures to keep; the whole where there is none.
-        scratch: a folder for images beyond MEMORY_BYTES. They are kept in memory where it is None.
+        limits: larger files count as unreadable.
+        on_progress: called for each sample.
+        fit: how an image that is no square becomes one.
+        regions: by camera, `*` for every other: the part of its images to keep; without one the whole image is kept.
+        scratch: a folder for a file with the images if they need more than MEMORY_BYTES. None: keep them in memory.
 
     Raises:
         BadSetting: `scratch` can't hold the images.
     """
     wanted = list(samples)
     decode = functools.partial(_decode, files, size_px=size_px, limits=limits, fit=fit, regions=regions or {})
-    images = _room(len(wanted), size_px, scratch)
+    images = _allocate(len(wanted), size_px, scratch)
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
-    for item in _each(wanted, decode):
-        advance(1)
+    for item in _decode_in_threads(wanted, decode):
+        on_progress(1)
         if isinstance(item, Unreadable):
             unreadable.append(item)
         else:
             images[len(decoded)] = item.image
             decoded.append(_Decoded(item.sample, item.digest))
-    return Pictures(
+    return DecodedSamples(
         samples=tuple(item.sample for item in decoded),
         images=images[: len(decoded)],
         unreadable=tuple(unreadable),
@@ -144,17 +144,17 @@ def _fingerprint(decoded: Iterable[_Decoded]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _room(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
-    """uint8 [count, size_px, size_px, 3] with no values yet, in a file of `scratch` where memory is too dear."""
+def _allocate(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
+    """uint8 [count, size_px, size_px, 3], not initialised; in a file below `scratch` above MEMORY_BYTES."""
     shape = (count, size_px, size_px, 3)
     size_bytes = math.prod(shape)
     if scratch is None or size_bytes <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        # A file without a name: gone with the last array that looks into it, or with the process, however it ends.
+        # A file without a name: deleted with the last array that maps it, or with the process, however it ends.
         with tempfile.TemporaryFile(dir=scratch) as file:
-            # A map over a file with holes would end the process with SIGBUS when the disk is full.
+            # Allocated now: on a full disk, writing to a map of a sparse file would kill the process with SIGBUS.
             os.posix_fallocate(file.fileno(), 0, size_bytes)
             return np.asarray(np.memmap(file, np.uint8, mode="r+", shape=shape))
     except OSError as error:
@@ -164,14 +164,16 @@ def _room(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
         ) from error
 
 
-def _each(samples: Iterable[Sample], decode: Callable[[Sample], _Read | Unreadable]) -> Iterator[_Read | Unreadable]:
-    """Decode in threads (the codec releases the interpreter lock), in order, a bounded number ahead."""
+def _decode_in_threads(
+    samples: Iterable[Sample], decode: Callable[[Sample], _WithPixels | Unreadable]
+) -> Iterator[_WithPixels | Unreadable]:
+    """Decode in threads (the codec releases the interpreter lock), in order, a limited number ahead of the consumer."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[_Read | Unreadable]] = deque()
+        waiting: deque[Future[_WithPixels | Unreadable]] = deque()
         for sample in samples:
             waiting.append(pool.submit(decode, sample))
-            if len(waiting) >= threads * _AHEAD:
+            if len(waiting) >= threads * _AHEAD_PER_THREAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -179,7 +181,7 @@ def _each(samples: Iterable[Sample], decode: Callable[[Sample], _Read | Unreadab
 
 def _decode(
     files: DatasetFiles, sample: Sample, *, size_px: int, limits: Limits, fit: Fit, regions: Mapping[str, Region]
-) -> _Read | Unreadable:
+) -> _WithPixels | Unreadable:
     try:
         data = files.read(sample.name)
         region = region_of(sample.camera, regions)
@@ -194,4 +196,4 @@ def _decode(
         )
     except BadImage as error:
         return Unreadable(sample.name, str(error))
-    return _Read(sample, hashlib.sha256(data).hexdigest(), image)
+    return _WithPixels(sample, hashlib.sha256(data).hexdigest(), image)

@@ -1,7 +1,7 @@
-"""Many images, some at a time: which of them, and a function's answers to all.
+"""Many images of which only some are copied into memory at a time, and the answers of a function to all of them.
 
-Decoded images may lie in a file (`pixels`), so that more can be trained on than fit into memory. Whoever takes a part
-of them with NumPy's `images[rows]` copies that part into memory; `Chosen` copies no more than is asked for at once.
+Decoded images may lie in a file (`image_loading`), so that training can use more of them than fit into memory. NumPy's
+`images[rows]` would copy all these rows into memory; a LazySubset copies only what is asked for at a time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.images.arrays import Pixels
+
 Rows = slice | NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `chosen[3:9]` copies six of them."""
+class LazySubset:
+    """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `subset[3:9]` copies six of them."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     rows: NDArray[np.intp]
 
     @property
@@ -31,18 +33,21 @@ class Chosen:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[Pixels]:
         return (self.images[row] for row in self.rows)
 
-    def __getitem__(self, part: Rows) -> NDArray[np.uint8]:
-        """uint8 [n, S, S, 3]: those at these places among the N."""
+    def __getitem__(self, part: Rows) -> Pixels:
+        """uint8 [n, S, S, 3]: the images at these positions among the N."""
         return self.images[self.rows[part]]
 
 
-Images = NDArray[np.uint8] | Chosen
+# uint8 [N, S, S, 3], in memory or not.
+ImageStack = Pixels | LazySubset
 
 
-def in_batches(answer: Callable[[Any], Any], rows: Images | NDArray[np.float32], *, size: int) -> NDArray[np.float32]:
+def in_batches(
+    answer: Callable[[Any], Any], rows: ImageStack | NDArray[np.float32], *, size: int
+) -> NDArray[np.float32]:
     """The answers to all N >= 1 rows, float32 [N, …], asked for `size` rows at a time."""
     starts = range(0, len(rows), size)
     return np.concatenate([np.asarray(answer(np.ascontiguousarray(rows[at : at + size]))) for at in starts])

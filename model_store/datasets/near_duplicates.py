@@ -1,15 +1,15 @@
-"""Images that show the same photograph: copied, re-encoded, resized, relit a little, mirrored or turned.
+"""Finds images that show the same photograph: copied, re-encoded, resized, slightly relit, mirrored or turned.
 
-In: decoded pictures. Out: pairs of them. Numpy and Pillow only; nothing of datasets or labels.
+In: decoded images. Out: pairs of them. Uses Numpy and Pillow only; knows nothing of datasets or labels.
 
-A sorting camera is fixed, and most of each picture is the same belt: how like two whole pictures are says little.
-What tells two bottles apart is the place where they differ most. So two pictures are taken for the same photograph
-when, brightness and contrast set equal, no small part differs by more than another file of it explains.
+A sorting camera is fixed, and most of each image is the same belt, so the overall similarity of two images says little.
+Two bottles differ most clearly in one small place. So two images count as the same photograph if, after brightness and
+contrast are made equal, no small part differs by more than re-encoding the file can explain.
 
-    thumbnails  64 x 64 RGB, lightly smoothed, so that another size or quality of the file hardly shows
-    candidates  16 x 16 cells as vectors: each picture's few nearest, under the eight ways to mirror and turn a
-                square. Matrix products in blocks, so that 20,000 pictures take half a minute
-    check       of each candidate in the thumbnails: its difference is the largest root mean square of 2 x 2 pixels
+    thumbnails  64 x 64 RGB, lightly smoothed, so that the size or quality of the file hardly matters
+    candidates  16 x 16 cells as vectors: the few nearest neighbours of each image, under the eight ways to mirror and
+                turn a square. Matrix products in blocks, so that 20,000 images take half a minute
+    check       each candidate in the thumbnails: its difference is the largest root mean square of 2 x 2 pixels
 
 Measured on the bottle frames at 224 px, every fourth copied in each way; differences in levels of 255:
 
@@ -25,11 +25,11 @@ Measured on the bottle frames at 224 px, every fourth copied in each way; differ
     15 % brighter                     23.3      27.1          30 %, 71 %
     1 % cropped on each side          24.5      34.8           9 %, 73 %
 
-Different frames: no pair of the 400 comes below 32, turned and mirrored or not. A spot of 12 pixels in 224, the
-size of a cap in a wide view, that differs by 40 levels makes 24 or more.
+Different frames: no pair of the 400 differs by less than 32, turned and mirrored or not. A spot of 12 pixels in 224,
+the size of a cap in a wide view, that differs by 40 levels makes 24 or more.
 
-Some cameras show little but one kind of bottle in one pose, and then different bottles are within the bounds. So
-the bounds shrink where pictures crowd: a copy is nearer than its neighbours are (`_thinned`).
+Some cameras show mostly one kind of bottle in one pose, and then different bottles are within the bounds. So the bounds
+shrink where many images are similar: a copy is nearer than the other neighbours are (`_split_crowds`).
 """
 
 from __future__ import annotations
@@ -45,35 +45,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model_store.runtime.progress import Advance, Steps
+from model_store.runtime.progress import OnProgress, ProgressSteps
 
-COPY_BOUND = 8.0  # nothing that a person would label differently hides in so little
+COPY_BOUND = 8.0  # too little for a difference that would change a label
 ALIKE_BOUND = 16.0
-# Of the two thumbnails. In a dim picture no part can differ by many levels, yet different pictures correlate less:
-# the copies above by 0.986 or more (cropped: 0.978), different frames by 0.92 at most.
+# The least correlation of two thumbnails. In a dim image no part can differ by many levels, but different images
+# correlate less: the copies above by 0.986 or more (cropped: 0.978), different frames by 0.92 at most.
 _CORRELATION = 0.97
 _CONTRAST_RATIO = 1.5
 _MEAN_SHIFT = 40.0  # levels of brightness; 15 % is up to 38
-_CAST_SHIFT = 24.0  # levels between the channels; a cast of 5 % is up to 18
-_FLAT = 1.0  # levels of contrast below which there is nothing to compare
+_CAST_SHIFT = 24.0  # levels between the channels; a colour cast of 5 % is up to 18
+_FLAT = 1.0  # levels of contrast below which images can't be compared
 
-# A group of lookalikes larger than this share of the pictures, and than this number, is a crowd.
+# A group of similar images larger than this share of all images, and than this number, is a crowd.
 _CROWD_SHARE = 0.1
 _CROWD = 10
 _SHRINK = 2**-0.5
-_FLOOR = 2.5  # levels: noise of the codec. What crowds even below can't be told apart
+_FLOOR = 2.5  # levels: the noise of the codec. Crowds within it can't be told apart
 
 _THUMBNAIL_PX = 64
 _CELL_PX = 4
 _PART_PX = 2
-# Cells are coarser than the thumbnails, so what differs less there differs less here.
+# Cells are coarser than the thumbnails, so differences are smaller in them.
 _CELL_COSINE = 0.95
 _CELL_SLACK = 1.25
-_NEIGHBOURS = 4  # of each picture and turn; in a burst each frame is linked with the next ones, and so all of them
-_BLOCK = 1024  # pictures whose neighbours are looked for at a time: 80 MB against 20,000
+_NEIGHBOURS = 4  # of each image and turn; a burst is still connected, because each frame is linked with the next ones
+_BLOCK = 1024  # images whose neighbours are searched at a time: 80 MB for 20,000 images
 _CHUNK = 256  # pairs checked at a time: 50 MB
 
-# How the first of a pair is to be turned to be the second. Bit 1: left and right change places; bit 2: top and
+# How to turn the first of a pair to get the second. Bit 1: left and right change places; bit 2: top and
 # bottom; bit 4: rows and columns, before the others.
 TURNS = (
     "as it is",
@@ -86,51 +86,51 @@ TURNS = (
     "mirrored, turned by 90°",
 )
 
-Kind = Literal["identical", "copy", "alike"]
+DuplicateKind = Literal["identical", "copy", "alike"]
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 
 class Pair(NamedTuple):
-    """Two pictures by their numbers, first < second.
+    """Two images by their numbers, first < second.
 
     `identical`: every pixel. `copy`: within COPY_BOUND. `alike`: within ALIKE_BOUND. `turn`, one of TURNS (90° is
-    clockwise), makes the second of the first; `difference` is that of the most different part, levels of 255.
+    clockwise), turns the first into the second; `difference` is that of the most different part, in levels of 255.
     """
 
     first: int
     second: int
-    kind: Kind
+    kind: DuplicateKind
     turn: str
     difference: float
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found. `crowded` are pictures too like many others to tell which are copies; no pair names two."""
+    """The pairs. `crowded` are images too similar to many others to tell which are copies; no pair joins two."""
 
     pairs: tuple[Pair, ...]
     crowded: tuple[int, ...]
 
 
-def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: Steps) -> Duplicates:
-    """Find pairs among all pictures of the arrays, uint8 [N, S, S, 3] each, numbered through.
+def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: ProgressSteps) -> Duplicates:
+    """Find pairs among all images of the arrays, uint8 [N, S, S, 3] each, numbered consecutively.
 
-    Not every pair of a group is named, but enough to connect it.
+    Not every pair of a group is listed, but enough to connect it.
     """
     count = sum(len(array) for array in arrays)
-    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as advance:
-        thumbnails, identical = _thumbnails(arrays, advance)
+    with steps.step("Looking for duplicates", total=count * (1 + len(TURNS))) as on_progress:
+        thumbnails, identical = _thumbnails(arrays, on_progress)
         repeated = [pair.second for pair in identical]
         different = np.setdiff1d(np.arange(count), repeated)
-        pairs = _lookalikes(thumbnails[different], advance)
-    kept, crowded = _thinned(pairs, len(different))
+        pairs = _similar_pairs(thumbnails[different], on_progress)
+    kept, crowded = _split_crowds(pairs, len(different))
     numbered = [pair._replace(first=int(different[pair.first]), second=int(different[pair.second])) for pair in kept]
     return Duplicates(tuple(sorted([*identical, *numbered])), tuple(int(different[number]) for number in crowded))
 
 
-def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The groups of two or more that the pairs connect, each ascending, by their first."""
+def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """The groups of two or more that the pairs connect; each is ascending, and they are ordered by their first."""
     root: dict[int, int] = {}
 
     def find(number: int) -> int:
@@ -147,8 +147,8 @@ def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[NDArray[np.uint8], list[Pair]]:
-    """Every picture's thumbnail, [N, 64, 64, 3], and each picture paired with the first that has the same pixels."""
+def _thumbnails(arrays: Sequence[NDArray[np.uint8]], on_progress: OnProgress) -> tuple[NDArray[np.uint8], list[Pair]]:
+    """The thumbnails, [N, 64, 64, 3], and a pair for each image whose pixels equal those of an earlier one."""
     count = sum(len(array) for array in arrays)
     thumbnails = np.empty((count, _THUMBNAIL_PX, _THUMBNAIL_PX, 3), np.uint8)
     first_of: dict[bytes, int] = {}
@@ -158,27 +158,27 @@ def _thumbnails(arrays: Sequence[NDArray[np.uint8]], advance: Advance) -> tuple[
         first = first_of.setdefault(hashlib.blake2b(np.ascontiguousarray(image).data).digest(), number)
         if first != number:
             pairs.append(Pair(first, number, "identical", TURNS[0], 0.0))
-        advance(1)
+        on_progress(1)
     return thumbnails, pairs
 
 
-def _lookalikes(thumbnails: NDArray[np.uint8], advance: Advance) -> list[Pair]:
-    """Pairs that are a copy or alike, each in the turn that makes it most so, in order."""
+def _similar_pairs(thumbnails: NDArray[np.uint8], on_progress: OnProgress) -> list[Pair]:
+    """Pairs that are a copy or alike, in order, each in the turn with the smallest difference."""
     cells = _cells(thumbnails)
     nearest: dict[tuple[int, int], Pair] = {}
     for turn in range(len(TURNS)):
         for firsts, seconds in _candidates(cells, turn):
             for pair in _checked(thumbnails, cells, firsts, seconds, turn=turn):
-                known = nearest.setdefault((pair.first, pair.second), pair)
-                if pair.difference < known.difference:
+                best = nearest.setdefault((pair.first, pair.second), pair)
+                if pair.difference < best.difference:
                     nearest[pair.first, pair.second] = pair
-        advance(len(thumbnails))
+        on_progress(len(thumbnails))
     return sorted(nearest.values())
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
-    # Pillow's BILINEAR averages over all that a pixel of the thumbnail covers.
+    # Pillow's BILINEAR averages over the whole area that a pixel of the thumbnail covers.
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).astype(np.uint16)
     padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
@@ -194,29 +194,29 @@ def _cells(thumbnails: NDArray[np.uint8]) -> Floats:
     return means[..., np.newaxis]
 
 
-def _turned(pictures: Floats, turn: int) -> Floats:
-    """Pictures [N, H, W, C] turned in one of the eight ways of TURNS."""
+def _turned(images: Floats, turn: int) -> Floats:
+    """Images [N, H, W, C] turned in one of the eight ways of TURNS."""
     if turn & 4:
-        pictures = pictures.swapaxes(1, 2)
-    return pictures[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+        images = images.swapaxes(1, 2)
+    return images[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 
 
 def _candidates(cells: Floats, turn: int) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs (first turned, second), first < second: of each first its nearest few."""
+    """Pairs (first, second) with the first turned, first < second: the nearest few of each first."""
     firsts, seconds = _directions(_turned(cells, turn)), _directions(cells)
     for start in range(0, len(cells), _BLOCK):
         cosines = firsts[start : start + _BLOCK] @ seconds[start:].T
-        cosines[np.tril_indices(len(cosines), m=cosines.shape[1])] = -1  # each pair once, and none with itself
+        cosines[np.tril_indices(len(cosines), m=cosines.shape[1])] = -1  # each pair once, and no image with itself
         rows = np.flatnonzero(cosines.max(axis=1) >= _CELL_COSINE)
         near = cosines[rows]
         few = min(_NEIGHBOURS, near.shape[1])
         best = np.argpartition(near, near.shape[1] - few, axis=1)[:, near.shape[1] - few :]
-        which, place = np.nonzero(np.take_along_axis(near, best, axis=1) >= _CELL_COSINE)
-        yield start + rows[which], start + best[which, place]
+        which, rank = np.nonzero(np.take_along_axis(near, best, axis=1) >= _CELL_COSINE)
+        yield start + rows[which], start + best[which, rank]
 
 
 def _directions(cells: Floats) -> Floats:
-    """Each picture's cells as a vector of length 1 about their mean, whatever its brightness and contrast."""
+    """The cells of each image as a vector of length 1 around their mean, independent of brightness and contrast."""
     rows = cells.reshape(len(cells), cells.shape[1] * cells.shape[2])
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)
@@ -225,7 +225,7 @@ def _directions(cells: Floats) -> Floats:
 def _checked(
     thumbnails: NDArray[np.uint8], cells: Floats, firsts: Indices, seconds: Indices, *, turn: int
 ) -> Iterator[Pair]:
-    """Those of the candidates that are alike, by what their cells promise and their thumbnails show."""
+    """The candidates that are similar: first filtered by their cells, then checked in the thumbnails."""
     for start in range(0, len(firsts), _CHUNK):
         first, second = firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]
         rough = _compared(_turned(cells[first], turn), cells[second])
@@ -235,56 +235,58 @@ def _checked(
         difference = _largest_part(compared.difference)
         for row in np.flatnonzero(compared.is_relit & (difference <= ALIKE_BOUND)):
             worst = round(float(difference[row]), 2)
-            kind: Kind = "copy" if worst <= COPY_BOUND else "alike"
+            kind: DuplicateKind = "copy" if worst <= COPY_BOUND else "alike"
             yield Pair(int(first[row]), int(second[row]), kind, TURNS[turn], worst)
 
 
 class _Compared(NamedTuple):
-    """`difference` [P, H, W, C] once brightness and contrast are equal; `is_relit` [P]: light may explain the rest."""
+    """`difference` [P, H, W, C] at equal brightness and contrast; `is_relit` [P]: lighting can explain the rest."""
 
     difference: Floats
     is_relit: NDArray[np.bool_]
 
 
 def _compared(first: Floats, second: Floats) -> _Compared:
-    """Compare pictures [P, H, W, C] row by row."""
-    every = (1, 2, 3)
+    """Compare images [P, H, W, C] row by row."""
+    image_axes = (1, 2, 3)
     means = first.mean(axis=(1, 2)), second.mean(axis=(1, 2))
     first, second = first - means[0][:, None, None], second - means[1][:, None, None]
-    contrasts = np.sqrt(np.square(first).mean(axis=every)), np.sqrt(np.square(second).mean(axis=every))
+    contrasts = np.sqrt(np.square(first).mean(axis=image_axes)), np.sqrt(np.square(second).mean(axis=image_axes))
     safe = [np.maximum(contrast, 1e-3) for contrast in contrasts]
     gain = safe[1] / safe[0]
     shift = means[1] - means[0]
     is_relit = (
-        ((first * second).mean(axis=every) >= _CORRELATION * safe[0] * safe[1])
+        ((first * second).mean(axis=image_axes) >= _CORRELATION * safe[0] * safe[1])
         & (np.minimum(*contrasts) >= _FLAT)
         & (np.maximum(gain, 1 / gain) <= _CONTRAST_RATIO)
         & (np.abs(shift).max(axis=1) <= _MEAN_SHIFT)
         & (np.ptp(shift, axis=1) <= _CAST_SHIFT)
     )
-    # Each goes half the way to the other's contrast, so that neither order of the two counts.
+    # Each is brought halfway to the other's contrast, so that the order of the two doesn't matter.
     half = np.sqrt(gain)[:, None, None, None]
     return _Compared(first * half - second / half, is_relit)
 
 
 def _largest_part(difference: Floats) -> Floats:
-    """The largest root mean square among the parts of each picture, [P]."""
+    """The largest root mean square among the parts of each image, [P]."""
     side = _THUMBNAIL_PX // _PART_PX
     squares = np.square(difference).reshape(-1, side, _PART_PX, side, _PART_PX, 3).mean(axis=(2, 4, 5))
     return np.asarray(np.sqrt(squares.max(axis=(1, 2))), np.float32)
 
 
-def _thinned(pairs: list[Pair], count: int) -> tuple[list[Pair], list[int]]:
-    """The pairs without those that only make a crowd, and the pictures that stay one whatever the bound.
+def _split_crowds(pairs: list[Pair], count: int) -> tuple[list[Pair], list[int]]:
+    """Drop pairs that only connect crowds. Returns the other pairs, and the images that stay a crowd at any bound.
 
-    A group that is a good part of all pictures is a camera's usual view, not one photograph: there only nearer
-    pairs count, until the groups are small. What doesn't fall apart above the codec's noise is left ungrouped, as
-    a split can't put half of the pictures to one side.
+    A group that is a large part of all images is a camera's usual view, not one photograph. There only nearer pairs
+    count, until the groups are small. A crowd that doesn't fall apart above the codec's noise stays ungrouped, because
+    a split can't put half of the images to one side.
     """
     most = max(_CROWD, int(_CROWD_SHARE * count))
     bound = ALIKE_BOUND
     while True:
-        crowd = {number for group in connected(pair[:2] for pair in pairs) if len(group) > most for number in group}
+        crowd = {
+            number for group in connected_groups(pair[:2] for pair in pairs) if len(group) > most for number in group
+        }
         if not crowd:
             return pairs, []
         bound *= _SHRINK

@@ -1,7 +1,7 @@
 """The files of a dataset, in a folder or in a zip that is never unpacked.
 
-Names are relative, with `/`. In a folder, links are followed. A zip's members are read into memory one at a
-time and bounded, so that no name can lead outside and no member can unfold without end.
+Names are relative, with `/`. In a folder, links are followed. The members of a zip are read into memory one at a time
+and up to a limit, so that no name leads outside and no member unpacks without end.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Protocol
 from shared.errors import BadDataset, BadImage
 from shared.file_walk import walk
 
-# Far more than a dataset that fits into the memory of a training machine.
+# Far more files than fit into the memory of a training machine.
 MAX_FILES = 1_000_000
-# Labels of a million files fit; a member that claims more is not a dataset's.
+# Enough for the labels of a million files; no file of a dataset is larger.
 MAX_FILE_BYTES = 200_000_000
 
 
 class DatasetFiles(Protocol):
-    """Somewhere that files can be listed and read by name."""
+    """A folder or zip whose files can be listed and read by name."""
 
     @property
     def path(self) -> Path:
-        """What the user named."""
+        """The path that the user gave."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every file, sorted, hidden ones left out."""
+        """Every file except hidden ones, sorted."""
 
     @property
     def empty_folders(self) -> tuple[str, ...]:
-        """Folders at the top without a file."""
+        """Folders at the top level that hold no file."""
 
     def read(self, name: str) -> bytes:
         """A file's bytes.
@@ -48,7 +48,7 @@ def open_files(path: Path) -> DatasetFiles:
     """The files of the folder or zip at `path`.
 
     Raises:
-        BadDataset: neither a folder nor a zip, or a zip that is damaged or has names that lead outside.
+        BadDataset: it is neither a folder nor a zip, or the zip is damaged or has names that lead outside.
     """
     if path.is_dir():
         return _folder(path)
@@ -83,7 +83,7 @@ class _Zip:
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
     archive: zipfile.ZipFile
-    root: str  # the one folder that everything is in, with its `/`, or nothing
+    root: str  # the one folder that holds everything, with its `/`, or empty
 
     def read(self, name: str) -> bytes:
         try:
@@ -91,7 +91,7 @@ class _Zip:
             if info.file_size > MAX_FILE_BYTES:
                 raise _too_large(name, info.file_size)
             with self.archive.open(info) as member:
-                # zipfile stops at the size that the header claims, and checks the CRC there.
+                # zipfile stops reading at the size that the header claims, and then checks the CRC.
                 return member.read()
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise BadImage("unreadable", f"{name} can't be read from the zip: {error}.") from error
@@ -124,14 +124,14 @@ def _zip(path: Path) -> _Zip:
 
 
 def _common_root(names: list[str]) -> str:
-    """The wrapping folder that zipping a folder makes. A lone class folder is not one: its files lie directly in it."""
+    """The folder that wraps everything, if there is one. A single class folder is not one: it holds only files."""
     tops = {name.split("/")[0] for name in names}
-    if len(tops) != 1 or all(name.count("/") == 1 and not _is_list(name) for name in names):
+    if len(tops) != 1 or all(name.count("/") == 1 and not _is_label_table(name) for name in names):
         return ""
     return f"{tops.pop()}/"
 
 
-def _is_list(name: str) -> bool:
+def _is_label_table(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in (".csv", ".jsonl")
 
 

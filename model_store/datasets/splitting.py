@@ -1,7 +1,7 @@
-"""Which images are trained on and which are checked with: 80/20, by a seed, every kind of bottle in both.
+"""Splits images into training and validation: 80/20, by a seed, with every set of labels on both sides.
 
-Images that show the same photograph go to the same side: checked with a copy of what it learnt from, a model
-looks better than it is.
+Images that show the same photograph go to the same side: a model that is validated on copies of its training images
+seems better than it is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 VALIDATION_SHARE = 0.2
-# A group larger than this share of all images is trained on: as a quarter of the validation images, its many copies
-# would decide the figures.
+# A group larger than this share of all images goes to training: its many copies would be a quarter of the validation
+# images and dominate the metrics.
 _LARGEST_GROUP = 0.25 * VALIDATION_SHARE
 
 
@@ -27,11 +27,11 @@ class Split(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """What goes to one side as a whole: one sample, or a group of them."""
+    """One sample, or a group of samples that goes to one side as a whole."""
 
     members: tuple[int, ...]
-    labels: tuple[str, ...]  # of its first sample, by which it is drawn
-    facts: frozenset[tuple[str, bool]]  # each label that applies to one of them, or that doesn't
+    labels: tuple[str, ...]  # of its first sample; the unit is drawn by them
+    facts: frozenset[tuple[str, bool]]  # (label, whether it applies) of each sample, where that is known
 
 
 def split(
@@ -44,40 +44,39 @@ def split(
 ) -> Split:
     """Split samples by their labels; the same arguments give the same split.
 
-    Samples with the same set of labels are kept together, shuffled, and every fifth of that row is taken:
-    each set gives its share within one image, and sets of a few images give a fifth of them all together. A class
-    that would have no image to train on keeps one; one that would have none to be checked with gives one, if it
-    has another.
+    The samples are ordered by their set of labels and shuffled within each set, and every fifth goes to validation. So
+    each set contributes its share to within one image, and small sets contribute a fifth together. A class that would
+    have no training image keeps one. A class that would have no validation image gives one, if it has another.
 
     Args:
-        labels: of each sample.
+        labels: the labels of each sample.
         seed: of the shuffling.
-        groups: a number for each sample; those with the same number go to the same side, drawn by the labels of
-            the first. None, or all different, is the split without groups. A group of more than a twentieth of all
-            images is trained on, where the other ones are the more part.
+        groups: a number for each sample; samples with the same number go to the same side, drawn by the labels of the
+            first. None, or all different, means no groups. A group of more than a twentieth of all images goes to
+            training, as long as the other samples are at least half of all.
         leave_out: samples that go to neither side.
-        absent: labels that are known not to apply to each sample. Of these too one is trained on and one checked with,
-            as of each class.
+        absent: the labels that are known not to apply to each sample. Each side gets at least one such sample per
+            label, as it does per class.
 
     Raises:
-        ValueError: another number of groups, or of absent labels, than of labels.
+        ValueError: `labels`, `groups` and `absent` differ in length.
     """
     rng = np.random.default_rng(seed)
     facts = _facts(labels, [()] * len(labels) if absent is None else absent)
     units = _units(labels, facts, range(len(labels)) if groups is None else groups, frozenset(leave_out))
     if not units:
-        nothing = np.empty(0, np.intp)
-        return Split(train=nothing, validation=nothing)
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number in _drawable(units):
-        alike[units[number].labels].append(number)
-    row = np.concatenate([rng.permutation(alike[names]) for names in sorted(alike)])
-    count = round(len(row) * VALIDATION_SHARE)
-    places = (np.arange(count) + rng.random()) * len(row) / max(count, 1)
-    validation = set(row[places.astype(int)].tolist())
-    _leave_one_of_each(units, validation)
-    if validation:  # else there are too few images to check with at all
-        _check_one_of_each(units, validation, row)
+        empty = np.empty(0, np.intp)
+        return Split(train=empty, validation=empty)
+    by_labels: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number in _validation_candidates(units):
+        by_labels[units[number].labels].append(number)
+    order = np.concatenate([rng.permutation(by_labels[names]) for names in sorted(by_labels)])
+    count = round(len(order) * VALIDATION_SHARE)
+    positions = (np.arange(count) + rng.random()) * len(order) / max(count, 1)
+    validation = set(order[positions.astype(int)].tolist())
+    _keep_one_of_each_in_training(units, validation)
+    if validation:  # otherwise there are too few images for any validation
+        _add_one_of_each_to_validation(units, validation, order)
     return Split(
         train=_members(unit for number, unit in enumerate(units) if number not in validation),
         validation=_members(units[number] for number in validation),
@@ -107,15 +106,15 @@ def _units(
     ]
 
 
-def _drawable(units: Sequence[_Unit]) -> list[int]:
-    """The units that may be checked with: all but the large ones, unless too little would be left to draw from."""
+def _validation_candidates(units: Sequence[_Unit]) -> list[int]:
+    """The units that may go to validation: all but the large ones, unless the others are less than half."""
     images = sum(len(unit.members) for unit in units)
     small = [number for number, unit in enumerate(units) if len(unit.members) <= max(1.0, _LARGEST_GROUP * images)]
     enough = 2 * sum(len(units[number].members) for number in small) >= images
     return small if enough else list(range(len(units)))
 
 
-def _leave_one_of_each(units: Sequence[_Unit], validation: set[int]) -> None:
+def _keep_one_of_each_in_training(units: Sequence[_Unit], validation: set[int]) -> None:
     trained = Counter(fact for number, unit in enumerate(units) if number not in validation for fact in unit.facts)
     for number in sorted(validation):
         if any(trained[fact] == 0 for fact in units[number].facts):
@@ -123,16 +122,16 @@ def _leave_one_of_each(units: Sequence[_Unit], validation: set[int]) -> None:
             trained.update(units[number].facts)
 
 
-def _check_one_of_each(units: Sequence[_Unit], validation: set[int], row: NDArray[np.intp]) -> None:
-    """Give each fact that validation lacks its first unit of the row, where the training can spare that."""
+def _add_one_of_each_to_validation(units: Sequence[_Unit], validation: set[int], order: NDArray[np.intp]) -> None:
+    """For each fact that validation lacks, move its first unit of `order` there, if training has another."""
     trained = Counter(fact for number, unit in enumerate(units) if number not in validation for fact in unit.facts)
-    checked = {fact for number in validation for fact in units[number].facts}
-    for number in row.tolist():
+    validated = {fact for number in validation for fact in units[number].facts}
+    for number in order.tolist():
         facts = units[number].facts
-        if number not in validation and not facts <= checked and all(trained[fact] > 1 for fact in facts):
+        if number not in validation and not facts <= validated and all(trained[fact] > 1 for fact in facts):
             validation.add(number)
             trained.subtract(facts)
-            checked |= facts
+            validated |= facts
 
 
 def _members(units: Iterable[_Unit]) -> NDArray[np.intp]:

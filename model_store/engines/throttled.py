@@ -1,24 +1,22 @@
-"""An engine that leaves the cores to others most of the time: for proving a bundle beside a model at work."""
+"""An engine that pauses most of the time: for checking a bundle while another model of the process serves."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.engines.validation import Images
+from model_store.engines.protocol import Engine, EngineName
+from shared.images.arrays import Images
 
-if TYPE_CHECKING:
-    from model_store.engines.loading import Engine, EngineName
-
-# Pauses for every second of work. Not a low priority: an engine's threads would inherit it and keep it when they serve.
-PAUSES_PER_WORK = 3.0
+# Seconds of pause per second of work. A low priority would not do: an engine's threads would inherit it, and keep it
+# when they serve.
+PAUSE_RATIO = 3.0
 
 
-class Unhurried:
+class ThrottledEngine:
     """Runs the images of a batch one by one, each followed by a pause three times as long."""
 
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -27,10 +25,10 @@ class Unhurried:
         self.name: EngineName = engine.name
         self.input_size_px = engine.input_size_px
         self.classes_count = engine.classes_count
-        self.callers = 1
+        self.max_concurrency = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Each size as it is: a shape can't be warmed up in pieces."""
+        """Warm up each size as a whole, with a pause after it: a batch shape can't be warmed up image by image."""
         for batch_size in batch_sizes:
             started = time.monotonic()
             self._engine.warm_up([batch_size])
@@ -46,4 +44,4 @@ class Unhurried:
         return np.concatenate(rows)
 
     def _pause(self, worked_s: float) -> None:
-        self._sleep(PAUSES_PER_WORK * worked_s)
+        self._sleep(PAUSE_RATIO * worked_s)

@@ -1,37 +1,34 @@
-"""What every engine checks before its model runs and before anybody acts on the answer.
+"""The checks of every engine: the batch before the model runs, and the answer before anybody acts on it.
 
-The models themselves do not: an image of another size goes through convolutions and a mean just as well,
-and comes out as a wrong answer.
+The models themselves don't check. An image of another size passes through convolutions and a mean just as well, and
+gives a wrong answer.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
-
-# uint8 [N, S, S, 3], or N arrays [S, S, 3] wherever they lie.
-Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+from shared.images.arrays import Images
 
 
 def check_batch(batch: Images, *, input_size_px: int, engine: str) -> None:
-    """Refuse what is not N >= 1 images, uint8 [S, S, 3] each.
+    """Refuse a batch that is not N >= 1 images, uint8 [S, S, 3] each.
 
     Raises:
-        EngineFailed: says what it was given.
+        EngineFailed: the message describes the batch.
     """
     shape = (input_size_px, input_size_px, 3)
     if len(batch) == 0 or any(image.dtype != np.uint8 or image.shape != shape for image in batch):
         raise EngineFailed(
-            f"engine {engine} was given {described(batch)}, takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
+            f"engine {engine} was given {describe_batch(batch)}, "
+            f"takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
         )
 
 
-def described(batch: Images) -> str:
-    """A batch in an error's words, e.g. `uint8[16, 224, 224, 3]`."""
+def describe_batch(batch: Images) -> str:
+    """Type and shape of a batch for an error message, e.g. `uint8[16, 224, 224, 3]`."""
     if isinstance(batch, np.ndarray):
         return f"{batch.dtype}{list(batch.shape)}"
     kinds = {f"{image.dtype}[{', '.join(map(str, (len(batch), *image.shape)))}]" for image in batch}
@@ -39,10 +36,10 @@ def described(batch: Images) -> str:
 
 
 def check_answer(answer: NDArray[np.float32], *, images: int, classes_count: int, engine: str) -> NDArray[np.float32]:
-    """The answer itself, when it is one row of `classes_count` finite numbers for each of `images`.
+    """Return the answer if it has one row of `classes_count` finite numbers for each of `images`.
 
     Raises:
-        EngineFailed: it isn't.
+        EngineFailed: it has not.
     """
     if answer.shape != (images, classes_count):
         raise EngineFailed(

@@ -1,4 +1,4 @@
-"""Files straight through decoder, engine and policy, as a worker would take them, without a queue.
+"""Classifies image files with the decoder, engine and policy that workers use, without a queue.
 
 In: paths. Out: one Classified per file, in order. Called by `sortline classify`.
 """
@@ -27,14 +27,14 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model_store.engines.loading import Engine
+    from model_store.engines.protocol import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What became of one file: a decision, or what is wrong with it.
+    """The result for one file: a decision, or an error.
 
-    `best` are the most probable classes as (label, probability), whatever the policy made of them.
+    `best` are the most probable classes as (label, probability), whatever the policy decided.
     """
 
     path: Path
@@ -44,16 +44,16 @@ class Classified:
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths` and the images in the folders among them, whatever their depth, in order.
+    """The files among `paths`, and the images at any depth in the folders among them, in order.
 
-    In a folder the suffix tells an image, and hidden files and folders are passed over, as `upload` and
-    datasets do; a file that is named is always tried.
+    In a folder, images are recognised by their suffix, and hidden files and folders are skipped, as by `upload` and
+    datasets. A file that is named is always tried.
     """
     for path in paths:
         if path.is_dir():
-            inside = [file for files in walk(path) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-            # A folder without images is passed on, to be reported as something that can't be classified.
-            yield from inside or [path]
+            images = [file for files in walk(path) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            # A folder without images is yielded itself, and later reported as an error.
+            yield from images or [path]
         else:
             yield path
 
@@ -67,30 +67,30 @@ def classify_files(
     camera: str = ANY_CAMERA,
     top: int = 0,
 ) -> Iterator[Classified]:
-    """Classify files, `settings.max_batch` at a time; a bad one is answered with its error.
+    """Classify files, `settings.max_batch` at a time; the result of an unusable file is its error.
 
     Args:
-        camera: whose pictures they are: the model may look at a part of its own in each camera's.
-        top: how many classes to give as `best`.
+        camera: the camera that took the images; the model may have a crop region per camera.
+        top: the number of classes in `best`.
 
     Raises:
         EngineFailed: the model failed on a batch.
     """
-    waiting = iter(paths)
+    remaining = iter(paths)
     decoder = decoder_of(bundle.manifest, settings)
-    while group := list(islice(waiting, settings.max_batch)):
+    while group := list(islice(remaining, settings.max_batch)):
         images = [_read(path, decoder, camera) for path in group]
         usable = [image for image in images if isinstance(image, np.ndarray)]
-        rows = iter(engine.predict(np.stack(usable)).tolist() if usable else ())
+        probabilities = iter(engine.predict(np.stack(usable)).tolist() if usable else ())
         for path, image in zip(group, images, strict=True):
             if isinstance(image, str):
                 yield Classified(path, error=image)
             else:
-                yield _classified(path, next(rows), bundle=bundle, top=top)
+                yield _classified(path, next(probabilities), bundle=bundle, top=top)
 
 
 def _read(path: Path, decoder: ImageDecoder, camera: str) -> NDArray[np.uint8] | str:
-    """The decoded image, or what is wrong with the file."""
+    """The decoded image, or the error."""
     if path.is_dir():
         return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
     try:
@@ -101,7 +101,8 @@ def _read(path: Path, decoder: ImageDecoder, camera: str) -> NDArray[np.uint8] |
         return str(error)
 
 
-def _classified(path: Path, row: list[float], *, bundle: Bundle, top: int) -> Classified:
+def _classified(path: Path, probabilities: list[float], *, bundle: Bundle, top: int) -> Classified:
     manifest = bundle.manifest
-    best = heapq.nlargest(top, zip(manifest.classes, row, strict=True), key=itemgetter(1))
-    return Classified(path, decide(row, manifest.classes, mode=manifest.mode, policy=manifest.policy), tuple(best))
+    best = heapq.nlargest(top, zip(manifest.classes, probabilities, strict=True), key=itemgetter(1))
+    decision = decide(probabilities, manifest.classes, mode=manifest.mode, policy=manifest.policy)
+    return Classified(path, decision, tuple(best))

@@ -1,26 +1,25 @@
-"""How good the answers are: probabilities against true labels, as figures.
+"""Metrics: compares the probabilities of a model with the true labels.
 
-In: probabilities of a model and the labels of the same images. Out: a dict fit for JSON. Numpy only.
+In: the probabilities for some images and the labels of the same images. Out: a dict fit for JSON. Numpy only.
 
     accuracy       share of images whose most probable class is one of their stated labels
-    exact_match    share of images whose decided labels (the policy's) are right: exactly the true ones
+    exact_match    share of images whose decided labels (the policy's) are exactly the true ones
     per_class      of the decided labels: precision, recall, F1; `support` and `given`, how many images have the label
-                   and how many got it; `average_precision` of the probabilities (None where no image has it);
+                   and how many were given it; `average_precision` of the probabilities (None if no image has it);
                    `threshold`, the policy's (None for the `good` of `multi`)
     macro_f1, map  mean F1 over the classes that occur, in truth or in a decision; mean average precision
     ece            expected calibration error: mean |confidence - frequency| over ten bins of confidence, weighted by
                    their size; in `single` of the most probable class, in `multi` of every class of every image
     uncertain      share of images that the policy sends to a person
-    sure_accuracy, sure_exact_match    the same figures among the other images; None when there are none
-    known_share    share of the truth that is known: below 1 for folders of one label, judged by a `multi` model
-    confusion      rows are stated labels, columns the most probable class. An image with several true labels counts
-                   where it was right, else in the row of its label that comes first in the policy's precedence.
-                   Of more than 100 classes, only those that occur
+    sure_accuracy, sure_exact_match    the same metrics for the other images; None when there are none
+    known_share    share of the labels that are known: below 1 for folders of one label and a `multi` model
+    confusion      rows are stated labels, columns the most probable class. An image with several true labels counts in
+                   the row of the answer if that is one of them, otherwise in the row of its label that comes first
+                   in the policy's precedence. Of more than 100 classes, only those that occur
 
-A dataset may leave truth unknown (`known`): a photograph in the folder `no cap` may be disfigured too. What is
-unknown counts neither for nor against: it is left out of the figures per class, of average precision and of the
-calibration error, and a decision is right when it agrees with all that is known. Accuracy and confusion go by
-the stated labels.
+A dataset may leave some labels of an image unknown (`label_mask`): a photograph in the folder `no cap` may be
+disfigured too. Unknown labels are left out of the metrics per class, of average precision and of the calibration error.
+A decision is correct if it agrees with all known labels. Accuracy and confusion go by the stated labels.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from shared.errors import BadDataset
 
 # As in Guo et al. 2017, "On Calibration of Modern Neural Networks", with fewer bins for fewer images.
 BINS = 10
-# A matrix of the 1,001 classes of ImageNet would be a million numbers, nearly all of them 0.
+# The matrix of ImageNet's 1,001 classes would be a million numbers, nearly all of them 0.
 _MAX_CONFUSION_CLASSES = 100
 
 Floats = NDArray[np.float32]
@@ -46,11 +45,11 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was answered for N images beside what is true of them; C columns in the order of `classes`.
+class ScoredPredictions:
+    """The answers for N images and their true labels; C columns in the order of `classes`.
 
-    `probabilities` is float32 [N, C]; `truth`, `known` and `decided` are bool [N, C]; `uncertain` and `right`
-    are bool [N]; `lanes` has N entries.
+    `probabilities` is float32 [N, C]; `truth`, `label_mask` (False: unknown) and `decided` are bool [N, C]; `uncertain`
+    and `correct` are bool [N]; `lanes` has N entries.
     """
 
     classes: tuple[str, ...]
@@ -58,10 +57,10 @@ class Judged:
     policy: Policy
     probabilities: Floats
     truth: Bools
-    known: Bools
+    label_mask: Bools
     decided: Bools
     uncertain: Bools
-    right: Bools
+    correct: Bools
     lanes: tuple[str, ...]
 
     @property
@@ -70,7 +69,7 @@ class Judged:
         return np.asarray(self.probabilities.argmax(axis=1))
 
     def threshold(self, name: str) -> float | None:
-        """What `name` is decided by; None for the `good` of `multi`, which has no threshold."""
+        """The threshold of class `name`; None for the `good` of `multi`, which has none."""
         if self.mode == "multi" and name == GOOD:
             return None
         return self.policy.thresholds.get(name, DEFAULT_THRESHOLD)
@@ -81,7 +80,7 @@ class Judged:
 
 
 class Bins(NamedTuple):
-    """A reliability diagram: per bin of confidence that isn't empty its mean, how often it was right, its size."""
+    """A reliability diagram. Per non-empty bin: mean confidence, share of correct answers, number of answers."""
 
     confidence: NDArray[np.float64]
     frequency: NDArray[np.float64]
@@ -101,55 +100,60 @@ def evaluate(
     classes: Sequence[str],
     mode: Mode,
     policy: Policy,
-    known: Bools | None = None,
+    label_mask: Bools | None = None,
 ) -> dict[str, Any]:
-    """All figures of N >= 1 images; `probabilities` is [N, C] in the order of `classes`, `known` bool [N, C].
+    """All metrics of N >= 1 images; `probabilities` is [N, C] in the order of `classes`, `label_mask` bool [N, C].
 
     Raises:
         BadDataset: there are no images, or one has a label that the model doesn't know.
     """
-    return figures(judge(probabilities, labels, classes=classes, mode=mode, policy=policy, known=known))
+    return compute_metrics(
+        score(probabilities, labels, classes=classes, mode=mode, policy=policy, label_mask=label_mask)
+    )
 
 
-def judge(
+def score(
     probabilities: Floats,
     labels: Sequence[tuple[str, ...]],
     *,
     classes: Sequence[str],
     mode: Mode,
     policy: Policy,
-    known: Bools | None = None,
-    strangers: Literal["refuse", "wrong"] = "refuse",
-) -> Judged:
-    """Decide on every image and compare with its truth.
+    label_mask: Bools | None = None,
+    unknown_labels: Literal["refuse", "wrong"] = "refuse",
+) -> ScoredPredictions:
+    """Decide on every image and compare with its true labels.
 
     Args:
         probabilities: float32 [N, C] in the order of `classes`, N >= 1.
         labels: the true labels of each image.
-        classes: what the model knows.
-        mode: of the model.
-        policy: what decides.
-        known: bool [N, C], False where the truth is unknown; None: all of it is known.
-        strangers: what becomes of a label that the model doesn't know: `refuse` the dataset, or take the
-            image for one that the model can't be right on (`wrong`).
+        classes: the classes of the model.
+        mode: the mode of the model.
+        policy: decides the labels.
+        label_mask: bool [N, C], False where it is unknown whether the label applies; None: all are known.
+        unknown_labels: how to treat a label that the model doesn't know: `refuse` the dataset, or count every answer
+            to the image as `wrong`.
 
     Raises:
-        BadDataset: there are no images, or one has a label that the model doesn't know, and that is refused.
+        BadDataset: there are no images, or one has a label that the model doesn't know and `unknown_labels` is
+            `refuse`.
     """
     if not labels:
         raise BadDataset("there is no usable image to evaluate on.")
-    if strangers == "refuse":
-        check_known(labels, classes)
+    if unknown_labels == "refuse":
+        check_labels_known(labels, classes)
     unknown = {name for names in labels for name in names} - set(classes)
     truth = np.array([[name in names for name in classes] for names in labels], bool)
-    sayable = np.array([not set(names).intersection(unknown) for names in labels], bool)
+    answerable = np.array([not set(names).intersection(unknown) for names in labels], bool)
     decided, uncertain, lanes = _decisions(probabilities, classes=classes, mode=mode, policy=policy)
-    known = np.ones_like(truth) if known is None else known | truth
-    right = ((truth == decided) | ~known).all(axis=1) & sayable
-    return Judged(tuple(classes), mode, policy, probabilities, truth, known, decided, uncertain, right, lanes)
+    label_mask = np.ones_like(truth) if label_mask is None else label_mask | truth
+    correct = ((truth == decided) | ~label_mask).all(axis=1) & answerable
+    return ScoredPredictions(
+        tuple(classes), mode, policy, probabilities, truth, label_mask, decided, uncertain, correct, lanes
+    )
 
 
-def check_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> None:
+def check_labels_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> None:
     """Raise unless the model has a class for every label.
 
     Raises:
@@ -163,43 +167,44 @@ def check_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> No
         )
 
 
-def figures(judged: Judged) -> dict[str, Any]:
-    """The figures at the top of this file."""
-    per_class = {name: _of_class(judged, column) for column, name in enumerate(judged.classes)}
+def compute_metrics(scored: ScoredPredictions) -> dict[str, Any]:
+    """The metrics listed at the top of this file."""
+    per_class = {name: _of_class(scored, column) for column, name in enumerate(scored.classes)}
     f1 = [scores["f1"] for scores in per_class.values() if scores["support"] or scores["given"]]
     precisions = [scores["average_precision"] for scores in per_class.values()]
-    hit, sure = judged.truth[np.arange(len(judged.truth)), judged.top], ~judged.uncertain
+    hit, certain = scored.truth[np.arange(len(scored.truth)), scored.top], ~scored.uncertain
     return {
         "accuracy": _rounded(hit.mean()),
         "macro_f1": _rounded(np.mean(f1)) if f1 else 0.0,
         "map": _mean([value for value in precisions if value is not None]),
-        "exact_match": _rounded(judged.right.mean()),
-        "ece": _rounded(reliability(judged.probabilities, judged.truth, judged.known, mode=judged.mode).error),
-        "uncertain": _rounded(judged.uncertain.mean()),
-        "sure_accuracy": _mean(hit[sure]),
-        "sure_exact_match": _mean(judged.right[sure]),
-        "known_share": _rounded(judged.known.mean()),
+        "exact_match": _rounded(scored.correct.mean()),
+        "ece": _rounded(reliability(scored.probabilities, scored.truth, scored.label_mask, mode=scored.mode).error),
+        "uncertain": _rounded(scored.uncertain.mean()),
+        "sure_accuracy": _mean(hit[certain]),
+        "sure_exact_match": _mean(scored.correct[certain]),
+        "known_share": _rounded(scored.label_mask.mean()),
         "per_class": per_class,
-        "confusion": _confusion(judged),
-        "images": len(judged.truth),
+        "confusion": _confusion(scored),
+        "images": len(scored.truth),
     }
 
 
-def known_truth(dataset: Dataset, samples: Sequence[Sample], *, classes: Sequence[str], mode: Mode) -> Bools | None:
-    """Which truth the dataset states (`Dataset.known`), bool [N, C]; None: all of it.
+def label_mask_of(dataset: Dataset, samples: Sequence[Sample], *, classes: Sequence[str], mode: Mode) -> Bools | None:
+    """Which labels are known (`Dataset.known_labels`), bool [N, C]; None: all of them.
 
-    For a `single` model a label always states everything: no other class applies.
+    For a `single` model one label says everything: no other class applies.
     """
     if mode == "single" or dataset.complete:
         return None
-    stated = ({*dataset.known(sample, classes)} for sample in samples)
-    return np.array([[name in names for name in classes] for names in stated], bool).reshape(-1, len(classes))
+    known = ({*dataset.known_labels(sample, classes)} for sample in samples)
+    return np.array([[name in names for name in classes] for names in known], bool).reshape(-1, len(classes))
 
 
 def average_precision(scores: Floats, truth: Bools) -> float | None:
     """Area under precision against recall by the step rule, Σ (R_n - R_{n-1}) P_n over the distinct scores.
 
-    As scikit-learn's `average_precision_score`: no interpolation, which would flatter. None without a positive.
+    As scikit-learn's `average_precision_score`: without interpolation, which would give too high values. None without
+    a positive.
     """
     positives = int(truth.sum())
     if not positives:
@@ -211,15 +216,15 @@ def average_precision(scores: Floats, truth: Bools) -> float | None:
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
-def reliability(probabilities: Floats, truth: Bools, known: Bools, *, mode: Mode) -> Bins:
-    """How often answers of each confidence are right, in ten bins; arrays are [N, C]."""
+def reliability(probabilities: Floats, truth: Bools, label_mask: Bools, *, mode: Mode) -> Bins:
+    """How often answers of each confidence are correct, in ten bins; arrays are [N, C]."""
     if mode == "single":
         rows, top = np.arange(len(truth)), probabilities.argmax(axis=1)
-        confidence, correct, counts = probabilities[rows, top], truth[rows, top], known[rows, top]
+        confidence, correct, known = probabilities[rows, top], truth[rows, top], label_mask[rows, top]
     else:
-        confidence, correct, counts = probabilities.ravel(), truth.ravel(), known.ravel()
-    confidence, correct = confidence[counts], correct[counts]
-    # In float32, where 0.7 times ten is seven: in float64 it is a little less, and would fall into the bin below.
+        confidence, correct, known = probabilities.ravel(), truth.ravel(), label_mask.ravel()
+    confidence, correct = confidence[known], correct[known]
+    # In float32 0.7 times ten is seven. In float64 it is a little less, and would fall into the bin below.
     bins = np.minimum((confidence * np.float32(BINS)).astype(int), BINS - 1)
     count = np.bincount(bins, minlength=BINS)
     filled = count > 0
@@ -231,7 +236,7 @@ def reliability(probabilities: Floats, truth: Bools, known: Bools, *, mode: Mode
 def _decisions(
     probabilities: Floats, *, classes: Sequence[str], mode: Mode, policy: Policy
 ) -> tuple[Bools, Bools, tuple[str, ...]]:
-    """Decided labels [N, C], whether the policy is uncertain [N], and the N lanes."""
+    """The decided labels [N, C], whether the policy is uncertain [N], and the N lanes."""
     column = {name: index for index, name in enumerate(classes)}
     decided = np.zeros(probabilities.shape, bool)
     decisions = [decide(values, classes, mode=mode, policy=policy) for values in probabilities.tolist()]
@@ -242,11 +247,11 @@ def _decisions(
     return decided, uncertain, tuple(decision.lane for decision in decisions)
 
 
-def _of_class(judged: Judged, column: int) -> dict[str, Any]:
-    known = judged.known[:, column]
-    truth, decided = judged.truth[known, column], judged.decided[known, column]
+def _of_class(scored: ScoredPredictions, column: int) -> dict[str, Any]:
+    known = scored.label_mask[:, column]
+    truth, decided = scored.truth[known, column], scored.decided[known, column]
     hits, wanted, given = int((truth & decided).sum()), int(truth.sum()), int(decided.sum())
-    precision = average_precision(judged.probabilities[known, column], truth)
+    precision = average_precision(scored.probabilities[known, column], truth)
     return {
         "precision": _rounded(hits / given if given else 0.0),
         "recall": _rounded(hits / wanted if wanted else 0.0),
@@ -254,18 +259,18 @@ def _of_class(judged: Judged, column: int) -> dict[str, Any]:
         "support": wanted,
         "given": given,
         "average_precision": None if precision is None else _rounded(precision),
-        "threshold": judged.threshold(judged.classes[column]),
+        "threshold": scored.threshold(scored.classes[column]),
     }
 
 
-def _confusion(judged: Judged) -> dict[str, Any]:
-    classes = judged.classes
-    place = {name: rank for rank, name in enumerate(judged.policy.precedence)}
-    order = sorted(range(len(classes)), key=lambda index: place[classes[index]])
+def _confusion(scored: ScoredPredictions) -> dict[str, Any]:
+    classes = scored.classes
+    rank_of = {name: rank for rank, name in enumerate(scored.policy.precedence)}
+    order = sorted(range(len(classes)), key=lambda index: rank_of[classes[index]])
     matrix = np.zeros((len(classes), len(classes)), int)
-    for names, answer in zip(judged.truth, judged.top, strict=True):
+    for names, answer in zip(scored.truth, scored.top, strict=True):
         row = answer if names[answer] else next((index for index in order if names[index]), None)
-        if row is not None:  # else it has no label that the model knows
+        if row is not None:  # otherwise it has no label that the model knows
             matrix[row, answer] += 1
     if len(classes) > _MAX_CONFUSION_CLASSES:
         occurring = np.flatnonzero(matrix.any(axis=0) | matrix.any(axis=1))

@@ -1,1 +1,1 @@
-"""Export: a trained model as a SavedModel and LiteRT files, and how far these answer alike."""
+"""Export: a trained model as a SavedModel and LiteRT files, and how closely their outputs agree."""

@@ -1,13 +1,13 @@
-"""Takes the mean error of rounded weights out of an int8 model's biases.
+"""Bias correction: removes the mean error of quantised weights through the biases of an int8 model.
 
 In: the int8 and the fp32 `.tflite` of one network, and training images. Out: the int8 file with other biases.
-Called by `export` only.
+Called by `exporter` only.
 
-Rounding a convolution's weights moves the mean of each output channel by (the weights' errors) x (the mean of
-its input); ReLU6 inputs are never negative, so this does not average out, and it is most of the damage that
-8-bit weights do. It is known beforehand, so the bias can take it away: Nagel et al. 2019, "Data-Free Quantization
-Through Weight Equalization and Bias Correction", section 4.2, with means measured rather than derived. On the
-default backbone it lifts the features' signal to noise from 16.3 to 21.2 dB, at no cost in speed.
+Quantising a convolution's weights shifts the mean of each output channel by (the weights' errors) x (the mean of its
+input). ReLU6 inputs are never negative, so the shifts do not average out; they are most of the damage of 8-bit weights.
+They are known in advance, so the bias can compensate them: Nagel et al. 2019, "Data-Free Quantization Through Weight
+Equalization and Bias Correction", section 4.2, here with measured instead of derived means. On the default backbone
+this raises the features' signal to noise from 16.3 to 21.2 dB, at no cost in speed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 
 Floats = NDArray[np.float32]
 
 
-def corrected(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], advance: Advance) -> bytes:
-    """The int8 model with corrected biases; what it keeps in float is left alone.
+def correct_biases(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], on_progress: OnProgress) -> bytes:
+    """The int8 model with corrected biases; operators that it keeps in float stay as they are.
 
     Args:
         fp32: the same network, converted without quantisation.
-        images: uint8 [N, S, S, 3] that the inputs' means are measured on, in float.
+        images: uint8 [N, S, S, 3], on which the inputs' means are measured, in float.
 
     Raises:
         ValueError: the files don't have the same convolutions.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    patched = bytearray(int8)  # biases are overwritten in place: everything else stays as the converter laid it out
+    patched = bytearray(int8)  # biases are overwritten in place, so everything else stays as the converter wrote it
     quantised, float_model = schema.Model.GetRootAs(patched, 0), schema.Model.GetRootAs(fp32, 0)
     float_convolutions = list(_convolutions(schema, float_model))
-    means = _input_means(fp32, [operator.Inputs(0) for operator in float_convolutions], images, advance)
+    means = _input_means(fp32, [operator.Inputs(0) for operator in float_convolutions], images, on_progress)
     graph = quantised.Subgraphs(0)
     readers = Counter(graph.Tensors(index).Buffer() for index in range(graph.TensorsLength()))
     for ours, theirs, mean in zip(_convolutions(schema, quantised), float_convolutions, means, strict=True):
@@ -54,26 +54,26 @@ def corrected(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], advance: A
 
 
 def _convolutions(schema: Any, model: Any) -> Iterator[Any]:
-    """The convolutions that have a bias, in the order they run."""
+    """The convolutions with a bias, in the order in which they run."""
     kinds = schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D
     graph = model.Subgraphs(0)
     for index in range(graph.OperatorsLength()):
         operator = graph.Operators(index)
         code = model.OperatorCodes(operator.OpcodeIndex())
-        # The schema's rule: numbers below 127 stand in the old field, larger ones in the new.
+        # The schema's rule: codes below 127 are in the old field, larger ones in the new.
         kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         if kind in kinds and operator.InputsLength() > 2 and operator.Inputs(2) >= 0:
             yield operator
 
 
-def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], advance: Advance) -> list[Floats]:
-    """The mean of each of these tensors [1, H, W, channels] over all images and places, [channels]."""
+def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], on_progress: OnProgress) -> list[Floats]:
+    """The mean of each of these tensors [1, H, W, channels] over all images and positions, [channels]."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
         model_content=fp32,
         experimental_preserve_all_tensors=True,
-        # XNNPACK would keep what lies between operators to itself.
+        # XNNPACK would not expose the tensors between operators.
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
@@ -86,17 +86,17 @@ def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], adv
             total + interpreter.get_tensor(index).mean(axis=(0, 1, 2))
             for total, index in zip(sums, tensors, strict=True)
         ]
-        advance(1)
+        on_progress(1)
     return [np.asarray(total / len(images), np.float32) for total in sums]
 
 
 def _mean_shift(error: Floats, mean: Floats, *, axis: int) -> Floats:
-    """What to add to each output channel, [outputs].
+    """The correction of each output channel, [outputs].
 
     Args:
-        error: float minus rounded weights: [outputs, h, w, inputs of a group], or [1, h, w, outputs] (depthwise).
+        error: float minus quantised weights: [outputs, h, w, inputs of a group], or [1, h, w, outputs] (depthwise).
         mean: of the input, [inputs].
-        axis: of `error`, where the outputs lie: 0, or 3 for depthwise.
+        axis: of the outputs in `error`: 0, or 3 for depthwise.
     """
     if axis == 3:
         return np.asarray(error.sum(axis=(0, 1, 2)) * np.repeat(mean, error.shape[3] // len(mean)))
@@ -110,7 +110,7 @@ def _channel_axis(kernel: Any) -> int:
 
 
 def _dequantised(model: Any, kernel: Any) -> Floats:
-    """Weights as the int8 model has them; they are symmetric, one scale an output channel."""
+    """The int8 model's weights as floats; they are symmetric, with one scale per output channel."""
     shape = [1, 1, 1, 1]
     shape[_channel_axis(kernel)] = -1
     scales = kernel.Quantization().ScaleAsNumpy().reshape(shape)

@@ -1,38 +1,35 @@
-"""Whether the exported files answer as the trained model did, measured on images it never saw.
+"""Parity: whether the exported files give the trained model's outputs, on images that it was not trained on.
 
-In: the trained module and a folder of exports. Out: the figures of `manifest.parity`, what CPUs take by default, and
-the golden answers. The files are loaded from disk by the engines that serve them.
+In: the trained module and a folder of exports. Out: the figures of `manifest.parity`, and the golden images. The files
+are loaded from disk by the engines that serve them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.bundle.files import FLOAT_TOLERANCE, INT8_TOLERANCE, Golden
+from model_store.bundle.golden import Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
 from model_store.datasets.lazy_images import in_batches
+from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
-from model_store.engines.loading import Engine, usable_cores
+from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation.metrics import Bools, judge
-from model_store.evaluation.metrics import figures as figures_of
+from model_store.evaluation.metrics import Bools, compute_metrics, score
 from model_store.runtime.native_output import quiet_native
+from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
 
-# int8 is what CPUs take by default where it earned it: with the same decided labels as fp32 on at least this share of
-# images, and at most this much macro F1 lost. Labels, not the most probable class: they are what a result says and what
-# chooses the lane, and in `multi` the most probable class is not even one of them where a low threshold is reached.
-INT8_AGREEMENT = 0.99
-INT8_MACRO_F1_LOSS = 0.005
-# What reload may change. The SavedModel is the same graph and must hold it. LiteRT folds the batch norms into the
-# weights, which rounds anew: up to 9.7e-6 on the default backbone; beyond this it is announced, not refused.
+# Largest difference after reload. The SavedModel has the same graph and must keep to it. LiteRT folds the batch
+# normalisations into the weights, which adds rounding (up to 9.7e-6 on the default backbone); above this bound the
+# difference is reported, not refused.
 RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16
 _BATCH_SIZE = 16
@@ -40,7 +37,7 @@ _BATCH_SIZE = 16
 Floats = NDArray[np.float32]
 
 
-class Answers(NamedTuple):
+class ExportPredictions(NamedTuple):
     """Probabilities of the same images, each float32 [N, C]."""
 
     trained: Floats
@@ -49,8 +46,8 @@ class Answers(NamedTuple):
     int8: Floats
 
 
-def answer_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_count: int) -> Answers:
-    """Ask the trained module and each exported file."""
+def predict_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_count: int) -> ExportPredictions:
+    """Run the trained module and each exported file on the images."""
     size_px, cores = images.shape[1], usable_cores()
 
     def litert(file: str, name: Literal["litert", "litert-fp32"]) -> Engine:
@@ -68,51 +65,53 @@ def answer_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_
         engines = saved_model, litert(FP32_FILE, "litert-fp32"), litert(INT8_FILE, "litert")
         exported = [in_batches(engine.predict, images, size=_BATCH_SIZE) for engine in engines]
         trained = in_batches(lambda batch: module.serve(batch)["probabilities"], images, size=_BATCH_SIZE)
-    return Answers(trained, *exported)
+    return ExportPredictions(trained, *exported)
 
 
-def measure(
-    answers: Answers,
+def measure_parity(
+    predictions: ExportPredictions,
     *,
     classes: tuple[str, ...],
     mode: Mode,
     policy: Policy,
     labels: Sequence[tuple[str, ...]] | None = None,
-    known: Bools | None = None,
+    label_mask: Bools | None = None,
 ) -> dict[str, float]:
     """The figures of `manifest.parity`.
 
-    `…_max_difference` is the largest difference of any probability to the trained model's. The others compare int8
+    `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
     with fp32: `int8_class_agreement` is the share of images with the same most probable class,
-    `int8_labels_agreement` with the same decided labels, `int8_sure_disagreement` with other labels that neither of
-    the two leaves to a person. `fp32_macro_f1` and `int8_macro_f1` are there when the true labels are given.
+    `int8_labels_agreement` with the same decided labels, `int8_sure_disagreement` with different labels that neither
+    of the two sends to a person. `fp32_macro_f1` and `int8_macro_f1` are there if the true labels are given.
 
     Args:
         labels: the true ones of the N images.
-        known: bool [N, C], as of `evaluation.judge`.
+        label_mask: bool [N, C], as of `evaluation.metrics.score`.
 
     Raises:
-        BadBundle: a float export answers otherwise than the model that was trained; it must not be published.
+        BadBundle: a float export differs from the trained model; it must not be published.
     """
-    figures: dict[str, float] = {"images": len(answers.trained)} | _differences(answers)
-    # Without true labels only the decisions are looked at, not whether they are right.
-    truth = labels if labels is not None else [()] * len(answers.trained)
-    kind: dict[str, Any] = {"classes": classes, "mode": mode, "policy": policy}
-    fp32, int8 = (judge(given, truth, known=known, **kind) for given in (answers.fp32, answers.int8))
-    same_class = answers.int8.argmax(axis=1) == answers.fp32.argmax(axis=1)
+    figures: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
+    # Without true labels only the decisions are compared; whether they are right is not used.
+    truth = labels if labels is not None else [()] * len(predictions.trained)
+    fp32, int8 = (
+        score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=label_mask)
+        for probabilities in (predictions.fp32, predictions.int8)
+    )
+    same_class = predictions.int8.argmax(axis=1) == predictions.fp32.argmax(axis=1)
     same_labels = (int8.decided == fp32.decided).all(axis=1)
     figures["int8_class_agreement"] = float(same_class.mean())
     figures["int8_labels_agreement"] = float(same_labels.mean())
     figures["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
     if labels is not None:
-        figures["fp32_macro_f1"] = figures_of(fp32)["macro_f1"]
-        figures["int8_macro_f1"] = figures_of(int8)["macro_f1"]
+        figures["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
+        figures["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
     return figures
 
 
-def _differences(answers: Answers) -> dict[str, float]:
+def _differences(predictions: ExportPredictions) -> dict[str, float]:
     found = {
-        f"{name}_max_difference": float(np.abs(getattr(answers, name) - answers.trained).max())
+        f"{name}_max_difference": float(np.abs(getattr(predictions, name) - predictions.trained).max())
         for name in ("saved_model", "fp32", "int8")
     }
     for name, allowed in (("saved_model", RELOAD_TOLERANCE), ("fp32", FLOAT_TOLERANCE)):
@@ -124,70 +123,49 @@ def _differences(answers: Answers) -> dict[str, float]:
     return found
 
 
-def cpu_engine(parity: Mapping[str, float]) -> Literal["litert", "litert-fp32"]:
-    """What CPUs take by default: int8 where it earned it."""
-    return "litert" if gate_reason(parity) is None else "litert-fp32"
-
-
-def gate_reason(parity: Mapping[str, float]) -> str | None:
-    """Why int8 is not what CPUs take by default, a sentence for people; None when it is.
-
-    Args:
-        parity: the figures of `measure`.
-    """
-    images = f"the {parity['images']:.0f} images compared on"
-    agreement = parity["int8_labels_agreement"]
-    if not agreement >= INT8_AGREEMENT:
-        return (
-            f"int8 comes to the same labels as fp32 on {agreement:.2%} of {images}, below {INT8_AGREEMENT:.0%}: "
-            "CPUs take fp32 by default."
-        )
-    if "int8_macro_f1" not in parity:
-        return None
-    fp32, int8 = parity["fp32_macro_f1"], parity["int8_macro_f1"]
-    if round(fp32 - int8, 6) > INT8_MACRO_F1_LOSS:
-        return (
-            f"int8 has a macro F1 of {int8:.4f} on {images}, fp32 {fp32:.4f}: more than {INT8_MACRO_F1_LOSS} lost, "
-            "so CPUs take fp32 by default."
-        )
-    return None
-
-
 def choose_golden(
-    images: NDArray[np.uint8], answers: Answers, *, classes: tuple[str, ...], mode: Mode, policy: Policy
+    images: NDArray[np.uint8],
+    predictions: ExportPredictions,
+    *,
+    classes: tuple[str, ...],
+    mode: Mode,
+    policy: Policy,
 ) -> Golden:
-    """Up to 16 images whose labels are clear, so that another CPU's rounding can't change them.
+    """Up to 16 images with clear labels, which another CPU's rounding cannot change.
 
-    Of every set of labels that was decided on, as many as there is room for: images often come class by class.
+    They cover as many distinct sets of labels as possible: images often come class by class.
     """
-    kind: dict[str, Any] = {"classes": classes, "mode": mode, "policy": policy}
-    clearness = _clearness(answers.int8, **kind)
-    clear = np.flatnonzero(clearness > 2 * INT8_TOLERANCE)
-    if not len(clear):  # a model that is sure of nothing: its least unsure answer
-        clear = np.array([clearness.argmax()])
-    decided = judge(answers.int8, [()] * len(images), **kind).decided
-    chosen = np.sort(_by_turns(clear, decided[clear])[:GOLDEN_IMAGES])
-    return Golden(images=images[chosen], float32=answers.fp32[chosen], int8=answers.int8[chosen])
+    margins = _decision_margins(predictions.int8, classes=classes, mode=mode, policy=policy)
+    clear = np.flatnonzero(margins > 2 * INT8_TOLERANCE)
+    if not len(clear):  # a model that is certain of nothing: its most certain image
+        clear = np.array([margins.argmax()])
+    decided = score(predictions.int8, [()] * len(images), classes=classes, mode=mode, policy=policy).decided
+    rows = np.sort(_round_robin(clear, decided[clear])[:GOLDEN_IMAGES])
+    return Golden(images=images[rows], float32=predictions.fp32[rows], int8=predictions.int8[rows])
 
 
-def _by_turns(rows: NDArray[np.intp], kinds: Bools) -> NDArray[np.intp]:
-    """The rows: the first of every kind, then the second of every kind, and so on; `kinds` has a line for each."""
+def _round_robin(rows: NDArray[np.intp], label_sets: Bools) -> NDArray[np.intp]:
+    """The rows in another order: the first of every label set, then the second of every label set, and so on.
+
+    `label_sets` has one line for each of the rows.
+    """
     seen: Counter[tuple[bool, ...]] = Counter()
-    turns = []
-    for kind in map(tuple, kinds.tolist()):
-        turns.append(seen[kind])
-        seen[kind] += 1
-    return rows[np.argsort(turns, kind="stable")]
+    rounds = []
+    for label_set in map(tuple, label_sets.tolist()):
+        rounds.append(seen[label_set])
+        seen[label_set] += 1
+    return rows[np.argsort(rounds, kind="stable")]
 
 
-def _clearness(given: Floats, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> Floats:
-    """How far each image's probabilities together have to move for another label, [N].
+def _decision_margins(probabilities: Floats, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> Floats:
+    """By how much an image's probabilities together have to change for other labels, [N].
 
-    Two move towards each other in `single`; in `multi` one moves towards a threshold, which stays, and counts twice.
+    In `single` two probabilities move towards each other. In `multi` one moves towards a threshold, which is fixed, so
+    its distance counts twice.
     """
     if mode == "single":
-        ordered = np.sort(given, axis=1)
+        ordered = np.sort(probabilities, axis=1)
         return np.asarray(ordered[:, -1] - ordered[:, -2])
     defects = [index for index, name in enumerate(classes) if name != GOOD]
     thresholds = np.array([policy.thresholds.get(classes[index], DEFAULT_THRESHOLD) for index in defects])
-    return np.asarray(2 * np.abs(given[:, defects] - thresholds).min(axis=1))
+    return np.asarray(2 * np.abs(probabilities[:, defects] - thresholds).min(axis=1))

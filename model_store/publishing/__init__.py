@@ -1,1 +1,1 @@
-"""From a dataset, or another project's classifier, to a published version."""
+"""Publishing: from a dataset, or from a ready-made classifier, to a published version."""

@@ -1,11 +1,11 @@
-"""A ready-made image classifier (a TF-Hub module with ImageNet's labels, say) as a published model.
+"""Imports a ready-made image classifier (e.g. a TF-Hub module with ImageNet's labels) as a published model.
 
-In: a handle, the names of its outputs, and images. Out: a bundle like any other: `classify`, `evaluate` and the
-worker run it. Nothing is trained. The images calibrate the int8 model and tell how well the exports agree; their
-labels, if any, are not looked at.
+In: a handle, the names of its outputs, and images. Out: a bundle like any other, for `classify`, `evaluate` and the
+worker. Nothing is trained. The images calibrate the int8 model and measure the parity of the exports; their labels, if
+any, are ignored.
 
-Its classes are not a line's: they get no lanes of their own. Every bottle goes to `unsorted` unless a lane is given
-for its class; where any is, what the classifier is unsure of goes to `manual` as with other models.
+Its classes are not those of a sorting line, so they have no lanes of their own: every bottle goes to `unsorted` unless
+a lane is given for its class. If any lane is given, uncertain bottles go to `manual`, as with other models.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.backbones.resolve import Backbone, resolve_classifier
-from model_store.bundle.files import write_golden
+from model_store.bundle.golden import write_golden
+from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
-from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.datasets.sources import open_files
-from model_store.export import parity as exported_parity
 from model_store.export.exporter import export
+from model_store.export.parity import choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
-from model_store.publishing.class_labels import Labels, labels_for, read_labels
+from model_store.publishing.class_labels import ClassLabels, labels_for, read_labels
 from model_store.publishing.train import build_bundle, package_versions
-from model_store.registry.registry import ModelStore
-from model_store.runtime.progress import Steps
-from model_store.runtime.scratch import is_disks, scratch_folder
+from model_store.registry.store import ModelStore
+from model_store.runtime.progress import ProgressSteps
+from model_store.runtime.scratch import is_disk_error, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
-from model_store.training.feature_cache import scaled
 from shared.errors import BadBackbone, BadDataset, BadSetting
 
 _MIN_IMAGES = 8
-# An agreement of 99 % shows from some 100 images on; more only take longer.
-_COMPARED_IMAGES = 128
+# Some 100 images suffice to measure an agreement of 99 %; more only take longer.
+_PARITY_IMAGES = 128
 _SEED = 123
-# The fingerprint of no dataset: SHA-256 over no (file digest, labels) pairs.
+# The fingerprint of an empty dataset: SHA-256 over no (file digest, labels) pairs.
 _NO_IMAGES = hashlib.sha256().hexdigest()
 
 
@@ -51,8 +51,7 @@ _NO_IMAGES = hashlib.sha256().hexdigest()
 class ImportOptions:
     """What the user chose.
 
-    `labels` is a file or URL; `calibration` a folder or zip of images; `lanes` a lane by class, of those that
-    are to have one.
+    `labels` is a file or URL; `calibration` a folder or zip of images; `lanes` gives a lane to some of the classes.
     """
 
     handle: str
@@ -64,42 +63,42 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A published classifier, and what there is to tell of it."""
+class ImportedClassifier:
+    """A published classifier, and what to tell the user about its import."""
 
     path: Path
     manifest: Manifest
-    scores: str  # what the module gives: logits or probabilities
-    notes: tuple[str, ...]  # what was changed in the labels
+    scores: str  # the module's outputs: logits or probabilities
+    notes: tuple[str, ...]  # changes of the labels
     unreadable: int
     seconds: dict[str, float]  # by step
 
 
 class _Images(NamedTuple):
-    """uint8 [N, S, S, 3] each. `pictures` is all that was decoded."""
+    """Images for the int8 calibration and for the parity, uint8 [N, S, S, 3]; `pictures` are all that were decoded."""
 
     calibration: NDArray[np.uint8]
-    compared: NDArray[np.uint8]
-    pictures: Pictures
+    parity: NDArray[np.uint8]
+    pictures: DecodedSamples
 
 
 def import_classifier(
-    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: Steps | None = None
-) -> Imported:
+    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: ProgressSteps | None = None
+) -> ImportedClassifier:
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
     Raises:
-        BadSetting: the handle, the labels, a lane, the cache or the scratch folder can't be used.
+        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable.
         NotFound: the module or the labels can't be fetched.
         BadBackbone: it is no image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
-        BadBundle: an export does not answer as the module; nothing is published.
+        BadBundle: an export differs from the module; nothing is published.
     """
-    steps = steps or Steps()
-    store.versions(options.name)  # a name that can't be one is refused before the work, not after
+    steps = steps or ProgressSteps()
+    store.versions(options.name)  # refuses an impossible name before the work, not after it
     lines = read_labels(options.labels, steps=steps)
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
-    labels = labels_for(lines, outputs=module.feature_width, place=options.labels)
+    labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
     policy = policy_of(labels.names, options.lanes)
     images = _images(options.calibration, size_px=module.input_size_px, limits=limits, steps=steps)
     with scratch_folder("sortline-import-") as folder:
@@ -112,14 +111,16 @@ def import_classifier(
                 promote=options.promote,
             )
     published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
-    return Imported(path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds)
+    return ImportedClassifier(
+        path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds
+    )
 
 
 def policy_of(classes: tuple[str, ...], lanes: Mapping[str, str]) -> Policy:
-    """Lanes for the classes that are given one, `unsorted` for all others; see the head of this file.
+    """The given lanes, and `unsorted` for all other classes; see the head of this file.
 
     Raises:
-        BadSetting: a lane for what is not a class.
+        BadSetting: a lane for an unknown class.
     """
     if unknown := sorted(lanes.keys() - set(classes)):
         raise BadSetting(f"--lane {unknown[0]}={lanes[unknown[0]]}: the classifier has no class {unknown[0]!r}.")
@@ -137,7 +138,7 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     tf = import_tensorflow()
 
     def serve(images: Any) -> dict[str, Any]:
-        scores = layer(scaled(images))
+        scores = layer(tf.cast(images, "float32") / 255.0)
         return {"probabilities": tf.nn.softmax(scores) if softmax else tf.identity(scores)}
 
     module = tf.Module()
@@ -146,14 +147,14 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     return module
 
 
-def _images(path: Path, *, size_px: int, limits: Limits, steps: Steps) -> _Images:
-    """Images to calibrate on, and others to compare on; the order is shuffled, always in the same way."""
+def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
+    """Images for the calibration, and others for the parity; shuffled, always in the same order."""
     files = open_files(path)
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _COMPARED_IMAGES]
+    wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _PARITY_IMAGES]
     samples = [Sample(names[index], ()) for index in wanted]
-    with steps.step("Decoding images", total=len(samples)) as advance:
-        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, advance=advance)
+    with steps.step("Decoding images", total=len(samples)) as on_progress:
+        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, on_progress=on_progress)
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(
@@ -165,36 +166,36 @@ def _images(path: Path, *, size_px: int, limits: Limits, steps: Steps) -> _Image
 
 
 def _export(
-    folder: Path, module: Backbone, labels: Labels, *, policy: Policy, images: _Images, steps: Steps
+    folder: Path, module: Backbone, labels: ClassLabels, *, policy: Policy, images: _Images, steps: ProgressSteps
 ) -> dict[str, float]:
-    """Write the models and golden.npz into `folder`; the figures of parity."""
+    """Write the models and golden.npz into `folder`. Returns the parity."""
     layer = import_hub().KerasLayer(str(module.path), trainable=False)
     served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
     try:
         export(served, folder, calibration=images.calibration, steps=steps)
-    except Exception as error:  # the converter has errors of its own, and none of ours
-        if is_disks(error):
+    except Exception as error:  # the converter raises many types, none of them ours
+        if is_disk_error(error):
             raise
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]
         raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error
     with steps.step("Comparing the exports with the classifier"):
-        answers = exported_parity.answer_all(served, folder, images.compared, classes_count=len(labels.names))
-        kind: dict[str, Any] = {"classes": labels.names, "mode": "single", "policy": policy}
-        figures = exported_parity.measure(answers, **kind)
-        write_golden(folder, exported_parity.choose_golden(images.compared, answers, **kind))
-    return figures
+        predictions = predict_all(served, folder, images.parity, classes_count=len(labels.names))
+        parity = measure_parity(predictions, classes=labels.names, mode="single", policy=policy)
+        golden = choose_golden(images.parity, predictions, classes=labels.names, mode="single", policy=policy)
+        write_golden(folder, golden)
+    return parity
 
 
 def _manifest(
     options: ImportOptions,
     module: Backbone,
-    labels: Labels,
+    labels: ClassLabels,
     *,
     policy: Policy,
     images: _Images,
     parity: dict[str, float],
 ) -> Manifest:
-    """The manifest, but for its version and files. Nothing was trained: 0 epochs, on 0 images, no metrics."""
+    """The manifest; the store fills in version and files. Nothing was trained: 0 epochs, 0 images, no metrics."""
     return Manifest(
         name=options.name,
         version=1,
@@ -203,7 +204,7 @@ def _manifest(
         classes=labels.names,
         input_size_px=module.input_size_px,
         policy=policy,
-        cpu_engine=exported_parity.cpu_engine(parity),
+        cpu_engine=default_cpu_engine(parity),
         backbone=BackboneInfo(handle=module.handle, sha256=module.sha256, feature_width=module.feature_width),
         training=TrainingInfo(
             seed=_SEED,

@@ -1,1 +1,1 @@
-"""The registry: a model's published versions, which of them serves, and which is tried beside it."""
+"""The registry: a model's published versions, which of them serves, and which one is tried as a canary."""

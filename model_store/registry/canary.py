@@ -1,6 +1,6 @@
-"""A canary: the intent to try a version on some of the images before it is promoted.
+"""A canary: the intent to try a version on a share of the images before it is promoted.
 
-Kept by the store beside the `current` pointer, read by workers. It says what to do; who does it is `worker`.
+The store keeps it next to the file `current`. Workers read it and act on it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from shared.schemas import Name
 
 
 class Canary(BaseModel):
-    """Which version is tried, on how many images, and when the trial is to end by itself.
+    """Which version is tried, on how many images, and when the trial ends by itself.
 
     `share` of a line's images go to the canary: it acts on them, or, in `shadow`, its answers are only
-    recorded. Each of them is also answered by the current version; the trial ends when, of at least
-    `min_images` compared images, more than the share `max_disagreement` was answered differently.
+    recorded. The current version answers each of them too. The trial ends when at least `min_images`
+    images were compared and more than the share `max_disagreement` was answered differently.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,6 +1,6 @@
-"""The models of a store as rows: one for each complete version, and one for each thing that is wrong.
+"""Lists the models of a store: one row for each complete version, and one for each fault.
 
-In: a store. Out: dicts with the same keys, as `models list --json` prints them. What is damaged hides nothing else.
+In: a store. Out: dicts with the same keys, as `models list --json` prints them. A damaged model hides no other.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 
-def listed(store: ReadableStore) -> list[Row]:
+def list_versions(store: ReadableStore) -> list[Row]:
     """The rows of all models; `error` is None where nothing is wrong.
 
     Raises:
-        StoreAway: not even the models' names can be read.
+        StoreUnavailable: not even the models' names can be read.
     """
-    return [row for name in store.folders() for row in _settled(store, name)]
+    return [row for name in store.model_folders() for row in _stable_rows(store, name)]
 
 
-def _settled(store: ReadableStore, name: str) -> list[Row]:
-    """Looked at twice where something is wrong: what is promoted or pruned between two reads is no damage."""
-    rows = _model(store, name)
-    return _model(store, name) if any(row["error"] for row in rows) else rows
+def _stable_rows(store: ReadableStore, name: str) -> list[Row]:
+    """The rows of one model. Reads again after an error: a promotion or pruning between two reads is no fault."""
+    rows = _read_rows(store, name)
+    return _read_rows(store, name) if any(row["error"] for row in rows) else rows
 
 
-def _model(store: ReadableStore, name: str) -> list[Row]:
+def _read_rows(store: ReadableStore, name: str) -> list[Row]:
     errors: list[str] = []
-    current = _asked(store.pointer, name, errors)
-    canary = _asked(store.canary_intent, name, errors)
-    if canary is not None and canary.version == current:  # promoted, so over
+    current = _try_read(store.pointer, name, errors)
+    canary = _try_read(store.canary_intent, name, errors)
+    if canary is not None and canary.version == current:  # it was promoted, so the trial is over
         canary = None
-    manifests = _asked(lambda name: _manifests(store, name), name, errors)
+    manifests = _try_read(lambda name: _manifests(store, name), name, errors)
     rows = [_row(name, version, manifest, current, canary) for version, manifest in (manifests or {}).items()]
     if manifests is not None:
-        rows += _missing(name, manifests, current, canary)
+        rows += _missing_rows(name, manifests, current, canary)
     return rows + [_row(name, None, None, None, None, error=error) for error in errors]
 
 
-def _asked(read: Callable[[str], T], name: str, errors: list[str]) -> T | None:
+def _try_read(read: Callable[[str], T], name: str, errors: list[str]) -> T | None:
     try:
         return read(name)
     except SortlineError as error:
@@ -54,13 +54,13 @@ def _asked(read: Callable[[str], T], name: str, errors: list[str]) -> T | None:
 
 
 def _manifests(store: ReadableStore, name: str) -> dict[int, Manifest]:
-    """Of the complete versions; `models verify` tells why others aren't."""
-    found = {version: store.manifest(name, version) for version in store.numbers(name)}
+    """The manifests of the complete versions; `models verify` says why others are incomplete."""
+    found = {version: store.manifest(name, version) for version in store.version_numbers(name)}
     return {version: manifest for version, manifest in found.items() if manifest is not None}
 
 
-def _missing(name: str, manifests: dict[int, Manifest], current: int | None, canary: Canary | None) -> list[Row]:
-    """Versions that are named as current or on trial, but aren't there."""
+def _missing_rows(name: str, manifests: dict[int, Manifest], current: int | None, canary: Canary | None) -> list[Row]:
+    """Rows for a current version or a canary that doesn't exist or is incomplete."""
     rows = []
     if current is not None and current not in manifests:
         error = f"the current version {name}@{current} is missing or incomplete: promote or publish another."

@@ -1,7 +1,7 @@
-"""The reading side of the model store: what there is, which version is current, and where its files are.
+"""The reading side of the model store: which models and versions exist, which is current, and where its files are.
 
-In: names as users write them, `bottles` or `bottles@3`. Out: the local folder of a bundle. Any number of
-readers, at any time, in any process. `store.ModelStore` adds what changes a store.
+In: names as users write them, `bottles` or `bottles@3`. Out: the local folder of a bundle. Any number of processes may
+read at any time. `store.ModelStore` adds the operations that change a store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from shared.schemas import is_name
 CURRENT_FILE = "current"
 CANARY_FILE = "canary.json"
 
-# A version that the pointer names can be pruned before the reader gets there; then the pointer has moved.
+# The current version can be pruned between reading `current` and opening it; then `current` has changed.
 _RESOLVE_ATTEMPTS = 5
 
 
 class ReadableStore:
     """Published models in one place, which need not exist yet; a path is a local folder.
 
-    Every method may raise BadSetting (a name that can't be one of a model) and StoreAway (the place can't be
-    read, or not written).
+    Every method may raise BadSetting (the name can't be a model's name) and StoreUnavailable (the storage can't be read
+    or written).
     """
 
     def __init__(self, storage: Storage | Path) -> None:
@@ -38,40 +38,40 @@ class ReadableStore:
 
     @property
     def root(self) -> Path:
-        """The local folder below which `resolve` gives bundles: the store itself, or the cache of a remote one."""
+        """The local folder that holds the bundles `resolve` returns: the store itself, or the cache of a remote one."""
         return self.storage.root
 
     @property
-    def where(self) -> str:
-        """The store's place, for messages."""
-        return self.storage.where
+    def location(self) -> str:
+        """The store's folder or URL, for messages."""
+        return self.storage.location
 
     def names(self) -> list[str]:
         """The models that have at least one complete version, sorted."""
-        return [name for name in self.folders() if self.versions(name)]
+        return [name for name in self.model_folders() if self.versions(name)]
 
-    def folders(self) -> list[str]:
+    def model_folders(self) -> list[str]:
         """The models that have a folder, though perhaps no complete version, sorted."""
         return [name for name in self.storage.models() if is_name(name)]
 
     def versions(self, name: str) -> list[int]:
         """The complete versions of a model, oldest first; empty for an unknown model.
 
-        Complete means: the manifest parses, is of this name and version, and every file it lists is
-        there. A bundle that is still being copied in by hand is not. Digests are for `open_bundle`.
+        Complete means: the manifest parses, has this name and version, and every file that it lists exists. A bundle
+        that is still being copied in by hand is not complete. Digests are not checked here; `open_bundle` does.
         """
-        return [version for version in self.numbers(name) if self.manifest(name, version)]
+        return [version for version in self.version_numbers(name) if self.manifest(name, version)]
 
-    def numbers(self, name: str) -> list[int]:
-        """Every number that has a version's folder, complete or not, oldest first."""
-        return self.storage.numbers(checked_name(name))
+    def version_numbers(self, name: str) -> list[int]:
+        """The numbers of all versions that have a folder, complete or not, oldest first."""
+        return self.storage.version_numbers(checked_model_name(name))
 
     def manifest(self, name: str, version: int) -> Manifest | None:
-        """What a complete version says of itself, without fetching its other files; None when it isn't complete."""
+        """The manifest of a complete version, without fetching its other files; None when it isn't complete."""
         file = f"{folder_name(version)}/{MANIFEST_FILE}"
-        data = self.storage.read(checked_name(name), file)
+        data = self.storage.read(checked_model_name(name), file)
         try:
-            manifest = parse_manifest(data, where=file) if data is not None else None
+            manifest = parse_manifest(data, location=file) if data is not None else None
         except BadBundle:
             return None
         if manifest is None or (manifest.name, manifest.version) != (name, version):
@@ -86,14 +86,14 @@ class ReadableStore:
         """
         version = self.pointer(name)
         if version is None:
-            raise NotFound(self.not_there(f"model {name!r} has no current version"))
+            raise NotFound(self.not_found_message(f"model {name!r} has no current version"))
         return version
 
     def pointer(self, name: str) -> int | None:
-        """The version that was made current last; None before the first was.
+        """The number in the file `current`, whether that version exists or not; None before the first promotion.
 
         Raises:
-            BadBundle: the pointer's file doesn't hold a number.
+            BadBundle: the file doesn't hold a number.
         """
         return self.history(name).current
 
@@ -101,13 +101,13 @@ class ReadableStore:
         """The current version and those before it, newest first; some of them may have been deleted.
 
         Raises:
-            BadBundle: the pointer's file holds something else than numbers.
+            BadBundle: the file `current` holds something other than numbers.
         """
-        data = self.storage.read(checked_name(name), CURRENT_FILE)
-        return History.parse(data, where=f"{self.where}/{name}/{CURRENT_FILE}")
+        data = self.storage.read(checked_model_name(name), CURRENT_FILE)
+        return History.parse(data, location=f"{self.location}/{name}/{CURRENT_FILE}")
 
     def canary(self, name: str) -> Canary | None:
-        """The version being tried; None when there is none, or when it was promoted.
+        """The canary; None when there is none, or when its version was promoted.
 
         Raises:
             BadBundle: the file doesn't parse.
@@ -121,38 +121,38 @@ class ReadableStore:
         Raises:
             BadSetting: `spec` is neither.
             NotFound: no such complete version; lists what there is.
-            BadBundle: it can't be fetched unchanged.
+            BadBundle: it can't be fetched intact.
         """
         name, version = parse_spec(spec)
         if version is not None:
-            return self._fetched(name, version)
+            return self._fetch_complete(name, version)
         for _ in range(_RESOLVE_ATTEMPTS):
             version = self.current(name)
             try:
-                return self._fetched(name, version)
+                return self._fetch_complete(name, version)
             except NotFound:
                 if self.pointer(name) == version:
                     raise
-        return self._fetched(name, self.current(name))
+        return self._fetch_complete(name, self.current(name))
 
     def check(self, name: str, version: int) -> Bundle:
-        """Compare every byte of a version, as the store holds it, with its manifest.
+        """Check every file of a version, as the store holds it, against its manifest.
 
         Raises:
             NotFound: no such version; lists what there is.
             BadBundle: it is incomplete, or a file was changed; names the file.
         """
-        if version not in self.numbers(name):
-            raise NotFound(self.not_there(f"model {name}@{version} is not there"))
+        if version not in self.version_numbers(name):
+            raise NotFound(self.not_found_message(f"model {name}@{version} is not there"))
         try:
-            with self.storage.fresh(name, version) as folder:
-                return open_as(folder, name, version)
+            with self.storage.fresh_copy(name, version) as folder:
+                return open_expected(folder, name, version)
         except BadBundle as error:
-            raise BadBundle(f"{name}@{version} in {self.where}: {error}") from error
+            raise BadBundle(f"{name}@{version} in {self.location}: {error}") from error
 
     def canary_intent(self, name: str) -> Canary | None:
-        """As `canary`, whatever was promoted."""
-        data = self.storage.read(checked_name(name), CANARY_FILE)
+        """As `canary`, but also when its version was promoted."""
+        data = self.storage.read(checked_model_name(name), CANARY_FILE)
         if data is None:
             return None
         try:
@@ -160,19 +160,22 @@ class ReadableStore:
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
             raise BadBundle(
-                f"{self.where}/{name}/{CANARY_FILE} is not a canary of this release ({wrong}): "
+                f"{self.location}/{name}/{CANARY_FILE} is not a canary of this release ({wrong}): "
                 f"`sortline models canary {name} --stop` removes it."
             ) from error
 
-    def _fetched(self, name: str, version: int) -> Path:
+    def _fetch_complete(self, name: str, version: int) -> Path:
         if self.manifest(name, version) is None:
-            raise NotFound(self.not_there(f"model {name}@{version} is not there, or not complete"))
-        return self.storage.fetched(name, version)
+            raise NotFound(self.not_found_message(f"model {name}@{version} is not there, or not complete"))
+        return self.storage.fetch(name, version)
 
-    def not_there(self, what: str) -> str:
+    def not_found_message(self, what: str) -> str:
+        """`what` is missing, followed by the versions that exist and what to do."""
         there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
         has = f"it has {', '.join(there)}" if there else "it is empty"
-        return f"{what} in the model store {self.where}: {has}. Name one of them, or train one with `sortline train`."
+        return (
+            f"{what} in the model store {self.location}: {has}. Name one of them, or train one with `sortline train`."
+        )
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:
@@ -187,13 +190,23 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
     return name, int(version) if at else None
 
 
-def checked_name(name: str) -> str:
+def checked_model_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        BadSetting: it can't be a model's name.
+    """
     if not is_name(name):
         raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
     return name
 
 
-def open_as(folder: Path, name: str, version: int) -> Bundle:
+def open_expected(folder: Path, name: str, version: int) -> Bundle:
+    """Open the bundle in `folder`, which should be this version.
+
+    Raises:
+        BadBundle: it is incomplete, was changed, or is another version.
+    """
     bundle = open_bundle(folder)
     found = bundle.manifest
     if (found.name, found.version) != (name, version):

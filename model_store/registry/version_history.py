@@ -1,7 +1,6 @@
-"""The pointer's file, `current`: the version that a model's bare name stands for, and those before it.
+"""The file `current`: the version that a model's bare name stands for, and the versions that were current before.
 
-One number a line: first the current version, then those that were current before, newest first. Pure:
-bytes in, bytes out.
+One number per line: first the current version, then the earlier ones, newest first. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 from shared.errors import BadBundle
 
-# Enough to go back through; nobody keeps more versions than this on their disks.
+# More than enough to roll back through: nobody keeps more versions than this on a disk.
 MOST_VERSIONS = 20
 
 
@@ -21,8 +20,8 @@ class History:
     versions: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, data: bytes | None, *, where: str) -> History:
-        """What a pointer's file says; None is a file that isn't there. `where` names it in the error.
+    def parse(cls, data: bytes | None, *, location: str) -> History:
+        """Parse the content of the file; None: the file doesn't exist. `location` names it in the error.
 
         Raises:
             BadBundle: a line isn't a number.
@@ -32,7 +31,7 @@ class History:
         text = data.decode(errors="replace")
         lines = text.split()
         if not lines or not all(line.isascii() and line.isdigit() for line in lines):
-            raise BadBundle(f"{where} holds {text[:40]!r}, should be a version's number: correct it.")
+            raise BadBundle(f"{location} holds {text[:40]!r}, should be a version's number: correct it.")
         return cls(tuple(int(line) for line in lines))
 
     def dump(self) -> bytes:
@@ -41,13 +40,13 @@ class History:
 
     @property
     def current(self) -> int | None:
-        """The version that is current; None before the first was."""
+        """The current version; None before the first promotion."""
         return self.versions[0] if self.versions else None
 
-    def moved_to(self, version: int) -> History:
-        """After a promotion: `version` is current, and what was current comes next."""
+    def after_promotion(self, version: int) -> History:
+        """The history after a promotion: `version` is current, the one that was current comes next."""
         return History((version, *(other for other in self.versions if other != version))[:MOST_VERSIONS])
 
-    def back_to(self, version: int) -> History:
-        """After a rollback: what was current since `version` is forgotten, so that the next one goes further back."""
+    def after_rollback(self, version: int) -> History:
+        """The history after a rollback. It starts with `version`, so that the next rollback goes further back."""
         return History(self.versions[self.versions.index(version) :])

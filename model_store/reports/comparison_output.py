@@ -1,6 +1,6 @@
-"""What `models compare` writes: the differing images as CSV, and the whole comparison as one page.
+"""The files that `models compare` writes: the differing images as CSV, and the comparison as one page.
 
-In: a Comparison. Out: a file each.
+In: a Comparison. Out: one file each.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from model_store.datasets.image_loading import Limits, decode_samples
-from model_store.evaluation.compare import CLASS_FIGURES, Comparison, Side
+from model_store.evaluation.compare import CLASS_METRICS, ComparedModel, Comparison
 from model_store.evaluation.evaluate import seen_warning
 from model_store.reports.data import THUMBNAIL_PX
-from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, TITLES, figure, signed
+from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, METRIC_TITLES, format_delta, format_score
 from model_store.reports.page import jpeg_uri, render
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 
-# Some 4 KB each: a page that a telephone still opens. The CSV has all of them.
+# About 4 KB each: a phone can still open the page. The CSV has all of them.
 MAX_SHOWN = 500
 _OF_EACH = ("labels", "probabilities", "lane", "right")
 _COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _OF_EACH))
@@ -40,23 +40,23 @@ def write_csv(path: Path, comparison: Comparison) -> None:
         raise _unwritable(path, error) from error
 
 
-def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Steps) -> None:
-    """One self-contained page with the figures and the differing images, MAX_SHOWN at most.
+def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: ProgressSteps) -> None:
+    """One self-contained page with the metrics and the differing images, at most MAX_SHOWN.
 
-    `limits` are those that the comparison was made by.
+    `limits` must be those of the comparison.
 
     Raises:
         BadSetting: the file can't be written.
         NotFound: jinja2 is not installed.
     """
     shown = comparison.differing[:MAX_SHOWN]
-    samples = [comparison.a.answered.samples[row] for row in shown]
-    with steps.step("Drawing the images", total=len(samples)) as advance:
-        # For people, and the two models may look at different parts: the whole picture, in its shape.
+    samples = [comparison.a.predictions.samples[row] for row in shown]
+    with steps.step("Drawing the images", total=len(samples)) as on_progress:
+        # Whole images in their shape: they are for people, and the two models may crop different regions.
         images = decode_samples(
-            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", advance=advance
+            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", on_progress=on_progress
         ).images
-    shots = [_shot(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
+    thumbnails = [_thumbnail(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
     summary = comparison.as_dict()
     page = render(
         "compare.html",
@@ -66,10 +66,10 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Ste
         warnings=warnings(comparison),
         images=summary["images"],
         right=summary["right"],
-        figures=[(TITLES[name], *_cells(beside)) for name, beside in summary["figures"].items()],
+        metrics=[(METRIC_TITLES[name], *_cells(values)) for name, values in summary["figures"].items()],
         classes=[(name, row["images"], *_class_cells(row)) for name, row in shown_classes(comparison).items()],
-        class_figures=MEASURED_COLUMNS[1:5],
-        shots=shots,
+        class_metrics=MEASURED_COLUMNS[1:5],
+        thumbnails=thumbnails,
         differing=len(comparison.differing),
     )
     try:
@@ -79,9 +79,9 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Ste
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """What to know before reading the figures."""
+    """Warnings about the comparison; empty when there is nothing to warn of."""
     labels = comparison.as_dict()["labels"]
-    images = len(comparison.a.answered.samples)
+    images = len(comparison.a.predictions.samples)
     found = [
         f"{side.title}: {warning}"
         for side in (comparison.a, comparison.b)
@@ -99,12 +99,12 @@ def warnings(comparison: Comparison) -> list[str]:
 
 
 def shown_classes(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """The figures per class; of more than MAX_CLASSES only of those that an image has."""
+    """The metrics per class; of more than MAX_CLASSES only those that an image has."""
     rows = comparison.per_class()
     return rows if len(rows) <= MAX_CLASSES else {name: row for name, row in rows.items() if row["images"]}
 
 
-def said(answer: dict[str, Any]) -> str:
+def format_answer(answer: dict[str, Any]) -> str:
     """The labels of one answer with their probabilities."""
     return " + ".join(f"{item['label']} {item['probability']:.2f}" for item in answer["labels"])
 
@@ -123,27 +123,27 @@ def _csv_rows(comparison: Comparison) -> Iterator[list[str]]:
         yield line
 
 
-def _shot(comparison: Comparison, row: int, uri: str) -> dict[str, Any]:
+def _thumbnail(comparison: Comparison, row: int, uri: str) -> dict[str, Any]:
     found = comparison.difference(row)
-    answers = [_shown_answer(side, found[key]) for side, key in ((comparison.a, "a"), (comparison.b, "b"))]
+    answers = [_answer_values(side, found[key]) for side, key in ((comparison.a, "a"), (comparison.b, "b"))]
     return {"name": found["file"], "uri": uri, "truth": " + ".join(found["truth"]), "answers": answers}
 
 
-def _shown_answer(side: Side, answer: dict[str, Any]) -> dict[str, str]:
+def _answer_values(side: ComparedModel, answer: dict[str, Any]) -> dict[str, str]:
     return {
-        "who": f"{side.ref.name}@{side.ref.version}",
-        "said": said(answer),
+        "model": f"{side.ref.name}@{side.ref.version}",
+        "labels": format_answer(answer),
         "lane": answer["lane"],
         "verdict": "right" if answer["right"] else "wrong",
     }
 
 
-def _cells(beside: dict[str, float | None]) -> tuple[str, str, str]:
-    return figure(beside["a"]), figure(beside["b"]), signed(beside["difference"])
+def _cells(values: dict[str, float | None]) -> tuple[str, str, str]:
+    return format_score(values["a"]), format_score(values["b"]), format_delta(values["difference"])
 
 
 def _class_cells(row: dict[str, Any]) -> list[str]:
-    return [text for name in CLASS_FIGURES for text in _cells(row[name])]
+    return [text for name in CLASS_METRICS for text in _cells(row[name])]
 
 
 def _unwritable(path: Path, error: OSError) -> BadSetting:

@@ -1,6 +1,6 @@
-"""What a report is drawn from: one training's curves, and the held-out images with their answers.
+"""The data of a report: the curves of one training, and the validation images with their predictions.
 
-Filled by whoever trains; the figures that a manifest holds (metrics, parity, settings) come from the manifest.
+Training fills it. The values that a manifest holds (metrics, parity, settings) come from the manifest.
 """
 
 from __future__ import annotations
@@ -13,38 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.manifest import Manifest
-from model_store.datasets.lazy_images import Images
-from model_store.evaluation.metrics import Bools, Floats, Judged, judge
+from model_store.datasets.lazy_images import ImageStack
+from model_store.evaluation.metrics import Bools, Floats, ScoredPredictions, score
+from model_store.training.history import Phase
 
-# Side of the pictures that a report keeps of each image: enough to see a cap, and 43 KB uncompressed.
+# Side of the thumbnails in a report: large enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One stage of the training, e.g. the head alone, then fine-tuning.
-
-    `history` holds a value an epoch: `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate`, at its start, where it
-    is known.
-    `best_epoch` is the epoch, from 0, whose weights were kept; None: the last; -1: none, but those before the phase.
-    """
-
-    name: str
-    history: Mapping[str, Sequence[float]]
-    best_epoch: int | None = None
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """N images that were not learnt from, and how they are answered.
+class ValidationPredictions:
+    """N images that the model was not trained on, and its predictions for them.
 
     Attributes:
-        names: of the files.
+        names: names of the files.
         labels: true labels of each image.
         thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
-        probabilities: float32 [N, C], calibrated; by a calibration that did not see the image (cross-fitted,
-            `tuning.Tuning.after`), as the published one would look better on these images than it is.
-        known: bool [N, C], False where the truth is unknown; None: all of it is known.
+        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because the
+            published calibration would seem better on these images than it is.
+        label_mask: bool [N, C], False where it is unknown whether the label applies; None: all are known.
         uncalibrated: float32 [N, C], before calibration; None: there was none.
     """
 
@@ -52,13 +39,13 @@ class HeldOut:
     labels: tuple[tuple[str, ...], ...]
     thumbnails: NDArray[np.uint8]
     probabilities: Floats
-    known: Bools | None = None
+    label_mask: Bools | None = None
     uncalibrated: Floats | None = None
 
     def __post_init__(self) -> None:
         counts = {
             name: len(value)
-            for name in ("names", "labels", "thumbnails", "probabilities", "known", "uncalibrated")
+            for name in ("names", "labels", "thumbnails", "probabilities", "label_mask", "uncalibrated")
             if (value := getattr(self, name)) is not None
         }
         if len(set(counts.values())) > 1:
@@ -67,34 +54,34 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything drawn in a report. An imported model has no phases; without labelled images `held_out` is None.
+    """Everything that a report shows. An imported model has no phases; without labelled images `validation` is None.
 
     `weights` are the head's by name, e.g. `head/kernel`: an array for every epoch, or just the final one.
     """
 
     manifest: Manifest
     phases: tuple[Phase, ...] = ()
-    held_out: HeldOut | None = None
+    validation: ValidationPredictions | None = None
     weights: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
 
     @cached_property
-    def judged(self) -> Judged | None:
-        """The held-out images' answers beside their truth, by the manifest's policy; None without any."""
-        if self.held_out is None or not self.held_out.names:
+    def scored(self) -> ScoredPredictions | None:
+        """The validation predictions scored by the manifest's policy; None without images."""
+        if self.validation is None or not self.validation.names:
             return None
-        manifest, held_out = self.manifest, self.held_out
-        return judge(
-            held_out.probabilities,
-            held_out.labels,
+        manifest, validation = self.manifest, self.validation
+        return score(
+            validation.probabilities,
+            validation.labels,
             classes=manifest.classes,
             mode=manifest.mode,
             policy=manifest.policy,
-            known=held_out.known,
+            label_mask=validation.label_mask,
         )
 
 
-def thumbnails(images: Images, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
-    """uint8 [N, S, S, 3] made smaller, [N, size_px, size_px, 3]; images that are small already stay as they are."""
+def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    """uint8 [N, S, S, 3] reduced to [N, size_px, size_px, 3]; images that are small enough stay as they are."""
     from PIL import Image
 
     if images.shape[1] <= size_px:

@@ -1,6 +1,6 @@
-"""The held-out images of a report with truth and answer, and the worst mistakes: what to show, and as one PNG.
+"""The validation images of a report with true labels and answers, and the worst mistakes; also drawn as one PNG.
 
-In: held-out images and their judged answers. Out: Shots, and pictures drawn from them.
+In: validation predictions and their scores. Out: Thumbnails, and image files drawn from them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from model_store.evaluation.metrics import Judged
-from model_store.reports.data import THUMBNAIL_PX, HeldOut
+from model_store.evaluation.metrics import ScoredPredictions
+from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
+from shared.images.arrays import Pixels
 
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24
@@ -27,7 +28,7 @@ _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
 _MAX_LINES = 3
-# Told apart without colour too: the verdict is written beside it.
+# Colour is not the only sign: the verdict is also written below the image.
 _COLOURS: dict[Verdict, str] = {
     "right": "#009E73",
     "wrong": "#D55E00",
@@ -38,62 +39,62 @@ _INK, _PALE_INK, _PAPER = "#1a1a1a", "#555555", "#ffffff"
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One image as a report shows it. `said` is each label that was given, with its probability."""
+class Thumbnail:
+    """One image as a report shows it. `answer` is each label that was given, with its probability."""
 
     name: str
-    thumbnail: NDArray[np.uint8]
+    pixels: Pixels
     truth: tuple[str, ...]
-    said: tuple[tuple[str, float], ...]
+    answer: tuple[tuple[str, float], ...]
     verdict: Verdict
-    mistake: float  # how sure the worst wrong answer was, 0..1; 0 where all is right
+    error_confidence: float  # of the worst mistake, 0..1; 0 if there is none
 
 
-def shot(held_out: HeldOut, judged: Judged, row: int) -> Shot:
-    """One image of a report."""
-    scores = dict(zip(judged.classes, judged.probabilities[row].tolist(), strict=True))
-    said = sorted(((name, scores[name]) for name in judged.labels(row)), key=lambda pair: -pair[1])
-    return Shot(
-        name=held_out.names[row],
-        thumbnail=held_out.thumbnails[row],
-        truth=held_out.labels[row],
-        said=tuple(said),
-        verdict=_verdict(right=bool(judged.right[row]), uncertain=bool(judged.uncertain[row])),
-        mistake=float(wrongness(judged)[row]),
+def make_thumbnail(validation: ValidationPredictions, scored: ScoredPredictions, row: int) -> Thumbnail:
+    """The thumbnail of one image."""
+    scores = dict(zip(scored.classes, scored.probabilities[row].tolist(), strict=True))
+    answer = sorted(((name, scores[name]) for name in scored.labels(row)), key=lambda pair: -pair[1])
+    return Thumbnail(
+        name=validation.names[row],
+        pixels=validation.thumbnails[row],
+        truth=validation.labels[row],
+        answer=tuple(answer),
+        verdict=_verdict(correct=bool(scored.correct[row]), uncertain=bool(scored.uncertain[row])),
+        error_confidence=float(error_confidence(scored)[row]),
     )
 
 
-def samples(held_out: HeldOut, judged: Judged) -> list[Shot]:
-    """All held-out images, or MAX_SAMPLES of them, evenly spread over the label sets, in the dataset's order."""
-    count = len(held_out.names)
-    by_labels = sorted(range(count), key=lambda row: (held_out.labels[row], row))
-    chosen = {by_labels[place] for place in np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round().astype(int)}
-    return [shot(held_out, judged, row) for row in sorted(chosen)]
+def sample_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+    """All validation images, or MAX_SAMPLES of them, evenly spread over the label sets, in the dataset's order."""
+    count = len(validation.names)
+    by_labels = sorted(range(count), key=lambda row: (validation.labels[row], row))
+    chosen = {by_labels[index] for index in np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round().astype(int)}
+    return [make_thumbnail(validation, scored, row) for row in sorted(chosen)]
 
 
-def mistakes(held_out: HeldOut, judged: Judged) -> list[Shot]:
-    """Up to MAX_MISTAKES images that were answered wrongly, the surest mistake first."""
-    sureness = wrongness(judged)
-    wrong = np.flatnonzero(~judged.right)
-    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:MAX_MISTAKES]
-    return [shot(held_out, judged, int(row)) for row in worst]
+def mistake_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+    """Up to MAX_MISTAKES images that were answered wrongly, the most confident mistake first."""
+    confidence = error_confidence(scored)
+    wrong = np.flatnonzero(~scored.correct)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES]
+    return [make_thumbnail(validation, scored, int(row)) for row in worst]
 
 
-def wrongness(judged: Judged) -> NDArray[np.float32]:
-    """How sure the worst wrong answer of each image was, [N]: p of a label given, 1 - p of one missed; else 0."""
-    false = judged.decided & ~judged.truth & judged.known
-    missed = judged.truth & ~judged.decided
-    sureness = np.where(false, judged.probabilities, np.where(missed, 1 - judged.probabilities, 0))
-    if judged.mode == "single":  # there the missed class is but the other side of the one given
-        sureness = np.where(false, judged.probabilities, 0)
-    return np.asarray(sureness.max(axis=1), np.float32)
+def error_confidence(scored: ScoredPredictions) -> NDArray[np.float32]:
+    """The confidence of each image's worst mistake, [N]: p of a false label, 1 - p of a missed one, else 0."""
+    false = scored.decided & ~scored.truth & scored.label_mask
+    missed = scored.truth & ~scored.decided
+    confidence = np.where(false, scored.probabilities, np.where(missed, 1 - scored.probabilities, 0))
+    if scored.mode == "single":  # a missed class and the false label are the same mistake
+        confidence = np.where(false, scored.probabilities, 0)
+    return np.asarray(confidence.max(axis=1), np.float32)
 
 
-def draw_grid(path: Path, shots: Sequence[Shot], *, title: str, empty: str) -> None:
-    """One PNG of all shots with name, truth, answer and verdict; `empty` is written when there are none."""
+def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty: str) -> None:
+    """One PNG of all thumbnails with name, true labels, answer and verdict; `empty` is written when there are none."""
     font = _font(_FONT_PX)
-    texts = [_texts(one, font) for one in shots]
-    starts = range(0, len(shots), _COLUMNS)
+    texts = [_texts(one, font) for one in thumbnails]
+    starts = range(0, len(thumbnails), _COLUMNS)
     heights_px = [
         _SIDE_PX + max(map(len, texts[start : start + _COLUMNS])) * _LINE_PX + 2 * _MARGIN_PX for start in starts
     ]
@@ -101,31 +102,31 @@ def draw_grid(path: Path, shots: Sequence[Shot], *, title: str, empty: str) -> N
     width_px = _MARGIN_PX + _COLUMNS * (_CELL_PX + _MARGIN_PX)
     sheet = Image.new("RGB", (width_px, top_px + sum(heights_px)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    heading = title if shots else f"{title}: {empty}"
+    heading = title if thumbnails else f"{title}: {empty}"
     pen.text((_MARGIN_PX, _MARGIN_PX), _fitted(heading, font, width_px - 2 * _MARGIN_PX), fill=_INK, font=font)
     for start, height_px in zip(starts, heights_px, strict=True):
-        for column, place in enumerate(range(start, min(start + _COLUMNS, len(shots)))):
+        for column, index in enumerate(range(start, min(start + _COLUMNS, len(thumbnails)))):
             left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
-            _draw_shot(sheet, pen, shots[place], texts[place], at=(left_px, top_px), font=font)
+            _draw_thumbnail(sheet, pen, thumbnails[index], texts[index], at=(left_px, top_px), font=font)
         top_px += height_px
     sheet.save(path)
 
 
-def _texts(one: Shot, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
-    """The lines under a picture, each with its colour."""
-    said = [f"{name} {probability:.2f}" for name, probability in one.said]
+def _texts(one: Thumbnail, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
+    """The lines below a thumbnail, each with its colour."""
+    answer = [f"{name} {probability:.2f}" for name, probability in one.answer]
     return [
         (_fitted(one.name, font, _CELL_PX), _PALE_INK),
         *((line, _INK) for line in _wrapped(f"true: {' + '.join(one.truth)}", font, _CELL_PX)),
-        *((line, _INK) for line in _wrapped(f"said: {' + '.join(said)}", font, _CELL_PX)),
+        *((line, _INK) for line in _wrapped(f"answer: {' + '.join(answer)}", font, _CELL_PX)),
         (one.verdict, _COLOURS[one.verdict]),
     ]
 
 
-def _draw_shot(
+def _draw_thumbnail(
     sheet: Image.Image,
     pen: ImageDraw.ImageDraw,
-    one: Shot,
+    one: Thumbnail,
     texts: Sequence[tuple[str, str]],
     *,
     at: tuple[int, int],
@@ -134,7 +135,7 @@ def _draw_shot(
     left_px, top_px = at
     frame = (left_px, top_px, left_px + _SIDE_PX - 1, top_px + _SIDE_PX - 1)
     pen.rectangle(frame, fill=_COLOURS[one.verdict])
-    picture = Image.fromarray(one.thumbnail)
+    picture = Image.fromarray(one.pixels)
     if picture.size != (THUMBNAIL_PX, THUMBNAIL_PX):
         picture = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX))
     sheet.paste(picture, (left_px + _BORDER_PX, top_px + _BORDER_PX))
@@ -143,7 +144,7 @@ def _draw_shot(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
-    """The text on as many lines as it needs, _MAX_LINES at most; what does not fit is cut."""
+    """The text wrapped to at most _MAX_LINES lines; a rest that does not fit is cut."""
     lines: list[str] = []
     words = text.split(" ")
     while words:
@@ -155,7 +156,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    """The text, its end replaced by an ellipsis where it is too wide."""
+    """The text; if it is too wide, its end is replaced by an ellipsis."""
     if font.getlength(text) <= width_px:
         return text
     length = len(text)
@@ -164,14 +165,14 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
     return f"{text[:length]}…"
 
 
-def _verdict(*, right: bool, uncertain: bool) -> Verdict:
+def _verdict(*, correct: bool, uncertain: bool) -> Verdict:
     if uncertain:
-        return "unsure, right" if right else "unsure, wrong"
-    return "right" if right else "wrong"
+        return "unsure, right" if correct else "unsure, wrong"
+    return "right" if correct else "wrong"
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: it has the letters of most alphabets."""
+    """DejaVu Sans, which comes with matplotlib and covers most alphabets."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)

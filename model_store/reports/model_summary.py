@@ -1,4 +1,4 @@
-"""What there is to tell of a version, in words and figures fit to show: for `models show` and the report's page.
+"""Summarises a version as text, for `models show` and the page of the report.
 
 In: a manifest. Out: titled lists of (name, value) and the table of classes, all text. Reads no other file.
 """
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
-from model_store.export.parity import gate_reason
 from shared.images.crop_regions import ANY_CAMERA, Fit
 
 NOTHING = "-"
 MEASURED_COLUMNS = ("class", "precision", "recall", "F1", "average precision", "images", "threshold")
 CLASS_COLUMNS = (*MEASURED_COLUMNS, "lane")
-# Of more classes than this, only those that occurred are shown one by one.
+# With more classes than this, only those that occurred are shown.
 MAX_CLASSES = 40
 _FITS: dict[Fit, str] = {"stretch": "squashed to the square", "pad": "in their shape, filled up with their border"}
 
-# How people are told of the figures of `evaluation`.
-TITLES = {
+# The names of the metrics of `evaluation.metrics` in texts for people.
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "map": "mean average precision",
@@ -37,58 +37,58 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class SummarySection:
     """A titled list of names and values."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
 
 
-def figure(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A share or probability with three decimals."""
     return NOTHING if value is None else f"{value:.3f}"
 
 
-def signed(difference: float | None) -> str:
-    """A difference of two figures; what rounds to nothing is +0.000."""
+def format_delta(difference: float | None) -> str:
+    """A difference of two scores; one that rounds to zero is +0.000."""
     return NOTHING if difference is None else f"{difference:+z.3f}"
 
 
-def when(at: float) -> str:
+def format_time(at: float) -> str:
     """UTC epoch seconds as text."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def all_facts(manifest: Manifest) -> list[Facts]:
-    """Everything but the table of classes; what a manifest doesn't hold is left out."""
+def summary_sections(manifest: Manifest) -> list[SummarySection]:
+    """Everything except the table of classes; sections without rows are left out."""
     found = [
-        Facts("Model", _model(manifest)),
-        Facts("Figures", overall(manifest.metrics)),
-        Facts("Calibration", _calibration(manifest)),
-        Facts("Exports", _exports(manifest)),
-        Facts("Policy", _policy(manifest)),
-        Facts("Training", _training(manifest)),
-        Facts("Dataset", _dataset(manifest)),
-        Facts("Origin", _origin(manifest)),
+        SummarySection("Model", _model(manifest)),
+        SummarySection("Figures", overall_rows(manifest.metrics)),
+        SummarySection("Calibration", _calibration(manifest)),
+        SummarySection("Exports", _exports(manifest)),
+        SummarySection("Policy", _policy(manifest)),
+        SummarySection("Training", _training(manifest)),
+        SummarySection("Dataset", _dataset(manifest)),
+        SummarySection("Origin", _origin(manifest)),
     ]
-    return [facts for facts in found if facts.rows]
+    return [section for section in found if section.rows]
 
 
-def overall(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """A manifest's figures over all images; none when nothing was measured."""
-    shown = [(title, figure(metrics[name])) for name, title in TITLES.items() if name in metrics]
-    return (*shown, ("images", f"{metrics['images']:,}, not learnt from")) if "images" in metrics else tuple(shown)
+def overall_rows(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The metrics of a manifest over all images; empty when nothing was measured."""
+    shown = [(title, format_score(metrics[name])) for name, title in METRIC_TITLES.items() if name in metrics]
+    return (*shown, ("images", f"{metrics['images']:,}, not trained on")) if "images" in metrics else tuple(shown)
 
 
 def class_rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    """A row of CLASS_COLUMNS per class; of more than MAX_CLASSES only those that occurred, perhaps none."""
+    """A row of CLASS_COLUMNS per class; of more than MAX_CLASSES only those that occurred, if any."""
     measured: Mapping[str, Any] = manifest.metrics.get("per_class", {})
     scores = {name: {"threshold": _threshold(manifest, name)} | measured.get(name, {}) for name in manifest.classes}
     return [(*row, manifest.policy.lanes[row[0]]) for row in measured_rows(scores)]
 
 
 def measured_rows(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row of MEASURED_COLUMNS per class; of more than MAX_CLASSES only those that occurred, perhaps none."""
+    """A row of MEASURED_COLUMNS per class; of more than MAX_CLASSES only those that occurred, if any."""
     many = len(per_class) > MAX_CLASSES
     return [
         _measured_row(name, scores)
@@ -98,9 +98,9 @@ def measured_rows(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def gate_verdict(manifest: Manifest) -> str:
-    """Whether int8 earned to be what CPUs take, and if not, why."""
+    """Whether CPUs run int8 by default, and if not, why."""
     compared = "int8_labels_agreement" in manifest.parity
-    reason = gate_reason(manifest.parity) if compared else None
+    reason = int8_refusal_reason(manifest.parity) if compared else None
     if manifest.cpu_engine == "litert":
         return "int8 (litert)" + (": it gives the labels that fp32 gives" if compared and reason is None else "")
     return f"fp32 (litert-fp32): {reason}" if reason else "fp32 (litert-fp32)"
@@ -113,11 +113,11 @@ def _threshold(manifest: Manifest, name: str) -> float | None:
 
 
 def _measured_row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
-    figures = [figure(scores.get(column)) for column in ("precision", "recall", "f1", "average_precision")]
+    formatted = [format_score(scores.get(column)) for column in ("precision", "recall", "f1", "average_precision")]
     support, threshold = scores.get("support"), scores.get("threshold")
     return (
         name,
-        *figures,
+        *formatted,
         NOTHING if support is None else f"{support:,}",
         NOTHING if threshold is None else f"{threshold:.2f}",
     )
@@ -144,8 +144,8 @@ def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     if calibration is None:
         return ()
     return (
-        ("expected calibration error (ECE) before", figure(calibration.ece_before)),
-        ("after, on images it was not fitted to", figure(calibration.ece_after)),
+        ("expected calibration error (ECE) before", format_score(calibration.ece_before)),
+        ("after, on images it was not fitted to", format_score(calibration.ece_after)),
         ("images", f"{calibration.images:,}"),
         ("scale of the logits", _numbers(calibration.scale)),
         ("shift of the logits", _numbers(calibration.shift)),
@@ -161,7 +161,7 @@ def _exports(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         elif name.endswith("difference"):
             shown.append((title, f"{value:.1e}"))
         else:
-            shown.append((title, figure(value)))
+            shown.append((title, format_score(value)))
     return tuple(shown)
 
 
@@ -189,7 +189,7 @@ def _training(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _dataset(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     data = manifest.dataset
     if not data.images:
-        return ()  # imported: nothing was learnt here
+        return ()  # imported: nothing was trained here
     rows = [("images", f"{data.images:,}: {data.train:,} to train, {data.validation:,} to validate")]
     if data.per_label and len(data.per_label) <= MAX_CLASSES:
         rows.append(("per label", ", ".join(f"{name} {count:,}" for name, count in data.per_label.items())))
@@ -200,7 +200,7 @@ def _origin(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     backbone = manifest.backbone
     packages = ", ".join(f"{name} {version}" for name, version in manifest.training.packages.items())
     rows = [
-        ("made", when(manifest.created_at)),
+        ("made", format_time(manifest.created_at)),
         ("parent", NOTHING if manifest.parent is None else f"{manifest.name}@{manifest.parent}"),
         ("backbone", f"{backbone.handle}, {backbone.feature_width:,} features"),
         ("backbone's SHA-256", backbone.sha256),

@@ -1,8 +1,8 @@
-"""TensorBoard's event files: curves, pictures and histograms of one training.
+"""TensorBoard's event files: curves, images and histograms of one training.
 
-In: a ReportData and the folder with its pictures. Out: `logs/train` and `logs/validation`, the tutorial's names.
-The summaries are written as protocol buffers: `tf.summary.scalar` and its like need the package tensorboard, which
-only the viewer needs.
+In: a ReportData and the folder with its images. Out: `logs/train` and `logs/validation`, the tutorial's names.
+The summaries are written as protocol buffers: `tf.summary.scalar` and similar functions would need the package
+tensorboard, which otherwise only the viewer needs.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.reports.data import Phase, ReportData
+from model_store.reports.data import ReportData
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from model_store.training.history import Phase
 
 LOGS_DIR = "logs"
 _BUCKETS = 30  # TensorBoard's own default
-_PICTURES = ("samples", "mistakes", "confusion")
+_IMAGES = ("samples", "mistakes", "confusion")
 
 
 def write_events(folder: Path, data: ReportData) -> None:
-    """Write `logs/train` and `logs/validation` into the report's `folder`, which holds the pictures already.
+    """Write `logs/train` and `logs/validation` into the report's `folder`, which already holds the images.
 
     Tags: `epoch_loss`, `epoch_acc` in both; `epoch_learning_rate` and the weights' histograms in `train`; the
-    pictures in `validation`. Steps are epochs from 0, through all phases.
+    images in `validation`. Steps are epochs from 0, through all phases.
     """
     epochs = sum(len(phase.history["loss"]) for phase in data.phases)
     last = max(0, epochs - 1)
@@ -39,20 +40,20 @@ def write_events(folder: Path, data: ReportData) -> None:
                 tf.summary.write(name, histogram(array), step=max(0, step), metadata=metadata("histograms", "TENSOR"))
     with _writer(folder / LOGS_DIR / "validation") as (tf, metadata):
         _write_scalars(tf, metadata, data.phases, {"val_loss": "loss", "val_acc": "acc"})
-        for name in _PICTURES:
+        for name in _IMAGES:
             if (path := folder / f"{name}.png").is_file():
-                tf.summary.write(name, _picture(path), step=last, metadata=metadata("images", "BLOB_SEQUENCE"))
+                tf.summary.write(name, _encode_image(path), step=last, metadata=metadata("images", "BLOB_SEQUENCE"))
 
 
 def histogram(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rows of (left edge, right edge, count), [30, 3], as TensorBoard's histograms are; of finite values only."""
+    """Rows of (left edge, right edge, count), [30, 3], as TensorBoard stores histograms; of finite values only."""
     counts, edges = np.histogram(values[np.isfinite(values)], bins=_BUCKETS)
     return np.column_stack([edges[:-1], edges[1:], counts]).astype(np.float64)
 
 
 @contextlib.contextmanager
 def _writer(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """TensorFlow, writing its summaries into `folder`, and what makes their metadata."""
+    """TensorFlow, writing its summaries into `folder`, and a function that makes their metadata."""
     tf = import_tensorflow()
     proto = tf.compat.v1.SummaryMetadata
 
@@ -67,7 +68,7 @@ def _writer(folder: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _write_scalars(tf: Any, metadata: Any, phases: Sequence[Phase], tags: Mapping[str, str]) -> None:
-    """Scalars `epoch_<tag>`; an epoch without a value of a name has none there either."""
+    """Write scalars `epoch_<tag>`; an epoch without a value gets none."""
     step = 0
     for phase in phases:
         for epoch in range(len(phase.history["loss"])):
@@ -78,8 +79,8 @@ def _write_scalars(tf: Any, metadata: Any, phases: Sequence[Phase], tags: Mappin
             step += 1
 
 
-def _picture(path: Path) -> list[bytes]:
-    """Width and height as text, then the PNG: the form of TensorBoard's images."""
+def _encode_image(path: Path) -> list[bytes]:
+    """Width and height as text, then the PNG: the way TensorBoard stores images."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -1,6 +1,6 @@
-"""The one door to TensorFlow for training: which Keras, and none of its start-up chatter.
+"""The one place where training imports TensorFlow: with the right Keras, and without start-up messages.
 
-Imported by the training side only. Nothing heavy happens before a function here is called.
+Only training imports this module. Nothing heavy is imported before a function here is called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_V
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow, quiet, with Keras 2 as its Keras. The first call takes seconds."""
+    """TensorFlow without its messages, with Keras 2 as its Keras. The first call takes seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with quiet_native():
@@ -27,7 +27,7 @@ def import_tensorflow() -> Any:
 
 
 def import_keras() -> Any:
-    """tf_keras, after TensorFlow was set up for it."""
+    """tf_keras, after TensorFlow was configured for it."""
     import_tensorflow()
     import tf_keras
 
@@ -35,9 +35,9 @@ def import_keras() -> Any:
 
 
 def import_hub() -> Any:
-    """tensorflow_hub, after TensorFlow was set up for it."""
+    """tensorflow_hub, after TensorFlow was configured for it."""
     import_tensorflow()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports pkg_resources, which warns of its own end
+        warnings.simplefilter("ignore")  # it imports pkg_resources, which warns that it is deprecated
         import tensorflow_hub
     return tensorflow_hub

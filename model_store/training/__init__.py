@@ -1,1 +1,1 @@
-"""Training: from labelled images and a backbone to a head, and where it pays to tuned layers below it."""
+"""Training: from labelled images and a backbone to a head, and to fine-tuned layers where that helps."""

@@ -1,14 +1,14 @@
-"""Probabilities that mean what they say: a head's logits scaled and shifted until they fit held-out images.
+"""Calibration: scales and shifts a head's logits until its probabilities match the frequencies on held-out images.
 
-In: logits and true answers of images that the head was not trained on. Out: a Calibration, which `folded` works into
-the head's kernel and bias, so that what is exported and served needs to know nothing of it. Numpy only, pure.
+In: logits and true labels of images that the head was not trained on. Out: a Calibration. `fold_into_dense` works it
+into the head's kernel and bias, so the exported model and serving need not know of it. Numpy only, pure.
 
 `single` has one scale for all logits (temperature scaling: Guo et al. 2017, "On Calibration of Modern Neural
-Networks"), which leaves every answer's order of classes as it is. `multi` has a scale and a shift per output (Platt
-1999, "Probabilistic Outputs for Support Vector Machines"); the scale is positive, so an output's order of images stays.
-Both are maximum a posteriori estimates: with few images, or images that the head separates without an error, the
-likelihood alone would run off to infinity. The prior keeps them near the identity, from where the search starts; so
-the negative log likelihood of the images fitted to never gets worse.
+Networks"), which keeps the order of the classes of every image. `multi` has a scale and a shift per output (Platt 1999,
+"Probabilistic Outputs for Support Vector Machines"); the scale is positive, so each output keeps its order of images.
+Both are maximum a posteriori estimates: with few images, or with images that the head separates without an error, the
+likelihood alone has no finite maximum. The prior keeps the estimate near the identity, where the search starts;
+therefore the negative log likelihood of the images that it was fitted to never gets worse.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from model_store.bundle.policy import Mode
 
 FOLDS = 5
 _MAX_STEPS = 100
-# Of the penalised negative log likelihood, in nats over all images: far below what a probability can show.
-_ENOUGH = 1e-10
+# Gain of the penalised negative log likelihood, in nats over all images, below which the search stops. No probability
+# changes visibly by it.
+_LEAST_GAIN = 1e-10
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
 class Prior(NamedTuple):
-    """What is believed before any image: log(scale) and shift are normal around 0 with these deviations."""
+    """Prior of log(scale) and of the shift: normal around 0 with these deviations."""
 
     log_scale: float
     shift: float
 
 
-# Most scales within 0.6 to 1.6, and room for the shift that class weights put into a head's logits (their logarithm).
-# Of deviations from 0.1 to 3, those about these gave fresh images the lowest negative log likelihood: 24 splits of the
-# bottle frames (`multi`, 240 images to train on, 80 to calibrate with, 80 fresh), mean 0.288 before and 0.263 after;
-# with logits 2.5 times too sure 0.386 and 0.276; with logits shifted by 1.5, 0.486 and 0.263.
+# Most scales are then within 0.6 to 1.6, and the shift has room for what class weights add to a head's logits (their
+# logarithm). Of deviations from 0.1 to 3, those near these gave fresh images the lowest negative log likelihood. On 24
+# splits of the bottle frames (`multi`, 240 images to train on, 80 to calibrate with, 80 fresh) its mean was 0.288
+# uncalibrated and 0.263 calibrated; with logits 2.5 times too large 0.386 and 0.276; with logits shifted by 1.5, 0.486
+# and 0.263.
 PRIOR = Prior(log_scale=0.5, shift=1.5)
 
 
@@ -52,12 +54,12 @@ class Calibration:
     scale: tuple[float, ...]
     shift: tuple[float, ...]
 
-    def applied(self, logits: NDArray[np.floating[Any]]) -> Floats:
-        """The calibrated logits of [N, K] ones."""
+    def apply(self, logits: NDArray[np.floating[Any]]) -> Floats:
+        """Logits [N, K], calibrated."""
         return np.asarray(logits * np.array(self.scale) + np.array(self.shift), np.float32)
 
-    def folded(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """The dense layer ([width, K], [K]) whose logits are this one's, calibrated."""
+    def fold_into_dense(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """The dense layer ([width, K], [K]) whose logits are the given layer's, calibrated."""
         scale, shift = np.array(self.scale), np.array(self.shift)
         return np.asarray(kernel * scale, np.float32), np.asarray(bias * scale + shift, np.float32)
 
@@ -74,14 +76,14 @@ def fit(
 
     Args:
         logits: [N, K], finite: of classes in `single`, of defects in `multi`.
-        targets: [N, K], 1 where it applies, 0 where it doesn't, NaN where nobody knows. An unknown entry is left out
-            (`multi`), or the whole image (`single`).
+        targets: [N, K], 1 where a label applies, 0 where it does not, NaN where that is unknown. `multi` ignores an
+            unknown entry, `single` the whole image.
 
-    An output of `multi` that has no positive or no negative image tells nothing of its scale, and of its shift only
-    how rare it was among these few: it stays as it is.
+    An output of `multi` without a positive or without a negative image stays as it is: nothing is known of its scale,
+    and of its shift only how rare the label was among these few images.
 
     Raises:
-        ValueError: logits and targets don't fit each other, or have values that can't be.
+        ValueError: logits and targets have different shapes, or impossible values.
     """
     _check(logits, targets, mode)
     z, y = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
@@ -90,18 +92,18 @@ def fit(
         known = ~np.isnan(y).any(axis=1)
         if not known.any():
             return identity(outputs)
-        (log_scale,) = _minimum(lambda at: _softmax_loss(at, z[known], y[known], prior), [0.0])
+        (log_scale,) = _minimize(lambda at: _softmax_loss(at, z[known], y[known], prior), [0.0])
         return Calibration(scale=(float(np.exp(log_scale)),) * outputs, shift=(0.0,) * outputs)
     fitted = [_fit_output(z[:, column], y[:, column], prior) for column in range(outputs)]
     return Calibration(scale=tuple(scale for scale, _ in fitted), shift=tuple(shift for _, shift in fitted))
 
 
-def dealt(
+def fold_assignment(
     logits: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], *, folds: int = FOLDS
 ) -> NDArray[np.intp]:
-    """A fold for every image, [N]: sorted by targets, then by logits, and dealt out in turn.
+    """The fold of each image, [N]: images are sorted by targets, then by logits, and assigned to the folds in turn.
 
-    So every fold has its share of each answer, and the order of the rows does not matter.
+    So every fold gets its share of each label, and the order of the rows does not matter.
     """
     keys = np.concatenate([logits, targets], axis=1).T  # lexsort takes the last key first
     fold = np.empty(len(logits), np.intp)
@@ -117,17 +119,17 @@ def cross_fitted(
     folds: int = FOLDS,
     prior: Prior = PRIOR,
 ) -> Floats:
-    """Every image's logits calibrated on the other folds' images: what calibration is worth on images it never saw.
+    """Each image's logits, calibrated without the images of its own fold (cross-fitting).
 
-    Arguments as of `fit`; the folds are `dealt`'s. Measure and choose thresholds on these: on the images that the
-    calibration was fitted to both would flatter.
+    Arguments as of `fit`; the folds are those of `fold_assignment`. Measure and choose thresholds on these logits:
+    figures of the images that a calibration was fitted to are too good.
     """
     _check(logits, targets, mode)
-    fold = dealt(logits, targets, folds=folds)
+    fold = fold_assignment(logits, targets, folds=folds)
     calibrated = np.empty(logits.shape, np.float32)
     for number in np.unique(fold):
-        chosen = fold == number
-        calibrated[chosen] = fit(logits[~chosen], targets[~chosen], mode=mode, prior=prior).applied(logits[chosen])
+        inside = fold == number
+        calibrated[inside] = fit(logits[~inside], targets[~inside], mode=mode, prior=prior).apply(logits[inside])
     return calibrated
 
 
@@ -143,7 +145,7 @@ def _fit_output(z: Doubles, y: Doubles, prior: Prior) -> tuple[float, float]:
     z, y = z[~np.isnan(y)], y[~np.isnan(y)]
     if not 0 < y.sum() < len(y):
         return 1.0, 0.0
-    log_scale, shift = _minimum(lambda at: _sigmoid_loss(at, z, y, prior), [0.0, 0.0])
+    log_scale, shift = _minimize(lambda at: _sigmoid_loss(at, z, y, prior), [0.0, 0.0])
     return float(np.exp(log_scale)), float(shift)
 
 
@@ -174,8 +176,8 @@ def _softmax_loss(at: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
     )
 
 
-def _minimum(loss: Callable[[Doubles], _Loss], start: Sequence[float]) -> Doubles:
-    """Fisher scoring from `start`, halving each step until it gains enough: the loss never rises."""
+def _minimize(loss: Callable[[Doubles], _Loss], start: Sequence[float]) -> Doubles:
+    """Fisher scoring from `start`; each step is halved until it gains enough, so the loss never rises."""
     at = np.array(start, np.float64)
     here = loss(at)
     for _ in range(_MAX_STEPS):
@@ -184,10 +186,10 @@ def _minimum(loss: Callable[[Doubles], _Loss], start: Sequence[float]) -> Double
         size = 1.0
         while (there := loss(at + size * step)).value > here.value + 0.1 * size * expected:
             size /= 2
-            if size * -expected < _ENOUGH:
+            if size * -expected < _LEAST_GAIN:
                 return at
         at, here = at + size * step, there
-        if -expected < _ENOUGH:
+        if -expected < _LEAST_GAIN:
             return at
     return at
 

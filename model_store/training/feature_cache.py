@@ -1,10 +1,10 @@
-"""Features of frozen layers, each computed once: the cache is what makes training a head take seconds.
+"""A cache of features: those of frozen layers are computed once, so that a head trains in seconds.
 
-In: frames. Out: float32 features, from disk where they are there. The key is the digest of the pixels that are looked
-at, augmented ones too, so a changed file, size, view or decoder is another key. Frames and pixels are taken a batch at
-a time, since all of them may not fit into memory.
+In: frames. Out: float32 features, from disk where they are there. The key is the digest of the crop's pixels, augmented
+ones included, so that a changed file, size, crop or decoder gives another key. Frames are processed a batch at a time,
+because all of them may not fit into memory.
 
-    <cache>/features/<sight's digest>/<aa>/<digest of the pixels>.npy
+    <cache>/features/<the extractor's digest>/<aa>/<digest of the pixels>.npy
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.datasets.lazy_images import Images, in_batches
-from model_store.runtime.progress import Advance
+from model_store.datasets.lazy_images import ImageStack, in_batches
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.training.augmentation import other_light, other_views
-from model_store.training.cropping import cut
-from model_store.training.feature_extractor import Sight
+from model_store.training.augmentation import augment_pixels, augment_transforms
+from model_store.training.cropping import crop_frames
+from model_store.training.feature_extractor import FeatureExtractor
 
 log = logging.getLogger("sortline.train")
 
-# As many as the tutorial's; larger ones are no faster on CPUs.
+# The tutorial's; larger batches are no faster on CPUs.
 BATCH_SIZE = 32
 
 
-class FeatureExtractor:
-    """A sight's features of frames, with a cache on disk."""
+class FeatureCache:
+    """An extractor's features of frames, with a cache on disk."""
 
-    def __init__(self, sight: Sight, *, cache: Path) -> None:
+    def __init__(self, extractor: FeatureExtractor, *, cache: Path) -> None:
         """`cache` is the settings' `cache_path`."""
-        self._sight = sight
-        self._folder = cache / "features" / sight.digest
+        self._extractor = extractor
+        self._folder = cache / "features" / extractor.digest
 
-    def features(self, frames: Images, *, advance: Advance, random: Any = None) -> NDArray[np.float32]:
-        """Features of frames uint8 [N, S, S, 3], float32 [N, width]; `advance` hears how many are done.
+    def features(self, frames: ImageStack, *, on_progress: OnProgress, random: Any = None) -> NDArray[np.float32]:
+        """Features of frames uint8 [N, S, S, 3], float32 [N, width].
 
-        With `random`, an `augmentation.generator`, of the frames as another camera could have seen them.
+        With `random`, an `augmentation.random_generator`, the frames are augmented first.
         """
-        found = np.empty((len(frames), self._sight.feature_width), np.float32)
+        found = np.empty((len(frames), self._extractor.feature_width), np.float32)
         done = 0
-        for pixels in looked_at(self._sight, frames, random=random):
+        for pixels in crop_batches(self._extractor, frames, random=random):
             found[done : done + len(pixels)] = self._features(pixels)
             done += len(pixels)
-            advance(len(pixels))
+            on_progress(len(pixels))
         return found
 
     def _features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of one batch: what is cached from there, the others computed together."""
-        found = np.empty((len(pixels), self._sight.feature_width), np.float32)
+        """Features of one batch: cached ones from disk, the others computed together."""
+        found = np.empty((len(pixels), self._extractor.feature_width), np.float32)
         files = [self._file(image) for image in pixels]
         missing = []
         for index, file in enumerate(files):
-            cached = _read(file, width=self._sight.feature_width)
+            cached = _read(file, width=self._extractor.feature_width)
             if cached is None:
                 missing.append(index)
             else:
@@ -72,17 +72,18 @@ class FeatureExtractor:
         for index in missing:
             try:
                 _write(files[index], found[index])
-            except OSError as error:  # a full disk must not cost the training
-                # Without the file's name, which is another one each time.
+            except OSError as error:  # a full disk must not end the training
+                # Without the file's name, which differs each time: the warning is given once.
                 _warn_uncached(self._folder.parent, error.strerror or str(error))
         return found
 
     @functools.cached_property
     def _run(self) -> Any:
         tf = import_tensorflow()
-        signature = [tf.TensorSpec([None, *self._sight.canvas, 3], tf.uint8)]
+        signature = [tf.TensorSpec([None, *self._extractor.crop_size, 3], tf.uint8)]
+        feature_fn = self._extractor.feature_fn
         return tf.function(
-            lambda pixels: self._sight.body(tf.cast(pixels, tf.float32), training=False), input_signature=signature
+            lambda pixels: feature_fn(tf.cast(pixels, tf.float32), training=False), input_signature=signature
         )
 
     def _file(self, pixels: NDArray[np.uint8]) -> Path:
@@ -90,42 +91,43 @@ class FeatureExtractor:
         return self._folder / digest[:2] / f"{digest}.npy"
 
 
-def looked_at(sight: Sight, frames: Images, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
-    """The pixels that a sight looks at in frames [N, S, S, 3], uint8 [n, height, width, 3], rounded, in batches.
+def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
+    """The extractor's crops of frames [N, S, S, 3], in batches of uint8 [n, height, width, 3], rounded.
 
-    With `random`, an `augmentation.generator`, as another camera could have seen them.
+    With `random`, an `augmentation.random_generator`, they are augmented.
     """
     tf = import_tensorflow()
+    is_detected = extractor.crop == "detected"
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator] # TensorFlow has no types
-    def look(batch: Any) -> Any:
+    def crop(batch: Any) -> Any:
         if random is None:
-            return sight.pixels(batch)
-        views = other_views(sight.views(batch), random, upside_down=sight.finder is not None)
-        return other_light(cut(batch, views, sight.canvas), random, upright=sight.finder is not None)
+            return extractor.pixels(batch)
+        transforms = augment_transforms(extractor.crop_transforms(batch), random, upside_down=is_detected)
+        return augment_pixels(crop_frames(batch, transforms, extractor.crop_size), random, upright=is_detected)
 
     for start in range(0, len(frames), BATCH_SIZE):
         batch = tf.constant(frames[start : start + BATCH_SIZE])
-        yield np.asarray(tf.cast(tf.round(look(batch)), tf.uint8))
+        yield np.asarray(tf.cast(tf.round(crop(batch)), tf.uint8))
 
 
-def features_of(sight: Sight, frames: Images) -> NDArray[np.float32]:
-    """What a sight sees in frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does."""
+def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> NDArray[np.float32]:
+    """Features of frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does, uncached."""
     tf = import_tensorflow()
-    see = tf.function(sight.features, reduce_retracing=True)
-    return in_batches(lambda batch: see(tf.constant(batch)), frames, size=BATCH_SIZE)
+    run = tf.function(extractor.features, reduce_retracing=True)
+    return in_batches(lambda batch: run(tf.constant(batch)), frames, size=BATCH_SIZE)
 
 
 def _read(file: Path, *, width: int) -> NDArray[np.float32] | None:
     try:
         features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or cut off by a full disk: computed anew
+    except (OSError, ValueError, EOFError):  # absent, or cut off by a full disk: computed again
         return None
     return features if features.shape == (width,) and features.dtype == np.float32 else None
 
 
 def _write(file: Path, features: NDArray[np.float32]) -> None:
-    """Complete or absent, whoever else writes the same file now."""
+    """Write the file completely or not at all, even if another process writes the same one now."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=file.parent)
     try:
@@ -138,7 +140,7 @@ def _write(file: Path, features: NDArray[np.float32]) -> None:
         raise
 
 
-@functools.cache  # once, not for each image
+@functools.cache  # one warning, not one per image
 def _warn_uncached(folder: Path, why: str) -> None:
     log.warning(
         "features can't be cached in %s: %s. Training goes on without, and the next one computes them anew: make room, "
@@ -146,8 +148,3 @@ def _warn_uncached(folder: Path, why: str) -> None:
         folder,
         why,
     )
-
-
-def scaled(images: Any) -> Any:
-    """A uint8 tensor as TF-Hub's image modules take it: float32 from 0 to 1."""
-    return import_tensorflow().cast(images, "float32") / 255.0

@@ -1,6 +1,6 @@
 """The head: a dense layer trained on a frozen backbone's features.
 
-In: features and labels. Out: a Head of plain arrays, and the history of its training. Touches no files.
+In: features and targets. Out: a Head of plain arrays, and its training curves. Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.runtime.progress import Advance
+from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
+from model_store.training.history import History
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -23,13 +24,13 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is trained.
+    """How a head is trained. The names of the fields are keys of the manifest's `training.settings`.
 
-    The defaults are the tutorial's (Adam, batches of 32, 25 epochs) with changes measured on the bottle frames: a rate
-    that starts five times higher and falls to nothing along a cosine, a start from zeros, targets drawn in a little
-    from 0 and 1 and weight decay (small weights are also what lets the fp32 export agree with the trained model to
-    1e-5), standardised features, rare classes weighing more, and the epoch kept that answered the validation images
-    best.
+    The defaults are the tutorial's (Adam, batches of 32, 25 epochs) with changes that were measured on the bottle
+    frames: a learning rate that starts five times higher and falls to zero along a cosine; weights that start at zero;
+    label smoothing and weight decay (small weights are also what makes the fp32 export agree with the trained model to
+    1e-5); standardised features; a higher weight for rare classes; and the weights of the epoch with the lowest
+    validation loss.
     """
 
     epochs: int = 25
@@ -37,20 +38,20 @@ class HeadSettings:
     learning_rate: float = 5e-3
     decays: bool = True
     label_smoothing: float = 0.05
-    views: int = 4  # of every training image: itself, and others of `augmentation`
-    weight_decay: float = 0.3  # share of the weights taken away a step, times the rate; not of the bias
+    views: int = 4  # versions of every training image: itself, and augmented ones
+    weight_decay: float = 0.3  # share of the weights removed per step, times the rate; not of the bias
     kernel_initializer: Literal["zeros", "glorot_uniform"] = "zeros"
     standardised: bool = True
     class_weights: bool = True
     best_epoch: bool = True  # restore the weights of the lowest validation loss
-    patience: int | None = 10  # epochs without a lower one until it stops
+    patience: int | None = 10  # epochs without a lower validation loss until the training stops
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
 
 
-# The tutorial's cell: `Adam()`, 25 epochs, nothing else.
+# As in the tutorial: `Adam()`, 25 epochs, nothing else.
 TUTORIAL = HeadSettings(
     learning_rate=1e-3,
     decays=False,
@@ -69,7 +70,7 @@ TUTORIAL = HeadSettings(
 class Head:
     """A trained dense layer. `kernel` is float32 [width, outputs], `bias` [outputs].
 
-    `single` has an output per class (softmax); `multi` one per class but `good` (sigmoid).
+    `single` has one output per class (softmax); `multi` one per class except `good` (sigmoid).
     """
 
     mode: Mode
@@ -85,12 +86,11 @@ class Examples(NamedTuple):
     targets: Floats
 
 
-# loss, acc, val_loss, val_acc, and the learning_rate that an epoch begins with: one value an epoch.
-History = dict[str, list[float]]
+class TrainResult(NamedTuple):
+    """A trained head and its training curves.
 
-
-class Fitted(NamedTuple):
-    """A trained head, its curves, and the epoch, from 0, whose weights it has; -1: those that it started from."""
+    `best_epoch` is the epoch, from 0, whose weights it has; -1: the weights that the training started from.
+    """
 
     head: Head
     history: History
@@ -98,22 +98,22 @@ class Fitted(NamedTuple):
 
 
 def outputs_of(classes: Sequence[str], mode: Mode) -> tuple[str, ...]:
-    """The classes that have an output of their own: in `multi`, `good` is derived from the defects."""
+    """The classes that the head has outputs for. In `multi`, `good` has none: it is derived from the defects."""
     return tuple(name for name in classes if mode == "single" or name != GOOD)
 
 
 def targets_of(
-    labels: Sequence[tuple[str, ...]], classes: Sequence[str], mode: Mode, *, known: Bools | None = None
+    labels: Sequence[tuple[str, ...]], classes: Sequence[str], mode: Mode, *, label_mask: Bools | None = None
 ) -> Floats:
-    """1 where a label applies, 0 where it doesn't, NaN where nobody knows: float32 [N, outputs].
+    """1 where a label applies, 0 where it does not, NaN where that is unknown: float32 [N, outputs].
 
-    `known` is bool [N, C] in the order of `classes`; None: all of it is known.
+    `label_mask` is bool [N, C] in the order of `classes`, False where the label is unknown; None: all are known.
     """
     outputs = outputs_of(classes, mode)
     rows = [[float(name in names) for name in outputs] for names in labels]
     targets = np.array(rows, np.float32).reshape(len(labels), len(outputs))
-    if known is not None and mode == "multi":
-        targets[~known[:, [list(classes).index(name) for name in outputs]]] = np.nan
+    if label_mask is not None and mode == "multi":
+        targets[~label_mask[:, [list(classes).index(name) for name in outputs]]] = np.nan
     return targets
 
 
@@ -125,12 +125,14 @@ def train_head(
     mode: Mode,
     settings: HeadSettings,
     seed: int,
-    advance: Advance,
-) -> Fitted:
+    on_progress: OnProgress,
+) -> TrainResult:
     """Train a head; the same arguments give the same head on the same machine.
 
-    `train` already holds the other views, if there are any. `validation` chooses the epoch, where the settings say so.
-    `advance` hears of each epoch.
+    Args:
+        train: includes the augmented versions, if any.
+        validation: chooses the epoch, if the settings say so.
+        on_progress: called after each epoch.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -138,47 +140,47 @@ def train_head(
     layer = keras.layers.Dense(train.targets.shape[1], kernel_initializer=settings.kernel_initializer)
     model = keras.Sequential([keras.Input((train.features.shape[1],)), layer])
     _compile(keras, model, train, mode=mode, settings=settings)
-    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: advance(1))
+    reporter = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_progress(1))
     stopper = keras.callbacks.EarlyStopping(patience=settings.patience or settings.epochs, restore_best_weights=True)
     fitted = model.fit(
-        scaler.applied(train.features),
+        scaler.apply(train.features),
         train.targets,
-        validation_data=(scaler.applied(validation.features), validation.targets),
+        validation_data=(scaler.apply(validation.features), validation.targets),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         verbose=0,
-        callbacks=[told, stopper] if settings.best_epoch else [told],
+        callbacks=[reporter, stopper] if settings.best_epoch else [reporter],
     )
     history = {name: [float(value) for value in values] for name, values in fitted.history.items()}
     history["learning_rate"] = _rates(len(history["loss"]), images=len(train.features), settings=settings)
     best_epoch = int(stopper.best_epoch) if settings.best_epoch else len(history["loss"]) - 1
-    # Not left to the callback, which restores only when it stops a run early.
+    # The callback itself restores weights only when it stops a run early.
     weights = stopper.best_weights if settings.best_epoch else layer.get_weights()
-    return Fitted(Head(mode, classes, *scaler.folded(*weights)), history, best_epoch)
+    return TrainResult(Head(mode, classes, *scaler.fold_into_dense(*weights)), history, best_epoch)
 
 
 class Scaler(NamedTuple):
-    """What brings features to mean 0 and deviation 1 each: a common rate then suits them all. Both [width]."""
+    """Brings each feature to mean 0 and deviation 1, so that one learning rate suits all. Both are [width]."""
 
     mean: Floats
     scale: Floats
 
     @classmethod
     def of(cls, features: Floats) -> Scaler:
-        """Of training features [N, width]. One that hardly varies is not blown up to the size of the others."""
+        """For training features [N, width]. A feature that hardly varies is not scaled up to the size of the others."""
         return cls(features.mean(axis=0), features.std(axis=0) + np.float32(0.05 * features.std() + 1e-6))
 
     @classmethod
     def identity(cls, width: int) -> Scaler:
-        """Changes nothing."""
+        """A scaler that changes nothing."""
         return cls(np.zeros(width, np.float32), np.ones(width, np.float32))
 
-    def applied(self, features: Floats) -> Floats:
-        """Standardised features."""
+    def apply(self, features: Floats) -> Floats:
+        """Features [N, width], standardised."""
         return (features - self.mean) / self.scale
 
-    def folded(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """The dense layer on plain features that answers as this one does on standardised ones."""
+    def fold_into_dense(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """The dense layer on plain features that equals this one ([width, K], [K]) on standardised features."""
         plain = kernel / self.scale[:, None]
         return plain.astype(np.float32), (bias - self.mean @ plain).astype(np.float32)
 
@@ -192,7 +194,7 @@ def _compile(keras: Any, model: Any, train: Examples, *, mode: Mode, settings: H
     def acc(targets: Any, logits: Any) -> Any:
         return losses.accuracy(targets, logits, mode=mode)
 
-    # AdamW without decay is Adam.
+    # AdamW without weight decay is Adam.
     rate = _rate(len(train.features), settings)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -200,7 +202,7 @@ def _compile(keras: Any, model: Any, train: Examples, *, mode: Mode, settings: H
 
 
 def _rate(images: int, settings: HeadSettings) -> Any:
-    """The learning rate: a number, or what gives it by step."""
+    """The learning rate: a number, or a schedule by step."""
     if not settings.decays:
         return settings.learning_rate
     steps = settings.epochs * _steps_per_epoch(images, settings)
@@ -208,7 +210,7 @@ def _rate(images: int, settings: HeadSettings) -> Any:
 
 
 def _rates(epochs: int, *, images: int, settings: HeadSettings) -> list[float]:
-    """The rate at the start of each epoch."""
+    """The learning rate at the start of each epoch."""
     rate = _rate(images, settings)
     if not settings.decays:
         return [float(rate)] * epochs
@@ -224,12 +226,12 @@ def logits_of(head: Head, features: Floats) -> Floats:
     return np.asarray(features @ head.kernel + head.bias, np.float32)
 
 
-def activated(logits: Floats, *, classes: Sequence[str], mode: Mode) -> Floats:
+def probabilities_of(logits: Floats, *, classes: Sequence[str], mode: Mode) -> Floats:
     """Probabilities, float32 [N, C], one column per class, of a head's logits [N, outputs]."""
     if mode == "single":
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-    # exp of a large number overflows to infinity, which gives the right answer, 0.
+    # exp of a large number overflows to infinity, which gives the right probability, 0.
     with np.errstate(over="ignore"):
         defects = 1.0 / (1.0 + np.exp(-logits))
     columns = dict(zip(outputs_of(classes, "multi"), defects.T, strict=True))

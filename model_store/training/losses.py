@@ -1,4 +1,4 @@
-"""Losses and accuracies of logits, for heads and for fine-tuning. Targets that nobody knows (NaN) count for nothing."""
+"""Losses and accuracies of logits, for heads and for fine-tuning. Unknown targets (NaN) are ignored."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
-# However rare, a class weighs at most so many times as much as one with as many images with as without it.
+# A rare class weighs at most this many times as much as a class that half of the images have.
 _MOST_WEIGHT = 5.0
 
 Floats = NDArray[np.float32]
 
 
 def class_weights(targets: Floats, mode: Mode) -> Floats:
-    """How much each output's positive images weigh, float32 [outputs], about 1 on average.
+    """The weight of each output's positive images, float32 [outputs], about 1 on average.
 
-    The square root of the imbalance: enough that a rare defect is learnt, not so much that it is seen everywhere.
-    `multi`: negatives for each positive, of the known ones. `single`: images for each of the class's, by the average.
+    It is the square root of the imbalance: enough that a rare defect is learnt, and not so much that it is predicted
+    everywhere. The imbalance is, in `multi`, known negatives per known positive; in `single`, the mean number of images
+    of a class per image of this class.
     """
     positives = np.nansum(targets, axis=0)
     known = (~np.isnan(targets)).sum(axis=0)
@@ -32,7 +33,7 @@ def class_weights(targets: Floats, mode: Mode) -> Floats:
 def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Floats | None) -> Any:
     """Mean cross entropy of each image, float32 [N]; `targets` and `logits` are [N, outputs].
 
-    `smoothing` draws the targets in from 0 and 1, as `label_smoothing` of Keras does.
+    `smoothing` moves the targets away from 0 and 1, as `label_smoothing` of Keras does.
     """
     tf = import_tensorflow()
     known = tf.logical_not(tf.math.is_nan(targets))
@@ -48,11 +49,11 @@ def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Fl
 
 
 def accuracy(targets: Any, logits: Any, *, mode: Mode) -> Any:
-    """Share of right answers of each image, float32 [N]: of its class, or of its known defects at 0.5."""
+    """Share of each image that is predicted correctly, float32 [N]: its class, or its known defects at 0.5."""
     tf = import_tensorflow()
     if mode == "single":
         return tf.cast(tf.equal(tf.argmax(targets, axis=1), tf.argmax(logits, axis=1)), tf.float32)
     known = tf.logical_not(tf.math.is_nan(targets))
-    right = tf.logical_and(known, tf.equal(targets > 0.5, logits > 0))
+    correct = tf.logical_and(known, tf.equal(targets > 0.5, logits > 0))
     counted = tf.maximum(tf.reduce_sum(tf.cast(known, tf.float32), axis=1), 1.0)
-    return tf.reduce_sum(tf.cast(right, tf.float32), axis=1) / counted
+    return tf.reduce_sum(tf.cast(correct, tf.float32), axis=1) / counted

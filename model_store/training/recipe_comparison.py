@@ -1,6 +1,6 @@
-"""The tutorial's recipe and ours, side by side on the same splits. Called by `sortline models compare-recipes`.
+"""Recipe comparison: the tutorial's training and ours on the same splits. Called by `sortline models compare-recipes`.
 
-In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so images of held_out.txt take part.
+In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so the images of held_out.txt take part.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps, ignore_progress
 from model_store.runtime.tensorflow_imports import import_keras
-from model_store.training.feature_cache import FeatureExtractor, features_of
-from model_store.training.feature_extractor import Sight, closed_box
-from model_store.training.head import TUTORIAL, Examples, Head, activated, logits_of, targets_of, train_head
-from model_store.training.prepared_data import Material, gather
-from model_store.training.transfer import Wish, learn
+from model_store.training.feature_cache import FeatureCache, extract_features
+from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
+from model_store.training.head import TUTORIAL, Examples, logits_of, probabilities_of, targets_of, train_head
+from model_store.training.prepared_data import PreparedData
+from model_store.training.transfer import TransferOptions, train_model
 from shared.errors import BadDataset
 
 RECIPES = ("tutorial", "ours")
@@ -41,32 +41,34 @@ def compare_recipes(
     cache: Path,
     limits: Limits,
     backbone: str = DEFAULT_HANDLE,
-    steps: Steps | None = None,
+    steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate both recipes per mode and seed, on a stratified fifth by that seed.
 
-    `single` takes the images with at most one label, `multi` all of them. Neither recipe sees the fifth before it is
-    judged by it: the tutorial's takes its last epoch, ours chooses its epochs by a fifth of what it may train on.
-    Thresholds are 0.5 and probabilities as the heads give them. Images are looked over and split as for training.
+    `single` uses the images with at most one label, `multi` all of them. Neither recipe sees the fifth before it is
+    evaluated on it: the tutorial's takes its last epoch, ours chooses its epochs on a fifth of its training images.
+    Thresholds are 0.5, and probabilities are not calibrated. Images are checked and split as for training.
 
     Returns:
         {mode: {recipe: {figure: [one per seed], figure + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
-        or {mode: {"untrainable": why}} for one that the dataset can't be trained in
+        or {mode: {"untrainable": reason}} for a mode that the dataset can't be trained in
 
     Raises:
         BadDataset: the dataset can't be trained on in either mode.
     """
-    steps = steps or Steps()
+    steps = steps or ProgressSteps()
     dataset = load_dataset(path)
-    dataset = dataset.only(replace(sample, held_out=False) for sample in dataset.samples)
-    kind: dict[str, Any] = {"cache": cache, "limits": limits, "steps": steps}
-    kind["backbone"] = resolve_backbone(backbone, cache=cache, steps=steps)
+    dataset = dataset.with_samples(replace(sample, held_out=False) for sample in dataset.samples)
+    resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
     result: dict[str, Any] = {}
     refused: list[BadDataset] = []
     for mode, subset in subsets.items():
         try:
-            result[mode] = _compare(_Trial.of(subset, mode, seed=seeds[0], **kind), seeds, steps=steps)
+            trial = _Trial.prepare(
+                subset, mode, backbone=resolved, cache=cache, limits=limits, seed=seeds[0], steps=steps
+            )
+            result[mode] = _compare(trial, seeds, steps=steps)
         except BadDataset as error:
             refused.append(error)
             result[mode] = {"untrainable": str(error)}
@@ -76,12 +78,12 @@ def compare_recipes(
 
 
 def time_head(
-    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: Steps
+    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: ProgressSteps
 ) -> dict[str, Any]:
-    """The tutorial's head trained the tutorial's way, the base computed anew in every epoch, and on cached features.
+    """Time the tutorial's head in two ways: the base computed anew in every epoch, and on features computed once.
 
-    Both on the images with at most one label, frozen base, same split, same 25 epochs, one after the other. The
-    features are computed within the cached way's time.
+    Both use the images with at most one label, a frozen base, the same split and the same 25 epochs, one after the
+    other. The time of the second way includes that of computing the features.
 
     Returns:
         recomputed_s, cached_s, ratio; head_s (the epochs alone), head_ratio; accuracy of both on the held-back fifth;
@@ -89,27 +91,33 @@ def time_head(
     """
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
-    with steps.step("Reading the images", total=len(dataset.samples)) as advance:
+    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, advance=advance
+            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, on_progress=on_progress
         )
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
-    sight, chosen = closed_box(resolved), split(labels, seed=seed)
+    extractor, parts = opaque_extractor(resolved), split(labels, seed=seed)
     with steps.step("Training on features computed once"):
         started = time.perf_counter()
-        features = features_of(sight, pictures.images)
+        features = extract_features(extractor, pictures.images)
         computed_s = time.perf_counter() - started
-        examples = [Examples(features[part], targets[part]) for part in chosen]
-        kind: dict[str, Any] = {"classes": dataset.classes, "mode": "single", "settings": TUTORIAL, "seed": seed}
-        head = train_head(*examples, advance=_unwatched, **kind).head
+        train, held_back = (Examples(features[part], targets[part]) for part in parts)
+        head = train_head(
+            train,
+            held_back,
+            classes=dataset.classes,
+            mode="single",
+            settings=TUTORIAL,
+            seed=seed,
+            on_progress=ignore_progress,
+        ).head
         head_s = time.perf_counter() - started - computed_s
     with steps.step("Training with the base computed in every epoch"):
         started = time.perf_counter()
-        recomputed = _fit_recomputing(sight, pictures.images, targets=targets, chosen=chosen, seed=seed)
+        accuracy_recomputed = _fit_recomputing(extractor, pictures.images, targets=targets, parts=parts, seed=seed)
         recomputed_s = time.perf_counter() - started
-    truth = targets[chosen.validation].argmax(axis=1)
-    accuracy = float((logits_of(head, features[chosen.validation]).argmax(axis=1) == truth).mean())
+    correct = logits_of(head, held_back.features).argmax(axis=1) == held_back.targets.argmax(axis=1)
     return {
         "images": len(labels),
         "epochs": TUTORIAL.epochs,
@@ -118,59 +126,59 @@ def time_head(
         "ratio": round(recomputed_s / (computed_s + head_s), 1),
         "head_s": round(head_s, 2),
         "head_ratio": round(recomputed_s / head_s, 1),
-        "accuracy_recomputed": round(recomputed, 4),
-        "accuracy_cached": round(accuracy, 4),
-        "unreadable": _named(pictures.unreadable),
+        "accuracy_recomputed": round(accuracy_recomputed, 4),
+        "accuracy_cached": round(float(correct.mean()), 4),
+        "unreadable": _as_dicts(pictures.unreadable),
     }
 
 
 def _one_label(dataset: Dataset) -> Dataset:
-    """The images with one label. A class that only occurs beside others is none of theirs."""
+    """The images with one label. Classes that only occur beside others are left out."""
     alone = [sample for sample in dataset.samples if len(sample.labels) == 1]
     lost = {*_labels(dataset.samples)} - {*_labels(alone)}
-    return replace(dataset.only(alone), classes=tuple(name for name in dataset.classes if name not in lost))
+    return replace(dataset.with_samples(alone), classes=tuple(name for name in dataset.classes if name not in lost))
 
 
 def _labels(samples: Iterable[Sample]) -> Iterator[str]:
     return (name for sample in samples for name in sample.labels)
 
 
-def _named(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
+def _as_dicts(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
     return [{"file": item.name, "reason": item.reason} for item in unreadable]
 
 
 def _fit_recomputing(
-    sight: Sight, frames: NDArray[np.uint8], *, targets: NDArray[np.float32], chosen: Split, seed: int
+    extractor: FeatureExtractor, frames: NDArray[np.uint8], *, targets: NDArray[np.float32], parts: Split, seed: int
 ) -> float:
-    """The tutorial's cells: `Sequential([KerasLayer, Dense])`, `fit`. Its accuracy on the held-back fifth."""
+    """Train as the tutorial: `Sequential([KerasLayer, Dense])`, `fit`. Returns the accuracy on the held-back fifth."""
     keras = import_keras()
     keras.utils.set_random_seed(seed)
-    (layer,) = sight.keep
+    (layer,) = extractor.tracked
     model = keras.Sequential([keras.Input(frames.shape[1:]), layer, keras.layers.Dense(targets.shape[1])])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(), loss=loss, metrics=["acc"])
     scaled = frames.astype(np.float32) / 255
-    train, held_back = ((scaled[part], targets[part]) for part in chosen)
+    train, held_back = ((scaled[part], targets[part]) for part in parts)
     fitted = model.fit(
         *train, validation_data=held_back, epochs=TUTORIAL.epochs, batch_size=TUTORIAL.batch_size, verbose=0
     )
     return float(fitted.history["val_acc"][-1])
 
 
-def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, Any]:
-    material = trial.material
+def _compare(trial: _Trial, seeds: Sequence[int], *, steps: ProgressSteps) -> dict[str, Any]:
+    data = trial.data
     result: dict[str, Any] = {
         "images": len(trial.rows),
         "seeds": list(seeds),
-        "unreadable": _named(material.pictures.unreadable),
-        "excluded": list(material.report.excluded),
+        "unreadable": _as_dicts(data.pictures.unreadable),
+        "excluded": list(data.report.excluded),
     }
     for name in RECIPES:
         rows = []
-        with steps.step(f"Recipe {name} ({material.mode})", total=len(seeds)) as advance:
+        with steps.step(f"Recipe {name} ({data.mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
                 rows.append(trial.run(name, seed=seed))
-                advance(1)
+                on_progress(1)
         result[name] = {figure: [row[figure] for row in rows] for figure in FIGURES}
         result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in FIGURES}
     return result
@@ -178,16 +186,16 @@ def _compare(trial: _Trial, seeds: Sequence[int], *, steps: Steps) -> dict[str, 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One subset in one mode: as training is given it, and `squashed`, the same frames as the backbone takes them."""
+    """One subset in one mode: prepared as for training, and `squashed`, the same images for the tutorial's base."""
 
-    material: Material
+    data: PreparedData
     squashed: NDArray[np.uint8]
     backbone: Backbone
     network: Network | None
     cache: Path
 
     @classmethod
-    def of(
+    def prepare(
         cls,
         dataset: Dataset,
         mode: Mode,
@@ -196,75 +204,86 @@ class _Trial:
         cache: Path,
         limits: Limits,
         seed: int,
-        steps: Steps,
+        steps: ProgressSteps,
     ) -> _Trial:
-        """Decode the images: once for a closed box, which both recipes show the same, else in two sizes.
+        """Decode the images: once for an opaque module, where both recipes use the same, else in two sizes.
 
         Raises:
             BadDataset: it can't be trained on.
         """
         network = open_network(backbone)
-        kind: dict[str, Any] = {"backbone": backbone, "network": network, "limits": limits, "seed": seed}
-        material = gather(dataset, mode, regions={}, cache=cache, steps=steps, **kind)
-        pictures = material.pictures
+        data = PreparedData.prepare(
+            dataset,
+            mode,
+            backbone=backbone,
+            network=network,
+            regions={},
+            limits=limits,
+            seed=seed,
+            cache=cache,
+            steps=steps,
+        )
+        pictures = data.pictures
         if network is not None:
-            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as advance:
+            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as on_progress:
                 pictures = decode_samples(
                     dataset.files,
                     pictures.samples,
                     size_px=backbone.input_size_px,
                     limits=limits,
-                    advance=advance,
+                    on_progress=on_progress,
                     scratch=cache,
                 )
-        return cls(material, pictures.images, backbone, network, cache)
+        return cls(data, pictures.images, backbone, network, cache)
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """The pictures that may be used."""
-        return np.sort(np.concatenate(self.material.split))
-
-    @property
-    def kind(self) -> dict[str, Any]:
-        """What is told apart, and how."""
-        return {"classes": self.material.classes, "mode": self.material.mode}
+        """The rows of `data.pictures` that may be used."""
+        return np.sort(np.concatenate(self.data.split))
 
     def run(self, recipe: str, *, seed: int) -> dict[str, Any]:
         """The figures of `evaluate` for one recipe on one split."""
-        material = self.material
-        chosen = material.divided(self.rows, seed=seed)
-        learnt = self._tutorial if recipe == "tutorial" else self._ours
-        answers = activated(learnt(chosen, seed=seed), **self.kind)
+        data = self.data
+        parts = data.split_rows(self.rows, seed=seed)
+        train_and_predict = self._tutorial_logits if recipe == "tutorial" else self._our_logits
         return evaluate(
-            answers,
-            material.labels(chosen.validation),
-            policy=Policy.default(material.classes, material.mode),
-            known=material.known(material.samples(chosen.validation)),
-            **self.kind,
+            probabilities_of(train_and_predict(parts, seed=seed), classes=data.classes, mode=data.mode),
+            data.labels(parts.validation),
+            classes=data.classes,
+            mode=data.mode,
+            policy=Policy.default(data.classes, data.mode),
+            label_mask=data.label_mask(data.samples(parts.validation)),
         )
 
-    def _tutorial(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
-        sight = closed_box(self.backbone)
-        seen = FeatureExtractor(sight, cache=self.cache).features(self.squashed, advance=_unwatched)
-        train, held_back = (Examples(seen[part], self.material.frames(part).targets) for part in chosen)
-        head: Head = train_head(train, held_back, settings=TUTORIAL, seed=seed, advance=_unwatched, **self.kind).head
-        return logits_of(head, held_back.features)
+    def _tutorial_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+        """Logits of the validation images by the tutorial's recipe."""
+        cache = FeatureCache(opaque_extractor(self.backbone), cache=self.cache)
+        features = cache.features(self.squashed, on_progress=ignore_progress)
+        train, held_back = (Examples(features[part], self.data.frames(part).targets) for part in parts)
+        result = train_head(
+            train,
+            held_back,
+            classes=self.data.classes,
+            mode=self.data.mode,
+            settings=TUTORIAL,
+            seed=seed,
+            on_progress=ignore_progress,
+        )
+        return logits_of(result.head, held_back.features)
 
-    def _ours(self, chosen: Split, *, seed: int) -> NDArray[np.float32]:
-        network = None if self.network is None else self.network.clone()  # tuning changes it
-        train, validation = map(self.material.frames, self.material.divided(chosen.train, seed=seed))
-        learnt = learn(
+    def _our_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+        """Logits of the validation images by our recipe."""
+        network = None if self.network is None else self.network.clone()  # fine-tuning changes it
+        train, validation = map(self.data.frames, self.data.split_rows(parts.train, seed=seed))
+        model = train_model(
             self.backbone,
             network,
             train=train,
             validation=validation,
-            wish=Wish(seed=seed),
+            classes=self.data.classes,
+            mode=self.data.mode,
+            options=TransferOptions(seed=seed),
             cache=self.cache,
-            steps=Steps(),
-            **self.kind,
+            steps=ProgressSteps(),
         )
-        return logits_of(learnt.head, features_of(learnt.sight, self.material.frames(chosen.validation).images))
-
-
-def _unwatched(_: int) -> None:
-    """Progress is shown by the split, not by the epoch."""
+        return logits_of(model.head, extract_features(model.extractor, self.data.frames(parts.validation).images))

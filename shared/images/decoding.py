@@ -38,7 +38,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (  # the plugins register themselves: else Image.open imports all 40 formats, in any thread
     BmpImagePlugin,  # noqa: F401
     Image,
@@ -52,6 +51,7 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
 
 from shared.errors import BadImage
 from shared.images import limits as limits
+from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
 from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.images.formats import FORMATS, sniff
@@ -61,7 +61,6 @@ from shared.images.modes import to_resizable
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
 
-Pixels = npt.NDArray[np.uint8]
 
 # Pillow's BILINEAR is a triangle filter as wide as the scale asks, so it does not alias.
 _FILTER = Image.Resampling.BILINEAR

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from simplejpeg import decode_jpeg
 
-Pixels = npt.NDArray[np.uint8]
+from shared.images.arrays import Pixels
 
 # Second byte of a marker (ITU-T T.81, table B.1).
 _SOS = 0xDA

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from producer import Frame, LineProducer, wait_for
 from shared.server.embedded import embedded_server
 from shared.settings import Settings

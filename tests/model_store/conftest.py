@@ -8,7 +8,7 @@ import pytest
 
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from tests.model_store.tiny_bundle import publish_tiny_bundle
 from tests.model_store.tiny_network import save_tiny_network
 

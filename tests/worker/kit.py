@@ -25,6 +25,7 @@ from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.clock import ServerClock
 from shared.errors import EngineFailed
+from shared.images.arrays import Pixels
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
@@ -60,8 +61,7 @@ POLL_INTERVAL_S = 0.005
 # A folder without files: models in here live without a bundle.
 NO_FILES = Path("/var/empty/no-such-folder")
 
-Images = NDArray[np.uint8]
-BeforePredict = Callable[[Images], None]
+BeforePredict = Callable[[Pixels], None]
 
 
 def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_PX) -> bytes:
@@ -85,7 +85,7 @@ def broken_picture() -> bytes:
     return picture(200)[:60]
 
 
-def nothing(batch: Images) -> None:
+def nothing(batch: Pixels) -> None:
     """Lets an engine be."""
 
 
@@ -97,7 +97,7 @@ class ToneEngine:
 
     name = "litert"
     classes_count = len(CLASSES)
-    callers = 1
+    max_concurrency = 1
 
     def __init__(self, before: BeforePredict = nothing, *, size_px: int = SIZE_PX) -> None:
         self._before = before
@@ -107,8 +107,8 @@ class ToneEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing to warm."""
 
-    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        if on_ready_for_next is not None and self.callers > 1:
+    def predict(self, batch: Pixels, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        if on_ready_for_next is not None and self.max_concurrency > 1:
             on_ready_for_next()
         batch = np.asarray(batch)
         self.sizes.append(len(batch))
@@ -124,7 +124,7 @@ class Gate:
         self.entered = threading.Event()
         self.opened = threading.Event()
 
-    def __call__(self, batch: Images) -> None:
+    def __call__(self, batch: Pixels) -> None:
         self.entered.set()
         assert self.opened.wait(PATIENCE_S), "nobody opened the gate"
 
@@ -143,12 +143,12 @@ class Clock:
         self._ahead_s += seconds
 
 
-def always_fails(batch: Images) -> None:
+def always_fails(batch: Pixels) -> None:
     """An engine that can't run any batch."""
     raise RuntimeError("out of order")
 
 
-def fails_on_red(batch: Images) -> None:
+def fails_on_red(batch: Pixels) -> None:
     """An engine that can't run a batch with a fully red image in it."""
     if (batch[..., 0].mean(axis=(1, 2)) > 250).any():
         raise RuntimeError("can't stand red")
@@ -294,14 +294,14 @@ def decoded(
     )
 
 
-def shade(tone: int, *, size_px: int = SIZE_PX) -> Images:
+def shade(tone: int, *, size_px: int = SIZE_PX) -> Pixels:
     """One shade of red."""
     pixels = np.zeros((size_px, size_px, 3), np.uint8)
     pixels[..., 0] = tone
     return pixels
 
 
-def shades(*tones: int) -> Images:
+def shades(*tones: int) -> Pixels:
     """A batch of shades of red."""
     return np.stack([shade(tone) for tone in tones])
 

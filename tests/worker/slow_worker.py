@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import sortline.cli
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
 from shared.settings import Settings
 from worker import service
 from worker.models.loading import LoadedModel, load_model
@@ -30,7 +30,7 @@ class SlowEngine:
         self._seconds = seconds
         self._first = threading.Semaphore(1)
         self.name, self.input_size_px = engine.name, engine.input_size_px
-        self.classes_count, self.callers = engine.classes_count, engine.callers
+        self.classes_count, self.max_concurrency = engine.classes_count, engine.max_concurrency
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         self._engine.warm_up(batch_sizes)

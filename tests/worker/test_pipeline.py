@@ -328,7 +328,7 @@ def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
 ) -> None:
     both_in = threading.Barrier(2, timeout=kit.PATIENCE_S)
     engine = ToneEngine(lambda batch: both_in.wait() and None)
-    engine.callers = 2
+    engine.max_concurrency = 2
     settings = settings.model_copy(update={"max_batch": 2, "linger_ms": 10_000.0})  # full batches only
     job_ids = kit.submit(settings, *[frame(picture(20 * number)) for number in range(12)])
     kit.run_burst(settings, engine)
@@ -340,7 +340,7 @@ def test_the_end_of_a_batch_is_as_good_as_an_engine_that_is_ready_for_the_next(
     settings: Settings, client: redis.Redis
 ) -> None:
     class Silent(ToneEngine):
-        callers = 2
+        max_concurrency = 2
 
         def predict(self, batch: kit.Images, **on_ready_for_next: object) -> kit.NDArray[kit.np.float32]:
             return super().predict(batch)

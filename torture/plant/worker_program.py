@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from bench.engines.null import NullEngine, null_model
 from model_store.bundle.preprocessing import decoder_of
-from model_store.engines.validation import Images
 from shared.cli import setup_logging
+from shared.images.arrays import Images, Pixels
 from shared.settings import Settings, load_settings
 from torture.plant.images import MARKS
 from torture.plant.lifeline import end_with_caller
 from worker.models.loading import LoadedModel, load_model
 from worker.models.model import Decoder
 from worker.service import WorkerService
-from worker.state.pixel_buffer import Pixels
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 import redis
 
 from model_store.registry.canary import Canary
-from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreAway
+from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreUnavailable
 from worker.models.model import Model
 from worker.models.routing import ActiveCanary, ActiveModels
 from worker.observe.metrics import Metrics
@@ -212,7 +212,7 @@ class Follower:
             folder = self._store.resolve(who)
             refusal = refusal._replace(folder=folder, files=_signature(folder))
             return self._load(folder)
-        except (OSError, NotFound, StoreAway):
+        except (OSError, NotFound, StoreUnavailable):
             raise  # not here yet, or gone while it was read: the next poll tries again
         except (BadInput, EngineFailed) as error:
             log.error("%s is refused, %s goes on: %s", who, str(self._active_models.current.stable), error)

@@ -9,8 +9,9 @@ from pathlib import Path
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.preprocessing import decoder_of
-from model_store.engines.loading import Engine, open_engine
-from model_store.registry.registry import open_store
+from model_store.engines.loading import open_engine
+from model_store.engines.protocol import Engine
+from model_store.registry.store import open_store
 from shared.settings import Settings
 from worker.models.decider import Decider
 from worker.models.model import Decoder, Model

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_store.bundle.manifest import Manifest
-from model_store.engines.loading import Engine
+from model_store.engines.protocol import Engine
+from shared.images.arrays import Pixels
 from worker.models.decider import Decider
 from worker.state.batch_cost import BatchCost
-from worker.state.pixel_buffer import PixelBuffer, Pixels
+from worker.state.pixel_buffer import PixelBuffer
 
 # One per class of the model's manifest, in its order.
 Probabilities = list[float]

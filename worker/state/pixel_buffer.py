@@ -11,11 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model_store.engines.validation import Images
-
-Pixels = NDArray[np.uint8]
+from shared.images.arrays import Images, Pixels
 
 # Batches that a worker holds at once: one in the model, one decoded, one claimed.
 BATCHES_HELD = 3

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_store.engines.loading import Engine
-from model_store.engines.validation import Images, check_answer
+from model_store.engines.protocol import Engine
+from model_store.engines.validation import check_answer
 from shared.errors import EngineFailed
+from shared.images.arrays import Images
 from worker.models.model import Probabilities
 from worker.models.routing import ActiveCanary
 from worker.state.pixel_buffer import PixelSlot

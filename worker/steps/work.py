@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.images.arrays import Pixels
 from worker.models.model import Model
 from worker.models.result_cache import CacheKey
 from worker.models.routing import ActiveCanary
 from worker.state.jobs import AdmittedJob
-from worker.state.pixel_buffer import Pixels, PixelSlot
+from worker.state.pixel_buffer import PixelSlot
 
 
 @dataclass(slots=True)

@@ -1,15 +1,15 @@
 """The model store in a local or shared folder.
 
-    <root>/<name>/current            see store_history
-    <root>/<name>/canary.json        see rollout
+    <root>/<name>/current            see version_history
+    <root>/<name>/canary.json        see canary
     <root>/<name>/000003/            one bundle
     <root>/<name>/.staging-…         being made: a bundle, or a small file
     <root>/<name>/.trash-…           being deleted
     <root>/<name>/.lock              held by the one writer; the system frees it when the writer dies
 
-All or nothing is rename's doing: bundles and files are made aside, brought to the disk (fsync), and renamed.
-On a shared folder (NFS, SMB) that holds as far as its server keeps rename atomic and passes flock on; Linux's
-own NFS does both.
+Changes are atomic because of rename: bundles and files are written under another name, synced to the disk (fsync), and
+renamed. On a shared folder (NFS, SMB) that holds if its server keeps rename atomic and passes flock on; Linux's NFS
+does both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from model_store.registry.storage.protocol import STAGING_PREFIX, TRASH_PREFIX, away, folder_name, version_number
+from model_store.registry.storage.protocol import (
+    STAGING_PREFIX,
+    TRASH_PREFIX,
+    folder_name,
+    store_unavailable_error,
+    version_number,
+)
 
 log = logging.getLogger("sortline.store")
 
@@ -35,12 +41,12 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True)
 class LocalStorage:
-    """Models below one folder, which need not exist yet. See `storage.Storage`."""
+    """Models below one folder, which need not exist yet. See `protocol.Storage`."""
 
     root: Path
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """The folder."""
         return str(self.root)
 
@@ -48,7 +54,7 @@ class LocalStorage:
         """See `Storage`."""
         return [name for name in self._entries() if (self.root / name).is_dir()]
 
-    def numbers(self, name: str) -> list[int]:
+    def version_numbers(self, name: str) -> list[int]:
         """See `Storage`."""
         found = (version_number(entry) for entry in self._entries(name))
         return sorted(number for number in found if number is not None)
@@ -59,7 +65,7 @@ class LocalStorage:
         with self._reading():
             return frozenset(
                 Path(path, file).relative_to(folder).as_posix()
-                for path, _, files in os.walk(folder, onerror=_unless_gone)
+                for path, _, files in os.walk(folder, onerror=_raise_unless_missing)
                 for file in files
             )
 
@@ -71,18 +77,18 @@ class LocalStorage:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def fetched(self, name: str, version: int) -> Path:
+    def fetch(self, name: str, version: int) -> Path:
         """The version's own folder."""
         return self._version(name, version)
 
     @contextlib.contextmanager
-    def fresh(self, name: str, version: int) -> Iterator[Path]:
+    def fresh_copy(self, name: str, version: int) -> Iterator[Path]:
         """The version's own folder."""
         yield self._version(name, version)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[LocalWriter]:
-        """See `Storage`. flock, because the system frees it when its holder is killed."""
+        """See `Storage`. Uses flock, because the system releases it when its holder is killed."""
         folder = self.root / name
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -109,23 +115,23 @@ class LocalStorage:
         try:
             yield
         except OSError as error:
-            raise away(self.where, error) from error
+            raise store_unavailable_error(self.location, error) from error
 
 
 @dataclass(frozen=True)
 class LocalWriter:
-    """Changes one model's folder, whose lock is held. See `storage.Writer`; raises OSError."""
+    """Changes one model's folder, whose lock is held. See `protocol.Writer`; raises OSError."""
 
     folder: Path
 
     def write(self, file: str, data: bytes) -> None:
         """See `Writer`."""
-        aside = self.folder / f"{STAGING_PREFIX}{file}"
+        temporary = self.folder / f"{STAGING_PREFIX}{file}"
         try:
-            _write_synced(aside, data)
-            aside.replace(self.folder / file)
+            _write_synced(temporary, data)
+            temporary.replace(self.folder / file)
         except BaseException:
-            _remove(aside)
+            _remove(temporary)
             raise
         _sync(self.folder)
 
@@ -136,10 +142,10 @@ class LocalWriter:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """See `Writer`. In the model's folder: a rename doesn't reach from one file system to another."""
+        """See `Writer`. The folder is inside the model's: a rename works within one file system only."""
         path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.folder))
         try:
-            path.chmod(0o755)  # mkdtemp's 0700 would shut out workers of another user
+            path.chmod(0o755)  # mkdtemp's 0700 would lock out workers of another user
             yield path
         finally:
             _remove(path)
@@ -151,7 +157,7 @@ class LocalWriter:
         _sync(self.folder)
 
     def discard(self, version: int) -> None:
-        """See `Writer`. Who has files of it open or mapped goes on with them."""
+        """See `Writer`. Processes that have its files open or mapped can go on using them."""
         trash = self.folder / f"{TRASH_PREFIX}{folder_name(version)}-{uuid.uuid4().hex[:8]}"
         (self.folder / folder_name(version)).rename(trash)
         _sync(self.folder)
@@ -167,9 +173,9 @@ def _lock(file: IO[bytes]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or folder that no reader sees; what can't be deleted now, the next writer tries again.
+    """Delete a file or folder that no reader sees. What can't be deleted now is left for the next writer.
 
-    It can't where NFS keeps a file that somebody has open under another name.
+    That happens on NFS, which keeps a file that a process has open under another name.
     """
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -178,8 +184,8 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _unless_gone(error: OSError) -> None:
-    """For os.walk, which else passes over what it may not read: that would look like files that are missing."""
+def _raise_unless_missing(error: OSError) -> None:
+    """The error handler of os.walk. Without it os.walk skips unreadable folders, and their files would seem missing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
@@ -187,16 +193,16 @@ def _unless_gone(error: OSError) -> None:
 def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _sync_tree(folder: Path) -> None:
-    """Everything below `folder` and itself to the disk: contents before the names that lead to them."""
+    """Sync `folder` and everything below it to the disk: contents before the folders that name them."""
     for path, _, files in os.walk(folder, topdown=False):
         for file in files:
             _sync(Path(path, file))

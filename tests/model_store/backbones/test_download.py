@@ -12,7 +12,7 @@ import pytest
 
 from model_store.backbones import download as download_module
 from model_store.backbones.download import download, fetch_module, module_url, unpack
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadBackbone, BadInput, NotFound
 from tests.model_store.backbones.module_server import ModuleServer, Page, module_server, tar_gz, tar_of
 
@@ -124,7 +124,7 @@ def test_the_address_is_asked_for_as_tf_hub_does() -> None:
 def test_a_module_comes_through_a_redirect(server: ModuleServer, module: Path, tmp_path: Path) -> None:
     server.serve("/storage/module.tar.gz", tar_gz(module))
     server.pages["/google/mobilenet/4"] = Page(b"", status=302, location=f"{server.url}/storage/module.tar.gz")
-    fetch_module(f"{server.url}/google/mobilenet/4", tmp_path / "out", Steps())
+    fetch_module(f"{server.url}/google/mobilenet/4", tmp_path / "out", ProgressSteps())
     assert files(tmp_path / "out") == files(module)
     assert server.requests[-2:] == ["/google/mobilenet/4?tf-hub-format=compressed", "/storage/module.tar.gz"]
 
@@ -133,7 +133,7 @@ def test_what_a_server_may_answer_instead(
     server: ModuleServer, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(path: str) -> None:
-        fetch_module(server.url + path, tmp_path / "out", Steps())
+        fetch_module(server.url + path, tmp_path / "out", ProgressSteps())
 
     with pytest.raises(NotFound, match=r"/absent/1\?tf-hub-format=compressed can't be downloaded: .* 404"):
         fetch("/absent/1")
@@ -153,7 +153,7 @@ def test_what_a_server_may_answer_instead(
     server.pages["/short"] = Page(content[:-50], says_bytes=len(content))
     with pytest.raises(NotFound, match=f"ended after {len(content) - 50:,} of {len(content):,} bytes"):
         fetch("/short")
-    monkeypatch.setattr(download_module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(download_module, "_READ_TIMEOUT_S", 0.2)
     server.pages["/silent"] = Page(content, silent_s=1.0)
     with pytest.raises(NotFound, match="timed out"):
         fetch("/silent")
@@ -162,16 +162,16 @@ def test_what_a_server_may_answer_instead(
 
 def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"127\.0\.0\.1:9/.* can't be downloaded: .*refused"):
-        fetch_module("http://127.0.0.1:9/module/1", tmp_path / "out", Steps())
+        fetch_module("http://127.0.0.1:9/module/1", tmp_path / "out", ProgressSteps())
     with pytest.raises(NotFound, match="can't be downloaded"):
-        fetch_module("http://", tmp_path / "out", Steps())
+        fetch_module("http://", tmp_path / "out", ProgressSteps())
 
 
 def test_a_download_is_bounded(server: ModuleServer, tmp_path: Path) -> None:
     url = server.serve("/large", bytes(3000))
     with pytest.raises(BadInput, match="serves more than 2,999 bytes"):
-        download(url, tmp_path / "large", steps=Steps(), max_bytes=2999)
-    download(url, tmp_path / "large", steps=Steps(), max_bytes=3000)
+        download(url, tmp_path / "large", steps=ProgressSteps(), max_bytes=2999)
+    download(url, tmp_path / "large", steps=ProgressSteps(), max_bytes=3000)
     assert (tmp_path / "large").read_bytes() == bytes(3000)
 
 

@@ -1,25 +1,25 @@
-"""Handles: their options, and what published names promise."""
+"""Handles: their options, and what published names state."""
 
 from __future__ import annotations
 
 import pytest
 
-from model_store.backbones.handles import Options, promise_of, split_options
+from model_store.backbones.handles import HandleOptions, published_spec, split_options
 from shared.errors import BadSetting
 
 
 @pytest.mark.parametrize(
     ("handle", "bare", "options"),
     [
-        ("./exported", "./exported", Options()),
-        ("./exported#scaling=-1..1", "./exported", Options("-1..1")),
-        ("https://host/m/1?a=b#size=192", "https://host/m/1?a=b", Options(None, 192)),
-        ("m.tar.gz#scaling=0..255&size=96", "m.tar.gz", Options("0..255", 96)),
-        ("./folder #2/module", "./folder #2/module", Options()),
-        ("./folder#2#size=64", "./folder#2", Options(None, 64)),
+        ("./exported", "./exported", HandleOptions()),
+        ("./exported#scaling=-1..1", "./exported", HandleOptions("-1..1")),
+        ("https://host/m/1?a=b#size=192", "https://host/m/1?a=b", HandleOptions(None, 192)),
+        ("m.tar.gz#scaling=0..255&size=96", "m.tar.gz", HandleOptions("0..255", 96)),
+        ("./folder #2/module", "./folder #2/module", HandleOptions()),
+        ("./folder#2#size=64", "./folder#2", HandleOptions(None, 64)),
     ],
 )
-def test_options_are_split_off(handle: str, bare: str, options: Options) -> None:
+def test_options_are_split_off(handle: str, bare: str, options: HandleOptions) -> None:
     assert split_options(handle) == (bare, options)
 
 
@@ -60,10 +60,10 @@ def test_options_that_cannot_be_used(handle: str, names: str) -> None:
         ),
     ],
 )
-def test_what_published_names_promise(handle: str, size_px: int, outputs: int) -> None:
-    promise = promise_of(handle)
-    assert promise is not None
-    assert (promise.size_px, promise.outputs) == (size_px, outputs)
+def test_what_published_names_state(handle: str, size_px: int, outputs: int) -> None:
+    spec = published_spec(handle)
+    assert spec is not None
+    assert (spec.size_px, spec.outputs) == (size_px, outputs)
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_what_published_names_promise(handle: str, size_px: int, outputs: int) -
         "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/classifications/5",
     ],
 )
-def test_other_names_promise_nothing(handle: str) -> None:
-    assert promise_of(handle) is None
+def test_other_names_state_nothing(handle: str) -> None:
+    assert published_spec(handle) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from model_store.backbones import inspection, sources
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.bundle.files import file_digests
 from model_store.commands import add_to
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
@@ -65,21 +67,29 @@ def test_a_folder_is_copied_once_and_checked(hub_module: Path, tmp_path: Path) -
     assert (backbone.path.parent / "backbone.json").stat().st_mtime_ns == written
 
 
+def test_caches_of_earlier_releases_are_used(hub_module: Path) -> None:
+    """The keys of their folders are digests of exactly these texts."""
+    digest = hashlib.sha256(repr(file_digests(hub_module)).encode()).hexdigest()
+    assert sources.source_of(str(hub_module)).identity == f"{digest} Options(scaling=None, size_px=None)"
+    stated = sources.source_of(f"{hub_module}#scaling=-1..1&size=64")
+    assert stated.identity == f"{digest} Options(scaling='-1..1', size_px=64)"
+
+
 def test_who_fetched_longer_leaves_what_another_uses_by_now(
     hub_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = resolve_backbone(str(hub_module), cache=tmp_path)
     record = first.path.parent / "backbone.json"
     record.unlink()  # a leftover, which both find
-    probe = inspection.probe
+    inspect_module = inspection.inspect_module
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(inspection, "probe", probe)
+        monkeypatch.setattr(inspection, "inspect_module", inspect_module)
         assert resolve_backbone(str(hub_module), cache=tmp_path) == first
         os.utime(record, (1, 1))
-        return probe(*arguments, **options)
+        return inspect_module(*arguments, **options)
 
-    monkeypatch.setattr(inspection, "probe", overtaken)
+    monkeypatch.setattr(inspection, "inspect_module", overtaken)
     assert resolve_backbone(str(hub_module), cache=tmp_path) == first
     assert record.stat().st_mtime == 1  # the other's, untouched
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == [".lock", first.path.parent.name]
@@ -285,7 +295,7 @@ def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_pat
     assert resolve_backbone(handles[0], cache=cache) == backbones[0]
 
 
-def test_a_published_name_is_held_to_what_it_promises(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
+def test_a_published_name_is_held_to_what_it_states(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
     tiny = tar_gz(hub_module)
     wrong_size = server.serve("/google/imagenet/mobilenet_v2_035_96/feature_vector/5", tiny)
     with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, this takes 32"):

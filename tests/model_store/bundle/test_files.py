@@ -8,49 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model_store.bundle.files import (
-    FLOAT_TOLERANCE,
-    INT8_TOLERANCE,
-    MIXED_TOLERANCE,
-    Golden,
-    file_digests,
-    golden,
-    open_bundle,
-    replay_golden,
-    write_golden,
-)
+from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, Manifest
-from model_store.engines.loading import EngineName
 from shared.errors import BadBundle
 
 
 @pytest.fixture
 def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
-class Answering:
-    """An engine that has its answers beforehand: what replay thinks of them is what is tested."""
-
-    input_size_px = 32
-    classes_count = 3
-
-    def __init__(self, name: EngineName, answers: NDArray[np.float32]) -> None:
-        self.name = name
-        self._answers = answers
-
-    def warm_up(self, batch_sizes: object) -> None:
-        raise AssertionError("replay needs no warm-up")
-
-    def predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert batch.flags.c_contiguous
-        assert len(batch) == len(self._answers)
-        return self._answers
 
 
 def change_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -153,74 +121,3 @@ def test_a_manifest_that_could_not_decide_is_refused(copied: Path, change: Calla
 
 def test_digests_do_not_depend_on_the_place(copied: Path, tiny_bundle: Path) -> None:
     assert file_digests(copied) == file_digests(tiny_bundle)
-
-
-def test_golden_shapes(tiny_bundle: Path) -> None:
-    images, float32, int8 = golden(open_bundle(tiny_bundle))
-    assert images.dtype == np.uint8
-    assert images.shape[1:] == (32, 32, 3)
-    assert float32.shape == int8.shape == (len(images), 3)
-    assert len(images) >= 4
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda g: g._replace(images=g.images[:, :16]),
-        lambda g: g._replace(images=g.images.astype(np.float32)),
-        lambda g: g._replace(images=g.images[:0], float32=g.float32[:0], int8=g.int8[:0]),
-        lambda g: g._replace(float32=g.float32[:, :2]),
-        lambda g: g._replace(int8=g.int8[1:]),
-    ],
-    ids=["size", "type", "none", "classes", "count"],
-)
-def test_golden_of_the_wrong_shape_is_refused(copied: Path, spoil: Callable[[Golden], Golden]) -> None:
-    bundle = open_bundle(copied)
-    write_golden(copied, spoil(golden(bundle)))
-    with pytest.raises(BadBundle, match=GOLDEN_FILE):
-        golden(bundle)
-
-
-def test_golden_that_is_no_archive_or_holds_objects_is_refused(copied: Path) -> None:
-    bundle = open_bundle(copied)
-    (copied / GOLDEN_FILE).write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(BadBundle, match="can't be read"):
-        golden(bundle)
-    np.savez(copied / GOLDEN_FILE, images=np.array([{}], dtype=object))
-    with pytest.raises(BadBundle, match="can't be read"):
-        golden(bundle)
-
-
-@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"])
-def test_the_golden_answers_themselves_pass(tiny_bundle: Path, name: EngineName) -> None:
-    bundle = open_bundle(tiny_bundle)
-    expected = golden(bundle)
-    replay_golden(bundle, Answering(name, expected.int8 if name == "litert" else expected.float32))
-
-
-@pytest.mark.parametrize("name", ["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"])
-@pytest.mark.parametrize("times_tolerance", [0.9, 1.1, np.nan])
-def test_one_answer_off_by_more_than_the_tolerance_is_refused(
-    tiny_bundle: Path, name: EngineName, times_tolerance: float
-) -> None:
-    bundle = open_bundle(tiny_bundle)
-    expected = golden(bundle)
-    tolerance = {"litert": INT8_TOLERANCE, "tensorflow-mixed": MIXED_TOLERANCE}.get(name, FLOAT_TOLERANCE)
-    answers = (expected.int8 if name == "litert" else expected.float32).copy()
-    answers[3, 1] += times_tolerance * tolerance
-    if times_tolerance < 1:
-        replay_golden(bundle, Answering(name, answers))
-    else:
-        with pytest.raises(BadBundle, match=r"golden image 3 is answered (nan|0\.\d+) off"):
-            replay_golden(bundle, Answering(name, answers))
-
-
-@pytest.mark.parametrize("engine", ["litert", "tensorflow-mixed"])
-def test_rounded_answers_within_the_tolerance_must_give_the_same_labels(copied: Path, engine: EngineName) -> None:
-    bundle = open_bundle(copied)
-    images = np.zeros((1, 32, 32, 3), np.uint8)
-    before, after = (np.array([[0.49, row, 0.02]], np.float32) for row in (0.51, 0.49))
-    write_golden(copied, Golden(images=images, float32=before, int8=before))
-    replay_golden(bundle, Answering(engine, before))
-    with pytest.raises(BadBundle, match=r"golden image 0 is \['good'\], was \['no cap'\]"):
-        replay_golden(bundle, Answering(engine, after))

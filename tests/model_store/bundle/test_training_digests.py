@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.bundle.training_digests import TRAINED_ON_FILE, read_trained_on, write_trained_on
+from model_store.bundle.training_digests import TRAINING_DIGESTS_FILE, read_training_digests, write_training_digests
 from model_store.evaluation.evaluate import seen_warning
 from shared.errors import BadBundle
 
@@ -17,29 +17,29 @@ def digests(*texts: str) -> list[str]:
 
 
 def test_what_was_written_is_recognised(tmp_path: Path) -> None:
-    write_trained_on(tmp_path, train=digests("a", "b", "c", "b"), validation=digests("d"))
-    trained_on = read_trained_on(tmp_path)
+    write_training_digests(tmp_path, train=digests("a", "b", "c", "b"), validation=digests("d"))
+    trained_on = read_training_digests(tmp_path)
     assert trained_on is not None
-    assert trained_on.seen(digests("b", "d", "e")) == {"train": 1, "validation": 1}
-    assert trained_on.seen(digests("e")) == {"train": 0, "validation": 0}
-    assert trained_on.seen([]) == {"train": 0, "validation": 0}
+    assert trained_on.count_seen(digests("b", "d", "e")) == {"train": 1, "validation": 1}
+    assert trained_on.count_seen(digests("e")) == {"train": 0, "validation": 0}
+    assert trained_on.count_seen([]) == {"train": 0, "validation": 0}
 
 
 def test_the_same_images_give_the_same_bytes_in_any_order_and_no_more_than_eight_each(tmp_path: Path) -> None:
     written = []
     for place, texts in (("one", "abc"), ("other", "cab")):
         (tmp_path / place).mkdir()
-        write_trained_on(tmp_path / place, train=digests(*texts), validation=[])
-        written.append((tmp_path / place / TRAINED_ON_FILE).read_bytes())
+        write_training_digests(tmp_path / place, train=digests(*texts), validation=[])
+        written.append((tmp_path / place / TRAINING_DIGESTS_FILE).read_bytes())
     assert written[0] == written[1]
     assert not any(bytes.fromhex(digest)[8:] in written[0] for digest in digests(*"abc"))
 
 
 def test_a_bundle_without_the_file_says_nothing_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    assert read_trained_on(tmp_path) is None
-    (tmp_path / TRAINED_ON_FILE).write_bytes(b"no zip")
-    with pytest.raises(BadBundle, match=TRAINED_ON_FILE):
-        read_trained_on(tmp_path)
+    assert read_training_digests(tmp_path) is None
+    (tmp_path / TRAINING_DIGESTS_FILE).write_bytes(b"no zip")
+    with pytest.raises(BadBundle, match=TRAINING_DIGESTS_FILE):
+        read_training_digests(tmp_path)
 
 
 def test_the_warning() -> None:

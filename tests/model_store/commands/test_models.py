@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import read_manifest
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.commands import add_to
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadSetting, NotFound
 from shared.images.crop_regions import Region
 from tests.model_store.tiny_bundle import copy_build, random_images

@@ -11,11 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
 from model_store.commands import add_to
-from model_store.export.parity import gate_reason
-from model_store.registry.registry import ModelStore, file_digests
-from model_store.reports.model_summary import all_facts, class_rows, gate_verdict, signed
+from model_store.registry.store import ModelStore, file_digests
+from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, summary_sections
 from model_store.reports.page import write_page
 from shared.errors import NotFound
 from shared.images.crop_regions import Region
@@ -24,7 +24,7 @@ from tests.model_store.tiny_bundle import CLASSES, copy_build
 
 
 def measured_build(bundle: Path) -> Callable[[Path, int], None]:
-    """A copy of the bundle with the figures and the page of a report."""
+    """A copy of the bundle with the metrics and the page of a report."""
 
     def build(folder: Path, version: int) -> None:
         copy_build(bundle)(folder, version)
@@ -76,7 +76,7 @@ def test_json_is_the_manifest(store: ModelStore) -> None:
     assert INT8_FILE in shown["files"]
 
 
-def test_the_page_tells_classes_figures_and_origin(store: ModelStore) -> None:
+def test_the_page_shows_classes_metrics_and_origin(store: ModelStore) -> None:
     text = show(store, "tiny")
     assert text.startswith("tiny@2 (current)\n")
     measured = report_data(CLASSES, "multi").manifest.metrics
@@ -88,11 +88,11 @@ def test_the_page_tells_classes_figures_and_origin(store: ModelStore) -> None:
     assert row(text, "expected calibration error (ECE) before") == ["0.125"]
     assert row(text, "parent") == ["tiny@1"]
     assert "40: 30 to train, 10 to validate" in text
-    assert gate_reason(report_data(CLASSES, "multi").manifest.parity) in text
+    assert int8_refusal_reason(report_data(CLASSES, "multi").manifest.parity) in text
     assert f"report: {store.resolve('tiny') / 'report' / 'index.html'}" in text
 
 
-def test_a_version_without_figures_or_report(store: ModelStore) -> None:
+def test_a_version_without_metrics_or_report(store: ModelStore) -> None:
     text = show(store, "tiny@1")
     assert text.startswith("tiny@1\n")
     assert row(text, "disfigured") == ["-", "-", "-", "-", "-", "0.50", "disfigured"]
@@ -110,7 +110,7 @@ def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: 
 
 def test_what_is_seen_of_a_picture() -> None:
     def seen(**changes: Any) -> dict[str, str]:
-        model, *_ = all_facts(manifest_of(CLASSES, "multi").model_copy(update=changes))
+        model, *_ = summary_sections(manifest_of(CLASSES, "multi").model_copy(update=changes))
         return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
 
     assert seen() == {"images": "224 x 224 px, squashed to the square"}
@@ -133,7 +133,7 @@ def test_the_gate_s_verdict() -> None:
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
-    assert [signed(value) for value in (-0.0004, 0.0, 0.25, -0.0625, None)] == [
+    assert [format_delta(value) for value in (-0.0004, 0.0, 0.25, -0.0625, None)] == [
         "+0.000",
         "+0.000",
         "+0.250",
@@ -151,6 +151,8 @@ def test_of_many_classes_only_those_that_occurred_are_listed() -> None:
     assert class_rows(manifest_of(classes, "single")) == []
     precise = CalibrationInfo(scale=(0.5,) * 1001, shift=(0.0,) * 1001, images=5, ece_before=0.1, ece_after=0.1)
     texts = [
-        value for facts in all_facts(manifest.model_copy(update={"calibration": precise})) for _, value in facts.rows
+        value
+        for section in summary_sections(manifest.model_copy(update={"calibration": precise}))
+        for _, value in section.rows
     ]
     assert max(map(len, texts)) < 400

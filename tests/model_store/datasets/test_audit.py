@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import sortline.cli
 from model_store.bundle.policy import Mode
-from model_store.datasets.audit import DatasetReport, examine
+from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, decode_samples
 from model_store.datasets.splitting import split
@@ -69,11 +69,11 @@ def report_of(path: Path, *, mode: Mode | None = None) -> DatasetReport:
             [sample for sample in dataset.samples if sample.held_out is wanted],
             size_px=SIZE_PX,
             limits=Limits(),
-            advance=lambda _: None,
+            on_progress=lambda _: None,
         )
         for wanted in (False, True)
     )
-    return examine(dataset, usable, held_out=held_out, mode=training_mode(dataset, mode))
+    return audit_dataset(dataset, usable, held_out=held_out, mode=training_mode(dataset, mode))
 
 
 def shown(report: DatasetReport) -> str:
@@ -106,7 +106,7 @@ def test_imbalance_and_rare_classes_are_said(tmp_path: Path) -> None:
     rows |= {f"{number}.jpg": (frame(number), "no cap") for number in range(27, 29)}
     report = report_of(write(tmp_path / "set", rows))
     assert report.imbalance == 4.4
-    assert report.few == {"[b]": 5, "no cap": 7}
+    assert report.rare_classes == {"[b]": 5, "no cap": 7}
     assert report.per_label_set == {"[b]|no cap": 5, "good": 22, "no cap": 2}
     text = shown(report)
     assert "'good' has 4.4 times the images of '[b]'" in text

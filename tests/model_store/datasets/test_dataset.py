@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
-from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from shared.errors import BadDataset
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
 
 
-def _decode(dataset: Dataset) -> Pictures:
-    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), advance=lambda _: None)
+def _decode(dataset: Dataset) -> DecodedSamples:
+    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), on_progress=lambda _: None)
 
 
 def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:
@@ -149,14 +149,14 @@ def test_a_wrong_folder_is_named(tmp_path: Path, folder: str, message: str) -> N
 def test_folders_of_one_label_leave_the_other_defects_unknown(tmp_path: Path) -> None:
     dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented"))
     assert not dataset.complete
-    assert {sample.labels[0]: dataset.known(sample) for sample in dataset.samples} == {
+    assert {sample.labels[0]: dataset.known_labels(sample) for sample in dataset.samples} == {
         "good": ("good", "no cap", "pigmented"),
         "no cap": ("good", "no cap"),
         "pigmented": ("good", "pigmented"),
     }
-    assert dataset.known(dataset.samples[1], ["no strip", "no cap"]) == ("no cap",)
-    assert dataset.known(dataset.samples[0], ["no strip", "no cap"]) == ("no strip", "no cap")
-    assert not dataset.only(dataset.samples[:1]).complete
+    assert dataset.known_labels(dataset.samples[1], ["no strip", "no cap"]) == ("no cap",)
+    assert dataset.known_labels(dataset.samples[0], ["no strip", "no cap"]) == ("no strip", "no cap")
+    assert not dataset.with_samples(dataset.samples[:1]).complete
 
 
 @pytest.mark.parametrize("joined", ["no cap+pigmented", "no cap"])
@@ -169,13 +169,13 @@ def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Pat
         dataset = load_dataset(tmp_path)
     assert dataset.complete
     for sample in dataset.samples:
-        assert dataset.known(sample) == ("good", "no cap", "pigmented")
-        assert dataset.known(sample, ["no strip"]) == ("no strip",)
+        assert dataset.known_labels(sample) == ("good", "no cap", "pigmented")
+        assert dataset.known_labels(sample, ["no strip"]) == ("no strip",)
 
 
 def test_the_mode_is_multi_where_an_image_has_several_labels(tmp_path: Path) -> None:
     several = load_dataset(write_labelled(tmp_path / "several", ROWS))
-    one = several.only(sample for sample in several.samples if len(sample.labels) == 1)
+    one = several.with_samples(sample for sample in several.samples if len(sample.labels) == 1)
     assert [training_mode(several, None), training_mode(one, None)] == ["multi", "single"]
     assert [training_mode(several, "multi"), training_mode(one, "multi"), training_mode(one, "single")] == [
         "multi",

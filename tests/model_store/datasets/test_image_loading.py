@@ -12,7 +12,7 @@ import pytest
 
 from model_store.datasets import image_loading
 from model_store.datasets.dataset import Dataset, load_dataset
-from model_store.datasets.image_loading import Limits, Pictures, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from shared.images.decoding import decode_image
@@ -23,13 +23,15 @@ ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.p
 LEFT, RIGHT = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
 
 
-def decode(dataset: Dataset, *, scratch: Path | None = None, regions: dict[str, Region] | None = None) -> Pictures:
+def decode(
+    dataset: Dataset, *, scratch: Path | None = None, regions: dict[str, Region] | None = None
+) -> DecodedSamples:
     return decode_samples(
         dataset.files,
         dataset.samples,
         size_px=SIZE_PX,
         limits=Limits(),
-        advance=lambda _: None,
+        on_progress=lambda _: None,
         scratch=scratch,
         regions=regions,
     )
@@ -84,7 +86,7 @@ def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
         dataset.samples,
         size_px=SIZE_PX,
         limits=Limits(),
-        advance=lambda _: None,
+        on_progress=lambda _: None,
         fit="pad",
         regions={"side": LEFT},
     )
@@ -101,7 +103,7 @@ def test_what_is_larger_than_the_limits_is_unreadable(tmp_path: Path) -> None:
     cases = [(Limits(max_bytes=sizes[largest] - 1), [largest]), (Limits(max_px=SIZE_PX**2 - 1), list(ROWS))]
     for limits, unreadable in [*cases, (Limits(sizes[largest], SIZE_PX**2), [])]:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, advance=lambda _: None
+            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, on_progress=lambda _: None
         )
         assert [one.name for one in pictures.unreadable] == unreadable
     assert Limits.of(Settings(max_image_bytes=7, max_image_px=9, max_decode_bytes=11)) == (7, 9, 11)
@@ -163,4 +165,4 @@ def test_a_full_disk_is_said_before_the_first_image(tmp_path: Path, monkeypatch:
 
 def test_no_samples_are_no_images(tmp_path: Path) -> None:
     dataset = load_dataset(write_labelled(tmp_path, ROWS))
-    assert decode(dataset.only([]), scratch=tmp_path).images.shape == (0, SIZE_PX, SIZE_PX, 3)
+    assert decode(dataset.with_samples([]), scratch=tmp_path).images.shape == (0, SIZE_PX, SIZE_PX, 3)

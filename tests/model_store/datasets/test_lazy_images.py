@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.datasets.lazy_images import Chosen, in_batches
+from model_store.datasets.lazy_images import LazySubset, in_batches
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8)
 ROWS = np.array([8, 0, 3, 3, 5])
 
 
 def test_chosen_images_are_those_of_their_rows() -> None:
-    chosen = Chosen(IMAGES, ROWS)
+    chosen = LazySubset(IMAGES, ROWS)
     assert len(chosen) == 5
     assert chosen.shape == (5, 4, 4, 3)
     np.testing.assert_array_equal(chosen[:], IMAGES[ROWS])
@@ -31,7 +31,7 @@ def test_all_rows_are_answered_some_at_a_time(size: int) -> None:
         asked.append(len(batch))
         return batch.mean(axis=(1, 2), dtype=np.float32)
 
-    answers = in_batches(brightness, Chosen(IMAGES, ROWS), size=size)
+    answers = in_batches(brightness, LazySubset(IMAGES, ROWS), size=size)
     np.testing.assert_array_equal(answers, IMAGES[ROWS].mean(axis=(1, 2), dtype=np.float32))
     assert sum(asked) == 5
     assert max(asked) <= size

@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from model_store.datasets import near_duplicates
-from model_store.datasets.near_duplicates import Duplicates, Pair, connected, find_duplicates
-from model_store.runtime.progress import Steps
+from model_store.datasets.near_duplicates import Duplicates, Pair, connected_groups, find_duplicates
+from model_store.runtime.progress import ProgressSteps
 from producer.sources.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
+from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
 from tests.conftest import BOTTLES
 
 SIZE_PX = 128
 FRAMES = sorted(BOTTLES.glob("*.jpg"))
-Images = NDArray[np.uint8]
 
 
-def find(*arrays: Images | list[Images]) -> Duplicates:
-    return find_duplicates([np.asarray(array) for array in arrays], steps=Steps())
+def find(*arrays: Pixels | list[Pixels]) -> Duplicates:
+    return find_duplicates([np.asarray(array) for array in arrays], steps=ProgressSteps())
 
 
-def decoded(data: bytes) -> Images:
+def decoded(data: bytes) -> Pixels:
     return decode_image(data, size_px=SIZE_PX)
 
 
@@ -43,12 +43,12 @@ def jpeg(image: Image.Image, quality: int = 85) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def frames() -> Images:
+def frames() -> Pixels:
     """All bottle frames, uint8 [400, 128, 128, 3]."""
     return np.stack([decoded(path.read_bytes()) for path in FRAMES])
 
 
-def test_no_two_bottle_frames_are_the_same(frames: Images) -> None:
+def test_no_two_bottle_frames_are_the_same(frames: Pixels) -> None:
     assert find(frames) == Duplicates((), ())
 
 
@@ -86,7 +86,7 @@ def resized(image: Image.Image, width: float, height: float) -> Image.Image:
         ),
     ],
 )
-def test_a_changed_copy_is_found(frames: Images, change: Callable[[Image.Image], bytes], kinds: set[str]) -> None:
+def test_a_changed_copy_is_found(frames: Pixels, change: Callable[[Image.Image], bytes], kinds: set[str]) -> None:
     chosen = range(0, 400, 20)
     found = find(frames, [decoded(change(frame(number))) for number in chosen])
     assert [pair[:2] for pair in found.pairs] == [(number, 400 + place) for place, number in enumerate(chosen)]
@@ -107,7 +107,7 @@ def test_a_changed_copy_is_found(frames: Images, change: Callable[[Image.Image],
         (["FLIP_LEFT_RIGHT", "ROTATE_90"], "mirrored, turned by 270°"),
     ],
 )
-def test_a_turned_copy_is_found_and_its_turn_named(frames: Images, transposes: list[str], turn: str) -> None:
+def test_a_turned_copy_is_found_and_its_turn_named(frames: Pixels, transposes: list[str], turn: str) -> None:
     chosen = range(3, 400, 40)
     copies = []
     for number in chosen:
@@ -122,12 +122,12 @@ def test_a_turned_copy_is_found_and_its_turn_named(frames: Images, transposes: l
     assert {pair.turn for pair in found.pairs} == {turn}
 
 
-def test_the_same_pixels_are_identical_whatever_their_array(frames: Images) -> None:
+def test_the_same_pixels_are_identical_whatever_their_array(frames: Pixels) -> None:
     found = find(frames[:3], frames[2:4], frames[:1])
     assert found.pairs == (Pair(0, 5, "identical", "as it is", 0.0), Pair(2, 3, "identical", "as it is", 0.0))
 
 
-def test_a_copy_of_an_identical_picture_is_linked_once(frames: Images) -> None:
+def test_a_copy_of_an_identical_picture_is_linked_once(frames: Pixels) -> None:
     found = find(frames[:20], frames[7:8], [decoded(jpeg(frame(7), 60))])
     assert [pair[:3] for pair in found.pairs] == [(7, 20, "identical"), (7, 21, "copy")]
 
@@ -139,7 +139,7 @@ def belt() -> NDArray[np.float64]:
     return grey[..., np.newaxis] * np.array([1, 0.97, 0.93])
 
 
-def on_belt(bottle: NDArray[np.float64], share: NDArray[np.float64], seed: int) -> Images:
+def on_belt(bottle: NDArray[np.float64], share: NDArray[np.float64], seed: int) -> Pixels:
     """A bottle [H, W, 3] blended into the middle of the belt by its share of each pixel [H, W], and noise."""
     picture = belt()
     height, width = share.shape
@@ -196,7 +196,7 @@ def test_flat_or_noisy_pictures_are_the_same_only_when_identical() -> None:
     assert found.crowded == ()
 
 
-def bottle_in_a_jig(seed: int, *, cap: bool) -> Images:
+def bottle_in_a_jig(seed: int, *, cap: bool) -> Pixels:
     """One kind of bottle, always in the same place: nothing but the camera's noise differs, and the cap."""
     row, column = np.mgrid[-70:70, -30:30]
     share = ((np.abs(column) < np.where(row < -30, 12, 28)) & (row > (-65 if cap else -50))).astype(float)
@@ -211,7 +211,7 @@ def test_pictures_that_are_all_alike_are_a_crowd_and_not_copies() -> None:
     assert len(found.crowded) >= 55
 
 
-def test_copies_are_found_beside_a_crowd(frames: Images) -> None:
+def test_copies_are_found_beside_a_crowd(frames: Pixels) -> None:
     jig = [bottle_in_a_jig(seed, cap=False) for seed in range(40)]
     found = find(jig, frames[:60], [decoded(jpeg(frame(9), 60))])
     assert [pair[:2] for pair in found.pairs] == [(49, 100)]
@@ -221,15 +221,15 @@ def test_copies_are_found_beside_a_crowd(frames: Images) -> None:
 def test_bounds_shrink_until_the_groups_are_small() -> None:
     chain = [Pair(number, number + 1, "alike", "as it is", 15.0 if number % 4 == 3 else 9.0) for number in range(39)]
     aside = Pair(50, 51, "alike", "as it is", 15.0)
-    pairs, crowd = near_duplicates._thinned([*chain, aside], 100)
+    pairs, crowd = near_duplicates._split_crowds([*chain, aside], 100)
     assert crowd == []
     assert pairs == [*(pair for pair in chain if pair.difference == 9.0), aside]
-    assert near_duplicates._thinned([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
+    assert near_duplicates._split_crowds([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
     close = [pair._replace(difference=1.0) for pair in chain]
-    assert near_duplicates._thinned([*close, aside], 100) == ([aside], list(range(40)))
+    assert near_duplicates._split_crowds([*close, aside], 100) == ([aside], list(range(40)))
 
 
-def test_blocks_and_chunks_do_not_change_what_is_found(frames: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_chunks_do_not_change_what_is_found(frames: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = [decoded(jpeg(frame(number).transpose(Image.Transpose.ROTATE_90), 70)) for number in range(0, 60, 3)]
     whole = find(frames[:60], copies)
     monkeypatch.setattr(near_duplicates, "_BLOCK", 7)
@@ -239,11 +239,11 @@ def test_blocks_and_chunks_do_not_change_what_is_found(frames: Images, monkeypat
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_pictures_are_no_trouble(frames: Images, count: int) -> None:
+def test_few_pictures_are_no_trouble(frames: Pixels, count: int) -> None:
     assert find(frames[:count]) == Duplicates((), ())
 
 
 def test_pairs_connect_groups() -> None:
-    assert connected([]) == []
-    assert connected([(5, 9), (1, 2), (9, 7), (2, 3), (12, 11), (3, 1)]) == [[1, 2, 3], [5, 7, 9], [11, 12]]
-    assert connected((number, number + 1) for number in reversed(range(5000))) == [list(range(5001))]
+    assert connected_groups([]) == []
+    assert connected_groups([(5, 9), (1, 2), (9, 7), (2, 3), (12, 11), (3, 1)]) == [[1, 2, 3], [5, 7, 9], [11, 12]]
+    assert connected_groups((number, number + 1) for number in reversed(range(5000))) == [list(range(5001))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,12 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 import model_store.engines.loading as engines
-from model_store.bundle.files import file_digests, golden, open_bundle
+from model_store.bundle.files import file_digests, open_bundle
+from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import Mode
-from model_store.engines.loading import Engine, EngineKind, EngineName, choose, open_engine
+from model_store.engines.loading import open_engine, resolve_engine_name
+from model_store.engines.protocol import Engine, EngineKind, EngineName
 from model_store.engines.validation import check_answer
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
 from tests.model_store.tiny_bundle import random_images
 
@@ -198,18 +199,9 @@ def test_auto_takes_tensorflow_only_with_a_gpu_it_may_use(
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert choose("auto", cpu_engine="litert-fp32") == expected
+    assert resolve_engine_name("auto", cpu_engine="litert-fp32") == expected
     named: EngineKind = "litert"
-    assert choose(named, cpu_engine="litert-fp32") == "litert"
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(None, 64), (2, 2), (65, 64)])
-def test_a_containers_cpu_limit_bounds_the_cores(
-    monkeypatch: pytest.MonkeyPatch, *, limit: int | None, expected: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(engines, "cpu_limit", lambda: limit)
-    assert engines.usable_cores() == expected
+    assert resolve_engine_name(named, cpu_engine="litert-fp32") == "litert"
 
 
 def test_auto_takes_the_manifests_cpu_engine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,15 +221,16 @@ def test_tensorflow_asked_for_and_not_installed(tiny_bundle: Path, monkeypatch: 
 _LITERT_ALONE = """
 import sys
 from pathlib import Path
-from model_store.bundle.files import golden, open_bundle
+from model_store.bundle.golden import read_golden
+from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 
 bundle = open_bundle(ModelStore(Path(sys.argv[1])).resolve("tiny"))
 for kind in ("auto", "litert", "litert-fp32"):
     engine = open_engine(bundle, kind, threads=0, max_batch=8)
     engine.warm_up([1, 8])
-    assert len(engine.predict(golden(bundle).images)) == len(golden(bundle).images)
+    assert len(engine.predict(read_golden(bundle).images)) == len(read_golden(bundle).images)
 heavy = {"tensorflow", "keras", "tf_keras", "tensorflow_hub", "matplotlib", "h5py"} & set(sys.modules)
 assert not heavy, heavy
 print(engine.name)
@@ -258,6 +251,6 @@ def test_litert_never_imports_tensorflow(tiny_store: ModelStore, monkeypatch: py
 
 
 def test_golden_answers_came_from_the_engines(opened: dict[str, Engine], tiny_bundle: Path) -> None:
-    images, float32, int8 = golden(open_bundle(tiny_bundle))
+    images, float32, int8 = read_golden(open_bundle(tiny_bundle))
     np.testing.assert_allclose(opened["tensorflow"].predict(images), float32, atol=1e-5)
     np.testing.assert_allclose(opened["litert"].predict(images), int8, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The TensorFlow engine: fixed sizes, several callers, XLA, mixed precision; as far as a CPU can tell."""
+"""The TensorFlow engine: fixed sizes, concurrent calls, XLA, mixed precision; as far as a CPU can tell."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from model_store.bundle.files import MIXED_TOLERANCE, open_bundle
+from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import SAVED_MODEL_DIR
+from model_store.engines.golden_check import MIXED_TOLERANCE
 from model_store.engines.loading import open_engine
 from model_store.engines.tensorflow import TensorFlowEngine, padded_sizes
 from tests.model_store.tiny_bundle import random_images
@@ -97,7 +98,7 @@ def test_a_mixed_engine_leaves_the_float32_one_beside_it_alone(tiny_bundle: Path
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_several_callers_get_their_own_answers(tiny_bundle: Path, *, mixed: bool) -> None:
+def test_concurrent_calls_get_their_own_answers(tiny_bundle: Path, *, mixed: bool) -> None:
     engine = tensorflow(tiny_bundle, mixed=mixed)
     batches = [random_images(1 + seed % 4, seed=seed) for seed in range(24)]
     alone = [engine.predict(batch) for batch in batches]
@@ -127,16 +128,16 @@ def test_all_pieces_are_started_before_the_first_is_waited_for(
     assert order == ["start"] * 3 + ["ready for next"] + ["finish"] * 3
 
 
-def test_a_gpu_wants_two_callers(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_takes_two_calls_at_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
-    assert tensorflow(tiny_bundle).callers == 1
+    assert tensorflow(tiny_bundle).max_concurrency == 1
     listed = tf.config.list_physical_devices
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else listed(kind))
     # TensorFlow is running already, and would take no more of it.
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda threads: None)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown := Mock())
-    assert tensorflow(tiny_bundle).callers == 2
+    assert tensorflow(tiny_bundle).max_concurrency == 2
     grown.assert_called_with("a GPU", True)
 
 

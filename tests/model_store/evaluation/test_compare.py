@@ -1,4 +1,4 @@
-"""Two versions on the same images: figures, who is right where, and every image that they differ on."""
+"""Two versions on the same images: metrics, which one is right where, and every image on which they differ."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from model_store.bundle.policy import Policy
-from model_store.bundle.training_digests import write_trained_on
+from model_store.bundle.training_digests import write_training_digests
 from model_store.commands import add_to
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
 from model_store.engines.loading import open_engine
 from model_store.evaluation.compare import compare_versions, mcnemar
 from model_store.evaluation.evaluate import evaluate_dataset
-from model_store.registry.registry import ModelStore, file_digests
-from model_store.runtime.progress import Steps
+from model_store.registry.store import ModelStore, file_digests
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_bundle import CLASSES, copy_build, random_images
 
@@ -135,12 +135,14 @@ def three_images(tmp_path: Path, *labels: str) -> Dataset:
     return load_dataset(folder)
 
 
-def test_figures_and_differences_of_known_answers(tmp_path: Path) -> None:
+def test_metrics_and_differences_of_known_answers(tmp_path: Path) -> None:
     dataset = three_images(tmp_path, "good", "no cap", "disfigured|no cap")
     a = Fixed([[0.9, 0.05, 0.05], [0.4, 0.6, 0.0], [0.02, 0.9, 0.8]])
     b = Fixed([[0.9, 0.05, 0.05], [0.95, 0.05, 0.0], [0.02, 0.8, 0.9]])
     made = bundle(tmp_path, CLASSES)
-    found = compare_versions(dataset, (made, a), (made, b), max_batch=2, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(
+        dataset, (made, a), (made, b), max_batch=2, limits=Limits(), steps=ProgressSteps()
+    ).as_dict()  # type: ignore[arg-type]
     assert found["right"] == {"both": 2, "only_a": 1, "only_b": 0, "neither": 0, "p_value": 1.0}
     assert found["figures"]["exact_match"] == {"a": 1.0, "b": pytest.approx(2 / 3, abs=1e-6), "difference": -0.333333}
     assert found["per_class"]["no cap"]["recall"] == {"a": 1.0, "b": 0.5, "difference": -0.5}
@@ -161,7 +163,7 @@ def test_labels_that_only_one_knows(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.02, 0.95, 0.03], [0.9, 0.05, 0.0], [0.0, 0.01, 0.99]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("no cap", "good", "pigmented")), b)
-    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).as_dict()  # type: ignore[arg-type]
     assert found["labels"] == {
         "shared": ["good", "no cap"],
         "only_a": [],
@@ -182,10 +184,10 @@ def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.95, 0.03, 0.02], [0.05, 0.9, 0.9], [0.9, 0.05, 0.05]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("good", "no cap", "pigmented")), b)
-    figures = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).figures()  # type: ignore[arg-type]
+    metrics = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).metrics()  # type: ignore[arg-type]
     # B's false `pigmented` costs it the image, but not the shared labels.
-    assert figures["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
-    assert figures["macro_f1"] == figures["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
+    assert metrics["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
+    assert metrics["macro_f1"] == metrics["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
 
 
 def test_another_lane_alone_is_a_difference(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_another_lane_alone_is_a_difference(tmp_path: Path) -> None:
     answers = [[0.9, 0.05, 0.05], [0.1, 0.9, 0.05], [0.4, 0.6, 0.0]]
     usual, other = bundle(tmp_path, CLASSES), bundle(tmp_path, CLASSES, lanes={name: "chute" for name in CLASSES})
     models = (usual, Fixed(answers)), (other, Fixed(answers))
-    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=Steps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).as_dict()  # type: ignore[arg-type]
     lanes = {one["file"]: (one["a"]["lane"], one["b"]["lane"]) for one in found["differences"]}
     assert lanes.items() >= {("0.png", ("good", "chute")), ("1.png", ("no-cap", "chute"))}
     assert found["right"]["both"] == 3
@@ -213,7 +215,7 @@ def test_models_without_a_common_label_are_not_compared(tmp_path: Path) -> None:
             (other, Fixed([[1, 0]])),  # type: ignore[arg-type]
             max_batch=1,
             limits=Limits(),
-            steps=Steps(),
+            steps=ProgressSteps(),
         )
 
 
@@ -259,7 +261,7 @@ def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
     path = store.resolve(spec)
     opened = Bundle(path, Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes()))
     engine = open_engine(opened, "litert-fp32", threads=1, max_batch=4)
-    return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=Steps())
+    return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=ProgressSteps())
 
 
 def test_a_label_that_the_model_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_a_label_that_the_model_does_not_know_is_refused_before_the_work(tmp_pat
             engine,  # type: ignore[arg-type]
             max_batch=2,
             limits=Limits(),
-            steps=Steps(),
+            steps=ProgressSteps(),
         )
     assert engine.given == 0
 
@@ -325,7 +327,7 @@ def test_images_that_a_version_was_trained_on_are_announced(
     digests = [hashlib.sha256((dataset / f"{index:02}.png").read_bytes()).hexdigest() for index in range(5)]
 
     def build(folder: Path, version: int) -> None:
-        write_trained_on(folder, train=digests, validation=[])
+        write_training_digests(folder, train=digests, validation=[])
         changed_build(tiny_bundle, lambda manifest: {})(folder, version)
 
     store.publish("tiny", build)

@@ -1,4 +1,4 @@
-"""The figures, against ones worked out by hand."""
+"""The metrics, against ones worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.evaluation.metrics import average_precision, evaluate, judge, known_truth, reliability
+from model_store.evaluation.metrics import average_precision, evaluate, label_mask_of, reliability, score
 from shared.errors import BadDataset
 
 CLASSES = ("good", "no cap", "pigmented")
@@ -28,9 +28,9 @@ def of(mode: Mode) -> dict[str, object]:
 def test_single() -> None:
     answers = floats([0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8])
     truth = [("good",), ("no cap",), ("no cap",), ("pigmented",)]
-    figures = evaluate(answers, truth, **of("single"))
-    assert figures["accuracy"] == figures["exact_match"] == 0.75
-    assert figures["per_class"]["no cap"] == {
+    metrics = evaluate(answers, truth, **of("single"))
+    assert metrics["accuracy"] == metrics["exact_match"] == 0.75
+    assert metrics["per_class"]["no cap"] == {
         "precision": 1.0,
         "recall": 0.5,
         "f1": 0.666667,
@@ -40,30 +40,30 @@ def test_single() -> None:
         "average_precision": 1.0,
         "threshold": 0.5,
     }
-    assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
-    assert figures["confusion"]["matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
+    assert metrics["confusion"]["matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     # Bins of confidence: two of 0.8 right, one of 0.7 right, one of 0.6 wrong.
-    assert figures["ece"] == pytest.approx((2 * 0.2 + 0.3 + 0.6) / 4, abs=1e-5)
-    assert (figures["uncertain"], figures["known_share"], figures["images"]) == (0.0, 1.0, 4)
+    assert metrics["ece"] == pytest.approx((2 * 0.2 + 0.3 + 0.6) / 4, abs=1e-5)
+    assert (metrics["uncertain"], metrics["known_share"], metrics["images"]) == (0.0, 1.0, 4)
 
 
 def test_multi() -> None:
     answers = floats([0.05, 0.9, 0.8], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3])
     truth = [("no cap", "pigmented"), ("good",), ("pigmented",)]
-    figures = evaluate(answers, truth, **of("multi"))
-    assert figures["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
-    assert figures["exact_match"] == pytest.approx(2 / 3, abs=1e-6)
-    scores = figures["per_class"]["pigmented"]
+    metrics = evaluate(answers, truth, **of("multi"))
+    assert metrics["accuracy"] == pytest.approx(2 / 3, abs=1e-6)
+    assert metrics["exact_match"] == pytest.approx(2 / 3, abs=1e-6)
+    scores = metrics["per_class"]["pigmented"]
     assert (scores["precision"], scores["recall"], scores["f1"], scores["support"]) == (1.0, 0.5, 0.666667, 2)
-    assert figures["per_class"]["good"]["threshold"] is None
-    assert figures["confusion"]["matrix"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert metrics["per_class"]["good"]["threshold"] is None
+    assert metrics["confusion"]["matrix"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
 def test_the_uncertain_are_counted_and_left_out_of_the_sure_figures() -> None:
     answers = floats([0.9, 0.05, 0.05], [0.45, 0.4, 0.15], [0.1, 0.2, 0.7])
-    figures = evaluate(answers, [("good",), ("no cap",), ("no cap",)], **of("single"))
-    assert figures["uncertain"] == pytest.approx(1 / 3, abs=1e-6)
-    assert figures["sure_accuracy"] == figures["sure_exact_match"] == 0.5
+    metrics = evaluate(answers, [("good",), ("no cap",), ("no cap",)], **of("single"))
+    assert metrics["uncertain"] == pytest.approx(1 / 3, abs=1e-6)
+    assert metrics["sure_accuracy"] == metrics["sure_exact_match"] == 0.5
     unsure = evaluate(answers[1:2], [("no cap",)], **of("single"))
     assert (unsure["uncertain"], unsure["sure_accuracy"], unsure["sure_exact_match"]) == (1.0, None, None)
 
@@ -79,11 +79,11 @@ def test_a_label_the_model_does_not_know() -> None:
     answers = np.ones((1, 3), np.float32)
     with pytest.raises(BadDataset, match="label 'bent'"):
         evaluate(answers, [("bent",)], **of("single"))
-    judged = judge(answers, [("bent",)], strangers="wrong", **of("single"))
-    assert not judged.right[0]
+    scored = score(answers, [("bent",)], unknown_labels="wrong", **of("single"))
+    assert not scored.correct[0]
     # The rest of what is true of it still counts.
-    both = judge(floats([0.0, 0.9, 0.0]), [("bent", "no cap")], strangers="wrong", **of("multi"))
-    assert (both.right[0], both.labels(0)) == (False, ["no cap"])
+    both = score(floats([0.0, 0.9, 0.0]), [("bent", "no cap")], unknown_labels="wrong", **of("multi"))
+    assert (both.correct[0], both.labels(0)) == (False, ["no cap"])
 
 
 @pytest.mark.parametrize(
@@ -120,22 +120,22 @@ def test_average_precision_does_not_depend_on_the_order_of_the_images(
 
 def test_mean_average_precision_is_over_the_classes_that_occur() -> None:
     answers = floats([0.9, 0.05, 0.05], [0.6, 0.3, 0.1])
-    figures = evaluate(answers, [("good",), ("no cap",)], **of("single"))
-    assert figures["per_class"]["pigmented"]["average_precision"] is None
-    assert figures["map"] == 1.0
+    metrics = evaluate(answers, [("good",), ("no cap",)], **of("single"))
+    assert metrics["per_class"]["pigmented"]["average_precision"] is None
+    assert metrics["map"] == 1.0
 
 
 def test_what_is_unknown_counts_neither_for_nor_against() -> None:
     # The second bottle is in the folder `no cap`: whether it is pigmented nobody looked.
     answers, truth = floats([0.9, 0.05, 0.05], [0.02, 0.9, 0.8]), [("good",), ("no cap",)]
     known = np.array([[True, True, True], [True, True, False]])
-    figures = evaluate(answers, truth, known=known, **of("multi"))
-    assert figures["exact_match"] == 1.0
-    assert figures["per_class"]["pigmented"]["given"] == 0
-    assert figures["known_share"] == pytest.approx(5 / 6, abs=1e-6)
-    assert figures["macro_f1"] == 1.0
+    metrics = evaluate(answers, truth, label_mask=known, **of("multi"))
+    assert metrics["exact_match"] == 1.0
+    assert metrics["per_class"]["pigmented"]["given"] == 0
+    assert metrics["known_share"] == pytest.approx(5 / 6, abs=1e-6)
+    assert metrics["macro_f1"] == 1.0
     # 0.9 twice right and 0.05 twice, 0.02 once wrong; the 0.8 is left out.
-    assert figures["ece"] == pytest.approx((2 * 0.1 + 2 * 0.05 + 0.02) / 5, abs=1e-5)
+    assert metrics["ece"] == pytest.approx((2 * 0.1 + 2 * 0.05 + 0.02) / 5, abs=1e-5)
     all_known = evaluate(answers, truth, **of("multi"))
     assert all_known["exact_match"] == 0.5
     assert all_known["per_class"]["pigmented"]["precision"] == 0.0
@@ -151,18 +151,18 @@ def folders(root: Path, *names: str) -> Dataset:
 def test_folders_of_one_label_leave_other_defects_unknown_to_a_multi_model(tmp_path: Path) -> None:
     dataset = folders(tmp_path / "one", "good", "no cap", "pigmented")
     classes = (*CLASSES, "bent")
-    known = known_truth(dataset, dataset.samples, classes=classes, mode="multi")
+    known = label_mask_of(dataset, dataset.samples, classes=classes, mode="multi")
     assert known is not None
     assert known.tolist() == [[True] * 4, [True, True, False, False], [True, False, True, False]]
-    assert known_truth(dataset, dataset.samples, classes=classes, mode="single") is None
+    assert label_mask_of(dataset, dataset.samples, classes=classes, mode="single") is None
     empty: list[Sample] = []
-    nothing = known_truth(dataset, empty, classes=classes, mode="multi")
+    nothing = label_mask_of(dataset, empty, classes=classes, mode="multi")
     assert nothing is not None and nothing.shape == (0, 4)
 
 
 def test_folders_that_join_labels_state_everything(tmp_path: Path) -> None:
     dataset = folders(tmp_path / "joined", "good", "no cap+pigmented", "pigmented")
-    assert known_truth(dataset, dataset.samples, classes=CLASSES, mode="multi") is None
+    assert label_mask_of(dataset, dataset.samples, classes=CLASSES, mode="multi") is None
 
 
 def test_reliability_bins() -> None:
@@ -182,8 +182,8 @@ def test_a_thousand_classes_have_a_confusion_of_those_that_occur() -> None:
     answers = np.zeros((2, 1001), np.float32)
     answers[0, 7] = answers[1, 900] = 0.9
     policy = Policy.default(classes, "single")
-    figures = evaluate(answers, [("class 7",), ("class 8",)], classes=classes, mode="single", policy=policy)
-    assert figures["confusion"] == {
+    metrics = evaluate(answers, [("class 7",), ("class 8",)], classes=classes, mode="single", policy=policy)
+    assert metrics["confusion"] == {
         "classes": ["class 7", "class 8", "class 900"],
         "matrix": [[1, 0, 0], [0, 0, 1], [0, 0, 0]],
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.export.bias_correction import corrected
+from model_store.export.bias_correction import correct_biases
 from model_store.export.quantization import to_int8
 from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
@@ -39,7 +39,7 @@ def convert(layer: Any, folder: Any) -> tuple[bytes, bytes]:
     with quiet_native():
         tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
         fp32 = bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
-        int8 = to_int8(str(folder), calibration=IMAGES, kept_float=[], advance=lambda _: None)
+        int8 = to_int8(str(folder), calibration=IMAGES, kept_float=[], on_progress=lambda _: None)
     return fp32, int8
 
 
@@ -77,7 +77,7 @@ def grouped(tf: Any, images: Any) -> Any:
 def test_the_mean_error_of_rounded_weights_is_taken_away(layer: Any, tmp_path: Any) -> None:
     fp32, int8 = convert(layer, tmp_path)
     heard: list[int] = []
-    mended = corrected(int8, fp32=fp32, images=IMAGES, advance=heard.append)
+    mended = correct_biases(int8, fp32=fp32, images=IMAGES, on_progress=heard.append)
     before, after = np.abs(means(int8) - means(fp32)).max(), np.abs(means(mended) - means(fp32)).max()
     assert after < before / 4
     assert len(mended) == len(int8)
@@ -86,7 +86,7 @@ def test_the_mean_error_of_rounded_weights_is_taken_away(layer: Any, tmp_path: A
 
 def test_weights_kept_in_float_are_left_alone(tmp_path: Any) -> None:
     fp32, _ = convert(plain, tmp_path)
-    assert corrected(fp32, fp32=fp32, images=IMAGES[:2], advance=lambda _: None) == fp32
+    assert correct_biases(fp32, fp32=fp32, images=IMAGES[:2], on_progress=lambda _: None) == fp32
 
 
 def test_files_of_different_networks_are_refused(tmp_path: Any) -> None:
@@ -96,4 +96,4 @@ def test_files_of_different_networks_are_refused(tmp_path: Any) -> None:
     fp32, _ = convert(twice, tmp_path / "twice")
     _, int8 = convert(plain, tmp_path / "once")
     with pytest.raises(ValueError, match="zip"):
-        corrected(int8, fp32=fp32, images=IMAGES[:2], advance=lambda _: None)
+        correct_biases(int8, fp32=fp32, images=IMAGES[:2], on_progress=lambda _: None)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from model_store.publishing.class_labels import labels_for, read_labels
-from model_store.runtime.progress import Steps
+from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 
 
 def fitted(names: list[str], outputs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(labels_for(names, outputs=outputs, place="labels.txt"))  # type: ignore[return-value]
+    return tuple(labels_for(names, outputs=outputs, location="labels.txt"))  # type: ignore[return-value]
 
 
 def test_as_many_names_as_outputs_are_taken_as_they_are() -> None:
@@ -49,7 +49,7 @@ def test_repeated_names_become_distinct_and_that_is_said() -> None:
 def test_lines_are_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_bytes(b"\xef\xbb\xbftench, Tinca tinca\r\n caf\xc3\xa9 \r\n\r\n")
-    assert read_labels(str(file), steps=Steps()) == ("tench, Tinca tinca", "café")
+    assert read_labels(str(file), steps=ProgressSteps()) == ("tench, Tinca tinca", "café")
     for content, names in (
         (b"a\n\nb\n", "line 2: '' can't be a name"),
         (b"a\n\x07b\n", "line 2"),
@@ -59,6 +59,6 @@ def test_lines_are_read_and_checked(tmp_path: Path) -> None:
     ):
         file.write_bytes(content)
         with pytest.raises(BadSetting, match=names):
-            read_labels(str(file), steps=Steps())
+            read_labels(str(file), steps=ProgressSteps())
     with pytest.raises(BadSetting, match=r"absent\.txt can't be read: No such file"):
-        read_labels(str(tmp_path / "absent.txt"), steps=Steps())
+        read_labels(str(tmp_path / "absent.txt"), steps=ProgressSteps())

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine, runnable_engines
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
 from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz

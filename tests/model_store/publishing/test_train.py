@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store.bundle.files import golden, open_bundle
+from model_store.bundle.files import open_bundle
+from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
-from model_store.publishing.train import spread_over
-from model_store.registry.registry import ModelStore
+from model_store.publishing.train import TrainOptions, _training_info, spread_over
+from model_store.registry.store import ModelStore
+from model_store.training.cropping import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
+from model_store.training.history import Phase
+from model_store.training.transfer import TransferPlan
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
 
@@ -124,11 +129,47 @@ def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
     assert "tensorflow" in packages
 
 
+def test_manifests_keep_the_words_of_the_bundle_format() -> None:
+    """`crop detected|full` is `look found|whole` there, the objective `confidence` is `sure`."""
+    plan = TransferPlan("top", "detected", {"detected": 0.91236, "full": 0.85}, ("why",))
+    extractor = SimpleNamespace(crop_size=UPRIGHT_SIZE)
+    phases = (Phase("head", {}, 3), Phase("fine-tuning", {}, 5))
+    model = SimpleNamespace(plan=plan, extractor=extractor, phases=phases, fine_tune_settings=SETTINGS["top"])
+    training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model)
+    settings = _training_info(training).settings
+    assert list(settings) == [
+        *("epochs", "batch_size", "learning_rate", "decays", "label_smoothing", "views", "weight_decay"),
+        *("kernel_initializer", "standardised", "class_weights", "best_epoch", "patience", "tuning"),
+        *("look", "canvas", "separation", "reasons", "objective", "best_epochs"),
+    ]
+    assert list(settings["tuning"]) == [
+        *("learning_rate", "epochs", "batch_size", "head_learning_rate", "label_smoothing", "dropout"),
+        *("weight_decay", "largest_gradient", "own_statistics"),
+    ]
+    assert (settings["look"], settings["canvas"], settings["objective"]) == ("found", "192x128", "sure:0.95")
+    assert settings["separation"] == {"found": 0.9124, "whole": 0.85}
+    assert settings["best_epochs"] == {"head": 3, "fine-tuning": 5}
+
+
+def test_bundles_of_earlier_releases_load(bench: Bench, multi: dict[str, Any], tmp_path: Path) -> None:
+    path = Path(multi["path"])
+    folder = shutil.copytree(path, tmp_path / "models" / path.relative_to(bench.store.root))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    former = {"look": "found", "separation": {"found": 0.9, "whole": 0.8}, "canvas": "192x128", "objective": "sure:0.9"}
+    manifest["training"]["settings"] |= former
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert former.items() <= open_bundle(folder).manifest.training.settings.items()
+    shown = CliRunner().invoke(commands(), ["models", "show", "multi@1", "--model-store", str(tmp_path / "models")])
+    assert shown.exit_code == 0, shown.output
+    assert "found" in shown.stdout
+    assert "sure:0.9" in shown.stdout
+
+
 @pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
 def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
     bundle = open_bundle(Path(multi["path"]))
     engine = open_engine(bundle, kind, threads=1, max_batch=4)
-    images = golden(bundle).images
+    images = read_golden(bundle).images
     answers = engine.predict(images)
     defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
     good = bundle.manifest.classes.index("good")
@@ -154,7 +195,7 @@ def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: 
     assert again["version"] == 2
     assert bench.store.current("multi") == 2
     assert again["metrics"] == multi["metrics"]
-    first, second = (golden(open_bundle(Path(run["path"]))) for run in (multi, again))
+    first, second = (read_golden(open_bundle(Path(run["path"]))) for run in (multi, again))
     np.testing.assert_array_equal(first.float32, second.float32)
 
 
@@ -217,7 +258,7 @@ def test_help_shows_the_default_of_mode() -> None:
 
 
 def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
-    with pytest.raises(BadSetting, match="closed box"):
+    with pytest.raises(BadSetting, match="opaque module"):
         bench.train(several, "--fine-tune", "top")
     with pytest.raises(BadDataset, match="Use --mode multi"):
         bench.train(several, "--mode", "single")

@@ -24,9 +24,9 @@ from typing import Any
 
 from model_store.bundle.files import open_bundle
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.local import LOCK_FILE
-from shared.errors import StoreAway
+from model_store.registry.store import ModelStore
+from shared.errors import StoreUnavailable
 from tests.model_store.tiny_bundle import copy_build
 
 CANARY = Canary(version=4, share=0.5, started_at=1.0)
@@ -44,7 +44,7 @@ _ANNOUNCED = frozenset({"open", "os.mkdir", "os.rename", "os.chmod", "os.remove"
 _WRAPPED = ("write", "fsync", "sendfile")
 _NEED_ROOM = frozenset({"os.mkdir", "write", "sendfile"})
 
-# How a child says how it ended: without having been struck, with StoreAway, or done although it was struck.
+# How a child says how it ended: without having been struck, with StoreUnavailable, or done although it was struck.
 _FINISHED, _REFUSED, _DONE = 0, 3, 4
 _ENDS = {_FINISHED: "finished", _REFUSED: "refused", _DONE: "done"}
 
@@ -80,7 +80,7 @@ def _in_child(
             steps.arm()
             action(store, bundle)
             steps.disarm()
-        except StoreAway as error:
+        except StoreUnavailable as error:
             steps.disarm()
             os._exit(_REFUSED if os.strerror(errno.ENOSPC) in str(error) else 1)
         os._exit(_FINISHED if steps.seen <= before else _DONE)
@@ -141,7 +141,7 @@ def _found(store: ModelStore) -> dict[str, Any]:
     canary = store.canary("tiny")
     return {
         "history": store.history("tiny").versions,
-        "numbers": store.numbers("tiny"),
+        "numbers": store.version_numbers("tiny"),
         "versions": versions,
         "canary": canary and [canary.version, canary.share],
         "left": _left(store),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model_store.bundle.files import open_bundle
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, NotFound
 
 

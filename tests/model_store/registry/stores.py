@@ -10,10 +10,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.local import LocalStorage
-from model_store.registry.storage.object_client import Objects
+from model_store.registry.storage.object_client import ObjectClient
 from model_store.registry.storage.object_store import FsspecStorage
+from model_store.registry.store import ModelStore
 
 KINDS = ("folder", "memory", "fsspec files")
 
@@ -75,9 +75,9 @@ def make_store(kind: str, folder: Path) -> ModelStore:
     return ModelStore(FsspecStorage(objects(kind, folder), cache=cache))
 
 
-def objects(kind: str, folder: Path) -> Objects:
+def objects(kind: str, folder: Path) -> ObjectClient:
     """An empty place for objects: `memory` or `fsspec files`."""
     if kind == "memory":
         # fsspec's memory is one for the whole process.
-        return Objects(ObjectMemory(), f"/{uuid.uuid4().hex}/models", where="memory://models")
-    return Objects(LocalFileSystem(), str(folder / "remote"), where=f"files://{folder}/remote")
+        return ObjectClient(ObjectMemory(), f"/{uuid.uuid4().hex}/models", location="memory://models")
+    return ObjectClient(LocalFileSystem(), str(folder / "remote"), location=f"files://{folder}/remote")

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.protocol import folder_name
+from model_store.registry.store import ModelStore
 from model_store.registry.version_history import MOST_VERSIONS, History
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.registry.stores import KINDS, make_store
@@ -40,7 +40,7 @@ def change(store: ModelStore, version: int, file: str, data: bytes | None) -> No
         writer.delete(path)
         if data is not None:
             local = store.root / "tiny" / path
-            local.write_bytes(data) if store.where == str(store.root) else writer.write(path, data)
+            local.write_bytes(data) if store.location == str(store.root) else writer.write(path, data)
 
 
 def test_promote_moves_the_pointer_and_remembers(store: ModelStore) -> None:
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_not_promoted_and_makes_no_folder(store: ModelStore
     ):
         with pytest.raises(NotFound, match="model 'bottles' is not there"):
             call()
-    assert store.folders() == ["tiny"]
+    assert store.model_folders() == ["tiny"]
 
 
 def test_rollback_goes_further_back_each_time(store: ModelStore) -> None:
@@ -110,7 +110,7 @@ def test_prune_keeps_what_is_needed(store: ModelStore, tiny_bundle: Path) -> Non
     assert store.prune("tiny", keep=2) == [2, 4]
     assert store.prune("tiny", keep=1) == [6]
     assert store.prune("tiny", keep=1) == []
-    assert store.versions("tiny") == store.numbers("tiny") == [1, 3, 5, 7]
+    assert store.versions("tiny") == store.version_numbers("tiny") == [1, 3, 5, 7]
     with pytest.raises(NotFound, match=r"tiny@2 is not there.*it has tiny@1, tiny@3"):
         store.resolve("tiny@2")
     assert store.rollback("tiny") == 3
@@ -128,7 +128,7 @@ def test_prune_leaves_incomplete_versions_and_keeps_at_least_one(store: ModelSto
     change(store, 1, GOLDEN_FILE, None)
     publish(store, tiny_bundle, 2)
     assert store.prune("tiny", keep=1) == [2, 3]
-    assert store.numbers("tiny") == [1, 4, 5]
+    assert store.version_numbers("tiny") == [1, 4, 5]
     with pytest.raises(BadSetting, match="keep = 0"):
         store.prune("tiny", keep=0)
 
@@ -200,17 +200,17 @@ def test_a_canary_has_bounds(wrong: dict[str, object]) -> None:
 
 
 def test_histories() -> None:
-    assert History.parse(None, where="x") == History()
-    assert History.parse(b"3\n", where="x").versions == (3,)  # what earlier releases wrote
+    assert History.parse(None, location="x") == History()
+    assert History.parse(b"3\n", location="x").versions == (3,)  # what earlier releases wrote
     history = History((3, 2, 1))
-    assert History.parse(history.dump(), where="x") == history
-    assert history.moved_to(2).versions == (2, 3, 1)
-    assert history.back_to(2).versions == (2, 1)
-    assert History().moved_to(1).versions == (1,)
+    assert History.parse(history.dump(), location="x") == history
+    assert history.after_promotion(2).versions == (2, 3, 1)
+    assert history.after_rollback(2).versions == (2, 1)
+    assert History().after_promotion(1).versions == (1,)
     long = History()
     for version in range(1, 50):
-        long = long.moved_to(version)
+        long = long.after_promotion(version)
     assert long.versions == tuple(range(49, 49 - MOST_VERSIONS, -1))
     for broken in (b"", b"\n", b"newest", b"3\n-1\n", b"\xff"):
         with pytest.raises(BadBundle, match="x holds"):
-            History.parse(broken, where="x")
+            History.parse(broken, location="x")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from model_store.bundle.files import open_bundle
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from tests.model_store.registry.interrupted_writer import ACTIONS
 from tests.model_store.tiny_bundle import copy_build
 
@@ -42,8 +42,8 @@ STATES: dict[str, list[State]] = {
 FILL_THE_DISK = """
 import sys
 from pathlib import Path
-from model_store.registry.registry import ModelStore
-from shared.errors import StoreAway
+from model_store.registry.store import ModelStore
+from shared.errors import StoreUnavailable
 from tests.model_store.tiny_bundle import copy_build
 
 store, build = ModelStore(Path(sys.argv[1])), copy_build(Path(sys.argv[2]))
@@ -51,7 +51,7 @@ store, build = ModelStore(Path(sys.argv[1])), copy_build(Path(sys.argv[2]))
 def refused(change):
     try:
         change()
-    except StoreAway as error:
+    except StoreUnavailable as error:
         print(error)
 
 store.publish("tiny", build)

@@ -17,9 +17,9 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine
-from model_store.registry.registry import ModelStore
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_store import FsspecStorage
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle
 from tests.model_store.registry.store_reader import read_until
 from tests.model_store.registry.stores import make_store, objects

@@ -10,19 +10,19 @@ import numpy as np
 from model_store.bundle.manifest import BackboneInfo, CalibrationInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.evaluation.metrics import evaluate
-from model_store.reports.data import HeldOut, Phase, ReportData
+from model_store.reports.data import Phase, ReportData, ValidationPredictions
 
 _SIZE_PX = 24
 
 
-def held_out(classes: Sequence[str], mode: Mode, *, images: int, seed: int = 3) -> HeldOut:
+def validation_predictions(classes: Sequence[str], mode: Mode, *, images: int, seed: int = 3) -> ValidationPredictions:
     """Noisy answers; every class is among the truth where there are images enough."""
     rng = np.random.default_rng(seed)
     labels = [_labels(classes, mode, index) for index in range(images)]
     logits = rng.normal(-1.5, 1.0, (images, len(classes)))
     for row, names in zip(logits, labels, strict=True):
         row[[list(classes).index(name) for name in names]] += 2.5
-    return HeldOut(
+    return ValidationPredictions(
         names=tuple(f"images/{index:04}.jpg" for index in range(images)),
         labels=tuple(labels),
         thumbnails=rng.integers(0, 256, (images, _SIZE_PX, _SIZE_PX, 3), np.uint8),
@@ -34,15 +34,15 @@ def held_out(classes: Sequence[str], mode: Mode, *, images: int, seed: int = 3) 
 def report_data(
     classes: Sequence[str], mode: Mode, *, images: int = 20, phases: int = 2, name: str = "b"
 ) -> ReportData:
-    """A whole report's data: held-out images, `phases` stages of training, weights of every epoch."""
-    shown = held_out(classes, mode, images=images)
+    """A whole report's data: validation images, `phases` stages of training, weights of every epoch."""
+    shown = validation_predictions(classes, mode, images=images)
     policy = Policy.default(classes, mode)
     metrics = evaluate(shown.probabilities, shown.labels, classes=classes, mode=mode, policy=policy)
     rng = np.random.default_rng(1)
     return ReportData(
         manifest_of(classes, mode, metrics=metrics, name=name),
         phases=tuple(_phase(number) for number in range(phases)),
-        held_out=shown,
+        validation=shown,
         weights={"head/kernel": [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(3)]},
     )
 

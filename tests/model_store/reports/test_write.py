@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_store.bundle.int8_gate import int8_refusal_reason
 from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import judge
-from model_store.export.parity import gate_reason
+from model_store.evaluation.metrics import score
 from model_store.reports.data import ReportData, thumbnails
-from model_store.reports.image_grids import MAX_SAMPLES, mistakes, samples, wrongness
+from model_store.reports.image_grids import MAX_SAMPLES, error_confidence, mistake_thumbnails, sample_thumbnails
 from model_store.reports.page import write_page
 from model_store.reports.plots import confusion_counts, draw_confusion, draw_thresholds
 from model_store.reports.tensorboard import histogram
 from model_store.reports.write import write_report
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from tests.model_store.reports.report_data import held_out, manifest_of, report_data
+from tests.model_store.reports.report_data import manifest_of, report_data, validation_predictions
 
 NASTY = '<b>"x" & $y$</b>'
 CLASSES = ("bent", "good", NASTY)
@@ -98,9 +98,9 @@ def test_the_pictures_in_the_page_are_pictures(report: Path) -> None:
             picture.load()
             if image.get("width"):
                 assert picture.size == (int(str(image["width"])), int(str(image["height"])))
-    judged = report_data(CLASSES, "multi").judged
-    assert judged is not None
-    assert len(images) == 4 + 20 + int((~judged.right).sum())
+    scored = report_data(CLASSES, "multi").scored
+    assert scored is not None
+    assert len(images) == 4 + 20 + int((~scored.correct).sum())
 
 
 def test_links_lead_to_sections_that_are_there(report: Path) -> None:
@@ -118,32 +118,32 @@ def test_names_are_escaped(report: Path) -> None:
     assert NASTY in page.texts["th"]
 
 
-def test_the_page_has_the_figures(report: Path) -> None:
+def test_the_page_has_the_metrics(report: Path) -> None:
     data, page = report_data(CLASSES, "multi"), Page(report / "index.html")
-    assert data.judged is not None
+    assert data.scored is not None
     cells = page.texts["td"]
     for scores in data.manifest.metrics["per_class"].values():
         assert f"{scores['f1']:.3f}" in cells and f"{scores['average_precision']:.3f}" in cells
     assert "0.125 → 0.062" in page.texts["dd"]
-    assert any(cell.endswith(gate_reason(data.manifest.parity) or "no reason") for cell in cells)
+    assert any(cell.endswith(int8_refusal_reason(data.manifest.parity) or "no reason") for cell in cells)
     assert "2.5e-07" in cells
 
 
 def test_names_that_no_font_has_and_mathematics_are_drawn_as_they_are(tmp_path: Path) -> None:
     classes = ("$\\frac{", "good", "破损")
-    judged = report_data(classes, "multi").judged
-    assert judged is not None
-    draw_confusion(tmp_path / "confusion.png", judged)
-    draw_thresholds(tmp_path / "thresholds.png", judged)
+    scored = report_data(classes, "multi").scored
+    assert scored is not None
+    draw_confusion(tmp_path / "confusion.png", scored)
+    draw_thresholds(tmp_path / "thresholds.png", scored)
 
 
 @pytest.mark.parametrize(("classes", "mode"), [(2, "multi"), (12, "multi"), (12, "single"), (1001, "single")])
 def test_plots_of_few_and_of_many_classes_fit_a_screen(tmp_path: Path, classes: int, mode: Mode) -> None:
     names = ("good", *(f"a class with a rather long name, number {number}" for number in range(1, classes)))
-    judged = report_data(names, mode, images=24).judged
-    assert judged is not None
-    draw_confusion(tmp_path / "confusion.png", judged)
-    draw_thresholds(tmp_path / "thresholds.png", judged)
+    scored = report_data(names, mode, images=24).scored
+    assert scored is not None
+    draw_confusion(tmp_path / "confusion.png", scored)
+    draw_thresholds(tmp_path / "thresholds.png", scored)
     for name in ("confusion", "thresholds"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert max(picture.size) <= 2000
@@ -169,9 +169,9 @@ def test_a_model_that_was_imported_has_a_page_of_what_there_is(tmp_path: Path) -
 
 def test_no_mistakes_are_said_to_be_none(tmp_path: Path) -> None:
     data = report_data(CLASSES, "single", images=6)
-    assert data.held_out is not None
-    truth = np.array([[name in names for name in CLASSES] for names in data.held_out.labels], np.float32)
-    perfect = replace(data, held_out=replace(data.held_out, probabilities=truth))
+    assert data.validation is not None
+    truth = np.array([[name in names for name in CLASSES] for names in data.validation.labels], np.float32)
+    perfect = replace(data, validation=replace(data.validation, probabilities=truth))
     write_report(tmp_path / "report", perfect)
     assert "None among 6 images." in Page(tmp_path / "report" / "index.html").texts["p"]
     with Image.open(tmp_path / "report" / "mistakes.png") as picture:
@@ -179,50 +179,52 @@ def test_no_mistakes_are_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_anything_is_refused() -> None:
-    shown = held_out(CLASSES, "single", images=5)
+    shown = validation_predictions(CLASSES, "single", images=5)
     with pytest.raises(ValueError, match="names"):
         replace(shown, names=shown.names[1:])
 
 
-def judged_of(probabilities: list[list[float]], labels: list[tuple[str, ...]], mode: Mode = "multi"):  # type: ignore[no-untyped-def]
+def scored_of(probabilities: list[list[float]], labels: list[tuple[str, ...]], mode: Mode = "multi"):  # type: ignore[no-untyped-def]
     policy = Policy.default(CLASSES, mode)
-    return judge(np.array(probabilities, np.float32), labels, classes=CLASSES, mode=mode, policy=policy)
+    return score(np.array(probabilities, np.float32), labels, classes=CLASSES, mode=mode, policy=policy)
 
 
 def test_confusion_counts() -> None:
-    judged = judged_of(
+    scored = scored_of(
         [[0.9, 0.1, 0.0], [0.9, 0.0, 0.8], [0.2, 0.8, 0.0]],
         [("bent",), (NASTY,), ("bent", NASTY)],
     )
     # bent: once right, once missed, and that time taken for good. The other: once right, then wrongly bent as well.
-    assert confusion_counts(judged).tolist() == [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert confusion_counts(scored).tolist() == [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
 
 
-def test_the_worst_mistake_is_the_surest() -> None:
-    judged = judged_of([[0.9, 0.1, 0.1], [0.05, 0.95, 0.0], [0.6, 0.3, 0.1]], [("good",), ("bent",), ("bent",)])
-    assert wrongness(judged).tolist() == pytest.approx([0.9, 0.95, 0.0])
+def test_the_worst_mistake_is_the_most_confident() -> None:
+    scored = scored_of([[0.9, 0.1, 0.1], [0.05, 0.95, 0.0], [0.6, 0.3, 0.1]], [("good",), ("bent",), ("bent",)])
+    assert error_confidence(scored).tolist() == pytest.approx([0.9, 0.95, 0.0])
     shown = replace(
-        held_out(CLASSES, "multi", images=3), names=("a", "b", "c"), labels=(("good",), ("bent",), ("bent",))
+        validation_predictions(CLASSES, "multi", images=3),
+        names=("a", "b", "c"),
+        labels=(("good",), ("bent",), ("bent",)),
     )
-    assert [shot.name for shot in mistakes(shown, judged)] == ["b", "a"]
-    single = judged_of([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]], [("good",), ("good",)], mode="single")
-    assert wrongness(single).tolist() == pytest.approx([0.7, 0.0])
+    assert [thumbnail.name for thumbnail in mistake_thumbnails(shown, scored)] == ["b", "a"]
+    single = scored_of([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]], [("good",), ("good",)], mode="single")
+    assert error_confidence(single).tolist() == pytest.approx([0.7, 0.0])
 
 
 def test_samples_are_spread_over_the_labels() -> None:
-    shown = held_out(CLASSES, "single", images=300)
+    shown = validation_predictions(CLASSES, "single", images=300)
     skewed = replace(shown, labels=(*[("good",)] * 280, *[("bent",)] * 20))
-    judged = judge(
+    scored = score(
         skewed.probabilities,
         skewed.labels,
         classes=CLASSES,
         mode="single",
         policy=Policy.default(CLASSES, "single"),
     )
-    chosen = samples(skewed, judged)
+    chosen = sample_thumbnails(skewed, scored)
     assert len(chosen) == MAX_SAMPLES
-    assert [shot.truth for shot in chosen].count(("bent",)) == 4
-    assert [shot.name for shot in chosen] == sorted(shot.name for shot in chosen)
+    assert [thumbnail.truth for thumbnail in chosen].count(("bent",)) == 4
+    assert [thumbnail.name for thumbnail in chosen] == sorted(thumbnail.name for thumbnail in chosen)
 
 
 def test_thumbnails() -> None:

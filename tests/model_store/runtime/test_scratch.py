@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
 from model_store.publishing import train
-from model_store.registry.registry import ModelStore
-from model_store.runtime.progress import Steps
-from model_store.runtime.scratch import scratch_folder, writing_cache
-from shared.errors import BadSetting, StoreAway
+from model_store.registry.store import ModelStore
+from model_store.runtime.progress import ProgressSteps
+from model_store.runtime.scratch import cache_write_errors, scratch_folder
+from shared.errors import BadSetting, StoreUnavailable
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -57,7 +57,7 @@ def test_a_disk_that_fills_while_a_backbone_is_fetched(
         raise error
 
     module = save_tiny_backbone(tmp_path / "module")
-    monkeypatch.setattr("model_store.backbones.inspection.probe", full)
+    monkeypatch.setattr("model_store.backbones.inspection.inspect_module", full)
     with pytest.raises(BadSetting, match=r"cache_dir = .*cache can't be used: No space left on device\. Make room"):
         resolve_backbone(str(module), cache=tmp_path / "cache")
 
@@ -70,9 +70,9 @@ def test_a_disk_that_fills_while_a_model_is_exported(
         raise error
 
     monkeypatch.setattr(train, "_export", full)
-    work: Any = SimpleNamespace(material=None, learnt=None, tuning=None)
+    training: Any = SimpleNamespace(data=None, decisions=None)
     with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
-        train._publish(work, store=ModelStore(tmp_path / "models"), steps=Steps())
+        train._publish(training, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
 
 
 def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +85,8 @@ def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.parametrize("error", [StoreAway("No space left on device"), ValueError("a defect")])
+@pytest.mark.parametrize("error", [StoreUnavailable("No space left on device"), ValueError("a defect")])
 def test_other_errors_pass_as_they_are(error: Exception, tmp_path: Path) -> None:
-    for block in (scratch_folder("sortline-"), writing_cache(tmp_path)):
+    for block in (scratch_folder("sortline-"), cache_write_errors(tmp_path)):
         with pytest.raises(type(error), match=str(error)), block:
             raise error

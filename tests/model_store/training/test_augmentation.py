@@ -8,24 +8,24 @@ from numpy.typing import NDArray
 
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training import augmentation
-from model_store.training.augmentation import generator, other_light, other_views
+from model_store.training.augmentation import augment_pixels, augment_transforms, random_generator
 
 COUNT = 3000
 TURN = 0.14
-# A view of a bottle that lies askew, its half width and half height.
+# A crop of a bottle that lies askew, its half width and half height.
 ANGLE, WIDTH, HEIGHT = 0.4, 0.2, 0.3
-VIEW = [0.4, 0.6, np.cos(ANGLE) * WIDTH, np.sin(ANGLE) * WIDTH, -np.sin(ANGLE) * HEIGHT, np.cos(ANGLE) * HEIGHT]
+TRANSFORM = [0.4, 0.6, np.cos(ANGLE) * WIDTH, np.sin(ANGLE) * WIDTH, -np.sin(ANGLE) * HEIGHT, np.cos(ANGLE) * HEIGHT]
 PICTURE = (96, 64)
 
 
-def views(seed: int = 1, *, upside_down: bool = False) -> NDArray[np.float64]:
+def transforms(seed: int = 1, *, upside_down: bool = False) -> NDArray[np.float64]:
     tf = import_tensorflow()
-    start = tf.tile(tf.constant([VIEW], tf.float32), [COUNT, 1])
-    return np.asarray(other_views(start, generator(seed), upside_down=upside_down), np.float64)
+    start = tf.tile(tf.constant([TRANSFORM], tf.float32), [COUNT, 1])
+    return np.asarray(augment_transforms(start, random_generator(seed), upside_down=upside_down), np.float64)
 
 
 def light(pixels: NDArray[np.float32], seed: int = 1, *, upright: bool = True) -> NDArray[np.float32]:
-    return np.asarray(other_light(import_tensorflow().constant(pixels), generator(seed), upright=upright))
+    return np.asarray(augment_pixels(import_tensorflow().constant(pixels), random_generator(seed), upright=upright))
 
 
 def plain(colour: tuple[int, int, int], count: int = 200) -> NDArray[np.float32]:
@@ -44,39 +44,39 @@ def only_occlusion(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(augmentation, name, 0.0)
 
 
-def test_a_seed_reproduces_views_and_pixels() -> None:
-    np.testing.assert_array_equal(views(5), views(5))
-    assert (views(5) != views(6)).mean() > 0.9
+def test_a_seed_reproduces_transforms_and_pixels() -> None:
+    np.testing.assert_array_equal(transforms(5), transforms(5))
+    assert (transforms(5) != transforms(6)).mean() > 0.9
     picture = plain((120, 90, 60), 4)
     np.testing.assert_array_equal(light(picture, 5), light(picture, 5))
     assert (light(picture, 5) != light(picture, 6)).mean() > 0.9
 
 
 def test_one_generator_goes_on() -> None:
-    random, picture = generator(3), import_tensorflow().constant(plain((120, 90, 60), 2))
-    first, second = (np.asarray(other_light(picture, random, upright=True)) for _ in range(2))
+    random, picture = random_generator(3), import_tensorflow().constant(plain((120, 90, 60), 2))
+    first, second = (np.asarray(augment_pixels(picture, random, upright=True)) for _ in range(2))
     assert (first != second).mean() > 0.9
 
 
-def test_views_keep_size_place_and_shape_as_stated() -> None:
-    found = views()
+def test_crops_keep_size_position_and_shape_as_stated() -> None:
+    found = transforms()
     width, height = np.hypot(found[:, 2], found[:, 3]) / WIDTH, np.hypot(found[:, 4], found[:, 5]) / HEIGHT
     size, aspect = np.log(width * height) / 2, np.log(width / height) / 2
     assert (size.mean(), size.std()) == pytest.approx((0, 0.10), abs=0.01)
     assert (aspect.mean(), aspect.std()) == pytest.approx((0, 0.06), abs=0.01)
-    shift = (found[:, :2] - VIEW[:2]) / HEIGHT
+    shift = (found[:, :2] - TRANSFORM[:2]) / HEIGHT
     np.testing.assert_allclose(shift.mean(axis=0), 0, atol=0.005)
     np.testing.assert_allclose(shift.std(axis=0), 0.05, atol=0.005)
     np.testing.assert_allclose((found[:, 2:4] * found[:, 4:]).sum(axis=1), 0, atol=1e-6)  # no shear
 
 
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_views_are_mirrored_and_turned_around_only_as_stated(upside_down: bool) -> None:
-    found = views(upside_down=upside_down)
+def test_crops_are_mirrored_and_turned_around_only_as_stated(upside_down: bool) -> None:
+    found = transforms(upside_down=upside_down)
     ux, uy, vx, vy = found[:, 2:].T
-    down = (vx * VIEW[4] + vy * VIEW[5]) > 0
+    down = (vx * TRANSFORM[4] + vy * TRANSFORM[5]) > 0
     mirrored = (ux * vy - uy * vx) < 0
-    assert ((ux * VIEW[2] + uy * VIEW[3]) > 0).mean() == pytest.approx(0.5, abs=0.04)
+    assert ((ux * TRANSFORM[2] + uy * TRANSFORM[3]) > 0).mean() == pytest.approx(0.5, abs=0.04)
     assert mirrored.mean() == pytest.approx(0.5, abs=0.04)
     if upside_down:
         assert down.mean() == pytest.approx(0.5, abs=0.04)

@@ -1,4 +1,4 @@
-"""Logits that are scaled and shifted until their probabilities mean what they say."""
+"""Logits that are scaled and shifted until the probabilities match the frequencies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model_store.training.calibration import (
     fit,
     identity,
 )
-from model_store.training.head import Head, activated, logits_of
+from model_store.training.head import Head, logits_of, probabilities_of
 
 MODES: tuple[Mode, ...] = ("single", "multi")
 Array = NDArray[np.float64]
@@ -193,13 +193,16 @@ def test_folding_into_the_head_is_the_same_as_calibrating_its_logits(mode: Mode)
     features = rng.normal(size=(20, 8)).astype(np.float32)
     shift = (0.0,) * outputs if mode == "single" else (0.7, -1.5)
     calibration = Calibration(scale=(1.7,) * 3 if mode == "single" else (1.7, 0.4), shift=shift)
-    folded = Head(mode, classes, *calibration.folded(kernel, bias))
-    calibrated = calibration.applied(features @ kernel + bias)
-    np.testing.assert_allclose(logits_of(folded, features), calibrated, rtol=1e-5, atol=1e-5)
-    answers = (activated(logits, classes=classes, mode=mode) for logits in (logits_of(folded, features), calibrated))
+    fold_into_dense = Head(mode, classes, *calibration.fold_into_dense(kernel, bias))
+    calibrated = calibration.apply(features @ kernel + bias)
+    np.testing.assert_allclose(logits_of(fold_into_dense, features), calibrated, rtol=1e-5, atol=1e-5)
+    answers = (
+        probabilities_of(logits, classes=classes, mode=mode)
+        for logits in (logits_of(fold_into_dense, features), calibrated)
+    )
     np.testing.assert_allclose(*answers, atol=1e-6)
-    assert folded.kernel.dtype == folded.bias.dtype == np.float32
-    np.testing.assert_array_equal(identity(outputs).folded(kernel, bias)[0], kernel)
+    assert fold_into_dense.kernel.dtype == fold_into_dense.bias.dtype == np.float32
+    np.testing.assert_array_equal(identity(outputs).fold_into_dense(kernel, bias)[0], kernel)
 
 
 def test_out_of_fold_an_image_does_not_calibrate_itself() -> None:
@@ -215,20 +218,20 @@ def test_out_of_fold_an_image_does_not_calibrate_itself() -> None:
 def calibration_error(logits: Array, targets: Array) -> float:
     """Of all columns, `good` included, as reports measure it."""
     classes = ("a", "b", "c", "good")
-    answers = activated(logits.astype(np.float32), classes=classes, mode="multi")
+    answers = probabilities_of(logits.astype(np.float32), classes=classes, mode="multi")
     truth = np.concatenate([targets, targets.sum(axis=1, keepdims=True) == 0], axis=1).astype(bool)
     return reliability(answers, truth, np.ones_like(truth), mode="multi").error
 
 
-def test_too_sure_a_head_becomes_honest_on_fresh_images_and_the_out_of_fold_figures_say_so() -> None:
+def test_an_overconfident_head_is_calibrated_on_fresh_images_and_out_of_fold_figures_agree() -> None:
     errors, likelihoods = [], []
     for seed in range(40):
         logits, targets = drawn(seed, images=60, sureness=3.0)
         unseen, truth = drawn(seed + 1000, images=2000, sureness=3.0)
         calibration = fit(logits, targets, mode="multi")
-        calibrated, out_of_fold = calibration.applied(unseen), cross_fitted(logits, targets, mode="multi")
+        calibrated, out_of_fold = calibration.apply(unseen), cross_fitted(logits, targets, mode="multi")
         errors.append([calibration_error(unseen, truth), calibration_error(calibrated, truth)])
-        pairs = (calibrated, truth), (out_of_fold, targets), (calibration.applied(logits), targets)
+        pairs = (calibrated, truth), (out_of_fold, targets), (calibration.apply(logits), targets)
         likelihoods.append([negative_log_likelihood(*pair, mode="multi") for pair in pairs])
     before, after = np.mean(errors, axis=0)
     assert after < before / 2

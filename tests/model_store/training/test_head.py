@@ -1,4 +1,4 @@
-"""The head's training, against Keras alone and against what its words promise."""
+"""The head's training, against Keras alone and against its documentation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from model_store.training import losses
 from model_store.training.head import (
     TUTORIAL,
     Examples,
-    Fitted,
     HeadSettings,
     Scaler,
-    activated,
+    TrainResult,
     logits_of,
+    probabilities_of,
     targets_of,
     train_head,
 )
@@ -41,10 +41,10 @@ def examples(count: int, *, seed: int, mode: Mode, noise: float = 1.0) -> Exampl
 
 def trained(
     train: Examples, validation: Examples, settings: HeadSettings, *, mode: Mode = "single", seed: int = 7
-) -> Fitted:
+) -> TrainResult:
     told: list[int] = []
     fitted = train_head(
-        train, validation, classes=CLASSES, mode=mode, settings=settings, seed=seed, advance=told.append
+        train, validation, classes=CLASSES, mode=mode, settings=settings, seed=seed, on_progress=told.append
     )
     assert sum(told) == len(fitted.history["loss"])
     return fitted
@@ -62,14 +62,14 @@ def test_folding_the_scaler_changes_no_answer() -> None:
     features = examples(50, seed=1, mode="single").features
     rng, scaler = np.random.default_rng(2), Scaler.of(features)
     kernel, bias = rng.normal(0, 1, (WIDTH, 3)).astype(np.float32), rng.normal(0, 1, 3).astype(np.float32)
-    plain_kernel, plain_bias = scaler.folded(kernel, bias)
+    plain_kernel, plain_bias = scaler.fold_into_dense(kernel, bias)
     standardised = (features.astype(float) - scaler.mean) / scaler.scale @ kernel + bias
     np.testing.assert_allclose(features @ plain_kernel + plain_bias, standardised, atol=1e-4)
 
 
 def test_the_scaler_does_not_blow_up_what_hardly_varies() -> None:
     features = np.random.default_rng(3).normal(5, [1.0, 1e-6], (400, 2)).astype(np.float32)
-    deviations = Scaler.of(features).applied(features).std(axis=0)
+    deviations = Scaler.of(features).apply(features).std(axis=0)
     assert 0.9 < deviations[0] <= 1
     assert deviations[1] < 1e-4
 
@@ -146,7 +146,7 @@ def test_the_tutorial_is_plain_keras(mode: Mode) -> None:
     assert found.history["learning_rate"] == [1e-3] * 25
     assert found.best_epoch == 24
     columns = [0, 1, 2] if single else [1, 2]  # of `multi`, `good` comes first and is derived
-    answers = activated(logits_of(found.head, validation.features), classes=CLASSES, mode=mode)
+    answers = probabilities_of(logits_of(found.head, validation.features), classes=CLASSES, mode=mode)
     np.testing.assert_allclose(answers[:, columns], model.predict(validation.features, verbose=0), atol=1e-4)
 
 
@@ -181,6 +181,6 @@ def test_targets_say_what_is_known() -> None:
     labels: list[tuple[str, ...]] = [("good",), ("no cap", "pigmented"), ("no cap",)]
     known: NDArray[np.bool_] = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 0]], bool)
     expected = np.array([[0, 0], [1, 1], [1, np.nan]], np.float32)
-    np.testing.assert_array_equal(targets_of(labels, CLASSES, "multi", known=known), expected)
+    np.testing.assert_array_equal(targets_of(labels, CLASSES, "multi", label_mask=known), expected)
     single: list[tuple[str, ...]] = [("good",), ("pigmented",)]
-    np.testing.assert_array_equal(targets_of(single, CLASSES, "single", known=known[:2]), [[1, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(targets_of(single, CLASSES, "single", label_mask=known[:2]), [[1, 0, 0], [0, 0, 1]])

@@ -1,4 +1,4 @@
-"""Losses against Keras's own and numbers by hand; what nobody knows must not be learnt."""
+"""Losses against Keras's own and numbers by hand; unknown targets must not be learnt."""
 
 from __future__ import annotations
 

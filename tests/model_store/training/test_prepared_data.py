@@ -11,8 +11,8 @@ from PIL import Image
 from model_store.backbones.resolve import Backbone
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import Limits
-from model_store.runtime.progress import Steps
-from model_store.training.prepared_data import check_regions, frame_sizes, gather
+from model_store.runtime.progress import ProgressSteps
+from model_store.training.prepared_data import PreparedData, check_regions, frame_sizes
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
@@ -60,7 +60,7 @@ def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path
     table = (folder / "labels.csv").read_text()
     (folder / "labels.csv").write_text(table.replace("12.png,good", "12.png,no cap"))
     backbone = Backbone(handle="none", path=tmp_path, sha256="0" * 64, input_size_px=SIZE_PX, feature_width=8)
-    material = gather(
+    data = PreparedData.prepare(
         load_dataset(folder),
         "multi",
         backbone=backbone,
@@ -69,15 +69,15 @@ def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path
         limits=Limits(),
         seed=1,
         cache=tmp_path,
-        steps=Steps(),
+        steps=ProgressSteps(),
     )
     rows = np.setdiff1d(np.arange(24), [0, 12])
     for seed in range(10):
-        chosen = material.divided(rows, seed=seed)
-        inner = material.divided(chosen.train, seed=seed)
+        chosen = data.split_rows(rows, seed=seed)
+        inner = data.split_rows(chosen.train, seed=seed)
         assert sorted([*chosen.train, *chosen.validation]) == rows.tolist()
         assert sorted([*inner.train, *inner.validation]) == chosen.train.tolist()
         for parts in (chosen, inner):
             for part in parts:
                 assert {index + 12 for index in (2, 4, 6, 8, 10) if index in part} == {*part} & {14, 16, 18, 20, 22}
-    np.testing.assert_array_equal(material.divided(rows, seed=1).train, material.split.train)
+    np.testing.assert_array_equal(data.split_rows(rows, seed=1).train, data.split.train)

@@ -63,7 +63,7 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
     assert result["single"]["tutorial"] != result["single"]["ours"]
 
 
-def test_what_is_unknown_is_neither_learnt_nor_judged(place: Path) -> None:
+def test_unknown_labels_are_neither_learnt_nor_evaluated(place: Path) -> None:
     both = "no cap|pigmented"  # of each bottle with a defect its folder states one of two
     dataset = write_folders(place / "unknown", good="good", no_cap=both, pigmented=both)
     result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
 from model_store.training.calibration import cross_fitted, fit
-from model_store.training.thresholds import HIGHEST, LOWEST, Chosen, Objective, choose_thresholds, parse_objective
+from model_store.training.thresholds import (
+    HIGHEST,
+    LOWEST,
+    ChosenThresholds,
+    Objective,
+    choose_thresholds,
+    parse_objective,
+)
 from shared.errors import BadSetting
 
 Array = NDArray[np.float64]
@@ -52,6 +59,7 @@ def test_an_objective_is_read_and_shown(text: str, kind: Any, target: float | No
         ("precision", "needs a number, e.g. precision:0.95"),
         ("recall:much", "needs a number, e.g. recall:0.95"),
         ("recall:95", "above 0 and up to 1"),
+        ("confidence:0", "above 0 and up to 1"),
         ("sure:0", "above 0 and up to 1"),
         ("cost:-1", "above 0 and up to 1000, e.g. cost:5"),
         ("cost:nan", "above 0 and up to 1000"),
@@ -62,7 +70,10 @@ def test_what_is_no_objective_is_refused_with_an_example(text: str, what: str) -
         parse_objective(text)
 
 
-@pytest.mark.parametrize(("text", "mode"), [("recall:0.9", "single"), ("cost:5", "single"), ("sure:0.9", "multi")])
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [("recall:0.9", "single"), ("cost:5", "single"), ("confidence:0.9", "multi")],
+)
 def test_an_objective_for_the_other_mode_is_refused(text: str, mode: Mode) -> None:
     objective = parse_objective(text)
     with pytest.raises(BadSetting, match=f"{text} is not for a {mode} model, which can have: f1"):
@@ -182,7 +193,7 @@ def test_thresholds_keep_to_their_bounds_and_neither_order_nor_unknown_answers_m
     y = (rng.random(p.shape) < p).astype(np.float64)
     objective = parse_objective(text)
 
-    def choose(p: Array, y: Array) -> Chosen:
+    def choose(p: Array, y: Array) -> ChosenThresholds:
         return choose_thresholds(p, y, outputs=["a", "b"], mode="multi", objective=objective)
 
     chosen = choose(p, y)
@@ -196,10 +207,10 @@ def test_thresholds_keep_to_their_bounds_and_neither_order_nor_unknown_answers_m
 def test_single_answers_the_most_probable_class_so_f1_leaves_the_thresholds() -> None:
     p = np.random.default_rng(2).dirichlet([0.4] * 3, 50)
     chosen = choose_thresholds(p, np.eye(3)[p.argmax(axis=1)], outputs=["a", "b", "c"], mode="single")
-    assert chosen == Chosen({"a": 0.5, "b": 0.5, "c": 0.5}, ())
+    assert chosen == ChosenThresholds({"a": 0.5, "b": 0.5, "c": 0.5}, ())
 
 
-def sure_answers(seed: int) -> tuple[Array, Array]:
+def confident_predictions(seed: int) -> tuple[Array, Array]:
     """Probabilities of three classes that are exactly right, and answers drawn from them."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([0.2] * 3, 8000)
@@ -207,24 +218,29 @@ def sure_answers(seed: int) -> tuple[Array, Array]:
     return p, y
 
 
-def test_single_can_be_asked_to_be_right_where_it_is_sure() -> None:
-    p, y = sure_answers(3)
+def test_the_former_name_of_confidence_is_understood() -> None:
+    assert parse_objective("sure:0.95") == parse_objective("confidence:0.95") == Objective("confidence", 0.95)
+
+
+def test_single_can_be_asked_to_be_right_where_it_is_confident() -> None:
+    p, y = confident_predictions(3)
     y[:50] = np.nan
-    chosen = choose_thresholds(p, y, outputs=["a", "b", "c"], mode="single", objective=parse_objective("sure:0.95"))
+    objective = parse_objective("confidence:0.95")
+    chosen = choose_thresholds(p, y, outputs=["a", "b", "c"], mode="single", objective=objective)
     (threshold,) = set(chosen.thresholds.values())
-    fresh, truth = sure_answers(4)
-    sure = fresh.max(axis=1) >= threshold
-    assert truth[sure, fresh[sure].argmax(axis=1)].mean() == pytest.approx(0.95, abs=0.01)
-    assert 0.3 < sure.mean() < 0.9
+    fresh, truth = confident_predictions(4)
+    confident = fresh.max(axis=1) >= threshold
+    assert truth[confident, fresh[confident].argmax(axis=1)].mean() == pytest.approx(0.95, abs=0.01)
+    assert 0.3 < confident.mean() < 0.9
 
 
 def test_single_can_be_asked_for_a_precision_of_each_class() -> None:
-    p, y = sure_answers(5)
+    p, y = confident_predictions(5)
     # The model never answers c, and half of its b are c.
     p = np.column_stack([p[:, 0], p[:, 1] + p[:, 2] * 0.999, p[:, 2] * 0.001])
     objective = parse_objective("precision:0.95")
     chosen = choose_thresholds(p, y, outputs=["a", "b", "c"], mode="single", objective=objective)
-    fresh, truth = sure_answers(6)
+    fresh, truth = confident_predictions(6)
     fresh = np.column_stack([fresh[:, 0], fresh[:, 1] + fresh[:, 2], 0 * fresh[:, 2]])
     mine = (fresh.argmax(axis=1) == 0) & (fresh[:, 0] >= chosen.thresholds["a"])
     assert truth[mine, 0].mean() == pytest.approx(0.95, abs=0.015)
@@ -265,7 +281,7 @@ def test_on_fresh_images_the_choice_beats_one_half_and_the_best_by_count(hidden:
         if not targets.sum():
             continue
         p = sigmoid(cross_fitted(logits, targets, mode="multi").astype(np.float64))
-        fresh = sigmoid(fit(logits, targets, mode="multi").applied(unseen).astype(np.float64))
+        fresh = sigmoid(fit(logits, targets, mode="multi").apply(unseen).astype(np.float64))
         ours = choose_thresholds(p, targets, outputs=["x"], mode="multi").thresholds["x"]
         decided = [fresh >= threshold for threshold in (ours, 0.5, raw_best(p[:, 0], targets[:, 0]))]
         scores.append([float(2 * (given * truth).sum() / (given.sum() + truth.sum())) for given in decided])

@@ -1,4 +1,4 @@
-"""Which way of transfer is taken and why, and each of the four from frames to a head."""
+"""Which method of transfer is chosen and why, and each of the four from frames to a head."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone, resolve_backbone
-from model_store.runtime.progress import Steps
-from model_store.training import feature_extractor as sights
-from model_store.training import transfer
-from model_store.training.cropping import Canvas
-from model_store.training.feature_extractor import closed_box
-from model_store.training.fine_tuning import FineTune
+from model_store.runtime.progress import ProgressSteps
+from model_store.training import feature_extractor, transfer
+from model_store.training.cropping import CropSize
+from model_store.training.feature_extractor import opaque_extractor
+from model_store.training.fine_tuning import FineTuneMethod
 from model_store.training.head import logits_of
-from model_store.training.transfer import Learnt, Wish, learn, plan_for, separation
+from model_store.training.transfer import TrainedModel, TransferOptions, feature_separability, make_plan, train_model
 from shared.errors import BadSetting
-from tests.model_store.tiny_backbone import SIZE_PX as CLOSED_PX
+from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import coloured_frames
 
@@ -43,15 +42,15 @@ TRAINED = 32
         (49_999, 0.39, True, "all", ("49,999", "0.39")),
         (50_000, 0.39, True, "scratch", ("50,000", "0.39")),
         (50_000, 0.40, True, "all", ("50,000", "0.40")),
-        (1_999, 0.39, False, "none", ("1,999", "2,000", "0.39", "closed box")),
+        (1_999, 0.39, False, "none", ("1,999", "2,000", "0.39", "opaque module")),
         (2_000, 0.90, False, "all", ("2,000", "0.90")),
         (50_000, 0.39, False, "all", ("50,000", "0.39")),
     ],
 )
 def test_auto_goes_by_size_and_likeness(
-    images: int, score: float, is_network: bool, expected: FineTune, figures: tuple[str, ...]
+    images: int, score: float, is_network: bool, expected: FineTuneMethod, figures: tuple[str, ...]
 ) -> None:
-    plan = plan_for({"whole": score}, wish=Wish(), images=images, is_network=is_network)
+    plan = make_plan({"full": score}, options=TransferOptions(), images=images, is_network=is_network)
     assert plan.fine_tune == expected
     reason = plan.reasons[-1]
     assert f"--fine-tune {expected}" in reason
@@ -60,37 +59,40 @@ def test_auto_goes_by_size_and_likeness(
 
 
 @pytest.mark.parametrize(("images", "expected"), [(60, "top"), (2_000, "all"), (50_000, "scratch")])
-def test_a_known_network_is_tuned_however_its_module_was_saved(images: int, expected: FineTune) -> None:
+def test_a_known_network_is_tuned_however_its_module_was_saved(images: int, expected: FineTuneMethod) -> None:
     """The network is built anew as a Keras graph: what the module lets be trained is of no account."""
-    plan = plan_for({"whole": 0.3}, wish=Wish(), images=images, is_network=True, is_trainable=False)
+    plan = make_plan({"full": 0.3}, options=TransferOptions(), images=images, is_network=True, is_trainable=False)
     assert plan.fine_tune == expected
     assert (
-        plan_for({"whole": 0.3}, wish=Wish(), images=images, is_network=False, is_trainable=False).fine_tune == "none"
+        make_plan(
+            {"full": 0.3}, options=TransferOptions(), images=images, is_network=False, is_trainable=False
+        ).fine_tune
+        == "none"
     )
 
 
-@pytest.mark.parametrize("way", ["none", "top", "all", "scratch"])
-def test_a_wish_is_granted_whatever_the_figures(way: FineTune) -> None:
-    plan = plan_for({"found": 1.0}, wish=Wish(fine_tune=way), images=10, is_network=True)
-    assert plan.fine_tune == way
-    assert f"--fine-tune {way}, as asked" in plan.reasons[-1]
+@pytest.mark.parametrize("method", ["none", "top", "all", "scratch"])
+def test_an_explicit_method_is_used_whatever_the_figures(method: FineTuneMethod) -> None:
+    plan = make_plan({"detected": 1.0}, options=TransferOptions(fine_tune=method), images=10, is_network=True)
+    assert plan.fine_tune == method
+    assert f"--fine-tune {method}, as asked" in plan.reasons[-1]
 
 
 @pytest.mark.parametrize(
-    ("scores", "looks"),
+    ("scores", "crop"),
     [
-        ({"found": 0.80, "whole": 0.90}, "whole"),
-        ({"found": 0.90, "whole": 0.80}, "found"),
-        ({"found": 0.84, "whole": 0.88}, "found"),  # about alike: the bottle, cut out
-        ({"whole": 0.3}, "whole"),
+        ({"detected": 0.80, "full": 0.90}, "full"),
+        ({"detected": 0.90, "full": 0.80}, "detected"),
+        ({"detected": 0.84, "full": 0.88}, "detected"),  # about equal: the cropped bottle
+        ({"full": 0.3}, "full"),
     ],
 )
-def test_the_better_way_of_looking_is_taken(scores: dict[str, float], looks: str) -> None:
-    plan = plan_for(scores, wish=Wish(), images=100, is_network=True)
-    assert (plan.looks, plan.separation) == (looks, scores)
+def test_the_better_crop_is_chosen(scores: dict[str, float], crop: str) -> None:
+    plan = make_plan(scores, options=TransferOptions(), images=100, is_network=True)
+    assert (plan.crop, plan.separability) == (crop, scores)
     for name, score in scores.items():
         assert f"{name} {score:.2f}" in plan.reasons[0]
-    assert ("whole has to be 0.05 ahead" in plan.reasons[0]) == (len(scores) > 1)
+    assert ("full has to be 0.05 ahead" in plan.reasons[0]) == (len(scores) > 1)
 
 
 def features_of(targets: NDArray[np.float32], *, signal: float, seed: int = 3) -> NDArray[np.float32]:
@@ -104,14 +106,14 @@ def targets() -> NDArray[np.float32]:
 
 
 def test_separable_features_score_one(targets: NDArray[np.float32]) -> None:
-    assert separation(features_of(targets, signal=3), targets) == pytest.approx(1.0, abs=1e-6)
+    assert feature_separability(features_of(targets, signal=3), targets) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_noise_scores_the_base_rate(targets: NDArray[np.float32]) -> None:
     # Also with as many features as images, which a fit learns by heart: the folds keep that from counting.
     for width in (8, 300):
         noise = np.random.default_rng(8).normal(0, 1, (400, width)).astype(np.float32)
-        assert separation(noise, targets) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
+        assert feature_separability(noise, targets) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
 
 
 def test_unknown_targets_do_not_count(targets: NDArray[np.float32]) -> None:
@@ -119,12 +121,12 @@ def test_unknown_targets_do_not_count(targets: NDArray[np.float32]) -> None:
     unknown = targets.copy()
     unknown[::3, 0] = np.nan
     unknown[:, 1] = np.nan
-    assert separation(features, unknown) == pytest.approx(1.0, abs=1e-6)
+    assert feature_separability(features, unknown) == pytest.approx(1.0, abs=1e-6)
     # Taken for an answer either way, they would pull the score down.
     noisy = features.copy()
     noisy[::3, -2] = np.random.default_rng(1).normal(0, 3, len(noisy[::3]))
-    assert separation(noisy, unknown) > 0.95
-    assert separation(noisy, np.nan_to_num(unknown, nan=1.0)[:, :1]) < 0.9
+    assert feature_separability(noisy, unknown) > 0.95
+    assert feature_separability(noisy, np.nan_to_num(unknown, nan=1.0)[:, :1]) < 0.9
 
 
 def test_copies_of_a_photograph_are_in_one_fold(targets: NDArray[np.float32]) -> None:
@@ -132,124 +134,124 @@ def test_copies_of_a_photograph_are_in_one_fold(targets: NDArray[np.float32]) ->
     noise = np.random.default_rng(8).normal(0, 1, (400, 300)).astype(np.float32)
     twice, both = np.repeat(noise, 2, axis=0), np.repeat(targets, 2, axis=0)
     groups = np.repeat(np.arange(400), 2).tolist()
-    assert separation(twice, both) > 0.8
-    assert separation(twice, both, groups=groups) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
+    assert feature_separability(twice, both) > 0.8
+    assert feature_separability(twice, both, groups=groups) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
 
 
 def test_nothing_known_scores_nothing(targets: NDArray[np.float32]) -> None:
-    assert separation(features_of(targets, signal=3), np.full_like(targets, np.nan)) == 0.0
+    assert feature_separability(features_of(targets, signal=3), np.full_like(targets, np.nan)) == 0.0
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What `learn` is given, but for the wish."""
+    """What `train_model` is given, except the options."""
 
     backbone: Backbone
     network: Network | None
     cache: Path
     size_px: int
 
-    def learn(self, wish: Wish) -> tuple[Learnt, Steps]:
-        steps = Steps()
+    def train(self, options: TransferOptions) -> tuple[TrainedModel, ProgressSteps]:
+        steps = ProgressSteps()
         # Whole batches only: another size is another graph, traced for seconds.
         train, validation = (coloured_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
         network = None if self.network is None else self.network.clone()
-        learnt = learn(
+        model = train_model(
             self.backbone,
             network,
             train=train,
             validation=validation,
             classes=CLASSES,
             mode="single",
-            wish=wish,
+            options=options,
             cache=self.cache,
             steps=steps,
         )
-        return learnt, steps
+        return model, steps
 
-    def right(self, learnt: Learnt) -> float:
+    def right(self, model: TrainedModel) -> float:
         held_out = coloured_frames(30, seed=77, size_px=self.size_px)
-        logits = logits_of(learnt.head, np.asarray(learnt.sight.features(held_out.images)))
+        logits = logits_of(model.head, np.asarray(model.extractor.features(held_out.images)))
         return float((logits.argmax(axis=1) == held_out.targets.argmax(axis=1)).mean())
 
 
 @pytest.fixture
 def bench(tiny_network: Network, network_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(sights, "UPRIGHT", Canvas(96, 64))
-    monkeypatch.setattr(sights, "SQUARE", Canvas(96, 96))
+    monkeypatch.setattr(feature_extractor, "UPRIGHT_SIZE", CropSize(96, 64))
+    monkeypatch.setattr(feature_extractor, "FULL_FRAME_SIZE", CropSize(96, 96))
     return Bench(network_backbone, tiny_network, tmp_path / "cache", SIZE_PX)
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("closed")
+def opaque(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("opaque")
     backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
-    return Bench(backbone, None, folder / "cache", CLOSED_PX)
+    return Bench(backbone, None, folder / "cache", OPAQUE_PX)
 
 
 @pytest.mark.parametrize(
-    ("wish", "phases"),
+    ("options", "phases"),
     [
-        (Wish(fine_tune="none", looks="auto", epochs=20), ["head"]),
-        (Wish(fine_tune="top", looks="found", epochs=5), ["head", "fine-tuning"]),
-        (Wish(fine_tune="all", looks="whole", epochs=5), ["head", "fine-tuning"]),
-        (Wish(fine_tune="scratch", looks="found", epochs=15), ["fine-tuning"]),
+        (TransferOptions(fine_tune="none", crop="auto", epochs=20), ["head"]),
+        (TransferOptions(fine_tune="top", crop="detected", epochs=5), ["head", "fine-tuning"]),
+        (TransferOptions(fine_tune="all", crop="full", epochs=5), ["head", "fine-tuning"]),
+        (TransferOptions(fine_tune="scratch", crop="detected", epochs=15), ["fine-tuning"]),
     ],
-    ids=lambda value: value.fine_tune if isinstance(value, Wish) else "",
+    ids=lambda value: value.fine_tune if isinstance(value, TransferOptions) else "",
 )
-def test_each_way_learns(bench: Bench, wish: Wish, phases: list[str]) -> None:
-    learnt, _ = bench.learn(wish)
-    assert [phase.name for phase in learnt.phases] == phases
-    assert learnt.plan.fine_tune == wish.fine_tune
-    assert set(learnt.plan.separation) == ({"found", "whole"} if wish.looks == "auto" else {wish.looks})
-    assert learnt.sight.region == learnt.plan.looks
-    assert (learnt.tuning is None) == (wish.fine_tune == "none")
-    assert bench.right(learnt) > 0.6  # by chance: a third
+def test_each_method_learns(bench: Bench, options: TransferOptions, phases: list[str]) -> None:
+    model, _ = bench.train(options)
+    assert [phase.name for phase in model.phases] == phases
+    assert model.plan.fine_tune == options.fine_tune
+    assert set(model.plan.separability) == ({"detected", "full"} if options.crop == "auto" else {options.crop})
+    assert model.extractor.crop == model.plan.crop
+    assert (model.fine_tune_settings is None) == (options.fine_tune == "none")
+    assert bench.right(model) > 0.6  # by chance: a third
 
 
-def test_features_are_computed_once(closed: Bench) -> None:
-    wish = Wish(fine_tune="none", epochs=3)
-    first, _ = closed.learn(wish)
-    files = sorted(closed.cache.rglob("features/**/*.npy"))
+def test_features_are_computed_once(opaque: Bench) -> None:
+    options = TransferOptions(fine_tune="none", epochs=3)
+    first, _ = opaque.train(options)
+    files = sorted(opaque.cache.rglob("features/**/*.npy"))
     assert len(files) == 4 * TRAINED + 12
     stamps = [path.stat().st_mtime_ns for path in files]
-    again, _ = closed.learn(wish)
-    assert sorted(closed.cache.rglob("features/**/*.npy")) == files
+    again, _ = opaque.train(options)
+    assert sorted(opaque.cache.rglob("features/**/*.npy")) == files
     assert [path.stat().st_mtime_ns for path in files] == stamps
     np.testing.assert_array_equal(first.head.kernel, again.head.kernel)
 
 
-def test_a_closed_box_is_tuned_as_a_whole_if_asked(closed: Bench) -> None:
-    untouched = closed_box(closed.backbone, trainable=True)
-    learnt, steps = closed.learn(Wish(fine_tune="all", epochs=8))
-    assert [phase.name for phase in learnt.phases] == ["head", "fine-tuning"]
+def test_an_opaque_module_is_tuned_as_a_whole_if_asked(opaque: Bench) -> None:
+    untouched = opaque_extractor(opaque.backbone, trainable=True)
+    model, steps = opaque.train(TransferOptions(fine_tune="all", epochs=8))
+    assert [phase.name for phase in model.phases] == ["head", "fine-tuning"]
     assert "Fine-tuning (all)" in steps.seconds
-    assert closed.right(learnt) > 0.6
-    for before, after in zip(untouched.variables, learnt.sight.variables, strict=True):
+    assert opaque.right(model) > 0.6
+    for before, after in zip(untouched.variables, model.extractor.variables, strict=True):
         assert not np.array_equal(before.numpy(), after.numpy())
 
 
 @pytest.mark.parametrize(
-    ("wish", "named"),
+    ("options", "named"),
     [
-        (Wish(fine_tune="top"), "--fine-tune top"),
-        (Wish(fine_tune="scratch"), "--fine-tune scratch"),
-        (Wish(looks="found"), "--look found"),
+        (TransferOptions(fine_tune="top"), "--fine-tune top"),
+        (TransferOptions(fine_tune="scratch"), "--fine-tune scratch"),
+        (TransferOptions(crop="detected"), "--crop detected"),
     ],
 )
-def test_a_closed_box_says_what_it_cannot(closed: Bench, wish: Wish, named: str) -> None:
-    with pytest.raises(BadSetting, match=f"{named}: .*{closed.backbone.handle}.*closed box.* Use "):
-        closed.learn(wish)
+def test_an_opaque_module_says_what_it_cannot(opaque: Bench, options: TransferOptions, named: str) -> None:
+    with pytest.raises(BadSetting, match=f"{named}: .*{opaque.backbone.handle}.*opaque module.* Use "):
+        opaque.train(options)
 
 
-def test_weights_that_cannot_be_trained_are_not(closed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = Bench(closed.backbone.model_copy(update={"trainable": False}), None, closed.cache, closed.size_px)
+def test_weights_that_cannot_be_trained_are_not(opaque: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Bench(opaque.backbone.model_copy(update={"trainable": False}), None, opaque.cache, opaque.size_px)
     with pytest.raises(BadSetting, match=r"--fine-tune all: .*without trainable weights\. Use none"):
-        fixed.learn(Wish(fine_tune="all"))
+        fixed.train(TransferOptions(fine_tune="all"))
     # Nor where so many unlike images would have them tuned.
     monkeypatch.setattr(transfer, "_FEW_IMAGES", 2)
     monkeypatch.setattr(transfer, "_MANY_IMAGES", 3)
-    monkeypatch.setattr(transfer, "_ALIKE", 1.1)
-    learnt, _ = fixed.learn(Wish(epochs=2))
-    assert learnt.plan.fine_tune == "none"
-    assert "without trainable weights" in learnt.plan.reasons[-1]
+    monkeypatch.setattr(transfer, "_SEPARABLE", 1.1)
+    model, _ = fixed.train(TransferOptions(epochs=2))
+    assert model.plan.fine_tune == "none"
+    assert "without trainable weights" in model.plan.reasons[-1]

@@ -153,7 +153,7 @@ def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings:
             inside[0] -= 1
 
     old, new = (kit.model(ToneEngine(counted), version=version) for version in (3, 4))
-    old.engine.callers = new.engine.callers = 2
+    old.engine.max_concurrency = new.engine.max_concurrency = 2
     line = Line(settings.model_copy(update={"max_batch": 2}), Serving(old, active_canary(new, shadow=True, share=1.0)))
     line.sort(client, *TONES * 10)
     line.end()

@@ -10,7 +10,7 @@ import redis
 
 from model_store.registry.canary import Canary
 from shared import keys
-from shared.errors import EngineFailed, StoreAway
+from shared.errors import EngineFailed, StoreUnavailable
 from shared.schemas import ModelRef
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -194,7 +194,7 @@ def test_a_failing_engine_ends_the_canary_at_once(settings: Settings, client: re
 def test_a_store_that_can_not_be_written_is_said_and_survived(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk(settings, Store(StoreAway("read-only file system")))
+    desk = Desk(settings, Store(StoreUnavailable("read-only file system")))
     desk.record(*comparisons(20, 3))
     assert client.hexists(KEY, "stopped")
     assert "sortline models canary tone --stop" in caplog.text

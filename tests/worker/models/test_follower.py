@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from model_store.registry.canary import Canary
-from model_store.registry.registry import ModelStore, open_store
-from shared.errors import BadBundle, BadSetting, StoreAway
+from model_store.registry.store import ModelStore, open_store
+from shared.errors import BadBundle, BadSetting, StoreUnavailable
 from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
@@ -262,7 +262,7 @@ def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Ve
 
 
 @pytest.mark.parametrize(
-    "error", [StoreAway("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
+    "error", [StoreUnavailable("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
 )
 def test_a_store_that_is_away_is_said_once_and_found_again(
     setting: tuple[Versions, Settings], versions: Versions, caplog: pytest.LogCaptureFixture, error: Exception
@@ -460,7 +460,7 @@ def test_a_store_is_not_polled_all_the_time(poll_s: float) -> None:
 
 def test_a_remote_store_is_followed(setting: tuple[Versions, Settings], versions: Versions) -> None:
     pytest.importorskip("fsspec")
-    from model_store.registry.registry import copy_bundle
+    from model_store.registry.store import copy_bundle
 
     settings = setting[1].model_copy(update={"model_store": f"memory://follow-{time.time_ns()}"})
     store = open_store(settings)

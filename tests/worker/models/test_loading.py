@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_store.bundle.files import Bundle
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.settings import Settings
 from tests.worker import kit
 from worker.models import loading

@@ -9,7 +9,7 @@ import numpy as np
 
 from model_store.bundle.files import file_digests, read_manifest
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, copy_build
 

@@ -17,11 +17,12 @@ from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.bundle.policy import decide
 from model_store.datasets.dataset import load_dataset
 from model_store.datasets.image_loading import Limits
-from model_store.engines.loading import Engine, open_engine
+from model_store.engines.loading import open_engine
+from model_store.engines.protocol import Engine
 from model_store.evaluation.classify import classify_files
-from model_store.evaluation.evaluate import answer_dataset
-from model_store.registry.registry import open_store
-from model_store.runtime.progress import Steps
+from model_store.evaluation.evaluate import predict_dataset
+from model_store.registry.store import open_store
+from model_store.runtime.progress import ProgressSteps
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
@@ -123,7 +124,9 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
         (folder / f"{camera}.png").write_bytes(two_halves())
         rows.append(f"{camera}.png,good,{camera}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    predictions = answer_dataset(load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=Steps())
+    predictions = predict_dataset(
+        load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=ProgressSteps()
+    )
     return {
         str(sample.camera): answer(row, bundle)
         for sample, row in zip(predictions.samples, predictions.probabilities, strict=True)

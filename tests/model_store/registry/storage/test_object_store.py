@@ -13,22 +13,22 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.registry.registry import ModelStore, open_store
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
-from model_store.registry.storage.object_client import Objects
+from model_store.registry.storage.object_client import ObjectClient
 from model_store.registry.storage.object_store import FsspecStorage
-from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
+from model_store.registry.store import ModelStore, open_store
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
 from tests.model_store.registry.stores import FakeClock, objects
 from tests.model_store.tiny_bundle import copy_build
 
 
-class Watched(Objects):
-    """Objects of which a test can break or count the operations that pass through."""
+class Watched(ObjectClient):
+    """An ObjectClient of which a test can break or count the operations that pass through."""
 
-    def __init__(self, inner: Objects) -> None:
-        super().__init__(inner._fs, inner._root, where=inner.where)
+    def __init__(self, inner: ObjectClient) -> None:
+        super().__init__(inner._fs, inner._root, location=inner.location)
         self.downloads: list[str] = []
         self.changes = 0
         self.changes_until_dead: int | None = None
@@ -59,7 +59,7 @@ class Watched(Objects):
     def _change(self) -> None:
         self.changes += 1
         if self.changes_until_dead is not None and self.changes > self.changes_until_dead:
-            raise StoreAway("as if the process had been killed: not even clearing away works")
+            raise StoreUnavailable("as if the process had been killed: not even clearing away works")
 
 
 @pytest.fixture(params=["memory", "fsspec files"])
@@ -67,14 +67,14 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Watched:
     return Watched(objects(request.param, tmp_path))
 
 
-def on(remote: Objects, cache: Path, *, lease: Callable[[Objects, str], Lease] = Lease) -> ModelStore:
+def on(remote: ObjectClient, cache: Path, *, lease: Callable[[ObjectClient, str], Lease] = Lease) -> ModelStore:
     return ModelStore(FsspecStorage(remote, cache=LocalStorage(cache), lease=lease))
 
 
-def impatient(remote: Objects, folder: str) -> Lease:
+def impatient(remote: ObjectClient, folder: str) -> Lease:
     """A lease that waits for others without taking any time."""
     clock = FakeClock()
-    return Lease(remote, folder, clock=clock, pause=clock.pass_by)
+    return Lease(remote, folder, clock=clock, sleep=clock.pass_by)
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ def test_an_upload_that_arrives_changed_is_not_published(store: ModelStore, remo
     remote.garbles = INT8_FILE
     with pytest.raises(BadBundle, match=INT8_FILE):
         store.publish("tiny", copy_build(tiny_bundle))
-    assert (store.numbers("tiny"), store.current("tiny")) == ([1, 2], 2)
+    assert (store.version_numbers("tiny"), store.current("tiny")) == ([1, 2], 2)
     assert hidden(remote) == []
 
 
-def hidden(remote: Objects) -> list[str]:
+def hidden(remote: ObjectClient) -> list[str]:
     return [entry for entry in remote.entries("tiny") if entry.startswith(".")]
 
 
@@ -217,14 +217,14 @@ def test_dying_at_any_step_leaves_the_old_or_the_new_state(tiny_bundle: Path, tm
             healthy.publish("tiny", copy_build(tiny_bundle), promote=version > 1)
         remote.changes_until_dead = step
         doomed = on(remote, tmp_path / f"cache of the dead {step}")
-        with contextlib.suppress(StoreAway):
+        with contextlib.suppress(StoreUnavailable):
             ACTIONS[action](doomed, tiny_bundle)
         found.append((healthy.versions("tiny"), healthy.history("tiny").versions))
         for version in healthy.versions("tiny"):
             healthy.check("tiny", version)
         published = healthy.publish("tiny", copy_build(tiny_bundle))
         assert int(published.name) > max(found[-1][0])
-        assert healthy.numbers("tiny") == [*found[-1][0], int(published.name)]
+        assert healthy.version_numbers("tiny") == [*found[-1][0], int(published.name)]
         assert hidden(remote) == []
         if remote.changes <= step:
             break
@@ -233,15 +233,15 @@ def test_dying_at_any_step_leaves_the_old_or_the_new_state(tiny_bundle: Path, tm
     ]
 
 
-def objects_like(remote: Objects) -> Objects:
-    return Objects(remote._fs, remote._root, where=remote.where)
+def objects_like(remote: ObjectClient) -> ObjectClient:
+    return ObjectClient(remote._fs, remote._root, location=remote.location)
 
 
 def test_a_bundle_that_is_being_copied_in_by_hand_is_invisible_and_left_alone(
     store: ModelStore, remote: Watched, tiny_bundle: Path
 ) -> None:
     remote.put(f"tiny/000003/{INT8_FILE}", (tiny_bundle / INT8_FILE).read_bytes())
-    assert (store.versions("tiny"), store.numbers("tiny")) == ([1, 2], [1, 2, 3])
+    assert (store.versions("tiny"), store.version_numbers("tiny")) == ([1, 2], [1, 2, 3])
     with pytest.raises(NotFound, match="tiny@3 is not there, or not complete"):
         store.resolve("tiny@3")
     assert store.publish("tiny", copy_build(tiny_bundle)).name == "000004"
@@ -266,7 +266,7 @@ def test_names_that_lead_out_of_the_cache_are_refused(elsewhere: ModelStore, tmp
     remote = Watched(objects("memory", tmp_path))
     store = on(remote, tmp_path / "victim" / "cache")
     remote.put("tiny/000001/../../../evil", b"")
-    with pytest.raises(BadBundle, match=r"\.\./\.\./\.\./evil"), store.storage.fresh("tiny", 1):
+    with pytest.raises(BadBundle, match=r"\.\./\.\./\.\./evil"), store.storage.fresh_copy("tiny", 1):
         pass
     assert not list(tmp_path.rglob("evil"))
 
@@ -283,7 +283,7 @@ def test_whatever_a_driver_raises_is_one_error(
     for operation in ("cat_file", "ls", "find"):
         with monkeypatch.context() as patch:
             patch.setattr(remote._fs, operation, fail)
-            with pytest.raises(StoreAway, match=r"can't be read or written: slow down"):
+            with pytest.raises(StoreUnavailable, match=r"can't be read or written: slow down"):
                 store.resolve("tiny")
                 store.names()
     assert store.resolve("tiny").name == "000002"
@@ -292,5 +292,5 @@ def test_whatever_a_driver_raises_is_one_error(
 def test_a_full_disk_under_the_cache_is_the_stores_error(elsewhere: ModelStore) -> None:
     elsewhere.root.parent.mkdir(parents=True, exist_ok=True)
     elsewhere.root.write_text("a file where the cache's folder should be")
-    with pytest.raises(StoreAway, match="cached in"):
+    with pytest.raises(StoreUnavailable, match="cached in"):
         elsewhere.resolve("tiny")

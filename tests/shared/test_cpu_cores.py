@@ -1,12 +1,14 @@
-"""CPU quotas of cgroups, versions 1 and 2, as files in a folder that stands for the machine's root."""
+"""Usable cores. CPU quotas of cgroups, versions 1 and 2, are files in a folder that stands for the machine's root."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from shared.cgroups import cpu_limit
+from shared import cpu_cores
+from shared.cpu_cores import cpu_limit
 
 Files = dict[str, str]
 
@@ -57,3 +59,12 @@ def test_version_1_has_two_files_in_a_tree_of_its_own(
 def test_what_cant_be_read_is_no_limit(tmp_path: Path, text: str) -> None:
     assert cpu_limit(tmp_path) is None
     assert cpu_limit(machine(tmp_path, own="0::/", files={"cpu.max": text})) is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 64), (2, 2), (65, 64)])
+def test_a_containers_cpu_limit_bounds_the_cores(
+    monkeypatch: pytest.MonkeyPatch, *, limit: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(cpu_cores, "cpu_limit", lambda: limit)
+    assert cpu_cores.usable_cores() == expected

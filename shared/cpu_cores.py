@@ -1,17 +1,27 @@
-"""The CPU limit of a container: `docker --cpus`, and `limits.cpu` of Kubernetes, are quotas of Linux's cgroups."""
+"""How many CPU cores this process may use: what taskset and a container's CPU limit leave it.
+
+The limit of a container (`docker --cpus`, and `limits.cpu` of Kubernetes) is a quota of Linux's cgroups.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 
-def cpu_limit(root: Path = Path("/")) -> int | None:
-    """Cores whose whole time this process may use, rounded up; None: no limit, or none that can be read.
+def usable_cores() -> int:
+    """The number of cores that this process may use, at most those of the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_limit() or cores)
 
-    The least of what its own cgroup and those above it allow. In a container the topmost one is the container's.
-    `root` holds `proc` and `sys`.
+
+def cpu_limit(root: Path = Path("/")) -> int | None:
+    """The CPU quota of this process in cores, rounded up; None: there is no quota, or it can't be read.
+
+    The smallest quota of the process's own cgroup and of those above it. In a container the topmost cgroup is the
+    container's. `root` holds `proc` and `sys`.
     """
     limits = [_limit(folder) for folder in _folders(root)]
     return min((limit for limit in limits if limit is not None), default=None)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from model_store.bundle.files import read_manifest
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
 from model_store.commands import add_to
-from model_store.registry.registry import ModelStore
+from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.tiny_bundle import copy_build
 
@@ -94,7 +94,7 @@ def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
     assert store.versions("tiny") == [1, 2, 3]
 
 
-def test_promote_warns_of_lower_figures(store: ModelStore) -> None:
+def test_promote_warns_of_a_lower_macro_f1(store: ModelStore) -> None:
     result = run(store, "promote", "tiny@1")
     assert result.exit_code == 0
     assert result.stdout == "tiny@1 is current, tiny@3 was\n"
@@ -111,7 +111,7 @@ def test_promote_what_cant_be(store: ModelStore) -> None:
     (store.resolve("tiny@1") / INT8_FILE).write_bytes(b"?")
     failed = run(store, "promote", "tiny@1")
     assert isinstance(failed.exception, BadBundle)
-    assert failed.stderr == ""  # no warning about figures of what isn't promoted
+    assert failed.stderr == ""  # no warning about a version that is not promoted
     assert store.current("tiny") == 3
 
 
@@ -134,56 +134,6 @@ def test_prune(store: ModelStore) -> None:
     assert answer(store, "prune", "tiny", "--keep", "1") == dry | {"dry_run": False}
     assert store.versions("tiny") == [2, 3]
     assert run(store, "prune", "tiny", "--keep", "0").exit_code == 2
-
-
-def test_canary(store: ModelStore) -> None:
-    assert answer(store, "canary", "tiny") == {"name": "tiny", "current": 3, "canary": None}
-    started = answer(store, "canary", "tiny@1", "--share", "0.1", "--shadow", "--lines", "line-1, line-2")
-    canary = store.canary("tiny")
-    assert canary is not None
-    assert started["canary"] == canary.model_dump(mode="json")
-    assert (canary.version, canary.share, canary.shadow, canary.lines) == (1, 0.1, True, ("line-1", "line-2"))
-    text = run(store, "canary", "tiny@2", "--share", "0.25", "--max-disagreement", "0.05", "--min-images", "50").stdout
-    assert "tiny@2 takes 25.0% of the images of every line, beside tiny@3" in text
-    assert "more than 5.0% of at least 50 images" in text
-    assert run(store, "canary", "tiny").stdout == text
-    assert answer(store, "canary", "tiny", "--stop") == {"name": "tiny", "stopped": True}
-    assert store.canary("tiny") is None
-    assert run(store, "canary", "tiny", "--stop").stdout == "tiny has no canary\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("tiny", "--share", "0.1"), "name the version"),
-        (("tiny@1", "--share", "1.5"), "--share 1.5"),
-        (("tiny@1", "--share", "0"), "--share 0"),
-        (("tiny@1", "--share", "0.1", "--max-disagreement", "2"), "--max-disagreement 2"),
-        (("tiny@1", "--share", "0.1", "--min-images", "0"), "--min-images 0"),
-        (("tiny@1", "--share", "0.1", "--lines", "a b"), "--lines 'a b'"),
-        (("tiny@3", "--share", "0.1"), "is the current version"),
-        (("tiny", "--share", "0.1", "--stop"), "give one of them"),
-    ],
-)
-def test_a_canary_that_cant_be(store: ModelStore, arguments: tuple[str, ...], says: str) -> None:
-    failed = run(store, "canary", *arguments)
-    assert isinstance(failed.exception, BadSetting)
-    assert says in str(failed.exception)
-    assert store.canary("tiny") is None
-
-
-def test_list_marks_the_current_version_and_the_canary(store: ModelStore) -> None:
-    run(store, "canary", "tiny@1", "--share", "0.1")
-    rows = answer(store, "list")
-    assert [(row["version"], row["parent"], row["current"], bool(row["canary"])) for row in rows] == [
-        (1, None, False, True),
-        (2, 1, False, False),
-        (3, 2, True, False),
-    ]
-    _, first, second, third = run(store, "list").stdout.splitlines()
-    assert "canary 10%" in first
-    assert "canary" not in second and "*" not in second
-    assert "*" in third
 
 
 def test_the_commands_take_a_url(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
-from model_store.registry.registry import ModelStore, copy_bundle, open_store, parse_spec
-from shared.errors import BadBundle, BadSetting, NotFound, StoreAway
+from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import copy_build
 
@@ -127,7 +127,7 @@ def test_a_half_copied_bundle_is_invisible_and_its_number_is_not_used(store: Mod
     assert store.versions("tiny") == [1, 2]
     (half / GOLDEN_FILE).unlink()
     assert store.versions("tiny") == [1]
-    assert list(store.numbers("tiny")) == [1, 2]
+    assert list(store.version_numbers("tiny")) == [1, 2]
     with pytest.raises(NotFound, match="not complete"):
         store.resolve("tiny@2")
     (half / MANIFEST_FILE).unlink()
@@ -251,7 +251,7 @@ def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
     (source / INT8_FILE).unlink()
     with pytest.raises(BadBundle, match=f"stick/{INT8_FILE}, which is to be published, can't be read: No such file"):
         store.publish("bottles", build)
-    assert store.numbers("bottles") == []
+    assert store.version_numbers("bottles") == []
 
 
 def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
@@ -266,7 +266,7 @@ def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
         return opened(path, mode, *arguments)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(StoreAway, match="models can't be read or written: No space left on device"):
+    with pytest.raises(StoreUnavailable, match="models can't be read or written: No space left on device"):
         store.publish("bottles", build)
 
 
@@ -275,7 +275,7 @@ def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bu
     pointer = store.root / "tiny" / "current"
     pointer.unlink()
     pointer.mkdir()  # whatever it is that the system refuses; permissions don't hold for root
-    with pytest.raises(StoreAway, match=r"models can't be read or written: .*Is a directory"):
+    with pytest.raises(StoreUnavailable, match=r"models can't be read or written: .*Is a directory"):
         store.resolve("tiny")
 
 
@@ -288,7 +288,7 @@ def test_open_store_takes_folders_and_urls(settings: Settings, tiny_bundle: Path
 
 def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
     program = (
-        "import sys; from model_store.registry.registry import open_store; from shared.settings import Settings; "
+        "import sys; from model_store.registry.store import open_store; from shared.settings import Settings; "
         f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
