@@ -25,10 +25,10 @@ class _Meeting(NullEngine):
 
     _met = 0
 
-    def predict(self, batch: kit.Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
+    def predict(self, batch: kit.Pixels, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if self._met < MEETINGS:
             self._met += 1
-            worker_processes._together.wait(
+            worker_processes._start_barrier.wait(
                 kit.PATIENCE_S
             )  # the crew's own: it has as many places as the crew has workers
         return super().predict(batch, on_ready_for_next=on_ready_for_next)

@@ -32,10 +32,10 @@ def _hang(text: str) -> NoReturn:
 
 
 class _HangingDecoder:
-    def __call__(self, data: bytes, camera: str) -> kit.Images:
+    def __call__(self, data: bytes, camera: str) -> kit.Pixels:
         _hang("stuck with an image")
 
-    def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+    def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
         _hang("stuck with an image")
 
 

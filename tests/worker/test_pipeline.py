@@ -187,7 +187,7 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     (job_id,) = kit.submit(settings, frame())
     gate, failed = Gate(), threading.Event()
 
-    def fail_once(batch: kit.Images) -> None:
+    def fail_once(batch: kit.Pixels) -> None:
         gate(batch)
         if not failed.is_set():
             failed.set()
@@ -291,10 +291,10 @@ def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
     model = kit.model(ToneEngine(lambda batch: time.sleep(slow_s)))
 
     class HeldDecoder:
-        def __call__(self, data: bytes, camera: str) -> kit.Images:
+        def __call__(self, data: bytes, camera: str) -> kit.Pixels:
             return model.decoder(data, camera)
 
-        def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+        def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
             gate(out)
             model.decoder.decode_into(data, camera, out)
 
@@ -342,7 +342,7 @@ def test_the_end_of_a_batch_is_as_good_as_an_engine_that_is_ready_for_the_next(
     class Silent(ToneEngine):
         max_concurrency = 2
 
-        def predict(self, batch: kit.Images, **on_ready_for_next: object) -> kit.NDArray[kit.np.float32]:
+        def predict(self, batch: kit.Pixels, **on_ready_for_next: object) -> kit.NDArray[kit.np.float32]:
             return super().predict(batch)
 
     good = [frame(picture(20 * number)) for number in range(10)]

@@ -60,7 +60,7 @@ class Bench:
 class Darker(ToneEngine):
     """Sees half of the red."""
 
-    def predict(self, batch: kit.Images, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
+    def predict(self, batch: kit.Pixels, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
         return super().predict(kit.np.asarray(batch) // 2)
 
 

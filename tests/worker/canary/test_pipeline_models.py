@@ -144,7 +144,7 @@ def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings:
     inside, most = [0], [0]
     counting = threading.Lock()
 
-    def counted(batch: kit.Images) -> None:
+    def counted(batch: kit.Pixels) -> None:
         with counting:
             inside[0] += 1
             most[0] = max(most[0], inside[0])
@@ -170,7 +170,7 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     """It is of another size and sees red where there is green: its answers would be noticed."""
 
     class Swapped(ToneEngine):
-        def predict(self, batch: kit.Images, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
+        def predict(self, batch: kit.Pixels, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
             return super().predict(kit.np.asarray(batch)[..., [1, 0, 2]])
 
     engine = Swapped(size_px=48)

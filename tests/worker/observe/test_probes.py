@@ -36,7 +36,7 @@ def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
         port = probe.getsockname()[1]
     seen: dict[str, tuple[int, str]] = {}
 
-    def look(batch: kit.Images) -> None:
+    def look(batch: kit.Pixels) -> None:
         seen["ready at work"], seen["health at work"] = get(port, "/readyz"), get(port, "/healthz")
         seen["metrics at work"] = get(port, "/metrics")
 

@@ -45,10 +45,10 @@ class HangingDecoder:
         self.gate = Gate()
         self._decoder = kit.model().decoder
 
-    def __call__(self, data: bytes, camera: str) -> kit.Images:
+    def __call__(self, data: bytes, camera: str) -> kit.Pixels:
         return self._decoder(data, camera)
 
-    def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+    def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
         if data == POISON:
             self.gate(out)
         self._decoder.decode_into(data, camera, out)

@@ -38,7 +38,7 @@ def test_queue_and_registries(settings: Settings, client: redis.Redis) -> None:
     assert queue.count == 2
     assert queue.job_ids == [good, bad]
 
-    def hold_then_fail_on_red(batch: kit.Images) -> None:
+    def hold_then_fail_on_red(batch: kit.Pixels) -> None:
         gate(batch)
         kit.fails_on_red(batch)
 

@@ -44,10 +44,10 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     model, opened = kit.model(), threading.Event()
 
     class WhenOpened:
-        def __call__(self, data: bytes, camera: str) -> kit.Images:
+        def __call__(self, data: bytes, camera: str) -> kit.Pixels:
             raise AssertionError("decodes into the batch buffer")
 
-        def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+        def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
             assert opened.wait(kit.PATIENCE_S)
             model.decoder.decode_into(data, camera, out)
 

@@ -54,7 +54,7 @@ class Answering(ToneEngine):
         super().__init__()
         self._change = change
 
-    def predict(self, batch: kit.Images, *, on_ready_for_next: object = None) -> NDArray[np.float32]:
+    def predict(self, batch: kit.Pixels, *, on_ready_for_next: object = None) -> NDArray[np.float32]:
         return self._change(super().predict(batch))
 
 
