@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -75,6 +76,23 @@ def test_the_metrics_page_has_every_metric() -> None:
 def test_the_queue_gauges_are_those_that_the_page_names(client: object) -> None:
     gauges = QueueGauges(client, queues=["live"])  # type: ignore[arg-type]
     assert {family.name for family in gauges.collect()} == READ_FROM_THE_SERVER
+
+
+def test_the_glossary_names_what_exists() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    names = re.findall(r"^\| [^|`]+ \| `([\w.]+)` \|", page, re.MULTILINE)
+    assert len(names) == len(re.findall(r"^\| .*`", page, re.MULTILINE)) > 50
+    assert [name for name in names if not exists(name)] == []
+    assert not exists("worker.state.jobs.Lea")
+
+
+def exists(name: str) -> bool:
+    """Whether a module, or a name in one, can be found by its full name."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize("page", PAGES)
