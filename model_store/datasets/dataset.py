@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.datasets.sources import DatasetFiles, open_files
+from model_store.datasets.dataset_files import DatasetFiles, open_files
 from shared.errors import BadDataset, BadImage
 from shared.schemas import Name
 

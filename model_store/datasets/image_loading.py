@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.datasets.dataset import Sample
-from model_store.datasets.sources import DatasetFiles
+from model_store.datasets.dataset_files import DatasetFiles
 from model_store.runtime.progress import OnProgress
 from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting

@@ -26,8 +26,8 @@ from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
+from model_store.datasets.dataset_files import open_files
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
-from model_store.datasets.sources import open_files
 from model_store.export.exporter import export
 from model_store.export.parity import choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES

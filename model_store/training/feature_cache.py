@@ -26,7 +26,7 @@ from model_store.datasets.lazy_images import ImageStack, in_batches
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.augmentation import augment_pixels, augment_transforms
-from model_store.training.cropping import crop_frames
+from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 
 log = logging.getLogger("sortline.train")

@@ -21,7 +21,7 @@ from model_store.backbones.keras_graphs import Network, to_signed_unit
 from model_store.backbones.resolve import Backbone
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
-from model_store.training.cropping import (
+from model_store.training.crop_geometry import (
     FULL_FRAME_SIZE,
     UPRIGHT_SIZE,
     CropSize,

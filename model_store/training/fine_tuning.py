@@ -23,7 +23,7 @@ from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.training import losses
 from model_store.training.augmentation import augment_pixels, augment_transforms, random_generator
-from model_store.training.cropping import crop_frames
+from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, Scaler, TrainResult
 from model_store.training.history import History

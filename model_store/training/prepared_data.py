@@ -20,9 +20,9 @@ from model_store.backbones.resolve import Backbone
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import Dataset, Sample, check_trainable
+from model_store.datasets.dataset_files import DatasetFiles
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.datasets.lazy_images import LazySubset
-from model_store.datasets.sources import DatasetFiles
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import Bools, label_mask_of
 from model_store.runtime.progress import ProgressSteps

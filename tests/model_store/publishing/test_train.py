@@ -24,7 +24,7 @@ from model_store.engines.loading import open_engine
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
 from model_store.publishing.train import TrainOptions, _training_info, spread_over
 from model_store.registry.store import ModelStore
-from model_store.training.cropping import UPRIGHT_SIZE
+from model_store.training.crop_geometry import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
 from model_store.training.history import Phase
 from model_store.training.transfer import TransferPlan

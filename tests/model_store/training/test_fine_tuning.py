@@ -13,7 +13,7 @@ from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import resolve_backbone
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training import fine_tuning, losses
-from model_store.training.cropping import CropSize
+from model_store.training.crop_geometry import CropSize
 from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
 from model_store.training.fine_tuning import SETTINGS, FineTuneSettings, Frames, fine_tune
 from model_store.training.head import Head, Scaler, TrainResult, logits_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.training.cropping import CropSize, upright_transforms
+from model_store.training.crop_geometry import CropSize, upright_transforms
 from model_store.training.feature_extractor import graph_extractor
 from model_store.training.object_localizer import ObjectLocalizer, _otsu, _Regression, resize_frames
 from tests.model_store.tiny_network import Bottle, Sample, inside_bottle, sample

@@ -13,7 +13,7 @@ from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.runtime.progress import ProgressSteps
 from model_store.training import feature_extractor, transfer
-from model_store.training.cropping import CropSize
+from model_store.training.crop_geometry import CropSize
 from model_store.training.feature_extractor import opaque_extractor
 from model_store.training.fine_tuning import FineTuneMethod
 from model_store.training.head import logits_of

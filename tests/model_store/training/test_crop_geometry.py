@@ -11,7 +11,13 @@ from PIL import Image
 
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.training.cropping import UPRIGHT_SIZE, CropSize, crop_frames, full_frame_transforms, upright_transforms
+from model_store.training.crop_geometry import (
+    UPRIGHT_SIZE,
+    CropSize,
+    crop_frames,
+    full_frame_transforms,
+    upright_transforms,
+)
 
 SIZE_PX = 40
 SQUARE = CropSize(SIZE_PX, SIZE_PX)
