@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.datasets.dataset import HELD_OUT_FILE, LABEL_SEPARATOR, Dataset, Sample, count_labels
+from model_store.datasets.dataset import HELD_OUT_FILE, Dataset, Sample, count_labels
 from model_store.datasets.image_loading import DecodedSamples
+from model_store.datasets.label_tables import LABEL_SEPARATOR
 from model_store.datasets.near_duplicates import DuplicateKind, Duplicates, Pair, connected_groups, find_duplicates
 from model_store.runtime.progress import ProgressSteps
 

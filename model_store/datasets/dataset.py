@@ -15,28 +15,20 @@ write a labels.csv.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from model_store.bundle.policy import GOOD, Mode
 from model_store.datasets.dataset_files import DatasetFiles, open_files
-from shared.errors import BadDataset, BadImage
+from model_store.datasets.label_tables import COLUMNS, CSV_FILE, JSONL_FILE, LABEL_SEPARATOR, read_rows, read_text
+from shared.errors import BadDataset
 from shared.schemas import Name
 
-CSV_FILE = "labels.csv"
-JSONL_FILE = "labels.jsonl"
 HELD_OUT_FILE = "held_out.txt"
-COLUMNS = ("filename", "labels")
-CAMERA_COLUMN = "camera"
-LABEL_SEPARATOR = "|"
 FOLDER_SEPARATOR = "+"
 # Only to tell images from other files in a folder; the format is detected from the bytes.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -196,10 +188,9 @@ def _folder_labels(folder: str, path: Path) -> tuple[str, ...]:
 
 def _from_table(files: DatasetFiles, table: str) -> Dataset:
     location = f"{files.path}/{table}"
-    rows = _csv_rows(files, location) if table == CSV_FILE else _jsonl_rows(files, location)
     samples: dict[str, Sample] = {}
     known = set(files.names)
-    for line, row in rows:
+    for line, row in read_rows(files, table):
         name = PurePosixPath(row.filename.strip()).as_posix()
         line_location = f"{location}, line {line}"
         if name not in known:
@@ -217,60 +208,6 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
 def _unlabelled(files: DatasetFiles, labelled: Set[str]) -> tuple[str, ...]:
     others = (name for name in files.names if name not in labelled)
     return tuple(name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
-
-
-class _Row(NamedTuple):
-    """One line of a table, as written."""
-
-    filename: str
-    labels: list[str]
-    camera: str | None
-
-
-def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, _Row]]:
-    reader = csv.DictReader(io.StringIO(_text(files, CSV_FILE), newline=""))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
-        raise BadDataset(
-            f"{location} has the columns {columns}, should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: "
-            "correct the first line."
-        )
-    reader.fieldnames = columns
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise BadDataset(
-                    f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote a comma in a name."
-                )
-            labels = row["labels"].split(LABEL_SEPARATOR)
-            yield reader.line_num, _Row(row["filename"], labels, row.get(CAMERA_COLUMN))
-    except csv.Error as error:
-        raise BadDataset(f"{location}, line {reader.line_num}: {error}.") from error
-
-
-def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, _Row]]:
-    for number, line in enumerate(_text(files, JSONL_FILE).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except ValueError as error:
-            raise BadDataset(f"{location}, line {number} is not JSON: {error}.") from error
-        if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
-            raise BadDataset(
-                f"{location}, line {number}: should be an object with the fields {list(COLUMNS)}; it may have "
-                f"{CAMERA_COLUMN!r}."
-            )
-        filename, labels, camera = row["filename"], row["labels"], row.get(CAMERA_COLUMN)
-        if isinstance(labels, str):
-            labels = labels.split(LABEL_SEPARATOR)
-        if not isinstance(filename, str) or not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
-            raise BadDataset(f"{location}, line {number}: filename should be text, labels text or a list of texts.")
-        if camera is not None and not isinstance(camera, str):
-            raise BadDataset(
-                f"{location}, line {number}: camera {camera!r} should be text, or null where it isn't known."
-            )
-        yield number, _Row(filename, labels, camera)
 
 
 def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:
@@ -311,7 +248,7 @@ def _checked_camera(camera: str | None, location: str) -> str | None:
 def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterator[Sample]:
     held_out: set[str] = set()
     if HELD_OUT_FILE in files.names:
-        lines = (line.partition("#")[0].strip() for line in _text(files, HELD_OUT_FILE).splitlines())
+        lines = (line.partition("#")[0].strip() for line in read_text(files, HELD_OUT_FILE).splitlines())
         held_out = {line for line in lines if line}
     if missing := sorted(held_out - {sample.name for sample in samples}):
         raise BadDataset(
@@ -319,12 +256,3 @@ def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterat
             "correct it."
         )
     return (replace(sample, held_out=sample.name in held_out) for sample in samples)
-
-
-def _text(files: DatasetFiles, name: str) -> str:
-    try:
-        return files.read(name).decode("utf-8-sig")
-    except BadImage as error:
-        raise BadDataset(f"{files.path}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise BadDataset(f"{files.path}/{name} is not UTF-8 text: {error}. Save it as UTF-8.") from error

@@ -48,9 +48,10 @@ from model_store.training.decision_tuning import DecisionTuning, tune_decisions
 from model_store.training.feature_cache import extract_features
 from model_store.training.feature_extractor import Crop
 from model_store.training.head import HeadSettings, logits_of
+from model_store.training.plan import CropChoice, FineTuneChoice, TransferOptions
 from model_store.training.prepared_data import PreparedData, check_regions
 from model_store.training.thresholds import Objective, parse_objective
-from model_store.training.transfer import CropChoice, FineTuneChoice, TrainedModel, TransferOptions, train_model
+from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 

@@ -26,8 +26,9 @@ from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training.feature_cache import FeatureCache, extract_features
 from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
 from model_store.training.head import TUTORIAL, Examples, logits_of, probabilities_of, targets_of, train_head
+from model_store.training.plan import TransferOptions
 from model_store.training.prepared_data import PreparedData
-from model_store.training.transfer import TransferOptions, train_model
+from model_store.training.transfer import train_model
 from shared.errors import BadDataset
 
 RECIPES = ("tutorial", "ours")

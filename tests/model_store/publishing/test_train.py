@@ -27,7 +27,7 @@ from model_store.registry.store import ModelStore
 from model_store.training.crop_geometry import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
 from model_store.training.history import Phase
-from model_store.training.transfer import TransferPlan
+from model_store.training.plan import TransferPlan
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
 
