@@ -20,8 +20,8 @@ from bench.benchmarks.line import bench_line
 from bench.benchmarks.queue import bench_queue
 from bench.benchmarks.scaling import bench_scaling
 from bench.benchmarks.swaps import bench_swaps
-from bench.measuring.figures import Progress, Record
 from bench.measuring.machine import describe_machine, server_version
+from bench.measuring.record import OnProgress, Record
 from bench.output.plot import draw
 from bench.output.tables import print_tables
 from shared.cli import print_json
@@ -35,7 +35,7 @@ from shared.settings import Settings, load_settings, masked
 class Benchmark(Protocol):
     """A benchmark whose options are bound: measures on the emptied server of the settings, and returns a record."""
 
-    def __call__(self, settings: Settings, *, on_progress: Progress) -> Record: ...
+    def __call__(self, settings: Settings, *, on_progress: OnProgress) -> Record: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

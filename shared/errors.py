@@ -102,7 +102,7 @@ class QueueFull(Transient):
     """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
     `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
-    a call of many round trips lost a race for the last places, or asked to fill the places that were left.
+    the call was to enqueue as many as fit (`partial`), or took several round trips and lost a race for the last places.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:

@@ -131,7 +131,7 @@ def seen_warning(seen: dict[str, int] | None, *, images: int) -> str | None:
         return None
     return (
         f"of these {images:,} images the model was trained on {seen['train']:,} and chosen by {seen['validation']:,}: "
-        "the figures flatter it. Measure on images it never saw (--held-out, or another dataset)."
+        "the metrics flatter it. Measure on images it never saw (--held-out, or another dataset)."
     )
 
 

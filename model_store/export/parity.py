@@ -1,6 +1,6 @@
 """Parity: whether the exported files give the trained model's outputs, on images that it was not trained on.
 
-In: the trained module and a folder of exports. Out: the figures of `manifest.parity`, and the golden images. The files
+In: the trained module and a folder of exports. Out: the metrics of `manifest.parity`, and the golden images. The files
 are loaded from disk by the engines that serve them.
 """
 
@@ -77,7 +77,7 @@ def measure_parity(
     labels: Sequence[tuple[str, ...]] | None = None,
     label_mask: Bools | None = None,
 ) -> dict[str, float]:
-    """The figures of `manifest.parity`.
+    """The metrics of `manifest.parity`.
 
     `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
     with fp32: `int8_class_agreement` is the share of images with the same most probable class,
@@ -91,7 +91,7 @@ def measure_parity(
     Raises:
         BadBundle: a float export differs from the trained model; it must not be published.
     """
-    figures: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
+    metrics: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
     # Without true labels only the decisions are compared; whether they are right is not used.
     truth = labels if labels is not None else [()] * len(predictions.trained)
     fp32, int8 = (
@@ -100,13 +100,13 @@ def measure_parity(
     )
     same_class = predictions.int8.argmax(axis=1) == predictions.fp32.argmax(axis=1)
     same_labels = (int8.decided == fp32.decided).all(axis=1)
-    figures["int8_class_agreement"] = float(same_class.mean())
-    figures["int8_labels_agreement"] = float(same_labels.mean())
-    figures["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
+    metrics["int8_class_agreement"] = float(same_class.mean())
+    metrics["int8_labels_agreement"] = float(same_labels.mean())
+    metrics["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
     if labels is not None:
-        figures["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
-        figures["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
-    return figures
+        metrics["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
+        metrics["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
+    return metrics
 
 
 def _differences(predictions: ExportPredictions) -> dict[str, float]:

@@ -288,7 +288,7 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _draw_reliability(axes: Any, bins: Bins, *, title: str) -> None:
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as often as said")
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
     axes.vlines(bins.confidence, bins.confidence, bins.frequency, color=_ORANGE, linewidth=3, alpha=0.5, label="gap")
     axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="as often as right")
     axes.set(title=title, ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))

@@ -122,7 +122,7 @@ def cross_fitted(
     """Each image's logits, calibrated without the images of its own fold (cross-fitting).
 
     Arguments as of `fit`; the folds are those of `fold_assignment`. Measure and choose thresholds on these logits:
-    figures of the images that a calibration was fitted to are too good.
+    metrics of the images that a calibration was fitted to are too good.
     """
     _check(logits, targets, mode)
     fold = fold_assignment(logits, targets, folds=folds)

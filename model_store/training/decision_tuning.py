@@ -1,7 +1,7 @@
 """Decision tuning: from a trained head and its validation images to calibrated probabilities and a policy.
 
 In: the head's logits and the true labels. Out: a DecisionTuning: the calibration to fold into the head, the policy to
-publish, and unbiased figures of both. Numpy only, pure.
+publish, and unbiased metrics of both. Numpy only, pure.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class DecisionTuning:
     ) -> ScoredPredictions:
         """The validation images, decided by calibrations and thresholds that were chosen without them.
 
-        `evaluation.metrics.figures` of it is what to expect of fresh images. The figures of the final policy on the
-        images that it was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro F1).
+        Their metrics (`evaluation.metrics.compute_metrics`) are what to expect of fresh images. Those of the final
+        policy on the images that it was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro
+        F1).
 
         Args:
             labels: the true ones of the N images.

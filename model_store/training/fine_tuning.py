@@ -122,13 +122,13 @@ def fine_tune(
         best_loss = float("inf")
     for epoch in range(settings.epochs):
         order = rng.permutation(len(train.images))
-        step_figures = []
+        step_metrics = []
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
-            step_figures.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
+            step_metrics.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
             on_progress(len(rows))
         loss, accuracy = run.evaluate(pixels, validation.targets)
-        for name, value in zip(history, (*np.mean(step_figures, axis=0), loss, accuracy), strict=True):
+        for name, value in zip(history, (*np.mean(step_metrics, axis=0), loss, accuracy), strict=True):
             history[name].append(float(value))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()

@@ -20,6 +20,7 @@ from PIL import Image, ImageFilter
 
 from producer.sources.demo_dataset import Bottle, Box, held_out_bottles
 from shared.errors import BadSetting
+from shared.images.arrays import Pixels
 
 DEFAULT_SIZE = (640, 480)
 DEFAULT_QUALITY = 85
@@ -35,8 +36,6 @@ _EXPOSURE = (0.8, 1.2)
 _GAMMA = (0.9, 1.1)
 _CHANNEL_GAIN = (0.96, 1.04)
 _BLUR_PX = (0.0, 0.5)  # Gaussian radius, pixels of the source frame
-
-_Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ def _transformed(source: Image.Image, box: Box, placement: Placement, size: tupl
     top, bottom = (round(f(y for _, y in corners)) + extra for f, extra in ((min, -2), (max, 3)))
     columns = _folded(np.arange(left, right), source.width, low=box.left, high=box.right)
     rows = _folded(np.arange(top, bottom), source.height, low=box.top, high=box.bottom)
-    pixels: _Pixels = np.asarray(source)
+    pixels: Pixels = np.asarray(source)
     canvas = Image.fromarray(pixels[rows][:, columns])
     origin_x, origin_y = placement.to_source(0, 0)
     cos, sin = math.cos(placement.turn_rad) / placement.scale, math.sin(placement.turn_rad) / placement.scale

@@ -42,9 +42,9 @@ def test_int8_is_the_default_where_it_earned_it(earned: dict[str, float]) -> Non
         ({"images": 10.0, "int8_labels_agreement": 0.9}, "90.00% of the 10 images"),
     ],
 )
-def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_said(missed: dict[str, float], reason: str) -> None:
+def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_reported(missed: dict[str, float], reason: str) -> None:
     assert default_cpu_engine(missed) == "litert-fp32"
-    said = int8_refusal_reason(missed)
-    assert said is not None
-    assert reason in said
-    assert "CPUs take fp32 by default" in said
+    refusal = int8_refusal_reason(missed)
+    assert refusal is not None
+    assert reason in refusal
+    assert "CPUs take fp32 by default" in refusal

@@ -251,8 +251,8 @@ def test_int8_is_calibrated_on_every_class(images: int) -> None:
 
 
 def test_help_shows_the_default_of_mode() -> None:
-    said = CliRunner().invoke(commands(), ["train", "--help"]).stdout
-    words = " ".join(said.replace("│", " ").split())
+    shown = CliRunner().invoke(commands(), ["train", "--help"]).stdout
+    words = " ".join(shown.replace("│", " ").split())
     assert "(default: multi if any image has several labels)" in words
     assert "once for each camera, or for all" in words
 
@@ -283,7 +283,7 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
 
 
 @pytest.mark.parametrize(
-    ("regions", "said"),
+    ("regions", "message"),
     [
         (["cam 1=0,0,1,1"], "can't be a camera's name"),
         (["0,0,1,1", "0.1,0,1,1"], "given twice"),
@@ -292,8 +292,8 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
     ],
 )
 def test_a_region_that_would_match_nothing_is_refused(
-    bench: Bench, several: Path, regions: list[str], said: str
+    bench: Bench, several: Path, regions: list[str], message: str
 ) -> None:
     flags = [part for region in regions for part in ("--region", region)]
-    with pytest.raises(BadSetting, match=said):
+    with pytest.raises(BadSetting, match=message):
         bench.train(several, *flags)

@@ -99,7 +99,7 @@ def test_a_handful_of_images_is_enough_to_go_on(mode: Mode, images: int) -> None
     assert compute_metrics(tuning.score_out_of_fold(labels))["images"] == images
 
 
-def test_the_objective_is_followed_and_what_it_missed_is_said() -> None:
+def test_the_objective_is_followed_and_what_it_missed_is_reported() -> None:
     logits, labels = drawn(5, images=200)
     targets = targets_of(labels, CLASSES, "multi")
 

@@ -89,7 +89,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
         invoked(place, dataset, *arguments)
 
 
-def test_what_is_not_used_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_used_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
     dataset = write_labelled(place / "flawed", rows)
     (dataset / "000.png").write_bytes(b"no image")
@@ -101,9 +101,9 @@ def test_what_is_not_used_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) 
         assert [item["file"] for item in result[mode]["unreadable"]] == ["000.png"]
         assert result[mode]["excluded"] == ["001.png", "002.png"]
     monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
-    said = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
-    assert said.count("not used: 000.png") == 1
-    assert "not used in multi: 001.png" in said
+    printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
+    assert printed.count("not used: 000.png") == 1
+    assert "not used in multi: 001.png" in printed
     figures = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
     assert [item["file"] for item in figures["unreadable"]] == ["000.png"]
     monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: figures)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Is told what a benchmark is doing, in words.
-Progress = Callable[[str], None]
+OnProgress = Callable[[str], None]
 Record = dict[str, Any]
 
 
