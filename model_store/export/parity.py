@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.golden import Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
@@ -22,10 +21,12 @@ from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation.metrics import Bools, compute_metrics, score
+from model_store.evaluation.metrics import compute_metrics, score
 from model_store.runtime.native_output import quiet_native
+from shared.arrays import Bools, Floats, Indices
 from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
+from shared.images.arrays import Pixels
 
 # Largest difference after reload. The SavedModel has the same graph and must keep to it. LiteRT folds the batch
 # normalisations into the weights, which adds rounding (up to 9.7e-6 on the default backbone); above this bound the
@@ -33,8 +34,6 @@ from shared.errors import BadBundle
 RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16
 _BATCH_SIZE = 16
-
-Floats = NDArray[np.float32]
 
 
 class ExportPredictions(NamedTuple):
@@ -46,7 +45,7 @@ class ExportPredictions(NamedTuple):
     int8: Floats
 
 
-def predict_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_count: int) -> ExportPredictions:
+def predict_all(module: Any, folder: Path, images: Pixels, *, classes_count: int) -> ExportPredictions:
     """Run the trained module and each exported file on the images."""
     size_px, cores = images.shape[1], usable_cores()
 
@@ -124,7 +123,7 @@ def _differences(predictions: ExportPredictions) -> dict[str, float]:
 
 
 def choose_golden(
-    images: NDArray[np.uint8],
+    images: Pixels,
     predictions: ExportPredictions,
     *,
     classes: tuple[str, ...],
@@ -144,7 +143,7 @@ def choose_golden(
     return Golden(images=images[rows], float32=predictions.fp32[rows], int8=predictions.int8[rows])
 
 
-def _round_robin(rows: NDArray[np.intp], label_sets: Bools) -> NDArray[np.intp]:
+def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
     """The rows in another order: the first of every label set, then the second of every label set, and so on.
 
     `label_sets` has one line for each of the rows.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
@@ -28,7 +27,9 @@ from model_store.training.feature_extractor import FeatureExtractor, opaque_extr
 from model_store.training.head import TUTORIAL, Examples, logits_of, probabilities_of, targets_of, train_head
 from model_store.training.prepared_data import PreparedData
 from model_store.training.transfer import TransferOptions, train_model
+from shared.arrays import Floats, Indices
 from shared.errors import BadDataset
+from shared.images.arrays import Pixels
 
 RECIPES = ("tutorial", "ours")
 METRICS = ("accuracy", "macro_f1", "map", "exact_match", "ece")
@@ -147,9 +148,7 @@ def _as_dicts(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
     return [{"file": item.name, "reason": item.reason} for item in unreadable]
 
 
-def _fit_recomputing(
-    extractor: FeatureExtractor, frames: NDArray[np.uint8], *, targets: NDArray[np.float32], parts: Split, seed: int
-) -> float:
+def _fit_recomputing(extractor: FeatureExtractor, frames: Pixels, *, targets: Floats, parts: Split, seed: int) -> float:
     """Train as the tutorial: `Sequential([KerasLayer, Dense])`, `fit`. Returns the accuracy on the held-back fifth."""
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -189,7 +188,7 @@ class _Experiment:
     """One subset in one mode: prepared as for training, and `squashed`, the same images for the tutorial's base."""
 
     data: PreparedData
-    squashed: NDArray[np.uint8]
+    squashed: Pixels
     backbone: Backbone
     network: Network | None
     cache: Path
@@ -237,7 +236,7 @@ class _Experiment:
         return cls(data, pictures.images, backbone, network, cache)
 
     @property
-    def rows(self) -> NDArray[np.intp]:
+    def rows(self) -> Indices:
         """The rows of `data.pictures` that may be used."""
         return np.sort(np.concatenate(self.data.split))
 
@@ -255,7 +254,7 @@ class _Experiment:
             label_mask=data.label_mask(data.samples(parts.validation)),
         )
 
-    def _tutorial_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+    def _tutorial_logits(self, parts: Split, *, seed: int) -> Floats:
         """Logits of the validation images by the tutorial's recipe."""
         cache = FeatureCache(opaque_extractor(self.backbone), cache=self.cache)
         features = cache.features(self.squashed, on_progress=ignore_progress)
@@ -271,7 +270,7 @@ class _Experiment:
         )
         return logits_of(result.head, held_back.features)
 
-    def _our_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+    def _our_logits(self, parts: Split, *, seed: int) -> Floats:
         """Logits of the validation images by our recipe."""
         network = None if self.network is None else self.network.clone()  # fine-tuning changes it
         train, validation = map(self.data.frames, self.data.split_rows(parts.train, seed=seed))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
@@ -33,6 +32,7 @@ from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneS
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
 from model_store.training.history import Phase
 from model_store.training.object_localizer import ObjectLocalizer
+from shared.arrays import Floats
 from shared.errors import BadSetting
 
 CropChoice = Literal["auto", "detected", "full"]
@@ -159,9 +159,7 @@ def train_model(
     return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=Scaler.of(examples.features))
 
 
-def feature_separability(
-    features: NDArray[np.float32], targets: NDArray[np.float32], *, groups: Sequence[int] | None = None
-) -> float:
+def feature_separability(features: Floats, targets: Floats, *, groups: Sequence[int] | None = None) -> float:
     """How well features [N, width] separate the outputs of `targets` [N, outputs]: 0 to 1.
 
     The mean average precision of ridge regressions on images that they were not fitted to; images of one of the
@@ -273,7 +271,7 @@ def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
 
 
 def _head_examples(
-    inputs: _Inputs, extractor: FeatureExtractor, *, plain: NDArray[np.float32], versions: int
+    inputs: _Inputs, extractor: FeatureExtractor, *, plain: Floats, versions: int
 ) -> tuple[Examples, Examples]:
     """Training and validation examples for the head.
 
