@@ -138,7 +138,7 @@ def _portions(swaps: int) -> list[int]:
 
 
 def _run_intervals(run: _Run, count: int, *, on_progress: OnProgress, of: int) -> None:
-    """A interval with `count` swaps, and one without that lasts as long."""
+    """An interval with `count` swaps, and one without that lasts as long."""
     began_at = time.time()
     for _ in range(count):
         on_progress(f"swaps: {run.done + 1} of {of}")

@@ -1,4 +1,4 @@
-"""The figures of the benchmarks' records: medians, spreads, percentiles."""
+"""What a benchmark records: medians, spreads, percentiles."""
 
 from __future__ import annotations
 

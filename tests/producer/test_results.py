@@ -1,4 +1,4 @@
-"""Results: found however RQ keeps them, missing and vanished ones named, many read at once."""
+"""Results: found wherever RQ keeps them; missing and expired ones are named; many are read in one round trip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of errors: two families, and the drawing at the top of the file is the truth."""
+"""The tree of errors: two families, as the drawing at the top of the file shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline's threads together: what ends how, what is held, how it ends."""
+"""The pipeline's threads together: how each kind of job ends, how many are held, and how the pipeline ends."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
     for mode in ("single", "multi"):
         assert result[mode]["seeds"] == [123, 5]
         for recipe in ("tutorial", "ours"):
-            figures = result[mode][recipe]
-            assert len(figures["accuracy"]) == 2
-            assert figures["accuracy_mean"] == pytest.approx(sum(figures["accuracy"]) / 2, abs=1e-3)
+            metrics = result[mode][recipe]
+            assert len(metrics["accuracy"]) == 2
+            assert metrics["accuracy_mean"] == pytest.approx(sum(metrics["accuracy"]) / 2, abs=1e-3)
     assert result["single"]["tutorial"] != result["single"]["ours"]
 
 
@@ -104,9 +104,9 @@ def test_what_is_not_used_is_reported(place: Path, monkeypatch: pytest.MonkeyPat
     printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
     assert printed.count("not used: 000.png") == 1
     assert "not used in multi: 001.png" in printed
-    figures = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
-    assert [item["file"] for item in figures["unreadable"]] == ["000.png"]
-    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: figures)
+    timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
+    assert [item["file"] for item in timings["unreadable"]] == ["000.png"]
+    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
     assert "not used: 000.png" in invoked(place, dataset, "time-head").stderr
 
 
@@ -116,8 +116,8 @@ def test_seeds_are_whole_numbers(place: Path) -> None:
 
 
 def test_a_head_is_the_same_on_cached_features_as_with_the_base_in_every_epoch(place: Path) -> None:
-    figures = json.loads(run(place, "time-head", "--seed", "5", "--json"))
-    assert (figures["images"], figures["epochs"]) == (36, 25)
+    timings = json.loads(run(place, "time-head", "--seed", "5", "--json"))
+    assert (timings["images"], timings["epochs"]) == (36, 25)
     # The same start, order and steps: but for rounding, the same head.
-    assert figures["accuracy_recomputed"] == figures["accuracy_cached"]
-    assert min(figures[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0
+    assert timings["accuracy_recomputed"] == timings["accuracy_cached"]
+    assert min(timings[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0

@@ -1,4 +1,4 @@
-"""The part of a picture that a camera looks at: what is one, what is none, and what decoding makes of it."""
+"""Crop regions: which are valid, which are refused, and the pixels that decoding keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that dashboards rely on, and what they say."""
+"""The metrics that dashboards rely on, and their values."""
 
 from __future__ import annotations
 
