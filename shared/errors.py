@@ -102,7 +102,7 @@ class QueueFull(Transient):
     """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
     `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
-    the call was to enqueue as many as fit (`partial`), or took several round trips and lost a race for the last places.
+    the call was to enqueue as many as fit (`partial`), or lost a race for the last free places between two round trips.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
