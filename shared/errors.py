@@ -94,6 +94,10 @@ class RedisUnavailable(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
+# The former name of RedisUnavailable, which users' code may still catch.
+ServerAway = RedisUnavailable
+
+
 class StoreUnavailable(Transient):
     """The place where the model store is kept can't be read or written: away, forbidden, or full."""
 

@@ -35,5 +35,5 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], object], Callab
 
 def _read_stub(path: Path) -> dict[str, str]:
     """The module of each name that the stub imports."""
-    imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in imports for alias in node.names}
