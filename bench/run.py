@@ -59,7 +59,7 @@ class Options:
     redis_url: str | None
 
 
-def run_all(names: Sequence[str], options: Options, *, out: Path, json_output: bool) -> None:
+def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
     """Run, print, write. An embedded server is started unless `options` name another."""
     machine = describe_machine()  # before the benchmarks load it
     if options.redis_url is not None:
@@ -71,7 +71,7 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, json_output: b
         with embedded_server() as url:
             document = _run(_settings(options, url), _chosen(names, options), machine)
     path = _write(document, out)
-    if json_output:
+    if as_json:
         print_json(document)
     else:
         print_tables(document["machine"], document["benchmarks"])

@@ -75,7 +75,7 @@ def test_what_is_run_is_written_with_the_machine_and_the_server_and_plotted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "bench_idle", measured)
-    run_all(["idle"], OPTIONS, out=tmp_path / "out", json_output=True)
+    run_all(["idle"], OPTIONS, out=tmp_path / "out", as_json=True)
     document = json.loads(capsys.readouterr().out)
     (written,) = (tmp_path / "out").glob("*.json")
     assert json.loads(written.read_text()) == document
@@ -91,7 +91,7 @@ def test_without_matplotlib_all_but_the_plot_is_there(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(run, "bench_idle", measured)
     monkeypatch.setattr(plot, "matplotlib_installed", lambda: False)
-    run_all(["idle"], OPTIONS, out=tmp_path, json_output=False)
+    run_all(["idle"], OPTIONS, out=tmp_path, as_json=False)
     shown = capsys.readouterr()
     assert "sortline[train]" in shown.err
     assert "idle workers" in shown.out
