@@ -99,7 +99,7 @@ ServerAway = RedisUnavailable
 
 
 class StoreUnavailable(Transient):
-    """The place where the model store is kept can't be read or written: away, forbidden, or full."""
+    """The storage of the model store can't be read or written: it is unreachable, forbidden, or full."""
 
 
 class QueueFull(Transient):

@@ -1,4 +1,4 @@
-"""The accepted image formats, recognised by their first bytes. Not in `decoding`: a producer needs no decoder."""
+"""The accepted image formats, recognised by their first bytes. Not part of `decoding`: producers need no decoder."""
 
 from __future__ import annotations
 
