@@ -51,7 +51,7 @@ def bench(
     redis_url: Annotated[
         str | None, typer.Option(help="an idle server that may be EMPTIED; an embedded one by default")
     ] = None,
-    json_output: JsonFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Measure, on this machine, what Sortline does and what its queue costs.
 
@@ -98,4 +98,4 @@ def bench(
         max_batch=max_batch,
         redis_url=redis_url,
     )
-    run_all(chosen, options, out=out, json_output=json_output)
+    run_all(chosen, options, out=out, as_json=as_json)

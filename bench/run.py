@@ -20,8 +20,8 @@ from bench.benchmarks.line import bench_line
 from bench.benchmarks.queue import bench_queue
 from bench.benchmarks.scaling import bench_scaling
 from bench.benchmarks.swaps import bench_swaps
-from bench.measuring.figures import Progress, Record
 from bench.measuring.machine import describe_machine, server_version
+from bench.measuring.record import OnProgress, Record
 from bench.output.plot import draw
 from bench.output.tables import print_tables
 from shared.cli import print_json
@@ -35,7 +35,7 @@ from shared.settings import Settings, load_settings, masked
 class Benchmark(Protocol):
     """A benchmark whose options are bound: measures on the emptied server of the settings, and returns a record."""
 
-    def __call__(self, settings: Settings, *, on_progress: Progress) -> Record: ...
+    def __call__(self, settings: Settings, *, on_progress: OnProgress) -> Record: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class Options:
     redis_url: str | None
 
 
-def run_all(names: Sequence[str], options: Options, *, out: Path, json_output: bool) -> None:
+def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
     """Run, print, write. An embedded server is started unless `options` name another."""
     machine = describe_machine()  # before the benchmarks load it
     if options.redis_url is not None:
@@ -71,7 +71,7 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, json_output: b
         with embedded_server() as url:
             document = _run(_settings(options, url), _chosen(names, options), machine)
     path = _write(document, out)
-    if json_output:
+    if as_json:
         print_json(document)
     else:
         print_tables(document["machine"], document["benchmarks"])

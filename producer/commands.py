@@ -222,8 +222,8 @@ def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, po
 
     simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
     if draw_first:
-        slots = pool if options.count is None else min(pool, options.count)
-        display.with_progress(islice(simulated.draw_all(), slots), total=slots, title="drawing bottles")
+        drawings = pool if options.count is None else min(pool, options.count)
+        display.with_progress(islice(simulated.draw_all(), drawings), total=drawings, title="drawing bottles")
     return SimulatedFrames(simulated)
 
 

@@ -146,7 +146,7 @@ class LineProducer:
 
         Raises:
             The same as `submit`. `QueueFull` is raised before anything is sent unless another producer takes
-            the places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
+            the free places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
         """
         jobs = [self.prepare(frame) for frame in frames]
         self.send(jobs)

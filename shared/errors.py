@@ -94,15 +94,19 @@ class RedisUnavailable(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
+# The former name of RedisUnavailable, which users' code may still catch.
+ServerAway = RedisUnavailable
+
+
 class StoreUnavailable(Transient):
-    """The place where the model store is kept can't be read or written: away, forbidden, or full."""
+    """The storage of the model store can't be read or written: it is unreachable, forbidden, or full."""
 
 
 class QueueFull(Transient):
     """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
     `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
-    a call of many round trips lost a race for the last places, or asked to fill the places that were left.
+    the call was to enqueue as many as fit (`partial`), or lost a race for the last free places between two round trips.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:

@@ -87,12 +87,14 @@ class Settings(BaseSettings):
     )
     result_cache_queues: str = Field("bulk", description="queues whose results are cached")
     lease_s: int = Field(
-        10, ge=2, description="seconds after a worker's last heartbeat until its jobs go back to the queue, at most"
+        10,
+        ge=2,
+        description="most seconds from a worker's last renewal of its leases until its jobs go back to the queue",
     )
     stuck_after_s: float = Field(
         60.0,
         ge=1,
-        description="seconds that one image or batch may take before the worker gives its jobs back as stuck",
+        description="seconds that one image or batch may take before the worker counts as stuck and gives up its jobs",
     )
     max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
     clock_tolerance_s: float = Field(

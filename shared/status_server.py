@@ -173,7 +173,7 @@ class _App:
 
 
 class _Server(uvicorn.Server):
-    """Keeps the queue of the kernel long: asyncio takes one number for it and for how many it accepts in a turn."""
+    """Sets the length of the kernel's queue, for which asyncio would use the number that it accepts in one turn."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -239,8 +239,10 @@ def _takes_gzip(accept_encoding: str) -> bool:
 
 
 def _accept_batch() -> int:
-    """Accepted in one turn of the event loop. They are counted some turns later, and until then must leave descriptors:
-    without one, asyncio accepts nothing for a second, and sets a timer once for each that it would have accepted.
+    """How many connections are accepted in one turn of the event loop.
+
+    They are counted some turns later, so one turn must not use up the file descriptors: without a free one, asyncio
+    accepts nothing for a second, and sets a timer for each connection that it would have accepted.
     """
     return max(1, _max_connections() // 4)
 

@@ -47,7 +47,7 @@ def verdict(reports: Sequence[Report]) -> str:
     return f"every promise was kept, for {accepted:,} acknowledged images."
 
 
-def as_json(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
+def as_dict(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
     """The reports for a program."""
     return {
         "seed": seed,

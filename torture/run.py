@@ -26,7 +26,7 @@ from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
 from torture.history.checker import Breach, lost_by_server
-from torture.plant.plant import Plant, PlantOptions, Progress, times_to_result
+from torture.plant.plant import OnProgress, Plant, PlantOptions, times_to_result
 from torture.server.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {
@@ -69,7 +69,7 @@ def run_campaigns(
     redis_url: str | None,
     flush: bool,
     folder: Path,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> list[Report]:
     """Run each of the campaigns, in this order.
 
@@ -112,7 +112,7 @@ def _make_folders(folder: Path, names: Sequence[str]) -> None:
         raise BadSetting(f"--folder {folder} can't be used: {error.strerror}.") from error
 
 
-def _prefix_progress(campaign: str, on_progress: Progress, text: str) -> None:
+def _prefix_progress(campaign: str, on_progress: OnProgress, text: str) -> None:
     on_progress(f"{campaign}: {text}")
 
 

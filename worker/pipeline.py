@@ -1,4 +1,4 @@
-"""The way of a job through the worker: claim, decode, batch, infer, decide, finish. Long, so that it is on one page.
+"""A job's way through the worker: claim, decode, batch, infer, decide, finish. Long, so that it is on one page.
 
     claim thread ──▶ decode threads ──▶ batcher ──▶ inference thread(s) ──▶ finish thread
          ▲                                                                       │

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.measuring.figures import Progress, Record, spread
+from bench.measuring.record import OnProgress, Record, spread
 from model_store.bundle.files import open_bundle
 from model_store.engines.loading import open_engine, runnable_engines
 from model_store.engines.protocol import Engine, EngineName
@@ -31,7 +31,7 @@ MIN_BATCHES = 3
 _engine: Engine
 
 
-def bench_engine(settings: Settings, *, rounds: int, on_progress: Progress, measure_s: float = MEASURE_S) -> Record:
+def bench_engine(settings: Settings, *, rounds: int, on_progress: OnProgress, measure_s: float = MEASURE_S) -> Record:
     """Images/s by engine and batch size; an engine that can't run the model is named with the reason."""
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     left_out: dict[str, str] = {}

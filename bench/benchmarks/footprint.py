@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.measuring.figures import Progress, Record, spread
 from bench.measuring.machine import resident_mb
+from bench.measuring.record import OnProgress, Record, spread
 from bench.measuring.traffic import PATIENCE_S, TrafficSpec, answered, cameras, results, send, tail, wait_answered
 from shared import keys
 from shared.errors import Transient
@@ -33,7 +33,7 @@ _POLL_S = 0.002
 _METRICS = "metrics on "  # precedes the address in the worker's log
 
 
-def bench_footprint(settings: Settings, *, rounds: int, images: int, on_progress: Progress) -> Record:
+def bench_footprint(settings: Settings, *, rounds: int, images: int, on_progress: OnProgress) -> Record:
     """Seconds to `/readyz` and to a first result; resident MB after the first images and after `images`."""
     settings = settings.model_copy(
         update={"log_level": "info", "log_format": "text", "metrics_port": 0, "queues": "live"}
@@ -95,7 +95,7 @@ def _is_ready(worker: Child) -> bool:
         return False
 
 
-def _memory(settings: Settings, images: int, *, client: Any, folder: Path, on_progress: Progress) -> Record:
+def _memory(settings: Settings, images: int, *, client: Any, folder: Path, on_progress: OnProgress) -> Record:
     """Resident memory by images sorted."""
     with ExitStack() as stack:
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))

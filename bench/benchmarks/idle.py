@@ -19,8 +19,8 @@ from PIL import Image
 
 from bench.contenders.worker_processes import idle_workers
 from bench.engines.null import null_model
-from bench.measuring.figures import Progress, Record, percentiles
 from bench.measuring.machine import ServerUse
+from bench.measuring.record import OnProgress, Record, percentiles
 from bench.measuring.traffic import results, tail, times_ms, wait_answered
 from shared.errors import Transient
 from shared.server.connection import connect
@@ -36,7 +36,7 @@ SETTLE_S = 3.0
 
 
 def bench_idle(
-    settings: Settings, *, jobs: int, workers: int, on_progress: Progress, watch_s: float = WATCH_S
+    settings: Settings, *, jobs: int, workers: int, on_progress: OnProgress, watch_s: float = WATCH_S
 ) -> Record:
     """Pick-up times of `jobs` single images with one idle worker and with `workers` of them, and the server's load."""
     settings = settings.model_copy(update={"log_level": "warning", "metrics_port": 0})
@@ -54,14 +54,14 @@ def bench_idle(
         "interval_s": INTERVAL_S,
         "server_alone": alone,
         "crews": [
-            crew | {"server_core_share_of_workers": round(crew["server"]["core_share"] - alone["core_share"], 5)}
-            for crew in found
+            group | {"server_core_share_of_workers": round(group["server"]["core_share"] - alone["core_share"], 5)}
+            for group in found
         ],
     }
 
 
 def _with_workers(
-    settings: Settings, count: int, *, client: Any, jobs: int, watch_s: float, on_progress: Progress
+    settings: Settings, count: int, *, client: Any, jobs: int, watch_s: float, on_progress: OnProgress
 ) -> Record:
     client.flushdb()
     with idle_workers(settings, null_model, count=count, client=client, on_progress=on_progress):

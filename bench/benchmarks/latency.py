@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.measuring.figures import Progress, Record, percentiles, spread
+from bench.measuring.record import OnProgress, Record, percentiles, spread
 from bench.measuring.traffic import (
     TrafficResult,
     TrafficSpec,
@@ -67,7 +67,7 @@ def bench_latency(
     jobs: int,
     seconds: float,
     deadline_ms: float,
-    on_progress: Progress,
+    on_progress: OnProgress,
     size: str = "640x480",
 ) -> Record:
     """Percentiles and outcomes by load; `jobs` images to measure the capacity, `seconds` at each load."""

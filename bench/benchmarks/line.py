@@ -8,8 +8,8 @@ import statistics
 from bench.contenders.no_queue import no_queue_rate
 from bench.contenders.queue_filler import QueueFiller
 from bench.contenders.sortline_worker import bench_settings, simple_worker_rate, sortline_rate
-from bench.measuring.figures import Progress, Record
 from bench.measuring.rates import Contender, interleaved, ratios_to, spreads
+from bench.measuring.record import OnProgress, Record
 from bench.peers import celery_missing, mosec_missing, tensorflow_missing
 from shared.settings import Settings
 
@@ -20,7 +20,7 @@ HANDFUL = 8
 
 
 def bench_line(
-    settings: Settings, *, rounds: int, jobs: int, size: str, on_progress: Progress, peers: bool = False
+    settings: Settings, *, rounds: int, jobs: int, size: str, on_progress: OnProgress, peers: bool = False
 ) -> Record:
     """Against the same decoder and engine in one process without a queue, and against RQ's SimpleWorker.
 

@@ -7,8 +7,8 @@ import functools
 from bench.contenders.bare_scripts import STEP_JOBS, bare_rate
 from bench.contenders.queue_filler import QueueFiller
 from bench.contenders.sortline_worker import bench_settings, simple_worker_rate, sortline_rate, two_workers_rate
-from bench.measuring.figures import Progress, Record
 from bench.measuring.rates import Contender, interleaved, ratio, ratios_to, spreads
+from bench.measuring.record import OnProgress, Record
 from bench.peers import celery_missing
 from shared.settings import Settings
 
@@ -16,7 +16,7 @@ from shared.settings import Settings
 FRAME, QUALITY = "608x456", 85
 
 
-def bench_queue(settings: Settings, *, rounds: int, jobs: int, on_progress: Progress, peers: bool = False) -> Record:
+def bench_queue(settings: Settings, *, rounds: int, jobs: int, on_progress: OnProgress, peers: bool = False) -> Record:
     """Against the bare scripts and RQ's SimpleWorker on the same server, and two workers beside one.
 
     All that batch take as many jobs at once as the bare scripts do, unless the settings say how many. `peers` adds

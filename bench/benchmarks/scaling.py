@@ -18,8 +18,8 @@ from typing import Any
 
 from bench.contenders.worker_processes import Loader, drain_queues, steady_rate
 from bench.engines import simulated
-from bench.measuring.figures import Progress, Record, spread
 from bench.measuring.machine import ServerUse
+from bench.measuring.record import OnProgress, Record, spread
 from bench.measuring.traffic import TrafficSpec, results, send
 from shared.cpu_cores import usable_cores
 from shared.errors import NotFound, Transient
@@ -62,7 +62,7 @@ class _Measured:
 
 
 def bench_scaling(
-    settings: Settings, *, rounds: int, jobs: int, on_progress: Progress, simulated_s: float = SIMULATED_S
+    settings: Settings, *, rounds: int, jobs: int, on_progress: OnProgress, simulated_s: float = SIMULATED_S
 ) -> Record:
     """Jobs/s by number of workers, real and simulated, on one server and on two; what limited each."""
     settings = settings.model_copy(

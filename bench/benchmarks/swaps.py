@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.contenders.sortline_worker import LINE
 from bench.measuring import traffic
-from bench.measuring.figures import Progress, percentile, percentiles
 from bench.measuring.machine import resident_mb
+from bench.measuring.record import OnProgress, percentile, percentiles
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared import keys
 from shared.errors import Transient
@@ -89,7 +89,7 @@ class _Run:
             time.sleep(0.01)
 
 
-def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: Progress) -> dict[str, Any]:
+def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: OnProgress) -> dict[str, Any]:
     """Capture-to-result times with swaps and without, and what became of every image."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-swaps-")))
@@ -137,8 +137,8 @@ def _portions(swaps: int) -> list[int]:
     return [SWAPS_PER_INTERVAL] * whole + ([rest] if rest else [])
 
 
-def _run_intervals(run: _Run, count: int, *, on_progress: Progress, of: int) -> None:
-    """A interval with `count` swaps, and one without that lasts as long."""
+def _run_intervals(run: _Run, count: int, *, on_progress: OnProgress, of: int) -> None:
+    """An interval with `count` swaps, and one without that lasts as long."""
     began_at = time.time()
     for _ in range(count):
         on_progress(f"swaps: {run.done + 1} of {of}")

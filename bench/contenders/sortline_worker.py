@@ -60,7 +60,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
     arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
     done = subprocess.run(ours(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
-    if done.returncode:  # it has said why
+    if done.returncode:  # its log says why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     images: list[bytes] = []

@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
 from typing import Any
 
-from bench.measuring.figures import Progress
+from bench.measuring.record import OnProgress
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
@@ -107,7 +107,9 @@ def steady_rate(found: Sequence[SortResult], *, workers: int) -> float:
 
 
 @contextlib.contextmanager
-def idle_workers(settings: Settings, load: Loader, *, count: int, client: Any, on_progress: Progress) -> Iterator[None]:
+def idle_workers(
+    settings: Settings, load: Loader, *, count: int, client: Any, on_progress: OnProgress
+) -> Iterator[None]:
     """`count` workers with nothing to do, for as long as the block lasts; all are registered when it begins.
 
     They are forked off one process that has imported the worker and share its memory, so that a hundred fit. They
@@ -130,7 +132,7 @@ def idle_workers(settings: Settings, load: Loader, *, count: int, client: Any, o
                 worker.join()
 
 
-def _wait_registered(workers: Sequence[BaseProcess], client: Any, on_progress: Progress) -> None:
+def _wait_registered(workers: Sequence[BaseProcess], client: Any, on_progress: OnProgress) -> None:
     until = time.monotonic() + PATIENCE_S
     while (there := client.scard(keys.RQ_WORKERS)) < len(workers):
         ended = [worker.exitcode for worker in workers if worker.exitcode is not None]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.measuring.figures import Progress, spread
+from bench.measuring.record import OnProgress, spread
 from shared.errors import Transient
 
 Rates = dict[str, list[float]]
@@ -21,7 +21,7 @@ class Contender:
     run: Callable[[], float]
 
 
-def interleaved(contenders: Sequence[Contender], *, rounds: int, title: str, on_progress: Progress) -> Rates:
+def interleaved(contenders: Sequence[Contender], *, rounds: int, title: str, on_progress: OnProgress) -> Rates:
     """Run the contenders in turn and return their rates by key. Other load on the machine affects all of them alike."""
     rates: Rates = {contender.key: [] for contender in contenders}
     for number in range(1, rounds + 1):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.measuring.figures import Record
+from bench.measuring.record import Record
 from bench.output.tables import kind_of, machine_line, ratios, words
 from shared.errors import NotFound
 
@@ -249,16 +249,16 @@ def _curve(axes: Axes, part: Record) -> None:
 
 
 def _idle_panels(record: Record) -> list[Panel]:
-    crews = record["crews"]
-    cost = crews[-1]["server_core_share_of_workers"]
-    title = f"an idle worker picks a job up; {crews[-1]['workers']} cost the server {cost:.1%} of a core"
+    groups = record["crews"]
+    cost = groups[-1]["server_core_share_of_workers"]
+    title = f"an idle worker picks a job up; {groups[-1]['workers']} cost the server {cost:.1%} of a core"
 
     def bars(axes: Axes) -> None:
         times = {
-            f"{crew['workers']} idle worker{'s' if crew['workers'] > 1 else ''}": [
-                crew["pickup_ms"][name] for name in _PERCENTILES
+            f"{group['workers']} idle worker{'s' if group['workers'] > 1 else ''}": [
+                group["pickup_ms"][name] for name in _PERCENTILES
             ]
-            for crew in crews
+            for group in groups
         }
         _grouped(axes, _PERCENTILES, times, form="{:.2f}")
         axes.set_ylabel("ms from submission to claim")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.measuring.figures import Record
+from bench.measuring.record import Record
 
 
 def kind_of(record: Record) -> str:
@@ -147,13 +147,13 @@ def _scaling(console: Console, record: Record) -> None:
 def _idle(console: Console, record: Record) -> None:
     rows = [
         [
-            str(crew["workers"]),
-            *(f"{crew['pickup_ms'][name]:.2f}" for name in ("p50", "p95", "p99")),
-            f"{crew['capture_to_result_ms']['p50']:.2f}",
-            f"{crew['server_core_share_of_workers']:.2%}",
-            f"{crew['server']['commands_per_s']:,.0f}",
+            str(group["workers"]),
+            *(f"{group['pickup_ms'][name]:.2f}" for name in ("p50", "p95", "p99")),
+            f"{group['capture_to_result_ms']['p50']:.2f}",
+            f"{group['server_core_share_of_workers']:.2%}",
+            f"{group['server']['commands_per_s']:,.0f}",
         ]
-        for crew in record["crews"]
+        for group in record["crews"]
     ]
     headings = (
         "idle workers",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.download import SAVED_MODEL_FILE
 from model_store.backbones.handles import (
@@ -26,6 +25,7 @@ from model_store.backbones.handles import (
 )
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
+from shared.arrays import Floats
 from shared.errors import BadBackbone
 
 OutputKind = Literal["features", "logits", "probabilities"]
@@ -43,8 +43,6 @@ _NO_SPREAD = 1e-6
 _IMAGENET_OUTPUTS = (1000, 1001)
 # Softmax in float32 over a thousand classes is 1 to within some 1e-6.
 _SUM_TOLERANCE = 1e-3
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.resolve import Backbone
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
+from shared.arrays import Floats
 
 # Largest difference between the outputs of the rebuilt network and of the module: their operations have another order.
 _TOLERANCE = 1e-3
@@ -111,7 +111,7 @@ def to_signed_unit(pixels: Any) -> Any:
     return pixels / 127.5 - 1.0
 
 
-def _rebuild(architecture: Architecture, alpha: float, arrays: list[NDArray[np.float32]]) -> Network | None:
+def _rebuild(architecture: Architecture, alpha: float, arrays: list[Floats]) -> Network | None:
     """The network with these weights; None if their shapes or their order differ."""
     graph = _graph(architecture.name, alpha)
     if [tuple(weight.shape) for weight in graph.weights] != [array.shape for array in arrays]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import GOLDEN_FILE
+from shared.arrays import Floats
 from shared.errors import BadBundle
+from shared.images.arrays import Pixels
 
 
 class Golden(NamedTuple):
@@ -25,9 +26,9 @@ class Golden(NamedTuple):
     float model and of the int8 model.
     """
 
-    images: NDArray[np.uint8]
-    float32: NDArray[np.float32]
-    int8: NDArray[np.float32]
+    images: Pixels
+    float32: Floats
+    int8: Floats
 
 
 def write_golden(folder: Path, golden: Golden) -> None:

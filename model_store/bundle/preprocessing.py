@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.manifest import Manifest
+from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decoding import decode_into
 from shared.settings import Settings
@@ -37,7 +37,7 @@ class ImageDecoder:
         object.__setattr__(self, "_by_camera", by_camera)
         object.__setattr__(self, "_for_other_cameras", region_of(None, by_camera))
 
-    def __call__(self, data: bytes, camera: str) -> NDArray[np.uint8]:
+    def __call__(self, data: bytes, camera: str) -> Pixels:
         """uint8 [size_px, size_px, 3] of a file that `camera` took; ANY_CAMERA if the camera isn't known.
 
         Raises:
@@ -47,7 +47,7 @@ class ImageDecoder:
         self.decode_into(data, camera, out)
         return out
 
-    def decode_into(self, data: bytes, camera: str, out: NDArray[np.uint8]) -> None:
+    def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
         """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
 
         After an error the content of `out` is undefined. May be called from many threads.

@@ -26,14 +26,14 @@ def canary(
     ] = 0.1,
     min_images: Annotated[int, typer.Option(help="compare at least this many images before ending by itself")] = 200,
     lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="end the trial")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="end the canary")] = False,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Try a version on a share of the images before it is promoted. With --shadow its answers are only recorded.
 
     The current version answers each of these images too, and the answers are compared. Promoting the version ends the
-    trial.
+    canary.
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """
@@ -43,7 +43,7 @@ def canary(
     store = open_store_of(model_store)
     name, version = parse_spec(model)
     if stop and share is not None:
-        raise BadSetting("--stop ends a trial, --share starts one: give one of them.")
+        raise BadSetting("--stop ends a canary, --share starts one: give one of them.")
     if stop:
         _stop_canary(store, name, as_json=as_json)
     elif share is None:

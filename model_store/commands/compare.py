@@ -68,7 +68,7 @@ def _print_comparison(found: Comparison) -> None:
     console = plain_console()
     images, right = len(found.a.predictions.samples), found.count_correct()
     console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
-    console.print(metrics_table("Figures", ("", "A", "B", "B - A"), _rows(found.metrics())))
+    console.print(metrics_table("Metrics", ("", "A", "B", "B - A"), _rows(found.metrics())))
     console.print()
     by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
     console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))

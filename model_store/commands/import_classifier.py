@@ -34,8 +34,8 @@ def import_classifier(
 ) -> None:
     """Import a ready-made classifier, such as a TF-Hub module with ImageNet's labels; nothing is trained.
 
-    It is published like a trained model: `sortline classify --top 5` and the worker run it. The images calibrate
-    its int8 model, which is compared with the float one on others of them.
+    It is published like a trained model: `sortline classify --top 5` and the worker run it. Some of the
+    images calibrate its int8 model; on the others it is compared with the float model.
 
     Example: sortline models import-classifier https://tfhub.dev/google/tf2-preview/mobilenet_v2/classification/4
     --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt

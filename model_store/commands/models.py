@@ -89,7 +89,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
             row["mode"],
             _in_brief(row["classes"] or []),
             _format_time(row["created_at"]) if row["created_at"] else "",
-            *("" if row[figure] is None else f"{row[figure]:.3f}" for figure in ("accuracy", "macro_f1")),
+            *("" if row[metric] is None else f"{row[metric]:.3f}" for metric in ("accuracy", "macro_f1")),
             *([escape(row["error"])] if row["error"] else []),
         )
     console.print(table)

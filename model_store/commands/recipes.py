@@ -80,7 +80,7 @@ def _print_recipes(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from model_store.training.recipe_comparison import FIGURES, RECIPES
+    from model_store.training.recipe_comparison import METRICS, RECIPES
 
     compared = {mode: rows for mode, rows in results.items() if "untrainable" not in rows}
     unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
@@ -90,9 +90,9 @@ def _print_recipes(results: dict[str, Any]) -> None:
             print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
         for name in rows.get("excluded", ()):
             print(f"not used in {mode}: {name}: a copy of it has labels that contradict its own", file=sys.stderr)
-    table = Table("mode", "images", "recipe", *(figure.replace("_", " ") for figure in FIGURES))
+    table = Table("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
     for mode, rows in compared.items():
         for recipe in RECIPES:
-            means = (f"{rows[recipe][f'{figure}_mean']:.3f}" for figure in FIGURES)
+            means = (f"{rows[recipe][f'{metric}_mean']:.3f}" for metric in METRICS)
             table.add_row(mode, str(rows["images"]), recipe, *means)
     Console().print(table)

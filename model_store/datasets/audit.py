@@ -136,7 +136,7 @@ class DatasetReport(_ReportModel):
             )
         if rare := self.rare_classes:
             counts = ", ".join(f"{name!r} {count}" for name, count in rare.items())
-            yield f"fewer than {FEW_IMAGES} images: {counts}. Their figures on validation will be rough."
+            yield f"fewer than {FEW_IMAGES} images: {counts}. Their metrics on validation will be rough."
         if self.mode == "multi" and not self.complete:
             yield (
                 "folders of one label: what else applies to a bottle with a defect is taken as unknown, not as absent. "
@@ -165,7 +165,7 @@ class DatasetReport(_ReportModel):
         if self.crowded:
             yield (
                 f"{len(self.crowded):,} images are too like many others to tell copies from other bottles: "
-                f"{_shortened(self.crowded)}. If they are copies, the figures on validation flatter the model."
+                f"{_shortened(self.crowded)}. If they are copies, the metrics on validation flatter the model."
             )
 
 

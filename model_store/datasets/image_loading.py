@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.datasets.dataset import Sample
 from model_store.datasets.dataset_files import DatasetFiles
 from model_store.runtime.progress import OnProgress
 from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting
+from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
@@ -68,7 +68,7 @@ class DecodedSamples:
     """
 
     samples: tuple[Sample, ...]
-    images: NDArray[np.uint8]
+    images: Pixels
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     digests: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class _Decoded:
 class _WithPixels(_Decoded):
     """A decoded sample with its pixels, before they are copied to their place in the result."""
 
-    image: NDArray[np.uint8]
+    image: Pixels
 
 
 def decode_samples(
@@ -144,7 +144,7 @@ def _fingerprint(decoded: Iterable[_Decoded]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _allocate(count: int, size_px: int, scratch: Path | None) -> NDArray[np.uint8]:
+def _allocate(count: int, size_px: int, scratch: Path | None) -> Pixels:
     """uint8 [count, size_px, size_px, 3], not initialised; in a file below `scratch` above MEMORY_BYTES."""
     shape = (count, size_px, size_px, 3)
     size_bytes = math.prod(shape)

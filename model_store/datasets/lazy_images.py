@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Floats, Indices
 from shared.images.arrays import Pixels
 
-Rows = slice | NDArray[np.intp]
+Rows = slice | Indices
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LazySubset:
     """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `subset[3:9]` copies six of them."""
 
     images: Pixels
-    rows: NDArray[np.intp]
+    rows: Indices
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,9 +45,7 @@ class LazySubset:
 ImageStack = Pixels | LazySubset
 
 
-def in_batches(
-    answer: Callable[[Any], Any], rows: ImageStack | NDArray[np.float32], *, size: int
-) -> NDArray[np.float32]:
+def in_batches(answer: Callable[[Any], Any], rows: ImageStack | Floats, *, size: int) -> Floats:
     """The answers to all N >= 1 rows, float32 [N, …], asked for `size` rows at a time."""
     starts = range(0, len(rows), size)
     return np.concatenate([np.asarray(answer(np.ascontiguousarray(rows[at : at + size]))) for at in starts])

@@ -46,6 +46,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_store.runtime.progress import OnProgress, ProgressSteps
+from shared.arrays import Bools, Floats, Indices
+from shared.images.arrays import Pixels
 
 COPY_BOUND = 8.0  # too little for a difference that would change a label
 ALIKE_BOUND = 16.0
@@ -87,8 +89,6 @@ TURNS = (
 )
 
 DuplicateKind = Literal["identical", "copy", "alike"]
-Floats = NDArray[np.float32]
-Indices = NDArray[np.intp]
 
 
 class Pair(NamedTuple):
@@ -113,7 +113,7 @@ class Duplicates:
     crowded: tuple[int, ...]
 
 
-def find_duplicates(arrays: Sequence[NDArray[np.uint8]], *, steps: ProgressSteps) -> Duplicates:
+def find_duplicates(arrays: Sequence[Pixels], *, steps: ProgressSteps) -> Duplicates:
     """Find pairs among all images of the arrays, uint8 [N, S, S, 3] each, numbered consecutively.
 
     Not every pair of a group is listed, but enough to connect it.
@@ -147,7 +147,7 @@ def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _thumbnails(arrays: Sequence[NDArray[np.uint8]], on_progress: OnProgress) -> tuple[NDArray[np.uint8], list[Pair]]:
+def _thumbnails(arrays: Sequence[Pixels], on_progress: OnProgress) -> tuple[Pixels, list[Pair]]:
     """The thumbnails, [N, 64, 64, 3], and a pair for each image whose pixels equal those of an earlier one."""
     count = sum(len(array) for array in arrays)
     thumbnails = np.empty((count, _THUMBNAIL_PX, _THUMBNAIL_PX, 3), np.uint8)
@@ -162,7 +162,7 @@ def _thumbnails(arrays: Sequence[NDArray[np.uint8]], on_progress: OnProgress) ->
     return thumbnails, pairs
 
 
-def _similar_pairs(thumbnails: NDArray[np.uint8], on_progress: OnProgress) -> list[Pair]:
+def _similar_pairs(thumbnails: Pixels, on_progress: OnProgress) -> list[Pair]:
     """Pairs that are a copy or alike, in order, each in the turn with the smallest difference."""
     cells = _cells(thumbnails)
     nearest: dict[tuple[int, int], Pair] = {}
@@ -176,7 +176,7 @@ def _similar_pairs(thumbnails: NDArray[np.uint8], on_progress: OnProgress) -> li
     return sorted(nearest.values())
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _thumbnail(image: Pixels) -> Pixels:
     size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
     # Pillow's BILINEAR averages over the whole area that a pixel of the thumbnail covers.
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).astype(np.uint16)
@@ -186,7 +186,7 @@ def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((smooth + 8) // 16).astype(np.uint8)
 
 
-def _cells(thumbnails: NDArray[np.uint8]) -> Floats:
+def _cells(thumbnails: Pixels) -> Floats:
     """Mean grey of each cell, [N, 16, 16, 1]."""
     side = _THUMBNAIL_PX // _CELL_PX
     parts = thumbnails.reshape(-1, side, _CELL_PX, side, _CELL_PX, 3)
@@ -222,9 +222,7 @@ def _directions(cells: Floats) -> Floats:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _checked(
-    thumbnails: NDArray[np.uint8], cells: Floats, firsts: Indices, seconds: Indices, *, turn: int
-) -> Iterator[Pair]:
+def _checked(thumbnails: Pixels, cells: Floats, firsts: Indices, seconds: Indices, *, turn: int) -> Iterator[Pair]:
     """The candidates that are similar: first filtered by their cells, then checked in the thumbnails."""
     for start in range(0, len(firsts), _CHUNK):
         first, second = firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]
@@ -243,7 +241,7 @@ class _Compared(NamedTuple):
     """`difference` [P, H, W, C] at equal brightness and contrast; `is_relit` [P]: lighting can explain the rest."""
 
     difference: Floats
-    is_relit: NDArray[np.bool_]
+    is_relit: Bools
 
 
 def _compared(first: Floats, second: Floats) -> _Compared:

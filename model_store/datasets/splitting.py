@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from shared.arrays import Indices
 
 VALIDATION_SHARE = 0.2
 # A group larger than this share of all images goes to training: its many copies would be a quarter of the validation
@@ -22,8 +23,8 @@ _LARGEST_GROUP = 0.25 * VALIDATION_SHARE
 class Split(NamedTuple):
     """Indices into the samples that were split, each ascending."""
 
-    train: NDArray[np.intp]
-    validation: NDArray[np.intp]
+    train: Indices
+    validation: Indices
 
 
 class _Unit(NamedTuple):
@@ -122,7 +123,7 @@ def _keep_one_of_each_in_training(units: Sequence[_Unit], validation: set[int]) 
             trained.update(units[number].facts)
 
 
-def _add_one_of_each_to_validation(units: Sequence[_Unit], validation: set[int], order: NDArray[np.intp]) -> None:
+def _add_one_of_each_to_validation(units: Sequence[_Unit], validation: set[int], order: Indices) -> None:
     """For each fact that validation lacks, move its first unit of `order` there, if training has another."""
     trained = Counter(fact for number, unit in enumerate(units) if number not in validation for fact in unit.facts)
     validated = {fact for number in validation for fact in units[number].facts}
@@ -134,5 +135,5 @@ def _add_one_of_each_to_validation(units: Sequence[_Unit], validation: set[int],
             validated |= facts
 
 
-def _members(units: Iterable[_Unit]) -> NDArray[np.intp]:
+def _members(units: Iterable[_Unit]) -> Indices:
     return np.array(sorted(index for unit in units for index in unit.members), np.intp)

@@ -33,8 +33,9 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from model_store.engines.validation import check_answer, check_batch, describe_batch
+from shared.arrays import Floats
 from shared.errors import BadBundle, EngineFailed
-from shared.images.arrays import Images
+from shared.images.arrays import Images, Pixels
 
 # At most so many interpreters: each holds the weights once more. Further threads are distributed over them.
 MAX_LANES = 4
@@ -83,7 +84,7 @@ class LiteRTEngine:
                 for lane in self._lanes:
                     lane.answer(blank[0])
 
-    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """See `Engine.predict`."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         with self._translating_errors(batch), self._counted_call() as is_only_call:
@@ -112,12 +113,10 @@ class LiteRTEngine:
             with self._calls_lock:
                 self._active_calls -= 1
 
-    def _predict_on_lanes(
-        self, batch: Images, on_ready_for_next: Callable[[], None] | None
-    ) -> list[NDArray[np.float32]]:
+    def _predict_on_lanes(self, batch: Images, on_ready_for_next: Callable[[], None] | None) -> list[Floats]:
         """The rows of all images, in order. Each lane takes the next image as soon as it has finished one."""
         pending = deque(range(len(batch)))
-        answers: dict[int, NDArray[np.float32]] = {}
+        answers: dict[int, Floats] = {}
 
         def work() -> None:
             lane = self._idle_lanes.popleft()  # never empty: there are as many lanes as threads in the pool
@@ -157,7 +156,7 @@ class _Lane:
         # LiteRT gives a scale of 0 when the output is not quantised.
         self._scale, self._zero_point = answer["quantization"]
 
-    def answer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def answer(self, image: Pixels) -> Floats:
         """The answer for one image [S, S, 3]: float32 [1, C], if the model is sound.
 
         `set_tensor` copies the pixels in 10 microseconds; writing them through `tensor()` took as long.

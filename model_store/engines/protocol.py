@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from shared.arrays import Floats
     from shared.images.arrays import Images
 
 EngineName = Literal["litert", "litert-fp32", "tensorflow", "tensorflow-mixed"]
@@ -37,7 +35,7 @@ class Engine(Protocol):
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run each of these batch sizes at least once, so that the first real batch is as fast as later ones."""
 
-    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
 
         `on_ready_for_next` is called when the engine could begin the batch of another caller before this one's end. Not

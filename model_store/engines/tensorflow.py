@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.engines import graph_rewriting
 from model_store.engines.validation import check_answer, check_batch, describe_batch
+from shared.arrays import Floats
 from shared.errors import BadBundle, EngineFailed
 from shared.images.arrays import Images
 
@@ -89,7 +89,7 @@ class TensorFlowEngine:
             if lowest <= padded <= highest:
                 self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
-    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """See `Engine.predict`. More images than `max_batch` run in several slices, all of them started at once."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
@@ -117,10 +117,10 @@ class TensorFlowEngine:
             images = self._tf.constant(part)
         return self._run(images)
 
-    def _finish(self, answer: Any, images: int) -> NDArray[np.float32]:
+    def _finish(self, answer: Any, images: int) -> Floats:
         """Wait for the answer; returns the rows of the `images` that are no padding."""
         # Check the number of rows before the padding is cut off, or a wrong number would go unnoticed.
-        rows: NDArray[np.float32] = answer.numpy()
+        rows: Floats = answer.numpy()
         checked = check_answer(rows, images=self._padded(images), classes_count=self.classes_count, engine=self.name)
         return checked[:images]
 

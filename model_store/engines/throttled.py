@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.engines.protocol import Engine, EngineName
+from shared.arrays import Floats
 from shared.images.arrays import Images
 
 # Seconds of pause per second of work. A low priority would not do: an engine's threads would inherit it, and keep it
@@ -34,7 +34,7 @@ class ThrottledEngine:
             self._engine.warm_up([batch_size])
             self._pause(time.monotonic() - started)
 
-    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """See `Engine.predict`; takes about four times as long."""
         rows = []
         for index in range(len(batch)):

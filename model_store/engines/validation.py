@@ -7,8 +7,8 @@ gives a wrong answer.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Floats
 from shared.errors import EngineFailed
 from shared.images.arrays import Images
 
@@ -35,7 +35,7 @@ def describe_batch(batch: Images) -> str:
     return " and ".join(sorted(kinds)) or "nothing"
 
 
-def check_answer(answer: NDArray[np.float32], *, images: int, classes_count: int, engine: str) -> NDArray[np.float32]:
+def check_answer(answer: Floats, *, images: int, classes_count: int, engine: str) -> Floats:
     """Return the answer if it has one row of `classes_count` finite numbers for each of `images`.
 
     Raises:

@@ -25,9 +25,8 @@ from shared.images.crop_regions import ANY_CAMERA
 from shared.settings import Settings
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from model_store.engines.protocol import Engine
+    from shared.images.arrays import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def classify_files(
                 yield _classified(path, next(probabilities), bundle=bundle, top=top)
 
 
-def _read(path: Path, decoder: ImageDecoder, camera: str) -> NDArray[np.uint8] | str:
+def _read(path: Path, decoder: ImageDecoder, camera: str) -> Pixels | str:
     """The decoded image, or the error."""
     if path.is_dir():
         return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.files import Bundle
 from model_store.datasets.dataset import Dataset
@@ -21,6 +20,7 @@ from model_store.engines.protocol import Engine
 from model_store.evaluation.evaluate import DatasetPredictions, predict_dataset, seen_in_training
 from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, label_mask_of, score
 from model_store.runtime.progress import ProgressSteps
+from shared.arrays import Indices
 from shared.errors import BadSetting
 from shared.schemas import ModelRef
 
@@ -68,7 +68,7 @@ class Comparison:
         return tuple(name for name in self.a.scored.classes if name in self.b.scored.classes)
 
     @cached_property
-    def differing(self) -> NDArray[np.intp]:
+    def differing(self) -> Indices:
         """The rows of the images to which the models give different labels or lanes."""
         a, b = self.a.scored, self.b.scored
         rows = range(len(a.lanes))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.files import Bundle
 from model_store.bundle.training_digests import read_training_digests
@@ -18,7 +17,9 @@ from model_store.datasets.image_loading import Limits, Unreadable, decode_sample
 from model_store.engines.protocol import Engine
 from model_store.evaluation.metrics import check_labels_known, evaluate, label_mask_of
 from model_store.runtime.progress import ProgressSteps
+from shared.arrays import Floats
 from shared.errors import BadDataset
+from shared.images.arrays import Pixels
 
 # Images that are decoded at a time: about 40 MB, so that a dataset of any size can be evaluated.
 _CHUNK_IMAGES = 256
@@ -33,7 +34,7 @@ class DatasetPredictions:
 
     samples: tuple[Sample, ...]
     digests: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    probabilities: Floats
     unreadable: tuple[Unreadable, ...]
 
     @property
@@ -61,7 +62,7 @@ def predict_dataset(
     manifest = bundle.manifest
     samples: list[Sample] = []
     digests: list[str] = []
-    probabilities: list[NDArray[np.float32]] = []
+    probabilities: list[Floats] = []
     unreadable: list[Unreadable] = []
     with steps.step(what, total=len(dataset.samples)) as on_progress:
         for start in range(0, len(dataset.samples), _CHUNK_IMAGES):
@@ -131,9 +132,9 @@ def seen_warning(seen: dict[str, int] | None, *, images: int) -> str | None:
         return None
     return (
         f"of these {images:,} images the model was trained on {seen['train']:,} and chosen by {seen['validation']:,}: "
-        "the figures flatter it. Measure on images it never saw (--held-out, or another dataset)."
+        "the metrics flatter it. Measure on images it never saw (--held-out, or another dataset)."
     )
 
 
-def _predict(engine: Engine, images: NDArray[np.uint8], *, max_batch: int) -> list[NDArray[np.float32]]:
+def _predict(engine: Engine, images: Pixels, *, max_batch: int) -> list[Floats]:
     return [engine.predict(images[start : start + max_batch]) for start in range(0, len(images), max_batch)]

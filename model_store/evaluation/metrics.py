@@ -33,15 +33,13 @@ from numpy.typing import NDArray
 
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy, decide
 from model_store.datasets.dataset import Dataset, Sample
+from shared.arrays import Bools, Doubles, Floats, Indices
 from shared.errors import BadDataset
 
 # As in Guo et al. 2017, "On Calibration of Modern Neural Networks", with fewer bins for fewer images.
 BINS = 10
 # The matrix of ImageNet's 1,001 classes would be a million numbers, nearly all of them 0.
 _MAX_CONFUSION_CLASSES = 100
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class ScoredPredictions:
     lanes: tuple[str, ...]
 
     @property
-    def top(self) -> NDArray[np.intp]:
+    def top(self) -> Indices:
         """The column of each image's most probable class, [N]."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
@@ -82,8 +80,8 @@ class ScoredPredictions:
 class Bins(NamedTuple):
     """A reliability diagram. Per non-empty bin: mean confidence, share of correct answers, number of answers."""
 
-    confidence: NDArray[np.float64]
-    frequency: NDArray[np.float64]
+    confidence: Doubles
+    frequency: Doubles
     answers: NDArray[np.int64]
 
     @property

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.runtime.progress import OnProgress
+from shared.arrays import Floats
+from shared.images.arrays import Pixels
 
-Floats = NDArray[np.float32]
 
-
-def correct_biases(int8: bytes, *, fp32: bytes, images: NDArray[np.uint8], on_progress: OnProgress) -> bytes:
+def correct_biases(int8: bytes, *, fp32: bytes, images: Pixels, on_progress: OnProgress) -> bytes:
     """The int8 model with corrected biases; operators that it keeps in float stay as they are.
 
     Args:
@@ -66,7 +66,7 @@ def _convolutions(schema: Any, model: Any) -> Iterator[Any]:
             yield operator
 
 
-def _input_means(fp32: bytes, tensors: list[int], images: NDArray[np.uint8], on_progress: OnProgress) -> list[Floats]:
+def _input_means(fp32: bytes, tensors: list[int], images: Pixels, on_progress: OnProgress) -> list[Floats]:
     """The mean of each of these tensors [1, H, W, channels] over all images and positions, [channels]."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

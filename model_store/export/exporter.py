@@ -9,9 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import GOOD
 from model_store.export import bias_correction, quantization
@@ -21,6 +18,7 @@ from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.calibration import Calibration
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, outputs_of
+from shared.images.arrays import Pixels
 
 
 def serving_module(extractor: FeatureExtractor, head: Head, calibration: Calibration, *, size_px: int) -> Any:
@@ -40,7 +38,7 @@ def serving_module(extractor: FeatureExtractor, head: Head, calibration: Calibra
     return module
 
 
-def export(module: Any, folder: Path, *, calibration: NDArray[np.uint8], steps: ProgressSteps) -> None:
+def export(module: Any, folder: Path, *, calibration: Pixels, steps: ProgressSteps) -> None:
     """Write the three models into `folder`.
 
     Args:

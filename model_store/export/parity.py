@@ -1,6 +1,6 @@
 """Parity: whether the exported files give the trained model's outputs, on images that it was not trained on.
 
-In: the trained module and a folder of exports. Out: the figures of `manifest.parity`, and the golden images. The files
+In: the trained module and a folder of exports. Out: the metrics of `manifest.parity`, and the golden images. The files
 are loaded from disk by the engines that serve them.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.golden import Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
@@ -22,10 +21,12 @@ from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation.metrics import Bools, compute_metrics, score
+from model_store.evaluation.metrics import compute_metrics, score
 from model_store.runtime.native_output import quiet_native
+from shared.arrays import Bools, Floats, Indices
 from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
+from shared.images.arrays import Pixels
 
 # Largest difference after reload. The SavedModel has the same graph and must keep to it. LiteRT folds the batch
 # normalisations into the weights, which adds rounding (up to 9.7e-6 on the default backbone); above this bound the
@@ -33,8 +34,6 @@ from shared.errors import BadBundle
 RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16
 _BATCH_SIZE = 16
-
-Floats = NDArray[np.float32]
 
 
 class ExportPredictions(NamedTuple):
@@ -46,7 +45,7 @@ class ExportPredictions(NamedTuple):
     int8: Floats
 
 
-def predict_all(module: Any, folder: Path, images: NDArray[np.uint8], *, classes_count: int) -> ExportPredictions:
+def predict_all(module: Any, folder: Path, images: Pixels, *, classes_count: int) -> ExportPredictions:
     """Run the trained module and each exported file on the images."""
     size_px, cores = images.shape[1], usable_cores()
 
@@ -77,7 +76,7 @@ def measure_parity(
     labels: Sequence[tuple[str, ...]] | None = None,
     label_mask: Bools | None = None,
 ) -> dict[str, float]:
-    """The figures of `manifest.parity`.
+    """The metrics of `manifest.parity`.
 
     `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
     with fp32: `int8_class_agreement` is the share of images with the same most probable class,
@@ -91,7 +90,7 @@ def measure_parity(
     Raises:
         BadBundle: a float export differs from the trained model; it must not be published.
     """
-    figures: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
+    metrics: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
     # Without true labels only the decisions are compared; whether they are right is not used.
     truth = labels if labels is not None else [()] * len(predictions.trained)
     fp32, int8 = (
@@ -100,13 +99,13 @@ def measure_parity(
     )
     same_class = predictions.int8.argmax(axis=1) == predictions.fp32.argmax(axis=1)
     same_labels = (int8.decided == fp32.decided).all(axis=1)
-    figures["int8_class_agreement"] = float(same_class.mean())
-    figures["int8_labels_agreement"] = float(same_labels.mean())
-    figures["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
+    metrics["int8_class_agreement"] = float(same_class.mean())
+    metrics["int8_labels_agreement"] = float(same_labels.mean())
+    metrics["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
     if labels is not None:
-        figures["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
-        figures["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
-    return figures
+        metrics["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
+        metrics["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
+    return metrics
 
 
 def _differences(predictions: ExportPredictions) -> dict[str, float]:
@@ -124,7 +123,7 @@ def _differences(predictions: ExportPredictions) -> dict[str, float]:
 
 
 def choose_golden(
-    images: NDArray[np.uint8],
+    images: Pixels,
     predictions: ExportPredictions,
     *,
     classes: tuple[str, ...],
@@ -144,7 +143,7 @@ def choose_golden(
     return Golden(images=images[rows], float32=predictions.fp32[rows], int8=predictions.int8[rows])
 
 
-def _round_robin(rows: NDArray[np.intp], label_sets: Bools) -> NDArray[np.intp]:
+def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
     """The rows in another order: the first of every label set, then the second of every label set, and so on.
 
     `label_sets` has one line for each of the rows.

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from shared.images.arrays import Pixels
 
 # The ranges of the activations settle after some tens of images; more only take longer (0.1 s each).
 CALIBRATION_IMAGES = 64
@@ -53,9 +53,7 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
     return [names[index] for operator in (*stem, *head) for index in operator["outputs"]]
 
 
-def to_int8(
-    saved_model: str, *, calibration: NDArray[np.uint8], kept_float: list[str], on_progress: OnProgress
-) -> bytes:
+def to_int8(saved_model: str, *, calibration: Pixels, kept_float: list[str], on_progress: OnProgress) -> bytes:
     """Quantise with ranges from `calibration`, uint8 [N, S, S, 3], training images."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
@@ -75,7 +73,7 @@ def to_int8(
         return bytes(debugger.get_nondebug_quantized_model())
 
 
-def _one_by_one(images: NDArray[np.uint8], on_progress: OnProgress) -> Iterator[list[Any]]:
+def _one_by_one(images: Pixels, on_progress: OnProgress) -> Iterator[list[Any]]:
     for image in images:
         yield [image[np.newaxis]]
         on_progress(1)

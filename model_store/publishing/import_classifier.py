@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.resolve import Backbone, resolve_classifier
 from model_store.bundle.golden import write_golden
@@ -38,6 +37,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import is_disk_error, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
+from shared.images.arrays import Pixels
 
 _MIN_IMAGES = 8
 # Some 100 images suffice to measure an agreement of 99 %; more only take longer.
@@ -77,8 +77,8 @@ class ImportedClassifier:
 class _Images(NamedTuple):
     """Images for the int8 calibration and for the parity, uint8 [N, S, S, 3]; `pictures` are all that were decoded."""
 
-    calibration: NDArray[np.uint8]
-    parity: NDArray[np.uint8]
+    calibration: Pixels
+    parity: Pixels
     pictures: DecodedSamples
 
 

@@ -13,7 +13,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
@@ -35,7 +34,7 @@ from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import count_labels, load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, Unreadable
 from model_store.datasets.lazy_images import LazySubset
-from model_store.evaluation.metrics import Bools, compute_metrics, reliability
+from model_store.evaluation.metrics import compute_metrics, reliability
 from model_store.export.exporter import export, serving_module
 from model_store.export.parity import choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
@@ -52,6 +51,7 @@ from model_store.training.plan import CropChoice, FineTuneChoice, TransferOption
 from model_store.training.prepared_data import PreparedData, check_regions
 from model_store.training.thresholds import Objective, parse_objective
 from model_store.training.transfer import TrainedModel, train_model
+from shared.arrays import Bools, Indices
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 
@@ -231,7 +231,7 @@ def _export(folder: Path, training: _Training, *, steps: ProgressSteps) -> dict[
     return measured
 
 
-def spread_over(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+def spread_over(rows: Indices, count: int) -> Indices:
     """At most `count` of the rows, evenly spread over all: a dataset's first images are often of one class."""
     return rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
 

@@ -14,10 +14,10 @@ from shared.schemas import Name
 
 
 class Canary(BaseModel):
-    """Which version is tried, on how many images, and when the trial ends by itself.
+    """Which version is tried, on how many images, and when the canary ends by itself.
 
     `share` of a line's images go to the canary: it acts on them, or, in `shadow`, its answers are only
-    recorded. The current version answers each of them too. The trial ends when at least `min_images`
+    recorded. The current version answers each of them too. The canary ends when at least `min_images`
     images were compared and more than the share `max_disagreement` was answered differently.
     """
 
@@ -29,4 +29,4 @@ class Canary(BaseModel):
     max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.1
     min_images: Annotated[int, Field(ge=1)] = 200
     lines: tuple[Name, ...] = ()  # empty: all lines
-    started_at: float = Field(default_factory=time.time)  # UTC epoch seconds; tells two trials of one version apart
+    started_at: float = Field(default_factory=time.time)  # UTC epoch seconds; tells two canaries of one version apart

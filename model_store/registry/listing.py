@@ -36,7 +36,7 @@ def _read_rows(store: ReadableStore, name: str) -> list[Row]:
     errors: list[str] = []
     current = _try_read(store.pointer, name, errors)
     canary = _try_read(store.canary_intent, name, errors)
-    if canary is not None and canary.version == current:  # it was promoted, so the trial is over
+    if canary is not None and canary.version == current:  # it was promoted, so the canary has ended
         canary = None
     manifests = _try_read(lambda name: _manifests(store, name), name, errors)
     rows = [_row(name, version, manifest, current, canary) for version, manifest in (manifests or {}).items()]

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.manifest import Manifest
 from model_store.datasets.lazy_images import ImageStack
-from model_store.evaluation.metrics import Bools, Floats, ScoredPredictions, score
+from model_store.evaluation.metrics import ScoredPredictions, score
 from model_store.training.history import Phase
+from shared.arrays import Bools, Floats
+from shared.images.arrays import Pixels
 
 # Side of the thumbnails in a report: large enough to see a cap, and 43 KB uncompressed.
 THUMBNAIL_PX = 120
@@ -37,7 +38,7 @@ class ValidationPredictions:
 
     names: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
-    thumbnails: NDArray[np.uint8]
+    thumbnails: Pixels
     probabilities: Floats
     label_mask: Bools | None = None
     uncalibrated: Floats | None = None
@@ -80,7 +81,7 @@ class ReportData:
         )
 
 
-def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> Pixels:
     """uint8 [N, S, S, 3] reduced to [N, size_px, size_px, 3]; images that are small enough stay as they are."""
     from PIL import Image
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model_store.evaluation.metrics import ScoredPredictions
 from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
+from shared.arrays import Floats
 from shared.images.arrays import Pixels
 
 MAX_SAMPLES = 60
@@ -80,7 +80,7 @@ def mistake_thumbnails(validation: ValidationPredictions, scored: ScoredPredicti
     return [make_thumbnail(validation, scored, int(row)) for row in worst]
 
 
-def error_confidence(scored: ScoredPredictions) -> NDArray[np.float32]:
+def error_confidence(scored: ScoredPredictions) -> Floats:
     """The confidence of each image's worst mistake, [N]: p of a false label, 1 - p of a missed one, else 0."""
     false = scored.decided & ~scored.truth & scored.label_mask
     missed = scored.truth & ~scored.decided

@@ -63,7 +63,7 @@ def summary_sections(manifest: Manifest) -> list[SummarySection]:
     """Everything except the table of classes; sections without rows are left out."""
     found = [
         SummarySection("Model", _model(manifest)),
-        SummarySection("Figures", overall_rows(manifest.metrics)),
+        SummarySection("Metrics", overall_rows(manifest.metrics)),
         SummarySection("Calibration", _calibration(manifest)),
         SummarySection("Exports", _exports(manifest)),
         SummarySection("Policy", _policy(manifest)),

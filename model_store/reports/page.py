@@ -32,7 +32,7 @@ PAGE_FILE = "index.html"
 _JPEG_QUALITY = 85
 _PLOTS = ("curves", "confusion", "thresholds", "reliability")
 # The sections before the table of classes, and those before the plots; the others come last.
-_LEADING_SECTIONS = ("Model", "Figures")
+_LEADING_SECTIONS = ("Model", "Metrics")
 _MEASURED_SECTIONS = ("Calibration", "Exports")
 _NUMBER_COLUMNS = range(2, 8)  # of CLASS_COLUMNS, from 1
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model_store.evaluation.metrics import Bins, ScoredPredictions, reliability
 from model_store.reports.data import ValidationPredictions
 from model_store.training.history import Phase
+from shared.arrays import Doubles
 
 _DPI = 100
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -260,7 +261,7 @@ def _draw_threshold(axes: Any, scored: ScoredPredictions, column: int) -> list[A
     return lines
 
 
-def _multi_series(scored: ScoredPredictions, column: int) -> dict[str, NDArray[np.float64]]:
+def _multi_series(scored: ScoredPredictions, column: int) -> dict[str, Doubles]:
     known = scored.label_mask[:, column]
     truth, scores = scored.truth[known, column], scored.probabilities[known, column]
     given = scores[None, :] >= np.linspace(0, 1, 101)[:, None]
@@ -272,7 +273,7 @@ def _multi_series(scored: ScoredPredictions, column: int) -> dict[str, NDArray[n
     }
 
 
-def _single_series(scored: ScoredPredictions, column: int) -> dict[str, NDArray[np.float64]]:
+def _single_series(scored: ScoredPredictions, column: int) -> dict[str, Doubles]:
     answered = scored.top == column
     truth, scores = scored.truth[answered, column], scored.probabilities[answered, column]
     certain = scores[None, :] >= np.linspace(0, 1, 101)[:, None]
@@ -282,13 +283,13 @@ def _single_series(scored: ScoredPredictions, column: int) -> dict[str, NDArray[
     }
 
 
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Doubles:
     """part / whole; NaN (not drawn) where the whole is 0."""
     return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))
 
 
 def _draw_reliability(axes: Any, bins: Bins, *, title: str) -> None:
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as often as said")
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
     axes.vlines(bins.confidence, bins.confidence, bins.frequency, color=_ORANGE, linewidth=3, alpha=0.5, label="gap")
     axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="as often as right")
     axes.set(title=title, ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))

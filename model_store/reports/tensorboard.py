@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.reports.data import ReportData
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.history import Phase
+from shared.arrays import Doubles, Floats
 
 LOGS_DIR = "logs"
 _BUCKETS = 30  # TensorBoard's own default
@@ -45,7 +45,7 @@ def write_events(folder: Path, data: ReportData) -> None:
                 tf.summary.write(name, _encode_image(path), step=last, metadata=metadata("images", "BLOB_SEQUENCE"))
 
 
-def histogram(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def histogram(values: Floats) -> Doubles:
     """Rows of (left edge, right edge, count), [30, 3], as TensorBoard stores histograms; of finite values only."""
     counts, edges = np.histogram(values[np.isfinite(values)], bins=_BUCKETS)
     return np.column_stack([edges[:-1], edges[1:], counts]).astype(np.float64)

@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
+from shared.arrays import Doubles, Floats, Indices
 
 FOLDS = 5
 _MAX_STEPS = 100
 # Gain of the penalised negative log likelihood, in nats over all images, below which the search stops. No probability
 # changes visibly by it.
 _LEAST_GAIN = 1e-10
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 
 class Prior(NamedTuple):
@@ -100,7 +98,7 @@ def fit(
 
 def fold_assignment(
     logits: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], *, folds: int = FOLDS
-) -> NDArray[np.intp]:
+) -> Indices:
     """The fold of each image, [N]: images are sorted by targets, then by logits, and assigned to the folds in turn.
 
     So every fold gets its share of each label, and the order of the rows does not matter.
@@ -122,7 +120,7 @@ def cross_fitted(
     """Each image's logits, calibrated without the images of its own fold (cross-fitting).
 
     Arguments as of `fit`; the folds are those of `fold_assignment`. Measure and choose thresholds on these logits:
-    figures of the images that a calibration was fitted to are too good.
+    metrics of the images that a calibration was fitted to are too good.
     """
     _check(logits, targets, mode)
     fold = fold_assignment(logits, targets, folds=folds)

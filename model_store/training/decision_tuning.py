@@ -1,7 +1,7 @@
 """Decision tuning: from a trained head and its validation images to calibrated probabilities and a policy.
 
 In: the head's logits and the true labels. Out: a DecisionTuning: the calibration to fold into the head, the policy to
-publish, and unbiased figures of both. Numpy only, pure.
+publish, and unbiased metrics of both. Numpy only, pure.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import Bools, ScoredPredictions, score
+from model_store.evaluation.metrics import ScoredPredictions, score
 from model_store.training.calibration import Calibration, cross_fitted, fit, fold_assignment
 from model_store.training.head import outputs_of, probabilities_of
 from model_store.training.thresholds import F1, Objective, choose_thresholds
-
-Floats = NDArray[np.float32]
+from shared.arrays import Bools, Floats, Indices
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class DecisionTuning:
     notes: tuple[str, ...]
     before: Floats
     after: Floats
-    fold: NDArray[np.intp]
+    fold: Indices
     fold_policies: tuple[Policy, ...]
 
     def score_out_of_fold(
@@ -47,8 +45,9 @@ class DecisionTuning:
     ) -> ScoredPredictions:
         """The validation images, decided by calibrations and thresholds that were chosen without them.
 
-        `evaluation.metrics.figures` of it is what to expect of fresh images. The figures of the final policy on the
-        images that it was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro F1).
+        Their metrics (`evaluation.metrics.compute_metrics`) are what to expect of fresh images. Those of the final
+        policy on the images that it was chosen on are too good (on 24 splits of the bottle frames by 0.035 of macro
+        F1).
 
         Args:
             labels: the true ones of the N images.
@@ -89,7 +88,7 @@ def tune_decisions(
     output_probabilities = after[:, [names.index(name) for name in outputs]]
     fold = fold_assignment(logits, targets)
 
-    def choose_policy(rows: NDArray[np.bool_]) -> tuple[Policy, tuple[str, ...]]:
+    def choose_policy(rows: Bools) -> tuple[Policy, tuple[str, ...]]:
         found = choose_thresholds(
             output_probabilities[rows], targets[rows], outputs=outputs, mode=mode, objective=objective
         )
@@ -109,7 +108,7 @@ def tune_decisions(
     )
 
 
-def _in_order(parts: Sequence[ScoredPredictions], fold: NDArray[np.intp], *, policy: Policy) -> ScoredPredictions:
+def _in_order(parts: Sequence[ScoredPredictions], fold: Indices, *, policy: Policy) -> ScoredPredictions:
     """The folds' results as one, with the images in their original order."""
     order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
     lanes = [lane for part in parts for lane in part.lanes]

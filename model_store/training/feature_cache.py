@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.datasets.lazy_images import ImageStack, in_batches
 from model_store.runtime.progress import OnProgress
@@ -28,6 +27,8 @@ from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.augmentation import augment_pixels, augment_transforms
 from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
+from shared.arrays import Floats
+from shared.images.arrays import Pixels
 
 log = logging.getLogger("sortline.train")
 
@@ -43,7 +44,7 @@ class FeatureCache:
         self._extractor = extractor
         self._folder = cache / "features" / extractor.digest
 
-    def features(self, frames: ImageStack, *, on_progress: OnProgress, random: Any = None) -> NDArray[np.float32]:
+    def features(self, frames: ImageStack, *, on_progress: OnProgress, random: Any = None) -> Floats:
         """Features of frames uint8 [N, S, S, 3], float32 [N, width].
 
         With `random`, an `augmentation.random_generator`, the frames are augmented first.
@@ -56,7 +57,7 @@ class FeatureCache:
             on_progress(len(pixels))
         return found
 
-    def _features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _features(self, pixels: Pixels) -> Floats:
         """Features of one batch: cached ones from disk, the others computed together."""
         found = np.empty((len(pixels), self._extractor.feature_width), np.float32)
         files = [self._file(image) for image in pixels]
@@ -86,12 +87,12 @@ class FeatureCache:
             lambda pixels: feature_fn(tf.cast(pixels, tf.float32), training=False), input_signature=signature
         )
 
-    def _file(self, pixels: NDArray[np.uint8]) -> Path:
+    def _file(self, pixels: Pixels) -> Path:
         digest = hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()
         return self._folder / digest[:2] / f"{digest}.npy"
 
 
-def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any = None) -> Iterator[NDArray[np.uint8]]:
+def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any = None) -> Iterator[Pixels]:
     """The extractor's crops of frames [N, S, S, 3], in batches of uint8 [n, height, width, 3], rounded.
 
     With `random`, an `augmentation.random_generator`, they are augmented.
@@ -111,14 +112,14 @@ def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any
         yield np.asarray(tf.cast(tf.round(crop(batch)), tf.uint8))
 
 
-def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> NDArray[np.float32]:
+def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> Floats:
     """Features of frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does, uncached."""
     tf = import_tensorflow()
     run = tf.function(extractor.features, reduce_retracing=True)
     return in_batches(lambda batch: run(tf.constant(batch)), frames, size=BATCH_SIZE)
 
 
-def _read(file: Path, *, width: int) -> NDArray[np.float32] | None:
+def _read(file: Path, *, width: int) -> Floats | None:
     try:
         features = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # absent, or cut off by a full disk: computed again
@@ -126,7 +127,7 @@ def _read(file: Path, *, width: int) -> NDArray[np.float32] | None:
     return features if features.shape == (width,) and features.dtype == np.float32 else None
 
 
-def _write(file: Path, features: NDArray[np.float32]) -> None:
+def _write(file: Path, features: Floats) -> None:
     """Write the file completely or not at all, even if another process writes the same one now."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=file.parent)

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
 from model_store.datasets.lazy_images import ImageStack, in_batches
@@ -27,6 +26,7 @@ from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, Scaler, TrainResult
 from model_store.training.history import History
+from shared.arrays import Floats
 from shared.errors import BadSetting
 
 FineTuneMethod = Literal["none", "top", "all", "scratch"]
@@ -74,7 +74,7 @@ class Frames:
     """
 
     images: ImageStack
-    targets: NDArray[np.float32]
+    targets: Floats
     groups: Sequence[int] | None = None
 
 
@@ -122,13 +122,13 @@ def fine_tune(
         best_loss = float("inf")
     for epoch in range(settings.epochs):
         order = rng.permutation(len(train.images))
-        step_figures = []
+        step_metrics = []
         for start in range(0, len(order), settings.batch_size):
             rows = order[start : start + settings.batch_size]
-            step_figures.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
+            step_metrics.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
             on_progress(len(rows))
         loss, accuracy = run.evaluate(pixels, validation.targets)
-        for name, value in zip(history, (*np.mean(step_figures, axis=0), loss, accuracy), strict=True):
+        for name, value in zip(history, (*np.mean(step_metrics, axis=0), loss, accuracy), strict=True):
             history[name].append(float(value))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
@@ -152,7 +152,7 @@ class _Run:
         variables: Sequence[Any],
         settings: FineTuneSettings,
         scaler: Scaler,
-        class_weights: NDArray[np.float32],
+        class_weights: Floats,
         seed: int,
     ) -> None:
         tf = import_tensorflow()
@@ -185,13 +185,13 @@ class _Run:
         self._head_optimizer.build([self._kernel, self._bias])
         return [float(rate(epoch * steps_per_epoch)) for epoch in range(epochs)]
 
-    def crop(self, images: ImageStack) -> NDArray[np.float32]:
+    def crop(self, images: ImageStack) -> Floats:
         """The crops' pixels. They do not change during the training, because the localizer has its own weights."""
         tf = import_tensorflow()
         crop = tf.function(self._extractor.pixels, reduce_retracing=True)
         return in_batches(lambda batch: crop(tf.constant(batch)), images, size=_EVALUATION_BATCH_SIZE)
 
-    def evaluate(self, pixels: NDArray[np.float32], targets: NDArray[np.float32]) -> tuple[float, float]:
+    def evaluate(self, pixels: Floats, targets: Floats) -> tuple[float, float]:
         """Mean loss and accuracy of images that are not trained on."""
         constant = import_tensorflow().constant
         logits = in_batches(lambda batch: self._logits(constant(batch)), pixels, size=_EVALUATION_BATCH_SIZE)

@@ -10,16 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
 from model_store.training.history import History
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
+from shared.arrays import Bools, Floats
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from shared.arrays import Floats
 
 # A rare class weighs at most this many times as much as a class that half of the images have.
 _MOST_WEIGHT = 5.0
-
-Floats = NDArray[np.float32]
 
 
 def class_weights(targets: Floats, mode: Mode) -> Floats:

@@ -24,6 +24,7 @@ from model_store.backbones.keras_graphs import Network, to_signed_unit
 from model_store.datasets.lazy_images import ImageStack
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from shared.arrays import Bools, Doubles, Floats
 
 # Side of the localizer's input; with 96 the boxes were as good, with 192 no better.
 INPUT_PX = 128
@@ -35,8 +36,6 @@ _RIDGE = 0.01
 _BATCH_SIZE = 16
 # More frames improve nothing, and take 10 ms each.
 MAX_FRAMES = 1000
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def resize_frames(frames: Any, size_px: int = INPUT_PX) -> Any:
     return to_signed_unit(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
 
 
-def _differs_from_border(cells: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _differs_from_border(cells: Doubles) -> Bools:
     """The teacher: which cells [H, W, channels] of one frame are unlike its border, [H, W]."""
     channels = cells.shape[-1]
     border = np.concatenate([cells[0], cells[-1], cells[1:-1, 0], cells[1:-1, -1]])
@@ -94,7 +93,7 @@ def _differs_from_border(cells: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(distance > _otsu(distance.ravel()))
 
 
-def _otsu(values: NDArray[np.float64]) -> float:
+def _otsu(values: Doubles) -> float:
     """The threshold that leaves the least variance on its two sides (Otsu 1979)."""
     ordered = np.sort(values)
     count = np.arange(1, len(ordered))
@@ -112,7 +111,7 @@ class _Regression:
         # For belt and bottle: sum of weights, of features, of their products.
         self._sums: list[list[Any]] = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
-    def add(self, maps: NDArray[np.float64], bottle_shares: NDArray[np.floating]) -> None:
+    def add(self, maps: Doubles, bottle_shares: NDArray[np.floating]) -> None:
         """Add cells [N, h, w, channels], with the share of each that is bottle, 0 to 1, [N, h, w]."""
         rows = maps.reshape(-1, maps.shape[-1])
         bottle = bottle_shares.reshape(-1).astype(np.float64)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.training.feature_extractor import Crop
 from model_store.training.fine_tuning import FineTuneMethod
 from model_store.training.head import Scaler
+from shared.arrays import Floats
 
 CropChoice = Literal["auto", "detected", "full"]
 FineTuneChoice = Literal["auto", "none", "top", "all", "scratch"]
@@ -59,9 +59,7 @@ class TransferPlan:
     reasons: tuple[str, ...]
 
 
-def feature_separability(
-    features: NDArray[np.float32], targets: NDArray[np.float32], *, groups: Sequence[int] | None = None
-) -> float:
+def feature_separability(features: Floats, targets: Floats, *, groups: Sequence[int] | None = None) -> float:
     """How well features [N, width] separate the outputs of `targets` [N, outputs]: 0 to 1.
 
     The mean average precision of ridge regressions on images that they were not fitted to; images of one of the

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from model_store.backbones.keras_graphs import Network
@@ -24,11 +23,12 @@ from model_store.datasets.dataset_files import DatasetFiles
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.datasets.lazy_images import LazySubset
 from model_store.datasets.splitting import Split, split
-from model_store.evaluation.metrics import Bools, label_mask_of
+from model_store.evaluation.metrics import label_mask_of
 from model_store.runtime.progress import ProgressSteps
 from model_store.training.feature_extractor import frame_size_px
 from model_store.training.fine_tuning import Frames
 from model_store.training.head import targets_of
+from shared.arrays import Bools, Indices
 from shared.errors import BadDataset, BadSetting
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 
@@ -92,11 +92,11 @@ class PreparedData:
         parts = _split(dataset, report, samples, rows, seed=seed)
         return cls(dataset, report, mode, dataset.classes_for(mode), fit, pictures, parts, held_out_pictures)
 
-    def samples(self, rows: NDArray[np.intp]) -> list[Sample]:
+    def samples(self, rows: Indices) -> list[Sample]:
         """The samples of these rows of `pictures`."""
         return [self.pictures.samples[index] for index in rows]
 
-    def labels(self, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
+    def labels(self, rows: Indices) -> list[tuple[str, ...]]:
         """The stated labels of these rows of `pictures`."""
         return [sample.labels for sample in self.samples(rows)]
 
@@ -104,13 +104,13 @@ class PreparedData:
         """Which labels of these samples the dataset states, bool [N, C]; None: all."""
         return label_mask_of(self.dataset, samples, classes=self.classes, mode=self.mode)
 
-    def frames(self, rows: NDArray[np.intp]) -> Frames:
+    def frames(self, rows: Indices) -> Frames:
         """These rows of `pictures` with their targets."""
         samples = self.samples(rows)
         targets = targets_of(self.labels(rows), self.classes, self.mode, label_mask=self.label_mask(samples))
         return Frames(LazySubset(self.pictures.images, rows), targets, self.report.groups_of(samples))
 
-    def split_rows(self, rows: NDArray[np.intp], *, seed: int) -> Split:
+    def split_rows(self, rows: Indices, *, seed: int) -> Split:
         """Split these rows of `pictures` by the same rules as `split`, with another seed.
 
         Raises:
@@ -119,9 +119,7 @@ class PreparedData:
         return _split(self.dataset, self.report, self.pictures.samples, rows, seed=seed)
 
 
-def _split(
-    dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: NDArray[np.intp], *, seed: int
-) -> Split:
+def _split(dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: Indices, *, seed: int) -> Split:
     parts = split(
         [sample.labels for sample in samples],
         seed=seed,

@@ -1,6 +1,6 @@
 """Recipe comparison: the tutorial's training and ours on the same splits. Called by `sortline models compare-recipes`.
 
-In: a dataset and seeds. Out: figures fit for JSON. Publishes nothing, so the images of held_out.txt take part.
+In: a dataset and seeds. Out: metrics fit for JSON. Publishes nothing, so the images of held_out.txt take part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
@@ -29,10 +28,12 @@ from model_store.training.head import TUTORIAL, Examples, logits_of, probabiliti
 from model_store.training.plan import TransferOptions
 from model_store.training.prepared_data import PreparedData
 from model_store.training.transfer import train_model
+from shared.arrays import Floats, Indices
 from shared.errors import BadDataset
+from shared.images.arrays import Pixels
 
 RECIPES = ("tutorial", "ours")
-FIGURES = ("accuracy", "macro_f1", "map", "exact_match", "ece")
+METRICS = ("accuracy", "macro_f1", "map", "exact_match", "ece")
 
 
 def compare_recipes(
@@ -51,7 +52,7 @@ def compare_recipes(
     Thresholds are 0.5, and probabilities are not calibrated. Images are checked and split as for training.
 
     Returns:
-        {mode: {recipe: {figure: [one per seed], figure + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
+        {mode: {recipe: {metric: [one per seed], metric + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
         or {mode: {"untrainable": reason}} for a mode that the dataset can't be trained in
 
     Raises:
@@ -66,10 +67,10 @@ def compare_recipes(
     refused: list[BadDataset] = []
     for mode, subset in subsets.items():
         try:
-            trial = _Trial.prepare(
+            experiment = _Experiment.prepare(
                 subset, mode, backbone=resolved, cache=cache, limits=limits, seed=seeds[0], steps=steps
             )
-            result[mode] = _compare(trial, seeds, steps=steps)
+            result[mode] = _compare(experiment, seeds, steps=steps)
         except BadDataset as error:
             refused.append(error)
             result[mode] = {"untrainable": str(error)}
@@ -148,9 +149,7 @@ def _as_dicts(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
     return [{"file": item.name, "reason": item.reason} for item in unreadable]
 
 
-def _fit_recomputing(
-    extractor: FeatureExtractor, frames: NDArray[np.uint8], *, targets: NDArray[np.float32], parts: Split, seed: int
-) -> float:
+def _fit_recomputing(extractor: FeatureExtractor, frames: Pixels, *, targets: Floats, parts: Split, seed: int) -> float:
     """Train as the tutorial: `Sequential([KerasLayer, Dense])`, `fit`. Returns the accuracy on the held-back fifth."""
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -166,10 +165,10 @@ def _fit_recomputing(
     return float(fitted.history["val_acc"][-1])
 
 
-def _compare(trial: _Trial, seeds: Sequence[int], *, steps: ProgressSteps) -> dict[str, Any]:
-    data = trial.data
+def _compare(experiment: _Experiment, seeds: Sequence[int], *, steps: ProgressSteps) -> dict[str, Any]:
+    data = experiment.data
     result: dict[str, Any] = {
-        "images": len(trial.rows),
+        "images": len(experiment.rows),
         "seeds": list(seeds),
         "unreadable": _as_dicts(data.pictures.unreadable),
         "excluded": list(data.report.excluded),
@@ -178,19 +177,19 @@ def _compare(trial: _Trial, seeds: Sequence[int], *, steps: ProgressSteps) -> di
         rows = []
         with steps.step(f"Recipe {name} ({data.mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
-                rows.append(trial.run(name, seed=seed))
+                rows.append(experiment.run(name, seed=seed))
                 on_progress(1)
-        result[name] = {figure: [row[figure] for row in rows] for figure in FIGURES}
-        result[name] |= {f"{figure}_mean": round(float(np.mean(result[name][figure])), 4) for figure in FIGURES}
+        result[name] = {metric: [row[metric] for row in rows] for metric in METRICS}
+        result[name] |= {f"{metric}_mean": round(float(np.mean(result[name][metric])), 4) for metric in METRICS}
     return result
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Experiment:
     """One subset in one mode: prepared as for training, and `squashed`, the same images for the tutorial's base."""
 
     data: PreparedData
-    squashed: NDArray[np.uint8]
+    squashed: Pixels
     backbone: Backbone
     network: Network | None
     cache: Path
@@ -206,7 +205,7 @@ class _Trial:
         limits: Limits,
         seed: int,
         steps: ProgressSteps,
-    ) -> _Trial:
+    ) -> _Experiment:
         """Decode the images: once for an opaque module, where both recipes use the same, else in two sizes.
 
         Raises:
@@ -238,12 +237,12 @@ class _Trial:
         return cls(data, pictures.images, backbone, network, cache)
 
     @property
-    def rows(self) -> NDArray[np.intp]:
+    def rows(self) -> Indices:
         """The rows of `data.pictures` that may be used."""
         return np.sort(np.concatenate(self.data.split))
 
     def run(self, recipe: str, *, seed: int) -> dict[str, Any]:
-        """The figures of `evaluate` for one recipe on one split."""
+        """The metrics of `evaluate` for one recipe on one split."""
         data = self.data
         parts = data.split_rows(self.rows, seed=seed)
         train_and_predict = self._tutorial_logits if recipe == "tutorial" else self._our_logits
@@ -256,7 +255,7 @@ class _Trial:
             label_mask=data.label_mask(data.samples(parts.validation)),
         )
 
-    def _tutorial_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+    def _tutorial_logits(self, parts: Split, *, seed: int) -> Floats:
         """Logits of the validation images by the tutorial's recipe."""
         cache = FeatureCache(opaque_extractor(self.backbone), cache=self.cache)
         features = cache.features(self.squashed, on_progress=ignore_progress)
@@ -272,7 +271,7 @@ class _Trial:
         )
         return logits_of(result.head, held_back.features)
 
-    def _our_logits(self, parts: Split, *, seed: int) -> NDArray[np.float32]:
+    def _our_logits(self, parts: Split, *, seed: int) -> Floats:
         """Logits of the validation images by our recipe."""
         network = None if self.network is None else self.network.clone()  # fine-tuning changes it
         train, validation = map(self.data.frames, self.data.split_rows(parts.train, seed=seed))

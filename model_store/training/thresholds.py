@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode
+from shared.arrays import Bools, Doubles
 from shared.errors import BadSetting
 
 ObjectiveKind = Literal["f1", "precision", "recall", "cost", "confidence"]
@@ -56,9 +57,6 @@ _MODES: dict[ObjectiveKind, tuple[Mode, ...]] = {
 
 # Of coordinate ascent; in practice two or three until no threshold moves.
 _MAX_ROUNDS = 10
-
-Doubles = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
@@ -29,6 +28,7 @@ from model_store.training.head import Examples, Head, HeadSettings, Scaler, trai
 from model_store.training.history import Phase
 from model_store.training.object_localizer import ObjectLocalizer
 from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
+from shared.arrays import Floats
 from shared.errors import BadSetting
 
 # Of the head's epochs: each epoch sees newly augmented images, and costs a thousand times as much.
@@ -150,7 +150,7 @@ def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
 
 
 def _head_examples(
-    inputs: _Inputs, extractor: FeatureExtractor, *, plain: NDArray[np.float32], versions: int
+    inputs: _Inputs, extractor: FeatureExtractor, *, plain: Floats, versions: int
 ) -> tuple[Examples, Examples]:
     """Training and validation examples for the head.
 

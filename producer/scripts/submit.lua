@@ -104,8 +104,8 @@ for position = 1, taken do
   redis.call(unpack(hset))
 end
 
--- One token wakes one worker; many jobs are work for several. Tokens that nobody waits for are kept
--- few, as each costs a worker one look at an empty queue.
+-- One token wakes one worker; many jobs are work for several. Few tokens are kept that nobody waits for, as each costs
+-- a worker one claim on an empty queue.
 local tokens = { 'LPUSH', WAKEUP }
 for _ = 1, math.min(taken, wakeup_tokens) do
   tokens[#tokens + 1] = '1'

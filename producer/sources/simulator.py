@@ -20,6 +20,7 @@ from PIL import Image, ImageFilter
 
 from producer.sources.demo_dataset import Bottle, Box, held_out_bottles
 from shared.errors import BadSetting
+from shared.images.arrays import Pixels
 
 DEFAULT_SIZE = (640, 480)
 DEFAULT_QUALITY = 85
@@ -35,8 +36,6 @@ _EXPOSURE = (0.8, 1.2)
 _GAMMA = (0.9, 1.1)
 _CHANNEL_GAIN = (0.96, 1.04)
 _BLUR_PX = (0.0, 0.5)  # Gaussian radius, pixels of the source frame
-
-_Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,10 @@ class SimulatedSource:
 
     def frame(self, number: int) -> SimulatedFrame:
         """Frame `number` (from 0) of the endless stream: the same bytes in every process, for one version of Pillow."""
-        slot = number % self.pool
-        drawing = self._drawings[slot]
+        index = number % self.pool
+        drawing = self._drawings[index]
         if drawing is None:
-            drawing = self._drawings[slot] = self._draw(slot)
+            drawing = self._drawings[index] = self._draw(index)
         return drawing
 
     def truth(self, number: int) -> frozenset[str]:
@@ -98,19 +97,19 @@ class SimulatedSource:
 
     def draw_all(self) -> Iterator[int]:
         """Draw what is not drawn yet; yields the number of each drawing when it is there."""
-        for slot in range(self.pool):
-            self.frame(slot)
-            yield slot
+        for index in range(self.pool):
+            self.frame(index)
+            yield index
 
-    def _bottle(self, slot: int) -> Bottle:
-        """Every round over the pool's slots shows all held-out frames once, in an order of its own."""
-        turn, place = divmod(slot, len(self._bottles))
+    def _bottle(self, index: int) -> Bottle:
+        """Every round over the pool shows all held-out frames once, in an order of its own."""
+        turn, position = divmod(index, len(self._bottles))
         order = self._random(0, turn).permutation(len(self._bottles))
-        return self._bottles[int(order[place])]
+        return self._bottles[int(order[position])]
 
-    def _draw(self, slot: int) -> SimulatedFrame:
-        bottle = self._bottle(slot)
-        data = _render(bottle, self._random(1, slot), self._size, self._quality)
+    def _draw(self, index: int) -> SimulatedFrame:
+        bottle = self._bottle(index)
+        data = _render(bottle, self._random(1, index), self._size, self._quality)
         return SimulatedFrame(data=data, truth=bottle.truth, source_name=bottle.path.name)
 
     def _random(self, purpose: int, number: int) -> np.random.Generator:
@@ -140,15 +139,17 @@ class Placement:
         return self.source_centre[0] + cos * dx + sin * dy, self.source_centre[1] - sin * dx + cos * dy
 
 
-def place(box: Box, source: tuple[int, int], size: tuple[int, int], random: np.random.Generator) -> Placement:
+def random_placement(
+    box: Box, source: tuple[int, int], size: tuple[int, int], random: np.random.Generator
+) -> Placement:
     """A random placement of a source frame (width, height) in a drawing of `size`, with the whole box in view."""
     turn_rad = math.radians(random.uniform(-_TURN_DEG, _TURN_DEG))
     wanted_scale = size[1] / source[1] * random.uniform(*_SCALE)
     cos, sin = abs(math.cos(turn_rad)), abs(math.sin(turn_rad))
     width, height = box.right - box.left, box.bottom - box.top
     extents = (cos * width + sin * height, sin * width + cos * height)
-    room = 1 - 2 * _EDGE_VIEW
-    scale = min(wanted_scale, *(room * px / extent for px, extent in zip(size, extents, strict=True)))
+    available = 1 - 2 * _EDGE_VIEW
+    scale = min(wanted_scale, *(available * px / extent for px, extent in zip(size, extents, strict=True)))
     centre = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
     starts = [
         _view_start(
@@ -180,7 +181,7 @@ def _view_start(*, view: float, length: int, low: float, high: float, random: np
 def _render(bottle: Bottle, random: np.random.Generator, size: tuple[int, int], quality: int) -> bytes:
     with Image.open(bottle.path) as file:
         source = file.convert("RGB")
-    placement = place(bottle.box, source.size, size, random)
+    placement = random_placement(bottle.box, source.size, size, random)
     light = _light(random)
     # The source is the smaller image, so it is blurred and lit before it is enlarged.
     source = source.point(light).filter(ImageFilter.GaussianBlur(random.uniform(*_BLUR_PX)))
@@ -197,7 +198,7 @@ def _transformed(source: Image.Image, box: Box, placement: Placement, size: tupl
     top, bottom = (round(f(y for _, y in corners)) + extra for f, extra in ((min, -2), (max, 3)))
     columns = _folded(np.arange(left, right), source.width, low=box.left, high=box.right)
     rows = _folded(np.arange(top, bottom), source.height, low=box.top, high=box.bottom)
-    pixels: _Pixels = np.asarray(source)
+    pixels: Pixels = np.asarray(source)
     canvas = Image.fromarray(pixels[rows][:, columns])
     origin_x, origin_y = placement.to_source(0, 0)
     cos, sin = math.cos(placement.turn_rad) / placement.scale, math.sin(placement.turn_rad) / placement.scale

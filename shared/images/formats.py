@@ -1,4 +1,4 @@
-"""The accepted image formats, recognised by their first bytes. Apart from `decoding`: a producer needs no decoder."""
+"""The accepted image formats, recognised by their first bytes. Not part of `decoding`: producers need no decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much reading a TIFF's directory of tags would take, found without reading it: numbers become Python objects.
+"""Measures a TIFF's directory of tags without unpacking it, because each number would become a Python object.
 
 In: the bytes of a TIFF file, or of EXIF, which has the same form. Out: how many values and bytes its tags hold.
 Called by `limits`: Pillow and libtiff unpack as many values as a tag claims. A file of 19 MB may hold 2 million

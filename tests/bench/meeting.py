@@ -1,7 +1,8 @@
-"""Models for crews whose workers work at the same time for certain, however late one of them begins.
+"""Models for groups whose workers work at the same time for certain, however late one of them begins.
 
-Each worker's first two batches wait in the engine for all the others' of that crew: when the second ones come out,
-every worker has finished a batch, and will finish another. Functions of a module, so that a crew's processes find them.
+Each worker's first two batches wait in the engine for all the others' of that group: when the second ones come out,
+every worker has finished a batch, and will finish another. Functions of a module, so that
+a group's processes find them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MEETINGS = 2
 
 
 class _Meeting(NullEngine):
-    """Every crew needs more images than one worker holds at once, or the others come in vain."""
+    """Every group needs more images than one worker holds at once, or the others come in vain."""
 
     _met = 0
 
@@ -30,7 +31,7 @@ class _Meeting(NullEngine):
             self._met += 1
             worker_processes._start_barrier.wait(
                 kit.PATIENCE_S
-            )  # the crew's own: it has as many places as the crew has workers
+            )  # the group's own: it has as many places as the group has workers
         return super().predict(batch, on_ready_for_next=on_ready_for_next)
 
 

@@ -111,7 +111,7 @@ def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
         send(plant, TrafficSpec(line="l", count=5, size="wide"), folder=tmp_path)
 
 
-def test_scaling_gives_a_point_for_each_crew(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_gives_a_point_for_each_group(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
     monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
     monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_model)
@@ -139,15 +139,15 @@ def test_idle_times_single_images_and_counts_what_waiting_costs(
     """An idle worker asks every half second: watched for less, it may not be heard at all."""
     monkeypatch.setattr(idle, "SETTLE_S", 0.2)
     record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, on_progress=on_progress)
-    assert [crew["workers"] for crew in record["crews"]] == [1, 3]
+    assert [group["workers"] for group in record["crews"]] == [1, 3]
     assert record["server_alone"]["commands_per_s"] >= 0
-    for crew in record["crews"]:
-        assert crew["pickup_ms"]["images"] == crew["capture_to_result_ms"]["images"] == 5
-        assert crew["pickup_ms"]["p50"] <= crew["capture_to_result_ms"]["p50"]
-        assert crew["server"]["commands_per_s"] > record["server_alone"]["commands_per_s"]
+    for group in record["crews"]:
+        assert group["pickup_ms"]["images"] == group["capture_to_result_ms"]["images"] == 5
+        assert group["pickup_ms"]["p50"] <= group["capture_to_result_ms"]["p50"]
+        assert group["server"]["commands_per_s"] > record["server_alone"]["commands_per_s"]
 
 
-def test_an_idle_crew_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
+def test_an_idle_group_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
     with idle_workers(plant, null_model, count=3, client=client, on_progress=on_progress):
         assert client.scard(keys.RQ_WORKERS) == 3
         pids = {int(client.hget(worker, "pid") or 0) for worker in client.smembers(keys.RQ_WORKERS)}
@@ -169,12 +169,12 @@ def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monke
     assert memory["first"] > 10
 
 
-def test_a_crew_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> None:
+def test_a_group_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such model"):
         drain_queues([plant, plant], broken)
 
 
-def test_a_crew_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
+def test_a_group_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
     send(plant, TrafficSpec(line="l", count=200, size=SIZE), folder=tmp_path)
     assert drain_queues([plant], simulated_model) > 0
     found = traffic.results(client, "l")

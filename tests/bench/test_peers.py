@@ -14,8 +14,8 @@ import redis
 from bench.benchmarks import line, queue
 from bench.contenders.queue_filler import QueueFiller
 from bench.contenders.sortline_worker import LINE, bench_settings, fill_queue
-from bench.measuring.figures import Record
 from bench.measuring.rates import Contender, Rates
+from bench.measuring.record import Record
 from bench.peers import PEERS_HINT, TENSORFLOW_HINT, celery_missing, mosec_missing
 from bench.peers.celery_batches import celery_batches_rate
 from bench.peers.http_load import post_all

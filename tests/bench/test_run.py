@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import sortline.cli
 from bench import run
 from bench.commands import BENCHMARKS, USUAL
-from bench.measuring.figures import Progress, Record
+from bench.measuring.record import OnProgress, Record
 from bench.output import plot
 from bench.run import Options, run_all
 from shared.settings import Settings
@@ -50,11 +50,11 @@ def ask(*arguments: str) -> list[str]:
     return asked
 
 
-def measured(settings: Settings, *, on_progress: Progress, **options: object) -> Record:
+def measured(settings: Settings, *, on_progress: OnProgress, **options: object) -> Record:
     """A benchmark that is done at once."""
     times = {"images": 1, "p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0}
-    crew = {"workers": 1, "server": {"core_share": 0.1, "commands_per_s": 1.0}, "server_core_share_of_workers": 0.1}
-    return {"benchmark": "idle", "crews": [crew | {"pickup_ms": times, "capture_to_result_ms": times}]}
+    group = {"workers": 1, "server": {"core_share": 0.1, "commands_per_s": 1.0}, "server_core_share_of_workers": 0.1}
+    return {"benchmark": "idle", "crews": [group | {"pickup_ms": times, "capture_to_result_ms": times}]}
 
 
 def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
@@ -75,7 +75,7 @@ def test_what_is_run_is_written_with_the_machine_and_the_server_and_plotted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "bench_idle", measured)
-    run_all(["idle"], OPTIONS, out=tmp_path / "out", json_output=True)
+    run_all(["idle"], OPTIONS, out=tmp_path / "out", as_json=True)
     document = json.loads(capsys.readouterr().out)
     (written,) = (tmp_path / "out").glob("*.json")
     assert json.loads(written.read_text()) == document
@@ -91,7 +91,7 @@ def test_without_matplotlib_all_but_the_plot_is_there(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(run, "bench_idle", measured)
     monkeypatch.setattr(plot, "matplotlib_installed", lambda: False)
-    run_all(["idle"], OPTIONS, out=tmp_path, json_output=False)
+    run_all(["idle"], OPTIONS, out=tmp_path, as_json=False)
     shown = capsys.readouterr()
     assert "sortline[train]" in shown.err
     assert "idle workers" in shown.out

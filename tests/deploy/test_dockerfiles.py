@@ -164,7 +164,7 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
         str(path.relative_to(ROOT))
         for package in packages
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".lua", ".jpg", ".csv", ".typed"}
+        if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".typed"}
     }
     missing = wanted - set(zipfile.ZipFile(wheel).namelist())
     assert not missing, sorted(missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 def tiny_bundle(tiny_store: ModelStore) -> Path:
     """The folder of the multi model. Don't write to it: it is everybody's."""
     return tiny_store.resolve("tiny")
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be changed."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_the_cameras_defaults_are_the_simulators() -> None:
     assert (flags["quality"], flags["pool"]) == (simulator.DEFAULT_QUALITY, simulator.DEFAULT_POOL)
 
 
-def test_a_wrong_password_is_said_at_once_and_not_waited_out(tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_at_once_and_not_waited_out(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     with embedded_server() as url:
         with redis.Redis.from_url(url) as client:

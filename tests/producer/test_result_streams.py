@@ -86,7 +86,7 @@ def test_results_of_a_newer_release_are_read(client: redis.Redis, settings: Sett
     assert [result.outcome.value for result in ResultStreams(settings).last(2)] == ["parked", "sorted"]
 
 
-def test_what_is_no_result_is_said_once_and_skipped(client: redis.Redis, settings: Settings) -> None:
+def test_what_is_no_result_is_reported_once_and_skipped(client: redis.Redis, settings: Settings) -> None:
     publish_frames(client, ("a", 0), ("b", 0))
     client.xadd(keys.results("a"), {"result": "{}"})
     client.xadd(keys.results("a"), {"other": "field"})
@@ -100,7 +100,7 @@ def test_what_is_no_result_is_said_once_and_skipped(client: redis.Redis, setting
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_a_key_that_is_no_stream_is_said_once_and_the_others_go_on(
+def test_a_key_that_is_no_stream_is_reported_once_and_the_others_go_on(
     client: redis.Redis, settings: Settings, stop: threading.Event, from_the_start: bool
 ) -> None:
     def spoil() -> None:
@@ -176,7 +176,7 @@ def test_following_goes_on_where_it_was_after_an_outage(outage: Outage) -> None:
 
 
 @pytest.mark.parametrize("after", [["1-0", "2-0"], ["11-0", "12-0"]])
-def test_a_stream_that_began_anew_is_said_and_read_from_its_beginning(outage: Outage, after: list[str]) -> None:
+def test_a_stream_that_began_anew_is_reported_and_read_from_its_beginning(outage: Outage, after: list[str]) -> None:
     """Also where the server's clock went back, so that ids are smaller than those seen."""
     frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
     assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]

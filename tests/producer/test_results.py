@@ -1,4 +1,4 @@
-"""Results: found however RQ keeps them, missing ones named, vanished ones said, many read at once."""
+"""Results: found wherever RQ keeps them; missing and expired ones are named; many are read in one round trip."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_without_any_time_all_that_is_there_is_still_read(client: redis.Redis, s
     assert list(wait_for(job_ids, 0, settings)) == job_ids
 
 
-def test_a_vanished_job_is_said_and_does_not_hang(client: redis.Redis, settings: Settings) -> None:
+def test_a_vanished_job_is_reported_and_does_not_hang(client: redis.Redis, settings: Settings) -> None:
     there, gone = new_ids(2)
     write_finished(client, [sort_result(there)])
     with pytest.raises(ResultGone, match="1 of 2 jobs will never have a result") as error:

@@ -287,7 +287,7 @@ def test_names_can_be_checked_beforehand() -> None:
         submit.check_names(line="a/b")
 
 
-def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings) -> None:
+def test_wakeup_tokens_are_pushed_and_their_list_stays_short(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings)
     producer.submit(jpeg(), line="line-1", camera="c", queue="bulk")
     assert client.lrange(keys.wakeup("bulk"), 0, -1) == [b"1"]

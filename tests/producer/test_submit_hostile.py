@@ -48,7 +48,7 @@ def test_jobs_that_were_there_keep_their_images_when_the_call_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["string", "list"])
-def test_what_is_in_the_way_of_a_job_or_the_bell_is_replaced(
+def test_what_is_in_the_way_of_a_job_or_the_wakeup_list_is_replaced(
     client: redis.Redis, settings: Settings, kind: str
 ) -> None:
     """A job's id is new, so that its key is nobody else's; the jobs beside it go their way."""

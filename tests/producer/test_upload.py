@@ -151,18 +151,18 @@ def test_an_absent_server_ends_with_the_reason(settings: Settings, folder: Path)
 def test_a_server_that_refuses_writes_is_waited_for_and_says_why(
     client: redis.Redis, settings: Settings, folder: Path
 ) -> None:
-    said: list[str] = []
+    problems: list[str] = []
     with contextlib.ExitStack() as refusal:
         refusal.enter_context(configured(client, "min-replicas-to-write", "1"))
 
         def on_progress(state: UploadProgress) -> None:
             if state.problem:
-                said.append(state.problem)
+                problems.append(state.problem)
                 refusal.close()
 
         rows = Uploader(UploadOptions(line="upload"), settings, on_progress=on_progress).run(inputs_of(folder))
     assert outcomes(rows) == {QUEUED: 4, "rejected": 1}
-    assert "(NOREPLICAS)" in said[0]
+    assert "(NOREPLICAS)" in problems[0]
     assert client.llen(keys.rq_queue("bulk")) == 4
 
 

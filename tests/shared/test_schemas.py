@@ -143,7 +143,7 @@ def test_the_fields_of_a_result_are_the_documented_ones() -> None:
     assert {outcome.value for outcome in Outcome} == {"sorted", "late", "expired", "rejected", "failed"}
 
 
-def test_a_trusted_message_is_as_good_as_a_checked_one() -> None:
+def test_an_unvalidated_message_equals_a_validated_one() -> None:
     fields: dict[str, Any] = {
         "job_id": "j1",
         "line": "l1",

@@ -1,4 +1,4 @@
-"""Where settings come from, which source wins, and what is said about a bad one."""
+"""Where settings come from, which source wins, and the errors of bad ones."""
 
 from __future__ import annotations
 

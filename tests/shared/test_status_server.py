@@ -1,4 +1,4 @@
-"""The status server as scrapers and orchestrators see it, and as those who mean it harm do."""
+"""The status server: for scrapers and orchestrators, and under hostile clients."""
 
 from __future__ import annotations
 

@@ -8,9 +8,11 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import producer
 import sortline
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +41,12 @@ sortline.Nonsense
 """
 
 
-def typed_imports() -> dict[str, str]:
-    """The names that `sortline/__init__.py` imports for type checkers, with their modules."""
-    tree = ast.parse((ROOT / "sortline" / "__init__.py").read_text())
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {
-        alias.name: str(node.module)
-        for node in found
-        if node.module not in ("__future__", "typing", "shared.lazy_names")
-        for alias in node.names
-    }
+def stub_imports(package: str) -> dict[str, str]:
+    """The names that a package's stub imports for type checkers, with their modules."""
+    tree = ast.parse((ROOT / package / "__init__.pyi").read_text())
+    found = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert len(found) == len(tree.body), "a stub that is read at run time has imports only"
+    return {str(alias.asname): str(node.module) for node in found for alias in node.names}
 
 
 def run(program: str, *arguments: str) -> str:
@@ -75,15 +73,16 @@ def test_the_names_that_users_rely_on_are_there() -> None:
     assert {*relied_on, "ImageJob", "SortlineError", "BadInput", "Transient"} <= set(sortline.__all__)
 
 
-def test_runtime_and_type_checkers_see_the_same_names() -> None:
-    assert sorted(sortline.__all__) == sorted(typed_imports())
+@pytest.mark.parametrize("package", [sortline, producer])
+def test_runtime_and_type_checkers_see_the_same_names(package: ModuleType) -> None:
+    assert package.__all__ == sorted(stub_imports(package.__name__))
 
 
 @pytest.mark.parametrize("name", sortline.__all__)
 def test_each_name_is_the_documented_object_of_its_package(name: str) -> None:
     public = getattr(sortline, name)
-    assert public is getattr(importlib.import_module(typed_imports()[name]), name)
-    assert public.__module__ == typed_imports()[name], "not the module that defines it"
+    assert public is getattr(importlib.import_module(stub_imports("sortline")[name]), name)
+    assert public.__module__ == stub_imports("sortline")[name], "not the module that defines it"
     assert inspect.getdoc(public)
 
 

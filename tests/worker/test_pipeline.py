@@ -1,4 +1,4 @@
-"""The pipeline's threads together: what ends how, what is held, how it ends."""
+"""The pipeline's threads together: how each kind of job ends, how many are held, and how the pipeline ends."""
 
 from __future__ import annotations
 
@@ -314,13 +314,13 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     components = kit.pipeline_components(settings, ToneEngine())
     run = kit.pipeline(settings, components)
     kit.submit(settings, frame(kit.broken_picture()))  # one: of two, the thread that ends first may speak last
-    said: list[bool] = []
-    monkeypatch.setattr(run._engine_clock, "observe_queue", lambda *, is_idle: said.append(is_idle))
+    observed: list[bool] = []
+    monkeypatch.setattr(run._engine_clock, "observe_queue", lambda *, is_idle: observed.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
     run._claim_once(2, max_bytes=1_000_000)
     run._chunks.put(None)
     run._decode_loop("decode-0")
-    assert (said[0], said[-1]) == (False, True)
+    assert (observed[0], observed[-1]) == (False, True)
 
 
 def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(

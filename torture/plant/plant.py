@@ -39,7 +39,7 @@ ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, a
 GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
-Progress = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 class Death(NamedTuple):
@@ -59,7 +59,7 @@ class PlantOptions:
     folder: Path  # of the campaign's own; exists
     engine: str
     seed: int
-    on_progress: Progress
+    on_progress: OnProgress
 
 
 class Plant:

@@ -123,7 +123,7 @@ class WorkerProcess(Process):
         """Status and body."""
         url = self._find_in_log(r"metrics on (http://\S+)")
         if url is None:
-            raise ConnectionError("the worker has not said where its metrics are")
+            raise ConnectionError("the worker has not logged the address of its metrics")
         parts = urllib.parse.urlsplit(url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
         try:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from shared.errors import EngineFailed
-from worker.canary.tally import Answer, Comparison, agree
+from worker.canary.tally import Comparison, ModelAnswer, agree
 from worker.models.model import Probabilities
 from worker.models.routing import ActiveCanary, ActiveModels
 from worker.observe.metrics import Metrics
@@ -168,7 +168,7 @@ def _compare(waiting: _Waiting, output: Probabilities) -> Comparison:
     return Comparison(
         job_id=item.admitted.job.job_id,
         line=item.admitted.job.line,
-        acting=Answer.of(item.model.decider.model, acted),
-        compared=Answer.of(other.decider.model, compared),
+        acting=ModelAnswer.of(item.model.decider.model, acted),
+        compared=ModelAnswer.of(other.decider.model, compared),
         agree=agree(acted, compared),
     )

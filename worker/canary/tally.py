@@ -29,7 +29,7 @@ log = logging.getLogger("sortline.canary")
 KEEP_S = 30 * 86_400
 
 
-class Answer(BaseModel):
+class ModelAnswer(BaseModel):
     """What one model answered for an image, whatever the image's deadline."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # as all messages
@@ -39,7 +39,7 @@ class Answer(BaseModel):
     lane: str
 
     @classmethod
-    def of(cls, model: ModelRef, decision: Decision) -> Answer:
+    def of(cls, model: ModelRef, decision: Decision) -> ModelAnswer:
         """The answer as it is recorded."""
         labels = tuple(Label(label=name, probability=round(p, 6)) for name, p in decision.labels)
         return cls(model=model, labels=labels, lane=decision.lane)
@@ -52,8 +52,8 @@ class Comparison(BaseModel):
 
     job_id: str
     line: str
-    acting: Answer  # the answer that sorted the bottle
-    compared: Answer
+    acting: ModelAnswer  # the answer that sorted the bottle
+    compared: ModelAnswer
     agree: bool
 
 

@@ -120,10 +120,10 @@ class Metrics:
             registry=registry,
         )
         _start_at_zero(self.swaps, "swapped", "refused")
-        self.store_errors = Counter("sortline_store_errors", "Looks at the model store that failed", registry=registry)
+        self.store_errors = Counter("sortline_store_errors", "Polls of the model store that failed", registry=registry)
         self.engine_seconds = Counter(
             "sortline_engine_seconds",
-            "Time of the model: busy with batches, waiting for jobs in hand, or idle with none",
+            "Time of the model: busy with batches, waiting for jobs that the worker holds, or idle without jobs",
             ["state"],
             registry=registry,
         )

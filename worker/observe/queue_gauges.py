@@ -61,7 +61,7 @@ class QueueGauges(Collector):
             except redis.exceptions.ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                continue  # one broken key costs the figures of its own queue only
+                continue  # a broken key costs only the gauges of its own queue
             depth.add_metric([queue], count)
             oldest.add_metric([queue], age_s)
         return depth, oldest

@@ -19,7 +19,7 @@ _DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
 
 
 class ObjectClient:
-    """ObjectClient below one folder of an fsspec file system; paths are relative to it."""
+    """The objects below one folder of an fsspec file system; paths are relative to it."""
 
     def __init__(self, fs: Any, root: str, *, location: str) -> None:
         """`fs` is an fsspec file system, `root` a path in it; `location` names both in messages."""

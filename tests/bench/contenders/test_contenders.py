@@ -1,4 +1,4 @@
-"""What is compared does the work that it is credited with, on a real server, in processes of its own."""
+"""Each contender does the work that it is credited with, on a real server, in processes of its own."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def point(workers: int, servers: int, rate: float) -> dict[str, Any]:
     }
 
 
-def crew(workers: int) -> dict[str, Any]:
+def group(workers: int) -> dict[str, Any]:
     return {
         "workers": workers,
         "server": {"core_share": 0.02, "commands_per_s": 30.0},
@@ -99,7 +99,7 @@ RECORDS: list[dict[str, Any]] = [
             "points": [point(1, 1, 900), point(2, 1, 1700), point(2, 2, 1800)],
         },
     },
-    {"benchmark": "idle", "crews": [crew(1), crew(100)]},
+    {"benchmark": "idle", "crews": [group(1), group(100)]},
     {
         "benchmark": "footprint",
         "size": "640x480",

@@ -160,7 +160,7 @@ def test_what_a_server_may_answer_instead(
     assert not (tmp_path / "out").exists()
 
 
-def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"127\.0\.0\.1:9/.* can't be downloaded: .*refused"):
         fetch_module("http://127.0.0.1:9/module/1", tmp_path / "out", ProgressSteps())
     with pytest.raises(NotFound, match="can't be downloaded"):

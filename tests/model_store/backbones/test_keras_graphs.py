@@ -1,4 +1,4 @@
-"""Which modules are recognised, and what their inner layers give."""
+"""Which modules are recognised as known networks, and the outputs of their inner layers."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,6 @@ from pydantic import ValidationError
 from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, Manifest
 from shared.errors import BadBundle
-
-
-@pytest.fixture
-def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 def change_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import Golden, read_golden, write_golden
 from model_store.bundle.manifest import GOLDEN_FILE
 from shared.errors import BadBundle
-
-
-@pytest.fixture
-def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 def test_golden_shapes(tiny_bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""What int8 must earn before CPUs run it by default."""
+"""The conditions under which CPUs run int8 by default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
 
 
-def figures(*, agreement: float = 1.0, fp32: float = 0.9, int8: float = 0.9, **more: float) -> dict[str, float]:
+def parity(*, agreement: float = 1.0, fp32: float = 0.9, int8: float = 0.9, **more: float) -> dict[str, float]:
     return {
         "images": 200.0,
         "int8_labels_agreement": agreement,
@@ -20,11 +20,11 @@ def figures(*, agreement: float = 1.0, fp32: float = 0.9, int8: float = 0.9, **m
 @pytest.mark.parametrize(
     "earned",
     [
-        figures(),
-        figures(agreement=0.99),
-        figures(int8=0.895),
-        figures(int8=0.95),
-        figures(int8_class_agreement=0.5),
+        parity(),
+        parity(agreement=0.99),
+        parity(int8=0.895),
+        parity(int8=0.95),
+        parity(int8_class_agreement=0.5),
         {"images": 10.0, "int8_labels_agreement": 1.0},
     ],
 )
@@ -36,15 +36,15 @@ def test_int8_is_the_default_where_it_earned_it(earned: dict[str, float]) -> Non
 @pytest.mark.parametrize(
     ("missed", "reason"),
     [
-        (figures(agreement=0.9899), "same labels as fp32 on 98.99% of the 200 images compared on, below 99%"),
-        (figures(agreement=float("nan")), "below 99%"),
-        (figures(int8=0.8949), "macro F1 of 0.8949 on the 200 images compared on, fp32 0.9000: more than 0.005 lost"),
+        (parity(agreement=0.9899), "same labels as fp32 on 98.99% of the 200 images compared on, below 99%"),
+        (parity(agreement=float("nan")), "below 99%"),
+        (parity(int8=0.8949), "macro F1 of 0.8949 on the 200 images compared on, fp32 0.9000: more than 0.005 lost"),
         ({"images": 10.0, "int8_labels_agreement": 0.9}, "90.00% of the 10 images"),
     ],
 )
-def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_said(missed: dict[str, float], reason: str) -> None:
+def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_reported(missed: dict[str, float], reason: str) -> None:
     assert default_cpu_engine(missed) == "litert-fp32"
-    said = int8_refusal_reason(missed)
-    assert said is not None
-    assert reason in said
-    assert "CPUs take fp32 by default" in said
+    refusal = int8_refusal_reason(missed)
+    assert refusal is not None
+    assert reason in refusal
+    assert "CPUs take fp32 by default" in refusal

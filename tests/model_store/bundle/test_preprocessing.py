@@ -1,4 +1,4 @@
-"""What a manifest says of its pictures, and the decoder that is made of it."""
+"""The image fields of a manifest, and the decoder that is made from them."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def measured_build(bundle: Path) -> Callable[[Path, int], None]:
         (folder / "report").mkdir()
         write_page(folder / "report", data)
         manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
-        figures = {"metrics": data.manifest.metrics, "parity": data.manifest.parity, "cpu_engine": "litert-fp32"}
-        figures |= {"calibration": data.manifest.calibration, "dataset": data.manifest.dataset}
-        complete = manifest.model_copy(update=figures | {"files": file_digests(folder)})
+        fields = {"metrics": data.manifest.metrics, "parity": data.manifest.parity, "cpu_engine": "litert-fp32"}
+        fields |= {"calibration": data.manifest.calibration, "dataset": data.manifest.dataset}
+        complete = manifest.model_copy(update=fields | {"files": file_digests(folder)})
         (folder / MANIFEST_FILE).write_text(complete.model_dump_json())
 
     return build
@@ -81,8 +81,8 @@ def test_the_page_shows_classes_metrics_and_origin(store: ModelStore) -> None:
     assert text.startswith("tiny@2 (current)\n")
     measured = report_data(CLASSES, "multi").manifest.metrics
     scores = measured["per_class"]["no cap"]
-    figures = [f"{scores[name]:.3f}" for name in ("precision", "recall", "f1", "average_precision")]
-    assert row(text, "no cap") == [*figures, str(scores["support"]), "0.50", "no-cap"]
+    numbers = [f"{scores[name]:.3f}" for name in ("precision", "recall", "f1", "average_precision")]
+    assert row(text, "no cap") == [*numbers, str(scores["support"]), "0.50", "no-cap"]
     assert row(text, "good")[-2:] == ["-", "good"]
     assert row(text, "macro F1") == [f"{measured['macro_f1']:.3f}"]
     assert row(text, "expected calibration error (ECE) before") == ["0.125"]

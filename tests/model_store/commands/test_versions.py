@@ -8,51 +8,20 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
-from model_store.bundle.files import read_manifest
-from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
+from model_store.bundle.manifest import INT8_FILE
 from model_store.commands import add_to
 from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, BadSetting, NotFound
-from tests.model_store.tiny_bundle import copy_build
+from tests.model_store.commands.kit import answer, run
 
-
-@pytest.fixture(autouse=True)
-def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sortline.toml or variable of the developer's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+pytestmark = pytest.mark.usefixtures("plain_settings")
 
 
 @pytest.fixture
-def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
-    """A store with `tiny` 1 to 3, whose manifests claim a macro F1 of 0.5, 0.9 and 0.7."""
-    store = ModelStore(tmp_path / "models")
-    for macro_f1 in (0.5, 0.9, 0.7):
-        store.publish("tiny", build_claiming(tiny_bundle, macro_f1))
-    return store
-
-
-def build_claiming(bundle: Path, macro_f1: float) -> Any:
-    def build(folder: Path, version: int) -> None:
-        copy_build(bundle)(folder, version)
-        manifest = read_manifest(folder).model_copy(update={"metrics": {"macro_f1": macro_f1}})
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
-
-    return build
-
-
-def run(store: ModelStore, *arguments: str) -> Result:
-    app = typer.Typer()
-    add_to(app)
-    return CliRunner().invoke(app, ["models", *arguments, "--model-store", str(store.root)])
-
-
-def answer(store: ModelStore, *arguments: str) -> Any:
-    result = run(store, *arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+def store(three_versions: ModelStore) -> ModelStore:
+    return three_versions
 
 
 def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:

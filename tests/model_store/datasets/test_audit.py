@@ -1,4 +1,4 @@
-"""What is said of a dataset before training: balance, duplicates, contradictions, and what is to be left out."""
+"""What the audit of a dataset reports: balance, duplicates, contradictions, and what is to be left out."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_bottle_frames_have_nothing_to_warn_of() -> None:
     assert "no duplicates, contradictions" in shown(report)
 
 
-def test_imbalance_and_rare_classes_are_said(tmp_path: Path) -> None:
+def test_imbalance_and_rare_classes_are_reported(tmp_path: Path) -> None:
     rows = {f"{number}.jpg": (frame(number), "good") for number in range(22)}
     rows |= {f"{number}.jpg": (frame(number), "no cap|[b]") for number in range(22, 27)}
     rows |= {f"{number}.jpg": (frame(number), "no cap") for number in range(27, 29)}

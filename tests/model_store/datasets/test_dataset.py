@@ -1,4 +1,4 @@
-"""What datasets are read as, and what is said of those that can't be."""
+"""What datasets are read as, and the errors of those that can't be read."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
     assert in_files(scratch) == 0
 
 
-def test_a_full_disk_is_said_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
     monkeypatch.setattr(image_loading, "MEMORY_BYTES", 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Parts of many images: what is copied, and when."""
+"""Subsets of many images: which images are copied into memory, and when."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,6 @@ from model_store.bundle.golden import Golden, read_golden, write_golden
 from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE, MIXED_TOLERANCE, replay_golden
 from model_store.engines.protocol import EngineName
 from shared.errors import BadBundle
-
-
-@pytest.fixture
-def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 class Answering:

@@ -1,4 +1,4 @@
-"""The LiteRT engine: how a batch is dealt out, and what is left when that fails. Its answers: `test_engines`."""
+"""The LiteRT engine: how a batch is distributed over lanes, and what is left when that fails. Also: `test_loading`."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_litert_keeps_its_threads_apart_for_a_lone_image_beside_a_batch(
 
 
 @pytest.mark.parametrize(("threads", "count"), [(1, 4), (2, 2), (2, 9)])
-def test_litert_is_hungry_when_its_last_image_begins(
+def test_litert_is_ready_for_the_next_batch_when_its_last_image_begins(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, count: int
 ) -> None:
     engine = litert(tiny_bundle, threads=threads)

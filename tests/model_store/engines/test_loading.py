@@ -38,11 +38,6 @@ def opened(tiny_bundle: Path) -> dict[str, Engine]:
     return {name: open_engine(bundle, name, threads=THREADS, max_batch=4) for name in EVERY}
 
 
-@pytest.fixture
-def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
 def with_new_digests(bundle: Path) -> Path:
     """What an attacker or a careless hand would do: the files changed, and the manifest with them."""
     values = json.loads((bundle / MANIFEST_FILE).read_text())

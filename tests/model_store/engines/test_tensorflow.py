@@ -19,8 +19,8 @@ from tests.model_store.tiny_bundle import random_images
 
 
 def tensorflow(bundle: Path, **options: Any) -> TensorFlowEngine:
-    kind = {"input_size_px": 32, "classes_count": 3, "threads": 1, "max_batch": 4} | options
-    return TensorFlowEngine(bundle / SAVED_MODEL_DIR, **kind)
+    arguments = {"input_size_px": 32, "classes_count": 3, "threads": 1, "max_batch": 4} | options
+    return TensorFlowEngine(bundle / SAVED_MODEL_DIR, **arguments)
 
 
 def operations(engine: TensorFlowEngine) -> set[str]:

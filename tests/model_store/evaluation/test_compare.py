@@ -242,7 +242,7 @@ def test_compare_by_command(store: ModelStore, dataset: Path, tmp_path: Path) ->
     for one in found["differences"]:
         sides = [({item["label"] for item in one[side]["labels"]}, one[side]["lane"]) for side in "ab"]
         assert sides[0] != sides[1]
-    # Only the threshold differs, so only what is said of `no cap` can.
+    # Only the threshold differs, so only the metrics of `no cap` can.
     assert found["figures"]["accuracy"]["difference"] == found["figures"]["map"]["difference"] == 0.0
     for side, version in (("a", 1), ("b", 2)):
         alone = evaluated(store, f"tiny@{version}", dataset)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from model_store.bundle.int8_gate import default_cpu_engine
-from model_store.bundle.policy import Policy
+from model_store.bundle.policy import Mode, Policy
 from model_store.engines.golden_check import INT8_TOLERANCE
 from model_store.export.parity import GOLDEN_IMAGES, ExportPredictions, choose_golden, measure_parity
+from shared.arrays import Floats
 from shared.errors import BadBundle
+from shared.images.arrays import Pixels
 
 CLASSES = ("good", "no cap", "cracked")
 POLICY = Policy.default(CLASSES, "multi")
-KIND: dict[str, Any] = {"classes": CLASSES, "mode": "multi", "policy": POLICY}
-
-Floats = NDArray[np.float32]
+parity_of = functools.partial(measure_parity, classes=CLASSES, mode="multi", policy=POLICY)
 
 
 def rows(*defects: tuple[float, float], repeat: int = 1) -> Floats:
@@ -31,28 +30,28 @@ def answers(fp32: Floats, int8: Floats) -> ExportPredictions:
     return ExportPredictions(trained=fp32, saved_model=fp32, fp32=fp32, int8=int8)
 
 
-def test_the_figures_compare_int8_with_fp32() -> None:
+def test_the_metrics_compare_int8_with_fp32() -> None:
     fp32 = rows((0.1, 0.0), (0.9, 0.0), (0.45, 0.0), (0.3, 0.0), (0.9, 0.95))
     int8 = rows((0.1, 0.0), (0.2, 0.0), (0.65, 0.0), (0.55, 0.0), (0.95, 0.9))
-    figures = measure_parity(answers(fp32, int8), **KIND)
-    assert figures["images"] == 5
-    assert figures["int8_max_difference"] == pytest.approx(0.7)
+    parity = parity_of(answers(fp32, int8))
+    assert parity["images"] == 5
+    assert parity["int8_max_difference"] == pytest.approx(0.7)
     # The last image's labels are the same, and only their order of probability is not.
-    assert figures["int8_labels_agreement"] == pytest.approx(2 / 5)
-    assert figures["int8_class_agreement"] == pytest.approx(1 / 5)
+    assert parity["int8_labels_agreement"] == pytest.approx(2 / 5)
+    assert parity["int8_class_agreement"] == pytest.approx(1 / 5)
     # On the third image fp32 would have asked a person, on the fourth int8.
-    assert figures["int8_sure_disagreement"] == pytest.approx(1 / 5)
-    assert "int8_macro_f1" not in figures
+    assert parity["int8_sure_disagreement"] == pytest.approx(1 / 5)
+    assert "int8_macro_f1" not in parity
 
 
 def test_with_true_labels_both_are_scored() -> None:
     fp32, int8 = rows((0.1, 0.0), (0.9, 0.0)), rows((0.1, 0.0), (0.2, 0.0))
     labels = [("good",), ("no cap",)]
-    figures = measure_parity(answers(fp32, int8), labels=labels, **KIND)
-    assert figures["fp32_macro_f1"] == 1
-    assert figures["int8_macro_f1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
+    parity = parity_of(answers(fp32, int8), labels=labels)
+    assert parity["fp32_macro_f1"] == 1
+    assert parity["int8_macro_f1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
     known = np.array([[True, True, True], [False, False, True]])
-    guarded = measure_parity(answers(fp32, int8), labels=[("good",), ()], label_mask=known, **KIND)
+    guarded = parity_of(answers(fp32, int8), labels=[("good",), ()], label_mask=known)
     assert guarded["int8_macro_f1"] == 1
 
 
@@ -61,19 +60,21 @@ def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> 
     trained = rows((0.1, 0.0), (0.9, 0.0))
     given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
     with pytest.raises(BadBundle, match=f"the exported {name} answers .* not published"):
-        measure_parity(given, **KIND)
+        parity_of(given)
 
 
 def test_one_flip_in_a_hundred_is_still_earned_and_two_are_not() -> None:
     fp32 = rows((0.1, 0.0), repeat=100)
     int8 = fp32.copy()
     int8[0] = rows((0.9, 0.0))[0]
-    assert default_cpu_engine(measure_parity(answers(fp32, int8), **KIND)) == "litert"
+    assert default_cpu_engine(parity_of(answers(fp32, int8))) == "litert"
     int8[1] = int8[0]
-    assert default_cpu_engine(measure_parity(answers(fp32, int8), **KIND)) == "litert-fp32"
+    assert default_cpu_engine(parity_of(answers(fp32, int8))) == "litert-fp32"
 
 
-def golden_rows(given: Floats, policy: Policy = POLICY, classes: tuple[str, ...] = CLASSES, mode: Any = "multi") -> Any:
+def golden_rows(
+    given: Floats, policy: Policy = POLICY, classes: tuple[str, ...] = CLASSES, mode: Mode = "multi"
+) -> Pixels:
     images = np.arange(len(given), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     return choose_golden(images, answers(given, given), classes=classes, mode=mode, policy=policy).images[:, 0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Names of outputs: as many as there are, distinct, and what was changed is said."""
+"""Names of outputs: as many as there are, distinct, with notes on what was changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_another_number_is_refused(names: list[str], outputs: int) -> None:
         fitted(names, outputs)
 
 
-def test_repeated_names_become_distinct_and_that_is_said() -> None:
+def test_repeated_names_become_distinct_and_that_is_reported() -> None:
     names, notes = fitted(["crane", "maillot", "crane", "maillot", "crane", "tench"], 6)
     assert names == ("crane", "maillot", "crane (2)", "maillot (2)", "crane (3)", "tench")
     assert notes == ("labels.txt repeats names; the later ones became `crane (2)`, `maillot (2)`, `crane (3)`.",)

@@ -200,28 +200,28 @@ def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: 
 
 
 def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
-    figures = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
-    assert figures["images"] == 16
-    assert figures["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
-    assert figures["seen_in_training"] == {"train": 0, "validation": 0}
-    assert figures["macro_f1"] > 0.7
-    assert set(figures["per_class"]) == {"good", "no cap", "pigmented"}
-    assert sum(map(sum, figures["confusion"]["matrix"])) == 16
+    metrics = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
+    assert metrics["images"] == 16
+    assert metrics["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
+    assert metrics["seen_in_training"] == {"train": 0, "validation": 0}
+    assert metrics["macro_f1"] > 0.7
+    assert set(metrics["per_class"]) == {"good", "no cap", "pigmented"}
+    assert sum(map(sum, metrics["confusion"]["matrix"])) == 16
 
 
 def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
-    figures = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
-    assert figures["images"] == 80
-    assert figures["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
+    metrics = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
+    assert metrics["images"] == 80
+    assert metrics["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
 
 
 def test_single_from_class_folders_with_a_broken_file(bench: Bench, folders: Path, single: dict[str, Any]) -> None:
     assert single["mode"] == "single"
     assert [item["file"] for item in single["unreadable"]] == ["good/broken.png"]
     assert single["metrics"]["accuracy"] > 0.9
-    figures = bench.json("evaluate", folders, "--model", "single")
-    assert figures["images"] == 36
-    assert len(figures["unreadable"]) == 1
+    metrics = bench.json("evaluate", folders, "--model", "single")
+    assert metrics["images"] == 36
+    assert len(metrics["unreadable"]) == 1
     report = Path(single["path"]) / "report"
     pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
     assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
@@ -251,8 +251,8 @@ def test_int8_is_calibrated_on_every_class(images: int) -> None:
 
 
 def test_help_shows_the_default_of_mode() -> None:
-    said = CliRunner().invoke(commands(), ["train", "--help"]).stdout
-    words = " ".join(said.replace("│", " ").split())
+    shown = CliRunner().invoke(commands(), ["train", "--help"]).stdout
+    words = " ".join(shown.replace("│", " ").split())
     assert "(default: multi if any image has several labels)" in words
     assert "once for each camera, or for all" in words
 
@@ -283,7 +283,7 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
 
 
 @pytest.mark.parametrize(
-    ("regions", "said"),
+    ("regions", "message"),
     [
         (["cam 1=0,0,1,1"], "can't be a camera's name"),
         (["0,0,1,1", "0.1,0,1,1"], "given twice"),
@@ -292,8 +292,8 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
     ],
 )
 def test_a_region_that_would_match_nothing_is_refused(
-    bench: Bench, several: Path, regions: list[str], said: str
+    bench: Bench, several: Path, regions: list[str], message: str
 ) -> None:
     flags = [part for region in regions for part in ("--region", region)]
-    with pytest.raises(BadSetting, match=said):
+    with pytest.raises(BadSetting, match=message):
         bench.train(several, *flags)

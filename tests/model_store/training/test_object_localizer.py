@@ -130,13 +130,13 @@ def test_the_regression_is_that_of_weighted_least_squares() -> None:
     # Each cell twice: as belt (-1) and as bottle (1), either side's weights adding up to a half.
     rows, bottle = np.concatenate([maps.reshape(-1, 7)] * 2), share.ravel()
     weights = np.concatenate([(1 - bottle) / (1 - bottle).sum(), bottle / bottle.sum()]) / 2
-    said = np.repeat([-1.0, 1.0], bottle.size)
+    labels = np.repeat([-1.0, 1.0], bottle.size)
     mean = weights @ rows
     deviation = np.sqrt(weights @ (rows - mean) ** 2)
     scale = deviation + 0.05 * np.sqrt((deviation**2).mean())
     root = np.sqrt(weights)[:, None]
     design = np.concatenate([root * (rows - mean) / scale, np.sqrt(0.01) * np.eye(7)])
-    answer = np.concatenate([root[:, 0] * said, np.zeros(7)])
+    answer = np.concatenate([root[:, 0] * labels, np.zeros(7)])
     kernel = np.linalg.lstsq(design, answer, rcond=None)[0] / scale
     np.testing.assert_allclose(solved.kernel, kernel, rtol=1e-4, atol=1e-7)
     assert solved.bias == pytest.approx(float(-mean @ kernel), rel=1e-4)

@@ -11,7 +11,7 @@ from model_store.training.plan import TransferOptions, feature_separability, mak
 
 
 @pytest.mark.parametrize(
-    ("images", "score", "is_network", "expected", "figures"),
+    ("images", "score", "is_network", "expected", "numbers"),
     [
         (59, 0.10, True, "none", ("59", "60")),
         (59, 0.10, False, "none", ("59", "60")),
@@ -30,14 +30,14 @@ from model_store.training.plan import TransferOptions, feature_separability, mak
     ],
 )
 def test_auto_goes_by_size_and_likeness(
-    images: int, score: float, is_network: bool, expected: FineTuneMethod, figures: tuple[str, ...]
+    images: int, score: float, is_network: bool, expected: FineTuneMethod, numbers: tuple[str, ...]
 ) -> None:
     plan = make_plan({"full": score}, options=TransferOptions(), images=images, is_network=is_network)
     assert plan.fine_tune == expected
     reason = plan.reasons[-1]
     assert f"--fine-tune {expected}" in reason
-    for figure in figures:
-        assert figure in reason
+    for number in numbers:
+        assert number in reason
 
 
 @pytest.mark.parametrize(("images", "expected"), [(60, "top"), (2_000, "all"), (50_000, "scratch")])

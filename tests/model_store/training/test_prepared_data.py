@@ -1,4 +1,4 @@
-"""What training is given: regions that training sees too, frames of the usual size, and splits by its rules."""
+"""Prepared data: only regions of cameras with training images, frames of the usual size, and splits by the rules."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
     for mode in ("single", "multi"):
         assert result[mode]["seeds"] == [123, 5]
         for recipe in ("tutorial", "ours"):
-            figures = result[mode][recipe]
-            assert len(figures["accuracy"]) == 2
-            assert figures["accuracy_mean"] == pytest.approx(sum(figures["accuracy"]) / 2, abs=1e-3)
+            metrics = result[mode][recipe]
+            assert len(metrics["accuracy"]) == 2
+            assert metrics["accuracy_mean"] == pytest.approx(sum(metrics["accuracy"]) / 2, abs=1e-3)
     assert result["single"]["tutorial"] != result["single"]["ours"]
 
 
@@ -89,7 +89,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
         invoked(place, dataset, *arguments)
 
 
-def test_what_is_not_used_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_used_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
     dataset = write_labelled(place / "flawed", rows)
     (dataset / "000.png").write_bytes(b"no image")
@@ -101,12 +101,12 @@ def test_what_is_not_used_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) 
         assert [item["file"] for item in result[mode]["unreadable"]] == ["000.png"]
         assert result[mode]["excluded"] == ["001.png", "002.png"]
     monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
-    said = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
-    assert said.count("not used: 000.png") == 1
-    assert "not used in multi: 001.png" in said
-    figures = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
-    assert [item["file"] for item in figures["unreadable"]] == ["000.png"]
-    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: figures)
+    printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
+    assert printed.count("not used: 000.png") == 1
+    assert "not used in multi: 001.png" in printed
+    timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
+    assert [item["file"] for item in timings["unreadable"]] == ["000.png"]
+    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
     assert "not used: 000.png" in invoked(place, dataset, "time-head").stderr
 
 
@@ -116,8 +116,8 @@ def test_seeds_are_whole_numbers(place: Path) -> None:
 
 
 def test_a_head_is_the_same_on_cached_features_as_with_the_base_in_every_epoch(place: Path) -> None:
-    figures = json.loads(run(place, "time-head", "--seed", "5", "--json"))
-    assert (figures["images"], figures["epochs"]) == (36, 25)
+    timings = json.loads(run(place, "time-head", "--seed", "5", "--json"))
+    assert (timings["images"], timings["epochs"]) == (36, 25)
     # The same start, order and steps: but for rounding, the same head.
-    assert figures["accuracy_recomputed"] == figures["accuracy_cached"]
-    assert min(figures[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0
+    assert timings["accuracy_recomputed"] == timings["accuracy_cached"]
+    assert min(timings[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0

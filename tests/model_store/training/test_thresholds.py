@@ -138,14 +138,14 @@ def test_cost_is_bayes_threshold_where_probabilities_are_right(ratio: float) -> 
     assert chosen_for(f"cost:{ratio}", *perfect(7)) == pytest.approx(1 / (1 + ratio), abs=0.03)
 
 
-def test_a_cost_that_asks_for_more_than_the_bounds_is_said() -> None:
+def test_a_cost_that_asks_for_more_than_the_bounds_is_reported() -> None:
     p, y = perfect(8)
     chosen = choose_thresholds(p, y, outputs=["x"], mode="multi", objective=parse_objective("cost:99"))
     assert chosen.thresholds == {"x": LOWEST}
     assert chosen.notes == ("x: cost:99 asks for a threshold of 0.010; thresholds keep to 0.1 to 0.9.",)
 
 
-def test_where_the_target_cannot_be_reached_the_nearest_is_taken_and_said() -> None:
+def test_where_the_target_cannot_be_reached_the_nearest_is_taken_and_reported() -> None:
     p = np.array([[0.9], [0.7], [0.3], [0.2]])
     y = np.array([[0.0], [1.0], [0.0], [0.0]])
     # At 0.3 and lower, answers drawn to their probabilities: 0.25 * (0, 1, 0, 0) + 0.75 * p.

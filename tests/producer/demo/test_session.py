@@ -58,7 +58,7 @@ def test_what_was_not_classified_is_not_called_wrong() -> None:
     assert (statistics.count, statistics.classified, statistics.exact) == (2, 1, 1)
 
 
-def test_an_empty_tally_has_figures_too() -> None:
+def test_statistics_without_results_have_values_too() -> None:
     statistics = _statistics([])
     assert (statistics.rate(), statistics.percentiles_ms([50])) == (0.0, [0.0])
     assert "0 results" in live_table.line(statistics, depth=0, now=0.0)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from producer.sources.demo_dataset import BOTTLES, held_out_bottles, held_out_names
-from producer.sources.simulator import SimulatedSource, _folded, _transformed, place
+from producer.sources.simulator import SimulatedSource, _folded, _transformed, random_placement
 from shared.errors import BadSetting
 
 HELD_OUT = 80
@@ -103,7 +103,7 @@ def test_quality_is_the_jpegs() -> None:
     size=st.sampled_from([(640, 480), (480, 640), (1920, 1080), (224, 224)]),
 )
 def test_the_whole_bottle_stays_in_view(bottle, seed: int, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
-    placement = place(bottle.box, (256, 256), size, np.random.default_rng(seed))
+    placement = random_placement(bottle.box, (256, 256), size, np.random.default_rng(seed))
     for x in (bottle.box.left, bottle.box.right):
         for y in (bottle.box.top, bottle.box.bottom):
             at_x, at_y = placement.to_drawing(x, y)
@@ -118,7 +118,7 @@ def test_the_drawing_puts_the_frame_where_the_placement_says() -> None:
     pixels = np.zeros((256, 256, 3), np.uint8)
     pixels[box.top : box.bottom, box.left : box.right] = 255
     for seed in range(5):
-        placement = place(box, (256, 256), (640, 480), np.random.default_rng(seed))
+        placement = random_placement(box, (256, 256), (640, 480), np.random.default_rng(seed))
         drawn = np.asarray(_transformed(Image.fromarray(pixels), box, placement, (640, 480)).convert("L"))
         rows, columns = np.nonzero(drawn > 127)
         source = np.array([placement.to_source(x + 0.5, y + 0.5) for x, y in zip(columns, rows, strict=True)])

@@ -1,4 +1,4 @@
-"""The part of a picture that a camera looks at: what is one, what is none, and what decoding makes of it."""
+"""Crop regions: which are valid, which are refused, and the pixels that decoding keeps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_region_is_read_as_it_is_written() -> None:
         ("0,0,0.005,1", "left 0 to right 0.005 is less than 0.01 of the picture"),
     ],
 )
-def test_what_is_no_region_is_said_with_the_mend(text: str, message: str) -> None:
+def test_what_is_no_region_is_reported_with_the_fix(text: str, message: str) -> None:
     with pytest.raises(BadSetting, match=message) as caught:
         parse_region(text)
     assert repr(text) in str(caught.value)

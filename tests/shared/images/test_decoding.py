@@ -40,7 +40,7 @@ def test_sniff_names_the_content_type(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "looks"),
+    ("data", "message"),
     [
         (b"GIF89a" + bytes(20), "a GIF"),
         (b"%PDF-1.7\n", "a PDF"),
@@ -57,8 +57,8 @@ def test_sniff_names_the_content_type(kind: str) -> None:
         (b"\xfe", "fe"),
     ],
 )
-def test_strangers_are_refused_by_name(data: bytes, looks: str) -> None:
-    with pytest.raises(BadImage, match=looks) as caught:
+def test_other_formats_are_refused_by_name(data: bytes, message: str) -> None:
+    with pytest.raises(BadImage, match=message) as caught:
         sniff(data)
     assert caught.value.reason == "format"
     assert "JPEG, PNG, WEBP, BMP, TIFF" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The short way of a plain JPEG: whether it is taken, and that it gives what Pillow's way gives, refusals too."""
+"""The fast path for plain JPEGs: when it is used, and that its pixels and refusals equal Pillow's."""
 
 from __future__ import annotations
 

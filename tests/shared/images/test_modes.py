@@ -1,4 +1,4 @@
-"""What is converted piece by piece has the pixels of what is converted at once."""
+"""An image converted piece by piece has the same pixels as one converted at once."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_refused_login_is_a_setting_to_mend() -> None:
             assert "letmein" not in str(caught.value)
 
 
-def test_a_unix_socket_is_spoken_to_by_the_client_and_the_wire(tmp_path: Path) -> None:
+def test_a_unix_socket_works_for_the_client_and_the_raw_connection(tmp_path: Path) -> None:
     with debian_server(tmp_path):
         url = f"unix://{tmp_path}/socket?db=1"
         client = connect(url)
@@ -153,7 +153,7 @@ def test_tls_where_it_fits_and_where_it_does_not(tmp_path: Path) -> None:
             check(connect(unknown), unknown)
 
 
-def test_tls_to_a_port_without_it_is_said(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_to_a_port_without_it_is_reported(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server waits for the end of a command, and the client for an answer."""
     monkeypatch.setattr("shared.server.connection._CHECK_TIMEOUT_S", 0.2)
     url = redis_url.replace("redis://", "rediss://")
@@ -161,7 +161,7 @@ def test_tls_to_a_port_without_it_is_said(redis_url: str, monkeypatch: pytest.Mo
         check(connect(url), url)
 
 
-def test_what_is_no_redis_server_is_said() -> None:
+def test_what_is_no_redis_server_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as web:
 
         def answer() -> None:

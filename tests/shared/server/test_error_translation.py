@@ -21,7 +21,7 @@ from torture.server.states import busy, configured, replica, replica_that_refuse
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]
 
-# What waiting mends, and memory: each with the state of the server and what must be said of it.
+# What waiting mends, and memory: each with the state of the server and what the error must say.
 STATES = {
     "OOM": (partial(configured, name="maxmemory", value="1"), QueueFull, "its memory is full"),
     "NOREPLICAS": (

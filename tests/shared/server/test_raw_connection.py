@@ -19,7 +19,7 @@ def test_answers_come_as_they_are(redis_url: str) -> None:
     assert connection.call("MGET", "a", "b") == [b"\xff\x00", None]
 
 
-def test_what_the_server_refuses_is_said_and_the_next_call_goes_on(redis_url: str) -> None:
+def test_what_the_server_refuses_is_reported_and_the_next_call_goes_on(redis_url: str) -> None:
     connection = RawConnection(connect(redis_url))
     connection.call("SET", "a", "text")
     with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):

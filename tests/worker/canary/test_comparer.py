@@ -1,4 +1,4 @@
-"""When the second model looks at an image, and what is made of it."""
+"""When an image runs on the second model too, and how the two answers are compared."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from worker.canary.recorder import MAX_QUEUED, Recorder
-from worker.canary.tally import Answer, CanaryTally, Comparison, exceeds_disagreement
+from worker.canary.tally import CanaryTally, Comparison, ModelAnswer, exceeds_disagreement
 from worker.models.routing import ActiveCanary, ActiveModels, Serving
 from worker.observe.metrics import Metrics
 from worker.state.canary_totals import CanaryTotals
@@ -26,8 +26,10 @@ KEY = "sortline:canary:tone:4:1700000000.123456"
 
 
 def comparison(number: int, *, agree: bool = True, line: str = "l1") -> Comparison:
-    acting = Answer(model=ModelRef(name="tone", version=3, engine="litert"), labels=(), lane="good")
-    compared = Answer(model=ModelRef(name="tone", version=4, engine="litert"), labels=(), lane="good" if agree else "x")
+    acting = ModelAnswer(model=ModelRef(name="tone", version=3, engine="litert"), labels=(), lane="good")
+    compared = ModelAnswer(
+        model=ModelRef(name="tone", version=4, engine="litert"), labels=(), lane="good" if agree else "x"
+    )
     return Comparison(job_id=f"j{number}", line=line, acting=acting, compared=compared, agree=agree)
 
 
@@ -191,7 +193,7 @@ def test_a_failing_engine_ends_the_canary_at_once(settings: Settings, client: re
     assert desk.sample("sortline_canary_stopped_total", reason="engine") == 1
 
 
-def test_a_store_that_can_not_be_written_is_said_and_survived(
+def test_a_store_that_can_not_be_written_is_reported_and_survived(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = Desk(settings, Store(StoreUnavailable("read-only file system")))

@@ -62,7 +62,7 @@ def test_labels_and_lane(decider: Decider, probabilities: list[float], labels: l
     assert result.error is None
 
 
-def test_what_the_job_said_comes_back(decider: Decider) -> None:
+def test_the_fields_of_the_job_come_back(decider: Decider) -> None:
     result = classified(decider, GOOD, after_s=0.1)
     assert (result.job_id, result.line, result.camera) == ("j1", "l1", "c1")
     assert (result.frame_id, result.encoder_count, result.attempt, result.worker) == ("f1", 42, 2, "w1")

@@ -264,7 +264,7 @@ def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Ve
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
 )
-def test_a_store_that_is_away_is_said_once_and_found_again(
+def test_a_store_that_is_away_is_reported_once_and_found_again(
     setting: tuple[Versions, Settings], versions: Versions, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     caplog.set_level(logging.INFO)

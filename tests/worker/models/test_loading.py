@@ -1,4 +1,4 @@
-"""What a model is when it starts to serve."""
+"""Loading a model: verified, warmed up and measured before it serves."""
 
 from __future__ import annotations
 

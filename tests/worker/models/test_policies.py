@@ -23,11 +23,11 @@ def test_each_line_is_sorted_by_its_own_policy(settings: Settings, client: redis
             kit.submit(settings, frame(picture(red), line=line, frame_id=red))
     assert kit.run_service(with_policies(settings, l2=strict), ToneEngine()) == 0
 
-    def fates(line: str) -> dict[object, tuple[str, bool]]:
+    def decisions(line: str) -> dict[object, tuple[str, bool]]:
         return {result.frame_id: (result.lane, result.uncertain) for result in kit.stream(client, line)}
 
-    assert fates("l1") == dict.fromkeys((204, 230, 255), ("no-cap", False))
-    assert fates("l2") == {204: ("table-2", True), 230: ("table-2", True), 255: ("reject", False)}
+    assert decisions("l1") == dict.fromkeys((204, 230, 255), ("no-cap", False))
+    assert decisions("l2") == {204: ("table-2", True), 230: ("table-2", True), 255: ("reject", False)}
 
 
 def test_a_worker_does_not_start_with_a_policy_that_its_model_cannot_have(

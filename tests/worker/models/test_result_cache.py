@@ -1,4 +1,4 @@
-"""Answers remembered: of whom, for whom, and how many."""
+"""The result cache: which answers are cached, for which jobs, and how many."""
 
 from __future__ import annotations
 

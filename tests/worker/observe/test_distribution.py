@@ -1,4 +1,4 @@
-"""Our own histogram beside the client's."""
+"""Our own histogram, compared with the client's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model's time goes to."""
+"""How much of the model's time is busy, waiting or idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that dashboards rely on, and what they say."""
+"""The metrics that dashboards rely on, and their values."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_names_of_lines_are_bounded(settings: Settings, caplog: pytest.LogCaptur
     named = {result.line for result in results[:3]}
     assert jobs == dict.fromkeys(named, 2) | {"other": 2 * 9}
     assert {dict(labels).get("line") for _, labels in samples(metrics.registry)} == {*named, "other", None}
-    said = [record.message for record in caplog.records if record.name == "sortline.metrics"]
-    assert len(said) == 1
-    assert "metrics_max_lines" in said[0]
+    messages = [record.message for record in caplog.records if record.name == "sortline.metrics"]
+    assert len(messages) == 1
+    assert "metrics_max_lines" in messages[0]
 
 
 def all_results(settings: Settings) -> list[SortResult]:

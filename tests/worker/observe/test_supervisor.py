@@ -1,4 +1,4 @@
-"""What a worker's log says of a server that does not do what it is asked."""
+"""The log of a worker whose server fails or refuses its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads that hang with jobs in their hands; what readiness and health say of them, and of the server."""
+"""Threads that hang while they hold jobs, and what readiness and health report about them and the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script that was run and whose answer never came: asked again, it tells what it did, and does nothing twice."""
+"""A script whose answer was lost: called again, it returns what the first run did, and does nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server could lose or waste is said at start; nothing is said of a server that keeps all."""
+"""What the server could lose or waste is logged at the start; nothing is logged for a server that keeps all."""
 
 from __future__ import annotations
 

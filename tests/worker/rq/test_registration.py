@@ -215,8 +215,10 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_clean_up(
         assert thread._thread.is_alive()
     errors = metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"})
     assert errors is not None and errors >= 3
-    said = [record.getMessage() for record in caplog.records if "clean-up of live's finished jobs" in record.message]
-    assert len(said) == 1
+    messages = [
+        record.getMessage() for record in caplog.records if "clean-up of live's finished jobs" in record.message
+    ]
+    assert len(messages) == 1
     assert not any(record.exc_info for record in caplog.records), "a traceback says nothing that an operator can use"
 
 

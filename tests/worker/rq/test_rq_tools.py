@@ -139,8 +139,8 @@ def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pyt
     kit.wait_until(lambda: kit.outcomes(client) == {job_id: "sorted"}, "the job is sorted after the resumption")
     run.drain()
     kit.finish(run)
-    said = [record.getMessage() for record in caplog.records if "workers are" in record.getMessage()]
-    assert said == ["workers are suspended: rq resume", "workers are resumed"]
+    messages = [record.getMessage() for record in caplog.records if "workers are" in record.getMessage()]
+    assert messages == ["workers are suspended: rq resume", "workers are resumed"]
 
 
 def _count_suspended(claimer: Claimer) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""What batches cost, by those that were seen."""
+"""The estimated cost of a batch, from the batches measured before."""
 
 from __future__ import annotations
 

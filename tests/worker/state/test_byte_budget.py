@@ -1,4 +1,4 @@
-"""Bytes that wait for a step: bounded, and given back."""
+"""The bound on the bytes that wait for a step."""
 
 from __future__ import annotations
 

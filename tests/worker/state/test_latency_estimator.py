@@ -1,4 +1,4 @@
-"""How long a job still needs, by what the steps took lately."""
+"""The estimate of how long a job still needs, from the recent times of the steps."""
 
 from __future__ import annotations
 

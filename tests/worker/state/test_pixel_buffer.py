@@ -1,4 +1,4 @@
-"""Slots for pixels: reused, side by side, and never two owners'."""
+"""Slots for pixels: reused, adjacent, and never with two owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is believed of a job, and that nothing of a refused one ever runs."""
+"""Which jobs are admitted, and that nothing of a refused job ever runs."""
 
 from __future__ import annotations
 

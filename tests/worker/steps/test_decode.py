@@ -1,4 +1,4 @@
-"""From an admitted job to its pixels, or the reason why not."""
+"""From an admitted job to its pixels, or to the reason why it has none."""
 
 from __future__ import annotations
 

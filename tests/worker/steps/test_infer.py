@@ -1,4 +1,4 @@
-"""One batch through the engine: its failures stay with the items that cause them."""
+"""One batch through the engine: a failure affects only the items that cause it."""
 
 from __future__ import annotations
 

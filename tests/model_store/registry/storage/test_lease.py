@@ -1,4 +1,4 @@
-"""Never two writers where there is no file lock, and a dead one holds nobody up for ever."""
+"""The lease: never two writers at once without a file lock, and a dead writer does not block others for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store behind a URL: nothing half is ever seen, and what is read is a checked copy."""
+"""A store behind a URL: no reader sees a partial version, and versions are read from a checked copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures, rates and what limits: the arithmetic of the benchmarks."""
+"""Medians, percentiles, rates and what limits them: the arithmetic of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from bench.benchmarks.scaling import limited_by
 from bench.contenders.worker_processes import steady_rate
 from bench.engines.simulated import BATCH_MS, IMAGE_MS, full_rate
-from bench.measuring.figures import percentile, percentiles, spread
+from bench.measuring.record import percentile, percentiles, spread
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
 

@@ -1,4 +1,4 @@
-"""The figures of the benchmarks' records: medians, spreads, percentiles."""
+"""What a benchmark records: medians, spreads, percentiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Is told what a benchmark is doing, in words.
-Progress = Callable[[str], None]
+OnProgress = Callable[[str], None]
 Record = dict[str, Any]
 
 
