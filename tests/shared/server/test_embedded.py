@@ -27,7 +27,8 @@ with embedded_server() as url:
     info = redis.Redis.from_url(url).info("server")
     folder = redis.Redis.from_url(url).config_get("dir")["dir"]
     print(url, info["process_id"], folder, flush=True)
-    time.sleep(600)
+    while True:
+        time.sleep(0.05)  # not one long sleep: a SIGINT just before it would be noticed only after it
 """
 
 
