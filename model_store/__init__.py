@@ -1,5 +1,4 @@
 """Backbones, datasets, training, export, bundles, versions and reports.
 
-The reading side (`manifest`, `bundle`, `store`, `policy`, `engines`) needs no TensorFlow and is what
-workers import; all else is for training.
+Workers import only `bundle`, `engines` and `registry`, which need no TensorFlow; the other packages are for training.
 """

@@ -1,28 +1,9 @@
 """Cameras, uploads and the simulator: images onto the queues, results back. Imports only `shared` of ours.
 
-The names below are imported on first use, so that `import producer` costs nothing.
+Users import the names in `__init__.pyi` from `sortline`. They stay here for code that was written before that package
+was there.
 """
 
-from __future__ import annotations
+from shared.lazy_names import lazy_names
 
-import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from producer.results import iter_results, wait_for
-    from producer.submit import Frame, LineProducer
-
-__all__ = ["Frame", "LineProducer", "iter_results", "wait_for"]
-
-_HOMES = {
-    "Frame": "producer.submit",
-    "LineProducer": "producer.submit",
-    "iter_results": "producer.results",
-    "wait_for": "producer.results",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

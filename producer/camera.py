@@ -1,7 +1,7 @@
-"""One camera of one line: frames from a source at a steady rate onto a queue.
+"""One camera of one line: sends the frames of a source to a queue at a steady rate.
 
-A camera does not wait for a full queue, as its belt does not: the frames that find no place are dropped, counted and
-named in the log. It does wait for a server that is away, and sends again what it had in hand.
+A camera does not wait for a full queue, because the belt does not wait either: frames that don't fit are dropped,
+counted and named in the log. It does wait while the server is unavailable, and then sends the same frames again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from producer.metrics import SUBMITTED, Fate
-from producer.sources import Source, SourceFrame
+from producer.metrics import SUBMITTED, SubmitOutcome
+from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
-from shared.errors import BadInput, QueueFull, ServerAway
+from shared.errors import BadInput, QueueFull, RedisUnavailable
 
 log = logging.getLogger(__name__)
 
-# How long a call to the source may hold up the reaction to Ctrl-C.
-_LOOK_S = 0.2
-# A camera that fell further behind than this goes on from now: stale frames in a burst help nobody.
-_BEHIND_S = 1.0
+# The longest wait for the source or for the next frame: Ctrl-C is noticed within this time.
+_MAX_WAIT_S = 0.2
+# A camera that falls further behind than this skips what it missed: a burst of stale frames helps nobody.
+_MAX_BEHIND_S = 1.0
 _BACKOFF_S = (0.5, 10.0)
 _DROP_LOG_S = 1.0
 _NAMES_SHOWN = 10
@@ -58,7 +58,7 @@ class CameraSummary:
 
 
 class Camera:
-    """Runs until `count` frames were taken or `stop` is set; `run` in the thread of your choice."""
+    """Runs until `count` frames were taken or `stop` is set. Call `run` in a thread of your choice."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Camera:
         self._stop = stop or threading.Event()
         self._on_progress = on_progress
         self._clock = clock
-        self._fates: Counter[Fate] = Counter()
+        self._outcomes: Counter[SubmitOutcome] = Counter()
         self._taken = 0
         self._started_at = 0.0
         self._schedule = _Schedule(options.rate_hz)
@@ -104,28 +104,28 @@ class Camera:
             self._drops.flush()
             due, wait_s = self._schedule.due(self._clock())
             if not due:
-                self._stop.wait(min(wait_s, _LOOK_S))
+                self._stop.wait(min(wait_s, _MAX_WAIT_S))
                 continue
-            frames = self._source.take(min(due, self._left(), CHUNK_JOBS), _LOOK_S)
+            frames = self._source.take(min(due, self._left(), CHUNK_JOBS), _MAX_WAIT_S)
             if not frames:
                 self._schedule.start(self._clock())
                 continue
-            self._schedule.took(len(frames))
+            self._schedule.consumed(len(frames))
             self._send(self._prepare(frames))
             self._on_progress(self.summary())
 
     def summary(self) -> CameraSummary:
         """The counts so far."""
         seconds = self._clock() - self._started_at
-        accepted = self._fates[Fate.ACCEPTED]
+        accepted = self._outcomes[SubmitOutcome.ACCEPTED]
         return CameraSummary(
             line=self._options.line,
             camera=self._options.camera,
             frames=self._taken,
             accepted=accepted,
-            refused_full=self._fates[Fate.REFUSED_FULL],
-            rejected=self._fates[Fate.REJECTED],
-            unsent=self._fates[Fate.UNSENT],
+            refused_full=self._outcomes[SubmitOutcome.REFUSED_FULL],
+            rejected=self._outcomes[SubmitOutcome.REJECTED],
+            unsent=self._outcomes[SubmitOutcome.UNSENT],
             seconds=round(seconds, 3),
             accepted_hz=round(accepted / seconds, 2) if seconds > 0 else 0.0,
         )
@@ -159,52 +159,52 @@ class Camera:
         return prepared
 
     def _reject(self, name: str, reason: str) -> None:
-        self._count(Fate.REJECTED, 1)
+        self._count(SubmitOutcome.REJECTED, 1)
         log.warning("line %s: frame %s rejected: %s", self._options.line, name, reason)
 
     def _send(self, prepared: Sequence[tuple[str, PreparedJob]]) -> None:
-        """Send, and send again what waiting may mend; a job that had arrived is not doubled by that."""
+        """Send the jobs; while the server is unavailable, try again. A job that had already arrived is not doubled."""
         jobs = [job for _, job in prepared]
         wait_s, longest_s = _BACKOFF_S
-        away = False
+        was_unavailable = False
         while jobs:
             try:
-                self._producer.send(jobs, some=True)
-                self._count(Fate.ACCEPTED, len(jobs))
+                self._producer.send(jobs, partial=True)
+                self._count(SubmitOutcome.ACCEPTED, len(jobs))
                 break
             except QueueFull as error:
                 accepted = set(error.accepted)
                 refused = [name for name, job in prepared if job.job_id not in accepted]
-                self._count(Fate.ACCEPTED, len(accepted))
-                self._count(Fate.REFUSED_FULL, len(refused))
+                self._count(SubmitOutcome.ACCEPTED, len(accepted))
+                self._count(SubmitOutcome.REFUSED_FULL, len(refused))
                 self._drops.add(refused, str(error))
                 break
-            except ServerAway as error:
-                away = True
+            except RedisUnavailable as error:
+                was_unavailable = True
                 log.warning("line %s: %s Next try in %.1f s.", self._options.line, error, wait_s)
                 if self._stop.wait(wait_s):
-                    self._give_up(prepared, "stopped while the server was away")
+                    self._give_up(prepared, "stopped while the server was unavailable")
                     return
                 wait_s = min(2 * wait_s, longest_s)
             except BadInput:
                 self._give_up(prepared, "the server refuses them")
                 raise
-        if away:
+        if was_unavailable:
             log.warning("line %s: the server answers again", self._options.line)
 
     def _give_up(self, prepared: Sequence[tuple[str, PreparedJob]], reason: str) -> None:
-        self._count(Fate.UNSENT, len(prepared))
+        self._count(SubmitOutcome.UNSENT, len(prepared))
         names = ", ".join(name for name, _ in prepared)
         log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
 
-    def _count(self, fate: Fate, frames: int) -> None:
+    def _count(self, outcome: SubmitOutcome, frames: int) -> None:
         if frames:
-            self._fates[fate] += frames
-            SUBMITTED.labels(self._options.line, fate.value).inc(frames)
+            self._outcomes[outcome] += frames
+            SUBMITTED.labels(self._options.line, outcome.value).inc(frames)
 
 
 class _Schedule:
-    """When frames are due: at start + n / rate, whatever the frames before took, so that nothing drifts."""
+    """When frames are due: frame n at start + n / rate, however long the frames before took, so that nothing drifts."""
 
     def __init__(self, rate_hz: float) -> None:
         self._rate_hz = rate_hz
@@ -215,8 +215,8 @@ class _Schedule:
         """The next frame is due now, the others from there."""
         self._start_at, self._taken = now, 0
 
-    def took(self, frames: int) -> None:
-        """These were due and are on their way."""
+    def consumed(self, frames: int) -> None:
+        """Count frames that were due and are being sent."""
         self._taken += frames
 
     def due(self, now: float) -> tuple[int, float]:
@@ -226,14 +226,14 @@ class _Schedule:
         next_at = self._start_at + self._taken / self._rate_hz
         if now < next_at:
             return 0, next_at - now
-        if now - next_at > _BEHIND_S:
+        if now - next_at > _MAX_BEHIND_S:
             self.start(now)
             return 1, 0.0
         return int((now - next_at) * self._rate_hz) + 1, 0.0
 
 
 class _DropLog:
-    """Dropped frames: each by name at debug level, and one warning a second, at most, for all since the last."""
+    """Logs dropped frames: each by name at debug level, and at most one warning a second for all since the last."""
 
     def __init__(self, line: str, clock: Callable[[], float]) -> None:
         self._line = line

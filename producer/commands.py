@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.demo import commands as demo_commands
-from shared.terminal import JsonFlag, RedisUrl
+from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
     import threading
     from types import FrameType
 
     from producer.camera import CameraOptions
-    from producer.sources import Source
+    from producer.sources.base import Source
     from shared.settings import Settings
 
 # Above this rate the simulator draws its pool before the camera starts: one drawing takes some 20 ms of a core, which
@@ -33,7 +32,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("camera")(camera)
     app.command("upload")(upload)
     app.command("results")(results)
-    demo_commands.add_to(app)
 
 
 def camera(
@@ -80,14 +78,14 @@ def camera(
     from producer import display
     from producer.camera import Camera, CameraOptions
     from producer.submit import LineProducer
-    from shared.connection import check, connect
-    from shared.errors import ServerAway
+    from shared.cli import print_json, setup_logging
+    from shared.errors import RedisUnavailable
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
-    from shared.terminal import print_json, setup_logging
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
-    with suppress(ServerAway):  # the camera waits for it
+    with suppress(RedisUnavailable):  # the camera waits for it
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
         rate = _SIMULATED_HZ if source == "simulated" else 0.0
@@ -142,12 +140,12 @@ def upload(
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
     from producer import display
-    from producer.inputs import list_inputs
     from producer.upload import Uploader, UploadOptions, all_answered, write_csv
-    from shared.connection import check, connect
+    from producer.upload_inputs import list_inputs
+    from shared.cli import print_json
     from shared.errors import BadInput, NotFound
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
-    from shared.terminal import print_json
 
     settings = load_settings(redis_url=redis_url)
     inputs = list(list_inputs(paths))
@@ -194,16 +192,16 @@ def results(
     from contextlib import suppress
 
     from producer import display
-    from producer.streams import ResultStreams
-    from shared.connection import check, connect
-    from shared.errors import ServerAway
+    from producer.result_streams import ResultStreams
+    from shared.errors import RedisUnavailable
+    from shared.server.connection import check, connect
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
     with closing(streams), _ended_by_signals():
-        with suppress(ServerAway):  # one that only refuses writes can be read
+        with suppress(RedisUnavailable):  # one that only refuses writes can be read
             check(connect(settings.redis_url), settings.redis_url)
         if follow:
             for result in streams.follow(threading.Event(), latest=count):
@@ -219,21 +217,21 @@ def results(
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
     """The simulator; `draw_first` has all that will be sent drawn before the camera starts."""
     from producer import display
-    from producer.simulator import SimulatedSource
-    from producer.sources import SimulatedFrames
+    from producer.sources.base import SimulatedFrames
+    from producer.sources.simulator import SimulatedSource
 
     simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
     if draw_first:
-        slots = pool if options.count is None else min(pool, options.count)
-        display.with_progress(islice(simulated.draw_all(), slots), total=slots, title="drawing bottles")
+        drawings = pool if options.count is None else min(pool, options.count)
+        display.with_progress(islice(simulated.draw_all(), drawings), total=drawings, title="drawing bottles")
     return SimulatedFrames(simulated)
 
 
 def _folder(source: str, settings: Settings) -> Source:
-    from producer.sources import folder_of
+    from producer.sources.base import folder_of
 
     folder = folder_of(source)
-    from producer.folder import FolderSource
+    from producer.sources.folder import FolderSource
 
     return FolderSource(folder, max_image_bytes=settings.max_image_bytes)
 

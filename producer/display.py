@@ -70,8 +70,8 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
 
         def show(state: UploadProgress) -> None:
             nonlocal noted
-            if state.trouble not in ("", noted):
-                noted = state.trouble
+            if state.problem not in ("", noted):
+                noted = state.problem
                 progress.console.print(noted, "Waiting.", markup=False, highlight=False, soft_wrap=True)
             waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")

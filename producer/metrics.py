@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from shared.status_server import StatusServer
 
 
-class Fate(StrEnum):
-    """What became of a frame at the door of the queue."""
+class SubmitOutcome(StrEnum):
+    """What became of a frame that was offered to the queue."""
 
     ACCEPTED = "accepted"  # in the queue
     REFUSED_FULL = "refused_full"  # the queue was full: dropped
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
-    UNSENT = "unsent"  # the server was away until the camera was stopped, or refused it for good
+    UNSENT = "unsent"  # the server was unavailable until the camera was stopped, or refused it for good
 
 
 # Only a camera counts here, and its line is the operator's: unlike the worker's lines, these can't be forged.

@@ -1,9 +1,8 @@
-"""Results of jobs: job ids in, one SortResult for each out. Called by users' code and the uploader.
+"""Results of jobs: takes job ids, returns one SortResult for each. Called by users' code and the uploader.
 
 A finished job's SortResult is the return value in RQ's stream `rq:results:<id>`; that of a job that
-failed for good is in its hash's `meta`. Both are read by polling, many jobs a round trip: a stream of
-one's own per job can't be waited for by the thousand, and the lines' streams lack what a plain
-`rq worker` finished.
+failed for good is in its hash's `meta`. Both are polled, many jobs in one round trip: nobody can wait on
+thousands of streams, one per job, and the lines' streams lack what a plain `rq worker` finished.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys
-from shared.connection import SOCKET_TIMEOUT_S, connect
-from shared.errors import ResultGone, ResultTimeout, ServerAway
+from shared.errors import RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import SortResult
-from shared.server_answers import is_wrong_type, server_errors
+from shared.server.connection import SOCKET_TIMEOUT_S, connect
+from shared.server.error_translation import is_wrong_type, server_errors
 from shared.settings import Settings, load_settings
 
 # Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.
@@ -36,7 +35,7 @@ _PAUSE_PER_ROUND = 4.0
 
 # RQ's Result.Type: SUCCESSFUL carries a return value, as does RETRIED, which is not final.
 _SUCCESSFUL = b"1"
-# What to look at where results don't come.
+# What to check if results don't come.
 NOT_SERVED = "does a worker serve the queue, and is it not suspended (`rq info`)?"
 _NEVER = {b"canceled": "it was canceled", b"stopped": "it was stopped"}
 _WRONG_TYPE = "its key on the server holds another type"
@@ -44,7 +43,7 @@ _WRONG_TYPE = "its key on the server holds another type"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What became of one job: its `result`, or in `gone` why there will never be one."""
+    """The end of one job: its `result`, or in `gone` the reason why there will never be one."""
 
     job_id: str
     result: SortResult | None = None
@@ -72,10 +71,10 @@ class ResultReader:
         self._pending.extend(job_ids)
 
     def poll(self) -> list[Answer]:
-        """The answers found among the next ROUND_JOBS jobs; those without one go to the end of the line.
+        """Return the answers found among the next ROUND_JOBS jobs; jobs without one move to the end of the line.
 
         Raises:
-            ServerAway: the server can't be reached, or can't serve for now; nothing is forgotten.
+            RedisUnavailable: the server can't be reached, or can't serve for now; nothing is forgotten.
             BadSetting, CommandRefused: as `server_errors`.
         """
         asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
@@ -134,12 +133,12 @@ def iter_results(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Answer]:
-    """Every job's answer, as it comes; each job once, also when its id was given twice.
+    """Yield every job's answer as it comes; each job once, even if its id was given twice.
 
     A server that can't be reached, or can't serve for now, is waited for within `timeout_s`.
 
     Raises:
-        ResultTimeout: answers are missing after `timeout_s` seconds; says so if the server was away.
+        ResultTimeout: answers are missing after `timeout_s` seconds; says so if the server was unavailable.
         BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
     """
     settings = settings or load_settings()
@@ -154,16 +153,16 @@ def iter_results(
         pause_s = _PAUSE_MIN_S
         while len(reader):
             round_at = clock()
-            answers, away = _poll(reader)
-            unasked -= 0 if away else ROUND_JOBS
+            answers, unavailable = _poll(reader)
+            unasked -= 0 if unavailable else ROUND_JOBS
             for answer in answers:
                 if answer.result:
                     results[answer.job_id] = answer.result
                 yield answer
             now = clock()
-            if len(reader) and (unasked <= 0 or away) and now >= give_up_at:
-                raise _timeout(timeout_s, results, reader.pending, away) from away
-            if (unasked <= 0 or away) and len(answers) < ROUND_JOBS and len(reader):
+            if len(reader) and (unasked <= 0 or unavailable) and now >= give_up_at:
+                raise _timeout(timeout_s, results, reader.pending, unavailable) from unavailable
+            if (unasked <= 0 or unavailable) and len(answers) < ROUND_JOBS and len(reader):
                 pause_s = _PAUSE_MIN_S if answers else min(2 * pause_s, _PAUSE_MAX_S)
                 sleep(min(max(pause_s, _PAUSE_PER_ROUND * (now - round_at)), give_up_at - now))
 
@@ -180,7 +179,8 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
         SortResults by job id, in the order of `job_ids`, whatever their outcome.
 
     Raises:
-        ResultTimeout: results are missing after `timeout_s`; carries those that came, and says if the server was away.
+        ResultTimeout: results are missing after `timeout_s`; carries those that came, and says if the server was
+                unavailable.
         ResultGone: jobs will never have a result (expired, deleted, canceled); raised when all others are in.
         BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
     """
@@ -204,20 +204,20 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
     return ordered
 
 
-def _poll(reader: ResultReader) -> tuple[list[Answer], ServerAway | None]:
-    """The answers of one round, or why there was none."""
+def _poll(reader: ResultReader) -> tuple[list[Answer], RedisUnavailable | None]:
+    """The answers of one round, or the error of a server that was unavailable."""
     try:
         return reader.poll(), None
-    except ServerAway as error:
+    except RedisUnavailable as error:
         return [], error
 
 
 def _timeout(
-    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], away: ServerAway | None
+    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], unavailable: RedisUnavailable | None
 ) -> ResultTimeout:
     return ResultTimeout(
         f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
-        f"{away or NOT_SERVED}",
+        f"{unavailable or NOT_SERVED}",
         results=results,
         missing=missing,
     )

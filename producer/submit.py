@@ -1,8 +1,9 @@
 """Admission: image bytes in, RQ jobs in the queue out. Called by cameras, the uploader and users' own code.
 
-One server-side step (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images go
-before it in the same transaction, not through it: the server hashes every byte that it hands to a script. The job's
-hash is built here without rq.Job, which costs more than all the rest; a contract test compares the two field by field.
+One server-side script (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images are
+written just before it, in the same transaction, and are not passed to the script, because the server hashes every byte
+of a script's arguments. The job's hash is built here without rq.Job, which would take longer than all the rest; a
+contract test compares the two field by field.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,26 +22,26 @@ from pydantic import TypeAdapter, ValidationError
 from producer.metrics import CLOCK_OFFSET
 from shared import keys
 from shared.clock import MAX_DEADLINE_S, ServerClock
-from shared.connection import connect
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
-from shared.formats import sniff
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
+from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
+from shared.rq_time import format_rq_time
 from shared.schemas import ImageJob, Name
-from shared.server_answers import server_errors
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings
 
-# RQ's own default. Our worker goes by leases; this bounds the job in a plain `rq worker`.
+# RQ's own default. It bounds the job in a plain `rq worker`; our worker uses leases instead.
 JOB_TIMEOUT_S = 180
-# More tokens on the bell than workers that could usefully wake at once.
-BELL_TOKENS = 64
-# One call of the script holds up the whole server, so that it takes only about a millisecond's worth.
+# More tokens in the wakeup list than workers that could usefully wake at once.
+WAKEUP_TOKENS = 64
+# A call of the script blocks the whole server: this many jobs take about a millisecond.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
 NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
-_RQ_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # any other form makes RQ's Job.fetch raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +60,11 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedJob:
-    """A validated frame with its job id, ready to be sent, and to be sent again after `ServerAway`."""
+    """A validated frame with its job id, ready to be sent, also repeatedly after `RedisUnavailable`."""
 
     job_id: str
     queue: str
-    call: bytes  # RQ's `data`: the zlib-compressed JSON of the function and its arguments
+    payload: bytes  # RQ's `data`: the zlib-compressed JSON of the function and its arguments
     description: str
     image: bytes
 
@@ -117,9 +117,9 @@ class LineProducer:
             BadImage: empty, too large, or not one of the formats. Nothing was sent.
             BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
             QueueFull: the queue is at `queue_max_items`, or the server's memory is full. Nothing was enqueued.
-            ServerAway: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or can't
-                save or replicate. The message says which. The job may be there or not; `prepare` and `send` let you
-                send the same job again.
+            RedisUnavailable: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or
+                unable to save or replicate. The message says which. The job may or may not have arrived; `prepare` and
+                `send` let you send the same job again without doubling it.
             BadSetting: what a person must mend: the server refuses the login, denies this user a command or a key, has
                 no such database, belongs to a Redis Cluster, is too old, or its TLS does not fit redis_url.
             CommandRefused: the server refuses for another reason, e.g. because a key of the queue holds another type.
@@ -146,7 +146,7 @@ class LineProducer:
 
         Raises:
             The same as `submit`. `QueueFull` is raised before anything is sent unless another producer takes
-            the places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
+            the free places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
         """
         jobs = [self.prepare(frame) for frame in frames]
         self.send(jobs)
@@ -181,13 +181,13 @@ class LineProducer:
         return PreparedJob(
             job_id=job_id,
             queue=frame.queue,
-            call=zlib.compress(call.encode()),
+            payload=zlib.compress(call.encode()),
             description=f"sort {frame.line}/{frame.camera} frame {frame.frame_id}",
             image=frame.data,
         )
 
     def _times(self, frame: Frame) -> tuple[float, float | None]:
-        """When the frame was captured, and its deadline: both possible."""
+        """When the frame was captured, and its deadline, after checking both."""
         captured_at = self._clock() if frame.captured_at is None else _number("captured_at", frame.captured_at)
         deadline_at = None
         if frame.deadline_ms is not None:
@@ -201,16 +201,16 @@ class LineProducer:
         self._server_clock.check(captured_at, deadline_at)
         return captured_at, deadline_at
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
 
         Args:
             jobs: from `prepare`, of one queue or several.
-            some: where a queue has no room for all, enqueue the first that fit, and name them in the error; queues that
-                would come after it are not tried.
+            partial: if a queue has no room for all of its jobs, enqueue the first ones that fit. The error names
+                them; the queues after it are not tried.
 
         Raises:
-            QueueFull, ServerAway, BadSetting, CommandRefused: as `submit_many`.
+            QueueFull, RedisUnavailable, BadSetting, CommandRefused: as `submit_many`.
         """
         by_queue: dict[str, list[PreparedJob]] = {}
         for job in jobs:
@@ -220,7 +220,7 @@ class LineProducer:
             left = len(group)
             for chunk in _chunks(group):
                 try:
-                    self._send_chunk(queue, chunk, places_wanted=left, some=some)
+                    self._send_chunk(queue, chunk, places_wanted=left, partial=partial)
                 except QueueFull as error:
                     error.accepted = (*accepted, *error.accepted)
                     raise
@@ -229,34 +229,34 @@ class LineProducer:
         self._server_clock.measure()
 
     def _check_image(self, data: bytes) -> str:
-        if not isinstance(data, bytes):  # from users' own code, which need not be checked for types
+        if not isinstance(data, bytes):  # users' code may not be type-checked
             raise BadImage("format", f"the image is a {type(data).__name__}: give the bytes of its file.")
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
         return sniff(data)
 
-    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, some: bool) -> None:
-        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.bell(queue)]
+    def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, partial: bool) -> None:
+        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.wakeup(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,
             places_wanted,
-            int(some),
+            int(partial),
             self._settings.image_ttl_s,
-            BELL_TOKENS,
+            WAKEUP_TOKENS,
             len(common),
             *common,
         ]
         for job in chunk:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
-            arguments += (job.job_id, job.call, job.description)
+            arguments += (job.job_id, job.payload, job.description)
         images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors():
             depth, *refused = self._run(images, names, arguments)
         if refused:
             bound = self._settings.queue_max_items
-            more = len(refused) if some else places_wanted
+            more = len(refused) if partial else places_wanted
             raise QueueFull(
                 f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
                 f"{more:,} more. Add workers, slow down, or raise the bound.",
@@ -264,10 +264,10 @@ class LineProducer:
             )
 
     def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> list[int]:
-        """Images and script in one transaction; the script's answer.
+        """Write the images and run the script in one transaction; returns the script's answer.
 
-        The script is sent each time, which costs the server 6 microseconds: where it doesn't know an EVALSHA's, the
-        images would be written all the same, and without the expiry that the script gives them.
+        The script's source is sent each time, which costs the server 6 microseconds. If EVALSHA were used and the
+        server did not know the script, the images would still be written, without the expiry that the script sets.
         """
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.mset(images)
@@ -277,7 +277,7 @@ class LineProducer:
 
     def _common_fields(self, queue: str) -> list[str | int]:
         """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""
-        now = datetime.fromtimestamp(self._clock(), UTC).strftime(_RQ_TIME)
+        now = format_rq_time(self._clock())
         fields: dict[str, str | int] = {
             "created_at": now,
             "enqueued_at": now,
@@ -295,7 +295,9 @@ class LineProducer:
             "worker_name": "",
             "group_id": "",
         }
-        fields[MAX_ATTEMPTS_FIELD] = self._settings.max_attempts  # to tell a worker by retries_left which attempt it is
+        fields[MAX_ATTEMPTS_FIELD] = (
+            self._settings.max_attempts
+        )  # with retries_left it tells a worker which attempt this is
         retries = self._settings.max_attempts - 1
         if retries:  # RQ has no Retry(max=0)
             fields |= {"retries_left": retries, "retry_intervals": "[0]", "enqueue_at_front_on_retry": 1}
@@ -306,15 +308,15 @@ class LineProducer:
         try:
             with server_errors(self._settings.redis_url):
                 yield
-        except ServerAway:
-            # It may have become a replica. A failover need not close connections: the next call asks anew who is there.
+        except RedisUnavailable:
+            # The server may have become a replica, and a failover may leave connections open: reconnect next time.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
 
 def _number(what: str, value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]  # what isn't a number is what is looked for
+        return float(value)  # type: ignore[arg-type]  # values that aren't numbers are what this finds
     except (TypeError, ValueError, OverflowError) as error:
         raise BadJob(f"{what} = {value!r} must be a number; of a datetime give its timestamp().") from error
 
@@ -333,7 +335,7 @@ def check_names(**names: str) -> None:
 
 
 def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
-    """Runs of jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
+    """Consecutive jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
     chunk: list[PreparedJob] = []
     chunk_bytes = 0
     for job in jobs:

@@ -1,6 +1,6 @@
-"""Files onto a queue, and one row for each: what became of it. Called by `sortline upload`.
+"""Sends files to a queue and collects one row for each, with its outcome. Called by `sortline upload`.
 
-Unlike a camera an upload waits for a full queue. Images are held a chunk at a time; rows are kept for all.
+Unlike a camera, an upload waits while the queue is full. Images are held in memory a chunk at a time, rows all at once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from producer.inputs import Input, InputReader
 from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
-from shared.connection import connect
-from shared.errors import BadInput, QueueFull, ServerAway
+from producer.upload_inputs import Input, InputReader
+from shared.errors import BadInput, QueueFull, RedisUnavailable
 from shared.schemas import Outcome
+from shared.server.connection import connect
 from shared.settings import Settings
 
-# Between two looks at a full queue, or for results when there were none.
+# The pause before a full queue is tried again, or results are asked for again.
 _PAUSE_S = 0.1
 _FRAME_ID_CHARACTERS = 256
 
 # Outcomes of a row besides those of a SortResult.
-QUEUED = "queued"  # on the queue, not waited for
+QUEUED = "queued"  # on the queue; the result was not waited for
 MISSING = "missing"  # no result, or never accepted
 
 
@@ -66,8 +66,8 @@ class UploadProgress:
     files: int = 0
     sent: int = 0  # on the queue, or rejected here
     answered: int = 0  # with a final row
-    waiting: str = ""  # why nothing is being sent just now, in two words
-    trouble: str = ""  # what the server refuses just now, and the mend
+    waiting: str = ""  # why nothing can be sent at the moment, in two words
+    problem: str = ""  # what the server refuses at the moment, and how to fix it
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class _Chunk:
 
 
 class Uploader:
-    """Sends inputs and, when asked to, collects their results meanwhile; `rows` is complete at any time."""
+    """Sends inputs and, if asked to, collects their results meanwhile. `rows` has all inputs at any time."""
 
     def __init__(
         self,
@@ -100,15 +100,15 @@ class Uploader:
         self._producer = LineProducer(settings)
         self._client = connect(settings.redis_url)
         self._results = ResultReader(self._client, settings.redis_url)
-        self._open: dict[str, Row] = {}  # rows that wait for a result, by job id
-        # A chunk must fit the queue, or it would wait for ever.
+        self._unanswered: dict[str, Row] = {}  # rows that wait for a result, by job id
+        # A chunk that does not fit the queue would wait for ever.
         self._chunk_jobs = min(CHUNK_JOBS, settings.queue_max_items)
         self._progress = UploadProgress()
         self._on_progress = on_progress
         self._clock = clock
         self._sleep = sleep
-        self._moved_at = self._read_at = clock()
-        self._away = ""  # what the server's absence was last told by
+        self._progress_at = self._read_at = clock()
+        self._unavailable = ""  # the last error, while the server can't be reached for results
 
     def run(self, inputs: Sequence[Input]) -> list[Row]:
         """One row for each input, in their order.
@@ -124,11 +124,11 @@ class Uploader:
         check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
         self._progress.files = len(inputs)
         self.rows = [Row(item.name, error="not sent: the upload was interrupted.") for item in inputs]
-        self._moved_at = self._clock()
+        self._progress_at = self._clock()
         try:
             with InputReader(max_image_bytes=self._settings.max_image_bytes) as reader:
                 self._send_all(zip(inputs, self.rows, strict=True), reader)
-            while self._open:
+            while self._unanswered:
                 self._collect()
         except _GaveUp as error:
             self._give_up(str(error))
@@ -147,7 +147,7 @@ class Uploader:
                 job = self._prepare(reader.read(item), item.name)
             except BadInput as error:
                 row.outcome, row.error = Outcome.REJECTED.value, str(error)
-                self._move(sent=1, answered=1)
+                self._advance(sent=1, answered=1)
                 continue
             if chunk.image_bytes + len(job.image) > CHUNK_BYTES:
                 chunk = self._flush(chunk)
@@ -169,31 +169,31 @@ class Uploader:
         )
 
     def _flush(self, chunk: _Chunk) -> _Chunk:
-        """Send a chunk, however long the queue is full or the server can't serve; returns an empty one."""
+        """Send a chunk, waiting while the queue is full or the server can't serve; returns an empty chunk."""
         while chunk.jobs:
             try:
                 self._producer.send(chunk.jobs)
                 break
-            except (QueueFull, ServerAway) as error:
-                # The same jobs go again, so that those that had arrived are not doubled.
+            except (QueueFull, RedisUnavailable) as error:
+                # The same jobs are sent again, so that those that had arrived are not doubled.
                 self._pause(error)
         for job, row in zip(chunk.jobs, chunk.rows, strict=True):
             row.job_id, row.outcome, row.error = job.job_id, QUEUED, ""
             if self._options.wait:
                 row.outcome, row.error = MISSING, "no result: the upload was interrupted."
-                self._open[job.job_id] = row
+                self._unanswered[job.job_id] = row
         if self._options.wait:
             self._results.add(job.job_id for job in chunk.jobs)
-        self._move(sent=len(chunk.jobs), answered=0 if self._options.wait else len(chunk.jobs))
-        if self._open and self._clock() - self._read_at >= _PAUSE_S:
+        self._advance(sent=len(chunk.jobs), answered=0 if self._options.wait else len(chunk.jobs))
+        if self._unanswered and self._clock() - self._read_at >= _PAUSE_S:
             self._read_answers()
         return _Chunk()
 
-    def _pause(self, reason: QueueFull | ServerAway) -> None:
+    def _pause(self, reason: QueueFull | RedisUnavailable) -> None:
         """Wait a little, reading results meanwhile; give up after `timeout_s` without progress."""
         self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server away"
         if reason.__cause__ is not None:  # the server's own refusal, not our bound
-            self._progress.trouble = str(reason)
+            self._progress.problem = str(reason)
         self._on_progress(self._progress)
         if isinstance(reason, QueueFull) and self._read_answers():
             return
@@ -202,40 +202,40 @@ class Uploader:
 
     def _collect(self) -> None:
         if self._read_answers() >= ROUND_JOBS // 2:
-            return  # more are waiting; else a pause, not to ask for the same jobs again and again
+            return  # more answers are likely ready; otherwise pause before asking for the same jobs again
         no_result = f"no result within {self._options.timeout_s:g} s: {NOT_SERVED}"
-        self._check_time(self._away or no_result)
+        self._check_time(self._unavailable or no_result)
         self._sleep(_PAUSE_S)
 
     def _read_answers(self) -> int:
-        """Fill in the rows whose answer is there; how many those were."""
+        """Fill in the rows whose answers have arrived; returns how many."""
         self._read_at = self._clock()
         try:
             answers = self._results.poll()
-        except ServerAway as error:
-            self._away = self._progress.trouble = str(error)
+        except RedisUnavailable as error:
+            self._unavailable = self._progress.problem = str(error)
             self._progress.waiting = "server away"
             self._on_progress(self._progress)
             return 0
-        self._away = ""
+        self._unavailable = ""
         for answer in answers:
-            _fill(self._open.pop(answer.job_id), answer)
-        self._move(answered=len(answers))
+            _fill(self._unanswered.pop(answer.job_id), answer)
+        self._advance(answered=len(answers))
         return len(answers)
 
     def _check_time(self, reason: str) -> None:
-        if self._clock() - self._moved_at > self._options.timeout_s:
+        if self._clock() - self._progress_at > self._options.timeout_s:
             raise _GaveUp(reason)
 
     def _give_up(self, reason: str) -> None:
         for row in self.rows:
-            if row.outcome == MISSING and (not row.job_id or row.job_id in self._open):
+            if row.outcome == MISSING and (not row.job_id or row.job_id in self._unanswered):
                 row.error = reason
 
-    def _move(self, *, sent: int = 0, answered: int = 0) -> None:
+    def _advance(self, *, sent: int = 0, answered: int = 0) -> None:
         if sent or answered:
-            self._moved_at = self._clock()
-            self._progress.waiting = self._progress.trouble = ""
+            self._progress_at = self._clock()
+            self._progress.waiting = self._progress.problem = ""
         self._progress.sent += sent
         self._progress.answered += answered
         self._on_progress(self._progress)

@@ -1,7 +1,7 @@
-"""Clocks: which times of capture are possible, and how far this machine's clock is from the server's.
+"""Clocks: which times of capture are possible, and the offset of this machine's clock from the server's.
 
-Deadlines count from `captured_at`, which is read from a camera's clock and compared with a worker's. All of them can
-see the server's clock, so each process measures its own against that.
+Deadlines count from `captured_at`, which comes from a camera's clock and is compared with a worker's. All of them can
+read the server's clock, so each process compares its own clock with that.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 
 
 def check_times(captured_at: float, deadline_at: float | None) -> None:
-    """Refuse times that are wrong whatever any clock says. An old capture is allowed: a backlog may be a day old.
+    """Refuse times that can't be right by any clock. An old capture is allowed: a backlog may be a day old.
 
     Raises:
-        BadJob: names the value and the mend.
+        BadJob: names the value and how to fix it.
     """
     if not EARLIEST_AT <= captured_at <= LATEST_AT:  # NaN is refused too
-        raise BadJob(f"captured_at = {captured_at!r} can't be a time of capture: {_mend(captured_at)}.")
+        raise BadJob(f"captured_at = {captured_at!r} can't be a time of capture: {_advice(captured_at)}.")
     if deadline_at is not None and not 0 <= deadline_at - captured_at <= MAX_DEADLINE_S:
         raise BadJob(
             f"deadline_at = {deadline_at!r} is {deadline_at - captured_at:+,.6g} s from captured_at = {captured_at!r}: "
@@ -47,7 +47,7 @@ def check_times(captured_at: float, deadline_at: float | None) -> None:
         )
 
 
-def _mend(captured_at: float) -> str:
+def _advice(captured_at: float) -> str:
     if math.isfinite(captured_at):
         for factor, name in _UNITS:
             if EARLIEST_AT <= captured_at / factor <= LATEST_AT:
@@ -76,7 +76,7 @@ class ServerClock:
         self._measuring = threading.Lock()
         self._measured_at = float("-inf")
         self._offset_s = 0.0
-        self._said_s = 0.0
+        self._warned_offset_s = 0.0
 
     def check(self, captured_at: float, deadline_at: float | None) -> None:
         """Refuse impossible times. The server is asked only about a capture that this machine's clock finds ahead.
@@ -84,7 +84,7 @@ class ServerClock:
         Ahead means ahead of both clocks: one wrong clock, of the worker or of the server, must not refuse good jobs.
 
         Raises:
-            BadJob: names the value and the mend.
+            BadJob: names the value and how to fix it.
         """
         check_times(captured_at, deadline_at)
         if captured_at <= self._clock() + self._tolerance_s:
@@ -98,8 +98,8 @@ class ServerClock:
             )
 
     def measure(self) -> None:
-        """Measure the offset when that is due. Never raises: others report that the server is away."""
-        # Asked before the lock is taken, so that no thread waits for one that measures.
+        """Measure the offset when that is due. Never raises: others report that the server is unavailable."""
+        # Checked before taking the lock, so that no thread waits while another one measures.
         if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:
             self._measure(after_s=MEASURE_INTERVAL_S)
 
@@ -111,20 +111,20 @@ class ServerClock:
             sent_at = self._clock()
             try:
                 seconds, microseconds = self._client.time()
-            except redis.exceptions.RedisError as error:  # away, or a login without the right to ask for the time
+            except redis.exceptions.RedisError as error:  # unavailable, or the user lacks the right to run TIME
                 log.debug("the server's clock can't be read: %s", error)
                 return
             round_trip_s = self._monotonic() - self._measured_at
             # Assume that the server answered half-way: the error is at most half the round trip.
             self._offset_s = sent_at + round_trip_s / 2 - (seconds + microseconds / 1e6)
             self._on_offset(self._offset_s)
-            self._say(self._offset_s, error_s=round_trip_s / 2)
+            self._log_offset(self._offset_s, error_s=round_trip_s / 2)
 
-    def _say(self, offset_s: float, *, error_s: float) -> None:
-        """Warn once when the clocks come apart, and again only when they have moved as far again."""
+    def _log_offset(self, offset_s: float, *, error_s: float) -> None:
+        """Warn once when the clocks differ too much, and again only when the offset has changed as much again."""
         if abs(offset_s) - error_s > NOTABLE_OFFSET_S:
-            if abs(offset_s - self._said_s) > NOTABLE_OFFSET_S:
-                self._said_s = offset_s
+            if abs(offset_s - self._warned_offset_s) > NOTABLE_OFFSET_S:
+                self._warned_offset_s = offset_s
                 log.warning(
                     "this machine's clock is %.2f s %s the Redis server's: deadlines and latencies are wrong by as "
                     "much. Set both by NTP.",
@@ -132,6 +132,6 @@ class ServerClock:
                     "ahead of" if offset_s > 0 else "behind",
                 )
         # Well below the bound, so that an offset near it is not logged again and again.
-        elif self._said_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:
-            self._said_s = 0.0
+        elif self._warned_offset_s and abs(offset_s) < NOTABLE_OFFSET_S / 2:
+            self._warned_offset_s = 0.0
             log.info("this machine's clock and the Redis server's agree again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def _print_table(rows: dict[str, dict[str, object]]) -> None:
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 200  # rich would fold at 80 what a pipe wants on one line
+        console.width = 200  # rich would wrap at 80 columns what a pipe wants on one line
     table = Table("setting", "value", "origin", "meaning", box=None, pad_edge=False)
     for name, row in rows.items():
         table.add_row(name, str(row["value"]), str(row["origin"]), str(row["description"]))

@@ -1,22 +1,22 @@
 """Every error that Sortline raises on purpose, in one tree.
 
     SortlineError
-    ├── BadInput            wrong and stays wrong: never retried
-    │   ├── BadSetting      a setting, flag or file of settings
-    │   ├── BadImage        bytes that are not a usable image
-    │   ├── BadJob          a job that is not ours or doesn't parse
-    │   ├── BadDataset      a training or evaluation dataset
-    │   ├── BadBackbone     a feature extractor that was changed or does not fit
-    │   ├── BadBundle       a model bundle that is incomplete, changed or answers wrongly
-    │   ├── CommandRefused  Redis refuses a command, and would again
-    │   └── NotFound        a model, version, file or backbone that isn't there
-    │       └── ResultGone  a job whose result will never come
-    └── Transient           may go well next time: retried
-        ├── ServerAway      Redis can't be reached, or can't serve for now
-        ├── StoreAway       the model store can't be read or written
-        ├── QueueFull       the queue is at its bound, or the memory of Redis is full
-        ├── ResultTimeout   results that did not arrive in time
-        └── EngineFailed    the model raised or answered the wrong number of items
+    ├── BadInput              wrong and stays wrong: never retried
+    │   ├── BadSetting        a setting, flag or file of settings
+    │   ├── BadImage          bytes that are not a usable image
+    │   ├── BadJob            a job that is not ours or doesn't parse
+    │   ├── BadDataset        a training or evaluation dataset
+    │   ├── BadBackbone       a feature extractor that was changed or does not fit
+    │   ├── BadBundle         a model bundle that is incomplete, changed or answers wrongly
+    │   ├── CommandRefused    Redis refuses a command, and would again
+    │   └── NotFound          a model, version, file or backbone that isn't there
+    │       └── ResultGone    a job whose result will never come
+    └── Transient             may succeed next time: retried
+        ├── RedisUnavailable  Redis can't be reached, or can't serve for now
+        ├── StoreUnavailable  the model store can't be read or written
+        ├── QueueFull         the queue is at its bound, or the memory of Redis is full
+        ├── ResultTimeout     results that did not arrive in time
+        └── EngineFailed      the model raised or answered the wrong number of items
 
 A message says what is wrong, with which value, and what to do.
 """
@@ -75,7 +75,10 @@ class NotFound(BadInput):
 
 
 class ResultGone(NotFound):
-    """Jobs that will never have a result. `results` holds those of the others, `reasons` why, by job id."""
+    """Jobs that will never have a result.
+
+    `reasons` says why, by job id. `results` holds the results of the other jobs.
+    """
 
     def __init__(self, message: str, *, results: Mapping[str, SortResult], reasons: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -87,19 +90,23 @@ class Transient(SortlineError):
     """The operation failed now and may succeed later."""
 
 
-class ServerAway(Transient):
+class RedisUnavailable(Transient):
     """The Redis server can't be reached, or can't serve for now (loading, busy, unable to save, a replica …)."""
 
 
-class StoreAway(Transient):
-    """The place where the model store is kept can't be read or written: away, forbidden, or full."""
+# The former name of RedisUnavailable, which users' code may still catch.
+ServerAway = RedisUnavailable
+
+
+class StoreUnavailable(Transient):
+    """The storage of the model store can't be read or written: it is unreachable, forbidden, or full."""
 
 
 class QueueFull(Transient):
     """The queue is at its bound, or the server's memory is full; the producer decides what to do.
 
-    `accepted` holds the ids of the call's jobs that are in the queue nevertheless, in order: empty, but where a call
-    of many round trips lost a race for the last places, or a camera asked for what places there are.
+    `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
+    the call was to enqueue as many as fit (`partial`), or lost a race for the last free places between two round trips.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
@@ -117,4 +124,4 @@ class ResultTimeout(Transient):
 
 
 class EngineFailed(Transient):
-    """The engine raised, or answered another number of items than it was given."""
+    """The engine raised, or did not return one answer per item."""

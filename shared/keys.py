@@ -7,7 +7,7 @@ from collections.abc import Sequence
 # Ours.
 LINES = "sortline:lines"  # set of the names of lines that have a stream of results
 # A line's streams are kept this long after their last entry, so that names which nobody uses any more take no memory
-# for ever. worker/scripts/finish.lua has the same number.
+# for ever. worker/rq/scripts/finish.lua has the same number.
 STREAM_TTL_S = 7 * 86_400
 
 
@@ -31,12 +31,12 @@ def canary(model: str, version: int, started_at: float) -> str:
     return f"sortline:canary:{model}:{version}:{started_at!r}"
 
 
-def bell(queue: str) -> str:
-    """A short list of tokens that wakes idle workers; losing one only costs a poll interval."""
+def wakeup(queue: str) -> str:
+    """A short list of tokens that wake idle workers. A lost token costs only a poll interval."""
     return f"sortline:bell:{queue}"
 
 
-# Of a key that was moved aside. worker/scripts/common.lua has the same number.
+# Of a key that was moved aside. worker/rq/scripts/common.lua has the same number.
 BROKEN_TTL_S = 86_400
 
 
@@ -66,7 +66,7 @@ def suspects(queues: Sequence[str]) -> str:
 def processes(scope: str, queue: str) -> str:
     """Hash of the worker processes of one host (or container) that serve a queue, by worker's name; expires.
 
-    `scope` says within which the processes can be told apart: worker/processes.py.
+    `scope` says within which the processes can be told apart: worker/rq/processes.py.
     """
     return f"sortline:processes:{scope}:{queue}"
 
@@ -115,3 +115,35 @@ def rq_worker(name: str) -> str:
 def rq_queue_workers(queue: str) -> str:
     """Set of the keys of the registered workers of one queue."""
     return f"rq:workers:{queue}"
+
+
+# RQ's, and a field of our own, that only the scripts use: tests/worker/rq/test_scripts_keys.py compares them.
+
+
+def rq_executions(job_id: str) -> str:
+    """Sorted set of one job's executions."""
+    return f"rq:executions:{job_id}"
+
+
+def rq_execution(job_id: str, execution_id: str) -> str:
+    """Hash of one execution of a job."""
+    return f"rq:execution:{job_id}:{execution_id}"
+
+
+def rq_worker_executions(name: str) -> str:
+    """Set `<job>:<execution>` of what one worker holds."""
+    return f"rq:worker:{name}:executions"
+
+
+def rq_registry(name: str, queue: str) -> str:
+    """Sorted set of one registry of a queue: finished, failed, deferred, scheduled, canceled."""
+    return f"rq:{name}:{queue}"
+
+
+def rq_intermediate_queue(queue: str) -> str:
+    """List of jobs on their way from the queue to a plain `rq worker`."""
+    return f"rq:queue:{queue}:intermediate"
+
+
+# Field of a job's hash: it was lost once, and brought back to its queue.
+RECOVERED = "sortline_recovered"

@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Outcome | None:
-        """An outcome that a newer release writes keeps its own name; for all that we do it is not `sorted`."""
+        """An outcome that a newer release writes keeps its name; this release treats it as not `sorted`."""
         if not (isinstance(value, str) and _OUTCOME_PATTERN.fullmatch(value)):
             return None
         outcome = str.__new__(cls, value)
@@ -49,15 +49,15 @@ class Outcome(StrEnum):
 
 
 class _Message(BaseModel):
-    # Fields of a newer release are ignored, in both directions: versions run side by side during an upgrade. A field
-    # that our own code misspells is found by mypy, and where it makes messages `trusted` by a test.
+    # Fields of a newer release are ignored, in both directions: versions run side by side during an upgrade. If our own
+    # code misspells a field, mypy finds it, or a test for messages made by `construct_unvalidated`.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
-    def trusted(cls, fields: dict[str, Any]) -> Self:
-        """The message of these fields, all of them, unchecked: for values that our own code has just made.
+    def construct_unvalidated(cls, fields: dict[str, Any]) -> Self:
+        """A message with these fields, which must be all of them, unchecked: for values that our own code has made.
 
-        A worker makes thousands of results a second; to check its own work costs it more than to do it.
+        A worker makes thousands of results a second; validating one takes longer than making it.
         """
         made = cls.__new__(cls)
         _set(made, "__dict__", fields)
@@ -117,7 +117,7 @@ class Timings(_Message):
 
 
 class SortResult(_Message):
-    """What became of one image: RQ's return value and the line's stream carry the same object.
+    """The result of one image. RQ's return value and the line's stream carry the same object.
 
     `deadline_margin_ms` is positive when the result was in time, negative when late, None without a
     deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's lane

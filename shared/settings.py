@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from shared.errors import BadSetting
 from shared.jobs import MAX_ATTEMPTS
-from shared.policies import PolicyOverride
+from shared.policy_overrides import PolicyOverride
 from shared.schemas import Name
 
 ENV_PREFIX = "SORTLINE_"
@@ -32,7 +32,7 @@ CONFIG_VARIABLE = "SORTLINE_CONFIG"
 # Ten years: what is kept longer belongs elsewhere, and Redis refuses expiries far above it.
 MAX_TTL_S = 315_360_000
 
-# Each worker's look costs a remote store two small reads.
+# Each check costs a remote store two small reads.
 MIN_STORE_POLL_S = 0.2
 
 # Not urlsplit: a password with an unescaped `/`, `#` or `?` would end up in what it takes for the path.
@@ -62,56 +62,68 @@ class Settings(BaseSettings):
         2.0,
         ge=0,
         le=3600,
-        description="seconds between a worker's looks at the model store; 0: it stays with its model",
+        description="seconds between a worker's checks of the model store for a new version; 0: never checks",
     )
     engine: Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"] = Field(
-        "auto", description="what runs the model: auto takes TensorFlow where it sees a GPU, else LiteRT"
+        "auto", description="what runs the model; auto: TensorFlow if it sees a GPU, else LiteRT"
     )
     policies: dict[Name, PolicyOverride] = Field(
-        {}, description="per line, what differs from the model's own policy; docs/settings.md shows how"
+        {}, description="per line, overrides of the model's own policy; docs/settings.md shows how"
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
     linger_ms: float = Field(
-        0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to come"
+        0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to fill its batch"
     )
-    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0 takes one per usable core")
-    engine_threads: int = Field(0, ge=0, description="threads of the engine; 0 takes one per usable core")
+    decode_threads: int = Field(0, ge=0, description="threads that decode images; 0: one per usable core")
+    engine_threads: int = Field(0, ge=0, description="threads of the engine; 0: one per usable core")
     tensorflow_xla: bool = Field(
-        False, description="compile TensorFlow's model with XLA, for each batch size: for GPUs, far slower on CPUs"
+        False, description="compile TensorFlow's model with XLA, once per batch size; for GPUs, far slower on CPUs"
     )
     result_cache_items: int = Field(
-        10_000, ge=0, description="answers remembered, so that identical images are not sorted anew; 0: none"
+        10_000,
+        ge=0,
+        description="results kept in a worker's cache, so that identical images are not classified again; 0: none",
     )
-    result_cache_queues: str = Field("bulk", description="queues whose images' answers are remembered")
+    result_cache_queues: str = Field("bulk", description="queues whose results are cached")
     lease_s: int = Field(
-        10, ge=2, description="seconds, at most, from a worker's last sign of life until its jobs go back"
+        10,
+        ge=2,
+        description="most seconds from a worker's last renewal of its leases until its jobs go back to the queue",
     )
     stuck_after_s: float = Field(
         60.0,
         ge=1,
-        description="seconds that a worker may take for one image or one batch, until it gives up its jobs as stuck",
+        description="seconds that one image or batch may take before the worker counts as stuck and gives up its jobs",
     )
     max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
     clock_tolerance_s: float = Field(
-        5.0, ge=0, le=3600, description="seconds that a capture may lie in the future; beyond that the job is refused"
+        5.0,
+        ge=0,
+        le=3600,
+        description="seconds that a time of capture may lie in the future; beyond that the job is refused",
     )
     result_ttl_s: int = Field(
         900, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
     )
     failure_ttl_s: int = Field(7 * 86400, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a failed job")
     image_ttl_s: int = Field(3600, ge=1, le=MAX_TTL_S, description="seconds that an unsorted image is kept")
-    results_maxlen: int = Field(100_000, ge=1, description="results kept per line's stream, about")
-    queue_max_items: int = Field(20_000, ge=1, description="most jobs waiting in one queue; more is QueueFull")
+    results_maxlen: int = Field(100_000, ge=1, description="results kept in each line's stream, approximately")
+    queue_max_items: int = Field(
+        20_000, ge=1, description="most jobs that may wait in one queue; beyond that producers get QueueFull"
+    )
     max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, bytes")
     max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, pixels")
     max_decode_bytes: int = Field(
-        440_000_000, ge=1, description="memory that the images being decoded may take together, bytes"
+        440_000_000, ge=1, description="memory that all images being decoded may take together, bytes"
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
-    metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0 takes a free one")
+    metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0: a free one")
     metrics_max_lines: int = Field(
-        200, ge=1, le=10_000, description="lines with metrics of their own in a worker; the rest is counted as `other`"
+        200,
+        ge=1,
+        le=10_000,
+        description="lines that have their own metrics in a worker; the others are counted as `other`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
@@ -134,7 +146,7 @@ class Settings(BaseSettings):
     @classmethod
     def _spares_the_store(cls, value: float) -> float:
         if 0 < value < MIN_STORE_POLL_S:
-            raise ValueError(f"look no more often than every {MIN_STORE_POLL_S} s: a store may be far away")
+            raise ValueError(f"check no more often than every {MIN_STORE_POLL_S} s: a store may be remote")
         return value
 
     @property
@@ -195,7 +207,7 @@ def load_settings(**flags: Any) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make `load_settings` in another process come to these settings."""
+    """The environment variables with which `load_settings` in another process returns these settings."""
     values = settings.model_dump(mode="json")
     return {
         ENV_PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
@@ -216,14 +228,14 @@ def origin(name: str, flags: dict[str, Any]) -> str:
 
 
 def masked(value: object) -> object:
-    """The value with the passwords of a URL replaced by `***`, also where they are not escaped as they should be."""
+    """The value with the passwords of a URL replaced by `***`, also if they are not properly escaped."""
     if not isinstance(value, str) or "://" not in value:
         return value
     return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", value))
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings but are none: most likely misspelt."""
+    """Environment variables that look like settings but are none: most likely misspelt."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     return sorted(key for key in os.environ if key.upper().startswith(ENV_PREFIX) and key.upper() not in known)
 

@@ -35,7 +35,7 @@ from shared.status_sockets import LISTEN_BACKLOG, listen
 
 log = logging.getLogger("sortline.status")
 
-# None when all is well, else what is wrong.
+# Returns None if all is well, else what is wrong.
 Probe = Callable[[], str | None]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -52,7 +52,7 @@ _TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 class _Answer(NamedTuple):
-    """What goes back for one request."""
+    """The answer to one request."""
 
     status: HTTPStatus
     body: bytes
@@ -60,7 +60,7 @@ class _Answer(NamedTuple):
 
 
 class StatusServer:
-    """Serves a registry and probes; `port` is the one it got."""
+    """Serves a registry and probes; `port` is the port it listens on."""
 
     def __init__(
         self, *, host: str, port: int, registry: CollectorRegistry, probes: Mapping[str, Probe] | None = None
@@ -68,13 +68,13 @@ class StatusServer:
         """Binds the port. `probes` are by path.
 
         Raises:
-            BadSetting: the address can't be had.
+            BadSetting: the address can't be used.
         """
         self._sockets = listen(host, port)
         self.port = int(self._sockets[0].getsockname()[1])
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}{METRICS_PATH}"
         self._server = _Server(_config(_App(registry, probes or {})))
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="status", daemon=True)
 
     def start(self) -> None:
@@ -91,16 +91,16 @@ class StatusServer:
         await self._server.serve(self._sockets)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Said once: without descriptors asyncio reports each connection that it can't accept, then waits a second."""
+        """Log each text once: without free descriptors asyncio reports every connection that it can't accept."""
         error = context.get("exception")
         text = f"{context['message']}: {error}"
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._logged:
+            self._logged.add(text)
             log.warning("status server: %s", text, exc_info=None if isinstance(error, OSError) else error)
 
 
 class _App:
-    """The ASGI application: what is answered."""
+    """The ASGI application."""
 
     def __init__(self, registry: CollectorRegistry, probes: Mapping[str, Probe]) -> None:
         self._registry = registry
@@ -134,7 +134,7 @@ class _App:
         if scope["method"] not in ("GET", "HEAD"):
             return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", (*_TEXT, (b"allow", b"GET, HEAD")))
         if path == METRICS_PATH:
-            self._make_room_for_a_scrape()
+            self._admit_scrape()
             return await asyncio.get_running_loop().run_in_executor(self._scrape_thread, self._scrape, scope)
         problem = await self._probe(path)
         status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
@@ -148,15 +148,15 @@ class _App:
             self._running_probes[path] = running
         return await running
 
-    def _make_room_for_a_scrape(self) -> None:
-        """Counts the request that runs this; at the limit the oldest is ended for it."""
+    def _admit_scrape(self) -> None:
+        """Count the calling request; at the limit, end the oldest scrape."""
         self._running_scrapes = [scrape for scrape in self._running_scrapes if not scrape.done()]
         if len(self._running_scrapes) >= MAX_SCRAPES:
             self._running_scrapes.pop(0).cancel()
         self._running_scrapes.append(cast("asyncio.Task[Any]", asyncio.current_task()))
 
     def _scrape(self, scope: dict[str, Any]) -> _Answer:
-        """As the client's own ASGI app answers, which renders in the event loop."""
+        """Answers as prometheus_client's own ASGI app, which would render in the event loop."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         names = parse_qs(scope["query_string"].decode()).get("name[]")
         registry = cast(CollectorRegistry, self._registry.restricted_registry(names)) if names else self._registry
@@ -173,7 +173,7 @@ class _App:
 
 
 class _Server(uvicorn.Server):
-    """Keeps the queue of the kernel long: asyncio takes one number for it and for how many it accepts in a turn."""
+    """Sets the length of the kernel's queue, for which asyncio would use the number that it accepts in one turn."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -204,9 +204,9 @@ class _Connection(H11Protocol):
         connections = cast("set[_Connection]", self.connections)
         oldest = min(connections, key=lambda connection: (connection.cycle is not None, connection._opened_at_s))
         oldest.transport.abort()
-        connections.discard(oldest)  # at once: uvicorn hears of the loss only after it has accepted others
-        if not self.app_state.get("is_full_told"):  # one dict for all connections
-            self.app_state["is_full_told"] = True
+        connections.discard(oldest)  # now: uvicorn notices the loss only after it has accepted others
+        if not self.app_state.get("is_full_logged"):  # one dict for all connections
+            self.app_state["is_full_logged"] = True
             log.warning(
                 "the metrics port has %d open connections, its limit: each new one closes the oldest",
                 _max_connections(),
@@ -239,8 +239,10 @@ def _takes_gzip(accept_encoding: str) -> bool:
 
 
 def _accept_batch() -> int:
-    """Accepted in one turn of the event loop. They are counted some turns later, and until then must leave descriptors:
-    without one, asyncio accepts nothing for a second, and sets a timer once for each that it would have accepted.
+    """How many connections are accepted in one turn of the event loop.
+
+    They are counted some turns later, so one turn must not use up the file descriptors: without a free one, asyncio
+    accepts nothing for a second, and sets a timer for each connection that it would have accepted.
     """
     return max(1, _max_connections() // 4)
 

@@ -1,4 +1,4 @@
-"""The sockets that the status server listens at. Errors name the setting that mends them."""
+"""The sockets that the status server listens at. Errors name the setting to change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     """Listens at all addresses of a host, on one port.
 
     Raises:
-        BadSetting: the address can't be had.
+        BadSetting: the address can't be used.
     """
     listeners: list[socket.socket] = []
     absent: OSError | None = None

@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 import redis
 
-from model_store.store import ModelStore
-from shared.embedded import embedded_server
+from model_store.registry.store import ModelStore
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import publish_tiny_bundle
 

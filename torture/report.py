@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from torture.checker import FAILS_FOR_A_REASON, Breach
+from torture.history.checker import FAILS_FOR_A_REASON, Breach
 from torture.run import Report
 
 # Campaigns and promises that are known to be broken.
@@ -47,7 +47,7 @@ def verdict(reports: Sequence[Report]) -> str:
     return f"every promise was kept, for {accepted:,} acknowledged images."
 
 
-def as_json(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
+def as_dict(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
     """The reports for a program."""
     return {
         "seed": seed,

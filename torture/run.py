@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.connection import check as check_server
-from shared.connection import connect
 from shared.errors import BadSetting, Transient
-from shared.server_answers import server_errors
+from shared.server.connection import check as check_server
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings, masked
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.forged import forged
@@ -25,9 +25,9 @@ from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
-from torture.checker import Breach, lost_by_server
-from torture.plant import Plant, PlantOptions, Say, times_to_result
-from torture.server import TortureServer
+from torture.history.checker import Breach, lost_by_server
+from torture.plant.plant import OnProgress, Plant, PlantOptions, times_to_result
+from torture.server.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills,
@@ -69,7 +69,7 @@ def run_campaigns(
     redis_url: str | None,
     flush: bool,
     folder: Path,
-    say: Say,
+    on_progress: OnProgress,
 ) -> list[Report]:
     """Run each of the campaigns, in this order.
 
@@ -95,7 +95,7 @@ def run_campaigns(
                 folder=folder / name,
                 engine=engine,
                 seed=seed,
-                say=functools.partial(_say_of, name, say),
+                on_progress=functools.partial(_prefix_progress, name, on_progress),
             )
             reports.append(_run(name, limits, options))
     return reports
@@ -112,8 +112,8 @@ def _make_folders(folder: Path, names: Sequence[str]) -> None:
         raise BadSetting(f"--folder {folder} can't be used: {error.strerror}.") from error
 
 
-def _say_of(campaign: str, say: Say, text: str) -> None:
-    say(f"{campaign}: {text}")
+def _prefix_progress(campaign: str, on_progress: OnProgress, text: str) -> None:
+    on_progress(f"{campaign}: {text}")
 
 
 def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
@@ -125,9 +125,9 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
         except Transient as error:  # what it waited for did not happen; its history is checked all the same
             plant.note(COMES_TO_ITS_END, str(error))
         plant.settle()
-        history, breaches = plant.judge()
-        waits_s = times_to_result(plant.deaths, history.seen)
-    entries = [entries[0] for entries in history.seen.entries.values()]
+        history, breaches = plant.check_history()
+        waits_s = times_to_result(plant.deaths, history.observed)
+    entries = [entries[0] for entries in history.observed.entries.values()]
     return Report(
         campaign=name,
         seconds=time.monotonic() - began,

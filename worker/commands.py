@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from shared.terminal import RedisUrl
-from worker.bench import commands as bench_commands
+from shared.cli import RedisUrl
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this package's commands."""
+    """Add `worker`."""
     app.command("worker")(worker)
-    bench_commands.add_to(app)
 
 
 def worker(
@@ -34,8 +32,8 @@ def worker(
 
     Example: sortline worker --queues live,bulk --max-batch 16
     """
+    from shared.cli import setup_logging
     from shared.settings import load_settings
-    from shared.terminal import setup_logging
     from worker.service import WorkerService
 
     settings = load_settings(

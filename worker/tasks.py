@@ -1,8 +1,8 @@
-"""The function that our jobs name. Sortline's worker never calls it; a plain `rq worker` does.
+"""The function that our jobs name. A plain `rq worker` calls it; Sortline's own worker never does.
 
-It gives the same answer as the batching worker, one image at a time: model, decoder, policy and result
-are the same code. Settings and model are loaded once in a process. `rq worker` forks for every job, so it loads them
-for every job, the model promoted by then. It takes no part in a canary: those are `sortline worker`'s.
+It gives the same answers as the batching worker, one image at a time: model, decoder, policy and result are the same
+code. Settings and model are loaded once per process. As `rq worker` forks for every job, it loads them for every job,
+with the model that is current then. It takes no part in a canary; only `sortline worker` does.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from shared.errors import BadImage, BadJob, EngineFailed
 from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
-from worker.claim import max_attempts_in, refusal_by_length
-from worker.decide import Spent
-from worker.decode import decode_ticket
-from worker.infer import infer
-from worker.intake import check_identity
-from worker.items import Claimed, Lease, Ticket
-from worker.loading import Served, as_model, load_served
-from worker.serving import Model, Route
+from worker.models.loading import LoadedModel, as_model, load_model
+from worker.models.model import Model
+from worker.models.routing import Route
+from worker.rq.job_fields import max_attempts_in
+from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
+from worker.steps.admit import check_identity
+from worker.steps.claim import refusal_by_length
+from worker.steps.decode import decode
+from worker.steps.infer import infer
 
-_loaded: tuple[Served, Settings] | None = None
+_loaded: tuple[LoadedModel, Settings] | None = None
 
 
 def sort_image(job: dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +44,8 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         a SortResult as a JSON object; it is in the line's stream too.
 
     Raises:
-        BadJob: the ImageJob is another job's.
-        EngineFailed: the model failed on it; RQ retries the job while it has attempts left.
+        BadJob: the ImageJob belongs to another job.
+        EngineFailed: the model failed on the image; RQ retries the job while it has attempts left.
     """
     current = get_current_job()
     if current is None:
@@ -53,19 +54,19 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         )
     image_job = ImageJob.model_validate(job)
     check_identity(image_job, job_id=current.id)
-    served, settings = _in_use()
+    loaded, settings = _loaded_once()
     size_bytes = current.connection.strlen(image_job.image_key)
     refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
     max_attempts = _max_attempts(current) or settings.max_attempts
-    ticket = _ticket(image_job, current, max_attempts=max_attempts, refusal=refusal)
+    admitted = _as_admitted(image_job, current, max_attempts=max_attempts, refusal=refusal)
     image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
-    model = as_model(served, settings, worker=current.worker_name or "rq")
+    model = as_model(loaded, settings, worker=current.worker_name or "rq")
     server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
     try:
-        result = _sort(ticket, image, model, server_clock)
+        result = _sort(admitted, image, model, server_clock)
     except Exception as error:
         if not current.retries_left:
-            result = model.decider.failed(ticket, error, spent=Spent(), finished_at=time.time())
+            result = model.decider.failed(admitted, error, timings=StageTimings(), finished_at=time.time())
             _keep_for_failed(result, current)
             _publish(result, current.connection, maxlen=settings.results_maxlen)
         raise
@@ -74,28 +75,28 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def use(served: Served, settings: Settings) -> None:
-    """Sort with these from now on, in this process: loaded before the first job asks for them."""
+def use(loaded: LoadedModel, settings: Settings) -> None:
+    """Use these in this process from now on, instead of loading them with the first job."""
     global _loaded
-    _loaded = served, settings
+    _loaded = loaded, settings
 
 
-def _in_use() -> tuple[Served, Settings]:
+def _loaded_once() -> tuple[LoadedModel, Settings]:
     if _loaded is None:
         settings = load_settings()
-        use(load_served(settings), settings)
+        use(load_model(settings), settings)
     assert _loaded is not None
     return _loaded
 
 
 def _max_attempts(current: Job) -> int | None:
-    """The producer's, as our own worker has it from the job's hash; RQ's Job doesn't know the field."""
+    """The producer's number, from the job's hash as in our own worker. RQ's Job doesn't know the field."""
     return max_attempts_in(cast(bytes | None, current.connection.hget(current.key, MAX_ATTEMPTS_FIELD)))
 
 
-def _ticket(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> Ticket:
+def _as_admitted(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> AdmittedJob:
     retries_left = min(current.retries_left or 0, MAX_ATTEMPTS - 1)
-    claimed = Claimed(
+    claimed = ClaimedJob(
         lease=Lease(job.queue, job.job_id, "", time.time()),
         data=None,
         enqueued_at=current.enqueued_at.timestamp() if current.enqueued_at else None,
@@ -105,33 +106,33 @@ def _ticket(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage
         extras="",
         refusal=refusal,
     )
-    return Ticket(claimed, job, attempt=max(1, max_attempts - retries_left))
+    return AdmittedJob(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(ticket: Ticket, image: bytes | None, model: Model, server_clock: ServerClock) -> SortResult:
+def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock: ServerClock) -> SortResult:
     decider = model.decider
-    deadline_at = ticket.job.deadline_at
+    deadline_at = admitted.job.deadline_at
     try:
-        server_clock.check(ticket.job.captured_at, deadline_at)
+        server_clock.check(admitted.job.captured_at, deadline_at)
     except BadJob as error:
-        return decider.impossible(ticket, error, finished_at=time.time())
+        return decider.impossible(admitted, error, finished_at=time.time())
     if deadline_at is not None and time.time() > deadline_at:
-        return decider.expired(ticket, spent=Spent(), finished_at=time.time())
+        return decider.expired(admitted, timings=StageTimings(), finished_at=time.time())
     try:
-        item = decode_ticket(ticket, image, Route(model))
+        item = decode(admitted, image, Route(model))
     except BadImage as error:
-        return decider.rejected(ticket, error, spent=Spent(), finished_at=time.time())
+        return decider.rejected(admitted, error, timings=StageTimings(), finished_at=time.time())
     started = time.perf_counter()
-    row = infer(item.place.pixels[np.newaxis], model.engine)[0]
-    if isinstance(row, EngineFailed):
-        raise row
-    spent = Spent(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)
-    return decider.classified(ticket, row, spent=spent, finished_at=time.time())
+    output = infer(item.slot.pixels[np.newaxis], model.engine)[0]
+    if isinstance(output, EngineFailed):
+        raise output
+    timings = StageTimings(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)
+    return decider.classified(admitted, output, timings=timings, finished_at=time.time())
 
 
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:
     key = keys.results(result.line)
-    if connection.type(key) not in (b"stream", b"none"):  # moved aside, as worker/scripts/finish.lua does
+    if connection.type(key) not in (b"stream", b"none"):  # moved aside, as worker/rq/scripts/finish.lua does
         connection.rename(key, keys.broken(key))
         connection.expire(keys.broken(key), keys.BROKEN_TTL_S)
     with connection.pipeline() as pipeline:

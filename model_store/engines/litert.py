@@ -1,19 +1,21 @@
 """The CPU engine: LiteRT with its XNNPACK kernels, int8 or fp32. Never imports TensorFlow.
 
-A batch is not one tensor but so many single images, dealt out to as many interpreters (lanes) as there are threads,
-each with one thread of its own; beyond MAX_LANES threads, lanes get more than one. Two callers may bring batches: while
-the last image of one is in some lane, the others begin with the next. Against one interpreter with two threads and the
-whole batch as one tensor (MobileNetV2 at 224 px, 16 images, two shared cores): 1.21 times the images/s in int8, 1.30
-times in fp32, at 0.82 and 0.74 of the CPU time an image; 1.15 times while two threads decode JPEGs beside it. Reasons:
+A batch does not run as one tensor. Its images are distributed one by one over several interpreters (lanes), one per
+thread; beyond MAX_LANES threads, lanes get more than one thread. Two threads may call `predict` at once: while one
+lane runs the last image of one batch, the others start with the next batch. Compared with one interpreter of two
+threads that runs the whole batch as one tensor (MobileNetV2 at 224 px, 16 images, two shared cores): 1.21 times the
+images/s in int8, 1.30 times in fp32, at 0.82 and 0.74 of the CPU time per image; 1.15 times while two other threads
+decode JPEGs. Reasons:
 
-- an image's activations stay in a core's cache, those of sixteen don't;
-- two threads in one operator wait for each other after each operator, and for long when one lost its core to a decoder;
-- nothing is ever resized (0.5 to 2 ms each time the batch's size changes) or padded, and memory doesn't grow with the
-  batch: some 10 MB an interpreter in int8, 25 MB in fp32, where sixteen images in one tensor took 72 and 133.
+- the activations of one image stay in a core's cache, those of sixteen don't;
+- two threads of one interpreter wait for each other after each operator, and for long when a decoder took the core of
+  one of them;
+- no tensor is ever resized (0.5 to 2 ms each time the batch's size changes) or padded, and memory doesn't grow with the
+  batch: about 10 MB per interpreter in int8 and 25 MB in fp32; sixteen images in one tensor took 72 and 133 MB.
 
 `Interpreter.invoke` releases Python's interpreter lock, so decoding and claiming go on while the model runs.
-(Measured with ai-edge-litert 2.3 on two shared cores: a counting thread kept 86 % of its pace beside a model
-in another thread, and 93 % beside an unrelated process; held, the lock would have left it a few percent.)
+(Measured with ai-edge-litert 2.3 on two shared cores: a counting thread kept 86 % of its speed while a model ran in
+another thread, and 93 % while an unrelated process ran. If the lock were held, a few percent would be left.)
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from model_store.engines.checks import Images, check_answer, check_batch, described
+from model_store.engines.validation import check_answer, check_batch, describe_batch
+from shared.arrays import Floats
 from shared.errors import BadBundle, EngineFailed
+from shared.images.arrays import Images, Pixels
 
-# Most interpreters that share a batch: each holds the weights once more. Threads beyond that are dealt out to them.
+# At most so many interpreters: each holds the weights once more. Further threads are distributed over them.
 MAX_LANES = 4
 
 
@@ -49,7 +53,7 @@ class LiteRTEngine:
         classes_count: int,
         threads: int,
     ) -> None:
-        """Load the model; see `model_store.engines.open_engine` for a checked one.
+        """Load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
         Raises:
             BadBundle: the file can't be loaded, or its input is not uint8 [N, S, S, 3].
@@ -57,87 +61,87 @@ class LiteRTEngine:
         self.name = name
         self.input_size_px = input_size_px
         self.classes_count = classes_count
-        # While the last images of a batch are in some lanes, the others go on with the next batch.
-        self.callers = 2
+        # While some lanes run the last images of a batch, the others start with the next batch.
+        self.max_concurrency = 2
         lanes = min(threads, MAX_LANES)
-        each, left = divmod(threads, lanes)
-        shares = [each + 1] * left + [each] * (lanes - left)
-        self._lanes = [_Lane(model_file, size_px=input_size_px, threads=share) for share in shares]
-        # A lone image has nobody to share with: all threads work on it together (two: 0.6 to 0.7 of one's time).
-        self._lone = _Lane(model_file, size_px=input_size_px, threads=threads) if lanes > 1 else None
-        self._free = deque(self._lanes)
+        threads_each, extra = divmod(threads, lanes)
+        lane_threads = [threads_each + 1] * extra + [threads_each] * (lanes - extra)
+        self._lanes = [_Lane(model_file, size_px=input_size_px, threads=count) for count in lane_threads]
+        # A single image can't be distributed: all threads run it together (two take 0.6 to 0.7 of the time of one).
+        self._single_image_lane = _Lane(model_file, size_px=input_size_px, threads=threads) if lanes > 1 else None
+        self._idle_lanes = deque(self._lanes)
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="litert")
-        self._inside = 0  # callers
-        self._entering = threading.Lock()
+        self._active_calls = 0
+        self._calls_lock = threading.Lock()
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run one image on each interpreter that batches of these sizes use: no size needs more."""
+        """Run one image on each interpreter that batches of these sizes use; nothing depends on the size itself."""
         blank = np.zeros((1, self.input_size_px, self.input_size_px, 3), np.uint8)
-        with self._failing_on(blank):
-            if 1 in batch_sizes and self._lone is not None:
-                self._lone.answer(blank[0])
-            if max(batch_sizes) > 1 or self._lone is None:
+        with self._translating_errors(blank):
+            if 1 in batch_sizes and self._single_image_lane is not None:
+                self._single_image_lane.answer(blank[0])
+            if max(batch_sizes) > 1 or self._single_image_lane is None:
                 for lane in self._lanes:
                     lane.answer(blank[0])
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """See `Engine.predict`."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
-        with self._failing_on(batch), self._entered() as is_alone:
-            if is_alone and len(batch) == 1 and self._lone is not None:
-                answer = self._lone.answer(batch[0])
+        with self._translating_errors(batch), self._counted_call() as is_only_call:
+            if is_only_call and len(batch) == 1 and self._single_image_lane is not None:
+                answer = self._single_image_lane.answer(batch[0])
             else:
-                answer = np.concatenate(self._shared(batch, hungry))
+                answer = np.concatenate(self._predict_on_lanes(batch, on_ready_for_next))
         return check_answer(answer, images=len(batch), classes_count=self.classes_count, engine=self.name)
 
     @contextlib.contextmanager
-    def _failing_on(self, batch: Images) -> Iterator[None]:
+    def _translating_errors(self, batch: Images) -> Iterator[None]:
         try:
             yield
         except (ValueError, RuntimeError) as error:
-            raise EngineFailed(f"engine {self.name} failed on {described(batch)}: {error}") from error
+            raise EngineFailed(f"engine {self.name} failed on {describe_batch(batch)}: {error}") from error
 
     @contextlib.contextmanager
-    def _entered(self) -> Iterator[bool]:
-        """Gives whether there is no other caller."""
-        with self._entering:
-            self._inside += 1
-            is_alone = self._inside == 1
+    def _counted_call(self) -> Iterator[bool]:
+        """Count this call of `predict`; gives whether no other thread is in one."""
+        with self._calls_lock:
+            self._active_calls += 1
+            is_only_call = self._active_calls == 1
         try:
-            yield is_alone
+            yield is_only_call
         finally:
-            with self._entering:
-                self._inside -= 1
+            with self._calls_lock:
+                self._active_calls -= 1
 
-    def _shared(self, batch: Images, hungry: Callable[[], None] | None) -> list[NDArray[np.float32]]:
-        """The rows of each image, in order. Each lane takes the next image as soon as it is done with one."""
-        waiting = deque(range(len(batch)))
-        answers: dict[int, NDArray[np.float32]] = {}
+    def _predict_on_lanes(self, batch: Images, on_ready_for_next: Callable[[], None] | None) -> list[Floats]:
+        """The rows of all images, in order. Each lane takes the next image as soon as it has finished one."""
+        pending = deque(range(len(batch)))
+        answers: dict[int, Floats] = {}
 
         def work() -> None:
-            lane = self._free.popleft()  # there are as many as the pool has threads
+            lane = self._idle_lanes.popleft()  # never empty: there are as many lanes as threads in the pool
             try:
-                while waiting:
+                while pending:
                     try:
-                        index = waiting.popleft()
-                    except IndexError:  # another lane was quicker
+                        index = pending.popleft()
+                    except IndexError:  # another lane took the last one
                         return
-                    if hungry is not None and index == len(batch) - 1:
-                        hungry()  # the lane that ends next has nothing to do
+                    if on_ready_for_next is not None and index == len(batch) - 1:
+                        on_ready_for_next()  # the lane that finishes next is out of images
                     answers[index] = lane.answer(batch[index])
             finally:
-                self._free.append(lane)
+                self._idle_lanes.append(lane)
 
-        working = [self._pool.submit(work) for _ in range(min(len(self._lanes), len(batch)))]
-        # Whatever happens: they read the caller's pixels, which are filled anew once this is over.
-        wait(working)
-        for each in working:
-            each.result()  # raises what it raised
+        futures = [self._pool.submit(work) for _ in range(min(len(self._lanes), len(batch)))]
+        # Wait for all of them, also after an error: they read the caller's pixels, which the caller will overwrite.
+        wait(futures)
+        for future in futures:
+            future.result()  # raises the lane's error
         return [answers[index] for index in range(len(batch))]
 
 
 class _Lane:
-    """One interpreter, allocated for one image. Used by one thread at a time."""
+    """One interpreter, with tensors for one image. Used by one thread at a time."""
 
     def __init__(self, model_file: Path, *, size_px: int, threads: int) -> None:
         try:
@@ -149,13 +153,13 @@ class _Lane:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise BadBundle(f"{model_file} can't be loaded by LiteRT: {error}. Publish the model again.") from error
-        # A scale of 0 is LiteRT's way to say that the output is not quantised.
+        # LiteRT gives a scale of 0 when the output is not quantised.
         self._scale, self._zero_point = answer["quantization"]
 
-    def answer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The rows, float32 [1, C] of a sound model, for one image [S, S, 3].
+    def answer(self, image: Pixels) -> Floats:
+        """The answer for one image [S, S, 3]: float32 [1, C], if the model is sound.
 
-        `set_tensor` copies 10 microseconds' worth of pixels; writing through `tensor()` took the same.
+        `set_tensor` copies the pixels in 10 microseconds; writing them through `tensor()` took as long.
 
         Raises:
             RuntimeError, ValueError: LiteRT's own.

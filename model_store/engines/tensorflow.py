@@ -1,12 +1,12 @@
 """The GPU engine (it runs on CPUs too): the bundle's SavedModel in TensorFlow, in float32 or in mixed precision.
 
-TensorFlow is imported when an engine is made, not before. Written for GPUs, but measured on none yet: what a CPU can
-show is tested there (padding, XLA, the half-precision graph and its answers). Memory grows as needed, so that a worker
-can share a card; TensorFloat-32 is off, because its ten bits of mantissa would miss the golden answers.
+TensorFlow is imported when an engine is made, not before. Written for GPUs, but not measured on one yet. Tested on CPUs
+is what they can show: padding, XLA, the half-precision graph and its answers. Memory grows as needed, so that a worker
+can share a card. TensorFloat-32 is off: its ten bits of mantissa would fail the golden check.
 
-A caller puts its pixels on the device, starts the model, and waits for the answer. Copies to a GPU have a queue of
-their own there; so a second caller's pixels travel while the first one's batch is computed, which is why a GPU wants
-two (`callers`). TensorFlow offers no pinned host memory to its users: each copy goes through a buffer of its own.
+Each call copies its pixels to the device, starts the model, and waits for the answer. A GPU has a queue of its own for
+copies, so a second call overlaps its copy with the computation of the batch before. That is why `max_concurrency` is 2
+on a GPU. TensorFlow offers no pinned host memory to its users: each copy goes through a buffer of its own.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model_store.engines import graphs
-from model_store.engines.checks import Images, check_answer, check_batch, described
+from model_store.engines import graph_rewriting
+from model_store.engines.validation import check_answer, check_batch, describe_batch
+from shared.arrays import Floats
 from shared.errors import BadBundle, EngineFailed
+from shared.images.arrays import Images
 
 _SIGNATURE = "serving_default"
-# One whose batch is computed, one whose pixels are on the way.
-_GPU_CALLERS = 2
+# One call whose batch is computed, and one whose pixels are being copied.
+_GPU_CONCURRENCY = 2
 
 
 class TensorFlowEngine:
     """One SavedModel with uint8 images in and probabilities out. `predict` may be called by several threads.
 
-    Runs at a few fixed batch sizes only (powers of two up to `max_batch`), filled up with black images:
-    every new shape costs a GPU the choice of its kernels anew, and XLA a compilation.
+    Runs at a few fixed batch sizes only (powers of two up to `max_batch`), padded with black images: with every new
+    shape a GPU has to choose its kernels again, and XLA has to compile.
     """
 
     def __init__(
@@ -47,79 +48,79 @@ class TensorFlowEngine:
         mixed: bool = False,
         xla: bool = False,
     ) -> None:
-        """Import TensorFlow and load the model; see `model_store.engines.open_engine` for a checked one.
+        """Import TensorFlow and load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
         Args:
             saved_model: folder.
             input_size_px: S of the images.
             classes_count: C of the answers.
-            threads: for CPU work; holds only if this is the first TensorFlow of the process.
-            max_batch: most images run at once.
-            frozen: work the weights into the graph, where TensorFlow folds batch normalisation into them. On CPUs that
-                saves a tenth of the time at 16 images and a third at 1; answers move by some 1e-5.
-            mixed: frozen, with convolutions and products in half precision, the rest in float32; see `graphs`.
-            xla: compile the model for each batch size (seconds each, when it is first run). For GPUs: XLA's
+            threads: for CPU work; only respected if TensorFlow was not used in this process before.
+            max_batch: the most images that run at once.
+            frozen: turn the weights into constants of the graph, so that TensorFlow folds batch normalisation into
+                them. On CPUs that saves a tenth of the time at 16 images and a third at 1; answers move by about 1e-5.
+            mixed: frozen, with convolutions and products in half precision, the rest in float32; see `graph_rewriting`.
+            xla: compile the model for each batch size (takes seconds each, at the first run). For GPUs: XLA's
                 convolutions on CPUs are ten times slower than TensorFlow's own.
 
         Raises:
-            BadBundle: the model can't be loaded, or its serving signature is another.
+            BadBundle: the model can't be loaded, or doesn't have the expected serving signature.
         """
         self.name: Literal["tensorflow", "tensorflow-mixed"] = "tensorflow-mixed" if mixed else "tensorflow"
         self.input_size_px = input_size_px
         self.classes_count = classes_count
         self._sizes = padded_sizes(max_batch)
-        self._tf = _tensorflow(threads=threads)
+        self._tf = _import_for_serving(threads=threads)
         on_gpu = bool(self._tf.config.list_physical_devices("GPU"))
-        self.callers = _GPU_CALLERS if on_gpu else 1
+        self.max_concurrency = _GPU_CONCURRENCY if on_gpu else 1
         self._device = "/GPU:0" if on_gpu else "/CPU:0"
-        self._model, signature = self._loaded(saved_model)
+        self._model, signature = self._load(saved_model)
         input_name = self._checked_input_name(signature, saved_model)
         if mixed:
-            call = graphs.in_mixed_precision(signature)
+            call = graph_rewriting.to_mixed_precision(signature)
         else:
-            call = graphs.frozen(signature) if frozen else _as_saved(signature, input_name)
+            call = graph_rewriting.freeze(signature) if frozen else _unfrozen(signature, input_name)
         self._run = self._traced(call, xla=xla)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run every size from the smallest to the largest of these once, padded as they will be."""
+        """Run every padded size from the smallest to the largest of these once."""
         size_px, largest = self.input_size_px, self._sizes[-1]
         lowest, highest = (self._padded(min(size, largest)) for size in (min(batch_sizes), max(batch_sizes)))
         for padded in self._sizes:
             if lowest <= padded <= highest:
                 self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        """See `Engine.predict`. More images than `max_batch` are run in several pieces, all of them started at once."""
+    def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
+        """See `Engine.predict`. More images than `max_batch` run in several slices, all of them started at once."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
-        pieces = [batch[start : start + largest] for start in range(0, len(batch), largest)]
+        slices = [batch[start : start + largest] for start in range(0, len(batch), largest)]
         try:
-            # Started before the first is waited for: a GPU goes from one to the next without a pause.
-            started = [self._start(piece) for piece in pieces]
-            if hungry is not None:
-                hungry()  # its pixels can travel while these are computed
-            answers = [self._finish(answer, len(piece)) for answer, piece in zip(started, pieces, strict=True)]
+            # All are started before the first is waited for: so a GPU goes from one to the next without a pause.
+            started = [self._start(part) for part in slices]
+            if on_ready_for_next is not None:
+                on_ready_for_next()  # the next batch can be copied while these are computed
+            answers = [self._finish(answer, len(part)) for answer, part in zip(started, slices, strict=True)]
         except (ValueError, TypeError, self._tf.errors.OpError) as error:
-            raise EngineFailed(f"engine {self.name} failed on {described(batch)}: {error}") from error
+            raise EngineFailed(f"engine {self.name} failed on {describe_batch(batch)}: {error}") from error
         answer = answers[0] if len(answers) == 1 else np.concatenate(answers)
         return check_answer(answer, images=len(batch), classes_count=self.classes_count, engine=self.name)
 
-    def _start(self, piece: Images) -> Any:
-        """Copy the piece to the device and start the model on it; a tensor that will hold the answer."""
-        padded = self._padded(len(piece))
-        if padded > len(piece) or not isinstance(piece, np.ndarray):
-            filled = np.zeros((padded, *piece[0].shape), np.uint8)
-            for row, image in zip(filled, piece, strict=False):  # the others are padding
+    def _start(self, part: Images) -> Any:
+        """Copy the images to the device and start the model; returns a tensor that will hold the answer."""
+        padded = self._padded(len(part))
+        if padded > len(part) or not isinstance(part, np.ndarray):
+            filled = np.zeros((padded, *part[0].shape), np.uint8)
+            for row, image in zip(filled, part, strict=False):  # the others are padding
                 row[:] = image
-            piece = filled
-        with self._tf.device(self._device):  # of the copy; where the model runs is TensorFlow's to place
-            images = self._tf.constant(piece)
+            part = filled
+        with self._tf.device(self._device):  # places the copy; TensorFlow itself places the model
+            images = self._tf.constant(part)
         return self._run(images)
 
-    def _finish(self, answer: Any, images: int) -> NDArray[np.float32]:
-        """Wait for the answer; the rows of the images that were asked for."""
-        # Of a wrong number of rows none may be cut off in silence.
-        rows: NDArray[np.float32] = answer.numpy()
+    def _finish(self, answer: Any, images: int) -> Floats:
+        """Wait for the answer; returns the rows of the `images` that are no padding."""
+        # Check the number of rows before the padding is cut off, or a wrong number would go unnoticed.
+        rows: Floats = answer.numpy()
         checked = check_answer(rows, images=self._padded(images), classes_count=self.classes_count, engine=self.name)
         return checked[:images]
 
@@ -127,15 +128,15 @@ class TensorFlowEngine:
         return next(size for size in self._sizes if size >= images)
 
     def _traced(self, call: Callable[[Any], Any], *, xla: bool) -> Callable[[Any], Any]:
-        """`call` as one traced function of any number of images; XLA compiles it for each number that comes."""
+        """`call` as one traced function for any number of images; XLA compiles it anew for each number."""
         spec = self._tf.TensorSpec([None, self.input_size_px, self.input_size_px, 3], self._tf.uint8)
         traced: Callable[[Any], Any] = self._tf.function(
             call, input_signature=[spec], autograph=False, jit_compile=True if xla else None
         )
         return traced
 
-    def _loaded(self, saved_model: Path) -> tuple[Any, Any]:
-        """The model, whose weights end with it, and its serving signature."""
+    def _load(self, saved_model: Path) -> tuple[Any, Any]:
+        """The model, which must stay referenced (it owns the weights), and its serving signature."""
         try:
             model = self._tf.saved_model.load(str(saved_model))
             return model, model.signatures[_SIGNATURE]
@@ -157,12 +158,12 @@ class TensorFlowEngine:
 
 
 def padded_sizes(max_batch: int) -> tuple[int, ...]:
-    """The batch sizes that are run: powers of two below `max_batch`, and `max_batch` itself."""
+    """The batch sizes that run: powers of two below `max_batch`, and `max_batch` itself."""
     powers = [1 << exponent for exponent in range(max_batch.bit_length())]
     return (*(size for size in powers if size < max_batch), max_batch)
 
 
-def _as_saved(signature: Any, input_name: str) -> Callable[[Any], Any]:
+def _unfrozen(signature: Any, input_name: str) -> Callable[[Any], Any]:
     def call(images: Any) -> Any:
         (answer,) = signature(**{input_name: images}).values()
         return answer
@@ -170,20 +171,20 @@ def _as_saved(signature: Any, input_name: str) -> Callable[[Any], Any]:
     return call
 
 
-def _tensorflow(*, threads: int) -> Any:
-    """TensorFlow, set up for serving. Devices can only be set up before their first use."""
-    # Its start-up notices are not for whoever reads a worker's log; set before the import or not at all.
+def _import_for_serving(*, threads: int) -> Any:
+    """TensorFlow, configured for serving. Devices can only be configured before their first use."""
+    # Keeps start-up notices out of the worker's log; has no effect after the import.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     try:
-        # Not the inter-op threads: the model is a chain, with nothing to run at once. With 1, 2 and TensorFlow's own
-        # number of them, images/s and processor time on two cores were the same within the noise.
+        # The inter-op threads are left alone: the model is a chain of operators, none of which can run at once. With
+        # 1, 2 and TensorFlow's own number of them, images/s and CPU time on two cores were the same within the noise.
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:
-        # TensorFlow is running already (a second engine, or training before it) and keeps its setup.
+        # TensorFlow is running already (another engine, or training) and keeps its configuration.
         pass
     tf.config.experimental.enable_tensor_float_32_execution(False)
     return tf

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.terminal import JsonFlag
+from shared.cli import JsonFlag
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,11 +38,11 @@ def demo(
 
     from producer.demo.session import Demo, DemoOptions, ensure_model
     from producer.demo.summary import show
-    from shared.connection import check, connect
-    from shared.embedded import embedded_server
+    from shared.cli import print_json
     from shared.errors import BadSetting
+    from shared.server.connection import check, connect
+    from shared.server.embedded import embedded_server
     from shared.settings import load_settings
-    from shared.terminal import print_json
 
     console = Console(stderr=True)
     options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)

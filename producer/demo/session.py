@@ -1,7 +1,7 @@
 """One demo from start to end: model, worker, cameras, watching, summary.
 
-Children are processes of the command line, tied to this one's life. They end in this order: cameras,
-so that nothing new comes; then the worker, which drains; then the server.
+Worker and cameras are processes of the command line, which end when this one ends. They are stopped in this order: the
+cameras, so that nothing new comes; then the worker, which drains; then the server.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any, cast
 from rich.console import Console
 from rich.live import Live
 
-from producer.bottles_data import BOTTLES
-from producer.demo import board
-from producer.demo.sheet import Cell, write_sheet
-from producer.demo.tally import Tally
-from producer.simulator import SimulatedSource
-from producer.streams import ResultStreams
+from producer.demo import live_table
+from producer.demo.contact_sheet import Cell, write_sheet
+from producer.demo.statistics import ResultStatistics
+from producer.result_streams import ResultStreams
+from producer.sources.demo_dataset import BOTTLES
+from producer.sources.simulator import SimulatedSource
 from shared import keys
-from shared.children import NOT_BEGUN, Child, ours
-from shared.connection import connect
 from shared.errors import SortlineError, Transient
 from shared.schemas import SortResult
-from shared.server_answers import server_errors
+from shared.server.connection import connect
+from shared.server.error_translation import server_errors
 from shared.settings import Settings, masked
+from shared.subprocesses import NOT_BEGUN, Child, ours
 
 READY_TIMEOUT_S = 60.0
 # After the cameras are done: how long the last results may take.
@@ -106,19 +106,19 @@ class Demo:
         self._console = console
         self._client: Any = connect(settings.redis_url)
         self._sources = {name: SimulatedSource(name, seed=options.seed, pool=POOL) for name in options.line_names}
-        self._tally = Tally(self._truth_of)
+        self._statistics = ResultStatistics(self._truth_of)
         self._stop = threading.Event()
         self._interrupted = threading.Event()
         self._reading_failed: SortlineError | None = None
 
     def run(self) -> DemoSummary:
-        """The whole demo; Ctrl-C ends it early, with what was done.
+        """Run the whole demo. Ctrl-C ends it early; the summary then covers what was done.
 
         Raises:
             Transient: a part did not start; names its log.
         """
         streams = ResultStreams(self._settings)
-        streams.last(0)  # what was there before is not this demo's
+        streams.last(0)  # skip the results of earlier runs
         with self._ctrl_c(), self._worker():
             reader = threading.Thread(target=self._read, args=(streams,), daemon=True)
             reader.start()
@@ -132,7 +132,7 @@ class Demo:
 
     @contextlib.contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C ends the demo in order, wherever it is; the second one at once."""
+        """The first Ctrl-C ends the demo in order, at any point; the second one ends it at once."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self._interrupted.is_set():
@@ -154,7 +154,7 @@ class Demo:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         log = self._options.out / "worker.log"
-        # The settings' origin (environment, file) reaches the worker as it reached us; only these differ.
+        # The worker reads the same environment and file of settings as this process; only these differ.
         arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
         arguments += ["--model", self._settings.model]
         with Child(arguments, log=log) as worker:
@@ -183,7 +183,7 @@ class Demo:
     # watching ───────────────────────────────────────────────────────────────────────────────────────
 
     def _stream(self) -> int:
-        """Run the cameras and show what comes; how many images they got onto the queue."""
+        """Run the cameras and show the results; returns how many images the cameras enqueued."""
         with contextlib.ExitStack() as stack:
             cameras = {name: stack.enter_context(self._camera(name)) for name in self._options.line_names}
             self._watch(list(cameras.values()))
@@ -191,7 +191,7 @@ class Demo:
                 self._console.print("stopping: cameras first, then the worker finishes what it holds")
         submitted = sum(self._accepted(name) for name, camera in cameras.items() if camera.poll() != NOT_BEGUN)
         until = time.monotonic() + LAST_RESULTS_S
-        while len(self._tally.seen) < submitted and time.monotonic() < until and self._reading_failed is None:
+        while len(self._statistics.seen) < submitted and time.monotonic() < until and self._reading_failed is None:
             time.sleep(0.05)
         return submitted
 
@@ -208,16 +208,16 @@ class Demo:
                     depth = int(self._client.llen(keys.rq_queue(QUEUE)))
                 left = started + self._options.seconds - now
                 if screen is not None:
-                    screen.update(board.table(self._tally, depth=depth, now=now, seconds_left=left))
+                    screen.update(live_table.table(self._statistics, depth=depth, now=now, seconds_left=left))
                 elif now - shown_at >= 5:
                     shown_at = now
-                    self._console.print(board.line(self._tally, depth=depth, now=now))
+                    self._console.print(live_table.line(self._statistics, depth=depth, now=now))
 
     def _read(self, streams: ResultStreams) -> None:
         try:
             for result in streams.follow(self._stop):
                 if result.line in self._sources:
-                    self._tally.add(result)
+                    self._statistics.add(result)
         except SortlineError as error:
             self._reading_failed = error
             self._interrupted.set()
@@ -237,31 +237,31 @@ class Demo:
         return self._sources[result.line].truth(result.frame_id)
 
     def _summary(self, submitted: int) -> DemoSummary:
-        tally, sheet = self._tally, self._options.out / "contact-sheet.png"
+        statistics, sheet = self._statistics, self._options.out / "contact-sheet.png"
         self._write_sheet(sheet)
-        p50, p99 = tally.percentiles_ms([50, 99])
+        p50, p99 = statistics.percentiles_ms([50, 99])
         return DemoSummary(
             submitted=submitted,
-            results=tally.count,
-            missing=submitted - len(tally.seen),
-            doubled=tally.doubled,
-            images_per_s=round(tally.rate(), 1),
+            results=statistics.count,
+            missing=submitted - len(statistics.seen),
+            doubled=statistics.doubled,
+            images_per_s=round(statistics.rate(), 1),
             p50_ms=round(p50, 1),
             p99_ms=round(p99, 1),
-            outcomes=dict(tally.outcomes),
-            labels=dict(tally.labels),
-            classified=tally.classified,
+            outcomes=dict(statistics.outcomes),
+            labels=dict(statistics.labels),
+            classified=statistics.classified,
             deadline_ms=DEADLINE_MS,
-            exact_match=round(tally.exact / max(1, tally.classified), 3),
-            model=tally.model,
+            exact_match=round(statistics.exact / max(1, statistics.classified), 3),
+            model=statistics.model,
             contact_sheet=str(sheet),
             logs=str(self._options.out),
             interrupted=self._interrupted.is_set(),
         )
 
     def _write_sheet(self, path: Path) -> None:
-        # A frame comes again with every round of the pool: each is shown once.
-        latest = {(result.line, cast(int, result.frame_id) % POOL): result for result in self._tally.examples}
+        # The cameras repeat their pool of frames: each frame is shown once.
+        latest = {(result.line, cast(int, result.frame_id) % POOL): result for result in self._statistics.examples}
         cells = [self._cell(result) for result in list(latest.values())[-SHEET_CELLS:]]
         if cells:
             write_sheet(

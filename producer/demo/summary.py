@@ -1,4 +1,4 @@
-"""The demo's last words."""
+"""Prints the summary of a demo."""
 
 from __future__ import annotations
 

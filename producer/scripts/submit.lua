@@ -1,20 +1,19 @@
--- Enqueues the jobs of one call, all or none or those that fit, and wakes idle workers.
+-- Enqueues the jobs of one call (all or none, or as many as fit) and wakes idle workers.
 --
--- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just
--- before it, in the same transaction: they get their expiry first, whatever comes after, and what is refused is taken
--- away.
+-- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just before, in
+-- the same transaction. They get their expiry first, whatever happens after; those of refused jobs are deleted.
 --
 -- A script that raises undoes nothing, so keys of a wrong type are found before the first write of a job. The queue and
 -- the set of queues belong to others too: the call is refused. A job's own hash is replaced: its id is new, so what is
--- there belongs to nobody. So is the bell.
+-- there belongs to nobody. So is the wakeup list.
 --
--- KEYS  1  set of queues          2  list of the queue     3  bell of the queue
+-- KEYS  1  set of queues          2  list of the queue     3  wakeup list of the queue
 --       then for each job: its hash, its image
 -- ARGV  1  most jobs that may wait in the queue
 --       2  places the caller needs in all, in this call and those that follow it at once
---       3  1: where there is no room for all, the first that fit are taken; 0: then none is
+--       3  1 (partial): without room for all, take the first that fit; 0: then take none
 --       4  seconds that an image is kept
---       5  most tokens on the bell
+--       5  most tokens in the wakeup list
 --       6  number n of arguments that follow as fields and values common to all jobs' hashes
 --       7 .. 6+n  those fields and values
 --       then for each job: id, data, description
@@ -22,9 +21,9 @@
 -- Returns {depth after, then the index, from 0, of each job that was refused}; nothing is left of those. An error names
 -- the key that has a wrong type; nothing is left of any new job then.
 
-local QUEUES, QUEUE, BELL = KEYS[1], KEYS[2], KEYS[3]
-local bound, wanted, some = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local image_ttl_s, bell_tokens, common_count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local QUEUES, QUEUE, WAKEUP = KEYS[1], KEYS[2], KEYS[3]
+local bound, wanted, partial = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local image_ttl_s, wakeup_tokens, common_count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local FIRST_KEY, FIRST_ARGUMENT = 4, 7 + common_count
 
 local function image_key(index)
@@ -74,7 +73,7 @@ local depth = try('LLEN', QUEUE)
 if not depth then return refuse(QUEUE, 'list') end
 local taken = #new
 if taken > 0 and depth + wanted - (total - taken) > bound then
-  taken = some and math.max(0, math.min(taken, bound - depth)) or 0
+  taken = partial and math.max(0, math.min(taken, bound - depth)) or 0
 end
 local answer = { depth + taken }
 drop(taken + 1)
@@ -105,15 +104,15 @@ for position = 1, taken do
   redis.call(unpack(hset))
 end
 
--- One token wakes one worker; many jobs are work for several. Tokens that nobody waits for are kept
--- few, as each costs a worker one look at an empty queue.
-local tokens = { 'LPUSH', BELL }
-for _ = 1, math.min(taken, bell_tokens) do
+-- One token wakes one worker; many jobs are work for several. Few tokens are kept that nobody waits for, as each costs
+-- a worker one claim on an empty queue.
+local tokens = { 'LPUSH', WAKEUP }
+for _ = 1, math.min(taken, wakeup_tokens) do
   tokens[#tokens + 1] = '1'
 end
 if not try(unpack(tokens)) then
-  redis.call('UNLINK', BELL)
+  redis.call('UNLINK', WAKEUP)
   redis.call(unpack(tokens))
 end
-redis.call('LTRIM', BELL, 0, bell_tokens - 1)
+redis.call('LTRIM', WAKEUP, 0, wakeup_tokens - 1)
 return answer

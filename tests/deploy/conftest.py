@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from model_store.rollout import Canary
-from model_store.store import ModelStore
+from model_store.registry.canary import Canary
+from model_store.registry.store import ModelStore
 from producer import Frame, LineProducer, wait_for
-from shared.embedded import embedded_server
+from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.conftest import BOTTLES
 from tests.deploy.live import Prometheus, real_prometheus, real_worker, wait_until
 from tests.deploy.manifests import missing_tool
-from tests.worker.versions import NAME, Versions
+from tests.worker.models.versions import NAME, Versions
 
 # A rate needs samples on both sides of an increase, so the bottles come in rounds with a scrape after each.
 ROUNDS = 4

@@ -14,7 +14,8 @@ import yaml
 
 from tests.deploy.manifests import DEPLOY, ROOT, missing_tool, read_compose, read_yaml
 from tests.test_documented import anchors_of
-from worker.metrics import Metrics, QueueGauges
+from worker.observe.metrics import Metrics
+from worker.observe.queue_gauges import QueueGauges
 
 RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 

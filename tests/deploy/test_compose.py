@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from shared.server_options import MEMORY_OPTIONS
+from shared.server.memory_options import MEMORY_OPTIONS
 from shared.settings import ENV_PREFIX, Settings, load_settings
 from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (
@@ -183,9 +183,9 @@ def test_commands_exist_and_take_their_options(name: str) -> None:
     """Asked for help with the service's own arguments, the command line knows every one of them."""
     from typer.testing import CliRunner
 
-    import sortline
+    import sortline.cli
 
-    answer = CliRunner().invoke(sortline.app, [*SERVICES[name]["command"], "--help"])
+    answer = CliRunner().invoke(sortline.cli.app, [*SERVICES[name]["command"], "--help"])
     assert answer.exit_code == 0, answer.output
 
 

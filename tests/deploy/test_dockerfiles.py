@@ -91,7 +91,7 @@ def test_copies_what_exists_and_is_sent_to_the_builder(file: str) -> None:
     allowed = {
         line.removeprefix("!") for line in (DEPLOY / f"{file}.dockerignore").read_text().splitlines() if line[:1] == "!"
     }
-    assert {"shared", "producer", "model_store", "worker", "torture", "sortline.py", LOCKS[file]} <= set(sources)
+    assert {"shared", "producer", "model_store", "worker", "sortline", LOCKS[file]} <= set(sources)
     for source in sources:
         assert (ROOT / source).exists(), source
         assert source in allowed or f"{Path(source).parent}/*{Path(source).suffix}" in allowed, source
@@ -159,14 +159,14 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
     built = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "out").glob("*.whl")
-    packages = ("shared", "producer", "model_store", "worker", "torture")
+    packages = ("shared", "producer", "model_store", "worker", "sortline")
     wanted = {
         str(path.relative_to(ROOT))
         for package in packages
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".lua", ".jpg", ".csv", ".typed"}
+        if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".typed"}
     }
-    missing = (wanted | {"sortline.py"}) - set(zipfile.ZipFile(wheel).namelist())
+    missing = wanted - set(zipfile.ZipFile(wheel).namelist())
     assert not missing, sorted(missing)
 
 

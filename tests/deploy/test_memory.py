@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from shared.decode_memory import UNCOUNTED_BYTES
+from shared.images.decode_memory import UNCOUNTED_BYTES
 from shared.settings import Settings
 from tests.deploy.manifests import DEPLOY, read_compose, read_documents
-from worker.claim import MAX_ENCODED_BYTES
+from worker.steps.claim import MAX_ENCODED_BYTES
 
 GIB = 1024**3
 MOST_MB = 700

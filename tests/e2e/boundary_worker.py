@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bench.engines.null import NoDecoder, NullEngine, null_model
+from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from shared.terminal import setup_logging
-from worker.bench.null import NoDecoder, NullEngine, null_served
-from worker.loading import Served
+from worker.models.loading import LoadedModel
 from worker.service import WorkerService
 
 
@@ -33,7 +33,7 @@ class _Decoder(NoDecoder):
 class _Engine(NullEngine):
     """The warm-up does not call `predict`: its first call is the first batch of images."""
 
-    def predict(self, batch: Any, *, hungry: Callable[[], None] | None = None) -> Any:
+    def predict(self, batch: Any, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         _kill_at("infer-before")
         if boundary == "hold":
             threading.Event().wait()
@@ -49,8 +49,8 @@ def _kill_at(place: str) -> None:
         threading.Event().wait()  # the signal ends the process before any thread goes on
 
 
-def _load(settings: Settings) -> Served:
-    return replace(null_served(settings), engine=_Engine(), decoder=_Decoder())
+def _load(settings: Settings) -> LoadedModel:
+    return replace(null_model(settings), engine=_Engine(), decoder=_Decoder())
 
 
 if __name__ == "__main__":

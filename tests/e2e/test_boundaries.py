@@ -24,8 +24,9 @@ from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
 from tests.e2e.kit import PATIENCE_S, running, wait_until
 from tests.worker import kit
-from torture.proxy import Moment, Proxy, proxy_to
-from worker import pipeline, scripts
+from torture.server.proxy import Moment, Proxy, proxy_to
+from worker import pipeline
+from worker.rq import scripts
 
 JOBS = 3
 
@@ -154,15 +155,15 @@ def _check_takeover(plant: Settings, client: redis.Redis, job_ids: list[str], bo
     """The jobs are where the killed worker must have left them; a second worker answers each that has no answer."""
     assert +_whereabouts(client) == Counter({boundary.jobs_are: JOBS})
     _let_leases_run_out(client)
-    parts = kit.parts(plant, kit.ToneEngine(), worker="second")
-    second = kit.pipeline(plant, parts)
+    components = kit.pipeline_components(plant, kit.ToneEngine(), worker="second")
+    second = kit.pipeline(plant, components)
     second.start()
     try:
         wait_until(lambda: len(kit.stream(client)) >= JOBS, "every job is answered")
     finally:
         second.drain()
         kit.finish(second)
-    assert parts.keeper.reap() == (0, []), "a job that is answered can be taken back"
+    assert components.keeper.reap() == (0, []), "a job that is answered can be taken back"
     results = kit.stream(client)
     assert Counter(result.job_id for result in results) == Counter(job_ids)
     assert {(result.outcome, result.attempt) for result in results} == {(Outcome.SORTED, boundary.attempt)}

@@ -57,7 +57,7 @@ def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: sign
     )
     out = tmp_path / "demo-out"
     wait_until(lambda: (out / "line-2.json").exists(), "both cameras were started")
-    wait_until(lambda: len(_processes_of(tmp_path)) >= 7, "demo, server, worker and two cameras, each with its keeper")
+    wait_until(lambda: len(_processes_of(tmp_path)) >= 7, "demo, server, worker and two cameras, all supervised")
     demo.send_signal(sign)
     stdout, _ = demo.communicate(timeout=60)
     if sign == signal.SIGINT:
@@ -77,10 +77,10 @@ def test_the_first_run_trains_the_model(settings: Settings) -> None:
     assert summary["model"].startswith("demo@1 on litert")
     assert (summary["missing"], summary["doubled"]) == (0, 0)
     shown = sortline("models", "show", "demo", "--json", settings=settings)
-    figures = json.loads(shown.stdout)["metrics"]
+    metrics = json.loads(shown.stdout)["metrics"]
     # On a fifth of the project's own frames, by a head alone. Wide, as another processor rounds otherwise.
-    assert figures["macro_f1"] > 0.75
-    assert figures["map"] > 0.85
+    assert metrics["macro_f1"] > 0.75
+    assert metrics["map"] > 0.85
     second = sortline("demo", "--seconds", "4", "--rate", "3", "--json", settings=settings)
     assert "there already" in second.stderr
     assert json.loads(second.stdout)["model"].startswith("demo@1 on litert")

@@ -36,7 +36,7 @@ def test_a_litert_worker_never_imports_tensorflow(settings: Settings, tiny_model
     assert {result.outcome for result in results.values()} == {Outcome.SORTED}
 
 
-@pytest.mark.parametrize("statement", ["import sortline", "from producer import LineProducer, wait_for"])
+@pytest.mark.parametrize("statement", ["import sortline.cli", "from sortline import LineProducer, wait_for"])
 def test_help_and_producers_load_nothing_heavy(statement: str) -> None:
     probe = (
         f"import sys; {statement}; print([n for n in ('tensorflow', 'matplotlib', 'h5py', 'rq') if n in sys.modules])"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from shared.settings import Settings
 from tests.e2e import kit
-from tests.model_store.module_server import module_server, tar_gz
+from tests.model_store.backbones.module_server import module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images
 from tests.model_store.tiny_modules import save_classifier
 

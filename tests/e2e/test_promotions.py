@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from model_store.rollout import Canary
+from model_store.registry.canary import Canary
 from producer import Frame, LineProducer
 from shared import keys
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.conftest import BOTTLES
 from tests.e2e.kit import answers, metric, ready, stop, wait_until, worker
-from tests.worker.versions import NAME, Versions, own_versions
+from tests.worker.models.versions import NAME, Versions, own_versions
 
 LINE = "line-1"
 SWAPS = 50

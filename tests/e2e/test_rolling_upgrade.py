@@ -33,7 +33,7 @@ frames = [Frame(data=Path(name).read_bytes(), line="line-1", camera="c", deadlin
 results = wait_for(LineProducer(settings).submit_many(frames), timeout_s=240, settings=settings)
 print(json.dumps([result.model_dump(mode="json") for result in results.values()]))
 """
-_WORK = "import sortline; sortline.main()"
+_WORK = "import runpy; runpy.run_module('sortline', run_name='__main__')"
 _WHICH = "import shared.schemas; print(shared.schemas.__file__)"
 
 

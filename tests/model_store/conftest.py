@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from model_store.backbones import Backbone, resolve_backbone
-from model_store.networks import Network, open_network
-from model_store.store import ModelStore
+from model_store.backbones.keras_graphs import Network, open_network
+from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.registry.store import ModelStore
 from tests.model_store.tiny_bundle import publish_tiny_bundle
 from tests.model_store.tiny_network import save_tiny_network
 
@@ -26,6 +27,12 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 def tiny_bundle(tiny_store: ModelStore) -> Path:
     """The folder of the multi model. Don't write to it: it is everybody's."""
     return tiny_store.resolve("tiny")
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be changed."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model_store.tf import import_tensorflow, quiet_native
+from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
 SIZE_PX = 32
 COLOURS = {"good": (40, 200, 40), "no cap": (220, 40, 40), "pigmented": (40, 40, 220)}

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.bundle import INT8_TOLERANCE, Golden, write_golden
-from model_store.engines import Engine
-from model_store.engines.litert import LiteRTEngine
-from model_store.manifest import (
+from model_store.bundle.golden import Golden, write_golden
+from model_store.bundle.manifest import (
     FP32_FILE,
     INT8_FILE,
     MANIFEST_FILE,
@@ -29,8 +27,11 @@ from model_store.manifest import (
     Manifest,
     TrainingInfo,
 )
-from model_store.policy import DEFAULT_THRESHOLD, Mode, Policy
-from model_store.store import ModelStore, file_digests
+from model_store.bundle.policy import DEFAULT_THRESHOLD, Mode, Policy
+from model_store.engines.golden_check import INT8_TOLERANCE
+from model_store.engines.litert import LiteRTEngine
+from model_store.engines.protocol import Engine
+from model_store.registry.store import ModelStore, file_digests
 
 CLASSES = ("good", "no cap", "disfigured")
 _SEED = 7

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from model_store.native import quiet_native
-from model_store.tf import import_keras, import_tensorflow
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 
 SIZE_PX = 32
 

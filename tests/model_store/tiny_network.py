@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import backbone_sources
-from model_store.fine_tuning import Frames
-from model_store.progress import Steps
-from model_store.tf import import_keras
+from model_store.backbones import sources
+from model_store.runtime.progress import ProgressSteps
+from model_store.runtime.tensorflow_imports import import_keras
+from model_store.training.fine_tuning import Frames
 
 ALPHA = 0.35
 SIZE_PX = 96
@@ -20,11 +20,11 @@ HALF_LENGTH, HALF_WIDTH = 0.26, 0.09
 
 
 def tiny_graph(*, seed: int = 11) -> Any:
-    """The Keras graph, which sees colours of places, as far as a network can that nothing was taught.
+    """The Keras graph. It is untrained, but responds to the colour of a place.
 
-    Its depthwise kernels see mostly their middle: drawn freely, dozens of them one after the other leave nothing but
-    noise and the frame's border. Its batch normalisations are set by pictures of belts: with means of 0 and variances
-    of 1 hardly anything gets through.
+    Its depthwise kernels weigh mostly their centre: with freely drawn ones, dozens in a row would leave nothing but
+    noise and the frame's border. Its batch normalisations get their statistics from pictures of belts: with means of 0
+    and variances of 1 hardly any signal would pass.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -52,7 +52,7 @@ def tiny_graph(*, seed: int = 11) -> Any:
 
 def save_tiny_network(folder: Path) -> Path:
     """`tiny_graph` as a TF-Hub module."""
-    backbone_sources._save_network(tiny_graph(), folder, Steps())
+    sources._save_network(tiny_graph(), folder, ProgressSteps())
     return folder
 
 
@@ -122,7 +122,7 @@ def sample(
     return Sample(frame, bottle)
 
 
-# Of `single`'s three classes, in their order: bottles that no finder is needed to tell apart.
+# Of `single`'s three classes, in their order: bottles that can be told apart without a localizer.
 COLOURS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0]])
 
 

@@ -13,13 +13,13 @@ from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
 from producer.camera import Camera, CameraOptions, _Schedule
-from producer.sources import SourceFrame
+from producer.sources.base import SourceFrame
 from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadSetting, ServerAway
+from shared.errors import BadSetting, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import arguments, jpeg
-from torture.server_states import configured
+from torture.server.states import configured
 
 
 class Frames:
@@ -120,14 +120,14 @@ class FlakyProducer(LineProducer):
         self.written = written
         self.on_failure = on_failure
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         if self.failures:
             self.failures -= 1
             if self.written:
-                super().send(jobs, some=some)
+                super().send(jobs, partial=partial)
             self.on_failure()
-            raise ServerAway("no Redis server answers at redis://here.")
-        super().send(jobs, some=some)
+            raise RedisUnavailable("no Redis server answers at redis://here.")
+        super().send(jobs, partial=partial)
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -155,10 +155,10 @@ class RefusedProducer(LineProducer):
         self.client = client
         self.refusals = 2
 
-    def send(self, jobs: Sequence[PreparedJob], *, some: bool = False) -> None:
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
         self.refusals -= 1
         with configured(self.client, "min-replicas-to-write", "1" if self.refusals >= 0 else "0"):
-            super().send(jobs, some=some)
+            super().send(jobs, partial=partial)
 
 
 def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
@@ -218,7 +218,7 @@ def test_the_schedule_is_absolute_so_that_nothing_drifts() -> None:
     now, taken = 100.0, 0
     while now < 200.0:
         due, wait_s = schedule.due(now)
-        schedule.took(due)
+        schedule.consumed(due)
         taken += due
         now += wait_s + 0.033
     assert taken == pytest.approx(1000, abs=1)
@@ -229,7 +229,7 @@ def test_the_schedule_gives_all_frames_that_are_due() -> None:
     schedule.start(0.0)
     assert schedule.due(0.0) == (1, 0.0)
     assert schedule.due(0.055) == (6, 0.0)
-    schedule.took(6)
+    schedule.consumed(6)
     due, wait_s = schedule.due(0.055)
     assert (due, wait_s) == (0, pytest.approx(0.005))
 
@@ -238,6 +238,6 @@ def test_a_camera_that_was_held_up_does_not_catch_up_in_a_burst() -> None:
     schedule = _Schedule(100.0)
     schedule.start(0.0)
     assert schedule.due(60.0) == (1, 0.0)
-    schedule.took(1)
+    schedule.consumed(1)
     due, wait_s = schedule.due(60.0)
     assert (due, wait_s) == (0, pytest.approx(0.01))

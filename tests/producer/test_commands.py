@@ -21,16 +21,17 @@ import typer
 from typer.testing import CliRunner, Result
 
 import producer.commands
-from producer import metrics, simulator
-from producer.simulator import SimulatedSource
+from producer import metrics
+from producer.sources import simulator
+from producer.sources.simulator import SimulatedSource
 from shared import keys
-from shared.embedded import embedded_server
 from shared.errors import BadSetting
+from shared.server.embedded import embedded_server
 from tests.conftest import BOTTLES
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
 ROOT = Path(__file__).parents[2]
-# The commands without the other packages' ones, which sortline.py adds.
+# The commands without the other packages' ones, which sortline.cli adds.
 ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app); app()"
 
 
@@ -119,7 +120,7 @@ def test_the_cameras_defaults_are_the_simulators() -> None:
     assert (flags["quality"], flags["pool"]) == (simulator.DEFAULT_QUALITY, simulator.DEFAULT_POOL)
 
 
-def test_a_wrong_password_is_said_at_once_and_not_waited_out(tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_at_once_and_not_waited_out(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     with embedded_server() as url:
         with redis.Redis.from_url(url) as client:

@@ -1,4 +1,4 @@
-"""Results: found however RQ keeps them, missing ones named, vanished ones said, many read at once."""
+"""Results: found wherever RQ keeps them; missing and expired ones are named; many are read in one round trip."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import redis
 from producer.results import ROUND_JOBS, ResultReader, iter_results, wait_for
 from producer.submit import Frame, LineProducer
 from shared import keys
-from shared.errors import BadSetting, ResultGone, ResultTimeout, ServerAway
+from shared.errors import BadSetting, RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import finish, jpeg, sort_result, write_finished
-from torture.server_states import replica_that_refuses_reads
+from torture.server.states import replica_that_refuses_reads
 
 
 def submitted(settings: Settings, count: int) -> list[str]:
@@ -77,7 +77,7 @@ def test_without_any_time_all_that_is_there_is_still_read(client: redis.Redis, s
     assert list(wait_for(job_ids, 0, settings)) == job_ids
 
 
-def test_a_vanished_job_is_said_and_does_not_hang(client: redis.Redis, settings: Settings) -> None:
+def test_a_vanished_job_is_reported_and_does_not_hang(client: redis.Redis, settings: Settings) -> None:
     there, gone = new_ids(2)
     write_finished(client, [sort_result(there)])
     with pytest.raises(ResultGone, match="1 of 2 jobs will never have a result") as error:
@@ -138,7 +138,7 @@ def test_an_absent_server_is_named() -> None:
     with pytest.raises(ResultTimeout, match=r"no Redis server answers at redis://127\.0\.0\.1:1/0") as timeout:
         wait_for(["a"], 0.1, Settings(redis_url="redis://127.0.0.1:1/0"))
     assert timeout.value.missing == ("a",)
-    assert isinstance(timeout.value.__cause__, ServerAway)
+    assert isinstance(timeout.value.__cause__, RedisUnavailable)
 
 
 def test_a_server_that_can_not_serve_for_a_while_is_waited_for(client: redis.Redis, settings: Settings) -> None:

@@ -20,9 +20,9 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from producer import submit
-from producer.submit import BELL_TOKENS, CHUNK_JOBS, JOB_TIMEOUT_S, Frame, LineProducer, PreparedJob
+from producer.submit import CHUNK_JOBS, JOB_TIMEOUT_S, WAKEUP_TOKENS, Frame, LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadImage, BadJob, BadSetting, QueueFull, ServerAway
+from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
 from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob
 from shared.settings import Settings
@@ -183,17 +183,17 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     jobs = [producer.prepare(frame) for frame in frames(CHUNK_JOBS + 5)]
     before = client.dbsize()
     with pytest.raises(QueueFull, match="no room for 3 more") as refusal:
-        producer.send(jobs, some=True)
+        producer.send(jobs, partial=True)
     fit = [job.job_id for job in jobs[: CHUNK_JOBS + 2]]
     assert list(refusal.value.accepted) == fit
     assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == fit
-    # A hash and an image for each; the queue, the set of queues and the bell.
+    # A hash and an image for each; the queue, the set of queues and the wakeup list.
     assert client.dbsize() - before == 2 * len(fit) + 3
     assert all(client.ttl(keys.image(job_id)) > 0 for job_id in fit)
     # Sent again, those that are there stay, and the places that were made are taken.
     client.ltrim(keys.rq_queue("live"), 1, -1)
     with pytest.raises(QueueFull, match="no room for 2 more") as refusal:
-        producer.send(jobs, some=True)
+        producer.send(jobs, partial=True)
     assert list(refusal.value.accepted) == [job.job_id for job in jobs[: CHUNK_JOBS + 3]]
 
 
@@ -201,7 +201,7 @@ def test_a_queue_above_a_bound_that_was_lowered_takes_none(client: redis.Redis, 
     LineProducer(settings).submit_many(frames(4))
     lowered = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
     with pytest.raises(QueueFull, match="holds 4 jobs, its bound is 2") as refusal:
-        lowered.send([lowered.prepare(frame) for frame in frames(2)], some=True)
+        lowered.send([lowered.prepare(frame) for frame in frames(2)], partial=True)
     assert refusal.value.accepted == ()
     assert client.llen(keys.rq_queue("live")) == 4
 
@@ -287,12 +287,12 @@ def test_names_can_be_checked_beforehand() -> None:
         submit.check_names(line="a/b")
 
 
-def test_the_bell_rings_and_stays_short(client: redis.Redis, settings: Settings) -> None:
+def test_wakeup_tokens_are_pushed_and_their_list_stays_short(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings)
     producer.submit(jpeg(), line="line-1", camera="c", queue="bulk")
-    assert client.lrange(keys.bell("bulk"), 0, -1) == [b"1"]
-    producer.submit_many(frames(3 * BELL_TOKENS))
-    assert client.llen(keys.bell("live")) == BELL_TOKENS
+    assert client.lrange(keys.wakeup("bulk"), 0, -1) == [b"1"]
+    producer.submit_many(frames(3 * WAKEUP_TOKENS))
+    assert client.llen(keys.wakeup("live")) == WAKEUP_TOKENS
 
 
 def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:
@@ -338,7 +338,7 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
     (used,) = connections(client) - others
     client.replicaof("127.0.0.1", "1")
     try:
-        with pytest.raises(ServerAway, match="is a replica"):
+        with pytest.raises(RedisUnavailable, match="is a replica"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.replicaof("NO", "ONE")
@@ -360,7 +360,7 @@ def test_a_missing_right_is_a_setting_to_mend(client: redis.Redis, settings: Set
 
 def test_an_absent_server_is_named_without_its_password() -> None:
     producer = LineProducer(Settings(redis_url="redis://user:secret@127.0.0.1:1/0"))
-    with pytest.raises(ServerAway, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
+    with pytest.raises(RedisUnavailable, match=r"redis://user:\*\*\*@127\.0\.0\.1:1/0") as away:
         producer.submit(jpeg(), line="line-1", camera="c")
     assert "secret" not in str(away.value)
 

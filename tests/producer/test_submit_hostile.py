@@ -48,21 +48,21 @@ def test_jobs_that_were_there_keep_their_images_when_the_call_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["string", "list"])
-def test_what_is_in_the_way_of_a_job_or_the_bell_is_replaced(
+def test_what_is_in_the_way_of_a_job_or_the_wakeup_list_is_replaced(
     client: redis.Redis, settings: Settings, kind: str
 ) -> None:
     """A job's id is new, so that its key is nobody else's; the jobs beside it go their way."""
     producer = LineProducer(settings)
     jobs = [producer.prepare(frame) for frame in frames(3)]
-    in_the_way = [keys.rq_job(jobs[1].job_id), keys.image(jobs[1].job_id), keys.bell("live")]
+    in_the_way = [keys.rq_job(jobs[1].job_id), keys.image(jobs[1].job_id), keys.wakeup("live")]
     for key in in_the_way[: 3 if kind == "string" else 2]:
         client.set(key, "x") if kind == "string" else client.rpush(key, "x")
     producer.send(jobs)
     assert client.lrange(keys.rq_queue("live"), 0, -1) == [job.job_id.encode() for job in jobs]
     for job in jobs:
-        assert client.hget(keys.rq_job(job.job_id), "data") == job.call
+        assert client.hget(keys.rq_job(job.job_id), "data") == job.payload
         assert 0 < client.ttl(keys.image(job.job_id)) <= settings.image_ttl_s
-    assert client.lrange(keys.bell("live"), 0, -1) == [b"1"] * 3
+    assert client.lrange(keys.wakeup("live"), 0, -1) == [b"1"] * 3
 
 
 @pytest.mark.parametrize("right", ["sadd", "hset", "rpush", "lpush", "ltrim", "llen", "hget"])

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.inputs import Input, list_inputs
 from producer.upload import (
     MISSING,
     QUEUED,
@@ -24,12 +23,13 @@ from producer.upload import (
     outcomes,
     write_csv,
 )
+from producer.upload_inputs import Input, list_inputs
 from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
-from torture.server_states import configured
+from torture.server.states import configured
 
 
 @pytest.fixture
@@ -151,18 +151,18 @@ def test_an_absent_server_ends_with_the_reason(settings: Settings, folder: Path)
 def test_a_server_that_refuses_writes_is_waited_for_and_says_why(
     client: redis.Redis, settings: Settings, folder: Path
 ) -> None:
-    said: list[str] = []
+    problems: list[str] = []
     with contextlib.ExitStack() as refusal:
         refusal.enter_context(configured(client, "min-replicas-to-write", "1"))
 
         def on_progress(state: UploadProgress) -> None:
-            if state.trouble:
-                said.append(state.trouble)
+            if state.problem:
+                problems.append(state.problem)
                 refusal.close()
 
         rows = Uploader(UploadOptions(line="upload"), settings, on_progress=on_progress).run(inputs_of(folder))
     assert outcomes(rows) == {QUEUED: 4, "rejected": 1}
-    assert "(NOREPLICAS)" in said[0]
+    assert "(NOREPLICAS)" in problems[0]
     assert client.llen(keys.rq_queue("bulk")) == 4
 
 

@@ -1,4 +1,4 @@
-"""Which times of capture are refused, by whose clock, and what is said of an offset. The clocks are made up."""
+"""Which times of capture are refused, by whose clock, and what is logged of an offset. The clocks are made up."""
 
 from __future__ import annotations
 
@@ -151,12 +151,12 @@ def test_it_is_measured_now_and_then() -> None:
     assert offsets == pytest.approx([0.0, 7.0])
 
 
-def test_an_offset_is_said_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_offset_is_reported_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sortline.clock")
     machines = Machines()
     clock = machines.clock()
 
-    def said(offset_s: float) -> list[str]:
+    def logged(offset_s: float) -> list[str]:
         caplog.clear()
         for _ in range(3):
             machines.pass_by(60)
@@ -164,16 +164,16 @@ def test_an_offset_is_said_once_per_change(caplog: pytest.LogCaptureFixture) -> 
             clock.measure()
         return [record.getMessage() for record in caplog.records]
 
-    assert said(NOTABLE_OFFSET_S / 2) == []
-    (ahead,) = said(3600.0)
+    assert logged(NOTABLE_OFFSET_S / 2) == []
+    (ahead,) = logged(3600.0)
     assert "3600.00 s ahead of the Redis server's" in ahead and "NTP" in ahead
-    assert said(3600.1) == []
-    (behind,) = said(-60.0)
+    assert logged(3600.1) == []
+    (behind,) = logged(-60.0)
     assert "60.00 s behind" in behind
-    assert said(NOTABLE_OFFSET_S * 0.9) == []
-    (agree,) = said(0.01)
+    assert logged(NOTABLE_OFFSET_S * 0.9) == []
+    (agree,) = logged(0.01)
     assert "agree again" in agree
-    assert said(0.0) == []
+    assert logged(0.0) == []
 
 
 def test_a_slow_answer_is_no_offset(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,9 +1,11 @@
-"""The tree of errors: two families, and the drawing at the top of the file is the truth."""
+"""The tree of errors: two families, as the drawing at the top of the file shows them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+
+import pytest
 
 from shared import errors
 from shared.errors import BadInput, SortlineError, Transient
@@ -39,3 +41,8 @@ def test_the_drawing_shows_every_error_under_its_parent() -> None:
 def test_a_bad_image_carries_its_reason() -> None:
     error = errors.BadImage("truncated", "this JPEG ends too early")
     assert (error.reason, str(error)) == ("truncated", "this JPEG ends too early")
+
+
+def test_code_that_catches_the_former_name_of_an_error_still_works() -> None:
+    with pytest.raises(errors.ServerAway):
+        raise errors.RedisUnavailable("no Redis server answers")

@@ -15,7 +15,7 @@ from shared import keys
 OURS = {
     keys.image("a1"): "sortline:image:a1",
     keys.results("line-1"): "sortline:results:line-1",
-    keys.bell("live"): "sortline:bell:live",
+    keys.wakeup("live"): "sortline:bell:live",
     keys.LINES: "sortline:lines",
     keys.sweep(["live", "bulk"]): "sortline:sweep:bulk,live",
     keys.suspects(["live"]): "sortline:sweep:live:suspects",

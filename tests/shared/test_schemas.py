@@ -143,7 +143,7 @@ def test_the_fields_of_a_result_are_the_documented_ones() -> None:
     assert {outcome.value for outcome in Outcome} == {"sorted", "late", "expired", "rejected", "failed"}
 
 
-def test_a_trusted_message_is_as_good_as_a_checked_one() -> None:
+def test_an_unvalidated_message_equals_a_validated_one() -> None:
     fields: dict[str, Any] = {
         "job_id": "j1",
         "line": "l1",
@@ -153,17 +153,19 @@ def test_a_trusted_message_is_as_good_as_a_checked_one() -> None:
         "captured_at": 1.5,
         "finished_at": 2.5,
         "outcome": Outcome.SORTED,
-        "labels": (Label.trusted({"label": "good", "probability": 0.5}),),
+        "labels": (Label.construct_unvalidated({"label": "good", "probability": 0.5}),),
         "lane": "good",
         "uncertain": False,
         "model": ModelRef(name="m", version=1, engine="litert"),
-        "timings_ms": Timings.trusted({"queue": 1.0, "decode": None, "batch": None, "infer": 2.0, "total": 3.0}),
+        "timings_ms": Timings.construct_unvalidated(
+            {"queue": 1.0, "decode": None, "batch": None, "infer": 2.0, "total": 3.0}
+        ),
         "deadline_margin_ms": None,
         "attempt": 1,
         "worker": "w",
         "error": None,
     }
-    made, checked = SortResult.trusted(dict(fields)), SortResult(**fields)
+    made, checked = SortResult.construct_unvalidated(dict(fields)), SortResult(**fields)
     assert set(fields) == set(SortResult.model_fields), "all fields are to be given"
     assert made == checked
     assert made.model_dump_json() == checked.model_dump_json()

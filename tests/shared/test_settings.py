@@ -1,4 +1,4 @@
-"""Where settings come from, which source wins, and what is said about a bad one."""
+"""Where settings come from, which source wins, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import BadSetting
-from shared.images import MAX_BYTES, MAX_PX
-from shared.policies import PolicyOverride
+from shared.images.decode_memory import MAX_DECODE_BYTES
+from shared.images.decoding import MAX_BYTES, MAX_PX
+from shared.policy_overrides import PolicyOverride
 from shared.settings import Settings, config_file, environment, load_settings, masked, origin, unknown_variables
 
 

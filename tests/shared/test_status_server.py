@@ -1,4 +1,4 @@
-"""The status server as scrapers and orchestrators see it, and as those who mean it harm do."""
+"""The status server: for scrapers and orchestrators, and under hostile clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from shared import status_server
 from shared.errors import BadSetting
 from shared.status_server import MAX_SCRAPES, StatusServer
-from tests.shared.held_connections import held
+from tests.shared.server.held_connections import held
 from tests.worker import kit
 
 PATIENCE_S = kit.PATIENCE_S

@@ -18,6 +18,6 @@ def short_run(name: str, folder: Path, *, kills: int = 4, seconds: float = 1) ->
         redis_url=None,
         flush=False,
         folder=folder,
-        say=lambda text: None,
+        on_progress=lambda text: None,
     )
     return report

@@ -17,9 +17,9 @@ from tests.e2e.kit import PATIENCE_S, running, sortline, wait_until
 from tests.torture.kit import short_run
 from torture import commands
 from torture.campaigns.server import FAULTS, LOSSES
-from torture.forgeries import FORGERIES
-from torture.images import MARKS
-from torture.ledger import read_ledger
+from torture.forging.forgeries import FORGERIES
+from torture.history.ledger import read_ledger
+from torture.plant.images import MARKS
 from torture.report import is_known
 from torture.run import CAMPAIGNS, Report
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import sortline
+import sortline.cli
 from shared.errors import BadSetting, Transient
 from torture import run
 from torture.campaigns.base import Figures, Limits
 from torture.commands import CAMPAIGNS
-from torture.plant import Plant
+from torture.plant.plant import Plant
 from torture.run import COMES_TO_ITS_END, Report, run_campaigns
 
 
@@ -41,7 +41,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def torture(*arguments: str) -> int:
-    return CliRunner().invoke(sortline.app, ["torture", *arguments]).exit_code
+    return CliRunner().invoke(sortline.cli.app, ["torture", *arguments]).exit_code
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,9 @@ def test_wrong_arguments_are_refused(chosen: list[str], arguments: list[str]) ->
 
 def test_a_run_that_starts_nothing_leaves_no_folder(temporary: Path) -> None:
     with pytest.raises(BadSetting, match="kills its server"):
-        CliRunner().invoke(sortline.app, ["torture", "server", "--redis-url", "redis://host"], catch_exceptions=False)
+        CliRunner().invoke(
+            sortline.cli.app, ["torture", "server", "--redis-url", "redis://host"], catch_exceptions=False
+        )
     assert not list(temporary.iterdir())
 
 
@@ -78,7 +80,7 @@ def test_a_run_that_fails_names_its_seed_and_its_folder(temporary: Path, monkeyp
         raise Transient("the server is away")
 
     monkeypatch.setattr(run, "run_campaigns", fail)
-    result = CliRunner().invoke(sortline.app, ["torture", "kills", "--seed", "7"])
+    result = CliRunner().invoke(sortline.cli.app, ["torture", "kills", "--seed", "7"])
     (folder,) = temporary.iterdir()
     assert result.output.splitlines()[-1] == f"seed 7; logs and ledgers: {folder}"
 
@@ -93,7 +95,7 @@ def run_one(folder: Path) -> Report:
         redis_url=None,
         flush=False,
         folder=folder,
-        say=print,
+        on_progress=print,
     )
     return report
 

@@ -10,12 +10,12 @@ import redis
 from producer import LineProducer
 from shared import keys
 from shared.errors import BadImage
-from shared.images import decode_image
+from shared.images.decoding import decode_image
 from shared.settings import Settings
-from torture.campaigns.poison import Marked, Orchestrator, judge
-from torture.images import bad_images
-from torture.leftovers import read_leftovers
-from torture.plant import Plant, PlantOptions
+from torture.campaigns.poison import Marked, Orchestrator, check_promises
+from torture.history.leftovers import read_leftovers
+from torture.plant.images import bad_images
+from torture.plant.plant import Plant, PlantOptions
 
 # what `poison` itself holds a run to ────────────────────────────────────────────────────────────────
 
@@ -46,13 +46,13 @@ def test_what_poison_must_prove(
     settings: Settings, tmp_path: Path, record: str, aborted: set[int], told: set[int], broken: set[str]
 ) -> None:
     with Plant(
-        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, say=print)
+        PlantOptions(settings=settings, folder=tmp_path, server=None, engine="null", seed=1, on_progress=print)
     ) as plant:
         plant.marks.write_text(record)
         orchestrator = Orchestrator(plant, settings)
         orchestrator.aborted = aborted
         orchestrator.told_at = dict.fromkeys(told, 0.0)
-        judge(plant, [IMAGE], orchestrator)
+        check_promises(plant, [IMAGE], orchestrator)
         assert plant.broken.keys() == broken
         plant.follower.stop()
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker import pipeline, presence
+from worker import pipeline
+from worker.rq import registration
 
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle steps of workers in this process look around often: hundreds of short runs end so much sooner."""
     monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)
-    monkeypatch.setattr(presence, "LISTEN_S", 0.05)
+    monkeypatch.setattr(registration, "LISTEN_S", 0.05)
 
 
 @pytest.fixture

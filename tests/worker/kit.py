@@ -18,47 +18,50 @@ from PIL import Image
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model_store.decoding import ImageDecoder, decoder_of
-from model_store.manifest import Manifest
-from model_store.policy import DEFAULT_THRESHOLD
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.policy import DEFAULT_THRESHOLD
+from model_store.bundle.preprocessing import ImageDecoder, decoder_of
 from producer.submit import Frame, LineProducer, PreparedJob
 from shared import keys
 from shared.clock import ServerClock
-from shared.connection import connect
-from shared.decode_memory import MAX_DECODE_BYTES
 from shared.errors import EngineFailed
-from shared.images import MAX_BYTES, MAX_PX
+from shared.images.arrays import Pixels
+from shared.images.decode_memory import MAX_DECODE_BYTES
+from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
+from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
-from worker.batch import BatchCost
-from worker.broken_keys import BrokenKeys
-from worker.buffer import BatchBuffer, Place
-from worker.cache import ResultCache
-from worker.canary import Comparison
-from worker.claim import Claimer
-from worker.compare import Comparisons
-from worker.decide import Decider
-from worker.finish import Finisher
-from worker.items import Claimed, Decoded, Lease, Peer, Ticket
-from worker.leases import Inflight, LeaseKeeper
-from worker.loading import Served
-from worker.metrics import Metrics
-from worker.pipeline import Parts, Pipeline
-from worker.processes import Processes
+from worker.canary.comparer import Comparisons
+from worker.canary.tally import Comparison
+from worker.models.decider import Decider
+from worker.models.loading import LoadedModel
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import ActiveCanary, ActiveModels, Serving
+from worker.observe.metrics import Metrics
+from worker.pipeline import Pipeline, PipelineComponents
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.leases import LeaseKeeper
+from worker.rq.processes import Processes
 from worker.service import WorkerService
-from worker.serving import Model, Serving, Slot, Trial
+from worker.state.batch_cost import BatchCost
+from worker.state.inflight import Inflight
+from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
+from worker.state.pixel_buffer import PixelBuffer, PixelSlot
+from worker.steps.claim import Claimer
+from worker.steps.finish import Finisher
+from worker.steps.work import ComparisonInput, Decoded
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.
 PATIENCE_S = 60.0
 # Whoever waits for an event of the worker looks this often.
-LOOK_S = 0.005
+POLL_INTERVAL_S = 0.005
 # A folder without files: models in here live without a bundle.
 NO_FILES = Path("/var/empty/no-such-folder")
 
-Images = NDArray[np.uint8]
-BeforePredict = Callable[[Images], None]
+BeforePredict = Callable[[Pixels], None]
 
 
 def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_PX) -> bytes:
@@ -82,7 +85,7 @@ def broken_picture() -> bytes:
     return picture(200)[:60]
 
 
-def nothing(batch: Images) -> None:
+def nothing(batch: Pixels) -> None:
     """Lets an engine be."""
 
 
@@ -94,7 +97,7 @@ class ToneEngine:
 
     name = "litert"
     classes_count = len(CLASSES)
-    callers = 1
+    max_concurrency = 1
 
     def __init__(self, before: BeforePredict = nothing, *, size_px: int = SIZE_PX) -> None:
         self._before = before
@@ -104,9 +107,9 @@ class ToneEngine:
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Nothing to warm."""
 
-    def predict(self, batch: Images, *, hungry: Callable[[], None] | None = None) -> NDArray[np.float32]:
-        if hungry is not None and self.callers > 1:
-            hungry()
+    def predict(self, batch: Pixels, *, on_ready_for_next: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        if on_ready_for_next is not None and self.max_concurrency > 1:
+            on_ready_for_next()
         batch = np.asarray(batch)
         self.sizes.append(len(batch))
         self._before(batch)
@@ -121,7 +124,7 @@ class Gate:
         self.entered = threading.Event()
         self.opened = threading.Event()
 
-    def __call__(self, batch: Images) -> None:
+    def __call__(self, batch: Pixels) -> None:
         self.entered.set()
         assert self.opened.wait(PATIENCE_S), "nobody opened the gate"
 
@@ -140,12 +143,12 @@ class Clock:
         self._ahead_s += seconds
 
 
-def always_fails(batch: Images) -> None:
+def always_fails(batch: Pixels) -> None:
     """An engine that can't run any batch."""
     raise RuntimeError("out of order")
 
 
-def fails_on_red(batch: Images) -> None:
+def fails_on_red(batch: Pixels) -> None:
     """An engine that can't run a batch with a fully red image in it."""
     if (batch[..., 0].mean(axis=(1, 2)) > 250).any():
         raise RuntimeError("can't stand red")
@@ -166,7 +169,7 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
         size_px, "stretch", (), max_bytes=MAX_BYTES, max_px=MAX_PX, max_decode_bytes=MAX_DECODE_BYTES
     )
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
-    return Model(its_manifest, engine, decoder, decider, BatchCost(), BatchBuffer(8, size_px=size_px))
+    return Model(its_manifest, engine, decoder, decider, BatchCost(), PixelBuffer(8, size_px=size_px))
 
 
 class Heard:
@@ -174,20 +177,20 @@ class Heard:
 
     def __init__(self) -> None:
         self.comparisons: list[Comparison] = []
-        self.failures: list[tuple[Trial, EngineFailed]] = []
+        self.failures: list[tuple[ActiveCanary, EngineFailed]] = []
 
-    def compared(self, trial: Trial, comparison: Comparison) -> None:
+    def compared(self, canary: ActiveCanary, comparison: Comparison) -> None:
         self.comparisons.append(comparison)
 
-    def failed(self, trial: Trial, error: EngineFailed) -> None:
-        self.failures.append((trial, error))
+    def failed(self, canary: ActiveCanary, error: EngineFailed) -> None:
+        self.failures.append((canary, error))
 
 
-def served(settings: Settings, engine: ToneEngine) -> Served:
+def loaded_model(settings: Settings, engine: ToneEngine) -> LoadedModel:
     """A loaded model without a model store."""
     empty = settings.cache_path.parent / "no-files"
     its_manifest = manifest(empty)
-    return Served(its_manifest, engine, decoder_of(its_manifest, settings))
+    return LoadedModel(its_manifest, engine, decoder_of(its_manifest, settings))
 
 
 # jobs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,7 +252,7 @@ def image_job(job_id: str = "j1", **fields: Any) -> ImageJob:
     return ImageJob(job_id=job_id, **(values | fields))
 
 
-def claimed(job_id: str = "j1", **fields: Any) -> Claimed:
+def claimed(job_id: str = "j1", **fields: Any) -> ClaimedJob:
     """A claimed job that is not in Redis."""
     values: dict[str, Any] = {
         "lease": Lease("live", job_id, f"execution-of-{job_id}", time.time()),
@@ -260,12 +263,12 @@ def claimed(job_id: str = "j1", **fields: Any) -> Claimed:
         "failure_ttl_s": "",
         "extras": "",
     }
-    return Claimed(**(values | fields))
+    return ClaimedJob(**(values | fields))
 
 
-def ticket(job_id: str = "j1", **fields: Any) -> Ticket:
+def admitted(job_id: str = "j1", **fields: Any) -> AdmittedJob:
     """An admitted job that is not in Redis."""
-    return Ticket(claimed(job_id), image_job(job_id, **fields), attempt=1)
+    return AdmittedJob(claimed(job_id), image_job(job_id, **fields), attempt=1)
 
 
 A_MODEL = model()
@@ -278,27 +281,27 @@ def decoded(
     ready_at: float = 0.0,
     deadline_at: float | None = None,
     by: Model = A_MODEL,
-    peer: Peer | None = None,
+    comparison: ComparisonInput | None = None,
 ) -> Decoded:
     """A decoded item of one shade of red, for the model `by`."""
     return Decoded(
-        ticket(job_id, deadline_at=deadline_at),
-        Place(shade(tone)),
+        admitted(job_id, deadline_at=deadline_at),
+        PixelSlot(shade(tone)),
         decode_ms=0.1,
         ready_at=ready_at,
         model=by,
-        peer=peer,
+        comparison=comparison,
     )
 
 
-def shade(tone: int, *, size_px: int = SIZE_PX) -> Images:
+def shade(tone: int, *, size_px: int = SIZE_PX) -> Pixels:
     """One shade of red."""
     pixels = np.zeros((size_px, size_px, 3), np.uint8)
     pixels[..., 0] = tone
     return pixels
 
 
-def shades(*tones: int) -> Images:
+def shades(*tones: int) -> Pixels:
     """A batch of shades of red."""
     return np.stack([shade(tone) for tone in tones])
 
@@ -339,20 +342,20 @@ def keeper(
 # runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parts(
+def pipeline_components(
     settings: Settings,
     engine: ToneEngine | Serving,
     *,
     worker: str = "w1",
     comparisons: Comparisons | None = None,
     processes: Processes | None = None,
-) -> Parts:
+) -> PipelineComponents:
     """A pipeline's parts, each with a connection of its own."""
     inflight, metrics = Inflight(), Metrics()
     serving = engine if isinstance(engine, Serving) else Serving(model(engine, worker=worker))
-    return Parts(
+    return PipelineComponents(
         claimer=claimer(settings, worker=worker, broken_keys=BrokenKeys(metrics.refused.inc)),
-        slot=Slot(serving, metrics=metrics),
+        active_models=ActiveModels(serving, metrics=metrics),
         comparisons=comparisons or Heard(),
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
@@ -369,7 +372,7 @@ def parts(
 
 def pipeline(
     settings: Settings,
-    its_parts: Parts,
+    components: PipelineComponents,
     *,
     burst: bool = False,
     clock: Callable[[], float] = time.time,
@@ -377,7 +380,7 @@ def pipeline(
 ) -> Pipeline:
     """A pipeline that isn't started; deadlines are met or missed by `clock`, threads hang by `monotonic`."""
     return Pipeline(
-        its_parts,
+        components,
         max_batch=settings.max_batch,
         linger_s=settings.linger_ms / 1000,
         decode_threads=2,
@@ -392,23 +395,23 @@ def pipeline(
 
 def run_burst(settings: Settings, engine: ToneEngine | None = None, *, worker: str = "w1") -> Metrics:
     """Work until the queues are empty, without RQ's registration; the worker's metrics."""
-    its_parts = parts(settings, engine or ToneEngine(), worker=worker)
-    run = pipeline(settings, its_parts, burst=True)
+    components = pipeline_components(settings, engine or ToneEngine(), worker=worker)
+    run = pipeline(settings, components, burst=True)
     run.start()
     finish(run)
-    return its_parts.metrics
+    return components.metrics
 
 
 def finish(run: Pipeline) -> None:
     """Wait for a drained or burst pipeline to end; all its threads must have."""
-    wait_until(lambda: run.loops.failed.is_set() or run.ended.is_set(), "the pipeline ends")
-    assert not run.loops.failed.is_set(), "a thread of the pipeline died; see the log"
-    assert run.loops.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.watchdog.health_problem()}"
+    wait_until(lambda: run.supervisor.failed.is_set() or run.ended.is_set(), "the pipeline ends")
+    assert not run.supervisor.failed.is_set(), "a thread of the pipeline died; see the log"
+    assert run.supervisor.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.watchdog.health_problem()}"
 
 
 def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> int:
     """A whole worker in this (the main) thread, until the queues are empty; its exit code."""
-    service = WorkerService(settings, burst=True, load=lambda given: served(given, engine))
+    service = WorkerService(settings, burst=True, load=lambda given: loaded_model(given, engine))
     service.name = name
     return service.run()
 
@@ -418,4 +421,4 @@ def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float =
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, f"{what}: not within {timeout_s:.0f} s"
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)

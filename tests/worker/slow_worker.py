@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import sortline
-from model_store.engines import Engine
+import sortline.cli
+from model_store.engines.protocol import Engine
 from shared.settings import Settings
 from worker import service
-from worker.loading import Served, load_served
+from worker.models.loading import LoadedModel, load_model
 
 
 class SlowEngine:
@@ -30,23 +30,23 @@ class SlowEngine:
         self._seconds = seconds
         self._first = threading.Semaphore(1)
         self.name, self.input_size_px = engine.name, engine.input_size_px
-        self.classes_count, self.callers = engine.classes_count, engine.callers
+        self.classes_count, self.max_concurrency = engine.classes_count, engine.max_concurrency
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         self._engine.warm_up(batch_sizes)
 
-    def predict(self, batch: Any, *, hungry: Callable[[], None] | None = None) -> Any:
+    def predict(self, batch: Any, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if not self._first.acquire(blocking=False):
             time.sleep(self._seconds)
-        return self._engine.predict(batch, hungry=hungry)
+        return self._engine.predict(batch, on_ready_for_next=on_ready_for_next)
 
 
-def _load_slow(settings: Settings) -> Served:
-    served = load_served(settings)
-    return replace(served, engine=SlowEngine(served.engine, seconds=float(seconds)))
+def _load_slow(settings: Settings) -> LoadedModel:
+    loaded = load_model(settings)
+    return replace(loaded, engine=SlowEngine(loaded.engine, seconds=float(seconds)))
 
 
 if __name__ == "__main__":
     seconds = sys.argv.pop(1)
-    service.load_served = _load_slow
-    sortline.main()
+    service.load_model = _load_slow
+    sortline.cli.main()

@@ -14,11 +14,12 @@ import threading
 from dataclasses import replace
 from typing import NoReturn
 
+from shared.cli import setup_logging
 from shared.settings import Settings, load_settings
-from shared.terminal import setup_logging
 from tests.worker import kit
-from worker import service, watchdog
-from worker.loading import Served
+from worker import service
+from worker.models.loading import LoadedModel
+from worker.observe import watchdog
 
 _stuck = threading.Event()
 
@@ -31,18 +32,18 @@ def _hang(text: str) -> NoReturn:
 
 
 class _HangingDecoder:
-    def __call__(self, data: bytes, camera: str) -> kit.Images:
+    def __call__(self, data: bytes, camera: str) -> kit.Pixels:
         _hang("stuck with an image")
 
-    def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+    def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
         _hang("stuck with an image")
 
 
-def _load(settings: Settings) -> Served:
+def _load(settings: Settings) -> LoadedModel:
     if what == "load":
         _hang("stuck with the model")
-    served = kit.served(settings, kit.ToneEngine(lambda batch: _hang("stuck with a batch")))
-    return replace(served, decoder=_HangingDecoder()) if what == "decode" else served
+    loaded = kit.loaded_model(settings, kit.ToneEngine(lambda batch: _hang("stuck with a batch")))
+    return replace(loaded, decoder=_HangingDecoder()) if what == "decode" else loaded
 
 
 def _raise(*args: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The pipeline's threads together: what ends how, what is held, how it ends."""
+"""The pipeline's threads together: how each kind of job ends, how many are held, and how the pipeline ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Clock, Gate, ToneEngine, frame, picture
-from worker.claim import Claim
-from worker.items import Claimed
-from worker.metrics import Metrics
-from worker.serving import Serving
+from worker.models.routing import Serving
+from worker.observe.metrics import Metrics
+from worker.state.jobs import ClaimedJob
+from worker.steps.claim import Claim
 
 # A deadline that no machine is too slow for: it passes when a test's clock says so.
 HOUR_MS = 3_600_000.0
@@ -64,7 +64,7 @@ def test_each_image_gets_its_own_answer(settings: Settings, client: redis.Redis)
 
 def test_what_outlasts_its_deadline_in_the_model_is_late(settings: Settings, client: redis.Redis) -> None:
     gate, clock = Gate(), Clock()
-    run = kit.pipeline(settings, kit.parts(settings, ToneEngine(gate)), burst=True, clock=clock)
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(gate)), burst=True, clock=clock)
     (job_id,) = kit.submit(settings, frame(deadline_ms=HOUR_MS))
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
@@ -80,16 +80,16 @@ def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
     single = settings.model_copy(update={"max_batch": 1})
     gate, clock = Gate(), Clock()
     engine = ToneEngine(gate)
-    run = kit.pipeline(single, kit.parts(single, engine), burst=True, clock=clock)
+    run = kit.pipeline(single, kit.pipeline_components(single, engine), burst=True, clock=clock)
     (slow,) = kit.submit(single, frame())
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    (hopeless,) = kit.submit(single, frame(deadline_ms=HOUR_MS))
+    (too_late,) = kit.submit(single, frame(deadline_ms=HOUR_MS))
     kit.wait_until(lambda: len(run._batcher) == 1, "it is decoded and waits for the model")
     clock.pass_by(2 * HOUR_MS / 1000)
     gate.opened.set()
     kit.finish(run)
-    assert kit.outcomes(client) == {slow: "sorted", hopeless: "expired"}
+    assert kit.outcomes(client) == {slow: "sorted", too_late: "expired"}
     assert engine.sizes == [1]
 
 
@@ -107,11 +107,11 @@ def test_no_more_is_held_than_three_batches(settings: Settings, client: redis.Re
     small = settings.model_copy(update={"max_batch": 4})
     kit.submit(small, *[frame() for _ in range(40)])
     gate = Gate()
-    its_parts = kit.parts(small, ToneEngine(gate))
-    run = kit.pipeline(small, its_parts, burst=True)
+    components = kit.pipeline_components(small, ToneEngine(gate))
+    run = kit.pipeline(small, components, burst=True)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    kit.wait_until(lambda: len(components.inflight) == 12, "it holds three batches")
     assert client.zcard(keys.rq_wip("live")) == 12
     assert client.llen(keys.rq_queue("live")) == 28
     gate.opened.set()
@@ -123,10 +123,10 @@ def test_draining_finishes_what_is_held_and_leaves_the_rest(settings: Settings, 
     small = settings.model_copy(update={"max_batch": 4})
     job_ids = kit.submit(small, *[frame() for _ in range(40)])
     gate = Gate()
-    its_parts = kit.parts(small, ToneEngine(gate))
-    run = kit.pipeline(small, its_parts)
+    components = kit.pipeline_components(small, ToneEngine(gate))
+    run = kit.pipeline(small, components)
     run.start()
-    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    kit.wait_until(lambda: len(components.inflight) == 12, "it holds three batches")
     run.drain()
     gate.opened.set()
     kit.finish(run)
@@ -139,10 +139,10 @@ def test_abandoning_gives_all_back_at_once(settings: Settings, client: redis.Red
     small = settings.model_copy(update={"max_batch": 4})
     job_ids = kit.submit(small, *[frame() for _ in range(20)])
     gate = Gate()
-    its_parts = kit.parts(small, ToneEngine(gate))
-    run = kit.pipeline(small, its_parts)
+    components = kit.pipeline_components(small, ToneEngine(gate))
+    run = kit.pipeline(small, components)
     run.start()
-    kit.wait_until(lambda: len(its_parts.inflight) == 12, "it holds three batches")
+    kit.wait_until(lambda: len(components.inflight) == 12, "it holds three batches")
     run.drain()
     assert run.abandon() == 12
     assert [item.decode() for item in client.lrange(keys.rq_queue("live"), 0, -1)] == job_ids
@@ -160,16 +160,16 @@ def test_abandoning_gives_back_what_a_claim_under_way_brings(
     monkeypatch.setattr("worker.pipeline.IDLE_WAIT_S", kit.PATIENCE_S)
     (job_id,) = kit.submit(settings, frame())
     gate, asked, go_on = Gate(), threading.Event(), threading.Event()
-    its_parts = kit.parts(settings, ToneEngine(gate))
-    claim = its_parts.claimer.claim
+    components = kit.pipeline_components(settings, ToneEngine(gate))
+    claim = components.claimer.claim
 
     def claim_late(limit: int, *, max_bytes: int) -> Claim:
         asked.set()
         assert go_on.wait(kit.PATIENCE_S)
         return claim(limit, max_bytes=max_bytes)
 
-    its_parts.claimer.claim = claim_late  # type: ignore[method-assign]
-    run = kit.pipeline(settings, its_parts)
+    components.claimer.claim = claim_late  # type: ignore[method-assign]
+    run = kit.pipeline(settings, components)
     run.start()
     assert asked.wait(kit.PATIENCE_S)
     with ThreadPoolExecutor(1) as pool:
@@ -187,24 +187,24 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     (job_id,) = kit.submit(settings, frame())
     gate, failed = Gate(), threading.Event()
 
-    def fail_once(batch: kit.Images) -> None:
+    def fail_once(batch: kit.Pixels) -> None:
         gate(batch)
         if not failed.is_set():
             failed.set()
             raise RuntimeError("out of order")
 
-    its_parts = kit.parts(settings, ToneEngine(fail_once))
-    claim = its_parts.claimer.claim
+    components = kit.pipeline_components(settings, ToneEngine(fail_once))
+    claim = components.claimer.claim
 
     def claim_slowly(limit: int, *, max_bytes: int) -> Claim:
         answer = claim(limit, max_bytes=max_bytes)
         if gate.entered.is_set() and not answer.jobs and not gate.opened.is_set():
             gate.opened.set()
-            kit.wait_until(lambda: len(its_parts.inflight) == 0, "the job is put back")
+            kit.wait_until(lambda: len(components.inflight) == 0, "the job is put back")
         return answer
 
-    its_parts.claimer.claim = claim_slowly  # type: ignore[method-assign]
-    run = kit.pipeline(settings, its_parts, burst=True)
+    components.claimer.claim = claim_slowly  # type: ignore[method-assign]
+    run = kit.pipeline(settings, components, burst=True)
     run.start()
     kit.finish(run)
     assert kit.outcomes(client) == {job_id: "sorted"}
@@ -215,17 +215,17 @@ def test_jobs_whose_images_could_not_be_fetched_are_held_until_they_can(
 ) -> None:
     """The claim has happened by then: nobody else would answer them, nor should it cost them an attempt."""
     job_ids = kit.submit(settings, frame(), frame())
-    its_parts = kit.parts(settings, ToneEngine())
-    fetch, held = its_parts.claimer.images, []
+    components = kit.pipeline_components(settings, ToneEngine())
+    fetch, held = components.claimer.images, []
 
-    def lost_once(jobs: Sequence[Claimed]) -> list[bytes | None]:
+    def lost_once(jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
         if jobs and not held:
-            held.extend(lease.job_id for lease in its_parts.inflight.held())
+            held.extend(lease.job_id for lease in components.inflight.held())
             raise redis.exceptions.ConnectionError("Connection closed by server.")
         return fetch(jobs)
 
-    its_parts.claimer.images = lost_once  # type: ignore[method-assign]
-    run = kit.pipeline(settings, its_parts, burst=True)
+    components.claimer.images = lost_once  # type: ignore[method-assign]
+    run = kit.pipeline(settings, components, burst=True)
     run.start()
     kit.finish(run)
     assert sorted(held) == sorted(job_ids)
@@ -239,16 +239,16 @@ def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, clie
     client.hset(keys.rq_job(job_id), "retries_left", 0)
     (job,) = kit.claimer(settings, worker="dead").claim(1).jobs
     client.zadd(keys.rq_wip("live"), {f"{job_id}:{job.lease.execution_id}": 1.0})
-    its_parts = kit.parts(settings, ToneEngine())
-    run = kit.pipeline(settings, its_parts)
-    reap, reaping = its_parts.keeper.reap, threading.Event()
+    components = kit.pipeline_components(settings, ToneEngine())
+    run = kit.pipeline(settings, components)
+    reap, reaping = components.keeper.reap, threading.Event()
 
-    def reap_late() -> tuple[int, list[Claimed]]:
+    def reap_late() -> tuple[int, list[ClaimedJob]]:
         reaping.set()
         assert run.ended.wait(kit.PATIENCE_S)
         return reap()
 
-    its_parts.keeper.reap = reap_late  # type: ignore[method-assign]
+    components.keeper.reap = reap_late  # type: ignore[method-assign]
     run.start()
     assert reaping.wait(kit.PATIENCE_S)
     run.drain()
@@ -259,22 +259,25 @@ def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, clie
 
 def test_a_decode_thread_that_breaks_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its jobs would be held for ever: a thread pool keeps what its work raises to itself."""
-    its_parts = kit.parts(settings, ToneEngine())
+    components = kit.pipeline_components(settings, ToneEngine())
 
     def broken(*args: object, **kwargs: object) -> SortResult:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(its_parts.slot.now.acting.decider, "rejected", broken)
+    monkeypatch.setattr(components.active_models.current.stable.decider, "rejected", broken)
     kit.submit(settings, frame(kit.broken_picture()))
-    run = kit.pipeline(settings, its_parts)
+    run = kit.pipeline(settings, components)
     run.start()
-    assert run.loops.failed.wait(kit.PATIENCE_S)
+    assert run.supervisor.failed.wait(kit.PATIENCE_S)
     assert run.abandon() == 1
 
 
 def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(200)])
-    runs = [kit.pipeline(settings, kit.parts(settings, ToneEngine(), worker=name), burst=True) for name in ("w1", "w2")]
+    runs = [
+        kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(), worker=name), burst=True)
+        for name in ("w1", "w2")
+    ]
     for run in runs:
         run.start()
     for run in runs:
@@ -288,36 +291,36 @@ def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
     model = kit.model(ToneEngine(lambda batch: time.sleep(slow_s)))
 
     class HeldDecoder:
-        def __call__(self, data: bytes, camera: str) -> kit.Images:
+        def __call__(self, data: bytes, camera: str) -> kit.Pixels:
             return model.decoder(data, camera)
 
-        def decode_into(self, data: bytes, camera: str, out: kit.Images) -> None:
+        def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
             gate(out)
             model.decoder.decode_into(data, camera, out)
 
-    its_parts = kit.parts(settings, Serving(replace(model, decoder=HeldDecoder())))
+    components = kit.pipeline_components(settings, Serving(replace(model, decoder=HeldDecoder())))
     kit.submit(settings, *[frame() for _ in range(3)])
-    run = kit.pipeline(settings, its_parts, burst=True)
+    run = kit.pipeline(settings, components, burst=True)
     run.start()
-    kit.wait_until(lambda: sample(its_parts.metrics, "sortline_engine_seconds_total", state="waiting"), "it waits")
+    kit.wait_until(lambda: sample(components.metrics, "sortline_engine_seconds_total", state="waiting"), "it waits")
     gate.opened.set()
     kit.finish(run)
-    assert sample(its_parts.metrics, "sortline_engine_seconds_total", state="busy") >= slow_s
+    assert sample(components.metrics, "sortline_engine_seconds_total", state="busy") >= slow_s
 
 
 def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    its_parts = kit.parts(settings, ToneEngine())
-    run = kit.pipeline(settings, its_parts)
+    components = kit.pipeline_components(settings, ToneEngine())
+    run = kit.pipeline(settings, components)
     kit.submit(settings, frame(kit.broken_picture()))  # one: of two, the thread that ends first may speak last
-    said: list[bool] = []
-    monkeypatch.setattr(run._engine_clock, "look", lambda *, is_idle: said.append(is_idle))
+    observed: list[bool] = []
+    monkeypatch.setattr(run._engine_clock, "observe_queue", lambda *, is_idle: observed.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
     run._claim_once(2, max_bytes=1_000_000)
-    run._hands.put(None)
+    run._chunks.put(None)
     run._decode_loop("decode-0")
-    assert (said[0], said[-1]) == (False, True)
+    assert (observed[0], observed[-1]) == (False, True)
 
 
 def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
@@ -325,7 +328,7 @@ def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
 ) -> None:
     both_in = threading.Barrier(2, timeout=kit.PATIENCE_S)
     engine = ToneEngine(lambda batch: both_in.wait() and None)
-    engine.callers = 2
+    engine.max_concurrency = 2
     settings = settings.model_copy(update={"max_batch": 2, "linger_ms": 10_000.0})  # full batches only
     job_ids = kit.submit(settings, *[frame(picture(20 * number)) for number in range(12)])
     kit.run_burst(settings, engine)
@@ -333,13 +336,13 @@ def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
     assert engine.sizes == [2] * 6
 
 
-def test_the_end_of_a_batch_is_as_good_as_an_engine_that_says_it_is_hungry(
+def test_the_end_of_a_batch_is_as_good_as_an_engine_that_is_ready_for_the_next(
     settings: Settings, client: redis.Redis
 ) -> None:
     class Silent(ToneEngine):
-        callers = 2
+        max_concurrency = 2
 
-        def predict(self, batch: kit.Images, **hungry: object) -> kit.NDArray[kit.np.float32]:
+        def predict(self, batch: kit.Pixels, **on_ready_for_next: object) -> kit.NDArray[kit.np.float32]:
             return super().predict(batch)
 
     good = [frame(picture(20 * number)) for number in range(10)]

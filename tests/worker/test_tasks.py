@@ -21,7 +21,7 @@ from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
-from worker.loading import load_served
+from worker.models.loading import load_model
 
 PICTURES = [picture(*tones, blue=blue) for *tones, blue in ((0, 0, 0), (250, 3, 90), (128, 127, 0), (9, 200, 250))]
 
@@ -49,7 +49,7 @@ def test_the_same_answers_as_our_worker(
         if ours:
             assert kit.WorkerService(tiny, burst=True).run() == 0
         else:
-            monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
+            monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
             SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
         results.append(sorted(kit.stream(client), key=lambda result: result.job_id))
         for result in results[-1]:
@@ -86,7 +86,7 @@ def test_impossible_times_are_rejected_as_by_our_worker(
 ) -> None:
     ahead, good = kit.submit(tiny, *map(frame, PICTURES[:2]))
     kit.forge(client, ahead, captured_at=time.time() + 3600)
-    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
     SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
     assert kit.outcomes(client) == {ahead: "rejected", good: "sorted"}
 
@@ -97,7 +97,7 @@ def test_a_broken_stream_is_moved_aside_as_by_our_worker(
     (job_id,) = kit.submit(tiny, frame(PICTURES[1]))
     stream = keys.results("l1")
     client.set(stream, "no stream")
-    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(tiny), tiny))
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
     SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
     assert kit.outcomes(client) == {job_id: "sorted"}
     assert client.get(keys.broken(stream)) == b"no stream"
@@ -120,7 +120,7 @@ def test_an_attempts_number_is_by_the_producers_setting(
     tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = tiny.model_copy(update={"max_attempts": 5})
-    monkeypatch.setattr(worker.tasks, "_loaded", (load_served(workers), workers))
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(workers), workers))
     kit.submit(tiny.model_copy(update={"max_attempts": 3}), frame(PICTURES[0]))
     SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
     assert [result.attempt for result in kit.stream(client)] == [1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torture.plant import Plant
+from torture.plant.plant import Plant
 
 Figures = Mapping[str, Any]
 
@@ -20,6 +20,6 @@ class Limits:
 
 
 class Campaign(Protocol):
-    """Does its worst to the plant; the figures that it returns say what it did. The images are checked afterwards."""
+    """Attacks the plant, and returns figures of what it did. The images are checked afterwards."""
 
     def __call__(self, plant: Plant, limits: Limits) -> Figures: ...

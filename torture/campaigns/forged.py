@@ -1,4 +1,4 @@
-"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (torture.forgeries)."""
+"""`forged`: while plain images are sorted, somebody with access to the server writes nonsense (`torture.forging`)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from shared import keys
 from shared.errors import Transient
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.forger import Forger
-from torture.forgeries import FORGERIES
-from torture.leftovers import read_statuses
-from torture.plant import SETTLE_S, Plant
-from torture.processes import WorkerProcess, wait_until
+from torture.forging.forger import Forger
+from torture.forging.forgeries import FORGERIES
+from torture.history.leftovers import read_statuses
+from torture.plant.feeder import FeederOptions
+from torture.plant.plant import SETTLE_S, Plant
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 WORKERS = 2
 # Many images in a call, so that workers always hold some.
-FEEDINGS = tuple(Feeding(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
+FEEDER_OPTIONS = tuple(FeederOptions(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
 # Short, so that jobs that a forgery leaves under a lease come back soon; longer than any worker stands still here.
 LEASE_S = 4
 MAX_PAUSE_S = 0.05
-LOOK_S = 0.1
+POLL_S = 0.1
 # How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
-MENDED_S = 60.0
+REPAIR_S = 60.0
 # The search for lost jobs goes on if its next step is planned for so many seconds from now at most.
 STEP_S = 5.0
 
@@ -35,24 +36,24 @@ def forged(plant: Plant, limits: Limits) -> Figures:
     settings = plant.settings.model_copy(update={"lease_s": LEASE_S})
     plant.start_workers(WORKERS, settings)
     workers = plant.ready
-    plant.start_feeders(FEEDINGS)
-    forger = Forger(plant, lines=FEEDINGS[0].lines)
+    plant.start_feeders(FEEDER_OPTIONS)
+    forger = Forger(plant, lines=FEEDER_OPTIONS[0].lines)
     counts: Counter[str] = Counter()
     until = time.monotonic() + limits.seconds
     names = _names(forger)
     while time.monotonic() < until or len(counts) < len(FORGERIES):
         forger.name = next(names)
         counts[forger.name] += 1
-        plant.options.say(f"{counts.total():,} forgeries, now: {forger.name}")
+        plant.options.on_progress(f"{counts.total():,} forgeries, now: {forger.name}")
         if not _forge(forger) or not _all_well(plant, workers, forger.name):
             break
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
-    _await_mending(plant, forger)
+    _await_repairs(plant, forger)
     plant.stop_feeders()
     settled_by = time.monotonic() + SETTLE_S
     while plant.outstanding() and time.monotonic() < settled_by:
-        time.sleep(LOOK_S)
-    _judge(plant, forger, workers)
+        time.sleep(POLL_S)
+    _check_promises(plant, forger, workers)
     forger.close()
     return {"forgeries": counts.total(), "kinds of forgery": len(counts), "jobs to be refused": forger.refusals}
 
@@ -73,18 +74,18 @@ def _forge(forger: Forger) -> bool:
     return True
 
 
-def _await_mending(plant: Plant, forger: Forger) -> None:
+def _await_repairs(plant: Plant, forger: Forger) -> None:
     """Wait until workers have repaired all keys. Producers must still send: some keys are repaired by the next job."""
 
-    def unmended() -> dict[str, str]:
-        types = {key: plant.client.type(key).decode() for key in forger.mended}
-        return {key: kind for key, kind in types.items() if kind not in (forger.mended[key], "none")}
+    def unrepaired() -> dict[str, str]:
+        types = {key: plant.client.type(key).decode() for key in forger.to_repair}
+        return {key: kind for key, kind in types.items() if kind not in (forger.to_repair[key], "none")}
 
     try:
-        wait_until(lambda: not unmended(), "all keys are repaired", timeout_s=MENDED_S)
+        wait_until(lambda: not unrepaired(), "all keys are repaired", timeout_s=REPAIR_S)
     except Transient:
-        for key, kind in unmended().items():
-            plant.note("workers repair what a forgery breaks", f"{key}: {kind}, not {forger.mended[key]}")
+        for key, kind in unrepaired().items():
+            plant.note("workers repair what a forgery breaks", f"{key}: {kind}, not {forger.to_repair[key]}")
 
 
 def _all_well(plant: Plant, workers: Sequence[WorkerProcess], after: str) -> bool:
@@ -108,7 +109,7 @@ def _problem(worker: WorkerProcess) -> str | None:
         return f"/healthz does not answer: {error}"
 
 
-def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:
+def _check_promises(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> None:
     """Check the promises that only this campaign can check."""
     if not _all_well(plant, workers, "the last one"):
         return
@@ -129,7 +130,7 @@ def _judge(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess]) -> No
 
 def _expect(plant: Plant, promise: str, is_kept: Callable[[], bool]) -> None:
     try:
-        wait_until(is_kept, promise, timeout_s=MENDED_S)
+        wait_until(is_kept, promise, timeout_s=REPAIR_S)
     except Transient as error:
         plant.note(promise, str(error))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import wait_until
+from torture.plant.feeder import FeederOptions
+from torture.plant.plant import Plant
+from torture.server.waiting import wait_until
 
 WORKERS = 4
 FEEDERS = 2
@@ -24,13 +24,13 @@ def kills(plant: Plant, limits: Limits) -> Figures:
     """Kill a process and start another in its place, again and again. One ready worker is always left to take over."""
     patient = plant.settings.model_copy(update={"max_attempts": MAX_ATTEMPTS})
     plant.start_workers(WORKERS)
-    plant.start_feeders([Feeding()] * FEEDERS, patient)
+    plant.start_feeders([FeederOptions()] * FEEDERS, patient)
     for number in range(1, limits.kills + 1):
-        plant.options.say(f"kill {number:,} of {limits.kills:,}")
+        plant.options.on_progress(f"kill {number:,} of {limits.kills:,}")
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
         if plant.random.random() < FEEDER_SHARE:
             plant.kill_feeder(plant.random.choice(plant.feeders))
-            plant.start_feeder(Feeding(), patient)
+            plant.start_feeder(FeederOptions(), patient)
         else:
             _kill_a_worker(plant)
             plant.start_worker()

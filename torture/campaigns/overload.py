@@ -9,11 +9,12 @@ from pathlib import Path
 
 from shared import keys
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import WorkerProcess, wait_until
-from torture.worker_program import NULL_IMAGES_PER_S
-from worker.buffer import BATCHES_HELD
+from torture.plant.feeder import FeederOptions
+from torture.plant.plant import Plant
+from torture.plant.processes import WorkerProcess
+from torture.plant.worker_program import NULL_IMAGES_PER_S
+from torture.server.waiting import wait_until
+from worker.state.pixel_buffer import BATCHES_HELD
 
 WORKERS = 2
 OVERLOAD = 3
@@ -25,8 +26,8 @@ DEADLINE_MS = 500.0
 QUEUE_MAX_ITEMS = 2_000
 KILL_EVERY_S = 60.0
 # Even a short run kills so many workers.
-LEAST_KILLS = 2
-LOOK_S = 0.5
+MIN_KILLS = 2
+POLL_S = 0.5
 # How much a worker may grow after it was first measured; how much memory the server may take for each waiting job (an
 # image of a few KB, and RQ's hash), for each finished one (docs/sizing.md), and besides.
 WORKER_GROWTH_BYTES = 64_000_000
@@ -58,20 +59,20 @@ def overload(plant: Plant, limits: Limits) -> Figures:
     rate_hz = OVERLOAD * WORKERS * NULL_IMAGES_PER_S / FEEDERS
     deadlines = [DEADLINE_MS if number % 2 else None for number in range(FEEDERS)]
     plant.start_feeders(
-        [Feeding(rate_hz=rate_hz, burst=BURST, deadline_ms=deadline_ms) for deadline_ms in deadlines], bounded
+        [FeederOptions(rate_hz=rate_hz, burst=BURST, deadline_ms=deadline_ms) for deadline_ms in deadlines], bounded
     )
     sizes = Sizes(idle_server_bytes=_server_bytes(plant))
     began = time.monotonic()
-    kill_every_s = min(KILL_EVERY_S, limits.seconds / (LEAST_KILLS + 1))
+    kill_every_s = min(KILL_EVERY_S, limits.seconds / (MIN_KILLS + 1))
     while (passed_s := time.monotonic() - began) < limits.seconds:
-        _look(plant, sizes)
-        plant.options.say(f"{passed_s:.0f} of {limits.seconds:.0f} s, {sizes.queued:,} jobs waited at most")
+        _measure(plant, sizes)
+        plant.options.on_progress(f"{passed_s:.0f} of {limits.seconds:.0f} s, {sizes.queued:,} jobs waited at most")
         if passed_s > kill_every_s * (len(plant.deaths) + 1):
             wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
             plant.kill_worker(plant.random.choice(plant.ready))
             plant.start_worker()
-        time.sleep(LOOK_S)
-    _judge(plant, sizes)
+        time.sleep(POLL_S)
+    _check_promises(plant, sizes)
     return {
         "workers killed": len(plant.deaths),
         "most jobs waiting in a queue": sizes.queued,
@@ -81,7 +82,7 @@ def overload(plant: Plant, limits: Limits) -> Figures:
     }
 
 
-def _look(plant: Plant, sizes: Sizes) -> None:
+def _measure(plant: Plant, sizes: Sizes) -> None:
     sizes.server_bytes = max(sizes.server_bytes, _server_bytes(plant))
     sizes.queued = max(sizes.queued, *plant.queued().values())
     for worker in plant.ready:
@@ -100,7 +101,7 @@ def _memory_bytes(worker: WorkerProcess) -> int:
     return sum(1024 * int(kb) for kb in re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", status, re.MULTILINE))
 
 
-def _judge(plant: Plant, sizes: Sizes) -> None:
+def _check_promises(plant: Plant, sizes: Sizes) -> None:
     # The jobs of a dead worker go back to the queue even if it is full.
     most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * BATCHES_HELD * plant.settings.max_batch
     if sizes.queued > most_queued:

@@ -15,18 +15,19 @@ from typing import NamedTuple
 from shared.schemas import Outcome
 from shared.settings import Settings
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.images import MARKS, ImageMaker, bad_images
-from torture.leftovers import read_statuses
-from torture.plant import SETTLE_S, Plant
-from torture.processes import PATIENCE_S, WorkerProcess
-from torture.sender import Sender
+from torture.history.leftovers import read_statuses
+from torture.plant.feeder import FeederOptions
+from torture.plant.images import MARKS, ImageMaker, bad_images
+from torture.plant.plant import SETTLE_S, Plant
+from torture.plant.processes import WorkerProcess
+from torture.plant.sender import Sender
+from torture.server.waiting import PATIENCE_S
 
 WORKERS = 3
 FEEDERS = 2
-FEEDING = Feeding(rate_hz=50.0)
-# So many plain images are sent with each marked one, in one call, so that a worker holds them together.
-COMPANY = 7
+FEEDER_OPTIONS = FeederOptions(rate_hz=50.0)
+# Plain images sent with each marked one in the same call, so that one worker holds them together.
+PLAIN_PER_MARKED = 7
 # The shortest lease that the setting allows, and a limit that no plain image comes near. A run so sees many deaths.
 LEASE_S = 2
 STUCK_AFTER_S = 2.0
@@ -34,7 +35,7 @@ STUCK_AFTER_S = 2.0
 # down several workers.
 MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
-LOOK_S = 0.1
+POLL_S = 0.1
 # How long a worker that was told to end may take. Its watchdog needs 5 s to be sure that a thread hangs.
 GRACE_S = 30.0
 
@@ -53,25 +54,25 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     orchestrator = Orchestrator(plant, quick)
     plant.start_workers(WORKERS, quick)
-    plant.start_feeders([FEEDING] * FEEDERS)
+    plant.start_feeders([FEEDER_OPTIONS] * FEEDERS)
     poisoner = Poisoner(plant, orchestrator)
     until = time.monotonic() + limits.seconds
     while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
-        plant.options.say(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
+        plant.options.on_progress(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
         poisoner.send()
-        orchestrator.look()
-        time.sleep(plant.random.uniform(0, 2 * LOOK_S))
+        orchestrator.poll()
+        time.sleep(plant.random.uniform(0, 2 * POLL_S))
     plant.stop_feeders()
-    plant.options.say("waiting for the last marked images to end")
+    plant.options.on_progress("waiting for the last marked images to end")
     settled_by = time.monotonic() + SETTLE_S
-    while (plant.outstanding() or not orchestrator.is_calm) and time.monotonic() < settled_by:
-        orchestrator.look()
-        time.sleep(LOOK_S)
-    obeyed = judge(plant, poisoner.marked, orchestrator)
+    while (plant.outstanding() or not orchestrator.is_settled) and time.monotonic() < settled_by:
+        orchestrator.poll()
+        time.sleep(POLL_S)
+    obeyed = check_promises(plant, poisoner.marked, orchestrator)
     return {"sent": dict(poisoner.sent), "marks obeyed": obeyed, "exit codes": dict(orchestrator.exit_codes)}
 
 
-def judge(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
+def check_promises(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
     """Check the promises that only this campaign can check; how often each mark was obeyed."""
     record = [line.split() for line in plant.marks.read_text().splitlines()]
     obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
@@ -97,14 +98,14 @@ class Poisoner:
     def __init__(self, plant: Plant, orchestrator: Orchestrator) -> None:
         self._plant = plant
         self._orchestrator = orchestrator
-        self._sender = Sender(plant, lines=FEEDING.lines)
+        self._sender = Sender(plant, lines=FEEDER_OPTIONS.lines)
         self._images = ImageMaker(plant.random.getrandbits(32))
         self._bad = bad_images()
         self._due = dict.fromkeys(MARKS, 0.0)
         self.marked: list[Marked] = []
         self.sent: Counter[str] = Counter(dict.fromkeys((*MARKS, *self._bad), 0))
-        plant.endings |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
-        plant.endings |= dict.fromkeys(self._bad, (Outcome.REJECTED,))
+        plant.allowed_outcomes |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
+        plant.allowed_outcomes |= dict.fromkeys(self._bad, (Outcome.REJECTED,))
 
     @property
     def has_sent_all_kinds(self) -> bool:
@@ -125,12 +126,12 @@ class Poisoner:
 
     def _send_marked(self, mark: str) -> None:
         self._due[mark] = time.monotonic() + MARK_EVERY_S
-        settings, company = self._plant.settings, COMPANY
+        settings, plain_count = self._plant.settings, PLAIN_PER_MARKED
         if mark == "hang" and self.sent[mark] == 1:
             # A short run sends only this one. Three attempts at it would take half a minute.
-            settings, company = settings.model_copy(update={"max_attempts": 1}), 0
-        images = [(self._images.make(), "plain") for _ in range(company)]
-        place = self._plant.random.randint(0, company)
+            settings, plain_count = settings.model_copy(update={"max_attempts": 1}), 0
+        images = [(self._images.make(), "plain") for _ in range(plain_count)]
+        place = self._plant.random.randint(0, plain_count)
         images.insert(place, (self._images.make(mark), mark))
         submission = self._sender.send(images, settings)[place]
         digest = hashlib.sha256(images[place][0]).hexdigest()
@@ -156,23 +157,23 @@ class Orchestrator:
         self.aborted: set[int] = set()  # process ids of workers that SIGABRT has ended
         self.exit_codes: Counter[int] = Counter()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Replace workers that have ended, and tell unhealthy ones to end."""
         for worker in list(self._plant.workers):
             if worker.exit_code is not None:
                 self._replace(worker, worker.exit_code)
             elif worker.pid in self.told_at:
-                self._see_it_end(worker)
+                self._kill_if_overdue(worker)
             elif _problem(worker):
                 worker.signal(signal.SIGTERM)
                 self.told_at[worker.pid] = time.monotonic()
 
     @property
-    def is_calm(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether all workers are ready and healthy."""
         return all(worker.pid not in self.told_at and _problem(worker) == "" for worker in self._plant.workers)
 
-    def _see_it_end(self, worker: WorkerProcess) -> None:
+    def _kill_if_overdue(self, worker: WorkerProcess) -> None:
         if time.monotonic() - self.told_at[worker.pid] > GRACE_S:
             self._plant.note("an unhealthy worker ends when it is told to", f"{worker.name} did not in {GRACE_S:.0f} s")
             worker.kill()

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import redis
 
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.proxy import Proxy, proxy_to
-from torture.server import TortureServer
-from torture.server_states import busy, configured, replica, unable_to_save
-from worker.scripts import source
+from torture.plant.feeder import FeederOptions
+from torture.plant.plant import Plant
+from torture.server.proxy import Proxy, proxy_to
+from torture.server.server import TortureServer
+from torture.server.states import busy, configured, replica, unable_to_save
+from worker.rq.scripts import source
 
 WORKERS = 2
 FEEDERS = 2
@@ -74,7 +74,7 @@ def server(plant: Plant, limits: Limits) -> Figures:
     counts: Counter[str] = Counter()
     for faults, share in ((FAULTS, 1 - LOSSES_SHARE), (FAULTS | LOSSES, LOSSES_SHARE)):
         plant.start_workers(WORKERS, linked)
-        plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS, linked)
+        plant.start_feeders([FeederOptions(rate_hz=RATE_HZ)] * FEEDERS, linked)
         _cause(faults, target, counts, until=time.monotonic() + share * limits.seconds)
         plant.settle()
     return dict(sorted(counts.items()))
@@ -85,7 +85,7 @@ def _cause(faults: Faults, target: Target, counts: Counter[str], *, until: float
     while time.monotonic() < until or not all(counts[name] for name in faults):
         missing = [name for name in faults if not counts[name]]
         name = plant.random.choice(missing or list(faults))
-        plant.options.say(f"{name} ({counts.total() + 1})")
+        plant.options.on_progress(f"{name} ({counts.total() + 1})")
         faults[name](target)
         counts[name] += 1
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
@@ -101,11 +101,11 @@ def _kill_and_restart(target: Target) -> None:
 
 
 def _restart_empty(target: Target) -> None:
-    target.plant.lose(target.server.restart_empty)
+    target.plant.lose_data(target.server.restart_empty)
 
 
 def _flush_all(target: Target) -> None:
-    target.plant.lose(target.plant.client.flushall)
+    target.plant.lose_data(target.plant.client.flushall)
 
 
 def _kill_clients(target: Target) -> None:

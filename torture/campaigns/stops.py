@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from shared import keys
 from torture.campaigns.base import Figures, Limits
-from torture.feeder import Feeding
-from torture.plant import Plant
-from torture.processes import WorkerProcess, wait_until
+from torture.plant.feeder import FeederOptions
+from torture.plant.plant import Plant
+from torture.plant.processes import WorkerProcess
+from torture.server.waiting import wait_until
 
 WORKERS = 3
 FEEDERS = 2
@@ -25,14 +26,14 @@ STUCK_AFTER_S = 2.0
 TWICE = "SIGTERM twice"
 ACTIONS = ("zombie", "SIGTERM", "SIGINT", TWICE)  # in turn, so that a short run does all of them
 MAX_PAUSE_S = 0.4
-LOOK_S = 0.02
+POLL_S = 0.02
 
 
 def stops(plant: Plant, limits: Limits) -> Figures:
     """Pause a worker, or tell it to end and start another, until the time is over and each action was done once."""
     quick = plant.settings.model_copy(update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S})
     plant.start_workers(WORKERS, quick)
-    plant.start_feeders([Feeding(rate_hz=RATE_HZ)] * FEEDERS)
+    plant.start_feeders([FeederOptions(rate_hz=RATE_HZ)] * FEEDERS)
     counts = dict.fromkeys(ACTIONS, 0)
     drains_s: list[float] = []
     codes: Counter[int] = Counter()
@@ -40,7 +41,7 @@ def stops(plant: Plant, limits: Limits) -> Figures:
     while time.monotonic() < until or not all(counts.values()):
         action = min(ACTIONS, key=lambda name: counts[name])
         counts[action] += 1
-        plant.options.say(", ".join(f"{name}: {count}" for name, count in counts.items()))
+        plant.options.on_progress(", ".join(f"{name}: {count}" for name, count in counts.items()))
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
         wait_until(lambda: len(plant.ready) > 1, "another worker is ready")
         victim = plant.random.choice(plant.ready)
@@ -95,11 +96,11 @@ def _watched(plant: Plant, worker: WorkerProcess) -> Iterator[set[str]]:
     held: set[str] = set()
     ended = threading.Event()
 
-    def look() -> None:
-        while not ended.wait(LOOK_S):
+    def poll() -> None:
+        while not ended.wait(POLL_S):
             held.update(plant.held_by(worker.name or ""))
 
-    thread = threading.Thread(target=look, name="watch", daemon=True)
+    thread = threading.Thread(target=poll, name="watch", daemon=True)
     thread.start()
     try:
         yield held

@@ -1,0 +1,83 @@
+"""The ceiling of `queue`: claim.lua, a fetch of the images and finish.lua, in a plain loop without a worker.
+
+The scripts keep all of RQ's keys. Nothing parses a job, decodes an image or renews a lease, and each job gets the same
+answer, which is prepared beforehand.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench.contenders.sortline_worker import CAMERA, LINE, in_process
+from shared import keys
+from shared.errors import Transient
+from shared.rq_time import format_rq_time
+from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
+from shared.server.connection import connect
+from shared.server.raw_connection import RawConnection
+from shared.settings import Settings
+from worker.rq import scripts
+from worker.steps.claim import MAX_ENCODED_BYTES
+
+# Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
+STEP_JOBS = 32
+_WORKER = "bare"
+
+
+def bare_rate(settings: Settings, *, count: int) -> float:
+    """Jobs/s of the scripts on a filled queue, on one thread and one connection."""
+    rate: float = in_process(_run, settings, count)
+    return rate
+
+
+def _run(settings: Settings, count: int) -> float:
+    client: Any = connect(settings.redis_url)
+    connection = RawConnection(client)
+    claim, finish = scripts.load_repeatable(connection, "claim"), scripts.load_repeatable(connection, "finish")
+    answer = list(_answer())
+    finished = 0
+    started = time.perf_counter()
+    while True:
+        now = time.time()
+        _, jobs, *_ = claim(
+            args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, format_rq_time(now), now, settings.lease_s, "live"]
+        )
+        if not jobs:
+            break
+        connection.call("MGET", *(keys.image(job_id.decode()) for _, job_id, *_ in jobs))
+        answers, _ = finish(args=_finish_args(settings, jobs, answer, now=now))
+        finished += answers.count(b"1")
+    elapsed_s = time.perf_counter() - started
+    if finished != count:
+        raise Transient(f"the bare scripts finished {finished} jobs instead of {count}: the run is void.")
+    return count / elapsed_s
+
+
+def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any], *, now: float) -> list[Any]:
+    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s]
+    for queue, job_id, execution_id, *_ in jobs:
+        args += ("success", queue, job_id, execution_id, now)
+        args += answer
+    return args
+
+
+def _answer() -> Iterator[str | bytes]:
+    """The end of a job's arguments: ttls, line, SortResult, RQ's payload, meta."""
+    result = SortResult(
+        job_id="0" * 32,
+        line=LINE,
+        camera=CAMERA,
+        captured_at=time.time(),
+        finished_at=time.time(),
+        outcome=Outcome.SORTED,
+        labels=(Label(label="good", probability=1.0),),
+        lane="good",
+        model=ModelRef(name="null", version=1, engine="litert"),
+        timings_ms=Timings(queue=1.0, decode=1.0, batch=1.0, infer=1.0, total=1.0),
+        worker=_WORKER,
+    )
+    text = result.model_dump_json().encode()
+    yield from ("", "", LINE, text, base64.b64encode(text), b"")

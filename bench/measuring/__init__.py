@@ -1,0 +1,1 @@
+"""What the benchmarks measure with: rates, percentiles, traffic from the real producer, and the machine itself."""

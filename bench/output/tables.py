@@ -1,0 +1,204 @@
+"""The tables of `sortline bench`: one for each kind of benchmark, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.measuring.record import Record
+
+
+def kind_of(record: Record) -> str:
+    """`line` of `line 640x480`."""
+    return str(record["benchmark"]).split()[0]
+
+
+def print_tables(machine: dict[str, Any], records: Sequence[Record]) -> None:
+    """A line on the machine, and a table of each kind of record."""
+    console = Console()
+    console.print(machine_line(machine), highlight=False)
+    rates = [record for record in records if kind_of(record) in ("queue", "line")]
+    if rates:
+        _rates(console, rates)
+    for record in records:
+        if kind_of(record) in _TABLES:
+            _TABLES[kind_of(record)](console, record)
+        for what, reason in record.get("left_out", {}).items():
+            console.print(f"{record['benchmark']}: {what} is left out: {reason}", highlight=False, markup=False)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What the figures were measured on, in a line."""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, load before {machine['load_before']}; "
+        f"{machine['system']}, Python {machine['python']}, {machine['server']}"
+    )
+
+
+def ratios(record: Record) -> dict[str, float]:
+    """Sortline against each contender, by its name."""
+    return {name.removeprefix("ratio_to_"): value for name, value in record.items() if name.startswith("ratio_to_")}
+
+
+def words(name: str) -> str:
+    """A key of a record as people write it."""
+    return name.replace("_", " ")
+
+
+def _table(
+    console: Console, title: str, headings: Iterable[str], rows: Iterable[Iterable[str]], *, names: int = 1
+) -> None:
+    """The first `names` columns are words, the others figures."""
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number >= names else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _spread(figures: dict[str, float], *, form: str = ",.0f") -> tuple[str, str]:
+    return f"{figures['median']:{form}}", f"{figures['min']:{form}}-{figures['max']:{form}}"
+
+
+def _rates(console: Console, records: Sequence[Record]) -> None:
+    rows = []
+    for record in records:
+        against = ratios(record)
+        for key, value in record.items():
+            if isinstance(value, dict) and "median" in value:
+                contender = key.removesuffix("_jobs_per_s").removesuffix("_images_per_s")
+                ratio = against.get(contender)
+                shown = "" if ratio is None else f"{ratio} x"
+                rows.append([record["benchmark"], words(contender), *_spread(value), shown])
+    headings = ("benchmark", "contender", "median /s", "min-max", "Sortline against it")
+    _table(console, "throughput", headings, rows, names=2)
+    for record in records:
+        for name, value in record.items():
+            if name.startswith("ratio_") and not name.startswith("ratio_to_"):
+                console.print(f"{record['benchmark']}: {words(name)}: {value}", highlight=False)
+
+
+def _engine(console: Console, record: Record) -> None:
+    sizes = list(next(iter(record["images_per_s"].values())))
+    rows = [
+        [
+            name,
+            *(
+                f"{figures['median']:,.0f} ({record['ratio_to_best'][name][size]:.2f})"
+                for size, figures in by_size.items()
+            ),
+        ]
+        for name, by_size in record["images_per_s"].items()
+    ]
+    title = f"engine: {record['model']} at {record['input_size_px']} px, images/s (share of the best)"
+    _table(console, title, ("engine", *(f"batch {size}" for size in sizes)), rows)
+
+
+def _latency(console: Console, record: Record) -> None:
+    rows = []
+    for load in record["loads"]:
+        times = load["capture_to_result_ms"]
+        lost = {name: count for name, count in load["outcomes"].items() if count and name != "sorted"}
+        rows.append(
+            [
+                f"{load['percent']} %",
+                f"{load['achieved_images_per_s']:,.0f} of {load['asked_images_per_s']:,.0f}",
+                *(f"{times[name]:,.1f}" for name in ("p50", "p95", "p99", "max")),
+                f"{load['sorted_share']:.1%}",
+                f"{load['sorted_images_per_s']['median']:,.0f} ({load['sorted_to_capacity']:.2f})",
+                ", ".join(f"{words(name)} {count:,}" for name, count in lost.items()),
+            ]
+        )
+    capacity = record["capacity_images_per_s"]["median"]
+    title = (
+        f"latency: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of {capacity:,.0f} images/s; "
+        "times of all answers, of the expired too"
+    )
+    headings = ("load", "sent/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "in time", "in time/s (of capacity)", "not")
+    _table(console, title, headings, rows)
+
+
+def _scaling(console: Console, record: Record) -> None:
+    rows = [
+        [
+            kind,
+            str(point["workers"]),
+            str(point["servers"]),
+            *_spread(point["jobs_per_s"]),
+            f"{point['ratio_to_one_worker']} x",
+            f"{point['server_us_per_job']:.0f}",
+            f"{point['worker_us_per_job']:.0f}",
+            f"{point['used_share']['server']:.0%}",
+            point["limited_by"],
+        ]
+        for kind in ("real", "simulated")
+        for point in record[kind]["points"]
+    ]
+    simulated = record["simulated"]
+    title = f"scaling; simulated engine: {simulated['batch_ms']:g} ms a batch + {simulated['image_ms']:g} ms an image"
+    headings = ("engine", "workers", "servers", "jobs/s", "min-max", "to one", "server µs/job", "worker µs/job")
+    _table(console, title, (*headings, "server's core", "limited by"), rows)
+
+
+def _idle(console: Console, record: Record) -> None:
+    rows = [
+        [
+            str(group["workers"]),
+            *(f"{group['pickup_ms'][name]:.2f}" for name in ("p50", "p95", "p99")),
+            f"{group['capture_to_result_ms']['p50']:.2f}",
+            f"{group['server_core_share_of_workers']:.2%}",
+            f"{group['server']['commands_per_s']:,.0f}",
+        ]
+        for group in record["crews"]
+    ]
+    headings = (
+        "idle workers",
+        "pick-up p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "to result p50 ms",
+        "of a server core",
+        "commands/s",
+    )
+    _table(console, f"idle: {record['crews'][0]['pickup_ms']['images']} single images", headings, rows)
+
+
+def _footprint(console: Console, record: Record) -> None:
+    memory = record["resident_mb"]
+    first = next(iter(record["resident_mb_after"]))
+    rows = [
+        ["process start to ready, s", *_spread(record["ready_s"], form=".2f")],
+        ["process start to first result, s", *_spread(record["first_result_s"], form=".2f")],
+        [f"resident after {int(first):,} images, MB", f"{memory['first']:.0f}", ""],
+        [f"resident after {record['images']:,} images, MB", f"{memory['last']:.0f}", f"most {memory['most']:.0f}"],
+    ]
+    _table(
+        console, f"footprint: {record['size']}, {record['images_per_s']:g} images/s", ("", "median", "min-max"), rows
+    )
+
+
+def _swaps(console: Console, record: Record) -> None:
+    rows = [
+        [name, f"{times['images']:,}", *(f"{times[key]:.1f}" for key in ("p50", "p95", "p99", "max"))]
+        for name, times in (("with swaps", record["with_swaps_ms"]), ("without", record["without_swaps_ms"]))
+    ]
+    title = f"{record['swaps']} swaps at {record['rate_hz']:g} images/s"
+    _table(console, title, ("capture to result", "images", "p50 ms", "p95 ms", "p99 ms", "max ms"), rows)
+    console.print(
+        f"{record['images']:,} images: {record['failed']} failed, {record['lost']} lost, {record['doubled']} doubled; "
+        f"a swap was served after {record['reached_s']['median']} s (at most {record['reached_s']['max']} s)"
+    )
+
+
+_TABLES: dict[str, Callable[[Console, Record], None]] = {
+    "engine": _engine,
+    "latency": _latency,
+    "scaling": _scaling,
+    "idle": _idle,
+    "footprint": _footprint,
+    "swaps": _swaps,
+}

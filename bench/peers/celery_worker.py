@@ -1,0 +1,26 @@
+"""Run as a program: `python -m bench.peers.celery_worker [--null]`, a Celery worker until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench.peers.celery_app import celery_app
+from shared.cpu_cores import usable_cores
+from shared.settings import load_settings
+
+# What workers tell each other, which one alone has no use for.
+_ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+def main() -> None:
+    """Work for the server that the settings name."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--null", action="store_true", help="answer at once, without a model")
+    app = celery_app(load_settings(), null=parser.parse_args().null)
+    app.worker_main(
+        ["worker", "--pool", "prefork", "--concurrency", str(usable_cores()), "--loglevel", "WARNING", *_ALONE]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Runs the chosen benchmarks, prints their tables, and writes the JSON file and the plot."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from bench.benchmarks.engine import bench_engine
+from bench.benchmarks.footprint import bench_footprint
+from bench.benchmarks.idle import bench_idle
+from bench.benchmarks.latency import bench_latency
+from bench.benchmarks.line import bench_line
+from bench.benchmarks.queue import bench_queue
+from bench.benchmarks.scaling import bench_scaling
+from bench.benchmarks.swaps import bench_swaps
+from bench.measuring.machine import describe_machine, server_version
+from bench.measuring.record import OnProgress, Record
+from bench.output.plot import draw
+from bench.output.tables import print_tables
+from shared.cli import print_json
+from shared.errors import BadSetting, NotFound
+from shared.server.connection import check, connect
+from shared.server.embedded import embedded_server
+from shared.server.error_translation import server_errors
+from shared.settings import Settings, load_settings, masked
+
+
+class Benchmark(Protocol):
+    """A benchmark whose options are bound: measures on the emptied server of the settings, and returns a record."""
+
+    def __call__(self, settings: Settings, *, on_progress: OnProgress) -> Record: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The options of `sortline bench`; those that are None leave a setting as it is."""
+
+    rounds: int
+    jobs: int
+    sizes: Sequence[str]
+    peers: bool
+    seconds: float
+    deadline_ms: float
+    single_jobs: int
+    idle_workers: int
+    images: int
+    swaps: int
+    rate_hz: float
+    model: str | None
+    engine: str | None
+    max_batch: int | None
+    redis_url: str | None
+
+
+def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
+    """Run, print, write. An embedded server is started unless `options` name another."""
+    machine = describe_machine()  # before the benchmarks load it
+    if options.redis_url is not None:
+        settings = _settings(options, options.redis_url)
+        with server_errors(settings.redis_url):
+            _refuse_used(settings)
+            document = _run(settings, _chosen(names, options), machine)
+    else:
+        with embedded_server() as url:
+            document = _run(_settings(options, url), _chosen(names, options), machine)
+    path = _write(document, out)
+    if as_json:
+        print_json(document)
+    else:
+        print_tables(document["machine"], document["benchmarks"])
+    _plot(document, path.with_suffix(".png"))
+    Console(stderr=True).print(f"written to {path}")
+
+
+def _settings(options: Options, redis_url: str) -> Settings:
+    return load_settings(model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=redis_url)
+
+
+def _refuse_used(settings: Settings) -> None:
+    client = connect(settings.redis_url)
+    check(client, settings.redis_url)
+    if count := client.dbsize():
+        raise BadSetting(
+            f"redis_url {masked(settings.redis_url)}: the database holds {count} keys, and a benchmark empties it. "
+            "Name an empty one, e.g. …/15."
+        )
+
+
+def _chosen(names: Sequence[str], options: Options) -> list[Benchmark]:
+    """The chosen benchmarks, always in this order: the ceiling comes first."""
+    rounds, jobs = options.rounds, options.jobs
+    possible: dict[str, list[Benchmark]] = {
+        "engine": [functools.partial(bench_engine, rounds=rounds)],
+        "line": [
+            functools.partial(bench_line, rounds=rounds, jobs=jobs, size=size, peers=options.peers)
+            for size in options.sizes
+        ],
+        "queue": [functools.partial(bench_queue, rounds=rounds, jobs=jobs * 10, peers=options.peers)],
+        "latency": [
+            functools.partial(
+                bench_latency, rounds=rounds, jobs=jobs, seconds=options.seconds, deadline_ms=options.deadline_ms
+            )
+        ],
+        "scaling": [functools.partial(bench_scaling, rounds=rounds, jobs=jobs)],
+        "idle": [functools.partial(bench_idle, jobs=options.single_jobs, workers=options.idle_workers)],
+        "footprint": [functools.partial(bench_footprint, rounds=rounds, images=options.images)],
+        "swaps": [functools.partial(bench_swaps, swaps=options.swaps, rate_hz=options.rate_hz)],
+    }
+    return [benchmark for name, benchmarks in possible.items() if name in names for benchmark in benchmarks]
+
+
+def _run(settings: Settings, chosen: Sequence[Benchmark], machine: dict[str, Any]) -> dict[str, Any]:
+    """The whole document. The description of the machine also names the server's version."""
+    client: Any = connect(settings.redis_url)
+    machine = machine | {"server": server_version(client)}
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with Console(stderr=True).status("benchmarks") as status:
+
+        def on_progress(text: str) -> None:
+            status.update(text)
+
+        records = []
+        for benchmark in chosen:
+            client.flushdb()
+            records.append(benchmark(settings, on_progress=on_progress))
+        client.flushdb()
+    return {"machine": machine, "at": at, "benchmarks": records}
+
+
+def _write(document: dict[str, Any], out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"bench-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    return path
+
+
+def _plot(document: dict[str, Any], path: Path) -> None:
+    """The figures are there already: without matplotlib only the plot is missing."""
+    try:
+        draw(document, path)
+    except NotFound as error:
+        Console(stderr=True).print(str(error), markup=False)

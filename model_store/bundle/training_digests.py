@@ -1,0 +1,63 @@
+"""`trained_on.npz`: the digests of the files that a version was trained on.
+
+With them `evaluate` can warn that it measures a model on images that the model has seen. Only the first 64 bits of each
+file's SHA-256 are kept, sorted: eight bytes per image, and neither names nor pixels leave the training machine. When
+10,000 images are compared with 10,000 training images, the chance of a false alarm is 1e8 / 2^64, about 5e-12.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import BadBundle
+
+TRAINING_DIGESTS_FILE = "trained_on.npz"
+_HEX_DIGITS = 16  # of the 64 in a SHA-256: 64 bits
+
+
+class TrainingDigests(NamedTuple):
+    """Shortened digests, uint64, sorted: of the training images, and of the validation images that guided choices."""
+
+    train: NDArray[np.uint64]
+    validation: NDArray[np.uint64]
+
+    def count_seen(self, digests: Iterable[str]) -> dict[str, int]:
+        """How many of these files (SHA-256 in hex) are training images, and how many are validation images."""
+        shortened = _shortened(digests)
+        return {
+            "train": int(np.isin(shortened, self.train).sum()),
+            "validation": int(np.isin(shortened, self.validation).sum()),
+        }
+
+
+def write_training_digests(folder: Path, *, train: Iterable[str], validation: Iterable[str]) -> None:
+    """Write the file into a bundle that is being made; digests are SHA-256 in hex of the image files' bytes."""
+    np.savez(
+        folder / TRAINING_DIGESTS_FILE, train=np.unique(_shortened(train)), validation=np.unique(_shortened(validation))
+    )
+
+
+def read_training_digests(folder: Path) -> TrainingDigests | None:
+    """The digests of the bundle in `folder`; None if it was published without them.
+
+    Raises:
+        BadBundle: the file can't be read.
+    """
+    path = folder / TRAINING_DIGESTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return TrainingDigests(arrays["train"].astype(np.uint64), arrays["validation"].astype(np.uint64))
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadBundle(f"{path} can't be read: {error!r}. Publish the model again.") from error
+
+
+def _shortened(digests: Iterable[str]) -> NDArray[np.uint64]:
+    return np.array([int(digest[:_HEX_DIGITS], 16) for digest in digests], np.uint64)

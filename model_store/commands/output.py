@@ -1,0 +1,69 @@
+"""Output that several commands of the model store share: tables, metrics, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+_SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
+
+
+def plain_console() -> Console:
+    """A console that prints names unchanged; in a pipe or a file it doesn't cut lines to a screen's width."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not sys.stdout.isatty():
+        console.width = 200
+    return console
+
+
+def metrics_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """A table with a column of names and columns of numbers."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
+    """The metrics of `evaluate`: a line per class, then the metrics over all images."""
+    from model_store.reports.model_summary import MEASURED_COLUMNS, METRIC_TITLES, format_score, measured_rows
+
+    console = plain_console()
+    rows = measured_rows(metrics["per_class"])
+    console.print(metrics_table(f"{title}: {metrics['images']:,} images", MEASURED_COLUMNS, rows))
+    for names in _SUMMARY:
+        shown = [f"{METRIC_TITLES[name]} {format_score(metrics[name])}" for name in names if name in metrics]
+        console.print(", ".join(shown))
+    if metrics["known_share"] < 1:
+        console.print(f"{metrics['known_share']:.1%} of the truth is known: one label an image leaves the others open")
+
+
+def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:
+    """Print the files that were left out, with the reason, on standard error."""
+    for item in unreadable:
+        print(f"not used: {item['file']}: {item['reason']}", file=sys.stderr)
+    for name in unlabelled:
+        print(f"not used: {name}: an image without a label", file=sys.stderr)
+
+
+def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+    """The same items, with a bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    # By default rich would send everything printed to standard output to its own console, standard error.
+    with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, total=total, description=what)

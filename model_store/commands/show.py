@@ -1,0 +1,75 @@
+"""`sortline models show`: one version, described for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_store.commands.options import ModelArgument, StoreFlag
+from model_store.commands.output import metrics_table, plain_console
+from shared.cli import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model_store.bundle.manifest import Manifest
+
+
+def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
+    """Show one version: its metrics, its policy, how it was made, and where its report is.
+
+    The metrics are those of its validation images. --json prints its manifest.
+
+    Example: sortline models show bottles@3
+    """
+    from model_store.bundle.files import read_manifest
+    from model_store.bundle.manifest import REPORT_DIR
+    from model_store.registry.store import open_store
+    from shared.settings import load_settings
+
+    settings = load_settings(model=model, model_store=model_store)
+    store = open_store(settings)
+    path = store.resolve(settings.model)
+    manifest = read_manifest(path)
+    report = path / REPORT_DIR / "index.html"
+    found = {"path": str(path), "report": str(report) if report.is_file() else None}
+    if as_json:
+        print_json(found | manifest.model_dump(mode="json"))
+        return
+    is_current = store.pointer(manifest.name) == manifest.version
+    _print_version(manifest, path, report=found["report"], is_current=is_current)
+
+
+def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
+    from rich.table import Table
+
+    from model_store.reports.model_summary import CLASS_COLUMNS, class_rows, summary_sections
+
+    console = plain_console()
+    console.print(f"{manifest.name}@{manifest.version}{' (current)' if is_current else ''}", style="bold")
+    after_metrics = 1 if manifest.metrics else 0
+    for number, section in enumerate(summary_sections(manifest)):
+        console.print()
+        table = Table(title=section.title, title_justify="left", title_style="bold", box=None, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for row in section.rows:
+            table.add_row(*row)
+        console.print(table)
+        if number == after_metrics and (rows := class_rows(manifest)):
+            console.print()
+            console.print(metrics_table("Classes", CLASS_COLUMNS, rows))
+    console.print()
+    _print_files(console, manifest, path)
+    console.print(f"report: {report}" if report else "report: this version has none")
+
+
+def _print_files(console: Console, manifest: Manifest, path: Path) -> None:
+    """The sizes of the bundle's parts; a folder is one part."""
+    sizes: dict[str, int] = {}
+    for name in manifest.files:
+        part = name.split("/")[0]
+        sizes[part] = sizes.get(part, 0) + (path / name).stat().st_size
+    parts = ", ".join(f"{part} {size / 1e6:.1f} MB" for part, size in sizes.items())
+    console.print(f"files: {len(manifest.files)}, {sum(sizes.values()) / 1e6:.1f} MB ({parts})")
+    console.print(f"folder: {path}")

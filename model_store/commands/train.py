@@ -1,0 +1,199 @@
+"""`sortline train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from model_store.commands.options import (
+    BACKBONE_HELP,
+    DEFAULT_BACKBONE,
+    CacheFlag,
+    DatasetArgument,
+    StoreFlag,
+    check_training_installed,
+)
+from model_store.commands.output import print_metrics, print_unused
+from shared.cli import JsonFlag, print_json
+
+if TYPE_CHECKING:
+    from model_store.publishing.train import PublishedVersion
+    from shared.images.crop_regions import Region
+
+
+def train(
+    dataset: DatasetArgument,
+    name: Annotated[str, typer.Option(help="model to publish a version of")] = "bottles",
+    mode: Annotated[
+        Literal["single", "multi"] | None,
+        typer.Option(help="one class an image, or all that apply (default: multi if any image has several labels)"),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    epochs: Annotated[int, typer.Option(min=1, help="rounds over the training images")] = 25,
+    fine_tune: Annotated[
+        Literal["auto", "none", "top", "all", "scratch"],
+        typer.Option(help="layers of the backbone to train; auto measures what suits the data, and says why"),
+    ] = "auto",
+    crop: Annotated[
+        Literal["auto", "detected", "full"] | None,
+        typer.Option(
+            help="detected: the bottle, cropped and set upright; full: the full frame "
+            "(default: auto, which measures what suits the data)"
+        ),
+    ] = None,
+    look: Annotated[
+        Literal["auto", "found", "whole"] | None, typer.Option(help="the former name of --crop", hidden=True)
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[CAMERA=]L,T,R,B",
+            help="part of the pictures to keep, fractions, e.g. 0.1,0,0.9,1; once for each camera, or for all",
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, confidence:0.95")
+    ] = "f1",
+    seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
+    model_store: StoreFlag = None,
+    cache_dir: CacheFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a model by transfer, evaluate it on a held-back fifth, and publish it as the next version.
+
+    Prints first what is noteworthy in the dataset. Files named in the dataset's held_out.txt are neither trained nor
+    validated on.
+
+    Example: sortline train producer/bottles --name bottles
+    """
+    from rich.console import Console
+
+    from model_store.datasets.image_loading import Limits
+    from model_store.publishing.train import TrainOptions, train_and_publish
+    from model_store.registry.store import open_store
+    from model_store.runtime.progress import show_progress
+    from shared.settings import load_settings
+
+    check_training_installed()
+    settings = load_settings(model_store=model_store, cache_dir=cache_dir)
+    options = TrainOptions(
+        name=name,
+        mode=mode,
+        backbone=backbone,
+        epochs=epochs,
+        fine_tune=fine_tune,
+        crop=_crop(crop, look),
+        objective=objective,
+        regions=_regions(region or []),
+        seed=seed,
+        promote=not no_promote,
+    )
+    with show_progress() as steps:
+        store = open_store(settings)
+        trained = train_and_publish(
+            dataset,
+            options,
+            store=store,
+            cache=settings.cache_path,
+            limits=Limits.of(settings),
+            steps=steps,
+            show=lambda report: report.show(Console(stderr=True)),
+        )
+    if as_json:
+        print_json(_trained_json(trained))
+    else:
+        _print_trained(trained, promoted=options.promote)
+
+
+def _crop(
+    crop: Literal["auto", "detected", "full"] | None, look: Literal["auto", "found", "whole"] | None
+) -> Literal["auto", "detected", "full"]:
+    """The value of --crop, which may also be given by its former name, --look auto|found|whole."""
+    from shared.errors import BadSetting
+
+    if crop is not None and look is not None:
+        raise BadSetting(f"--crop {crop} and --look {look}: --look is the former name of --crop. Give only --crop.")
+    former: dict[str, Literal["auto", "detected", "full"]] = {"auto": "auto", "found": "detected", "whole": "full"}
+    return former[look] if look is not None else crop or "auto"
+
+
+def _regions(texts: list[str]) -> dict[str, Region]:
+    """Regions by camera; one without a camera applies to all others."""
+    from shared.errors import BadSetting
+    from shared.images.crop_regions import ANY_CAMERA, parse_region
+    from shared.schemas import is_name
+
+    regions: dict[str, Region] = {}
+    for text in texts:
+        camera, named, sides = text.rpartition("=")
+        camera = camera if named else ANY_CAMERA
+        if camera in regions:
+            raise BadSetting(f"--region is given twice for {'all cameras' if camera == ANY_CAMERA else camera}.")
+        if camera != ANY_CAMERA and not is_name(camera):
+            raise BadSetting(
+                f"--region {text}: {camera!r} can't be a camera's name: letters, digits, `.`, `_` and `-`."
+            )
+        regions[camera] = parse_region(sides)
+    return regions
+
+
+def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
+    manifest = trained.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "path": str(trained.path),
+        "mode": manifest.mode,
+        "classes": list(manifest.classes),
+        "dataset": manifest.dataset.model_dump() | {"held_out": trained.held_out},
+        "unreadable": [{"file": item.name, "reason": item.reason} for item in trained.unreadable],
+        "unlabelled": list(trained.unlabelled),
+        "excluded": list(trained.excluded),
+        "parent": manifest.parent,
+        "training": manifest.training.model_dump(),
+        "metrics": manifest.metrics,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+        "parity": manifest.parity,
+        "cpu_engine": manifest.cpu_engine,
+        "notes": list(trained.notes),
+        "seconds": trained.seconds,
+    }
+
+
+def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
+    from model_store.engines.golden_check import FLOAT_TOLERANCE
+    from model_store.export.parity import RELOAD_TOLERANCE
+
+    manifest, data = trained.manifest, trained.manifest.dataset
+    print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
+    print(
+        f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
+        f"{manifest.training.seed}); {trained.held_out} held out by held_out.txt and seen by neither"
+    )
+    print_metrics(manifest.metrics, title="validation")
+    parity = manifest.parity
+    print(
+        f"parity on {parity['images']:.0f} images not trained on: "
+        f"SavedModel at most {parity['saved_model_max_difference']:.1e} off, "
+        f"LiteRT fp32 {parity['fp32_max_difference']:.1e}"
+    )
+    print(
+        f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
+        f"{parity['int8_labels_agreement']:.1%}"
+    )
+    if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
+        print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off, which is rounding up to {FLOAT_TOLERANCE:.0e}")
+    if manifest.calibration is not None:
+        before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
+        print(f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold)")
+    for note in trained.notes:
+        print(f"- {note}")
+    print(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
+    print(f"report: {trained.path / 'report' / 'index.html'}")
+    version = f"{manifest.name}@{manifest.version}"
+    if promoted:
+        print(f"next: sortline classify PHOTO.jpg --model {version}; sortline worker --model {manifest.name}")
+    else:
+        print(f"next: {version} is not current: see sortline models compare, and promote")

@@ -1,0 +1,287 @@
+"""Audits a dataset before training: balance, duplicates, contradictions.
+
+In: a dataset and its decoded images. Out: a DatasetReport, which can be printed and serialised to JSON.
+
+How training treats images that show the same photograph (`model_store.datasets.near_duplicates`):
+
+    same labels            kept; a split puts the group to one side (`groups_of`)
+    contradictory labels   identical or a copy: they can't both be true, and it is unknown which one is, so neither is
+                           trained on. Only alike: both are kept, in one group, and reported. A missing cap may be the
+                           only difference between two bottles in one pose, and training learns most from such pairs
+    one is held out        the others are not trained on: the held-out image must be new to the model
+
+`good` contradicts every defect. Different labels of one photograph also contradict each other if the labels of each
+image are complete, or if an image can only have one (`single`). In folders of one label (`Dataset.complete` is False)
+they don't under `multi`: a photograph that is in `no cap` and in `disfigured` has both labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from model_store.bundle.policy import GOOD, Mode
+from model_store.datasets.dataset import HELD_OUT_FILE, Dataset, Sample, count_labels
+from model_store.datasets.image_loading import DecodedSamples
+from model_store.datasets.label_tables import LABEL_SEPARATOR
+from model_store.datasets.near_duplicates import DuplicateKind, Duplicates, Pair, connected_groups, find_duplicates
+from model_store.runtime.progress import ProgressSteps
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Ratio of the largest class to the smallest above which training neglects the small one; class weights compensate less.
+IMBALANCE = 3.0
+# With fewer, a class has at most four validation images, and one error changes its recall by a quarter.
+FEW_IMAGES = 20
+_SHOWN = 5  # file names printed per finding; the JSON has all of them
+
+
+class _ReportModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UnreadableFile(_ReportModel):
+    """A file that is not a usable image."""
+
+    file: str
+    reason: str
+
+
+class Duplicate(_ReportModel):
+    """Two files that show the same photograph; see `near_duplicates.Pair`."""
+
+    first: str
+    second: str
+    kind: DuplicateKind
+    turn: str
+    difference: float
+
+
+class Conflict(_ReportModel):
+    """One photograph in several files with contradictory labels, by file. `excluded`: none of them is trained on."""
+
+    labels: dict[str, tuple[str, ...]]
+    kind: DuplicateKind
+    excluded: bool
+
+
+class DatasetReport(_ReportModel):
+    """All findings. Files are named as in the dataset; counts are of usable images that are not held out.
+
+    `groups` are files that show the same photograph, held-out ones included; `duplicates` are the pairs that connect
+    them. `crowded` are files too similar to many others to tell copies from other bottles: only identical ones are in
+    a group. `held_out_copies` maps each file that shows the photograph of a held-out file to that file. `excluded` are
+    the files that must not be trained on: those copies, and the files of contradictions.
+    """
+
+    path: str
+    mode: Mode
+    complete: bool
+    images: int
+    held_out: int
+    per_class: dict[str, int]
+    per_label_set: dict[str, int]  # joined by `|`
+    per_camera: dict[str, int]  # where the dataset names cameras
+    imbalance: float | None  # largest class over smallest; None when a class has no image
+    unreadable: tuple[UnreadableFile, ...]
+    unlabelled: tuple[str, ...]
+    duplicates: tuple[Duplicate, ...]
+    groups: tuple[tuple[str, ...], ...]
+    crowded: tuple[str, ...]
+    conflicts: tuple[Conflict, ...]
+    held_out_copies: dict[str, str]
+    excluded: tuple[str, ...]
+
+    @property
+    def rare_classes(self) -> dict[str, int]:
+        """The classes with fewer than FEW_IMAGES images, and how many they have."""
+        return {name: count for name, count in self.per_class.items() if count < FEW_IMAGES}
+
+    def groups_of(self, samples: Iterable[Sample]) -> list[int]:
+        """A number per sample, equal for samples that show one photograph: the `groups` of `splitting.split`."""
+        number_of = {name: number for number, names in enumerate(self.groups) for name in names}
+        return [number_of.get(sample.name, len(self.groups) + index) for index, sample in enumerate(samples)]
+
+    def warnings(self) -> list[str]:
+        """Warnings to read before training, one or two sentences each; empty when there is nothing to warn of."""
+        return [text for text in (*self._warnings_of_labels(), *self._warnings_of_images()) if text]
+
+    def show(self, console: Console) -> None:
+        """Print the classes and the warnings, briefly."""
+        from rich.table import Table
+        from rich.text import Text
+
+        held_out = f", {self.held_out:,} held out" if self.held_out else ""
+        title = f"{self.path}: {self.images:,} images to learn from ({self.mode}){held_out}"
+        console.print(Text(title), soft_wrap=True)  # whole lines, so that a file name can be searched for
+        table = Table("class")
+        table.add_column("images", justify="right")
+        table.add_column("share", justify="right")
+        for name, count in self.per_class.items():
+            table.add_row(Text(name), f"{count:,}", f"{count / max(self.images, 1):.0%}")
+        console.print(table)
+        for text in self.warnings() or ["no duplicates, contradictions, unreadable files or rare classes"]:
+            console.print(Text(f"- {text}"), soft_wrap=True)
+
+    def _warnings_of_labels(self) -> Iterable[str]:
+        if self.imbalance is not None and self.imbalance > IMBALANCE:
+            large, small = (pick(self.per_class, key=self.per_class.__getitem__) for pick in (max, min))
+            yield (
+                f"imbalance: {large!r} has {self.imbalance:.1f} times the images of {small!r}. More of {small!r} help "
+                "more than more of anything else."
+            )
+        if rare := self.rare_classes:
+            counts = ", ".join(f"{name!r} {count}" for name, count in rare.items())
+            yield f"fewer than {FEW_IMAGES} images: {counts}. Their metrics on validation will be rough."
+        if self.mode == "multi" and not self.complete:
+            yield (
+                "folders of one label: what else applies to a bottle with a defect is taken as unknown, not as absent. "
+                "State all labels in labels.csv, or in folder names joined by `+`, to learn from them too."
+            )
+
+    def _warnings_of_images(self) -> Iterable[str]:
+        if self.unreadable:
+            files = [f"{item.file} ({item.reason})" for item in self.unreadable]
+            yield f"unreadable, not used: {_shortened(files)}"
+        if self.unlabelled:
+            yield f"images without a label, not used: {_shortened(self.unlabelled)}"
+        if self.groups:
+            count = sum(map(len, self.groups))
+            pairs = [f"{one.first} = {one.second} ({one.kind}, {one.turn})" for one in self.duplicates]
+            yield (
+                f"{count:,} images show only {len(self.groups):,} photographs: {_shortened(pairs)}. A split keeps "
+                "the images of each to one side."
+            )
+        for excluded, what in ((True, "none of them is trained on"), (False, "kept; look at them")):
+            conflicts = [_describe(one) for one in self.conflicts if one.excluded is excluded]
+            if conflicts:
+                yield f"contradictory labels, {what}: {_shortened(conflicts)}"
+        if copies := [f"{name} = {held_out}" for name, held_out in self.held_out_copies.items()]:
+            yield f"not trained on, as {HELD_OUT_FILE} names the same photograph: {_shortened(copies)}"
+        if self.crowded:
+            yield (
+                f"{len(self.crowded):,} images are too like many others to tell copies from other bottles: "
+                f"{_shortened(self.crowded)}. If they are copies, the metrics on validation flatter the model."
+            )
+
+
+def audit_dataset(
+    dataset: Dataset,
+    decoded: DecodedSamples,
+    *,
+    held_out: DecodedSamples | None = None,
+    mode: Mode,
+    steps: ProgressSteps | None = None,
+) -> DatasetReport:
+    """Audit the dataset. Changes and excludes nothing: the report says what to do.
+
+    Args:
+        dataset: the dataset of the images.
+        decoded: the decoded samples that may be trained on.
+        held_out: the samples of held_out.txt, decoded to the same size; they are only compared with.
+        mode: the mode of the model to train.
+        steps: shows the progress.
+    """
+    samples = (*decoded.samples, *(held_out.samples if held_out else ()))
+    arrays = [decoded.images, *([held_out.images] if held_out else [])]
+    per_class = count_labels(decoded.samples, dataset.classes)
+    found = find_duplicates(arrays, steps=steps or ProgressSteps())
+    groups = [[samples[number] for number in group] for group in connected_groups(pair[:2] for pair in found.pairs)]
+    conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
+    copies = _held_out_copies(groups)
+    contradicting = {name for conflict in conflicts if conflict.excluded for name in conflict.labels}
+    return DatasetReport(
+        path=str(dataset.files.path),
+        mode=mode,
+        complete=dataset.complete,
+        images=len(decoded.samples),
+        per_class=per_class,
+        per_label_set=_count(LABEL_SEPARATOR.join(sample.labels) for sample in decoded.samples),
+        per_camera=_count(sample.camera for sample in decoded.samples if sample.camera is not None),
+        imbalance=_imbalance(per_class),
+        held_out=len(samples) - len(decoded.samples),
+        unreadable=_unreadable_files([decoded, *([held_out] if held_out else [])]),
+        unlabelled=dataset.unlabelled,
+        duplicates=tuple(_duplicate(pair, samples) for pair in found.pairs),
+        groups=tuple(tuple(sample.name for sample in group) for group in groups),
+        crowded=tuple(samples[number].name for number in found.crowded),
+        conflicts=conflicts,
+        held_out_copies=copies,
+        excluded=tuple(sorted({*copies, *contradicting} - {sample.name for sample in samples if sample.held_out})),
+    )
+
+
+def _unreadable_files(decoded: Iterable[DecodedSamples]) -> tuple[UnreadableFile, ...]:
+    return tuple(UnreadableFile(file=item.name, reason=item.reason) for part in decoded for item in part.unreadable)
+
+
+def _imbalance(per_class: Mapping[str, int]) -> float | None:
+    smallest = min(per_class.values(), default=0)
+    return round(max(per_class.values()) / smallest, 2) if smallest else None
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _duplicate(pair: Pair, samples: Sequence[Sample]) -> Duplicate:
+    return Duplicate(
+        first=samples[pair.first].name,
+        second=samples[pair.second].name,
+        kind=pair.kind,
+        turn=pair.turn,
+        difference=pair.difference,
+    )
+
+
+def _conflicts(samples: Sequence[Sample], found: Duplicates, *, some_unknown: bool) -> tuple[Conflict, ...]:
+    """Contradictions within each group of identical images, then between two that are a copy or alike."""
+    identical = connected_groups(pair[:2] for pair in found.pairs if pair.kind == "identical")
+    group_of = {number: group for group in identical for number in group}
+    candidates: list[tuple[list[int], list[int], DuplicateKind]] = [(group, group, "identical") for group in identical]
+    candidates += [
+        (group_of.get(pair.first, [pair.first]), group_of.get(pair.second, [pair.second]), pair.kind)
+        for pair in found.pairs
+        if pair.kind != "identical"
+    ]
+    return tuple(
+        Conflict(
+            labels={samples[number].name: samples[number].labels for number in (*first, *second)},
+            kind=kind,
+            excluded=kind != "alike",
+        )
+        for first, second, kind in candidates
+        if _contradict(_label_sets(samples, first), _label_sets(samples, second), some_unknown=some_unknown)
+    )
+
+
+def _label_sets(samples: Sequence[Sample], numbers: Iterable[int]) -> set[tuple[str, ...]]:
+    return {samples[number].labels for number in numbers}
+
+
+def _contradict(first: set[tuple[str, ...]], second: set[tuple[str, ...]], *, some_unknown: bool) -> bool:
+    """Whether a label set of the first and one of the second can't both be true."""
+    different = ((one, other) for one in first for other in second if one != other)
+    return any(not some_unknown or GOOD in one or GOOD in other for one, other in different)
+
+
+def _held_out_copies(groups: Iterable[Sequence[Sample]]) -> dict[str, str]:
+    copies: dict[str, str] = {}
+    for group in groups:
+        held_out = next((sample.name for sample in group if sample.held_out), None)
+        if held_out is not None:
+            copies |= {sample.name: held_out for sample in group if not sample.held_out}
+    return copies
+
+
+def _describe(conflict: Conflict) -> str:
+    return " but ".join(f"{name} is {LABEL_SEPARATOR.join(labels)}" for name, labels in conflict.labels.items())
+
+
+def _shortened(texts: Sequence[str]) -> str:
+    more = len(texts) - _SHOWN
+    return "; ".join(texts[:_SHOWN]) + (f"; and {more:,} more (--json of `models check-dataset`)" if more > 0 else "")

@@ -1,0 +1,159 @@
+"""The files of a dataset, in a folder or in a zip that is never unpacked.
+
+Names are relative, with `/`. In a folder, links are followed. The members of a zip are read into memory one at a time
+and up to a limit, so that no name leads outside and no member unpacks without end.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from shared.errors import BadDataset, BadImage
+from shared.file_walk import walk
+
+# Far more files than fit into the memory of a training machine.
+MAX_FILES = 1_000_000
+# Enough for the labels of a million files; no file of a dataset is larger.
+MAX_FILE_BYTES = 200_000_000
+
+
+class DatasetFiles(Protocol):
+    """A folder or zip whose files can be listed and read by name."""
+
+    @property
+    def path(self) -> Path:
+        """The path that the user gave."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file except hidden ones, sorted."""
+
+    @property
+    def empty_folders(self) -> tuple[str, ...]:
+        """Folders at the top level that hold no file."""
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            BadImage: it can't be read, or is larger than MAX_FILE_BYTES.
+        """
+
+
+def open_files(path: Path) -> DatasetFiles:
+    """The files of the folder or zip at `path`.
+
+    Raises:
+        BadDataset: it is neither a folder nor a zip, or the zip is damaged or has names that lead outside.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise BadDataset(f"dataset {path} is not there: give a folder or a zip.")
+    if not zipfile.is_zipfile(path):
+        raise BadDataset(
+            f"dataset {path} is neither a folder nor a whole zip: give one of them, or make the zip again."
+        )
+    return _zip(path)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: Path
+    names: tuple[str, ...]
+    empty_folders: tuple[str, ...]
+
+    def read(self, name: str) -> bytes:
+        file = self.path / name
+        try:
+            if (size_bytes := file.stat().st_size) > MAX_FILE_BYTES:
+                raise _too_large(name, size_bytes)
+            return file.read_bytes()
+        except OSError as error:
+            raise BadImage("unreadable", f"{name} can't be read: {error.strerror}.") from error
+
+
+@dataclass(frozen=True)
+class _Zip:
+    path: Path
+    names: tuple[str, ...]
+    empty_folders: tuple[str, ...]
+    archive: zipfile.ZipFile
+    root: str  # the one folder that holds everything, with its `/`, or empty
+
+    def read(self, name: str) -> bytes:
+        try:
+            info = self.archive.getinfo(self.root + name)
+            if info.file_size > MAX_FILE_BYTES:
+                raise _too_large(name, info.file_size)
+            with self.archive.open(info) as member:
+                # zipfile stops reading at the size that the header claims, and then checks the CRC.
+                return member.read()
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise BadImage("unreadable", f"{name} can't be read from the zip: {error}.") from error
+
+
+def _folder(path: Path) -> _Folder:
+    names: list[str] = []
+    for files in walk(path):
+        names += [file.relative_to(path).as_posix() for file in files]
+        _check_count(path, len(names))
+    tops = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
+
+
+def _zip(path: Path) -> _Zip:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadDataset(f"dataset {path} is a damaged zip: {error}. Make it again.") from error
+    infos = archive.infolist()
+    _check_count(path, len(infos))
+    for info in infos:
+        _check_member(path, info.filename)
+    kept = [info for info in infos if not _is_hidden(info.filename)]
+    names = sorted({info.filename for info in kept if not info.is_dir()})
+    root = _common_root(names)
+    tops = {info.filename.removeprefix(root).split("/")[0] for info in kept if info.is_dir()} - {""}
+    names = [name.removeprefix(root) for name in names]
+    return _Zip(path, tuple(names), _without_files(tops, names), archive, root)
+
+
+def _common_root(names: list[str]) -> str:
+    """The folder that wraps everything, if there is one. A single class folder is not one: it holds only files."""
+    tops = {name.split("/")[0] for name in names}
+    if len(tops) != 1 or all(name.count("/") == 1 and not _is_label_table(name) for name in names):
+        return ""
+    return f"{tops.pop()}/"
+
+
+def _is_label_table(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in (".csv", ".jsonl")
+
+
+def _is_hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") for part in parts) or "__MACOSX" in parts
+
+
+def _without_files(tops: set[str], names: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(tops - {name.split("/")[0] for name in names}))
+
+
+def _check_member(path: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
+        raise BadDataset(f"dataset {path} has a member {name!r} that leads outside of it: make the zip again.")
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_FILES:
+        raise BadDataset(f"dataset {path} has {count:,} files, the limit is {MAX_FILES:,}: split it.")
+
+
+def _too_large(name: str, size_bytes: int) -> BadImage:
+    return BadImage("too_large_bytes", f"{name} has {size_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}.")

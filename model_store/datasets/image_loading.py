@@ -1,0 +1,199 @@
+"""Decodes samples to pixels, with the decoder that serving uses.
+
+In: samples of a dataset. Out: DecodedSamples, including a list of the files that could not be decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from model_store.datasets.dataset import Sample
+from model_store.datasets.dataset_files import DatasetFiles
+from model_store.runtime.progress import OnProgress
+from shared.cpu_cores import usable_cores
+from shared.errors import BadImage, BadSetting
+from shared.images.arrays import Pixels
+from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decode_memory import MAX_DECODE_BYTES
+from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
+from shared.settings import Settings
+
+# Above this size decoded images are kept in a file, if a folder for it is given: 7,000 images at 224 px. Below it
+# memory is faster, and a training machine has enough.
+MEMORY_BYTES = 1_000_000_000
+# Decoded images per thread that may wait to be consumed: enough to keep all threads busy.
+_AHEAD_PER_THREAD = 8
+
+
+class Limits(NamedTuple):
+    """Images above these limits are not decoded. With the settings' limits, training accepts what workers accept."""
+
+    max_bytes: int = MAX_BYTES
+    max_px: int = MAX_PX
+    max_decode_bytes: int = MAX_DECODE_BYTES
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """`max_image_bytes`, `max_image_px` and `max_decode_bytes`."""
+        return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that is not a usable image, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DecodedSamples:
+    """Decoded samples, in their order.
+
+    `images` is uint8 [N, S, S, 3]; `samples` has N entries, and so has `digests`, the SHA-256 of each file;
+    `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each sample, so it does not depend on
+    names or layout.
+    """
+
+    samples: tuple[Sample, ...]
+    images: Pixels
+    unreadable: tuple[Unreadable, ...]
+    fingerprint: str
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A sample that could be decoded, and the SHA-256 of its file."""
+
+    sample: Sample
+    digest: str
+
+
+@dataclass(frozen=True)
+class _WithPixels(_Decoded):
+    """A decoded sample with its pixels, before they are copied to their place in the result."""
+
+    image: Pixels
+
+
+def decode_samples(
+    files: DatasetFiles,
+    samples: Iterable[Sample],
+    *,
+    size_px: int,
+    limits: Limits,
+    on_progress: OnProgress,
+    fit: Fit = "stretch",
+    regions: Mapping[str, Region] | None = None,
+    scratch: Path | None = None,
+) -> DecodedSamples:
+    """Decode all samples (150 KB each at 224 px).
+
+    Args:
+        files: where the samples are read from.
+        samples: the samples to decode.
+        size_px: side of the decoded images.
+        limits: larger files count as unreadable.
+        on_progress: called for each sample.
+        fit: how an image that is no square becomes one.
+        regions: by camera, `*` for every other: the part of its images to keep; without one the whole image is kept.
+        scratch: a folder for a file with the images if they need more than MEMORY_BYTES. None: keep them in memory.
+
+    Raises:
+        BadSetting: `scratch` can't hold the images.
+    """
+    wanted = list(samples)
+    decode = functools.partial(_decode, files, size_px=size_px, limits=limits, fit=fit, regions=regions or {})
+    images = _allocate(len(wanted), size_px, scratch)
+    decoded: list[_Decoded] = []
+    unreadable: list[Unreadable] = []
+    for item in _decode_in_threads(wanted, decode):
+        on_progress(1)
+        if isinstance(item, Unreadable):
+            unreadable.append(item)
+        else:
+            images[len(decoded)] = item.image
+            decoded.append(_Decoded(item.sample, item.digest))
+    return DecodedSamples(
+        samples=tuple(item.sample for item in decoded),
+        images=images[: len(decoded)],
+        unreadable=tuple(unreadable),
+        fingerprint=_fingerprint(decoded),
+        digests=tuple(item.digest for item in decoded),
+    )
+
+
+def _fingerprint(decoded: Iterable[_Decoded]) -> str:
+    lines = sorted(
+        " ".join(filter(None, (item.digest, "|".join(item.sample.labels), item.sample.camera))) + "\n"
+        for item in decoded
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _allocate(count: int, size_px: int, scratch: Path | None) -> Pixels:
+    """uint8 [count, size_px, size_px, 3], not initialised; in a file below `scratch` above MEMORY_BYTES."""
+    shape = (count, size_px, size_px, 3)
+    size_bytes = math.prod(shape)
+    if scratch is None or size_bytes <= MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        # A file without a name: deleted with the last array that maps it, or with the process, however it ends.
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            # Allocated now: on a full disk, writing to a map of a sparse file would kill the process with SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+            return np.asarray(np.memmap(file, np.uint8, mode="r+", shape=shape))
+    except OSError as error:
+        raise BadSetting(
+            f"{count:,} decoded images need {size_bytes / 1e9:.1f} GB in {scratch}: {error.strerror}. Make room, or "
+            "name another folder with --cache-dir."
+        ) from error
+
+
+def _decode_in_threads(
+    samples: Iterable[Sample], decode: Callable[[Sample], _WithPixels | Unreadable]
+) -> Iterator[_WithPixels | Unreadable]:
+    """Decode in threads (the codec releases the interpreter lock), in order, a limited number ahead of the consumer."""
+    threads = usable_cores()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_WithPixels | Unreadable]] = deque()
+        for sample in samples:
+            waiting.append(pool.submit(decode, sample))
+            if len(waiting) >= threads * _AHEAD_PER_THREAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _decode(
+    files: DatasetFiles, sample: Sample, *, size_px: int, limits: Limits, fit: Fit, regions: Mapping[str, Region]
+) -> _WithPixels | Unreadable:
+    try:
+        data = files.read(sample.name)
+        region = region_of(sample.camera, regions)
+        image = decode_image(
+            data,
+            size_px=size_px,
+            region=region,
+            fit=fit,
+            max_bytes=limits.max_bytes,
+            max_px=limits.max_px,
+            max_decode_bytes=limits.max_decode_bytes,
+        )
+    except BadImage as error:
+        return Unreadable(sample.name, str(error))
+    return _WithPixels(sample, hashlib.sha256(data).hexdigest(), image)

@@ -1,0 +1,52 @@
+"""The checks of every engine: the batch before the model runs, and the answer before anybody acts on it.
+
+The models themselves don't check. An image of another size passes through convolutions and a mean just as well, and
+gives a wrong answer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared.arrays import Floats
+from shared.errors import EngineFailed
+from shared.images.arrays import Images
+
+
+def check_batch(batch: Images, *, input_size_px: int, engine: str) -> None:
+    """Refuse a batch that is not N >= 1 images, uint8 [S, S, 3] each.
+
+    Raises:
+        EngineFailed: the message describes the batch.
+    """
+    shape = (input_size_px, input_size_px, 3)
+    if len(batch) == 0 or any(image.dtype != np.uint8 or image.shape != shape for image in batch):
+        raise EngineFailed(
+            f"engine {engine} was given {describe_batch(batch)}, "
+            f"takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
+        )
+
+
+def describe_batch(batch: Images) -> str:
+    """Type and shape of a batch for an error message, e.g. `uint8[16, 224, 224, 3]`."""
+    if isinstance(batch, np.ndarray):
+        return f"{batch.dtype}{list(batch.shape)}"
+    kinds = {f"{image.dtype}[{', '.join(map(str, (len(batch), *image.shape)))}]" for image in batch}
+    return " and ".join(sorted(kinds)) or "nothing"
+
+
+def check_answer(answer: Floats, *, images: int, classes_count: int, engine: str) -> Floats:
+    """Return the answer if it has one row of `classes_count` finite numbers for each of `images`.
+
+    Raises:
+        EngineFailed: it has not.
+    """
+    if answer.shape != (images, classes_count):
+        raise EngineFailed(
+            f"engine {engine} answered {list(answer.shape)} for {images} images of {classes_count} classes. "
+            "Run `sortline models verify`."
+        )
+    if not np.isfinite(answer).all():
+        row = int(np.flatnonzero(~np.isfinite(answer).all(axis=1))[0])
+        raise EngineFailed(f"engine {engine} answered {answer[row].tolist()} for image {row} of {images}.")
+    return answer

@@ -1,0 +1,107 @@
+"""Classifies image files with the decoder, engine and policy that workers use, without a queue.
+
+In: paths. Out: one Classified per file, in order. Called by `sortline classify`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model_store.bundle.files import Bundle
+from model_store.bundle.policy import Decision, decide
+from model_store.bundle.preprocessing import ImageDecoder, decoder_of
+from model_store.datasets.dataset import IMAGE_SUFFIXES
+from shared.errors import BadImage
+from shared.file_walk import walk
+from shared.images.crop_regions import ANY_CAMERA
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from model_store.engines.protocol import Engine
+    from shared.images.arrays import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The result for one file: a decision, or an error.
+
+    `best` are the most probable classes as (label, probability), whatever the policy decided.
+    """
+
+    path: Path
+    decision: Decision | None = None
+    best: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths`, and the images at any depth in the folders among them, in order.
+
+    In a folder, images are recognised by their suffix, and hidden files and folders are skipped, as by `upload` and
+    datasets. A file that is named is always tried.
+    """
+    for path in paths:
+        if path.is_dir():
+            images = [file for files in walk(path) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            # A folder without images is yielded itself, and later reported as an error.
+            yield from images or [path]
+        else:
+            yield path
+
+
+def classify_files(
+    paths: Iterable[Path],
+    *,
+    bundle: Bundle,
+    engine: Engine,
+    settings: Settings,
+    camera: str = ANY_CAMERA,
+    top: int = 0,
+) -> Iterator[Classified]:
+    """Classify files, `settings.max_batch` at a time; the result of an unusable file is its error.
+
+    Args:
+        camera: the camera that took the images; the model may have a crop region per camera.
+        top: the number of classes in `best`.
+
+    Raises:
+        EngineFailed: the model failed on a batch.
+    """
+    remaining = iter(paths)
+    decoder = decoder_of(bundle.manifest, settings)
+    while group := list(islice(remaining, settings.max_batch)):
+        images = [_read(path, decoder, camera) for path in group]
+        usable = [image for image in images if isinstance(image, np.ndarray)]
+        probabilities = iter(engine.predict(np.stack(usable)).tolist() if usable else ())
+        for path, image in zip(group, images, strict=True):
+            if isinstance(image, str):
+                yield Classified(path, error=image)
+            else:
+                yield _classified(path, next(probabilities), bundle=bundle, top=top)
+
+
+def _read(path: Path, decoder: ImageDecoder, camera: str) -> Pixels | str:
+    """The decoded image, or the error."""
+    if path.is_dir():
+        return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+    try:
+        return decoder(path.read_bytes(), camera)
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
+    except BadImage as error:
+        return str(error)
+
+
+def _classified(path: Path, probabilities: list[float], *, bundle: Bundle, top: int) -> Classified:
+    manifest = bundle.manifest
+    best = heapq.nlargest(top, zip(manifest.classes, probabilities, strict=True), key=itemgetter(1))
+    decision = decide(probabilities, manifest.classes, mode=manifest.mode, policy=manifest.policy)
+    return Classified(path, decision, tuple(best))

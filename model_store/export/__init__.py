@@ -1,0 +1,1 @@
+"""Export: a trained model as a SavedModel and LiteRT files, and how closely their outputs agree."""

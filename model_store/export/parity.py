@@ -1,0 +1,170 @@
+"""Parity: whether the exported files give the trained model's outputs, on images that it was not trained on.
+
+In: the trained module and a folder of exports. Out: the metrics of `manifest.parity`, and the golden images. The files
+are loaded from disk by the engines that serve them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from model_store.bundle.golden import Golden
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
+from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
+from model_store.datasets.lazy_images import in_batches
+from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
+from model_store.engines.litert import LiteRTEngine
+from model_store.engines.protocol import Engine
+from model_store.engines.tensorflow import TensorFlowEngine
+from model_store.evaluation.metrics import compute_metrics, score
+from model_store.runtime.native_output import quiet_native
+from shared.arrays import Bools, Floats, Indices
+from shared.cpu_cores import usable_cores
+from shared.errors import BadBundle
+from shared.images.arrays import Pixels
+
+# Largest difference after reload. The SavedModel has the same graph and must keep to it. LiteRT folds the batch
+# normalisations into the weights, which adds rounding (up to 9.7e-6 on the default backbone); above this bound the
+# difference is reported, not refused.
+RELOAD_TOLERANCE = 1e-5
+GOLDEN_IMAGES = 16
+_BATCH_SIZE = 16
+
+
+class ExportPredictions(NamedTuple):
+    """Probabilities of the same images, each float32 [N, C]."""
+
+    trained: Floats
+    saved_model: Floats
+    fp32: Floats
+    int8: Floats
+
+
+def predict_all(module: Any, folder: Path, images: Pixels, *, classes_count: int) -> ExportPredictions:
+    """Run the trained module and each exported file on the images."""
+    size_px, cores = images.shape[1], usable_cores()
+
+    def litert(file: str, name: Literal["litert", "litert-fp32"]) -> Engine:
+        path = folder / file
+        return LiteRTEngine(path, name=name, input_size_px=size_px, classes_count=classes_count, threads=cores)
+
+    with quiet_native():
+        saved_model: Engine = TensorFlowEngine(
+            folder / SAVED_MODEL_DIR,
+            input_size_px=size_px,
+            classes_count=classes_count,
+            threads=cores,
+            max_batch=_BATCH_SIZE,
+        )
+        engines = saved_model, litert(FP32_FILE, "litert-fp32"), litert(INT8_FILE, "litert")
+        exported = [in_batches(engine.predict, images, size=_BATCH_SIZE) for engine in engines]
+        trained = in_batches(lambda batch: module.serve(batch)["probabilities"], images, size=_BATCH_SIZE)
+    return ExportPredictions(trained, *exported)
+
+
+def measure_parity(
+    predictions: ExportPredictions,
+    *,
+    classes: tuple[str, ...],
+    mode: Mode,
+    policy: Policy,
+    labels: Sequence[tuple[str, ...]] | None = None,
+    label_mask: Bools | None = None,
+) -> dict[str, float]:
+    """The metrics of `manifest.parity`.
+
+    `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
+    with fp32: `int8_class_agreement` is the share of images with the same most probable class,
+    `int8_labels_agreement` with the same decided labels, `int8_sure_disagreement` with different labels that neither
+    of the two sends to a person. `fp32_macro_f1` and `int8_macro_f1` are there if the true labels are given.
+
+    Args:
+        labels: the true ones of the N images.
+        label_mask: bool [N, C], as of `evaluation.metrics.score`.
+
+    Raises:
+        BadBundle: a float export differs from the trained model; it must not be published.
+    """
+    metrics: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
+    # Without true labels only the decisions are compared; whether they are right is not used.
+    truth = labels if labels is not None else [()] * len(predictions.trained)
+    fp32, int8 = (
+        score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=label_mask)
+        for probabilities in (predictions.fp32, predictions.int8)
+    )
+    same_class = predictions.int8.argmax(axis=1) == predictions.fp32.argmax(axis=1)
+    same_labels = (int8.decided == fp32.decided).all(axis=1)
+    metrics["int8_class_agreement"] = float(same_class.mean())
+    metrics["int8_labels_agreement"] = float(same_labels.mean())
+    metrics["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
+    if labels is not None:
+        metrics["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
+        metrics["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
+    return metrics
+
+
+def _differences(predictions: ExportPredictions) -> dict[str, float]:
+    found = {
+        f"{name}_max_difference": float(np.abs(getattr(predictions, name) - predictions.trained).max())
+        for name in ("saved_model", "fp32", "int8")
+    }
+    for name, allowed in (("saved_model", RELOAD_TOLERANCE), ("fp32", FLOAT_TOLERANCE)):
+        if not (difference := found[f"{name}_max_difference"]) <= allowed:
+            raise BadBundle(
+                f"the exported {name} answers {difference:.6f} off the trained model (allowed {allowed}): "
+                "not published. Please report it with the versions of TensorFlow and ai-edge-litert."
+            )
+    return found
+
+
+def choose_golden(
+    images: Pixels,
+    predictions: ExportPredictions,
+    *,
+    classes: tuple[str, ...],
+    mode: Mode,
+    policy: Policy,
+) -> Golden:
+    """Up to 16 images with clear labels, which another CPU's rounding cannot change.
+
+    They cover as many distinct sets of labels as possible: images often come class by class.
+    """
+    margins = _decision_margins(predictions.int8, classes=classes, mode=mode, policy=policy)
+    clear = np.flatnonzero(margins > 2 * INT8_TOLERANCE)
+    if not len(clear):  # a model that is certain of nothing: its most certain image
+        clear = np.array([margins.argmax()])
+    decided = score(predictions.int8, [()] * len(images), classes=classes, mode=mode, policy=policy).decided
+    rows = np.sort(_round_robin(clear, decided[clear])[:GOLDEN_IMAGES])
+    return Golden(images=images[rows], float32=predictions.fp32[rows], int8=predictions.int8[rows])
+
+
+def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
+    """The rows in another order: the first of every label set, then the second of every label set, and so on.
+
+    `label_sets` has one line for each of the rows.
+    """
+    seen: Counter[tuple[bool, ...]] = Counter()
+    rounds = []
+    for label_set in map(tuple, label_sets.tolist()):
+        rounds.append(seen[label_set])
+        seen[label_set] += 1
+    return rows[np.argsort(rounds, kind="stable")]
+
+
+def _decision_margins(probabilities: Floats, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> Floats:
+    """By how much an image's probabilities together have to change for other labels, [N].
+
+    In `single` two probabilities move towards each other. In `multi` one moves towards a threshold, which is fixed, so
+    its distance counts twice.
+    """
+    if mode == "single":
+        ordered = np.sort(probabilities, axis=1)
+        return np.asarray(ordered[:, -1] - ordered[:, -2])
+    defects = [index for index, name in enumerate(classes) if name != GOOD]
+    thresholds = np.array([policy.thresholds.get(classes[index], DEFAULT_THRESHOLD) for index in defects])
+    return np.asarray(2 * np.abs(probabilities[:, defects] - thresholds).min(axis=1))

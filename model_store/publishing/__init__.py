@@ -1,0 +1,1 @@
+"""Publishing: from a dataset, or from a ready-made classifier, to a published version."""

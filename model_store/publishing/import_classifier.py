@@ -1,0 +1,226 @@
+"""Imports a ready-made image classifier (e.g. a TF-Hub module with ImageNet's labels) as a published model.
+
+In: a handle, the names of its outputs, and images. Out: a bundle like any other, for `classify`, `evaluate` and the
+worker. Nothing is trained. The images calibrate the int8 model and measure the parity of the exports; their labels, if
+any, are ignored.
+
+Its classes are not those of a sorting line, so they have no lanes of their own: every bottle goes to `unsorted` unless
+a lane is given for its class. If any lane is given, uncertain bottles go to `manual`, as with other models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model_store.backbones.resolve import Backbone, resolve_classifier
+from model_store.bundle.golden import write_golden
+from model_store.bundle.int8_gate import default_cpu_engine
+from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.bundle.policy import Policy
+from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
+from model_store.datasets.dataset_files import open_files
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.export.exporter import export
+from model_store.export.parity import choose_golden, measure_parity, predict_all
+from model_store.export.quantization import CALIBRATION_IMAGES
+from model_store.publishing.class_labels import ClassLabels, labels_for, read_labels
+from model_store.publishing.train import build_bundle, package_versions
+from model_store.registry.store import ModelStore
+from model_store.runtime.progress import ProgressSteps
+from model_store.runtime.scratch import is_disk_error, scratch_folder
+from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
+from shared.errors import BadBackbone, BadDataset, BadSetting
+from shared.images.arrays import Pixels
+
+_MIN_IMAGES = 8
+# Some 100 images suffice to measure an agreement of 99 %; more only take longer.
+_PARITY_IMAGES = 128
+_SEED = 123
+# The fingerprint of an empty dataset: SHA-256 over no (file digest, labels) pairs.
+_NO_IMAGES = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user chose.
+
+    `labels` is a file or URL; `calibration` a folder or zip of images; `lanes` gives a lane to some of the classes.
+    """
+
+    handle: str
+    labels: str
+    calibration: Path
+    name: str = "imagenet"
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    promote: bool = True
+
+
+@dataclass(frozen=True)
+class ImportedClassifier:
+    """A published classifier, and what to tell the user about its import."""
+
+    path: Path
+    manifest: Manifest
+    scores: str  # the module's outputs: logits or probabilities
+    notes: tuple[str, ...]  # changes of the labels
+    unreadable: int
+    seconds: dict[str, float]  # by step
+
+
+class _Images(NamedTuple):
+    """Images for the int8 calibration and for the parity, uint8 [N, S, S, 3]; `pictures` are all that were decoded."""
+
+    calibration: Pixels
+    parity: Pixels
+    pictures: DecodedSamples
+
+
+def import_classifier(
+    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: ProgressSteps | None = None
+) -> ImportedClassifier:
+    """Fetch the classifier, export it, check the exports against it, and publish it as a version.
+
+    Raises:
+        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable.
+        NotFound: the module or the labels can't be fetched.
+        BadBackbone: it is no image classifier, or can't be converted to LiteRT.
+        BadDataset: fewer than 8 usable images.
+        BadBundle: an export differs from the module; nothing is published.
+    """
+    steps = steps or ProgressSteps()
+    store.versions(options.name)  # refuses an impossible name before the work, not after it
+    lines = read_labels(options.labels, steps=steps)
+    module = resolve_classifier(options.handle, cache=cache, steps=steps)
+    labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
+    policy = policy_of(labels.names, options.lanes)
+    images = _images(options.calibration, size_px=module.input_size_px, limits=limits, steps=steps)
+    with scratch_folder("sortline-import-") as folder:
+        parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
+        manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
+        with steps.step("Publishing"):
+            path = store.publish(
+                options.name,
+                lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
+                promote=options.promote,
+            )
+    published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
+    return ImportedClassifier(
+        path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds
+    )
+
+
+def policy_of(classes: tuple[str, ...], lanes: Mapping[str, str]) -> Policy:
+    """The given lanes, and `unsorted` for all other classes; see the head of this file.
+
+    Raises:
+        BadSetting: a lane for an unknown class.
+    """
+    if unknown := sorted(lanes.keys() - set(classes)):
+        raise BadSetting(f"--lane {unknown[0]}={lanes[unknown[0]]}: the classifier has no class {unknown[0]!r}.")
+    usual = Policy.default(classes, "single")
+    return Policy(
+        thresholds=usual.thresholds,
+        precedence=usual.precedence,
+        lanes=dict.fromkeys(classes, usual.unsorted_lane) | dict(lanes),
+        manual_lane=usual.manual_lane if lanes else usual.unsorted_lane,
+    )
+
+
+def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
+    """The whole classifier as a tf.Module with one traced function, `serve`, like a trained model's."""
+    tf = import_tensorflow()
+
+    def serve(images: Any) -> dict[str, Any]:
+        scores = layer(tf.cast(images, "float32") / 255.0)
+        return {"probabilities": tf.nn.softmax(scores) if softmax else tf.identity(scores)}
+
+    module = tf.Module()
+    module.layer = layer
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "images")])
+    return module
+
+
+def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
+    """Images for the calibration, and others for the parity; shuffled, always in the same order."""
+    files = open_files(path)
+    names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _PARITY_IMAGES]
+    samples = [Sample(names[index], ()) for index in wanted]
+    with steps.step("Decoding images", total=len(samples)) as on_progress:
+        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, on_progress=on_progress)
+    usable = len(pictures.images)
+    if usable < _MIN_IMAGES:
+        raise BadDataset(
+            f"--calibration {path} has {usable} usable images, at least {_MIN_IMAGES} are needed, better 200: give a "
+            "folder or zip of images such as the model will see. Their labels don't matter."
+        )
+    calibrating = min(CALIBRATION_IMAGES, usable // 2)
+    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures)
+
+
+def _export(
+    folder: Path, module: Backbone, labels: ClassLabels, *, policy: Policy, images: _Images, steps: ProgressSteps
+) -> dict[str, float]:
+    """Write the models and golden.npz into `folder`. Returns the parity."""
+    layer = import_hub().KerasLayer(str(module.path), trainable=False)
+    served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
+    try:
+        export(served, folder, calibration=images.calibration, steps=steps)
+    except Exception as error:  # the converter raises many types, none of them ours
+        if is_disk_error(error):
+            raise
+        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error
+    with steps.step("Comparing the exports with the classifier"):
+        predictions = predict_all(served, folder, images.parity, classes_count=len(labels.names))
+        parity = measure_parity(predictions, classes=labels.names, mode="single", policy=policy)
+        golden = choose_golden(images.parity, predictions, classes=labels.names, mode="single", policy=policy)
+        write_golden(folder, golden)
+    return parity
+
+
+def _manifest(
+    options: ImportOptions,
+    module: Backbone,
+    labels: ClassLabels,
+    *,
+    policy: Policy,
+    images: _Images,
+    parity: dict[str, float],
+) -> Manifest:
+    """The manifest; the store fills in version and files. Nothing was trained: 0 epochs, 0 images, no metrics."""
+    return Manifest(
+        name=options.name,
+        version=1,
+        created_at=time.time(),
+        mode="single",
+        classes=labels.names,
+        input_size_px=module.input_size_px,
+        policy=policy,
+        cpu_engine=default_cpu_engine(parity),
+        backbone=BackboneInfo(handle=module.handle, sha256=module.sha256, feature_width=module.feature_width),
+        training=TrainingInfo(
+            seed=_SEED,
+            epochs=0,
+            batch_size=0,
+            fine_tune="imported",
+            settings={
+                "scores": module.gives,
+                "scaling": module.scaling,
+                "labels": options.labels,
+                "calibration_images": len(images.calibration),
+                "calibration_fingerprint": images.pictures.fingerprint,
+            },
+            packages=package_versions(),
+        ),
+        dataset=DatasetInfo(fingerprint=_NO_IMAGES, images=0, train=0, validation=0, per_label={}),
+        parity=parity,
+        files={},
+    )

@@ -1,0 +1,1 @@
+"""The registry: a model's published versions, which of them serves, and which one is tried as a canary."""

@@ -1,0 +1,32 @@
+"""A canary: the intent to try a version on a share of the images before it is promoted.
+
+The store keeps it next to the file `current`. Workers read it and act on it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.schemas import Name
+
+
+class Canary(BaseModel):
+    """Which version is tried, on how many images, and when the canary ends by itself.
+
+    `share` of a line's images go to the canary: it acts on them, or, in `shadow`, its answers are only
+    recorded. The current version answers each of them too. The canary ends when at least `min_images`
+    images were compared and more than the share `max_disagreement` was answered differently.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Annotated[int, Field(ge=1)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    shadow: bool = False
+    max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.1
+    min_images: Annotated[int, Field(ge=1)] = 200
+    lines: tuple[Name, ...] = ()  # empty: all lines
+    started_at: float = Field(default_factory=time.time)  # UTC epoch seconds; tells two canaries of one version apart

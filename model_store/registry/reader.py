@@ -1,0 +1,217 @@
+"""The reading side of the model store: which models and versions exist, which is current, and where its files are.
+
+In: names as users write them, `bottles` or `bottles@3`. Out: the local folder of a bundle. Any number of processes may
+read at any time. `store.ModelStore` adds the operations that change a store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from model_store.bundle.files import Bundle, open_bundle, parse_manifest
+from model_store.bundle.manifest import MANIFEST_FILE, Manifest
+from model_store.registry.canary import Canary
+from model_store.registry.storage.local import LocalStorage
+from model_store.registry.storage.protocol import Storage, folder_name
+from model_store.registry.version_history import History
+from shared.errors import BadBundle, BadSetting, NotFound
+from shared.schemas import is_name
+
+CURRENT_FILE = "current"
+CANARY_FILE = "canary.json"
+
+# The current version can be pruned between reading `current` and opening it; then `current` has changed.
+_RESOLVE_ATTEMPTS = 5
+
+
+class ReadableStore:
+    """Published models in one place, which need not exist yet; a path is a local folder.
+
+    Every method may raise BadSetting (the name can't be a model's name) and StoreUnavailable (the storage can't be read
+    or written).
+    """
+
+    def __init__(self, storage: Storage | Path) -> None:
+        self.storage: Storage = LocalStorage(storage) if isinstance(storage, Path) else storage
+
+    @property
+    def root(self) -> Path:
+        """The local folder that holds the bundles `resolve` returns: the store itself, or the cache of a remote one."""
+        return self.storage.root
+
+    @property
+    def location(self) -> str:
+        """The store's folder or URL, for messages."""
+        return self.storage.location
+
+    def names(self) -> list[str]:
+        """The models that have at least one complete version, sorted."""
+        return [name for name in self.model_folders() if self.versions(name)]
+
+    def model_folders(self) -> list[str]:
+        """The models that have a folder, though perhaps no complete version, sorted."""
+        return [name for name in self.storage.models() if is_name(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """The complete versions of a model, oldest first; empty for an unknown model.
+
+        Complete means: the manifest parses, has this name and version, and every file that it lists exists. A bundle
+        that is still being copied in by hand is not complete. Digests are not checked here; `open_bundle` does.
+        """
+        return [version for version in self.version_numbers(name) if self.manifest(name, version)]
+
+    def version_numbers(self, name: str) -> list[int]:
+        """The numbers of all versions that have a folder, complete or not, oldest first."""
+        return self.storage.version_numbers(checked_model_name(name))
+
+    def manifest(self, name: str, version: int) -> Manifest | None:
+        """The manifest of a complete version, without fetching its other files; None when it isn't complete."""
+        file = f"{folder_name(version)}/{MANIFEST_FILE}"
+        data = self.storage.read(checked_model_name(name), file)
+        try:
+            manifest = parse_manifest(data, location=file) if data is not None else None
+        except BadBundle:
+            return None
+        if manifest is None or (manifest.name, manifest.version) != (name, version):
+            return None
+        return manifest if manifest.files.keys() <= self.storage.files(name, version) else None
+
+    def current(self, name: str) -> int:
+        """The version that the bare name stands for.
+
+        Raises:
+            NotFound: the model has no published version.
+        """
+        version = self.pointer(name)
+        if version is None:
+            raise NotFound(self.not_found_message(f"model {name!r} has no current version"))
+        return version
+
+    def pointer(self, name: str) -> int | None:
+        """The number in the file `current`, whether that version exists or not; None before the first promotion.
+
+        Raises:
+            BadBundle: the file doesn't hold a number.
+        """
+        return self.history(name).current
+
+    def history(self, name: str) -> History:
+        """The current version and those before it, newest first; some of them may have been deleted.
+
+        Raises:
+            BadBundle: the file `current` holds something other than numbers.
+        """
+        data = self.storage.read(checked_model_name(name), CURRENT_FILE)
+        return History.parse(data, location=f"{self.location}/{name}/{CURRENT_FILE}")
+
+    def canary(self, name: str) -> Canary | None:
+        """The canary; None when there is none, or when its version was promoted.
+
+        Raises:
+            BadBundle: the file doesn't parse.
+        """
+        canary = self.canary_intent(name)
+        return None if canary is None or canary.version == self.pointer(name) else canary
+
+    def resolve(self, spec: str) -> Path:
+        """The local folder of `NAME` (its current version) or `NAME@VERSION`; fetched, if the store is remote.
+
+        Raises:
+            BadSetting: `spec` is neither.
+            NotFound: no such complete version; lists what there is.
+            BadBundle: it can't be fetched intact.
+        """
+        name, version = parse_spec(spec)
+        if version is not None:
+            return self._fetch_complete(name, version)
+        for _ in range(_RESOLVE_ATTEMPTS):
+            version = self.current(name)
+            try:
+                return self._fetch_complete(name, version)
+            except NotFound:
+                if self.pointer(name) == version:
+                    raise
+        return self._fetch_complete(name, self.current(name))
+
+    def check(self, name: str, version: int) -> Bundle:
+        """Check every file of a version, as the store holds it, against its manifest.
+
+        Raises:
+            NotFound: no such version; lists what there is.
+            BadBundle: it is incomplete, or a file was changed; names the file.
+        """
+        if version not in self.version_numbers(name):
+            raise NotFound(self.not_found_message(f"model {name}@{version} is not there"))
+        try:
+            with self.storage.fresh_copy(name, version) as folder:
+                return open_expected(folder, name, version)
+        except BadBundle as error:
+            raise BadBundle(f"{name}@{version} in {self.location}: {error}") from error
+
+    def canary_intent(self, name: str) -> Canary | None:
+        """As `canary`, but also when its version was promoted."""
+        data = self.storage.read(checked_model_name(name), CANARY_FILE)
+        if data is None:
+            return None
+        try:
+            return Canary.model_validate_json(data)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
+            raise BadBundle(
+                f"{self.location}/{name}/{CANARY_FILE} is not a canary of this release ({wrong}): "
+                f"`sortline models canary {name} --stop` removes it."
+            ) from error
+
+    def _fetch_complete(self, name: str, version: int) -> Path:
+        if self.manifest(name, version) is None:
+            raise NotFound(self.not_found_message(f"model {name}@{version} is not there, or not complete"))
+        return self.storage.fetch(name, version)
+
+    def not_found_message(self, what: str) -> str:
+        """`what` is missing, followed by the versions that exist and what to do."""
+        there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
+        has = f"it has {', '.join(there)}" if there else "it is empty"
+        return (
+            f"{what} in the model store {self.location}: {has}. Name one of them, or train one with `sortline train`."
+        )
+
+
+def parse_spec(spec: str) -> tuple[str, int | None]:
+    """`NAME` or `NAME@VERSION` as name and version.
+
+    Raises:
+        BadSetting: it is neither.
+    """
+    name, at, version = spec.partition("@")
+    if not is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
+        raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
+    return name, int(version) if at else None
+
+
+def checked_model_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        BadSetting: it can't be a model's name.
+    """
+    if not is_name(name):
+        raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
+    return name
+
+
+def open_expected(folder: Path, name: str, version: int) -> Bundle:
+    """Open the bundle in `folder`, which should be this version.
+
+    Raises:
+        BadBundle: it is incomplete, was changed, or is another version.
+    """
+    bundle = open_bundle(folder)
+    found = bundle.manifest
+    if (found.name, found.version) != (name, version):
+        raise BadBundle(
+            f"the manifest says {found.name}@{found.version} where {name}@{version} is expected: "
+            "only publishing gives a bundle its name and version."
+        )
+    return bundle

@@ -1,0 +1,136 @@
+"""The few operations of fsspec that the store is built on.
+
+Each of them sees the last write of any process: listings that a driver cached are dropped first. Any error of a driver
+becomes a StoreUnavailable; drivers also raise errors of their own packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from model_store.registry.storage.protocol import store_unavailable_error
+from shared.errors import BadSetting
+from shared.settings import masked
+
+_DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
+
+
+class ObjectClient:
+    """The objects below one folder of an fsspec file system; paths are relative to it."""
+
+    def __init__(self, fs: Any, root: str, *, location: str) -> None:
+        """`fs` is an fsspec file system, `root` a path in it; `location` names both in messages."""
+        self._fs = fs
+        self._root = root.rstrip("/")
+        self.location = location
+
+    @classmethod
+    def at(cls, url: str) -> ObjectClient:
+        """The client for an fsspec URL.
+
+        Raises:
+            BadSetting: the URL isn't understood, or its driver is not installed; names what to install.
+        """
+        location = str(masked(url)).rstrip("/")
+        try:
+            from fsspec.core import url_to_fs
+
+            fs, root = url_to_fs(url)
+        except ImportError as error:
+            raise BadSetting(
+                f"model_store = {location} needs a driver that is not installed ({error}): {_DRIVERS}."
+            ) from error
+        except ValueError as error:
+            raise BadSetting(
+                f"model_store = {location} can't be used: {error}. Give a folder, or a URL that fsspec knows, e.g. "
+                "s3://bucket/models."
+            ) from error
+        return cls(fs, root, location=location)
+
+    def entries(self, folder: str) -> list[str]:
+        """The names in a folder, of files and folders, sorted; empty when there is none."""
+        return sorted({_name(entry) for entry in self._list(folder)})
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder, sorted; empty when there is none."""
+        return sorted({_name(entry) for entry in self._list(folder) if entry["type"] == "directory"})
+
+    def files(self, folder: str) -> list[str]:
+        """Every file below a folder, relative to it, sorted; empty when there is none."""
+        top = self._path(folder)
+        with self._translating_errors():
+            self._fs.invalidate_cache()
+            try:
+                paths = self._fs.find(top)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        # Some web consoles create an empty object named `folder/` to show a folder.
+        return sorted(path.removeprefix(f"{top}/") for path in paths if path != top and not path.endswith("/"))
+
+    def read(self, file: str) -> bytes | None:
+        """An object; None when it isn't there."""
+        with self._translating_errors():
+            try:
+                return bytes(self._fs.cat_file(self._path(file)))
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+
+    def put(self, file: str, data: bytes) -> None:
+        """Write an object in one operation."""
+        with self._translating_errors():
+            self._write_making_folders(file, lambda path: self._fs.pipe_file(path, data))
+
+    def upload(self, local: Path, file: str) -> None:
+        """Write an object from a local file."""
+        with self._translating_errors():
+            self._write_making_folders(file, lambda path: self._fs.put_file(str(local), path))
+
+    def download(self, file: str, local: Path) -> None:
+        """Copy an object to a local file; does nothing if the object was deleted meanwhile."""
+        with self._translating_errors(), contextlib.suppress(FileNotFoundError):
+            self._fs.get_file(self._path(file), str(local))
+
+    def delete(self, file: str) -> None:
+        """Delete an object, which need not be there."""
+        with self._translating_errors(), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(file))
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete everything below a folder, which need not be there."""
+        with self._translating_errors(), contextlib.suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
+            self._fs.rm(self._path(folder), recursive=True)
+
+    def _list(self, folder: str) -> list[dict[str, Any]]:
+        with self._translating_errors():
+            self._fs.invalidate_cache()
+            try:
+                return list(self._fs.ls(self._path(folder), detail=True))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def _write_making_folders(self, file: str, write: Callable[[str], object]) -> None:
+        """Write a file. Object stores have no folders; in other file systems the folder has to be made first."""
+        path = self._path(file)
+        try:
+            write(path)
+        except FileNotFoundError:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            write(path)
+
+    def _path(self, relative: str) -> str:
+        return f"{self._root}/{relative}" if relative else self._root
+
+    @contextlib.contextmanager
+    def _translating_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise store_unavailable_error(self.location, error) from error
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["name"]).rstrip("/").rpartition("/")[2]

@@ -1,0 +1,228 @@
+"""The model store behind a URL: S3 and whatever else fsspec reaches. Versions are read through a local cache.
+
+Object stores can't rename a folder. So a bundle is uploaded file by file, and `manifest.json` last: readers ignore a
+version without it. A deletion starts with it. Small files are written by one put, which in object stores either
+happens completely or not at all. A file system behind a URL (sftp://) that can't promise that should be mounted, and
+named as a folder. `lease` decides who may write. Besides the files that `registry.store` names, a model's folder has
+
+    .staging-000003    version 3 is being uploaded or deleted; if its writer died, the next writer cleans up
+    .claim-…           a writer has, or waits for, the lease on the model
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.registry.storage.lease import Lease
+from model_store.registry.storage.local import LocalStorage
+from model_store.registry.storage.object_client import ObjectClient
+from model_store.registry.storage.protocol import STAGING_PREFIX, folder_name, store_unavailable_error, version_number
+from model_store.runtime.scratch import scratch_folder
+from shared.errors import BadBundle, NotFound, StoreUnavailable
+
+
+class FsspecStorage:
+    """Models below one URL. See `protocol.Storage`."""
+
+    def __init__(
+        self, objects: ObjectClient, *, cache: LocalStorage, lease: Callable[[ObjectClient, str], Lease] = Lease
+    ) -> None:
+        """`cache` must hold this store's versions only; `lease` makes the lease on a model's folder."""
+        self._objects = objects
+        self._cache = cache
+        self._lease = lease
+
+    @classmethod
+    def at(cls, url: str, *, cache: Path) -> FsspecStorage:
+        """The store at an fsspec URL, cached in a folder of its own below `cache`.
+
+        Raises:
+            BadSetting: the URL isn't understood, or its driver is not installed.
+        """
+        objects = ObjectClient.at(url)
+        digest = hashlib.sha256(objects.location.encode()).hexdigest()
+        return cls(objects, cache=LocalStorage(cache / digest[:16]))
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self._objects.location
+
+    @property
+    def root(self) -> Path:
+        """The cache's folder."""
+        return self._cache.root
+
+    def models(self) -> list[str]:
+        """See `Storage`."""
+        return self._objects.folders("")
+
+    def version_numbers(self, name: str) -> list[int]:
+        """See `Storage`."""
+        found = (version_number(entry) for entry in self._objects.entries(name))
+        return sorted(number for number in found if number is not None)
+
+    def files(self, name: str, version: int) -> frozenset[str]:
+        """See `Storage`."""
+        return frozenset(self._objects.files(f"{name}/{folder_name(version)}"))
+
+    def read(self, name: str, file: str) -> bytes | None:
+        """See `Storage`."""
+        return self._objects.read(f"{name}/{file}")
+
+    def fetch(self, name: str, version: int) -> Path:
+        """The version's copy in the cache; fetched if it is missing, damaged, or has another manifest.
+
+        Also deletes copies of versions that the store has no more.
+        """
+        manifest = self._manifest(name, version)
+        path = self._cache.fetch(name, version)
+        if not _is_copy(path, manifest):
+            try:
+                self._fetch_into_cache(name, version, manifest)
+            except OSError as error:
+                raise store_unavailable_error(f"{self.location}, cached in {self.root},", error) from error
+        return path
+
+    @contextlib.contextmanager
+    def fresh_copy(self, name: str, version: int) -> Iterator[Path]:
+        """A copy in a temporary folder."""
+        with scratch_folder("sortline-check-") as folder:
+            self._download(name, version, folder)
+            yield folder
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[FsspecWriter]:
+        """See `Storage`."""
+        lease = self._lease(self._objects, name)
+        with lease.held():
+            writer = FsspecWriter(self._objects, name, lease)
+            writer.clear_leftovers()
+            yield writer
+
+    def _manifest(self, name: str, version: int) -> bytes:
+        manifest = self.read(name, f"{folder_name(version)}/{MANIFEST_FILE}")
+        if manifest is None:
+            raise NotFound(f"model {name}@{version} is not in {self.location} any more: it was deleted meanwhile.")
+        return manifest
+
+    def _fetch_into_cache(self, name: str, version: int, manifest: bytes) -> None:
+        kept = self.version_numbers(name)
+        # The processes of this machine share the cache: one of them fetches, the others wait and find the copy.
+        with self._cache.writing(name) as cache:
+            if _is_copy(self._cache.fetch(name, version), manifest):
+                return
+            with cache.staging() as staging:
+                self._download(name, version, staging)
+                try:
+                    open_bundle(staging)
+                except BadBundle as error:
+                    self._manifest(name, version)  # raises if that is because it was deleted meanwhile
+                    raise BadBundle(f"{name}@{version} as fetched from {self.location}: {error}") from error
+                if version in self._cache.version_numbers(name):
+                    cache.discard(version)
+                cache.place(staging, version)
+            for old in set(self._cache.version_numbers(name)).difference(kept, {version}):
+                cache.discard(old)
+
+    def _download(self, name: str, version: int, folder: Path) -> None:
+        source = f"{name}/{folder_name(version)}"
+        for file in sorted(self.files(name, version)):
+            if not _stays_inside(file):
+                raise BadBundle(
+                    f"{self.location}/{source} holds {file!r}, which can't be the name of a file: delete it."
+                )
+            local = folder / file
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._objects.download(f"{source}/{file}", local)
+
+
+class FsspecWriter:
+    """Changes one model while its lease lasts. See `protocol.Writer`.
+
+    Raises StoreUnavailable, and BadSetting if the scratch folder for new versions has no room.
+    """
+
+    def __init__(self, objects: ObjectClient, name: str, lease: Lease) -> None:
+        self._objects = objects
+        self._name = name
+        self._lease = lease
+
+    def write(self, file: str, data: bytes) -> None:
+        """See `Writer`."""
+        self._lease.check()
+        self._objects.put(f"{self._name}/{file}", data)
+
+    def delete(self, file: str) -> None:
+        """See `Writer`."""
+        self._lease.check()
+        self._objects.delete(f"{self._name}/{file}")
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """See `Writer`."""
+        with scratch_folder("sortline-publish-") as folder:
+            yield folder
+
+    def place(self, staging: Path, version: int) -> None:
+        """See `Writer`."""
+        folder = folder_name(version)
+        files = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()}
+        self._write_marker(version)
+        try:
+            for file in (*sorted(files - {MANIFEST_FILE}), MANIFEST_FILE):
+                self._lease.check()
+                self._objects.upload(staging / file, f"{self._name}/{folder}/{file}")
+        except BaseException:
+            with contextlib.suppress(StoreUnavailable):  # otherwise the next writer cleans up
+                self._delete_version(version)
+            raise
+        self._delete_marker(version)
+
+    def discard(self, version: int) -> None:
+        """See `Writer`."""
+        self._write_marker(version)
+        self._delete_version(version)
+
+    def clear_leftovers(self) -> None:
+        """Delete versions whose upload or deletion was interrupted by the death of a writer."""
+        for entry in self._objects.entries(self._name):
+            version = version_number(entry.removeprefix(STAGING_PREFIX)) if entry.startswith(STAGING_PREFIX) else None
+            if version is None:
+                continue
+            if self._objects.read(f"{self._name}/{folder_name(version)}/{MANIFEST_FILE}") is None:
+                self._delete_version(version)
+            else:
+                self._delete_marker(version)
+
+    def _delete_version(self, version: int) -> None:
+        self._lease.check()
+        folder = f"{self._name}/{folder_name(version)}"
+        self._objects.delete(f"{folder}/{MANIFEST_FILE}")
+        self._objects.delete_folder(folder)
+        self._delete_marker(version)
+
+    def _write_marker(self, version: int) -> None:
+        self.write(f"{STAGING_PREFIX}{folder_name(version)}", b"uploaded or deleted\n")
+
+    def _delete_marker(self, version: int) -> None:
+        self.delete(f"{STAGING_PREFIX}{folder_name(version)}")
+
+
+def _is_copy(path: Path, manifest: bytes) -> bool:
+    """Whether a folder holds an unchanged copy of the version with this manifest."""
+    try:
+        return (path / MANIFEST_FILE).read_bytes() == manifest and bool(open_bundle(path))
+    except (OSError, BadBundle):
+        return False
+
+
+def _stays_inside(file: str) -> bool:
+    """Whether a relative path stays inside its folder: object stores accept any name."""
+    path = PurePosixPath(file)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in file and str(path) == file

@@ -1,0 +1,96 @@
+"""The storage that a model store needs: a local folder, or objects behind a URL.
+
+Two implementations, `local` and `object_store`. The logic of the store is in `registry.store` and `registry.reader`;
+here are only file names and the guarantees of each operation. Paths in arguments are relative to a model's folder:
+`current`, `000003/manifest.json`.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from model_store.runtime.scratch import describe_disk_error
+from shared.errors import StoreUnavailable
+
+STAGING_PREFIX = ".staging-"  # being made, or left behind by a dead writer; readers ignore it
+TRASH_PREFIX = ".trash-"  # being deleted
+
+_VERSION_FOLDER = re.compile(r"[0-9]{6,}")
+
+
+class Writer(Protocol):
+    """Changes one model. `Storage.writing` gives it out to one process at a time."""
+
+    def write(self, file: str, data: bytes) -> None:
+        """Replace a small file: readers see the old content or the new one, also after a crash."""
+
+    def delete(self, file: str) -> None:
+        """Delete a small file if it exists."""
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """An empty local folder to make a bundle in; deleted afterwards unless it was placed."""
+
+    def place(self, staging: Path, version: int) -> None:
+        """Make a staged bundle visible as `version`: completely or not at all, also after a crash."""
+
+    def discard(self, version: int) -> None:
+        """Make a version invisible at once, then delete it."""
+
+
+class Storage(Protocol):
+    """Reads models. Every method may raise StoreUnavailable if the storage itself can't be read."""
+
+    @property
+    def location(self) -> str:
+        """Folder or URL, for messages; passwords are masked."""
+
+    @property
+    def root(self) -> Path:
+        """The local folder that holds the versions `fetch` returns: the store itself, or its cache."""
+
+    def models(self) -> list[str]:
+        """The name of every folder, sorted, whatever is in it."""
+
+    def version_numbers(self, name: str) -> list[int]:
+        """The numbers of all versions that have a folder, complete or not, oldest first."""
+
+    def files(self, name: str, version: int) -> frozenset[str]:
+        """The files that exist of a version; empty when the version doesn't exist."""
+
+    def read(self, name: str, file: str) -> bytes | None:
+        """The content of a small file; None when it doesn't exist."""
+
+    def fetch(self, name: str, version: int) -> Path:
+        """A local folder with the files of a complete version, which stays there until the version is deleted.
+
+        Raises:
+            NotFound: it was deleted meanwhile.
+            BadBundle: it can't be fetched unchanged.
+        """
+
+    def fresh_copy(self, name: str, version: int) -> AbstractContextManager[Path]:
+        """A local folder with the files as the store has them now, complete or not: for checking them."""
+
+    def writing(self, name: str) -> AbstractContextManager[Writer]:
+        """Wait until no other writer changes the model, clean up after dead writers, and keep others waiting."""
+
+
+def folder_name(version: int) -> str:
+    """The name of a version's folder."""
+    return f"{version:06d}"
+
+
+def version_number(folder: str) -> int | None:
+    """The version that has a folder of this name; None if it is no version's folder."""
+    return int(folder) if _VERSION_FOLDER.fullmatch(folder) else None
+
+
+def store_unavailable_error(location: str, error: BaseException) -> StoreUnavailable:
+    """The error for a store that can't be read or written."""
+    return StoreUnavailable(
+        f"the model store {location} can't be read or written: {describe_disk_error(error)}. "
+        "Check that it is reachable, that you may, and that the disk isn't full."
+    )

@@ -1,0 +1,290 @@
+"""The model store: published versions of models, each complete or absent, and which of them is current.
+
+The reading side is in `reader`; here are the operations that change a store. Any number of processes may read at any
+time. Each model has one writer at a time; others wait. `storage` keeps the files, in a folder or behind a URL.
+`open_store` opens the store that the settings name. A model's folder holds
+
+    current        the version that `<name>` means, and those that were current before: `version_history`
+    canary.json    the version that is being tried, if there is one: `canary`
+    000003/        one bundle
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from model_store.bundle.files import file_digests, open_bundle
+from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.registry.canary import Canary
+from model_store.registry.reader import (
+    CANARY_FILE,
+    CURRENT_FILE,
+    ReadableStore,
+    checked_model_name,
+    open_expected,
+    parse_spec,
+)
+from model_store.registry.storage.protocol import Writer, store_unavailable_error
+from model_store.registry.version_history import History
+from shared.errors import BadBundle, BadSetting, NotFound
+from shared.settings import Settings
+
+__all__ = ["ModelStore", "copy_bundle", "copy_file", "file_digests", "open_store", "parse_spec"]
+
+log = logging.getLogger("sortline.store")
+
+# Versions that `prune` keeps by default: the current one, one to roll back to, one to spare.
+KEPT_VERSIONS = 3
+
+_CHUNK_BYTES = 1 << 20
+
+
+def open_store(settings: Settings) -> ModelStore:
+    """The store that the setting `model_store` names: a folder, or an fsspec URL such as `s3://bucket/models`.
+
+    Reads and writes nothing yet, and imports fsspec only for a URL. `file://` is a plain folder.
+
+    Raises:
+        BadSetting: a URL that is not understood, or whose driver is not installed.
+    """
+    location = settings.model_store
+    if "://" not in location:
+        return ModelStore(settings.model_store_dir)
+    if location.startswith("file://"):
+        return ModelStore(Path(location.removeprefix("file://")))
+    from model_store.registry.storage.object_store import FsspecStorage
+
+    return ModelStore(FsspecStorage.at(location, cache=settings.cache_path / "models"))
+
+
+class ModelStore(ReadableStore):
+    """A store that can also be changed: one writer per model at a time; others wait."""
+
+    def publish(self, name: str, build: Callable[[Path, int], None], *, promote: bool = True) -> Path:
+        """Make the next version of a model and let `current` point to it.
+
+        If it is killed at any point, the store has either the old state or the new version (at worst not yet current).
+        The next writer cleans up after a dead one.
+
+        Args:
+            name: of the model.
+            build: called with an empty folder and the version's number; writes every file of the bundle there,
+                `manifest.json` last. The manifest's `parent` is filled in afterwards: which version is current is
+                only certain here, while no other process can promote.
+            promote: False leaves `current` where it is.
+
+        Returns:
+            the published folder; for a remote store its copy in the cache, read back from the store.
+
+        Raises:
+            BadBundle: what `build` wrote is not a bundle of this name and version; nothing is published.
+            StoreUnavailable: no room, for example; nothing is published.
+            BadSetting: the store is a URL, and the scratch folder has no room.
+            Any error of `build`; nothing is published.
+        """
+        with self._writing(name) as writer:
+            history = self.history(name)
+            # The history counts too: the number of a deleted version is not used again.
+            version = max([*history.versions, *self.version_numbers(name)], default=0) + 1
+            with writer.staging() as staging:
+                build(staging, version)
+                _check_and_set_parent(staging, name, version, parent=history.current)
+                writer.place(staging, version)
+            try:
+                path = self.storage.fetch(name, version)
+                if promote:
+                    self._set_current(writer, name, history.after_promotion(version))
+            except BaseException:
+                if self.pointer(name) != version:
+                    writer.discard(version)
+                raise
+        return path
+
+    def promote(self, name: str, version: int) -> None:
+        """Make a version current, after checking every byte of it. Ends a canary of that version.
+
+        Raises:
+            NotFound: no such version.
+            BadBundle: it is incomplete or was changed; the current version stays current.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            self.check(name, version)
+            self._set_current(writer, name, self.history(name).after_promotion(version))
+
+    def rollback(self, name: str) -> int:
+        """Go back to the newest earlier version of the history that is still unchanged.
+
+        The version that was current leaves the history, so that a second rollback goes further back. To undo a
+        rollback, promote that version again.
+
+        Returns:
+            the version that is current now.
+
+        Raises:
+            NotFound: there is none to go back to.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            history = self.history(name)
+            target = self._rollback_target(name, history)
+            if target is None:
+                raise NotFound(
+                    f"model {name!r} in {self.location} has no earlier version that is complete and unchanged, "
+                    f"{history.current or 'none'} is current: promote another, see `sortline models list`."
+                )
+            self._set_current(writer, name, history.after_rollback(target))
+        return target
+
+    def prune(self, name: str, keep: int = KEPT_VERSIONS, *, dry_run: bool = False) -> list[int]:
+        """Delete old versions: all but the newest `keep`, the current one, the target of a rollback, and a canary.
+
+        Incomplete versions stay: somebody may be copying one in. A worker that has a deleted version open keeps
+        serving it.
+
+        Args:
+            name: of the model.
+            keep: at least 1; the newest always stays, so that its number is not used again.
+            dry_run: delete nothing.
+
+        Returns:
+            the versions that were deleted, or would be, oldest first.
+        """
+        if keep < 1:
+            raise BadSetting(f"keep = {keep}: keep at least one version.")
+        self._must_exist(name)
+        if dry_run:
+            return self._prunable(name, keep)
+        with self._writing(name) as writer:
+            versions = self._prunable(name, keep)
+            for version in versions:
+                writer.discard(version)
+        return versions
+
+    def set_canary(self, name: str, canary: Canary) -> None:
+        """Try a version on a share of the images; replaces the canary that there is.
+
+        Raises:
+            NotFound: no such version, or no current one to compare it with.
+            BadBundle: it is incomplete or was changed.
+            BadSetting: it is the current version.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            if canary.version == self.current(name):
+                raise BadSetting(f"{name}@{canary.version} is the current version already: try another.")
+            self.check(name, canary.version)
+            writer.write(CANARY_FILE, canary.model_dump_json(indent=2).encode())
+
+    def clear_canary(self, name: str, *, only: Canary | None = None) -> bool:
+        """Remove the canary; with `only`, only if it is still this one. Returns whether one was removed."""
+        self._must_exist(name)
+        with self._writing(name) as writer:
+            if self.storage.read(name, CANARY_FILE) is None:
+                return False
+            if only is not None and self.canary_intent(name) != only:
+                return False
+            writer.delete(CANARY_FILE)
+        return True
+
+    def _set_current(self, writer: Writer, name: str, history: History) -> None:
+        """Write the file `current`, and remove a canary of the version that is now current."""
+        # A promotion that was killed may have left a canary of the version that is current until now. Remove it, or it
+        # would become active.
+        self._delete_canary_of(self.pointer(name), writer, name)
+        writer.write(CURRENT_FILE, history.dump())
+        self._delete_canary_of(history.current, writer, name)
+
+    def _delete_canary_of(self, version: int | None, writer: Writer, name: str) -> None:
+        try:
+            canary = self.canary_intent(name)
+        except BadBundle as error:  # no worker can act on it, and it must not prevent a rollback
+            log.warning("%s", error)
+            return
+        if canary is not None and canary.version == version:
+            writer.delete(CANARY_FILE)
+
+    def _prunable(self, name: str, keep: int) -> list[int]:
+        history, canary, versions = self.history(name), self.canary_intent(name), self.versions(name)
+        kept = {*versions[-keep:], history.current, self._rollback_target(name, history)}
+        if canary is not None:
+            kept.add(canary.version)
+        return [version for version in versions if version not in kept]
+
+    def _rollback_target(self, name: str, history: History) -> int | None:
+        existing = self.version_numbers(name)
+        for version in history.versions[1:]:
+            if version not in existing:
+                continue
+            try:
+                self.check(name, version)
+            except BadBundle as error:
+                log.warning("no going back to %s@%d: %s", name, version, error)
+                continue
+            return version
+        return None
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[Writer]:
+        try:
+            with self.storage.writing(checked_model_name(name)) as writer:
+                yield writer
+        except OSError as error:
+            raise store_unavailable_error(self.location, error) from error
+
+    def _must_exist(self, name: str) -> None:
+        """Raise for an unknown model, so that a misspelt name gets no folder."""
+        if not self.version_numbers(name):
+            raise NotFound(self.not_found_message(f"model {name!r} is not there"))
+
+
+def copy_bundle(folder: Path, name: str) -> Callable[[Path, int], None]:
+    """A `build` for `publish` that copies the bundle in `folder` under a new name and number.
+
+    Raises:
+        BadBundle: it is incomplete or was changed; `build` raises it if a file can't be read any more.
+    """
+    bundle = open_bundle(folder)
+
+    def build(staging: Path, version: int) -> None:
+        for file in bundle.manifest.files:
+            copy_file(folder / file, staging / file)
+        manifest = bundle.manifest.model_copy(update={"name": name, "version": version})
+        (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+
+    return build
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's contents for a `build`, but not its mode.
+
+    Raises:
+        BadBundle: the source can't be read.
+        OSError: the target can't be written; the store translates it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        out.writelines(_chunks(source))
+
+
+def _chunks(source: Path) -> Iterator[bytes]:
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise BadBundle(
+            f"{source}, which is to be published, can't be read: {error.strerror}. Check that it is still there and "
+            "that you may read it, then publish it again."
+        ) from error
+
+
+def _check_and_set_parent(staging: Path, name: str, version: int, *, parent: int | None) -> None:
+    """Check the bundle that was built, and write its parent into the manifest, which only the store knows."""
+    manifest = open_expected(staging, name, version).manifest
+    if manifest.parent != parent:
+        updated = manifest.model_copy(update={"parent": parent})
+        (staging / MANIFEST_FILE).write_text(updated.model_dump_json(indent=2))

@@ -1,0 +1,178 @@
+"""The validation images of a report with true labels and answers, and the worst mistakes; also drawn as one PNG.
+
+In: validation predictions and their scores. Out: Thumbnails, and image files drawn from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from model_store.evaluation.metrics import ScoredPredictions
+from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
+from shared.arrays import Floats
+from shared.images.arrays import Pixels
+
+MAX_SAMPLES = 60
+MAX_MISTAKES = 24
+
+Verdict = Literal["right", "wrong", "unsure, right", "unsure, wrong"]
+
+_COLUMNS = 6
+_MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
+_SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
+_CELL_PX = THUMBNAIL_PX + 40
+_MAX_LINES = 3
+# Colour is not the only sign: the verdict is also written below the image.
+_COLOURS: dict[Verdict, str] = {
+    "right": "#009E73",
+    "wrong": "#D55E00",
+    "unsure, right": "#56B4E9",
+    "unsure, wrong": "#CC79A7",
+}
+_INK, _PALE_INK, _PAPER = "#1a1a1a", "#555555", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One image as a report shows it. `answer` is each label that was given, with its probability."""
+
+    name: str
+    pixels: Pixels
+    truth: tuple[str, ...]
+    answer: tuple[tuple[str, float], ...]
+    verdict: Verdict
+    error_confidence: float  # of the worst mistake, 0..1; 0 if there is none
+
+
+def make_thumbnail(validation: ValidationPredictions, scored: ScoredPredictions, row: int) -> Thumbnail:
+    """The thumbnail of one image."""
+    scores = dict(zip(scored.classes, scored.probabilities[row].tolist(), strict=True))
+    answer = sorted(((name, scores[name]) for name in scored.labels(row)), key=lambda pair: -pair[1])
+    return Thumbnail(
+        name=validation.names[row],
+        pixels=validation.thumbnails[row],
+        truth=validation.labels[row],
+        answer=tuple(answer),
+        verdict=_verdict(correct=bool(scored.correct[row]), uncertain=bool(scored.uncertain[row])),
+        error_confidence=float(error_confidence(scored)[row]),
+    )
+
+
+def sample_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+    """All validation images, or MAX_SAMPLES of them, evenly spread over the label sets, in the dataset's order."""
+    count = len(validation.names)
+    by_labels = sorted(range(count), key=lambda row: (validation.labels[row], row))
+    chosen = {by_labels[index] for index in np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round().astype(int)}
+    return [make_thumbnail(validation, scored, row) for row in sorted(chosen)]
+
+
+def mistake_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+    """Up to MAX_MISTAKES images that were answered wrongly, the most confident mistake first."""
+    confidence = error_confidence(scored)
+    wrong = np.flatnonzero(~scored.correct)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES]
+    return [make_thumbnail(validation, scored, int(row)) for row in worst]
+
+
+def error_confidence(scored: ScoredPredictions) -> Floats:
+    """The confidence of each image's worst mistake, [N]: p of a false label, 1 - p of a missed one, else 0."""
+    false = scored.decided & ~scored.truth & scored.label_mask
+    missed = scored.truth & ~scored.decided
+    confidence = np.where(false, scored.probabilities, np.where(missed, 1 - scored.probabilities, 0))
+    if scored.mode == "single":  # a missed class and the false label are the same mistake
+        confidence = np.where(false, scored.probabilities, 0)
+    return np.asarray(confidence.max(axis=1), np.float32)
+
+
+def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty: str) -> None:
+    """One PNG of all thumbnails with name, true labels, answer and verdict; `empty` is written when there are none."""
+    font = _font(_FONT_PX)
+    texts = [_texts(one, font) for one in thumbnails]
+    starts = range(0, len(thumbnails), _COLUMNS)
+    heights_px = [
+        _SIDE_PX + max(map(len, texts[start : start + _COLUMNS])) * _LINE_PX + 2 * _MARGIN_PX for start in starts
+    ]
+    top_px = 2 * _MARGIN_PX + _LINE_PX
+    width_px = _MARGIN_PX + _COLUMNS * (_CELL_PX + _MARGIN_PX)
+    sheet = Image.new("RGB", (width_px, top_px + sum(heights_px)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    heading = title if thumbnails else f"{title}: {empty}"
+    pen.text((_MARGIN_PX, _MARGIN_PX), _fitted(heading, font, width_px - 2 * _MARGIN_PX), fill=_INK, font=font)
+    for start, height_px in zip(starts, heights_px, strict=True):
+        for column, index in enumerate(range(start, min(start + _COLUMNS, len(thumbnails)))):
+            left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
+            _draw_thumbnail(sheet, pen, thumbnails[index], texts[index], at=(left_px, top_px), font=font)
+        top_px += height_px
+    sheet.save(path)
+
+
+def _texts(one: Thumbnail, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
+    """The lines below a thumbnail, each with its colour."""
+    answer = [f"{name} {probability:.2f}" for name, probability in one.answer]
+    return [
+        (_fitted(one.name, font, _CELL_PX), _PALE_INK),
+        *((line, _INK) for line in _wrapped(f"true: {' + '.join(one.truth)}", font, _CELL_PX)),
+        *((line, _INK) for line in _wrapped(f"answer: {' + '.join(answer)}", font, _CELL_PX)),
+        (one.verdict, _COLOURS[one.verdict]),
+    ]
+
+
+def _draw_thumbnail(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    one: Thumbnail,
+    texts: Sequence[tuple[str, str]],
+    *,
+    at: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    left_px, top_px = at
+    frame = (left_px, top_px, left_px + _SIDE_PX - 1, top_px + _SIDE_PX - 1)
+    pen.rectangle(frame, fill=_COLOURS[one.verdict])
+    picture = Image.fromarray(one.pixels)
+    if picture.size != (THUMBNAIL_PX, THUMBNAIL_PX):
+        picture = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX))
+    sheet.paste(picture, (left_px + _BORDER_PX, top_px + _BORDER_PX))
+    for number, (text, colour) in enumerate(texts):
+        pen.text((left_px, top_px + _SIDE_PX + number * _LINE_PX), text, fill=colour, font=font)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
+    """The text wrapped to at most _MAX_LINES lines; a rest that does not fit is cut."""
+    lines: list[str] = []
+    words = text.split(" ")
+    while words:
+        fits = (count for count in range(len(words), 0, -1) if font.getlength(" ".join(words[:count])) <= width_px)
+        taken = len(words) if len(lines) == _MAX_LINES - 1 else next(fits, 1)
+        lines.append(_fitted(" ".join(words[:taken]), font, width_px))
+        words = words[taken:]
+    return lines
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
+    """The text; if it is too wide, its end is replaced by an ellipsis."""
+    if font.getlength(text) <= width_px:
+        return text
+    length = len(text)
+    while length and font.getlength(f"{text[:length]}…") > width_px:
+        length -= 1
+    return f"{text[:length]}…"
+
+
+def _verdict(*, correct: bool, uncertain: bool) -> Verdict:
+    if uncertain:
+        return "unsure, right" if correct else "unsure, wrong"
+    return "right" if correct else "wrong"
+
+
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and covers most alphabets."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)

@@ -1,0 +1,222 @@
+"""Summarises a version as text, for `models show` and the page of the report.
+
+In: a manifest. Out: titled lists of (name, value) and the table of classes, all text. Reads no other file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from model_store.bundle.int8_gate import int8_refusal_reason
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
+from shared.images.crop_regions import ANY_CAMERA, Fit
+
+NOTHING = "-"
+MEASURED_COLUMNS = ("class", "precision", "recall", "F1", "average precision", "images", "threshold")
+CLASS_COLUMNS = (*MEASURED_COLUMNS, "lane")
+# With more classes than this, only those that occurred are shown.
+MAX_CLASSES = 40
+_FITS: dict[Fit, str] = {"stretch": "squashed to the square", "pad": "in their shape, filled up with their border"}
+
+# The names of the metrics of `evaluation.metrics` in texts for people.
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "map": "mean average precision",
+    "exact_match": "exact match",
+    "ece": "ECE",
+    "uncertain": "sent to a person",
+    "sure_accuracy": "accuracy of the others",
+    "sure_exact_match": "exact match of the others",
+    "known_share": "truth that is known",
+}
+
+
+@dataclass(frozen=True)
+class SummarySection:
+    """A titled list of names and values."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+def format_score(value: float | None) -> str:
+    """A share or probability with three decimals."""
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def format_delta(difference: float | None) -> str:
+    """A difference of two scores; one that rounds to zero is +0.000."""
+    return NOTHING if difference is None else f"{difference:+z.3f}"
+
+
+def format_time(at: float) -> str:
+    """UTC epoch seconds as text."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def summary_sections(manifest: Manifest) -> list[SummarySection]:
+    """Everything except the table of classes; sections without rows are left out."""
+    found = [
+        SummarySection("Model", _model(manifest)),
+        SummarySection("Metrics", overall_rows(manifest.metrics)),
+        SummarySection("Calibration", _calibration(manifest)),
+        SummarySection("Exports", _exports(manifest)),
+        SummarySection("Policy", _policy(manifest)),
+        SummarySection("Training", _training(manifest)),
+        SummarySection("Dataset", _dataset(manifest)),
+        SummarySection("Origin", _origin(manifest)),
+    ]
+    return [section for section in found if section.rows]
+
+
+def overall_rows(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The metrics of a manifest over all images; empty when nothing was measured."""
+    shown = [(title, format_score(metrics[name])) for name, title in METRIC_TITLES.items() if name in metrics]
+    return (*shown, ("images", f"{metrics['images']:,}, not trained on")) if "images" in metrics else tuple(shown)
+
+
+def class_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    """A row of CLASS_COLUMNS per class; of more than MAX_CLASSES only those that occurred, if any."""
+    measured: Mapping[str, Any] = manifest.metrics.get("per_class", {})
+    scores = {name: {"threshold": _threshold(manifest, name)} | measured.get(name, {}) for name in manifest.classes}
+    return [(*row, manifest.policy.lanes[row[0]]) for row in measured_rows(scores)]
+
+
+def measured_rows(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row of MEASURED_COLUMNS per class; of more than MAX_CLASSES only those that occurred, if any."""
+    many = len(per_class) > MAX_CLASSES
+    return [
+        _measured_row(name, scores)
+        for name, scores in per_class.items()
+        if not many or scores.get("support") or scores.get("given")
+    ]
+
+
+def gate_verdict(manifest: Manifest) -> str:
+    """Whether CPUs run int8 by default, and if not, why."""
+    compared = "int8_labels_agreement" in manifest.parity
+    reason = int8_refusal_reason(manifest.parity) if compared else None
+    if manifest.cpu_engine == "litert":
+        return "int8 (litert)" + (": it gives the labels that fp32 gives" if compared and reason is None else "")
+    return f"fp32 (litert-fp32): {reason}" if reason else "fp32 (litert-fp32)"
+
+
+def _threshold(manifest: Manifest, name: str) -> float | None:
+    if manifest.mode == "multi" and name == GOOD:
+        return None
+    return manifest.policy.thresholds.get(name, DEFAULT_THRESHOLD)
+
+
+def _measured_row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
+    formatted = [format_score(scores.get(column)) for column in ("precision", "recall", "f1", "average_precision")]
+    support, threshold = scores.get("support"), scores.get("threshold")
+    return (
+        name,
+        *formatted,
+        NOTHING if support is None else f"{support:,}",
+        NOTHING if threshold is None else f"{threshold:.2f}",
+    )
+
+
+def _model(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    several = "every label that applies" if manifest.mode == "multi" else "one label an image"
+    names = f": {', '.join(manifest.classes)}" if len(manifest.classes) <= MAX_CLASSES else ""
+    return (
+        ("mode", f"{manifest.mode}: {several}"),
+        ("classes", f"{len(manifest.classes):,}{names}"),
+        ("images", f"{manifest.input_size_px} x {manifest.input_size_px} px, {_FITS[manifest.fit]}"),
+        *((f"part of {_camera(name)}", str(manifest.regions[name])) for name in sorted(manifest.regions)),
+        ("on CPUs", gate_verdict(manifest)),
+    )
+
+
+def _camera(name: str) -> str:
+    return "any other camera" if name == ANY_CAMERA else f"camera {name}"
+
+
+def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    calibration = manifest.calibration
+    if calibration is None:
+        return ()
+    return (
+        ("expected calibration error (ECE) before", format_score(calibration.ece_before)),
+        ("after, on images it was not fitted to", format_score(calibration.ece_after)),
+        ("images", f"{calibration.images:,}"),
+        ("scale of the logits", _numbers(calibration.scale)),
+        ("shift of the logits", _numbers(calibration.shift)),
+    )
+
+
+def _exports(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    shown = []
+    for name, value in manifest.parity.items():
+        title = name.replace("_", " ")
+        if name == "images":
+            shown.append((title, f"{value:,.0f}"))
+        elif name.endswith("difference"):
+            shown.append((title, f"{value:.1e}"))
+        else:
+            shown.append((title, format_score(value)))
+    return tuple(shown)
+
+
+def _policy(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    policy = manifest.policy
+    rows = [
+        ("lane of what it isn't sure of", policy.manual_lane),
+        ("lane of what must not be ejected", policy.unsorted_lane),
+    ]
+    if manifest.mode == "multi":
+        rows.append(("unsure within", f"{policy.uncertain_margin:g}"))
+    if len(manifest.classes) <= MAX_CLASSES:
+        rows.append(("precedence", " > ".join(policy.precedence)))
+    return tuple(rows)
+
+
+def _training(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    training = manifest.training
+    own = {"seed": training.seed, "epochs": training.epochs, "batch size": training.batch_size}
+    settings = {name.replace("_", " "): value for name, value in training.settings.items()}
+    shown = own | {"fine-tuning": training.fine_tune} | settings
+    return tuple((name, _text(value)) for name, value in shown.items())
+
+
+def _dataset(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    data = manifest.dataset
+    if not data.images:
+        return ()  # imported: nothing was trained here
+    rows = [("images", f"{data.images:,}: {data.train:,} to train, {data.validation:,} to validate")]
+    if data.per_label and len(data.per_label) <= MAX_CLASSES:
+        rows.append(("per label", ", ".join(f"{name} {count:,}" for name, count in data.per_label.items())))
+    return (*rows, ("fingerprint", data.fingerprint))
+
+
+def _origin(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    backbone = manifest.backbone
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.training.packages.items())
+    rows = [
+        ("made", format_time(manifest.created_at)),
+        ("parent", NOTHING if manifest.parent is None else f"{manifest.name}@{manifest.parent}"),
+        ("backbone", f"{backbone.handle}, {backbone.feature_width:,} features"),
+        ("backbone's SHA-256", backbone.sha256),
+    ]
+    return (*rows, ("packages", packages)) if packages else tuple(rows)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    if len(set(values)) == 1:
+        return f"{values[0]:.3f}"
+    return ", ".join(f"{value:.3f}" for value in values[:MAX_CLASSES])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

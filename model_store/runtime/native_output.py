@@ -1,0 +1,37 @@
+"""Hides what native libraries print. For training, and for loading an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_native() -> Iterator[None]:
+    """Hide what native code writes to the descriptors 1 and 2; print it if the block fails.
+
+    TensorFlow's libraries log before they read any setting, and its converter prints to standard output, where a
+    command prints its JSON. Only redirecting the descriptors stops both.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    originals = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 1)
+        os.dup2(captured.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip((1, 2), originals, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+            if failed:
+                captured.seek(0)
+                sys.stderr.write(captured.read().decode(errors="replace"))

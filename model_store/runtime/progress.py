@@ -1,0 +1,56 @@
+"""How a long command shows its progress: a spinner or a bar on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+OnProgress = Callable[[int], None]
+"""Called with the number of items done since the call before."""
+
+
+class ProgressSteps:
+    """The named steps of one long command, shown while they run, and timed."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        """Without `progress` nothing is shown; the steps are timed all the same."""
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def step(self, title: str, *, total: int | None = None) -> Iterator[OnProgress]:
+        """Run the block as one step; it gets a function to call with the number of items done."""
+        started = time.perf_counter()
+        progress = self._progress
+        if progress is None:
+            yield ignore_progress
+        else:
+            task = progress.add_task(title, total=total)
+            yield lambda count: progress.advance(task, count)
+            progress.update(task, total=total or 1, completed=total or 1)
+        self.seconds[title] = round(self.seconds.get(title, 0.0) + time.perf_counter() - started, 2)
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[ProgressSteps]:
+    """Steps that are drawn on standard error if it is a terminal.
+
+    They are drawn through a descriptor of their own, because `native_output.quiet_native` redirects descriptor 2.
+    """
+    if not sys.stderr.isatty():
+        yield ProgressSteps()
+        return
+    with os.fdopen(os.dup(2), "w") as stderr:
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), console=Console(file=stderr)) as progress:
+            yield ProgressSteps(progress)
+
+
+def ignore_progress(_: int) -> None:
+    """An OnProgress for callers that show none."""

@@ -1,0 +1,173 @@
+"""The feature extractor: which crop of a frame the network gets, and which of its layers is read.
+
+In: frames, uint8 [N, S, S, 3]. Out: features, float32 [N, width]. Training and the exported model use the same
+functions, so they cannot differ.
+
+    opaque module     any TF-Hub module: the full frame, at the module's input size, and its only output
+    known network     a backbone whose layers are known (`keras_graphs.Network`): the full frame, or the detected
+                      bottle, cropped and set upright; the mean of an inner layer
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from model_store.backbones.keras_graphs import Network, to_signed_unit
+from model_store.backbones.resolve import Backbone
+from model_store.runtime.native_output import quiet_native
+from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
+from model_store.training.crop_geometry import (
+    FULL_FRAME_SIZE,
+    UPRIGHT_SIZE,
+    CropSize,
+    crop_frames,
+    full_frame_transforms,
+    upright_transforms,
+)
+from model_store.training.object_localizer import ObjectLocalizer, resize_frames
+
+# `detected`: the bottle, cropped and set upright; `full`: the full frame.
+Crop = Literal["detected", "full"]
+
+_LEAST_FRAME_PX, _MOST_FRAME_PX = 224, 320
+
+
+class FeatureFn(Protocol):
+    """Computes features of pixels."""
+
+    def __call__(self, pixels: Any, *, training: bool) -> Any:
+        """Features, float32 [N, feature_width], of pixels [N, height, width, 3] from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Computes features of frames of one size.
+
+    Attributes:
+        crop_size: of the pixels that `feature_fn` takes.
+        feature_width: numbers per image.
+        feature_fn: computes the features.
+        variables: the trainable variables of `feature_fn`, the input layer's first.
+        digest: of the weights of `feature_fn` when it was made, and of its layer: all that its features depend on.
+        top_variables: those of `variables` that belong to the top layers.
+        network: None for an opaque module.
+        localizer: None where the full frame is used.
+        localizer_graph: computes the localizer's map; None where the full frame is used.
+        tracked: what an exported tf.Module has to track.
+    """
+
+    crop_size: CropSize
+    feature_width: int
+    feature_fn: FeatureFn
+    variables: Sequence[Any]
+    digest: str
+    top_variables: Sequence[Any] = ()
+    network: Network | None = None
+    localizer: ObjectLocalizer | None = None
+    localizer_graph: Any = None
+    tracked: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def crop(self) -> Crop:
+        """Which part of a frame it uses."""
+        return "full" if self.localizer is None else "detected"
+
+    def crop_transforms(self, frames: Any) -> Any:
+        """The crop transform of each frame, [N, 6]; see `cropping`."""
+        tf = import_tensorflow()
+        if self.localizer is None:
+            return full_frame_transforms(tf.shape(frames)[0])
+        maps = self.localizer_graph(resize_frames(frames), training=False)
+        return upright_transforms(self.localizer.heatmap(maps), self.crop_size)
+
+    def pixels(self, frames: Any) -> Any:
+        """The crops' pixels: float32 [N, height, width, 3] from 0 to 255."""
+        tf = import_tensorflow()
+        if self.localizer is None and tuple(frames.shape[1:3]) == tuple(self.crop_size):
+            return tf.cast(frames, tf.float32)
+        return crop_frames(frames, self.crop_transforms(frames), self.crop_size)
+
+    def features(self, frames: Any) -> Any:
+        """Features of frames uint8 [N, S, S, 3], float32 [N, feature_width]."""
+        return self.feature_fn(self.pixels(frames), training=False)
+
+
+def opaque_extractor(backbone: Backbone, *, trainable: bool = False) -> FeatureExtractor:
+    """The module used as TF-Hub intends it, through `hub.KerasLayer`."""
+    hub = import_hub()
+    with quiet_native():
+        layer = hub.KerasLayer(str(backbone.path), trainable=trainable)
+    size_px = backbone.input_size_px
+
+    def feature_fn(pixels: Any, *, training: bool) -> Any:
+        return layer(pixels / 255.0, training=training)
+
+    return FeatureExtractor(
+        crop_size=CropSize(size_px, size_px),
+        feature_width=backbone.feature_width,
+        feature_fn=feature_fn,
+        variables=layer.trainable_variables,
+        digest=backbone.sha256,
+        tracked=(layer,),
+    )
+
+
+def graph_extractor(
+    network: Network, *, localizer: ObjectLocalizer | None, localizer_network: Network | None = None
+) -> FeatureExtractor:
+    """The mean of the network's feature layer, of the bottle that `localizer` detects, or of the full frame.
+
+    Args:
+        network: computes the features.
+        localizer: None: the full frame is used.
+        localizer_network: the network that the localizer was fitted on, if it is not `network`.
+    """
+    tf = import_tensorflow()
+    architecture = network.architecture
+    graph = network.up_to(architecture.feature_layer)
+
+    def feature_fn(pixels: Any, *, training: bool) -> Any:
+        return tf.reduce_mean(graph(to_signed_unit(pixels), training=training), axis=[1, 2])
+
+    lower = {id(variable) for variable in network.up_to(architecture.localizer_layer).trainable_variables}
+    # A copy: the localizer needs the weights that it was fitted on, and fine-tuning changes the network's.
+    localizer_graph = None
+    if localizer is not None:
+        localizer_graph = (localizer_network or network).clone().up_to(architecture.localizer_layer)
+    return FeatureExtractor(
+        crop_size=FULL_FRAME_SIZE if localizer is None else UPRIGHT_SIZE,
+        feature_width=network.feature_width,
+        feature_fn=feature_fn,
+        variables=graph.trainable_variables,
+        top_variables=[variable for variable in graph.trainable_variables if id(variable) not in lower],
+        digest=_digest(graph, architecture.feature_layer),
+        network=network,
+        localizer=localizer,
+        localizer_graph=localizer_graph,
+        tracked=(graph, localizer_graph),
+    )
+
+
+def _digest(graph: Any, layer: str) -> str:
+    """Of the weights themselves: a fine-tuned or untrained network gives other features than its backbone."""
+    digest = hashlib.sha256(layer.encode())
+    for array in graph.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def frame_size_px(sizes: Sequence[tuple[int, int]]) -> int:
+    """The side to decode frames at for an extractor that crops: the median longer side, in steps of 32, within bounds.
+
+    Args:
+        sizes: width and height of some of the dataset's images, at least one.
+
+    More pixels than the images have are useless; more than 320 hardly change the crop, and cost decoding time.
+    """
+    usual = float(np.median([max(size) for size in sizes]))
+    return int(np.clip(round(usual / 32) * 32, _LEAST_FRAME_PX, _MOST_FRAME_PX))

@@ -1,0 +1,245 @@
+"""Fine-tuning: trains layers of the backbone together with a head. The top layers, all layers, or all from scratch.
+
+In: an extractor, frames with targets, and a head to start from. Out: the extractor with other weights, and its head.
+
+Batch normalisation: pretrained layers keep their statistics and run as in serving. A batch of 16 bottles of one plant
+is no estimate of anything, and would within a few steps destroy statistics of a million images; scale and offset are
+trained like any weight. From scratch there are no statistics to keep: then the layers run as in training and gather
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from model_store.bundle.policy import Mode
+from model_store.datasets.lazy_images import ImageStack, in_batches
+from model_store.runtime.progress import OnProgress
+from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
+from model_store.training import losses
+from model_store.training.augmentation import augment_pixels, augment_transforms, random_generator
+from model_store.training.crop_geometry import crop_frames
+from model_store.training.feature_extractor import FeatureExtractor
+from model_store.training.head import Head, Scaler, TrainResult
+from model_store.training.history import History
+from shared.arrays import Floats
+from shared.errors import BadSetting
+
+FineTuneMethod = Literal["none", "top", "all", "scratch"]
+
+_EVALUATION_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class FineTuneSettings:
+    """How layers are trained. Chosen on the bottle frames; `transfer` says what they gain.
+
+    The names of the fields are keys of the manifest's `training.settings.tuning`.
+    """
+
+    learning_rate: float
+    epochs: int = 15
+    batch_size: int = 16
+    head_learning_rate: float = 3e-3
+    label_smoothing: float = 0.02
+    dropout: float = 0.3  # of the features
+    weight_decay: float = 0.02
+    largest_gradient: float = 2.0  # norm over all layers
+    own_statistics: bool = False  # batch normalisation gathers its own; only from scratch
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+# Low rates: pretrained weights are to be adapted, not lost. The rate is lower still if the early layers change too.
+# There is no early stopping: the first steps disturb the head, and often only the last epochs, at low rates, are better
+# than the start (with a stop after eight epochs without gain, `single` on the bottle frames fell from 0.90 to 0.83).
+SETTINGS: dict[FineTuneMethod, FineTuneSettings] = {
+    "top": FineTuneSettings(learning_rate=3e-4),
+    "all": FineTuneSettings(learning_rate=1e-4),
+    "scratch": FineTuneSettings(learning_rate=1e-3, own_statistics=True),
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames uint8 [N, S, S, 3] with their targets, float32 [N, outputs], NaN where unknown.
+
+    `groups` has one number per frame, equal for copies of one photograph; None: there are no copies.
+    """
+
+    images: ImageStack
+    targets: Floats
+    groups: Sequence[int] | None = None
+
+
+def fine_tune(
+    extractor: FeatureExtractor,
+    head: Head,
+    *,
+    variables: Sequence[Any],
+    train: Frames,
+    validation: Frames,
+    settings: FineTuneSettings,
+    scaler: Scaler,
+    seed: int,
+    on_progress: OnProgress,
+) -> TrainResult:
+    """Train `variables` of the extractor, in place, and the head; keep the epoch with the lowest validation loss.
+
+    If no epoch is better than the pretrained layers with the given head, these stay as they were.
+
+    Args:
+        variables: of the extractor, in the extractor's order.
+        scaler: standardises the head's features while it learns.
+        on_progress: called with the number of images of each step.
+
+    Raises:
+        BadSetting: from scratch, and no epoch had a usable loss.
+    """
+    run = _Run(
+        extractor,
+        head,
+        variables=variables,
+        settings=settings,
+        scaler=scaler,
+        class_weights=losses.class_weights(train.targets, head.mode),
+        seed=seed,
+    )
+    rng = np.random.default_rng(seed)
+    learning_rates = run.make_optimizers(
+        epochs=settings.epochs, steps_per_epoch=-(-len(train.images) // settings.batch_size)
+    )
+    history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
+    pixels = run.crop(validation.images)
+    best_loss, best_epoch, kept = run.evaluate(pixels, validation.targets)[0], -1, run.weights()
+    if settings.own_statistics:  # random weights are no result to keep
+        best_loss = float("inf")
+    for epoch in range(settings.epochs):
+        order = rng.permutation(len(train.images))
+        step_metrics = []
+        for start in range(0, len(order), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            step_metrics.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
+            on_progress(len(rows))
+        loss, accuracy = run.evaluate(pixels, validation.targets)
+        for name, value in zip(history, (*np.mean(step_metrics, axis=0), loss, accuracy), strict=True):
+            history[name].append(float(value))
+        if loss < best_loss:
+            best_loss, best_epoch, kept = loss, epoch, run.weights()
+    if settings.own_statistics and best_epoch < 0:
+        raise BadSetting(
+            f"--fine-tune scratch: no epoch of {settings.epochs} had a validation loss that is a number: nothing was "
+            "learnt. Use another --seed, or --fine-tune top."
+        )
+    run.restore(kept)
+    return TrainResult(run.head(), history | {"learning_rate": learning_rates}, best_epoch)
+
+
+class _Run:
+    """One fine-tuning: weights, optimizers, and the traced steps."""
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        head: Head,
+        *,
+        variables: Sequence[Any],
+        settings: FineTuneSettings,
+        scaler: Scaler,
+        class_weights: Floats,
+        seed: int,
+    ) -> None:
+        tf = import_tensorflow()
+        import_keras().utils.set_random_seed(seed)
+        self._extractor, self._start, self._settings, self._scaler = extractor, head, settings, scaler
+        self._mode: Mode = head.mode
+        self._random = random_generator(seed)
+        self._class_weights = class_weights
+        self._variables = list(variables)
+        # The head, converted to standardised features.
+        self._kernel = tf.Variable(head.kernel * scaler.scale[:, None])
+        self._bias = tf.Variable(head.bias + scaler.mean @ head.kernel)
+        self.step = tf.function(self._step, reduce_retracing=True)
+        self._logits = tf.function(
+            lambda pixels: self._apply_head(extractor.feature_fn(pixels, training=False)), reduce_retracing=True
+        )
+
+    def make_optimizers(self, *, epochs: int, steps_per_epoch: int) -> list[float]:
+        """Make optimizers whose rates fall along a cosine. Returns the layers' rate at the start of each epoch."""
+        keras, settings = import_keras(), self._settings
+        schedules = keras.optimizers.schedules
+        rate, head_rate = (
+            schedules.CosineDecay(start, epochs * steps_per_epoch)
+            for start in (settings.learning_rate, settings.head_learning_rate)
+        )
+        self._layers_optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        self._head_optimizer = keras.optimizers.AdamW(head_rate, weight_decay=0.0)
+        # Their variables are created here, because a traced function may not create any.
+        self._layers_optimizer.build(self._variables)
+        self._head_optimizer.build([self._kernel, self._bias])
+        return [float(rate(epoch * steps_per_epoch)) for epoch in range(epochs)]
+
+    def crop(self, images: ImageStack) -> Floats:
+        """The crops' pixels. They do not change during the training, because the localizer has its own weights."""
+        tf = import_tensorflow()
+        crop = tf.function(self._extractor.pixels, reduce_retracing=True)
+        return in_batches(lambda batch: crop(tf.constant(batch)), images, size=_EVALUATION_BATCH_SIZE)
+
+    def evaluate(self, pixels: Floats, targets: Floats) -> tuple[float, float]:
+        """Mean loss and accuracy of images that are not trained on."""
+        constant = import_tensorflow().constant
+        logits = in_batches(lambda batch: self._logits(constant(batch)), pixels, size=_EVALUATION_BATCH_SIZE)
+        smoothing = self._settings.label_smoothing
+        loss = losses.loss(targets, logits, mode=self._mode, smoothing=smoothing, weights=self._class_weights)
+        return float(np.mean(loss)), float(np.mean(losses.accuracy(targets, logits, mode=self._mode)))
+
+    def weights(self) -> list[Any]:
+        """A copy of all that a step changes."""
+        return [variable.numpy() for variable in self._changing_variables()]
+
+    def restore(self, weights: Sequence[Any]) -> None:
+        """Restore a copy that `weights` returned."""
+        for variable, value in zip(self._changing_variables(), weights, strict=True):
+            variable.assign(value)
+
+    def head(self) -> Head:
+        """The head, converted to plain features."""
+        kernel, bias = self._scaler.fold_into_dense(self._kernel.numpy(), self._bias.numpy())
+        return Head(self._mode, self._start.classes, kernel, bias)
+
+    def _changing_variables(self) -> list[Any]:
+        network = self._extractor.network if self._settings.own_statistics else None
+        statistics = [] if network is None else network.graph.non_trainable_variables
+        return [*self._variables, *statistics, self._kernel, self._bias]
+
+    def _apply_head(self, features: Any) -> Any:
+        return ((features - self._scaler.mean) / self._scaler.scale) @ self._kernel + self._bias
+
+    def _step(self, images: Any, targets: Any) -> tuple[Any, Any]:
+        """One training step on a batch, augmented. Returns its loss and accuracy."""
+        tf, extractor, settings = import_tensorflow(), self._extractor, self._settings
+        is_detected = extractor.crop == "detected"
+        transforms = augment_transforms(extractor.crop_transforms(images), self._random, upside_down=is_detected)
+        crops = crop_frames(images, transforms, extractor.crop_size)
+        pixels = augment_pixels(crops, self._random, upright=is_detected)
+        with tf.GradientTape() as tape:
+            features = extractor.feature_fn(pixels, training=settings.own_statistics)
+            kept = tf.cast(self._random.uniform(tf.shape(features)) >= settings.dropout, tf.float32)
+            mean = self._scaler.mean
+            # A dropped feature becomes its mean, which is zero for the head: it gets standardised features.
+            logits = self._apply_head(mean + (features - mean) * kept / (1 - settings.dropout))
+            image_losses = losses.loss(
+                targets, logits, mode=self._mode, smoothing=settings.label_smoothing, weights=self._class_weights
+            )
+            loss = tf.reduce_mean(image_losses)
+        gradients = tape.gradient(loss, [*self._variables, self._kernel, self._bias])
+        gradients, _ = tf.clip_by_global_norm(gradients, settings.largest_gradient)
+        self._layers_optimizer.apply_gradients(zip(gradients[:-2], self._variables, strict=True))
+        self._head_optimizer.apply_gradients(zip(gradients[-2:], [self._kernel, self._bias], strict=True))
+        return loss, tf.reduce_mean(losses.accuracy(targets, logits, mode=self._mode))

@@ -1,0 +1,138 @@
+"""The transfer plan: which crop of the frames, and which layers of the backbone, are trained. Pure: it trains nothing.
+
+The layers are chosen by the rule of the textbooks on transfer learning (few or many images, similar to ImageNet's or
+not), with numbers. Similarity is measured: the mean average precision of a ridge regression on frozen features, on
+images that it was not fitted to. On the bottle frames (256 images to train on, five splits) the frozen features reach
+0.9 by that measure; `none` then reaches a macro F1 of 0.87, `top` 0.94.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from model_store.training.feature_extractor import Crop
+from model_store.training.fine_tuning import FineTuneMethod
+from model_store.training.head import Scaler
+from shared.arrays import Floats
+
+CropChoice = Literal["auto", "detected", "full"]
+FineTuneChoice = Literal["auto", "none", "top", "all", "scratch"]
+
+# With fewer training images, tuned layers learn the images by heart.
+_FEW_IMAGES = 60
+# From here on there are enough images to train all layers, where the frozen features are of little use.
+_MANY_IMAGES = 2_000
+_VERY_MANY_IMAGES = 50_000
+# Bounds of the separability of frozen features: with the first there is nothing left to gain; below the others, the
+# images are unlike ImageNet's, and very unlike.
+_SEPARABLE = 0.99
+_UNLIKE = 0.70
+_VERY_UNLIKE = 0.40
+# Full frames are chosen only if their features separate better by more than this, because tuned layers gain more on
+# cropped bottles (where both were about equal, `multi` macro F1 became 0.89 on full frames and 0.96 on crops).
+_FULL_FRAME_LEAD = 0.05
+_FOLDS = 5
+_RIDGE = 0.1
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """What the user chose."""
+
+    fine_tune: FineTuneChoice = "auto"
+    crop: CropChoice = "auto"
+    epochs: int = 25
+    seed: int = 123
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """What is done, and the reasons, as sentences for people. `separability` is by crop, 0 to 1."""
+
+    fine_tune: FineTuneMethod
+    crop: Crop
+    separability: dict[Crop, float]
+    reasons: tuple[str, ...]
+
+
+def feature_separability(features: Floats, targets: Floats, *, groups: Sequence[int] | None = None) -> float:
+    """How well features [N, width] separate the outputs of `targets` [N, outputs]: 0 to 1.
+
+    The mean average precision of ridge regressions on images that they were not fitted to; images of one of the
+    `groups` (as of `Frames`) are in one fold. Outputs without positives or negatives in a fold count as unknown.
+    """
+    from model_store.evaluation.metrics import average_precision
+
+    scores = np.zeros(targets.shape)
+    fold = np.arange(len(targets)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    fold = fold % _FOLDS
+    for number in range(_FOLDS):
+        fitted, scored = fold != number, fold == number
+        scaler = Scaler.of(features[fitted])
+        x, y = scaler.apply(features[fitted]), np.nan_to_num(targets[fitted], nan=0.5) * 2 - 1
+        normal = x.T @ x / len(x) + _RIDGE * np.eye(x.shape[1])
+        kernel = np.linalg.solve(normal, x.T @ (y - y.mean(axis=0)) / len(x))
+        scores[scored] = scaler.apply(features[scored]) @ kernel + y.mean(axis=0)
+    precisions = []
+    for column in range(targets.shape[1]):
+        known = ~np.isnan(targets[:, column])
+        value = average_precision(scores[known, column], targets[known, column] > 0.5)
+        if value is not None:
+            precisions.append(value)
+    return float(np.mean(precisions)) if precisions else 0.0
+
+
+def make_plan(
+    separability: Mapping[Crop, float],
+    *,
+    options: TransferOptions,
+    images: int,
+    is_network: bool,
+    is_trainable: bool = True,
+) -> TransferPlan:
+    """The plan for `images` training images, by the separability of the frozen features of each crop."""
+    scores = dict(separability)
+    crop = max(scores, key=lambda name: scores[name] + (_FULL_FRAME_LEAD if name == "detected" else 0.0))
+    reasons = [_crop_reason(scores, crop)]
+    if options.fine_tune != "auto":
+        return TransferPlan(options.fine_tune, crop, scores, (*reasons, f"--fine-tune {options.fine_tune}, as asked."))
+    method, reason = _choose_method(scores[crop], images=images, is_network=is_network, is_trainable=is_trainable)
+    return TransferPlan(method, crop, scores, (*reasons, reason))
+
+
+def _choose_method(score: float, *, images: int, is_network: bool, is_trainable: bool) -> tuple[FineTuneMethod, str]:
+    measured = f"frozen features reach a mean average precision of {score:.2f} out of fold"
+    if images < _FEW_IMAGES:
+        return "none", f"--fine-tune none: {images} training images (below {_FEW_IMAGES}) are too few to move layers."
+    if score >= _SEPARABLE:
+        return "none", f"--fine-tune none: {measured}; there is nothing to gain."
+    if not is_network:
+        if not is_trainable:
+            return "none", f"--fine-tune none: {measured}; this backbone was saved without trainable weights."
+        if images < _MANY_IMAGES:
+            return "none", (
+                f"--fine-tune none: {measured}; the layers of this backbone are unknown and can only be trained all at "
+                f"once (an opaque module), and {images:,} images (below {_MANY_IMAGES:,}) are too few for that."
+            )
+        return "all", f"--fine-tune all: {measured}, with {images:,} training images."
+    if images >= _VERY_MANY_IMAGES and score < _VERY_UNLIKE:
+        return "scratch", f"--fine-tune scratch: {measured}, and {images:,} images are enough to learn from alone."
+    if images >= _MANY_IMAGES and score < _UNLIKE:
+        return (
+            "all",
+            f"--fine-tune all: {measured}, so these images are unlike ImageNet's; {images:,} images are many.",
+        )
+    return "top", f"--fine-tune top: {measured}, and {images:,} training images are enough to adapt the top layers."
+
+
+def _crop_reason(scores: Mapping[Crop, float], crop: Crop) -> str:
+    listed = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+    action = {"detected": "the bottle is detected, cropped and set upright", "full": "the full frame is used"}[crop]
+    lead = ""
+    if len(scores) > 1:
+        lead = f"; full has to be {_FULL_FRAME_LEAD} ahead, because tuned layers gain more on cropped bottles"
+    return f"--crop {crop}: {action} (mean average precision of frozen features, out of fold: {listed}{lead})."

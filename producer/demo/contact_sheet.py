@@ -1,0 +1,66 @@
+"""The contact sheet: sorted bottles with the model's answer and the truth. Out: a PNG file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+COLUMNS = 6
+CELL_PX = 240
+PICTURE_PX = 190
+TEXT_PX = 80
+_MARGIN_PX = 6
+_RIGHT, _WRONG, _INK, _PAPER = "#1a7f37", "#c0392b", "#1f2328", "#ffffff"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One bottle: its JPEG, the labels given with their probabilities, the true labels, the lane."""
+
+    data: bytes
+    labels: tuple[tuple[str, float], ...]
+    truth: frozenset[str]
+    lane: str
+
+
+def write_sheet(cells: Sequence[Cell], path: Path, *, title: str) -> None:
+    """Draw the cells in rows and write the PNG."""
+    rows = -(-len(cells) // COLUMNS)
+    head_px = 40
+    sheet = Image.new("RGB", (COLUMNS * CELL_PX, head_px + rows * (PICTURE_PX + TEXT_PX)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN_PX, 10), title, fill=_INK, font=ImageFont.load_default(18))
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, COLUMNS)
+        _draw_cell(sheet, draw, cell, x=column * CELL_PX, y=head_px + row * (PICTURE_PX + TEXT_PX))
+    sheet.save(path)
+
+
+def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: int, y: int) -> None:
+    image = Image.open(io.BytesIO(cell.data))
+    image.thumbnail((CELL_PX - 2 * _MARGIN_PX, PICTURE_PX - 2 * _MARGIN_PX))
+    sheet.paste(image, (x + (CELL_PX - image.width) // 2, y + (PICTURE_PX - image.height) // 2))
+    right = {label for label, _ in cell.labels} == cell.truth
+    colour = _RIGHT if right else _WRONG
+    draw.rectangle((x + 2, y + 2, x + CELL_PX - 3, y + PICTURE_PX - 3), outline=colour, width=3)
+    font = ImageFont.load_default(13)
+    answer = [f"{label} {probability:.0%}" for label, probability in cell.labels]
+    truth = "right" if right else f"truth: {', '.join(sorted(cell.truth))}"
+    texts = (", ".join(answer[:2]), ", ".join(answer[2:]), f"lane {cell.lane}", truth)
+    for number, text in enumerate(text for text in texts if text):
+        position = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
+        draw.text(position, _fitting(text, font), fill=colour if text is truth else _INK, font=font)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, cut where it would run into the next cell."""
+    width_px = CELL_PX - 2 * _MARGIN_PX
+    if font.getlength(text) <= width_px:
+        return text
+    while text and font.getlength(text + "…") > width_px:
+        text = text[:-1]
+    return text + "…"

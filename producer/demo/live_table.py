@@ -1,0 +1,41 @@
+"""The demo's live table. In: the statistics and the queue's depth. Out: a table for rich, or a line of text."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from producer.demo.statistics import ResultStatistics
+
+
+def table(statistics: ResultStatistics, *, depth: int, now: float, seconds_left: float) -> Table:
+    """The state as a table."""
+    p50, p99 = statistics.percentiles_ms([50, 99])
+    title = f"Sortline  {statistics.model}"
+    shown = Table(title=title, title_justify="left", show_header=False, min_width=64)
+    shown.add_column(style="bold")
+    shown.add_column()
+    shown.add_row(
+        "results", f"{statistics.count:,}   {statistics.rate_now(now):.1f}/s   {max(0.0, seconds_left):.0f} s left"
+    )
+    shown.add_row("capture to result", f"p50 {p50:.1f} ms   p99 {p99:.1f} ms")
+    shown.add_row("waiting in the queue", f"{depth:,}")
+    shown.add_row("lines", _counts(statistics.by_line))
+    shown.add_row("outcomes", _counts(statistics.outcomes))
+    shown.add_row("properties seen", _counts(statistics.labels))
+    shown.add_row("lanes", _counts(statistics.lanes))
+    if statistics.classified:
+        shown.add_row(
+            "all labels right", f"{statistics.exact / statistics.classified:.0%} of {statistics.classified:,}"
+        )
+    return shown
+
+
+def line(statistics: ResultStatistics, *, depth: int, now: float) -> str:
+    """The state as one line, for logs and pipes."""
+    p50, p99 = statistics.percentiles_ms([50, 99])
+    rate = statistics.rate_now(now)
+    return f"{statistics.count} results, {rate:.1f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, {depth} waiting"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "   ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "-"

@@ -1,0 +1,1 @@
+"""Where a camera's frames come from: a folder, or the simulator."""

@@ -1,0 +1,68 @@
+"""Where a camera's frames come from: `take` hands out the frames that are ready. Called by producer/camera.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from shared.errors import BadSetting
+
+if TYPE_CHECKING:
+    from producer.sources.simulator import SimulatedSource
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """One frame: `data`, or in `problem` why it could not be read."""
+
+    frame_id: int | str
+    name: str
+    data: bytes = b""
+    problem: str | None = None
+
+
+class Source(Protocol):
+    """What a camera reads from."""
+
+    def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
+        """The next frames, at most `limit`; waits up to `timeout_s` for the first, and is empty after that."""
+
+    def close(self) -> None:
+        """Stop watching; `take` may not be called afterwards."""
+
+
+class SimulatedFrames:
+    """The simulator as a source: always ready, numbered from 0."""
+
+    def __init__(self, simulated: SimulatedSource) -> None:
+        self._simulated = simulated
+        self._number = 0
+
+    def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
+        numbers = range(self._number, self._number + limit)
+        self._number += limit
+        frames = ((number, self._simulated.frame(number)) for number in numbers)
+        return [SourceFrame(number, f"{number} ({frame.source_name})", frame.data) for number, frame in frames]
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def folder_of(source: str) -> Path:
+    """The folder that `--source` names.
+
+    Raises:
+        BadSetting: it is not a folder; says what is possible.
+    """
+    path = Path(source)
+    if "://" in source or path.is_file():
+        raise BadSetting(
+            f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
+            f"or {SIMULATED!r}."
+        )
+    if not path.is_dir():
+        raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")
+    return path

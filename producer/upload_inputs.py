@@ -1,0 +1,154 @@
+"""The images in the files, folders and zip archives given to `sortline upload`. Called by producer/upload.py.
+
+An archive is read into memory member by member, never unpacked to disk. Its expanded size is limited by counting the
+bytes that come out, not by the sizes in its directory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import BadImage, NotFound
+from shared.file_walk import walk
+
+# Images barely compress, bitmaps of a flat scene perhaps 50 to 1; bombs reach 1000 to 1 and more.
+MAX_EXPANSION = 100
+MAX_MEMBERS = 200_000
+
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_ENCRYPTED = 0x1
+# What zipfile raises for archives that are broken, encrypted or of a kind it doesn't know.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input: a file, or a member of an archive. `problem` says why it can't be read."""
+
+    name: str
+    path: Path
+    member: zipfile.ZipInfo | None = None
+    problem: str | None = None
+
+
+def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
+    """Every file in the paths, in order; links inside folders are followed, and hidden names are skipped.
+
+    Raises:
+        NotFound: a path does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            for files in walk(path):
+                for file in files:
+                    yield from _expand(file)
+        elif path.exists():
+            yield from _expand(path)
+        else:
+            raise NotFound(f"{_printable(str(path))}: no such file or folder.")
+
+
+class InputReader:
+    """Reads inputs one at a time; keeps the archive that it read last open. Use it as a context manager."""
+
+    def __init__(self, *, max_image_bytes: int) -> None:
+        self._max_image_bytes = max_image_bytes
+        self._archive: zipfile.ZipFile | None = None
+        self._archive_path: Path | None = None
+        self._bytes_left = 0
+
+    def __enter__(self) -> InputReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive."""
+        if self._archive is not None:
+            self._archive.close()
+        self._archive = self._archive_path = None
+
+    def read(self, item: Input) -> bytes:
+        """The bytes of one input; of one that is too large, one byte more than the limit.
+
+        Raises:
+            BadImage: `unreadable`, or `archive_limit` when its archive expands beyond the limit.
+        """
+        if item.problem is not None:
+            raise BadImage("unreadable", item.problem)
+        try:
+            if item.member is None:
+                with item.path.open("rb") as file:
+                    return file.read(self._max_image_bytes + 1)
+            return self._read_member(item.path, item.member)
+        except _ZIP_ERRORS as error:
+            raise BadImage("unreadable", f"can't be read: {error}") from error
+
+    def _read_member(self, path: Path, member: zipfile.ZipInfo) -> bytes:
+        if self._archive is None or self._archive_path != path:
+            self.close()
+            self._archive, self._archive_path = zipfile.ZipFile(path), path
+            self._bytes_left = MAX_EXPANSION * path.stat().st_size
+        if self._bytes_left <= 0:
+            raise BadImage("archive_limit", f"its archive expands to more than {MAX_EXPANSION} times its own size.")
+        with self._archive.open(member) as file:
+            data = file.read(self._max_image_bytes + 1)
+        self._bytes_left -= len(data)
+        return data
+
+
+def _expand(path: Path) -> Iterator[Input]:
+    """The file itself, or the members of an archive."""
+    name = _printable(str(path))
+    if not path.is_file():
+        yield Input(name, path, problem="not a regular file.")
+        return
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) in _ZIP_SIGNATURES or path.suffix.lower() == ".zip"
+    except OSError as error:
+        yield Input(name, path, problem=f"can't be read: {error.strerror}.")
+        return
+    if is_zip:
+        yield from _members(path, name)
+    else:
+        yield Input(name, path)
+
+
+def _members(path: Path, name: str) -> Iterator[Input]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+    except _ZIP_ERRORS as error:
+        yield Input(name, path, problem=f"not a usable zip archive: {error}")
+        return
+    if len(members) > MAX_MEMBERS:
+        yield Input(
+            name, path, problem=f"{len(members):,} files in one archive, the limit is {MAX_MEMBERS:,}: split it."
+        )
+        return
+    for member in sorted(members, key=lambda member: member.filename):
+        if not any(part.startswith(".") for part in Path(member.filename).parts):
+            yield Input(f"{name}/{_printable(member.filename)}", path, member, _oddity(member))
+
+
+def _oddity(member: zipfile.ZipInfo) -> str | None:
+    """Why a member is not read at all, or None. The upper half of its attributes is the Unix mode, if it has one."""
+    if member.flag_bits & _ENCRYPTED:
+        return "encrypted: unpack the archive first."
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        return "not a regular file but a link or device."
+    return None
+
+
+def _printable(name: str) -> str:
+    """The name without what can't be written as UTF-8 (Linux file names may be any bytes)."""
+    return os.fsencode(name).decode("utf-8", "replace")

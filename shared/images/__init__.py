@@ -1,0 +1,1 @@
+"""Images: which are accepted, how they are decoded, and what that may cost."""

@@ -1,0 +1,397 @@
+"""The one decoder, for training and for serving: image bytes in, uint8 RGB of the model's size out.
+
+JPEG, PNG, WebP, BMP and TIFF are recognised by their first bytes, never by a file name. How each kind is treated:
+
+    shape         as `fit` says; training treats its images the same way:
+                  stretch: squashed to the square
+                  pad: kept, to half a pixel and one pixel at least. The longer side fills the square, the shorter
+                  one lies in its middle (one pixel more after it than before, when odd), and the rest repeats the
+                  picture's outermost rows or columns: black bars would be taken for things on the belt
+    orientation   EXIF's is applied; EXIF that can't be read counts as upright
+    region        cut out of the upright picture before it is fitted, to fractions of a pixel
+    several frames  the first one (APNG, animated WebP, TIFF pages, MPO)
+    transparency  (alpha, palette entry or colour key) composed over white
+    palette, 1 bit  their colours; black and white
+    CMYK          JPEG with Adobe's marker is stored inverted, any other is not; RGB = (1 - CMY)(1 - K)
+    16 bits       the upper eight of each sample
+    float, 32 bits  full scale is the smallest of 1 (floats only), 255, 65535 and 2^31 - 1 (integers only) that
+                  holds every value; below 0, above that or not a number is refused
+    colour profile  ignored: values are taken as sRGB
+
+Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, to the same pixels and refusals.
+
+JPEG has no checksum. Damage inside a complete file that the codec conceals can't be noticed here, nor can a header
+that claims more rows than the data fill. For a damaged TIFF, libtiff may write a line to standard error.
+
+Memory: `limits` estimates from the header how much an image will take, and all threads together use no more than
+`max_decode_bytes` at a time (`decode_memory`). An image that alone would take more than that is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import warnings
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import (  # the plugins register themselves: else Image.open imports all 40 formats, in any thread
+    BmpImagePlugin,  # noqa: F401
+    Image,
+    ImageChops,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from shared.errors import BadImage
+from shared.images import limits as limits
+from shared.images.arrays import Pixels
+from shared.images.crop_regions import Fit, Region
+from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
+from shared.images.formats import FORMATS, sniff
+from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
+from shared.images.modes import to_resizable
+
+MAX_BYTES = 20_000_000
+MAX_PX = 50_000_000
+
+
+# Pillow's BILINEAR is a triangle filter as wide as the scale asks, so it does not alias.
+_FILTER = Image.Resampling.BILINEAR
+# Frames more than twice this factor too large are first reduced by a whole number of pixels (a box filter).
+_REDUCING_GAP = 2.0
+_BACKDROP = (255, 255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where a point of the upright picture lies in the stored one, in fractions, by the turn that sets it upright.
+_Point = tuple[float, float]
+_IN_STORED: dict[Image.Transpose, Callable[[float, float], _Point]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda x, y: (1 - x, y),
+    Image.Transpose.ROTATE_180: lambda x, y: (1 - x, 1 - y),
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda x, y: (x, 1 - y),
+    Image.Transpose.TRANSPOSE: lambda x, y: (y, x),
+    Image.Transpose.ROTATE_270: lambda x, y: (y, 1 - x),
+    Image.Transpose.TRANSVERSE: lambda x, y: (1 - y, 1 - x),
+    Image.Transpose.ROTATE_90: lambda x, y: (1 - y, x),
+}
+_Box = tuple[float, float, float, float]
+_WHOLE: _Box = (0, 0, 1, 1)
+_JPEGS = ("JPEG", "MPO")
+_EXIF_ORIENTATION = 0x0112
+_PILLOW_MODULES = r"PIL\."
+
+
+def decode_image(
+    data: bytes,
+    *,
+    size_px: int,
+    region: Region | None = None,
+    fit: Fit = "stretch",
+    max_bytes: int = MAX_BYTES,
+    max_px: int = MAX_PX,
+    max_decode_bytes: int = MAX_DECODE_BYTES,
+) -> Pixels:
+    """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
+
+    `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
+    May be called from many threads: the codec and the resizing run without the interpreter lock. A large image waits
+    until it fits into `max_decode_bytes` beside the others that this process is decoding.
+
+    Raises:
+        BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
+            `truncated`, `corrupt`, `unsupported`.
+    """
+    out = np.empty((size_px, size_px, 3), np.uint8)
+    decode_into(
+        data, out, region=region, fit=fit, max_bytes=max_bytes, max_px=max_px, max_decode_bytes=max_decode_bytes
+    )
+    return out
+
+
+def decode_into(
+    data: bytes,
+    out: Pixels,
+    *,
+    region: Region | None = None,
+    fit: Fit = "stretch",
+    max_bytes: int = MAX_BYTES,
+    max_px: int = MAX_PX,
+    max_decode_bytes: int = MAX_DECODE_BYTES,
+) -> None:
+    """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
+
+    If this raises, the content of `out` is undefined: a small JPEG is decoded straight into it.
+    """
+    size_px = out.shape[0]
+    if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
+        raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
+    content_type = sniff(data)
+    limits.check_length(len(data), max_bytes=max_bytes)
+    _silence_pillow_warnings()
+    options = _DecodeOptions(region, fit, max_px, max_decode_bytes)
+    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
+        return
+    if content_type == "image/png" and _is_cut(data, content_type):  # Pillow would not notice the missing end
+        raise _truncated(data, content_type)
+    limits.check_before_opening(data, content_type)
+    try:
+        _decode_by_pillow(data, out, content_type, options)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
+    except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
+        raise _undecodable(data, content_type, error=error) from error
+
+
+class _DecodeOptions(NamedTuple):
+    """How to treat an image, and the limits on its size."""
+
+    region: Region | None
+    fit: Fit
+    max_px: int
+    max_decode_bytes: int
+
+
+def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, options: _DecodeOptions) -> None:
+    """Fill `out`, by the rules at the top; raises anything."""
+    with contextlib.ExitStack() as memory:
+        try:
+            _load_by_pillow(data, out, content_type, options, memory)
+        except Exception as error:
+            drop_locals(error)
+            raise
+
+
+def _load_by_pillow(
+    data: bytes, out: Pixels, content_type: str, options: _DecodeOptions, memory: contextlib.ExitStack
+) -> None:
+    """A function of its own, so that its images are freed when it returns, before `memory` is given back."""
+    with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
+        size = frame.size
+        limits.check_size(size, max_px=options.max_px)
+        box = _scale_in_codec(frame, len(out), options) if frame.format in _JPEGS else None
+        needed_bytes = limits.decoded_bytes(frame, data, stored_size=size, max_px=options.max_px)
+        what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
+        limits.check_memory(needed_bytes, max_decode_bytes=options.max_decode_bytes, what=what)
+        memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes))
+        _fill(out, _to_fitted_rgb(frame, box, len(out), options))
+
+
+def _decode_plain_jpeg(data: bytes, out: Pixels, options: _DecodeOptions) -> bool:
+    """Fill `out` as Pillow would, bit by bit, but faster. Returns False if Pillow must decode or refuse the image."""
+    header = read_header(data)
+    if header is None or header.width_px * header.height_px > options.max_px:
+        return False
+    try:
+        turn = _turn_in_metadata(data) if header.has_metadata else None
+    except Exception:  # Pillow can't open it, and will say why
+        return False
+    plan = _jpeg_plan((header.width_px, header.height_px), turn, options.region, len(out), options.fit)
+    needed_bytes = limits.jpeg_bytes(header, by=plan.by, file_bytes=len(data))
+    if needed_bytes > options.max_decode_bytes:
+        return False
+    with DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes):
+        return _decode_planned_jpeg(data, out, header, plan, turn)
+
+
+def _decode_planned_jpeg(
+    data: bytes, out: Pixels, header: JpegHeader, plan: _JpegPlan, turn: Image.Transpose | None
+) -> bool:
+    width, height = plan.size
+    straight = plan.is_final and turn is None and not header.is_grey and width == len(out) and out.flags.c_contiguous
+    top = (len(out) - height) // 2
+    pixels = decode_reduced(data, header, by=plan.by, out=out[top : top + height] if straight else None)
+    if pixels is None:
+        return False
+    if straight:
+        _repeat_border(out, top=top, left=0, bottom=top + height, right=width)
+        return True
+    image = Image.frombytes("L" if header.is_grey else "RGB", (pixels.shape[1], pixels.shape[0]), pixels)
+    if not plan.is_final:
+        image = image.resize(plan.size, _FILTER, box=plan.part, reducing_gap=_REDUCING_GAP)
+    _fill(out, _to_rgb(image if turn is None else image.transpose(turn), inverted=False))
+    return True
+
+
+class _JpegPlan(NamedTuple):
+    """How to decode a JPEG of one size: the codec's reduction, the part of the reduced picture, and the final size."""
+
+    by: int
+    part: _Box
+    size: tuple[int, int]
+    is_final: bool  # the codec's output needs no resizing
+
+
+@functools.lru_cache(maxsize=256)  # cameras have few sizes and regions; a miss costs microseconds
+def _jpeg_plan(
+    size: tuple[int, int], turn: Image.Transpose | None, region: Region | None, size_px: int, fit: Fit
+) -> _JpegPlan:
+    sides = _stored(turn, region)
+    by = reduction(size, least=_least(size, sides, size_px, fit))
+    part = _part((size[0] / by, size[1] / by), sides)
+    fitted = _fitted(part, size_px, fit)
+    return _JpegPlan(by, part, fitted, is_final=region is None and fitted == reduced_size(size, by))
+
+
+def _turn_in_metadata(data: bytes) -> Image.Transpose | None:
+    """How Pillow would set this file upright; raises anything where Pillow can't open it."""
+    with Image.open(io.BytesIO(data), formats=[FORMATS["image/jpeg"]]) as frame:
+        return _turn(frame)
+
+
+def _fill(out: Pixels, image: Image.Image) -> None:
+    """Put an RGB image in the middle of `out` [S, S, 3], and repeat its outermost rows and columns around it."""
+    width, height = image.size
+    top, left = (len(out) - height) // 2, (len(out) - width) // 2
+    bottom, right = top + height, left + width
+    out[top:bottom, left:right] = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
+    _repeat_border(out, top=top, left=left, bottom=bottom, right=right)
+
+
+def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int) -> None:
+    """Fill what lies outside of these columns and rows of `out` with the nearest pixel inside."""
+    if right - left < len(out):
+        out[top:bottom, :left], out[top:bottom, right:] = out[top:bottom, left, None], out[top:bottom, right - 1, None]
+    if bottom - top < len(out):
+        out[:top], out[bottom:] = out[top], out[bottom - 1]
+
+
+def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: _DecodeOptions) -> Image.Image:
+    """The upright RGB image in the size of `_fitted`. `box` is the frame's area if the codec scales it, else None."""
+    frame.load()  # first: a PNG's transparency and orientation may follow its pixels
+    turn = _turn(frame)
+    part = _part(box[2:] if box else frame.size, _stored(turn, options.region))
+    size = _fitted(part, size_px, options.fit)
+    resized = frame.size != size or part != (0, 0, *size)
+    image = to_resizable(frame, premultiplied=resized)
+    if resized:
+        image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
+    # Resize first, then turn and convert the small image: resizing commutes with both, as `size` is as stored.
+    if turn is not None:
+        image = image.transpose(turn)
+    return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
+
+
+def _part(size: tuple[float, float], sides: _Box) -> _Box:
+    """A part of a picture of this width and height, from fractions to pixels."""
+    (width, height), (left, top, right, bottom) = size, sides
+    return left * width, top * height, right * width, bottom * height
+
+
+def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
+    """Width and height of `part`, in pixels, once it is fitted into a square of `size_px`."""
+    if fit == "stretch":
+        return size_px, size_px
+    left, top, right, bottom = part
+    width, height = right - left, bottom - top
+    scale = size_px / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
+    """The smallest width and height of a whole picture whose part `sides` still reaches its fitted size."""
+    left, top, right, bottom = sides
+    width, height = _fitted(_part(size, sides), size_px, fit)
+    return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
+
+
+def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -> _Box | None:
+    """Let the codec decode a JPEG at 1/2, 1/4 or 1/8, which is faster, if the region keeps its fitted size.
+
+    Returns the exact area of the whole frame in the codec's output, in pixels; None if the codec can't scale it.
+    """
+    sides = _stored(_turn(frame), options.region)
+    drafted = frame.draft(None, _least(frame.size, sides, size_px, options.fit))
+    return drafted[1] if drafted else None
+
+
+def _stored(turn: Image.Transpose | None, region: Region | None) -> _Box:
+    """Left, top, right and bottom of the region in the picture as it is stored, in fractions."""
+    if region is None:
+        return _WHOLE
+    corners = [(region.left, region.top), (region.right, region.bottom)]
+    if turn is not None:
+        corners = [_IN_STORED[turn](x, y) for x, y in corners]
+    (left, right), (top, bottom) = sorted(x for x, _ in corners), sorted(y for _, y in corners)
+    return left, top, right, bottom
+
+
+def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        backdrop = Image.new("RGBA", image.size, _BACKDROP)
+        backdrop.alpha_composite(image)
+        image = backdrop
+    elif image.mode == "CMYK" and inverted:  # Pillow inverted it as if Adobe's marker were there
+        image = ImageChops.invert(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _turn(frame: Image.Image) -> Image.Transpose | None:
+    """How to turn the loaded frame upright; works for a JPEG before it is loaded.
+
+    Pillow turns a TIFF while loading it, and removes the tag; a PNG's orientation may follow its pixels.
+    """
+    try:
+        if not limits.has_one_orientation(frame, tag=_EXIF_ORIENTATION):
+            return None
+        return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # broken EXIF does not spoil the pixels
+        return None
+
+
+def _undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
+    if "truncated" in str(error) or _is_cut(data, content_type):
+        return _truncated(data, content_type)
+    # This error's text holds only the address of an object.
+    unread = isinstance(error, UnidentifiedImageError)
+    why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
+    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
+
+
+def _truncated(data: bytes, content_type: str) -> BadImage:
+    what = f"this {FORMATS[content_type]} ends too early, after {len(data):,} bytes"
+    return BadImage("truncated", f"{what}: send it when it is completely written.")
+
+
+def _is_cut(data: bytes, content_type: str) -> bool:
+    """Whether the container's own fields show that the end is missing."""
+    size_bytes = len(data)
+    match content_type:
+        case "image/jpeg":
+            return b"\xff\xd9" not in data[-1024:]
+        case "image/png":
+            return data.rfind(b"IEND") < 0
+        case "image/webp":
+            return int.from_bytes(data[4:8], "little") + 8 > size_bytes
+        case "image/bmp":
+            return int.from_bytes(data[2:6], "little") > size_bytes
+        case _:  # TIFF: the directory, which writers put last, lies past the end
+            order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+            big = data[2:4] in (b"+\0", b"\0+")
+            return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes
+
+
+def _silence_pillow_warnings() -> None:
+    """Suppress Pillow's warnings about odd metadata and large images on standard error: we have our own limits.
+
+    Warning filters belong to the process, not to a thread, so one permanent filter is safe, unlike `catch_warnings` in
+    each call. It covers only warnings raised in Pillow's own modules.
+    """
+    if not warnings.filters or getattr(warnings.filters[0][3], "pattern", None) != _PILLOW_MODULES:
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)

@@ -1,0 +1,60 @@
+"""The embedded Valkey server of `demo`, `bench` and the tests; it ends when the caller ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from shared.server.valkey import StartWatch, valkey_command
+from shared.subprocesses import SupervisedProcess
+
+_LOG_READ_BYTES = 65_536
+
+
+@contextlib.contextmanager
+def embedded_server(**config: str) -> Iterator[str]:
+    """A Valkey server on a free port of the loopback address, for as long as the block lasts.
+
+    Nothing is persisted. The server has MEMORY_OPTIONS. Ctrl-C goes to the caller alone, so that workers can drain
+    first. When the caller is killed, the server stops too; a process forked off the caller keeps it alive until it
+    ends or execs.
+
+    Args:
+        config: settings of valkey.conf, `_` for `-`.
+
+    Yields:
+        the server's URL, e.g. `redis://127.0.0.1:40123/0`.
+
+    Raises:
+        NotFound: the `demo` extra is not installed.
+        RedisUnavailable: the server did not start; says why.
+    """
+    port = _free_port()
+    command = valkey_command(port=port, options=config)
+    # The supervisor removes it, even if this process is killed.
+    folder = Path(tempfile.mkdtemp(prefix="sortline-valkey-"))
+    command += ["--dir", str(folder)]
+    with (
+        tempfile.TemporaryFile() as log,
+        SupervisedProcess(command, output=log, errors=log, remove=folder) as process,
+    ):
+        StartWatch(process, read_log=lambda: _read(log)).wait_until_loaded(port=port, folder=folder)
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def _free_port() -> int:
+    """A port that the system gave out just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read(log: IO[bytes]) -> str:
+    """Its end. Not by `seek`, which would move the position at which the server writes."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), _LOG_READ_BYTES, max(0, size - _LOG_READ_BYTES)).decode(errors="replace")

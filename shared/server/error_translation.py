@@ -1,0 +1,249 @@
+"""Translates each error of the Redis client into one of ours, which says what happened and how to fix it.
+
+    we raise            when                                                              the caller
+    RedisUnavailable    the server can't be reached, or refuses what it will accept later   waits and calls again
+    QueueFull           the server's memory is full                                         waits, or drops
+    BadSetting          login, rights, TLS, database, cluster: a person must fix it         ends and says how to fix it
+    CommandRefused      any other refusal, e.g. of a key of the wrong type                  gives up this call
+
+The worker waits through all of them, because it holds jobs. It logs the text of `explain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from redis import exceptions
+
+from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
+from shared.settings import masked
+
+
+class _Meaning(NamedTuple):
+    """What an error code of the server means."""
+
+    raises: type[SortlineError]
+    text: str  # follows "the Redis server at URL"; {text} is the server's own
+    advice: str  # how to fix it
+
+
+_CLUSTER = _Meaning(
+    BadSetting,
+    "is a node of a Redis Cluster, which neither Sortline nor RQ supports",
+    "Let redis_url lead to a server that is not in cluster mode.",
+)
+_LOGIN = _Meaning(
+    BadSetting,
+    "refuses the login",
+    "Give the user and password that it expects in redis_url, or none if it expects none.",
+)
+_NO_DATABASE = _Meaning(
+    BadSetting, "has no such database: {text}", "Most have 0 to 15; end redis_url with the number of one."
+)
+
+# By the code that the server's answer begins with.
+_MEANINGS = {
+    "LOADING": _Meaning(RedisUnavailable, "is loading its data (LOADING)", "It answers when it is done."),
+    "BUSY": _Meaning(
+        RedisUnavailable, "is busy with a long script (BUSY)", "It answers when the script ends; SCRIPT KILL ends it."
+    ),
+    "MISCONF": _Meaning(
+        RedisUnavailable,
+        "refuses writes because it can't save its data to disk (MISCONF)",
+        "Its log names the fault: often a full disk, or a folder that it may not write to.",
+    ),
+    "NOREPLICAS": _Meaning(
+        RedisUnavailable,
+        "refuses writes because too few of its replicas are in sync (NOREPLICAS)",
+        "Start its replicas, or lower min-replicas-to-write.",
+    ),
+    "READONLY": _Meaning(
+        RedisUnavailable, "is a replica and refuses writes (READONLY)", "Let redis_url lead to its primary."
+    ),
+    "UNBLOCKED": _Meaning(RedisUnavailable, "has become a replica (UNBLOCKED)", "Let redis_url lead to its primary."),
+    "MASTERDOWN": _Meaning(
+        RedisUnavailable,
+        "is a replica that has lost its primary, and refuses reads (MASTERDOWN)",
+        "Let redis_url lead to the primary.",
+    ),
+    "OOM": _Meaning(
+        QueueFull,
+        "takes nothing more because its memory is full (OOM)",
+        "If images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: lower "
+        "result_ttl_s and failure_ttl_s in the producers' settings, or raise the server's maxmemory (docs/sizing.md).",
+    ),
+    "LOGIN": _LOGIN,
+    "NOPERM": _Meaning(
+        BadSetting,
+        "does not let this user do that (NOPERM): {text}",
+        "Grant the user of redis_url the commands +@all -@dangerous, the keys ~rq:* ~sortline:* and the channels &rq:* "
+        "(ACL SETUSER); ACL LOG names what was denied.",
+    ),
+    "DENIED": _Meaning(
+        BadSetting,
+        "is in protected mode and takes only connections from its own machine (DENIED)",
+        "Set a password on it and give that in redis_url.",
+    ),
+    "MOVED": _CLUSTER,
+    "ASK": _CLUSTER,
+    "CROSSSLOT": _CLUSTER,
+    "CLUSTERDOWN": _CLUSTER,
+    "TRYAGAIN": _CLUSTER,
+}
+
+# Answers whose code is ERR, by how their text begins.
+_MEANINGS_OF_ERR = {
+    "ACL failure in script": _MEANINGS["NOPERM"],
+    "max number of clients": _Meaning(
+        RedisUnavailable, "has no connection left: {text}", "Raise its maxclients, or end some of its clients."
+    ),
+    # MULTI was refused, e.g. as BUSY, and what followed was not. Sending it again doubles nothing.
+    "EXEC without MULTI": _Meaning(
+        RedisUnavailable, "refused a part of a transaction: {text}", "Sending it again is safe."
+    ),
+    "DB index": _NO_DATABASE,
+    "invalid DB index": _NO_DATABASE,
+    "SELECT is not allowed in cluster mode": _CLUSTER,
+    "unknown command": _Meaning(
+        BadSetting, "lacks a command: {text}", "Sortline needs Redis 6.2 or Valkey 7.2, or a later one."
+    ),
+}
+
+# The client cuts the code off these answers.
+_CODES_OF_CLASSES: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.AuthenticationError, "LOGIN"),
+    (exceptions.AuthenticationWrongNumberOfArgsError, "LOGIN"),
+    (exceptions.AuthorizationError, "NOPERM"),
+    (exceptions.NoPermissionError, "NOPERM"),
+    (exceptions.BusyLoadingError, "LOADING"),
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.AskError, "ASK"),  # MovedError is one
+    (exceptions.TryAgainError, "TRYAGAIN"),
+    (exceptions.ClusterCrossSlotError, "CROSSSLOT"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+)
+
+# Before the answer to one command of a pipeline the client puts the command, with the beginning of its arguments.
+_PIPELINE = re.compile(r"^Command # \d+ \((?P<command>\w*).*\) of pipeline caused error: ", re.DOTALL)
+# EXEC, when the server's state changed after the commands were queued; then follows the answer that each would get.
+_DISCARDED = "Transaction discarded because of: "
+# Before the answer to a command of a script, Redis 6 puts the place in the script.
+_SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?", re.DOTALL)
+# Before an answer that a script raised again, as ours do, is the place where it did so, and the code that the client
+# cuts off elsewhere.
+_RAISED_AGAIN = re.compile(r"^(?:user_script:\d+: (?=[A-Z]))?(?:ERR )?")
+# Behind the answer to a command of a script, Redis 7 and Valkey put the place in the script.
+_PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_script:\d+\.?$")
+_CODE = re.compile(r"^([A-Z]+) ")
+
+
+@contextlib.contextmanager
+def server_errors(redis_url: str) -> Iterator[None]:
+    """Put it around calls to the server at `redis_url`.
+
+    Raises:
+        RedisUnavailable, QueueFull, BadSetting, CommandRefused: what `translate` makes of the client's error.
+    """
+    try:
+        yield
+    except exceptions.RedisError as error:
+        raise translate(error, redis_url) from error
+
+
+def translate(error: exceptions.RedisError, redis_url: str | None = None) -> SortlineError:
+    """The error to raise instead. Its message is one line, and names the server, without its password, if given."""
+    at = "" if redis_url is None else f" at {masked(redis_url)}"
+    code, text = _code_and_text(error)
+    meaning = _meaning(code, text)
+    if meaning is not None:
+        return meaning.raises(f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}")
+    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
+        return _connection_error(error, at)
+    if isinstance(error, exceptions.InvalidResponse):
+        return BadSetting(f"what answers{at} is no Redis server: {text}. Mend redis_url.")
+    return CommandRefused(f"the Redis server{at} refuses a command: {text}.")
+
+
+def explain(error: Exception) -> str:
+    """What went wrong and how to fix it, for the log of a process that uses one server."""
+    return str(translate(error) if isinstance(error, exceptions.RedisError) else error)
+
+
+def is_wrong_type(error: object) -> bool:
+    """Whether the server refused a command because its key holds another type: other keys are not affected."""
+    return isinstance(error, exceptions.ResponseError) and _code_and_text(error)[1].startswith("WRONGTYPE ")
+
+
+def _code_and_text(error: Exception) -> tuple[str, str]:
+    """The code of the server's answer, "" for one without a meaning here, and the rest of its text."""
+    text, command = str(error), ""
+    if pipeline := _PIPELINE.match(text):
+        command, text = pipeline["command"], text[pipeline.end() :]
+    text = _RAISED_AGAIN.sub("", _SCRIPT.sub("", text.removeprefix(_DISCARDED)))
+    text = _PLACE_IN_SCRIPT.sub("", text).rstrip(".")
+    code = next((code for kind, code in _CODES_OF_CLASSES if isinstance(error, kind)), "")
+    if not code and (found := _CODE.match(text)) and found[1] in _MEANINGS:
+        code, text = found[1], text[found.end() :]
+    return code, f"{text} (in {command})" if command else text
+
+
+def _meaning(code: str, text: str) -> _Meaning | None:
+    if code in _MEANINGS:
+        return _MEANINGS[code]
+    return next((meaning for start, meaning in _MEANINGS_OF_ERR.items() if text.startswith(start)), None)
+
+
+def _connection_error(error: Exception, at: str) -> SortlineError:
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
+            return refusal
+    text = str(error).rstrip(".")
+    advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
+    return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{advice}")
+
+
+def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
+    """The error for a refusal that stays; None for a handshake that was merely cut off."""
+    reason = cause.reason or ""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return BadSetting(
+            f"the certificate of the Redis server{at} is not trusted: {cause.verify_message.rstrip('.')}. Name the "
+            "certificate of its authority in redis_url (?ssl_ca_certs=FILE), and the host as the certificate names it."
+        )
+    if reason == "WRONG_VERSION_NUMBER":
+        return wants_no_tls(at)
+    if "ALERT" in reason and "INTERNAL_ERROR" not in reason:
+        return BadSetting(
+            f"the Redis server{at} refuses the TLS handshake: {reason.replace('_', ' ').lower()}. If it wants a client "
+            "certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)."
+        )
+    if cause.library in ("X509", "PEM") or "PEM" in str(cause):
+        return BadSetting(f"a certificate or key that redis_url names can't be read: {cause}. It must be a PEM file.")
+    return None
+
+
+def _tls_hint(error: Exception) -> str:
+    """A likely reason for a handshake that got no answer, or a connection that was closed after it."""
+    for cause in _causes(error):
+        if isinstance(cause, TimeoutError) and "handshake" in str(cause):
+            return ", in the TLS handshake: if it does not speak TLS, write redis:// for rediss://"
+        if isinstance(cause, ssl.SSLEOFError):
+            return ": if it wants a client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)"
+    return ""
+
+
+def wants_no_tls(at: str) -> BadSetting:
+    """The error for rediss:// to a port that does not speak TLS; `at` as in `translate`."""
+    return BadSetting(f"the Redis server{at} does not speak TLS. Write redis:// for rediss:// in redis_url.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

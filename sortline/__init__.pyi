@@ -1,0 +1,28 @@
+# The public names: the only list of them. Type checkers read it as it is, and `__init__.py` reads it when it is
+# imported. In a stub, `as` with the same name makes an imported name public.
+
+from producer.results import Answer as Answer, iter_results as iter_results, wait_for as wait_for
+from producer.submit import Frame as Frame, LineProducer as LineProducer, PreparedJob as PreparedJob
+from shared.errors import (
+    BadImage as BadImage,
+    BadInput as BadInput,
+    BadJob as BadJob,
+    BadSetting as BadSetting,
+    CommandRefused as CommandRefused,
+    NotFound as NotFound,
+    QueueFull as QueueFull,
+    RedisUnavailable as RedisUnavailable,
+    ResultGone as ResultGone,
+    ResultTimeout as ResultTimeout,
+    SortlineError as SortlineError,
+    Transient as Transient,
+)
+from shared.schemas import (
+    ImageJob as ImageJob,
+    Label as Label,
+    ModelRef as ModelRef,
+    Outcome as Outcome,
+    SortResult as SortResult,
+    Timings as Timings,
+)
+from shared.settings import Settings as Settings, load_settings as load_settings

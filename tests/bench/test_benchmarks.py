@@ -1,0 +1,194 @@
+"""Each benchmark runs small on a real server; its record is complete and agrees with itself. No time is asserted."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from threading import BrokenBarrierError
+from typing import Any
+
+import pytest
+import redis
+
+from bench.benchmarks import engine, footprint, idle, latency, scaling
+from bench.benchmarks.engine import bench_engine
+from bench.benchmarks.footprint import bench_footprint
+from bench.benchmarks.idle import bench_idle
+from bench.benchmarks.latency import bench_latency
+from bench.benchmarks.queue import with_step_batches
+from bench.benchmarks.scaling import bench_scaling
+from bench.contenders.worker_processes import drain_queues, idle_workers
+from bench.engines import simulated
+from bench.engines.null import null_model
+from bench.engines.simulated import full_rate, simulated_model
+from bench.measuring import traffic
+from bench.measuring.traffic import TrafficSpec, send
+from shared import keys
+from shared.errors import NotFound, Transient
+from shared.settings import Settings
+from tests.bench.meeting import meeting_simulated_model
+from worker.models.loading import LoadedModel
+
+SIZE = "64x48"
+
+
+@pytest.fixture
+def plant(settings: Settings, tiny_models: Path) -> Settings:
+    return settings.model_copy(update={"model_store": str(tiny_models), "model": "tiny", "engine": "litert"})
+
+
+@pytest.fixture(autouse=True)
+def _few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One takes some 20 ms of a core, in each of a benchmark's many cameras."""
+    monkeypatch.setattr(traffic, "REPLAYED", 4)
+
+
+def on_progress(text: str) -> None:
+    """Nobody watches."""
+
+
+def broken(settings: Settings) -> LoadedModel:
+    raise NotFound("no such model")
+
+
+def test_engine_measures_each_that_runs_at_each_size(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "runnable_engines", lambda: ("litert", "litert-fp32"))
+    record = bench_engine(plant, rounds=2, measure_s=0.01, on_progress=on_progress)
+    assert record["model"] == "tiny@1"
+    assert set(record["images_per_s"]) == {"litert", "litert-fp32"}
+    assert record["left_out"] == {}
+    ratios = {}
+    for name, by_size in record["images_per_s"].items():
+        assert list(by_size) == ["1", "4", "16", "64"]
+        for size, figures in by_size.items():
+            assert 0 < figures["min"] <= figures["median"] <= figures["max"]
+            ratios[name, int(size)] = record["ratio_to_best"][name][size]
+    best = record["best"]
+    assert max(ratios.values()) == ratios[best["engine"], best["batch"]] == 1.0
+
+
+def test_an_engine_that_cannot_be_opened_says_why(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise NotFound("not installed: pip install it.")
+
+    monkeypatch.setattr(engine, "open_engine", refuse)
+    assert engine._open(plant, "tensorflow") == "not installed: pip install it."
+
+
+def test_latency_accounts_for_every_frame_at_every_load(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "STEADY", (50,))
+    monkeypatch.setattr(latency, "OVERLOAD", (300,))
+    record = bench_latency(plant, rounds=1, jobs=100, seconds=0.3, deadline_ms=2000, size=SIZE, on_progress=on_progress)
+    assert record["model"] == {"name": "tiny", "version": 1, "engine": "litert"}
+    capacity = record["capacity_images_per_s"]["median"]
+    assert [load["percent"] for load in record["loads"]] == [50, 300]
+    for load in record["loads"]:
+        assert load["asked_images_per_s"] == pytest.approx(capacity * load["percent"] / 100, rel=0.01)
+        # The record rounds the capacity to a tenth, which is less than one frame here.
+        assert load["frames"] == pytest.approx(capacity * load["percent"] / 100 * 0.3, abs=1.0)
+        assert sum(load["outcomes"].values()) == load["frames"]
+        times = load["capture_to_result_ms"]
+        assert times["images"] == load["frames"] - load["outcomes"]["queue_full"]
+        assert 0 < times["p50"] <= times["p95"] <= times["p99"] <= times["max"]
+        assert load["sorted_share"] == pytest.approx(load["outcomes"]["sorted"] / load["frames"], abs=1e-4)
+        assert load["achieved_images_per_s"] > 0
+
+
+def test_frames_that_find_the_queue_full_are_counted(plant: Settings, tmp_path: Path) -> None:
+    bounded = plant.model_copy(update={"queue_max_items": 10})
+    sent = send(bounded, TrafficSpec(line="l", count=30, rate_hz=5000.0, size=SIZE), folder=tmp_path)
+    assert (sent.frames, sent.accepted, sent.refused_full, sent.cameras) == (30, 10, 20, 3)
+
+
+def test_the_queue_is_measured_in_the_bare_scripts_batches_unless_told(settings: Settings) -> None:
+    assert "max_batch" not in settings.model_fields_set
+    assert with_step_batches(settings).max_batch == 32
+    assert with_step_batches(settings.model_copy(update={"max_batch": 16})).max_batch == 16
+
+
+def test_a_camera_that_fails_is_quoted(plant: Settings, tmp_path: Path) -> None:
+    with pytest.raises(Transient, match=r"a camera ended with 2.*size = 'wide'"):
+        send(plant, TrafficSpec(line="l", count=5, size="wide"), folder=tmp_path)
+
+
+def test_scaling_gives_a_point_for_each_group(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "REAL_WORKERS", (1,))
+    monkeypatch.setattr(scaling, "SIMULATED_WORKERS", (1, 2))
+    monkeypatch.setattr(simulated, "simulated_model", meeting_simulated_model)
+    record = bench_scaling(plant, rounds=1, jobs=200, simulated_s=0.5, on_progress=on_progress)
+    assert record["left_out"] == {}
+    (real,) = record["real"]["points"]
+    assert (real["workers"], real["servers"], real["images"]) == (1, 1, 200)
+    points = record["simulated"]["points"]
+    assert [(point["workers"], point["servers"]) for point in points] == [(1, 1), (2, 1), (2, 2)]
+    for point in points:
+        rate = point["jobs_per_s"]["median"]
+        assert rate > 0
+        of_engines = rate / point["workers"] / full_rate(plant.max_batch)
+        assert point["used_share"]["engine"] == pytest.approx(of_engines, abs=1e-3)
+        assert point["ratio_to_one_worker"] > 0
+        assert point["server_us_per_job"] > 0
+        assert point["worker_us_per_job"] > 0
+        assert set(point["used_share"]) == {"server", "cores", "engine"}
+        assert point["limited_by"] in {"server", "cores", "engine", "other"}
+
+
+def test_idle_times_single_images_and_counts_what_waiting_costs(
+    plant: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker asks every half second: watched for less, it may not be heard at all."""
+    monkeypatch.setattr(idle, "SETTLE_S", 0.2)
+    record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, on_progress=on_progress)
+    assert [group["workers"] for group in record["crews"]] == [1, 3]
+    assert record["server_alone"]["commands_per_s"] >= 0
+    for group in record["crews"]:
+        assert group["pickup_ms"]["images"] == group["capture_to_result_ms"]["images"] == 5
+        assert group["pickup_ms"]["p50"] <= group["capture_to_result_ms"]["p50"]
+        assert group["server"]["commands_per_s"] > record["server_alone"]["commands_per_s"]
+
+
+def test_an_idle_group_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
+    with idle_workers(plant, null_model, count=3, client=client, on_progress=on_progress):
+        assert client.scard(keys.RQ_WORKERS) == 3
+        pids = {int(client.hget(worker, "pid") or 0) for worker in client.smembers(keys.RQ_WORKERS)}
+        assert len(pids) == 3
+    assert client.scard(keys.RQ_WORKERS) == 0
+    assert not multiprocessing.active_children()
+
+
+def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "FIRST_IMAGES", 100)
+    monkeypatch.setattr(footprint, "SIZE", SIZE)
+    record = bench_footprint(plant, rounds=1, images=300, on_progress=on_progress)
+    assert record["ready_s"]["median"] > 0
+    assert record["first_result_s"]["median"] > 0
+    after = {int(images): mb for images, mb in record["resident_mb_after"].items()}
+    assert (min(after), max(after)) == (100, 300)
+    memory = record["resident_mb"]
+    assert (memory["first"], memory["last"], memory["most"]) == (after[100], after[300], max(after.values()))
+    assert memory["first"] > 10
+
+
+def test_a_group_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no such model"):
+        drain_queues([plant, plant], broken)
+
+
+def test_a_group_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    send(plant, TrafficSpec(line="l", count=200, size=SIZE), folder=tmp_path)
+    assert drain_queues([plant], simulated_model) > 0
+    found = traffic.results(client, "l")
+    assert len({result.job_id for result in found}) == traffic.answered(client, "l") == 200
+
+
+def test_what_waits_in_vain_says_so(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "PATIENCE_S", 0.1)
+    with pytest.raises(Transient, match="0 results instead of 1 on line nobody"):
+        traffic.wait_answered(client, "nobody", count=1)
+
+
+def test_those_that_waited_for_a_broken_one_are_not_the_cause() -> None:
+    from bench.contenders.worker_processes import _raise_first
+
+    with pytest.raises(NotFound):
+        _raise_first([BrokenBarrierError(), None, NotFound("the cause"), BrokenBarrierError()])

@@ -1,0 +1,98 @@
+"""What `sortline bench` runs for which names, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import sortline.cli
+from bench import run
+from bench.commands import BENCHMARKS, USUAL
+from bench.measuring.record import OnProgress, Record
+from bench.output import plot
+from bench.run import Options, run_all
+from shared.settings import Settings
+
+OPTIONS = Options(
+    rounds=1,
+    jobs=100,
+    sizes=["224x224", "640x480"],
+    peers=True,
+    seconds=1.0,
+    deadline_ms=100.0,
+    single_jobs=1,
+    idle_workers=1,
+    images=100,
+    swaps=1,
+    rate_hz=10.0,
+    model=None,
+    engine=None,
+    max_batch=None,
+    redis_url=None,
+)
+
+
+def ask(*arguments: str) -> list[str]:
+    """The names that the command would have run."""
+    asked: list[str] = []
+
+    def record(names: list[str], options: Options, **rest: object) -> None:
+        asked.extend(names)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_all", record)
+        done = CliRunner().invoke(sortline.cli.app, ["bench", *arguments])
+        assert done.exit_code == 0, done.output
+    return asked
+
+
+def measured(settings: Settings, *, on_progress: OnProgress, **options: object) -> Record:
+    """A benchmark that is done at once."""
+    times = {"images": 1, "p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0}
+    group = {"workers": 1, "server": {"core_share": 0.1, "commands_per_s": 1.0}, "server_core_share_of_workers": 0.1}
+    return {"benchmark": "idle", "crews": [group | {"pickup_ms": times, "capture_to_result_ms": times}]}
+
+
+def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
+    assert {name: len(run._chosen([name], OPTIONS)) for name in BENCHMARKS} == dict.fromkeys(BENCHMARKS, 1) | {
+        "line": 2  # one for each size
+    }
+    assert ask() == list(USUAL)
+    assert ask("idle", "footprint") == ["idle", "footprint"]
+
+
+def test_an_unknown_name_is_a_usage_error_that_lists_the_known() -> None:
+    done = CliRunner().invoke(sortline.cli.app, ["bench", "quue"])
+    assert done.exit_code == 2
+    assert all(name in done.output for name in ("quue", "footprint"))
+
+
+def test_what_is_run_is_written_with_the_machine_and_the_server_and_plotted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "bench_idle", measured)
+    run_all(["idle"], OPTIONS, out=tmp_path / "out", as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    (written,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(written.read_text()) == document
+    assert document["machine"]["server"].startswith("valkey ")
+    assert [record["benchmark"] for record in document["benchmarks"]] == ["idle"]
+    with Image.open(written.with_suffix(".png")) as image:
+        assert image.format == "PNG"
+
+
+def test_without_matplotlib_all_but_the_plot_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(run, "bench_idle", measured)
+    monkeypatch.setattr(plot, "matplotlib_installed", lambda: False)
+    run_all(["idle"], OPTIONS, out=tmp_path, as_json=False)
+    shown = capsys.readouterr()
+    assert "sortline[train]" in shown.err
+    assert "idle workers" in shown.out
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]

@@ -1,0 +1,181 @@
+"""Archives and downloads: whole or refused, and nothing written outside."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_store.backbones import download as download_module
+from model_store.backbones.download import download, fetch_module, module_url, unpack
+from model_store.runtime.progress import ProgressSteps
+from shared.errors import BadBackbone, BadInput, NotFound
+from tests.model_store.backbones.module_server import ModuleServer, Page, module_server, tar_gz, tar_of
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModuleServer]:
+    with module_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """The files of a module, as far as an archive is concerned."""
+    folder = tmp_path / "module"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index" * 5000)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def unpacked(content: bytes, tmp_path: Path) -> Path:
+    archive = tmp_path / "archive.tar.gz"
+    archive.write_bytes(content)
+    target = tmp_path / "out" / "saved_model"
+    target.parent.mkdir(exist_ok=True)
+    unpack(archive, target, origin="module.tar.gz")
+    return target
+
+
+@pytest.mark.parametrize("below", [".", "mobilenet_v2_100_224"])
+def test_a_module_is_unpacked_from_the_top_or_its_only_folder(module: Path, tmp_path: Path, below: str) -> None:
+    target = unpacked(tar_gz(module, below=below), tmp_path)
+    assert files(target) == files(module)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def link(name: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        ([tarfile.TarInfo("../outside.txt")], r"'\.\./outside\.txt' would be written outside"),
+        ([tarfile.TarInfo("a/../../outside.txt")], "would be written outside"),
+        ([tarfile.TarInfo("/tmp/outside.txt")], "would be written outside"),
+        ([link("saved_model.pb", tarfile.SYMTYPE)], "'saved_model.pb' is a link or device"),
+        ([link("hard", tarfile.LNKTYPE)], "'hard' is a link or device"),
+        ([link("pipe", tarfile.FIFOTYPE)], "'pipe' is a link or device"),
+        ([tarfile.TarInfo("a"), tarfile.TarInfo("a/saved_model.pb")], "is not a whole .tar.gz"),
+        ([tarfile.TarInfo("notes.txt")], "has 0 saved_model.pb .* it holds notes.txt"),
+        ([], "has 0 saved_model.pb .* it holds nothing"),
+        (
+            [tarfile.TarInfo("a/saved_model.pb"), tarfile.TarInfo("b/saved_model.pb")],
+            "has 2 saved_model.pb",
+        ),
+    ],
+)
+def test_what_is_no_module_is_refused(members: list[tarfile.TarInfo], names: str, tmp_path: Path) -> None:
+    with pytest.raises(BadBackbone, match=names):
+        unpacked(tar_of(*members, content=b"x"), tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
+def test_a_cut_archive_is_refused(module: Path, tmp_path: Path, kept: float) -> None:
+    content = tar_gz(module)
+    with pytest.raises(BadBackbone, match="is not a whole"):
+        unpacked(content[: int(len(content) * kept)], tmp_path)
+
+
+def test_a_damaged_archive_is_refused(module: Path, tmp_path: Path) -> None:
+    content = bytearray(tar_gz(module))
+    content[-6] ^= 1  # gzip's own checksum
+    with pytest.raises(BadBackbone, match="is not a whole"):
+        unpacked(bytes(content), tmp_path)
+
+
+def test_unfolding_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "MAX_BYTES", 100_000)
+    bomb = tar_of(tarfile.TarInfo("saved_model.pb"), content=bytes(1_000_000))
+    assert len(bomb) < 10_000
+    with pytest.raises(BadBackbone, match="more than 10,000 members or 100,000 bytes"):
+        unpacked(bomb, tmp_path)
+    monkeypatch.setattr(download_module, "MAX_MEMBERS", 3)
+    with pytest.raises(BadBackbone, match="more than 3 members"):
+        unpacked(tar_of(*(tarfile.TarInfo(f"{number}") for number in range(4))), tmp_path)
+
+
+def test_the_address_is_asked_for_as_tf_hub_does() -> None:
+    assert module_url("https://tfhub.dev/a/1") == "https://tfhub.dev/a/1?tf-hub-format=compressed"
+    assert module_url("https://host/a/1?key=x%2Fy") == "https://host/a/1?key=x%2Fy&tf-hub-format=compressed"
+    signed = "https://host/a.tar.gz?signature=x%2Fy"  # another parameter would spoil the signature
+    assert module_url(signed) == signed
+
+
+def test_a_module_comes_through_a_redirect(server: ModuleServer, module: Path, tmp_path: Path) -> None:
+    server.serve("/storage/module.tar.gz", tar_gz(module))
+    server.pages["/google/mobilenet/4"] = Page(b"", status=302, location=f"{server.url}/storage/module.tar.gz")
+    fetch_module(f"{server.url}/google/mobilenet/4", tmp_path / "out", ProgressSteps())
+    assert files(tmp_path / "out") == files(module)
+    assert server.requests[-2:] == ["/google/mobilenet/4?tf-hub-format=compressed", "/storage/module.tar.gz"]
+
+
+def test_what_a_server_may_answer_instead(
+    server: ModuleServer, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(path: str) -> None:
+        fetch_module(server.url + path, tmp_path / "out", ProgressSteps())
+
+    with pytest.raises(NotFound, match=r"/absent/1\?tf-hub-format=compressed can't be downloaded: .* 404"):
+        fetch("/absent/1")
+    server.pages["/down"] = Page(b"", status=503)
+    with pytest.raises(NotFound, match="503"):
+        fetch("/down")
+    server.pages["/loop"] = Page(b"", status=302, location=f"{server.url}/loop")
+    with pytest.raises(NotFound, match="infinite loop"):
+        fetch("/loop")
+    server.pages["/file"] = Page(b"", status=302, location="file:///etc/hostname")
+    with pytest.raises(NotFound, match="302"):
+        fetch("/file")
+    server.serve("/page", b"<!DOCTYPE html><p>Sign in")
+    with pytest.raises(BadBackbone, match=r"what http://.*/page serves is not a whole \.tar\.gz"):
+        fetch("/page")
+    content = tar_gz(module)
+    server.pages["/short"] = Page(content[:-50], says_bytes=len(content))
+    with pytest.raises(NotFound, match=f"ended after {len(content) - 50:,} of {len(content):,} bytes"):
+        fetch("/short")
+    monkeypatch.setattr(download_module, "_READ_TIMEOUT_S", 0.2)
+    server.pages["/silent"] = Page(content, silent_s=1.0)
+    with pytest.raises(NotFound, match="timed out"):
+        fetch("/silent")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreachable_server_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"127\.0\.0\.1:9/.* can't be downloaded: .*refused"):
+        fetch_module("http://127.0.0.1:9/module/1", tmp_path / "out", ProgressSteps())
+    with pytest.raises(NotFound, match="can't be downloaded"):
+        fetch_module("http://", tmp_path / "out", ProgressSteps())
+
+
+def test_a_download_is_bounded(server: ModuleServer, tmp_path: Path) -> None:
+    url = server.serve("/large", bytes(3000))
+    with pytest.raises(BadInput, match="serves more than 2,999 bytes"):
+        download(url, tmp_path / "large", steps=ProgressSteps(), max_bytes=2999)
+    download(url, tmp_path / "large", steps=ProgressSteps(), max_bytes=3000)
+    assert (tmp_path / "large").read_bytes() == bytes(3000)
+
+
+def test_a_plain_tar_is_not_taken_for_a_whole_one(module: Path, tmp_path: Path) -> None:
+    """It carries no checksum: a cut one could not be told."""
+    with gzip.open(io.BytesIO(tar_gz(module))) as file, pytest.raises(BadBackbone, match="is not a whole"):
+        unpacked(file.read(), tmp_path)

@@ -1,0 +1,92 @@
+"""Which modules are recognised as known networks, and the outputs of their inner layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_store.backbones import keras_graphs
+from model_store.backbones.keras_graphs import Network, open_network, to_signed_unit
+from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.runtime.tensorflow_imports import import_hub
+from tests.model_store.tiny_backbone import save_tiny_backbone
+from tests.model_store.tiny_network import ALPHA, SIZE_PX
+
+IMAGES = np.random.default_rng(6).uniform(0, 1, (3, SIZE_PX, SIZE_PX, 3)).astype(np.float32)
+
+
+def test_the_network_is_recognised_by_its_weights(tiny_network: Network, network_backbone: Backbone) -> None:
+    assert (tiny_network.architecture.name, tiny_network.alpha) == ("MobileNetV2", ALPHA)
+    module = import_hub().KerasLayer(str(network_backbone.path))
+    ours = np.asarray(tiny_network.graph(to_signed_unit(IMAGES * 255), training=False)).mean(axis=(1, 2))
+    assert np.ptp(ours, axis=0).max() > 0.1, "the images give the same answer"
+    np.testing.assert_allclose(ours, module(IMAGES), atol=1e-4)
+
+
+def test_arrays_in_another_order_are_no_known_network(
+    network_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, swapped = import_hub(), [0, 0]
+
+    def keras_layer(path: str, trainable: bool) -> Any:
+        """The module, whose list of arrays has two of equal shapes in each other's place."""
+        module = hub.KerasLayer(path, trainable=trainable)
+        arrays = list(module.resolved_object.variables)
+        # Scale and offset of the last batch normalisation.
+        swapped[:] = [place for place, array in enumerate(arrays) if array.shape == arrays[-1].shape][:2]
+        first, second = swapped
+        arrays[first], arrays[second] = arrays[second], arrays[first]
+
+        class Layer:
+            resolved_object = SimpleNamespace(variables=arrays)
+
+            def __call__(self, images: Any) -> Any:
+                return module(images)
+
+        return Layer()
+
+    monkeypatch.setattr(keras_graphs, "import_hub", lambda: SimpleNamespace(KerasLayer=keras_layer))
+    monkeypatch.setattr(keras_graphs, "_ALPHAS", {"MobileNetV2": (ALPHA,)})
+    assert open_network(network_backbone) is None
+    assert swapped[0] != swapped[1]
+
+
+def test_other_modules_stay_opaque(tmp_path: Path) -> None:
+    backbone = resolve_backbone(str(save_tiny_backbone(tmp_path / "other")), cache=tmp_path / "cache")
+    assert open_network(backbone) is None
+
+
+def test_inner_layers_share_the_weights_and_clones_do_not(tiny_network: Network) -> None:
+    clone = tiny_network.clone()
+    features = clone.architecture.feature_layer
+    images = to_signed_unit(IMAGES * 255)
+    before = np.asarray(clone.up_to(features)(images))
+    np.testing.assert_array_equal(before, np.asarray(tiny_network.up_to(features)(images)))
+    assert before.shape[-1] == clone.feature_width == tiny_network.feature_width
+    assert before.shape[1:3] == (SIZE_PX // 16, SIZE_PX // 16)
+    inner = clone.up_to(features)
+    for variable in clone.graph.get_layer("Conv1").trainable_variables:
+        variable.assign(variable * 1.5 + 0.1)
+    assert not np.allclose(np.asarray(inner(images)), before, atol=0.01)
+    np.testing.assert_array_equal(np.asarray(tiny_network.up_to(features)(images)), before)
+
+
+def test_a_blank_clone_has_weights_of_its_own(tiny_network: Network) -> None:
+    blank = tiny_network.clone(pretrained=False)
+    ours, theirs = (network.graph.get_layer("Conv1").get_weights()[0] for network in (tiny_network, blank))
+    assert ours.shape == theirs.shape
+    assert abs(ours - theirs).mean() > 0.01
+
+
+@pytest.mark.parametrize(("layer", "cells"), [("localizer_layer", 8), ("teacher_layer", 16)])
+def test_layers_have_the_stated_resolution(tiny_network: Network, layer: str, cells: int) -> None:
+    shape = tiny_network.up_to(getattr(tiny_network.architecture, layer))(IMAGES).shape
+    assert tuple(shape[1:3]) == (SIZE_PX // cells, SIZE_PX // cells)
+
+
+def test_pixels_become_minus_one_to_one() -> None:
+    np.testing.assert_allclose(to_signed_unit(np.array([0.0, 127.5, 255.0])), [-1, 0, 1])

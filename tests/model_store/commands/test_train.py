@@ -1,0 +1,77 @@
+"""`sortline train`: which crop its flags choose. `--look`, the former name of `--crop`, is understood and hidden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.commands import add_to
+from model_store.publishing.train import TrainOptions
+from shared.errors import BadSetting
+
+
+class Stopped(Exception):
+    """Instead of a training."""
+
+
+def invoke(*arguments: str) -> Any:
+    app = typer.Typer()
+    add_to(app)
+    return CliRunner().invoke(app, ["train", *arguments])
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainOptions]:
+    """The options that trainings were started with."""
+    started: list[TrainOptions] = []
+
+    def start(_: Path, options: TrainOptions, **__: Any) -> None:
+        started.append(options)
+        raise Stopped
+
+    monkeypatch.setattr("model_store.publishing.train.train_and_publish", start)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("flags", "crop"),
+    [
+        ((), "auto"),
+        (("--crop", "auto"), "auto"),
+        (("--crop", "detected"), "detected"),
+        (("--crop", "full"), "full"),
+        (("--look", "auto"), "auto"),
+        (("--look", "found"), "detected"),
+        (("--look", "whole"), "full"),
+    ],
+)
+def test_crop_and_its_former_name_choose_the_crop(
+    trained: list[TrainOptions], flags: tuple[str, ...], crop: str, tmp_path: Path
+) -> None:
+    assert isinstance(invoke(str(tmp_path), "--model-store", str(tmp_path), *flags).exception, Stopped)
+    assert [options.crop for options in trained] == [crop]
+
+
+@pytest.mark.parametrize("crop", ["auto", "full"])
+def test_crop_and_its_former_name_together_are_refused(trained: list[TrainOptions], crop: str, tmp_path: Path) -> None:
+    failed = invoke(str(tmp_path), "--model-store", str(tmp_path), "--crop", crop, "--look", "whole").exception
+    assert isinstance(failed, BadSetting)
+    assert f"--crop {crop} and --look whole: --look is the former name of --crop. Give only --crop." in str(failed)
+    assert trained == []
+
+
+@pytest.mark.parametrize("flags", [("--crop", "found"), ("--look", "full"), ("--look", "detected")])
+def test_each_name_has_its_own_values(flags: tuple[str, ...], tmp_path: Path) -> None:
+    assert invoke(str(tmp_path), *flags).exit_code == 2
+
+
+def test_help_shows_crop_alone() -> None:
+    words = " ".join(invoke("--help").stdout.replace("│", " ").split())
+    assert "--crop" in words
+    assert "<auto|detected|full>" in words
+    assert "(default: auto, which measures what suits the data)" in words
+    assert "--look" not in words

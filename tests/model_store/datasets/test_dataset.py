@@ -1,0 +1,300 @@
+"""What datasets are read as, and the errors of those that can't be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
+from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from shared.errors import BadDataset
+from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
+
+ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
+
+
+def _decode(dataset: Dataset) -> DecodedSamples:
+    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), on_progress=lambda _: None)
+
+
+def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return target
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "set", per_class=3)
+    (folder / "forgotten.jpg").write_bytes(b"x")
+    (folder / "README.md").write_text("not an image")
+    dataset = load_dataset(folder)
+    assert dataset.unlabelled == ("forgotten.jpg",)
+    assert dataset.classes == ("good", "no cap", "pigmented")
+    assert [sample.labels for sample in dataset.samples] == [("good",)] * 3 + [("no cap",)] * 3 + [("pigmented",)] * 3
+
+
+def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path, ROWS)
+    (folder / "forgotten.jpg").write_bytes(b"x")
+    (folder / "README.md").write_text("not an image")
+    dataset = load_dataset(folder)
+    assert {sample.name: sample.labels for sample in dataset.samples} == {
+        name: tuple(labels.split("|")) for name, labels in ROWS.items()
+    }
+    assert dataset.unlabelled == ("forgotten.jpg",)
+
+
+def test_jsonl_says_the_same_as_csv(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path, ROWS)
+    expected = load_dataset(folder).samples
+    (folder / "labels.csv").unlink()
+    lines = [{"filename": "a.png", "labels": ["good"]}, {"filename": "b.png", "labels": ["pigmented", "no cap"]}]
+    lines += [{"filename": name, "labels": ROWS[name]} for name in ("c.png", "d.png")]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_dataset(folder).samples == expected
+
+
+def test_a_camera_may_be_named(tmp_path: Path) -> None:
+    folder = write_labelled(tmp_path, ROWS)
+    expected = {"a.png": "top-1", "b.png": None, "c.png": "top-1", "d.png": "side"}
+    lines = [f"{expected[name] or ''},{name},{labels}" for name, labels in ROWS.items()]
+    (folder / "labels.csv").write_text("camera,filename,labels\n" + "\n".join(lines))
+    from_csv = load_dataset(folder).samples
+    assert {sample.name: sample.camera for sample in from_csv} == expected
+    (folder / "labels.csv").unlink()
+    rows = [{"filename": name, "labels": ROWS[name], "camera": camera} for name, camera in expected.items()]
+    del rows[1]["camera"]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_dataset(folder).samples == from_csv
+    for camera, message in (("top left", "can't be a camera's name"), (7, "camera 7 should be text")):
+        (folder / "labels.jsonl").write_text(json.dumps(rows[0] | {"camera": camera}))
+        with pytest.raises(BadDataset, match=f"line 1: .*{message}"):
+            load_dataset(folder)
+
+
+def write_folders(root: Path, *folders: str) -> Path:
+    """One picture in each folder."""
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "0.png").write_bytes(picture("good", number))
+    return root
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    elsewhere = write_folders(tmp_path / "elsewhere", "caps", "caps/day 2")
+    dataset = write_folders(tmp_path / "set", "good")
+    (dataset / "no cap").symlink_to(elsewhere / "caps")
+    (dataset / "good" / "more").symlink_to("../../elsewhere/caps/day 2")
+    loaded = load_dataset(dataset)
+    assert [sample.name for sample in loaded.samples] == [
+        "good/0.png",
+        "good/more/0.png",
+        "no cap/0.png",
+        "no cap/day 2/0.png",
+    ]
+    assert _decode(loaded).unreadable == ()
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../..", "../../elsewhere"])
+def test_a_link_to_where_it_lies_is_not_followed_without_end(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_folders(tmp_path / "set", "good", "no cap")
+    (write_folders(tmp_path / "elsewhere", "caps") / "back").symlink_to("../set")
+    (dataset / "good" / "loop").symlink_to(target)
+    monkeypatch.chdir(dataset)
+    names = [sample.name for sample in load_dataset(dataset).samples]
+    expected = ["good/loop/caps/0.png"] if target == "../../elsewhere" else []
+    assert names == ["good/0.png", *expected, "no cap/0.png"]
+    assert [sample.name for sample in load_dataset(Path()).samples] == names
+    (dataset / "all").symlink_to(dataset)
+    looping = load_dataset(dataset)
+    with pytest.raises(BadDataset, match="class 'all' has 0 usable"):
+        check_trainable(looping, looping.samples * 2, "single")
+
+
+def test_folders_may_join_labels(tmp_path: Path) -> None:
+    dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented + no cap", "disfigured+no cap+no cap"))
+    assert {sample.name: sample.labels for sample in dataset.samples} == {
+        "good/0.png": ("good",),
+        "no cap/0.png": ("no cap",),
+        "pigmented + no cap/0.png": ("no cap", "pigmented"),
+        "disfigured+no cap+no cap/0.png": ("disfigured", "no cap"),
+    }
+    assert dataset.classes == ("disfigured", "good", "no cap", "pigmented")
+    zipped = load_dataset(_zip(tmp_path, tmp_path.parent / "joined.zip"))
+    assert (zipped.samples, zipped.classes, zipped.complete) == (dataset.samples, dataset.classes, True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("good+no cap", r"folder 'good\+no cap': .* says `good` beside a defect"),
+        ("no cap+", r"folder 'no cap\+': an empty label beside others"),
+        ("+", r"folder '\+': no label: write `good`"),
+        ("a|b", "can't be a label"),
+    ],
+)
+def test_a_wrong_folder_is_named(tmp_path: Path, folder: str, message: str) -> None:
+    with pytest.raises(BadDataset, match=message):
+        load_dataset(write_folders(tmp_path, "no cap", folder))
+
+
+def test_folders_of_one_label_leave_the_other_defects_unknown(tmp_path: Path) -> None:
+    dataset = load_dataset(write_folders(tmp_path, "good", "no cap", "pigmented"))
+    assert not dataset.complete
+    assert {sample.labels[0]: dataset.known_labels(sample) for sample in dataset.samples} == {
+        "good": ("good", "no cap", "pigmented"),
+        "no cap": ("good", "no cap"),
+        "pigmented": ("good", "pigmented"),
+    }
+    assert dataset.known_labels(dataset.samples[1], ["no strip", "no cap"]) == ("no cap",)
+    assert dataset.known_labels(dataset.samples[0], ["no strip", "no cap"]) == ("no strip", "no cap")
+    assert not dataset.with_samples(dataset.samples[:1]).complete
+
+
+@pytest.mark.parametrize("joined", ["no cap+pigmented", "no cap"])
+def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Path, joined: str) -> None:
+    if joined == "no cap":
+        dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    else:
+        write_folders(tmp_path, "no cap", "pigmented")
+        (tmp_path / joined).mkdir()  # even without a file the folder says that there was a place for such bottles
+        dataset = load_dataset(tmp_path)
+    assert dataset.complete
+    for sample in dataset.samples:
+        assert dataset.known_labels(sample) == ("good", "no cap", "pigmented")
+        assert dataset.known_labels(sample, ["no strip"]) == ("no strip",)
+
+
+def test_the_mode_is_multi_where_an_image_has_several_labels(tmp_path: Path) -> None:
+    several = load_dataset(write_labelled(tmp_path / "several", ROWS))
+    one = several.with_samples(sample for sample in several.samples if len(sample.labels) == 1)
+    assert [training_mode(several, None), training_mode(one, None)] == ["multi", "single"]
+    assert [training_mode(several, "multi"), training_mode(one, "multi"), training_mode(one, "single")] == [
+        "multi",
+        "multi",
+        "single",
+    ]
+    with pytest.raises(BadDataset, match=r"b\.png has the labels \['no cap', 'pigmented'\].*Use --mode multi"):
+        training_mode(several, "single")
+
+
+@pytest.mark.parametrize("prefix", ["", "bottles/"])
+def test_a_zip_is_its_folder(tmp_path: Path, prefix: str) -> None:
+    for kind in (write_class_folders(tmp_path / "folders", per_class=2), write_labelled(tmp_path / "table", ROWS)):
+        plain, zipped = load_dataset(kind), load_dataset(_zip(kind, tmp_path / "set.zip", prefix=prefix))
+        assert (zipped.classes, zipped.samples) == (plain.classes, plain.samples)
+        assert _decode(zipped).fingerprint == _decode(plain).fingerprint
+        np.testing.assert_array_equal(_decode(zipped).images, _decode(plain).images)
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/etc/x.png", "a/../../b.png", "C:/x.png", "..\\x.png"])
+def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr(name, b"x")
+    with pytest.raises(BadDataset, match="leads outside"):
+        load_dataset(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,labels\na.png,good\n", r"has the columns \['file', 'labels'\]"),
+        ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' is not there"),
+        ("filename,labels\na.png,good\na.png,no cap\n", "line 3: file 'a.png' is listed twice"),
+        ("filename,labels\na.png,\n", "line 2: no label: write `good` where no defect applies"),
+        ("filename,labels\na.png, | \n", "line 2: no label: write `good`"),
+        ("filename,labels\na.png,no cap|\n", "line 2: an empty label beside others: remove it"),
+        ("filename,labels\na.png,good|no cap\n", "says `good` beside a defect"),
+        ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
+        ("filename,labels\n", "has no labelled images"),
+        ("filename,labels,weight\na.png,good,3\n", r"has the columns \['filename', 'labels', 'weight'\].*'camera'"),
+        ("filename,labels,camera\na.png,good\n", "line 2: should be `filename,labels,camera`"),
+        ("filename,labels,camera\na.png,good,top left\n", "line 2: 'top left' can't be a camera's name"),
+        ("filename,labels\na.png,no cap+pigmented\n", r"line 2: 'no cap\+pigmented' can't be a label: `\+` joins"),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> None:
+    write_labelled(tmp_path, ROWS)
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(BadDataset, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[], [" "], "", " | "])
+def test_no_label_in_jsonl_is_named(tmp_path: Path, labels: object) -> None:
+    write_labelled(tmp_path, ROWS)
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "labels.jsonl").write_text(json.dumps({"filename": "a.png", "labels": labels}))
+    with pytest.raises(BadDataset, match="line 1: no label: write `good` where no defect applies"):
+        load_dataset(tmp_path)
+
+
+def test_held_out_files_are_marked(tmp_path: Path) -> None:
+    write_labelled(tmp_path, ROWS)
+    (tmp_path / "held_out.txt").write_text("# for streaming\nb.png # two defects\n\n")
+    assert [sample.name for sample in load_dataset(tmp_path).samples if sample.held_out] == ["b.png"]
+    (tmp_path / "held_out.txt").write_text("y.png\n")
+    with pytest.raises(BadDataset, match=r"names 'y\.png'"):
+        load_dataset(tmp_path)
+
+
+def test_unreadable_files_are_listed_not_fatal(tmp_path: Path) -> None:
+    dataset = load_dataset(write_class_folders(tmp_path / "set", per_class=2))
+    (tmp_path / "set" / "good" / "000.png").write_bytes(b"no image at all")
+    pictures = _decode(dataset)
+    assert [item.name for item in pictures.unreadable] == ["good/000.png"]
+    assert "not an accepted image" in pictures.unreadable[0].reason
+    assert len(pictures.images) == len(pictures.samples) == 5
+    with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
+        check_trainable(dataset, pictures.samples, "single")
+
+
+def test_classes_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "set", per_class=2)
+    (tmp_path / "set" / "empty").mkdir()
+    with_empty = load_dataset(tmp_path / "set")
+    with pytest.raises(BadDataset, match="class 'empty' has 0 usable"):
+        check_trainable(with_empty, with_empty.samples, "single")
+    good = load_dataset(write_folders(tmp_path / "good", "good"))
+    with pytest.raises(BadDataset, match="at least two"):
+        check_trainable(good, good.samples, "single")
+
+
+def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "set", per_class=2)
+    dataset = load_dataset(folder)
+    check_trainable(dataset, dataset.samples, "multi")
+    one_good = [sample for sample in dataset.samples if sample.name != "good/000.png"]
+    with pytest.raises(BadDataset, match="class 'good' has 1 usable"):
+        check_trainable(dataset, one_good, "multi")
+    shutil.rmtree(folder / "good")
+    without = load_dataset(folder)
+    check_trainable(without, without.samples, "single")
+    with pytest.raises(
+        BadDataset, match=r"needs at least 2.*: 'no cap' 0, 'pigmented' 0\. .*folder `good/`.*labels\.csv"
+    ):
+        check_trainable(without, without.samples, "multi")
+    (folder / "no cap+pigmented").mkdir()  # now each folder says all that applies
+    (folder / "no cap+pigmented" / "0.png").write_bytes(picture("no cap", 7))
+    joined = load_dataset(folder)
+    check_trainable(joined, joined.samples, "multi")
+    with pytest.raises(BadDataset, match=r"each: 'pigmented' 1\. Add images without them"):
+        check_trainable(joined, [one for one in joined.samples if one.name != "no cap/000.png"], "multi")
+
+
+def test_the_fingerprint_is_of_contents_and_labels(tmp_path: Path) -> None:
+    first = write_labelled(tmp_path / "first", ROWS)
+    renamed = write_labelled(tmp_path / "renamed", {f"x{name}": labels for name, labels in ROWS.items()})
+    relabelled = write_labelled(tmp_path / "relabelled", ROWS)
+    table = (relabelled / "labels.csv").read_text()
+    (relabelled / "labels.csv").write_text(table.replace("d.png,no cap", "d.png,pigmented"))
+    fingerprints = [_decode(load_dataset(folder)).fingerprint for folder in (first, renamed, relabelled)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]

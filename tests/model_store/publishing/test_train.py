@@ -1,0 +1,299 @@
+"""From a folder of images to a published, verified, useful version, by the commands that users give."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from model_store.bundle.files import open_bundle
+from model_store.bundle.golden import read_golden
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE
+from model_store.commands import add_to
+from model_store.engines.loading import open_engine
+from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
+from model_store.publishing.train import TrainOptions, _training_info, spread_over
+from model_store.registry.store import ModelStore
+from model_store.training.crop_geometry import UPRIGHT_SIZE
+from model_store.training.fine_tuning import SETTINGS
+from model_store.training.history import Phase
+from model_store.training.plan import TransferPlan
+from shared.errors import BadDataset, BadSetting
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
+
+KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
+
+
+def commands() -> typer.Typer:
+    app = typer.Typer()
+    add_to(app)
+    return app
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A scratch place with a backbone, a cache and a store, and the command line."""
+
+    root: Path
+    backbone: Path
+
+    @property
+    def store(self) -> ModelStore:
+        return ModelStore(self.root / "models")
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        store = ["--model-store", str(self.store.root), "--json"]
+        result = CliRunner().invoke(commands(), [*map(str, arguments), *store])
+        if isinstance(result.exception, Exception):
+            raise result.exception
+        return dict(json.loads(result.stdout))
+
+    def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
+        # The tiny backbone was trained on nothing: its head has farther to go than the default 25 rounds.
+        fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
+        return self.json("train", dataset, *fixed, *arguments)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("bench")
+    return Bench(root, save_tiny_backbone(root / "backbone"))
+
+
+@pytest.fixture(scope="module")
+def several(bench: Bench) -> Path:
+    """80 images, a quarter of them with two labels; the last 16 held out."""
+    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
+    folder = write_labelled(bench.root / "several", rows)
+    (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def multi(bench: Bench, several: Path) -> dict[str, Any]:
+    return bench.train(several, "--name", "multi")
+
+
+@pytest.fixture(scope="module")
+def folders(bench: Bench) -> Path:
+    """36 images in class folders, and a broken one."""
+    folder = write_class_folders(bench.root / "folders", per_class=12)
+    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(bench: Bench, folders: Path) -> dict[str, Any]:
+    return bench.train(folders, "--name", "single", "--fine-tune", "all")
+
+
+def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
+    assert multi["mode"] == "multi"
+    assert multi["version"] == 1
+    data = multi["dataset"]
+    assert (data["train"] + data["validation"], data["held_out"]) == (64, 16)
+    assert data["validation"] == 13
+    assert multi["metrics"]["macro_f1"] > 0.9
+
+
+def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
+    parity = multi["parity"]
+    assert parity["images"] == 13 + 16
+    assert parity["saved_model_max_difference"] <= 1e-5
+    assert parity["fp32_max_difference"] <= 1e-5
+    assert parity["int8_max_difference"] < 0.2  # a network of random weights, from which int8 takes more than usual
+    earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
+    assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
+
+
+def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
+    settings = multi["training"]["settings"]
+    assert multi["training"]["fine_tune"] == "none"
+    assert settings["look"] == "whole"
+    assert 0 < settings["separation"]["whole"] <= 1
+    assert any("51 training images (below 60) are too few" in note for note in multi["notes"])
+    assert multi["calibration"]["images"] == 13
+    assert multi["parent"] is None
+    packages = multi["training"]["packages"]
+    assert (packages["sortline"], packages["python"]) == (version("sortline"), platform.python_version())
+    assert "tensorflow" in packages
+
+
+def test_manifests_keep_the_words_of_the_bundle_format() -> None:
+    """`crop detected|full` is `look found|whole` there, the objective `confidence` is `sure`."""
+    plan = TransferPlan("top", "detected", {"detected": 0.91236, "full": 0.85}, ("why",))
+    extractor = SimpleNamespace(crop_size=UPRIGHT_SIZE)
+    phases = (Phase("head", {}, 3), Phase("fine-tuning", {}, 5))
+    model = SimpleNamespace(plan=plan, extractor=extractor, phases=phases, fine_tune_settings=SETTINGS["top"])
+    training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model)
+    settings = _training_info(training).settings
+    assert list(settings) == [
+        *("epochs", "batch_size", "learning_rate", "decays", "label_smoothing", "views", "weight_decay"),
+        *("kernel_initializer", "standardised", "class_weights", "best_epoch", "patience", "tuning"),
+        *("look", "canvas", "separation", "reasons", "objective", "best_epochs"),
+    ]
+    assert list(settings["tuning"]) == [
+        *("learning_rate", "epochs", "batch_size", "head_learning_rate", "label_smoothing", "dropout"),
+        *("weight_decay", "largest_gradient", "own_statistics"),
+    ]
+    assert (settings["look"], settings["canvas"], settings["objective"]) == ("found", "192x128", "sure:0.95")
+    assert settings["separation"] == {"found": 0.9124, "whole": 0.85}
+    assert settings["best_epochs"] == {"head": 3, "fine-tuning": 5}
+
+
+def test_bundles_of_earlier_releases_load(bench: Bench, multi: dict[str, Any], tmp_path: Path) -> None:
+    path = Path(multi["path"])
+    folder = shutil.copytree(path, tmp_path / "models" / path.relative_to(bench.store.root))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    former = {"look": "found", "separation": {"found": 0.9, "whole": 0.8}, "canvas": "192x128", "objective": "sure:0.9"}
+    manifest["training"]["settings"] |= former
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert former.items() <= open_bundle(folder).manifest.training.settings.items()
+    shown = CliRunner().invoke(commands(), ["models", "show", "multi@1", "--model-store", str(tmp_path / "models")])
+    assert shown.exit_code == 0, shown.output
+    assert "found" in shown.stdout
+    assert "sure:0.9" in shown.stdout
+
+
+@pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
+def test_every_engine_runs_the_bundle_and_good_is_derived(multi: dict[str, Any], kind: Any) -> None:
+    bundle = open_bundle(Path(multi["path"]))
+    engine = open_engine(bundle, kind, threads=1, max_batch=4)
+    images = read_golden(bundle).images
+    answers = engine.predict(images)
+    defects = [index for index, name in enumerate(bundle.manifest.classes) if name != "good"]
+    good = bundle.manifest.classes.index("good")
+    np.testing.assert_allclose(answers[:, good], np.prod(1 - answers[:, defects], axis=1), atol=0.02)
+    np.testing.assert_allclose(engine.predict(images[:1]), answers[:1], atol=1e-4)
+
+
+def test_the_stem_and_the_head_of_int8_stay_float(multi: dict[str, Any]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    folder = Path(multi["path"])
+    kept = set(sensitive_operators(folder / FP32_FILE))
+    interpreter = Interpreter(model_path=str(folder / INT8_FILE))
+    types = {tensor["index"]: np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    outputs = [types[op["outputs"][0]] for op in operators if op["op_name"] == "CONV_2D"]
+    assert kept
+    assert outputs == ["float32"] * 3 + ["int8"] * 5
+
+
+def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    again = bench.train(several, "--name", "multi")
+    assert again["version"] == 2
+    assert bench.store.current("multi") == 2
+    assert again["metrics"] == multi["metrics"]
+    first, second = (read_golden(open_bundle(Path(run["path"]))) for run in (multi, again))
+    np.testing.assert_array_equal(first.float32, second.float32)
+
+
+def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    metrics = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
+    assert metrics["images"] == 16
+    assert metrics["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
+    assert metrics["seen_in_training"] == {"train": 0, "validation": 0}
+    assert metrics["macro_f1"] > 0.7
+    assert set(metrics["per_class"]) == {"good", "no cap", "pigmented"}
+    assert sum(map(sum, metrics["confusion"]["matrix"])) == 16
+
+
+def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+    metrics = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
+    assert metrics["images"] == 80
+    assert metrics["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
+
+
+def test_single_from_class_folders_with_a_broken_file(bench: Bench, folders: Path, single: dict[str, Any]) -> None:
+    assert single["mode"] == "single"
+    assert [item["file"] for item in single["unreadable"]] == ["good/broken.png"]
+    assert single["metrics"]["accuracy"] > 0.9
+    metrics = bench.json("evaluate", folders, "--model", "single")
+    assert metrics["images"] == 36
+    assert len(metrics["unreadable"]) == 1
+    report = Path(single["path"]) / "report"
+    pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
+    assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
+
+
+def test_layers_that_were_trained_are_accounted_for(
+    bench: Bench, single: dict[str, Any], multi: dict[str, Any]
+) -> None:
+    assert "tuning" not in multi["training"]["settings"]
+    told = single["training"]["settings"]["tuning"]
+    assert told == SETTINGS["all"].as_dict() | {"epochs": 72}
+    assert {"learning_rate", "head_learning_rate", "batch_size", "dropout", "weight_decay"} <= told.keys()
+    assert set(single["training"]["settings"]["best_epochs"]) == {"head", "fine-tuning"}
+    assert bench.json("models", "show", "single")["training"]["settings"]["tuning"] == told
+
+
+@pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
+def test_int8_is_calibrated_on_every_class(images: int) -> None:
+    """A dataset's images come folder by folder: the first ones alone would be of one class."""
+    rows = 7 + 2 * np.arange(images)
+    classes = np.arange(images) * 3 // images
+    chosen = spread_over(rows, CALIBRATION_IMAGES)
+    assert len(chosen) == min(images, CALIBRATION_IMAGES)
+    assert (np.diff(chosen) > 0).all()
+    counts = np.bincount(classes[(chosen - 7) // 2], minlength=3)
+    assert counts.max() - counts.min() <= 2
+
+
+def test_help_shows_the_default_of_mode() -> None:
+    shown = CliRunner().invoke(commands(), ["train", "--help"]).stdout
+    words = " ".join(shown.replace("│", " ").split())
+    assert "(default: multi if any image has several labels)" in words
+    assert "once for each camera, or for all" in words
+
+
+def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
+    with pytest.raises(BadSetting, match="opaque module"):
+        bench.train(several, "--fine-tune", "top")
+    with pytest.raises(BadDataset, match="Use --mode multi"):
+        bench.train(several, "--mode", "single")
+    defects = write_class_folders(bench.root / "defects", per_class=4)
+    shutil.rmtree(defects / "good")
+    with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
+        bench.train(defects, "--mode", "multi")
+    assert "bottles" not in bench.store.names()
+
+
+def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
+    bench: Bench, several: Path, multi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_MAX_IMAGE_BYTES", "100")
+    with pytest.raises(BadDataset, match=r"none of 80 can be read.*the limit is 100 \(max_image_bytes\)"):
+        bench.json("evaluate", several, "--model", "multi")
+    with pytest.raises(BadDataset, match="has 0 usable"):
+        bench.train(several)
+    report = CliRunner().invoke(commands(), ["models", "check-dataset", str(several)])
+    assert "(max_image_bytes)" in report.stdout
+    assert isinstance(report.exception, BadDataset)
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        (["cam 1=0,0,1,1"], "can't be a camera's name"),
+        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
+        (["left=0.5,0,0.4,1"], "left first"),
+        (["cam-2=0,0,0.5,1"], "no image to train on is of camera 'cam-2', they name no camera"),
+    ],
+)
+def test_a_region_that_would_match_nothing_is_refused(
+    bench: Bench, several: Path, regions: list[str], message: str
+) -> None:
+    flags = [part for region in regions for part in ("--region", region)]
+    with pytest.raises(BadSetting, match=message):
+        bench.train(several, *flags)

@@ -1,0 +1,168 @@
+"""A process that changes a store and is stopped, at one step after the other; a script for test_interrupted.py.
+
+Run as `python -m tests.model_store.registry.interrupted_writer BUNDLE FOLDER ACTION FAULT`. A step is a call that
+changes files or opens one: open, write, fsync, rename, unlink, mkdir, rmdir, chmod, copying. (Compared with strace: it
+sees these and no other changes, but for the text of a manifest in staging, written by C.) For every step that ACTION
+takes, this sets up a store in FOLDER, forks a child that does ACTION, and has FAULT strike just before the step:
+`killed` (SIGKILL), or `full` (from that step on, nothing that needs room on the disk succeeds: ENOSPC). Prints
+one JSON object a step with what a reader finds then; first and last come the states without and after ACTION.
+A process of its own, because forking one that has TensorFlow's threads is not safe.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from model_store.bundle.files import open_bundle
+from model_store.registry.canary import Canary
+from model_store.registry.storage.local import LOCK_FILE
+from model_store.registry.store import ModelStore
+from shared.errors import StoreUnavailable
+from tests.model_store.tiny_bundle import copy_build
+
+CANARY = Canary(version=4, share=0.5, started_at=1.0)
+ACTIONS: dict[str, Callable[[ModelStore, Path], object]] = {
+    "publish": lambda store, bundle: store.publish("tiny", copy_build(bundle)),
+    "promote": lambda store, _: store.promote("tiny", 4),
+    "rollback": lambda store, _: store.rollback("tiny"),
+    "prune": lambda store, _: store.prune("tiny", keep=1),
+    "set_canary": lambda store, _: store.set_canary("tiny", CANARY.model_copy(update={"share": 1.0})),
+    "clear_canary": lambda store, _: store.clear_canary("tiny"),
+}
+
+# Python announces these just before it does them; what it doesn't announce is wrapped.
+_ANNOUNCED = frozenset({"open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "os.rmdir"})
+_WRAPPED = ("write", "fsync", "sendfile")
+_NEED_ROOM = frozenset({"os.mkdir", "write", "sendfile"})
+
+# How a child says how it ended: without having been struck, with StoreUnavailable, or done although it was struck.
+_FINISHED, _REFUSED, _DONE = 0, 3, 4
+_ENDS = {_FINISHED: "finished", _REFUSED: "refused", _DONE: "done"}
+
+
+def main(bundle: Path, folder: Path, action: str, fault: str) -> None:
+    template = _template(folder / "template", bundle)
+    print(json.dumps(_found(template)))
+    for step in range(10_000):
+        store = ModelStore(Path(shutil.copytree(template.root, folder / str(step))))
+        ended = _in_child(store, bundle, ACTIONS[action], fault=fault, before=step)
+        print(json.dumps({"ended": ended} | _found(store) | _next(store, bundle)))
+        shutil.rmtree(store.root)
+        if ended == "finished":
+            return
+
+
+def _template(root: Path, bundle: Path) -> ModelStore:
+    """Six versions; 5 is current, 3 and 1 were before, 4 is a canary, 2 and 6 were never current."""
+    store = ModelStore(root)
+    for version in range(1, 7):
+        store.publish("tiny", copy_build(bundle), promote=version in (1, 3, 5))
+    store.set_canary("tiny", CANARY)
+    return store
+
+
+def _in_child(
+    store: ModelStore, bundle: Path, action: Callable[[ModelStore, Path], object], *, fault: str, before: int
+) -> str:
+    child = os.fork()
+    if child == 0:
+        steps = _Steps(store.root, fault=fault, before=before)
+        try:
+            steps.arm()
+            action(store, bundle)
+            steps.disarm()
+        except StoreUnavailable as error:
+            steps.disarm()
+            os._exit(_REFUSED if os.strerror(errno.ENOSPC) in str(error) else 1)
+        os._exit(_FINISHED if steps.seen <= before else _DONE)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return _ENDS.get(os.WEXITSTATUS(status), "failed")
+
+
+class _Steps:
+    """Counts the steps of this process and strikes before one of them."""
+
+    def __init__(self, root: Path, *, fault: str, before: int) -> None:
+        self._root = str(root)
+        self._fault = fault
+        self._before = before
+        self._armed = False
+        self.seen = 0
+
+    def arm(self) -> None:
+        for name in _WRAPPED:
+            setattr(os, name, self._wrapped(name, getattr(os, name)))
+        sys.addaudithook(self._on_event)
+        self._armed = True
+
+    def disarm(self) -> None:
+        self._armed = False
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def counted(*arguments: Any) -> Any:
+            self._step(needs_room=name in _NEED_ROOM)
+            return call(*arguments)
+
+        return counted
+
+    def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        # Relative paths are rmtree's, which works its way down by descriptors.
+        if event in _ANNOUNCED and (not str(arguments[0]).startswith("/") or str(arguments[0]).startswith(self._root)):
+            creates = event == "open" and (arguments[2] or 0) & os.O_CREAT and not os.path.exists(arguments[0])
+            self._step(needs_room=bool(creates) or event in _NEED_ROOM)
+
+    def _step(self, *, needs_room: bool) -> None:
+        if not self._armed:
+            return
+        self.seen += 1
+        if self._fault == "killed" and self.seen > self._before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "full" and self.seen > self._before and needs_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _found(store: ModelStore) -> dict[str, Any]:
+    """What a reader sees; raises where a version that is visible is not whole."""
+    versions = store.versions("tiny")
+    for version in versions:
+        open_bundle(store.resolve(f"tiny@{version}"))
+    canary = store.canary("tiny")
+    return {
+        "history": store.history("tiny").versions,
+        "numbers": store.version_numbers("tiny"),
+        "versions": versions,
+        "canary": canary and [canary.version, canary.share],
+        "left": _left(store),
+    }
+
+
+def _left(store: ModelStore) -> list[str]:
+    """What lies about besides versions and the files that belong there."""
+    return sorted(path.name for path in (store.root / "tiny").glob(".*") if path.name != LOCK_FILE)
+
+
+def _next(store: ModelStore, bundle: Path) -> dict[str, Any]:
+    """What the next publication makes of it."""
+    following = open_bundle(store.publish("tiny", copy_build(bundle))).manifest
+    return {
+        "next": following.version,
+        "next_parent": following.parent,
+        "next_current": store.current("tiny"),
+        "next_left": _left(store),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -1,0 +1,159 @@
+"""The lease: never two writers at once without a file lock, and a dead writer does not block others for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from model_store.registry.storage.lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
+from model_store.registry.storage.object_client import ObjectClient
+from shared.errors import StoreUnavailable
+from tests.model_store.registry.stores import FakeClock, objects
+
+DEAD = f"tiny/{CLAIM_PREFIX}dead"
+
+
+@pytest.fixture(params=["memory", "fsspec files"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectClient:
+    remote = objects(request.param, tmp_path)
+    remote.put("tiny/current", b"1\n")
+    return remote
+
+
+def claims(remote: ObjectClient) -> list[str]:
+    return [entry for entry in remote.entries("tiny") if entry.startswith(CLAIM_PREFIX)]
+
+
+def test_one_at_a_time(remote: ObjectClient) -> None:
+    inside = threading.Semaphore(1)
+    collisions: list[str] = []
+    turns: list[int] = []
+
+    def change(number: int) -> None:
+        with Lease(remote, "tiny").held():
+            if not inside.acquire(blocking=False):
+                collisions.append(f"{number} came in while another was there")
+                return
+            turns.append(number)
+            time.sleep(0.01)
+            inside.release()
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collisions == []
+    assert sorted(turns) == list(range(8))
+    assert claims(remote) == []
+
+
+def test_a_dead_writers_claim_is_cleared_away(remote: ObjectClient, caplog: pytest.LogCaptureFixture) -> None:
+    remote.put(DEAD, b'{"owner": "host:1"}')
+    clock = FakeClock()
+    with Lease(remote, "tiny", clock=clock, sleep=clock.pass_by).held():
+        assert LEASE_TTL_S < clock.now_s < 2 * LEASE_TTL_S
+        assert remote.read(DEAD) is None
+        assert len(claims(remote)) == 1
+    assert "waiting for another writer" in caplog.text
+    assert "host:1" in caplog.text
+    assert claims(remote) == []
+
+
+def test_a_claim_that_is_renewed_is_waited_for_however_long(remote: ObjectClient) -> None:
+    """Whatever the clocks of the two say: only that the claim changes counts."""
+    clock = FakeClock()
+
+    def pause(wanted_s: float) -> None:
+        clock.pass_by(wanted_s)
+        if clock.now_s < 100 * LEASE_TTL_S:
+            remote.put(DEAD, str(clock.now_s).encode())
+
+    remote.put(DEAD, b"0")
+    with Lease(remote, "tiny", clock=clock, sleep=pause).held():
+        assert clock.now_s > 100 * LEASE_TTL_S
+
+
+def test_of_two_that_claim_at_once_neither_gets_in_over_the_other(remote: ObjectClient) -> None:
+    """The other's claim appears between our look and our own claim: we step aside, and come back."""
+    clock = FakeClock()
+    steps: list[str] = []
+    lease = Lease(remote, "tiny", clock=clock, sleep=lambda _: (steps.append("aside"), remote.delete(DEAD)))
+
+    class Racing(ObjectClient):
+        def put(self, file: str, data: bytes) -> None:
+            if not steps:
+                super().put(DEAD, b"other")
+            super().put(file, data)
+
+    lease._objects = Racing(remote._fs, remote._root, location=remote.location)
+    with lease.held():
+        assert steps == ["aside"]
+        assert len(claims(remote)) == 1
+
+
+def test_a_held_lease_is_renewed(remote: ObjectClient) -> None:
+    # By its clock it is never silent: a thread that gets no turn for half of the time would not renew it any more.
+    with Lease(remote, "tiny", ttl_s=6.0, clock=FakeClock()).held():
+        (claim,) = claims(remote)
+        first = remote.read(f"tiny/{claim}")
+        for _ in range(300):
+            if remote.read(f"tiny/{claim}") != first:
+                break
+            time.sleep(0.1)
+        assert remote.read(f"tiny/{claim}") != first
+
+
+class Turns(threading.Event):
+    """What the renewer waits for: it goes on when the test says so, whatever the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = threading.Semaphore(0)
+        self._waiting = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._waiting.release()
+        self._turn.acquire()
+        return self.is_set()
+
+    def set(self) -> None:
+        super().set()
+        self._turn.release()
+
+    def next(self) -> None:
+        """Let the renewer, which waits or will, go on once."""
+        assert self._waiting.acquire(timeout=60)
+        self._turn.release()
+
+    def until_waited_for(self) -> None:
+        """Wait until the renewer waits again."""
+        assert self._waiting.acquire(timeout=60)
+        self._waiting.release()
+
+
+def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: ObjectClient) -> None:
+    clock, turns = FakeClock(step_s=0.7), Turns()
+    lease = Lease(remote, "tiny", ttl_s=1.2, clock=clock, sleep=clock.pass_by)
+    lease._released = turns
+    with lease.held():
+        lease.check()
+        (claim,) = claims(remote)
+        first = remote.read(f"tiny/{claim}")
+        turns.next()
+        turns.until_waited_for()
+        silent = remote.read(f"tiny/{claim}")
+        assert silent != first
+        clock.pass_by(0)  # as if suspended: more than half of the time, less than all
+        with pytest.raises(StoreUnavailable, match="lost the right to change it"):
+            lease.check()
+        (renewer,) = (thread for thread in threading.enumerate() if thread.name == "store-lease")
+        turns.next()
+        renewer.join(timeout=60)
+        assert not renewer.is_alive()
+        assert remote.read(f"tiny/{claim}") == silent  # it doesn't come to life again
+        with pytest.raises(StoreUnavailable):
+            lease.check()

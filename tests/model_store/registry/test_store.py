@@ -1,0 +1,294 @@
+"""Publishing is all or nothing, for readers and for neighbours; `test_interrupted` is about kill -9."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
+from shared.settings import Settings
+from tests.model_store.tiny_bundle import copy_build
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+def hidden(store: ModelStore) -> list[str]:
+    return sorted(path.name for path in (store.root / "tiny").iterdir() if path.name.startswith(".staging"))
+
+
+def test_a_store_that_does_not_exist_is_empty(store: ModelStore) -> None:
+    assert store.names() == []
+    assert store.versions("tiny") == []
+    with pytest.raises(NotFound, match=r"it is empty.*sortline train"):
+        store.resolve("tiny")
+
+
+def test_publish_counts_up_and_moves_current(store: ModelStore, tiny_bundle: Path) -> None:
+    first = store.publish("tiny", copy_build(tiny_bundle))
+    second = store.publish("tiny", copy_build(tiny_bundle))
+    store.publish("other", copy_build(tiny_bundle, name="other"))
+    assert [first.name, second.name] == ["000001", "000002"]
+    assert store.names() == ["other", "tiny"]
+    assert store.versions("tiny") == [1, 2]
+    assert store.current("tiny") == 2
+    assert store.resolve("tiny") == second
+    assert store.resolve("tiny@1") == first
+    assert open_bundle(second).manifest.version == 2
+
+
+def test_not_found_lists_what_there_is(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    for spec in ("tiny@7", "bottles"):
+        with pytest.raises(NotFound, match=r"tiny@1.*sortline train"):
+            store.resolve(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "@1", "tiny@", "tiny@x", "tiny@0", "tiny@-1", "tiny@²", "../tiny", "a/b", ".lock"]
+)
+def test_a_spec_that_names_no_model_is_a_bad_setting(store: ModelStore, spec: str) -> None:
+    with pytest.raises(BadSetting, match="NAME@VERSION"):
+        store.resolve(spec)
+
+
+def test_parse_spec() -> None:
+    assert parse_spec("bottles") == ("bottles", None)
+    assert parse_spec("pet-1.5@12") == ("pet-1.5", 12)
+
+
+def test_a_name_that_leads_elsewhere_is_not_published(store: ModelStore, tiny_bundle: Path) -> None:
+    with pytest.raises(BadSetting, match=r"\.\./evil"):
+        store.publish("../evil", copy_build(tiny_bundle))
+    assert not (store.root.parent / "evil").exists()
+
+
+def test_nothing_is_visible_while_a_bundle_is_being_made(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+
+    def build(folder: Path, version: int) -> None:
+        assert version == 2
+        assert list(folder.iterdir()) == []
+        copy_build(tiny_bundle)(folder, version)
+        assert store.versions("tiny") == [1]
+        assert store.current("tiny") == 1
+
+    store.publish("tiny", build)
+    assert store.current("tiny") == 2
+
+
+def test_a_build_that_fails_leaves_nothing(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+
+    def build(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        store.publish("tiny", build)
+    assert (store.versions("tiny"), store.current("tiny"), hidden(store)) == ([1], 1, [])
+
+
+def test_what_is_not_a_bundle_of_that_name_and_version_is_not_published(store: ModelStore, tiny_bundle: Path) -> None:
+    def without_golden(folder: Path, version: int) -> None:
+        copy_build(tiny_bundle)(folder, version)
+        (folder / GOLDEN_FILE).unlink()
+
+    with pytest.raises(BadBundle, match=GOLDEN_FILE):
+        store.publish("tiny", without_golden)
+    with pytest.raises(BadBundle, match="other@1 where tiny@1"):
+        store.publish("tiny", copy_build(tiny_bundle, name="other"))
+    with pytest.raises(BadBundle, match=MANIFEST_FILE):
+        store.publish("tiny", lambda folder, version: None)
+    assert store.names() == []
+    assert hidden(store) == []
+
+
+def test_a_half_copied_bundle_is_invisible_and_its_number_is_not_used(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    half = store.root / "tiny" / "000002"
+    copy_build(tiny_bundle)(half, 2)
+    assert store.versions("tiny") == [1, 2]
+    (half / GOLDEN_FILE).unlink()
+    assert store.versions("tiny") == [1]
+    assert list(store.version_numbers("tiny")) == [1, 2]
+    with pytest.raises(NotFound, match="not complete"):
+        store.resolve("tiny@2")
+    (half / MANIFEST_FILE).unlink()
+    assert store.versions("tiny") == [1]
+    assert store.publish("tiny", copy_build(tiny_bundle)).name == "000003"
+
+
+def test_a_bundle_under_a_foreign_number_is_invisible(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    shutil.copytree(store.resolve("tiny@1"), store.root / "tiny" / "000009")
+    assert store.versions("tiny") == [1]
+
+
+def test_the_number_of_a_deleted_version_is_not_used_again(store: ModelStore, tiny_bundle: Path) -> None:
+    for _ in range(2):
+        store.publish("tiny", copy_build(tiny_bundle))
+    shutil.rmtree(store.resolve("tiny@2"))
+    with pytest.raises(NotFound, match=r"tiny@2.*it has tiny@1"):
+        store.resolve("tiny")
+    assert store.publish("tiny", copy_build(tiny_bundle)).name == "000003"
+
+
+def test_a_broken_pointer_says_where_it_is(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    (store.root / "tiny" / "current").write_text("newest")
+    with pytest.raises(BadBundle, match=r"tiny/current holds 'newest'"):
+        store.resolve("tiny")
+
+
+def test_the_pointer_is_replaced_and_never_written_in_place(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    # Who has the file open keeps reading the old content: so there is no moment with half of the new one.
+    with (store.root / "tiny" / "current").open() as opened_before:
+        store.publish("tiny", copy_build(tiny_bundle))
+        assert opened_before.read() == "1\n"
+
+
+def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> None:
+    building = threading.Semaphore(1)
+    collisions: list[int] = []
+
+    def build(folder: Path, version: int) -> None:
+        if not building.acquire(blocking=False):
+            collisions.append(version)
+            return
+        copy_build(tiny_bundle)(folder, version)
+        building.release()
+
+    threads = [threading.Thread(target=store.publish, args=("tiny", build)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert collisions == []
+    assert store.versions("tiny") == [1, 2, 3, 4, 5, 6]
+    assert store.current("tiny") == 6
+
+
+def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    written = threading.Event()
+
+    def write() -> None:
+        with store.storage.writing("tiny"):
+            written.set()
+
+    waiting = threading.Thread(target=write)
+    with store.storage.writing("tiny"):
+        assert caplog.messages == []
+        waiting.start()
+        for _ in range(600):
+            if caplog.messages:
+                break
+            time.sleep(0.05)
+        assert not written.is_set()
+    waiting.join()
+    assert written.is_set()
+    (message,) = caplog.messages
+    assert f"process {os.getpid()} waits for another writer, which holds {store.root / 'tiny' / '.lock'}" in message
+
+
+def test_the_manifest_names_the_parent(store: ModelStore, tiny_bundle: Path) -> None:
+    for promote in (True, False, True):
+        store.publish("tiny", copy_build(tiny_bundle), promote=promote)
+    manifests = [open_bundle(store.resolve(f"tiny@{version}")).manifest for version in (1, 2, 3)]
+    assert [manifest.parent for manifest in manifests] == [None, 1, 1]
+
+
+def test_published_without_promotion_it_is_there_and_not_current(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle), promote=False)
+    assert (store.versions("tiny"), store.pointer("tiny")) == ([1], None)
+    with pytest.raises(NotFound, match=r"no current version.*it has tiny@1"):
+        store.resolve("tiny")
+    store.publish("tiny", copy_build(tiny_bundle))
+    store.publish("tiny", copy_build(tiny_bundle), promote=False)
+    assert (store.versions("tiny"), store.pointer("tiny")) == ([1, 2, 3], 2)
+
+
+def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
+    store: ModelStore, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    elsewhere = ModelStore(tmp_path / "elsewhere")
+    for _ in range(3):
+        elsewhere.publish("tiny", copy_build(tiny_bundle))
+    source = elsewhere.resolve("tiny@3")
+    (source / INT8_FILE).chmod(0o600)
+    copied = store.publish("bottles", copy_bundle(source, "bottles"))
+    before, after = (open_bundle(path).manifest for path in (source, copied))
+    assert (after.name, after.version, after.parent) == ("bottles", 1, None)
+    assert after == before.model_copy(update={"name": "bottles", "version": 1, "parent": None})
+    assert (copied / INT8_FILE).stat().st_mode & 0o044  # workers of other users can read it
+    (source / INT8_FILE).write_bytes(b"?")
+    with pytest.raises(BadBundle, match=INT8_FILE):
+        copy_bundle(source, "bottles")
+
+
+def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
+    store: ModelStore, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_bundle, tmp_path / "stick")
+    build = copy_bundle(source, "bottles")
+    (source / INT8_FILE).unlink()
+    with pytest.raises(BadBundle, match=f"stick/{INT8_FILE}, which is to be published, can't be read: No such file"):
+        store.publish("bottles", build)
+    assert store.version_numbers("bottles") == []
+
+
+def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
+    store: ModelStore, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = copy_bundle(tiny_bundle, "bottles")
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: Any) -> Any:
+        if mode == "wb" and path.name == INT8_FILE:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, *arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreUnavailable, match="models can't be read or written: No space left on device"):
+        store.publish("bottles", build)
+
+
+def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bundle: Path) -> None:
+    store.publish("tiny", copy_build(tiny_bundle))
+    pointer = store.root / "tiny" / "current"
+    pointer.unlink()
+    pointer.mkdir()  # whatever it is that the system refuses; permissions don't hold for root
+    with pytest.raises(StoreUnavailable, match=r"models can't be read or written: .*Is a directory"):
+        store.resolve("tiny")
+
+
+def test_open_store_takes_folders_and_urls(settings: Settings, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert open_store(settings).root == tmp_path / "models"
+    by_url = open_store(settings.model_copy(update={"model_store": f"file://{tmp_path}/models"}))
+    by_url.publish("tiny", copy_build(tiny_bundle))
+    assert open_store(settings).versions("tiny") == [1]
+
+
+def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
+    program = (
+        "import sys; from model_store.registry.store import open_store; from shared.settings import Settings; "
+        f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)

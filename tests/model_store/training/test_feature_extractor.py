@@ -1,0 +1,33 @@
+"""Feature extractors: which features belong to which weights, and at what size frames are decoded."""
+
+from __future__ import annotations
+
+import pytest
+
+from model_store.backbones.keras_graphs import Network
+from model_store.training.feature_extractor import frame_size_px, graph_extractor
+
+
+def test_the_digest_is_of_the_weights(tiny_network: Network) -> None:
+    pretrained = graph_extractor(tiny_network, localizer=None).digest
+    assert graph_extractor(tiny_network.clone(), localizer=None).digest == pretrained
+    blank, other = (graph_extractor(tiny_network.clone(pretrained=False), localizer=None).digest for _ in range(2))
+    assert len({pretrained, blank, other}) == 3, "features of one would be taken for the other's"
+    tuned = tiny_network.clone()
+    weights = tuned.graph.get_layer("Conv1").trainable_variables[0]
+    weights.assign(weights + 1e-3)
+    assert graph_extractor(tuned, localizer=None).digest != pretrained
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(640, 480)] * 3, 320),
+        ([(100, 80)], 224),
+        ([(250, 200)], 256),
+        ([(200, 250)], 256),
+        ([(300, 300), (256, 256), (4000, 3000)], 288),
+    ],
+)
+def test_frames_are_decoded_at_their_usual_size_within_bounds(sizes: list[tuple[int, int]], expected: int) -> None:
+    assert frame_size_px(sizes) == expected

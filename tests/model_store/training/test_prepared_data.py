@@ -1,0 +1,83 @@
+"""Prepared data: only regions of cameras with training images, frames of the usual size, and splits by the rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_store.backbones.resolve import Backbone
+from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.image_loading import Limits
+from model_store.runtime.progress import ProgressSteps
+from model_store.training.prepared_data import PreparedData, check_regions, frame_sizes
+from shared.errors import BadSetting
+from shared.images.crop_regions import Region
+from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
+
+CAMERAS = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "spare"}
+PART = Region(0, 0, 0.5, 1)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Images of the cameras `top` and `side`, one of none, and one of `spare` that is held out."""
+    write_labelled(tmp_path, dict.fromkeys(CAMERAS, "good"))
+    lines = [f"{name},good,{camera}" for name, camera in CAMERAS.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
+    (tmp_path / "held_out.txt").write_text("d.png")
+    return load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("cameras", [(), ("*",), ("top",), ("side", "top", "*")])
+def test_regions_of_cameras_that_are_trained_on_are_taken(dataset: Dataset, cameras: tuple[str, ...]) -> None:
+    check_regions(dict.fromkeys(cameras, PART), dataset)
+
+
+@pytest.mark.parametrize("camera", ["cam-2", "spare", "TOP"])
+def test_a_region_that_only_serving_would_see_is_refused(dataset: Dataset, camera: str) -> None:
+    with pytest.raises(BadSetting, match=f"--region {camera}=0,0,0.5,1: .*'{camera}', they are of side, top"):
+        check_regions({"top": PART, camera: PART}, dataset)
+
+
+def test_sizes_are_those_of_readable_images(dataset: Dataset) -> None:
+    folder = dataset.files.path
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / "b.png")
+    (folder / "c.png").write_bytes(b"no image")
+    assert sorted(frame_sizes(dataset.files, dataset.samples)) == [(SIZE_PX, SIZE_PX)] * 2 + [(60, 40)]
+    for name in CAMERAS:
+        (folder / name).write_bytes(b"no image")
+    assert frame_sizes(dataset.files, dataset.samples) == [(224, 224)]
+
+
+def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path) -> None:
+    kinds = ("good", "no cap", "pigmented")
+    folder = write_labelled(tmp_path / "set", {f"{index:02}.png": kinds[index % 3] for index in range(24)})
+    for index in range(0, 12, 2):  # each photograph of the first twelve twice, labelled alike but for the first two
+        (folder / f"{index + 12:02}.png").write_bytes((folder / f"{index:02}.png").read_bytes())
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(table.replace("12.png,good", "12.png,no cap"))
+    backbone = Backbone(handle="none", path=tmp_path, sha256="0" * 64, input_size_px=SIZE_PX, feature_width=8)
+    data = PreparedData.prepare(
+        load_dataset(folder),
+        "multi",
+        backbone=backbone,
+        network=None,
+        regions={},
+        limits=Limits(),
+        seed=1,
+        cache=tmp_path,
+        steps=ProgressSteps(),
+    )
+    rows = np.setdiff1d(np.arange(24), [0, 12])
+    for seed in range(10):
+        chosen = data.split_rows(rows, seed=seed)
+        inner = data.split_rows(chosen.train, seed=seed)
+        assert sorted([*chosen.train, *chosen.validation]) == rows.tolist()
+        assert sorted([*inner.train, *inner.validation]) == chosen.train.tolist()
+        for parts in (chosen, inner):
+            for part in parts:
+                assert {index + 12 for index in (2, 4, 6, 8, 10) if index in part} == {*part} & {14, 16, 18, 20, 22}
+    np.testing.assert_array_equal(data.split_rows(rows, seed=1).train, data.split.train)

@@ -1,0 +1,123 @@
+"""Recipes side by side, and the two ways to train a head, by their commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from model_store.commands import add_to
+from model_store.training import recipe_comparison
+from shared.errors import BadDataset, BadSetting
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labelled
+
+KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone, and a dataset of 48 images, 12 of them with two labels."""
+    folder = tmp_path_factory.mktemp("recipes")
+    save_tiny_backbone(folder / "backbone")
+    write_labelled(folder / "dataset", {f"{index:03}.png": KINDS[index % 4] for index in range(48)})
+    return folder
+
+
+def run(place: Path, command: str, *arguments: str) -> str:
+    return invoked(place, place / "dataset", command, *arguments).stdout
+
+
+def invoked(place: Path, dataset: Path, command: str, *arguments: str) -> Result:
+    app = typer.Typer()
+    add_to(app)
+    fixed = ["--backbone", str(place / "backbone"), "--cache-dir", str(place / "cache")]
+    result = CliRunner().invoke(app, ["models", command, str(dataset), *fixed, *arguments])
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result
+
+
+def write_folders(root: Path, **kinds: str) -> Path:
+    """Fifteen pictures of a kind in each folder; `_` stands for a space."""
+    for number, (folder, kind) in enumerate(kinds.items()):
+        path = root / folder.replace("_", " ")
+        path.mkdir(parents=True)
+        for index in range(15):
+            (path / f"{index}.png").write_bytes(picture(kind, 100 * number + index))
+    return root
+
+
+def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
+    result: dict[str, Any] = json.loads(run(place, "compare-recipes", "--seeds", "123, 5", "--json"))
+    assert (result["single"]["images"], result["multi"]["images"]) == (36, 48)
+    for mode in ("single", "multi"):
+        assert result[mode]["seeds"] == [123, 5]
+        for recipe in ("tutorial", "ours"):
+            metrics = result[mode][recipe]
+            assert len(metrics["accuracy"]) == 2
+            assert metrics["accuracy_mean"] == pytest.approx(sum(metrics["accuracy"]) / 2, abs=1e-3)
+    assert result["single"]["tutorial"] != result["single"]["ours"]
+
+
+def test_unknown_labels_are_neither_learnt_nor_evaluated(place: Path) -> None:
+    both = "no cap|pigmented"  # of each bottle with a defect its folder states one of two
+    dataset = write_folders(place / "unknown", good="good", no_cap=both, pigmented=both)
+    result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
+    assert result["multi"]["ours"]["exact_match"] == [1.0]
+    assert result["single"]["ours"]["exact_match"][0] < 1
+
+
+def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_folders(place / "defects", no_cap="no cap", pigmented="pigmented")
+    arguments = ("compare-recipes", "--seeds", "1")
+    result = json.loads(invoked(place, dataset, *arguments, "--json").stdout)
+    assert result["single"]["images"] == 30
+    assert list(result["multi"]) == ["untrainable"]
+    assert "'no cap' 0, 'pigmented' 0" in result["multi"]["untrainable"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
+        shown = invoked(place, dataset, *arguments)
+    assert "multi is not compared: " in shown.stderr
+    assert "single" in shown.stdout and "multi" not in shown.stdout
+    for index in range(14):
+        (dataset / "no cap" / f"{index}.png").unlink()
+    with pytest.raises(BadDataset, match="class 'no cap' has 1 usable"):
+        invoked(place, dataset, *arguments)
+
+
+def test_what_is_not_used_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
+    dataset = write_labelled(place / "flawed", rows)
+    (dataset / "000.png").write_bytes(b"no image")
+    (dataset / "001.png").write_bytes((dataset / "002.png").read_bytes())  # `no cap`, and `pigmented`
+    (dataset / "held_out.txt").write_text("002.png\n")
+    result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
+    for mode, images in (("single", 33), ("multi", 45)):
+        assert result[mode]["images"] == images
+        assert [item["file"] for item in result[mode]["unreadable"]] == ["000.png"]
+        assert result[mode]["excluded"] == ["001.png", "002.png"]
+    monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
+    printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
+    assert printed.count("not used: 000.png") == 1
+    assert "not used in multi: 001.png" in printed
+    timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
+    assert [item["file"] for item in timings["unreadable"]] == ["000.png"]
+    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
+    assert "not used: 000.png" in invoked(place, dataset, "time-head").stderr
+
+
+def test_seeds_are_whole_numbers(place: Path) -> None:
+    with pytest.raises(BadSetting, match="--seeds '1,two'"):
+        run(place, "compare-recipes", "--seeds", "1,two")
+
+
+def test_a_head_is_the_same_on_cached_features_as_with_the_base_in_every_epoch(place: Path) -> None:
+    timings = json.loads(run(place, "time-head", "--seed", "5", "--json"))
+    assert (timings["images"], timings["epochs"]) == (36, 25)
+    # The same start, order and steps: but for rounding, the same head.
+    assert timings["accuracy_recomputed"] == timings["accuracy_cached"]
+    assert min(timings[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0

@@ -1,0 +1,142 @@
+"""Each of the four methods of transfer, from frames to a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.backbones.keras_graphs import Network
+from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.runtime.progress import ProgressSteps
+from model_store.training import feature_extractor, plan
+from model_store.training.crop_geometry import CropSize
+from model_store.training.feature_extractor import opaque_extractor
+from model_store.training.head import logits_of
+from model_store.training.plan import TransferOptions
+from model_store.training.transfer import TrainedModel, train_model
+from shared.errors import BadSetting
+from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
+from tests.model_store.tiny_backbone import save_tiny_backbone
+from tests.model_store.tiny_network import coloured_frames
+
+CLASSES = ("good", "no cap", "pigmented")
+SIZE_PX = 96
+TRAINED = 32
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `train_model` is given, except the options."""
+
+    backbone: Backbone
+    network: Network | None
+    cache: Path
+    size_px: int
+
+    def train(self, options: TransferOptions) -> tuple[TrainedModel, ProgressSteps]:
+        steps = ProgressSteps()
+        # Whole batches only: another size is another graph, traced for seconds.
+        train, validation = (coloured_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
+        network = None if self.network is None else self.network.clone()
+        model = train_model(
+            self.backbone,
+            network,
+            train=train,
+            validation=validation,
+            classes=CLASSES,
+            mode="single",
+            options=options,
+            cache=self.cache,
+            steps=steps,
+        )
+        return model, steps
+
+    def right(self, model: TrainedModel) -> float:
+        held_out = coloured_frames(30, seed=77, size_px=self.size_px)
+        logits = logits_of(model.head, np.asarray(model.extractor.features(held_out.images)))
+        return float((logits.argmax(axis=1) == held_out.targets.argmax(axis=1)).mean())
+
+
+@pytest.fixture
+def bench(tiny_network: Network, network_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(feature_extractor, "UPRIGHT_SIZE", CropSize(96, 64))
+    monkeypatch.setattr(feature_extractor, "FULL_FRAME_SIZE", CropSize(96, 96))
+    return Bench(network_backbone, tiny_network, tmp_path / "cache", SIZE_PX)
+
+
+@pytest.fixture(scope="module")
+def opaque(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("opaque")
+    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
+    return Bench(backbone, None, folder / "cache", OPAQUE_PX)
+
+
+@pytest.mark.parametrize(
+    ("options", "phases"),
+    [
+        (TransferOptions(fine_tune="none", crop="auto", epochs=20), ["head"]),
+        (TransferOptions(fine_tune="top", crop="detected", epochs=5), ["head", "fine-tuning"]),
+        (TransferOptions(fine_tune="all", crop="full", epochs=5), ["head", "fine-tuning"]),
+        (TransferOptions(fine_tune="scratch", crop="detected", epochs=15), ["fine-tuning"]),
+    ],
+    ids=lambda value: value.fine_tune if isinstance(value, TransferOptions) else "",
+)
+def test_each_method_learns(bench: Bench, options: TransferOptions, phases: list[str]) -> None:
+    model, _ = bench.train(options)
+    assert [phase.name for phase in model.phases] == phases
+    assert model.plan.fine_tune == options.fine_tune
+    assert set(model.plan.separability) == ({"detected", "full"} if options.crop == "auto" else {options.crop})
+    assert model.extractor.crop == model.plan.crop
+    assert (model.fine_tune_settings is None) == (options.fine_tune == "none")
+    assert bench.right(model) > 0.6  # by chance: a third
+
+
+def test_features_are_computed_once(opaque: Bench) -> None:
+    options = TransferOptions(fine_tune="none", epochs=3)
+    first, _ = opaque.train(options)
+    files = sorted(opaque.cache.rglob("features/**/*.npy"))
+    assert len(files) == 4 * TRAINED + 12
+    stamps = [path.stat().st_mtime_ns for path in files]
+    again, _ = opaque.train(options)
+    assert sorted(opaque.cache.rglob("features/**/*.npy")) == files
+    assert [path.stat().st_mtime_ns for path in files] == stamps
+    np.testing.assert_array_equal(first.head.kernel, again.head.kernel)
+
+
+def test_an_opaque_module_is_tuned_as_a_whole_if_asked(opaque: Bench) -> None:
+    untouched = opaque_extractor(opaque.backbone, trainable=True)
+    model, steps = opaque.train(TransferOptions(fine_tune="all", epochs=8))
+    assert [phase.name for phase in model.phases] == ["head", "fine-tuning"]
+    assert "Fine-tuning (all)" in steps.seconds
+    assert opaque.right(model) > 0.6
+    for before, after in zip(untouched.variables, model.extractor.variables, strict=True):
+        assert not np.array_equal(before.numpy(), after.numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (TransferOptions(fine_tune="top"), "--fine-tune top"),
+        (TransferOptions(fine_tune="scratch"), "--fine-tune scratch"),
+        (TransferOptions(crop="detected"), "--crop detected"),
+    ],
+)
+def test_an_opaque_module_says_what_it_cannot(opaque: Bench, options: TransferOptions, named: str) -> None:
+    with pytest.raises(BadSetting, match=f"{named}: .*{opaque.backbone.handle}.*opaque module.* Use "):
+        opaque.train(options)
+
+
+def test_weights_that_cannot_be_trained_are_not(opaque: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Bench(opaque.backbone.model_copy(update={"trainable": False}), None, opaque.cache, opaque.size_px)
+    with pytest.raises(BadSetting, match=r"--fine-tune all: .*without trainable weights\. Use none"):
+        fixed.train(TransferOptions(fine_tune="all"))
+    # Nor where so many unlike images would have them tuned.
+    monkeypatch.setattr(plan, "_FEW_IMAGES", 2)
+    monkeypatch.setattr(plan, "_MANY_IMAGES", 3)
+    monkeypatch.setattr(plan, "_SEPARABLE", 1.1)
+    model, _ = fixed.train(TransferOptions(epochs=2))
+    assert model.plan.fine_tune == "none"
+    assert "without trainable weights" in model.plan.reasons[-1]

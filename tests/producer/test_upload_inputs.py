@@ -1,0 +1,141 @@
+"""Upload's inputs: every file once, in order; archives without traps."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from producer import upload_inputs
+from producer.upload_inputs import InputReader, list_inputs
+from shared.errors import BadImage, NotFound
+
+LIMIT_BYTES = 1000
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def read_all(*paths: Path) -> dict[str, bytes | str]:
+    """Bytes by name, or why they could not be read."""
+    found: dict[str, bytes | str] = {}
+    with InputReader(max_image_bytes=LIMIT_BYTES) as reader:
+        for item in list_inputs(paths):
+            assert item.name not in found
+            try:
+                found[item.name] = reader.read(item)
+            except BadImage as error:
+                found[item.name] = str(error)
+    return found
+
+
+def test_files_folders_and_archives_in_sorted_order(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in ("b.jpg", "a.jpg", "sub/c.jpg", ".hidden", ".git/x"):
+        (folder / name).write_bytes(name.encode())
+    archive = make_zip(
+        folder / "more.zip", {"z.jpg": b"z", "dir/": b"", "dir/y.jpg": b"y", "__MACOSX/._z.jpg": b"junk"}
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.jpg").write_bytes(b"d")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    single = tmp_path / "single.png"
+    single.write_bytes(b"single")
+    assert list(read_all(single, folder).items()) == [
+        (str(single), b"single"),
+        (f"{folder}/a.jpg", b"a.jpg"),
+        (f"{folder}/b.jpg", b"b.jpg"),
+        (f"{archive}/dir/y.jpg", b"y"),
+        (f"{archive}/z.jpg", b"z"),
+        (f"{folder}/linked/d.jpg", b"d"),
+        (f"{folder}/sub/c.jpg", b"sub/c.jpg"),
+    ]
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"nothing\.jpg: no such file"):
+        list(list_inputs([tmp_path / "nothing.jpg"]))
+
+
+def test_of_a_large_member_only_enough_to_refuse_it_is_unpacked(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"large.bmp": os.urandom(5000)})
+    assert len(read_all(archive)[f"{archive}/large.bmp"]) == LIMIT_BYTES + 1
+
+
+def test_a_bomb_is_stopped_by_what_comes_out(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "bomb.zip", {f"{number:04}.bmp": b"\0" * 2_000_000 for number in range(400)})
+    found = list(read_all(archive).values())
+    unpacked = sum(len(data) for data in found if isinstance(data, bytes))
+    assert len(found) == 400
+    assert unpacked <= upload_inputs.MAX_EXPANSION * archive.stat().st_size + LIMIT_BYTES + 1
+
+
+def test_members_after_the_archives_limit_are_each_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_inputs, "MAX_EXPANSION", 1)
+    archive = make_zip(tmp_path / "bomb.zip", {name: b"\0" * 900 for name in ("a", "b", "c")})
+    found = read_all(archive)
+    assert found[f"{archive}/a"] == b"\0" * 900
+    assert "expands to more than 1 times its own size" in str(found[f"{archive}/c"])
+
+
+def test_an_archive_of_too_many_files_is_one_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_inputs, "MAX_MEMBERS", 2)
+    archive = make_zip(tmp_path / "many.zip", {name: b"x" for name in ("a", "b", "c")})
+    assert read_all(archive) == {str(archive): "3 files in one archive, the limit is 2: split it."}
+
+
+def test_broken_archives_are_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_bytes(b"not a zip")
+    whole = make_zip(tmp_path / "whole.zip", {"a.jpg": b"a" * 500}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    found = read_all(tmp_path / "text.zip", tmp_path / "cut.zip")
+    assert all("not a usable zip archive" in str(reason) for reason in found.values())
+    assert len(found) == 2
+
+
+def test_a_damaged_member_fails_alone(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("a.jpg", b"first member")
+        writer.writestr("b.jpg", b"second member")
+    archive.write_bytes(archive.read_bytes().replace(b"first member", b"First member"))
+    found = read_all(archive)
+    assert "CRC" in str(found[f"{archive}/a.jpg"])
+    assert found[f"{archive}/b.jpg"] == b"second member"
+
+
+def test_encrypted_and_linked_members_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        writer.writestr(link, "/etc/passwd")
+        writer.writestr("secret.jpg", b"x")
+    data = bytearray(archive.read_bytes())
+    at = data.rindex(b"PK\x01\x02")  # the directory's last entry: secret.jpg
+    data[at + 8] |= 0x1
+    archive.write_bytes(data)
+    found = read_all(archive)
+    assert "not a regular file" in str(found[f"{archive}/link.jpg"])
+    assert "encrypted" in str(found[f"{archive}/secret.jpg"])
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    assert read_all(tmp_path) == {str(pipe): "not a regular file."}
+
+
+def test_two_archives_are_not_mixed_up(tmp_path: Path) -> None:
+    one = make_zip(tmp_path / "1.zip", {"a.jpg": b"one"})
+    two = make_zip(tmp_path / "2.zip", {"a.jpg": b"two"})
+    assert list(read_all(one, two).values()) == [b"one", b"two"]

@@ -1,0 +1,208 @@
+"""When an image runs on the second model too, and how the two answers are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_store.registry.canary import Canary
+from shared.errors import EngineFailed
+from tests.worker import kit
+from tests.worker.kit import Heard, ToneEngine
+from worker.canary.comparer import HEADROOM_WINDOW_S, SLICE_S, Comparer, DeadlineHeadroom
+from worker.models.model import Model
+from worker.models.routing import ActiveCanary, ActiveModels, Serving
+from worker.observe.metrics import Metrics
+from worker.steps.infer import Prediction, infer
+from worker.steps.work import ComparisonInput
+
+FOREVER = float("inf")
+
+
+class Bench:
+    """A comparer with two models: 3 in service and the canary 4, both ToneEngines unless given."""
+
+    def __init__(self, *, shadow: bool = True, canary: Model | None = None, max_waiting: int = 100) -> None:
+        self.stable, self.metrics, self.heard = kit.model(version=3), Metrics(), Heard()
+        self.canary = ActiveCanary(Canary(version=4, share=1.0, shadow=shadow), canary or kit.model(version=4))
+        self.active_models = ActiveModels(Serving(self.stable, self.canary), metrics=self.metrics)
+        self.comparer = Comparer(self.active_models, sink=self.heard, max_waiting=max_waiting, metrics=self.metrics)
+        self.shadow = shadow
+        for model in (self.stable, self.canary.model):
+            model.cost.observe(1, 0.002)
+
+    def offer(self, *tones: int, decoded: bool = True) -> None:
+        """Images that one model has answered; `decoded` for the other one too."""
+        by, other = (self.stable, self.canary.model) if self.shadow else (self.canary.model, self.stable)
+        items = [
+            kit.decoded(
+                f"j{tone}",
+                tone=tone,
+                by=by,
+                comparison=ComparisonInput(self.canary, other, kit.shade(tone) if decoded else None),
+            )
+            for tone in tones
+        ]
+        self.comparer.offer(map(Prediction, items, infer(np.stack([item.slot.pixels for item in items]), by.engine)))
+
+    def run(self, *, spare_s: float = FOREVER) -> None:
+        """Run all slices that there are."""
+        while self.comparer.ready:
+            self.comparer.step(spare_s=spare_s)
+
+    @property
+    def skipped(self) -> float:
+        return self.metrics.registry.get_sample_value("sortline_canary_skipped_total") or 0.0
+
+
+class Darker(ToneEngine):
+    """Sees half of the red."""
+
+    def predict(self, batch: kit.Pixels, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
+        return super().predict(kit.np.asarray(batch) // 2)
+
+
+# what is made of it ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_both_answers_are_told_and_whether_they_agree(shadow: bool) -> None:
+    bench = Bench(shadow=shadow, canary=kit.model(Darker(), version=4))
+    bench.offer(0, 200)
+    bench.run()
+    same, other = bench.heard.comparisons
+    assert (same.agree, other.agree) == (True, False)
+    by_version = {answer.model.version: answer for answer in (other.acting, other.compared)}
+    assert other.acting.model.version == (3 if shadow else 4)
+    assert ([label.label for label in by_version[3].labels], by_version[3].lane) == (["no cap"], "no-cap")
+    assert ([label.label for label in by_version[4].labels], by_version[4].lane) == (["good"], "good")
+
+
+def test_another_lane_is_a_disagreement_too() -> None:
+    canary = kit.model(version=4)
+    policy = canary.manifest.policy.model_copy(update={"lanes": {**canary.manifest.policy.lanes, "good": "crate-2"}})
+    canary.decider._manifest = canary.manifest.model_copy(update={"policy": policy})
+    bench = Bench(canary=canary)
+    bench.offer(0)
+    bench.run()
+    (comparison,) = bench.heard.comparisons
+    assert comparison.acting.labels == comparison.compared.labels
+    assert (comparison.acting.lane, comparison.compared.lane, comparison.agree) == ("good", "crate-2", False)
+
+
+def test_a_shadow_that_fails_is_reported_and_not_counted_as_compared() -> None:
+    bench = Bench(canary=kit.model(ToneEngine(kit.fails_on_red), version=4))
+    bench.offer(0, 255, 10)
+    bench.run()
+    assert [comparison.job_id for comparison in bench.heard.comparisons] == ["j0", "j10"]
+    ((canary, error),) = bench.heard.failures
+    assert canary is bench.canary
+    assert isinstance(error, EngineFailed)
+    assert bench.skipped == 1
+
+
+def test_the_model_in_service_failing_is_not_the_canarys_fault() -> None:
+    bench = Bench(shadow=False)
+    bench.stable.engine._before = kit.always_fails  # type: ignore[attr-defined]
+    bench.offer(0)
+    bench.run()
+    assert (bench.heard.comparisons, bench.heard.failures, bench.skipped) == ([], [], 1)
+
+
+def test_items_of_no_interest_are_passed_over() -> None:
+    bench = Bench()
+    failed = kit.decoded(comparison=ComparisonInput(bench.canary, bench.canary.model, kit.shade(0)))
+    bench.comparer.offer([Prediction(kit.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))])
+    assert not bench.comparer.ready
+    assert bench.skipped == 0
+
+
+# when ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_runs_that_what_waits_could_not_wait_for() -> None:
+    bench = Bench()
+    bench.offer(0)
+    bench.comparer.step(spare_s=0.002)
+    assert bench.heard.comparisons == []
+    bench.comparer.step(spare_s=0.003)
+    assert len(bench.heard.comparisons) == 1
+
+
+def test_nothing_runs_while_results_are_nearly_late() -> None:
+    bench = Bench()
+    bench.offer(0)
+    bench.comparer.headroom.observe(0.0039)
+    assert not bench.comparer.ready
+    bench.comparer.step(spare_s=FOREVER)
+    assert bench.heard.comparisons == []
+
+
+def test_a_slice_is_short() -> None:
+    bench = Bench()
+    engine = bench.canary.model.engine
+    assert isinstance(engine, ToneEngine)
+    for size in (2, 4, 8):
+        bench.canary.model.cost.observe(size, 0.002 * size)
+    bench.offer(*range(20))
+    bench.comparer.step(spare_s=FOREVER)
+    assert engine.sizes == [4], f"4 images take {SLICE_S} s at most, 8 would not"
+    bench.comparer.step(spare_s=0.005)
+    assert engine.sizes == [4, 2]
+
+
+def test_what_can_not_wait_or_was_not_decoded_is_skipped_and_counted() -> None:
+    bench = Bench(max_waiting=2)
+    bench.offer(1, decoded=False)
+    assert bench.skipped == 1
+    bench.offer(1, 2, 3, 4)
+    assert bench.skipped == 3
+    bench.comparer.skip_all()
+    assert bench.skipped == 5
+    assert not bench.comparer.ready
+
+
+def test_images_of_a_canary_that_has_ended_are_dropped() -> None:
+    bench = Bench()
+    bench.offer(1, 2)
+    bench.active_models.end_canary(bench.canary)
+    bench.comparer.step(spare_s=FOREVER)
+    assert not bench.comparer.ready
+    assert (bench.heard.comparisons, bench.skipped) == ([], 0)
+
+
+# headroom ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_deadlines_there_is_headroom() -> None:
+    assert DeadlineHeadroom().has(60.0)
+
+
+def test_headroom_is_half_of_what_the_worst_result_had_left() -> None:
+    headroom = DeadlineHeadroom()
+    for margin_s in (0.5, 0.1, 0.3):
+        headroom.observe(margin_s)
+    assert headroom.has(0.049)
+    assert not headroom.has(0.051)
+    headroom.observe(-0.1)
+    assert not headroom.has(0.0)
+
+
+@pytest.mark.parametrize("observed_at", [0.0, 0.3 * HEADROOM_WINDOW_S, 0.49 * HEADROOM_WINDOW_S])
+def test_a_bad_margin_is_remembered_for_a_while(observed_at: float) -> None:
+    now = [100.0]
+    headroom = DeadlineHeadroom(clock=lambda: now[0])
+    now[0] += observed_at
+    headroom.observe(0.001)
+    for _ in range(5):
+        now[0] += HEADROOM_WINDOW_S / 10
+        headroom.observe(1.0)
+        assert not headroom.has(0.010)
+    for _ in range(11):
+        now[0] += HEADROOM_WINDOW_S / 10
+        headroom.observe(1.0)
+    assert headroom.has(0.010)
+    now[0] += 10 * HEADROOM_WINDOW_S
+    assert headroom.has(100.0), "nothing was observed for long"

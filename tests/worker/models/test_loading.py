@@ -1,0 +1,63 @@
+"""Loading a model: verified, warmed up and measured before it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from model_store.bundle.files import Bundle
+from model_store.registry.store import ModelStore
+from shared.settings import Settings
+from tests.worker import kit
+from worker.models import loading
+from worker.models.loading import as_model, load_bundle, measure
+
+
+class Slow(kit.ToneEngine):
+    """Remembers the sizes it was warmed up for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.warmed: list[int] = []
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        self.warmed += batch_sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "background", "warmed"),
+    [
+        ("litert", False, [1, 16]),
+        ("litert", True, [1]),
+        ("litert-fp32", True, [1]),
+        ("tensorflow-mixed", True, [1, 16]),
+        ("tensorflow", True, [1, 16]),  # it compiles each shape: seconds that no job may wait for
+    ],
+)
+def test_what_is_warmed_up(
+    settings: Settings,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    background: bool,
+    warmed: list[int],
+) -> None:
+    def opened(bundle: Bundle, kind: str, **options: object) -> Slow:
+        assert options["background"] is background
+        return Slow(name)
+
+    monkeypatch.setattr(loading, "open_engine", opened)
+    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=background)
+    assert isinstance(loaded.engine, Slow)
+    assert loaded.engine.warmed == warmed
+
+
+def test_a_model_knows_what_an_image_costs_before_its_first(settings: Settings, tiny_models: Path) -> None:
+    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=True)
+    model = as_model(loaded, settings, worker="w1")
+    assert model.cost.estimate(1) == 0.0
+    measure(model)
+    assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)

@@ -1,0 +1,113 @@
+"""The result cache: which answers are cached, for which jobs, and how many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import redis
+
+from model_store.registry.canary import Canary
+from shared.images.crop_regions import Region
+from shared.schemas import ImageJob
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame, picture
+from worker.models.model import Model
+from worker.models.result_cache import ResultCache
+from worker.models.routing import ActiveCanary, Route
+from worker.observe.metrics import Metrics
+
+PROBABILITIES = [0.9, 0.1, 0.0]
+
+
+def cache(max_items: int = 10) -> ResultCache:
+    return ResultCache(max_items, queues=["bulk"], metrics=Metrics())
+
+
+def upload(**fields: object) -> ImageJob:
+    return kit.image_job(queue="bulk", **fields)
+
+
+def looking(model: Model, **regions: Region) -> Model:
+    return replace(model, manifest=model.manifest.model_copy(update={"regions": regions}))
+
+
+def test_the_same_file_to_the_same_model_is_known() -> None:
+    known, route = cache(), Route(kit.model())
+    key = known.key(upload(job_id="a"), b"file", route)
+    assert key is not None and known.get(key) is None
+    known.add(key, PROBABILITIES)
+    again = known.key(upload(job_id="b", line="l2", camera="c2"), b"file", Route(kit.model()))
+    assert again is not None and known.get(again) == PROBABILITIES
+
+
+@pytest.mark.parametrize(("image", "route"), [(b"another", Route(kit.model())), (b"file", Route(kit.model(version=4)))])
+def test_another_file_or_version_is_not(image: bytes, route: Route) -> None:
+    known = cache()
+    first = known.key(upload(), b"file", Route(kit.model()))
+    assert first is not None
+    known.add(first, PROBABILITIES)
+    key = known.key(upload(), image, route)
+    assert key is not None and known.get(key) is None
+
+
+def test_what_the_producer_says_of_the_file_is_not_believed() -> None:
+    known, route = cache(), Route(kit.model())
+    one, other = (known.key(upload(sha256="a" * 64), data, route) for data in (b"file", b"another"))
+    assert one != other
+
+
+def test_cameras_count_where_the_model_crops_a_region() -> None:
+    known, route = cache(), Route(looking(kit.model(), c1=Region(0, 0, 0.5, 1)))
+    assert known.key(upload(camera="c1"), b"file", route) != known.key(upload(camera="c2"), b"file", route)
+
+
+def test_whose_images_are_not_remembered() -> None:
+    known, model = cache(), kit.model()
+    canary = ActiveCanary(Canary(version=4, share=1.0), model)
+    assert known.key(kit.image_job(queue="live"), b"file", Route(model)) is None
+    assert known.key(upload(), None, Route(model)) is None
+    assert known.key(upload(), b"file", Route(model, other=model, canary=canary)) is None
+    assert cache(0).key(upload(), b"file", Route(model)) is None
+
+
+def test_the_one_asked_for_longest_ago_is_forgotten() -> None:
+    known, route = cache(2), Route(kit.model())
+    a, b, c = (known.key(upload(), data, route) for data in (b"a", b"b", b"c"))
+    assert a is not None and b is not None and c is not None
+    known.add(a, PROBABILITIES)
+    known.add(b, PROBABILITIES)
+    assert known.get(a) == PROBABILITIES
+    known.add(c, PROBABILITIES)
+    assert len(known) == 2
+    assert (known.get(a), known.get(b), known.get(c)) == (PROBABILITIES, None, PROBABILITIES)
+
+
+def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: redis.Redis) -> None:
+    images = [picture(tone) for tone in (10, 200)]
+    engine = ToneEngine()
+    components = kit.pipeline_components(settings, engine)
+    for _ in range(2):  # the first run learns, the second knows
+        job_ids = kit.submit(settings, *[frame(data, queue="bulk") for data in images])
+        run = kit.pipeline(settings, components, burst=True)
+        run.start()
+        kit.finish(run)
+    assert sum(engine.sizes) == 2
+    found = {result.job_id: result for result in kit.stream(client)}
+    first = {result.labels for job_id, result in found.items() if job_id not in job_ids}
+    assert len(first) == 2 and {found[job_id].labels for job_id in job_ids} == first
+    assert {found[job_id].timings_ms.infer for job_id in job_ids} == {None}
+    sample = components.metrics.registry.get_sample_value
+    assert sample("sortline_result_cache_total", {"result": "hit"}) == 2
+    assert sample("sortline_result_cache_total", {"result": "miss"}) == 2
+
+
+def test_a_failure_is_not_remembered(settings: Settings, client: redis.Redis) -> None:
+    components = kit.pipeline_components(settings, ToneEngine(kit.always_fails))
+    kit.submit(settings, frame(queue="bulk"))
+    run = kit.pipeline(settings, components, burst=True)
+    run.start()
+    kit.finish(run)
+    assert set(kit.outcomes(client).values()) == {"failed"}
+    assert len(components.cache) == 0

@@ -1,0 +1,113 @@
+"""What a scrape reads from the server: depth and age of the queues, its memory, and whether it answers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from shared import keys
+from shared.server.connection import connect
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import frame
+from tests.worker.observe.exposition import samples
+from worker.observe.queue_gauges import QueueGauges
+
+
+def queue_samples(gauges: QueueGauges) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    registry = CollectorRegistry()
+    registry.register(gauges)
+    return samples(registry)
+
+
+LIVE, BULK = (("queue", "live"),), (("queue", "bulk"),)
+
+
+def test_an_empty_queue_is_a_real_zero(client: redis.Redis, gauges: QueueGauges) -> None:
+    found = queue_samples(gauges)
+    assert {key: value for key, value in found.items() if not key[0].startswith("sortline_redis_memory_")} == {
+        ("sortline_redis_up", ()): 1,
+        ("sortline_queue_depth", LIVE): 0,
+        ("sortline_queue_depth", BULK): 0,
+        ("sortline_queue_oldest_seconds", LIVE): 0,
+        ("sortline_queue_oldest_seconds", BULK): 0,
+    }
+
+
+def test_depth_and_age_of_the_job_at_the_front(settings: Settings, client: redis.Redis) -> None:
+    kit.submit(settings, *[frame() for _ in range(3)])
+    later = QueueGauges(connect(settings.redis_url), queues=["live", "bulk"], clock=lambda: time.time() + 100)
+    found = queue_samples(later)
+    assert found["sortline_queue_depth", LIVE] == 3
+    assert found["sortline_queue_oldest_seconds", LIVE] == pytest.approx(100, abs=kit.PATIENCE_S)
+    assert found["sortline_queue_depth", BULK] == 0
+
+
+def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis.Redis, gauges: QueueGauges) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    client.delete(keys.rq_job(job_id))
+    found = queue_samples(gauges)
+    assert found["sortline_queue_depth", LIVE] == 1
+    assert found["sortline_queue_oldest_seconds", LIVE] == 0
+
+
+@pytest.mark.parametrize("key", [keys.rq_queue("bulk"), keys.rq_job("j1")])
+def test_a_key_of_another_type_hides_its_own_queue_alone(client: redis.Redis, gauges: QueueGauges, key: str) -> None:
+    """The whole server counted as away."""
+    client.rpush(keys.rq_queue("bulk"), "j1")
+    client.delete(key)
+    client.set(key, "text")
+    found = queue_samples(gauges)
+    assert found["sortline_redis_up", ()] == 1
+    assert found["sortline_queue_depth", LIVE] == 0
+    assert ("sortline_queue_depth", BULK) not in found
+    assert found["sortline_redis_memory_used_bytes", ()] > 0
+
+
+def test_the_servers_memory_and_its_bound(client: redis.Redis, gauges: QueueGauges) -> None:
+    client.config_set("maxmemory", "64mb")
+    try:
+        found = queue_samples(gauges)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert found["sortline_redis_memory_max_bytes", ()] == 64 * 1024 * 1024
+    assert 0 < found["sortline_redis_memory_used_bytes", ()] < 64 * 1024 * 1024
+
+
+def test_a_user_who_may_not_ask_for_memory_still_sees_the_queues(client: redis.Redis, gauges: QueueGauges) -> None:
+    client.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        found = queue_samples(gauges)
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+    assert found["sortline_redis_up", ()] == 1
+    assert found["sortline_queue_depth", LIVE] == 0
+    assert not [name for name, _ in found if name.startswith("sortline_redis_memory_")]
+
+
+def test_with_the_server_away_the_scrape_still_answers() -> None:
+    found = queue_samples(QueueGauges(connect("redis://127.0.0.1:1/0"), queues=["live"]))
+    assert found == {("sortline_redis_up", ()): 0}
+
+
+def test_scrapes_within_a_second_share_a_reading(settings: Settings, client: redis.Redis) -> None:
+    now = [time.time()]
+    gauges = QueueGauges(connect(settings.redis_url), queues=["live"], clock=lambda: now[0])
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    kit.submit(settings, frame())
+    now[0] += 0.5
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    now[0] += 0.6
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 1
+
+
+def test_a_clock_that_is_set_back_does_not_freeze_the_reading(settings: Settings, client: redis.Redis) -> None:
+    now = [time.time()]
+    gauges = QueueGauges(connect(settings.redis_url), queues=["live"], clock=lambda: now[0])
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 0
+    kit.submit(settings, frame())
+    now[0] -= 3600
+    assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 1

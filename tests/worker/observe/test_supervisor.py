@@ -1,0 +1,63 @@
+"""The log of a worker whose server fails or refuses its calls."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import redis
+
+from shared.errors import RedisUnavailable
+from shared.images.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
+from tests.worker.kit import PATIENCE_S, wait_until
+from worker.observe import supervisor as supervisor_module
+from worker.observe.metrics import Metrics
+from worker.observe.supervisor import UNAVAILABLE_LOG_INTERVAL_S, Supervisor
+
+BUSY = redis.exceptions.ResponseError("BUSY Valkey is busy running a script.")
+DENIED = redis.exceptions.NoPermissionError("User w has no permissions to run the 'evalsha' command")
+
+
+def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(supervisor_module, "RETRY_WAIT_S", 0.0)
+    now = 0.0
+    supervisor = Supervisor(Metrics(), clock=lambda: now)
+
+    def logged() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    for _ in range(3):
+        supervisor.redis_unavailable("claim", BUSY)
+        supervisor.redis_unavailable("leases", RedisUnavailable("away."))
+    busy, away = logged()
+    assert busy.startswith("claim: the Redis server is busy with a long script (BUSY).")
+    assert away.startswith("leases: away.")
+    supervisor.redis_unavailable("claim", DENIED)
+    (denied,) = logged()
+    assert "'evalsha' command" in denied
+    assert "ACL SETUSER" in denied
+    now += UNAVAILABLE_LOG_INTERVAL_S + 1
+    supervisor.redis_unavailable("claim", DENIED)
+    assert logged() == [denied]
+
+
+def test_a_decoder_that_waits_for_memory_does_not_hang() -> None:
+    """What it waits for is another decoder's image, which may hang."""
+    now = 0.0
+    supervisor = Supervisor(Metrics(), clock=lambda: now)
+
+    def decode() -> None:
+        with DECODE_MEMORY.hold(UNCOUNTED_BYTES + 1, limit_bytes=1):
+            pass
+
+    with DECODE_MEMORY.hold(UNCOUNTED_BYTES + 1, limit_bytes=1):
+        supervisor.start("decode-0", decode)
+        wait_until(lambda: DECODE_MEMORY.waiting_threads() == {"decode-0"}, "it waits for memory")
+        now = 1000.0
+        assert supervisor.silent(longer_than_s=60.0) == {}
+    assert supervisor.join(PATIENCE_S)

@@ -1,0 +1,82 @@
+"""Maintenance in a worker: it sweeps, measures, counts, and an error in it affects nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, cast
+
+import pytest
+import redis
+
+from shared import keys
+from shared.clock import ServerClock
+from shared.server.connection import connect
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame
+from worker.observe.metrics import Metrics
+from worker.rq.maintenance import Maintenance
+from worker.rq.sweep import Sweeper, Swept
+from worker.service import WorkerService
+
+
+class Sweeping:
+    """A sweep that gives or raises what it is told."""
+
+    def __init__(self, *outcomes: Swept | Exception) -> None:
+        self._outcomes = list(outcomes)
+
+    def step(self) -> Swept:
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def maintenance(settings: Settings, metrics: Metrics, sweeper: Any) -> Maintenance:
+    server_clock = ServerClock(
+        connect(settings.redis_url),
+        tolerance_s=settings.clock_tolerance_s,
+        on_offset=metrics.clock_offset.set,
+        clock=lambda: time.time() + 1000,
+    )
+    return Maintenance(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, metrics=metrics)
+
+
+def recovered(metrics: Metrics) -> dict[str, float | None]:
+    value = metrics.registry.get_sample_value
+    return {result: value("sortline_recovered_total", {"result": result}) for result in ("requeued", "failed")}
+
+
+def test_what_is_found_is_counted_and_the_clock_is_shown(settings: Settings) -> None:
+    metrics = Metrics()
+    keeping = maintenance(settings, metrics, Sweeping(Swept(2, 0), Swept(1, 1)))
+    assert recovered(metrics) == {"requeued": 0, "failed": 0}
+    keeping.step()
+    keeping.step()
+    assert recovered(metrics) == {"requeued": 3, "failed": 1}
+    offset_s = metrics.registry.get_sample_value("sortline_clock_offset_seconds")
+    assert offset_s == pytest.approx(1000, abs=kit.PATIENCE_S)
+
+
+def test_no_failure_ends_it(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    away, bug = redis.exceptions.ConnectionError("away"), KeyError("a bug")
+    keeping = maintenance(settings, metrics, Sweeping(away, bug, Swept(1, 0)))
+    for _ in range(3):
+        keeping.step()
+    assert recovered(metrics) == {"requeued": 1, "failed": 0}
+    (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert record.exc_info is not None
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_worker_keeps_up_and_stops_it_at_its_end(settings: Settings, client: redis.Redis) -> None:
+    kit.submit(settings, frame())
+    service = WorkerService(settings, burst=True, load=lambda given: kit.loaded_model(given, ToneEngine()))
+    service._metrics.clock_offset.set(1e6)
+    assert service.run() == 0
+    assert client.hget(keys.sweep(settings.queue_names), "cursor") is not None
+    assert abs(service._metrics.clock_offset._value.get()) < kit.PATIENCE_S
+    assert not service._maintenance._thread.is_alive()

@@ -1,0 +1,146 @@
+"""The keys, fields and numbers that the scripts spell by hand are those of the Python side.
+
+An expression like `'rq:worker:' .. worker .. ':executions'` is compared as `rq:worker:{}:executions`, which is what
+`keys.rq_worker_executions("{}")` gives. A key that is new or changed in a script or in shared/keys.py fails here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+
+from producer import submit
+from shared import keys
+from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
+from worker.rq import scripts
+from worker.steps.admit import MAX_CALL_BYTES
+
+IMAGE, RESULTS, WAKEUP = keys.image("{}"), keys.results("{}"), keys.wakeup("{}")
+QUEUE, JOB, WIP = keys.rq_queue("{}"), keys.rq_job("{}"), keys.rq_wip("{}")
+EXECUTION, EXECUTIONS = keys.rq_execution("{}", "{}"), keys.rq_executions("{}")
+WORKER, WORKER_EXECUTIONS = keys.rq_worker("{}"), keys.rq_worker_executions("{}")
+FAILED, JOB_RESULTS = keys.rq_failed("{}"), keys.rq_results("{}")
+
+# What each script spells out itself: where it reads from or writes to.
+SPELLED = {
+    "claim": {IMAGE, WAKEUP, QUEUE, EXECUTIONS, keys.RQ_SUSPENDED},
+    "common": {
+        *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
+        *(keys.NEVER_WRITTEN, keys.broken("{}"), MAX_ATTEMPTS_FIELD),
+    },
+    "finish": {
+        *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
+        *(keys.rq_finished("{}"), keys.LINES, keys.LAST_FINISH),
+    },
+    "reap": {JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS, keys.processes("{}", "{}")},
+    "release": set(),
+    "renew": {JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS},
+    "sweep": {
+        *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
+        *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}")),
+    },
+    "submit": set(),  # it is given its keys
+}
+# Keys of shared/keys.py that no script spells: Python reads and writes them, or gives them to a script as arguments.
+NOT_SPELLED = {keys.shadow("{}"), keys.RQ_QUEUES, keys.RQ_WORKERS, keys.rq_queue_workers("{}")}
+# Functions of shared/keys.py whose parameters are not all texts; no script spells their keys either.
+NOT_BY_TEXTS = {"canary", "sweep", "suspects"}
+
+_LITERAL = r"'[^'\n]*'"
+_NAME = r"[A-Za-z_][\w.]*(?:\[[^\]]*\])?"
+_EXPRESSION = re.compile(rf"(?:{_LITERAL}|{_NAME})(?: \.\. (?:{_LITERAL}|{_NAME}))*")
+_LOCAL = re.compile(rf"^ *local (\w+) = ({_EXPRESSION.pattern})$", re.MULTILINE)
+_COMMENT = re.compile(r"--.*")
+
+
+def lua(name: str) -> str:
+    """A script's text without its comments."""
+    folder = files("producer.scripts") if name == "submit" else files(scripts.__name__)
+    return _COMMENT.sub("", folder.joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+
+
+def pattern(expression: str, key_locals: dict[str, str]) -> str:
+    """An expression of Lua with `{}` for what is only known when it runs. A `composite` is `<job>:<execution>`."""
+    components = expression.split(" .. ")
+    components[0] = key_locals.get(components[0], components[0])
+    text = "".join(
+        part[1:-1] if part.startswith("'") else "{}:{}" if part.startswith("composite") else "{}" if i else part
+        for i, part in enumerate(components)
+    )
+    return text.removesuffix("*") + "{}" if text.endswith((":", ":*")) else text
+
+
+def spelled(text: str) -> Iterator[str]:
+    """The patterns of all keys, and of our own fields in RQ's hashes, in a script without comments."""
+    key_locals = {name: f"'{pattern(expression, {})}'" for name, expression in _LOCAL.findall(text)}
+    key_locals = {name: key for name, key in key_locals.items() if key.startswith(("'rq:", "'sortline"))}
+    for expression in _EXPRESSION.findall(text):
+        if expression in key_locals:  # its literal is looked at where it is set
+            continue
+        found = pattern(expression, key_locals)
+        if found.startswith(("rq:", "sortline")):
+            yield found
+
+
+def python_keys() -> set[str]:
+    """All of shared/keys.py: its constants, and what its functions of texts give for `{}`."""
+    found = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
+    for name, function in inspect.getmembers(keys, inspect.isfunction):
+        if name not in NOT_BY_TEXTS:
+            found.add(function(*["{}"] * len(inspect.signature(function).parameters)))
+    return found
+
+
+def test_every_script_is_compared() -> None:
+    names = [path.name for package in (scripts.__name__, "producer.scripts") for path in files(package).iterdir()]
+    assert {name.removesuffix(".lua") for name in names if name.endswith(".lua")} == set(SPELLED)
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_script_spells_the_keys_as_python_does(name: str) -> None:
+    assert set(spelled(lua(name))) == SPELLED[name]
+
+
+def test_every_key_of_python_is_compared_or_named_here() -> None:
+    assert python_keys() == (set().union(*SPELLED.values()) | NOT_SPELLED) - {MAX_ATTEMPTS_FIELD}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_no_literal_of_a_key_escapes_the_comparison(name: str) -> None:
+    """However it is quoted: there is a pattern for each place where a key begins, or goes on from the local `list`."""
+    begun = re.findall(r"""['"\[](?:rq:|sortline)|\blist \.\. """, lua(name))
+    assert len(list(spelled(lua(name)))) == len(begun)
+
+
+def test_the_comparison_notices_a_difference() -> None:
+    assert list(spelled("redis.call('DEL', 'rq:wip:' .. q, 'sortline:new', 'rq:worker:' .. w .. ':executions')")) == [
+        "rq:wip:{}",
+        "sortline:new",
+        "rq:worker:{}:executions",
+    ]
+    assert list(spelled("local list = 'rq:queue:' .. q\nfor key in { list, list .. ':x' } do end")) == [
+        "rq:queue:{}",
+        "rq:queue:{}:x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "local", "number"),
+    [
+        ("common", "BROKEN_KEPT_S", keys.BROKEN_TTL_S),
+        ("common", "MAX_RETRIES", MAX_ATTEMPTS - 1),
+        ("common", "MAX_DATA_BYTES", MAX_CALL_BYTES),
+        ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),
+    ],
+)
+def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int) -> None:
+    found = re.search(rf"^local {local} = (\d+)", lua(script), re.MULTILINE)
+    assert found is not None and int(found[1]) == number
+
+
+def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
+    assert f"redis_call('LTRIM', wakeup, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")

@@ -1,0 +1,48 @@
+"""The estimated cost of a batch, from the batches measured before."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.state.batch_cost import BatchCost
+
+
+def test_nothing_is_known_at_first() -> None:
+    assert BatchCost().estimate(16) == 0.0
+
+
+def test_what_was_seen_is_expected() -> None:
+    cost = BatchCost()
+    cost.observe(16, 0.030)
+    assert cost.estimate(16) == pytest.approx(0.030)
+
+
+def test_an_unseen_larger_size_is_scaled_up() -> None:
+    cost = BatchCost()
+    cost.observe(4, 0.010)
+    assert cost.estimate(16) == pytest.approx(0.040)
+
+
+def test_an_unseen_smaller_size_costs_no_more_than_the_next_larger() -> None:
+    cost = BatchCost()
+    cost.observe(64, 0.120)
+    cost.observe(16, 0.030)
+    assert 0 < cost.estimate(1) <= 0.030
+
+
+def test_the_estimate_follows_without_jumping() -> None:
+    cost = BatchCost()
+    cost.observe(8, 0.010)
+    cost.observe(8, 0.110)
+    assert 0.010 < cost.estimate(8) < 0.060
+    for _ in range(50):
+        cost.observe(8, 0.110)
+    assert cost.estimate(8) == pytest.approx(0.110, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16, 100, 1024])
+def test_larger_batches_are_never_believed_cheaper(size: int) -> None:
+    cost = BatchCost()
+    for seen, seconds in ((1, 0.004), (8, 0.020), (64, 0.150)):
+        cost.observe(seen, seconds)
+    assert cost.estimate(size) <= cost.estimate(size + 1)

@@ -1,0 +1,57 @@
+"""The leases that a worker holds."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.worker import kit
+from worker.state.inflight import Inflight
+from worker.state.jobs import Lease
+
+
+def leases(count: int) -> list[Lease]:
+    return [Lease("live", f"j{number}", f"e{number}", 0.0) for number in range(count)]
+
+
+def test_what_is_in_flight() -> None:
+    inflight, (a, b, c) = Inflight(), leases(3)
+    inflight.add([a, b])
+    assert a in inflight and b in inflight and c not in inflight
+    assert len(inflight) == 2
+    inflight.remove([a, c])
+    assert inflight.held() == [b]
+
+
+def test_another_execution_of_the_same_job_is_another_lease() -> None:
+    inflight, (a,) = Inflight(), leases(1)
+    inflight.add([a])
+    assert Lease("live", a.job_id, "another", 0.0) not in inflight
+
+
+def test_waiting_for_capacity_ends_when_there_is_some() -> None:
+    inflight, held = Inflight(), leases(3)
+    inflight.add(held)
+    counts: list[int] = []
+    waiter = threading.Thread(target=lambda: counts.append(inflight.wait_below(3, kit.PATIENCE_S * 2)))
+    waiter.start()
+    inflight.remove(held[:1])
+    waiter.join(kit.PATIENCE_S)
+    assert not waiter.is_alive(), "the waiter slept on"
+    assert counts == [2]
+
+
+def test_waiting_for_capacity_gives_up() -> None:
+    inflight = Inflight()
+    inflight.add(leases(3))
+    assert inflight.wait_below(3, 0.01) == 3
+
+
+def test_a_lease_that_is_being_finished_is_not_lost() -> None:
+    """The server forgets it before this worker has the answer; a renewal in between must not cry wolf."""
+    inflight, (finishing, lost, kept) = Inflight(), leases(3)
+    inflight.add([finishing, lost, kept])
+    inflight.finishing([finishing])
+    assert inflight.drop_lost([finishing, lost]) == [lost]
+    assert inflight.held() == [finishing, kept]
+    inflight.remove([finishing])
+    assert inflight.drop_lost([finishing]) == []

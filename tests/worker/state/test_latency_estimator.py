@@ -1,0 +1,134 @@
+"""The estimate of how long a job still needs, from the recent times of the steps."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import Gate, ToneEngine, frame
+from worker.state.batch_cost import BatchCost
+from worker.state.latency_estimator import FINISH_MARGIN_S, LatencyEstimator
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def cost() -> BatchCost:
+    cost = BatchCost()
+    for size, cost_s in {1: 0.010, 2: 0.020, 4: 0.040}.items():
+        cost.observe(size, cost_s)
+    return cost
+
+
+def test_where_nothing_is_under_way_everything_is_worth_a_try(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    estimator.observe_decode(10.0)
+    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
+    assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == 0.0
+
+
+def test_what_waits_is_done_before_it_in_full_batches(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.estimate_from_decode(cost, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
+
+
+def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None:
+    clock = Clock()
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    estimator.observe_decode(0.005)
+    with estimator.running(cost, images=4):
+        clock.now += 0.010
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
+        clock.now += 0.028
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+        clock.now += 1.0  # it takes longer than it should: no credit for that
+        assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
+
+
+def test_a_batch_behind_another_costs_what_it_takes_after_it(cost: BatchCost) -> None:
+    clock = Clock()
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+
+    def second() -> None:
+        with estimator.running(cost, images=2):
+            both_in.wait()
+            first_out.wait()
+            clock.now += 0.020
+
+    both_in, first_out = threading.Barrier(2, timeout=kit.PATIENCE_S), threading.Barrier(2, timeout=kit.PATIENCE_S)
+    behind = threading.Thread(target=second)
+    with estimator.running(cost, images=4):
+        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
+            0.050 + FINISH_MARGIN_S
+        )
+        behind.start()
+        both_in.wait()
+        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
+            0.070 + FINISH_MARGIN_S
+        )
+        clock.now += 0.040
+    first_out.wait()
+    behind.join()
+    assert (cost.estimate(4), cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
+
+
+def test_a_batch_that_was_overtaken_learns_nothing_of_its_cost(cost: BatchCost) -> None:
+    clock = Clock()
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    with estimator.running(cost, images=4):
+        clock.now += 0.040
+        behind = threading.Thread(target=lambda: _run_through(estimator, cost, clock))
+        behind.start()
+        behind.join()
+        clock.now += 0.001
+    assert cost.estimate(4) == pytest.approx(0.040)
+    assert cost.estimate(1) == pytest.approx(0.010)
+
+
+def _run_through(estimator: LatencyEstimator, cost: BatchCost, clock: Clock) -> None:
+    with estimator.running(cost, images=1):
+        clock.now += 0.010
+
+
+def test_one_odd_frame_does_not_decide(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    for _ in range(10):
+        estimator.observe_decode(0.002)
+    estimator.observe_decode(0.100)
+    assert estimator.estimate_from_decode(cost, waiting=1) < 0.002 + 0.100 / 10 + 0.020 + FINISH_MARGIN_S
+
+
+def test_a_batch_needs_what_its_size_costs(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.estimate_from_batch(cost, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_batch(cost, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
+
+
+def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """The model is busy and takes two hours: none of those behind it can be met, though no deadline is past yet."""
+    gate = Gate()
+    components = kit.pipeline_components(settings, ToneEngine(gate))
+    components.active_models.current.stable.cost.observe(1, 7200.0)
+    (first,) = kit.submit(settings, frame(deadline_ms=3_600_000))
+    run = kit.pipeline(settings, components, burst=True)
+    run.start()
+    assert gate.entered.wait(kit.PATIENCE_S)
+    behind = kit.submit(settings, *[frame(deadline_ms=3_600_000) for _ in range(5)])
+    kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "those behind are answered while the first is in the model")
+    gate.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(behind, "expired") | {first: "sorted"}
+    assert all(result.deadline_margin_ms > 0 for result in kit.stream(client) if result.deadline_margin_ms)

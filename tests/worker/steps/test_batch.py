@@ -1,0 +1,408 @@
+"""When batches start and who is in them; pure, with a clock of its own."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from tests.worker import kit
+from tests.worker.kit import decoded
+from worker.models.model import Model
+from worker.state.latency_estimator import FINISH_MARGIN_S
+from worker.steps.batch import NO_DEADLINE_S, Batcher
+from worker.steps.work import Batch
+
+WALL = 1_700_000_000.0
+
+
+class Clock:
+    """Monotonic seconds that go on by `step_s` each time somebody looks."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.now = 100.0
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self._step_s
+        return self.now
+
+
+def batcher(clock: Clock, *, max_batch: int = 4, linger_s: float = 0.010, wall: float = WALL) -> Batcher:
+    return Batcher(max_batch=max_batch, linger_s=linger_s, clock=clock, wall_clock=lambda: wall)
+
+
+def costing(seconds: dict[int, float]) -> Model:
+    """A model whose batches take these seconds by their size."""
+    model = kit.model()
+    for size, cost_s in seconds.items():
+        model.cost.observe(size, cost_s)
+    return model
+
+
+def through(box: Batcher) -> Batch | None:
+    """A batch, with which the model is done at once."""
+    batch = box.take(0.0)
+    if batch is not None:
+        box.mark_done(batch)
+    return batch
+
+
+def names(batch: Batch | None) -> list[str]:
+    assert batch is not None, "no batch"
+    return [item.admitted.job.job_id for item in batch.items]
+
+
+# reasons ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_batch_starts_at_once() -> None:
+    clock = Clock()
+    box = batcher(clock)
+    for number in range(5):
+        box.add(decoded(f"j{number}", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "full"
+    assert names(batch) == ["j0", "j1", "j2", "j3"]
+    assert len(box) == 1
+
+
+def test_what_lingered_long_enough_starts() -> None:
+    clock = Clock()
+    box = batcher(clock, linger_s=0.010)
+    box.add(decoded("old", ready_at=clock.now - 0.011))
+    box.add(decoded("new", ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "linger"
+    assert names(batch) == ["old", "new"]
+
+
+def test_nothing_starts_before_the_linger_time() -> None:
+    """The clock goes on by 1 ms a look: the batch must come after its linger time and not long after."""
+    clock = Clock(step_s=0.001)
+    box = batcher(clock, linger_s=0.020)
+    ready_at = clock.now
+    box.add(decoded("a", ready_at=ready_at))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "linger"
+    assert 0.020 <= clock.now - ready_at < 0.030
+
+
+def test_a_deadline_starts_a_batch_before_the_linger_time() -> None:
+    clock = Clock(step_s=0.001)
+    box = batcher(clock, linger_s=10.0)
+    start = clock.now
+    box.add(decoded("urgent", ready_at=start, deadline_at=WALL + 0.150, by=costing({1: 0.100})))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "deadline"
+    assert 0.150 - 0.100 - FINISH_MARGIN_S <= clock.now - start < 0.150 - 0.100
+
+
+def test_a_larger_batch_must_start_earlier() -> None:
+    """What counts is the cost of the batch as it would start, not of the one urgent item."""
+    model = costing({1: 0.010, 2: 0.100})
+    clock = Clock()
+    box = batcher(clock, linger_s=10.0)
+    box.add(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.090, by=model))
+    box.add(decoded("mate", ready_at=clock.now, by=model))
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "deadline"
+    assert len(batch.items) == 2
+
+
+# while the model is busy ────────────────────────────────────────────────────────────────────────────
+
+
+def test_behind_a_batch_nothing_starts_until_the_engine_is_ready_for_the_next() -> None:
+    """In the model it would wait as well, and what comes meanwhile could not join it."""
+    clock = Clock()
+    box = batcher(clock, linger_s=0.0)
+    box.add(decoded("a", ready_at=clock.now))
+    first = box.take(0.0)
+    assert first is not None and names(first) == ["a"]
+    for number in range(4):
+        box.add(decoded(f"b{number}", ready_at=clock.now))
+    box.drain()
+    assert box.take(0.0) is None
+    box.add(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.1))
+    box.on_ready_for_next(first)
+    assert names(box.take(0.0)) == ["urgent", "b0", "b1", "b2"]
+    box.on_ready_for_next(first)  # once more: that of the next batch is not meant
+    assert box.take(0.0) is None
+
+
+def test_a_ready_engine_gets_a_full_batch_and_an_idle_one_whatever_is_there() -> None:
+    """With its last image still in the model, a batch leaves time for more to come."""
+    clock = Clock()
+    box = batcher(clock, linger_s=0.0)
+    box.add(decoded("a", ready_at=clock.now))
+    first = box.take(0.0)
+    assert first is not None
+    box.add(decoded("b", ready_at=clock.now))
+    box.on_ready_for_next(first)
+    assert box.take(0.0) is None
+    box.mark_done(first)
+    second = box.take(0.0)
+    assert names(second) == ["b"] and second is not None
+    for number in range(4):
+        box.add(decoded(f"c{number}", ready_at=clock.now))
+    box.on_ready_for_next(second)
+    assert names(box.take(0.0)) == ["c0", "c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_a_ready_engine_or_the_end_of_its_batch_wakes_a_waiting_taker(max_batch: int) -> None:
+    box = Batcher(max_batch=max_batch, linger_s=0.0)
+    box.add(decoded("a", ready_at=time.monotonic()))
+    first = box.take(0.0)
+    assert first is not None and names(first) == ["a"]
+    box.add(decoded("b", ready_at=time.monotonic()))
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    kit.wait_until(lambda: bool(box._wakes_at), "somebody waits")
+    (box.on_ready_for_next if max_batch == 1 else box.mark_done)(first)
+    taker.join(kit.PATIENCE_S)
+    assert names(taken[0]) == ["b"]
+
+
+def test_a_batcher_is_empty_when_nothing_is_there_nor_on_its_way() -> None:
+    box = batcher(Clock())
+    assert box.is_empty
+    box.reserve(2)
+    assert not box.is_empty
+    box.cancel()
+    box.add(decoded("a"))
+    assert not box.is_empty
+    box.drain()
+    box.take(0.0)
+    assert box.is_empty
+
+
+def test_draining_waits_for_nothing() -> None:
+    clock = Clock()
+    box = batcher(clock, linger_s=10.0)
+    box.add(decoded("a", ready_at=clock.now))
+    box.drain()
+    batch = box.take(0.0)
+    assert batch is not None and batch.reason == "drain"
+
+
+def test_draining_wakes_a_waiting_taker() -> None:
+    box = Batcher(max_batch=4, linger_s=60.0)
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    box.add(decoded("a", ready_at=1e12))
+    box.drain()
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["a"]
+
+
+def test_nothing_within_the_timeout() -> None:
+    clock = Clock(step_s=0.001)
+    box = batcher(clock)
+    start = clock.now
+    assert box.take(0.030) is None
+    assert clock.now - start >= 0.030
+
+
+def test_an_item_wakes_a_waiting_taker() -> None:
+    box = Batcher(max_batch=1, linger_s=60.0)
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
+    taker.start()
+    box.add(decoded("a"))
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["a"]
+
+
+def waiting_takers(box: Batcher, count: int) -> tuple[list[threading.Thread], list[Batch | None]]:
+    taken: list[Batch | None] = []
+    takers = [threading.Thread(target=lambda: taken.append(box.take(60.0)), daemon=True) for _ in range(count)]
+    for taker in takers:
+        taker.start()
+    kit.wait_until(lambda: len(box._wakes_at) == count, "they wait")
+    return takers, taken
+
+
+def test_an_item_that_must_start_sooner_wakes_a_waiting_taker() -> None:
+    """It sleeps until the lazy one has lingered, which is an hour away."""
+    box = Batcher(max_batch=4, linger_s=3600.0)
+    (taker,), taken = waiting_takers(box, 1)
+    box.add(decoded("lazy", ready_at=time.monotonic(), deadline_at=time.time() + 3600))
+    box.add(decoded("urgent", ready_at=time.monotonic(), deadline_at=time.time() + 0.05))
+    taker.join(kit.PATIENCE_S)
+    assert not taker.is_alive(), "the taker slept on"
+    assert names(taken[0]) == ["urgent", "lazy"]
+
+
+def test_each_of_two_waiting_takers_gets_a_batch() -> None:
+    box = Batcher(max_batch=2, linger_s=60.0)
+    takers, taken = waiting_takers(box, 2)
+    for number in range(4):
+        box.add(decoded(f"j{number}", ready_at=time.monotonic()))
+    kit.wait_until(lambda: len(taken) == 1, "the first has one")
+    assert taken[0] is not None
+    box.on_ready_for_next(taken[0])
+    for taker in takers:
+        taker.join(kit.PATIENCE_S)
+    assert sorted(name for batch in taken for name in names(batch)) == ["j0", "j1", "j2", "j3"]
+
+
+# order ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_items_leave_by_earliest_deadline() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for name, deadline_s in (("third", 0.3), ("first", 0.1), ("fourth", 0.4), ("second", 0.2)):
+        box.add(decoded(name, ready_at=clock.now, deadline_at=WALL + deadline_s))
+    assert names(through(box)) == ["first", "second"]
+    assert names(through(box)) == ["third", "fourth"]
+
+
+def test_items_of_one_deadline_leave_in_the_order_they_came() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=3)
+    for name in ("a", "b", "c"):
+        box.add(decoded(name, ready_at=clock.now, deadline_at=WALL + 1))
+    assert names(box.take(0.0)) == ["a", "b", "c"]
+
+
+def test_an_item_without_a_deadline_is_not_starved() -> None:
+    """A stream of urgent items fills every batch; the patient one leaves once it has waited its time."""
+    clock = Clock()
+    start = clock.now
+    box = Batcher(max_batch=2, linger_s=0.010, clock=clock, wall_clock=lambda: WALL + clock.now - start)
+    box.add(decoded("patient", ready_at=start))
+    for _ in range(100):
+        for name in ("urgent-1", "urgent-2"):
+            box.add(decoded(name, ready_at=clock.now, deadline_at=WALL + clock.now - start + 0.5))
+        if "patient" in names(through(box)):
+            break
+        clock.now += 0.1
+    assert clock.now - start == pytest.approx(NO_DEADLINE_S - 0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_jump_of_the_wall_clock_holds_nothing_back(jump_s: float) -> None:
+    clock, wall = Clock(), [WALL]
+    box = Batcher(max_batch=4, linger_s=0.010, clock=clock, wall_clock=lambda: wall[0])
+    box.add(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.5))
+    wall[0] += jump_s
+    box.add(decoded("b", ready_at=clock.now, deadline_at=WALL + 0.5))
+    clock.now += 0.011
+    assert sorted(names(box.take(0.0))) == ["a", "b"]
+
+
+# several models ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def versions(batch: Batch | None) -> set[int]:
+    assert batch is not None, "no batch"
+    return {item.model.version for item in batch.items}
+
+
+def test_a_batch_is_of_one_model() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=4)
+    for number in range(8):
+        box.add(decoded(f"j{number}", ready_at=clock.now - 1, deadline_at=WALL + number, by=(old, new)[number % 2]))
+    first, second = through(box), through(box)
+    assert (versions(first), names(first)) == ({1}, ["j0", "j2", "j4", "j6"])
+    assert (versions(second), names(second)) == ({2}, ["j1", "j3", "j5", "j7"])
+    assert len(box) == 0
+
+
+def test_the_most_urgent_of_those_that_may_start_goes_first() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=2)
+    for name in ("a", "b"):
+        box.add(decoded(name, ready_at=clock.now, deadline_at=WALL + 2, by=old))
+    box.add(decoded("urgent", ready_at=clock.now - 1, deadline_at=WALL + 1, by=new))
+    assert names(through(box)) == ["urgent"]
+    assert names(through(box)) == ["a", "b"]
+
+
+def test_a_full_batch_does_not_wait_for_another_models_lingering() -> None:
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=2, linger_s=60.0)
+    box.add(decoded("lingers", ready_at=clock.now, deadline_at=WALL + 1, by=new))
+    for name in ("a", "b"):
+        box.add(decoded(name, ready_at=clock.now, deadline_at=WALL + 2, by=old))
+    batch = box.take(0.0)
+    assert batch is not None and (batch.reason, names(batch)) == ("full", ["a", "b"])
+
+
+def test_what_was_decoded_for_a_model_that_was_replaced_leaves_in_its_time() -> None:
+    """Nothing more comes for it, so it is never full."""
+    clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
+    box = batcher(clock, max_batch=4, linger_s=0.010)
+    box.add(decoded("last-of-the-old", ready_at=clock.now, by=old))
+    clock.now += 0.011
+    box.add(decoded("first-of-the-new", ready_at=clock.now, by=new))
+    batch = box.take(0.0)
+    assert batch is not None and (batch.reason, names(batch)) == ("linger", ["last-of-the-old"])
+
+
+def test_a_model_that_has_nothing_waiting_is_let_go() -> None:
+    box, model = batcher(Clock()), kit.model()
+    reference = weakref.ref(model.engine)
+    box.add(decoded("a", by=model))
+    assert names(box.take(0.0)) == ["a"]
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+# spare time ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_nothing_waiting_all_time_is_spare() -> None:
+    assert batcher(Clock()).spare_s() == float("inf")
+
+
+def test_what_waits_leaves_the_time_until_it_must_start() -> None:
+    clock = Clock()
+    box = batcher(clock)
+    box.add(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.200, by=costing({1: 0.050})))
+    assert box.spare_s() == pytest.approx(0.150 - FINISH_MARGIN_S, abs=1e-5)
+    box.add(decoded("b", ready_at=clock.now, deadline_at=WALL + 0.300, by=costing({1: 0.100})))
+    assert box.spare_s() == pytest.approx(0.050 - FINISH_MARGIN_S, abs=1e-5), (
+        "both must be run before the first deadline"
+    )
+
+
+def test_a_full_batch_with_a_deadline_leaves_none() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for _ in range(2):
+        box.add(decoded(ready_at=clock.now, deadline_at=WALL + 60))
+    assert box.spare_s() == 0.0
+
+
+def test_a_full_batch_without_deadlines_leaves_some() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=2)
+    for _ in range(2):
+        box.add(decoded(ready_at=clock.now))
+    assert box.spare_s() > 1.0
+
+
+def test_a_batch_that_is_still_in_the_model_leaves_none() -> None:
+    clock = Clock()
+    box = batcher(clock, max_batch=1)
+    box.add(decoded(ready_at=clock.now))
+    batch = box.take(0.0)
+    assert batch is not None
+    assert (box.is_busy, box.spare_s()) == (True, 0.0)
+    box.on_ready_for_next(batch)
+    assert (box.is_busy, box.spare_s()) == (True, 0.0)
+    box.mark_done(batch)
+    assert (box.is_busy, box.spare_s()) == (False, float("inf"))

@@ -1,0 +1,107 @@
+"""One batch through the engine: a failure affects only the items that cause it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_store.registry.canary import Canary
+from shared.errors import EngineFailed
+from tests.worker import kit
+from tests.worker.kit import ToneEngine
+from worker.models.model import Probabilities
+from worker.models.routing import ActiveCanary
+from worker.steps.infer import Prediction, infer, retry_on_stable_model
+from worker.steps.work import ComparisonInput
+
+
+def test_probabilities_come_in_the_order_of_the_items() -> None:
+    engine = ToneEngine()
+    outputs = infer(kit.shades(0, 51, 255), engine)
+    assert outputs == [pytest.approx(output, abs=1e-6) for output in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
+    assert engine.sizes == [3]
+
+
+def test_probabilities_are_plain_floats() -> None:
+    (output,) = infer(kit.shades(51), ToneEngine())
+    assert isinstance(output, list)
+    assert {type(value) for value in output} == {float}
+
+
+def test_a_poisoned_item_fails_alone() -> None:
+    engine = ToneEngine(kit.fails_on_red)
+    outputs = infer(kit.shades(1, 255, 3), engine)
+    assert [isinstance(output, EngineFailed) for output in outputs] == [False, True, False]
+    assert "can't stand red" in str(outputs[1])
+    assert "RuntimeError" in str(outputs[1])
+    assert engine.sizes == [3, 1, 1, 1]
+
+
+def test_a_single_item_is_not_tried_twice() -> None:
+    engine = ToneEngine(kit.always_fails)
+    (output,) = infer(kit.shades(0), engine)
+    assert isinstance(output, EngineFailed)
+    assert engine.sizes == [1]
+
+
+class Answering(ToneEngine):
+    """An engine whose answers are changed on their way out."""
+
+    def __init__(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        super().__init__()
+        self._change = change
+
+    def predict(self, batch: kit.Pixels, *, on_ready_for_next: object = None) -> NDArray[np.float32]:
+        return self._change(super().predict(batch))
+
+
+@pytest.mark.parametrize("change", [lambda outputs: outputs[:-1], lambda outputs: np.repeat(outputs, 2, axis=0)])
+def test_another_number_of_answers_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
+    outputs = infer(kit.shades(0, 0), Answering(change))
+    assert all(isinstance(output, EngineFailed) for output in outputs)
+
+
+def test_another_number_of_classes_is_nobodys_answer() -> None:
+    outputs = infer(kit.shades(0, 0), Answering(lambda outputs: outputs[:, :-1]))
+    assert all(isinstance(output, EngineFailed) for output in outputs)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_fails_alone(value: float) -> None:
+    def poison(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs[outputs[:, 1] > 0.9] = value
+        return outputs
+
+    outputs = infer(kit.shades(0, 255), Answering(poison))
+    assert [isinstance(output, EngineFailed) for output in outputs] == [False, True]
+
+
+# retry on the stable model ──────────────────────────────────────────────────────────────────────────
+
+
+def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
+    """The batch may hold images of before and after the canary's promotion, and of two models in service."""
+    canary, old, newer = kit.model(version=4), kit.model(version=3), kit.model(version=5)
+    active = ActiveCanary(Canary(version=4, share=0.5), canary)
+    items = [
+        kit.decoded("promoted", by=canary),
+        kit.decoded("a", by=canary, comparison=ComparisonInput(active, old, kit.shade(0))),
+        kit.decoded("b", by=canary, comparison=ComparisonInput(active, newer, kit.shade(255))),
+        kit.decoded("fine", by=canary, comparison=ComparisonInput(active, newer, kit.shade(0))),
+    ]
+    failed = EngineFailed("out of order")
+    outputs: list[Probabilities | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
+    predictions, fault = retry_on_stable_model(map(Prediction, items, outputs))
+    assert [each.item.model.version for each in predictions] == [4, 3, 5, 4]
+    assert [each.item.admitted.job.job_id for each in predictions] == ["promoted", "a", "b", "fine"]
+    assert [each.output for each in predictions] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert fault is not None and fault == (active, failed)
+    assert [each.item.comparison is None for each in predictions] == [True, True, True, False]
+
+
+def test_a_batch_without_failures_is_left_alone() -> None:
+    predictions = [Prediction(kit.decoded("a"), [1.0, 0.0, 0.0])]
+    assert retry_on_stable_model(predictions) == (predictions, None)

@@ -1,0 +1,1 @@
+"""The plant under torture: workers, producers, and who sends what."""

@@ -1,0 +1,157 @@
+"""Processes of the torture: campaigns start them and send them signals. They end with the caller (see `lifeline`)."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import subprocess
+import urllib.parse
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.errors import BadSetting, Transient
+from shared.subprocesses import ours
+from torture.server.waiting import PATIENCE_S
+
+
+class Process:
+    """`python -m MODULE ARGUMENTS…`, with a log file. `what` is its name in messages."""
+
+    what = "the process"
+
+    def __init__(self, module: str, *arguments: str, log: Path, variables: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                ours(*arguments, module=module),
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **variables},
+                process_group=0,  # Ctrl-C reaches the torture alone, which ends its processes; see also `lifeline`
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; -N after signal N."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, and wait for the end."""
+        self._process.kill()
+        self._reap(PATIENCE_S)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for the end; the exit code.
+
+        Raises:
+            Transient: it did not end in time, and was killed.
+        """
+        try:
+            return self._reap(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Transient(f"{self.what} did not end within {timeout_s:.0f} s; see {self.log}") from None
+
+    def require_alive(self) -> None:
+        """For the start of a campaign, which can do nothing without its processes.
+
+        Raises:
+            BadSetting: it has ended; quotes the last line of its log.
+        """
+        if self.exit_code is not None:
+            last_line = (self.log.read_text(errors="replace").strip() or "nothing in its log").splitlines()[-1]
+            raise BadSetting(f"{self.what} ended with exit code {self.exit_code}: {last_line} ({self.log})")
+
+    def _reap(self, timeout_s: float) -> int:
+        code = self._process.wait(timeout_s)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+
+class WorkerProcess(Process):
+    """One worker. Its log has its name and the address of its metrics."""
+
+    what = "a worker"
+
+    def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
+        log = folder / f"worker-{number:05d}.log"
+        super().__init__("torture.plant.worker_program", engine, log=log, variables=variables)
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name that its results have; None until it is ready to claim."""
+        if self._name is None:
+            self._name = self._find_in_log(r"worker (\S+) sorts ")
+        return self._name
+
+    def counter(self, name: str) -> int:
+        """The value of one of its metrics: the sum over all labels.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        _, text = self._get("/metrics")
+        families = text_string_to_metric_families(text)
+        return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
+
+    def health_problem(self) -> str | None:
+        """What is wrong according to its `/healthz`; None if nothing is.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        status, text = self._get("/healthz")
+        return None if status == HTTPStatus.OK else text
+
+    def _get(self, path: str) -> tuple[int, str]:
+        """Status and body."""
+        url = self._find_in_log(r"metrics on (http://\S+)")
+        if url is None:
+            raise ConnectionError("the worker has not logged the address of its metrics")
+        parts = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except http.client.HTTPException as error:  # it ended while it answered
+            raise ConnectionError(f"the worker broke off its answer: {error!r}") from error
+        finally:
+            connection.close()
+
+    def _find_in_log(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.log.read_text(errors="replace"))
+        return found[1] if found else None
+
+
+class FeederProcess(Process):
+    """One producer (`torture.plant.feeder`), and its ledger."""
+
+    what = "a producer"
+
+    def __init__(self, *arguments: str, ledger: Path, variables: Mapping[str, str]) -> None:
+        super().__init__(
+            "torture.plant.feeder", str(ledger), *arguments, log=ledger.with_suffix(".log"), variables=variables
+        )
+        self._ledger = ledger
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it has begun to send. From then on it obeys SIGTERM."""
+        return self._ledger.stat().st_size > 0

@@ -1,0 +1,1 @@
+"""The server under torture: killed, paused, starved, cut off."""

@@ -1,0 +1,1 @@
+"""What a worker shows of itself: metrics, and whether all of its threads work."""

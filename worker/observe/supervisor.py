@@ -1,0 +1,139 @@
+"""Starts and watches the threads of a worker. Tells a thread that hangs from one that waits for Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from shared.images.decode_memory import DECODE_MEMORY
+from shared.server.error_translation import explain
+from worker.observe.metrics import Metrics
+
+log = logging.getLogger("sortline.loops")
+
+RETRY_WAIT_S = 0.5
+UNAVAILABLE_LOG_INTERVAL_S = 10.0
+# If an answer takes longer than this, the worker counts as not ready. The socket's own time-out is longer, as it ends
+# the connection.
+ANSWER_EXPECTED_S = 5.0
+
+
+class Supervisor:
+    """Threads that must all live. When one dies of an exception, `failed` is set and the worker ends."""
+
+    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._threads: list[threading.Thread] = []
+        self._heartbeats: dict[str, float] = {}  # infinite while a thread waits for work or for the server
+        self._calling_since: dict[str, float] = {}
+        self._lock = threading.Lock()  # guards what is below
+        self._errors: dict[str, Exception] = {}  # of steps whose last call failed
+        self._unavailable_since: float | None = None
+        self._unavailable_logged: dict[str, tuple[str, float]] = {}  # the last text that was logged, and when, by step
+        self.failed = threading.Event()
+
+    def start(self, name: str, loop: Callable[[], None]) -> None:
+        """Run `loop` on a thread until it returns."""
+        self.heartbeat(name)
+        thread = threading.Thread(target=self.guard, args=(name, loop), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for all threads to end; whether they have."""
+        until = self._clock() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - self._clock()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def heartbeat(self, name: str) -> None:
+        """Note that the thread `name` is alive."""
+        self._heartbeats[name] = self._clock()
+
+    def wait_for_work(self, name: str) -> None:
+        """Note that the thread `name` waits for work. Until its next heartbeat it never counts as stuck."""
+        self._heartbeats[name] = math.inf
+
+    @contextlib.contextmanager
+    def calling_redis(self, step: str) -> Iterator[None]:
+        """The thread `step` calls Redis inside the block. It never counts as stuck meanwhile."""
+        self._calling_since[step] = self._clock()
+        self.wait_for_work(step)
+        try:
+            yield
+        finally:
+            del self._calling_since[step]
+            self.heartbeat(step)
+        if step in self._errors:
+            self._redis_recovered(step)
+
+    def silent(self, *, longer_than_s: float) -> dict[str, float]:
+        """Threads that wait for nothing and sent no heartbeat for longer than this, and for how many seconds."""
+        waiting = DECODE_MEMORY.waiting_threads()  # for a thread that decodes: if one hangs, it is that thread
+        silent_s = {
+            thread.name: self._clock() - self._heartbeats[thread.name]
+            for thread in self._threads
+            if thread.is_alive() and thread.name not in waiting
+        }
+        return {name: seconds for name, seconds in silent_s.items() if seconds > longer_than_s}
+
+    def health_problem(self, *, stuck_after_s: float) -> str | None:
+        """None while every thread lives and sends heartbeats, else which one doesn't."""
+        if self.failed.is_set():
+            return "a thread of the worker died; see its log"
+        for name, seconds in self.silent(longer_than_s=stuck_after_s).items():
+            return f"the {name} loop has not come round for {seconds:.0f} s"
+        return None
+
+    def redis_problem(self) -> str | None:
+        """None while Redis answers every step, else which step gets an error or no answer."""
+        with self._lock:
+            for step, error in self._errors.items():
+                return f"{step}: {explain(error)}"
+        for step, since in self._calling_since.copy().items():
+            if self._clock() - since > ANSWER_EXPECTED_S:
+                return f"Redis has not answered {step} for {self._clock() - since:.0f} s"
+        return None
+
+    def redis_unavailable(self, step: str, error: Exception) -> None:
+        """Count and log that a call failed, though not every time, and wait before the caller tries again."""
+        self._metrics.server_errors.labels(step).inc()
+        now = self._clock()
+        reason = explain(error)
+        with self._lock:
+            self._errors[step] = error
+            if self._unavailable_since is None:
+                self._unavailable_since = now
+            logged, logged_at = self._unavailable_logged.get(step, ("", float("-inf")))
+            is_due = reason != logged or now - logged_at > UNAVAILABLE_LOG_INTERVAL_S
+            if is_due:
+                self._unavailable_logged[step] = (reason, now)
+        if is_due:
+            log.error("%s: %s Trying again until it works.", step, reason)
+        self.wait_for_work(step)
+        time.sleep(RETRY_WAIT_S)
+        self.heartbeat(step)
+
+    def _redis_recovered(self, step: str) -> None:
+        """A call of `step` succeeded after one that failed. Log it when no other step still fails."""
+        with self._lock:
+            self._errors.pop(step, None)
+            if self._errors or self._unavailable_since is None:
+                return
+            unavailable_s = self._clock() - self._unavailable_since
+            self._unavailable_since = None
+            self._unavailable_logged.clear()
+        log.info("Redis answers again after %.1f s", unavailable_s)
+
+    def guard(self, name: str, work: Callable[[], None]) -> None:
+        """Do `work` on the calling thread. If it raises, the worker ends."""
+        try:
+            work()
+        except Exception:  # without this thread, jobs would be held for ever and nobody would finish them
+            log.exception("the %s thread died", name)
+            self.failed.set()

@@ -1,0 +1,107 @@
+"""Watchdog: notices a thread that hangs at its jobs, and gives up the jobs that the worker holds.
+
+A decoder or an engine can hang in native code, where Python can't stop it. The worker must then stop renewing its jobs,
+so that other workers get them. What counts is how long a thread has been at one image or one batch, not the age of a
+job: a job may also wait for a thread, a batch or the server.
+
+The lease thread calls `check`; the threads that are watched call `working_on`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from worker.observe.supervisor import Supervisor
+from worker.state.inflight import Inflight
+from worker.state.jobs import Lease
+
+log = logging.getLogger("sortline.watchdog")
+
+# A thread is given up only if it still hangs this long after it was first noticed. After the whole process was stopped
+# (SIGSTOP, a paused machine), all threads seem to hang until each has sent one heartbeat.
+CONFIRM_S = 5.0
+
+
+class LeaseReleaser(Protocol):
+    """The part of `worker.rq.leases.LeaseKeeper` that the watchdog uses."""
+
+    def release(self) -> int:
+        """Give all held jobs back to the front of their queues; how many of them were still held."""
+
+
+class Watchdog:
+    """Watches the threads of one worker. `hanging` is set when a thread is given up, and stays set."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        inflight: Inflight,
+        keeper: LeaseReleaser,
+        stuck_after_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._supervisor = supervisor
+        self._inflight = inflight
+        self._keeper = keeper
+        self._stuck_after_s = stuck_after_s
+        self._clock = clock
+        self._jobs_of: dict[str, Sequence[Lease]] = {}
+        self._first_noticed_at: float | None = None
+        self._reason = ""
+        self.hanging = threading.Event()
+
+    def working_on(self, name: str, leases: Sequence[Lease]) -> None:
+        """Note that the thread `name` begins to work on these jobs."""
+        self._supervisor.heartbeat(name)
+        self._jobs_of[name] = leases
+
+    def check(self) -> bool:
+        """Give up a thread that hangs; whether one is given up, now or by an earlier check."""
+        if self.hanging.is_set():
+            return True
+        hanging_s = self._supervisor.silent(longer_than_s=self._stuck_after_s)
+        if not hanging_s:
+            self._first_noticed_at = None
+        elif self._first_noticed_at is None:
+            self._first_noticed_at = self._clock()
+        elif self._clock() - self._first_noticed_at >= CONFIRM_S:
+            self._give_up(hanging_s)
+        return self.hanging.is_set()
+
+    def give_back(self) -> None:
+        """Give back all jobs but those of threads that hang. It may be called again.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached; nothing was given back.
+        """
+        self._keeper.release()
+
+    def health_problem(self) -> str | None:
+        """None while every thread lives and sends heartbeats, else which one doesn't."""
+        if self.hanging.is_set():
+            return f"{self._reason}; its jobs are given up, restart the worker"
+        return self._supervisor.health_problem(stuck_after_s=self._stuck_after_s)
+
+    def ready_problem(self) -> str | None:
+        """As `health_problem`, but after half the time: to be out of service for a while costs less than a restart."""
+        return self.health_problem() or self._supervisor.health_problem(stuck_after_s=self._stuck_after_s / 2)
+
+    def _give_up(self, hanging_s: Mapping[str, float]) -> None:
+        name, seconds = next(iter(hanging_s.items()))
+        self._reason = f"the {name} loop has not come round for {seconds:.0f} s"
+        stuck = [lease for name in hanging_s for lease in self._jobs_of.get(name, ()) if lease in self._inflight]
+        log.error(
+            "%s; the worker claims nothing more. Its jobs are not renewed, so that another worker gets them when their "
+            "leases run out: %s. The other jobs are given back.",
+            self._reason,
+            ", ".join(lease.job_id for lease in stuck) or "none",
+        )
+        # Their leases expire instead of being given back, which uses up an attempt: an image that hangs every worker
+        # must fail in the end.
+        self._inflight.remove(stuck)
+        self.hanging.set()

@@ -1,0 +1,52 @@
+"""Reads the fields of a job's hash. Anybody may have written them, so nothing in them makes it raise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.jobs import MAX_ATTEMPTS
+from shared.rq_time import parse_rq_time
+from worker.state.jobs import ClaimedJob, Lease
+
+# The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
+MAX_DIGITS = 10
+
+
+def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
+    """One job as `describe()` in common.lua returns it."""
+    queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
+    result_ttl, failure_ttl = ttls
+    lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
+    return ClaimedJob(
+        lease=lease,
+        data=data,
+        enqueued_at=parse_rq_time(enqueued_at),
+        retries_left=_clamped(0, retries_left, MAX_ATTEMPTS - 1),
+        result_ttl_s=_whole_number(result_ttl),
+        failure_ttl_s=_whole_number(failure_ttl),
+        extras=_text(extras),
+        max_attempts=max_attempts_in(max_attempts),
+    )
+
+
+def max_attempts_in(field: bytes | None) -> int | None:
+    """How often the job may be tried, as its producer wrote it; None if it did not."""
+    return _clamped(0, field, MAX_ATTEMPTS) or None
+
+
+def _clamped(least: int, field: bytes | None, most: int) -> int:
+    return min(max(least, int(_whole_number(field) or least)), most)
+
+
+def _whole_number(value: bytes | None) -> str:
+    """A whole number as text; '' for an absent field and for anything else."""
+    if not value:
+        return ""
+    digits = value.removeprefix(b"-")
+    return value.decode() if digits.isdigit() and len(digits) <= MAX_DIGITS else ""
+
+
+def _text(value: bytes | None) -> str:
+    """Ids and queue names are bytes, not always UTF-8. `RawConnection` turns the text back into the same bytes."""
+    return (value or b"").decode(errors="surrogateescape")

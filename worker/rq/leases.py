@@ -1,0 +1,133 @@
+"""Leases: renews what this worker holds, and takes back what dead workers held.
+
+It has a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+
+from shared import keys
+from shared.rq_time import format_rq_time
+from shared.server.raw_connection import RawConnection
+from worker.rq import scripts
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.job_fields import parse_claimed
+from worker.rq.local_workers import LocalWorkers
+from worker.rq.processes import Processes
+from worker.state.inflight import Inflight
+from worker.state.jobs import ClaimedJob, Lease
+
+log = logging.getLogger("sortline.leases")
+
+REAP_INTERVAL_S = 1.0
+REAP_LIMIT = 100  # jobs that one step takes back from a queue: it bounds how long the server is blocked
+
+
+class LeaseKeeper:
+    """Renews, releases and reaps leases for one worker."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        lease_s: int,
+        inflight: Inflight,
+        broken_keys: BrokenKeys | None = None,
+        processes: Processes | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Without `processes` a worker that died on this host is noticed when its leases expire, not at once."""
+        self._connection = RawConnection(client)
+        self._renew = scripts.load(self._connection, "renew")
+        self._release = scripts.load(self._connection, "release")
+        self._reap = scripts.load_repeatable(self._connection, "reap")
+        self._local_workers = LocalWorkers(processes)
+        self._broken_keys = broken_keys or BrokenKeys()
+        self._worker = worker
+        self._queues = list(queues)
+        self._lease_s = lease_s
+        self._inflight = inflight
+        self._clock = clock
+
+    def renew(self) -> list[Lease]:
+        """Renew all held leases; those that were lost to another worker and are no longer held."""
+        held = self._inflight.held()
+        if not held:
+            return []
+        now = self._clock()
+        answers, problems = self._renew(args=[self._worker, format_rq_time(now), now, self._lease_s, *_names(held)])
+        self._broken_keys.report(problems)
+        is_renewed = [answer == "1" for answer in answers.decode()]
+        return self._inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
+
+    def release(self) -> int:
+        """Give all held jobs back to the front of their queues; how many of them were still held."""
+        held = self._inflight.held()
+        if not held:
+            return 0
+        released, problems = self._release(args=[self._worker, format_rq_time(self._clock()), *_names(held)])
+        self._broken_keys.report(problems)
+        self._inflight.remove(held)
+        return int(released)
+
+    def reap(self) -> tuple[int, list[ClaimedJob]]:
+        """Take back jobs whose leases have expired, and those of workers on this host that are known to be gone.
+
+        Returns:
+            how many jobs went back to their queues, and the jobs without attempts left, which this worker now holds and
+            must answer as failed.
+        """
+        requeued, jobs = self._reap_once()
+        if self._local_workers.any_newly_gone():  # so that a worker that has just started needs no second step for them
+            more_requeued, more_jobs = self._reap_once()
+            return requeued + more_requeued, jobs + more_jobs
+        return requeued, jobs
+
+    def _reap_once(self) -> tuple[int, list[ClaimedJob]]:
+        now = self._clock()
+        others = self._local_workers
+        gone, forgotten = others.find_gone()
+        requeued, exhausted, problems, taken_flat, listed, refusal = self._reap(
+            args=[
+                self._worker,
+                format_rq_time(now),
+                now,
+                self._lease_s,
+                REAP_LIMIT,
+                others.scope,
+                others.process,
+                len(gone),
+                len(forgotten),
+                *gone,
+                *forgotten,
+                *self._queues,
+            ]
+        )
+        self._broken_keys.report(problems)
+        jobs = [parse_claimed(job, started_at=now) for job in exhausted]
+        self._inflight.add([job.lease for job in jobs])
+        taken = {
+            name.decode(errors="surrogateescape"): int(count)
+            for name, count in zip(taken_flat[::2], taken_flat[1::2], strict=True)
+        }
+        others.observe(listed=listed, taken=taken, refusal=refusal)
+        if by_lease := int(requeued) + len(jobs) - sum(taken.values()):
+            log.warning("took back %d jobs from workers that died", by_lease)
+        return int(requeued), jobs
+
+    def unregister(self) -> None:
+        """Take this worker's process off the list that the others on this host watch. It ends, and holds no jobs."""
+        if self._local_workers.scope:
+            for queue in self._queues:
+                self._connection.call("HDEL", keys.processes(self._local_workers.scope, queue), self._worker)
+
+
+def _names(leases: Sequence[Lease]) -> list[str]:
+    return [name for lease in leases for name in (lease.queue, lease.job_id, lease.execution_id)]

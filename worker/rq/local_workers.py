@@ -1,0 +1,75 @@
+"""Local workers: knows the other workers on this host, and which of them are gone. For the lease keeper.
+
+Workers exchange their process ids through the server, with worker/rq/scripts/reap.lua.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from worker.rq.processes import Processes, parse_process_id
+
+log = logging.getLogger("sortline.local_workers")
+
+# A worker that is gone is forgotten after this many consecutive steps that found no job of it. One step is not enough:
+# a command that the worker sent before its end may reach the server after that step.
+QUIET_STEPS = 2
+
+
+class LocalWorkers:
+    """Without `processes`, or while the server can't list them, it knows no worker: then leases tell who is dead."""
+
+    def __init__(self, processes: Processes | None) -> None:
+        self._processes = processes
+        # Each worker's process by the worker's name, as the server last listed them. This worker is among them and not
+        # gone: the script writes its process before it lists them.
+        self._listed: dict[str, str] = {}
+        self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
+        self._refusal = ""  # the server's words when it last refused to list them
+
+    @property
+    def scope(self) -> str:
+        """Identifies the processes that can be told apart; "" where none can."""
+        return "" if self._processes is None else self._processes.scope
+
+    @property
+    def process(self) -> str:
+        """This worker's own process; "" without a scope."""
+        return "" if self._processes is None else str(self._processes.own)
+
+    def find_gone(self) -> tuple[list[str], list[str]]:
+        """Workers whose processes have ended: those that may hold jobs, and those that can be forgotten."""
+        gone = [name for name, process in self._listed.items() if self._is_gone(process)]
+        self._quiet_steps = {name: self._quiet_steps.get(name, 0) for name in gone}
+        forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
+        return [name for name in gone if name not in forgotten], forgotten
+
+    def any_newly_gone(self) -> bool:
+        """Whether a worker is gone from which no step has taken jobs back yet."""
+        return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
+
+    def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
+        """Process the answer of a step.
+
+        Args:
+            listed: names and processes of workers, alternating.
+            taken: how many jobs the step took back from each worker that is gone.
+            refusal: why the server could not list the workers; empty if it could.
+        """
+        texts = [item.decode(errors="surrogateescape") for item in listed]
+        self._listed = dict(zip(texts[::2], texts[1::2], strict=True))
+        for name, jobs in taken.items():
+            if jobs:
+                log.warning("worker %.200r on this host is gone: took %d jobs back", name, jobs)
+            self._quiet_steps[name] = 0 if jobs else self._quiet_steps.get(name, 0) + 1
+        text = refusal.decode(errors="replace")
+        if text and text != self._refusal:
+            log.warning(
+                "jobs of a worker that died on this host return when their leases run out, not at once: %s", text
+            )
+        self._refusal = text
+
+    def _is_gone(self, process: str) -> bool:
+        process_id = parse_process_id(process)
+        return process_id is not None and self._processes is not None and self._processes.is_gone(process_id)

@@ -1,0 +1,102 @@
+"""Processes: tells whether another worker process on this host has certainly ended. Linux only; asks only the kernel.
+
+A process that can't be seen may run in another container or on another host. So every answer is about the processes of
+one scope: the same host since the same boot, with the same PIDs and the same clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger("sortline.processes")
+
+# Linux has PIDs up to 4,194,304.
+_PROCESS = re.compile(r"([1-9][0-9]{0,6}):([0-9]{1,20})")
+
+
+class ProcessId(NamedTuple):
+    """One process, also if its PID is reused later. Written `<pid>:<started_ticks>`."""
+
+    pid: int
+    started_ticks: int  # since boot, in the kernel's clock ticks
+
+    def __str__(self) -> str:
+        return f"{self.pid}:{self.started_ticks}"
+
+
+def parse_process_id(text: str) -> ProcessId | None:
+    """The inverse of `str(ProcessId)`; None for any other text."""
+    found = _PROCESS.fullmatch(text)
+    return None if found is None else ProcessId(int(found[1]), int(found[2]))
+
+
+class Processes:
+    """The processes in the scope of this one."""
+
+    def __init__(self, *, scope: str, own: ProcessId, proc: Path) -> None:
+        self.scope = scope
+        self.own = own
+        self._proc = proc
+
+    def is_gone(self, process: ProcessId) -> bool:
+        """True only if the process has certainly ended. A stopped process (SIGSTOP) lives; in doubt a process lives."""
+        try:
+            os.kill(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it exists, as another user's
+        except OSError:
+            return False
+        try:
+            stat = _read_stat(self._proc / str(process.pid))
+        except (OSError, ValueError):  # hidden from this user (hidepid), or it has just ended: the next call will tell
+            return False
+        return stat.started_ticks != process.started_ticks or stat.has_ended
+
+
+def find_processes(proc: Path = Path("/proc")) -> Processes | None:
+    """The processes in the scope of this one; None if /proc doesn't show them: then no worker ever counts as gone."""
+    try:
+        if os.readlink(proc / "self") != str(os.getpid()):
+            raise OSError(f"{proc} shows the processes of another namespace")
+        own = ProcessId(os.getpid(), _read_stat(proc / "self").started_ticks)
+        return Processes(scope=_scope(proc), own=own, proc=proc)
+    except (OSError, ValueError) as error:
+        log.debug("jobs of a worker that died on this host return when their leases run out, not at once: %s", error)
+        return None
+
+
+def _scope(proc: Path) -> str:
+    """It includes the host's name: virtual machines that were started from one snapshot have the same boot id."""
+    boot_id = (proc / "sys/kernel/random/boot_id").read_text().strip()
+    pid_namespace = os.stat(proc / "self/ns/pid").st_ino
+    try:
+        time_namespace = os.stat(proc / "self/ns/time").st_ino  # each has its own time of boot, and so start times
+    except FileNotFoundError:  # Linux before 5.6 has one for all
+        time_namespace = 0
+    return f"{boot_id}:{pid_namespace}:{time_namespace}:{os.uname().nodename}"
+
+
+class _Stat(NamedTuple):
+    """The fields of `/proc/<pid>/stat` that are used here."""
+
+    has_ended: bool
+    started_ticks: int
+
+
+def _read_stat(folder: Path) -> _Stat:
+    """Field numbers are those of proc_pid_stat(5). A process's name, the second field, may hold spaces and brackets.
+
+    After SIGKILL a process stays as a zombie (Z) until its parent asks for its exit status. A zombie with more than one
+    thread still runs: only its first thread has ended.
+    """
+    fields_from_3 = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+    if len(fields_from_3) < 20:
+        raise ValueError(f"{folder}/stat has too few fields")
+    state, threads, started_ticks = fields_from_3[0], int(fields_from_3[17]), int(fields_from_3[19])
+    return _Stat(has_ended=state in (b"Z", b"X") and threads <= 1, started_ticks=started_ticks)

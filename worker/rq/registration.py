@@ -1,0 +1,270 @@
+"""Registration: makes this worker visible to RQ's own tools (`rq info`, rq-dashboard) and obeys their shutdown command.
+
+Sorting doesn't need it, so it has a thread and a connection of its own, and no error in it keeps the worker from its
+jobs. RQ's BaseWorker provides names and formats. Its loop, maintenance, command thread and signal handlers are not
+used. They end on things that we must survive: a member of a set that is not UTF-8, a key of another type, a message
+that is not JSON, a server that is full or has lost the registration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import redis
+from redis.client import PubSub
+from rq import worker_registration
+from rq.registry import FailedJobRegistry, FinishedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
+from rq.worker import WorkerStatus
+from rq.worker.base import BaseWorker
+
+from shared import keys
+from shared.server.connection import connect
+from shared.server.error_translation import explain, is_wrong_type
+from worker.observe.metrics import Metrics
+from worker.rq.persistence_check import warn_if_not_durable
+
+log = logging.getLogger("sortline.presence")
+
+# RQ forgets a worker this long (and a minute) after its last heartbeat.
+WORKER_TTL_S = 60
+HEARTBEAT_INTERVAL_S = 2.0
+# How long one wait for a command takes, and so how soon the thread notices that it must end.
+LISTEN_S = 0.5
+# How many members of a set of workers are checked in one round trip.
+CHUNK = 1_000
+
+
+def worker_name() -> str:
+    """A unique name that tells where the worker runs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class RqRegistration(BaseWorker):
+    """Writes what RQ knows of one worker. Each method calls the server, and raises what the client and RQ raise."""
+
+    def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
+        """Does not call the server."""
+        super().__init__(
+            list(queues),
+            name=name,
+            connection=client,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_S,
+            prepare_for_work=False,  # which would call the server for our address
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        """Unchanged: RQ would raise the socket's time-out to a minute for a blocking pop, which is not used here."""
+        return connection
+
+    def register(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
+        """Make the worker visible to RQ. It may be called again at any time.
+
+        RQ's own `register_birth` raises ValueError if the hash exists, as it does after the finish step has counted
+        jobs in it, and it deletes those counts.
+        """
+        self._ask_own_address()
+        try:
+            self._write_registration(state)
+        except redis.exceptions.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            # Most likely it is this worker's own key, which nobody else uses. A broken set of RQ's stays as it is.
+            if self.connection.type(self.key) != b"hash":
+                self.connection.delete(self.key)
+            self._write_registration(state)
+
+    def _ask_own_address(self) -> None:
+        try:
+            self.connection.client_setname(self.name)
+            self.ip_address = str(self.connection.client_info()["addr"])
+        except redis.exceptions.ResponseError:  # managed services refuse CLIENT
+            self.ip_address = "unknown"
+
+    def _write_registration(self, state: WorkerStatus) -> None:
+        """Write everything at once, so that nobody sees half of it."""
+        self.birth_date = self.last_heartbeat = now()
+        self._state = state
+        with self.connection.pipeline() as pipeline:
+            pipeline.hdel(self.key, "death")
+            pipeline.hset(self.key, mapping=self.serialize() | {"state": state})
+            worker_registration.register(self, pipeline)
+            pipeline.expire(self.key, self.worker_ttl + 60)
+            pipeline.execute()
+
+    def send_heartbeat(self, *, state: WorkerStatus) -> None:
+        """Send a heartbeat; register again if the server lost the registration (restart, expiry, a deleted key)."""
+        # Not in a transaction: a full server refuses HSET, but still extends the registration.
+        with self.connection.pipeline(transaction=False) as pipeline:
+            # Not EXISTS: the finish step may have counted its jobs in an otherwise empty hash.
+            pipeline.hexists(self.key, "birth")
+            self.heartbeat(pipeline=pipeline)
+            self.set_state(state, pipeline=pipeline)
+            is_registered, *answers = pipeline.execute(raise_on_error=False)
+        if is_registered is not True:  # False, or an error: the key is of another type
+            self.register(state=state)
+            return
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+
+    def unregister(self) -> None:
+        """End the registration as RQ's `register_death` does. A full server refuses only the date of death."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            worker_registration.unregister(self, pipeline)
+            pipeline.hset(self.key, "death", utcformat(now()))
+            pipeline.expire(self.key, 60)
+            pipeline.delete(self.executions_key)
+            pipeline.execute()
+
+    def cleanup_tasks(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """RQ's periodic clean-up as named tasks, so that one that fails does not stop the others.
+
+        Without started jobs: RQ would fail an abandoned job without a SortResult. `LeaseKeeper.reap` does that part.
+        """
+        for queue in self.queues:
+            yield f"the clean-up of {queue.name}'s finished jobs", FinishedJobRegistry(queue=queue).cleanup
+            yield f"the clean-up of {queue.name}'s failed jobs", FailedJobRegistry(queue=queue).cleanup
+            yield (
+                f"the clean-up of {queue.name}'s workers",
+                partial(self._forget_dead, keys.rq_queue_workers(queue.name)),
+            )
+        yield "the clean-up of all workers", partial(self._forget_dead, keys.RQ_WORKERS)
+
+    def _forget_dead(self, key: str) -> None:
+        """Remove workers whose hash is gone from a set of workers.
+
+        It works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
+        does. No such worker exists, so it is removed here.
+        """
+        members = self.connection.sscan_iter(key)
+        while chunk := list(islice(members, CHUNK)):
+            with self.connection.pipeline(transaction=False) as pipeline:
+                for member in chunk:
+                    pipeline.exists(member)
+                alive = pipeline.execute()
+            if dead := [member for member, exists in zip(chunk, alive, strict=True) if not exists]:
+                self.connection.srem(key, *dead)
+
+    def obey(self, data: object) -> None:
+        """Obey one of RQ's commands: `shutdown` drains. The others are refused, as a batch can't be stopped."""
+        try:
+            command = json.loads(data) if isinstance(data, bytes | str) else None
+        except (ValueError, RecursionError):
+            command = None
+        match command:
+            case {"command": "shutdown"}:
+                os.kill(os.getpid(), signal.SIGINT)  # as RQ's workers do
+            case {"command": "stop-job" | "stop-execution" | "kill-horse" as name}:
+                log.warning("RQ's command %s is refused: a batch runs to its end", name)
+            case _:
+                log.warning("a message to this worker is no command of RQ's, and ignored: %.100r", data)
+
+
+class RegistrationThread:
+    """Keeps a worker registered with RQ until `stop`."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        name: str,
+        queues: Sequence[str],
+        state: Callable[[], WorkerStatus],
+        metrics: Metrics,
+    ) -> None:
+        self._client = connect(redis_url)
+        self._registration = RqRegistration(self._client, name=name, queues=queues)
+        self._state = state
+        self._metrics = metrics
+        self._pubsub: PubSub | None = None
+        self._logged: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
+
+    def start(self) -> None:
+        """Register, and keep the registration alive."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unregister, and wait at most `timeout_s` for that; whether it is done."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        is_checked = False
+        while True:
+            is_registered = self._attempt("the registration with RQ", self._heartbeat)
+            # Before the rest, which can wait until the worker has started.
+            self._listen(HEARTBEAT_INTERVAL_S)
+            if is_registered and not is_checked:
+                is_checked = self._attempt(
+                    "the check of the server's settings", partial(warn_if_not_durable, self._client)
+                )
+            if self._stopping.is_set():
+                break
+            if is_registered and self._registration.should_run_maintenance_tasks:
+                self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
+                for what, clean in self._registration.cleanup_tasks():
+                    self._attempt(what, clean)
+        self._attempt("the end of the registration with RQ", self._registration.unregister)
+        self._stop_listening()
+        self._client.close()
+
+    def _heartbeat(self) -> None:
+        if self._registration.birth_date is None:
+            self._registration.register(state=self._state())
+        else:
+            self._registration.send_heartbeat(state=self._state())
+
+    def _listen(self, duration_s: float) -> None:
+        """Obey commands until the next heartbeat is due or the thread must end."""
+        until = time.monotonic() + duration_s
+        while not self._stopping.is_set() and (left_s := until - time.monotonic()) > 0:
+            if not self._attempt("listening to RQ's commands", partial(self._next_command, left_s)):
+                self._stop_listening()
+                self._stopping.wait(left_s)
+
+    def _next_command(self, timeout_s: float) -> None:
+        if self._pubsub is None:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            self._pubsub.subscribe(self._registration.pubsub_channel_name)
+        message = self._pubsub.get_message(timeout=min(timeout_s, LISTEN_S))
+        if message is not None:
+            self._registration.obey(message["data"])
+
+    def _stop_listening(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            self._attempt("the end of listening to RQ's commands", pubsub.close)
+
+    def _attempt(self, what: str, work: Callable[[], object]) -> bool:
+        """Whether the work succeeded. An error is counted, and logged if it differs from the last one of this work."""
+        try:
+            work()
+        except Exception as error:  # not RedisError alone: RQ raises what it likes
+            self._metrics.server_errors.labels("presence").inc()
+            text = (
+                explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
+            )
+            if self._logged.get(what) != text:
+                log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
+            self._logged[what] = text
+            return False
+        if self._logged.pop(what, None) is not None:
+            log.info("%s went well again", what)
+        return True

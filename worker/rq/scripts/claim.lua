@@ -1,0 +1,106 @@
+-- Takes up to max_jobs jobs off the queues, the most urgent queue first, and starts an execution for each, in one step.
+-- So a worker that dies right after it leaves leases behind, and no job is lost.
+-- (RQ pops first and registers later, which loses the job of a worker that is killed in between: rq#1716.)
+-- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
+-- length of its image, so that the worker knows which images are too large to fetch.
+--
+-- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
+--       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
+-- Returns { suspended, { job… }, problems, cut short }. A job has the fields of describe() in common.lua and the length
+-- of its image. cut short is 1 if MOST_IDS ended the call, so that jobs may still wait.
+local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
+local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+local FIRST_QUEUE = 9
+-- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
+-- It takes 50 ms, in which the server does nothing else.
+local MOST_IDS = 20000
+
+-- 0 if the image is gone or its key has another type: the worker will find no image either way.
+local function image_bytes(job_id)
+  local size = redis_pcall('STRLEN', 'sortline:image:' .. job_id)
+  return tonumber(size) or 0
+end
+
+if is_repeat then
+  local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
+  for _, job in ipairs(jobs) do job[#job + 1] = image_bytes(job[2]) end
+  if #jobs > 0 then return { 0, jobs, problems, 0 } end
+end
+
+if redis_call('EXISTS', 'rq:suspended') == 1 then
+  return { 1, {}, problems, 0 }
+end
+
+local jobs, bytes, seen, ids_left = {}, 0, {}, MOST_IDS
+local expires_s = server_now_s() + lease_s
+
+-- False for the second entry of a job that is in the list twice: RQ's clean-up and ours may both have put an abandoned
+-- job back. If it ran again it would get a second result.
+local function waits(job_id, status)
+  if status == 'started' then
+    local executions = redis_pcall('ZCARD', 'rq:executions:' .. job_id)
+    return is_broken(executions) or executions == 0
+  end
+  return status ~= 'finished' and status ~= 'failed'
+end
+
+-- The jobs among the first ids of a queue, and how many ids were read: an image that crosses the bound ends it.
+-- A job that is deleted while it is queued leaves its id in the list. RQ skips these as well.
+local function choose(queue, job_ids)
+  local composites, ids_read = {}, 0
+  for _, job_id in ipairs(job_ids) do
+    if bytes >= max_bytes then break end
+    ids_read = ids_read + 1
+    local execution_id = call_id .. string.format('%08x', #jobs)
+    local job, status = describe(queue, job_id, execution_id)
+    if job and not seen[job_id] and waits(job_id, status) then
+      seen[job_id] = true
+      composites[#composites + 1] = job_id .. ':' .. execution_id
+      local size = image_bytes(job_id)
+      job[#job + 1] = size
+      jobs[#jobs + 1] = job
+      bytes = bytes + size
+    end
+  end
+  return composites, ids_read
+end
+
+-- The leases come first, and the list is cut right after them. Whatever fails then, e.g. for lack of a permission, each
+-- job is in exactly one of them: in neither it would be lost, in both another claim would give it to a second worker.
+local function start(queue, job_ids)
+  local list = 'rq:queue:' .. queue
+  local before = #jobs
+  local composites, ids_read = choose(queue, job_ids)
+  redis_call('LTRIM', list, 0, -1) -- changes nothing, but raises if the cut would
+  register(queue, composites, worker, lease_s, expires_s)
+  redis_call('LTRIM', list, ids_read, -1)
+  ids_left = ids_left - ids_read
+  for i = before + 1, #jobs do
+    open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
+  end
+end
+
+-- A token in the wakeup list means that there may be work: none while the queue is empty, at least one otherwise.
+local function update_wakeup(queue)
+  local wakeup = 'sortline:bell:' .. queue
+  if redis_call('LLEN', 'rq:queue:' .. queue) == 0 then
+    redis_call('DEL', wakeup)
+    return
+  end
+  local tokens = redis_pcall('LLEN', wakeup)
+  if replace_broken(wakeup, tokens) or tokens == 0 then redis_call('LPUSH', wakeup, '1') end
+end
+
+for q = FIRST_QUEUE, #ARGV do
+  local queue = ARGV[q]
+  if is_usable(queue) then
+    while #jobs < max_jobs and bytes < max_bytes and ids_left > 0 do
+      local job_ids = redis_call('LRANGE', 'rq:queue:' .. queue, 0, max_jobs - #jobs - 1)
+      if #job_ids == 0 then break end
+      start(queue, job_ids)
+    end
+    update_wakeup(queue)
+  end
+end
+return { 0, jobs, problems, ids_left <= 0 and 1 or 0 }

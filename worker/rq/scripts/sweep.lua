@@ -1,0 +1,166 @@
+-- Finds lost jobs: queued or started, but in no list and no registry, so that no worker will ever find them. One step
+-- checks a bounded number of keys. The cursor is kept on the server, and all workers of the same queues share it.
+--
+-- A job that looks lost may be on its way: a plain `rq worker` pops first and registers later. So it is only a suspect
+-- at first. It is lost if it is found again, unchanged, after grace_s by the server's clock. A lost job goes back to
+-- the front of its queue once. If it is lost again, it is registered under an expired lease without attempts left: then
+-- reap.lua has it answered as failed, like the job of a worker that died in its last attempt.
+--
+-- ARGV  cursor_key, suspects_key, now_iso, interval_s, grace_s, keys_per_step, queue…
+-- Returns { requeued, failed }; zeros also if another worker's step was less than interval_s ago.
+local cursor_key, suspects_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
+local interval_s, grace_s, keys_per_step = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local KEPT_S = 86400
+local MOST_SUSPECTS, SUSPECTS_PER_STEP = 1000, 50
+-- MOST_ENTRIES: after this many entries a step searches no further list, as each takes 0.2 microseconds. MOST_LEASES:
+-- the longest `rq:wip` that it reads.
+local MOST_ENTRIES, MOST_LEASES = 20000, 10000
+local REGISTRIES = { 'finished', 'failed', 'deferred', 'scheduled', 'canceled' }
+
+redis_call('EXPIRE', cursor_key, KEPT_S) -- a write before any read: see common.lua
+local now_s = server_now_s()
+local ours = {}
+for q = 7, #ARGV do ours[ARGV[q]] = true end
+
+-- A key of the wrong type makes a call raise. Here it answers like a key that doesn't exist.
+local function ask(...)
+  local answer = redis_pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then return nil end
+  return redis_call(...) -- this raises: to go on without an answer could double a job
+end
+
+local function is_due()
+  local kept = ask('HMGET', cursor_key, 'next_s', 'cursor')
+  if not kept then
+    redis_call('UNLINK', cursor_key)
+    kept = {}
+  end
+  local wait_s = (tonumber(kept[1] or '') or 0) - now_s
+  if wait_s > 0 and wait_s <= interval_s then return nil end -- if it is more than interval_s, the clock was set back
+  return kept[2] or '0'
+end
+
+-- Queue and state of a job that could be lost; nil for any other. The state changes when anybody works on the job.
+local function inspect(job_id)
+  local f = ask('HMGET', 'rq:job:' .. job_id, 'origin', 'status', 'enqueued_at', 'started_at', 'last_heartbeat',
+    'created_at')
+  if not f or not f[1] or not ours[f[1]] or not f[6] then return nil end
+  if f[2] ~= 'queued' and f[2] ~= 'started' then return nil end
+  local state = {}
+  for i = 2, 5 do state[#state + 1] = string.gsub(f[i] or '', '%s', '_') end
+  return f[1], table.concat(state, '/'), f[3] or ''
+end
+
+local function is_registered(queue, job_id)
+  if (ask('ZCOUNT', 'rq:executions:' .. job_id, now_s, '+inf') or 0) > 0 then return true end
+  for _, registry in ipairs(REGISTRIES) do
+    if ask('ZSCORE', 'rq:' .. registry .. ':' .. queue, job_id) then return true end
+  end
+  return false
+end
+
+-- Jobs with a lease, by queue, read at most once a step. Nil if there are too many, or the key is no sorted set.
+local leased = {}
+local function jobs_with_lease(queue)
+  if leased[queue] == nil then
+    local wip = 'rq:wip:' .. queue
+    local count = ask('ZCARD', wip)
+    leased[queue] = count ~= nil and count <= MOST_LEASES and {}
+    for _, member in ipairs(leased[queue] and ask('ZRANGE', wip, 0, -1) or {}) do
+      leased[queue][string.match(member, '^(.*):[^:]*$') or member] = true
+    end
+  end
+  return leased[queue] or nil
+end
+
+-- When the job at the head of each queue was enqueued; '' if nothing waits. Read once a step.
+local heads = {}
+local function head_enqueued_at(queue)
+  if not heads[queue] then
+    local head = ask('LINDEX', 'rq:queue:' .. queue, 0)
+    heads[queue] = head and ask('HGET', 'rq:job:' .. head, 'enqueued_at') or ''
+  end
+  return heads[queue]
+end
+
+-- Whether the job is in a list of its queue, or this step can't tell.
+local entries_left = MOST_ENTRIES
+local function may_be_listed(queue, job_id)
+  local list = 'rq:queue:' .. queue
+  for _, key in ipairs({ list, list .. ':intermediate' }) do -- RQ itself finds the jobs in the second one
+    local entries = ask('LLEN', key)
+    if not entries or entries_left <= 0 then return true end
+    local position = ask('LPOS', key, job_id)
+    entries_left = entries_left - (position or entries)
+    if position then return true end
+  end
+  return false
+end
+
+-- A list is in the order of enqueueing. A job that is not older than the head may well wait in the list, and is not
+-- searched for: so a backlog costs one HMGET a job.
+local function is_lost(queue, job_id, enqueued_at)
+  local head_at = head_enqueued_at(queue)
+  if head_at ~= '' and enqueued_at >= head_at then return false end
+  if is_registered(queue, job_id) then return false end
+  local with_lease = jobs_with_lease(queue)
+  if not with_lease or with_lease[job_id] then return false end
+  return not may_be_listed(queue, job_id)
+end
+
+local requeued, failed = 0, 0
+
+local function recover(queue, job_id)
+  local job_key = 'rq:job:' .. job_id
+  if redis_call('HSETNX', job_key, 'sortline_recovered', '1') == 1 then
+    requeue(queue, job_id, now_iso)
+    requeued = requeued + 1
+  else
+    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0')
+    redis_call('ZADD', 'rq:wip:' .. queue, seconds(now_s), job_id .. ':lost')
+    failed = failed + 1
+  end
+end
+
+-- Suspects, the oldest first: `<state> <job id>` by the time of suspicion.
+local function check_suspects()
+  local due = ask('ZRANGEBYSCORE', suspects_key, '-inf', seconds(now_s - grace_s), 'LIMIT', 0, SUSPECTS_PER_STEP)
+  if not due then redis_call('UNLINK', suspects_key) end
+  for _, suspect in ipairs(due or {}) do
+    redis_call('ZREM', suspects_key, suspect)
+    local state_before, job_id = string.match(suspect, '^(%S*) (.*)$')
+    local queue, state, enqueued_at
+    if job_id then queue, state, enqueued_at = inspect(job_id) end -- else somebody else has written it
+    if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
+  end
+end
+
+-- An invalid cursor is not kept: each step would raise on it, for ever.
+local function scan(cursor)
+  local found = redis_pcall('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
+  if not found.err then return found end
+  if string.find(found.err, 'invalid cursor', 1, true) then return scan('0') end
+  error(found)
+end
+
+local function find_suspects(cursor)
+  local found = scan(cursor)
+  local capacity = MOST_SUSPECTS - redis_call('ZCARD', suspects_key)
+  for _, key in ipairs(found[2]) do
+    local job_id = string.sub(key, #'rq:job:' + 1)
+    local queue, state, enqueued_at = inspect(job_id)
+    if capacity > 0 and queue and is_lost(queue, job_id, enqueued_at) then
+      capacity = capacity - redis_call('ZADD', suspects_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
+    end
+  end
+  redis_call('HSET', cursor_key, 'cursor', found[1], 'next_s', seconds(now_s + interval_s))
+end
+
+local cursor = is_due()
+if not cursor or redis_call('EXISTS', 'rq:suspended') == 1 then return { 0, 0 } end
+check_suspects()
+find_suspects(cursor)
+redis_call('EXPIRE', cursor_key, KEPT_S)
+redis_call('EXPIRE', suspects_key, KEPT_S)
+return { requeued, failed }

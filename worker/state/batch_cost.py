@@ -1,0 +1,37 @@
+"""How long a model takes for a batch of each size, measured while it runs."""
+
+from __future__ import annotations
+
+
+class BatchCost:
+    """A running mean of the seconds per batch, for each batch size.
+
+    Sizes share an estimate per power of two. An unseen size gets the estimate of the nearest smaller size that was
+    seen, scaled up, so that a first large batch does not count as free. Without a smaller one it gets the estimate of
+    the nearest larger size.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Add a measurement: a batch of `size` took `seconds`."""
+        bucket = _bucket(size)
+        before = self._seconds.get(bucket, seconds)
+        self._seconds[bucket] = before + 0.2 * (seconds - before)
+
+    def estimate(self, size: int) -> float:
+        """Seconds that a batch of `size` will take; 0 while nothing is known."""
+        bucket = _bucket(size)
+        seconds = self._seconds.get(bucket)
+        if seconds is not None:
+            return seconds
+        known = sorted(self._seconds.copy())
+        for seen in reversed(known):
+            if seen < bucket:
+                return self._seconds[seen] * (bucket / seen)
+        return self._seconds[known[0]] if known else 0.0
+
+
+def _bucket(size: int) -> int:
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,84 @@
+"""The records of a job that need no model: as it is claimed, admitted and finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.errors import BadImage
+from shared.schemas import ImageJob, SortResult
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One execution of one job. This worker holds it until the job is finished or released, or the lease is lost.
+
+    Ids are bytes that anybody may have written. An id that isn't UTF-8 has lone surrogates here (`surrogateescape`),
+    and goes back to the server unchanged. Log ids with repr, so that no id can forge a log line.
+    """
+
+    queue: str
+    job_id: str
+    execution_id: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job as the claim step found it in Redis. Nothing in it has been checked yet."""
+
+    lease: Lease
+    data: bytes | None  # RQ's serialised call
+    enqueued_at: float | None
+    retries_left: int
+    result_ttl_s: str  # '' where the job has none; only the finish script uses it
+    failure_ttl_s: str
+    extras: str  # callbacks, dependencies and the like: a job with any is refused
+    max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
+    refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedJob:
+    """A claimed job that is well formed and Sortline's own."""
+
+    claimed: ClaimedJob
+    job: ImageJob
+    attempt: int
+
+    @property
+    def queue_ms(self) -> float | None:
+        """Milliseconds from enqueue to claim."""
+        if self.claimed.enqueued_at is None:
+            return None
+        return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
+
+
+class Disposition(StrEnum):
+    """What the finish step does with a job."""
+
+    SUCCESS = "success"  # RQ status finished, with a SortResult as return value
+    FAILURE = "failure"  # RQ status failed, in the FailedJobRegistry
+    RETRY = "retry"  # back to the front of its queue, with one attempt fewer
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """A job on its way to the finish step.
+
+    `result` is None for a retry, which has no visible result yet, and for a job that isn't Sortline's.
+    """
+
+    claimed: ClaimedJob
+    disposition: Disposition
+    result: SortResult | None
+    error_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimings:
+    """Milliseconds that an image spent in each stage; None for a stage that it did not reach."""
+
+    decode_ms: float | None = None
+    batch_ms: float | None = None
+    infer_ms: float | None = None

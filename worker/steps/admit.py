@@ -1,0 +1,107 @@
+"""Admit: checks a claimed job before it is believed. In: `ClaimedJob`. Out: `AdmittedJob`, or BadJob.
+
+The job's data is read as JSON and as nothing else: no pickle, and no import of what it names.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import zlib
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from shared import keys
+from shared.errors import BadJob
+from shared.jobs import SORT_IMAGE
+from shared.schemas import ImageJob
+from worker.state.jobs import AdmittedJob, ClaimedJob
+
+# An ImageJob takes less than a kilobyte. Longer data, compressed or not, is no ImageJob and could fill the memory.
+# worker/rq/scripts/common.lua has the same number.
+MAX_CALL_BYTES = 100_000
+# Text that anybody may have written is cut to this length in the log and in the failed job.
+MAX_QUOTED = 500
+
+
+# RQ's form of a call: function, instance, arguments, keywords.
+_NO_KEYWORDS = Annotated[dict[str, object], Field(max_length=0)]
+_CALL: TypeAdapter[tuple[str, None, tuple[ImageJob], dict[str, object]]] = TypeAdapter(
+    tuple[Literal["worker.tasks.sort_image"], None, tuple[ImageJob], _NO_KEYWORDS]
+)
+
+
+def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
+    """Check a claimed job. `max_attempts` counts for a job whose producer did not set its own.
+
+    Raises:
+        BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its
+            argument isn't an ImageJob. It will never run.
+    """
+    if claimed.extras:
+        raise BadJob(
+            f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({claimed.extras.strip()!r}); "
+            "Sortline runs none of them: enqueue it with LineProducer."
+        )
+    text = _unpacked(claimed.data)
+    try:
+        _, _, (job,), _ = _CALL.validate_json(text)
+    except ValidationError:  # find out what is wrong with it, which takes longer
+        job = _image_job(_call(text))
+    check_identity(job, job_id=claimed.lease.job_id)
+    allowed = claimed.max_attempts or max_attempts
+    return AdmittedJob(claimed, job, attempt=max(1, allowed - claimed.retries_left))
+
+
+def check_identity(job: ImageJob, *, job_id: str) -> None:
+    """Refuse an ImageJob that names another job than the one that carries it, or another job's image.
+
+    Raises:
+        BadJob: its result would be published under another id, or any key of the server be read as its image.
+    """
+    if job.job_id != job_id or job.image_key != keys.image(job_id):
+        raise BadJob(
+            f"the ImageJob says job_id {job.job_id!r} and image_key {job.image_key[:MAX_QUOTED]!r} inside job "
+            f"{job_id[:MAX_QUOTED]!r}: enqueue it with LineProducer."
+        )
+
+
+def _unpacked(data: bytes | None) -> bytes:
+    if data is None:
+        raise BadJob(f"the job has no data, or more than {MAX_CALL_BYTES:,} bytes of it: enqueue it with LineProducer.")
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(data, MAX_CALL_BYTES)
+    except zlib.error as error:
+        raise _not_json(error) from error
+    if not unpacker.eof:
+        raise _not_json(f"cut off, or longer than {MAX_CALL_BYTES:,} bytes")
+    return text
+
+
+def _call(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from error
+
+
+def _not_json(why: object) -> BadJob:
+    return BadJob(f"the job's data is not JSON ({why}): Sortline never unpickles; enqueue it with LineProducer.")
+
+
+def _image_job(call: object) -> ImageJob:
+    match call:
+        case [str(function), None, [argument], dict(keywords)] if function == SORT_IMAGE and not keywords:
+            try:
+                return ImageJob.model_validate(argument)
+            except ValidationError as error:
+                raise BadJob(f"the job's argument is not an ImageJob: {str(error)[:MAX_QUOTED]}") from error
+        case [str(function), *_] if function != SORT_IMAGE:
+            raise BadJob(
+                f"the job names the function {function[:MAX_QUOTED]!r}; "
+                f"this worker runs {SORT_IMAGE!r} only, and imports no other."
+            )
+        case _:
+            raise BadJob(f"the job does not call {SORT_IMAGE} with one ImageJob: {reprlib.repr(call)}")
