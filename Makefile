@@ -26,7 +26,8 @@ bench: $(STAMP)
 	$(BIN)/sortline bench $(ARGS)
 
 # The packages come first, from the lock file, checked by digest; then the project itself, which builds with
-# the locked setuptools and needs nothing more.
+# the locked setuptools and needs nothing more. `compat` is an editable install as a plain path entry: type checkers
+# don't see through setuptools' default, an import hook.
 $(STAMP): requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Sortline needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -34,7 +35,8 @@ $(STAMP): requirements/dev.lock pyproject.toml
 	  || { echo "no virtual environment could be made: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (TensorFlow among them; about 2 GB, a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --config-settings editable_mode=compat --editable .
 	@touch $(STAMP)
 
 # After a change of the dependencies in pyproject.toml: resolves anew, for every platform and Python version.

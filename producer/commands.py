@@ -193,11 +193,14 @@ def results(
 
     from producer import display
     from producer.result_streams import ResultStreams
+    from producer.submit import check_names
     from shared.errors import RedisUnavailable
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)
+    if line is not None:
+        check_names(line=line)
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
     with closing(streams), _ended_by_signals():

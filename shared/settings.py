@@ -257,7 +257,8 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
 
             close = difflib.get_close_matches(name, Settings.model_fields, n=1)
             mend = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md has them all."
-            lines.append(f"{config_file()} sets {name!r}, which is not a setting: {mend}")
+            place = "load_settings() was given" if name in flags else f"{config_file()} sets"
+            lines.append(f"{place} {name!r}, which is not a setting: {mend}")
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))

@@ -218,5 +218,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
+        texts = [_text(each) for each in value]
+        return (" " if all(text.endswith(".") for text in texts) else ", ").join(texts)  # sentences, or words
     return f"{value:g}" if isinstance(value, float) else str(value)

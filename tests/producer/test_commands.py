@@ -211,6 +211,13 @@ def test_results_show_the_last_ones(client: redis.Redis) -> None:
     assert "no cap 0.88, pigmented 0.75" in text
 
 
+def test_a_line_that_cannot_exist_has_no_results(client: redis.Redis) -> None:
+    """It was taken for one that had none yet."""
+    refusal = run("results", "--line", "bad name").exception
+    assert isinstance(refusal, BadSetting)
+    assert "line = 'bad name'" in str(refusal)
+
+
 def test_results_follow_until_ctrl_c(client: redis.Redis, start) -> None:  # type: ignore[no-untyped-def]
     publish(client, sort_result("job-0"))
     process = start("results", "--follow", "--json")

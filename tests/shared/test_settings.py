@@ -92,6 +92,12 @@ def test_an_unknown_name_in_the_file_is_refused() -> None:
     assert "'steam', which is not a setting: remove it; docs/settings.md has them all." in str(caught.value)
 
 
+def test_an_unknown_keyword_is_refused_and_not_taken_for_the_files() -> None:
+    Path("sortline.toml").write_text("max_batch = 3\n")
+    with pytest.raises(BadSetting, match=r"^load_settings\(\) was given 'max_bacth', which is not a setting: did you"):
+        load_settings(max_bacth=3)
+
+
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_MAX_BATCH", "4")
     monkeypatch.setenv("SORTLINE_CONFIG", "sortline.toml")

@@ -62,7 +62,7 @@ def mypy(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     (folder / "user.py").write_text(code)
     (folder / "mypy.ini").write_text("[mypy]\nfollow_untyped_imports = true\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "mypy.ini", "--cache-dir", "cache", "user.py"]
-    environment = {"PATH": "/usr/bin:/bin", "MYPYPATH": str(ROOT)}
+    environment = {"PATH": "/usr/bin:/bin"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
     )

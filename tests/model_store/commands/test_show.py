@@ -122,6 +122,15 @@ def test_what_is_seen_of_a_picture() -> None:
     }
 
 
+def test_reasons_are_read_as_sentences_and_other_lists_as_lists() -> None:
+    manifest = manifest_of(CLASSES, "multi")
+    settings = {"reasons": ["The bottle is cropped.", "Few images."], "crops": ["full", "detected"]}
+    training = manifest.training.model_copy(update={"settings": settings})
+    sections = summary_sections(manifest.model_copy(update={"training": training}))
+    rows = {name: value for section in sections for name, value in section.rows}
+    assert (rows["reasons"], rows["crops"]) == ("The bottle is cropped. Few images.", "full, detected")
+
+
 def test_the_gate_s_verdict() -> None:
     refused = manifest_of(CLASSES, "multi")
     assert gate_verdict(refused).startswith("fp32 (litert-fp32): int8 ")
