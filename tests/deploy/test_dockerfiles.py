@@ -92,6 +92,7 @@ def test_copies_what_exists_and_is_sent_to_the_builder(file: str) -> None:
         line.removeprefix("!") for line in (DEPLOY / f"{file}.dockerignore").read_text().splitlines() if line[:1] == "!"
     }
     assert {"shared", "producer", "model_store", "worker", "sortline", LOCKS[file]} <= set(sources)
+    assert not {"bench", "torture", "tests"} & set(sources), "a worker needs none of them"
     for source in sources:
         assert (ROOT / source).exists(), source
         assert source in allowed or f"{Path(source).parent}/*{Path(source).suffix}" in allowed, source
@@ -168,6 +169,15 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
     }
     missing = wanted - set(zipfile.ZipFile(wheel).namelist())
     assert not missing, sorted(missing)
+
+
+def test_commands_work_without_what_the_images_leave_out() -> None:
+    program = "import sys; sys.modules |= dict.fromkeys(('bench', 'torture')); from sortline.cli import main; main()"
+    shown = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0, shown.stderr
+    commands = set(re.findall(r"(?m)^\W*([a-z]+) ", shown.stdout))
+    assert {"worker", "camera", "train", "config"} <= commands
+    assert not commands & {"bench", "torture"}
 
 
 def test_compose_builds_these_images() -> None:
