@@ -24,6 +24,7 @@ from shared.server.connection import check, connect
 from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
+from worker.canary.comparer import Comparer
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryTally
 from worker.models.follower import Follower
@@ -41,6 +42,7 @@ from worker.rq.processes import find_processes
 from worker.rq.registration import RegistrationThread, worker_name
 from worker.rq.sweep import Sweeper
 from worker.state.inflight import Inflight
+from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.claim import Claimer
 from worker.steps.finish import Finisher
 
@@ -256,7 +258,12 @@ class WorkerService:
                 max_image_bytes=settings.max_image_bytes,
             ),
             active_models=active_models,
-            comparisons=self._recorder,
+            observer=Comparer(
+                active_models,
+                sink=self._recorder,
+                max_waiting=BATCHES_HELD * settings.max_batch,
+                metrics=self._metrics,
+            ),
             cache=ResultCache(
                 settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=self._metrics
             ),
@@ -278,6 +285,7 @@ class WorkerService:
         )
         return Pipeline(
             components,
+            queues=settings.queue_names,
             max_batch=settings.max_batch,
             linger_s=settings.linger_ms / 1000,
             decode_threads=settings.decode_threads or usable_cores(),

@@ -23,11 +23,11 @@ from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
 from worker.models.loading import LoadedModel, as_model, load_model
 from worker.models.model import Model
-from worker.models.routing import Route
 from worker.rq.job_fields import max_attempts_in
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
 from worker.steps.admit import check_identity
 from worker.steps.claim import refusal_by_length
+from worker.steps.decide import Classified, Expired, Failed, Impossible, Unusable, Verdict, decide
 from worker.steps.decode import decode
 from worker.steps.infer import infer
 
@@ -62,14 +62,14 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
     model = as_model(loaded, settings, worker=current.worker_name or "rq")
     server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
-    try:
-        result = _sort(admitted, image, model, server_clock)
-    except Exception as error:
-        if not current.retries_left:
-            result = model.decider.failed(admitted, error, timings=StageTimings(), finished_at=time.time())
+    verdict = _sort(admitted, image, model, server_clock)
+    result = decide(verdict).result
+    if isinstance(verdict, Failed):
+        if result is not None:  # no attempt is left
             _keep_for_failed(result, current)
             _publish(result, current.connection, maxlen=settings.results_maxlen)
-        raise
+        raise verdict.error
+    assert result is not None
     _publish(result, current.connection, maxlen=settings.results_maxlen)
     current.connection.unlink(keys.image(result.job_id))
     return result.model_dump(mode="json")
@@ -109,25 +109,25 @@ def _as_admitted(job: ImageJob, current: Job, *, max_attempts: int, refusal: Bad
     return AdmittedJob(claimed, job, attempt=max(1, max_attempts - retries_left))
 
 
-def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock: ServerClock) -> SortResult:
-    decider = model.decider
+def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock: ServerClock) -> Verdict:
     deadline_at = admitted.job.deadline_at
     try:
         server_clock.check(admitted.job.captured_at, deadline_at)
+        if deadline_at is not None and time.time() > deadline_at:
+            return Expired(admitted=admitted, model=model, at=time.time())
+        item = decode(admitted, image, model)
+        started = time.perf_counter()
+        (output,) = infer(item.slot.pixels[np.newaxis], model.engine)
     except BadJob as error:
-        return decider.impossible(admitted, error, finished_at=time.time())
-    if deadline_at is not None and time.time() > deadline_at:
-        return decider.expired(admitted, timings=StageTimings(), finished_at=time.time())
-    try:
-        item = decode(admitted, image, Route(model))
+        return Impossible(admitted=admitted, model=model, at=time.time(), error=error)
     except BadImage as error:
-        return decider.rejected(admitted, error, timings=StageTimings(), finished_at=time.time())
-    started = time.perf_counter()
-    output = infer(item.slot.pixels[np.newaxis], model.engine)[0]
+        return Unusable(admitted=admitted, model=model, at=time.time(), error=error)
+    except Exception as error:
+        return Failed(admitted=admitted, model=model, at=time.time(), error=error)
     if isinstance(output, EngineFailed):
-        raise output
+        return Failed(admitted=admitted, model=model, at=time.time(), error=output)
     timings = StageTimings(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)
-    return decider.classified(admitted, output, timings=timings, finished_at=time.time())
+    return Classified(admitted=admitted, model=model, at=time.time(), timings=timings, probabilities=output)
 
 
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:

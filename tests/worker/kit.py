@@ -32,7 +32,7 @@ from shared.schemas import ImageJob, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
-from worker.canary.comparer import Comparisons
+from worker.canary.comparer import Comparer, Comparisons
 from worker.canary.tally import Comparison
 from worker.models.decider import Decider
 from worker.models.loading import LoadedModel
@@ -51,7 +51,7 @@ from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
 from worker.state.pixel_buffer import PixelBuffer, PixelSlot
 from worker.steps.claim import Claimer
 from worker.steps.finish import Finisher
-from worker.steps.work import ComparisonInput, Decoded
+from worker.steps.work import Decoded
 
 SIZE_PX = 32
 # Longer than anything here takes on a busy machine: reached only when a test fails.
@@ -281,7 +281,7 @@ def decoded(
     ready_at: float = 0.0,
     deadline_at: float | None = None,
     by: Model = A_MODEL,
-    comparison: ComparisonInput | None = None,
+    note: object = None,
 ) -> Decoded:
     """A decoded item of one shade of red, for the model `by`."""
     return Decoded(
@@ -290,7 +290,7 @@ def decoded(
         decode_ms=0.1,
         ready_at=ready_at,
         model=by,
-        comparison=comparison,
+        note=note,
     )
 
 
@@ -353,10 +353,13 @@ def pipeline_components(
     """A pipeline's parts, each with a connection of its own."""
     inflight, metrics = Inflight(), Metrics()
     serving = engine if isinstance(engine, Serving) else Serving(model(engine, worker=worker))
+    active_models = ActiveModels(serving, metrics=metrics)
     return PipelineComponents(
         claimer=claimer(settings, worker=worker, broken_keys=BrokenKeys(metrics.refused.inc)),
-        active_models=ActiveModels(serving, metrics=metrics),
-        comparisons=comparisons or Heard(),
+        active_models=active_models,
+        observer=Comparer(
+            active_models, sink=comparisons or Heard(), max_waiting=3 * settings.max_batch, metrics=metrics
+        ),
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=finisher(settings, worker=worker),
         keeper=keeper(settings, inflight, worker=worker, processes=processes),
@@ -381,6 +384,7 @@ def pipeline(
     """A pipeline that isn't started; deadlines are met or missed by `clock`, threads hang by `monotonic`."""
     return Pipeline(
         components,
+        queues=settings.queue_names,
         max_batch=settings.max_batch,
         linger_s=settings.linger_ms / 1000,
         decode_threads=2,

@@ -18,6 +18,7 @@ from tests.worker import kit
 from tests.worker.kit import Clock, Gate, ToneEngine, frame, picture
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
+from worker.observe.supervisor import StageThread
 from worker.state.jobs import ClaimedJob
 from worker.steps.claim import Claim
 
@@ -85,7 +86,7 @@ def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     (too_late,) = kit.submit(single, frame(deadline_ms=HOUR_MS))
-    kit.wait_until(lambda: len(run._batcher) == 1, "it is decoded and waits for the model")
+    kit.wait_until(lambda: len(run._flow.batcher) == 1, "it is decoded and waits for the model")
     clock.pass_by(2 * HOUR_MS / 1000)
     gate.opened.set()
     kit.finish(run)
@@ -314,13 +315,14 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     components = kit.pipeline_components(settings, ToneEngine())
     run = kit.pipeline(settings, components)
     kit.submit(settings, frame(kit.broken_picture()))  # one: of two, the thread that ends first may speak last
-    observed: list[bool] = []
-    monkeypatch.setattr(run._engine_clock, "observe_queue", lambda *, is_idle: observed.append(is_idle))
+    said: list[bool] = []
+    monkeypatch.setattr(run._flow.engine_clock, "observe_queue", lambda *, is_idle: said.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
-    run._claim_once(2, max_bytes=1_000_000)
-    run._chunks.put(None)
-    run._decode_loop("decode-0")
-    assert (observed[0], observed[-1]) == (False, True)
+    _, claim, decode, *_ = run._stages
+    run._claim.may_begin.set()
+    claim.step(StageThread("claim", run.supervisor))
+    decode.step(StageThread("decode", run.supervisor))
+    assert (said[0], said[-1]) == (False, True)
 
 
 def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(

@@ -1,31 +1,35 @@
 """Compare: runs images that were answered already through a second model too, while a canary is tried.
 
-In: predictions whose results are on their way. Out: `Comparison`s. All of it runs on the first inference thread, which
-has the engines to itself while a canary is tried. It runs in slices of a few milliseconds, and only where no deadline
-can be missed because of it:
+In: predictions whose results are on their way. Out: `Comparison`s. It observes the pipeline (`steps.observer`) and runs
+on its inference threads, in slices of a few milliseconds, only where no deadline can be missed because of it:
   - after the results of the batch were passed on;
   - while no full batch with a deadline waits, and the waiting items can wait for this slice (`Batcher.spare_s`);
-  - while the results of the last seconds had more than twice the slice's time left: a job that arrives while a slice
-    runs waits for the slice and then for one batch.
+  - while the results of the last seconds had more than twice the slice's time left.
 An image that gets no slice is skipped and counted. Without deadlines a busy worker still runs one slice per batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
 
 from shared.errors import EngineFailed
-from worker.canary.tally import Comparison, ModelAnswer, agree
-from worker.models.model import Probabilities
-from worker.models.routing import ActiveCanary, ActiveModels
+from shared.images.arrays import Pixels
+from worker.canary.tally import Answer, Comparison, agree
+from worker.models.model import Model, Probabilities
+from worker.models.routing import ActiveCanary, ActiveModels, Route
 from worker.observe.metrics import Metrics
 from worker.steps.infer import infer
-from worker.steps.work import ComparisonInput, Decoded
+from worker.steps.work import Decoded, Prediction
 
 log = logging.getLogger("sortline.compare")
 
@@ -33,6 +37,8 @@ log = logging.getLogger("sortline.compare")
 SLICE_S = 0.010
 # A deadline that was nearly missed prevents comparisons for this long, or for half of it at least.
 HEADROOM_WINDOW_S = 10.0
+# Larger files are not kept to be decoded for a comparison: a batch of them would take too much memory.
+MAX_KEPT_BYTES = 1_000_000
 
 
 class Comparisons(Protocol):
@@ -74,14 +80,25 @@ class DeadlineHeadroom:
             self._since = self._clock()
 
 
-class _Waiting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ComparisonInput:
+    """The note on an image that a second model is to see. `pixels` are that model's; None: not decoded (yet)."""
+
+    canary: ActiveCanary
+    model: Model
+    pixels: Pixels | None = None
+    image: bytes | None = None  # decoded when its turn comes
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
     item: Decoded
     output: Probabilities
     comparison: ComparisonInput
 
 
 class Comparer:
-    """Compares for one worker. Its first inference thread runs the slices; the others only offer."""
+    """Compares for one worker, as the observer of its pipeline. The inference threads run the slices, one at a time."""
 
     def __init__(self, active_models: ActiveModels, *, sink: Comparisons, max_waiting: int, metrics: Metrics) -> None:
         """At most `max_waiting` images wait to be compared."""
@@ -90,49 +107,109 @@ class Comparer:
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
+        self._slicing = threading.Lock()  # held by the thread that takes from `_waiting`
+        self._turns = threading.Lock()
+        self._decode_s = 0.0  # of the last image that was decoded for a comparison
         self.headroom = DeadlineHeadroom()
 
-    def offer(self, predictions: Iterable[tuple[Decoded, Probabilities | EngineFailed]]) -> None:
-        """Take the predictions that need a comparison, to compare them when there is time."""
+    def after_decode(self, item: Decoded, image: bytes, route: Route) -> Decoded:
+        """Note which other model is to see the image, with what that takes.
+
+        Where a canary sorts the image and decodes otherwise, the stable model's pixels are decoded at once: should the
+        canary's engine fail, the image runs on the stable model.
+        """
+        other, canary = route.other, route.canary
+        if other is None or canary is None:
+            return item
+        if other.decoder == item.model.decoder:
+            return replace(item, note=ComparisonInput(canary, other))
+        if canary.spec.shadow:
+            kept = image if len(image) <= MAX_KEPT_BYTES else None
+            return replace(item, note=ComparisonInput(canary, other, image=kept))
+        pixels = self._decoded(other, image, camera=item.admitted.job.camera)
+        return replace(item, note=ComparisonInput(canary, other, pixels=pixels))
+
+    def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:
+        """Run the images on which the canary's engine failed on the stable model instead.
+
+        If that can run one, the failure is the canary's fault, and ends it. An image that no engine can run is not.
+        """
+        after: list[Prediction] = []
+        fault: tuple[ActiveCanary, EngineFailed] | None = None
         for item, output in predictions:
-            if item.comparison is None or isinstance(output, EngineFailed):
+            note = item.note
+            if not isinstance(output, EngineFailed) or not isinstance(note, ComparisonInput) or not _by_canary(item):
+                after.append(Prediction(item, output))
                 continue
-            if item.comparison.is_missing or len(self._waiting) >= self._max_waiting:
+            pixels = _pixels_of(item, note)
+            if pixels is None:
+                after.append(Prediction(item, output))
+                continue
+            (again,) = infer(pixels[np.newaxis], note.model.engine)
+            if not isinstance(again, EngineFailed):
+                fault = note.canary, output
+            after.append(Prediction(replace(item, model=note.model, note=None), again))
+        if fault is not None:
+            self._sink.failed(*fault)
+        return after
+
+    def after_batch(self, predictions: Sequence[Prediction]) -> None:
+        """Take the predictions that need a comparison, to compare them when there is time."""
+        now = time.time()
+        for item, output in predictions:
+            deadline_at = item.admitted.job.deadline_at
+            if deadline_at is not None:
+                self.headroom.observe(deadline_at - now)
+            note = item.note
+            if not isinstance(note, ComparisonInput) or output is None or isinstance(output, EngineFailed):
+                continue
+            if note.pixels is None and note.image is None and note.model.decoder == item.model.decoder:
+                note = replace(note, pixels=item.slot.pixels.copy())  # the slot is given back after this
+            if (note.pixels is None and note.image is None) or len(self._waiting) >= self._max_waiting:
                 self._metrics.canary_skipped.inc()
             else:
-                self._waiting.append(_Waiting(item, output, item.comparison))
+                self._waiting.append(_Waiting(item, output, note))
+
+    def turn(self) -> AbstractContextManager[object]:
+        """While a canary is tried, one thread at a time has the engines: a batch beside a slice could be late."""
+        return self._turns if self._active_models.current.canary is not None else contextlib.nullcontext()
 
     @property
-    def ready(self) -> bool:
+    def wants_time(self) -> bool:
         """Whether a slice could run now if there were nothing else to do."""
-        return (
-            bool(self._waiting)
-            and self._waiting[0].comparison.pixels is not None
-            and self.headroom.has(self._cost_s(1))
-        )
+        return bool(self._waiting) and not self._slicing.locked() and self._has_headroom()
 
-    def step(self, *, spare_s: float) -> None:
-        """Run one slice, if there is one that takes less than `spare_s`."""
-        self._drop_stale()
-        if self.ready and self._cost_s(1) < spare_s:
-            self._run(self._next_slice(min(SLICE_S, spare_s)))
+    def between_batches(self, spare_s: Callable[[], float]) -> None:
+        """Run one slice, if there is one that takes less than `spare_s()`."""
+        if not self._waiting or not self._slicing.acquire(blocking=False):
+            return
+        try:
+            self._drop_stale()
+            if self._waiting and self._has_headroom() and self._cost_s(1) < (limit_s := spare_s()):
+                self._run(self._next_slice(min(SLICE_S, limit_s)))
+        finally:
+            self._slicing.release()
 
-    def skip_all(self) -> None:
+    def end(self) -> None:
         """The worker ends: skip all images that still wait."""
-        self._metrics.canary_skipped.inc(len(self._waiting))
-        self._waiting.clear()
+        with self._slicing:
+            self._metrics.canary_skipped.inc(len(self._waiting))
+            self._waiting.clear()
+
+    def _has_headroom(self) -> bool:
+        try:
+            return self.headroom.has(self._cost_s(1))
+        except IndexError:  # another thread took the last one
+            return False
 
     def _cost_s(self, images: int) -> float:
-        return self._waiting[0].comparison.model.cost.estimate(images)
+        comparison = self._waiting[0].comparison
+        decode_s = 0.0 if comparison.image is None else images * self._decode_s
+        return comparison.model.cost.estimate(images) + decode_s
 
     def _drop_stale(self) -> None:
-        """Drop images without pixels, and those of a canary that has ended: they would keep its model in memory."""
-        while self._waiting:
-            comparison = self._waiting[0].comparison
-            if self._active_models.is_active(comparison.canary):
-                if not comparison.is_missing:
-                    return
-                self._metrics.canary_skipped.inc()
+        """Drop the images of a canary that has ended: they would keep its model in memory."""
+        while self._waiting and not self._active_models.is_active(self._waiting[0].comparison.canary):
             self._waiting.popleft()
 
     def _next_slice(self, limit_s: float) -> list[_Waiting]:
@@ -140,25 +217,60 @@ class Comparer:
         chosen = [self._waiting.popleft()]
         model = chosen[0].comparison.model
         while self._waiting and self._cost_s(len(chosen) + 1) <= limit_s:
-            comparison = self._waiting[0].comparison
-            if comparison.model is not model or comparison.pixels is None:
+            if self._waiting[0].comparison.model is not model:
                 break
             chosen.append(self._waiting.popleft())
         return chosen
 
     def _run(self, chosen: list[_Waiting]) -> None:
         model = chosen[0].comparison.model
+        ready: list[_Waiting] = []
+        images: list[Pixels] = []
+        for waiting in chosen:
+            comparison = waiting.comparison
+            pixels = comparison.pixels
+            if pixels is None and comparison.image is not None:
+                pixels = self._decoded(model, comparison.image, camera=waiting.item.admitted.job.camera)
+            if pixels is None:
+                self._metrics.canary_skipped.inc()
+            else:
+                ready.append(waiting)
+                images.append(pixels)
+        if not images:
+            return
         started = time.monotonic()
-        images = [each.comparison.pixels for each in chosen if each.comparison.pixels is not None]
         outputs = infer(images, model.engine)
-        model.cost.observe(len(chosen), time.monotonic() - started)
-        for waiting, output in zip(chosen, outputs, strict=True):
+        model.cost.observe(len(images), time.monotonic() - started)
+        for waiting, output in zip(ready, outputs, strict=True):
             if not isinstance(output, EngineFailed):
                 self._sink.compared(waiting.comparison.canary, _compare(waiting, output))
                 continue
             self._metrics.canary_skipped.inc()
-            if not waiting.item.by_canary:
+            if not _by_canary(waiting.item):
                 self._sink.failed(waiting.comparison.canary, output)
+
+    def _decoded(self, model: Model, image: bytes, *, camera: str) -> Pixels | None:
+        """An error costs the comparison, not the job."""
+        started = time.monotonic()
+        try:
+            return model.decoder(image, camera)
+        except Exception as error:  # nothing here may affect the job
+            log.warning("an image can't be decoded for the comparison with %s: %s", str(model), error)
+            return None
+        finally:
+            self._decode_s = time.monotonic() - started
+
+
+def _by_canary(item: Decoded) -> bool:
+    """Whether the canary's answer sorts the image."""
+    return isinstance(item.note, ComparisonInput) and item.note.canary.model is item.model
+
+
+def _pixels_of(item: Decoded, comparison: ComparisonInput) -> Pixels | None:
+    """The pixels for the other model."""
+    if comparison.pixels is None and comparison.model.decoder == item.model.decoder:
+        return item.slot.pixels
+    return comparison.pixels
 
 
 def _compare(waiting: _Waiting, output: Probabilities) -> Comparison:

@@ -1,17 +1,27 @@
-"""Starts and watches the threads of a worker. Tells a thread that hangs from one that waits for Redis."""
+"""Runs the pipeline's stages on threads, and watches them. Tells a thread that hangs from one that waits for Redis.
+
+A stage's step does one round; everything that all stages need is here: heartbeats, waiting while Redis is unavailable,
+the end, and what happens when a step raises.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import redis
 
 from shared.images.decode_memory import DECODE_MEMORY
 from shared.server.error_translation import explain
 from worker.observe.metrics import Metrics
+from worker.state.jobs import Lease
 
 log = logging.getLogger("sortline.loops")
 
@@ -20,6 +30,48 @@ UNAVAILABLE_LOG_INTERVAL_S = 10.0
 # If an answer takes longer than this, the worker counts as not ready. The socket's own time-out is longer, as it ends
 # the connection.
 ANSWER_EXPECTED_S = 5.0
+
+
+class StageThread:
+    """One thread of a stage. Its step tells the supervisor through this what the thread does."""
+
+    def __init__(self, name: str, supervisor: Supervisor) -> None:
+        self.name = name
+        self._supervisor = supervisor
+
+    def heartbeat(self) -> None:
+        """The thread is alive."""
+        self._supervisor.heartbeat(self.name)
+
+    def wait_for_work(self) -> None:
+        """The thread waits for work. Until its next heartbeat it never counts as stuck."""
+        self._supervisor.wait_for_work(self.name)
+
+    def work_on(self, leases: Sequence[Lease]) -> None:
+        """The thread begins to work on these jobs. If it hangs, they are given up."""
+        self._supervisor.work_on(self.name, leases)
+
+    def calling_redis(self) -> AbstractContextManager[None]:
+        """The thread calls Redis inside the block. It never counts as stuck meanwhile."""
+        return self._supervisor.calling_redis(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of the pipeline: a step, and the threads that run it.
+
+    A step that raises a RedisError is called again after a while, until Redis is back: it must keep what it has taken.
+    """
+
+    name: str
+    step: Callable[[StageThread], None]  # one round: takes work, does it, hands it on; returns soon if there is none
+    finished: Callable[[], bool]  # asked before each round: no more work will come
+    ended: Callable[[], None] | None = None  # called on each thread when it ends
+    threads: int = 1
+
+    def names(self) -> list[str]:
+        """The names of its threads."""
+        return [self.name, *(f"{self.name}-{number}" for number in range(1, self.threads))]
 
 
 class Supervisor:
@@ -31,6 +83,7 @@ class Supervisor:
         self._threads: list[threading.Thread] = []
         self._heartbeats: dict[str, float] = {}  # infinite while a thread waits for work or for the server
         self._calling_since: dict[str, float] = {}
+        self._jobs_of: dict[str, Sequence[Lease]] = {}
         self._lock = threading.Lock()  # guards what is below
         self._errors: dict[str, Exception] = {}  # of steps whose last call failed
         self._unavailable_since: float | None = None
@@ -44,6 +97,21 @@ class Supervisor:
         self._threads.append(thread)
         thread.start()
 
+    def run(self, stage: Stage) -> None:
+        """Run the stage on threads of its own until it is finished."""
+        for name in stage.names():
+            self.start(name, functools.partial(self._run_stage, stage, StageThread(name, self)))
+
+    def _run_stage(self, stage: Stage, thread: StageThread) -> None:
+        while not stage.finished():
+            self.heartbeat(thread.name)
+            try:
+                stage.step(thread)
+            except redis.exceptions.RedisError as error:
+                self.redis_unavailable(thread.name, error)
+        if stage.ended is not None:
+            stage.ended()
+
     def join(self, timeout_s: float) -> bool:
         """Wait for all threads to end; whether they have."""
         until = self._clock() + timeout_s
@@ -54,6 +122,15 @@ class Supervisor:
     def heartbeat(self, name: str) -> None:
         """Note that the thread `name` is alive."""
         self._heartbeats[name] = self._clock()
+
+    def work_on(self, name: str, leases: Sequence[Lease]) -> None:
+        """Note that the thread `name` begins to work on these jobs."""
+        self.heartbeat(name)
+        self._jobs_of[name] = leases
+
+    def jobs_of(self, name: str) -> Sequence[Lease]:
+        """The jobs that the thread `name` works on, or worked on last."""
+        return self._jobs_of.get(name, ())
 
     def wait_for_work(self, name: str) -> None:
         """Note that the thread `name` waits for work. Until its next heartbeat it never counts as stuck."""

@@ -4,7 +4,7 @@ A decoder or an engine can hang in native code, where Python can't stop it. The 
 so that other workers get them. What counts is how long a thread has been at one image or one batch, not the age of a
 job: a job may also wait for a thread, a batch or the server.
 
-The lease thread calls `check`; the threads that are watched call `working_on`.
+The lease thread calls `check`. The threads that are watched tell the supervisor what they work on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from worker.observe.supervisor import Supervisor
 from worker.state.inflight import Inflight
-from worker.state.jobs import Lease
 
 log = logging.getLogger("sortline.watchdog")
 
@@ -50,15 +49,9 @@ class Watchdog:
         self._keeper = keeper
         self._stuck_after_s = stuck_after_s
         self._clock = clock
-        self._jobs_of: dict[str, Sequence[Lease]] = {}
         self._first_noticed_at: float | None = None
         self._reason = ""
         self.hanging = threading.Event()
-
-    def working_on(self, name: str, leases: Sequence[Lease]) -> None:
-        """Note that the thread `name` begins to work on these jobs."""
-        self._supervisor.heartbeat(name)
-        self._jobs_of[name] = leases
 
     def check(self) -> bool:
         """Give up a thread that hangs; whether one is given up, now or by an earlier check."""
@@ -94,7 +87,7 @@ class Watchdog:
     def _give_up(self, hanging_s: Mapping[str, float]) -> None:
         name, seconds = next(iter(hanging_s.items()))
         self._reason = f"the {name} loop has not come round for {seconds:.0f} s"
-        stuck = [lease for name in hanging_s for lease in self._jobs_of.get(name, ()) if lease in self._inflight]
+        stuck = [lease for name in hanging_s for lease in self._supervisor.jobs_of(name) if lease in self._inflight]
         log.error(
             "%s; the worker claims nothing more. Its jobs are not renewed, so that another worker gets them when their "
             "leases run out: %s. The other jobs are given back.",

@@ -1,4 +1,4 @@
-"""Admit: checks a claimed job before it is believed. In: `ClaimedJob`. Out: `AdmittedJob`, or BadJob.
+"""Admit: checks a claimed job before it is believed. In: `ClaimedJob`. Out: `AdmittedJob`, or a verdict.
 
 The job's data is read as JSON and as nothing else: no pickle, and no import of what it names.
 """
@@ -6,6 +6,7 @@ The job's data is read as JSON and as nothing else: no pickle, and no import of 
 from __future__ import annotations
 
 import json
+import logging
 import reprlib
 import zlib
 from typing import Annotated, Literal
@@ -17,6 +18,10 @@ from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
 from worker.state.jobs import AdmittedJob, ClaimedJob
+from worker.steps.decide import Impossible, Refused, Verdict
+from worker.steps.flow import Flow
+
+log = logging.getLogger("sortline.admit")
 
 # An ImageJob takes less than a kilobyte. Longer data, compressed or not, is no ImageJob and could fill the memory.
 # worker/rq/scripts/common.lua has the same number.
@@ -30,6 +35,31 @@ _NO_KEYWORDS = Annotated[dict[str, object], Field(max_length=0)]
 _CALL: TypeAdapter[tuple[str, None, tuple[ImageJob], dict[str, object]]] = TypeAdapter(
     tuple[Literal["worker.tasks.sort_image"], None, tuple[ImageJob], _NO_KEYWORDS]
 )
+
+
+class Admission:
+    """Checks the claimed jobs of one worker."""
+
+    def __init__(self, flow: Flow, *, max_attempts: int) -> None:
+        """`max_attempts` counts for a job whose producer did not set its own."""
+        self._flow = flow
+        self._max_attempts = max_attempts
+
+    def check(self, claimed: ClaimedJob) -> AdmittedJob | Verdict:
+        """The admitted job, or the verdict on one that does not go on."""
+        try:
+            admitted = admit(claimed, max_attempts=self._max_attempts)
+        except Exception as error:  # BadJob, or a bug: the jobs claimed with it must not be lost
+            trace = None if isinstance(error, BadJob) else error
+            log.error("job %.200r is failed unread: %s", claimed.lease.job_id, error, exc_info=trace)
+            self._flow.metrics.refused.inc()
+            return Refused(claimed=claimed, error=error)
+        try:
+            self._flow.server_clock.check(admitted.job.captured_at, admitted.job.deadline_at)
+        except BadJob as error:
+            model = self._flow.active_models.current.stable
+            return Impossible(admitted=admitted, model=model, at=self._flow.clock(), error=error)
+        return admitted
 
 
 def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:

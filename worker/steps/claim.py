@@ -1,10 +1,9 @@
-"""Claim: takes jobs off the queues, with a lease each. In: how many. Out: `ClaimedJob` records, and then their images.
-
-Called by the pipeline's claim thread.
-"""
+"""Claim: takes jobs off the queues, with a lease each, and fetches their images. Out: jobs for the decode threads."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,15 @@ from shared.images.decoding import MAX_BYTES
 from shared.images.limits import check_length
 from shared.rq_time import format_rq_time
 from shared.server.raw_connection import RawConnection
+from worker.observe.supervisor import StageThread
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.job_fields import parse_claimed
+from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import ClaimedJob
+from worker.steps.flow import IDLE_WAIT_S, Flow
+
+log = logging.getLogger("sortline.claim")
 
 # The most image bytes that may wait to be decoded. Camera frames never reach this bound, but a folder of 20 MB scans
 # must not fill the worker's memory. A claim ends with the image that crosses the bound, so at most one image is held
@@ -115,3 +119,73 @@ class Claimer:
         none: the timeout bounds how long such a job waits.
         """
         self._connection.call("BLPOP", *self._wakeup_keys, timeout_s)
+
+
+class ClaimStep:
+    """Claims as many jobs as the worker can start soon, at most a batch a round."""
+
+    def __init__(
+        self, flow: Flow, claimer: Claimer, *, capacity: int, max_batch: int, burst: bool, stop: threading.Event
+    ) -> None:
+        """At most `capacity` jobs are held. `burst`: sets `stop` once the queues are empty and no job is held."""
+        self._flow = flow
+        self._claimer = claimer
+        self._capacity = capacity
+        self._max_batch = max_batch
+        self._burst = burst
+        self._stop = stop
+        self._without_images: list[ClaimedJob] = []  # this worker holds them, and no other would answer them
+        self.may_begin = threading.Event()  # set when the other workers on this host know of this one
+        self.suspended: bool | None = None  # None until the first claim is answered
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it claims nothing more and has handed on all that it claimed."""
+        return self._stop.is_set() and not self._without_images
+
+    def __call__(self, thread: StageThread) -> None:
+        """Claim if there is capacity, and hand the jobs on with their images."""
+        if self._without_images:
+            self._hand_on(thread)
+            return
+        thread.wait_for_work()
+        if not self.may_begin.wait(IDLE_WAIT_S):
+            return
+        free_jobs = self._capacity - self._flow.inflight.wait_below(self._capacity, IDLE_WAIT_S)
+        free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
+        if free_jobs > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
+            self._claim(thread, min(free_jobs, self._max_batch), max_bytes=free_bytes)
+
+    def _claim(self, thread: StageThread, limit: int, *, max_bytes: int) -> None:
+        was_idle = not len(self._flow.inflight)  # read before the claim, or a job that is put back could be overlooked
+        with thread.calling_redis():
+            claim = self._claimer.claim(limit, max_bytes=max_bytes)
+        if claim.suspended != bool(self.suspended):
+            log.warning("workers are suspended: rq resume" if claim.suspended else "workers are resumed")
+        self.suspended = claim.suspended
+        if claim.jobs:
+            self._flow.inflight.add([job.lease for job in claim.jobs])
+            self._without_images = claim.jobs
+            self._hand_on(thread)
+        elif not claim.cut_short:
+            self._wait(thread, was_idle=was_idle)
+
+    def _hand_on(self, thread: StageThread) -> None:
+        flow, jobs = self._flow, self._without_images
+        with thread.calling_redis():
+            images = self._claimer.images(jobs)
+        self._without_images = []
+        flow.encoded_bytes.take(sum(len(image or b"") for image in images))
+        flow.batcher.reserve(len(jobs))
+        flow.engine_clock.observe_queue(is_idle=False)
+        flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
+
+    def _wait(self, thread: StageThread, *, was_idle: bool) -> None:
+        """The queues are empty, or the workers are suspended."""
+        if self._burst and was_idle:
+            self._stop.set()
+        elif self.suspended or self._burst:
+            self._stop.wait(0.05 if self._burst else IDLE_WAIT_S)
+        else:
+            with thread.calling_redis():
+                self._claimer.wait(IDLE_WAIT_S)

@@ -1,4 +1,4 @@
-"""Decode: image bytes to the model's pixels. In: `AdmittedJob`, its image and its `Route`. Out: `Decoded`, or BadImage.
+"""Decode: image bytes to the model's pixels. In: claimed jobs with their images. Out: `Decoded`, or a verdict.
 
 Runs on the pipeline's decode threads. The decoder releases the interpreter lock for the expensive part.
 """
@@ -9,19 +9,20 @@ import logging
 import time
 
 from shared.errors import BadImage
+from worker.models.model import Model
 from worker.models.result_cache import CacheKey
-from worker.models.routing import Route
+from worker.observe.supervisor import StageThread
 from worker.state.jobs import AdmittedJob
-from worker.steps.work import ComparisonInput, Decoded
+from worker.steps.admit import Admission
+from worker.steps.decide import Classified, Expired, Failed, Unusable, Verdict
+from worker.steps.flow import IDLE_WAIT_S, Flow
+from worker.steps.work import Decoded
 
 log = logging.getLogger("sortline.decode")
 
 
-def decode(admitted: AdmittedJob, image: bytes | None, route: Route, *, cache_key: CacheKey | None = None) -> Decoded:
-    """Decode the image for the model of its route.
-
-    The pixels for the other model are added where they are the same, and where the canary's answer sorts the image: if
-    its engine fails, the image runs on the other model. In all other cases `decode_for_comparison` adds them later.
+def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_key: CacheKey | None = None) -> Decoded:
+    """Decode the image for the model.
 
     Args:
         cache_key: passed on to the result; the key under which the answer will be cached.
@@ -33,33 +34,64 @@ def decode(admitted: AdmittedJob, image: bytes | None, route: Route, *, cache_ke
         raise admitted.claimed.refusal
     if image is None:
         raise BadImage("gone", "the image is no longer on the server: it expired before it was sorted (image_ttl_s).")
-    camera, model = admitted.job.camera, route.model
     started = time.perf_counter()
-    # A comparison needs the pixels after the batch, when the slots of the buffer are given back.
-    slot = model.buffer.take() if route.other is None else model.buffer.allocate_unpooled()
-    comparison = None
+    slot = model.buffer.take()
     try:
-        model.decoder.decode_into(image, camera, slot.pixels)
-        if route.canary is not None and route.other is not None:
-            comparison = ComparisonInput(route.canary, route.other)
-            if route.other.decoder == model.decoder:
-                comparison.pixels = slot.pixels
-            elif not route.canary.spec.shadow:
-                comparison.pixels = route.other.decoder(image, camera)
+        model.decoder.decode_into(image, admitted.job.camera, slot.pixels)
     except BaseException:
         model.buffer.give_back([slot])
         raise
     decode_ms = (time.perf_counter() - started) * 1000
-    return Decoded(
-        admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, comparison=comparison, cache_key=cache_key
-    )
+    return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
-def decode_for_comparison(comparison: ComparisonInput, data: bytes, *, camera: str) -> None:
-    """Decode an image a second time, only for a comparison. An error costs the comparison, not the job."""
-    try:
-        comparison.pixels = comparison.model.decoder(data, camera)
-    except Exception as error:  # the job has gone on: nothing here may affect it
-        log.warning("an image can't be decoded for the comparison with %s: %s", str(comparison.model), error)
-    finally:
-        comparison.is_decoding = False
+class DecodeStep:
+    """Admits and decodes one job a round."""
+
+    def __init__(self, flow: Flow, admission: Admission) -> None:
+        self._flow = flow
+        self._admission = admission
+
+    def __call__(self, thread: StageThread) -> None:
+        """Take a job; it goes to the batcher, or gets its verdict here."""
+        flow = self._flow
+        thread.wait_for_work()
+        job = flow.encoded_jobs.take(IDLE_WAIT_S)
+        if job is None:
+            return
+        claimed, image = job
+        del job  # it refers to the image, whose bytes are freed when it is decoded
+        thread.work_on((claimed.lease,))
+        try:
+            admitted = self._admission.check(claimed)
+            item = self._decode(admitted, image) if isinstance(admitted, AdmittedJob) else admitted
+        finally:
+            flow.encoded_bytes.give_back(len(image or b""))
+        if isinstance(item, Decoded):
+            flow.batcher.add(item)
+            return
+        flow.verdicts.put([item])
+        flow.batcher.cancel()
+        flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
+
+    def _decode(self, admitted: AdmittedJob, image: bytes | None) -> Decoded | Verdict:
+        """The item for its model, or the verdict on a job that doesn't need the model or can't be decoded."""
+        flow = self._flow
+        route = flow.active_models.current.route(admitted.job)
+        model = route.model
+        try:
+            needs_s = flow.latency.estimate_from_decode(model.cost, waiting=len(flow.batcher))
+            if flow.misses_deadline(admitted, needs_s):
+                return Expired(admitted=admitted, model=model, at=flow.clock())
+            cache_key = flow.cache.key(admitted.job, image, route)
+            if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
+                return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
+            item = decode(admitted, image, model, cache_key=cache_key)
+        except BadImage as error:
+            return Unusable(admitted=admitted, model=model, at=flow.clock(), error=error)
+        except Exception as error:  # a bug, or no memory: it affects this job alone, and the next attempt may succeed
+            log.exception("decoding job %.200r failed", admitted.job.job_id)
+            return Failed(admitted=admitted, model=model, at=flow.clock(), error=error)
+        flow.latency.observe_decode(item.decode_ms / 1000)
+        assert image is not None
+        return flow.observer.after_decode(item, image, route)

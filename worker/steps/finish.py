@@ -1,14 +1,16 @@
-"""Finish: writes finished jobs to Redis. In: `FinishedJob` records. Out: which of them this worker still held.
+"""Finish: decides what becomes of jobs, and writes it to Redis. In: verdicts. Out: results and RQ's statuses.
 
 One script call per batch writes RQ's status, Result and registries and our stream, but only for jobs whose lease is
-still held. Called by the pipeline's finish thread.
+still held.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
+import queue
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,11 +22,17 @@ from shared.rq_time import format_rq_time
 from shared.server.error_translation import translate
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
+from worker.observe.supervisor import StageThread
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.jobs import Disposition, FinishedJob
+from worker.steps.decide import Verdict, decide
+from worker.steps.flow import IDLE_WAIT_S, Flow
 
 log = logging.getLogger("sortline.finish")
+
+# The most jobs in one finish step: it bounds how long the server is blocked.
+FINISH_MAX = 64
 
 
 class Finisher:
@@ -110,6 +118,49 @@ class Finisher:
             payload,
             meta,
         ]
+
+
+class FinishStep:
+    """Decides and writes one batch a round."""
+
+    def __init__(self, flow: Flow, finisher: Finisher) -> None:
+        self._flow = flow
+        self._finisher = finisher
+        self._unwritten: list[FinishedJob] = []  # kept while Redis is unavailable
+
+    def __call__(self, thread: StageThread) -> None:
+        """Take the verdicts that wait, and write what becomes of their jobs."""
+        if not self._unwritten:
+            self._unwritten = [decide(verdict) for verdict in self._next_verdicts()]
+        if self._unwritten:
+            self._write(thread)
+
+    def _next_verdicts(self) -> list[Verdict]:
+        """At most FINISH_MAX and a batch; none if there are none for a while."""
+        verdicts: list[Verdict] = []
+        with contextlib.suppress(queue.Empty):
+            verdicts += self._flow.verdicts.get(timeout=IDLE_WAIT_S)
+            while len(verdicts) < FINISH_MAX:
+                verdicts += self._flow.verdicts.get_nowait()
+        return verdicts
+
+    def _write(self, thread: StageThread) -> None:
+        inflight, metrics = self._flow.inflight, self._flow.metrics
+        leases = [finished.claimed.lease for finished in self._unwritten]
+        inflight.finishing(leases)
+        started = time.perf_counter()
+        with thread.calling_redis():
+            held = self._finisher.finish(self._unwritten)
+        written, self._unwritten = self._unwritten, []
+        metrics.observe_finish(time.perf_counter() - started)
+        metrics.retried.inc(sum(job.disposition is Disposition.RETRY for job in written))
+        metrics.observe_results(
+            [job.result for job, ours in zip(written, held, strict=True) if ours and job.result is not None]
+        )
+        for lease, ours in zip(leases, held, strict=True):
+            if not ours and lease in inflight:
+                metrics.leases_lost.inc()  # if it is not in flight, the lease thread has counted it
+        inflight.remove(leases)
 
 
 def failure_meta(result_json: bytes) -> bytes:

@@ -1,41 +1,30 @@
-"""Infer: runs one batch through the engine. In: pixels. Out: probabilities or an error for each image.
+"""Infer: runs one batch through the engine. In: a batch of decoded items. Out: a verdict for each.
 
 The only step that touches the engine.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import NamedTuple
-
-import numpy as np
+import time
+from collections.abc import Callable, Sequence
 
 from model_store.engines.protocol import Engine
 from model_store.engines.validation import check_answer
 from shared.errors import EngineFailed
 from shared.images.arrays import Images
 from worker.models.model import Probabilities
-from worker.models.routing import ActiveCanary
-from worker.state.pixel_buffer import PixelSlot
-from worker.steps.work import Decoded
+from worker.observe.supervisor import StageThread
+from worker.state.jobs import StageTimings
+from worker.steps.decide import Classified, Expired, Failed, Verdict
+from worker.steps.flow import IDLE_WAIT_S, Flow
+from worker.steps.work import Batch, Decoded, Prediction
 
 log = logging.getLogger("sortline.infer")
 
-
-class Prediction(NamedTuple):
-    """An item and the output of its model."""
-
-    item: Decoded
-    output: Probabilities | EngineFailed
-
-
-class CanaryFault(NamedTuple):
-    """A canary that failed on an image, and its error."""
-
-    canary: ActiveCanary
-    error: EngineFailed
+# How long the step waits for a batch while the observer has other work for the engine.
+BUSY_WAIT_S = 0.001
 
 
 def infer(
@@ -58,31 +47,96 @@ def infer(
     return outputs
 
 
-def retry_on_stable_model(predictions: Iterable[Prediction]) -> tuple[list[Prediction], CanaryFault | None]:
-    """Run the images on which a canary's engine failed on the stable model instead.
+class InferStep:
+    """Runs one batch a round. The only step that touches the engine."""
 
-    Returns:
-        the predictions of all items, in order, and a fault of the canary where the stable model could answer: an image
-        that no engine can run is not the canary's fault.
-    """
-    after: list[Prediction] = []
-    fault: CanaryFault | None = None
-    for item, output in predictions:
-        comparison = item.comparison
-        if (
-            not isinstance(output, EngineFailed)
-            or not item.by_canary
-            or comparison is None
-            or comparison.pixels is None
-        ):
-            after.append(Prediction(item, output))
-            continue
-        (again,) = infer(comparison.pixels[np.newaxis], comparison.model.engine)
-        if not isinstance(again, EngineFailed):
-            fault = CanaryFault(comparison.canary, output)
-        on_stable = replace(item, model=comparison.model, slot=PixelSlot(comparison.pixels), comparison=None)
-        after.append(Prediction(on_stable, again))
-    return after, fault
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    def __call__(self, thread: StageThread) -> None:
+        """Take a batch, run it, and hand its verdicts on."""
+        thread.wait_for_work()
+        with self._flow.observer.turn():
+            thread.heartbeat()
+            self._round(thread)
+
+    def _round(self, thread: StageThread) -> None:
+        flow = self._flow
+        flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
+        wait_s = BUSY_WAIT_S if flow.observer.wants_time and not flow.batcher.is_busy else IDLE_WAIT_S
+        batch = flow.batcher.take(wait_s)
+        if batch is not None:
+            thread.work_on([item.admitted.claimed.lease for item in batch.items])
+            try:
+                self._run(batch)
+            finally:
+                flow.batcher.mark_done(batch)  # also if none of its items went to the model
+        flow.observer.between_batches(flow.batcher.spare_s)
+
+    def _run(self, batch: Batch) -> None:
+        flow = self._flow
+        model = batch.items[0].model  # all items of a batch are for one model
+        needs_s = flow.latency.estimate_from_batch(
+            model.cost, images=len(batch.items), others_wait=len(flow.batcher) > 0
+        )
+        items: list[Decoded] = []
+        predictions: list[Prediction] = []
+        for item in sorted(batch.items, key=_slot_index):
+            if item.admitted.claimed.lease not in flow.inflight:
+                continue  # its lease was lost while it waited: another worker has it, and the lease thread counted it
+            if flow.misses_deadline(item.admitted, needs_s):
+                predictions.append(Prediction(item, None))
+            else:
+                items.append(item)
+        verdicts: list[Verdict] = [
+            Expired(admitted=item.admitted, model=model, at=flow.clock(), timings=StageTimings(item.decode_ms))
+            for item, _ in predictions
+        ]
+        if items:
+            answered, answers = self._run_items(items, batch)
+            predictions += answered
+            verdicts += answers
+        flow.verdicts.put(verdicts)
+        flow.observer.after_batch(predictions)
+        model.buffer.give_back(item.slot for item in batch.items)
+
+    def _run_items(self, items: Sequence[Decoded], batch: Batch) -> tuple[list[Prediction], list[Verdict]]:
+        """Run the items. If the engine takes two calls, another thread brings its batch meanwhile."""
+        flow, model = self._flow, items[0].model
+        flow.engine_clock.entered()
+        started_at = time.monotonic()
+        images = model.buffer.as_batch([item.slot for item in items])
+        with flow.latency.running(model.cost, images=len(items)):
+            outputs = infer(
+                images, model.engine, on_ready_for_next=functools.partial(flow.batcher.on_ready_for_next, batch)
+            )
+            predictions = [Prediction(item, output) for item, output in zip(items, outputs, strict=True)]
+            if any(isinstance(output, EngineFailed) for output in outputs):
+                predictions = flow.observer.after_failures(predictions)
+        flow.engine_clock.left()
+        flow.batcher.mark_done(batch)
+        infer_s, at = time.monotonic() - started_at, flow.clock()
+        flow.metrics.batch_size.observe(len(items))
+        flow.metrics.batches.labels(batch.reason).inc()
+        return predictions, [
+            self._verdict(prediction, started_at=started_at, infer_s=infer_s, at=at) for prediction in predictions
+        ]
+
+    def _verdict(self, prediction: Prediction, *, started_at: float, infer_s: float, at: float) -> Verdict:
+        item, output = prediction
+        if isinstance(output, EngineFailed):
+            return Failed(admitted=item.admitted, model=item.model, at=at, error=output)
+        assert output is not None
+        if item.cache_key is not None:
+            self._flow.cache.add(item.cache_key, output)
+        timings = StageTimings(item.decode_ms, (started_at - item.ready_at) * 1000, infer_s * 1000)
+        return Classified(admitted=item.admitted, model=item.model, at=at, timings=timings, probabilities=output)
+
+
+def _slot_index(item: Decoded) -> int:
+    """Sorts a batch in the order of its slots, so that the engine can read it as one array."""
+    index = item.slot.index
+    return -1 if index is None else index
 
 
 def _predict(images: Images, engine: Engine, on_ready_for_next: Callable[[], None] | None) -> list[Probabilities]:

@@ -1,35 +1,15 @@
-"""The records of a job that has its model: decoded items, batches of them, and what a canary is compared with."""
+"""The records of a job that has its model: decoded items, batches of them, and the model's answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from shared.images.arrays import Pixels
-from worker.models.model import Model
+from shared.errors import EngineFailed
+from worker.models.model import Model, Probabilities
 from worker.models.result_cache import CacheKey
-from worker.models.routing import ActiveCanary
 from worker.state.jobs import AdmittedJob
 from worker.state.pixel_buffer import PixelSlot
-
-
-@dataclass(slots=True)
-class ComparisonInput:
-    """What the other model needs to see an image too, while a canary is tried.
-
-    `pixels` are in that model's own size. They stay None where there is no time to decode twice: then nothing is
-    compared. `is_decoding` is true while they are decoded after the job itself has gone on.
-    """
-
-    canary: ActiveCanary
-    model: Model
-    pixels: Pixels | None = None
-    is_decoding: bool = False
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there are no pixels and none will come."""
-        # Read in this order: the decode thread writes `pixels` first and `is_decoding` last.
-        return not self.is_decoding and self.pixels is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +21,8 @@ class Decoded:
     decode_ms: float
     ready_at: float  # monotonic seconds
     model: Model
-    comparison: ComparisonInput | None = None
     cache_key: CacheKey | None = None  # None: the answer is not cached
-
-    @property
-    def by_canary(self) -> bool:
-        """Whether the canary's answer sorts the image."""
-        return self.comparison is not None and self.comparison.canary.model is self.model
+    note: object = None  # the observer's own (`worker.steps.observer`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +31,10 @@ class Batch:
 
     items: tuple[Decoded, ...]
     reason: str  # full, deadline, linger, drain
+
+
+class Prediction(NamedTuple):
+    """An item and the output of its model; None for an item that would have missed its deadline and was left out."""
+
+    item: Decoded
+    output: Probabilities | EngineFailed | None

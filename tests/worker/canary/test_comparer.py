@@ -11,12 +11,20 @@ from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import Heard, ToneEngine
-from worker.canary.comparer import HEADROOM_WINDOW_S, SLICE_S, Comparer, DeadlineHeadroom
+from worker.canary.comparer import (
+    HEADROOM_WINDOW_S,
+    MAX_KEPT_BYTES,
+    SLICE_S,
+    Comparer,
+    ComparisonInput,
+    DeadlineHeadroom,
+)
 from worker.models.model import Model
-from worker.models.routing import ActiveCanary, ActiveModels, Serving
+from worker.models.routing import ActiveCanary, ActiveModels, Route, Serving
 from worker.observe.metrics import Metrics
-from worker.steps.infer import Prediction, infer
-from worker.steps.work import ComparisonInput
+from worker.steps.decode import decode
+from worker.steps.infer import infer
+from worker.steps.work import Decoded, Prediction
 
 FOREVER = float("inf")
 
@@ -41,16 +49,17 @@ class Bench:
                 f"j{tone}",
                 tone=tone,
                 by=by,
-                comparison=ComparisonInput(self.canary, other, kit.shade(tone) if decoded else None),
+                note=ComparisonInput(self.canary, other, pixels=kit.shade(tone) if decoded else None),
             )
             for tone in tones
         ]
-        self.comparer.offer(map(Prediction, items, infer(np.stack([item.slot.pixels for item in items]), by.engine)))
+        outputs = infer(np.stack([item.slot.pixels for item in items]), by.engine)
+        self.comparer.after_batch(list(map(Prediction, items, outputs)))
 
     def run(self, *, spare_s: float = FOREVER) -> None:
         """Run all slices that there are."""
-        while self.comparer.ready:
-            self.comparer.step(spare_s=spare_s)
+        while self.comparer.wants_time:
+            self.comparer.between_batches(lambda: spare_s)
 
     @property
     def skipped(self) -> float:
@@ -113,10 +122,102 @@ def test_the_model_in_service_failing_is_not_the_canarys_fault() -> None:
 
 def test_items_of_no_interest_are_passed_over() -> None:
     bench = Bench()
-    failed = kit.decoded(comparison=ComparisonInput(bench.canary, bench.canary.model, kit.shade(0)))
-    bench.comparer.offer([Prediction(kit.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))])
-    assert not bench.comparer.ready
+    failed = kit.decoded(note=ComparisonInput(bench.canary, bench.canary.model, kit.shade(0)))
+    bench.comparer.after_batch([Prediction(kit.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))])
+    assert not bench.comparer.wants_time
     assert bench.skipped == 0
+
+
+# what the other model sees ──────────────────────────────────────────────────────────────────────────
+
+
+def decoded_by(comparer: Comparer, route: Route, data: bytes, **job: Any) -> Decoded:
+    """An item as the decode step hands it on."""
+    return comparer.after_decode(decode(kit.admitted(**job), data, route.model), data, route)
+
+
+def test_an_image_that_only_one_model_sees_has_no_note() -> None:
+    bench = Bench()
+    assert decoded_by(bench.comparer, Route(bench.stable), kit.picture(10)).note is None
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_models_that_decode_alike_see_the_same_pixels_after_the_slot_was_used_again(shadow: bool) -> None:
+    seen: list[Any] = []
+    bench = Bench(shadow=shadow, canary=kit.model(version=4))
+    other = bench.canary.model if shadow else bench.stable
+    other.engine._before = lambda batch: seen.append(batch.copy())  # type: ignore[attr-defined]
+    item = decoded_by(bench.comparer, bench.active_models.current.route(kit.image_job()), kit.picture(10, 20))
+    bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
+    item.slot.pixels[:] = 0
+    bench.run()
+    assert (seen[0] == (10, 20, 0)).all()
+
+
+def test_a_shadow_of_another_size_decodes_for_itself_when_its_turn_comes() -> None:
+    seen: list[Any] = []
+    bench = Bench(
+        canary=kit.model(ToneEngine(lambda batch: seen.append(batch.copy()), size_px=48), version=4, size_px=48)
+    )
+    item = decoded_by(bench.comparer, Route(bench.stable, bench.canary.model, bench.canary), kit.picture(10, 20))
+    assert isinstance(item.note, ComparisonInput) and item.note.pixels is None
+    bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
+    bench.run()
+    assert seen[0].shape == (1, 48, 48, 3) and (seen[0] == (10, 20, 0)).all()
+    assert len(bench.heard.comparisons) == 1
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_a_second_decoding_that_fails_is_nobodys_problem(shadow: bool) -> None:
+    bench = Bench(shadow=shadow, canary=kit.model(version=4, size_px=48))
+    route = bench.active_models.current.route(kit.image_job())
+    item = decode(kit.admitted(), kit.picture(10), route.model)
+    item = bench.comparer.after_decode(item, kit.broken_picture(), route)
+    bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
+    bench.run()
+    assert (bench.heard.comparisons, bench.skipped) == ([], 1)
+
+
+def test_a_large_file_is_not_kept_for_a_comparison() -> None:
+    bench = Bench(canary=kit.model(version=4, size_px=48))
+    data = kit.picture(10) + bytes(MAX_KEPT_BYTES)
+    item = bench.comparer.after_decode(
+        kit.decoded(by=bench.stable), data, Route(bench.stable, bench.canary.model, bench.canary)
+    )
+    bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
+    assert bench.skipped == 1
+
+
+# a canary that fails ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
+    """The batch may hold images of before and after the canary's promotion, and of two models in service."""
+    bench = Bench(shadow=False)
+    canary, old, newer = bench.canary.model, kit.model(version=2), kit.model(version=5)
+    items = [
+        kit.decoded("promoted", by=canary),
+        kit.decoded("a", by=canary, note=ComparisonInput(bench.canary, old, pixels=kit.shade(0))),
+        kit.decoded("b", by=canary, note=ComparisonInput(bench.canary, newer, pixels=kit.shade(255))),
+        kit.decoded("fine", by=canary, note=ComparisonInput(bench.canary, newer, pixels=kit.shade(0))),
+    ]
+    failed = EngineFailed("out of order")
+    outputs: list[list[float] | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
+    after = bench.comparer.after_failures(list(map(Prediction, items, outputs)))
+    assert [each.item.model.version for each in after] == [4, 2, 5, 4]
+    assert [each.item.admitted.job.job_id for each in after] == ["promoted", "a", "b", "fine"]
+    assert [each.output for each in after] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert bench.heard.failures == [(bench.canary, failed)]
+    assert [each.item.note is None for each in after] == [True, True, True, False]
+
+
+def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault() -> None:
+    bench = Bench(shadow=False)
+    bench.stable.engine._before = kit.always_fails  # type: ignore[attr-defined]
+    item = kit.decoded(by=bench.canary.model, note=ComparisonInput(bench.canary, bench.stable, pixels=kit.shade(0)))
+    (after,) = bench.comparer.after_failures([Prediction(item, EngineFailed("no"))])
+    assert isinstance(after.output, EngineFailed)
+    assert bench.heard.failures == []
 
 
 # when ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,9 +226,9 @@ def test_items_of_no_interest_are_passed_over() -> None:
 def test_nothing_runs_that_what_waits_could_not_wait_for() -> None:
     bench = Bench()
     bench.offer(0)
-    bench.comparer.step(spare_s=0.002)
+    bench.comparer.between_batches(lambda: 0.002)
     assert bench.heard.comparisons == []
-    bench.comparer.step(spare_s=0.003)
+    bench.comparer.between_batches(lambda: 0.003)
     assert len(bench.heard.comparisons) == 1
 
 
@@ -135,8 +236,8 @@ def test_nothing_runs_while_results_are_nearly_late() -> None:
     bench = Bench()
     bench.offer(0)
     bench.comparer.headroom.observe(0.0039)
-    assert not bench.comparer.ready
-    bench.comparer.step(spare_s=FOREVER)
+    assert not bench.comparer.wants_time
+    bench.comparer.between_batches(lambda: FOREVER)
     assert bench.heard.comparisons == []
 
 
@@ -147,29 +248,29 @@ def test_a_slice_is_short() -> None:
     for size in (2, 4, 8):
         bench.canary.model.cost.observe(size, 0.002 * size)
     bench.offer(*range(20))
-    bench.comparer.step(spare_s=FOREVER)
+    bench.comparer.between_batches(lambda: FOREVER)
     assert engine.sizes == [4], f"4 images take {SLICE_S} s at most, 8 would not"
-    bench.comparer.step(spare_s=0.005)
+    bench.comparer.between_batches(lambda: 0.005)
     assert engine.sizes == [4, 2]
 
 
 def test_what_can_not_wait_or_was_not_decoded_is_skipped_and_counted() -> None:
-    bench = Bench(max_waiting=2)
+    bench = Bench(canary=kit.model(version=4, size_px=48), max_waiting=2)
     bench.offer(1, decoded=False)
     assert bench.skipped == 1
     bench.offer(1, 2, 3, 4)
     assert bench.skipped == 3
-    bench.comparer.skip_all()
+    bench.comparer.end()
     assert bench.skipped == 5
-    assert not bench.comparer.ready
+    assert not bench.comparer.wants_time
 
 
 def test_images_of_a_canary_that_has_ended_are_dropped() -> None:
     bench = Bench()
     bench.offer(1, 2)
     bench.active_models.end_canary(bench.canary)
-    bench.comparer.step(spare_s=FOREVER)
-    assert not bench.comparer.ready
+    bench.comparer.between_batches(lambda: FOREVER)
+    assert not bench.comparer.wants_time
     assert (bench.heard.comparisons, bench.skipped) == ([], 0)
 
 

@@ -70,10 +70,10 @@ def test_a_swap_changes_nothing_for_what_was_decoded_before_it(settings: Setting
     line = Line(small, Serving(kit.model(ToneEngine(gate), version=1)))
     early = kit.submit(small, *[frame() for _ in range(4)])
     assert gate.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(line.run._batcher) == 2, "two are in the model, two are decoded")
+    kit.wait_until(lambda: len(line.run._flow.batcher) == 2, "two are in the model, two are decoded")
     line.active_models.activate(kit.model(version=2, size_px=48), None)
     late = kit.submit(small, *[frame() for _ in range(2)])
-    kit.wait_until(lambda: len(line.run._batcher) == 4, "two are decoded for the new model")
+    kit.wait_until(lambda: len(line.run._flow.batcher) == 4, "two are decoded for the new model")
     gate.opened.set()
     line.end()
     by = {result.job_id: result.model.version for result in kit.stream(client) if result.model}
@@ -130,7 +130,7 @@ def test_a_canary_answers_its_share_and_the_other_sees_the_same_images(settings:
     taken = {result.job_id for result in results if result.model and result.model.version == 4}
     assert len(taken) == pytest.approx(100, abs=35)
     # Within 3 batches' worth all are compared: they come no faster than they are submitted.
-    kit.wait_until(lambda: not line.run._comparer.ready, "the comparisons are through")
+    kit.wait_until(lambda: not line.run._flow.observer.wants_time, "the comparisons are through")
     line.end()
     compared = {comparison.job_id for comparison in line.heard.comparisons}
     assert compared and compared <= taken

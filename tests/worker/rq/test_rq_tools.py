@@ -174,7 +174,7 @@ def test_a_job_that_rqs_clean_up_failed_gets_its_one_result(settings: Settings, 
     run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(), worker="w2"))
     run.start()
     kit.wait_until(lambda: kit.stream(client), "a result appears")
-    keeper = kit.keeper(settings, run._components.inflight, worker="w2")
+    keeper = kit.keeper(settings, run._flow.inflight, worker="w2")
     assert keeper.reap() == (0, []), "it is answered once"
     run.drain()
     kit.finish(run)

@@ -55,9 +55,9 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
     run = kit.pipeline(settings, kit.pipeline_components(settings, slow), burst=True)
     run.start()
     kit.wait_until(lambda: client.llen(keys.rq_queue("live")) == 17, "three are claimed")
-    kit.wait_until(lambda: run._encoded.wait_for_capacity(0.0) == 0, "they are counted")
+    kit.wait_until(lambda: run._flow.encoded_bytes.wait_for_capacity(0.0) == 0, "they are counted")
     assert client.llen(keys.rq_queue("live")) == 17
     opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
-    assert run._encoded.wait_for_capacity(0) == 3 * len(image) - 1
+    assert run._flow.encoded_bytes.wait_for_capacity(0) == 3 * len(image) - 1

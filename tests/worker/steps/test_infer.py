@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
-from worker.models.model import Probabilities
-from worker.models.routing import ActiveCanary
-from worker.steps.infer import Prediction, infer, retry_on_stable_model
-from worker.steps.work import ComparisonInput
+from worker.steps.infer import infer
 
 
 def test_probabilities_come_in_the_order_of_the_items() -> None:
@@ -77,31 +73,3 @@ def test_what_is_no_number_fails_alone(value: float) -> None:
 
     outputs = infer(kit.shades(0, 255), Answering(poison))
     assert [isinstance(output, EngineFailed) for output in outputs] == [False, True]
-
-
-# retry on the stable model ──────────────────────────────────────────────────────────────────────────
-
-
-def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
-    """The batch may hold images of before and after the canary's promotion, and of two models in service."""
-    canary, old, newer = kit.model(version=4), kit.model(version=3), kit.model(version=5)
-    active = ActiveCanary(Canary(version=4, share=0.5), canary)
-    items = [
-        kit.decoded("promoted", by=canary),
-        kit.decoded("a", by=canary, comparison=ComparisonInput(active, old, kit.shade(0))),
-        kit.decoded("b", by=canary, comparison=ComparisonInput(active, newer, kit.shade(255))),
-        kit.decoded("fine", by=canary, comparison=ComparisonInput(active, newer, kit.shade(0))),
-    ]
-    failed = EngineFailed("out of order")
-    outputs: list[Probabilities | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
-    predictions, fault = retry_on_stable_model(map(Prediction, items, outputs))
-    assert [each.item.model.version for each in predictions] == [4, 3, 5, 4]
-    assert [each.item.admitted.job.job_id for each in predictions] == ["promoted", "a", "b", "fine"]
-    assert [each.output for each in predictions] == [failed, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
-    assert fault is not None and fault == (active, failed)
-    assert [each.item.comparison is None for each in predictions] == [True, True, True, False]
-
-
-def test_a_batch_without_failures_is_left_alone() -> None:
-    predictions = [Prediction(kit.decoded("a"), [1.0, 0.0, 0.0])]
-    assert retry_on_stable_model(predictions) == (predictions, None)

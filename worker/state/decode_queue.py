@@ -1,0 +1,61 @@
+"""The queue of claimed jobs, with their images, that wait for a decode thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from worker.state.jobs import ClaimedJob
+
+
+class EncodedJob(NamedTuple):
+    """A claimed job and its image file; None if the image is gone, or was refused by its length."""
+
+    claimed: ClaimedJob
+    image: bytes | None
+
+
+class DecodeQueue:
+    """Jobs leave it by the priority of their queue, then in the order in which they came. For any thread.
+
+    The threads share it, so that no job waits behind a thread that is busy with a slow image.
+    """
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        """`queues` in the order of their priority, the most urgent first."""
+        self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, jobs: Sequence[EncodedJob]) -> None:
+        """Add jobs."""
+        with self._changed:
+            for job in jobs:
+                self._waiting[job.claimed.lease.queue].append(job)
+            self._changed.notify(len(jobs))
+
+    def take(self, timeout_s: float) -> EncodedJob | None:
+        """The next job; None if there is none within `timeout_s`, or ever again."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or len(self), timeout_s):
+                return None
+            for jobs in self._waiting.values():
+                if jobs:
+                    return jobs.popleft()
+        return None
+
+    def close(self) -> None:
+        """No more jobs will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is closed and empty."""
+        return self._closed and not len(self)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))

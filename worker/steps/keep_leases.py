@@ -1,0 +1,83 @@
+"""Keep leases: renews the leases that the worker holds, and takes back the jobs of dead workers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+
+import redis
+
+from shared.errors import EngineFailed
+from worker.observe.supervisor import StageThread
+from worker.observe.watchdog import Watchdog
+from worker.rq.leases import LeaseKeeper
+from worker.state.jobs import AdmittedJob, ClaimedJob
+from worker.steps.admit import Admission
+from worker.steps.decide import Failed, Verdict
+from worker.steps.flow import Flow
+
+log = logging.getLogger("sortline.leases")
+
+
+class LeaseStep:
+    """One round every `interval_s`. It also has the watchdog look at the other threads."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        keeper: LeaseKeeper,
+        admission: Admission,
+        *,
+        watchdog: Watchdog,
+        interval_s: float,
+        stop: threading.Event,
+        ended: threading.Event,
+        known: threading.Event,
+    ) -> None:
+        """`stop` is set if a thread hangs. `known` is set when the other workers on this host know of this one."""
+        self._flow = flow
+        self._keeper = keeper
+        self._admission = admission
+        self._watchdog = watchdog
+        self._interval_s = interval_s
+        self._stop = stop
+        self._ended = ended
+        self._known = known
+
+    def __call__(self, thread: StageThread) -> None:
+        """Keep the leases, and wait."""
+        try:
+            with thread.calling_redis():
+                self._keep()
+        finally:
+            self._known.set()  # also if Redis is unavailable: leases tell of a dead worker too, only later
+        self._ended.wait(self._interval_s)
+
+    def release(self) -> None:
+        """Give back the jobs that were taken back while the last job was being finished: nobody is left to answer."""
+        with contextlib.suppress(redis.exceptions.RedisError):  # then their leases expire
+            self._keeper.release()
+            self._keeper.unregister()
+
+    def _keep(self) -> None:
+        if self._watchdog.check():
+            self._stop.set()
+            self._watchdog.give_back()
+        for lease in self._keeper.renew():
+            log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
+            self._flow.metrics.leases_lost.inc()
+        if self._stop.is_set():
+            return  # a job that is taken back now would wait until this worker ends
+        requeued, exhausted = self._keeper.reap()
+        self._flow.metrics.redelivered.inc(requeued + len(exhausted))
+        if exhausted:
+            self._flow.verdicts.put([self._give_up(claimed) for claimed in exhausted])
+
+    def _give_up(self, claimed: ClaimedJob) -> Verdict:
+        admitted = self._admission.check(claimed)
+        if not isinstance(admitted, AdmittedJob):
+            return admitted
+        died = EngineFailed(f"given up after {admitted.attempt} attempts: the worker died or lost its lease in each.")
+        model = self._flow.active_models.current.stable
+        return Failed(admitted=admitted, model=model, at=self._flow.clock(), error=died, may_retry=False)
