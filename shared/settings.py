@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
+    bulk_share: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="queues after the first get this share of the jobs while the first never runs empty",
+    )
     linger_ms: float = Field(
         0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to fill its batch"
     )

@@ -77,6 +77,7 @@ class Pipeline:
         components: PipelineComponents,
         *,
         queues: Sequence[str],
+        bulk_share: float,
         max_batch: int,
         linger_s: float,
         decode_threads: int,
@@ -121,6 +122,8 @@ class Pipeline:
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
+            queues=queues,
+            bulk_share=bulk_share,
             capacity=BATCHES_HELD * max_batch,
             max_batch=max_batch,
             burst=burst,

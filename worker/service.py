@@ -286,6 +286,7 @@ class WorkerService:
         return Pipeline(
             components,
             queues=settings.queue_names,
+            bulk_share=settings.bulk_share,
             max_batch=settings.max_batch,
             linger_s=settings.linger_ms / 1000,
             decode_threads=settings.decode_threads or usable_cores(),

@@ -43,7 +43,17 @@ def _run(settings: Settings, count: int) -> float:
     while True:
         now = time.time()
         _, jobs, *_ = claim(
-            args=[STEP_JOBS, MAX_ENCODED_BYTES, _WORKER, format_rq_time(now), now, settings.lease_s, "live"]
+            args=[
+                STEP_JOBS,
+                STEP_JOBS,
+                0,
+                MAX_ENCODED_BYTES,
+                _WORKER,
+                format_rq_time(now),
+                now,
+                settings.lease_s,
+                "live",
+            ]
         )
         if not jobs:
             break

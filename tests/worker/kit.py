@@ -385,6 +385,7 @@ def pipeline(
     return Pipeline(
         components,
         queues=settings.queue_names,
+        bulk_share=settings.bulk_share,
         max_batch=settings.max_batch,
         linger_s=settings.linger_ms / 1000,
         decode_threads=2,

@@ -164,10 +164,10 @@ def test_abandoning_gives_back_what_a_claim_under_way_brings(
     components = kit.pipeline_components(settings, ToneEngine(gate))
     claim = components.claimer.claim
 
-    def claim_late(limit: int, *, max_bytes: int) -> Claim:
+    def claim_late(limit: int, **bounds: int) -> Claim:
         asked.set()
         assert go_on.wait(kit.PATIENCE_S)
-        return claim(limit, max_bytes=max_bytes)
+        return claim(limit, **bounds)
 
     components.claimer.claim = claim_late  # type: ignore[method-assign]
     run = kit.pipeline(settings, components)
@@ -197,8 +197,8 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
     components = kit.pipeline_components(settings, ToneEngine(fail_once))
     claim = components.claimer.claim
 
-    def claim_slowly(limit: int, *, max_bytes: int) -> Claim:
-        answer = claim(limit, max_bytes=max_bytes)
+    def claim_slowly(limit: int, **bounds: int) -> Claim:
+        answer = claim(limit, **bounds)
         if gate.entered.is_set() and not answer.jobs and not gate.opened.is_set():
             gate.opened.set()
             kit.wait_until(lambda: len(components.inflight) == 0, "the job is put back")

@@ -48,6 +48,11 @@ class Inflight:
         with self._changed:
             return list(self._leases.values())
 
+    def count_of(self, queue: str) -> int:
+        """How many jobs of this queue are held."""
+        with self._changed:
+            return sum(lease.queue == queue for lease in self._leases.values())
+
     def wait_below(self, count: int, timeout_s: float) -> int:
         """Wait at most `timeout_s` until fewer than `count` are held; how many are held then."""
         with self._changed:

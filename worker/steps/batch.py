@@ -139,6 +139,12 @@ class Batcher:
                 self._changed.wait(max(0.0, wake_at - now))
                 del self._wakes_at[threading.get_ident()]
 
+    def count_ahead_of(self, deadline_at: float | None) -> int:
+        """How many of the items that wait would go before an item with this deadline."""
+        due = self._clock() + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
+        with self._changed:
+            return sum(waiting.due <= due for heap in self._heaps.values() for waiting in heap)
+
     def spare_s(self) -> float:
         """For how many seconds the inference thread could do other work before a waiting item would miss its deadline.
 

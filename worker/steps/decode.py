@@ -80,8 +80,7 @@ class DecodeStep:
         route = flow.active_models.current.route(admitted.job)
         model = route.model
         try:
-            needs_s = flow.latency.estimate_from_decode(model.cost, waiting=len(flow.batcher))
-            if flow.misses_deadline(admitted, needs_s):
+            if self._misses_deadline(admitted, model):
                 return Expired(admitted=admitted, model=model, at=flow.clock())
             cache_key = flow.cache.key(admitted.job, image, route)
             if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
@@ -95,3 +94,13 @@ class DecodeStep:
         flow.latency.observe_decode(item.decode_ms / 1000)
         assert image is not None
         return flow.observer.after_decode(item, image, route)
+
+    def _misses_deadline(self, admitted: AdmittedJob, model: Model) -> bool:
+        """Whether the job would miss its deadline behind those that go before it."""
+        deadline_at = admitted.job.deadline_at
+        if deadline_at is None:
+            return False
+        waiting = self._flow.batcher.count_ahead_of(deadline_at)
+        return self._flow.misses_deadline(
+            admitted, self._flow.latency.estimate_from_decode(model.cost, waiting=waiting)
+        )

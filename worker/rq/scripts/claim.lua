@@ -1,17 +1,19 @@
 -- Takes up to max_jobs jobs off the queues, the most urgent queue first, and starts an execution for each, in one step.
+-- The first queue is the urgent one. The others get at most max_others jobs, of which others_first come before the urgent
+-- queue's, so that they keep moving while it never runs empty.
 -- So a worker that dies right after it leaves leases behind, and no job is lost.
 -- (RQ pops first and registers later, which loses the job of a worker that is killed in between: rq#1716.)
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
 --
--- ARGV  call_id, is_repeat, max_jobs, max_bytes, worker, now_iso, now_s, lease_s, queue…
+-- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 -- Returns { suspended, { job… }, problems, cut short }. A job has the fields of describe() in common.lua and the length
 -- of its image. cut short is 1 if MOST_IDS ended the call, so that jobs may still wait.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
-local max_jobs, max_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
-local worker, now_iso, now_s, lease_s = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local FIRST_QUEUE = 9
+local max_jobs, max_others, others_first = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+local FIRST_QUEUE = 11
 -- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
 -- It takes 50 ms, in which the server does nothing else.
 local MOST_IDS = 20000
@@ -92,15 +94,26 @@ local function update_wakeup(queue)
   if replace_broken(wakeup, tokens) or tokens == 0 then redis_call('LPUSH', wakeup, '1') end
 end
 
-for q = FIRST_QUEUE, #ARGV do
-  local queue = ARGV[q]
-  if is_usable(queue) then
-    while #jobs < max_jobs and bytes < max_bytes and ids_left > 0 do
-      local job_ids = redis_call('LRANGE', 'rq:queue:' .. queue, 0, max_jobs - #jobs - 1)
+local usable = {}
+for q = FIRST_QUEUE, #ARGV do usable[q] = is_usable(ARGV[q]) end
+
+-- Takes jobs from the queues first..last, at most `most`.
+local function take(first, last, most)
+  most = math.min(max_jobs, #jobs + most)
+  for q = first, last do
+    while usable[q] and #jobs < most and bytes < max_bytes and ids_left > 0 do
+      local job_ids = redis_call('LRANGE', 'rq:queue:' .. ARGV[q], 0, most - #jobs - 1)
       if #job_ids == 0 then break end
-      start(queue, job_ids)
+      start(ARGV[q], job_ids)
     end
-    update_wakeup(queue)
   end
+end
+
+take(FIRST_QUEUE + 1, #ARGV, math.min(others_first, max_others))
+local others = #jobs
+take(FIRST_QUEUE, FIRST_QUEUE, max_jobs)
+take(FIRST_QUEUE + 1, #ARGV, max_others - others)
+for q = FIRST_QUEUE, #ARGV do
+  if usable[q] then update_wakeup(ARGV[q]) end
 end
 return { 0, jobs, problems, ids_left <= 0 and 1 or 0 }

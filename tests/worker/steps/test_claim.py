@@ -1,0 +1,94 @@
+"""Which queue's jobs are claimed when there is not room for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import ToneEngine, frame
+from worker.observe.supervisor import StageThread
+from worker.pipeline import Pipeline
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    """A worker that holds at most six jobs of one queue, and two more of the most urgent one."""
+    return settings.model_copy(update={"max_batch": 2})
+
+
+@pytest.fixture
+def run(small: Settings) -> Pipeline:
+    """A pipeline of which only the claim runs, a round at a time."""
+    run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine()))
+    run._claim.may_begin.set()
+    return run
+
+
+@pytest.fixture
+def claim(run: Pipeline) -> Callable[[], list[str]]:
+    """One round; the queues of the jobs that it brought."""
+    thread = StageThread("claim", run.supervisor)
+
+    def once() -> list[str]:
+        before = {lease.execution_id for lease in run._flow.inflight.held()}
+        run._claim(thread)
+        return [lease.queue for lease in run._flow.inflight.held() if lease.execution_id not in before]
+
+    return once
+
+
+def test_the_claim_brings_the_most_urgent_queue_first(small: Settings) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(4)], *[frame() for _ in range(3)])
+    claimer = kit.claimer(small)
+    assert [job.lease.queue for job in claimer.claim(5).jobs] == ["live"] * 3 + ["bulk"] * 2
+
+
+def test_others_can_be_bounded_and_put_first(small: Settings) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(6)], *[frame() for _ in range(6)])
+    claimer = kit.claimer(small)
+    assert [job.lease.queue for job in claimer.claim(4, others_first=1).jobs] == ["bulk"] + ["live"] * 3
+    assert [job.lease.queue for job in claimer.claim(9, max_others=2).jobs] == ["live"] * 3 + ["bulk"] * 2
+    assert claimer.claim(9, max_others=0, others_first=1).jobs == []
+
+
+def test_a_worker_full_of_bulk_has_room_for_live(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(20)])
+    assert [claim() for _ in range(5)] == [["bulk"] * 2] * 3 + [[]] * 2
+    kit.submit(small, *[frame() for _ in range(5)])
+    assert [claim() for _ in range(2)] == [["live"] * 2, []]
+    run._flow.inflight.remove(run._flow.inflight.held()[:6])  # the bulk is done
+    assert [claim() for _ in range(3)] == [["live"] * 2, ["live", "bulk"], []]
+
+
+def test_live_alone_is_held_as_much_as_bulk_alone(small: Settings, claim: Callable[[], list[str]]) -> None:
+    kit.submit(small, *[frame() for _ in range(20)])
+    assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
+
+
+def test_bulk_keeps_its_share_while_live_never_runs_empty(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(20)], *[frame() for _ in range(220)])
+    claimed: Counter[str] = Counter()
+    for _ in range(100):
+        claimed.update(claim())
+        run._flow.inflight.remove(run._flow.inflight.held())
+    assert claimed.total() == 200
+    assert 8 <= claimed["bulk"] <= 10, "a twentieth"
+
+
+def test_no_share_is_saved_up_while_live_runs_empty(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    for _ in range(30):
+        kit.submit(small, frame())
+        assert claim() == ["live"]
+        run._flow.inflight.remove(run._flow.inflight.held())
+    kit.submit(small, frame(queue="bulk"), *[frame() for _ in range(2)])
+    assert claim() == ["live"] * 2
