@@ -1,8 +1,8 @@
 """The way of a job through the worker: claim, decode, batch, infer, decide, finish.
 
-    claim ──▶ encoded jobs ──▶ decode ──▶ batcher ──▶ infer ──▶ verdicts ──▶ finish (decide, write)
-      ▲                                                                        │
-      └─────────────── capacity is free again (`Inflight`) ◀───────────────────┘
+    claim ──▶ encoded jobs ──▶ decode ──▶ batcher ──▶ infer ──▶ decide ──▶ finished jobs ──▶ finish
+      ▲                                                                                     │
+      └───────────────────── capacity is free again (`Inflight`) ◀──────────────────────────┘
     leases: renews the leases that are held, takes back jobs of dead workers, gives up threads that hang (`watchdog`)
     Beside the pipeline the follower swaps models (`models.follower`), the recorder counts a canary's comparisons
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
@@ -106,7 +106,7 @@ class Pipeline:
         self._flow = Flow(
             encoded_jobs=DecodeQueue(queues),
             batcher=Batcher(max_batch=max_batch, linger_s=linger_s),
-            verdicts=queue.SimpleQueue(),
+            finished=queue.SimpleQueue(),
             inflight=components.inflight,
             encoded_bytes=ByteBudget(MAX_ENCODED_BYTES),
             active_models=components.active_models,

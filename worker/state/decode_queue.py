@@ -20,31 +20,34 @@ class EncodedJob(NamedTuple):
 class DecodeQueue:
     """Jobs leave it by the priority of their queue, then in the order in which they came. For any thread.
 
-    The threads share it, so that no job waits behind a thread that is busy with a slow image.
+    The threads share it, so that no job waits behind a thread that is busy with a slow image. They take the lock only
+    to wait: a deque's own calls are atomic, and a lock for each job would cost more than decoding a small image.
     """
 
     def __init__(self, queues: Sequence[str]) -> None:
         """`queues` in the order of their priority, the most urgent first."""
         self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
+        self._by_priority = tuple(self._waiting.values())
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, jobs: Sequence[EncodedJob]) -> None:
         """Add jobs."""
-        with self._changed:
-            for job in jobs:
-                self._waiting[job.claimed.lease.queue].append(job)
+        for job in jobs:
+            self._waiting[job.claimed.lease.queue].append(job)
+        with self._changed:  # after they were added: a thread that found none looks again before it waits
             self._changed.notify(len(jobs))
 
     def take(self, timeout_s: float) -> EncodedJob | None:
-        """The next job; None if there is none within `timeout_s`, or ever again."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._closed or len(self), timeout_s):
-                return None
-            for jobs in self._waiting.values():
-                if jobs:
-                    return jobs.popleft()
-        return None
+        """The next job; None if there is none for up to `timeout_s`, or ever again."""
+        job = self._next()
+        if job is None and not self._closed:
+            with self._changed:
+                job = self._next()
+                if job is None and not self._closed:
+                    self._changed.wait(timeout_s)
+            job = job or self._next()
+        return job
 
     def close(self) -> None:
         """No more jobs will come."""
@@ -57,5 +60,13 @@ class DecodeQueue:
         """Whether it is closed and empty."""
         return self._closed and not len(self)
 
+    def _next(self) -> EncodedJob | None:
+        for jobs in self._by_priority:
+            try:
+                return jobs.popleft()
+            except IndexError:
+                continue
+        return None
+
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._by_priority))

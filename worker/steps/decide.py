@@ -1,6 +1,6 @@
 """Decide: what becomes of a job. In: a step's verdict on it. Out: a `FinishedJob`. Pure, and holds the retry policy.
 
-The finish stage decides for batches, `worker.tasks` for a single image, so both give the same answers.
+The pipeline decides by it (`Flow.conclude`), and so does `worker.tasks`: both give the same answers.
 """
 
 from __future__ import annotations

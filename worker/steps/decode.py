@@ -70,7 +70,7 @@ class DecodeStep:
         if isinstance(item, Decoded):
             flow.batcher.add(item)
             return
-        flow.verdicts.put([item])
+        flow.conclude([item])
         flow.batcher.cancel()
         flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
 

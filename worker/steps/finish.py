@@ -1,4 +1,4 @@
-"""Finish: decides what becomes of jobs, and writes it to Redis. In: verdicts. Out: results and RQ's statuses.
+"""Finish: writes what becomes of jobs to Redis. In: `FinishedJob` records. Out: results and RQ's statuses.
 
 One script call per batch writes RQ's status, Result and registries and our stream, but only for jobs whose lease is
 still held.
@@ -26,7 +26,6 @@ from worker.observe.supervisor import StageThread
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.jobs import Disposition, FinishedJob
-from worker.steps.decide import Verdict, decide
 from worker.steps.flow import IDLE_WAIT_S, Flow
 
 log = logging.getLogger("sortline.finish")
@@ -121,7 +120,7 @@ class Finisher:
 
 
 class FinishStep:
-    """Decides and writes one batch a round."""
+    """Writes one batch a round."""
 
     def __init__(self, flow: Flow, finisher: Finisher) -> None:
         self._flow = flow
@@ -129,20 +128,20 @@ class FinishStep:
         self._unwritten: list[FinishedJob] = []  # kept while Redis is unavailable
 
     def __call__(self, thread: StageThread) -> None:
-        """Take the verdicts that wait, and write what becomes of their jobs."""
+        """Take the jobs that wait, and write what becomes of them."""
         if not self._unwritten:
-            self._unwritten = [decide(verdict) for verdict in self._next_verdicts()]
+            self._unwritten = self._next_jobs()
         if self._unwritten:
             self._write(thread)
 
-    def _next_verdicts(self) -> list[Verdict]:
+    def _next_jobs(self) -> list[FinishedJob]:
         """At most FINISH_MAX and a batch; none if there are none for a while."""
-        verdicts: list[Verdict] = []
+        jobs: list[FinishedJob] = []
         with contextlib.suppress(queue.Empty):
-            verdicts += self._flow.verdicts.get(timeout=IDLE_WAIT_S)
-            while len(verdicts) < FINISH_MAX:
-                verdicts += self._flow.verdicts.get_nowait()
-        return verdicts
+            jobs += self._flow.finished.get(timeout=IDLE_WAIT_S)
+            while len(jobs) < FINISH_MAX:
+                jobs += self._flow.finished.get_nowait()
+        return jobs
 
     def _write(self, thread: StageThread) -> None:
         inflight, metrics = self._flow.inflight, self._flow.metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shared.clock import ServerClock
@@ -14,10 +14,10 @@ from worker.observe.metrics import Metrics
 from worker.state.byte_budget import ByteBudget
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
-from worker.state.jobs import AdmittedJob
+from worker.state.jobs import AdmittedJob, FinishedJob
 from worker.state.latency_estimator import LatencyEstimator
 from worker.steps.batch import Batcher
-from worker.steps.decide import Verdict
+from worker.steps.decide import Verdict, decide
 from worker.steps.observer import BatchObserver
 
 # How long an idle step sleeps before it checks for a shutdown, and for jobs that were pushed without a wakeup token.
@@ -26,11 +26,11 @@ IDLE_WAIT_S = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flow:
-    """Jobs flow from claim to `encoded_jobs`, `batcher` and `verdicts`. Each part may be used by any thread."""
+    """Jobs flow from claim to `encoded_jobs`, `batcher` and `finished`. Each part may be used by any thread."""
 
     encoded_jobs: DecodeQueue
     batcher: Batcher
-    verdicts: queue.SimpleQueue[list[Verdict]]
+    finished: queue.SimpleQueue[list[FinishedJob]]
     inflight: Inflight
     encoded_bytes: ByteBudget
     active_models: ActiveModels
@@ -41,6 +41,13 @@ class Flow:
     observer: BatchObserver
     metrics: Metrics
     clock: Callable[[], float]  # epoch seconds
+
+    def conclude(self, verdicts: Iterable[Verdict]) -> None:
+        """Decide what becomes of these jobs, and hand them to the finish step.
+
+        On the thread that found out: the finish thread, of which there is one, would be what all others wait for.
+        """
+        self.finished.put([decide(verdict) for verdict in verdicts])
 
     def misses_deadline(self, admitted: AdmittedJob, needs_s: float) -> bool:
         """Whether a job that needs so many seconds more would be late."""

@@ -96,7 +96,7 @@ class InferStep:
             answered, answers = self._run_items(items, batch)
             predictions += answered
             verdicts += answers
-        flow.verdicts.put(verdicts)
+        flow.conclude(verdicts)
         flow.observer.after_batch(predictions)
         model.buffer.give_back(item.slot for item in batch.items)
 

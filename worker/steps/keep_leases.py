@@ -72,7 +72,7 @@ class LeaseStep:
         requeued, exhausted = self._keeper.reap()
         self._flow.metrics.redelivered.inc(requeued + len(exhausted))
         if exhausted:
-            self._flow.verdicts.put([self._give_up(claimed) for claimed in exhausted])
+            self._flow.conclude(map(self._give_up, exhausted))
 
     def _give_up(self, claimed: ClaimedJob) -> Verdict:
         admitted = self._admission.check(claimed)
