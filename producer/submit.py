@@ -237,7 +237,7 @@ class LineProducer:
         return sniff(data)
 
     def _send_chunk(self, queue: str, chunk: Sequence[PreparedJob], *, places_wanted: int, partial: bool) -> None:
-        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.wakeup(queue)]
+        names: list[str] = [keys.RQ_QUEUES, keys.rq_queue(queue), keys.wakeup(queue), keys.suspects(queue)]
         common = self._common_fields(queue)
         arguments: list[str | int | bytes] = [
             self._settings.queue_max_items,

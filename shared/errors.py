@@ -5,6 +5,7 @@
     │   ├── BadSetting        a setting, flag or file of settings
     │   ├── BadImage          bytes that are not a usable image
     │   ├── BadJob            a job that is not ours or doesn't parse
+    │   ├── Quarantined       a job that is not tried again, as its workers died
     │   ├── BadDataset        a training or evaluation dataset
     │   ├── BadBackbone       a feature extractor that was changed or does not fit
     │   ├── BadBundle         a model bundle that is incomplete, changed or answers wrongly
@@ -52,6 +53,10 @@ class BadImage(BadInput):
 
 class BadJob(BadInput):
     """A job names another function, carries what we refuse, or doesn't parse."""
+
+
+class Quarantined(BadInput):
+    """A job whose workers died too often: it is not tried again."""
 
 
 class BadDataset(BadInput):

@@ -9,3 +9,8 @@ SORT_IMAGE = "worker.tasks.sort_image"
 MAX_ATTEMPTS_FIELD = "sortline_max_attempts"
 # Bounds the setting and the numbers in a job's hash. The scripts have it too: MAX_RETRIES in common.lua.
 MAX_ATTEMPTS = 100
+
+# So often may a job crash its worker while nothing else is in hand. reap.lua has it too.
+MAX_CRASHES = 3
+# Bounds the setting max_losses and the counts in a job's hash. reap.lua has it too, as MAX_COUNT.
+MAX_LOSSES = 1000

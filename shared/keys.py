@@ -58,9 +58,14 @@ def sweep(queues: Sequence[str]) -> str:
     return f"sortline:sweep:{','.join(sorted(queues))}"
 
 
-def suspects(queues: Sequence[str]) -> str:
+def missing(queues: Sequence[str]) -> str:
     """Sorted set of jobs of these queues that look lost, by when they were found; expires."""
     return f"{sweep(queues)}:suspects"
+
+
+def suspects(queue: str) -> str:
+    """List of jobs of a queue that may have crashed their worker: each is claimed alone."""
+    return f"sortline:suspects:{queue}"
 
 
 def processes(scope: str, queue: str) -> str:
@@ -117,7 +122,7 @@ def rq_queue_workers(queue: str) -> str:
     return f"rq:workers:{queue}"
 
 
-# RQ's, and a field of our own, that only the scripts use: tests/worker/rq/test_scripts_keys.py compares them.
+# RQ's, and fields of our own, that mostly the scripts use: tests/worker/rq/test_scripts_keys.py compares them.
 
 
 def rq_executions(job_id: str) -> str:
@@ -145,5 +150,8 @@ def rq_intermediate_queue(queue: str) -> str:
     return f"rq:queue:{queue}:intermediate"
 
 
-# Field of a job's hash: it was lost once, and brought back to its queue.
-RECOVERED = "sortline_recovered"
+# Fields of a job's hash.
+RECOVERED = "sortline_recovered"  # it was lost once, and brought back to its queue
+CRASHES = "sortline_crashes"  # how often it crashed its worker while nothing else was in hand
+LOSSES = "sortline_losses"  # how often it was lost with its worker for another reason, or for an unknown one
+SUSPECT = "sortline_suspect"  # there while it is a suspect: how its worker crashed, or `lost`

@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import BadSetting
-from shared.jobs import MAX_ATTEMPTS
+from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Name
 
@@ -102,7 +102,15 @@ class Settings(BaseSettings):
         ge=1,
         description="seconds that one image or batch may take before the worker counts as stuck and gives up its jobs",
     )
-    max_attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS, description="times a job is tried before it fails; at most 100")
+    max_attempts: int = Field(
+        3, ge=1, le=MAX_ATTEMPTS, description="times an image may fail in the worker before its job fails; at most 100"
+    )
+    max_losses: int = Field(
+        20,
+        ge=1,
+        le=MAX_LOSSES,
+        description="times a job may be lost with its worker, for reasons unknown, before it fails",
+    )
     clock_tolerance_s: float = Field(
         5.0,
         ge=0,

@@ -8,16 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from torture.history.checker import FAILS_FOR_A_REASON, Breach
 from torture.run import Report
-
-# Campaigns and promises that are known to be broken.
-KNOWN_BREACHES = {("poison", FAILS_FOR_A_REASON)}
-
-
-def is_known(report: Report, breach: Breach) -> bool:
-    """Whether the promise is known to be broken by this campaign."""
-    return (report.campaign, breach.promise) in KNOWN_BREACHES
 
 
 def print_reports(reports: Sequence[Report], *, seed: int) -> None:
@@ -31,8 +22,7 @@ def print_reports(reports: Sequence[Report], *, seed: int) -> None:
     console.print(table)
     for report in reports:
         for breach in report.breaches:
-            known = " (known: see docs/torture.md)" if is_known(report, breach) else ""
-            console.print(f"BROKEN in {report.campaign}, {_times(breach.cases)}: {breach.promise}{known}", style="red")
+            console.print(f"BROKEN in {report.campaign}, {_times(breach.cases)}: {breach.promise}", style="red")
             for example in breach.examples:
                 console.print(f"    {example}", markup=False, highlight=False)
     console.print(f"seed {seed}; {verdict(reports)}", highlight=False)
@@ -63,7 +53,7 @@ def as_dict(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
                 "attempts": report.attempts,
                 "outcomes": report.outcomes,
                 "figures": report.figures,
-                "breaches": [breach._asdict() | {"known": is_known(report, breach)} for breach in report.breaches],
+                "breaches": [breach._asdict() for breach in report.breaches],
             }
             for report in reports
         ],

@@ -19,6 +19,7 @@ Where it can go wrong, and what becomes of the job:
     batch    can't meet its deadline now    expired
     infer    the engine failed on the item  retried, then failed (EngineFailed); a canary's: the stable model answers
     finish   lease lost                     nothing is written: the job is another worker's
+    any      the worker dies                it goes back to its queue, or to the suspects (`steps.suspects`)
     Redis unavailable, in any stage         the stage waits and goes on
 """
 
@@ -37,6 +38,8 @@ from worker.observe.engine_clock import EngineClock
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Stage, Supervisor
 from worker.observe.watchdog import Watchdog
+from worker.rq.claimer import MAX_ENCODED_BYTES, Claimer
+from worker.rq.finisher import Finisher
 from worker.rq.leases import REAP_INTERVAL_S, LeaseKeeper
 from worker.state.byte_budget import ByteBudget
 from worker.state.decode_queue import DecodeQueue
@@ -45,13 +48,14 @@ from worker.state.latency_estimator import LatencyEstimator
 from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.admit import Admission
 from worker.steps.batch import Batcher
-from worker.steps.claim import MAX_ENCODED_BYTES, Claimer, ClaimStep
+from worker.steps.claim import ClaimStep
 from worker.steps.decode import DecodeStep
-from worker.steps.finish import Finisher, FinishStep
+from worker.steps.finish import FinishStep
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.infer import InferStep
 from worker.steps.keep_leases import LeaseStep
 from worker.steps.observer import BatchObserver
+from worker.steps.suspects import SuspectClaims
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Pipeline:
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
+            SuspectClaims(components.claimer, monotonic=monotonic),
             queues=queues,
             bulk_share=bulk_share,
             capacity=BATCHES_HELD * max_batch,

@@ -36,6 +36,8 @@ from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.claimer import Claimer
+from worker.rq.finisher import Finisher
 from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Maintenance
 from worker.rq.processes import find_processes
@@ -43,8 +45,6 @@ from worker.rq.registration import RegistrationThread, worker_name
 from worker.rq.sweep import Sweeper
 from worker.state.inflight import Inflight
 from worker.state.pixel_buffer import BATCHES_HELD
-from worker.steps.claim import Claimer
-from worker.steps.finish import Finisher
 
 log = logging.getLogger("sortline.worker")
 
@@ -275,6 +275,7 @@ class WorkerService:
                 worker=self.name,
                 queues=settings.queue_names,
                 lease_s=settings.lease_s,
+                max_losses=settings.max_losses,
                 inflight=inflight,
                 broken_keys=broken_keys,
                 processes=find_processes(),

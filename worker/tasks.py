@@ -23,13 +23,15 @@ from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
 from worker.models.loading import LoadedModel, as_model, load_model
 from worker.models.model import Model
-from worker.rq.job_fields import max_attempts_in
+from worker.rq.claimer import refusal_by_length
+from worker.rq.job_fields import deaths_in, max_attempts_in
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
 from worker.steps.admit import check_identity
-from worker.steps.claim import refusal_by_length
 from worker.steps.decide import Classified, Expired, Failed, Impossible, Unusable, Verdict, decide
 from worker.steps.decode import decode
 from worker.steps.infer import infer
+
+_DEATHS = (keys.CRASHES, keys.LOSSES, keys.SUSPECT)
 
 _loaded: tuple[LoadedModel, Settings] | None = None
 
@@ -57,8 +59,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     loaded, settings = _loaded_once()
     size_bytes = current.connection.strlen(image_job.image_key)
     refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
-    max_attempts = _max_attempts(current) or settings.max_attempts
-    admitted = _as_admitted(image_job, current, max_attempts=max_attempts, refusal=refusal)
+    admitted = _as_admitted(image_job, current, max_attempts=settings.max_attempts, refusal=refusal)
     image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
     model = as_model(loaded, settings, worker=current.worker_name or "rq")
     server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
@@ -89,24 +90,22 @@ def _loaded_once() -> tuple[LoadedModel, Settings]:
     return _loaded
 
 
-def _max_attempts(current: Job) -> int | None:
-    """The producer's number, from the job's hash as in our own worker. RQ's Job doesn't know the field."""
-    return max_attempts_in(cast(bytes | None, current.connection.hget(current.key, MAX_ATTEMPTS_FIELD)))
-
-
 def _as_admitted(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> AdmittedJob:
-    retries_left = min(current.retries_left or 0, MAX_ATTEMPTS - 1)
+    fields = (MAX_ATTEMPTS_FIELD, *_DEATHS)  # RQ's Job doesn't know them
+    allowed, *deaths = cast(list[bytes | None], current.connection.hmget(current.key, fields))
     claimed = ClaimedJob(
         lease=Lease(job.queue, job.job_id, "", time.time()),
         data=None,
         enqueued_at=current.enqueued_at.timestamp() if current.enqueued_at else None,
-        retries_left=retries_left,
+        retries_left=min(current.retries_left or 0, MAX_ATTEMPTS - 1),
         result_ttl_s="",
         failure_ttl_s="",
         extras="",
+        max_attempts=max_attempts_in(allowed),
         refusal=refusal,
+        deaths=deaths_in(*deaths),
     )
-    return AdmittedJob(claimed, job, attempt=max(1, max_attempts - retries_left))
+    return AdmittedJob(claimed, job, attempt=claimed.attempt(max_attempts=max_attempts))
 
 
 def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock: ServerClock) -> Verdict:
@@ -143,6 +142,7 @@ def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> Non
 
 
 def _keep_for_failed(result: SortResult, current: Job) -> None:
-    """RQ keeps no return value of a failed job."""
+    """RQ keeps no return value of a failed job. After `rq requeue` the job begins anew, as no worker has died at it."""
+    current.connection.hdel(current.key, *_DEATHS)
     current.meta["sort_result"] = result.model_dump(mode="json")
     current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here

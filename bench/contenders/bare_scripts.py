@@ -20,7 +20,7 @@ from shared.server.connection import connect
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
-from worker.steps.claim import MAX_ENCODED_BYTES
+from worker.rq.claimer import MAX_ENCODED_BYTES
 
 # Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
 STEP_JOBS = 32

@@ -8,6 +8,7 @@
 -- there belongs to nobody. So is the wakeup list.
 --
 -- KEYS  1  set of queues          2  list of the queue     3  wakeup list of the queue
+--       4  list of the queue's suspects, which wait too
 --       then for each job: its hash, its image
 -- ARGV  1  most jobs that may wait in the queue
 --       2  places the caller needs in all, in this call and those that follow it at once
@@ -21,10 +22,10 @@
 -- Returns {depth after, then the index, from 0, of each job that was refused}; nothing is left of those. An error names
 -- the key that has a wrong type; nothing is left of any new job then.
 
-local QUEUES, QUEUE, WAKEUP = KEYS[1], KEYS[2], KEYS[3]
+local QUEUES, QUEUE, WAKEUP, SUSPECTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bound, wanted, partial = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local image_ttl_s, wakeup_tokens, common_count = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local FIRST_KEY, FIRST_ARGUMENT = 4, 7 + common_count
+local FIRST_KEY, FIRST_ARGUMENT = 5, 7 + common_count
 
 local function image_key(index)
   return KEYS[FIRST_KEY + 2 * index + 1]
@@ -71,6 +72,7 @@ end
 
 local depth = try('LLEN', QUEUE)
 if not depth then return refuse(QUEUE, 'list') end
+depth = depth + (try('LLEN', SUSPECTS) or 0)
 local taken = #new
 if taken > 0 and depth + wanted - (total - taken) > bound then
   taken = partial and math.max(0, math.min(taken, bound - depth)) or 0

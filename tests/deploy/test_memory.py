@@ -7,7 +7,7 @@ import re
 from shared.images.decode_memory import UNCOUNTED_BYTES
 from shared.settings import Settings
 from tests.deploy.manifests import DEPLOY, read_compose, read_documents
-from worker.steps.claim import MAX_ENCODED_BYTES
+from worker.rq.claimer import MAX_ENCODED_BYTES
 
 GIB = 1024**3
 MOST_MB = 700

@@ -80,8 +80,8 @@ def test_a_worker_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     assert not client.keys("sortline:image:*")
 
 
-def test_jobs_whose_worker_always_dies_end_as_failed(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    once = plant.model_copy(update={"max_attempts": 1})
+def test_jobs_that_are_lost_too_often_end_as_failed(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    once = plant.model_copy(update={"max_losses": 1})
     job_ids, held = _killed_in_the_middle(once, client, tmp_path / "first.log")
     with worker(once, log=tmp_path / "second.log"):
         results = wait_for(job_ids, timeout_s=120, settings=once)

@@ -12,7 +12,7 @@ from shared import keys
 from shared.errors import BadImage
 from shared.images.decoding import decode_image
 from shared.settings import Settings
-from torture.campaigns.poison import Marked, Orchestrator, check_promises
+from torture.campaigns.poison import MOST_DEATHS, Marked, Orchestrator, check_promises
 from torture.history.leftovers import read_leftovers
 from torture.plant.images import bad_images
 from torture.plant.plant import Plant, PlantOptions
@@ -21,7 +21,7 @@ from torture.plant.plant import Plant, PlantOptions
 
 NOTHING_PROVEN = "each mark was obeyed, or the run proves nothing"
 CRASHED = "only a mark makes a worker crash"
-IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
+IMAGE = Marked("abort", "job", digest="d1")
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ IMAGE = Marked("abort", "job", digest="d1", max_attempts=2)
         ("1 abort d1\n3 hang d2\n", set(), {3}, {CRASHED}),
         ("1 abort d1\n3 hang d2\n", {1}, set(), {"a worker that hangs says that it is unhealthy"}),
         (
-            "1 abort d1\n2 abort d1\n4 abort d1\n3 hang d2\n",
-            {1, 2, 4},
-            {3},
-            {"a marked image takes down no more workers than it has attempts"},
+            "".join(f"{pid} abort d1\n" for pid in range(MOST_DEATHS + 1)) + "99 hang d2\n",
+            set(range(MOST_DEATHS + 1)),
+            {99},
+            {f"a marked image takes down no more than {MOST_DEATHS} workers"},
         ),
     ],
 )

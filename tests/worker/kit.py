@@ -42,6 +42,8 @@ from worker.models.routing import ActiveCanary, ActiveModels, Serving
 from worker.observe.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.claimer import Claimer
+from worker.rq.finisher import Finisher
 from worker.rq.leases import LeaseKeeper
 from worker.rq.processes import Processes
 from worker.service import WorkerService
@@ -49,8 +51,6 @@ from worker.state.batch_cost import BatchCost
 from worker.state.inflight import Inflight
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
 from worker.state.pixel_buffer import PixelBuffer, PixelSlot
-from worker.steps.claim import Claimer
-from worker.steps.finish import Finisher
 from worker.steps.work import Decoded
 
 SIZE_PX = 32
@@ -334,6 +334,7 @@ def keeper(
         worker=worker,
         queues=settings.queue_names,
         lease_s=settings.lease_s,
+        max_losses=settings.max_losses,
         inflight=inflight,
         processes=processes,
     )

@@ -19,8 +19,8 @@ from tests.worker.kit import Clock, Gate, ToneEngine, frame, picture
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import StageThread
+from worker.rq.claimer import Claim
 from worker.state.jobs import ClaimedJob
-from worker.steps.claim import Claim
 
 # A deadline that no machine is too slow for: it passes when a test's clock says so.
 HOUR_MS = 3_600_000.0

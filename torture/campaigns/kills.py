@@ -15,22 +15,18 @@ FEEDERS = 2
 FEEDER_SHARE = 0.2
 UNREADY_SHARE = 0.1
 MAX_PAUSE_S = 2.0
-# Each kill of a worker uses up an attempt of every job that it held, often 30 at once. With the default of three
-# attempts some job would lose three workers in a row and fail, as the setting says it should.
-MAX_ATTEMPTS = 20
 
 
 def kills(plant: Plant, limits: Limits) -> Figures:
     """Kill a process and start another in its place, again and again. One ready worker is always left to take over."""
-    patient = plant.settings.model_copy(update={"max_attempts": MAX_ATTEMPTS})
     plant.start_workers(WORKERS)
-    plant.start_feeders([FeederOptions()] * FEEDERS, patient)
+    plant.start_feeders([FeederOptions()] * FEEDERS)
     for number in range(1, limits.kills + 1):
         plant.options.on_progress(f"kill {number:,} of {limits.kills:,}")
         time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
         if plant.random.random() < FEEDER_SHARE:
             plant.kill_feeder(plant.random.choice(plant.feeders))
-            plant.start_feeder(FeederOptions(), patient)
+            plant.start_feeder(FeederOptions())
         else:
             _kill_a_worker(plant)
             plant.start_worker()

@@ -122,6 +122,9 @@ HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
     "worker_name": (b"\xff", "nobody"),
     "description": ("d" * 1_000_000, b"\xff"),
     MAX_ATTEMPTS_FIELD: ("0", "-1", "1e3", "9" * 40, b"\xff"),
+    keys.CRASHES: ("-1", "1e3", "9" * 40, b"\xff"),
+    keys.LOSSES: ("-1", "1e3", "9" * 40, b"\xff"),
+    keys.SUSPECT: ("", b"\xff", "s" * 1_000_000),
 }
 
 
@@ -287,10 +290,10 @@ def junk_in_sets(forger: Forger) -> None:
 
 
 def wrong_sweep(forger: Forger) -> None:
-    """The state of the search for lost jobs, and its suspects."""
+    """The state of the search for lost jobs, and the missing jobs that it has found."""
     queues = forger.plant.settings.queue_names
     forger.write_wrong_type(keys.sweep(queues), right="hash")
-    forger.write_wrong_type(keys.suspects(queues), right="zset")
+    forger.write_wrong_type(keys.missing(queues), right="zset")
 
 
 def junk_sweep(forger: Forger) -> None:
@@ -300,11 +303,23 @@ def junk_sweep(forger: Forger) -> None:
     forger.replace(keys.sweep(forger.plant.settings.queue_names), "HSET", "cursor", cursor, "next_s", next_s)
 
 
-def junk_suspects(forger: Forger) -> None:
-    """Suspects of that search that are not lost jobs."""
+def junk_missing(forger: Forger) -> None:
+    """Missing jobs of that search that are not lost."""
     members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
     scored = [part for member in members for part in (1, member)]
-    forger.replace(keys.suspects(forger.plant.settings.queue_names), "ZADD", *scored)
+    forger.replace(keys.missing(forger.plant.settings.queue_names), "ZADD", *scored)
+
+
+def wrong_suspects(forger: Forger) -> None:
+    """The list of jobs that may crash their worker."""
+    key = keys.suspects(forger.any_queue())
+    forger.expect_moved(key)
+    forger.write_wrong_type(key, right="list")
+
+
+def junk_suspects(forger: Forger) -> None:
+    """Suspects that are held, or are no jobs."""
+    forger.client.rpush(keys.suspects(forger.any_queue()), forger.held().job_id, "no-such-job", b"\xff", "")
 
 
 # commands ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -378,6 +393,8 @@ FORGERIES: Mapping[str, Forgery] = {
     "junk in RQ's sets": junk_in_sets,
     "search for lost jobs": wrong_sweep,
     "junk in the search for lost jobs": junk_sweep,
+    "junk in its missing jobs": junk_missing,
+    "suspects": wrong_suspects,
     "junk suspects": junk_suspects,
     "suspended": suspended,
     "junk commands": junk_commands,

@@ -22,7 +22,6 @@ from torture.history.ledger import Ledger, Submission
 
 # How many cases a breach quotes.
 EXAMPLES = 5
-FAILS_FOR_A_REASON = "no image fails that could be sorted or rejected"
 # RQ's own counter of a worker. It does not count failures.
 RQ_SUCCESSES = "successful_job_count"
 
@@ -224,7 +223,7 @@ PROMISES: Mapping[str, Callable[[History], Iterable[str]]] = {
     "no result is followed by another one": _replaced,
     "every result has a submission": _without_submission,
     "no refused image has a result": _refused_but_sorted,
-    FAILS_FOR_A_REASON: _wrongly_failed,
+    "no image fails that could be sorted or rejected": _wrongly_failed,
     "no image is rejected that could be sorted": _wrongly_rejected,
     "unusable images end with the outcome that is right for them": _wrongly_ended,
     "sorted means in time; late and expired mean that a deadline was missed": _mistimed,

@@ -19,6 +19,7 @@ def read_leftovers(client: Any, *, queues: Sequence[str], expected: Collection[s
     """What is left, by kind: jobs, leases, executions, images, keys that were moved aside; not the `expected` keys."""
     found = {
         "queued": [_text(each) for queue in queues for each in client.lrange(keys.rq_queue(queue), 0, MOST - 1)],
+        "suspect": [_text(each) for queue in queues for each in client.lrange(keys.suspects(queue), 0, MOST - 1)],
         "lease": [_text(each) for queue in queues for each in client.zrange(keys.rq_wip(queue), 0, MOST - 1)],
         "execution": _scan(client, "rq:execution:*", expected),
         "executions of a job": _scan(client, "rq:executions:*", expected),

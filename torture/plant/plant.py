@@ -272,6 +272,7 @@ class Plant:
         with self.client.pipeline(transaction=True) as pipeline:
             for queue in self.settings.queue_names:
                 pipeline.lrange(keys.rq_queue(queue), 0, -1)
+                pipeline.lrange(keys.suspects(queue), 0, -1)
                 for registry in (keys.rq_wip(queue), keys.rq_finished(queue), keys.rq_failed(queue)):
                     pipeline.zrange(registry, 0, -1)
             answers = pipeline.execute()
@@ -331,8 +332,11 @@ class Plant:
             self.counts.append(WorkerCount(worker.name, "sortline_jobs_total", counted, is_final=True))
 
     def queued(self) -> dict[str, int]:
-        """How many jobs wait, by queue."""
-        return {queue: self.client.llen(keys.rq_queue(queue)) for queue in self.settings.queue_names}
+        """How many jobs wait, by queue, suspects included."""
+        return {
+            queue: self.client.llen(keys.rq_queue(queue)) + self.client.llen(keys.suspects(queue))
+            for queue in self.settings.queue_names
+        }
 
     def outstanding(self) -> int:
         """How many jobs wait or are leased."""

@@ -99,7 +99,7 @@ class Decider:
     def failed(
         self, admitted: AdmittedJob, error: BaseException, *, timings: StageTimings, finished_at: float
     ) -> SortResult:
-        """The result of an image that has no attempts left."""
+        """The result of an image that is given up."""
         return self._unsorted(
             admitted, Outcome.FAILED, error=f"{type(error).__name__}: {error}", timings=timings, finished_at=finished_at
         )

@@ -77,12 +77,16 @@ class QueueGauges(Collector):
         return used, most
 
     def _front(self, queue: str) -> tuple[int, float]:
+        """How many jobs wait, suspects included, and how long the first of them has waited."""
+        names = (keys.rq_queue(queue), keys.suspects(queue))
         with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.llen(keys.rq_queue(queue))
-            pipeline.lindex(keys.rq_queue(queue), 0)
-            count, job_id = pipeline.execute()
-        enqueued_at = self._enqueued_at(job_id) if job_id else None
-        return int(count), 0.0 if enqueued_at is None else max(0.0, self._clock() - enqueued_at)
+            for name in names:
+                pipeline.llen(name)
+                pipeline.lindex(name, 0)
+            answers = pipeline.execute()
+        counts, heads = answers[::2], answers[1::2]
+        times = [at for job_id in heads if job_id and (at := self._enqueued_at(job_id)) is not None]
+        return sum(counts), max(0.0, self._clock() - min(times)) if times else 0.0
 
     def _enqueued_at(self, job_id: bytes) -> float | None:
         key = keys.rq_job(job_id.decode(errors="replace"))

@@ -94,7 +94,7 @@ class Watchdog:
             self._reason,
             ", ".join(lease.job_id for lease in stuck) or "none",
         )
-        # Their leases expire instead of being given back, which uses up an attempt: an image that hangs every worker
+        # Their leases expire instead of being given back, which counts as a loss: an image that hangs every worker
         # must fail in the end.
         self._inflight.remove(stuck)
         self.hanging.set()

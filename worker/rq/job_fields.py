@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shared.jobs import MAX_ATTEMPTS
+from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.rq_time import parse_rq_time
-from worker.state.jobs import ClaimedJob, Lease
+from worker.state.jobs import ClaimedJob, Deaths, Lease
 
 # The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
 MAX_DIGITS = 10
+# How many fields `describe()` in common.lua gives of a job.
+DESCRIBED = 13
 
 
 def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
     """One job as `describe()` in common.lua returns it."""
     queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
     result_ttl, failure_ttl = ttls
+    crashes, losses, suspect = raw[10:DESCRIBED]
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return ClaimedJob(
         lease=lease,
@@ -27,12 +30,22 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         failure_ttl_s=_whole_number(failure_ttl),
         extras=_text(extras),
         max_attempts=max_attempts_in(max_attempts),
+        deaths=deaths_in(crashes, losses, suspect),
     )
 
 
 def max_attempts_in(field: bytes | None) -> int | None:
     """How often the job may be tried, as its producer wrote it; None if it did not."""
     return _clamped(0, field, MAX_ATTEMPTS) or None
+
+
+def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None) -> Deaths:
+    """What is known of the deaths of the job's workers, as reap.lua wrote it."""
+    return Deaths(
+        crashes=_clamped(0, crashes, MAX_LOSSES),
+        losses=_clamped(0, losses, MAX_LOSSES),
+        suspicion=None if suspect is None else suspect.decode(errors="backslashreplace"),
+    )
 
 
 def _clamped(least: int, field: bytes | None, most: int) -> int:

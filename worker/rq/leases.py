@@ -38,12 +38,16 @@ class LeaseKeeper:
         worker: str,
         queues: Sequence[str],
         lease_s: int,
+        max_losses: int,
         inflight: Inflight,
         broken_keys: BrokenKeys | None = None,
         processes: Processes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Without `processes` a worker that died on this host is noticed when its leases expire, not at once."""
+        """`max_losses`: after so many deaths of its workers that nothing explains a job is given up.
+
+        Without `processes` a worker that died on this host is noticed when its leases expire, not at once.
+        """
         self._connection = RawConnection(client)
         self._renew = scripts.load(self._connection, "renew")
         self._release = scripts.load(self._connection, "release")
@@ -53,6 +57,7 @@ class LeaseKeeper:
         self._worker = worker
         self._queues = list(queues)
         self._lease_s = lease_s
+        self.max_losses = max_losses
         self._inflight = inflight
         self._clock = clock
 
@@ -77,12 +82,21 @@ class LeaseKeeper:
         self._inflight.remove(held)
         return int(released)
 
+    def take_back_from(self, worker: str, *, crash: str = "") -> None:
+        """Have the next `reap` take back the jobs of a worker that has certainly ended. It calls no server.
+
+        Args:
+            crash: how it crashed, in a few words for the results, e.g. SIGSEGV; "" if its end explains nothing. If the
+                worker held a single job, that counts as a crash by this job. If it held several, all are suspects.
+        """
+        self._local_workers.mark_ended(worker, crash=crash)
+
     def reap(self) -> tuple[int, list[ClaimedJob]]:
-        """Take back jobs whose leases have expired, and those of workers on this host that are known to be gone.
+        """Take back jobs whose leases have expired, and those of workers that are known to be gone.
 
         Returns:
-            how many jobs went back to their queues, and the jobs without attempts left, which this worker now holds and
-            must answer as failed.
+            how many jobs went back to their queues or to the suspects, and the jobs that are given up, which this
+            worker now holds and must answer as failed.
         """
         requeued, jobs = self._reap_once()
         if self._local_workers.any_newly_gone():  # so that a worker that has just started needs no second step for them
@@ -94,24 +108,25 @@ class LeaseKeeper:
         now = self._clock()
         others = self._local_workers
         gone, forgotten = others.find_gone()
-        requeued, exhausted, problems, taken_flat, listed, refusal = self._reap(
+        requeued, given_up, problems, taken_flat, listed, refusal = self._reap(
             args=[
                 self._worker,
                 format_rq_time(now),
                 now,
                 self._lease_s,
                 REAP_LIMIT,
+                self.max_losses,
                 others.scope,
                 others.process,
                 len(gone),
                 len(forgotten),
-                *gone,
+                *(text for pair in gone.items() for text in pair),
                 *forgotten,
                 *self._queues,
             ]
         )
         self._broken_keys.report(problems)
-        jobs = [parse_claimed(job, started_at=now) for job in exhausted]
+        jobs = [parse_claimed(job, started_at=now) for job in given_up]
         self._inflight.add([job.lease for job in jobs])
         taken = {
             name.decode(errors="surrogateescape"): int(count)

@@ -1,4 +1,4 @@
-"""Local workers: knows the other workers on this host, and which of them are gone. For the lease keeper.
+"""Local workers: knows which workers are gone: others on this host, and those that it is told of. For the lease keeper.
 
 Workers exchange their process ids through the server, with worker/rq/scripts/reap.lua.
 """
@@ -25,6 +25,7 @@ class LocalWorkers:
         # Each worker's process by the worker's name, as the server last listed them. This worker is among them and not
         # gone: the script writes its process before it lists them.
         self._listed: dict[str, str] = {}
+        self._ended: dict[str, str] = {}  # workers that it was told of, and how they crashed
         self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
         self._refusal = ""  # the server's words when it last refused to list them
 
@@ -38,12 +39,19 @@ class LocalWorkers:
         """This worker's own process; "" without a scope."""
         return "" if self._processes is None else str(self._processes.own)
 
-    def find_gone(self) -> tuple[list[str], list[str]]:
-        """Workers whose processes have ended: those that may hold jobs, and those that can be forgotten."""
-        gone = [name for name, process in self._listed.items() if self._is_gone(process)]
+    def mark_ended(self, worker: str, *, crash: str) -> None:
+        """Note that a worker is gone, and how it crashed; "" if nobody saw it crash."""
+        self._ended[worker] = crash
+
+    def find_gone(self) -> tuple[dict[str, str], list[str]]:
+        """Workers that are gone: those that may hold jobs, with how they crashed, and those that can be forgotten."""
+        gone = {name: "" for name, process in self._listed.items() if self._is_gone(process)} | self._ended
         self._quiet_steps = {name: self._quiet_steps.get(name, 0) for name in gone}
         forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
-        return [name for name in gone if name not in forgotten], forgotten
+        for name in forgotten:
+            del gone[name]
+            self._ended.pop(name, None)
+        return gone, forgotten
 
     def any_newly_gone(self) -> bool:
         """Whether a worker is gone from which no step has taken jobs back yet."""
@@ -60,8 +68,14 @@ class LocalWorkers:
         texts = [item.decode(errors="surrogateescape") for item in listed]
         self._listed = dict(zip(texts[::2], texts[1::2], strict=True))
         for name, jobs in taken.items():
-            if jobs:
+            crash = self._ended.get(name)
+            if jobs and crash:
+                log.error("worker %.200r crashed (%s): took %d jobs back, to try each alone", name, crash, jobs)
+            elif jobs:
                 log.warning("worker %.200r on this host is gone: took %d jobs back", name, jobs)
+            if crash:
+                # It explains what the worker held then. A claim that reaches the server only now brought it nothing.
+                self._ended[name] = ""
             self._quiet_steps[name] = 0 if jobs else self._quiet_steps.get(name, 0) + 1
         text = refusal.decode(errors="replace")
         if text and text != self._refusal:

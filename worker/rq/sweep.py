@@ -25,7 +25,7 @@ log = logging.getLogger("sortline.sweep")
 # A million keys take half an hour.
 STEP_INTERVAL_S = 1.0
 KEYS_PER_STEP = 500
-# A job is a suspect for this long before it counts as lost: as long as the keys of an execution outlive its lease.
+# A job is missing for this long before it counts as lost: as long as the keys of an execution outlive its lease.
 GRACE_ABOVE_LEASE_S = 60.0
 
 
@@ -68,7 +68,7 @@ class Sweeper:
             requeued, failed = self._script(
                 args=[
                     keys.sweep(self._queues),
-                    keys.suspects(self._queues),
+                    keys.missing(self._queues),
                     format_rq_time(self._clock()),
                     self._interval_s,
                     self._grace_s,

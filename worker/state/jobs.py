@@ -23,6 +23,22 @@ class Lease:
     started_at: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deaths:
+    """How often the workers of a job died, and why the job is a suspect.
+
+    `crashes` are those that the job has caused: it was the only one in hand. `losses` are all others. `suspicion` says
+    how the worker crashed, or `lost`; None for a job that is no suspect.
+    """
+
+    crashes: int = 0
+    losses: int = 0
+    suspicion: str | None = None
+
+
+NO_DEATHS = Deaths()
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
     """A job as the claim step found it in Redis. Nothing in it has been checked yet."""
@@ -36,6 +52,15 @@ class ClaimedJob:
     extras: str  # callbacks, dependencies and the like: a job with any is refused
     max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
     refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
+    deaths: Deaths = NO_DEATHS
+
+    def attempt(self, *, max_attempts: int) -> int:
+        """Which attempt this is: after each failure, crash and loss comes another.
+
+        `max_attempts` counts for a job whose producer did not set its own.
+        """
+        failures = max(0, (self.max_attempts or max_attempts) - self.retries_left - 1)
+        return 1 + failures + self.deaths.crashes + self.deaths.losses
 
 
 @dataclass(frozen=True, slots=True)

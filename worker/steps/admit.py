@@ -80,8 +80,7 @@ def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
     except ValidationError:  # find out what is wrong with it, which takes longer
         job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
-    allowed = claimed.max_attempts or max_attempts
-    return AdmittedJob(claimed, job, attempt=max(1, allowed - claimed.retries_left))
+    return AdmittedJob(claimed, job, attempt=claimed.attempt(max_attempts=max_attempts))
 
 
 def check_identity(job: ImageJob, *, job_id: str) -> None:

@@ -4,145 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
-import redis
-
-from shared import keys
-from shared.errors import BadImage
-from shared.images.decoding import MAX_BYTES
-from shared.images.limits import check_length
-from shared.rq_time import format_rq_time
-from shared.server.raw_connection import RawConnection
 from worker.observe.supervisor import StageThread
-from worker.rq import scripts
-from worker.rq.broken_keys import BrokenKeys
-from worker.rq.job_fields import parse_claimed
+from worker.rq.claimer import Claim, Claimer
 from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import ClaimedJob
 from worker.steps.flow import IDLE_WAIT_S, Flow
+from worker.steps.suspects import SuspectClaims
 
 log = logging.getLogger("sortline.claim")
 
-# The most image bytes that may wait to be decoded. Camera frames never reach this bound, but a folder of 20 MB scans
-# must not fill the worker's memory. A claim ends with the image that crosses the bound, so at most one image is held
-# above it. While the client reads the server's answer, it holds the images twice.
-MAX_ENCODED_BYTES = 24_000_000
 # How long the claim waits for an urgent job while the worker is full of others: about what one of their batches takes.
 FULL_WAIT_S = 0.020
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The jobs of one claim. `suspended`: an operator has suspended the workers with `rq suspend`.
-
-    `cut_short`: the claim met very many ids of deleted jobs and stopped, so jobs may wait even if it brought none.
-    """
-
-    jobs: list[ClaimedJob]
-    suspended: bool
-    cut_short: bool = False
-
-
-def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
-    """Why an image of this length is not fetched; None if it is fetched."""
-    try:
-        check_length(size_bytes, max_bytes=max_bytes)
-    except BadImage as error:
-        return error
-    return None
-
-
-class Claimer:
-    """Claims jobs for one worker from its queues, the most urgent queue first."""
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        *,
-        worker: str,
-        queues: Sequence[str],
-        lease_s: int,
-        broken_keys: BrokenKeys | None = None,
-        max_image_bytes: int = MAX_BYTES,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """Images over `max_image_bytes` are not fetched: their jobs are claimed with a refusal."""
-        self._connection = RawConnection(client)
-        self._script = scripts.load_repeatable(self._connection, "claim")
-        self._broken_keys = broken_keys or BrokenKeys()
-        self._worker = worker
-        self._queues = list(queues)
-        self._wakeup_keys = [keys.wakeup(queue) for queue in queues]
-        self._lease_s = lease_s
-        self._max_image_bytes = max_image_bytes
-        self._clock = clock
-
-    def claim(
-        self,
-        limit: int,
-        *,
-        max_bytes: int = MAX_ENCODED_BYTES,
-        max_others: int | None = None,
-        others_first: int = 0,
-    ) -> Claim:
-        """Claim up to `limit` jobs, fewer if their images reach `max_bytes`. This worker holds them from then on.
-
-        Args:
-            max_others: the most jobs of queues other than the most urgent one; None: as many as `limit`.
-            others_first: of these, so many are claimed before those of the most urgent queue.
-
-        Raises:
-            redis.exceptions.RedisError: the server can't be reached. The claim may have
-                happened all the same: then the next call brings those jobs, and no others.
-        """
-        now = self._clock()
-        suspended, jobs, problems, cut_short = self._script(
-            args=[
-                limit,
-                limit if max_others is None else max_others,
-                others_first,
-                max_bytes,
-                self._worker,
-                format_rq_time(now),
-                now,
-                self._lease_s,
-                *self._queues,
-            ]
-        )
-        self._broken_keys.report(problems)
-        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
-
-    def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
-        claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[10])
-        if size_bytes <= self._max_image_bytes:
-            return claimed
-        return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
-
-    def images(self, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
-        """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
-
-        This is a call of its own for two reasons. A script would copy the images three more times, and the server does
-        nothing else meanwhile. And if this call fails, the worker must already know which jobs it holds.
-
-        Raises:
-            redis.exceptions.RedisError: the server can't be reached.
-        """
-        wanted = [keys.image(job.lease.job_id) for job in jobs if job.refusal is None]
-        found = iter(self._connection.call("MGET", *wanted) if wanted else ())
-        return [next(found) if job.refusal is None else None for job in jobs]
-
-    def wait(self, timeout_s: float, *, urgent_only: bool = False) -> None:
-        """Return when there may be work, or work of the most urgent queue, at the latest after `timeout_s`.
-
-        Blocks on the wakeup lists, to which our producers and scripts push tokens. RQ's own tools (`rq requeue`) push
-        none: the timeout bounds how long such a job waits.
-        """
-        wakeup_keys = self._wakeup_keys[:1] if urgent_only else self._wakeup_keys
-        self._connection.call("BLPOP", *wakeup_keys, timeout_s)
 
 
 class ClaimStep:
@@ -156,6 +30,7 @@ class ClaimStep:
         self,
         flow: Flow,
         claimer: Claimer,
+        suspects: SuspectClaims,
         *,
         queues: Sequence[str],
         capacity: int,
@@ -171,6 +46,7 @@ class ClaimStep:
         """
         self._flow = flow
         self._claimer = claimer
+        self._suspects = suspects
         self._urgent = queues[0]
         self._capacity = capacity
         self._room = max_batch if len(queues) > 1 else 0
@@ -196,6 +72,21 @@ class ClaimStep:
         thread.wait_for_work()
         if not self.may_begin.wait(IDLE_WAIT_S):
             return
+        if self._suspects.has_turn:
+            self._claim_suspect(thread)
+        else:
+            self._claim_others(thread)
+
+    def _claim_suspect(self, thread: StageThread) -> None:
+        """Claim one once the worker holds nothing: if it crashes the worker, it is known to be the cause."""
+        if self._flow.inflight.wait_below(1, IDLE_WAIT_S) > 0 or self._stop.is_set():
+            return
+        with thread.calling_redis():
+            claim = self._suspects.claim()
+        if claim is not None:
+            self._take(claim, thread)
+
+    def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
         held = inflight.wait_below(self._capacity + self._room, IDLE_WAIT_S)
         free = min(self._capacity + self._room - held, self._capacity - inflight.count_of(self._urgent))
@@ -210,6 +101,13 @@ class ClaimStep:
         with thread.calling_redis():
             claim = self._claimer.claim(limit, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
         self._count_share(claim.jobs, limit=limit)
+        self._take(claim, thread)
+        with thread.calling_redis():
+            self._suspects.observe(claim, is_idle=was_idle)
+        if not (claim.jobs or claim.cut_short or self._suspects.has_turn):
+            self._wait(thread, was_idle=was_idle, urgent_only=not max_others)
+
+    def _take(self, claim: Claim, thread: StageThread) -> None:
         if claim.suspended != bool(self.suspended):
             log.warning("workers are suspended: rq resume" if claim.suspended else "workers are resumed")
         self.suspended = claim.suspended
@@ -217,8 +115,6 @@ class ClaimStep:
             self._flow.inflight.add([job.lease for job in claim.jobs])
             self._without_images = claim.jobs
             self._hand_on(thread)
-        elif not claim.cut_short:
-            self._wait(thread, was_idle=was_idle, urgent_only=not max_others)
 
     def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int) -> None:
         """Keep account of what is due to the other queues: nothing, if the most urgent queue ran empty."""
@@ -240,10 +136,11 @@ class ClaimStep:
 
     def _wait(self, thread: StageThread, *, was_idle: bool, urgent_only: bool) -> None:
         """The queues are empty, the workers are suspended, or there is room for the most urgent queue only."""
-        if self._burst and was_idle:
+        if self._burst and was_idle and (self.suspended or not self._suspects.may_wait):
             self._stop.set()
         elif self.suspended or self._burst:
             self._stop.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
             with thread.calling_redis():
-                self._claimer.wait(FULL_WAIT_S if urgent_only else IDLE_WAIT_S, urgent_only=urgent_only)
+                longest_s = self._suspects.idle_wait_s(FULL_WAIT_S if urgent_only else IDLE_WAIT_S)
+                self._claimer.wait(longest_s, urgent_only=urgent_only)

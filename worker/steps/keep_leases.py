@@ -8,7 +8,6 @@ import threading
 
 import redis
 
-from shared.errors import EngineFailed
 from worker.observe.supervisor import StageThread
 from worker.observe.watchdog import Watchdog
 from worker.rq.leases import LeaseKeeper
@@ -16,6 +15,7 @@ from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
 from worker.steps.decide import Failed, Verdict
 from worker.steps.flow import Flow
+from worker.steps.quarantine import quarantined
 
 log = logging.getLogger("sortline.leases")
 
@@ -69,15 +69,16 @@ class LeaseStep:
             self._flow.metrics.leases_lost.inc()
         if self._stop.is_set():
             return  # a job that is taken back now would wait until this worker ends
-        requeued, exhausted = self._keeper.reap()
-        self._flow.metrics.redelivered.inc(requeued + len(exhausted))
-        if exhausted:
-            self._flow.conclude(map(self._give_up, exhausted))
+        requeued, given_up = self._keeper.reap()
+        self._flow.metrics.redelivered.inc(requeued + len(given_up))
+        if given_up:
+            self._flow.conclude(map(self._give_up, given_up))
 
     def _give_up(self, claimed: ClaimedJob) -> Verdict:
         admitted = self._admission.check(claimed)
         if not isinstance(admitted, AdmittedJob):
             return admitted
-        died = EngineFailed(f"given up after {admitted.attempt} attempts: the worker died or lost its lease in each.")
+        error = quarantined(claimed.deaths, max_losses=self._keeper.max_losses)
+        log.error("job %.200r is not tried again: %s", claimed.lease.job_id, error)
         model = self._flow.active_models.current.stable
-        return Failed(admitted=admitted, model=model, at=self._flow.clock(), error=died, may_retry=False)
+        return Failed(admitted=admitted, model=model, at=self._flow.clock(), error=error, may_retry=False)

@@ -46,6 +46,15 @@ def test_depth_and_age_of_the_job_at_the_front(settings: Settings, client: redis
     assert found["sortline_queue_depth", BULK] == 0
 
 
+def test_suspects_wait_too(settings: Settings, client: redis.Redis) -> None:
+    kit.submit(settings, frame())
+    client.rename(keys.rq_queue("live"), keys.suspects("live"))
+    later = QueueGauges(connect(settings.redis_url), queues=["live"], clock=lambda: time.time() + 100)
+    found = queue_samples(later)
+    assert found["sortline_queue_depth", LIVE] == 1
+    assert found["sortline_queue_oldest_seconds", LIVE] == pytest.approx(100, abs=kit.PATIENCE_S)
+
+
 def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis.Redis, gauges: QueueGauges) -> None:
     (job_id,) = kit.submit(settings, frame())
     client.delete(keys.rq_job(job_id))

@@ -82,7 +82,7 @@ def held_by_server(client: redis.Redis) -> set[str]:
 def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
-    """Nothing waits behind it. Its lease is not renewed for ever; it uses up an attempt, so it fails in the end."""
+    """Nothing waits behind it. Its lease is not renewed for ever; it counts as lost, so it fails in the end."""
     poison, *behind = kit.submit(settings, frame(POISON), *[frame() for _ in range(9)])
     components = kit.pipeline_components(settings, Serving(replace(kit.model(), decoder=decoder)))
     run = kit.pipeline(settings, components, monotonic=clock)
@@ -100,7 +100,7 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     for member in client.zrange(keys.rq_wip("live"), 0, -1):
         client.zadd(keys.rq_wip("live"), {member: 1.0})  # its lease runs out
     assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
-    assert kit.fetch(client, poison).retries_left == settings.max_attempts - 2
+    assert client.hget(keys.rq_job(poison), keys.LOSSES) == b"1"
 
 
 def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(

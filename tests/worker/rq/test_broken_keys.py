@@ -66,6 +66,7 @@ MENDED: dict[str, Break] = {
     "stream of the line, used up": use_up_stream("sortline:results:evil"),
     "lines": make_string("sortline:lines"),
     "wakeup list": make_string("sortline:bell:live"),
+    "suspects": make_string("sortline:suspects:live"),
     "finished jobs": make_string("rq:finished:live"),
     "failed jobs": make_string("rq:failed:live"),
     "worker": make_string("rq:worker:w1"),
@@ -205,7 +206,7 @@ def test_a_lost_lease_is_lost_where_the_registry_of_leases_is_broken_too(
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
-def test_a_job_that_cannot_be_put_back_now_is_later_with_one_attempt_less(
+def test_a_job_that_cannot_be_put_back_now_is_later_as_lost_with_its_worker(
     settings: Settings, client: redis.Redis
 ) -> None:
     (job_id,) = kit.submit(settings, frame())
@@ -216,7 +217,8 @@ def test_a_job_that_cannot_be_put_back_now_is_later_with_one_attempt_less(
     expire(client, *jobs)
     assert kit.keeper(settings, Inflight()).reap() == (1, [])
     assert queued(client) == [job_id]
-    assert kit.fetch(client, job_id).retries_left == 1
+    assert kit.fetch(client, job_id).retries_left == 2
+    assert client.hget(keys.rq_job(job_id), keys.LOSSES) == b"1"
 
 
 @pytest.mark.parametrize("key", ["sortline:results:evil", "sortline:lines", "rq:finished:live"])
@@ -226,6 +228,22 @@ def test_a_shared_key_is_kept_aside_for_a_day(settings: Settings, client: redis.
     assert client.get(keys.broken(key)) == b"text"
     assert 86000 < client.ttl(keys.broken(key)) <= 86400
     assert client.type(key) != b"string"
+
+
+def test_suspects_go_to_a_list_that_is_begun_anew(settings: Settings, client: redis.Redis) -> None:
+    """And a claim moves another key aside as well."""
+    (job_id,) = kit.submit(settings, frame())
+    claim(settings)
+    client.set(keys.suspects("live"), "text")
+    keeper = kit.keeper(settings, Inflight(), worker="w2")
+    keeper.take_back_from("w1", crash="SIGSEGV")
+    assert keeper.reap() == (1, [])
+    assert client.get(keys.broken(keys.suspects("live"))) == b"text"
+    client.set(keys.suspects("bulk"), "text")
+    assert ids(kit.claimer(settings).claim_suspect().jobs) == [job_id]
+    assert kit.claimer(settings).claim_suspect().jobs == []
+    assert client.get(keys.broken(keys.suspects("bulk"))) == b"text"
+    assert not client.exists(keys.suspects("bulk"))
 
 
 def test_a_job_that_fails_beside_a_broken_registry_of_failures(settings: Settings, client: redis.Redis) -> None:
@@ -250,7 +268,9 @@ def test_a_key_that_can_be_no_jobs_is_counted_as_refused(settings: Settings, cli
     assert client.smembers("rq:job:abc:dependents") == {b"x"}
 
 
-@pytest.mark.parametrize("field", ["retries_left", "result_ttl", "failure_ttl", MAX_ATTEMPTS_FIELD])
+@pytest.mark.parametrize(
+    "field", ["retries_left", "result_ttl", "failure_ttl", MAX_ATTEMPTS_FIELD, keys.CRASHES, keys.LOSSES]
+)
 @pytest.mark.parametrize("value", ["1.5", "", "soon", "1e400", "-7", b"\xff", "9" * 40])
 @pytest.mark.parametrize("step", ["finish", "reap"])
 def test_a_field_that_is_no_number(
@@ -309,8 +329,8 @@ def test_a_lease_on_a_job_of_any_id_is_kept_and_given_back(settings: Settings, c
             assert client.lrange(keys.rq_queue("live"), 0, -1) == ODD_IDS
         case "reap":
             client.zadd(keys.rq_wip("live"), dict.fromkeys(client.zrange(keys.rq_wip("live"), 0, -1), 1.0), xx=True)
-            _, exhausted = kit.keeper(settings, Inflight(), worker="w2").reap()
-            assert {job.lease.job_id for job in exhausted} == {job.lease.job_id for job in jobs}
+            assert kit.keeper(settings, Inflight(), worker="w2").reap() == (len(ODD_IDS), [])
+            assert sorted(client.lrange(keys.rq_queue("live"), 0, -1)) == sorted(ODD_IDS)
 
 
 # what is told ───────────────────────────────────────────────────────────────────────────────────────

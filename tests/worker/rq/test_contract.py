@@ -311,6 +311,25 @@ def test_a_failed_job(settings: Settings, client: redis.Redis, monkeypatch: pyte
     assert f"sortline:image:{jobs[0].job_id}" in ours, "rq requeue would have nothing to sort"
 
 
+@pytest.mark.parametrize("before_predict", [kit.nothing, kit.always_fails], ids=["sorted", "failed"])
+def test_a_job_whose_workers_died(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, before_predict: kit.BeforePredict
+) -> None:
+    """Both say which attempt it was. A failed job begins anew after `rq requeue`."""
+    both = Both(settings.model_copy(update={"max_attempts": 1}), client, monkeypatch)
+    (job,) = kit.prepare(both.settings, [frame()])
+    deaths = {keys.CRASHES: 1, keys.LOSSES: 2}
+
+    def arrange() -> None:
+        both.client.hset(keys.rq_job(job.job_id), mapping=deaths)
+
+    theirs, ours = both.run(Scenario(jobs=[job], before_predict=before_predict, arrange=arrange))
+    assert ours == theirs
+    assert ours["sortline:results:l1"][1][0]["result"]["attempt"] == 4
+    kept = ours[f"rq:job:{job.job_id}"][1].keys()
+    assert deaths.keys() <= kept if before_predict is kit.nothing else not deaths.keys() & kept
+
+
 def test_a_job_that_is_retried(both: Both) -> None:
     """After its first attempt it is in front of a job that came meanwhile; suspension stops both workers there."""
     first, second = kit.prepare(both.settings, [frame(), frame()])

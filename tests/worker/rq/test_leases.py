@@ -137,9 +137,9 @@ def test_jobs_of_a_dead_worker_are_taken_back_and_sorted(short: Settings, client
     assert sample(components.metrics, "sortline_redelivered_total") == 4
 
 
-def test_a_job_that_took_all_its_workers_down_fails_with_one_result(short: Settings, client: redis.Redis) -> None:
+def test_a_job_that_was_lost_too_often_fails_with_one_result(short: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(short, frame())
-    client.hset(keys.rq_job(job_id), "retries_left", 0)
+    client.hset(keys.rq_job(job_id), keys.LOSSES, short.max_losses - 1)
     kit.claimer(short, worker="dead").claim(1)
     engine = ToneEngine()
     run = kit.pipeline(short, kit.pipeline_components(short, engine, worker="w2"))
@@ -148,8 +148,8 @@ def test_a_job_that_took_all_its_workers_down_fails_with_one_result(short: Setti
     run.drain()
     kit.finish(run)
     (result,) = kit.stream(client)
-    assert (result.job_id, result.outcome.value, result.attempt) == (job_id, "failed", 3)
-    assert result.error is not None and "3 attempts" in result.error
+    assert (result.job_id, result.outcome.value, result.attempt) == (job_id, "failed", 1 + short.max_losses)
+    assert result.error is not None and f"lost {short.max_losses} times" in result.error
     assert engine.sizes == [], "it was tried once more"
     job = kit.fetch(client, job_id)
     assert job.get_status() == "failed"

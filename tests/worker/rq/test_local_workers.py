@@ -80,7 +80,7 @@ def test_jobs_of_a_process_that_is_gone_go_to_the_front_in_order(
     assert alive(long).reap() == (4, [])
     assert queued(client) == job_ids
     assert leases(client) == {}
-    assert {kit.fetch(client, job_id).retries_left for job_id in job_ids[:4]} == {1}
+    assert {kit.fetch(client, job_id).retries_left for job_id in job_ids[:4]} == {2}
     assert not client.keys("rq:execution*")
     assert not client.exists("rq:worker:dead:executions")
     assert kit.finisher(long, worker="dead").finish([finished_job(long, job) for job in jobs]) == [False] * 4
@@ -89,16 +89,14 @@ def test_jobs_of_a_process_that_is_gone_go_to_the_front_in_order(
     ]
 
 
-def test_a_job_without_attempts_left_is_held_by_who_finds_it(
-    long: Settings, client: redis.Redis, ended: ProcessId
-) -> None:
+def test_a_job_that_is_given_up_is_held_by_who_finds_it(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
     kit.submit(long, frame())
     (job,) = die(long, ended)
-    client.hset(keys.rq_job(job.lease.job_id), "retries_left", 0)
+    client.hset(keys.rq_job(job.lease.job_id), keys.LOSSES, long.max_losses - 1)
     inflight = Inflight()
-    requeued, exhausted = alive(long, inflight).reap()
-    assert (requeued, ids(exhausted)) == (0, ids([job]))
-    assert exhausted[0].lease in inflight
+    requeued, given_up = alive(long, inflight).reap()
+    assert (requeued, ids(given_up)) == (0, ids([job]))
+    assert given_up[0].lease in inflight
 
 
 def test_only_what_the_dead_worker_held_is_taken(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
@@ -342,8 +340,8 @@ def test_a_worker_sorts_what_another_on_its_host_held_when_it_died(
     long: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
     job_ids = kit.submit(long, *[frame() for _ in range(4)])
-    client.hset(keys.rq_job(job_ids[0]), "retries_left", 0)
     die(long, ended)
+    client.hset(keys.rq_job(job_ids[0]), keys.LOSSES, long.max_losses - 1)
     components = kit.pipeline_components(long, ToneEngine(), worker="w2", processes=on_this_host())
     run = kit.pipeline(long, components)
     run.start()

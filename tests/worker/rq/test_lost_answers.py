@@ -48,7 +48,7 @@ def test_a_resent_claim_gives_the_same_jobs(through: Settings, proxy: Proxy, cli
 def test_the_next_claim_gives_what_the_last_one_took(
     through: Settings, proxy: Proxy, client: redis.Redis, losses: int
 ) -> None:
-    """Instead of leaving it to its lease, which would burn an attempt."""
+    """Instead of leaving it to its lease, which would count as a death."""
     job_ids = kit.submit(through, *[frame() for _ in range(4)])
     claimer = kit.claimer(through)
     proxy.drop_answers(losses)
@@ -64,6 +64,51 @@ def test_the_next_claim_gives_what_the_last_one_took(
     assert ids(more) == job_ids[3:]
     assert kit.finisher(through).finish([finished_job(through, job) for job in (*jobs, *more)]) == [True] * 4
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+def suspects_of_a_crash(settings: Settings, count: int) -> list[str]:
+    job_ids = kit.submit(settings, *[frame() for _ in range(count)])
+    kit.claimer(settings, worker="dead").claim(count)
+    keeper = kit.keeper(settings, Inflight(), worker="w9")
+    keeper.take_back_from("dead", crash="SIGSEGV")
+    assert keeper.reap() == (count, [])
+    return job_ids[::-1]
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+@pytest.mark.parametrize("then", ["claim_suspect", "claim"])
+def test_a_suspect_whose_claim_was_not_answered_comes_with_the_next_claim_alone(
+    through: Settings, proxy: Proxy, client: redis.Redis, losses: int, then: str
+) -> None:
+    first, second = suspects_of_a_crash(through, 2)
+    (other,) = kit.submit(through, frame())
+    claimer = kit.claimer(through)
+    proxy.drop_answers(losses)
+    if losses == 1:  # it is sent again within the call
+        jobs = claimer.claim_suspect().jobs
+    else:
+        with pytest.raises(redis.exceptions.ConnectionError):
+            claimer.claim_suspect()
+        jobs = (claimer.claim_suspect() if then == "claim_suspect" else claimer.claim(10)).jobs
+    assert ids(jobs) == [first]
+    assert jobs[0].deaths.suspicion == "SIGSEGV"
+    assert client.lrange(keys.suspects("live"), 0, -1) == [second.encode()]
+    assert queued(client) == [other]
+
+
+def test_a_crash_whose_reaping_was_not_answered_counts_once(
+    through: Settings, proxy: Proxy, client: redis.Redis
+) -> None:
+    (job_id,) = kit.submit(through, frame())
+    claim(through)
+    keeper = kit.keeper(through, Inflight(), worker="w2")
+    keeper.take_back_from("w1", crash="SIGSEGV")
+    proxy.drop_answers(2)
+    with pytest.raises(redis.exceptions.ConnectionError):
+        keeper.reap()
+    assert keeper.reap() == (0, [])
+    assert client.hmget(keys.rq_job(job_id), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
+    assert client.lrange(keys.suspects("live"), 0, -1) == [job_id.encode()]
 
 
 def test_a_claim_that_never_arrived_is_made(through: Settings, proxy: Proxy, client: redis.Redis) -> None:
@@ -89,18 +134,19 @@ def test_jobs_whose_leases_ran_out_meanwhile_are_not_given_again(
     assert len(claimer.claim(2).jobs) == 1
 
 
-def test_a_job_without_attempts_left_is_answered_by_who_took_it(
+def test_a_job_that_is_given_up_is_answered_by_who_took_it(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
     (job_id,) = kit.submit(through, frame())
-    client.hset(keys.rq_job(job_id), "retries_left", 0)
     expire(client, *claim(through))
+    client.hset(keys.rq_job(job_id), keys.LOSSES, through.max_losses - 1)
     keeper = kit.keeper(through, Inflight(), worker="w2")
     proxy.drop_answers(2)
     with pytest.raises(redis.exceptions.ConnectionError):
         keeper.reap()
-    _, exhausted = keeper.reap()
-    assert ids(exhausted) == [job_id]
+    _, given_up = keeper.reap()
+    assert ids(given_up) == [job_id]
+    assert given_up[0].deaths.losses == through.max_losses
     assert keeper.reap() == (0, [])
 
 

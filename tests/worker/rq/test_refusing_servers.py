@@ -14,9 +14,9 @@ from tests.worker import kit
 from tests.worker.kit import frame
 from tests.worker.rq.test_scripts import claim, everything, finished_job, ids
 from torture.server.proxy import proxy_to
+from worker.rq.finisher import Finisher
 from worker.state.inflight import Inflight
 from worker.state.jobs import ClaimedJob, Disposition, FinishedJob, Lease
-from worker.steps.finish import Finisher
 
 STEPS = ("claim", "finish", "renew", "release", "reap")
 

@@ -18,7 +18,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from worker.steps.claim import Claim, Claimer
+from worker.rq.claimer import Claim, Claimer
 
 
 def rq(settings: Settings, command: str, *arguments: str) -> str:

@@ -17,11 +17,11 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame, picture
 from worker.models.decider import Decider
+from worker.rq.claimer import Claim, Claimer
 from worker.rq.leases import LeaseKeeper
 from worker.state.inflight import Inflight
 from worker.state.jobs import ClaimedJob, Disposition, FinishedJob, Lease, StageTimings
 from worker.steps.admit import admit
-from worker.steps.claim import Claim, Claimer
 
 
 def claim(settings: Settings, limit: int = 100, **fields: int) -> list[ClaimedJob]:
@@ -173,7 +173,13 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
     inflight = Inflight()
     inflight.add([job.lease])
     keeper = LeaseKeeper(
-        client, worker="w1", queues=["live"], lease_s=30, inflight=inflight, clock=lambda: time.time() + 86400
+        client,
+        worker="w1",
+        queues=["live"],
+        lease_s=30,
+        max_losses=20,
+        inflight=inflight,
+        clock=lambda: time.time() + 86400,
     )
     assert keeper.reap() == (0, [])
     before = server_now(client)
@@ -377,7 +383,7 @@ def test_jobs_of_the_dead_go_to_the_front_in_order(settings: Settings, client: r
     expire(client, *first, *second)
     assert kit.keeper(settings, Inflight(), worker="w2").reap() == (8, [])
     assert queued(client) == job_ids
-    assert {kit.fetch(client, job_id).retries_left for job_id in job_ids[:8]} == {1}
+    assert {kit.fetch(client, job_id).retries_left for job_id in job_ids[:8]} == {2}, "a death used up an attempt"
     assert not client.keys("rq:execution*"), "the dead worker's executions are still registered"
     assert not client.exists("rq:worker:w1:executions")
 
@@ -401,17 +407,17 @@ def test_leases_that_still_run_are_left_alone(settings: Settings, client: redis.
     assert list(leases(client)) == [alive.lease.job_id]
 
 
-def test_a_job_without_attempts_left_is_held_by_who_finds_it(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_that_is_given_up_is_held_by_who_finds_it(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
-    client.hset(keys.rq_job(job_id), "retries_left", 0)
     (dead,) = claim(settings)
+    client.hset(keys.rq_job(job_id), keys.LOSSES, settings.max_losses - 1)
     expire(client, dead)
     inflight = Inflight()
-    requeued, exhausted = kit.keeper(settings, inflight, worker="w2").reap()
+    requeued, given_up = kit.keeper(settings, inflight, worker="w2").reap()
     assert requeued == 0
-    assert ids(exhausted) == [job_id]
-    assert exhausted[0].lease in inflight
-    assert exhausted[0].lease.execution_id != dead.lease.execution_id
+    assert ids(given_up) == [job_id]
+    assert given_up[0].lease in inflight
+    assert given_up[0].lease.execution_id != dead.lease.execution_id
     assert leases(client)[job_id] > server_now(client)
     assert queued(client) == []
     assert kit.keeper(settings, Inflight(), worker="w3").reap() == (0, [])

@@ -15,7 +15,7 @@ import pytest
 
 from producer import submit
 from shared import keys
-from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
+from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD, MAX_CRASHES, MAX_LOSSES
 from worker.rq import scripts
 from worker.steps.admit import MAX_CALL_BYTES
 
@@ -24,31 +24,35 @@ QUEUE, JOB, WIP = keys.rq_queue("{}"), keys.rq_job("{}"), keys.rq_wip("{}")
 EXECUTION, EXECUTIONS = keys.rq_execution("{}", "{}"), keys.rq_executions("{}")
 WORKER, WORKER_EXECUTIONS = keys.rq_worker("{}"), keys.rq_worker_executions("{}")
 FAILED, JOB_RESULTS = keys.rq_failed("{}"), keys.rq_results("{}")
+SUSPECTS, DEATHS = keys.suspects("{}"), {keys.CRASHES, keys.LOSSES, keys.SUSPECT}
 
 # What each script spells out itself: where it reads from or writes to.
 SPELLED = {
-    "claim": {IMAGE, WAKEUP, QUEUE, EXECUTIONS, keys.RQ_SUSPENDED},
+    "claim": {IMAGE, WAKEUP, QUEUE, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
     "common": {
         *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
-        *(keys.NEVER_WRITTEN, keys.broken("{}"), MAX_ATTEMPTS_FIELD),
+        *(keys.NEVER_WRITTEN, keys.broken("{}"), MAX_ATTEMPTS_FIELD, SUSPECTS, *DEATHS),
     },
     "finish": {
         *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
-        *(keys.rq_finished("{}"), keys.LINES, keys.LAST_FINISH),
+        *(keys.rq_finished("{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
     },
-    "reap": {JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS, keys.processes("{}", "{}")},
+    "reap": {
+        *(JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS),
+        *(keys.processes("{}", "{}"), keys.RECOVERED, *DEATHS),
+    },
     "release": set(),
     "renew": {JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS},
     "sweep": {
         *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
-        *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}")),
+        *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}"), SUSPECTS),
     },
     "submit": set(),  # it is given its keys
 }
 # Keys of shared/keys.py that no script spells: Python reads and writes them, or gives them to a script as arguments.
 NOT_SPELLED = {keys.shadow("{}"), keys.RQ_QUEUES, keys.RQ_WORKERS, keys.rq_queue_workers("{}")}
 # Functions of shared/keys.py whose parameters are not all texts; no script spells their keys either.
-NOT_BY_TEXTS = {"canary", "sweep", "suspects"}
+NOT_BY_TEXTS = {"canary", "sweep", "missing"}
 
 _LITERAL = r"'[^'\n]*'"
 _NAME = r"[A-Za-z_][\w.]*(?:\[[^\]]*\])?"
@@ -134,6 +138,8 @@ def test_the_comparison_notices_a_difference() -> None:
         ("common", "BROKEN_KEPT_S", keys.BROKEN_TTL_S),
         ("common", "MAX_RETRIES", MAX_ATTEMPTS - 1),
         ("common", "MAX_DATA_BYTES", MAX_CALL_BYTES),
+        ("reap", "MAX_CRASHES", MAX_CRASHES),
+        ("reap", "MAX_COUNT", MAX_LOSSES),
         ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),
     ],
 )

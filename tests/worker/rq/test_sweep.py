@@ -80,6 +80,26 @@ def test_a_started_job_without_a_lease_is_sorted(settings: Settings, client: red
     assert kit.fetch(client, lost).get_status() == "finished"
 
 
+def test_a_suspect_goes_back_to_the_suspects(settings: Settings, client: redis.Redis) -> None:
+    (lost,) = kit.submit(settings, frame())
+    lose(client, lost, sortline_suspect="SIGSEGV")
+    assert sweep(settings) == ONE_BACK
+    assert (waiting(client), client.lrange(keys.suspects("live"), 0, -1)) == ([], [lost.encode()])
+
+
+def test_what_the_release_before_sweeps_into_a_queue_is_no_step_towards_failure(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """It fails a job that it has found a second time. A suspect may wait for so long twice."""
+    (job_id,) = kit.submit(settings, frame())
+    kit.claimer(settings).claim(1)
+    client.hset(keys.rq_job(job_id), keys.RECOVERED, 1)
+    keeper = kit.keeper(settings, Inflight(), worker="w2")
+    keeper.take_back_from("w1", crash="SIGSEGV")
+    assert keeper.reap() == (1, [])
+    assert not client.hexists(keys.rq_job(job_id), keys.RECOVERED)
+
+
 def test_behind_a_backlog_too(settings: Settings, client: redis.Redis) -> None:
     """It is older than what waits, so the list is searched for it."""
     lost, *backlog = kit.submit(settings, *[frame() for _ in range(20)])
@@ -134,6 +154,11 @@ def _is_in_rqs_intermediate_list(client: redis.Redis, settings: Settings, job_id
     client.lmove(keys.rq_queue("live"), keys.rq_queue("live") + ":intermediate", "LEFT", "LEFT")
 
 
+def _is_a_suspect(client: redis.Redis, settings: Settings, job_id: str) -> None:
+    lose(client, job_id)
+    client.rpush(keys.suspects("live"), job_id)
+
+
 def _is_in_a_registry(name: str) -> Callable[[redis.Redis, Settings, str], None]:
     def put(client: redis.Redis, settings: Settings, job_id: str) -> None:
         lose(client, job_id)
@@ -177,6 +202,7 @@ def _leases_are_no_sorted_set(client: redis.Redis, settings: Settings, job_id: s
         _has_a_lease_alone,
         _has_an_execution_alone,
         _is_in_rqs_intermediate_list,
+        _is_a_suspect,
         *map(_is_in_a_registry, ("finished", "failed", "deferred", "scheduled", "canceled")),
         *map(
             _has_the_status,
@@ -205,7 +231,7 @@ def test_what_rqs_own_worker_has_just_popped_is_no_more_than_a_suspect(settings:
     client.lpop(keys.rq_queue("live"))
     sweeping = sweeper(settings, grace_s=3600)
     assert [sweeping.step() for _ in range(3)] == [NOTHING] * 3
-    assert client.zcard(keys.suspects(settings.queue_names)) == 1
+    assert client.zcard(keys.missing(settings.queue_names)) == 1
     client.hset(keys.rq_job(job_id), mapping={"status": "started", "started_at": LONG_AGO})
     assert sweeper(settings).step() == NOTHING, "somebody has worked on it since"
     assert client.hget(keys.rq_job(job_id), "status") == b"started"
@@ -245,7 +271,7 @@ def test_keys_of_a_wrong_type_are_passed_over(settings: Settings, client: redis.
         "list": lambda key: client.rpush(key, "x"),
         "zset": lambda key: client.zadd(key, {"x": 1}),
     }
-    names = (keys.sweep(settings.queue_names), keys.suspects(settings.queue_names), "rq:job:odd", "rq:finished:live")
+    names = (keys.sweep(settings.queue_names), keys.missing(settings.queue_names), "rq:job:odd", "rq:finished:live")
     for name in (*names, f"rq:executions:{lost}"):
         put[kind](name)
     sweeping = sweeper(settings)
@@ -285,7 +311,7 @@ def test_a_cursor_that_is_none_does_not_end_the_sweep(
 def test_a_suspect_that_is_none_does_not_end_the_sweep(settings: Settings, client: redis.Redis) -> None:
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
-    client.zadd(keys.suspects(settings.queue_names), dict.fromkeys(["no-space", "", b"\xff"], 1))
+    client.zadd(keys.missing(settings.queue_names), dict.fromkeys(["no-space", "", b"\xff"], 1))
     assert sweep(settings) == ONE_BACK
 
 
@@ -314,7 +340,7 @@ def test_the_sweeps_keys_expire(settings: Settings, client: redis.Redis) -> None
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     sweeper(settings).step()
-    for key in (keys.sweep(settings.queue_names), keys.suspects(settings.queue_names)):
+    for key in (keys.sweep(settings.queue_names), keys.missing(settings.queue_names)):
         assert client.ttl(key) > 0
 
 

@@ -6,14 +6,17 @@
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
 --
--- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s, queue…
+-- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s, of_suspects,
+--       queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
+--       of_suspects (0, 1): 1 takes suspects, 0 takes jobs off RQ's lists
 -- Returns { suspended, { job… }, problems, cut short }. A job has the fields of describe() in common.lua and the length
 -- of its image. cut short is 1 if MOST_IDS ended the call, so that jobs may still wait.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
 local max_jobs, max_others, others_first = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
-local FIRST_QUEUE = 11
+local of_suspects = ARGV[11] == '1'
+local FIRST_QUEUE = 12
 -- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
 -- It takes 50 ms, in which the server does nothing else.
 local MOST_IDS = 20000
@@ -37,13 +40,26 @@ end
 local jobs, bytes, seen, ids_left = {}, 0, {}, MOST_IDS
 local expires_s = server_now_s() + lease_s
 
--- False for the second entry of a job that is in the list twice: RQ's clean-up and ours may both have put an abandoned
--- job back. If it ran again it would get a second result.
+local function list_of(queue)
+  if of_suspects then return 'sortline:suspects:' .. queue end
+  return 'rq:queue:' .. queue
+end
+
+-- The first ids of a queue.
+local function first_ids(queue, count)
+  local list = list_of(queue)
+  local job_ids = redis_pcall('LRANGE', list, 0, count - 1)
+  return move_broken(list, job_ids) and {} or job_ids -- RQ's own list is usable
+end
+
+-- False for the second entry of a job that is listed twice: RQ's clean-up and ours may both have put an abandoned job
+-- back. If it ran again it would get a second result. And suspects that RQ has canceled stay in their list.
 local function waits(job_id, status)
   if status == 'started' then
     local executions = redis_pcall('ZCARD', 'rq:executions:' .. job_id)
     return is_broken(executions) or executions == 0
   end
+  if of_suspects then return status == 'queued' end
   return status ~= 'finished' and status ~= 'failed'
 end
 
@@ -71,7 +87,7 @@ end
 -- The leases come first, and the list is cut right after them. Whatever fails then, e.g. for lack of a permission, each
 -- job is in exactly one of them: in neither it would be lost, in both another claim would give it to a second worker.
 local function start(queue, job_ids)
-  local list = 'rq:queue:' .. queue
+  local list = list_of(queue)
   local before = #jobs
   local composites, ids_read = choose(queue, job_ids)
   redis_call('LTRIM', list, 0, -1) -- changes nothing, but raises if the cut would
@@ -102,7 +118,7 @@ local function take(first, last, most)
   most = math.min(max_jobs, #jobs + most)
   for q = first, last do
     while usable[q] and #jobs < most and bytes < max_bytes and ids_left > 0 do
-      local job_ids = redis_call('LRANGE', 'rq:queue:' .. ARGV[q], 0, most - #jobs - 1)
+      local job_ids = first_ids(ARGV[q], most - #jobs)
       if #job_ids == 0 then break end
       start(ARGV[q], job_ids)
     end
@@ -114,6 +130,6 @@ local others = #jobs
 take(FIRST_QUEUE, FIRST_QUEUE, max_jobs)
 take(FIRST_QUEUE + 1, #ARGV, max_others - others)
 for q = FIRST_QUEUE, #ARGV do
-  if usable[q] then update_wakeup(ARGV[q]) end
+  if usable[q] and not of_suspects then update_wakeup(ARGV[q]) end
 end
 return { 0, jobs, problems, ids_left <= 0 and 1 or 0 }

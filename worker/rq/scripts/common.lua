@@ -104,11 +104,10 @@ local function seconds(value)
   return last_text
 end
 
--- How often a job may still be tried, by the field `retries_left` of its hash; 0 for anything but a whole number.
--- It is bounded: a job that takes down every worker must not be retried as often as a forged number says.
-local function retries_in(field)
+-- A whole number in a field of a job's hash, at most `most`, as anybody may have written it; 0 for anything else.
+local function whole_number(field, most)
   if not field or #field > 10 or not string.find(field, '^%d+$') then return 0 end
-  return math.min(tonumber(field), MAX_RETRIES)
+  return math.min(tonumber(field), most)
 end
 
 -- Writes what RQ's Execution.create writes under the job's own keys.
@@ -216,14 +215,25 @@ local function wake(queue)
   redis_call('LTRIM', wakeup, 0, 63)
 end
 
--- Puts a job back at the front, as it has waited longest. False if its key holds no job. The queue is usable.
+-- Puts a job's id where workers find it: at the front of RQ's list, as the job has waited longest. A suspect goes to
+-- the back of the suspects, so that those which have not been tried alone yet go first. The queue is usable.
+local function enlist(queue, job_id, is_suspect)
+  if is_suspect then
+    local suspects = 'sortline:suspects:' .. queue
+    if move_broken(suspects, redis_pcall('RPUSH', suspects, job_id)) then redis_call('RPUSH', suspects, job_id) end
+  else
+    redis_call('LPUSH', 'rq:queue:' .. queue, job_id)
+  end
+  wake(queue)
+end
+
+-- Puts a job back, a suspect to the suspects. False if its key holds no job. The queue is usable.
 local function requeue(queue, job_id, now_iso)
   local job_key = 'rq:job:' .. job_id
   if refuse_broken(job_key, redis_pcall('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)) then
     return false
   end
-  redis_call('LPUSH', 'rq:queue:' .. queue, job_id)
-  wake(queue)
+  enlist(queue, job_id, redis_call('HEXISTS', job_key, 'sortline_suspect') == 1)
   return true
 end
 
@@ -239,18 +249,19 @@ local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
   local f = redis_pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
-    'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts')
+    'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts',
+    'sortline_crashes', 'sortline_losses', 'sortline_suspect')
   if refuse_broken(key, f) or not f[13] then return nil end
   if f[1] and #f[1] > MAX_DATA_BYTES then f[1] = false end
   local extras = ''
-  for i = 2, 15 do
+  for i = 2, 18 do
     local field = f[i]
     if field and field ~= '' then
       if #field > MAX_FIELD_BYTES then f[i] = string.sub(field, 1, MAX_FIELD_BYTES) end
       if i >= 6 and i <= 12 then extras = extras .. f[i] .. ' ' end
     end
   end
-  return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15] }, f[14]
+  return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15], f[16], f[17], f[18] }, f[14]
 end
 
 -- Splits `<job>:<execution>`; nil for anything else. A job's id may contain colons itself.

@@ -86,6 +86,8 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
   local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
   if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis_call('HSET', job_key, 'meta', meta) end
+  -- The result tells what is known of the deaths at this job. After `rq requeue` the job begins anew.
+  redis_call('HDEL', job_key, 'sortline_crashes', 'sortline_losses', 'sortline_suspect')
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
   expire(job_key, ttl_s)
@@ -96,8 +98,8 @@ local function retry(queue, job_id)
   local job_key = 'rq:job:' .. job_id
   local retries_left = redis_pcall('HGET', job_key, 'retries_left')
   if refuse_broken(job_key, retries_left) then return end
-  redis_call('HSET', job_key, 'retries_left', math.max(0, retries_in(retries_left) - 1), 'ended_at', now_iso,
-    'last_heartbeat', now_iso)
+  redis_call('HSET', job_key, 'retries_left', math.max(0, whole_number(retries_left, MAX_RETRIES) - 1),
+    'ended_at', now_iso, 'last_heartbeat', now_iso)
   requeue(queue, job_id, now_iso)
 end
 
@@ -126,7 +128,7 @@ local function finish(i)
 end
 
 -- A job that can't be put back, or that can't be written for an unforeseen reason, keeps its lease until the lease
--- expires. Then it goes back to its queue with one attempt fewer. A missing permission ends the script as long as no
+-- expires. Then it goes back to its queue. A missing permission ends the script as long as no
 -- job is finished, and the worker tries again. After that it would publish the jobs before this one twice.
 local is_any_finished = false
 local function finish_alone(i)

@@ -1,26 +1,34 @@
 -- Takes back what dead workers held: executions whose leases have expired, and those of workers that the caller knows
--- to be gone, as it runs on the same host. A job with attempts left goes to the front of its queue. A job without is
+-- to be gone. A death uses up no attempt: the job goes to the front of its queue. It goes to the suspects instead, which
+-- workers claim alone, if its worker was seen to crash, or if it was lost with several workers for unknown reasons.
+--
+-- A job that has crashed its worker MAX_CRASHES times while nothing else was in hand, or was lost max_losses times, is
 -- claimed by the caller, who must answer it as failed. So is a job that RQ's own clean-up has failed meanwhile, as that
 -- writes no SortResult, and even `rq info` runs it.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, scope, process, gone_count, forgotten_count,
---       gone worker…, forgotten worker…, queue…
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, max_losses, scope, process, gone_count,
+--       forgotten_count, then for each gone worker its name and how it crashed, forgotten worker…, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 --       scope, process: of worker/rq/processes.py; both '' where processes can't be told apart
--- Returns { requeued, { exhausted job… }, problems, { gone worker, jobs taken back… }, { worker, process… }, refusal }.
---       A job has the fields of describe() in common.lua. The processes are those of the scope that serve one of the
---       queues; refusal is '', or says why they could not be asked for.
+--       how it crashed: a few words, or '' if nobody saw it crash
+-- Returns { requeued, { job to be answered as failed… }, problems, { gone worker, jobs taken back… },
+--       { worker, process… }, refusal }. A job has the fields of describe() in common.lua. The processes are those of
+--       the scope that serve one of the queues; refusal is '', or says why they could not be asked for.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
-local lease_s, limit, scope, process = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
-local FIRST_GONE = 12
-local FIRST_FORGOTTEN = FIRST_GONE + tonumber(ARGV[10])
-local FIRST_QUEUE = FIRST_FORGOTTEN + tonumber(ARGV[11])
+local lease_s, limit, max_losses, scope, process =
+  tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local FIRST_GONE = 13
+local FIRST_FORGOTTEN = FIRST_GONE + 2 * tonumber(ARGV[11])
+local FIRST_QUEUE = FIRST_FORGOTTEN + tonumber(ARGV[12])
+local MAX_CRASHES = 3 -- as in shared/jobs.py
+local SUSPECT_FROM_LOSS = 3
+local MAX_COUNT = 1000 -- MAX_LOSSES of shared/jobs.py
 -- A host has fewer worker processes than this.
 local MOST_PROCESSES = 1000
 local PROCESSES_KEPT_S = 86400
 -- The most leases that are searched for jobs of workers that are gone: it takes up to 10 ms. The rest may expire.
 local MOST_LEASES = 10000
-local requeued, exhausted = 0, {}
+local requeued, given_up = 0, {}
 
 -- Tells the other workers on this host which process this one is, and reads which ones they are.
 local processes = {}
@@ -54,13 +62,13 @@ if is_repeat then
   if #jobs > 0 then return { 0, jobs, problems, {}, processes, refusal } end
 end
 
--- The job's key is a hash.
+-- Claims a job that is not tried again. Its key is a hash.
 local function take(queue, job_id)
-  local execution_id = call_id .. string.format('%08x', #exhausted)
+  local execution_id = call_id .. string.format('%08x', #given_up)
   local expires_s = server_now_s() + lease_s
   open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
   register(queue, { job_id .. ':' .. execution_id }, worker, lease_s, expires_s)
-  exhausted[#exhausted + 1] = describe(queue, job_id, execution_id)
+  given_up[#given_up + 1] = { queue, job_id, execution_id }
 end
 
 -- The answer of a read, or nil if the key doesn't hold what it should.
@@ -69,27 +77,57 @@ local function read(...)
   if not is_broken(answer) then return answer end
 end
 
-local function give_again(queue, job_id, retries_left)
-  if retries_left == 0 then
-    take(queue, job_id)
-    return
+-- Of each worker that is gone: how it crashed ('' if nobody saw it crash), how many jobs it held when this step began,
+-- and how many of them were taken back.
+local crash_of, held_by, taken = {}, {}, {}
+for g = FIRST_GONE, FIRST_FORGOTTEN - 1, 2 do
+  crash_of[ARGV[g]], held_by[ARGV[g]], taken[ARGV[g]] = ARGV[g + 1], 0, 0
+end
+
+-- What a job's fields are after one more death of its worker, `owner`. Only a crash counts against the job, and only if
+-- it was the only one in hand.
+local function after_death(crashes, losses, suspect, owner)
+  local crash = crash_of[owner] or ''
+  if crash ~= '' and held_by[owner] == 1 then crashes = crashes + 1 else losses = losses + 1 end
+  if crash ~= '' then
+    suspect = crash
+  elseif not suspect and losses >= SUSPECT_FROM_LOSS then
+    suspect = 'lost'
   end
-  redis_call('HSET', 'rq:job:' .. job_id, 'retries_left', retries_left - 1)
-  requeue(queue, job_id, now_iso)
-  requeued = requeued + 1
+  return crashes, losses, suspect
 end
 
 -- Whether a worker has the job under another lease, in any queue. Workers start a job only once. But anybody can write
 -- a lease that has expired, and a job that is given away while it is held would get two results.
-local function is_held(job_id)
+local function is_held(job_id, lost_execution_id)
   local now = server_now_s()
   for _, execution_id in ipairs(read('ZRANGE', 'rq:executions:' .. job_id, 0, -1) or {}) do
     for q = FIRST_QUEUE, #ARGV do
       local expires_s = read('ZSCORE', 'rq:wip:' .. ARGV[q], job_id .. ':' .. execution_id)
-      if expires_s and tonumber(expires_s) > now then return true end
+      if execution_id ~= lost_execution_id and expires_s and tonumber(expires_s) > now then return true end
     end
   end
   return false
+end
+
+-- Gives a job its next place, then ends its old lease, and then tells its new state. If that fails half way, e.g. for
+-- lack of a permission, the job keeps a lease or a place: claims pass over a job that is listed while it is started.
+local function move_on(queue, job_id, execution_id, owner, fields)
+  local job_key = 'rq:job:' .. job_id
+  local crashes, losses, suspect = after_death(
+    whole_number(fields[1], MAX_COUNT), whole_number(fields[2], MAX_COUNT), fields[3], owner)
+  -- sweep.lua has registered a job as `lost` that is not to be tried again.
+  local is_given_up = crashes >= MAX_CRASHES or losses >= max_losses or execution_id == 'lost'
+  if suspect then redis_call('HSET', job_key, 'sortline_suspect', suspect) end
+  if is_given_up then take(queue, job_id) else enlist(queue, job_id, suspect) end
+  close_executions(queue, { { job_id, execution_id } }, owner)
+  redis_call('HSET', job_key, 'sortline_crashes', crashes, 'sortline_losses', losses)
+  if is_given_up then return end
+  redis_call('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)
+  -- A worker of the release before does not look for a job among the suspects. If one waits there for long, that worker
+  -- puts it into RQ's list as lost, and would fail it the next time.
+  if suspect then redis_call('HDEL', job_key, 'sortline_recovered') end
+  requeued = requeued + 1
 end
 
 -- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True if the job is
@@ -101,29 +139,43 @@ local function take_back(queue, composite)
     return false
   end
   local job_key = 'rq:job:' .. job_id
-  local job = redis_pcall('HMGET', job_key, 'status', 'retries_left', 'worker_name')
+  local job = redis_pcall('HMGET', job_key, 'status', 'worker_name', 'sortline_crashes', 'sortline_losses',
+    'sortline_suspect')
   local is_job = not refuse_broken(job_key, job)
-  local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[3] or ''
-  close_executions(queue, { { job_id, execution_id } }, owner)
+  local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[2] or ''
   -- With any other status than `started` the lease is a leftover of a job that has ended otherwise.
-  if not is_job or job[1] ~= 'started' or is_held(job_id) then return false end
-  give_again(queue, job_id, retries_in(job[2]))
+  if not is_job or job[1] ~= 'started' or is_held(job_id, execution_id) then
+    close_executions(queue, { { job_id, execution_id } }, owner)
+    return false
+  end
+  move_on(queue, job_id, execution_id, owner, { job[3], job[4], job[5] })
   return true
 end
 
-local taken = {} -- the number of jobs taken from each worker that is gone
-for g = FIRST_GONE, FIRST_FORGOTTEN - 1 do taken[ARGV[g]] = 0 end
-
--- Goes by the jobs under a lease and the workers that they name. A worker's own list of executions may be missing: RQ
--- deletes it when it unregisters the worker.
-local function take_back_from_the_gone(queue)
+-- The jobs of workers that are gone, by queue. Goes by the jobs under a lease and the workers that they name. A
+-- worker's own list of executions may be missing: RQ deletes it when it unregisters the worker.
+local held_in = {}
+local function find_held_by_the_gone(queue)
+  held_in[queue] = {}
   if not next(taken) then return end
-  local found = {}
   for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MOST_LEASES - 1)) do
     local job_id = split_composite(composite)
     local owner = job_id and read('HGET', 'rq:job:' .. job_id, 'worker_name')
-    if taken[owner] then found[#found + 1] = { composite, owner } end
-    if #found == limit then break end
+    if taken[owner] then
+      held_by[owner] = held_by[owner] + 1
+      table.insert(held_in[queue], { composite, owner })
+    end
+  end
+end
+
+-- All jobs of a worker that crashed go back in one step, whatever the limit: the next one would find a single job left
+-- and take it for the cause.
+local function take_back_from_the_gone(queue)
+  local found, unexplained = {}, 0
+  for _, held in ipairs(held_in[queue]) do
+    local is_explained = crash_of[held[2]] ~= ''
+    if is_explained or unexplained < limit then found[#found + 1] = held end
+    if not is_explained then unexplained = unexplained + 1 end
   end
   for i = #found, 1, -1 do
     local composite, owner = unpack(found[i])
@@ -144,14 +196,17 @@ local function failed_by_clean_up(job_id)
 end
 
 for q = FIRST_QUEUE, #ARGV do
+  if is_usable(ARGV[q]) then find_held_by_the_gone(ARGV[q]) end
+end
+for q = FIRST_QUEUE, #ARGV do
   local queue = ARGV[q]
   if is_usable(queue) then
+    take_back_from_the_gone(queue)
     local now = seconds(server_now_s())
     local expired = redis_call('ZRANGEBYSCORE', 'rq:wip:' .. queue, '-inf', now, 'LIMIT', 0, limit)
     for i = #expired, 1, -1 do
       take_back(queue, expired[i])
     end
-    take_back_from_the_gone(queue)
     -- The latest failures have the highest scores. The next failure moves a broken registry aside.
     for _, job_id in ipairs(read('ZREVRANGE', 'rq:failed:' .. queue, 0, limit - 1) or {}) do
       if failed_by_clean_up(job_id) then
@@ -162,9 +217,13 @@ for q = FIRST_QUEUE, #ARGV do
   end
 end
 
+local jobs = {}
+for _, each in ipairs(given_up) do
+  jobs[#jobs + 1] = describe(unpack(each))
+end
 local taken_from = {}
 for gone, count in pairs(taken) do
   taken_from[#taken_from + 1] = gone
   taken_from[#taken_from + 1] = count
 end
-return { requeued, exhausted, problems, taken_from, processes, refusal }
+return { requeued, jobs, problems, taken_from, processes, refusal }

@@ -1,17 +1,17 @@
 -- Finds lost jobs: queued or started, but in no list and no registry, so that no worker will ever find them. One step
 -- checks a bounded number of keys. The cursor is kept on the server, and all workers of the same queues share it.
 --
--- A job that looks lost may be on its way: a plain `rq worker` pops first and registers later. So it is only a suspect
--- at first. It is lost if it is found again, unchanged, after grace_s by the server's clock. A lost job goes back to
--- the front of its queue once. If it is lost again, it is registered under an expired lease without attempts left: then
--- reap.lua has it answered as failed, like the job of a worker that died in its last attempt.
+-- A job that looks lost may be on its way: a plain `rq worker` pops first and registers later. So at first it only
+-- counts as missing. It is lost if it is found again, unchanged, after grace_s by the server's clock. A lost job goes
+-- back to its queue once. If it is lost again, it is registered under an expired lease `lost`: then reap.lua has it
+-- answered as failed.
 --
--- ARGV  cursor_key, suspects_key, now_iso, interval_s, grace_s, keys_per_step, queue…
+-- ARGV  cursor_key, missing_key, now_iso, interval_s, grace_s, keys_per_step, queue…
 -- Returns { requeued, failed }; zeros also if another worker's step was less than interval_s ago.
-local cursor_key, suspects_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
+local cursor_key, missing_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
 local interval_s, grace_s, keys_per_step = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local KEPT_S = 86400
-local MOST_SUSPECTS, SUSPECTS_PER_STEP = 1000, 50
+local MOST_MISSING, MISSING_PER_STEP = 1000, 50
 -- MOST_ENTRIES: after this many entries a step searches no further list, as each takes 0.2 microseconds. MOST_LEASES:
 -- the longest `rq:wip` that it reads.
 local MOST_ENTRIES, MOST_LEASES = 20000, 10000
@@ -88,7 +88,8 @@ end
 local entries_left = MOST_ENTRIES
 local function may_be_listed(queue, job_id)
   local list = 'rq:queue:' .. queue
-  for _, key in ipairs({ list, list .. ':intermediate' }) do -- RQ itself finds the jobs in the second one
+  -- RQ itself finds the jobs in the second one.
+  for _, key in ipairs({ list, list .. ':intermediate', 'sortline:suspects:' .. queue }) do
     local entries = ask('LLEN', key)
     if not entries or entries_left <= 0 then return true end
     local position = ask('LPOS', key, job_id)
@@ -117,19 +118,19 @@ local function recover(queue, job_id)
     requeue(queue, job_id, now_iso)
     requeued = requeued + 1
   else
-    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0')
+    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0') -- by which the release before gives it up
     redis_call('ZADD', 'rq:wip:' .. queue, seconds(now_s), job_id .. ':lost')
     failed = failed + 1
   end
 end
 
--- Suspects, the oldest first: `<state> <job id>` by the time of suspicion.
-local function check_suspects()
-  local due = ask('ZRANGEBYSCORE', suspects_key, '-inf', seconds(now_s - grace_s), 'LIMIT', 0, SUSPECTS_PER_STEP)
-  if not due then redis_call('UNLINK', suspects_key) end
-  for _, suspect in ipairs(due or {}) do
-    redis_call('ZREM', suspects_key, suspect)
-    local state_before, job_id = string.match(suspect, '^(%S*) (.*)$')
+-- Missing jobs, the oldest first: `<state> <job id>` by the time when it was found missing.
+local function check_missing()
+  local due = ask('ZRANGEBYSCORE', missing_key, '-inf', seconds(now_s - grace_s), 'LIMIT', 0, MISSING_PER_STEP)
+  if not due then redis_call('UNLINK', missing_key) end
+  for _, missing in ipairs(due or {}) do
+    redis_call('ZREM', missing_key, missing)
+    local state_before, job_id = string.match(missing, '^(%S*) (.*)$')
     local queue, state, enqueued_at
     if job_id then queue, state, enqueued_at = inspect(job_id) end -- else somebody else has written it
     if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
@@ -144,14 +145,14 @@ local function scan(cursor)
   error(found)
 end
 
-local function find_suspects(cursor)
+local function find_missing(cursor)
   local found = scan(cursor)
-  local capacity = MOST_SUSPECTS - redis_call('ZCARD', suspects_key)
+  local capacity = MOST_MISSING - redis_call('ZCARD', missing_key)
   for _, key in ipairs(found[2]) do
     local job_id = string.sub(key, #'rq:job:' + 1)
     local queue, state, enqueued_at = inspect(job_id)
     if capacity > 0 and queue and is_lost(queue, job_id, enqueued_at) then
-      capacity = capacity - redis_call('ZADD', suspects_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
+      capacity = capacity - redis_call('ZADD', missing_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
     end
   end
   redis_call('HSET', cursor_key, 'cursor', found[1], 'next_s', seconds(now_s + interval_s))
@@ -159,8 +160,8 @@ end
 
 local cursor = is_due()
 if not cursor or redis_call('EXISTS', 'rq:suspended') == 1 then return { 0, 0 } end
-check_suspects()
-find_suspects(cursor)
+check_missing()
+find_missing(cursor)
 redis_call('EXPIRE', cursor_key, KEPT_S)
-redis_call('EXPIRE', suspects_key, KEPT_S)
+redis_call('EXPIRE', missing_key, KEPT_S)
 return { requeued, failed }

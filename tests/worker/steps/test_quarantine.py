@@ -1,0 +1,22 @@
+"""What is said of a job that is not tried again."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.jobs import MAX_CRASHES
+from worker.state.jobs import NO_DEATHS, Deaths
+from worker.steps.quarantine import quarantined
+
+
+@pytest.mark.parametrize(
+    ("deaths", "says"),
+    [
+        (Deaths(crashes=MAX_CRASHES, losses=1, suspicion="SIGSEGV"), "crashed the worker 3 times while nothing else"),
+        (Deaths(crashes=MAX_CRASHES, losses=30, suspicion="SIGSEGV"), "in hand: SIGSEGV"),
+        (Deaths(crashes=2, losses=20, suspicion="SIGSEGV"), "lost 20 times with its worker, for reasons unknown"),
+        (NO_DEATHS, "abandoned"),
+    ],
+)
+def test_the_reason_is_that_of_the_deaths(deaths: Deaths, says: str) -> None:
+    assert says in str(quarantined(deaths, max_losses=20))

@@ -1,0 +1,160 @@
+"""Claimer: takes jobs off the queues, with a lease each, and fetches their images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import redis
+
+from shared import keys
+from shared.errors import BadImage
+from shared.images.decoding import MAX_BYTES
+from shared.images.limits import check_length
+from shared.rq_time import format_rq_time
+from shared.server.raw_connection import RawConnection
+from worker.rq import scripts
+from worker.rq.broken_keys import BrokenKeys
+from worker.rq.job_fields import DESCRIBED, parse_claimed
+from worker.state.jobs import ClaimedJob
+
+# The most image bytes that may wait to be decoded. Camera frames never reach this bound, but a folder of 20 MB scans
+# must not fill the worker's memory. A claim ends with the image that crosses the bound, so at most one image is held
+# above it. While the client reads the server's answer, it holds the images twice.
+MAX_ENCODED_BYTES = 24_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The jobs of one claim. `suspended`: an operator has suspended the workers with `rq suspend`.
+
+    `cut_short`: the claim met very many ids of deleted jobs and stopped, so jobs may wait even if it brought none.
+    """
+
+    jobs: list[ClaimedJob]
+    suspended: bool
+    cut_short: bool = False
+
+
+def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
+    """Why an image of this length is not fetched; None if it is fetched."""
+    try:
+        check_length(size_bytes, max_bytes=max_bytes)
+    except BadImage as error:
+        return error
+    return None
+
+
+class Claimer:
+    """Claims jobs for one worker from its queues, the most urgent queue first."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        lease_s: int,
+        broken_keys: BrokenKeys | None = None,
+        max_image_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Images over `max_image_bytes` are not fetched: their jobs are claimed with a refusal."""
+        self._connection = RawConnection(client)
+        self._script = scripts.load_repeatable(self._connection, "claim")
+        self._broken_keys = broken_keys or BrokenKeys()
+        self._worker = worker
+        self._queues = list(queues)
+        self._wakeup_keys = [keys.wakeup(queue) for queue in queues]
+        self._suspects_keys = [keys.suspects(queue) for queue in queues]
+        self._lease_s = lease_s
+        self._max_image_bytes = max_image_bytes
+        self._clock = clock
+
+    def claim(
+        self,
+        limit: int,
+        *,
+        max_bytes: int = MAX_ENCODED_BYTES,
+        max_others: int | None = None,
+        others_first: int = 0,
+    ) -> Claim:
+        """Claim up to `limit` jobs, fewer if their images reach `max_bytes`. This worker holds them from then on.
+
+        Args:
+            max_others: the most jobs of queues other than the most urgent one; None: as many as `limit`.
+            others_first: of these, so many are claimed before those of the most urgent queue.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached. The claim may have
+                happened all the same: then the next call brings those jobs, and no others.
+        """
+        most_others = limit if max_others is None else max_others
+        return self._claim(
+            limit, max_bytes=max_bytes, max_others=most_others, others_first=others_first, of_suspects=False
+        )
+
+    def claim_suspect(self) -> Claim:
+        """Claim one job that may crash the worker. Call it while this worker holds nothing else.
+
+        Raises:
+            redis.exceptions.RedisError: as of `claim`. The next call may be one of `claim`.
+        """
+        return self._claim(1, max_bytes=MAX_ENCODED_BYTES, max_others=1, others_first=0, of_suspects=True)
+
+    def suspects_wait(self) -> bool:
+        """Whether there may be suspects.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached.
+        """
+        return int(self._connection.call("EXISTS", *self._suspects_keys)) > 0
+
+    def _claim(self, limit: int, *, max_bytes: int, max_others: int, others_first: int, of_suspects: bool) -> Claim:
+        now = self._clock()
+        suspended, jobs, problems, cut_short = self._script(
+            args=[
+                limit,
+                max_others,
+                others_first,
+                max_bytes,
+                self._worker,
+                format_rq_time(now),
+                now,
+                self._lease_s,
+                int(of_suspects),
+                *self._queues,
+            ]
+        )
+        self._broken_keys.report(problems)
+        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
+
+    def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
+        claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[DESCRIBED])
+        if size_bytes <= self._max_image_bytes:
+            return claimed
+        return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
+
+    def images(self, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
+        """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
+
+        This is a call of its own for two reasons. A script would copy the images three more times, and the server does
+        nothing else meanwhile. And if this call fails, the worker must already know which jobs it holds.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached.
+        """
+        wanted = [keys.image(job.lease.job_id) for job in jobs if job.refusal is None]
+        found = iter(self._connection.call("MGET", *wanted) if wanted else ())
+        return [next(found) if job.refusal is None else None for job in jobs]
+
+    def wait(self, timeout_s: float, *, urgent_only: bool = False) -> None:
+        """Return when there may be work, or work of the most urgent queue, at the latest after `timeout_s`.
+
+        Blocks on the wakeup lists, to which our producers and scripts push tokens. RQ's own tools (`rq requeue`) push
+        none: the timeout bounds how long such a job waits.
+        """
+        wakeup_keys = self._wakeup_keys[:1] if urgent_only else self._wakeup_keys
+        self._connection.call("BLPOP", *wakeup_keys, timeout_s)

@@ -1,0 +1,80 @@
+"""Suspects: has the claim step take jobs that may crash the worker, each alone. Called by the claim thread only.
+
+In: how the last claim of other jobs went. Out: a `Claim` of one suspect, while the worker holds nothing else. If it
+crashes the worker then, the suspect is known to be the cause.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from worker.rq.claimer import Claim, Claimer
+from worker.state.suspect_turn import SuspectTurn
+
+# The server is not asked more often than this whether suspects wait.
+POLL_S = 0.5
+# An idle worker that waits for its next turn wakes no more often than this.
+MIN_WAIT_S = 0.01
+
+
+class SuspectClaims:
+    """Claims suspects for one worker, in turns."""
+
+    def __init__(
+        self, claimer: Claimer, *, lost_s: float = 0.0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`lost_s`: the time that the crash of this worker's predecessor has cost; 0 if there was none."""
+        self._claimer = claimer
+        self._turn = SuspectTurn(lost_s=lost_s, clock=monotonic)
+        self._monotonic = monotonic
+        self._polled_at = float("-inf")
+        self.may_wait = True  # until the server says that none waits
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether only suspects may be claimed now: call `claim` once the worker holds nothing."""
+        return self._turn.is_on
+
+    def observe(self, claim: Claim, *, is_idle: bool) -> None:
+        """Begin a turn after this claim of other jobs if one is due and suspects wait.
+
+        Args:
+            is_idle: the worker held nothing before the claim.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached; no turn has begun.
+        """
+        self._turn.observe(is_idle=is_idle and not claim.jobs and not claim.cut_short)
+        # A suspect among the jobs was claimed by an earlier call, whose answer was lost, or a worker of the release
+        # before has put it back.
+        is_late = any(job.deaths.suspicion is not None for job in claim.jobs)
+        if is_late or (not claim.suspended and self._turn.due_in_s() <= 0 and self._poll()):
+            self._turn.begin()
+
+    def claim(self) -> Claim | None:
+        """Claim the next suspect. It ends the turn if there is none, or if the turn is over: then it returns None.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached. Call again: the suspect comes if it was claimed.
+        """
+        if not self._turn.may_claim():
+            self._turn.end()
+            return None
+        claim = self._claimer.claim_suspect()
+        if not claim.jobs:
+            self.may_wait = False
+            self._turn.end()
+        return claim
+
+    def idle_wait_s(self, longest_s: float) -> float:
+        """How long an idle worker may wait for other jobs."""
+        return min(longest_s, max(MIN_WAIT_S, self._turn.due_in_s())) if self.may_wait else longest_s
+
+    def _poll(self) -> bool:
+        now = self._monotonic()
+        if not self.may_wait and now - self._polled_at < POLL_S:
+            return False
+        self.may_wait = self._claimer.suspects_wait()
+        self._polled_at = now
+        return self.may_wait
