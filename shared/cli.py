@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from shared.log_format import configure_logging
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
     from shared.settings import Settings
@@ -16,57 +15,12 @@ if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may 
 RedisUrl = Annotated[str | None, typer.Option(help="Redis server, e.g. redis://host:6379/0")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
-_PLAIN_RECORD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime"}
-
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
-# Characters that control a terminal or end a line in an editor, with their escapes: `\n` for a newline.
-_CONTROL_CHARACTERS = {
-    code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
-}
-
-
-class _TextLines(logging.Formatter):
-    """One line for each event, and indented lines for its traceback.
-
-    Messages quote text that others wrote, such as ids of jobs. None of it can begin a new line or control the terminal.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)sZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-        self.converter = time.gmtime
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
-        record.message = record.message.translate(_CONTROL_CHARACTERS)
-        return super().formatMessage(record)
-
-    def formatException(self, ei: Any) -> str:  # logging's name
-        lines = super().formatException(ei).split("\n")
-        return "\n".join(f"  {line.translate(_CONTROL_CHARACTERS)}" for line in lines)
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line; the `extra` of a log call becomes fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "at": round(record.created, 6),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        fields |= {key: value for key, value in record.__dict__.items() if key not in _PLAIN_RECORD}
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
-
-
 def setup_logging(settings: Settings) -> None:
     """Log to standard error, in the format and from the level of the settings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if settings.log_format == "json" else _TextLines())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    configure_logging(log_format=settings.log_format, level=settings.log_level)

@@ -28,12 +28,16 @@ def worker(
 ) -> None:
     """Sort the images of the queues, in batches, until stopped.
 
-    SIGTERM or Ctrl-C finishes what is held and ends; a second one gives it back to the queues and quits.
+    SIGTERM or Ctrl-C finishes what is held and ends; a second one gives it back to the queues and quits. A worker that
+    crashes, hangs or is killed is started anew.
 
     Example: sortline worker --queues live,bulk --max-batch 16
     """
+    import os
+
     from shared.cli import setup_logging
     from shared.settings import load_settings
+    from worker.parent.handover import Handover
     from worker.service import WorkerService
 
     settings = load_settings(
@@ -46,4 +50,4 @@ def worker(
         redis_url=redis_url,
     )
     setup_logging(settings)
-    raise typer.Exit(WorkerService(settings, burst=burst).run())
+    raise typer.Exit(WorkerService(settings, burst=burst, handover=Handover.take_from(os.environ)).run())

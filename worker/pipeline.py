@@ -88,6 +88,7 @@ class Pipeline:
         max_attempts: int,
         lease_s: int,
         stuck_after_s: float,
+        lost_s: float = 0.0,
         burst: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -95,6 +96,7 @@ class Pipeline:
         """`burst` ends the pipeline once the queues are empty and all jobs are finished.
 
         `stuck_after_s`, by the clock `monotonic`, is the longest time that a thread may take for one image or batch.
+        `lost_s` is how long ago the worker crashed whose place this one takes; 0 if it takes none.
         """
         self._inflight, self._keeper = components.inflight, components.keeper
         self._stop_claiming, self._claims_ended = threading.Event(), threading.Event()
@@ -126,7 +128,7 @@ class Pipeline:
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
-            SuspectClaims(components.claimer, monotonic=monotonic),
+            SuspectClaims(components.claimer, lost_s=lost_s, monotonic=monotonic),
             queues=queues,
             bulk_share=bulk_share,
             capacity=BATCHES_HELD * max_batch,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+import redis
 from rq.worker import WorkerStatus
 
 from model_store.registry.store import open_store, parse_spec
@@ -34,6 +35,8 @@ from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels, Serving
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
+from worker.parent.causes import HANGING
+from worker.parent.handover import Handover
 from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.broken_keys import BrokenKeys
 from worker.rq.claimer import Claimer
@@ -41,7 +44,7 @@ from worker.rq.finisher import Finisher
 from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Maintenance
 from worker.rq.processes import find_processes
-from worker.rq.registration import RegistrationThread, worker_name
+from worker.rq.registration import RegistrationThread, new_worker_name
 from worker.rq.sweep import Sweeper
 from worker.state.inflight import Inflight
 from worker.state.pixel_buffer import BATCHES_HELD
@@ -52,14 +55,14 @@ T = TypeVar("T")
 
 # How soon the main thread notices a signal or a thread that died.
 POLL_INTERVAL_S = 0.5
-# How long the start waits for the server to accept the login and the database.
+# How long the start waits for the server to accept the login and the database, and to take back a predecessor's jobs.
 CHECK_S = 5.0
 # How long the end waits for the threads, for the end of the registration with RQ, and for jobs to be given back.
 JOIN_S = 2.0
 UNREGISTER_WAIT_S = 5.0
 GIVE_BACK_S = 5.0
-# How long a worker with a hanging thread stays unhealthy before it ends: three probes of Kubernetes.
-RESTART_WAIT_S = 30.0
+# How long a worker with a hanging thread goes on, unhealthy, before it ends: what it still does for other jobs is done.
+RESTART_WAIT_S = 5.0
 # How long the end waits for a model that is being loaded: the interpreter must not end while native code runs.
 FOLLOW_END_S = 5.0
 # A probe or a scrape must not hang while Redis is unavailable.
@@ -74,9 +77,21 @@ class WorkerService:
     """
 
     def __init__(
-        self, settings: Settings, *, burst: bool = False, load: Callable[[Settings], LoadedModel] | None = None
+        self,
+        settings: Settings,
+        *,
+        burst: bool = False,
+        load: Callable[[Settings], LoadedModel] | None = None,
+        handover: Handover | None = None,
     ) -> None:
-        """`load` provides a model from elsewhere than the model store; then there is nothing to follow."""
+        """Does not call the server.
+
+        Args:
+            settings: what to work on, and how.
+            burst: end when the queues are empty.
+            load: provides a model from elsewhere than the model store; then there is nothing to follow.
+            handover: from the parent process, if there is one.
+        """
         self._settings = settings
         self._burst = burst
         self._load = load
@@ -92,15 +107,18 @@ class WorkerService:
             server_clock=self._server_clock,
             metrics=self._metrics,
         )
+        self._broken_keys = BrokenKeys(self._metrics.refused.inc)
         self._pipeline: Pipeline | None = None
         self._registration: RegistrationThread | None = None
         self._follower: Follower | None = None
         self._recorder: Recorder | None = None
-        self._stop_signals = 0
-        self.name = worker_name()
+        self._signals = 0
+        self._parent = None if handover is None else handover.parent
+        self._predecessor = None if handover is None else handover.predecessor
+        self.name = new_worker_name() if handover is None else handover.name
 
     def run(self) -> int:
-        """Work until stopped. The exit code: 0 drained, 1 a thread died or hangs, 130 told to stop twice.
+        """Work until stopped. The exit code: 0 drained, 1 a thread died, HANGING a call hangs, 130 told to stop twice.
 
         Raises:
             BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
@@ -108,18 +126,23 @@ class WorkerService:
         """
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        if self._parent is not None:
+            self._parent.listen()
         status = self._status_server()
         status.start()
         try:
             url = self._settings.redis_url
             answer = in_background("check", lambda: check(connect(url), url))
+            keeper = None
+            if self._predecessor is not None:  # not beside the loading, which mutes the output of all threads
+                keeper = self._wait_for(in_background("take-back", self._take_back), timeout_s=CHECK_S)
             model = self._wait_for(in_background("load", self._timed_load))
             if model is not None:
                 self._await_server(answer)
             if model is None or self._stop_signals:  # a claim from a server that hangs would delay the end
                 log.info("told to stop before the first claim: nothing was claimed")
                 _end_at_once(0)
-            self._pipeline = self._build(model)
+            self._pipeline = self._build(model, keeper or self._new_keeper())
             return self._run_guarded(self._pipeline)
         finally:
             status.stop()
@@ -193,11 +216,11 @@ class WorkerService:
         return self._wait_for_restart() if pipeline.watchdog.hanging.is_set() else 0
 
     def _wait_for_restart(self) -> int:
-        """Stay unhealthy for a while, so that an orchestrator sees why. Then end, as there may be no orchestrator."""
+        """Finish what does not hang. Then end: only the end of the process ends a call in native code."""
         give_up_at = time.monotonic() + RESTART_WAIT_S
         while not self._stop_signals and time.monotonic() < give_up_at:
             time.sleep(POLL_INTERVAL_S)
-        return 1
+        return HANGING
 
     def _stop_following(self) -> None:
         if self._follower is not None and self._recorder is not None:
@@ -220,9 +243,18 @@ class WorkerService:
             )
         _end_at_once(code)
 
+    @property
+    def _stop_signals(self) -> int:
+        """How often this worker was told to stop.
+
+        The parent passes its signals on through a pipe. So a signal that reaches both processes, as Ctrl-C in a
+        terminal does, is counted once.
+        """
+        return max(self._signals, 0 if self._parent is None else self._parent.stop_requests)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Only this: the main thread may hold a lock for which a handler that does more would wait.
-        self._stop_signals += 1
+        self._signals += 1
 
     def _timed_load(self) -> Model:
         started = time.perf_counter()
@@ -241,12 +273,11 @@ class WorkerService:
         measure(model)
         return model
 
-    def _build(self, model: Model) -> Pipeline:
-        settings, inflight = self._settings, Inflight()
+    def _build(self, model: Model, keeper: LeaseKeeper) -> Pipeline:
+        settings, inflight = self._settings, keeper.inflight
         self._metrics.inflight.set_function(lambda: len(inflight))
         active_models = ActiveModels(Serving(model), metrics=self._metrics)
         self._recorder = self._follow(active_models)
-        broken_keys = BrokenKeys(self._metrics.refused.inc)
         components = PipelineComponents(
             # Each has a connection of its own: a claim blocks, and leases must not wait for a large finish.
             claimer=Claimer(
@@ -254,7 +285,7 @@ class WorkerService:
                 worker=self.name,
                 queues=settings.queue_names,
                 lease_s=settings.lease_s,
-                broken_keys=broken_keys,
+                broken_keys=self._broken_keys,
                 max_image_bytes=settings.max_image_bytes,
             ),
             active_models=active_models,
@@ -268,18 +299,9 @@ class WorkerService:
                 settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=self._metrics
             ),
             finisher=Finisher(
-                connect(settings.redis_url), worker=self.name, settings=settings, broken_keys=broken_keys
+                connect(settings.redis_url), worker=self.name, settings=settings, broken_keys=self._broken_keys
             ),
-            keeper=LeaseKeeper(
-                connect(settings.redis_url),
-                worker=self.name,
-                queues=settings.queue_names,
-                lease_s=settings.lease_s,
-                max_losses=settings.max_losses,
-                inflight=inflight,
-                broken_keys=broken_keys,
-                processes=find_processes(),
-            ),
+            keeper=keeper,
             server_clock=self._server_clock,
             inflight=inflight,
             metrics=self._metrics,
@@ -294,8 +316,42 @@ class WorkerService:
             max_attempts=settings.max_attempts,
             lease_s=settings.lease_s,
             stuck_after_s=settings.stuck_after_s,
+            lost_s=self._lost_s(),
             burst=self._burst,
         )
+
+    def _lost_s(self) -> float:
+        """How long ago the worker whose place this one takes crashed."""
+        before = self._predecessor
+        return time.monotonic() - before.died_at if before is not None and before.is_explained else 0.0
+
+    def _new_keeper(self) -> LeaseKeeper:
+        keeper = LeaseKeeper(
+            connect(self._settings.redis_url),
+            worker=self.name,
+            queues=self._settings.queue_names,
+            lease_s=self._settings.lease_s,
+            max_losses=self._settings.max_losses,
+            inflight=Inflight(),
+            broken_keys=self._broken_keys,
+            processes=find_processes(parent_pid=None if self._parent is None else self._parent.pid),
+        )
+        if (before := self._predecessor) is not None:
+            keeper.take_back_from(before.worker, crash=before.cause if before.is_explained else "")
+        return keeper
+
+    def _take_back(self) -> LeaseKeeper:
+        """Take the predecessor's jobs back before the model is loaded: idle workers may have them.
+
+        Returns:
+            the keeper that did it, for the pipeline: it knows which jobs are still to be answered.
+        """
+        keeper = self._new_keeper()
+        try:
+            self._metrics.redelivered.inc(keeper.reap_early())
+        except redis.exceptions.RedisError as error:
+            log.info("the jobs of the worker before this one are taken back later: %s", explain(error) or error)
+        return keeper
 
     def _follow(self, active_models: ActiveModels) -> Recorder:
         """The recorder, and the follower if the settings leave anything to follow."""

@@ -54,12 +54,37 @@ def running(module: str, *arguments: str, settings: Settings, log: Path) -> Iter
             env=environment(settings, PYTHONPATH=str(PROJECT)),
             stdout=file,
             stderr=file,
+            process_group=0,  # so that a test can signal all of it, as a terminal does
         )
         try:
             yield process
         finally:
             process.kill()
             process.wait()
+
+
+def child_of(process: subprocess.Popen[bytes]) -> int:
+    """The one process that it has started: of `sortline worker`, the worker proper."""
+    wait_until(lambda: len(children_of(process.pid)) == 1, "it has one child")
+    return children_of(process.pid)[0]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that this one has started and that still run, or wait for it to ask for their exit codes."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _stat(folder)[1:2] == [str(pid)]]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended. Its parent may not have asked for its exit code yet."""
+    return _stat(Path(f"/proc/{pid}"))[:1] in ([], ["Z"])
+
+
+def _stat(folder: Path) -> list[str]:
+    """State, parent, … of a process (proc_pid_stat(5), from field 3); nothing if it is gone."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def wait_until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:

@@ -326,7 +326,11 @@ def finisher(settings: Settings, *, worker: str = "w1") -> Finisher:
 
 
 def keeper(
-    settings: Settings, inflight: Inflight, *, worker: str = "w1", processes: Processes | None = None
+    settings: Settings,
+    inflight: Inflight,
+    *,
+    worker: str = "w1",
+    processes: Processes | None = None,
 ) -> LeaseKeeper:
     """The lease step of `worker`."""
     return LeaseKeeper(

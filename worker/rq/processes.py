@@ -1,4 +1,4 @@
-"""Processes: tells whether another worker process on this host has certainly ended. Linux only; asks only the kernel.
+"""Processes: tells whether another worker on this host has certainly ended. Linux only; asks only the kernel.
 
 A process that can't be seen may run in another container or on another host. So every answer is about the processes of
 one scope: the same host since the same boot, with the same PIDs and the same clock.
@@ -28,6 +28,12 @@ class ProcessId(NamedTuple):
         return f"{self.pid}:{self.started_ticks}"
 
 
+def parse_process_ids(text: str) -> list[ProcessId]:
+    """Of a worker's process and its parent's, as `Processes.describe_own` writes them; none for any other text."""
+    found = [parse_process_id(part) for part in text.split(" ")]
+    return [process for process in found if process is not None] if None not in found else []
+
+
 def parse_process_id(text: str) -> ProcessId | None:
     """The inverse of `str(ProcessId)`; None for any other text."""
     found = _PROCESS.fullmatch(text)
@@ -37,10 +43,27 @@ def parse_process_id(text: str) -> ProcessId | None:
 class Processes:
     """The processes in the scope of this one."""
 
-    def __init__(self, *, scope: str, own: ProcessId, proc: Path) -> None:
+    def __init__(self, *, scope: str, own: ProcessId, proc: Path, parent: ProcessId | None = None) -> None:
+        """`parent` starts another worker when this one dies."""
         self.scope = scope
         self.own = own
+        self.parent = parent
         self._proc = proc
+
+    def describe_own(self) -> str:
+        """What other workers are told: `<pid>:<started_ticks>` of this process and of its parent.
+
+        A release that knows of no parents can't read the two. To it this worker never counts as gone, and leases tell.
+        """
+        return str(self.own) if self.parent is None else f"{self.own} {self.parent}"
+
+    def is_worker_gone(self, description: str) -> bool:
+        """Whether a worker has certainly ended that described itself so.
+
+        While its parent lives, the parent starts another worker, which knows why this one died and takes its jobs back.
+        """
+        processes = parse_process_ids(description)
+        return bool(processes) and all(self.is_gone(process) for process in processes)
 
     def is_gone(self, process: ProcessId) -> bool:
         """True only if the process has certainly ended. A stopped process (SIGSTOP) lives; in doubt a process lives."""
@@ -59,13 +82,17 @@ class Processes:
         return stat.started_ticks != process.started_ticks or stat.has_ended
 
 
-def find_processes(proc: Path = Path("/proc")) -> Processes | None:
-    """The processes in the scope of this one; None if /proc doesn't show them: then no worker ever counts as gone."""
+def find_processes(proc: Path = Path("/proc"), *, parent_pid: int | None = None) -> Processes | None:
+    """The processes in the scope of this one; None if /proc doesn't show them: then no worker ever counts as gone.
+
+    `parent_pid`: of the process that starts another worker when this one dies, if there is one.
+    """
     try:
         if os.readlink(proc / "self") != str(os.getpid()):
             raise OSError(f"{proc} shows the processes of another namespace")
         own = ProcessId(os.getpid(), _read_stat(proc / "self").started_ticks)
-        return Processes(scope=_scope(proc), own=own, proc=proc)
+        parent = None if parent_pid is None else ProcessId(parent_pid, _read_stat(proc / str(parent_pid)).started_ticks)
+        return Processes(scope=_scope(proc), own=own, parent=parent, proc=proc)
     except (OSError, ValueError) as error:
         log.debug("jobs of a worker that died on this host return when their leases run out, not at once: %s", error)
         return None

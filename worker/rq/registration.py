@@ -33,6 +33,7 @@ from shared import keys
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_wrong_type
 from worker.observe.metrics import Metrics
+from worker.parent.handover import worker_name
 from worker.rq.persistence_check import warn_if_not_durable
 
 log = logging.getLogger("sortline.presence")
@@ -46,9 +47,9 @@ LISTEN_S = 0.5
 CHUNK = 1_000
 
 
-def worker_name() -> str:
-    """A unique name that tells where the worker runs."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+def new_worker_name() -> str:
+    """The name of a worker without a parent process that has named it."""
+    return worker_name(pid=os.getpid(), token=secrets.token_hex(4))
 
 
 class RqRegistration(BaseWorker):

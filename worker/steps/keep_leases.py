@@ -10,6 +10,7 @@ import redis
 
 from worker.observe.supervisor import StageThread
 from worker.observe.watchdog import Watchdog
+from worker.parent.causes import HANG
 from worker.rq.leases import LeaseKeeper
 from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
@@ -44,6 +45,7 @@ class LeaseStep:
         self._stop = stop
         self._ended = ended
         self._known = known
+        self._hanging_taken_back = False
 
     def __call__(self, thread: StageThread) -> None:
         """Keep the leases, and wait."""
@@ -63,12 +65,23 @@ class LeaseStep:
     def _keep(self) -> None:
         if self._watchdog.check():
             self._stop.set()
-            self._watchdog.give_back()
+            self._give_up_hanging()
         for lease in self._keeper.renew():
             log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
             self._flow.metrics.leases_lost.inc()
         if self._stop.is_set():
             return  # a job that is taken back now would wait until this worker ends
+        self._reap()
+
+    def _give_up_hanging(self) -> None:
+        """Give the other jobs back. Then those that hang are taken back, as if the worker had crashed with them."""
+        self._watchdog.give_back()
+        if not self._hanging_taken_back:
+            self._keeper.take_back_from(self._keeper.worker, crash=HANG)
+            self._reap()
+            self._hanging_taken_back = True
+
+    def _reap(self) -> None:
         requeued, given_up = self._keeper.reap()
         self._flow.metrics.redelivered.inc(requeued + len(given_up))
         if given_up:

@@ -11,7 +11,7 @@ def quarantined(deaths: Deaths, *, max_losses: int) -> Quarantined:
     """The error with which a job ends that is given up by what is known of its workers' deaths."""
     if deaths.crashes >= MAX_CRASHES:
         return Quarantined(
-            f"crashed the worker {deaths.crashes} times while nothing else was in hand: {deaths.suspicion}"
+            f"crashed or hung the worker {deaths.crashes} times while nothing else was in hand: {deaths.suspicion}"
         )
     if deaths.losses >= max_losses:
         return Quarantined(

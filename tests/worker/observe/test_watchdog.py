@@ -79,10 +79,14 @@ def held_by_server(client: redis.Redis) -> set[str]:
     return {member.decode().partition(":")[0] for member in client.zrange(keys.rq_wip("live"), 0, -1)}
 
 
+def suspects(client: redis.Redis) -> list[str]:
+    return [job_id.decode() for job_id in client.lrange(keys.suspects("live"), 0, -1)]
+
+
 def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
-    """Nothing waits behind it. Its lease is not renewed for ever; it counts as lost, so it fails in the end."""
+    """Nothing waits behind it. That it hung, alone, counts against it, so that it fails in the end."""
     poison, *behind = kit.submit(settings, frame(POISON), *[frame() for _ in range(9)])
     components = kit.pipeline_components(settings, Serving(replace(kit.model(), decoder=decoder)))
     run = kit.pipeline(settings, components, monotonic=clock)
@@ -94,13 +98,11 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     hang_until_given_up(run, clock, settings, hanging)
     assert f"the {hanging} loop has not come round" in (run.watchdog.health_problem() or "")
     assert run.ended.wait(kit.PATIENCE_S), "the worker could not end"
-    assert held_by_server(client) == {poison}
+    kit.wait_until(lambda: suspects(client) == [poison], "it is taken back")
+    assert held_by_server(client) == set()
     assert len(components.inflight) == 0, "it would be renewed"
     assert {result.attempt for result in kit.stream(client)} == {1}
-    for member in client.zrange(keys.rq_wip("live"), 0, -1):
-        client.zadd(keys.rq_wip("live"), {member: 1.0})  # its lease runs out
-    assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
-    assert client.hget(keys.rq_job(poison), keys.LOSSES) == b"1"
+    assert client.hmget(keys.rq_job(poison), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
 
 
 def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
@@ -115,7 +117,9 @@ def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     in_the_model = {lease.job_id for lease in run.supervisor.jobs_of("infer")}
     hang_until_given_up(run, clock, small, "infer")
     assert run.ended.wait(kit.PATIENCE_S)
-    assert held_by_server(client) == in_the_model
+    kit.wait_until(lambda: set(suspects(client)) == in_the_model, "they are to be tried alone")
+    assert held_by_server(client) == set()
+    assert {client.hget(keys.rq_job(job_id), keys.CRASHES) for job_id in in_the_model} == {b"0"}
     waiting = [item.decode() for item in client.lrange(keys.rq_queue("live"), 0, -1)]
     assert waiting == [job_id for job_id in job_ids if job_id not in in_the_model]
     gate.opened.set()

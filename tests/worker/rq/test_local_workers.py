@@ -369,3 +369,33 @@ def test_a_worker_that_was_taken_for_gone_finishes_nothing(long: Settings, clien
     assert kit.stream(client) == []
     kit.run_burst(long, worker="w2")
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+# a worker that takes another one's place ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("processes", [on_this_host(), None], ids=["", "processes can't be seen"])
+def test_the_jobs_of_a_predecessor_are_taken_at_the_first_step(
+    long: Settings, client: redis.Redis, processes: Processes | None
+) -> None:
+    """Its processes are not asked: its parent, which lives, has said that it is gone."""
+    job_ids = kit.submit(long, *[frame() for _ in range(3)])
+    register(long, on_this_host().own)
+    kit.claimer(long, worker="dead").claim(3)
+    keeper = kit.keeper(long, Inflight(), worker="w2", processes=processes)
+    keeper.take_back_from("dead")
+    assert keeper.reap() == (3, [])
+    assert queued(client) == job_ids
+
+
+def test_a_predecessor_is_forgotten_after_a_while(long: Settings, client: redis.Redis) -> None:
+    """Its last commands may reach the server late. Afterwards nothing of it is left in Redis, or searched for."""
+    register(long, on_this_host().own)
+    keeper = kit.keeper(long, Inflight(), worker="w2", processes=on_this_host())
+    keeper.take_back_from("dead", crash="SIGSEGV")
+    for _ in range(local_workers.QUIET_STEPS):
+        assert keeper.reap() == (0, [])
+    kit.submit(long, frame())
+    keeper.reap()
+    assert client.hkeys(KEY) == [b"w2"]
+    assert keeper._local_workers.find_gone() == ({}, [])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker import kit
-from worker.rq.processes import Processes, ProcessId, find_processes, parse_process_id
+from worker.rq.processes import Processes, ProcessId, find_processes, parse_process_id, parse_process_ids
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is ever known to be gone")
 
@@ -245,3 +245,37 @@ def test_a_process_id_is_read_as_it_was_written(processes: Processes) -> None:
 def test_any_other_text_is_no_process_id(text: str) -> None:
     """PID 0 and below stand for groups of processes, and PIDs that the kernel can't have raise in Python."""
     assert parse_process_id(text) is None
+
+
+# workers with a parent process ──────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_with_a_parent_describes_both() -> None:
+    processes = find_processes(parent_pid=os.getppid())
+    assert processes is not None and processes.parent is not None
+    assert processes.parent.pid == os.getppid()
+    assert processes.describe_own() == f"{processes.own} {processes.parent}"
+    assert parse_process_ids(processes.describe_own()) == [processes.own, processes.parent]
+    assert parse_process_id(processes.describe_own()) is None, "an older release would take it for one process"
+
+
+def test_a_worker_is_gone_when_it_and_its_parent_are(processes: Processes, child: subprocess.Popen[bytes]) -> None:
+    lives, own = id_of(child), processes.own
+    dead = lives._replace(started_ticks=lives.started_ticks - 1)
+    assert not processes.is_worker_gone(f"{dead} {own}"), "its parent starts another one"
+    assert not processes.is_worker_gone(f"{lives} {dead}"), "it may still write"
+    assert processes.is_worker_gone(f"{dead} {dead}")
+
+
+def test_a_worker_of_an_older_release_has_no_parent(processes: Processes) -> None:
+    assert not processes.is_worker_gone(str(processes.own))
+    assert processes.is_worker_gone(str(processes.own._replace(started_ticks=1)))
+
+
+@pytest.mark.parametrize("text", ["", " ", "1:1 ", "1:1  1:1", "1:1 nonsense", "nonsense 1:1"])
+def test_a_worker_that_describes_itself_otherwise_is_not_gone(processes: Processes, text: str) -> None:
+    assert not processes.is_worker_gone(text)
+
+
+def test_a_parent_that_cannot_be_seen_leaves_it_to_the_leases(tmp_path: Path) -> None:
+    assert find_processes(copy_of_proc(tmp_path), parent_pid=1) is None

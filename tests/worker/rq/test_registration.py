@@ -21,7 +21,7 @@ from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.observe.metrics import Metrics
 from worker.rq import registration as registration_module
-from worker.rq.registration import WORKER_TTL_S, RegistrationThread, RqRegistration, worker_name
+from worker.rq.registration import WORKER_TTL_S, RegistrationThread, RqRegistration, new_worker_name
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def only_worker(client: redis.Redis) -> Worker:
 
 
 def test_names_are_unique() -> None:
-    assert len({worker_name() for _ in range(50)}) == 50
+    assert len({new_worker_name() for _ in range(50)}) == 50
 
 
 def test_arrives_for_its_queues(registration: RqRegistration, client: redis.Redis) -> None:

@@ -1,0 +1,39 @@
+"""The parent finds the form of the log where the settings do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.settings import load_settings
+from worker.parent.log import log_format
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "name"),
+    [
+        ({}, "", "sortline.toml"),
+        ({}, 'log_format = "json"', "sortline.toml"),
+        ({"SORTLINE_LOG_FORMAT": "text"}, 'log_format = "json"', "sortline.toml"),
+        ({"sortline_log_format": "json"}, "", "sortline.toml"),
+        ({"SORTLINE_CONFIG": "other.toml"}, 'log_format = "json"', "other.toml"),
+    ],
+)
+def test_the_form_is_that_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], file: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SORTLINE_LOG_FORMAT", raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    (tmp_path / name).write_text(file)
+    assert log_format(os.environ) == load_settings().log_format
+
+
+def test_settings_that_cannot_be_read_are_logged_as_text(tmp_path: Path) -> None:
+    """Someone may have changed the file since the worker read it."""
+    (tmp_path / "broken.toml").write_text("log_format =")
+    assert log_format({"SORTLINE_CONFIG": str(tmp_path / "broken.toml")}) == "text"
+    assert log_format({"SORTLINE_CONFIG": str(tmp_path / "none.toml")}) == "text"

@@ -1,0 +1,49 @@
+"""The parent's log line for each restart, in the form that the settings ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.parent.causes import HANG, KILLED, OUT_OF_MEMORY
+
+_TEXTS = {
+    HANG: "ended, as a call in it hung",
+    OUT_OF_MEMORY: "was killed by the kernel, as its control group was out of memory",
+    KILLED: "was killed (SIGKILL) by an unknown cause",
+}
+
+
+def log_restart(*, worker: str, cause: str, wait_s: float) -> None:
+    """Say that a worker died, why, and when the next one starts."""
+    # Only a parent that has something to say needs the memory for these.
+    import logging
+
+    from shared.log_format import configure_logging
+
+    configure_logging(log_format=log_format(os.environ), level="info")
+    logging.getLogger("sortline.parent").error(
+        "worker %s %s; another one takes its place in %.1f s",
+        worker,
+        _TEXTS.get(cause, f"crashed ({cause})"),
+        wait_s,
+        extra={"worker": worker, "cause": cause, "wait_s": wait_s},
+    )
+
+
+def log_format(environment: Mapping[str, str]) -> str:
+    """The setting `log_format`, as `shared.settings` finds it, which takes more memory than the parent may.
+
+    The worker has read the same settings before, and has ended for good if they were wrong.
+    """
+    given = {name.upper(): value for name, value in environment.items()}
+    if "SORTLINE_LOG_FORMAT" in given:
+        return given["SORTLINE_LOG_FORMAT"]
+    import tomllib
+
+    try:
+        settings = tomllib.loads(Path(environment.get("SORTLINE_CONFIG", "sortline.toml")).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "text"
+    return str(settings.get("log_format", "text"))
