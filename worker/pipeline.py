@@ -3,6 +3,7 @@
     claim ──▶ encoded jobs ──▶ decode ──▶ batcher ──▶ infer ──▶ decide ──▶ finished jobs ──▶ finish
       ▲                                                                                     │
       └───────────────────── capacity is free again (`Inflight`) ◀──────────────────────────┘
+    decode-costly: gets from decode what would hold it up, and waits for the process that decodes it
     leases: renews the leases that are held, takes back jobs of dead workers, gives up threads that hang (`watchdog`)
     Beside the pipeline the follower swaps models (`models.follower`), the recorder counts a canary's comparisons
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
@@ -32,6 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared.clock import ServerClock
+from shared.server.raw_connection import RawConnection
 from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels
 from worker.observe.engine_clock import EngineClock
@@ -50,6 +52,7 @@ from worker.steps.admit import Admission
 from worker.steps.batch import Batcher
 from worker.steps.claim import ClaimStep
 from worker.steps.decode import DecodeStep
+from worker.steps.decode_costly import CostlyDecodeStep
 from worker.steps.finish import FinishStep
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.infer import InferStep
@@ -63,6 +66,7 @@ class PipelineComponents:
     """What a pipeline is built from. Each component is used by one stage."""
 
     claimer: Claimer
+    image_connection: RawConnection  # of the step that decodes costly images
     active_models: ActiveModels
     observer: BatchObserver
     cache: ResultCache
@@ -85,6 +89,7 @@ class Pipeline:
         max_batch: int,
         linger_s: float,
         decode_threads: int,
+        max_decode_s: float,
         max_attempts: int,
         lease_s: int,
         stuck_after_s: float,
@@ -111,6 +116,7 @@ class Pipeline:
         )
         self._flow = Flow(
             encoded_jobs=DecodeQueue(queues),
+            costly_jobs=DecodeQueue(queues),
             batcher=Batcher(max_batch=max_batch, linger_s=linger_s),
             finished=queue.SimpleQueue(),
             inflight=components.inflight,
@@ -155,9 +161,14 @@ class Pipeline:
             Stage("claim", self._claim, finished=lambda: self._claim.is_finished, ended=self._end_claims),
             Stage(
                 "decode",
-                DecodeStep(self._flow, admission),
+                DecodeStep(self._flow, admission, max_decode_s=max_decode_s),
                 finished=lambda: self._flow.encoded_jobs.is_finished,
                 threads=decode_threads,
+            ),
+            Stage(
+                "decode-costly",
+                CostlyDecodeStep(self._flow, admission, components.image_connection),
+                finished=self._is_finished,
             ),
             Stage(
                 "infer",

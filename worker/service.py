@@ -23,6 +23,7 @@ from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.server.connection import check, connect
 from shared.server.error_translation import explain
+from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from worker.canary.comparer import Comparer
@@ -288,6 +289,7 @@ class WorkerService:
                 broken_keys=self._broken_keys,
                 max_image_bytes=settings.max_image_bytes,
             ),
+            image_connection=RawConnection(connect(settings.redis_url)),
             active_models=active_models,
             observer=Comparer(
                 active_models,
@@ -313,6 +315,7 @@ class WorkerService:
             max_batch=settings.max_batch,
             linger_s=settings.linger_ms / 1000,
             decode_threads=settings.decode_threads or usable_cores(),
+            max_decode_s=settings.max_decode_s,
             max_attempts=settings.max_attempts,
             lease_s=settings.lease_s,
             stuck_after_s=settings.stuck_after_s,

@@ -12,6 +12,8 @@ import numpy as np
 from model_store.bundle.manifest import Manifest
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decode_cost import is_costly
+from shared.images.decoder_process import DecoderProcess
 from shared.images.decoding import decode_into
 from shared.settings import Settings
 
@@ -29,6 +31,8 @@ class ImageDecoder:
     max_bytes: int
     max_px: int
     max_decode_bytes: int
+    max_decode_s: float
+    apart: DecoderProcess | None = field(default=None, repr=False, compare=False)  # decodes what is costly
     _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
     _for_other_cameras: Region | None = field(init=False, repr=False, compare=False)
 
@@ -50,15 +54,22 @@ class ImageDecoder:
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
         """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
 
-        After an error the content of `out` is undefined. May be called from many threads.
+        After an error the content of `out` is undefined. May be called from many threads; those with costly images
+        wait for one another if they are decoded apart.
 
         Raises:
             BadImage: not a usable image.
+            DecoderLost: a costly image could not be decoded now; it may be tried again.
             ValueError: `out` has another shape or type.
         """
         if len(out) != self.size_px:
             raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
-        decode_into(
+        decode = (
+            self.apart.decode_into
+            if self.apart is not None and is_costly(data, max_decode_s=self.max_decode_s)
+            else decode_into
+        )
+        decode(
             data,
             out,
             region=self._by_camera.get(camera, self._for_other_cameras),
@@ -66,11 +77,12 @@ class ImageDecoder:
             max_bytes=self.max_bytes,
             max_px=self.max_px,
             max_decode_bytes=self.max_decode_bytes,
+            max_decode_s=self.max_decode_s,
         )
 
 
-def decoder_of(manifest: Manifest, settings: Settings) -> ImageDecoder:
-    """The decoder for one version, with the settings' limits."""
+def decoder_of(manifest: Manifest, settings: Settings, *, apart: DecoderProcess | None = None) -> ImageDecoder:
+    """The decoder for one version, with the settings' limits. `apart`, if given, decodes costly images for it."""
     return ImageDecoder(
         size_px=manifest.input_size_px,
         fit=manifest.fit,
@@ -78,4 +90,6 @@ def decoder_of(manifest: Manifest, settings: Settings) -> ImageDecoder:
         max_bytes=settings.max_image_bytes,
         max_px=settings.max_image_px,
         max_decode_bytes=settings.max_decode_bytes,
+        max_decode_s=settings.max_decode_s,
+        apart=apart,
     )

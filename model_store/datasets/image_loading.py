@@ -26,6 +26,7 @@ from shared.cpu_cores import usable_cores
 from shared.errors import BadImage, BadSetting
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
+from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
 from shared.settings import Settings
@@ -43,11 +44,12 @@ class Limits(NamedTuple):
     max_bytes: int = MAX_BYTES
     max_px: int = MAX_PX
     max_decode_bytes: int = MAX_DECODE_BYTES
+    max_decode_s: float = MAX_DECODE_S
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """`max_image_bytes`, `max_image_px` and `max_decode_bytes`."""
-        return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes)
+        """`max_image_bytes`, `max_image_px`, `max_decode_bytes` and `max_decode_s`."""
+        return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes, settings.max_decode_s)
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def _decode(
             max_bytes=limits.max_bytes,
             max_px=limits.max_px,
             max_decode_bytes=limits.max_decode_bytes,
+            max_decode_s=limits.max_decode_s,
         )
     except BadImage as error:
         return Unreadable(sample.name, str(error))

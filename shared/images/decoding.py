@@ -35,7 +35,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import (  # the plugins register themselves: else Image.open imports all 40 formats, in any thread
@@ -45,14 +45,16 @@ from PIL import (  # the plugins register themselves: else Image.open imports al
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
-    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
 from shared.errors import BadImage
+from shared.images import decode_cost
 from shared.images import limits as limits
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
+from shared.images.damage import is_cut, truncated, undecodable
+from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.images.formats import FORMATS, sniff
 from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
@@ -103,12 +105,14 @@ def decode_image(
     max_bytes: int = MAX_BYTES,
     max_px: int = MAX_PX,
     max_decode_bytes: int = MAX_DECODE_BYTES,
+    max_decode_s: float = MAX_DECODE_S,
 ) -> Pixels:
     """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
     `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
     May be called from many threads: the codec and the resizing run without the interpreter lock. A large image waits
-    until it fits into `max_decode_bytes` beside the others that this process is decoding.
+    until it fits into `max_decode_bytes` beside the others that this process is decoding. One that by its headers would
+    take more than `max_decode_s` of processor time is refused; `decoder_process` holds it to that time too.
 
     Raises:
         BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
@@ -116,7 +120,14 @@ def decode_image(
     """
     out = np.empty((size_px, size_px, 3), np.uint8)
     decode_into(
-        data, out, region=region, fit=fit, max_bytes=max_bytes, max_px=max_px, max_decode_bytes=max_decode_bytes
+        data,
+        out,
+        region=region,
+        fit=fit,
+        max_bytes=max_bytes,
+        max_px=max_px,
+        max_decode_bytes=max_decode_bytes,
+        max_decode_s=max_decode_s,
     )
     return out
 
@@ -130,6 +141,7 @@ def decode_into(
     max_bytes: int = MAX_BYTES,
     max_px: int = MAX_PX,
     max_decode_bytes: int = MAX_DECODE_BYTES,
+    max_decode_s: float = MAX_DECODE_S,
 ) -> None:
     """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
 
@@ -138,15 +150,13 @@ def decode_into(
     size_px = out.shape[0]
     if out.shape != (size_px, size_px, 3) or out.dtype != np.uint8:
         raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
-    content_type = sniff(data)
-    limits.check_length(len(data), max_bytes=max_bytes)
+    content_type = check_file(data, max_bytes=max_bytes, max_px=max_px, max_decode_s=max_decode_s)
     _silence_pillow_warnings()
     options = _DecodeOptions(region, fit, max_px, max_decode_bytes)
     if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
         return
-    if content_type == "image/png" and _is_cut(data, content_type):  # Pillow would not notice the missing end
-        raise _truncated(data, content_type)
-    limits.check_before_opening(data, content_type)
+    if content_type == "image/png" and is_cut(data, content_type):  # Pillow would not notice the missing end
+        raise truncated(data, content_type)
     try:
         _decode_by_pillow(data, out, content_type, options)
     except BadImage:
@@ -154,7 +164,21 @@ def decode_into(
     except Image.DecompressionBombError as error:
         raise BadImage("too_large_px", f"the limit is {max_px:,} pixels (max_image_px): {error}") from error
     except Exception as error:  # for hostile bytes Pillow raises nearly anything, AttributeError and KeyError too
-        raise _undecodable(data, content_type, error=error) from error
+        raise undecodable(data, content_type, error=error) from error
+
+
+def check_file(data: bytes, *, max_bytes: int, max_px: int, max_decode_s: float) -> str:
+    """The content type of a file that may be decoded, by its first bytes, its length and what its headers say.
+
+    Raises:
+        BadImage: `empty`, `format`, `too_large_bytes`, `too_large_px`, `corrupt`, or `unsupported`: it would take too
+            long, among others.
+    """
+    content_type = sniff(data)
+    limits.check_length(len(data), max_bytes=max_bytes)
+    limits.check_before_opening(data, content_type)
+    decode_cost.check(data, content_type, max_px=max_px, max_decode_s=max_decode_s)
+    return content_type
 
 
 class _DecodeOptions(NamedTuple):
@@ -353,38 +377,6 @@ def _turn(frame: Image.Image) -> Image.Transpose | None:
         return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # broken EXIF does not spoil the pixels
         return None
-
-
-def _undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
-    if "truncated" in str(error) or _is_cut(data, content_type):
-        return _truncated(data, content_type)
-    # This error's text holds only the address of an object.
-    unread = isinstance(error, UnidentifiedImageError)
-    why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
-    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
-
-
-def _truncated(data: bytes, content_type: str) -> BadImage:
-    what = f"this {FORMATS[content_type]} ends too early, after {len(data):,} bytes"
-    return BadImage("truncated", f"{what}: send it when it is completely written.")
-
-
-def _is_cut(data: bytes, content_type: str) -> bool:
-    """Whether the container's own fields show that the end is missing."""
-    size_bytes = len(data)
-    match content_type:
-        case "image/jpeg":
-            return b"\xff\xd9" not in data[-1024:]
-        case "image/png":
-            return data.rfind(b"IEND") < 0
-        case "image/webp":
-            return int.from_bytes(data[4:8], "little") + 8 > size_bytes
-        case "image/bmp":
-            return int.from_bytes(data[2:6], "little") > size_bytes
-        case _:  # TIFF: the directory, which writers put last, lies past the end
-            order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-            big = data[2:4] in (b"+\0", b"\0+")
-            return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes
 
 
 def _silence_pillow_warnings() -> None:

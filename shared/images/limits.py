@@ -20,7 +20,7 @@ from PIL import PngImagePlugin
 from shared.errors import BadImage
 from shared.images.jpeg import JpegHeader, reduced_size
 from shared.images.modes import PIECE_BYTES
-from shared.images.tiff_directory import count_of, measure_tags
+from shared.images.tiff_directory import MAX_TAGS, count_of, measure_tags
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,6 +93,8 @@ def check_before_opening(data: bytes, content_type: str) -> None:
     if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would read one directory, libtiff another
         raise BadImage("unsupported", "a big-endian BigTIFF: send a plain TIFF.")
     found = measure_tags(data)
+    if found.tags > MAX_TAGS:
+        raise BadImage("unsupported", f"the TIFF has more than {MAX_TAGS:,} tags.")
     if found.values > _MAX_TAG_VALUES:
         raise BadImage(
             "unsupported", f"the TIFF's tags hold {found.values:,} numbers, the limit is {_MAX_TAG_VALUES:,}."

@@ -1,8 +1,9 @@
 """Measures a TIFF's directory of tags without unpacking it, because each number would become a Python object.
 
-In: the bytes of a TIFF file, or of EXIF, which has the same form. Out: how many values and bytes its tags hold.
-Called by `limits`: Pillow and libtiff unpack as many values as a tag claims. A file of 19 MB may hold 2 million
-fractions, which take 330 MB; and tags may share their bytes, which libtiff copies for each.
+In: the bytes of a TIFF file, or of EXIF, which has the same form. Out: how many values and bytes its tags hold, and how
+its pixels are laid out. Called by `limits` and `decode_cost`: Pillow and libtiff unpack as many values as a tag claims.
+A file of 19 MB may hold 2 million fractions, which take 330 MB; and tags may share their bytes, which libtiff copies
+for each.
 """
 
 from __future__ import annotations
@@ -19,13 +20,61 @@ _BYTES, _ASCII, _UNDEFINED = 1, 2, 7
 # Tags that lead to a further directory, which Pillow reads too: EXIF, GPS and interoperability.
 _DIRECTORIES = {34665, 34853, 40965}
 _MAX_DIRECTORIES = 8
+# Ordinary files have fewer than 100 tags in a directory. Of one with more, this many and one are counted.
+MAX_TAGS = 4_096
+# Lists of numbers even where their type is bytes: Pillow makes a strip of each.
+_OFFSETS = {273, 279, 324, 325}
+# Numbers of tags (TIFF 6.0).
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = (
+    256,
+    257,
+    258,
+    259,
+    277,
+    278,
+    322,
+    323,
+)
+_LAYOUT_TAGS = {_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH}
+_MAX_SAMPLES = 8  # of a pixel, whose bits are looked at
+_NUMBER_FORMS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 
 
 class TagData(NamedTuple):
-    """The content of a file's tags: values that are unpacked one by one, and bytes in all."""
+    """The content of a file's tags: values that are unpacked one by one, bytes in all, and the number of tags."""
 
     values: int
     data_bytes: int
+    tags: int
+
+
+class Layout(NamedTuple):
+    """How a TIFF's pixels are stored, by its first directory. What is missing or unreadable is 0."""
+
+    width_px: int
+    length_px: int
+    bits: int  # of a pixel
+    samples: int
+    compression: int
+    chunk_width_px: int  # of a strip or tile
+    chunk_length_px: int
+
+    @property
+    def chunk_px(self) -> int:
+        """Pixels of one strip or tile."""
+        return self.chunk_width_px * self.chunk_length_px
+
+    @property
+    def chunks(self) -> int:
+        """Strips or tiles that cover the picture."""
+        if not self.chunk_px:
+            return 0
+        return -(-self.width_px // self.chunk_width_px) * -(-self.length_px // self.chunk_length_px)
+
+    @property
+    def coded_px(self) -> int:
+        """Pixels of all strips or tiles: more than the picture shows, if they are larger than it."""
+        return self.chunk_px * self.chunks
 
 
 class _Tag(NamedTuple):
@@ -41,7 +90,7 @@ class _Tag(NamedTuple):
 
 def measure_tags(data: bytes) -> TagData:
     """The values of the first directory and of those below it. Unreadable ones don't count: nobody will read them."""
-    values = data_bytes = 0
+    values = data_bytes = tags = 0
     waiting, seen = [_first_directory(data)], set[int]()
     while waiting and len(seen) < _MAX_DIRECTORIES:
         at = waiting.pop()
@@ -49,19 +98,37 @@ def measure_tags(data: bytes) -> TagData:
             continue
         seen.add(at)
         for tag in _tags(data, at):
+            tags += 1
             data_bytes += tag.size_bytes
-            if tag.type not in (_BYTES, _ASCII, _UNDEFINED):
+            if tag.type not in (_BYTES, _ASCII, _UNDEFINED) or tag.number in _OFFSETS:
                 values += tag.values
             if tag.number in _DIRECTORIES:
                 waiting.append(tag.offset)
-    return TagData(values, data_bytes)
+    return TagData(values, data_bytes, tags)
+
+
+def read_layout(data: bytes) -> Layout:
+    """The layout by the first directory. Of a tag that is there twice, the larger number counts."""
+    found: dict[int, int] = {}
+    for at, tag in _placed_tags(data, _first_directory(data)):
+        if tag.number in _LAYOUT_TAGS:
+            found[tag.number] = max(found.get(tag.number, 0), _largest(data, at, tag))
+    width, length, samples = found.get(_WIDTH, 0), found.get(_LENGTH, 0), found.get(_SAMPLES, 1)
+    tiled = _TILE_WIDTH in found or _TILE_LENGTH in found
+    return Layout(
+        width,
+        length,
+        bits=found.get(_BITS, 1) * samples,
+        samples=samples,
+        compression=found.get(_COMPRESSION, 1),
+        chunk_width_px=found.get(_TILE_WIDTH, 0) if tiled else width,
+        chunk_length_px=found.get(_TILE_LENGTH, 0) if tiled else min(found.get(_ROWS) or length, length),
+    )
 
 
 def count_of(tag_number: int, exif: bytes) -> int:
     """How many values a tag of the first directory holds; 0 where there is none."""
-    data = exif
-    while data.startswith(_EXIF_PREFIX):
-        data = data[len(_EXIF_PREFIX) :]
+    data = exif.removeprefix(_EXIF_PREFIX).removeprefix(_EXIF_PREFIX)  # Pillow takes away as many
     return next((tag.values for tag in _tags(data, _first_directory(data)) if tag.number == tag_number), 0)
 
 
@@ -71,12 +138,29 @@ def _first_directory(data: bytes) -> int:
 
 def _tags(data: bytes, at: int) -> Iterator[_Tag]:
     """The tags of the directory at `at`, as far as the file goes."""
+    return (tag for _, tag in _placed_tags(data, at))
+
+
+def _placed_tags(data: bytes, at: int) -> Iterator[tuple[int, _Tag]]:
+    """The same, each with the place of its entry; at most MAX_TAGS and one more."""
     big = _is_big(data)
     head, entry = (8, "HHQQ") if big else (2, "HHLL")
     count, size = _unpack(data, at, "Q" if big else "H"), struct.calcsize("=" + entry)
+    count = min(count, MAX_TAGS + 1)
     entries = struct.Struct(_order(data) + entry)
     for offset in range(at + head, min(at + head + count * size, len(data) - size + 1), size):
-        yield _Tag(*entries.unpack_from(data, offset))
+        yield offset, _Tag(*entries.unpack_from(data, offset))
+
+
+def _largest(data: bytes, at: int, tag: _Tag) -> int:
+    """The largest of the first values of a tag whose entry lies at `at`; 0 where they aren't whole numbers."""
+    form = _NUMBER_FORMS.get(tag.type)
+    if form is None:
+        return 0
+    big = _is_big(data)
+    place = tag.offset if tag.size_bytes > (8 if big else 4) else at + (12 if big else 8)
+    step = _SIZES[tag.type]
+    return max((_unpack(data, place + n * step, form) for n in range(min(tag.values, _MAX_SAMPLES))), default=0)
 
 
 def _unpack(data: bytes, at: int, form: str) -> int:

@@ -26,10 +26,12 @@ from shared import keys
 from shared.clock import ServerClock
 from shared.errors import EngineFailed
 from shared.images.arrays import Pixels
+from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.schemas import ImageJob, SortResult
 from shared.server.connection import connect
+from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.canary.comparer import Comparer, Comparisons
@@ -166,7 +168,13 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
     engine = engine or ToneEngine(size_px=size_px)
     its_manifest = tiny_manifest(NO_FILES, name="tone", version=version, mode="multi", size_px=size_px)
     decoder = ImageDecoder(
-        size_px, "stretch", (), max_bytes=MAX_BYTES, max_px=MAX_PX, max_decode_bytes=MAX_DECODE_BYTES
+        size_px,
+        "stretch",
+        (),
+        max_bytes=MAX_BYTES,
+        max_px=MAX_PX,
+        max_decode_bytes=MAX_DECODE_BYTES,
+        max_decode_s=MAX_DECODE_S,
     )
     decider = Decider(its_manifest, engine=engine.name, worker=worker)
     return Model(its_manifest, engine, decoder, decider, BatchCost(), PixelBuffer(8, size_px=size_px))
@@ -361,6 +369,7 @@ def pipeline_components(
     active_models = ActiveModels(serving, metrics=metrics)
     return PipelineComponents(
         claimer=claimer(settings, worker=worker, broken_keys=BrokenKeys(metrics.refused.inc)),
+        image_connection=RawConnection(connect(settings.redis_url)),
         active_models=active_models,
         observer=Comparer(
             active_models, sink=comparisons or Heard(), max_waiting=3 * settings.max_batch, metrics=metrics
@@ -394,6 +403,7 @@ def pipeline(
         max_batch=settings.max_batch,
         linger_s=settings.linger_ms / 1000,
         decode_threads=2,
+        max_decode_s=settings.max_decode_s,
         max_attempts=settings.max_attempts,
         lease_s=settings.lease_s,
         stuck_after_s=settings.stuck_after_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
 from model_store.registry.store import open_store
+from shared.images.decoder_process import DecoderProcess
 from shared.settings import Settings
 from worker.models.decider import Decider
 from worker.models.model import Decoder, Model
@@ -55,7 +57,14 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
         xla=settings.tensorflow_xla,
     )
     engine.warm_up([1] if background and engine.name.startswith("litert") else [1, settings.max_batch])
-    return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings))
+    apart = _decoder_process(settings.max_image_bytes, settings.max_decode_bytes)
+    return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings, apart=apart))
+
+
+@functools.cache
+def _decoder_process(max_bytes: int, max_decode_bytes: int) -> DecoderProcess:
+    """One for all models of this worker: it is kept, and takes memory. It starts with the first costly image."""
+    return DecoderProcess(max_bytes=max_bytes, max_decode_bytes=max_decode_bytes)
 
 
 def as_model(loaded: LoadedModel, settings: Settings, *, worker: str) -> Model:

@@ -47,6 +47,19 @@ def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
     return None
 
 
+def fetch_images(connection: RawConnection, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
+    """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
+
+    Not part of the claim's script, which would copy the images three more times while the server does nothing else.
+
+    Raises:
+        redis.exceptions.RedisError: the server can't be reached.
+    """
+    wanted = [keys.image(job.lease.job_id) for job in jobs if job.refusal is None]
+    found = iter(connection.call("MGET", *wanted) if wanted else ())
+    return [next(found) if job.refusal is None else None for job in jobs]
+
+
 class Claimer:
     """Claims jobs for one worker from its queues, the most urgent queue first."""
 
@@ -138,17 +151,8 @@ class Claimer:
         return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
 
     def images(self, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
-        """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
-
-        This is a call of its own for two reasons. A script would copy the images three more times, and the server does
-        nothing else meanwhile. And if this call fails, the worker must already know which jobs it holds.
-
-        Raises:
-            redis.exceptions.RedisError: the server can't be reached.
-        """
-        wanted = [keys.image(job.lease.job_id) for job in jobs if job.refusal is None]
-        found = iter(self._connection.call("MGET", *wanted) if wanted else ())
-        return [next(found) if job.refusal is None else None for job in jobs]
+        """As `fetch_images`. If this fails, the worker knows already which jobs it holds."""
+        return fetch_images(self._connection, jobs)
 
     def wait(self, timeout_s: float, *, urgent_only: bool = False) -> None:
         """Return when there may be work, or work of the most urgent queue, at the latest after `timeout_s`.

@@ -83,9 +83,9 @@ class LeaseKeeper:
         is_renewed = [answer == "1" for answer in answers.decode()]
         return self.inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
 
-    def release(self) -> int:
-        """Give all held jobs back to the front of their queues; how many of them were still held."""
-        held = self.inflight.held()
+    def release(self, leases: Sequence[Lease] | None = None) -> int:
+        """Give these jobs, or all that are held, back to the front of their queues; how many were still held."""
+        held = self.inflight.held() if leases is None else leases
         if not held:
             return 0
         released, problems = self._release(args=[self.worker, format_rq_time(self._clock()), *_names(held)])

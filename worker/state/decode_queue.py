@@ -11,7 +11,7 @@ from worker.state.jobs import ClaimedJob
 
 
 class EncodedJob(NamedTuple):
-    """A claimed job and its image file; None if the image is gone, or was refused by its length."""
+    """A claimed job and its image file; None if it is gone, was refused by its length, or is fetched again later."""
 
     claimed: ClaimedJob
     image: bytes | None
@@ -48,6 +48,10 @@ class DecodeQueue:
                     self._changed.wait(timeout_s)
             job = job or self._next()
         return job
+
+    def take_all(self) -> list[EncodedJob]:
+        """All jobs that wait."""
+        return list(iter(self._next, None))
 
     def close(self) -> None:
         """No more jobs will come."""

@@ -88,11 +88,13 @@ class ClaimStep:
 
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
-        held = inflight.wait_below(self._capacity + self._room, IDLE_WAIT_S)
-        free = min(self._capacity + self._room - held, self._capacity - inflight.count_of(self._urgent))
+        # Costly jobs that wait need no thread and no pixels yet: up to a batch of them take nobody's place.
+        capacity = self._capacity + min(len(self._flow.costly_jobs), self._max_batch)
+        held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S)
+        free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
         if free > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
-            max_others = max(0, self._capacity - held)
+            max_others = max(0, capacity - held)
             self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
 
     def _claim(self, thread: StageThread, limit: int, *, max_others: int, max_bytes: int) -> None:

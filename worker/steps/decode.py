@@ -9,10 +9,13 @@ import logging
 import time
 
 from shared.errors import BadImage
+from shared.images.decode_cost import is_costly
 from worker.models.model import Model
 from worker.models.result_cache import CacheKey
+from worker.models.routing import Route
 from worker.observe.supervisor import StageThread
-from worker.state.jobs import AdmittedJob
+from worker.state.decode_queue import EncodedJob
+from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
 from worker.steps.decide import Classified, Expired, Failed, Unusable, Verdict
 from worker.steps.flow import IDLE_WAIT_S, Flow
@@ -45,15 +48,42 @@ def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_ke
     return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
-class DecodeStep:
-    """Admits and decodes one job a round."""
+def decode_job(flow: Flow, admitted: AdmittedJob, image: bytes | None, route: Route) -> Decoded | Verdict:
+    """The item for its model, or the verdict on a job that doesn't need the model or can't be decoded."""
+    model = route.model
+    try:
+        if _misses_deadline(flow, admitted, model):
+            return Expired(admitted=admitted, model=model, at=flow.clock())
+        cache_key = flow.cache.key(admitted.job, image, route)
+        if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
+            return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
+        return decode(admitted, image, model, cache_key=cache_key)
+    except BadImage as error:
+        return Unusable(admitted=admitted, model=model, at=flow.clock(), error=error)
+    except Exception as error:  # a bug, or no memory: it affects this job alone, and the next attempt may succeed
+        log.exception("decoding job %.200r failed", admitted.job.job_id)
+        return Failed(admitted=admitted, model=model, at=flow.clock(), error=error)
 
-    def __init__(self, flow: Flow, admission: Admission) -> None:
+
+def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
+    """Whether the job would miss its deadline behind those that go before it."""
+    deadline_at = admitted.job.deadline_at
+    if deadline_at is None:
+        return False
+    waiting = flow.batcher.count_ahead_of(deadline_at)
+    return flow.misses_deadline(admitted, flow.latency.estimate_from_decode(model.cost, waiting=waiting))
+
+
+class DecodeStep:
+    """Admits and decodes one job a round, unless it is costly: then no other may wait for it."""
+
+    def __init__(self, flow: Flow, admission: Admission, *, max_decode_s: float) -> None:
         self._flow = flow
         self._admission = admission
+        self._max_decode_s = max_decode_s
 
     def __call__(self, thread: StageThread) -> None:
-        """Take a job; it goes to the batcher, or gets its verdict here."""
+        """Take a job; it goes to the batcher, to the costly ones, or gets its verdict here."""
         flow = self._flow
         thread.wait_for_work()
         job = flow.encoded_jobs.take(IDLE_WAIT_S)
@@ -63,44 +93,31 @@ class DecodeStep:
         del job  # it refers to the image, whose bytes are freed when it is decoded
         thread.work_on((claimed.lease,))
         try:
-            admitted = self._admission.check(claimed)
-            item = self._decode(admitted, image) if isinstance(admitted, AdmittedJob) else admitted
+            item = self._decode(claimed, image)
         finally:
             flow.encoded_bytes.give_back(len(image or b""))
         if isinstance(item, Decoded):
             flow.batcher.add(item)
             return
-        flow.conclude([item])
+        if item is None:  # it waits without its bytes: a few large files would use up what may be claimed
+            flow.costly_jobs.put([EncodedJob(claimed, None)])
+        else:
+            flow.conclude([item])
         flow.batcher.cancel()
         flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
 
-    def _decode(self, admitted: AdmittedJob, image: bytes | None) -> Decoded | Verdict:
-        """The item for its model, or the verdict on a job that doesn't need the model or can't be decoded."""
+    def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict | None:
+        """The item, or the verdict on its job; None if it is costly."""
         flow = self._flow
+        if image is not None and is_costly(image, max_decode_s=self._max_decode_s):
+            return None
+        admitted = self._admission.check(claimed)
+        if not isinstance(admitted, AdmittedJob):
+            return admitted
         route = flow.active_models.current.route(admitted.job)
-        model = route.model
-        try:
-            if self._misses_deadline(admitted, model):
-                return Expired(admitted=admitted, model=model, at=flow.clock())
-            cache_key = flow.cache.key(admitted.job, image, route)
-            if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
-                return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
-            item = decode(admitted, image, model, cache_key=cache_key)
-        except BadImage as error:
-            return Unusable(admitted=admitted, model=model, at=flow.clock(), error=error)
-        except Exception as error:  # a bug, or no memory: it affects this job alone, and the next attempt may succeed
-            log.exception("decoding job %.200r failed", admitted.job.job_id)
-            return Failed(admitted=admitted, model=model, at=flow.clock(), error=error)
+        item = decode_job(flow, admitted, image, route)
+        if not isinstance(item, Decoded):
+            return item
         flow.latency.observe_decode(item.decode_ms / 1000)
         assert image is not None
         return flow.observer.after_decode(item, image, route)
-
-    def _misses_deadline(self, admitted: AdmittedJob, model: Model) -> bool:
-        """Whether the job would miss its deadline behind those that go before it."""
-        deadline_at = admitted.job.deadline_at
-        if deadline_at is None:
-            return False
-        waiting = self._flow.batcher.count_ahead_of(deadline_at)
-        return self._flow.misses_deadline(
-            admitted, self._flow.latency.estimate_from_decode(model.cost, waiting=waiting)
-        )

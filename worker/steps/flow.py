@@ -26,9 +26,10 @@ IDLE_WAIT_S = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flow:
-    """Jobs flow from claim to `encoded_jobs`, `batcher` and `finished`. Each part may be used by any thread."""
+    """Jobs flow from claim to `encoded_jobs`, some to `costly_jobs`, `batcher`, `finished`. All is for any thread."""
 
     encoded_jobs: DecodeQueue
+    costly_jobs: DecodeQueue  # without their images
     batcher: Batcher
     finished: queue.SimpleQueue[list[FinishedJob]]
     inflight: Inflight

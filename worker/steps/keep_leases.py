@@ -70,6 +70,8 @@ class LeaseStep:
             log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
             self._flow.metrics.leases_lost.inc()
         if self._stop.is_set():
+            # A worker that is told to stop does not take minutes for costly images that it has not begun.
+            self._keeper.release([job.claimed.lease for job in self._flow.costly_jobs.take_all()])
             return  # a job that is taken back now would wait until this worker ends
         self._reap()
 

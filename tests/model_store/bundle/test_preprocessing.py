@@ -93,3 +93,32 @@ def test_fit_and_regions_survive_json(tmp_path: Path) -> None:
 def test_another_fit_or_a_part_that_is_none_is_refused(tmp_path: Path, seen: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         manifest(tmp_path, **seen)
+
+
+class Apart:
+    """In the place of the process that decodes costly images."""
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, object]] = []
+
+    def decode_into(self, data: bytes, out: np.ndarray, **options: object) -> None:
+        self.options.append(options)
+        out[:] = 7
+
+
+def test_costly_images_are_decoded_apart_by_the_same_options(tmp_path: Path) -> None:
+    apart = Apart()
+    its_manifest = manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS})
+    decoder = decoder_of(its_manifest, Settings(max_decode_s=5), apart=apart)  # type: ignore[arg-type]
+    assert (decoder(picture(2000, 1500), "top") == 7).all()
+    (options,) = apart.options
+    assert options["region"] == TOP and options["fit"] == "pad" and options["max_decode_s"] == 5
+    assert not (decoder(picture(40, 30), "top") == 7).all()
+    assert len(apart.options) == 1
+    assert decoder == decoder_of(its_manifest, Settings(max_decode_s=5)), "they give equal pixels"
+
+
+def test_without_a_process_costly_images_are_decoded_here(tmp_path: Path) -> None:
+    assert decoder_of(manifest(tmp_path), Settings())(picture(2000, 1500), "top").shape == (24, 24, 3)
+    with pytest.raises(BadImage, match="max_decode_s"):
+        decoder_of(manifest(tmp_path), Settings(max_decode_s=0.01))(picture(2000, 1500), "top")
