@@ -143,7 +143,7 @@ class WorkerService:
             if model is None or self._stop_signals:  # a claim from a server that hangs would delay the end
                 log.info("told to stop before the first claim: nothing was claimed")
                 _end_at_once(0)
-            self._pipeline = self._build(model, keeper or self._new_keeper())
+            self._pipeline = self._build(model, keeper)
             return self._run_guarded(self._pipeline)
         finally:
             status.stop()
@@ -274,8 +274,9 @@ class WorkerService:
         measure(model)
         return model
 
-    def _build(self, model: Model, keeper: LeaseKeeper) -> Pipeline:
-        settings, inflight = self._settings, keeper.inflight
+    def _build(self, model: Model, keeper: LeaseKeeper | None = None) -> Pipeline:
+        settings, keeper = self._settings, keeper or self._new_keeper()
+        inflight = keeper.inflight
         self._metrics.inflight.set_function(lambda: len(inflight))
         active_models = ActiveModels(Serving(model), metrics=self._metrics)
         self._recorder = self._follow(active_models)

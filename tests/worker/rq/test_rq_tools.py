@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -125,7 +126,7 @@ def _wip(client: redis.Redis) -> list[str]:
 
 
 def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "sortline.pipeline")
+    caplog.set_level(logging.WARNING, "sortline.claim")
     components = kit.pipeline_components(settings, ToneEngine())
     suspended = _count_suspended(components.claimer)
     run = kit.pipeline(settings, components)
@@ -147,8 +148,8 @@ def _count_suspended(claimer: Claimer) -> list[Claim]:
     seen: list[Claim] = []
     claim = claimer.claim
 
-    def counted(limit: int, *, max_bytes: int) -> Claim:
-        answer = claim(limit, max_bytes=max_bytes)
+    def counted(*args: Any, **options: Any) -> Claim:
+        answer = claim(*args, **options)
         if answer.suspended:
             seen.append(answer)
         return answer

@@ -12,7 +12,10 @@ from worker.steps.quarantine import quarantined
 @pytest.mark.parametrize(
     ("deaths", "says"),
     [
-        (Deaths(crashes=MAX_CRASHES, losses=1, suspicion="SIGSEGV"), "crashed the worker 3 times while nothing else"),
+        (
+            Deaths(crashes=MAX_CRASHES, losses=1, suspicion="SIGSEGV"),
+            "crashed or hung the worker 3 times while",
+        ),
         (Deaths(crashes=MAX_CRASHES, losses=30, suspicion="SIGSEGV"), "in hand: SIGSEGV"),
         (Deaths(crashes=2, losses=20, suspicion="SIGSEGV"), "lost 20 times with its worker, for reasons unknown"),
         (NO_DEATHS, "abandoned"),
