@@ -13,12 +13,13 @@ results of the one before are written. The number of jobs that are held is bound
 start soon. From its decoding on a job belongs to one model (`models.routing`).
 
 Where it can go wrong, and what becomes of the job:
-    claim    not ours, or not JSON          failed, never retried (BadJob)
+    decode   not ours, or not JSON          failed, never retried (BadJob of `Admission`)
              impossible times               rejected (BadJob of `ServerClock`)
              can't meet its deadline        expired (`LatencyEstimator`)
-    decode   not a usable image             rejected (BadImage)
+             not a usable image             rejected (BadImage)
     batch    can't meet its deadline now    expired
     infer    the engine failed on the item  retried, then failed (EngineFailed); a canary's: the stable model answers
+    decide   it is past its deadline        late (`Decider`)
     finish   lease lost                     nothing is written: the job is another worker's
     any      the worker dies                it goes back to its queue, or to the suspects (`steps.suspects`)
     Redis unavailable, in any stage         the stage waits and goes on

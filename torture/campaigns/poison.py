@@ -1,13 +1,12 @@
 """`poison`: among plain images, some crash the worker that decodes them, or make its decoder hang for ever.
 
-Dead workers are replaced and unhealthy ones are told to end, as an orchestrator does. Each marked image must end as
-`failed` before it has taken down many workers, and every plain one must be sorted.
+The workers run below parent processes that replace them, as those of `sortline worker` do. Each marked image must end
+as `failed` before it has taken down many workers, and every plain one must be sorted.
 """
 
 from __future__ import annotations
 
 import hashlib
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,12 @@ from typing import NamedTuple
 from shared import keys
 from shared.jobs import MAX_CRASHES
 from shared.schemas import Outcome
-from shared.settings import Settings
 from torture.campaigns.base import Figures, Limits
 from torture.history.leftovers import read_statuses
 from torture.plant.feeder import FeederOptions
 from torture.plant.images import MARKS, ImageMaker, bad_images
 from torture.plant.plant import SETTLE_S, Plant
-from torture.plant.processes import WorkerProcess
+from torture.plant.processes import Restart, WorkerProcess
 from torture.plant.sender import Sender
 from torture.server.waiting import PATIENCE_S
 
@@ -31,11 +29,10 @@ FEEDERS = 2
 FEEDER_OPTIONS = FeederOptions(rate_hz=50.0)
 # Plain images sent with each marked one in the same call, so that one worker holds them together.
 PLAIN_PER_MARKED = 7
-# The shortest lease that the setting allows, and a limit that no plain image comes near. A run so sees many deaths.
-LEASE_S = 2
+# A limit that no plain image comes near, so that a run sees many deaths.
 STUCK_AFTER_S = 2.0
-# A job fails after so many deaths of its workers whose causes nobody knows. From the third on it is tried alone, so
-# that no plain image gets this far.
+# A job fails after so many deaths of its workers whose causes nobody knows: those whose successors start so slowly that
+# leases run out first. From the third on it is tried alone, so that no plain image gets this far.
 MAX_LOSSES = 6
 # A job is tried again while it has fewer crashes than MAX_CRASHES and fewer losses than MAX_LOSSES.
 MOST_DEATHS = MAX_CRASHES + MAX_LOSSES - 1
@@ -44,8 +41,6 @@ MOST_DEATHS = MAX_CRASHES + MAX_LOSSES - 1
 MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
 POLL_S = 0.1
-# How long a worker that was told to end may take. Its watchdog needs 5 s to be sure that a thread hangs.
-GRACE_S = 30.0
 
 
 class Marked(NamedTuple):
@@ -58,32 +53,35 @@ class Marked(NamedTuple):
 
 def poison(plant: Plant, limits: Limits) -> Figures:
     """Send until the time is over and each kind of image was sent; then wait until all have ended."""
-    quick = plant.settings.model_copy(
-        update={"lease_s": LEASE_S, "stuck_after_s": STUCK_AFTER_S, "max_losses": MAX_LOSSES}
-    )
-    orchestrator = Orchestrator(plant, quick)
-    plant.start_workers(WORKERS, quick)
+    quick = plant.settings.model_copy(update={"stuck_after_s": STUCK_AFTER_S, "max_losses": MAX_LOSSES})
+    observer = Observer(plant)
+    plant.start_workers(WORKERS, quick, are_restarted=True)
     plant.start_feeders([FEEDER_OPTIONS] * FEEDERS)
-    poisoner = Poisoner(plant, orchestrator)
+    poisoner = Poisoner(plant, observer)
     until = time.monotonic() + limits.seconds
     while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
         plant.options.on_progress(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
         poisoner.send()
-        orchestrator.poll()
+        observer.poll()
         time.sleep(plant.random.uniform(0, 2 * POLL_S))
     plant.stop_feeders()
     plant.options.on_progress("waiting for the last marked images to end")
     settled_by = time.monotonic() + SETTLE_S
-    while (plant.outstanding() or not orchestrator.is_settled) and time.monotonic() < settled_by:
-        orchestrator.poll()
+    while (plant.outstanding() or not observer.is_settled) and time.monotonic() < settled_by:
+        observer.poll()
         time.sleep(POLL_S)
-    obeyed = check_promises(plant, poisoner.marked, orchestrator)
-    return {"sent": dict(poisoner.sent), "marks obeyed": obeyed, "exit codes": dict(orchestrator.exit_codes)}
+    obeyed = check_promises(plant, poisoner.marked, observer)
+    return {
+        "sent": dict(poisoner.sent),
+        "marks obeyed": obeyed,
+        "most for one image": _most_deaths(plant),
+        "workers replaced": dict(observer.causes),
+    }
 
 
-def check_promises(plant: Plant, marked: Sequence[Marked], orchestrator: Orchestrator) -> dict[str, int]:
+def check_promises(plant: Plant, marked: Sequence[Marked], observer: Observer) -> dict[str, int]:
     """Check the promises that only this campaign can check; how often each mark was obeyed."""
-    record = [line.split() for line in plant.marks.read_text().splitlines()]
+    record = _read_marks(plant)
     obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
     for mark in MARKS:
         if not obeyed[mark]:
@@ -93,20 +91,33 @@ def check_promises(plant: Plant, marked: Sequence[Marked], orchestrator: Orchest
             example = f"{image.job_id}, {image.mark}: {deaths[image.digest]}"
             plant.note(f"a marked image takes down no more than {MOST_DEATHS} workers", example)
     pids = {mark: {int(pid) for pid, by, _ in record if by == mark} for mark in MARKS}
-    if pids["abort"] != orchestrator.aborted:
-        example = f"processes {pids['abort']} met the mark, {orchestrator.aborted} were aborted"
+    if pids["abort"] != observer.aborted:
+        example = f"processes {pids['abort']} met the mark, {observer.aborted} were aborted"
         plant.note("only a mark makes a worker crash", example)
-    if silent := pids["hang"] - orchestrator.told_at.keys() - orchestrator.aborted:
+    hung = pids["hang"] - observer.aborted  # the others crashed before they were found to hang
+    if hung != observer.hung:
+        example = f"processes {hung} met the mark, {observer.hung} ended since a call hung"
+        plant.note("a worker in which a call hangs is replaced, and no other", example)
+    if silent := hung - observer.unhealthy:
         plant.note("a worker that hangs says that it is unhealthy", f"processes {silent} did not")
     return dict(obeyed)
+
+
+def _read_marks(plant: Plant) -> list[list[str]]:
+    """Process id, mark and image of each mark that was obeyed."""
+    return [line.split() for line in plant.marks.read_text().splitlines()]
+
+
+def _most_deaths(plant: Plant) -> int:
+    return max(Counter(digest for _, _, digest in _read_marks(plant)).values(), default=0)
 
 
 class Poisoner:
     """Sends marked images, and files that are not usable images."""
 
-    def __init__(self, plant: Plant, orchestrator: Orchestrator) -> None:
+    def __init__(self, plant: Plant, observer: Observer) -> None:
         self._plant = plant
-        self._orchestrator = orchestrator
+        self._observer = observer
         self._sender = Sender(plant, lines=FEEDER_OPTIONS.lines)
         self._images = ImageMaker(plant.random.getrandbits(32))
         self._bad = bad_images()
@@ -148,52 +159,48 @@ class Poisoner:
     def _may_send(self, kind: str) -> bool:
         if time.monotonic() < self._due.get(kind, 0.0):
             return False
-        if kind == "abort" and not self._orchestrator.told_at:
+        if kind == "abort" and not self._observer.hung:
             return False  # a crash must not end the first worker that hangs before it was found to be unhealthy
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
         statuses = read_statuses(self._plant.client, job_ids)
         return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
 
 
-class Orchestrator:
-    """Replaces dead workers, and tells unhealthy ones to end: it watches exit codes and /healthz."""
+class Observer:
+    """Watches the workers: what their `/healthz` says, and whom their parent processes replace, and why."""
 
-    def __init__(self, plant: Plant, settings: Settings) -> None:
+    def __init__(self, plant: Plant) -> None:
         self._plant = plant
-        self._settings = settings
-        self.told_at: dict[int, float] = {}  # by process id: when it was told to end (monotonic)
-        self.aborted: set[int] = set()  # process ids of workers that SIGABRT has ended
-        self.exit_codes: Counter[int] = Counter()
+        self._replaced: set[str] = set()
+        self.unhealthy: set[int] = set()  # process ids of workers whose /healthz has said so
+        self.aborted: set[int] = set()  # of workers that SIGABRT has ended
+        self.hung: set[int] = set()  # of workers that ended since a call hung
+        self.causes: Counter[str] = Counter()
 
     def poll(self) -> None:
-        """Replace workers that have ended, and tell unhealthy ones to end."""
-        for worker in list(self._plant.workers):
-            if worker.exit_code is not None:
-                self._replace(worker, worker.exit_code)
-            elif worker.pid in self.told_at:
-                self._kill_if_overdue(worker)
-            elif _problem(worker):
-                worker.signal(signal.SIGTERM)
-                self.told_at[worker.pid] = time.monotonic()
+        """Look at all workers."""
+        for worker in self._plant.workers:
+            if (name := worker.name) and _problem(worker):
+                self.unhealthy.add(Restart(name, "").pid)
+            for restart in worker.restarts():
+                if restart.worker not in self._replaced:
+                    self._replaced.add(restart.worker)
+                    self._note(restart)
 
     @property
     def is_settled(self) -> bool:
         """Whether all workers are ready and healthy."""
-        return all(worker.pid not in self.told_at and _problem(worker) == "" for worker in self._plant.workers)
+        return all(worker.name and _problem(worker) == "" for worker in self._plant.workers)
 
-    def _kill_if_overdue(self, worker: WorkerProcess) -> None:
-        if time.monotonic() - self.told_at[worker.pid] > GRACE_S:
-            self._plant.note("an unhealthy worker ends when it is told to", f"{worker.name} did not in {GRACE_S:.0f} s")
-            worker.kill()
-
-    def _replace(self, worker: WorkerProcess, code: int) -> None:
-        self.exit_codes[code] += 1
-        if code == -signal.SIGABRT:
-            self.aborted.add(worker.pid)
-        elif worker.pid not in self.told_at:
-            self._plant.note("only a mark makes a worker end", f"{worker.name}: exit code {code}")
-        self._plant.record_death(worker, at=time.time())
-        self._plant.start_worker(self._settings)
+    def _note(self, restart: Restart) -> None:
+        self.causes[restart.cause] += 1
+        if "SIGABRT" in restart.cause:
+            self.aborted.add(restart.pid)
+        elif "hung" in restart.cause:
+            self.hung.add(restart.pid)
+        else:
+            self._plant.note("only a mark makes a worker end", f"{restart.worker} {restart.cause}")
+        self._plant.record_end(restart.worker)
 
 
 def _problem(worker: WorkerProcess) -> str | None:

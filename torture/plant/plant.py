@@ -111,26 +111,30 @@ class Plant:
 
     # workers and producers ──────────────────────────────────────────────────────────────────────────
 
-    def start_worker(self, settings: Settings | None = None) -> WorkerProcess:
-        """Start a worker; returns before it is ready."""
+    def start_worker(self, settings: Settings | None = None, *, is_restarted: bool = False) -> WorkerProcess:
+        """Start a worker, below a parent process that restarts it if asked to; returns before it is ready."""
         variables = environment(settings or self.settings) | {
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
             MARKS_VARIABLE: str(self.marks),
         }
         worker = WorkerProcess(
-            next(self._numbers), engine=self.options.engine, folder=self.options.folder, variables=variables
+            next(self._numbers),
+            engine=self.options.engine,
+            folder=self.options.folder,
+            variables=variables,
+            is_restarted=is_restarted,
         )
         self.workers.append(worker)
         return worker
 
-    def start_workers(self, count: int, settings: Settings | None = None) -> None:
+    def start_workers(self, count: int, settings: Settings | None = None, *, are_restarted: bool = False) -> None:
         """Start so many workers, and wait until they are ready.
 
         Raises:
             BadSetting: one of them ended instead; says why.
         """
-        workers = [self.start_worker(settings) for _ in range(count)]
+        workers = [self.start_worker(settings, is_restarted=are_restarted) for _ in range(count)]
         wait_until(lambda: all(_is_alive_and(worker, worker.name) for worker in workers), "the workers are ready")
 
     @property
@@ -196,10 +200,14 @@ class Plant:
         self.workers.remove(worker)
         name = worker.name or ""
         if name:
-            self._count_in_rq(name, is_final=False)
+            self.record_end(name)
         death = Death(name, at, tuple(held))
         self.deaths.append(death)
         return death
+
+    def record_end(self, worker: str) -> None:
+        """Record what RQ has counted for a worker that ended without a drain, by its name."""
+        self._count_in_rq(worker, is_final=False)
 
     def drain_worker(
         self, worker: WorkerProcess, *, number: int = signal.SIGTERM, again_after_s: float | None = None

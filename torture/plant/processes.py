@@ -10,11 +10,13 @@ import urllib.parse
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.errors import BadSetting, Transient
 from shared.subprocesses import ours
+from torture.plant.worker_program import RESTARTED
 from torture.server.waiting import PATIENCE_S
 
 
@@ -83,22 +85,47 @@ class Process:
         return code
 
 
+class Restart(NamedTuple):
+    """A worker that died and whose place another one took."""
+
+    worker: str
+    cause: str  # as its parent has logged it
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which its name has."""
+        return int(self.worker.rsplit("-", 2)[1])
+
+
 class WorkerProcess(Process):
-    """One worker. Its log has its name and the address of its metrics."""
+    """One worker, or the parent process of one. The log has its name and the address of its metrics."""
 
     what = "a worker"
 
-    def __init__(self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, *, engine: str, folder: Path, variables: Mapping[str, str], is_restarted: bool = False
+    ) -> None:
+        """`is_restarted`: a parent process starts another worker when this one dies."""
         log = folder / f"worker-{number:05d}.log"
-        super().__init__("torture.plant.worker_program", engine, log=log, variables=variables)
+        arguments = [engine, RESTARTED] if is_restarted else [engine]
+        super().__init__("torture.plant.worker_program", *arguments, log=log, variables=variables)
+        self._is_restarted = is_restarted
         self._name: str | None = None
 
     @property
     def name(self) -> str | None:
         """The name that its results have; None until it is ready to claim."""
-        if self._name is None:
+        if self._name is None or self._is_restarted:
             self._name = self._find_in_log(r"worker (\S+) sorts ")
-        return self._name
+        return None if self._name in [restart.worker for restart in self.restarts()] else self._name
+
+    def restarts(self) -> list[Restart]:
+        """The workers that its parent has replaced so far, in this order."""
+        if not self._is_restarted:
+            return []
+        return [
+            Restart(*found) for found in re.findall(r"worker (\S+) (.+); another one takes its place", self._read())
+        ]
 
     def counter(self, name: str) -> int:
         """The value of one of its metrics: the sum over all labels.
@@ -136,8 +163,12 @@ class WorkerProcess(Process):
             connection.close()
 
     def _find_in_log(self, pattern: str) -> str | None:
-        found = re.search(pattern, self.log.read_text(errors="replace"))
-        return found[1] if found else None
+        """The latest that matches."""
+        found = re.findall(pattern, self._read())
+        return str(found[-1]) if found else None
+
+    def _read(self) -> str:
+        return self.log.read_text(errors="replace")
 
 
 class FeederProcess(Process):

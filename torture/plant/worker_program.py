@@ -1,6 +1,7 @@
-"""The worker of the torture. Run as a process: `python -m torture.plant.worker_program null|real`.
+"""The worker of the torture. Run as a process: `python -m torture.plant.worker_program null|real [restarted]`.
 
-It is the worker of `sortline worker` with two differences. Its model may be `null`, which takes no processor time. Its
+It is the worker of `sortline worker` with three differences. A parent process restarts it only if that is asked for:
+most campaigns end and replace workers themselves. Its model may be `null`, which takes no processor time. Its
 decoder crashes or hangs on a marked image (`torture.plant.images`), as a faulty native library would; Sortline's own
 code runs unchanged. The decoder records each mark before it obeys it, which proves that it did.
 """
@@ -28,10 +29,14 @@ from torture.plant.images import MARKS
 from torture.plant.lifeline import end_with_caller
 from worker.models.loading import LoadedModel, load_model
 from worker.models.model import Decoder
+from worker.parent.handover import Handover
+from worker.parent.process import start_worker
 from worker.service import WorkerService
 
 # The variable that names the record of marks: a file whose lines have the process id, the mark and the image's SHA-256.
 MARKS_VARIABLE = "TORTURE_MARKS"
+# The argument of a worker that its parent process restarts.
+RESTARTED = "restarted"
 # The speed of the model `null`: slow enough that workers hold images when they are killed.
 NULL_IMAGES_PER_S = 200.0
 
@@ -86,13 +91,16 @@ def _fixed_rate_model(settings: Settings) -> LoadedModel:
 
 
 def main() -> int:
-    """Run one worker; its exit code."""
+    """Run one worker, below a parent process if asked to; its exit code."""
     engine = sys.argv[1]
+    if RESTARTED in sys.argv:
+        start_worker()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hundred crashes would fill the disk with core files
     settings = load_settings()
     setup_logging(settings)
     end_with_caller()
-    return WorkerService(settings, load=lambda settings: load(engine, settings)).run()
+    handover = Handover.take_from(os.environ)
+    return WorkerService(settings, load=lambda settings: load(engine, settings), handover=handover).run()
 
 
 if __name__ == "__main__":
