@@ -7,14 +7,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import redis
 
 from shared import keys
-from shared.images.arrays import Pixels
-from shared.images.decoding import decode_into
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -64,38 +61,6 @@ def test_each_image_gets_its_own_answer(settings: Settings, client: redis.Redis)
             assert labels == {"no cap": pytest.approx(result.frame_id / 255, abs=1e-5)}
         else:
             assert labels == {"good": pytest.approx(1 - result.frame_id / 255, abs=1e-5)}
-
-
-class HeldApart:
-    """In the place of the process that decodes costly images: takes them, and decodes them when it is opened."""
-
-    def __init__(self) -> None:
-        self.entered, self.opened = threading.Event(), threading.Event()
-
-    def decode_into(self, data: bytes, out: Pixels, **options: Any) -> None:
-        self.entered.set()
-        assert self.opened.wait(kit.PATIENCE_S), "nobody opened it"
-        decode_into(data, out, **options)
-
-
-def test_no_image_waits_for_a_costly_one(settings: Settings, client: redis.Redis) -> None:
-    """Nor does a live line whose costly images came first; each ends as it would have."""
-    apart, model = HeldApart(), kit.model()
-    decoder = replace(model.decoder, apart=apart)  # type: ignore[type-var]
-    components = kit.pipeline_components(settings, Serving(replace(model, decoder=decoder)))
-    run = kit.pipeline(settings, components, burst=True)
-    large = picture(200, size_px=2000) + bytes(15_000_000)  # two of them are all that may wait to be decoded
-    costly = kit.submit(settings, *[frame(large, queue="bulk") for _ in range(3)])
-    refused = kit.submit(settings, frame(picture(size_px=8000), queue="bulk"))
-    run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
-    live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
-    kit.wait_until(lambda: len(kit.outcomes(client)) == len(live), "the live frames are sorted")
-    assert set(kit.outcomes(client)) == set(live)
-    assert run._flow.batcher.is_empty, "a batch would wait for it"
-    apart.opened.set()
-    kit.finish(run)
-    assert kit.outcomes(client) == dict.fromkeys([*live, *costly], "sorted") | dict.fromkeys(refused, "rejected")
 
 
 def test_what_outlasts_its_deadline_in_the_model_is_late(settings: Settings, client: redis.Redis) -> None:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from shared import keys
+from shared.jobs import MAX_CRASHES
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
@@ -399,3 +400,19 @@ def test_a_predecessor_is_forgotten_after_a_while(long: Settings, client: redis.
     keeper.reap()
     assert client.hkeys(KEY) == [b"w2"]
     assert keeper._local_workers.find_gone() == ({}, [])
+
+
+def test_a_job_that_was_given_up_before_the_model_was_loaded_is_answered_afterwards(
+    long: Settings, client: redis.Redis
+) -> None:
+    """The early step has nobody who could answer it. It comes with the next step, once."""
+    (job_id,) = kit.submit(long, frame())
+    client.hset(keys.rq_job(job_id), mapping={keys.CRASHES: MAX_CRASHES - 1, keys.SUSPECT: "SIGSEGV"})
+    assert [job.lease.job_id for job in kit.claimer(long, worker="dead").claim(1).jobs] == [job_id]
+    keeper = kit.keeper(long, Inflight(), worker="w2")
+    keeper.take_back_from("dead", crash="SIGSEGV")
+    assert keeper.reap_early() == 0
+    requeued, given_up = keeper.reap()
+    assert (requeued, [job.lease.job_id for job in given_up]) == (0, [job_id])
+    assert given_up[0].lease in keeper.inflight
+    assert keeper.reap() == (0, [])

@@ -1,0 +1,110 @@
+"""Costly images have a thread and a process of their own: what becomes of them where others are not touched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from shared.images.arrays import Pixels
+from shared.images.decoding import decode_into
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.kit import frame, picture
+from worker.models.routing import Serving
+from worker.pipeline import Pipeline
+
+LARGE_PX = 2000  # too many to be decoded beside others
+
+
+class HeldApart:
+    """In the place of the process that decodes costly images: takes them, and decodes them when it is opened."""
+
+    def __init__(self) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.taken = 0
+
+    def decode_into(self, data: bytes, out: Pixels, **options: Any) -> None:
+        self.taken += 1
+        self.entered.set()
+        assert self.opened.wait(kit.PATIENCE_S), "nobody opened it"
+        decode_into(data, out, **options)
+
+
+@pytest.fixture
+def apart() -> Iterator[HeldApart]:
+    apart = HeldApart()
+    yield apart
+    apart.opened.set()
+
+
+@pytest.fixture
+def build(settings: Settings, apart: HeldApart) -> Callable[..., Pipeline]:
+    """Builds a pipeline whose costly images wait for `apart`."""
+
+    def build(**options: Any) -> Pipeline:
+        model = kit.model()
+        decoder = replace(model.decoder, apart=apart)  # type: ignore[type-var]
+        components = kit.pipeline_components(settings, Serving(replace(model, decoder=decoder)))
+        return kit.pipeline(settings, components, **options)
+
+    return build
+
+
+def test_no_image_waits_for_a_costly_one(
+    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+) -> None:
+    """Nor does a live line whose costly images came first; each ends as it would have."""
+    run = build(burst=True)
+    large = picture(200, size_px=LARGE_PX) + bytes(15_000_000)  # two of them are all that may wait to be decoded
+    costly = kit.submit(settings, *[frame(large, queue="bulk") for _ in range(3)])
+    refused = kit.submit(settings, frame(picture(size_px=8000), queue="bulk"))
+    run.start()
+    assert apart.entered.wait(kit.PATIENCE_S)
+    live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
+    kit.wait_until(lambda: len(kit.outcomes(client)) == len(live), "the live frames are sorted")
+    assert set(kit.outcomes(client)) == set(live)
+    assert run._flow.batcher.is_empty, "a batch would wait for it"
+    apart.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys([*live, *costly], "sorted") | dict.fromkeys(refused, "rejected")
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_those_that_it_has_not_begun(
+    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+) -> None:
+    first, *others = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
+    run = build()
+    run.start()
+    assert apart.entered.wait(kit.PATIENCE_S)
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == len(others), "the others wait")
+    run.drain()
+    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "they are given back")
+    assert [job_id.decode() for job_id in client.lrange("rq:queue:live", 0, -1)] == others
+    assert not run.ended.is_set()
+    apart.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == {first: "sorted"}
+    assert {kit.fetch(client, job_id).retries_left for job_id in others} == {settings.max_attempts - 1}
+
+
+def test_one_that_another_worker_has_by_now_is_not_decoded(
+    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+) -> None:
+    first, second = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(2)])
+    run = build()
+    run.start()
+    assert apart.entered.wait(kit.PATIENCE_S)
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == 1, "the second one waits")
+    (lost,) = [lease for lease in run._flow.inflight.held() if lease.job_id == second]
+    run._flow.inflight.drop_lost([lost])
+    apart.opened.set()
+    kit.wait_until(lambda: kit.outcomes(client) == {first: "sorted"}, "the first one is sorted")
+    kit.wait_until(lambda: not len(run._flow.costly_jobs), "the second one is taken")
+    run.drain()
+    kit.finish(run)
+    assert apart.taken == 1
