@@ -199,6 +199,8 @@ class WorkerService:
             metrics=self._metrics,
         )
         self._registration.start()
+        if self._parent is not None:
+            self._parent.say_that_it_works()
 
     def _wait_for_end(self, pipeline: Pipeline) -> int:
         """Wait; 0 when the pipeline has ended, else the exit code with which the worker must end at once."""

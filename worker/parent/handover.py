@@ -19,6 +19,9 @@ NAME = "SORTLINE_WORKER_NAME"
 PARENT = "SORTLINE_WORKER_PARENT"  # <pid>:<file descriptor of the worker's end of the lifeline>
 PREDECESSOR = "SORTLINE_WORKER_PREDECESSOR"  # <cause>:<time of death>:<name>
 
+# The signal with which a worker tells its parent that it has begun to work.
+WORKS = signal.SIGUSR1
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,6 +60,10 @@ class ParentLink:
     def listen(self) -> None:
         """From now on requests to stop are counted. If the parent ends, this process is killed."""
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
+
+    def say_that_it_works(self) -> None:
+        """Tell the parent that the worker has begun to work: if it dies now, that is not because it can't start."""
+        os.kill(self.pid, WORKS)
 
     def _listen(self) -> None:
         while os.read(self._lifeline, 1):

@@ -22,11 +22,9 @@ from worker.parent import handover
 from worker.parent.causes import cause_of, count_memory_kills
 from worker.parent.log import log_restart
 
-# The wait before a restart doubles with each one: a worker that crashes at its start must not take a whole core.
+# The wait doubles with each worker that dies before it has begun to work: to start again and again takes a core.
 FIRST_WAIT_S = 0.1
 MOST_WAIT_S = 5.0
-# A worker that lived for so long did good work: the next wait is the first one again.
-GOOD_WORK_S = 30.0
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,12 +42,13 @@ class Parent:
     def __init__(self) -> None:
         # Python writes the number of each signal into this pipe, so signals are dealt with one after another.
         self._signals, self._signals_in = os.pipe()
-        self._handlers = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGCHLD)}
+        self._handlers = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGCHLD, handover.WORKS)}
         self._pid = 0
         self._name = ""
         self._lifeline = -1
         self._status: int | None = None
         self._is_told_to_stop = False
+        self._works = False  # whether the worker has begun to work
 
     def keep_worker(self) -> int | None:
         """Start workers until one ends for good; its wait status. In each worker it returns None, at once."""
@@ -57,14 +56,14 @@ class Parent:
         predecessor: handover.Predecessor | None = None
         wait_s = FIRST_WAIT_S
         while True:
-            memory_kills, started_s = count_memory_kills(), time.monotonic()
+            memory_kills = count_memory_kills()
             if self._is_worker_after_fork(predecessor):
                 return None
             status = self._await_end()
             cause = cause_of(status, memory_kills=count_memory_kills() - memory_kills)
             if cause is None or self._is_told_to_stop:
                 return status
-            if time.monotonic() - started_s >= GOOD_WORK_S:
+            if self._works:
                 wait_s = FIRST_WAIT_S
             log_restart(worker=self._name, cause=cause, wait_s=wait_s)
             predecessor = handover.Predecessor(self._name, cause, died_at=time.monotonic())
@@ -82,7 +81,7 @@ class Parent:
     def _is_worker_after_fork(self, predecessor: handover.Predecessor | None) -> bool:
         parent_pid, token = os.getpid(), os.urandom(4).hex()
         lifeline, self._lifeline = os.pipe()
-        self._status = None
+        self._status, self._works = None, False
         # Until the worker has its own handlers, a signal to it would be written into the parent's pipe.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._handlers)
         self._pid = os.fork()
@@ -120,12 +119,14 @@ class Parent:
         return self._is_told_to_stop
 
     def _await_signal(self, timeout_s: float | None) -> None:
-        """Wait for a signal, pass it on if it asks to stop, and note the end of processes."""
+        """Wait for a signal, pass it on if it asks to stop, note that the worker works, and the end of processes."""
         select.select([self._signals], [], [], timeout_s)
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._signals, 1024):
                 if number in _STOPS:
                     self._pass_on_stop()
+                elif number == handover.WORKS:
+                    self._works = True
         self._reap()
 
     def _pass_on_stop(self) -> None:

@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 from worker.parent import handover, process
 
@@ -37,6 +38,8 @@ def main() -> int:
     assert own is not None
     if option != "reads-nothing":
         own.parent.listen()
+    if option == "works-as-third" and Path(file).exists() and Path(file).read_text().count('"pid"') == 2:
+        own.parent.say_that_it_works()
     if option == "adopts-orphans" and os.fork() == 0:
         if (orphan := os.fork()) == 0:
             time.sleep(0.2)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 from tests.e2e.kit import PATIENCE_S, PROJECT, is_gone, wait_until
 from tests.worker.parent.small_worker import TWICE
 from worker.parent.causes import HANG, HANGING, KILLED
-from worker.parent.handover import Predecessor
 
 CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 
@@ -125,6 +123,15 @@ def test_waits_grow_from_restart_to_restart(tmp_path: Path) -> None:
         assert [line["wait_s"] for line in lines] == [0.1, 0.2, 0.4]
 
 
+def test_the_wait_is_short_again_after_a_worker_that_has_worked(tmp_path: Path) -> None:
+    with running(tmp_path, "works-as-third", SORTLINE_LOG_FORMAT="json") as worker:
+        for number in range(1, 5):
+            os.kill(worker.wait_told("pid", number)[-1]["pid"], signal.SIGSEGV)
+        worker.wait_told("pid", 5)
+        lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+        assert [line["wait_s"] for line in lines] == [0.1, 0.2, 0.1, 0.2]
+
+
 # requests to stop ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -203,29 +210,3 @@ def test_the_parent_loads_nothing_but_the_standard_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert set(loaded.stdout.split()) <= {*sys.stdlib_module_names, "sortline", "worker", "shared"}
     assert "logging" not in loaded.stdout, "it is loaded when there is something to log"
-
-
-def test_the_wait_is_short_again_after_good_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Virtual: one parent whose workers crash at once, then after a long time, then end."""
-    from worker.parent import process
-
-    clock, lives_s, waits = [0.0], iter([1.0] * 8 + [100.0, 1.0, 0.0]), []
-    statuses = iter([signal.SIGSEGV] * 10 + [0])
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(process, "log_restart", lambda **about: waits.append(about["wait_s"]))
-
-    class Virtual(process.Parent):
-        def _catch_signals(self) -> None: ...
-
-        def _is_worker_after_fork(self, predecessor: Predecessor | None) -> bool:
-            return False
-
-        def _await_end(self) -> int:
-            clock[0] += next(lives_s)
-            return next(statuses)
-
-        def _is_told_to_stop_within(self, seconds: float) -> bool:
-            return False
-
-    assert Virtual().keep_worker() == 0
-    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 0.1, 0.2]
