@@ -30,11 +30,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shared.clock import ServerClock
+from shared.cpu_cores import usable_cores
 from shared.server.raw_connection import RawConnection
+from shared.settings import Settings
 from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels
 from worker.observe.engine_clock import EngineClock
@@ -48,7 +50,6 @@ from worker.state.byte_budget import ByteBudget
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
 from worker.state.latency_estimator import LatencyEstimator
-from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.admit import Admission
 from worker.steps.batch import Batcher
 from worker.steps.claim import ClaimStep
@@ -84,27 +85,24 @@ class Pipeline:
     def __init__(
         self,
         components: PipelineComponents,
+        settings: Settings,
         *,
-        queues: Sequence[str],
-        bulk_share: float,
-        max_batch: int,
-        linger_s: float,
-        decode_threads: int,
-        max_decode_s: float,
-        max_attempts: int,
-        lease_s: int,
-        stuck_after_s: float,
         lost_s: float = 0.0,
         burst: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`burst` ends the pipeline once the queues are empty and all jobs are finished.
+        """Does not start.
 
-        `stuck_after_s`, by the clock `monotonic`, is the longest time that a thread may take for one image or batch.
-        `lost_s` is how long ago the worker crashed whose place this one takes; 0 if it takes none.
+        Args:
+            components: the parts that are built for it.
+            settings: how it works.
+            lost_s: how long ago the worker crashed whose place this one takes; 0 if it takes none.
+            burst: end once the queues are empty and all jobs are finished.
+            clock: epoch seconds; deadlines are met or missed by it.
+            monotonic: seconds; threads hang by it (`stuck_after_s`).
         """
-        self._inflight, self._keeper = components.inflight, components.keeper
+        self._components, self._settings = components, settings
         self._stop_claiming, self._claims_ended = threading.Event(), threading.Event()
         self.ended = threading.Event()
         self.supervisor = Supervisor(components.metrics, clock=monotonic)
@@ -112,78 +110,51 @@ class Pipeline:
             self.supervisor,
             inflight=components.inflight,
             keeper=components.keeper,
-            stuck_after_s=stuck_after_s,
+            stuck_after_s=settings.stuck_after_s,
             clock=monotonic,
         )
-        self._flow = Flow(
-            encoded_jobs=DecodeQueue(queues),
-            costly_jobs=DecodeQueue(queues),
-            batcher=Batcher(max_batch=max_batch, linger_s=linger_s),
-            finished=queue.SimpleQueue(),
-            inflight=components.inflight,
-            encoded_bytes=ByteBudget(MAX_ENCODED_BYTES),
-            active_models=components.active_models,
-            cache=components.cache,
-            latency=LatencyEstimator(max_batch=max_batch),
-            server_clock=components.server_clock,
-            engine_clock=EngineClock(components.metrics.engine_seconds),
-            observer=components.observer,
-            metrics=components.metrics,
-            clock=clock,
-        )
-        admission = Admission(self._flow, max_attempts=max_attempts)
+        self._flow = _new_flow(components, settings, clock=clock)
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
             SuspectClaims(components.claimer, lost_s=lost_s, monotonic=monotonic),
-            queues=queues,
-            bulk_share=bulk_share,
-            capacity=BATCHES_HELD * max_batch,
-            max_batch=max_batch,
+            settings=settings,
             burst=burst,
             stop=self._stop_claiming,
         )
+
+    def _stages(self) -> Iterator[Stage]:
+        flow, components, settings = self._flow, self._components, self._settings
+        admission = Admission(flow, max_attempts=settings.max_attempts)
         leases = LeaseStep(
-            self._flow,
+            flow,
             components.keeper,
             admission,
             watchdog=self.watchdog,
-            interval_s=min(REAP_INTERVAL_S, lease_s / 3),
+            interval_s=min(REAP_INTERVAL_S, settings.lease_s / 3),
             stop=self._stop_claiming,
             ended=self.ended,
             known=self._claim.may_begin,
         )
+        decode = DecodeStep(flow, admission, max_decode_s=settings.max_decode_s)
+        costly = CostlyDecodeStep(flow, admission, components.image_connection)
+        finish = FinishStep(flow, components.finisher)
         # One inference thread per concurrent engine call. On a GPU a second call overlaps the copy of its pixels with
         # the batch before; on a CPU the bookkeeping of one batch is done while the next one runs. A model that is
         # swapped in runs on the same kind of engine, so it has the same number.
         engine_calls = components.active_models.current.stable.engine.max_concurrency
-        self._stages = (
-            Stage("leases", leases, finished=self.ended.is_set, ended=leases.release),
-            Stage("claim", self._claim, finished=lambda: self._claim.is_finished, ended=self._end_claims),
-            Stage(
-                "decode",
-                DecodeStep(self._flow, admission, max_decode_s=max_decode_s),
-                finished=lambda: self._flow.encoded_jobs.is_finished,
-                threads=decode_threads,
-            ),
-            Stage(
-                "decode-costly",
-                CostlyDecodeStep(self._flow, admission, components.image_connection),
-                finished=self._is_finished,
-            ),
-            Stage(
-                "infer",
-                InferStep(self._flow),
-                finished=self._is_finished,
-                ended=components.observer.end,
-                threads=engine_calls,
-            ),
-            Stage("finish", FinishStep(self._flow, components.finisher), self._is_finished, ended=self.ended.set),
-        )
+        decode_threads = settings.decode_threads or usable_cores()
+        all_done, decoded = self._is_finished, lambda: flow.encoded_jobs.is_finished
+        yield Stage("leases", leases, finished=self.ended.is_set, ended=leases.release)
+        yield Stage("claim", self._claim, finished=lambda: self._claim.is_finished, ended=self._end_claims)
+        yield Stage("decode", decode, finished=decoded, threads=decode_threads)
+        yield Stage("decode-costly", costly, finished=all_done)
+        yield Stage("infer", InferStep(flow), finished=all_done, ended=components.observer.end, threads=engine_calls)
+        yield Stage("finish", finish, finished=all_done, ended=self.ended.set)
 
     def start(self) -> None:
         """Start the threads and return."""
-        for stage in self._stages:
+        for stage in self._stages():
             self.supervisor.run(stage)
 
     def drain(self) -> None:
@@ -198,12 +169,12 @@ class Pipeline:
         self.drain()
         # A claim in progress would bring jobs that are not given back. It takes no longer than this.
         self._claims_ended.wait(2 * IDLE_WAIT_S)
-        return self._keeper.release()
+        return self._components.keeper.release()
 
     @property
     def idle(self) -> bool:
         """True while no job is held."""
-        return len(self._inflight) == 0
+        return len(self._components.inflight) == 0
 
     @property
     def suspended(self) -> bool:
@@ -228,3 +199,22 @@ class Pipeline:
 
     def _is_finished(self) -> bool:
         return self._claims_ended.is_set() and self.idle
+
+
+def _new_flow(components: PipelineComponents, settings: Settings, *, clock: Callable[[], float]) -> Flow:
+    return Flow(
+        encoded_jobs=DecodeQueue(settings.queue_names),
+        costly_jobs=DecodeQueue(settings.queue_names),
+        batcher=Batcher(max_batch=settings.max_batch, linger_s=settings.linger_ms / 1000),
+        finished=queue.SimpleQueue(),
+        inflight=components.inflight,
+        encoded_bytes=ByteBudget(MAX_ENCODED_BYTES),
+        active_models=components.active_models,
+        cache=components.cache,
+        latency=LatencyEstimator(max_batch=settings.max_batch),
+        server_clock=components.server_clock,
+        engine_clock=EngineClock(components.metrics.engine_seconds),
+        observer=components.observer,
+        metrics=components.metrics,
+        clock=clock,
+    )

@@ -19,7 +19,6 @@ from rq.worker import WorkerStatus
 
 from model_store.registry.store import open_store, parse_spec
 from shared.clock import ServerClock
-from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.server.connection import check, connect
 from shared.server.error_translation import explain
@@ -311,20 +310,7 @@ class WorkerService:
             inflight=inflight,
             metrics=self._metrics,
         )
-        return Pipeline(
-            components,
-            queues=settings.queue_names,
-            bulk_share=settings.bulk_share,
-            max_batch=settings.max_batch,
-            linger_s=settings.linger_ms / 1000,
-            decode_threads=settings.decode_threads or usable_cores(),
-            max_decode_s=settings.max_decode_s,
-            max_attempts=settings.max_attempts,
-            lease_s=settings.lease_s,
-            stuck_after_s=settings.stuck_after_s,
-            lost_s=self._lost_s(),
-            burst=self._burst,
-        )
+        return Pipeline(components, settings, lost_s=self._lost_s(), burst=self._burst)
 
     def _lost_s(self) -> float:
         """How long ago the worker whose place this one takes crashed."""

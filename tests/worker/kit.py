@@ -396,21 +396,8 @@ def pipeline(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Pipeline:
     """A pipeline that isn't started; deadlines are met or missed by `clock`, threads hang by `monotonic`."""
-    return Pipeline(
-        components,
-        queues=settings.queue_names,
-        bulk_share=settings.bulk_share,
-        max_batch=settings.max_batch,
-        linger_s=settings.linger_ms / 1000,
-        decode_threads=2,
-        max_decode_s=settings.max_decode_s,
-        max_attempts=settings.max_attempts,
-        lease_s=settings.lease_s,
-        stuck_after_s=settings.stuck_after_s,
-        burst=burst,
-        clock=clock,
-        monotonic=monotonic,
-    )
+    two_threads = settings.model_copy(update={"decode_threads": 2})
+    return Pipeline(components, two_threads, burst=burst, clock=clock, monotonic=monotonic)
 
 
 def run_burst(settings: Settings, engine: ToneEngine | None = None, *, worker: str = "w1") -> Metrics:

@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from shared.settings import Settings
 from worker.observe.supervisor import StageThread
 from worker.rq.claimer import Claim, Claimer
 from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import ClaimedJob
+from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.suspects import SuspectClaims
 
@@ -32,26 +34,19 @@ class ClaimStep:
         claimer: Claimer,
         suspects: SuspectClaims,
         *,
-        queues: Sequence[str],
-        capacity: int,
-        max_batch: int,
-        bulk_share: float,
+        settings: Settings,
         burst: bool,
         stop: threading.Event,
     ) -> None:
-        """At most `capacity` jobs are held of the most urgent queue, or of all, before its room.
-
-        `bulk_share` is the other queues' share of the jobs while the most urgent queue never runs empty. `burst`: sets
-        `stop` once the queues are empty and no job is held.
-        """
+        """`burst`: sets `stop` once the queues are empty and no job is held."""
         self._flow = flow
         self._claimer = claimer
         self._suspects = suspects
-        self._urgent = queues[0]
-        self._capacity = capacity
-        self._room = max_batch if len(queues) > 1 else 0
-        self._max_batch = max_batch
-        self._bulk_share = bulk_share
+        self._urgent = settings.queue_names[0]
+        self._max_batch = settings.max_batch
+        self._capacity = BATCHES_HELD * settings.max_batch  # jobs of the most urgent queue, or of all before its room
+        self._room = settings.max_batch if len(settings.queue_names) > 1 else 0
+        self._bulk_share = settings.bulk_share
         self._bulk_credit = 0.0  # jobs that are due to the other queues
         self._burst = burst
         self._stop = stop
