@@ -20,7 +20,7 @@ from shared.server.connection import connect
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
-from worker.rq.claimer import MAX_ENCODED_BYTES
+from worker.rq.claimer import claim_args
 
 # Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
 STEP_JOBS = 32
@@ -43,17 +43,7 @@ def _run(settings: Settings, count: int) -> float:
     while True:
         now = time.time()
         _, jobs, *_ = claim(
-            args=[
-                STEP_JOBS,
-                STEP_JOBS,
-                0,
-                MAX_ENCODED_BYTES,
-                _WORKER,
-                format_rq_time(now),
-                now,
-                settings.lease_s,
-                "live",
-            ]
+            args=claim_args(STEP_JOBS, worker=_WORKER, queues=["live"], lease_s=settings.lease_s, now=now)
         )
         if not jobs:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,33 @@ class Claim:
     jobs: list[ClaimedJob]
     suspended: bool
     cut_short: bool = False
+
+
+def claim_args(
+    limit: int,
+    *,
+    worker: str,
+    queues: Sequence[str],
+    lease_s: int,
+    now: float,
+    max_bytes: int = MAX_ENCODED_BYTES,
+    max_others: int | None = None,
+    others_first: int = 0,
+    of_suspects: bool = False,
+) -> list[str | float]:
+    """The arguments of claim.lua for up to `limit` jobs; see `Claimer.claim`. `of_suspects`: suspects, and no others."""
+    return [
+        limit,
+        limit if max_others is None else max_others,
+        others_first,
+        max_bytes,
+        worker,
+        format_rq_time(now),
+        now,
+        lease_s,
+        int(of_suspects),
+        *queues,
+    ]
 
 
 def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
@@ -78,11 +106,9 @@ class Claimer:
         self._connection = RawConnection(client)
         self._script = scripts.load_repeatable(self._connection, "claim")
         self._broken_keys = broken_keys or BrokenKeys()
-        self._worker = worker
-        self._queues = list(queues)
+        self._args = functools.partial(claim_args, worker=worker, queues=list(queues), lease_s=lease_s)
         self._wakeup_keys = [keys.wakeup(queue) for queue in queues]
         self._suspects_keys = [keys.suspects(queue) for queue in queues]
-        self._lease_s = lease_s
         self._max_image_bytes = max_image_bytes
         self._clock = clock
 
@@ -104,10 +130,9 @@ class Claimer:
             redis.exceptions.RedisError: the server can't be reached. The claim may have
                 happened all the same: then the next call brings those jobs, and no others.
         """
-        most_others = limit if max_others is None else max_others
-        return self._claim(
-            limit, max_bytes=max_bytes, max_others=most_others, others_first=others_first, of_suspects=False
-        )
+        now = self._clock()
+        args = self._args(limit, now=now, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
+        return self._claim(args, now=now)
 
     def claim_suspect(self) -> Claim:
         """Claim one job that may crash the worker. Call it while this worker holds nothing else.
@@ -115,7 +140,8 @@ class Claimer:
         Raises:
             redis.exceptions.RedisError: as of `claim`. The next call may be one of `claim`.
         """
-        return self._claim(1, max_bytes=MAX_ENCODED_BYTES, max_others=1, others_first=0, of_suspects=True)
+        now = self._clock()
+        return self._claim(self._args(1, now=now, of_suspects=True), now=now)
 
     def suspects_wait(self) -> bool:
         """Whether there may be suspects.
@@ -125,22 +151,8 @@ class Claimer:
         """
         return int(self._connection.call("EXISTS", *self._suspects_keys)) > 0
 
-    def _claim(self, limit: int, *, max_bytes: int, max_others: int, others_first: int, of_suspects: bool) -> Claim:
-        now = self._clock()
-        suspended, jobs, problems, cut_short = self._script(
-            args=[
-                limit,
-                max_others,
-                others_first,
-                max_bytes,
-                self._worker,
-                format_rq_time(now),
-                now,
-                self._lease_s,
-                int(of_suspects),
-                *self._queues,
-            ]
-        )
+    def _claim(self, args: list[str | float], *, now: float) -> Claim:
+        suspended, jobs, problems, cut_short = self._script(args=args)
         self._broken_keys.report(problems)
         return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
 
