@@ -51,7 +51,7 @@ def claim_args(
     others_first: int = 0,
     of_suspects: bool = False,
 ) -> list[str | float]:
-    """The arguments of claim.lua for up to `limit` jobs; see `Claimer.claim`. `of_suspects`: suspects, and no others."""
+    """The arguments of claim.lua; see `Claimer.claim`. `of_suspects`: take suspects, and no others."""
     return [
         limit,
         limit if max_others is None else max_others,
