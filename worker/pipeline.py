@@ -126,18 +126,20 @@ class Pipeline:
     def _stages(self) -> Iterator[Stage]:
         flow, components, settings = self._flow, self._components, self._settings
         admission = Admission(flow, max_attempts=settings.max_attempts)
+        decode = DecodeStep(flow, admission, max_decode_s=settings.max_decode_s)
+        costly = CostlyDecodeStep(flow, admission, components.image_connection)
         leases = LeaseStep(
             flow,
             components.keeper,
             admission,
             watchdog=self.watchdog,
+            costly=costly,
             interval_s=min(REAP_INTERVAL_S, settings.lease_s / 3),
             stop=self._stop_claiming,
+            claims_ended=self._claims_ended,
             ended=self.ended,
             known=self._claim.may_begin,
         )
-        decode = DecodeStep(flow, admission, max_decode_s=settings.max_decode_s)
-        costly = CostlyDecodeStep(flow, admission, components.image_connection)
         finish = FinishStep(flow, components.finisher)
         # One inference thread per concurrent engine call. On a GPU a second call overlaps the copy of its pixels with
         # the batch before; on a CPU the bookkeeping of one batch is done while the next one runs. A model that is
@@ -145,11 +147,12 @@ class Pipeline:
         engine_calls = components.active_models.current.stable.engine.max_concurrency
         decode_threads = settings.decode_threads or usable_cores()
         all_done, decoded = self._is_finished, lambda: flow.encoded_jobs.is_finished
+        skip_waiting = components.observer.skip_waiting
         yield Stage("leases", leases, finished=self.ended.is_set, ended=leases.release)
         yield Stage("claim", self._claim, finished=lambda: self._claim.is_finished, ended=self._end_claims)
         yield Stage("decode", decode, finished=decoded, threads=decode_threads)
         yield Stage("decode-costly", costly, finished=all_done)
-        yield Stage("infer", InferStep(flow), finished=all_done, ended=components.observer.end, threads=engine_calls)
+        yield Stage("infer", InferStep(flow), finished=all_done, ended=skip_waiting, threads=engine_calls)
         yield Stage("finish", finish, finished=all_done, ended=self.ended.set)
 
     def start(self) -> None:
@@ -198,13 +201,13 @@ class Pipeline:
         self._flow.encoded_jobs.close()
 
     def _is_finished(self) -> bool:
-        return self._claims_ended.is_set() and self.idle
+        return self._claims_ended.is_set() and self.idle and self.watchdog.is_settled
 
 
 def _new_flow(components: PipelineComponents, settings: Settings, *, clock: Callable[[], float]) -> Flow:
     return Flow(
-        encoded_jobs=DecodeQueue(settings.queue_names),
-        costly_jobs=DecodeQueue(settings.queue_names),
+        encoded_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
+        costly_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
         batcher=Batcher(max_batch=settings.max_batch, linger_s=settings.linger_ms / 1000),
         finished=queue.SimpleQueue(),
         inflight=components.inflight,

@@ -35,7 +35,8 @@ from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels, Serving
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
-from worker.parent.causes import HANGING
+from worker.observe.watchdog import CONFIRM_S
+from worker.parent.causes import HANG, HANGING
 from worker.parent.handover import Handover
 from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.broken_keys import BrokenKeys
@@ -313,9 +314,12 @@ class WorkerService:
         return Pipeline(components, settings, lost_s=self._lost_s(), burst=self._burst)
 
     def _lost_s(self) -> float:
-        """How long ago the worker whose place this one takes crashed."""
+        """How long the work has rested since the worker crashed, or hung, whose place this one takes."""
         before = self._predecessor
-        return time.monotonic() - before.died_at if before is not None and before.is_explained else 0.0
+        if before is None or not before.is_explained:
+            return 0.0
+        hung_s = self._settings.stuck_after_s + CONFIRM_S + RESTART_WAIT_S if before.cause == HANG else 0.0
+        return time.monotonic() - before.died_at + hung_s
 
     def _new_keeper(self) -> LeaseKeeper:
         keeper = LeaseKeeper(

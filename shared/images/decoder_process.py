@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import BadImage
+from shared.errors import BadImage, Transient
 from shared.images import decoder_messages as messages
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
@@ -48,7 +48,7 @@ _END_TIMEOUT_S = 10.0
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 
 
-class DecoderLost(Exception):
+class DecoderLost(Transient):
     """The decoder process ended for a reason that says nothing about the image: try again."""
 
 

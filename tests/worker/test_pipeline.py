@@ -235,9 +235,9 @@ def test_jobs_whose_images_could_not_be_fetched_are_held_until_they_can(
 
 
 def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, client: redis.Redis) -> None:
-    """It is out of attempts, and whoever would have answered it has ended: it must not wait for a lease."""
+    """It is given up, and whoever would have answered it has ended: it must not wait for a lease."""
     (job_id,) = kit.submit(settings, frame())
-    client.hset(keys.rq_job(job_id), "retries_left", 0)
+    client.hset(keys.rq_job(job_id), keys.LOSSES, settings.max_losses - 1)
     (job,) = kit.claimer(settings, worker="dead").claim(1).jobs
     client.zadd(keys.rq_wip("live"), {f"{job_id}:{job.lease.execution_id}": 1.0})
     components = kit.pipeline_components(settings, ToneEngine())
@@ -254,7 +254,7 @@ def test_a_job_taken_back_at_the_very_end_is_given_back(settings: Settings, clie
     assert reaping.wait(kit.PATIENCE_S)
     run.drain()
     kit.finish(run)
-    assert client.lrange(keys.rq_queue("live"), 0, -1) == [job_id.encode()]
+    assert client.lrange(keys.suspects("live"), 0, -1) == [job_id.encode()]
     assert client.zcard(keys.rq_wip("live")) == 0
 
 
@@ -318,11 +318,11 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     said: list[bool] = []
     monkeypatch.setattr(run._flow.engine_clock, "observe_queue", lambda *, is_idle: said.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
-    _, claim, decode, *_ = run._stages
+    steps = {stage.name: stage.step for stage in run._stages()}
     run._claim.may_begin.set()
-    claim.step(StageThread("claim", run.supervisor))
-    decode.step(StageThread("decode", run.supervisor))
-    assert (said[0], said[-1]) == (False, True)
+    for name in ("claim", "decode"):
+        steps[name](StageThread(name, run.supervisor))
+    assert (observed[0], observed[-1]) == (False, True)
 
 
 def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(

@@ -198,10 +198,10 @@ def test_hanging_decoders_end_the_worker(
             assert "loop has not come round" in text
             worker.send(signal.SIGTERM)
         assert worker.exit_code() == HANGING, worker.log
-    hanging = client.llen(keys.suspects("live"))
+    # Taken back by now, or left for the worker that takes its place.
+    hanging = client.llen(keys.suspects("live")) + client.zcard(keys.rq_wip("live"))
     assert 1 <= hanging <= impatient.decode_threads
     assert len(queued(client)) == len(job_ids) - hanging
-    assert client.zcard(keys.rq_wip("live")) == 0
 
 
 def test_a_model_that_is_not_there_is_reported_in_one_line(tiny: Settings, tmp_path: Path) -> None:

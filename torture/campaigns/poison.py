@@ -124,7 +124,7 @@ class Poisoner:
         self._due = dict.fromkeys(MARKS, 0.0)
         self.marked: list[Marked] = []
         self.sent: Counter[str] = Counter(dict.fromkeys((*MARKS, *self._bad), 0))
-        plant.allowed_outcomes |= dict.fromkeys(MARKS, (Outcome.FAILED, Outcome.REJECTED))
+        plant.allowed_outcomes |= dict.fromkeys(MARKS, (Outcome.FAILED,))
         plant.allowed_outcomes |= dict.fromkeys(self._bad, (Outcome.REJECTED,))
 
     @property

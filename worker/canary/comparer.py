@@ -24,7 +24,8 @@ import numpy as np
 
 from shared.errors import EngineFailed
 from shared.images.arrays import Pixels
-from worker.canary.tally import Answer, Comparison, agree
+from shared.images.decode_cost import is_costly
+from worker.canary.tally import Comparison, ModelAnswer, agree
 from worker.models.model import Model, Probabilities
 from worker.models.routing import ActiveCanary, ActiveModels, Route
 from worker.observe.metrics import Metrics
@@ -37,7 +38,8 @@ log = logging.getLogger("sortline.compare")
 SLICE_S = 0.010
 # A deadline that was nearly missed prevents comparisons for this long, or for half of it at least.
 HEADROOM_WINDOW_S = 10.0
-# Larger files are not kept to be decoded for a comparison: a batch of them would take too much memory.
+# Larger files are not kept to be decoded for a comparison: a batch of them would take too much memory. Nor are costly
+# ones: they are decoded where the batches are run.
 MAX_KEPT_BYTES = 1_000_000
 
 
@@ -124,7 +126,7 @@ class Comparer:
         if other.decoder == item.model.decoder:
             return replace(item, note=ComparisonInput(canary, other))
         if canary.spec.shadow:
-            kept = image if len(image) <= MAX_KEPT_BYTES else None
+            kept = image if len(image) <= MAX_KEPT_BYTES and not is_costly(image) else None
             return replace(item, note=ComparisonInput(canary, other, image=kept))
         pixels = self._decoded(other, image, camera=item.admitted.job.camera)
         return replace(item, note=ComparisonInput(canary, other, pixels=pixels))
@@ -190,8 +192,8 @@ class Comparer:
         finally:
             self._slicing.release()
 
-    def end(self) -> None:
-        """The worker ends: skip all images that still wait."""
+    def skip_waiting(self) -> None:
+        """Skip all images that still wait: the worker ends, or needs the engines for itself."""
         with self._slicing:
             self._metrics.canary_skipped.inc(len(self._waiting))
             self._waiting.clear()

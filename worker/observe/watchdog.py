@@ -51,6 +51,7 @@ class Watchdog:
         self._clock = clock
         self._first_noticed_at: float | None = None
         self._reason = ""
+        self._are_taken_back = False
         self.hanging = threading.Event()
 
     def check(self) -> bool:
@@ -73,6 +74,15 @@ class Watchdog:
             redis.exceptions.RedisError: the server can't be reached; nothing was given back.
         """
         self._keeper.release()
+
+    def settle(self) -> None:
+        """Note that the jobs of the threads that hang have been taken back."""
+        self._are_taken_back = True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no thread hangs, or the jobs of those that do have been taken back."""
+        return not self.hanging.is_set() or self._are_taken_back
 
     def health_problem(self) -> str | None:
         """None while every thread lives and sends heartbeats, else which one doesn't."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from worker.state.jobs import ClaimedJob
@@ -20,14 +21,18 @@ class EncodedJob(NamedTuple):
 class DecodeQueue:
     """Jobs leave it by the priority of their queue, then in the order in which they came. For any thread.
 
+    The queues other than the most urgent one get a small share even if that never runs empty.
+
     The threads share it, so that no job waits behind a thread that is busy with a slow image. They take the lock only
     to wait: a deque's own calls are atomic, and a lock for each job would cost more than decoding a small image.
     """
 
-    def __init__(self, queues: Sequence[str]) -> None:
-        """`queues` in the order of their priority, the most urgent first."""
+    def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
+        """`queues` by their priority, the most urgent first. The others get `others_share` of the turns."""
         self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
         self._by_priority = tuple(self._waiting.values())
+        self._others_share = others_share
+        self._credit = 0.0  # turns that are due to the others; threads may lose an update, which costs a turn
         self._changed = threading.Condition()
         self._closed = False
 
@@ -65,12 +70,23 @@ class DecodeQueue:
         return self._closed and not len(self)
 
     def _next(self) -> EncodedJob | None:
-        for jobs in self._by_priority:
-            try:
-                return jobs.popleft()
-            except IndexError:
-                continue
-        return None
+        urgent, *others = self._by_priority
+        if self._credit >= 1:
+            self._credit -= 1
+            if (job := _first(others)) is not None:
+                return job
+        job = _first([urgent])
+        if job is None:
+            return _first(others)
+        self._credit = self._credit + self._others_share if any(others) else 0.0
+        return job
 
     def __len__(self) -> int:
         return sum(map(len, self._by_priority))
+
+
+def _first(queues: Iterable[deque[EncodedJob]]) -> EncodedJob | None:
+    for jobs in queues:
+        with contextlib.suppress(IndexError):  # empty, perhaps only now
+            return jobs.popleft()
+    return None

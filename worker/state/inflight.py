@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 from worker.state.jobs import Lease
@@ -14,20 +15,20 @@ class Inflight:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._finishing: set[str] = set()
+        self._counts: Counter[str] = Counter()  # by queue
         self._changed = threading.Condition()
 
     def add(self, leases: Sequence[Lease]) -> None:
         """Hold these leases from now on."""
         with self._changed:
-            self._leases |= {lease.execution_id: lease for lease in leases}
+            new = {lease.execution_id: lease for lease in leases if lease not in self}
+            self._leases |= new
+            self._counts.update(lease.queue for lease in new.values())
 
     def remove(self, leases: Sequence[Lease]) -> None:
         """Stop holding these leases."""
         with self._changed:
-            for lease in leases:
-                self._leases.pop(lease.execution_id, None)
-                self._finishing.discard(lease.execution_id)
-            self._changed.notify_all()
+            self._drop(leases)
 
     def finishing(self, leases: Sequence[Lease]) -> None:
         """Note that these are about to be finished: from now on it is no loss when the server doesn't know them."""
@@ -38,9 +39,7 @@ class Inflight:
         """Stop holding leases that the server no longer knows, and return them; not those that are being finished."""
         with self._changed:
             lost = [lease for lease in leases if lease in self and lease.execution_id not in self._finishing]
-            for lease in lost:
-                del self._leases[lease.execution_id]
-            self._changed.notify_all()
+            self._drop(lost)
         return lost
 
     def held(self) -> list[Lease]:
@@ -50,14 +49,27 @@ class Inflight:
 
     def count_of(self, queue: str) -> int:
         """How many jobs of this queue are held."""
-        with self._changed:
-            return sum(lease.queue == queue for lease in self._leases.values())
+        return self._counts[queue]
 
-    def wait_below(self, count: int, timeout_s: float) -> int:
-        """Wait at most `timeout_s` until fewer than `count` are held; how many are held then."""
+    def wait_below(self, count: int, timeout_s: float, *, of_queue: str = "", of_queue_below: int = 0) -> int:
+        """Wait at most `timeout_s` until fewer than `count` are held; how many are held then.
+
+        If `of_queue` is given, wait also until fewer than `of_queue_below` of this queue are held.
+        """
+
+        def is_below() -> bool:
+            return len(self) < count and (not of_queue or self._counts[of_queue] < of_queue_below)
+
         with self._changed:
-            self._changed.wait_for(lambda: len(self._leases) < count, timeout_s)
-            return len(self._leases)
+            self._changed.wait_for(is_below, timeout_s)
+            return len(self)
+
+    def _drop(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self._finishing.discard(lease.execution_id)
+            if self._leases.pop(lease.execution_id, None) is not None:
+                self._counts[lease.queue] -= 1
+        self._changed.notify_all()
 
     def __contains__(self, lease: Lease) -> bool:
         return lease.execution_id in self._leases

@@ -36,7 +36,8 @@ class LatencyEstimator:
 
     def observe_decode(self, seconds: float) -> None:
         """Add a measurement: an image took this long to decode."""
-        self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
+        with self._lock:
+            self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
 
     @contextmanager
     def running(self, cost: BatchCost, *, images: int) -> Iterator[None]:

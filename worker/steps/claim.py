@@ -17,8 +17,10 @@ from worker.steps.suspects import SuspectClaims
 
 log = logging.getLogger("sortline.claim")
 
-# How long the claim waits for an urgent job while the worker is full of others: about what one of their batches takes.
+# How often a worker that is full of other jobs looks for an urgent one: about what a batch of the others takes.
 FULL_WAIT_S = 0.020
+# A worker claims on while so many batches of costly jobs wait in it. If it held more, other workers could not help.
+MOST_COSTLY_BATCHES = 4
 
 
 class ClaimStep:
@@ -76,6 +78,7 @@ class ClaimStep:
         """Claim one once the worker holds nothing: if it crashes the worker, it is known to be the cause."""
         if self._flow.inflight.wait_below(1, IDLE_WAIT_S) > 0 or self._stop.is_set():
             return
+        self._flow.observer.skip_waiting()  # it runs an engine too, and a crash there would be blamed on the suspect
         with thread.calling_redis():
             claim = self._suspects.claim()
         if claim is not None:
@@ -83,9 +86,11 @@ class ClaimStep:
 
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
-        # Costly jobs that wait need no thread and no pixels yet: up to a batch of them take nobody's place.
-        capacity = self._capacity + min(len(self._flow.costly_jobs), self._max_batch)
-        held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S)
+        # Costly jobs that wait need no thread and no pixels yet, and take nobody's place.
+        capacity = self._capacity + min(len(self._flow.costly_jobs), MOST_COSTLY_BATCHES * self._max_batch)
+        held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
+        if held >= capacity:  # of others: look for urgent jobs only if none of their places becomes free soon
+            held = inflight.wait_below(capacity, FULL_WAIT_S)
         free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
         if free > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
@@ -97,12 +102,12 @@ class ClaimStep:
         others_first = min(int(self._bulk_credit), limit)
         with thread.calling_redis():
             claim = self._claimer.claim(limit, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
-        self._count_share(claim.jobs, limit=limit)
+        self._count_share(claim.jobs, limit=limit, max_others=max_others)
         self._take(claim, thread)
         with thread.calling_redis():
             self._suspects.observe(claim, is_idle=was_idle)
-        if not (claim.jobs or claim.cut_short or self._suspects.has_turn):
-            self._wait(thread, was_idle=was_idle, urgent_only=not max_others)
+        if max_others and not (claim.jobs or claim.cut_short or self._suspects.has_turn):
+            self._wait(thread, was_idle=was_idle)
 
     def _take(self, claim: Claim, thread: StageThread) -> None:
         if claim.suspended != bool(self.suspended):
@@ -110,34 +115,40 @@ class ClaimStep:
         self.suspended = claim.suspended
         if claim.jobs:
             self._flow.inflight.add([job.lease for job in claim.jobs])
-            self._without_images = claim.jobs
+            # The urgent ones are fetched first: the others may be many megabytes.
+            self._without_images = sorted(claim.jobs, key=lambda job: not self._is_urgent(job))
             self._hand_on(thread)
 
-    def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int) -> None:
+    def _is_urgent(self, job: ClaimedJob) -> bool:
+        return job.lease.queue == self._urgent
+
+    def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int, max_others: int) -> None:
         """Keep account of what is due to the other queues: nothing, if the most urgent queue ran empty."""
-        others = sum(job.lease.queue != self._urgent for job in jobs)
-        if len(jobs) < limit or (not others and self._bulk_credit >= 1):
+        others = sum(not self._is_urgent(job) for job in jobs)
+        if len(jobs) < limit or (max_others and not others and self._bulk_credit >= 1):
             self._bulk_credit = 0.0
         else:
             self._bulk_credit = max(0.0, self._bulk_credit - others) + self._bulk_share * (len(jobs) - others)
 
     def _hand_on(self, thread: StageThread) -> None:
-        flow, jobs = self._flow, self._without_images
-        with thread.calling_redis():
-            images = self._claimer.images(jobs)
-        self._without_images = []
-        flow.encoded_bytes.take(sum(len(image or b"") for image in images))
-        flow.batcher.reserve(len(jobs))
-        flow.engine_clock.observe_queue(is_idle=False)
-        flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
+        flow = self._flow
+        while self._without_images:
+            is_urgent = self._is_urgent(self._without_images[0])
+            jobs = [job for job in self._without_images if self._is_urgent(job) == is_urgent]
+            with thread.calling_redis():
+                images = self._claimer.images(jobs)
+            del self._without_images[: len(jobs)]
+            flow.encoded_bytes.take(sum(len(image or b"") for image in images))
+            flow.batcher.reserve(len(jobs))
+            flow.engine_clock.observe_queue(is_idle=False)
+            flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
 
-    def _wait(self, thread: StageThread, *, was_idle: bool, urgent_only: bool) -> None:
-        """The queues are empty, the workers are suspended, or there is room for the most urgent queue only."""
+    def _wait(self, thread: StageThread, *, was_idle: bool) -> None:
+        """The queues are empty, or the workers are suspended."""
         if self._burst and was_idle and (self.suspended or not self._suspects.may_wait):
             self._stop.set()
         elif self.suspended or self._burst:
             self._stop.wait(0.05 if self._burst else IDLE_WAIT_S)
         else:
             with thread.calling_redis():
-                longest_s = self._suspects.idle_wait_s(FULL_WAIT_S if urgent_only else IDLE_WAIT_S)
-                self._claimer.wait(longest_s, urgent_only=urgent_only)
+                self._claimer.wait(self._suspects.idle_wait_s(IDLE_WAIT_S))

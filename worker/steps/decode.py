@@ -12,7 +12,6 @@ from shared.errors import BadImage
 from shared.images.decode_cost import is_costly
 from worker.models.model import Model
 from worker.models.result_cache import CacheKey
-from worker.models.routing import Route
 from worker.observe.supervisor import StageThread
 from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import AdmittedJob, ClaimedJob
@@ -48,8 +47,12 @@ def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_ke
     return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
-def decode_job(flow: Flow, admitted: AdmittedJob, image: bytes | None, route: Route) -> Decoded | Verdict:
-    """The item for its model, or the verdict on a job that doesn't need the model or can't be decoded."""
+def admit_and_decode(flow: Flow, admission: Admission, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict:
+    """The item for its model, or the verdict on a job that is not ours, needs no model, or can't be decoded."""
+    admitted = admission.check(claimed)
+    if not isinstance(admitted, AdmittedJob):
+        return admitted
+    route = flow.active_models.current.route(admitted.job)
     model = route.model
     try:
         if _misses_deadline(flow, admitted, model):
@@ -57,12 +60,14 @@ def decode_job(flow: Flow, admitted: AdmittedJob, image: bytes | None, route: Ro
         cache_key = flow.cache.key(admitted.job, image, route)
         if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
             return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
-        return decode(admitted, image, model, cache_key=cache_key)
+        item = decode(admitted, image, model, cache_key=cache_key)
     except BadImage as error:
         return Unusable(admitted=admitted, model=model, at=flow.clock(), error=error)
     except Exception as error:  # a bug, or no memory: it affects this job alone, and the next attempt may succeed
         log.exception("decoding job %.200r failed", admitted.job.job_id)
         return Failed(admitted=admitted, model=model, at=flow.clock(), error=error)
+    assert image is not None
+    return flow.observer.after_decode(item, image, route)
 
 
 def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
@@ -93,10 +98,12 @@ class DecodeStep:
         del job  # it refers to the image, whose bytes are freed when it is decoded
         thread.work_on((claimed.lease,))
         try:
-            item = self._decode(claimed, image)
+            is_apart = self._is_costly(image)
+            item = None if is_apart else admit_and_decode(flow, self._admission, claimed, image)
         finally:
             flow.encoded_bytes.give_back(len(image or b""))
         if isinstance(item, Decoded):
+            flow.latency.observe_decode(item.decode_ms / 1000)
             flow.batcher.add(item)
             return
         if item is None:  # it waits without its bytes: a few large files would use up what may be claimed
@@ -106,18 +113,9 @@ class DecodeStep:
         flow.batcher.cancel()
         flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
 
-    def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict | None:
-        """The item, or the verdict on its job; None if it is costly."""
-        flow = self._flow
-        if image is not None and is_costly(image, max_decode_s=self._max_decode_s):
-            return None
-        admitted = self._admission.check(claimed)
-        if not isinstance(admitted, AdmittedJob):
-            return admitted
-        route = flow.active_models.current.route(admitted.job)
-        item = decode_job(flow, admitted, image, route)
-        if not isinstance(item, Decoded):
-            return item
-        flow.latency.observe_decode(item.decode_ms / 1000)
-        assert image is not None
-        return flow.observer.after_decode(item, image, route)
+    def _is_costly(self, image: bytes | None) -> bool:
+        try:
+            return image is not None and is_costly(image, max_decode_s=self._max_decode_s)
+        except Exception:  # a bug that some file has found: where it is decoded, it affects this file alone
+            log.exception("the cost of an image can't be told")
+            return False

@@ -8,10 +8,9 @@ from __future__ import annotations
 from shared.server.raw_connection import RawConnection
 from worker.observe.supervisor import StageThread
 from worker.rq.claimer import fetch_images
-from worker.state.jobs import AdmittedJob, ClaimedJob
+from worker.state.jobs import ClaimedJob, Lease
 from worker.steps.admit import Admission
-from worker.steps.decide import Verdict
-from worker.steps.decode import decode_job
+from worker.steps.decode import admit_and_decode
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.work import Decoded
 
@@ -26,32 +25,37 @@ class CostlyDecodeStep:
         self._flow = flow
         self._admission = admission
         self._connection = connection
-        self._without_image: ClaimedJob | None = None  # kept while Redis is unavailable
+        self._in_hand: ClaimedJob | None = None  # kept while Redis is unavailable
+
+    @property
+    def in_hand(self) -> Lease | None:
+        """The job that is being decoded, or was last, if it is still held."""
+        claimed = self._in_hand
+        return claimed.lease if claimed is not None and claimed.lease in self._flow.inflight else None
 
     def __call__(self, thread: StageThread) -> None:
         """Take a job; it goes to the batcher, or gets its verdict here."""
         flow = self._flow
         thread.wait_for_work()
-        if self._without_image is None and (job := flow.costly_jobs.take(IDLE_WAIT_S)) is not None:
-            self._without_image = job.claimed
-        claimed = self._without_image
+        if self._in_hand is None and (job := flow.costly_jobs.take(IDLE_WAIT_S)) is not None:
+            self._in_hand = job.claimed
+        claimed = self._in_hand
         if claimed is None:
             return
         with thread.calling_redis():
             (image,) = fetch_images(self._connection, [claimed])
-        self._without_image = None
-        if claimed.lease not in flow.inflight:
-            return  # another worker has the job by now
         thread.wait_for_work()
-        item = self._decode(claimed, image)
-        if isinstance(item, Decoded):
+        if claimed.lease in flow.inflight:
+            self._decode(claimed, image)
+        self._in_hand = None
+
+    def _decode(self, claimed: ClaimedJob, image: bytes | None) -> None:
+        flow = self._flow
+        item = admit_and_decode(flow, self._admission, claimed, image)
+        if not isinstance(item, Decoded):
+            flow.conclude([item])
+        elif claimed.lease in flow.inflight:
             flow.batcher.reserve(1)  # only now: no batch waits for it
             flow.batcher.add(item)
-        else:
-            flow.conclude([item])
-
-    def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict:
-        admitted = self._admission.check(claimed)
-        if not isinstance(admitted, AdmittedJob):
-            return admitted
-        return decode_job(self._flow, admitted, image, self._flow.active_models.current.route(admitted.job))
+        else:  # it was given back meanwhile, as the worker is to stop
+            item.model.buffer.give_back([item.slot])

@@ -48,7 +48,9 @@ class FinishStep:
             held = self._finisher.finish(self._unwritten)
         written, self._unwritten = self._unwritten, []
         metrics.observe_finish(time.perf_counter() - started)
-        metrics.retried.inc(sum(job.disposition is Disposition.RETRY for job in written))
+        metrics.retried.inc(
+            sum(ours and job.disposition is Disposition.RETRY for job, ours in zip(written, held, strict=True))
+        )
         metrics.observe_results(
             [job.result for job, ours in zip(written, held, strict=True) if ours and job.result is not None]
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 
 import redis
 
@@ -12,13 +14,17 @@ from worker.observe.supervisor import StageThread
 from worker.observe.watchdog import Watchdog
 from worker.parent.causes import HANG
 from worker.rq.leases import LeaseKeeper
-from worker.state.jobs import AdmittedJob, ClaimedJob
+from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
 from worker.steps.admit import Admission
 from worker.steps.decide import Failed, Verdict
+from worker.steps.decode_costly import CostlyDecodeStep
 from worker.steps.flow import Flow
 from worker.steps.quarantine import quarantined
 
 log = logging.getLogger("sortline.leases")
+
+# How long a worker that is told to stop goes on with a costly image. Drains have 30 s in Compose and Kubernetes.
+COSTLY_STOP_S = 15.0
 
 
 class LeaseStep:
@@ -31,10 +37,13 @@ class LeaseStep:
         admission: Admission,
         *,
         watchdog: Watchdog,
+        costly: CostlyDecodeStep,
         interval_s: float,
         stop: threading.Event,
+        claims_ended: threading.Event,
         ended: threading.Event,
         known: threading.Event,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`stop` is set if a thread hangs. `known` is set when the other workers on this host know of this one."""
         self._flow = flow
@@ -45,7 +54,11 @@ class LeaseStep:
         self._stop = stop
         self._ended = ended
         self._known = known
-        self._hanging_taken_back = False
+        self._costly = costly
+        self._claims_ended = claims_ended
+        self._monotonic = monotonic
+        self._stopping_since: float | None = None
+        self._to_give_back: list[Lease] = []  # costly jobs that nobody decodes any more
 
     def __call__(self, thread: StageThread) -> None:
         """Keep the leases, and wait."""
@@ -70,18 +83,29 @@ class LeaseStep:
             log.warning("lease of job %.200r was lost; another worker has the job now", lease.job_id)
             self._flow.metrics.leases_lost.inc()
         if self._stop.is_set():
-            # A worker that is told to stop does not take minutes for costly images that it has not begun.
-            self._keeper.release([job.claimed.lease for job in self._flow.costly_jobs.take_all()])
+            self._give_back_costly()
             return  # a job that is taken back now would wait until this worker ends
         self._reap()
 
+    def _give_back_costly(self) -> None:
+        """A worker that is told to stop gives back the costly images that it has not begun, and one that takes long."""
+        now = self._monotonic()
+        if self._stopping_since is None:
+            self._stopping_since = now
+        self._to_give_back += [job.claimed.lease for job in self._flow.costly_jobs.take_all()]
+        if now - self._stopping_since > COSTLY_STOP_S and (lease := self._costly.in_hand) is not None:
+            self._to_give_back.append(lease)
+        self._keeper.release(self._to_give_back)
+        self._to_give_back.clear()
+
     def _give_up_hanging(self) -> None:
         """Give the other jobs back. Then those that hang are taken back, as if the worker had crashed with them."""
+        has_all = self._claims_ended.is_set()  # else a claim on its way brings jobs that would be blamed too
         self._watchdog.give_back()
-        if not self._hanging_taken_back:
+        if has_all and not self._watchdog.is_settled:
             self._keeper.take_back_from(self._keeper.worker, crash=HANG)
             self._reap()
-            self._hanging_taken_back = True
+            self._watchdog.settle()
 
     def _reap(self) -> None:
         requeued, given_up = self._keeper.reap()

@@ -33,8 +33,8 @@ class BatchObserver(Protocol):
     def between_batches(self, spare_s: Callable[[], float]) -> None:
         """This thread runs no batch. Other work of `spare_s()` seconds would delay no image past its deadline."""
 
-    def end(self) -> None:
-        """No more images will come."""
+    def skip_waiting(self) -> None:
+        """Let go of the images that still wait to be looked at. Returns when none is being looked at."""
 
 
 class NoObserver:
@@ -60,5 +60,5 @@ class NoObserver:
     def between_batches(self, spare_s: Callable[[], float]) -> None:
         """Nothing."""
 
-    def end(self) -> None:
-        """Nothing."""
+    def skip_waiting(self) -> None:
+        """Nothing waits."""

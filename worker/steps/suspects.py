@@ -49,7 +49,7 @@ class SuspectClaims:
         # A suspect among the jobs was claimed by an earlier call, whose answer was lost, or a worker of the release
         # before has put it back.
         is_late = any(job.deaths.suspicion is not None for job in claim.jobs)
-        if is_late or (not claim.suspended and self._turn.due_in_s() <= 0 and self._poll()):
+        if is_late or (not claim.suspended and self._turn.due_in_s() <= 0 and self._poll(is_idle=is_idle)):
             self._turn.begin()
 
     def claim(self) -> Claim | None:
@@ -71,9 +71,9 @@ class SuspectClaims:
         """How long an idle worker may wait for other jobs."""
         return min(longest_s, max(MIN_WAIT_S, self._turn.due_in_s())) if self.may_wait else longest_s
 
-    def _poll(self) -> bool:
+    def _poll(self, *, is_idle: bool) -> bool:
         now = self._monotonic()
-        if not self.may_wait and now - self._polled_at < POLL_S:
+        if not self.may_wait and not is_idle and now - self._polled_at < POLL_S:
             return False
         self.may_wait = self._claimer.suspects_wait()
         self._polled_at = now

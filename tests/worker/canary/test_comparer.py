@@ -260,7 +260,7 @@ def test_what_can_not_wait_or_was_not_decoded_is_skipped_and_counted() -> None:
     assert bench.skipped == 1
     bench.offer(1, 2, 3, 4)
     assert bench.skipped == 3
-    bench.comparer.end()
+    bench.comparer.skip_waiting()
     assert bench.skipped == 5
     assert not bench.comparer.wants_time
 

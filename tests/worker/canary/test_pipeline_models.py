@@ -16,6 +16,7 @@ import redis
 from model_store.bundle.preprocessing import decoder_of
 from model_store.registry.canary import Canary
 from shared.images.crop_regions import Region
+from shared.images.decode_cost import is_costly
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit
@@ -220,6 +221,19 @@ def test_no_job_fails_because_of_a_canary(settings: Settings, client: redis.Redi
     failed_trial, error = line.heard.failures[0]
     assert failed_trial.model is broken
     assert "out of order" in str(error)
+
+
+def test_a_costly_image_falls_back_on_the_stable_model_too(settings: Settings, client: redis.Redis) -> None:
+    broken = kit.model(ToneEngine(kit.always_fails), version=4)
+    line = Line(settings, Serving(kit.model(version=3), active_canary(broken, share=1.0)))
+    costly = picture(240, size_px=2000)
+    assert is_costly(costly)
+    kit.submit(settings, frame(costly))
+    kit.wait_until(lambda: kit.stream(client), "it is answered")
+    line.end()
+    (result,) = kit.stream(client)
+    assert (result.outcome.value, result.lane, versions([result])) == ("sorted", "no-cap", {3: 1})
+    assert line.heard.failures[0][0].model is broken
 
 
 def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault(settings: Settings, client: redis.Redis) -> None:

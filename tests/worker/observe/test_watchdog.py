@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -18,6 +19,7 @@ from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Supervisor
 from worker.observe.watchdog import CONFIRM_S, Watchdog
 from worker.pipeline import Pipeline
+from worker.rq.claimer import Claim
 from worker.state.inflight import Inflight
 from worker.state.jobs import FinishedJob
 
@@ -79,6 +81,10 @@ def held_by_server(client: redis.Redis) -> set[str]:
     return {member.decode().partition(":")[0] for member in client.zrange(keys.rq_wip("live"), 0, -1)}
 
 
+def events(count: int) -> list[threading.Event]:
+    return [threading.Event() for _ in range(count)]
+
+
 def suspects(client: redis.Redis) -> list[str]:
     return [job_id.decode() for job_id in client.lrange(keys.suspects("live"), 0, -1)]
 
@@ -103,6 +109,39 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     assert len(components.inflight) == 0, "it would be renewed"
     assert {result.attempt for result in kit.stream(client)} == {1}
     assert client.hmget(keys.rq_job(poison), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
+
+
+def test_a_claim_that_is_on_its_way_is_not_blamed_for_an_image_that_hangs(
+    settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
+) -> None:
+    (poison,) = kit.submit(settings, frame(POISON))
+    components = kit.pipeline_components(settings, Serving(replace(kit.model(), decoder=decoder)))
+    run = kit.pipeline(settings, components, monotonic=clock)
+    claim, give_back, is_claimed, is_given_back = components.claimer.claim, run.watchdog.give_back, *events(2)
+
+    def answer_late(limit: int, **options: Any) -> Claim:
+        answer = claim(limit, **options)
+        if decoder.gate.entered.is_set() and answer.jobs:
+            is_claimed.set()
+            assert is_given_back.wait(kit.PATIENCE_S)
+        return answer
+
+    def note() -> None:
+        give_back()
+        is_given_back.set()
+
+    components.claimer.claim = answer_late  # type: ignore[method-assign]
+    run.watchdog.give_back = note  # type: ignore[method-assign]
+    run.start()
+    assert decoder.gate.entered.wait(kit.PATIENCE_S)
+    innocent = kit.submit(settings, *[frame() for _ in range(3)])
+    assert is_claimed.wait(kit.PATIENCE_S)
+    (hanging,) = [name for name, leases in run.supervisor._jobs_of.items() if leases and leases[0].job_id == poison]
+    hang_until_given_up(run, clock, settings, hanging)
+    kit.wait_until(lambda: suspects(client) == [poison], "it is taken back")
+    assert client.hmget(keys.rq_job(poison), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
+    for job_id in innocent:
+        assert client.hmget(keys.rq_job(job_id), keys.CRASHES, keys.LOSSES, keys.SUSPECT) == [None] * 3
 
 
 def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
@@ -184,7 +223,7 @@ def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
     run: Pipeline, settings: Settings, client: redis.Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long: the job is not in the worker's hands, and another worker could not write its result either."""
-    finisher, is_away = run._stages[-1].step._finisher, threading.Event()  # type: ignore[attr-defined]
+    finisher, is_away = run._components.finisher, threading.Event()
     finish = finisher.finish
 
     def refuse(batch: list[FinishedJob]) -> list[bool]:

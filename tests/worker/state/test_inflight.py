@@ -22,10 +22,37 @@ def test_what_is_in_flight() -> None:
     assert inflight.held() == [b]
 
 
+def test_held_jobs_are_counted_by_queue() -> None:
+    inflight, (a, b, c) = Inflight(), leases(3)
+    bulk = Lease("bulk", "j", "e", 0.0)
+    inflight.add([a, b, c, bulk])
+    inflight.add([a])
+    inflight.drop_lost([b])
+    inflight.remove([c, c])
+    assert (inflight.count_of("live"), inflight.count_of("bulk"), inflight.count_of("no such")) == (1, 1, 0)
+
+
 def test_another_execution_of_the_same_job_is_another_lease() -> None:
     inflight, (a,) = Inflight(), leases(1)
     inflight.add([a])
     assert Lease("live", a.job_id, "another", 0.0) not in inflight
+
+
+def test_waiting_for_capacity_of_a_queue_does_not_end_for_that_of_another() -> None:
+    """A worker that was full of live jobs asked for capacity without a pause: there was some, of the other queue."""
+    inflight, held = Inflight(), leases(3)
+    inflight.add([*held, Lease("bulk", "j", "e", 0.0)])
+    counts: list[int] = []
+    waiter = threading.Thread(
+        target=lambda: counts.append(inflight.wait_below(9, kit.PATIENCE_S * 2, of_queue="live", of_queue_below=3))
+    )
+    waiter.start()
+    inflight.remove([Lease("bulk", "j", "e", 0.0)])
+    waiter.join(0.05)
+    assert counts == []
+    inflight.remove(held[:1])
+    waiter.join(kit.PATIENCE_S)
+    assert counts == [2]
 
 
 def test_waiting_for_capacity_ends_when_there_is_some() -> None:

@@ -66,16 +66,28 @@ def test_a_worker_full_of_bulk_has_room_for_live(
     assert [claim() for _ in range(3)] == [["live"] * 2, ["live", "bulk"], []]
 
 
-def test_costly_jobs_that_wait_take_the_place_of_a_batch_at_most(
+def test_costly_jobs_that_wait_take_nobodys_place_up_to_four_batches(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(40)])
+    assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
+    (costly,) = [job for job in [run._flow.encoded_jobs.take(0)] if job is not None]
+    run._flow.costly_jobs.put([costly] * 3)
+    assert [len(claim()) for _ in range(3)] == [2, 1, 0]
+    run._flow.costly_jobs.put([costly] * 9)
+    assert [len(claim()) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_what_is_due_to_the_others_stays_due_while_there_is_no_room_for_them(
     small: Settings, run: Pipeline, claim: Callable[[], list[str]]
 ) -> None:
     kit.submit(small, *[frame(queue="bulk") for _ in range(20)])
-    assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
-    held = [run._flow.encoded_jobs.take(0) for _ in range(6)]
-    run._flow.costly_jobs.put([job for job in held[:1] if job is not None])
-    assert [len(claim()) for _ in range(2)] == [1, 0]
-    run._flow.costly_jobs.put([job for job in held[1:] if job is not None])
-    assert [len(claim()) for _ in range(2)] == [1, 0]
+    assert [claim() for _ in range(3)] == [["bulk"] * 2] * 3
+    run._claim._bulk_credit = 1.0
+    kit.submit(small, *[frame() for _ in range(20)])
+    assert claim() == ["live"] * 2
+    run._flow.inflight.remove(run._flow.inflight.held()[:6])
+    assert claim() == ["bulk", "live"]
 
 
 def test_live_alone_is_held_as_much_as_bulk_alone(small: Settings, claim: Callable[[], list[str]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from tests.worker import kit
 from tests.worker.kit import frame, picture
 from worker.models.routing import Serving
 from worker.pipeline import Pipeline
+from worker.state.jobs import Lease
+from worker.steps import keep_leases
 
 LARGE_PX = 2000  # too many to be decoded beside others
 
@@ -90,6 +92,53 @@ def test_a_worker_that_is_told_to_stop_gives_back_those_that_it_has_not_begun(
     kit.finish(run)
     assert kit.outcomes(client) == {first: "sorted"}
     assert {kit.fetch(client, job_id).retries_left for job_id in others} == {settings.max_attempts - 1}
+
+
+def test_they_are_given_back_though_the_server_is_away_at_first(
+    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+) -> None:
+    """Once taken off the queue in the worker, they would have been renewed for ever, and the worker could not end."""
+    first, *others = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
+    run = build()
+    release, is_away = run._components.keeper.release, threading.Event()
+
+    def fail_once(leases: Sequence[Lease] | None = None) -> int:
+        if leases and not is_away.is_set():
+            is_away.set()
+            raise redis.exceptions.ConnectionError("Connection closed by server.")
+        return release(leases)
+
+    run._components.keeper.release = fail_once  # type: ignore[method-assign]
+    run.start()
+    assert apart.entered.wait(kit.PATIENCE_S)
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == len(others), "the others wait")
+    run.drain()
+    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "they are given back")
+    assert is_away.is_set()
+    apart.opened.set()
+    kit.finish(run)
+    assert kit.outcomes(client) == {first: "sorted"}
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_the_one_that_takes_too_long(
+    settings: Settings,
+    client: redis.Redis,
+    apart: HeldApart,
+    build: Callable[..., Pipeline],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keep_leases, "COSTLY_STOP_S", 0.0)
+    (job_id,) = kit.submit(settings, frame(picture(size_px=LARGE_PX)))
+    run = build()
+    run.start()
+    assert apart.entered.wait(kit.PATIENCE_S)
+    run.drain()
+    assert run.ended.wait(kit.PATIENCE_S), "it waits for the image"
+    assert client.lrange("rq:queue:live", 0, -1) == [job_id.encode()]
+    apart.opened.set()
+    assert run.supervisor.join(kit.PATIENCE_S)
+    assert kit.outcomes(client) == {}
+    assert run._flow.batcher.is_empty
 
 
 def test_one_that_another_worker_has_by_now_is_not_decoded(
