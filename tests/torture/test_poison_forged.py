@@ -12,7 +12,8 @@ from shared import keys
 from shared.errors import BadImage
 from shared.images.decoding import decode_image
 from shared.settings import Settings
-from torture.campaigns.poison import MOST_DEATHS, Marked, Observer, check_promises
+from torture.campaigns.poison import MOST_DEATHS, check_promises
+from torture.campaigns.poison_observer import Marked, Observer
 from torture.history.leftovers import read_leftovers
 from torture.plant.images import bad_images
 from torture.plant.plant import Plant, PlantOptions

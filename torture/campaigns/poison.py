@@ -10,19 +10,19 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from shared import keys
 from shared.jobs import MAX_CRASHES
 from shared.schemas import Outcome
 from torture.campaigns.base import Figures, Limits
+from torture.campaigns.poison_batches import CASES, IMAGES, sort_batches
+from torture.campaigns.poison_observer import Marked, Observer
 from torture.history.leftovers import read_statuses
 from torture.plant.feeder import FeederOptions
 from torture.plant.images import MARKS, ImageMaker, bad_images
 from torture.plant.plant import SETTLE_S, Plant
-from torture.plant.processes import Restart, WorkerProcess
 from torture.plant.sender import Sender
-from torture.server.waiting import PATIENCE_S
+from torture.server.waiting import PATIENCE_S, wait_until
 
 WORKERS = 3
 FEEDERS = 2
@@ -41,23 +41,20 @@ MOST_DEATHS = MAX_CRASHES + MAX_LOSSES - 1
 MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
 POLL_S = 0.1
-
-
-class Marked(NamedTuple):
-    """One marked image that was sent. `digest` is its SHA-256."""
-
-    mark: str
-    job_id: str
-    digest: str
+# A run of at least this length begins with all CASES, another one with the first.
+LONG_RUN_S = 30.0
 
 
 def poison(plant: Plant, limits: Limits) -> Figures:
     """Send until the time is over and each kind of image was sent; then wait until all have ended."""
     quick = plant.settings.model_copy(update={"stuck_after_s": STUCK_AFTER_S, "max_losses": MAX_LOSSES})
     observer = Observer(plant)
+    sender = Sender(plant, lines=FEEDER_OPTIONS.lines)
+    cases = CASES if limits.seconds >= LONG_RUN_S else CASES[:1]
+    seconds, in_batches = sort_batches(plant, observer, sender, cases=cases)
     plant.start_workers(WORKERS, quick, are_restarted=True)
     plant.start_feeders([FEEDER_OPTIONS] * FEEDERS)
-    poisoner = Poisoner(plant, observer)
+    poisoner = Poisoner(plant, observer, sender)
     until = time.monotonic() + limits.seconds
     while (late_s := time.monotonic() - until) < 0 or (late_s < PATIENCE_S and not poisoner.has_sent_all_kinds):
         plant.options.on_progress(", ".join(f"{kind}: {count}" for kind, count in poisoner.sent.items()))
@@ -70,8 +67,10 @@ def poison(plant: Plant, limits: Limits) -> Figures:
     while (plant.outstanding() or not observer.is_settled) and time.monotonic() < settled_by:
         observer.poll()
         time.sleep(POLL_S)
-    obeyed = check_promises(plant, poisoner.marked, observer)
+    wait_until(plant.follower.is_up_to_date, "all results are read")
+    obeyed = check_promises(plant, [*in_batches, *poisoner.marked], observer)
     return {
+        f"{IMAGES} images, s": seconds,
         "sent": dict(poisoner.sent),
         "marks obeyed": obeyed,
         "most for one image": _most_deaths(plant),
@@ -90,6 +89,9 @@ def check_promises(plant: Plant, marked: Sequence[Marked], observer: Observer) -
         if deaths[image.digest] > MOST_DEATHS:
             example = f"{image.job_id}, {image.mark}: {deaths[image.digest]}"
             plant.note(f"a marked image takes down no more than {MOST_DEATHS} workers", example)
+        for entry in plant.follower.observed.entries.get(image.job_id, ()):
+            if not (entry.error or "").startswith("Quarantined"):
+                plant.note("a marked image is quarantined, and its result says why", f"{image.job_id}: {entry.error}")
     pids = {mark: {int(pid) for pid, by, _ in record if by == mark} for mark in MARKS}
     if pids["abort"] != observer.aborted:
         example = f"processes {pids['abort']} met the mark, {observer.aborted} were aborted"
@@ -115,10 +117,10 @@ def _most_deaths(plant: Plant) -> int:
 class Poisoner:
     """Sends marked images, and files that are not usable images."""
 
-    def __init__(self, plant: Plant, observer: Observer) -> None:
+    def __init__(self, plant: Plant, observer: Observer, sender: Sender) -> None:
         self._plant = plant
         self._observer = observer
-        self._sender = Sender(plant, lines=FEEDER_OPTIONS.lines)
+        self._sender = sender
         self._images = ImageMaker(plant.random.getrandbits(32))
         self._bad = bad_images()
         self._due = dict.fromkeys(MARKS, 0.0)
@@ -164,48 +166,3 @@ class Poisoner:
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
         statuses = read_statuses(self._plant.client, job_ids)
         return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
-
-
-class Observer:
-    """Watches the workers: what their `/healthz` says, and whom their parent processes replace, and why."""
-
-    def __init__(self, plant: Plant) -> None:
-        self._plant = plant
-        self._replaced: set[str] = set()
-        self.unhealthy: set[int] = set()  # process ids of workers whose /healthz has said so
-        self.aborted: set[int] = set()  # of workers that SIGABRT has ended
-        self.hung: set[int] = set()  # of workers that ended since a call hung
-        self.causes: Counter[str] = Counter()
-
-    def poll(self) -> None:
-        """Look at all workers."""
-        for worker in self._plant.workers:
-            if (name := worker.name) and _problem(worker):
-                self.unhealthy.add(Restart(name, "").pid)
-            for restart in worker.restarts():
-                if restart.worker not in self._replaced:
-                    self._replaced.add(restart.worker)
-                    self._note(restart)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether all workers are ready and healthy."""
-        return all(worker.name and _problem(worker) == "" for worker in self._plant.workers)
-
-    def _note(self, restart: Restart) -> None:
-        self.causes[restart.cause] += 1
-        if "SIGABRT" in restart.cause:
-            self.aborted.add(restart.pid)
-        elif "hung" in restart.cause:
-            self.hung.add(restart.pid)
-        else:
-            self._plant.note("only a mark makes a worker end", f"{restart.worker} {restart.cause}")
-        self._plant.record_end(restart.worker)
-
-
-def _problem(worker: WorkerProcess) -> str | None:
-    """What is wrong with a worker, according to its /healthz; "" if nothing is, None if it can't be asked."""
-    try:
-        return (worker.health_problem() or "") if worker.name else None
-    except OSError:
-        return None
