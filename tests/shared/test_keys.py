@@ -18,7 +18,7 @@ OURS = {
     keys.wakeup("live"): "sortline:bell:live",
     keys.LINES: "sortline:lines",
     keys.sweep(["live", "bulk"]): "sortline:sweep:bulk,live",
-    keys.suspects(["live"]): "sortline:sweep:live:suspects",
+    keys.missing(["live"]): "sortline:sweep:live:suspects",
     keys.processes("a-host", "live"): "sortline:processes:a-host:live",
 }
 
