@@ -6,7 +6,6 @@ import concurrent.futures
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from shared.server.error_translation import explain
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from shared.status_server import StatusServer
+from worker.background import in_background
 from worker.canary.comparer import Comparer
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryTally
@@ -383,20 +383,6 @@ class WorkerService:
 
     def _ready_problem(self) -> str | None:
         return "the model is being loaded" if self._pipeline is None else self._pipeline.ready_problem()
-
-
-def in_background(name: str, work: Callable[[], T]) -> Future[T]:
-    """Do `work` on a daemon thread. Not even the end of the interpreter waits for it."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
 
 
 def _rq_state(pipeline: Pipeline) -> WorkerStatus:

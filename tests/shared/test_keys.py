@@ -19,6 +19,7 @@ OURS = {
     keys.LINES: "sortline:lines",
     keys.sweep(["live", "bulk"]): "sortline:sweep:bulk,live",
     keys.missing(["live"]): "sortline:sweep:live:suspects",
+    keys.suspects("live"): "sortline:suspects:live",
     keys.processes("a-host", "live"): "sortline:processes:a-host:live",
 }
 
