@@ -17,6 +17,7 @@
         ├── StoreUnavailable  the model store can't be read or written
         ├── QueueFull         the queue is at its bound, or the memory of Redis is full
         ├── ResultTimeout     results that did not arrive in time
+        ├── DecoderLost       the process that decodes costly images has ended
         └── EngineFailed      the model raised or answered the wrong number of items
 
 A message says what is wrong, with which value, and what to do.
@@ -126,6 +127,10 @@ class ResultTimeout(Transient):
         super().__init__(message)
         self.results = dict(results)
         self.missing = tuple(missing)
+
+
+class DecoderLost(Transient):
+    """The process that decodes costly images ended for a reason that says nothing about the image."""
 
 
 class EngineFailed(Transient):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import BadImage, Transient
+from shared.errors import BadImage, DecoderLost
 from shared.images import decoder_messages as messages
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
@@ -46,10 +46,6 @@ _OWN_BYTES = 64_000_000
 _END_TIMEOUT_S = 10.0
 # Signals by which a process ends that did something wrong itself. SIGKILL and SIGTERM come from others.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
-
-
-class DecoderLost(Transient):
-    """The decoder process ended for a reason that says nothing about the image: try again."""
 
 
 class DecoderProcess:
