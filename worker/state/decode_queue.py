@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from worker.state.jobs import ClaimedJob
@@ -30,7 +29,7 @@ class DecodeQueue:
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
         """`queues` by their priority, the most urgent first. The others get `others_share` of the turns."""
         self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
-        self._by_priority = tuple(self._waiting.values())
+        self._urgent, *self._others = self._waiting.values()
         self._others_share = others_share
         self._credit = 0.0  # turns that are due to the others; threads may lose an update, which costs a turn
         self._changed = threading.Condition()
@@ -70,23 +69,24 @@ class DecodeQueue:
         return self._closed and not len(self)
 
     def _next(self) -> EncodedJob | None:
-        urgent, *others = self._by_priority
         if self._credit >= 1:
             self._credit -= 1
-            if (job := _first(others)) is not None:
+            if (job := self._next_other()) is not None:
                 return job
-        job = _first([urgent])
-        if job is None:
-            return _first(others)
-        self._credit = self._credit + self._others_share if any(others) else 0.0
+        try:
+            job = self._urgent.popleft()
+        except IndexError:  # empty, perhaps only now
+            return self._next_other()
+        self._credit = self._credit + self._others_share if any(self._others) else 0.0
         return job
 
+    def _next_other(self) -> EncodedJob | None:
+        for jobs in self._others:
+            try:
+                return jobs.popleft()
+            except IndexError:
+                continue
+        return None
+
     def __len__(self) -> int:
-        return sum(map(len, self._by_priority))
-
-
-def _first(queues: Iterable[deque[EncodedJob]]) -> EncodedJob | None:
-    for jobs in queues:
-        with contextlib.suppress(IndexError):  # empty, perhaps only now
-            return jobs.popleft()
-    return None
+        return sum(map(len, self._waiting.values()))
