@@ -45,7 +45,8 @@ class SuspectClaims:
         Raises:
             redis.exceptions.RedisError: the server can't be reached; no turn has begun.
         """
-        self._turn.observe(is_idle=is_idle and not claim.jobs and not claim.cut_short)
+        is_idle = is_idle and not claim.jobs and not claim.cut_short
+        self._turn.observe(is_idle=is_idle)
         # A suspect among the jobs was claimed by an earlier call, whose answer was lost, or a worker of the release
         # before has put it back.
         is_late = any(job.deaths.suspicion is not None for job in claim.jobs)
