@@ -1,4 +1,4 @@
-"""The way of a job through the worker: claim, decode, batch, infer, decide, finish.
+"""A job's way through the worker: claim, decode, batch, infer, decide, finish.
 
     claim ──▶ encoded jobs ──▶ decode ──▶ batcher ──▶ infer ──▶ decide ──▶ finished jobs ──▶ finish
       ▲                                                                                     │

@@ -19,6 +19,7 @@ from rq.worker import WorkerStatus
 from model_store.registry.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.errors import Transient
+from shared.native_memory import keep_free_memory
 from shared.server.connection import check, connect
 from shared.server.error_translation import explain
 from shared.server.raw_connection import RawConnection
@@ -125,6 +126,7 @@ class WorkerService:
             BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
             SortlineError: the model can't be loaded.
         """
+        keep_free_memory()
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         if self._parent is not None:

@@ -1,4 +1,4 @@
-"""Memory of image decoding: one budget for all threads of this process, and the return of freed memory to the system.
+"""Memory of image decoding: one budget for all threads of this process.
 
 `decoding` reserves an image's estimated bytes (`limits`) while it decodes the image. Camera frames need so little that
 they are not counted: they never wait for a large image.
@@ -7,12 +7,12 @@ they are not counted: they never wait for a large image.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from shared.native_memory import give_back_free_memory
 
 # Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file twice more.
 MAX_DECODE_BYTES = 440_000_000
@@ -86,16 +86,3 @@ def drop_locals(error: BaseException) -> None:
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
         cause = cause.__context__
-
-
-def give_back_free_memory() -> None:
-    """Return freed memory to the system. glibc keeps it otherwise; elsewhere this does nothing."""
-    _malloc_trim()(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], object]:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # musl and macOS have none; Windows has no such library
-        return lambda _pad_bytes: None

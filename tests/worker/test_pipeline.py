@@ -315,8 +315,8 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     components = kit.pipeline_components(settings, ToneEngine())
     run = kit.pipeline(settings, components)
     kit.submit(settings, frame(kit.broken_picture()))  # one: of two, the thread that ends first may speak last
-    said: list[bool] = []
-    monkeypatch.setattr(run._flow.engine_clock, "observe_queue", lambda *, is_idle: said.append(is_idle))
+    observed: list[bool] = []
+    monkeypatch.setattr(run._flow.engine_clock, "observe_queue", lambda *, is_idle: observed.append(is_idle))
     # Only what the claim and the decoding say: nobody asks for a batch.
     steps = {stage.name: stage.step for stage in run._stages()}
     run._claim.may_begin.set()

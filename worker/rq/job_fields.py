@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.rq_time import parse_rq_time
-from worker.state.jobs import ClaimedJob, Deaths, Lease
+from worker.state.jobs import NO_DEATHS, ClaimedJob, Deaths, Lease
 
 # The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
 MAX_DIGITS = 10
@@ -41,6 +42,8 @@ def max_attempts_in(field: bytes | None) -> int | None:
 
 def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None) -> Deaths:
     """What is known of the deaths of the job's workers, as reap.lua wrote it."""
+    if crashes is None and losses is None and suspect is None:
+        return NO_DEATHS
     return Deaths(
         crashes=_clamped(0, crashes, MAX_LOSSES),
         losses=_clamped(0, losses, MAX_LOSSES),
@@ -54,8 +57,11 @@ def _clamped(least: int, field: bytes | None, most: int) -> int:
 
 def _whole_number(value: bytes | None) -> str:
     """A whole number as text; '' for an absent field and for anything else."""
-    if not value:
-        return ""
+    return _known_number(value) if value and len(value) <= 1 + MAX_DIGITS else ""
+
+
+@functools.lru_cache  # all jobs of a queue have the same few numbers
+def _known_number(value: bytes) -> str:
     digits = value.removeprefix(b"-")
     return value.decode() if digits.isdigit() and len(digits) <= MAX_DIGITS else ""
 

@@ -27,5 +27,7 @@ class ByteBudget:
     def give_back(self, count_bytes: int) -> None:
         """Stop holding these bytes."""
         with self._changed:
+            was_full = self._held_bytes >= self._limit_bytes
             self._held_bytes -= count_bytes
-            self._changed.notify_all()
+            if was_full:
+                self._changed.notify_all()

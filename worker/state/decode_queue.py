@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import queue
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class DecodeQueue:
 
     The queues other than the most urgent one get a small share even if that never runs empty.
 
-    The threads share it, so that no job waits behind a thread that is busy with a slow image. They take the lock only
-    to wait: a deque's own calls are atomic, and a lock for each job would cost more than decoding a small image.
+    The threads share it, so that no job waits behind a thread that is busy with a slow image. It takes no lock of its
+    own: its parts are safe as they are, and a lock for each job would cost more than decoding a small image.
     """
 
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
@@ -32,36 +32,35 @@ class DecodeQueue:
         self._urgent, *self._others = self._waiting.values()
         self._others_share = others_share
         self._credit = 0.0  # turns that are due to the others; threads may lose an update, which costs a turn
-        self._changed = threading.Condition()
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each job, and one once it is closed
         self._closed = False
 
     def put(self, jobs: Sequence[EncodedJob]) -> None:
         """Add jobs."""
         for job in jobs:
             self._waiting[job.claimed.lease.queue].append(job)
-        with self._changed:  # after they were added: a thread that found none looks again before it waits
-            self._changed.notify(len(jobs))
+        for _ in jobs:  # after they were added: who has a token finds a job
+            self._tokens.put(None)
 
     def take(self, timeout_s: float) -> EncodedJob | None:
         """The next job; None if there is none for up to `timeout_s`, or ever again."""
+        try:
+            self._tokens.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
         job = self._next()
-        if job is None and not self._closed:
-            with self._changed:
-                job = self._next()
-                if job is None and not self._closed:
-                    self._changed.wait(timeout_s)
-            job = job or self._next()
+        if job is None:  # it is closed: this token is for each thread
+            self._tokens.put(None)
         return job
 
     def take_all(self) -> list[EncodedJob]:
         """All jobs that wait."""
-        return list(iter(self._next, None))
+        return list(iter(lambda: self.take(0.0), None))
 
     def close(self) -> None:
         """No more jobs will come."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._tokens.put(None)
 
     @property
     def is_finished(self) -> bool:

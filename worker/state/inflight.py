@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from worker.state.jobs import Lease
@@ -15,15 +15,16 @@ class Inflight:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._finishing: set[str] = set()
-        self._counts: Counter[str] = Counter()  # by queue
+        self._counts: defaultdict[str, int] = defaultdict(int)  # by queue
         self._changed = threading.Condition()
 
     def add(self, leases: Sequence[Lease]) -> None:
         """Hold these leases from now on."""
         with self._changed:
-            new = {lease.execution_id: lease for lease in leases if lease not in self}
-            self._leases |= new
-            self._counts.update(lease.queue for lease in new.values())
+            for lease in leases:
+                if lease.execution_id not in self._leases:
+                    self._leases[lease.execution_id] = lease
+                    self._counts[lease.queue] += 1
 
     def remove(self, leases: Sequence[Lease]) -> None:
         """Stop holding these leases."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 from shared.settings import Settings
@@ -52,7 +53,8 @@ class ClaimStep:
         self._bulk_credit = 0.0  # jobs that are due to the other queues
         self._burst = burst
         self._stop = stop
-        self._without_images: list[ClaimedJob] = []  # this worker holds them, and no other would answer them
+        # By urgency; the worker holds these jobs, and no other would answer them.
+        self._without_images: deque[Sequence[ClaimedJob]] = deque()
         self.may_begin = threading.Event()  # set when the other workers on this host know of this one
         self.suspended: bool | None = None  # None until the first claim is answered
 
@@ -116,15 +118,14 @@ class ClaimStep:
         if claim.jobs:
             self._flow.inflight.add([job.lease for job in claim.jobs])
             # The urgent ones are fetched first: the others may be many megabytes.
-            self._without_images = sorted(claim.jobs, key=lambda job: not self._is_urgent(job))
+            urgent = [job for job in claim.jobs if job.lease.queue == self._urgent]
+            others = [job for job in claim.jobs if job.lease.queue != self._urgent]
+            self._without_images.extend(jobs for jobs in (urgent, others) if jobs)
             self._hand_on(thread)
-
-    def _is_urgent(self, job: ClaimedJob) -> bool:
-        return job.lease.queue == self._urgent
 
     def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int, max_others: int) -> None:
         """Keep account of what is due to the other queues: nothing, if the most urgent queue ran empty."""
-        others = sum(not self._is_urgent(job) for job in jobs)
+        others = sum(job.lease.queue != self._urgent for job in jobs)
         if len(jobs) < limit or (max_others and not others and self._bulk_credit >= 1):
             self._bulk_credit = 0.0
         else:
@@ -133,11 +134,10 @@ class ClaimStep:
     def _hand_on(self, thread: StageThread) -> None:
         flow = self._flow
         while self._without_images:
-            is_urgent = self._is_urgent(self._without_images[0])
-            jobs = [job for job in self._without_images if self._is_urgent(job) == is_urgent]
+            jobs = self._without_images[0]
             with thread.calling_redis():
                 images = self._claimer.images(jobs)
-            del self._without_images[: len(jobs)]
+            self._without_images.popleft()
             flow.encoded_bytes.take(sum(len(image or b"") for image in images))
             flow.batcher.reserve(len(jobs))
             flow.engine_clock.observe_queue(is_idle=False)

@@ -73,12 +73,12 @@ Verdict = Classified | Expired | Unusable | Impossible | Failed | Refused
 def decide(verdict: Verdict) -> FinishedJob:
     """What the finish step does with the job, with its result."""
     match verdict:
-        case Refused(claimed=claimed, error=error):
-            return FinishedJob(claimed, Disposition.FAILURE, None, f"{type(error).__name__}: {error}")
+        case Classified(admitted=admitted, timings=timings, at=at):  # first, as nearly all are
+            result = verdict.model.decider.classified(admitted, verdict.probabilities, timings=timings, finished_at=at)
         case Failed():
             return _failed(verdict)
-        case Classified(admitted=admitted, timings=timings, at=at):
-            result = verdict.model.decider.classified(admitted, verdict.probabilities, timings=timings, finished_at=at)
+        case Refused(claimed=claimed, error=error):
+            return FinishedJob(claimed, Disposition.FAILURE, None, f"{type(error).__name__}: {error}")
         case Expired(admitted=admitted, timings=timings, at=at):
             result = verdict.model.decider.expired(admitted, timings=timings, finished_at=at)
         case Unusable(admitted=admitted, timings=timings, at=at):

@@ -33,6 +33,51 @@ def jpeg_of(width: int, height: int, *, size_bytes: int) -> bytes:
     return plain + bytes(size_bytes - len(plain))
 
 
+# --- headers that were seen before
+
+
+@pytest.mark.parametrize("end", [b"\xff\xd9", b"\xff\xda" * 30 + b"\xff\xd9", bytes(100_000)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_header_that_is_known_makes_no_difference(
+    options: dict[str, bool], end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode(bottle(*FULL_HD), "JPEG", **options)
+    data = first + end
+    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
+    alone = estimate(data, "image/jpeg")
+    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
+    estimate(first, "image/jpeg")
+    assert estimate(data, "image/jpeg") == alone
+
+
+def test_a_file_that_ends_in_its_header_is_none_that_others_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
+    whole = encode(bottle(*FULL_HD), "JPEG", progressive=True)
+    expected = decode_cost._jpeg(whole)
+    for size_bytes in range(2, 700):  # the frame's header lies before them
+        monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
+        decode_cost._jpeg(whole[:size_bytes])
+        assert decode_cost._jpeg(whole) == expected, size_bytes
+
+
+def test_what_is_read_behind_a_segment_that_is_too_short_belongs_to_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
+
+    def short(components: int) -> bytes:  # a frame's header of 2 bytes: its fields are those of the scan
+        return b"\xff\xd8\xff\xc2\0\2\xff\xda\0\x08\1" + bytes([components]) + bytes(5000)
+
+    assert seconds(short(1)) < seconds(short(4))
+
+
+def test_few_headers_are_kept_and_none_that_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = decode_cost._KnownHeaders()
+    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", known)
+    for width in range(100, 150):
+        seconds(encode(bottle(width, 100), "JPEG"))
+    seconds(encode(bottle(99, 100), "JPEG", icc_profile=bytes(50_000)))
+    assert [parts.width_px for _, parts in known._known] == list(range(149, 141, -1))
+
+
 # --- what is cheap
 
 

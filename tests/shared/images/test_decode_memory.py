@@ -169,6 +169,7 @@ def test_a_list_of_orientations_is_none() -> None:
 _MEASURE = """
 import json, sys, threading
 from shared.images import decode_memory, decoding
+from shared.native_memory import give_back_free_memory
 from shared.errors import BadImage
 from tests.shared.images import bombs
 
@@ -195,7 +196,7 @@ decode(kinds["png RGB"](), limit_bytes)  # so that what the first call loads is 
 for names in groups:
     files = [kinds[name]() for name in names]
     held.clear()
-    decode_memory.give_back_free_memory()
+    give_back_free_memory()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = resident("VmRSS")

@@ -194,7 +194,7 @@ def test_a_process_that_ended_while_it_was_idle_is_replaced(helper: DecoderProce
     pid = helper.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not running(pid), "the decoder process ends")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # all its threads have ended; not reaped
     decode(helper, KINDS["jpeg"])
     assert helper.pid != pid
 

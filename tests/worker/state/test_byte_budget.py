@@ -30,8 +30,12 @@ def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
 def test_waiting_ends_when_something_is_given_back() -> None:
     budget = ByteBudget(10)
     budget.take(10)
-    threading.Timer(0.05, budget.give_back, [4]).start()
-    assert budget.wait_for_capacity(kit.PATIENCE_S) == 4
+    found: list[int] = []
+    waits = threading.Thread(target=lambda: found.append(budget.wait_for_capacity(100 * kit.PATIENCE_S)), daemon=True)
+    waits.start()
+    budget.give_back(4)
+    waits.join(kit.PATIENCE_S)
+    assert found == [4]
 
 
 def test_a_worker_claims_no_more_than_its_decoders_can_take(

@@ -62,3 +62,37 @@ def test_a_thread_that_waits_gets_a_job_that_comes_and_is_told_of_the_end() -> N
     jobs.close()
     thread.join(kit.PATIENCE_S)
     assert got == [job("a"), None]
+
+
+def test_threads_that_share_it_get_each_job_once_and_all_are_told_of_the_end() -> None:
+    jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
+    got: list[str] = []
+
+    def work() -> None:
+        while not jobs.is_finished:
+            job = jobs.take(100 * kit.PATIENCE_S)
+            if job is not None:
+                got.append(job.claimed.lease.job_id)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    names = [f"{queue}-{number}" for number in range(500) for queue in ("live", "bulk")]
+    for name in names:
+        jobs.put([job(name, name.partition("-")[0])])
+    jobs.close()
+    for thread in threads:
+        thread.join(kit.PATIENCE_S)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(got) == sorted(names)
+
+
+def test_all_that_wait_are_taken_out_at_once_also_after_it_was_closed() -> None:
+    jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
+    jobs.put([job("b", "bulk"), job("l")])
+    assert [each.claimed.lease.job_id for each in jobs.take_all()] == ["l", "b"]
+    jobs.put([job("a")])
+    jobs.close()
+    assert [each.claimed.lease.job_id for each in jobs.take_all()] == ["a"]
+    assert jobs.take_all() == []
+    assert jobs.is_finished
