@@ -18,7 +18,7 @@ def give_back_free_memory() -> None:
 
 
 def keep_free_memory() -> None:
-    """Keep what is freed, up to 64 MiB, for what is allocated next. Call it once, at the start.
+    """Keep what is freed, up to 64 MiB for each thread, for what is allocated next. Call it once, at the start.
 
     Images come and go by the megabyte. Memory that is returned between two batches is cleared by the kernel, page by
     page, when the next batch comes: by default that happens in some runs of a worker, and takes a tenth of its time.

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         le=0.5,
-        description="queues after the first get this share of the jobs while the first never runs empty",
+        description="queues after the first get this share of claims and decoding while the first never runs empty",
     )
     linger_ms: float = Field(
         0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to fill its batch"

@@ -47,6 +47,7 @@ from worker.rq.claimer import MAX_ENCODED_BYTES, Claimer
 from worker.rq.finisher import Finisher
 from worker.rq.leases import REAP_INTERVAL_S, LeaseKeeper
 from worker.state.byte_budget import ByteBudget
+from worker.state.costly_jobs import CostlyJobs
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
 from worker.state.latency_estimator import LatencyEstimator
@@ -117,7 +118,8 @@ class Pipeline:
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
-            SuspectClaims(components.claimer, lost_s=lost_s, monotonic=monotonic),
+            SuspectClaims(components.claimer, self._flow.costly_jobs, lost_s=lost_s, monotonic=monotonic),
+            give_back=components.keeper.release,
             settings=settings,
             burst=burst,
             stop=self._stop_claiming,
@@ -126,14 +128,13 @@ class Pipeline:
     def _stages(self) -> Iterator[Stage]:
         flow, components, settings = self._flow, self._components, self._settings
         admission = Admission(flow, max_attempts=settings.max_attempts)
-        decode = DecodeStep(flow, admission, max_decode_s=settings.max_decode_s)
+        decode = DecodeStep(flow, admission)
         costly = CostlyDecodeStep(flow, admission, components.image_connection)
         leases = LeaseStep(
             flow,
             components.keeper,
             admission,
             watchdog=self.watchdog,
-            costly=costly,
             interval_s=min(REAP_INTERVAL_S, settings.lease_s / 3),
             stop=self._stop_claiming,
             claims_ended=self._claims_ended,
@@ -207,8 +208,10 @@ class Pipeline:
 def _new_flow(components: PipelineComponents, settings: Settings, *, clock: Callable[[], float]) -> Flow:
     return Flow(
         encoded_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
-        costly_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
-        batcher=Batcher(max_batch=settings.max_batch, linger_s=settings.linger_ms / 1000),
+        costly_jobs=CostlyJobs(settings.queue_names, others_share=settings.bulk_share),
+        batcher=Batcher(
+            max_batch=settings.max_batch, linger_s=settings.linger_ms / 1000, urgent_queue=settings.queue_names[0]
+        ),
         finished=queue.SimpleQueue(),
         inflight=components.inflight,
         encoded_bytes=ByteBudget(MAX_ENCODED_BYTES),

@@ -12,6 +12,7 @@ from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, Tra
 from model_store.bundle.policy import Policy
 from model_store.engines.protocol import EngineName
 from shared.images.arrays import Images, Pixels
+from shared.images.decode_cost import is_costly
 from shared.settings import Settings
 from worker.models.loading import LoadedModel
 
@@ -44,6 +45,10 @@ class NoDecoder:
 
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
         """Leaves `out` as it is."""
+
+    def is_costly(self, data: bytes, camera: str) -> bool:
+        """As of any other decoder: it belongs to what the worker does for each image."""
+        return is_costly(data)
 
 
 def null_model(settings: Settings) -> LoadedModel:

@@ -64,21 +64,26 @@ class ImageDecoder:
         """
         if len(out) != self.size_px:
             raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
-        decode = (
-            self.apart.decode_into
-            if self.apart is not None and is_costly(data, max_decode_s=self.max_decode_s)
-            else decode_into
-        )
+        decode = self.apart.decode_into if self.apart is not None and self.is_costly(data, camera) else decode_into
         decode(
             data,
             out,
-            region=self._by_camera.get(camera, self._for_other_cameras),
+            region=self._region(camera),
             fit=self.fit,
             max_bytes=self.max_bytes,
             max_px=self.max_px,
             max_decode_bytes=self.max_decode_bytes,
             max_decode_s=self.max_decode_s,
         )
+
+    def is_costly(self, data: bytes, camera: str) -> bool:
+        """Whether an image should be decoded where no other image waits for it."""
+        region = self._region(camera)
+        part = 1.0 if region is None else min(region.right - region.left, region.bottom - region.top)
+        return is_costly(data, max_decode_s=self.max_decode_s, part=part)
+
+    def _region(self, camera: str) -> Region | None:
+        return self._by_camera.get(camera, self._for_other_cameras)
 
 
 def decoder_of(manifest: Manifest, settings: Settings, *, apart: DecoderProcess | None = None) -> ImageDecoder:

@@ -71,8 +71,9 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _STAND_ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
 _SCAN = bytes([0xFF, _START_OF_SCAN])
 _SCAN_HEADER_BYTES = 10  # of one component, which is the shortest
-# Headers that are remembered. A line has a few cameras; a header with a long EXIF differs from image to image.
-_MAX_KNOWN, _MAX_KNOWN_BYTES = 8, 4096
+# Headers that are remembered: more than a worker's lines have cameras. One with a long EXIF differs in every image.
+_MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 4096
+_BEGINNING_BYTES = 256  # the frame's header lies within them in most cameras' files
 _FILL = re.compile(rb"\xff*")
 
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -102,10 +103,15 @@ class DecodeCost(NamedTuple):
         return self.seconds <= CHEAP_S and self.held_px <= CHEAP_PX
 
 
-def is_costly(data: bytes, *, max_decode_s: float = math.inf) -> bool:
-    """Whether an image should be decoded where no other image waits for it. One that is refused at once need not."""
+def is_costly(data: bytes, *, max_decode_s: float = math.inf, part: float = 1.0) -> bool:
+    """Whether an image should be decoded where no other image waits for it. One that is refused at once need not.
+
+    Args:
+        max_decode_s: what takes longer is refused at once.
+        part: the smaller side of the region that is used, as a part of the picture's.
+    """
     try:
-        cost = estimate(data, sniff(data))
+        cost = estimate(data, sniff(data), part=part)
     except BadImage:
         return False
     return not cost.is_cheap and cost.seconds <= max_decode_s
@@ -129,15 +135,17 @@ def check(data: bytes, content_type: str, *, max_px: int, max_decode_s: float) -
         )
 
 
-def estimate(data: bytes, content_type: str) -> DecodeCost:
+def estimate(data: bytes, content_type: str, *, part: float = 1.0) -> DecodeCost:
     """What decoding will take at most; nothing for a header that can't be read, which the decoder refuses at once.
+
+    `part` is that of `is_costly`: a JPEG of which a small region is used is decoded in its full size.
 
     Raises:
         BadImage: `unsupported`, more segments, scans or chunks than any ordinary file has.
     """
     match content_type:
         case "image/jpeg":
-            return _jpeg(data)
+            return _jpeg(data, part)
         case "image/png":
             return _png(data)
         case "image/webp":
@@ -198,7 +206,7 @@ class _JpegParts:
         )
 
 
-def _jpeg(data: bytes) -> DecodeCost:
+def _jpeg(data: bytes, part: float) -> DecodeCost:
     parts = _parts_of(data)
     size, at = (parts.width_px, parts.height_px), parts.first_scan_at
     pixels, size_bytes = parts.width_px * parts.height_px, len(data) - at
@@ -206,7 +214,7 @@ def _jpeg(data: bytes) -> DecodeCost:
         size_bytes *= _ARITHMETIC_FACTOR
     # A first scan of fewer components than the frame has is not the only one.
     if parts.frame not in _PROGRESSIVE and data[at + 4 : at + 5] == bytes([parts.components & 0xFF]):
-        px_s, held_px = (_JPEG_THIN_PX_S, pixels) if min(size) < _THIN_PX else (_JPEG_PX_S, 0)
+        px_s, held_px = (_JPEG_THIN_PX_S, pixels) if part * min(size) < _THIN_PX else (_JPEG_PX_S, 0)
         return _cost(size, pixels * px_s + size_bytes * _JPEG_BYTE_S + parts.header_s, held_px=held_px)
     scans = data.count(_SCAN, at)  # and by chance one in 64 KB of what may follow the picture
     _check_count(scans, "scans", limit=MAX_SCANS, content_type="image/jpeg")
@@ -215,23 +223,23 @@ def _jpeg(data: bytes) -> DecodeCost:
 
 
 class _KnownHeaders:
-    """What was read of the last JPEGs' headers, by their bytes. For any thread.
+    """What was read of the JPEGs' headers of late, by their bytes. For any thread.
 
     A camera's files begin with the same bytes, and comparing them takes a tenth of the time of reading them.
     """
 
     def __init__(self) -> None:
-        self._known: tuple[tuple[bytes, _JpegParts], ...] = ()  # newest first; replaced as a whole
+        self._known: dict[bytes, tuple[bytes, _JpegParts]] = {}  # by how the header begins
 
     def find(self, data: bytes) -> _JpegParts | None:
-        for header, parts in self._known:
-            if data.startswith(header):
-                return parts
-        return None
+        header, parts = self._known.get(data[:_BEGINNING_BYTES], (b"", None))
+        return parts if data.startswith(header) else None
 
     def add(self, header: bytes, parts: _JpegParts) -> None:
-        if len(header) <= _MAX_KNOWN_BYTES:
-            self._known = ((header, parts), *self._known[: _MAX_KNOWN - 1])
+        if _BEGINNING_BYTES <= len(header) <= _MAX_KNOWN_BYTES:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known = {}
+            self._known[header[:_BEGINNING_BYTES]] = (header, parts)
 
 
 _KNOWN_HEADERS = _KnownHeaders()

@@ -24,7 +24,6 @@ import numpy as np
 
 from shared.errors import EngineFailed
 from shared.images.arrays import Pixels
-from shared.images.decode_cost import is_costly
 from worker.canary.tally import Comparison, ModelAnswer, agree
 from worker.models.model import Model, Probabilities
 from worker.models.routing import ActiveCanary, ActiveModels, Route
@@ -121,14 +120,15 @@ class Comparer:
         canary's engine fail, the image runs on the stable model.
         """
         other, canary = route.other, route.canary
+        camera = item.admitted.job.camera
         if other is None or canary is None:
             return item
         if other.decoder == item.model.decoder:
             return replace(item, note=ComparisonInput(canary, other))
         if canary.spec.shadow:
-            kept = image if len(image) <= MAX_KEPT_BYTES and not is_costly(image) else None
+            kept = image if len(image) <= MAX_KEPT_BYTES and not other.decoder.is_costly(image, camera) else None
             return replace(item, note=ComparisonInput(canary, other, image=kept))
-        pixels = self._decoded(other, image, camera=item.admitted.job.camera)
+        pixels = self._decoded(other, image, camera=camera)
         return replace(item, note=ComparisonInput(canary, other, pixels=pixels))
 
     def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:

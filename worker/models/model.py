@@ -25,6 +25,9 @@ class Decoder(Protocol):
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
         """Decode into `out`; raises BadImage."""
 
+    def is_costly(self, data: bytes, camera: str) -> bool:
+        """Whether that takes so much that no other image may wait for it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:

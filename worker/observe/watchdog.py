@@ -102,7 +102,7 @@ class Watchdog:
             "%s; the worker claims nothing more, and its parent starts another one. To be tried alone: jobs %s. The "
             "other jobs are given back.",
             self._reason,
-            ", ".join(lease.job_id for lease in stuck) or "none",
+            ", ".join(f"{lease.job_id!r:.200}" for lease in stuck) or "none",
         )
         # They are not given back like the others: that one hangs counts against it, and it must fail in the end.
         self._inflight.remove(stuck)

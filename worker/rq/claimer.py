@@ -166,10 +166,10 @@ class Claimer:
         """As `fetch_images`. If this fails, the worker knows already which jobs it holds."""
         return fetch_images(self._connection, jobs)
 
-    def wait(self, timeout_s: float) -> None:
-        """Return when there may be work, at the latest after `timeout_s`.
+    def wait(self, timeout_s: float, *, urgent_only: bool = False) -> None:
+        """Return when there may be work, or work of the most urgent queue, at the latest after `timeout_s`.
 
         Blocks on the wakeup lists, to which our producers and scripts push tokens. RQ's own tools (`rq requeue`) push
         none: the timeout bounds how long such a job waits.
         """
-        self._connection.call("BLPOP", *self._wakeup_keys, timeout_s)
+        self._connection.call("BLPOP", *(self._wakeup_keys[:1] if urgent_only else self._wakeup_keys), timeout_s)

@@ -25,6 +25,7 @@ from worker.state.jobs import ClaimedJob, Lease
 log = logging.getLogger("sortline.leases")
 
 REAP_INTERVAL_S = 1.0
+_LONG_AGO_S = 1  # the end of a lease that has run out, epoch seconds
 REAP_LIMIT = 100  # jobs that one step takes back from a queue: it bounds how long the server is blocked
 
 
@@ -68,6 +69,7 @@ class LeaseKeeper:
         self._queues = list(queues)
         self._lease_s = lease_s
         self.max_losses = max_losses
+        self._given_up: set[str] = set()  # executions that this worker holds to answer them as failed
         self._unanswered: list[ClaimedJob] = []
         self.inflight = inflight
         self._clock = clock
@@ -86,6 +88,10 @@ class LeaseKeeper:
     def release(self, leases: Sequence[Lease] | None = None) -> int:
         """Give these jobs, or all that are held, back to the front of their queues; how many were still held."""
         held = self.inflight.held() if leases is None else leases
+        for lease in held:
+            if lease.execution_id in self._given_up:
+                self._expire(lease)
+        held = [lease for lease in held if lease in self.inflight]
         if not held:
             return 0
         released, problems = self._release(args=[self.worker, format_rq_time(self._clock()), *_names(held)])
@@ -125,6 +131,12 @@ class LeaseKeeper:
             return requeued + more_requeued, jobs + more_jobs
         return requeued, jobs
 
+    def _expire(self, lease: Lease) -> None:
+        """Leave a job that is given up to the next `reap`, of any worker: given back, it would be tried again."""
+        composite = f"{lease.job_id}:{lease.execution_id}"
+        self._connection.call("ZADD", keys.rq_wip(lease.queue), "XX", _LONG_AGO_S, composite)
+        self.inflight.remove([lease])
+
     def _reap_once(self) -> tuple[int, list[ClaimedJob]]:
         now = self._clock()
         others = self._local_workers
@@ -149,6 +161,8 @@ class LeaseKeeper:
         self._broken_keys.report(problems)
         jobs = [parse_claimed(job, started_at=now) for job in given_up]
         self.inflight.add([job.lease for job in jobs])
+        self._given_up = {lease.execution_id for lease in self.inflight.held() if lease.execution_id in self._given_up}
+        self._given_up |= {job.lease.execution_id for job in jobs}
         taken = {
             name.decode(errors="surrogateescape"): int(count)
             for name, count in zip(taken_flat[::2], taken_flat[1::2], strict=True)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from worker.state.jobs import ClaimedJob
 
+# Weight of a new time in the running means.
+_WEIGHT = 0.05
+
 
 class EncodedJob(NamedTuple):
     """A claimed job and its image file; None if it is gone, was refused by its length, or is fetched again later."""
@@ -27,11 +30,13 @@ class DecodeQueue:
     """
 
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
-        """`queues` by their priority, the most urgent first. The others get `others_share` of the turns."""
+        """`queues` by their priority, the most urgent first. The others get `others_share` of the time."""
         self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
         self._urgent, *self._others = self._waiting.values()
         self._others_share = others_share
-        self._credit = 0.0  # turns that are due to the others; threads may lose an update, which costs a turn
+        # What one job takes, a running mean, and what is due to the others. Threads may lose an update, which is small.
+        self._urgent_s = self._other_s = 0.0
+        self._credit_s = 0.0
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each job, and one once it is closed
         self._closed = False
 
@@ -39,7 +44,7 @@ class DecodeQueue:
         """Add jobs."""
         for job in jobs:
             self._waiting[job.claimed.lease.queue].append(job)
-        for _ in jobs:  # after they were added: who has a token finds a job
+        for _ in jobs:  # after they were added: whoever has a token has a job
             self._tokens.put(None)
 
     def take(self, timeout_s: float) -> EncodedJob | None:
@@ -49,9 +54,18 @@ class DecodeQueue:
         except queue.Empty:
             return None
         job = self._next()
-        if job is None:  # it is closed: this token is for each thread
+        while job is None and not self._closed:  # jobs came and went in the deque that was looked at first
+            job = self._next()
+        if job is None:  # the token of the end, which is for every thread
             self._tokens.put(None)
         return job
+
+    def observe(self, job: ClaimedJob, seconds: float) -> None:
+        """Note how long a job has taken, for the others' share."""
+        if self._waiting[job.lease.queue] is self._urgent:
+            self._urgent_s += (seconds - self._urgent_s) * (_WEIGHT if self._urgent_s else 1.0)
+        else:
+            self._other_s += (seconds - self._other_s) * (_WEIGHT if self._other_s else 1.0)
 
     def take_all(self) -> list[EncodedJob]:
         """All jobs that wait."""
@@ -68,15 +82,17 @@ class DecodeQueue:
         return self._closed and not len(self)
 
     def _next(self) -> EncodedJob | None:
-        if self._credit >= 1:
-            self._credit -= 1
+        other_s = self._other_s or self._urgent_s or 1.0
+        if self._credit_s >= other_s:
+            self._credit_s -= other_s
             if (job := self._next_other()) is not None:
                 return job
         try:
             job = self._urgent.popleft()
         except IndexError:  # empty, perhaps only now
             return self._next_other()
-        self._credit = self._credit + self._others_share if any(self._others) else 0.0
+        due_s = self._others_share * (self._urgent_s or self._other_s or 1.0)
+        self._credit_s = self._credit_s + due_s if any(self._others) else 0.0
         return job
 
     def _next_other(self) -> EncodedJob | None:

@@ -31,6 +31,11 @@ class SuspectTurn:
         """Whether a turn has begun: then nothing but suspects may be claimed."""
         return self._began_at is not None
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether a turn has begun and the worker still holds other jobs."""
+        return self.is_on and self._drained_at is None
+
     def observe(self, *, is_idle: bool) -> None:
         """Note whether there is anything to do, after each attempt to claim other jobs."""
         if not is_idle:

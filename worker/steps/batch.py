@@ -18,12 +18,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from worker.models.model import Model
+from worker.state.jobs import AdmittedJob
 from worker.state.latency_estimator import FINISH_MARGIN_S
 from worker.steps.work import Batch, Decoded
 
 # An item without a deadline is sorted as if it were due after this time, so that a stream of urgent items can't keep it
 # waiting for ever.
 NO_DEADLINE_S = 5.0
+# An item of another queue than the most urgent one is sorted as if it were due so much later.
+OTHERS_LATER_S = 1.0
 # How long an idle model waits for images that are being decoded: one batch of them is faster than several small ones.
 DECODING_WAIT_S = 0.002
 
@@ -55,10 +58,12 @@ class Batcher:
         *,
         max_batch: int,
         linger_s: float,
+        urgent_queue: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._max_batch = max_batch
+        self._urgent_queue = urgent_queue
         self._linger_s = linger_s
         self._clock = clock
         self._wall_clock = wall_clock
@@ -86,9 +91,7 @@ class Batcher:
 
     def add(self, item: Decoded) -> None:
         """Add a reserved item to those that wait for a batch of its model."""
-        now = self._clock()
-        deadline_at = item.admitted.job.deadline_at
-        due = now + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
+        due = self._due(item.admitted)
         with self._changed:
             self._decoding_count -= 1
             heap = self._heaps.setdefault(item.model, [])
@@ -139,9 +142,9 @@ class Batcher:
                 self._changed.wait(max(0.0, wake_at - now))
                 del self._wakes_at[threading.get_ident()]
 
-    def count_ahead_of(self, deadline_at: float | None) -> int:
-        """How many of the items that wait would go before an item with this deadline."""
-        due = self._clock() + (NO_DEADLINE_S if deadline_at is None else deadline_at - self._wall_clock())
+    def count_ahead_of(self, admitted: AdmittedJob) -> int:
+        """How many of the items that wait would go before this one."""
+        due = self._due(admitted)
         with self._changed:
             return sum(waiting.due <= due for heap in self._heaps.values() for waiting in heap)
 
@@ -169,6 +172,14 @@ class Batcher:
 
     def __len__(self) -> int:
         return sum(map(len, self._heaps.values()))
+
+    def _due(self, admitted: AdmittedJob) -> float:
+        """By when the item should start, monotonic: items leave in this order."""
+        now, deadline_at = self._clock(), admitted.job.deadline_at
+        longest_s = NO_DEADLINE_S
+        if self._urgent_queue and admitted.claimed.lease.queue != self._urgent_queue:
+            longest_s += OTHERS_LATER_S
+        return now + (longest_s if deadline_at is None else min(longest_s, deadline_at - self._wall_clock()))
 
     def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
         if self._running:

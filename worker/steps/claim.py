@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.settings import Settings
 from worker.observe.supervisor import StageThread
 from worker.rq.claimer import Claim, Claimer
 from worker.state.decode_queue import EncodedJob
-from worker.state.jobs import ClaimedJob
+from worker.state.jobs import ClaimedJob, Lease
 from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.suspects import SuspectClaims
@@ -20,7 +20,8 @@ log = logging.getLogger("sortline.claim")
 
 # How often a worker that is full of other jobs looks for an urgent one: about what a batch of the others takes.
 FULL_WAIT_S = 0.020
-# A worker claims on while so many batches of costly jobs wait in it. If it held more, other workers could not help.
+# A worker claims on from the other queues until so many batches of costly jobs wait in it, besides what it has claimed
+# by then. If it held more, other workers could not help.
 MOST_COSTLY_BATCHES = 4
 
 
@@ -37,12 +38,14 @@ class ClaimStep:
         claimer: Claimer,
         suspects: SuspectClaims,
         *,
+        give_back: Callable[[Sequence[Lease]], int],
         settings: Settings,
         burst: bool,
         stop: threading.Event,
     ) -> None:
-        """`burst`: sets `stop` once the queues are empty and no job is held."""
+        """`give_back` gives jobs back to their queues. `burst`: sets `stop` once these are empty and no job is held."""
         self._flow = flow
+        self._give_back = give_back
         self._claimer = claimer
         self._suspects = suspects
         self._urgent = settings.queue_names[0]
@@ -55,16 +58,19 @@ class ClaimStep:
         self._stop = stop
         # By urgency; the worker holds these jobs, and no other would answer them.
         self._without_images: deque[Sequence[ClaimedJob]] = deque()
+        self._to_give_back: list[Lease] = []
         self.may_begin = threading.Event()  # set when the other workers on this host know of this one
         self.suspended: bool | None = None  # None until the first claim is answered
 
     @property
     def is_finished(self) -> bool:
         """Whether it claims nothing more and has handed on all that it claimed."""
-        return self._stop.is_set() and not self._without_images
+        return self._stop.is_set() and not (self._without_images or self._to_give_back)
 
     def __call__(self, thread: StageThread) -> None:
         """Claim if there is capacity, and hand the jobs on with their images."""
+        if self._to_give_back:
+            self._release(thread)
         if self._without_images:
             self._hand_on(thread)
             return
@@ -78,7 +84,10 @@ class ClaimStep:
 
     def _claim_suspect(self, thread: StageThread) -> None:
         """Claim one once the worker holds nothing: if it crashes the worker, it is known to be the cause."""
-        if self._flow.inflight.wait_below(1, IDLE_WAIT_S) > 0 or self._stop.is_set():
+        if self._suspects.is_draining:
+            self._give_back_costly(thread)
+        wait_s = FULL_WAIT_S if self._suspects.is_draining else IDLE_WAIT_S
+        if self._flow.inflight.wait_below(1, wait_s) > 0 or self._stop.is_set():
             return
         self._flow.observer.skip_waiting()  # it runs an engine too, and a crash there would be blamed on the suspect
         with thread.calling_redis():
@@ -86,17 +95,28 @@ class ClaimStep:
         if claim is not None:
             self._take(claim, thread)
 
+    def _give_back_costly(self, thread: StageThread) -> None:
+        """Others can decode them meanwhile. Decode threads may find more of them until the worker is drained."""
+        self._to_give_back += [job.lease for job in self._flow.costly_jobs.take_all()]
+        self._release(thread)
+
+    def _release(self, thread: StageThread) -> None:
+        with thread.calling_redis():
+            self._give_back(self._to_give_back)
+        self._to_give_back.clear()
+
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
         # Costly jobs that wait need no thread and no pixels yet, and take nobody's place.
-        capacity = self._capacity + min(len(self._flow.costly_jobs), MOST_COSTLY_BATCHES * self._max_batch)
+        costly, most_costly = len(self._flow.costly_jobs), MOST_COSTLY_BATCHES * self._max_batch
+        capacity = self._capacity + min(costly, most_costly + self._capacity)
         held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
         if held >= capacity:  # of others: look for urgent jobs only if none of their places becomes free soon
             held = inflight.wait_below(capacity, FULL_WAIT_S)
         free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
         if free > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
-            max_others = max(0, capacity - held)
+            max_others = max(0, capacity - held) if costly < most_costly else 0
             self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
 
     def _claim(self, thread: StageThread, limit: int, *, max_others: int, max_bytes: int) -> None:
@@ -108,8 +128,8 @@ class ClaimStep:
         self._take(claim, thread)
         with thread.calling_redis():
             self._suspects.observe(claim, is_idle=was_idle)
-        if max_others and not (claim.jobs or claim.cut_short or self._suspects.has_turn):
-            self._wait(thread, was_idle=was_idle)
+        if not (claim.jobs or claim.cut_short or self._suspects.has_turn):
+            self._wait(thread, was_idle=was_idle, is_full=not max_others)
 
     def _take(self, claim: Claim, thread: StageThread) -> None:
         if claim.suspended != bool(self.suspended):
@@ -117,11 +137,23 @@ class ClaimStep:
         self.suspended = claim.suspended
         if claim.jobs:
             self._flow.inflight.add([job.lease for job in claim.jobs])
+            jobs = claim.jobs if self._suspects.has_turn else self._without_suspects(claim.jobs)
             # The urgent ones are fetched first: the others may be many megabytes.
-            urgent = [job for job in claim.jobs if job.lease.queue == self._urgent]
-            others = [job for job in claim.jobs if job.lease.queue != self._urgent]
-            self._without_images.extend(jobs for jobs in (urgent, others) if jobs)
+            urgent = [job for job in jobs if job.lease.queue == self._urgent]
+            others = [job for job in jobs if job.lease.queue != self._urgent]
+            self._without_images.extend(group for group in (urgent, others) if group)
             self._hand_on(thread)
+
+    def _without_suspects(self, jobs: Sequence[ClaimedJob]) -> Sequence[ClaimedJob]:
+        """A suspect among other jobs goes back to the suspects, to be claimed alone.
+
+        It was claimed by an earlier call, whose answer was lost, or a worker of the release before has put it back.
+        """
+        suspects = [job.lease for job in jobs if job.deaths.suspicion is not None]
+        if not suspects:
+            return jobs
+        self._to_give_back += suspects
+        return [job for job in jobs if job.deaths.suspicion is None]
 
     def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int, max_others: int) -> None:
         """Keep account of what is due to the other queues: nothing, if the most urgent queue ran empty."""
@@ -143,9 +175,12 @@ class ClaimStep:
             flow.engine_clock.observe_queue(is_idle=False)
             flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
 
-    def _wait(self, thread: StageThread, *, was_idle: bool) -> None:
-        """The queues are empty, or the workers are suspended."""
-        if self._burst and was_idle and (self.suspended or not self._suspects.may_wait):
+    def _wait(self, thread: StageThread, *, was_idle: bool, is_full: bool) -> None:
+        """The queues are empty, or the workers are suspended, or this one is full of others than urgent jobs."""
+        if is_full:  # a place may become free sooner than an urgent job comes
+            with thread.calling_redis():
+                self._claimer.wait(FULL_WAIT_S, urgent_only=True)
+        elif self._burst and was_idle and (self.suspended or not self._suspects.may_wait):
             self._stop.set()
         elif self.suspended or self._burst:
             self._stop.wait(0.05 if self._burst else IDLE_WAIT_S)

@@ -9,11 +9,9 @@ import logging
 import time
 
 from shared.errors import BadImage
-from shared.images.decode_cost import is_costly
 from worker.models.model import Model
 from worker.models.result_cache import CacheKey
 from worker.observe.supervisor import StageThread
-from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
 from worker.steps.decide import Classified, Expired, Failed, Unusable, Verdict
@@ -47,11 +45,8 @@ def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_ke
     return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
-def admit_and_decode(flow: Flow, admission: Admission, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict:
-    """The item for its model, or the verdict on a job that is not ours, needs no model, or can't be decoded."""
-    admitted = admission.check(claimed)
-    if not isinstance(admitted, AdmittedJob):
-        return admitted
+def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None) -> Decoded | Verdict:
+    """The item for its model, or the verdict on a job that needs no model or can't be decoded."""
     route = flow.active_models.current.route(admitted.job)
     model = route.model
     try:
@@ -75,17 +70,16 @@ def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
     deadline_at = admitted.job.deadline_at
     if deadline_at is None:
         return False
-    waiting = flow.batcher.count_ahead_of(deadline_at)
+    waiting = flow.batcher.count_ahead_of(admitted)
     return flow.misses_deadline(admitted, flow.latency.estimate_from_decode(model.cost, waiting=waiting))
 
 
 class DecodeStep:
     """Admits and decodes one job a round, unless it is costly: then no other may wait for it."""
 
-    def __init__(self, flow: Flow, admission: Admission, *, max_decode_s: float) -> None:
+    def __init__(self, flow: Flow, admission: Admission) -> None:
         self._flow = flow
         self._admission = admission
-        self._max_decode_s = max_decode_s
 
     def __call__(self, thread: StageThread) -> None:
         """Take a job; it goes to the batcher, to the costly ones, or gets its verdict here."""
@@ -98,24 +92,33 @@ class DecodeStep:
         del job  # it refers to the image, whose bytes are freed when it is decoded
         thread.work_on((claimed.lease,))
         try:
-            is_apart = self._is_costly(image)
-            item = None if is_apart else admit_and_decode(flow, self._admission, claimed, image)
+            item = self._decode(claimed, image)
         finally:
             flow.encoded_bytes.give_back(len(image or b""))
         if isinstance(item, Decoded):
             flow.latency.observe_decode(item.decode_ms / 1000)
+            flow.encoded_jobs.observe(claimed, item.decode_ms / 1000)
             flow.batcher.add(item)
             return
         if item is None:  # it waits without its bytes: a few large files would use up what may be claimed
-            flow.costly_jobs.put([EncodedJob(claimed, None)])
+            flow.costly_jobs.put(claimed)
         else:
             flow.conclude([item])
         flow.batcher.cancel()
         flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
 
-    def _is_costly(self, image: bytes | None) -> bool:
+    def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict | None:
+        """None for a costly image."""
+        admitted = self._admission.check(claimed)
+        if not isinstance(admitted, AdmittedJob):
+            return admitted
+        if image is not None and self._is_costly(image, admitted.job.camera):
+            return None
+        return decode_for_model(self._flow, admitted, image)
+
+    def _is_costly(self, image: bytes, camera: str) -> bool:
         try:
-            return image is not None and is_costly(image, max_decode_s=self._max_decode_s)
+            return self._flow.active_models.current.stable.decoder.is_costly(image, camera)
         except Exception:  # a bug that some file has found: where it is decoded, it affects this file alone
             log.exception("the cost of an image can't be told")
             return False

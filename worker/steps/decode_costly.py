@@ -5,12 +5,13 @@ One thread waits for the process that decodes them (`shared.images.decoder_proce
 
 from __future__ import annotations
 
+from shared.native_memory import give_back_free_memory
 from shared.server.raw_connection import RawConnection
 from worker.observe.supervisor import StageThread
 from worker.rq.claimer import fetch_images
-from worker.state.jobs import ClaimedJob, Lease
+from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
-from worker.steps.decode import admit_and_decode
+from worker.steps.decode import decode_for_model
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.work import Decoded
 
@@ -25,21 +26,12 @@ class CostlyDecodeStep:
         self._flow = flow
         self._admission = admission
         self._connection = connection
-        self._in_hand: ClaimedJob | None = None  # kept while Redis is unavailable
-
-    @property
-    def in_hand(self) -> Lease | None:
-        """The job that is being decoded, or was last, if it is still held."""
-        claimed = self._in_hand
-        return claimed.lease if claimed is not None and claimed.lease in self._flow.inflight else None
 
     def __call__(self, thread: StageThread) -> None:
         """Take a job; it goes to the batcher, or gets its verdict here."""
         flow = self._flow
         thread.wait_for_work()
-        if self._in_hand is None and (job := flow.costly_jobs.take(IDLE_WAIT_S)) is not None:
-            self._in_hand = job.claimed
-        claimed = self._in_hand
+        claimed = flow.costly_jobs.begin(IDLE_WAIT_S)  # the same one again after Redis was unavailable
         if claimed is None:
             return
         with thread.calling_redis():
@@ -47,11 +39,13 @@ class CostlyDecodeStep:
         thread.wait_for_work()
         if claimed.lease in flow.inflight:
             self._decode(claimed, image)
-        self._in_hand = None
+            give_back_free_memory()  # the file was held twice, and may be large
+        flow.costly_jobs.end()
 
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> None:
         flow = self._flow
-        item = admit_and_decode(flow, self._admission, claimed, image)
+        admitted = self._admission.check(claimed)
+        item = decode_for_model(flow, admitted, image) if isinstance(admitted, AdmittedJob) else admitted
         if not isinstance(item, Decoded):
             flow.conclude([item])
         elif claimed.lease in flow.inflight:

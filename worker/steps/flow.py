@@ -12,6 +12,7 @@ from worker.models.routing import ActiveModels
 from worker.observe.engine_clock import EngineClock
 from worker.observe.metrics import Metrics
 from worker.state.byte_budget import ByteBudget
+from worker.state.costly_jobs import CostlyJobs
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
 from worker.state.jobs import AdmittedJob, FinishedJob
@@ -29,7 +30,7 @@ class Flow:
     """Jobs flow from claim to `encoded_jobs`, some to `costly_jobs`, `batcher`, `finished`. All is for any thread."""
 
     encoded_jobs: DecodeQueue
-    costly_jobs: DecodeQueue  # without their images
+    costly_jobs: CostlyJobs
     batcher: Batcher
     finished: queue.SimpleQueue[list[FinishedJob]]
     inflight: Inflight

@@ -17,7 +17,6 @@ from worker.rq.leases import LeaseKeeper
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
 from worker.steps.admit import Admission
 from worker.steps.decide import Failed, Verdict
-from worker.steps.decode_costly import CostlyDecodeStep
 from worker.steps.flow import Flow
 from worker.steps.quarantine import quarantined
 
@@ -37,7 +36,6 @@ class LeaseStep:
         admission: Admission,
         *,
         watchdog: Watchdog,
-        costly: CostlyDecodeStep,
         interval_s: float,
         stop: threading.Event,
         claims_ended: threading.Event,
@@ -54,7 +52,6 @@ class LeaseStep:
         self._stop = stop
         self._ended = ended
         self._known = known
-        self._costly = costly
         self._claims_ended = claims_ended
         self._monotonic = monotonic
         self._stopping_since: float | None = None
@@ -70,7 +67,7 @@ class LeaseStep:
         self._ended.wait(self._interval_s)
 
     def release(self) -> None:
-        """Give back the jobs that were taken back while the last job was being finished: nobody is left to answer."""
+        """Leave to others what was taken back while the last job was being finished: nobody is left to answer."""
         with contextlib.suppress(redis.exceptions.RedisError):  # then their leases expire
             self._keeper.release()
             self._keeper.unregister()
@@ -92,9 +89,10 @@ class LeaseStep:
         now = self._monotonic()
         if self._stopping_since is None:
             self._stopping_since = now
-        self._to_give_back += [job.claimed.lease for job in self._flow.costly_jobs.take_all()]
-        if now - self._stopping_since > COSTLY_STOP_S and (lease := self._costly.in_hand) is not None:
-            self._to_give_back.append(lease)
+        costly = self._flow.costly_jobs
+        self._to_give_back += [job.lease for job in costly.take_all()]
+        if now - self._stopping_since > COSTLY_STOP_S and (job := costly.in_hand) is not None:
+            self._to_give_back += [job.lease] if job.lease in self._flow.inflight else []
         self._keeper.release(self._to_give_back)
         self._to_give_back.clear()
 

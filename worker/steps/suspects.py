@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from worker.rq.claimer import Claim, Claimer
+from worker.state.costly_jobs import CostlyJobs
 from worker.state.suspect_turn import SuspectTurn
 
 # The server is not asked more often than this whether suspects wait.
@@ -22,14 +23,25 @@ class SuspectClaims:
     """Claims suspects for one worker, in turns."""
 
     def __init__(
-        self, claimer: Claimer, *, lost_s: float = 0.0, monotonic: Callable[[], float] = time.monotonic
+        self,
+        claimer: Claimer,
+        costly: CostlyJobs,
+        *,
+        lost_s: float = 0.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`lost_s`: the time that the crash of this worker's predecessor has cost; 0 if there was none."""
         self._claimer = claimer
+        self._costly = costly
         self._turn = SuspectTurn(lost_s=lost_s, clock=monotonic)
         self._monotonic = monotonic
         self._polled_at = float("-inf")
         self.may_wait = True  # until the server says that none waits
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker still finishes other jobs before it takes the first suspect of this turn."""
+        return self._turn.is_draining
 
     @property
     def has_turn(self) -> bool:
@@ -39,6 +51,9 @@ class SuspectClaims:
     def observe(self, claim: Claim, *, is_idle: bool) -> None:
         """Begin a turn after this claim of other jobs if one is due and suspects wait.
 
+        A turn begins when the worker is about to hold nothing. It does not begin while a costly image is being decoded:
+        that may take long, and claims go on meanwhile. But then no further one is begun.
+
         Args:
             is_idle: the worker held nothing before the claim.
 
@@ -47,10 +62,11 @@ class SuspectClaims:
         """
         is_idle = is_idle and not claim.jobs and not claim.cut_short
         self._turn.observe(is_idle=is_idle)
-        # A suspect among the jobs was claimed by an earlier call, whose answer was lost, or a worker of the release
-        # before has put it back.
-        is_late = any(job.deaths.suspicion is not None for job in claim.jobs)
-        if is_late or (not claim.suspended and self._turn.due_in_s() <= 0 and self._poll(is_idle=is_idle)):
+        if self.has_turn:
+            return
+        if claim.suspended or self._turn.due_in_s() > 0 or not self._poll(is_idle=is_idle):
+            self._costly.go_on()
+        elif self._costly.hold_back():
             self._turn.begin()
 
     def claim(self) -> Claim | None:
@@ -62,6 +78,7 @@ class SuspectClaims:
         if not self._turn.may_claim():
             self._turn.end()
             return None
+        self._costly.go_on()  # from now on there are none but suspects
         claim = self._claimer.claim_suspect()
         if not claim.jobs:
             self.may_wait = False
@@ -70,6 +87,8 @@ class SuspectClaims:
 
     def idle_wait_s(self, longest_s: float) -> float:
         """How long an idle worker may wait for other jobs."""
+        if self._costly.in_hand is not None:
+            return longest_s
         return min(longest_s, max(MIN_WAIT_S, self._turn.due_in_s())) if self.may_wait else longest_s
 
     def _poll(self, *, is_idle: bool) -> bool:

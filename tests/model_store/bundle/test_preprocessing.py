@@ -118,6 +118,16 @@ def test_costly_images_are_decoded_apart_by_the_same_options(tmp_path: Path) -> 
     assert decoder == decoder_of(its_manifest, Settings(max_decode_s=5)), "they give equal pixels"
 
 
+def test_what_is_costly_depends_on_the_cameras_region(tmp_path: Path) -> None:
+    """A JPEG of which a small part is used is decoded in its full size."""
+    stream = io.BytesIO()
+    Image.new("RGB", (4000, 3000)).save(stream, "JPEG")
+    data = stream.getvalue()
+    small, half = Region(0.4, 0.2, 0.5, 0.9), Region(0.2, 0, 0.8, 1)
+    decoder = decoder_of(manifest(tmp_path, regions={"small": small, "half": half}), Settings())
+    assert [decoder.is_costly(data, camera) for camera in ("small", "half", "whole")] == [True, False, False]
+
+
 def test_without_a_process_costly_images_are_decoded_here(tmp_path: Path) -> None:
     assert decoder_of(manifest(tmp_path), Settings())(picture(2000, 1500), "top").shape == (24, 24, 3)
     with pytest.raises(BadImage, match="max_decode_s"):

@@ -53,11 +53,11 @@ def test_a_header_that_is_known_makes_no_difference(
 def test_a_file_that_ends_in_its_header_is_none_that_others_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
     whole = encode(bottle(*FULL_HD), "JPEG", progressive=True)
-    expected = decode_cost._jpeg(whole)
+    expected = estimate(whole, "image/jpeg")
     for size_bytes in range(2, 700):  # the frame's header lies before them
         monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
-        decode_cost._jpeg(whole[:size_bytes])
-        assert decode_cost._jpeg(whole) == expected, size_bytes
+        estimate(whole[:size_bytes], "image/jpeg")
+        assert estimate(whole, "image/jpeg") == expected, size_bytes
 
 
 def test_what_is_read_behind_a_segment_that_is_too_short_belongs_to_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +69,24 @@ def test_what_is_read_behind_a_segment_that_is_too_short_belongs_to_the_header(m
     assert seconds(short(1)) < seconds(short(4))
 
 
-def test_few_headers_are_kept_and_none_that_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = decode_cost._KnownHeaders()
-    monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", known)
-    for width in range(100, 150):
-        seconds(encode(bottle(width, 100), "JPEG"))
-    seconds(encode(bottle(99, 100), "JPEG", icc_profile=bytes(50_000)))
-    assert [parts.width_px for _, parts in known._known] == list(range(149, 141, -1))
+def test_headers_of_many_cameras_are_kept_but_not_without_a_bound_and_none_that_is_long() -> None:
+    known, parts = decode_cost._KnownHeaders(), decode_cost._JpegParts()
+    headers = [f"{number:04}".encode() * 100 for number in range(decode_cost._MAX_KNOWN)]
+    for header in headers:
+        known.add(header, parts)
+    assert all(known.find(header + b"pixels") is parts for header in headers)
+    known.add(bytes(decode_cost._MAX_KNOWN_BYTES + 1), parts)
+    assert known.find(bytes(decode_cost._MAX_KNOWN_BYTES + 1)) is None
+    for number in range(10_000):
+        known.add(f"{number:08}".encode() * 50, parts)
+    assert len(known._known) <= decode_cost._MAX_KNOWN
+
+
+@pytest.mark.parametrize("size", [(4032, 3024), (3024, 4032)])
+def test_a_jpeg_of_which_a_small_part_is_used_is_not_reduced(size: tuple[int, int]) -> None:
+    data = jpeg_of(*size, size_bytes=6_000_000)
+    assert not is_costly(data, part=0.5)
+    assert is_costly(data, part=0.1)
 
 
 # --- what is cheap

@@ -408,6 +408,25 @@ def test_an_idle_worker_takes_all_suspects(settings: Settings, client: redis.Red
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
 
 
+def test_a_job_that_is_given_up_is_never_given_back(settings: Settings, client: redis.Redis) -> None:
+    """It would be tried a fourth time. Unanswered, it comes from the next step that takes jobs back."""
+    (job_id,) = kit.submit(settings, frame())
+    claim(settings)
+    crash(settings)
+    inflight = Inflight()
+    for _ in range(MAX_CRASHES - 1):
+        claim_suspect(settings)
+        keeper = kit.keeper(settings, inflight, worker="w2")
+        keeper.take_back_from("w1", crash=CRASH)
+        _, given_up = keeper.reap()
+    assert [job.lease.job_id for job in given_up] == [job_id]
+    assert keeper.release() == 0
+    assert inflight.held() == []
+    assert client.llen(keys.suspects("live")) == client.llen(keys.rq_queue("live")) == 0
+    _, given_up = kit.keeper(settings, Inflight(), worker="w3").reap()
+    assert [job.lease.job_id for job in given_up] == [job_id]
+
+
 def test_a_worker_with_a_suspect_in_hand_can_be_told_to_stop(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     claim(settings)

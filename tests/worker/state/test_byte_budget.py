@@ -51,6 +51,9 @@ def test_a_worker_claims_no_more_than_its_decoders_can_take(
         def __call__(self, data: bytes, camera: str) -> kit.Pixels:
             raise AssertionError("decodes into the batch buffer")
 
+        def is_costly(self, data: bytes, camera: str) -> bool:
+            return False
+
         def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
             assert opened.wait(kit.PATIENCE_S)
             model.decoder.decode_into(data, camera, out)

@@ -35,6 +35,14 @@ def test_the_others_keep_their_share_while_the_most_urgent_queue_never_runs_empt
     assert taken(jobs) == ["l0", "l1", "l2", "l3", "b1", "l4", "l5", "l6", "l7", "t1", "l8", "l9", "l10", "l11"]
 
 
+def test_the_share_is_of_the_time_that_the_jobs_take() -> None:
+    jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
+    for queue, seconds in {"live": 0.002, "bulk": 0.008}.items():
+        jobs.observe(kit.claimed(lease=Lease(queue, "j", "e", 0.0)), seconds)
+    jobs.put([*(job(f"l{number}") for number in range(36)), *(job(f"b{number}", "bulk") for number in range(9))])
+    assert taken(jobs).index("b0") == 16, "after 0.032 s of live, a fourth of which is due"
+
+
 def test_no_share_is_saved_up_while_none_of_the_others_waits() -> None:
     jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
     jobs.put([job(f"l{number}") for number in range(20)])

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import pytest
 
@@ -13,8 +14,8 @@ from tests.worker import kit
 from tests.worker.kit import decoded
 from worker.models.model import Model
 from worker.state.latency_estimator import FINISH_MARGIN_S
-from worker.steps.batch import NO_DEADLINE_S, Batcher
-from worker.steps.work import Batch
+from worker.steps.batch import NO_DEADLINE_S, OTHERS_LATER_S, Batcher
+from worker.steps.work import Batch, Decoded
 
 WALL = 1_700_000_000.0
 
@@ -68,6 +69,35 @@ def test_a_full_batch_starts_at_once() -> None:
     assert batch is not None and batch.reason == "full"
     assert names(batch) == ["j0", "j1", "j2", "j3"]
     assert len(box) == 1
+
+
+def test_the_most_urgent_queue_goes_first_where_there_are_no_deadlines() -> None:
+    """And a deadline far away is none that could make it wait."""
+    clock = Clock()
+    box = Batcher(max_batch=4, linger_s=0.0, urgent_queue="live", clock=clock, wall_clock=lambda: WALL)
+
+    def bulk(name: str, *, deadline_at: float | None = None) -> Decoded:
+        item = decoded(name, ready_at=clock.now, deadline_at=deadline_at)
+        claimed = replace(item.admitted.claimed, lease=replace(item.admitted.claimed.lease, queue="bulk"))
+        return replace(item, admitted=replace(item.admitted, claimed=claimed))
+
+    waiting = [bulk("b1"), decoded("l1", ready_at=clock.now), bulk("b2", deadline_at=WALL + 1)]
+    waiting.append(decoded("l2", ready_at=clock.now, deadline_at=WALL + 60))
+    for item in waiting:
+        box.add(item)
+    assert [box.count_ahead_of(item.admitted) for item in waiting] == [4, 3, 1, 3]
+    assert names(box.take(0.0)) == ["b2", "l1", "l2", "b1"]
+
+
+def test_others_do_not_wait_for_ever_behind_the_most_urgent_queue() -> None:
+    clock = Clock()
+    box = Batcher(max_batch=1, linger_s=0.0, urgent_queue="live", clock=clock, wall_clock=lambda: WALL)
+    late = decoded("b", ready_at=clock.now)
+    claimed = replace(late.admitted.claimed, lease=replace(late.admitted.claimed.lease, queue="bulk"))
+    box.add(replace(late, admitted=replace(late.admitted, claimed=claimed)))
+    clock.now += OTHERS_LATER_S + 0.001
+    box.add(decoded("l", ready_at=clock.now))
+    assert names(through(box)) == ["b"]
 
 
 def test_what_lingered_long_enough_starts() -> None:

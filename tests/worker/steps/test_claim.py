@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
+import redis
 
+from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
@@ -69,13 +72,59 @@ def test_a_worker_full_of_bulk_has_room_for_live(
 def test_costly_jobs_that_wait_take_nobodys_place_up_to_four_batches(
     small: Settings, run: Pipeline, claim: Callable[[], list[str]]
 ) -> None:
-    kit.submit(small, *[frame(queue="bulk") for _ in range(40)])
+    def find_costly(count: int) -> None:
+        for _ in range(count):
+            job = run._flow.encoded_jobs.take(0)
+            assert job is not None
+            run._flow.costly_jobs.put(job.claimed)
+
+    kit.submit(small, *[frame(queue="bulk") for _ in range(60)])
     assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
-    (costly,) = [job for job in [run._flow.encoded_jobs.take(0)] if job is not None]
-    run._flow.costly_jobs.put([costly] * 3)
+    find_costly(3)
     assert [len(claim()) for _ in range(3)] == [2, 1, 0]
-    run._flow.costly_jobs.put([costly] * 9)
-    assert [len(claim()) for _ in range(4)] == [2, 2, 1, 0]
+    find_costly(4)
+    assert [len(claim()) for _ in range(3)] == [2, 2, 0]
+    find_costly(6)  # all of them: more than four batches
+    assert [len(claim()) for _ in range(2)] == [0, 0]
+    kit.submit(small, *[frame() for _ in range(20)])
+    assert [claim() for _ in range(4)] == [["live"] * 2] * 4  # as if there were none
+    assert claim() == []
+
+
+def test_a_suspect_that_comes_with_other_jobs_goes_back_to_be_claimed_alone(
+    small: Settings, client: redis.Redis, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    """The answer of the call that claimed it was lost, or a worker of the release before has put it back."""
+    suspect, other = kit.submit(small, frame(), frame())
+    client.hset(keys.rq_job(suspect), "sortline_suspect", "SIGSEGV")
+    claim()
+    claim()
+    assert client.lrange(keys.suspects("live"), 0, -1) == [suspect.encode()]
+    assert [lease.job_id for lease in run._flow.inflight.held()] == [other]
+
+
+def test_it_goes_back_also_if_the_server_is_away_meanwhile(
+    small: Settings,
+    client: redis.Redis,
+    run: Pipeline,
+    claim: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (suspect,) = kit.submit(small, frame())
+    client.hset(keys.rq_job(suspect), "sortline_suspect", "SIGSEGV")
+
+    def fail(leases: object) -> NoReturn:
+        raise redis.exceptions.ConnectionError("Connection closed by server.")
+
+    with monkeypatch.context() as patched, pytest.raises(redis.exceptions.ConnectionError):
+        patched.setattr(run._claim, "_give_back", fail)
+        claim()
+        claim()
+    run.drain()
+    assert not run._claim.is_finished
+    claim()
+    assert client.lrange(keys.suspects("live"), 0, -1) == [suspect.encode()]
+    assert run._claim.is_finished
 
 
 def test_what_is_due_to_the_others_stays_due_while_there_is_no_room_for_them(

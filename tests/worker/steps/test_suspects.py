@@ -10,6 +10,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
 from worker.rq.claimer import Claim, Claimer
+from worker.state.costly_jobs import CostlyJobs
 from worker.state.inflight import Inflight
 from worker.steps.suspects import POLL_S, SuspectClaims
 
@@ -47,8 +48,13 @@ def claimer(settings: Settings, client: redis.Redis) -> CountingClaimer:
 
 
 @pytest.fixture
-def claims(claimer: CountingClaimer, clock: Clock) -> SuspectClaims:
-    return SuspectClaims(claimer, monotonic=clock)
+def costly(settings: Settings) -> CostlyJobs:
+    return CostlyJobs(settings.queue_names, others_share=0.05)
+
+
+@pytest.fixture
+def claims(claimer: CountingClaimer, costly: CostlyJobs, clock: Clock) -> SuspectClaims:
+    return SuspectClaims(claimer, costly, monotonic=clock)
 
 
 @pytest.fixture
@@ -96,6 +102,41 @@ def test_a_busy_worker_stops_claiming_for_them_too(claims: SuspectClaims, clock:
     assert not claims.has_turn
 
 
+def test_no_turn_begins_while_a_costly_image_is_decoded_and_then_no_other_is_begun(
+    claims: SuspectClaims, costly: CostlyJobs, two: list[str]
+) -> None:
+    """Live frames would wait for it: a turn claims nothing else."""
+    others = [kit.claimed(name) for name in ("costly-1", "costly-2")]
+    for job in others:
+        costly.put(job)
+    assert costly.begin(0.0) == others[0]
+    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    assert not claims.has_turn
+    costly.end()
+    assert costly.begin(0.0) is None
+    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    assert claims.has_turn and claims.is_draining
+    assert costly.take_all() == others[1:]  # the claim step gives them back
+    assert taken(claims.claim()) == two[:1]
+    assert not claims.is_draining
+    costly.put(kit.claimed("suspect"))
+    assert costly.begin(0.0) is not None, "a suspect may be costly"
+
+
+def test_costly_images_go_on_if_no_suspect_waits_any_more(
+    client: redis.Redis, claims: SuspectClaims, costly: CostlyJobs, two: list[str]
+) -> None:
+    costly.put(kit.claimed("costly-1"))
+    assert costly.begin(0.0) is not None
+    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    costly.end()
+    client.delete(keys.suspects("live"))  # another worker has taken them
+    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    assert not claims.has_turn
+    costly.put(kit.claimed("costly-2"))
+    assert costly.begin(0.0) is not None
+
+
 def test_where_there_are_none_the_server_is_asked_now_and_then(
     claims: SuspectClaims, claimer: CountingClaimer, clock: Clock
 ) -> None:
@@ -110,13 +151,3 @@ def test_where_there_are_none_the_server_is_asked_now_and_then(
 def test_a_suspended_worker_takes_none(claims: SuspectClaims, two: list[str]) -> None:
     claims.observe(Claim([], suspended=True), is_idle=True)
     assert not claims.has_turn
-
-
-def test_a_suspect_that_comes_with_another_claim_is_alone_in_hand_too(
-    client: redis.Redis, claims: SuspectClaims, claimer: CountingClaimer, two: list[str]
-) -> None:
-    """The answer of the call that claimed it was lost, and no other suspect waits."""
-    late = claimer.claim_suspect()
-    client.delete(keys.suspects("live"))
-    claims.observe(late, is_idle=True)
-    assert claims.has_turn
