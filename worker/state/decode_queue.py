@@ -62,6 +62,8 @@ class DecodeQueue:
 
     def observe(self, job: ClaimedJob, seconds: float) -> None:
         """Note how long a job has taken, for the others' share."""
+        if not self._others:
+            return
         if self._waiting[job.lease.queue] is self._urgent:
             self._urgent_s += (seconds - self._urgent_s) * (_WEIGHT if self._urgent_s else 1.0)
         else:
@@ -82,11 +84,8 @@ class DecodeQueue:
         return self._closed and not len(self)
 
     def _next(self) -> EncodedJob | None:
-        other_s = self._other_s or self._urgent_s or 1.0
-        if self._credit_s >= other_s:
-            self._credit_s -= other_s
-            if (job := self._next_other()) is not None:
-                return job
+        if self._credit_s and (job := self._next_due()) is not None:
+            return job
         try:
             job = self._urgent.popleft()
         except IndexError:  # empty, perhaps only now
@@ -94,6 +93,14 @@ class DecodeQueue:
         due_s = self._others_share * (self._urgent_s or self._other_s or 1.0)
         self._credit_s = self._credit_s + due_s if any(self._others) else 0.0
         return job
+
+    def _next_due(self) -> EncodedJob | None:
+        """The next job of the others if enough time is due to them."""
+        other_s = self._other_s or self._urgent_s or 1.0
+        if self._credit_s < other_s:
+            return None
+        self._credit_s -= other_s
+        return self._next_other()
 
     def _next_other(self) -> EncodedJob | None:
         for jobs in self._others:
