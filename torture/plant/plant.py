@@ -347,9 +347,13 @@ class Plant:
         }
 
     def outstanding(self) -> int:
-        """How many jobs wait or are leased."""
-        leased = [int(self.client.zcard(keys.rq_wip(queue))) for queue in self.settings.queue_names]
-        return sum(leased) + sum(self.queued().values())
+        """How many jobs wait or are leased. Read in one step: a job that is claimed meanwhile would be in neither."""
+        with self.client.pipeline(transaction=True) as pipeline:
+            for queue in self.settings.queue_names:
+                pipeline.zcard(keys.rq_wip(queue))
+                pipeline.llen(keys.rq_queue(queue))
+                pipeline.llen(keys.suspects(queue))
+            return sum(pipeline.execute())
 
     def check_history(self) -> tuple[History, list[Breach]]:
         """The whole history, and the promises that were broken in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import redis
 
 from shared import keys
 from shared.errors import BadSetting
+from shared.server.connection import connect
 from shared.settings import Settings
 from torture.plant import plant as plant_module
 from torture.plant.feeder import FeederOptions
@@ -36,6 +38,29 @@ def test_a_loss_may_cost_every_job_on_the_server(plant: Plant, client: redis.Red
     (loss,) = plant.losses
     assert loss.job_ids == {"queued", "held", "finished", "failed"}
     assert loss.since <= loss.until
+
+
+def test_a_job_that_goes_to_and_fro_is_outstanding_at_any_time(plant: Plant, settings: Settings) -> None:
+    """Read one after the other, it may be in neither place: a campaign would go on without its result."""
+    is_over = threading.Event()
+
+    def move() -> None:
+        client = connect(settings.redis_url)
+        while not is_over.is_set():
+            for by, to in ((keys.suspects("live"), keys.rq_wip("live")), (keys.rq_wip("live"), keys.suspects("live"))):
+                pipeline = client.pipeline(transaction=True)
+                pipeline.delete(by)
+                pipeline.rpush(to, "job") if to == keys.suspects("live") else pipeline.zadd(to, {"job:execution": 1})
+                pipeline.execute()
+
+    plant.client.rpush(keys.suspects("live"), "job")
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        assert {plant.outstanding() for _ in range(3000)} == {1}
+    finally:
+        is_over.set()
+        mover.join()
 
 
 def test_a_worker_that_ends_by_itself_is_noted_whatever_its_exit_code(plant: Plant) -> None:
