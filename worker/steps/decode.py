@@ -11,6 +11,7 @@ import time
 from shared.errors import BadImage
 from worker.models.model import Model
 from worker.models.result_cache import CacheKey
+from worker.models.routing import Route
 from worker.observe.supervisor import StageThread
 from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.admit import Admission
@@ -45,9 +46,8 @@ def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_ke
     return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
-def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None) -> Decoded | Verdict:
+def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, route: Route) -> Decoded | Verdict:
     """The item for its model, or the verdict on a job that needs no model or can't be decoded."""
-    route = flow.active_models.current.route(admitted.job)
     model = route.model
     try:
         if _misses_deadline(flow, admitted, model):
@@ -112,13 +112,14 @@ class DecodeStep:
         admitted = self._admission.check(claimed)
         if not isinstance(admitted, AdmittedJob):
             return admitted
-        if image is not None and self._is_costly(image, admitted.job.camera):
+        route = self._flow.active_models.current.route(admitted.job)
+        if image is not None and self._is_costly(image, route.model, admitted.job.camera):
             return None
-        return decode_for_model(self._flow, admitted, image)
+        return decode_for_model(self._flow, admitted, image, route)
 
-    def _is_costly(self, image: bytes, camera: str) -> bool:
+    def _is_costly(self, image: bytes, model: Model, camera: str) -> bool:
         try:
-            return self._flow.active_models.current.stable.decoder.is_costly(image, camera)
+            return model.decoder.is_costly(image, camera)
         except Exception:  # a bug that some file has found: where it is decoded, it affects this file alone
             log.exception("the cost of an image can't be told")
             return False

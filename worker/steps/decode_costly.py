@@ -45,7 +45,10 @@ class CostlyDecodeStep:
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> None:
         flow = self._flow
         admitted = self._admission.check(claimed)
-        item = decode_for_model(flow, admitted, image) if isinstance(admitted, AdmittedJob) else admitted
+        if isinstance(admitted, AdmittedJob):
+            item = decode_for_model(flow, admitted, image, flow.active_models.current.route(admitted.job))
+        else:
+            item = admitted
         if not isinstance(item, Decoded):
             flow.conclude([item])
         elif claimed.lease in flow.inflight:

@@ -236,6 +236,35 @@ def test_a_costly_image_falls_back_on_the_stable_model_too(settings: Settings, c
     assert line.heard.failures[0][0].model is broken
 
 
+@pytest.mark.parametrize("is_costly_for", [3, 4])
+def test_whether_an_image_is_costly_goes_by_the_model_that_it_belongs_to(
+    settings: Settings, client: redis.Redis, is_costly_for: int
+) -> None:
+    """Models may use regions of their own. Which threads decode is what it decides."""
+    decoded_on: set[str] = set()
+
+    class Noting:
+        def __init__(self, model: Model) -> None:
+            self._decoder, self._version = model.decoder, model.version
+
+        def __call__(self, data: bytes, camera: str) -> kit.Pixels:
+            return self._decoder(data, camera)
+
+        def is_costly(self, data: bytes, camera: str) -> bool:
+            return self._version == is_costly_for
+
+        def decode_into(self, data: bytes, camera: str, out: kit.Pixels) -> None:
+            if self._version == 4:
+                decoded_on.add(threading.current_thread().name.removesuffix("-1"))
+            self._decoder.decode_into(data, camera, out)
+
+    stable, tried = [replace(model, decoder=Noting(model)) for model in (kit.model(version=3), kit.model(version=4))]
+    line = Line(settings, Serving(stable, active_canary(tried, share=1.0)))
+    assert versions(line.sort(client, *TONES)) == {4: 4}
+    line.end()
+    assert decoded_on == {"decode-costly" if is_costly_for == 4 else "decode"}
+
+
 def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault(settings: Settings, client: redis.Redis) -> None:
     once = settings.model_copy(update={"max_attempts": 1})
     models = [kit.model(ToneEngine(kit.fails_on_red), version=version) for version in (3, 4)]
