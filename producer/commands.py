@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -14,9 +13,6 @@ import typer
 from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
-    import threading
-    from types import FrameType
-
     from producer.camera import CameraOptions
     from producer.sources.base import Source
     from shared.settings import Settings
@@ -77,6 +73,7 @@ def camera(
 
     from producer import display
     from producer.camera import Camera, CameraOptions
+    from producer.signals import stop_on_signals
     from producer.submit import LineProducer
     from shared.cli import print_json, setup_logging
     from shared.errors import RedisUnavailable
@@ -110,7 +107,7 @@ def camera(
     with (
         closing(frames),
         closing(LineProducer(settings)) as producer,
-        _stop_on_signals() as stop,
+        stop_on_signals() as stop,
         display.camera_status(options) as on_progress,
     ):
         summary = Camera(options, frames, producer, stop=stop, on_progress=on_progress).run()
@@ -193,6 +190,7 @@ def results(
 
     from producer import display
     from producer.result_streams import ResultStreams
+    from producer.signals import ended_by_signals
     from producer.submit import check_names
     from shared.errors import RedisUnavailable
     from shared.server.connection import check, connect
@@ -203,7 +201,7 @@ def results(
         check_names(line=line)
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
-    with closing(streams), _ended_by_signals():
+    with closing(streams), ended_by_signals():
         with suppress(RedisUnavailable):  # one that only refuses writes can be read
             check(connect(settings.redis_url), settings.redis_url)
         if follow:
@@ -258,37 +256,3 @@ def _parse_size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise BadSetting(f"size = {text!r} is not WIDTHxHEIGHT, e.g. 640x480.")
     return int(width), int(height)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
-    import threading
-
-    stop = threading.Event()
-    with _signals_handled_by(lambda *_: stop.set()):
-        yield stop
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block at once, also while it waits for a server that does not answer."""
-    import signal
-    from contextlib import suppress
-
-    with suppress(KeyboardInterrupt), _signals_handled_by(signal.default_int_handler):
-        yield
-
-
-@contextmanager
-def _signals_handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `handler`; their former handlers are back afterwards."""
-    import signal
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handler) for number in signals]
-    try:
-        yield
-    finally:
-        for number, former in zip(signals, before, strict=True):
-            signal.signal(number, former)

@@ -105,7 +105,8 @@ def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: 
         for count in _portions(swaps):
             _run_intervals(run, count, on_progress=on_progress, of=swaps)
             resident_mb.append(_resident_mb(client))
-        camera.end()
+        if camera.end():
+            raise Transient(f"the camera failed: {camera.log.read_text()[-2000:]}")
         summary = json.loads((folder / "camera.json").read_text())
         results = _all_results(client, sent=summary["accepted"])
     record = _record(settings, run, results, summary=summary, rate_hz=rate_hz)
