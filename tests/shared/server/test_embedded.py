@@ -21,9 +21,10 @@ from shared.server.embedded import embedded_server
 
 # Starts a server, says its URL, the server's pid and its folder, and stays.
 CALLER = """
-import sys, time
+import signal, sys, time
 import redis
 from shared.server.embedded import embedded_server
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 with embedded_server() as url:
     info = redis.Redis.from_url(url).info("server")
     folder = redis.Redis.from_url(url).config_get("dir")["dir"]

@@ -150,13 +150,14 @@ def test_a_claim_that_is_on_its_way_is_not_blamed_for_an_image_that_hangs(
 def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock
 ) -> None:
-    small = settings.model_copy(update={"max_batch": 2})
+    small = settings.model_copy(update={"max_batch": 2, "linger_ms": 10_000.0})  # full batches only
     job_ids = kit.submit(small, *[frame() for _ in range(6)])
     gate = Gate()
     run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine(gate)), monotonic=clock)
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     in_the_model = {lease.job_id for lease in run.supervisor.jobs_of("infer")}
+    assert len(in_the_model) == 2
     hang_until_given_up(run, clock, small, "infer")
     assert run.ended.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: set(suspects(client)) == in_the_model, "they are to be tried alone")
