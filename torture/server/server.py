@@ -153,6 +153,15 @@ class TortureServer:
         """How much of the append-only file a power cut would take away now, in bytes."""
         return sum(self._unsynced().values())
 
+    def has_synced_all(self) -> bool:
+        """Whether everything that it has acknowledged is on the disk.
+
+        While an fsync runs, Valkey acknowledges up to two seconds of writes that it has not yet written to its file.
+        """
+        with self.client() as client:
+            buffered_bytes = client.info("persistence")["aof_buffer_length"]  # before the file is looked at
+        return not buffered_bytes and self.unsynced_bytes() == 0
+
     @contextlib.contextmanager
     def fsyncs_held(self) -> Iterator[None]:
         """During the block no fsync begins or ends, as if the disk hung. The block may end the server."""

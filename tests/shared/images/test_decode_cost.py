@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import struct
 import time
@@ -243,7 +244,10 @@ def test_a_cut_file_is_read_as_far_as_it_goes(name: str) -> None:
 
 
 def test_no_file_takes_longer_than_its_estimate() -> None:
-    """Processor time of this thread, with room for a core of a third of the speed that the rates were measured on."""
+    """Processor time of this thread, with room for a core of a third of the speed that the rates were measured on.
+
+    What a busy machine adds to it differs from try to try, so the least of three counts.
+    """
     makers: dict[str, Callable[[], bytes]] = {
         **{name: make for name, make in bombs.kinds(1500).items()},
         "jpeg fill": lambda: slow_files.fill(500_000),
@@ -264,13 +268,23 @@ def test_no_file_takes_longer_than_its_estimate() -> None:
     over = []
     for name, make in makers.items():
         data = make()
+        most_s = 3 * seconds(data) + 0.05
+        if all(processor_s(data) > most_s for _ in range(3)):
+            over.append(name)
+    assert not over
+
+
+def processor_s(data: bytes) -> float:
+    """How long decoding takes, without the garbage that other tests have left, which would be collected meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
         started = time.thread_time()
         with contextlib.suppress(BadImage):
             decode_image(data, size_px=224, max_decode_bytes=10**10)
-        took = time.thread_time() - started
-        if took > 3 * seconds(data) + 0.05:
-            over.append((name, took, seconds(data)))
-    assert not over
+        return time.thread_time() - started
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", list(slow_files.SLOW))

@@ -153,7 +153,7 @@ def test_with_everysec_a_power_cut_loses_what_was_acknowledged_since_the_last_fs
     with TortureServer(tmp_path, watches_fsyncs=True, appendfsync="everysec") as server, server.client() as client:
         theirs = plant(settings, server)
         kept = kit.submit(theirs, *[frame() for _ in range(5)])
-        kit.wait_until(lambda: server.unsynced_bytes() == 0, "the file is synced")
+        kit.wait_until(server.has_synced_all, "the file is synced")
         with server.fsyncs_held():
             lost = kit.submit(theirs, frame())
             server.power_cut()
@@ -170,7 +170,7 @@ def test_with_everysec_a_claim_that_was_lost_is_made_again(settings: Settings, t
     with TortureServer(tmp_path, watches_fsyncs=True, appendfsync="everysec") as server, server.client() as client:
         theirs = plant(settings, server)
         (job_id,) = kit.submit(theirs, frame(line=LINE))
-        kit.wait_until(lambda: server.unsynced_bytes() == 0, "the file is synced")
+        kit.wait_until(server.has_synced_all, "the file is synced")
         with server.fsyncs_held():
             (job,) = kit.claimer(theirs).claim(1).jobs
             server.power_cut()
@@ -190,7 +190,7 @@ def test_with_everysec_a_result_that_was_read_and_lost_is_made_again(settings: S
         with following(theirs) as seen:
             with working(theirs, ToneEngine(gate)) as inflight:
                 assert gate.entered.wait(kit.PATIENCE_S)
-                kit.wait_until(lambda: server.unsynced_bytes() == 0, "the claim is synced")
+                kit.wait_until(server.has_synced_all, "the claim is synced")
                 with server.fsyncs_held():
                     gate.opened.set()
                     kit.wait_until(lambda: seen, "the result is read")

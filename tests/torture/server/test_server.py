@@ -48,7 +48,7 @@ def write(server: TortureServer, *names: str) -> None:
 
 def write_synced(server: TortureServer, *names: str) -> None:
     write(server, *names)
-    wait_until(lambda: server.unsynced_bytes() == 0, "all is synced")
+    wait_until(server.has_synced_all, "all is synced")
 
 
 # start and end ──────────────────────────────────────────────────────────────────────────────────────
@@ -102,7 +102,7 @@ def test_a_start_waits_until_the_data_are_loaded(tmp_path: Path) -> None:
 def test_stopping_lets_it_sync_what_it_has_also_when_it_is_paused(tmp_path: Path) -> None:
     with TortureServer(tmp_path, watches_fsyncs=True, appendfsync="no") as server:
         write(server, "a")
-        assert server.unsynced_bytes() > 0
+        wait_until(lambda: server.unsynced_bytes() > 0, "it is in the file")
         server.pause_process()
         server.stop()
         assert not alive(server.pid)
@@ -151,7 +151,8 @@ def test_a_power_cut_takes_away_what_was_not_synced_and_nothing_else(server: Tor
     write_synced(server, "synced-1", "synced-2")
     with server.fsyncs_held():
         write(server, "lost")
-        assert server.unsynced_bytes() > 0
+        assert not server.has_synced_all()
+        wait_until(lambda: server.unsynced_bytes() > 0, "it is in the file")
         server.power_cut()
     server.start()
     assert keys_of(server) == {b"synced-1", b"synced-2"}
