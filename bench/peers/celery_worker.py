@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from bench.peers.celery_app import celery_app
+from model_store.bundle.files import open_bundle
+from model_store.registry.store import open_store
 from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 
@@ -16,7 +18,10 @@ def main() -> None:
     """Work for the server that the settings name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--null", action="store_true", help="answer at once, without a model")
-    app = celery_app(load_settings(), null=parser.parse_args().null)
+    settings, is_null = load_settings(), parser.parse_args().null
+    if not is_null:  # Celery only logs what fails in its processes, and would leave the images without an answer
+        open_bundle(open_store(settings).resolve(settings.model))
+    app = celery_app(settings, null=is_null)
     app.worker_main(
         ["worker", "--pool", "prefork", "--concurrency", str(usable_cores()), "--loglevel", "WARNING", *_ALONE]
     )

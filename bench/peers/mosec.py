@@ -14,6 +14,7 @@ from bench.measuring.traffic import tail
 from bench.peers.http_load import HOST, Answers, post_all
 from shared.cpu_cores import usable_cores
 from shared.errors import Transient
+from shared.ports import free_port
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
@@ -32,7 +33,7 @@ def mosec_rate(settings: Settings, images: Sequence[bytes]) -> tuple[float, floa
     """
     connections = min(_BATCHES_UNDER_WAY_PER_CORE * usable_cores() * settings.max_batch, len(images) // 2)
     with tempfile.TemporaryDirectory(prefix="sortline-mosec-") as folder:
-        port = _free_port()
+        port = free_port()
         arguments = ["--address", HOST, "--port", str(port), "--path", f"{folder}/sockets"]
         # The first requests wait for the model to be loaded.
         arguments += ["--timeout", str(round(_PATIENCE_S * 1000)), "--log-level", "warning"]
@@ -49,13 +50,6 @@ def mosec_rate(settings: Settings, images: Sequence[bytes]) -> tuple[float, floa
 
 def _post_all(port: int, images: Sequence[bytes], connections: int) -> Answers:
     return post_all(port, _INFERENCE_PATH, images, connections=connections)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait_listening(port: int, server: Child) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from mosec import Server, Worker
 
 from bench.contenders.no_queue import decode_rows
+from model_store.bundle.files import open_bundle
+from model_store.registry.store import open_store
 from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 from worker.models.loading import load_model
@@ -43,9 +45,11 @@ class Classify(Worker):
 
 def main() -> None:
     """Serve the model that the settings name."""
-    max_batch = load_settings().max_batch
+    settings = load_settings()
+    # mosec starts a process that fails again and again: better fail here.
+    open_bundle(open_store(settings).resolve(settings.model))
     server = Server()  # type: ignore[no-untyped-call]  # mosec's are partly typed
-    server.append_worker(Classify, num=usable_cores(), max_batch_size=max_batch, max_wait_time=MAX_WAIT_MS)
+    server.append_worker(Classify, num=usable_cores(), max_batch_size=settings.max_batch, max_wait_time=MAX_WAIT_MS)
     server.run()  # type: ignore[no-untyped-call]
 
 

@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 from types import FrameType
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ from producer.sources.demo_dataset import BOTTLES
 from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.errors import SortlineError, Transient
+from shared.ports import free_port
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
@@ -150,9 +150,7 @@ class Demo:
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[None]:
-        with socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         log = self._options.out / "worker.log"
         # The worker reads the same environment and file of settings as this process; only these differ.
         arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]

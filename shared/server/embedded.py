@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from shared.ports import free_port
 from shared.server.valkey import StartWatch, valkey_command
 from shared.subprocesses import SupervisedProcess
 
@@ -34,7 +34,7 @@ def embedded_server(**config: str) -> Iterator[str]:
         NotFound: the `demo` extra is not installed.
         RedisUnavailable: the server did not start; says why.
     """
-    port = _free_port()
+    port = free_port()
     command = valkey_command(port=port, options=config)
     # The supervisor removes it, even if this process is killed.
     folder = Path(tempfile.mkdtemp(prefix="sortline-valkey-"))
@@ -45,13 +45,6 @@ def embedded_server(**config: str) -> Iterator[str]:
     ):
         StartWatch(process, read_log=lambda: _read(log)).wait_until_loaded(port=port, folder=folder)
         yield f"redis://127.0.0.1:{port}/0"
-
-
-def _free_port() -> int:
-    """A port that the system gave out just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _read(log: IO[bytes]) -> str:
