@@ -1,4 +1,4 @@
-"""Tiny published models, made once per session: TensorFlow is slow to start."""
+"""Tiny models and a tiny backbone, for all tests of the model store."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ import pytest
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.registry.store import ModelStore
-from tests.model_store.tiny_bundle import publish_tiny_bundle
 from tests.model_store.tiny_network import save_tiny_network
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """A store with `tiny` (multi) and `tiny-single`. Don't write to it: it is everybody's."""
-    store = ModelStore(tmp_path_factory.mktemp("tiny-store"))
-    publish_tiny_bundle(store)
-    publish_tiny_bundle(store, name="tiny-single", mode="single")
-    return store
+def tiny_store(tiny_models: Path) -> ModelStore:
+    """The store with `tiny` (multi) and `tiny-single`. Don't write to it: it is everybody's."""
+    return ModelStore(tiny_models)
 
 
 @pytest.fixture(scope="session")

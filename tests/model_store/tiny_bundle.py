@@ -1,7 +1,8 @@
-"""A whole bundle in a few seconds: a real model of three layers, trained on nothing.
+"""A whole bundle of a few kilobytes: a real model of three layers, trained on nothing.
 
 Everything in it is real (SavedModel, both LiteRT files, golden answers, digests); only its answers mean
-nothing. Its weights are seeded: the same answers every time.
+nothing. Its weights are seeded: the same answers every time. The folder `tiny_models` has it ready made, so that tests
+need no TensorFlow; `python -m tests.model_store.tiny_bundle` makes it anew, and test_tiny_bundle.py compares.
 """
 
 from __future__ import annotations
@@ -33,21 +34,25 @@ from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
 from model_store.registry.store import ModelStore, file_digests
 
+TINY_MODELS = Path(__file__).parent / "tiny_models"
+MODES: dict[str, Mode] = {"tiny": "multi", "tiny-single": "single"}
 CLASSES = ("good", "no cap", "disfigured")
+SIZE_PX = 32
 _SEED = 7
 _GOLDEN_IMAGES = 6
 
 
-def publish_tiny_bundle(store: ModelStore, name: str = "tiny", mode: Mode = "multi", size_px: int = 32) -> Path:
-    """Publish a tiny model; classes `good`, `no cap`, `disfigured`. Imports TensorFlow."""
+def publish_tiny_bundles(store: ModelStore) -> None:
+    """Publish `tiny` (multi) and `tiny-single`; classes `good`, `no cap`, `disfigured`. Imports TensorFlow."""
+    for name, mode in MODES.items():
 
-    def build(folder: Path, version: int) -> None:
-        _export(folder, mode=mode, size_px=size_px)
-        _add_golden(folder, mode=mode, size_px=size_px)
-        manifest = tiny_manifest(folder, name=name, version=version, mode=mode, size_px=size_px)
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+        def build(folder: Path, version: int, *, name: str = name, mode: Mode = mode) -> None:
+            _export(folder, mode=mode, size_px=SIZE_PX)
+            _add_golden(folder, mode=mode, size_px=SIZE_PX)
+            manifest = tiny_manifest(folder, name=name, version=version, mode=mode, size_px=SIZE_PX)
+            (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
 
-    return store.publish(name, build)
+        store.publish(name, build)
 
 
 def copy_build(bundle: Path, *, name: str = "tiny") -> Callable[[Path, int], None]:
@@ -149,3 +154,8 @@ def _clearness(probabilities: NDArray[np.float32], *, mode: Mode) -> NDArray[np.
         first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
         return np.asarray(first - second)
     return np.asarray(np.abs(probabilities[:, 1:] - DEFAULT_THRESHOLD).min(axis=1))
+
+
+if __name__ == "__main__":
+    shutil.rmtree(TINY_MODELS, ignore_errors=True)
+    publish_tiny_bundles(ModelStore(TINY_MODELS))
