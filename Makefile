@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test test-fast lint format bench lock clean
 
 demo: $(STAMP)
 	$(BIN)/sortline demo $(ARGS)
 
-# A file's tests run in one process, since they may share fixtures that take seconds.
+# A file's tests run in one process, since they may share fixtures that take seconds. In the order that tests/conftest.py
+# gives the files: the slow ones first, so that all processes end at about the same time.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(STAMP)
+	$(PYTEST) -m "not (training or e2e or bench or slow)" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import hypothesis
 import pytest
 import redis
 
-from model_store.registry.store import ModelStore
+from shared.cpu_cores import usable_cores
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from tests.model_store.tiny_bundle import publish_tiny_bundle
+from tests.model_store.tiny_bundle import TINY_MODELS
+
+# The marks of slow tests; pyproject.toml says what they mean.
+SLOW = ("training", "e2e", "bench", "slow")
 
 # No example fails for being slow: a busy machine takes the 200 ms that Hypothesis allows by default for a few lines.
 hypothesis.settings.register_profile(
@@ -24,7 +28,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
-BOTTLES = Path(__file__).parent.parent / "producer" / "bottles"
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for processes and servers."""
+    return usable_cores() + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with slow tests first, so that no process is left with one at the end."""
+    slow = {item.path for item in items if any(item.get_closest_marker(name) for name in SLOW)}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +61,8 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store with `tiny` (multi) and `tiny-single`, made once, as TensorFlow is slow. Don't write to it."""
-    folder = tmp_path_factory.mktemp("models")
-    publish_tiny_bundle(ModelStore(folder))
-    publish_tiny_bundle(ModelStore(folder), name="tiny-single", mode="single")
-    return folder
+    """A model store with `tiny` (multi) and `tiny-single`, a copy of the one that is checked in. Don't write to it."""
+    return Path(shutil.copytree(TINY_MODELS, tmp_path_factory.mktemp("models"), dirs_exist_ok=True))
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 import sortline.cli
 from producer.metrics import SUBMITTED
 from shared.settings import Settings
+from tests.kit import PROJECT
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 
-ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md"))))
 READ_FROM_THE_SERVER = {
     "sortline_redis_up",
     "sortline_queue_depth",
@@ -35,12 +35,12 @@ def _commands() -> dict[str, typer.main.TyperCommand]:
 
 
 def test_readme_lists_exactly_the_commands() -> None:
-    listed = re.findall(r"^\| `sortline (\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `sortline (\w+)` \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(_commands())
 
 
 def test_readme_lists_exactly_the_commands_of_models() -> None:
-    row = re.search(r"^\| `sortline models` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    row = re.search(r"^\| `sortline models` \| (.*) \|$", (PROJECT / "README.md").read_text(), re.MULTILINE)
     assert row is not None
     inner: dict[str, object] = _commands()["models"].commands  # type: ignore[attr-defined]
     assert sorted(re.findall(r"`([\w-]+)`", row[1])) == sorted(inner)
@@ -59,13 +59,13 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_the_settings_page_has_every_setting_with_its_default_and_meaning() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text()
+    page = (PROJECT / "docs" / "settings.md").read_text()
     rows = [f"| `{name}` | `{field.default}` | {field.description} |" for name, field in Settings.model_fields.items()]
     assert [line for line in page.splitlines() if line.startswith("| `")] == rows
 
 
 def test_the_metrics_page_has_every_metric() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (PROJECT / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `(sortline_\w+)", page, re.MULTILINE))
     exposed = {SUBMITTED._name + "_total", *READ_FROM_THE_SERVER}
     for family in Metrics().registry.collect():
@@ -79,7 +79,7 @@ def test_the_queue_gauges_are_those_that_the_page_names(client: object) -> None:
 
 
 def test_the_glossary_names_what_exists() -> None:
-    page = (ROOT / "docs" / "glossary.md").read_text()
+    page = (PROJECT / "docs" / "glossary.md").read_text()
     names = re.findall(r"^\| [^|`]+ \| `([\w.]+)` \|", page, re.MULTILINE)
     assert len(names) == len(re.findall(r"^\| .*`", page, re.MULTILINE)) > 50
     assert [name for name in names if not exists(name)] == []
@@ -97,11 +97,11 @@ def exists(name: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", (PROJECT / page).read_text()):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
-        file = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        file = ((PROJECT / page).parent / path).resolve() if path else PROJECT / page
         assert file.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors_of(file), f"{page}: {target}"
 
@@ -109,7 +109,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_on_the_pages_take_their_options(page: str) -> None:
     """Asked for help with its own arguments, the command line knows each of them."""
-    text = (ROOT / page).read_text().replace("\\\n", " ")
+    text = (PROJECT / page).read_text().replace("\\\n", " ")
     for match in _COMMAND.finditer(text):
         words = shlex.split(match[1] or match[2])[1:]
         words = [word for word in words if word != "&"]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.kit import PROJECT, run_python
+
 PACKAGES = ("shared", "model_store", "producer", "worker", "bench", "torture")
 
 # What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
@@ -81,8 +81,8 @@ def sources() -> dict[str, Path]:
     """Every module of ours by its dotted name."""
     found: dict[str, Path] = {}
     for package in (*PACKAGES, "sortline"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            parts = path.relative_to(PROJECT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -127,7 +127,7 @@ def is_within(name: str, module: str) -> bool:
 def violations(breaks: Callable[[str, Import], bool]) -> list[str]:
     """Where a module's import breaks a rule, one line each."""
     return [
-        f"{SOURCES[module].relative_to(ROOT)}:{found.line} imports {found.name}"
+        f"{SOURCES[module].relative_to(PROJECT)}:{found.line} imports {found.name}"
         for module, all_found in IMPORTS.items()
         for found in all_found
         if breaks(module, found)
@@ -233,10 +233,10 @@ def test_layers_import_downwards_only() -> None:
 
 
 def test_tests_mirror_the_folders() -> None:
-    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
-    ours = {ROOT / "tests" / path.parent.relative_to(ROOT) for path in SOURCES.values()}
-    others = {ROOT / "tests", ROOT / "tests" / "e2e", ROOT / "tests" / "deploy"}
-    assert sorted(str(folder.relative_to(ROOT)) for folder in folders - ours - others) == []
+    folders = {path.parent for path in (PROJECT / "tests").rglob("test_*.py")}
+    ours = {PROJECT / "tests" / path.parent.relative_to(PROJECT) for path in SOURCES.values()}
+    others = {PROJECT / "tests", PROJECT / "tests" / "e2e", PROJECT / "tests" / "deploy"}
+    assert sorted(str(folder.relative_to(PROJECT)) for folder in folders - ours - others) == []
 
 
 def test_imports_name_the_whole_module() -> None:
@@ -273,9 +273,7 @@ def loaded_by(statement: str) -> set[str]:
     program = (
         f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return set(json.loads(run_python(program).splitlines()[-1]))
 
 
 def test_importing_the_packages_loads_no_tensorflow() -> None:

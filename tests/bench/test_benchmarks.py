@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
-from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
 import redis
 
-from bench.benchmarks import engine, footprint, idle, latency, scaling
+from bench.benchmarks import engine, footprint, idle, latency, scaling, swaps
 from bench.benchmarks.engine import bench_engine
 from bench.benchmarks.footprint import bench_footprint
 from bench.benchmarks.idle import bench_idle
 from bench.benchmarks.latency import bench_latency
-from bench.benchmarks.queue import with_step_batches
+from bench.benchmarks.queue import bench_queue, with_step_batches
 from bench.benchmarks.scaling import bench_scaling
+from bench.benchmarks.swaps import bench_swaps
+from bench.contenders import sortline_worker
 from bench.contenders.worker_processes import drain_queues, idle_workers
-from bench.engines import simulated
+from bench.engines import null, simulated
 from bench.engines.null import null_model
 from bench.engines.simulated import full_rate, simulated_model
 from bench.measuring import traffic
@@ -26,8 +27,11 @@ from bench.measuring.traffic import TrafficSpec, send
 from shared import keys
 from shared.errors import NotFound, Transient
 from shared.settings import Settings
-from tests.bench.meeting import meeting_simulated_model
+from tests.bench.meeting import meeting_null_model, meeting_simulated_model
+from tests.worker.models.versions import own_versions, unusable_fp32
 from worker.models.loading import LoadedModel
+
+pytestmark = pytest.mark.bench
 
 SIZE = "64x48"
 
@@ -40,15 +44,18 @@ def plant(settings: Settings, tiny_models: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def _few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """One takes some 20 ms of a core, in each of a benchmark's many cameras."""
-    monkeypatch.setattr(traffic, "REPLAYED", 4)
+    for module in (traffic, sortline_worker):
+        monkeypatch.setattr(module, "REPLAYED", 4)
 
 
 def on_progress(text: str) -> None:
     """Nobody watches."""
 
 
-def broken(settings: Settings) -> LoadedModel:
-    raise NotFound("no such model")
+def null_model_unless_nobody(settings: Settings) -> LoadedModel:
+    if settings.model == "nobody":
+        raise NotFound("no such model")
+    return null_model(settings)
 
 
 def test_engine_measures_each_that_runs_at_each_size(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +74,15 @@ def test_engine_measures_each_that_runs_at_each_size(plant: Settings, monkeypatc
     assert max(ratios.values()) == ratios[best["engine"], best["batch"]] == 1.0
 
 
-def test_an_engine_that_cannot_be_opened_says_why(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise NotFound("not installed: pip install it.")
-
-    monkeypatch.setattr(engine, "open_engine", refuse)
-    assert engine._open(plant, "tensorflow") == "not installed: pip install it."
+def test_an_engine_that_cannot_be_opened_is_left_out_and_says_why(
+    settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, plant = own_versions(settings, tiny_models)
+    versions.publish(build=unusable_fp32)
+    monkeypatch.setattr(engine, "runnable_engines", lambda: ("litert", "litert-fp32"))
+    record = bench_engine(plant, rounds=1, measure_s=0.01, on_progress=on_progress)
+    assert set(record["images_per_s"]) == {"litert"}
+    assert "model.fp32.tflite can't be loaded" in record["left_out"]["litert-fp32"]
 
 
 def test_latency_accounts_for_every_frame_at_every_load(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +108,17 @@ def test_frames_that_find_the_queue_full_are_counted(plant: Settings, tmp_path: 
     bounded = plant.model_copy(update={"queue_max_items": 10})
     sent = send(bounded, TrafficSpec(line="l", count=30, rate_hz=5000.0, size=SIZE), folder=tmp_path)
     assert (sent.frames, sent.accepted, sent.refused_full, sent.cameras) == (30, 10, 20, 3)
+
+
+def test_queue_gives_its_ratios(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers take 600 jobs so fast that the second may come too late for any: so they meet."""
+    monkeypatch.setattr(null, "null_model", meeting_null_model)
+    record = bench_queue(settings, rounds=1, jobs=600, on_progress=on_progress)
+    rates = {key: record[f"{key}_jobs_per_s"]["median"] for key in ("sortline", "bare_scripts", "rq_simple_worker")}
+    for other in ("bare_scripts", "rq_simple_worker"):
+        assert record[f"ratio_to_{other}"] == pytest.approx(rates["sortline"] / rates[other], rel=0.01)
+    assert record["ratio_two_to_one"] > 0
+    assert record["image_bytes_mean"] > 10_000
 
 
 def test_the_queue_is_measured_in_the_bare_scripts_batches_unless_told(settings: Settings) -> None:
@@ -156,6 +177,21 @@ def test_an_idle_group_is_whole_workers_that_leave_with_the_block(plant: Setting
     assert not multiprocessing.active_children()
 
 
+def test_swaps_lose_nothing_and_give_both_times(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six: a promotion of each version, and a rollback."""
+    for name in ("PAUSE_S", "POLL_S", "SETTLE_S"):
+        monkeypatch.setattr(swaps, name, 0.2)
+    record = bench_swaps(plant, swaps=6, rate_hz=20, on_progress=on_progress)
+    assert (record["failed"], record["lost"], record["doubled"]) == (0, 0, 0)
+    assert (record["swaps"], record["rollbacks"]) == (6, 1)
+    assert set(record["per_version"]) == {"1", "2", "3"}
+    assert sum(record["per_version"].values()) == record["images"]
+    for name in ("with_swaps_ms", "without_swaps_ms"):
+        assert record[name]["images"] > 0
+        assert 0 < record[name]["p50"] <= record[name]["p99"] <= record[name]["max"]
+    assert record["worker_resident_mb"]["before"] > 0
+
+
 def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "FIRST_IMAGES", 100)
     monkeypatch.setattr(footprint, "SIZE", SIZE)
@@ -169,9 +205,10 @@ def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monke
     assert memory["first"] > 10
 
 
-def test_a_group_that_cannot_load_says_why(plant: Settings, tmp_path: Path) -> None:
+def test_a_group_of_which_one_cannot_load_says_why(plant: Settings) -> None:
+    """The other waited for it, in vain: it is not the cause."""
     with pytest.raises(NotFound, match="no such model"):
-        drain_queues([plant, plant], broken)
+        drain_queues([plant, plant.model_copy(update={"model": "nobody"})], null_model_unless_nobody)
 
 
 def test_a_group_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
@@ -185,10 +222,3 @@ def test_what_waits_in_vain_says_so(client: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(traffic, "PATIENCE_S", 0.1)
     with pytest.raises(Transient, match="0 results instead of 1 on line nobody"):
         traffic.wait_answered(client, "nobody", count=1)
-
-
-def test_those_that_waited_for_a_broken_one_are_not_the_cause() -> None:
-    from bench.contenders.worker_processes import _raise_first
-
-    with pytest.raises(NotFound):
-        _raise_first([BrokenBarrierError(), None, NotFound("the cause"), BrokenBarrierError()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,10 @@ from bench.peers.rq_shipped import rq_worker_null_rate, rq_worker_rate
 from shared import keys
 from shared.errors import Transient
 from shared.settings import Settings
-from tests.deploy.manifests import missing_tool
+from tests.kit import missing_tool
 from tests.worker.kit import stream
+
+pytestmark = pytest.mark.bench
 
 SIZE = "64x48"
 
@@ -60,11 +62,12 @@ def test_mosec_answers_every_image(plant: Settings) -> None:
     assert 0 < client_core_share < 2
 
 
-def test_mosec_that_can_not_start_says_why(plant: Settings) -> None:
-    needed(mosec_missing(), "mosec")
+@pytest.mark.parametrize("rate", [mosec_rate, celery_batches_rate])
+def test_a_peer_that_can_not_start_says_why(plant: Settings, rate: Callable[..., object]) -> None:
+    needed(celery_missing() or mosec_missing(), "a peer")
     images = fill_queue(plant, count=8, size=SIZE)
     with pytest.raises(Transient, match="no current version"):
-        mosec_rate(plant.model_copy(update={"model": "nobody"}), images)
+        rate(plant.model_copy(update={"model": "nobody"}), images)
 
 
 def test_rq_worker_answers_every_image(plant: Settings, client: redis.Redis) -> None:

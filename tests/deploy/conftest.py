@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from model_store.registry.store import ModelStore
 from producer import Frame, LineProducer, wait_for
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.deploy.live import Prometheus, real_prometheus, real_worker, wait_until
-from tests.deploy.manifests import missing_tool
+from tests.deploy.live import Prometheus, real_prometheus, real_worker
+from tests.kit import BOTTLES, needed_tool, wait_until
 from tests.worker.models.versions import NAME, Versions
 
 # A rate needs samples on both sides of an increase, so the bottles come in rounds with a scrape after each.
@@ -61,11 +59,10 @@ def live_worker(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def watched(live_worker: LiveWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Versions that come and go, bottles in time, bottles too late and a broken image, while Prometheus watched."""
-    if shutil.which("prometheus") is None:
-        missing_tool("prometheus is not installed: apt-get install prometheus")
+    needed_tool("prometheus", package="prometheus")
     settings = live_worker.settings
     with real_prometheus(live_worker.address, folder=tmp_path_factory.mktemp("prometheus")) as prometheus:
-        wait_until(lambda: bool(prometheus.query("sortline_model_info")), what="the first scrape")
+        wait_until(lambda: bool(prometheus.query("sortline_model_info")), "the first scrape")
         outcomes = _change_versions(live_worker, prometheus)
         for _ in range(ROUNDS):
             outcomes += _sort(settings, [*_bottles(), *_trouble()])
@@ -125,11 +122,11 @@ def _sort(settings: Settings, frames: list[Frame]) -> Counter[str]:
 
 def _wait_for(prometheus: Prometheus, promql: str, what: str) -> None:
     """Until the expression is 1."""
-    wait_until(lambda: [float(sample["value"][1]) for sample in prometheus.query(promql)] == [1], what=what)
+    wait_until(lambda: [float(sample["value"][1]) for sample in prometheus.query(promql)] == [1], what)
 
 
 def _wait_for_the_scrape(prometheus: Prometheus, *, jobs: int) -> None:
     def counted() -> bool:
         return [float(sample["value"][1]) for sample in prometheus.query("sum(sortline_jobs_total)")] == [jobs]
 
-    wait_until(counted, what=f"Prometheus counts {jobs} jobs")
+    wait_until(counted, f"Prometheus counts {jobs} jobs")

@@ -7,35 +7,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.deploy.manifests import DEPLOY, ROOT
-
-START_TIMEOUT_S = 60.0
-
-
-def wait_until(reached: Callable[[], bool], *, what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Ask until it is so.
-
-    Raises:
-        TimeoutError: it never was.
-    """
-    give_up_at = time.monotonic() + timeout_s
-    while not reached():
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"{what}: not within {timeout_s} s")
-        time.sleep(0.1)
+from shared.ports import free_port
+from tests.deploy.manifests import DEPLOY
+from tests.kit import PROJECT, wait_until
 
 
 def status_of(url: str) -> int:
@@ -49,24 +34,15 @@ def status_of(url: str) -> int:
         return 0
 
 
-def free_port() -> int:
-    """A port of the loopback address that the system gave out just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(command: list[str], *, log: Path, ready_url: str, env: dict[str, str] | None = None) -> Iterator[None]:
     """A process for as long as the block lasts; ready when `ready_url` answers 200. SIGTERM must end it."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=log.parent)
     try:
-        wait_until(lambda: process.poll() is not None or status_of(ready_url) == 200, what=ready_url)
+        wait_until(lambda: process.poll() is not None or status_of(ready_url) == 200, f"{ready_url}; see {log}")
         assert process.poll() is None, f"{command} ended:\n{log.read_text()[-4000:]}"
         yield
-    except TimeoutError as error:
-        raise AssertionError(f"{error}\n{log.read_text()[-4000:]}") from error
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -81,7 +57,7 @@ def real_worker(environment: dict[str, str], *, folder: Path) -> Iterator[str]:
     """`sortline worker` with these SORTLINE_ variables. Yields the address of its metrics, `host:port`."""
     address = f"127.0.0.1:{free_port()}"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SORTLINE_")}
-    env = inherited | environment | {"SORTLINE_METRICS_PORT": address.rpartition(":")[2], "PYTHONPATH": str(ROOT)}
+    env = inherited | environment | {"SORTLINE_METRICS_PORT": address.rpartition(":")[2], "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "sortline", "worker"]
     with running(command, log=folder / "worker.log", ready_url=f"http://{address}/readyz", env=env):
         yield address

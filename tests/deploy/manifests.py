@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
-DEPLOY = ROOT / "deploy"
+from tests.kit import PROJECT
+
+DEPLOY = PROJECT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "sortline.json"
 
 # Everything selected, and ranges that hold the whole test however slow the machine.
 GRAFANA_VARIABLES = {"$__rate_interval": "10m", "$__range": "10m", "$line": ".*", "$instance": ".*"}
 
 COMPOSE_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
-
-
-def missing_tool(what: str) -> NoReturn:
-    """Skip, naming what is missing; in CI, where everything is installed, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 def read_yaml(path: str) -> Any:

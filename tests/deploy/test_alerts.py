@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ import pytest
 import redis
 import yaml
 
-from tests.deploy.manifests import DEPLOY, ROOT, missing_tool, read_compose, read_yaml
+from tests.deploy.manifests import DEPLOY, read_compose, read_yaml
+from tests.kit import PROJECT, needed_tool
 from tests.test_documented import anchors_of
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
@@ -125,7 +125,7 @@ def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any], client: re
     used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
     assert used and used <= known
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
-    assert anchor in anchors_of(ROOT / page)
+    assert anchor in anchors_of(PROJECT / page)
     assert f"`{rule['alert']}`" in (DEPLOY / "README.md").read_text()
 
 
@@ -136,9 +136,7 @@ def test_prometheus_is_given_them() -> None:
 
 
 def _check(series: dict[str, str], expected: list[dict[str, Any]], *, folder: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        missing_tool("promtool is not installed: apt-get install prometheus")
+    promtool = needed_tool("promtool", package="prometheus")
     given = [{"series": name, "values": values} for name, values in series.items()]
     file = folder / "test.yml"
     file.write_text(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (
     COMPOSE_VARIABLE,
     DEPLOY,
-    ROOT,
     dockerfile_environment,
-    missing_tool,
     read_compose,
     read_dockerfile,
     read_yaml,
 )
+from tests.kit import PROJECT, needed_tool
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "compose-spec.json").read_text())
 FILES = ("compose.yaml", "compose.gpu.yaml")
@@ -162,7 +160,7 @@ def test_builds_name_files_that_exist(file: str) -> None:
     for service in read_compose(file)["services"].values():
         if "build" in service:
             context = (DEPLOY / service["build"]["context"]).resolve()
-            assert context == ROOT
+            assert context == PROJECT
             assert (context / service["build"]["dockerfile"]).is_file()
 
 
@@ -201,9 +199,7 @@ def test_prometheus_finds_every_replica() -> None:
 
 
 def test_promtool_accepts_the_scrape_configuration(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        missing_tool("promtool is not installed: apt-get install prometheus")
+    promtool = needed_tool("promtool", package="prometheus")
     generated = tmp_path / "prometheus.yml"
     generated.write_text(yaml.safe_dump(scrape_config("127.0.0.1:9108")))
     for config in (DEPLOY / "prometheus" / "prometheus.yml", generated):

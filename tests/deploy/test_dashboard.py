@@ -15,13 +15,13 @@ from tests.deploy.conftest import LiveWorker, Watched
 from tests.deploy.manifests import (
     DEPLOY,
     GRAFANA_VARIABLES,
-    ROOT,
     Query,
     dashboard_queries,
     read_compose,
     read_dashboard,
     read_yaml,
 )
+from tests.kit import PROJECT
 
 QUERIES = list(dashboard_queries())
 PANELS = read_dashboard()["panels"]
@@ -44,6 +44,7 @@ def values(watched: Watched, query: Query) -> list[float]:
     return [float(sample["value"][1]) for sample in watched.prometheus.query(query.promql)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("query", QUERIES, ids=named)
 def test_expression_answers_after_sorting(watched: Watched, query: Query) -> None:
     samples = watched.prometheus.query(query.promql)
@@ -58,6 +59,7 @@ def test_no_variable_is_unknown(query: Query) -> None:
     assert "$" not in query.promql, f"{query.promql}: only {sorted(GRAFANA_VARIABLES)} are defined"
 
 
+@pytest.mark.e2e
 def test_every_metric_is_the_workers(live_worker: LiveWorker) -> None:
     with urllib.request.urlopen(f"http://{live_worker.address}/metrics", timeout=5) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
@@ -68,6 +70,7 @@ def test_every_metric_is_the_workers(live_worker: LiveWorker) -> None:
     assert used <= there, f"not in /metrics: {sorted(used - there)}"
 
 
+@pytest.mark.e2e
 def test_stats_agree_with_the_results(watched: Watched) -> None:
     """What the panels say is what `wait_for` saw: most in time, some too late, none failed, one worker."""
     outcomes = watched.outcomes
@@ -85,6 +88,7 @@ def test_stats_agree_with_the_results(watched: Watched) -> None:
     assert values(watched, by_panel("Images waiting")[0]) == [0]
 
 
+@pytest.mark.e2e
 def test_deadline_margin_shows_who_was_late(watched: Watched) -> None:
     """Only line-1 had bottles past their deadline: its worst hundredth is below zero, line-2's is not."""
     (worst,) = [query for query in by_panel("Deadline margin") if "0.01" in query.expression]
@@ -92,6 +96,7 @@ def test_deadline_margin_shows_who_was_late(watched: Watched) -> None:
     assert margins["line-1"] < 0 < margins["line-2"]
 
 
+@pytest.mark.e2e
 def test_model_panels_tell_what_happened(watched: Watched) -> None:
     """One canary stopped and another on, one version swapped in and one refused; and the alerts about that."""
     events = {
@@ -110,12 +115,14 @@ def test_model_panels_tell_what_happened(watched: Watched) -> None:
     assert firing == {"SortlineModelRefused", "SortlineCanaryStopped"}
 
 
+@pytest.mark.e2e
 def test_shares_of_classes_are_shares(watched: Watched) -> None:
     shares = values(watched, by_panel("Class mix")[0])
     assert sum(shares) >= 0.99, "every classified bottle has at least one label"
     assert all(0 <= share <= 1 for share in shares)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("variable", "expected"), [("line", {"line-1", "line-2"}), ("instance", None)])
 def test_variables_list_what_there_is(
     watched: Watched, live_worker: LiveWorker, variable: str, expected: set[str] | None
@@ -127,6 +134,7 @@ def test_variables_list_what_there_is(
     assert set(found) == (expected or {live_worker.address})
 
 
+@pytest.mark.e2e
 def test_variables_reach_every_selector(watched: Watched) -> None:
     """Chosen lines and workers narrow every number, also below a fraction line."""
     selectors = [found for query in QUERIES for found in _SELECTOR.findall(query.expression)]
@@ -207,7 +215,7 @@ def test_provisioned_folders_are_mounted() -> None:
     assert (DEPLOY / mounts["/etc/grafana/provisioning"] / "datasources").is_dir()
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{provider['options']['path']}/sortline.json"
-    assert dashboards.resolve().is_relative_to(ROOT)
+    assert dashboards.resolve().is_relative_to(PROJECT)
 
 
 def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:

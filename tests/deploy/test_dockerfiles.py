@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from shared.ports import free_port
 from shared.settings import ENV_PREFIX, Settings
 from tests.deploy.conftest import LiveWorker
-from tests.deploy.live import free_port
 from tests.deploy.manifests import (
     DEPLOY,
-    ROOT,
     Instruction,
     dockerfile_environment,
-    missing_tool,
     read_compose,
     read_dockerfile,
 )
+from tests.kit import PROJECT, missing_tool
 
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
 LOCKS = {"Dockerfile.cpu": "requirements/worker.lock", "Dockerfile.gpu": "requirements/gpu.lock"}
@@ -47,7 +46,7 @@ def copied(file: str) -> list[str]:
 
 def locked(lock: str) -> dict[str, str]:
     """Package names and the lines of their entries in a lock file."""
-    text = (ROOT / lock).read_text()
+    text = (PROJECT / lock).read_text()
     entries = re.split(r"(?m)^(?=[a-z0-9])", text)
     return {entry.partition("==")[0].partition("[")[0]: entry for entry in entries if "==" in entry}
 
@@ -94,7 +93,7 @@ def test_copies_what_exists_and_is_sent_to_the_builder(file: str) -> None:
     assert {"shared", "producer", "model_store", "worker", "sortline", LOCKS[file]} <= set(sources)
     assert not {"bench", "torture", "tests"} & set(sources), "a worker needs none of them"
     for source in sources:
-        assert (ROOT / source).exists(), source
+        assert (PROJECT / source).exists(), source
         assert source in allowed or f"{Path(source).parent}/*{Path(source).suffix}" in allowed, source
 
 
@@ -128,6 +127,7 @@ def test_cpu_image_has_no_tensorflow() -> None:
     assert "tensorflow" in locked(LOCKS["Dockerfile.gpu"])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("file", DOCKERFILES)
 def test_health_check_tells_a_live_worker_from_none(live_worker: LiveWorker, file: str) -> None:
     """The check's own command, run as Docker would: 0 beside a worker, 1 where nothing answers."""
@@ -138,13 +138,14 @@ def test_health_check_tells_a_live_worker_from_none(live_worker: LiveWorker, fil
         assert checked.returncode == code, checked.stderr.decode()
 
 
+@pytest.mark.slow
 def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
     """From the copied files alone, `pip install .` would make a package with every module and data file."""
     for source in copied("Dockerfile.cpu"):
         if source.endswith(".lock"):
             continue
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-        copy(ROOT / source, tmp_path / source)
+        copy = shutil.copytree if (PROJECT / source).is_dir() else shutil.copy
+        copy(PROJECT / source, tmp_path / source)
     build = [
         sys.executable,
         "-m",
@@ -162,9 +163,9 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "out").glob("*.whl")
     packages = ("shared", "producer", "model_store", "worker", "sortline")
     wanted = {
-        str(path.relative_to(ROOT))
+        str(path.relative_to(PROJECT))
         for package in packages
-        for path in (ROOT / package).rglob("*")
+        for path in (PROJECT / package).rglob("*")
         if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".typed"}
     }
     missing = wanted - set(zipfile.ZipFile(wheel).namelist())

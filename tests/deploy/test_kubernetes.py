@@ -101,11 +101,13 @@ def test_ports_lead_to_the_metrics() -> None:
     assert exposed == [str(port["containerPort"])]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("probe", sorted(PROBES))
 def test_probe_is_answered_by_a_worker(live_worker: LiveWorker, probe: str) -> None:
     assert status_of(f"http://{live_worker.address}{PROBES[probe]['path']}") == 200
 
 
+@pytest.mark.e2e
 def test_scraped_path_is_answered_by_a_worker(live_worker: LiveWorker) -> None:
     path = POD["metadata"]["annotations"]["prometheus.io/path"]
     assert status_of(f"http://{live_worker.address}{path}") == 200

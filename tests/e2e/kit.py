@@ -6,19 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 from shared.settings import Settings
 from shared.settings import environment as settings_environment
-
-PROJECT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+from tests.kit import PATIENCE_S, PROJECT, children_of, wait_until
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
@@ -67,32 +63,6 @@ def child_of(process: subprocess.Popen[bytes]) -> int:
     """The one process that it has started: of `sortline worker`, the worker proper."""
     wait_until(lambda: len(children_of(process.pid)) == 1, "it has one child")
     return children_of(process.pid)[0]
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that this one has started and that still run, or wait for it to ask for their exit codes."""
-    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _stat(folder)[1:2] == [str(pid)]]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended. Its parent may not have asked for its exit code yet."""
-    return _stat(Path(f"/proc/{pid}"))[:1] in ([], ["Z"])
-
-
-def _stat(folder: Path) -> list[str]:
-    """State, parent, … of a process (proc_pid_stat(5), from field 3); nothing if it is gone."""
-    try:
-        return (folder / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def wait_until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
-    """Wait until `true()` is, or fail saying what was waited for."""
-    until = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < until, f"not within {patience_s} s: {what}"
-        time.sleep(0.02)
 
 
 def ready(log: Path) -> bool:

@@ -22,11 +22,14 @@ from rq.job import JobStatus
 from shared import keys
 from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
-from tests.e2e.kit import PATIENCE_S, running, wait_until
+from tests.e2e.kit import running
+from tests.kit import PATIENCE_S, wait_until
 from tests.worker import kit
 from torture.server.proxy import Moment, Proxy, proxy_to
 from worker import pipeline
 from worker.rq import scripts
+
+pytestmark = pytest.mark.e2e
 
 JOBS = 3
 

@@ -11,8 +11,10 @@ import pytest
 from producer import Frame, LineProducer, wait_for
 from shared.schemas import Outcome
 from shared.settings import Settings
-from tests.conftest import BOTTLES
 from tests.e2e.kit import environment
+from tests.kit import BOTTLES, run_python
+
+pytestmark = pytest.mark.e2e
 
 WORK = """
 import sys
@@ -41,5 +43,4 @@ def test_help_and_producers_load_nothing_heavy(statement: str) -> None:
     probe = (
         f"import sys; {statement}; print([n for n in ('tensorflow', 'matplotlib', 'h5py', 'rq') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python(probe).strip() == "[]"

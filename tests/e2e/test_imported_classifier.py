@@ -15,6 +15,8 @@ from tests.model_store.backbones.module_server import module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images
 from tests.model_store.tiny_modules import save_classifier
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:

@@ -12,8 +12,10 @@ from producer import Frame, LineProducer, wait_for
 from shared import keys
 from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.e2e.kit import ready, running, stop, wait_until, worker
+from tests.e2e.kit import ready, running, stop, worker
+from tests.kit import BOTTLES, wait_until
+
+pytestmark = pytest.mark.e2e
 
 JOBS = 200
 MAX_BATCH = 16

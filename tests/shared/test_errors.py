@@ -9,6 +9,7 @@ import pytest
 
 from shared import errors
 from shared.errors import BadInput, SortlineError, Transient
+from shared.images import decoder_process
 
 
 def subclasses(base: type[SortlineError]) -> Iterator[type[SortlineError]]:
@@ -34,6 +35,7 @@ def test_the_drawing_shows_every_error_under_its_parent() -> None:
             path.pop()
         drawn[found.group(1)] = path[-1][1] if path else "Exception"
         path.append((depth, found.group(1)))
+    assert issubclass(decoder_process.DecoderLost, Transient)  # imported, or it would not be in the tree
     tree = {error.__name__: error.__bases__[0].__name__ for error in [SortlineError, *subclasses(SortlineError)]}
     assert drawn == tree
 

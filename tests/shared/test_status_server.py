@@ -344,6 +344,7 @@ def test_scrapes_are_bounded_and_the_oldest_gives_way(port: int, collector: Slow
             assert b"apples_total 3.0" in read_to_end(scraper)
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_takes_are_bounded_too(port: int, collector: SlowCollector) -> None:
     """Else each waits in memory, whole, until its connection is closed."""
     collector.text = "x" * 32_000_000  # more than the kernel keeps for both ends

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.subprocesses import NOT_BEGUN, Child
-from tests.e2e.kit import wait_until
+from tests.kit import children_of, command_line, is_gone, wait_until
 
 # Starts an endless camera on a server that isn't there (it waits for it), says its pid, and waits.
 STARTER = """
@@ -25,18 +25,9 @@ time.sleep(600)
 """
 
 
-def _running(mark: str) -> list[int]:
-    """Processes whose command line contains `mark`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if mark in command:
-                found.append(int(entry.name))
-    return found
+def _children(pid: int, mark: str) -> list[int]:
+    """The child processes of a process whose command line contains `mark`."""
+    return [child for child in children_of(pid) if mark in command_line(child)]
 
 
 def test_a_child_that_ends_by_itself_gives_its_exit_code(tmp_path: Path) -> None:
@@ -79,22 +70,12 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     assert starter.stdout.readline() == "started\n"
     # Only now: for a moment after it was started a process has no command line.
     wait_until(lambda: log.read_text(), "the camera says that the server is away")
-    supervisors = [pid for pid in _running("child_supervisor.py") if _parent(pid) == starter.pid]
-    assert len(supervisors) == 1
-    cameras = [pid for pid in _running("camera") if _parent(pid) == supervisors[0]]
-    assert len(cameras) == 1
+    (supervisor,) = _children(starter.pid, "child_supervisor.py")
+    (camera,) = _children(supervisor, "camera")
     os.kill(starter.pid, signal.SIGKILL)
     starter.wait()
     starter.stdout.close()
-    both = (*supervisors, *cameras)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in both), "supervisor and camera end")
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+    wait_until(lambda: is_gone(supervisor) and is_gone(camera), "supervisor and camera end")
 
 
 # Python runs it before all else: the command line waits for a writer who never comes, and has no handler yet.
@@ -111,8 +92,7 @@ def test_a_child_ended_before_it_began_says_so(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     arguments = ["camera", "--line", "early", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
     child = Child(arguments, log=tmp_path / "log", variables={"PYTHONPATH": paths})
-    wait_until(
-        lambda: [pid for pid in _running("early") if _parent(pid) in _running("child_supervisor.py")], "it was started"
-    )
+    (supervisor,) = _children(os.getpid(), "early")
+    wait_until(lambda: _children(supervisor, "early"), "it was started")
     assert child.end() == NOT_BEGUN
     assert (tmp_path / "log").read_text() == "", "it had begun"

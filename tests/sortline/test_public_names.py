@@ -14,8 +14,8 @@ import pytest
 
 import producer
 import sortline
+from tests.kit import PROJECT, run_python
 
-ROOT = Path(__file__).parents[2]
 # What a user writes. Each `reveal_type` prints what the type checker takes a name for.
 USER_CODE = """
 from sortline import *
@@ -43,18 +43,16 @@ sortline.Nonsense
 
 def stub_imports(package: str) -> dict[str, str]:
     """The names that a package's stub imports for type checkers, with their modules."""
-    tree = ast.parse((ROOT / package / "__init__.pyi").read_text())
+    tree = ast.parse((PROJECT / package / "__init__.pyi").read_text())
     found = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert len(found) == len(tree.body), "a stub that is read at run time has imports only"
     return {str(alias.asname): str(node.module) for node in found for alias in node.names}
 
 
-def run(program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def users_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: mypy keeps what it knows of our packages there."""
+    return tmp_path_factory.mktemp("user")
 
 
 def mypy(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +85,7 @@ def test_each_name_is_the_documented_object_of_its_package(name: str) -> None:
 
 
 def test_dir_shows_the_names_before_they_are_used() -> None:
-    assert set(sortline.__all__) <= set(run("import sortline; print(*dir(sortline))").split())
+    assert set(sortline.__all__) <= set(run_python("import sortline; print(*dir(sortline))").split())
 
 
 def test_there_are_no_other_names() -> None:
@@ -96,9 +94,9 @@ def test_there_are_no_other_names() -> None:
 
 
 def test_importing_it_loads_nothing_until_a_name_is_used() -> None:
-    loaded = set(run("import sortline, sys; print(*{name.split('.')[0] for name in sys.modules})").split())
+    loaded = set(run_python("import sortline, sys; print(*{name.split('.')[0] for name in sys.modules})").split())
     assert not loaded & {"numpy", "PIL", "redis", "rq", "pydantic", "typer", "producer", "worker", "tensorflow"}
-    errors = set(run("from sortline import QueueFull; import sys; print(*sys.modules)").split())
+    errors = set(run_python("from sortline import QueueFull; import sys; print(*sys.modules)").split())
     assert "shared.errors" in errors
     assert not errors & {"numpy", "redis", "pydantic"}
 
@@ -108,8 +106,9 @@ def test_the_command_line_runs_as_a_module() -> None:
     assert done.stdout.startswith("sortline "), done.stderr
 
 
-def test_a_users_code_is_typed(tmp_path: Path) -> None:
-    checked = mypy(tmp_path, USER_CODE)
+@pytest.mark.slow
+def test_a_users_code_is_typed(users_folder: Path) -> None:
+    checked = mypy(users_folder, USER_CODE)
     revealed = [line.partition('Revealed type is "')[2].rstrip('"') for line in checked.stdout.splitlines()]
     assert checked.returncode == 0, checked.stdout + checked.stderr
     lane, submit, missing = [text.replace("builtins.", "") for text in revealed if text]
@@ -119,12 +118,13 @@ def test_a_users_code_is_typed(tmp_path: Path) -> None:
     assert missing == "tuple[str, ...]"
 
 
-def test_a_users_mistakes_are_found(tmp_path: Path) -> None:
-    checked = mypy(tmp_path, MISUSES)
+@pytest.mark.slow
+def test_a_users_mistakes_are_found(users_folder: Path) -> None:
+    checked = mypy(users_folder, MISUSES)
     assert 'Argument "line" to "submit" of "LineProducer" has incompatible type "int"' in checked.stdout
     assert 'Module has no attribute "Nonsense"' in checked.stdout
 
 
 @pytest.mark.parametrize("package", ["sortline", "shared", "producer"])
 def test_each_package_behind_the_names_says_that_it_is_typed(package: str) -> None:
-    assert (ROOT / package / "py.typed").is_file()
+    assert (PROJECT / package / "py.typed").is_file()

@@ -13,7 +13,8 @@ import redis
 
 from shared.errors import BadSetting
 from shared.settings import Settings
-from tests.e2e.kit import PATIENCE_S, running, sortline, wait_until
+from tests.e2e.kit import running, sortline
+from tests.kit import PATIENCE_S, wait_until
 from tests.torture.kit import short_run
 from torture import commands
 from torture.campaigns.server import FAULTS, LOSSES
@@ -21,6 +22,8 @@ from torture.forging.forgeries import FORGERIES
 from torture.history.ledger import read_ledger
 from torture.plant.images import MARKS
 from torture.run import CAMPAIGNS, Report
+
+pytestmark = pytest.mark.e2e
 
 Runs = Mapping[str, Future[Report]]
 

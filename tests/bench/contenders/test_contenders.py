@@ -28,6 +28,8 @@ from shared.settings import Settings
 from tests.bench.meeting import meeting_null_model
 from tests.worker.kit import ToneEngine, fetch, frame, loaded_model, picture, shade, stream, submit
 
+pytestmark = pytest.mark.bench
+
 
 def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings, client: redis.Redis) -> None:
     first = fill_queue(settings, count=90, size="64x48")

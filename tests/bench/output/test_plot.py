@@ -126,6 +126,7 @@ RECORDS: list[dict[str, Any]] = [
 MACHINE = describe_machine() | {"server": "valkey 9.1.2"}
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) -> None:
     titles = draw({"machine": MACHINE, "benchmarks": RECORDS}, tmp_path / "all.png")
     # All sizes of `line` are one; latency and scaling are two each.

@@ -16,6 +16,8 @@ from model_store.runtime.tensorflow_imports import import_hub
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import ALPHA, SIZE_PX
 
+pytestmark = pytest.mark.training
+
 IMAGES = np.random.default_rng(6).uniform(0, 1, (3, SIZE_PX, SIZE_PX, 3)).astype(np.float32)
 
 

@@ -35,6 +35,8 @@ from tests.model_store.tiny_modules import (
     save_text,
 )
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def hub_module(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -225,6 +225,7 @@ def test_show_without_a_name_takes_the_one_of_the_settings(store: ModelStore, mo
     assert json.loads(run(store, "models", "show", "--json").stdout)["version"] == 1
 
 
+@pytest.mark.training
 def test_verify_replays_on_every_engine(store: ModelStore) -> None:
     result = run(store, "models", "verify", "tiny@1", "--json")
     assert result.exit_code == 0

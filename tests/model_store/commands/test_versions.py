@@ -105,6 +105,7 @@ def test_prune(store: ModelStore) -> None:
     assert run(store, "prune", "tiny", "--keep", "0").exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_url(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SORTLINE_MODEL_STORE", f"memory://{tmp_path.name}")

@@ -18,7 +18,7 @@ from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import load_dataset, training_mode
 from model_store.datasets.image_loading import Limits, decode_samples
 from model_store.datasets.splitting import split
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 
 SIZE_PX = 128
 

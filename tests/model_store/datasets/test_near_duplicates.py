@@ -17,7 +17,7 @@ from producer.sources.demo_dataset import held_out_bottles
 from producer.sources.simulator import SimulatedSource
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 
 SIZE_PX = 128
 FRAMES = sorted(BOTTLES.glob("*.jpg"))

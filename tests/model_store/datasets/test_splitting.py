@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model_store.datasets.dataset import load_dataset
 from model_store.datasets.splitting import split
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 
 LABEL_SETS = [("good",), ("no cap",), ("pigmented",), ("no cap", "pigmented")]
 

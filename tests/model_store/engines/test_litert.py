@@ -231,6 +231,7 @@ def test_a_litert_engine_that_is_replaced_leaves_no_threads(tiny_bundle: Path) -
     assert not any(thread.is_alive() for thread in helpers)
 
 
+@pytest.mark.training
 def test_litert_dequantises_a_quantised_output(tiny_bundle: Path, tmp_path: Path) -> None:
     import tensorflow as tf
 

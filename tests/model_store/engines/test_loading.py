@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,11 @@ from model_store.engines.protocol import Engine, EngineKind, EngineName
 from model_store.engines.validation import check_answer
 from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, EngineFailed, NotFound
+from tests.kit import run_python
 from tests.model_store.tiny_bundle import random_images
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.training
+
 # One image per thread, or all threads on one: an engine of one thread has one interpreter only.
 THREADS = 2
 STEADY: tuple[EngineName, ...] = ("litert", "litert-fp32", "tensorflow")
@@ -234,15 +234,7 @@ print(engine.name)
 
 def test_litert_never_imports_tensorflow(tiny_store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    done = subprocess.run(
-        [sys.executable, "-c", _LITERT_ALONE, str(tiny_store.root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "litert-fp32"
+    assert run_python(_LITERT_ALONE, str(tiny_store.root)).strip() == "litert-fp32"
 
 
 def test_golden_answers_came_from_the_engines(opened: dict[str, Engine], tiny_bundle: Path) -> None:

@@ -17,35 +17,86 @@ from model_store.engines.loading import open_engine
 from model_store.engines.tensorflow import TensorFlowEngine, padded_sizes
 from tests.model_store.tiny_bundle import random_images
 
+pytestmark = pytest.mark.training
+
+
+def tf() -> Any:
+    """Imported when the first test runs."""
+    import tensorflow
+
+    return tensorflow
+
 
 def tensorflow(bundle: Path, **options: Any) -> TensorFlowEngine:
     arguments = {"input_size_px": 32, "classes_count": 3, "threads": 1, "max_batch": 4} | options
     return TensorFlowEngine(bundle / SAVED_MODEL_DIR, **arguments)
 
 
-def operations(engine: TensorFlowEngine) -> set[str]:
-    """The kinds of operations of all functions in the engine's graph."""
-    graph = engine._run.get_concrete_function().graph.as_graph_def()
-    functions = (node for function in graph.library.function for node in function.node_def)
-    return {node.op for node in (*graph.node, *functions)}
+class Watched:
+    """What an engine has TensorFlow run: `function`, as TensorFlow returned it, and its calls in `order`."""
+
+    def __init__(self, function: Any, order: list[str]) -> None:
+        self.function = function
+        self.sizes: list[int] = []
+        self._order = order
+
+    def __call__(self, images: Any) -> Any:
+        self._order.append("start")
+        self.sizes.append(len(images))
+        return Answer(self.function(images), self._order)
+
+    def nodes(self) -> list[Any]:
+        """All nodes of the graph and of the functions in it."""
+        graph = self.function.get_concrete_function().graph.as_graph_def()
+        return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+    def operations(self) -> set[str]:
+        """The kinds of operations in the graph."""
+        return {node.op for node in self.nodes()}
+
+    def precisions(self) -> dict[str, set[str]]:
+        """By kind of operation, the types that it computes in."""
+        found: dict[str, set[str]] = {}
+        for node in self.nodes():
+            if "T" in node.attr:
+                found.setdefault(node.op, set()).add(tf().as_dtype(node.attr["T"].type).name)
+        return found
 
 
-def precisions_of(engine: TensorFlowEngine) -> dict[str, set[str]]:
-    """By kind of operation, the types that it computes in."""
-    graph = engine._run.get_concrete_function().graph.as_graph_def()
-    functions = (node for function in graph.library.function for node in function.node_def)
-    found: dict[str, set[str]] = {}
-    for node in (*graph.node, *functions):
-        if "T" in node.attr:
-            found.setdefault(node.op, set()).add(engine._tf.as_dtype(node.attr["T"].type).name)
-    return found
+class Answer:
+    """An answer that notes when it is waited for."""
+
+    def __init__(self, tensor: Any, order: list[str]) -> None:
+        self._tensor, self._order = tensor, order
+
+    def numpy(self) -> Any:
+        self._order.append("wait")
+        return self._tensor.numpy()
 
 
-def test_tensorflow_pads_to_a_few_sizes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = TensorFlowEngine(tiny_bundle / SAVED_MODEL_DIR, input_size_px=32, classes_count=3, threads=1, max_batch=6)
-    ran: list[int] = []
-    constant = engine._tf.constant
-    monkeypatch.setattr(engine._tf, "constant", lambda value: (ran.append(len(value)), constant(value))[1])
+class Watch(list[Watched]):
+    """What the engines of a test run, in the order in which they were opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[str] = []
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    made, function = Watch(), tf().function
+
+    def trace(call: Any, **options: Any) -> Watched:
+        made.append(Watched(function(call, **options), made.order))
+        return made[-1]
+
+    monkeypatch.setattr(tf(), "function", trace)
+    return made
+
+
+def test_tensorflow_pads_to_a_few_sizes(tiny_bundle: Path, watch: Watch) -> None:
+    engine = tensorflow(tiny_bundle, max_batch=6)
+    ran = watch[0].sizes
     for asked, sizes in (([1, 6], [1, 2, 4, 6]), ([3], [4]), ([2, 100], [2, 4, 6])):
         engine.warm_up(asked)
         assert ran == sizes
@@ -54,31 +105,38 @@ def test_tensorflow_pads_to_a_few_sizes(tiny_bundle: Path, monkeypatch: pytest.M
     assert ran == [6, 6, 4]
 
 
-def test_tensorflow_traces_once_and_xla_compiles_what_is_run(tiny_bundle: Path) -> None:
+def is_compiled(watched: Watched) -> bool:
+    """Whether XLA compiles it: TensorFlow shows what came of that, or says that there is nothing."""
+    try:
+        return "HloModule" in watched.function.experimental_get_compiler_ir(random_images(2))(stage="hlo")
+    except ValueError as error:
+        assert "jit_compile" in str(error)
+        return False
+
+
+def test_tensorflow_traces_once_and_xla_compiles_what_is_run(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(4)
-    plain, compiled = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True, xla=True)
-    for engine in (plain, compiled):
+    engines = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True, xla=True)
+    for engine, watched in zip(engines, watch, strict=True):
         engine.warm_up([1, 4])
-        assert engine._run.experimental_get_tracing_count() == 1
-    assert "HloModule" in compiled._run.experimental_get_compiler_ir(images)(stage="hlo")
-    np.testing.assert_allclose(compiled.predict(images), plain.predict(images), atol=1e-5)
-    with pytest.raises(ValueError, match="jit_compile"):
-        plain._run.experimental_get_compiler_ir(images)
+        assert watched.function.experimental_get_tracing_count() == 1
+    assert [is_compiled(watched) for watched in watch] == [False, True]
+    plain, compiled = (engine.predict(images) for engine in engines)
+    np.testing.assert_allclose(compiled, plain, atol=1e-5)
 
 
-def test_tensorflow_freezes_to_the_same_answers(tiny_bundle: Path) -> None:
+def test_tensorflow_freezes_to_the_same_answers(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(4)
     saved, frozen = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True)
-    assert operations(frozen).isdisjoint({"ReadVariableOp"})
-    assert "ReadVariableOp" in operations(saved)
+    assert ["ReadVariableOp" in watched.operations() for watched in watch] == [True, False]
     np.testing.assert_allclose(frozen.predict(images), saved.predict(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, *, xla: bool) -> None:
+def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, watch: Watch, *, xla: bool) -> None:
     images = random_images(40, seed=3)
     mixed = tensorflow(tiny_bundle, mixed=True, xla=xla)
-    precisions = precisions_of(mixed)
+    precisions = watch[0].precisions()
     assert precisions["Conv2D"] == precisions["MatMul"] == {"float16"}
     assert precisions["Mean"] == {"float32"}
     exact = tensorflow(tiny_bundle).predict(images)
@@ -87,14 +145,14 @@ def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, *,
     assert 1e-5 < np.abs(answers - exact).max() < MIXED_TOLERANCE / 4
 
 
-def test_a_mixed_engine_leaves_the_float32_one_beside_it_alone(tiny_bundle: Path) -> None:
+def test_a_mixed_engine_leaves_the_float32_one_beside_it_alone(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(8)
     before = tensorflow(tiny_bundle).predict(images)
     mixed = tensorflow(tiny_bundle, mixed=True)
     mixed.predict(images)
     after = tensorflow(tiny_bundle)
     np.testing.assert_array_equal(after.predict(images), before)
-    assert precisions_of(after).get("Conv2D") == {"float32"}
+    assert watch[-1].precisions()["Conv2D"] == {"float32"}
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -113,19 +171,14 @@ def test_images_are_taken_from_wherever_they_lie(tiny_bundle: Path) -> None:
     np.testing.assert_array_equal(engine.predict([image.copy() for image in images]), engine.predict(images))
 
 
-def test_all_pieces_are_started_before_the_first_is_waited_for(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_slices_are_started_before_the_first_is_waited_for(tiny_bundle: Path, watch: Watch) -> None:
     engine = tensorflow(tiny_bundle)
     images = random_images(9)
     expected = engine.predict(images)
-    order: list[str] = []
-    start, finish = engine._start, engine._finish
-    monkeypatch.setattr(engine, "_start", lambda piece: (order.append("start"), start(piece))[1])
-    monkeypatch.setattr(engine, "_finish", lambda *piece: (order.append("finish"), finish(*piece))[1])
-    answer = engine.predict(images, on_ready_for_next=lambda: order.append("ready for next"))
+    watch.order.clear()
+    answer = engine.predict(images, on_ready_for_next=lambda: watch.order.append("ready for next"))
     np.testing.assert_array_equal(answer, expected)
-    assert order == ["start"] * 3 + ["ready for next"] + ["finish"] * 3
+    assert watch.order == ["start"] * 3 + ["ready for next"] + ["wait"] * 3
 
 
 def test_a_gpu_takes_two_calls_at_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,11 +194,10 @@ def test_a_gpu_takes_two_calls_at_once(tiny_bundle: Path, monkeypatch: pytest.Mo
     grown.assert_called_with("a GPU", True)
 
 
-def test_the_xla_setting_reaches_tensorflow(tiny_bundle: Path) -> None:
+def test_the_xla_setting_reaches_tensorflow(tiny_bundle: Path, watch: Watch) -> None:
     for xla in (False, True):
-        engine = open_engine(open_bundle(tiny_bundle), "tensorflow", threads=1, max_batch=2, xla=xla)
-        assert isinstance(engine, TensorFlowEngine)
-        assert bool(engine._run._jit_compile) is xla
+        open_engine(open_bundle(tiny_bundle), "tensorflow", threads=1, max_batch=2, xla=xla)
+        assert is_compiled(watch[-1]) is xla
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])

@@ -12,6 +12,8 @@ from model_store.export.bias_correction import correct_biases
 from model_store.export.quantization import to_int8
 from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
+pytestmark = pytest.mark.training
+
 SIZE_PX = 16
 IMAGES = np.random.default_rng(3).integers(0, 256, (24, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 

@@ -24,6 +24,8 @@ from tests.model_store.backbones.module_server import ModuleServer, module_serve
 from tests.model_store.tiny_bundle import random_images
 from tests.model_store.tiny_modules import SIZE_PX, save_classifier, save_colours
 
+pytestmark = pytest.mark.training
+
 CLASSES = 1001
 
 

@@ -31,6 +31,8 @@ from model_store.training.plan import TransferPlan
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
 
+pytestmark = pytest.mark.training
+
 KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
 
 

@@ -17,10 +17,11 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.registry.store import ModelStore
+from tests.kit import PROJECT
 from tests.model_store.registry.interrupted_writer import ACTIONS
 from tests.model_store.tiny_bundle import copy_build
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
 
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...] | None]
 CANARY = (4, 0.5)
@@ -90,7 +91,7 @@ def walk(bundle: Path, folder: Path, action: str, fault: str) -> tuple[list[dict
             action,
             fault,
         ],
-        cwd=ROOT,
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -155,8 +156,8 @@ def test_a_disk_that_is_really_full(tiny_bundle: Path, tmp_path: Path) -> None:
     run = shlex.join([sys.executable, str(program), str(folder), str(tiny_bundle)])
     done = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{mount} || exit 42; exec {run}"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -21,11 +21,13 @@ from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_store import FsspecStorage
 from model_store.registry.store import ModelStore
 from shared.errors import BadBundle
+from tests.kit import PROJECT
 from tests.model_store.registry.store_reader import read_until
 from tests.model_store.registry.stores import make_store, objects
 from tests.model_store.tiny_bundle import copy_build
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
 READERS = 3
 ROUNDS = 12
 
@@ -57,7 +59,7 @@ def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None
     readers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.model_store.registry.store_reader", str(store.root), str(mark)],
-            cwd=ROOT,
+            cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

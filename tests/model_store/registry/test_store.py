@@ -5,10 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,8 @@ from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
+from tests.kit import run_python, wait_until
 from tests.model_store.tiny_bundle import copy_build
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -197,10 +193,7 @@ def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: py
     with store.storage.writing("tiny"):
         assert caplog.messages == []
         waiting.start()
-        for _ in range(600):
-            if caplog.messages:
-                break
-            time.sleep(0.05)
+        wait_until(lambda: caplog.messages, "it says that it waits")
         assert not written.is_set()
     waiting.join()
     assert written.is_set()
@@ -291,4 +284,4 @@ def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
         "import sys; from model_store.registry.store import open_store; from shared.settings import Settings; "
         f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    run_python(program)

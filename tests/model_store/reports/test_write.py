@@ -27,6 +27,8 @@ from model_store.reports.write import write_report
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from tests.model_store.reports.report_data import manifest_of, report_data, validation_predictions
 
+pytestmark = pytest.mark.training
+
 NASTY = '<b>"x" & $y$</b>'
 CLASSES = ("bent", "good", NASTY)
 PICTURES = ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")

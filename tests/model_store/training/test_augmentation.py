@@ -10,6 +10,8 @@ from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training import augmentation
 from model_store.training.augmentation import augment_pixels, augment_transforms, random_generator
 
+pytestmark = pytest.mark.training
+
 COUNT = 3000
 TURN = 0.14
 # A crop of a bottle that lies askew, its half width and half height.

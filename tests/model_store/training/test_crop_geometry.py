@@ -19,6 +19,8 @@ from model_store.training.crop_geometry import (
     upright_transforms,
 )
 
+pytestmark = pytest.mark.training
+
 SIZE_PX = 40
 SQUARE = CropSize(SIZE_PX, SIZE_PX)
 FRAME = np.random.default_rng(1).integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)

@@ -18,6 +18,8 @@ from model_store.training.feature_cache import FeatureCache, crop_batches, extra
 from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
 from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> FeatureExtractor:

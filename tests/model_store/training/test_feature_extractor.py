@@ -7,6 +7,8 @@ import pytest
 from model_store.backbones.keras_graphs import Network
 from model_store.training.feature_extractor import frame_size_px, graph_extractor
 
+pytestmark = pytest.mark.training
+
 
 def test_the_digest_is_of_the_weights(tiny_network: Network) -> None:
     pretrained = graph_extractor(tiny_network, localizer=None).digest

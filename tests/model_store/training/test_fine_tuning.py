@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
-from model_store.backbones.resolve import resolve_backbone
+from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training import fine_tuning, losses
 from model_store.training.crop_geometry import CropSize
@@ -22,6 +22,8 @@ from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import coloured_frames
+
+pytestmark = pytest.mark.training
 
 CLASSES = ("good", "no cap", "pigmented")
 CROP_SIZE = CropSize(96, 64)
@@ -158,6 +160,44 @@ def test_the_best_epoch_is_what_is_left(method: str, request: pytest.FixtureRequ
     assert found == pytest.approx(min(told), rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def opaque_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """Eight convolutions: traced in a moment, where the network takes seconds."""
+    folder = tmp_path_factory.mktemp("opaque")
+    return resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
+
+
+@dataclass(frozen=True)
+class TunedOpaque:
+    """A tuning of an opaque module, and its arrays before and after it."""
+
+    result: TrainResult
+    before: list[NDArray[np.float32]]
+    after: list[NDArray[np.float32]]
+
+    @property
+    def has_moved(self) -> list[bool]:
+        return [not np.array_equal(*pair) for pair in zip(self.before, self.after, strict=True)]
+
+
+def tuned_opaque(backbone: Backbone, settings: FineTuneSettings, *, images: int = 8) -> TunedOpaque:
+    extractor = opaque_extractor(backbone, trainable=True)
+    train, validation = (coloured_frames(count, seed=count, size_px=OPAQUE_PX) for count in (images, images // 2))
+    before = [variable.numpy() for variable in extractor.variables]
+    result = fine_tune(
+        extractor,
+        blank_head(extractor.feature_width),
+        variables=extractor.variables,
+        train=train,
+        validation=validation,
+        settings=settings,
+        scaler=Scaler.of(np.asarray(extractor.features(train.images))),
+        seed=5,
+        on_progress=lambda count: None,
+    )
+    return TunedOpaque(result, before, [variable.numpy() for variable in extractor.variables])
+
+
 class Scripted:
     """Stands in for the evaluation of a run: returns these losses in turn, and keeps the weights of each call."""
 
@@ -181,34 +221,37 @@ class Scripted:
     ],
 )
 def test_the_epoch_with_the_lowest_loss_is_kept(
-    tiny_network: Network, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], best_epoch: int
+    opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], best_epoch: int
 ) -> None:
     script = Scripted(monkeypatch, *losses)
-    run = tuned(tiny_network.clone(), replace(QUICK, epochs=len(losses) - 1), everything=False)
+    run = tuned_opaque(opaque_backbone, replace(QUICK, epochs=len(losses) - 1))
     assert run.result.best_epoch == best_epoch
     assert {name: len(values) for name, values in run.result.history.items()} == dict.fromkeys(
         ("loss", "acc", "val_loss", "val_acc", "learning_rate"), len(losses) - 1
     )
-    kept, head = script.seen[best_epoch + 1], run.result.head
-    after = [run.after[variable.name] for variable in run.extractor.top_variables]
-    for array, expected in zip(after, kept, strict=False):
+    *kept, kernel, bias = script.seen[best_epoch + 1]
+    assert len({array.tobytes() for array, *_ in script.seen}) == len(script.seen), "each epoch moves the layers"
+    for array, expected in zip(run.after, kept, strict=True):
         np.testing.assert_array_equal(array, expected)
-    assert (best_epoch == -1) == (not run.moved(names(run.extractor.top_variables)))
-    assert (best_epoch == -1) == np.allclose(head.kernel, 0, atol=1e-6)
+    assert run.has_moved == [best_epoch >= 0] * len(kept)
+    assert np.allclose(run.result.head.kernel, 0, atol=1e-6) == np.allclose(kernel, 0) == (best_epoch == -1)
+    assert np.any(bias) == (best_epoch >= 0)
 
 
-def test_random_weights_are_nothing_to_fall_back_on(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+FROM_SCRATCH = replace(SETTINGS["scratch"], batch_size=8)
+
+
+def test_random_weights_are_nothing_to_fall_back_on(opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     Scripted(monkeypatch, 1.0, 3.0, 2.0)
-    settings = replace(SETTINGS["scratch"], epochs=2, batch_size=8)
-    run = tuned(tiny_network.clone(pretrained=False), settings, everything=True, localizer_network=tiny_network)
-    assert run.result.best_epoch == 1
+    assert tuned_opaque(opaque_backbone, replace(FROM_SCRATCH, epochs=2)).result.best_epoch == 1
 
 
-def test_random_weights_that_learn_nothing_are_no_model(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_weights_that_learn_nothing_are_no_model(
+    opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Scripted(monkeypatch, 1.0, float("nan"))
-    settings = replace(SETTINGS["scratch"], epochs=1, batch_size=8)
     with pytest.raises(BadSetting, match="no epoch of 1 had a validation loss that is a number"):
-        tuned(tiny_network.clone(pretrained=False), settings, everything=True, localizer_network=tiny_network)
+        tuned_opaque(opaque_backbone, replace(FROM_SCRATCH, epochs=1))
 
 
 def test_the_rate_falls_along_a_cosine(top: Tuned) -> None:
@@ -224,33 +267,15 @@ def test_a_seed_reproduces_a_tuning(top: Tuned, tiny_network: Network) -> None:
         np.testing.assert_array_equal(again.after[name], array, err_msg=name)
 
 
-def test_an_opaque_module_is_tuned_as_a_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("opaque")
-    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
-    extractor = opaque_extractor(backbone, trainable=True)
-    train, validation = (coloured_frames(count, seed=count, size_px=OPAQUE_PX) for count in (32, 16))
-    before = [variable.numpy() for variable in extractor.variables]
-    assert len(before) == 8
-    result = fine_tune(
-        extractor,
-        blank_head(extractor.feature_width),
-        variables=extractor.variables,
-        train=train,
-        validation=validation,
-        settings=replace(SETTINGS["all"], epochs=12, learning_rate=1e-3),
-        scaler=Scaler.of(np.asarray(extractor.features(train.images))),
-        seed=5,
-        on_progress=lambda count: None,
-    )
-    for variable, array in zip(extractor.variables, before, strict=True):
-        assert not np.array_equal(variable.numpy(), array)
-    assert min(result.history["val_loss"]) < 0.8 * result.history["val_loss"][0]
+def test_an_opaque_module_is_tuned_as_a_whole(opaque_backbone: Backbone) -> None:
+    run = tuned_opaque(opaque_backbone, replace(SETTINGS["all"], epochs=12, learning_rate=1e-3), images=32)
+    assert run.has_moved == [True] * 8
+    losses = run.result.history["val_loss"]
+    assert min(losses) < 0.8 * losses[0]
 
 
-def test_unknown_targets_are_tuned_around(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("opaque")
-    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
-    extractor = opaque_extractor(backbone, trainable=True)
+def test_unknown_targets_are_tuned_around(opaque_backbone: Backbone) -> None:
+    extractor = opaque_extractor(opaque_backbone, trainable=True)
     frames = coloured_frames(24, seed=3, size_px=OPAQUE_PX)
     targets = frames.targets[:, 1:].copy()
     targets[:, 1] = np.nan

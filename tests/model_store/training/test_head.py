@@ -23,6 +23,8 @@ from model_store.training.head import (
     train_head,
 )
 
+pytestmark = pytest.mark.training
+
 WIDTH = 12
 CLASSES = ("good", "no cap", "pigmented")
 

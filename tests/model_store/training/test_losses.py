@@ -10,6 +10,8 @@ from model_store.bundle.policy import Mode
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from model_store.training import losses
 
+pytestmark = pytest.mark.training
+
 RNG = np.random.default_rng(4)
 LOGITS = RNG.normal(0, 2, (6, 3)).astype(np.float32)
 ONE_HOT = np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]

@@ -15,6 +15,8 @@ from model_store.training.feature_extractor import graph_extractor
 from model_store.training.object_localizer import ObjectLocalizer, _otsu, _Regression, resize_frames
 from tests.model_store.tiny_network import Bottle, Sample, inside_bottle, sample
 
+pytestmark = pytest.mark.training
+
 SIZE_PX = 192
 CROP_SIZE = CropSize(192, 128)
 GREY_BELT = np.array([90.0, 80.0, 70.0])

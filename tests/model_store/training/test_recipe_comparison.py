@@ -15,6 +15,8 @@ from model_store.training import recipe_comparison
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labelled
 
+pytestmark = pytest.mark.training
+
 KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
 
 

@@ -22,6 +22,8 @@ from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import coloured_frames
 
+pytestmark = pytest.mark.training
+
 CLASSES = ("good", "no cap", "pigmented")
 SIZE_PX = 96
 TRAINED = 32

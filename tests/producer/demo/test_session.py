@@ -12,7 +12,7 @@ from producer.demo import live_table
 from producer.demo.contact_sheet import CELL_PX, Cell, write_sheet
 from producer.demo.statistics import ResultStatistics
 from shared.schemas import Label, ModelRef, Outcome, SortResult
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 
 
 def _result(number: int, *, outcome: Outcome = Outcome.SORTED, labels: tuple[str, ...] = ("good",)) -> SortResult:

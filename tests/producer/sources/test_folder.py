@@ -12,7 +12,7 @@ import pytest
 from producer.sources.base import SourceFrame, folder_of
 from producer.sources.folder import FolderSource
 from shared.errors import BadSetting
-from tests.e2e.kit import PATIENCE_S, wait_until
+from tests.kit import PATIENCE_S, wait_until
 
 MakeSource = Callable[..., FolderSource]
 

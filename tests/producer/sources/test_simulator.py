@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from PIL import Image
 from producer.sources.demo_dataset import BOTTLES, held_out_bottles, held_out_names
 from producer.sources.simulator import SimulatedSource, _folded, _transformed, random_placement
 from shared.errors import BadSetting
+from tests.kit import run_python
 
 HELD_OUT = 80
 
@@ -50,11 +48,7 @@ def test_the_same_seed_and_line_give_the_same_bytes_in_another_process() -> None
         "import hashlib; from producer.sources.simulator import SimulatedSource as S; s = S('line-1', seed=5, pool=4);"
         "print(hashlib.sha256(b''.join(s.frame(i).data for i in range(6))).hexdigest())"
     )
-    root = Path(__file__).parents[3]
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, timeout=60
-    )
-    assert told.stdout.strip() == digest(SimulatedSource("line-1", seed=5, pool=4), 6)
+    assert run_python(code).strip() == digest(SimulatedSource("line-1", seed=5, pool=4), 6)
 
 
 def test_another_seed_line_or_drawing_gives_other_bytes() -> None:

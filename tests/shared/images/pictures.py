@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 import shared.images.jpeg
 from shared.errors import BadImage
 from shared.images.decoding import decode_image
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 
 SIZE_PX = 32
 # By EXIF orientation, the Transpose that stores an upright picture so.

@@ -17,7 +17,7 @@ from shared.images import decode_cost
 from shared.images.decode_cost import CHEAP_S, MAX_DECODE_S, check, estimate, is_costly
 from shared.images.decoding import MAX_PX, decode_image
 from shared.images.formats import sniff
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 from tests.shared.images import bombs, slow_files
 from tests.shared.images.pictures import KINDS, bottle, encode, exif, refusal
 
@@ -243,6 +243,7 @@ def test_a_cut_file_is_read_as_far_as_it_goes(name: str) -> None:
 # --- it is true, and takes no time itself
 
 
+@pytest.mark.slow
 def test_no_file_takes_longer_than_its_estimate() -> None:
     """Processor time of this thread, with room for a core of a third of the speed that the rates were measured on.
 

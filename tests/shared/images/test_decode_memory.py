@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +20,10 @@ from shared.errors import BadImage
 from shared.images import decoding
 from shared.images.decode_memory import MAX_DECODE_BYTES, UNCOUNTED_BYTES, DecodeMemory
 from shared.images.decoding import MAX_PX, decode_image
+from tests.kit import PATIENCE_S, run_python, wait_until
 from tests.shared.images import bombs
 from tests.shared.images.pictures import KINDS, refusal
 
-PATIENCE_S = 60.0
 LARGE = 10 * UNCOUNTED_BYTES
 # What a process's memory differs by from one run to the next.
 SLACK_BYTES = 20_000_000
@@ -39,10 +36,7 @@ linux_only = pytest.mark.skipif(
 
 
 def wait_for_waiting(memory: DecodeMemory, count: int) -> None:
-    give_up_at = time.monotonic() + PATIENCE_S
-    while len(memory._waiting) < count:
-        assert time.monotonic() < give_up_at
-        time.sleep(0.001)
+    wait_until(lambda: len(memory._waiting) == count, f"{count} wait for memory")
 
 
 def test_what_does_not_fit_waits_until_it_does_and_in_order() -> None:
@@ -210,19 +204,13 @@ for names in groups:
 
 def measured(groups: Sequence[Sequence[str]], *, side: int, limit_bytes: int) -> list[tuple[str, int, int, int]]:
     """By group of files that are decoded at the same time: peak, what stays, and the largest estimate, bytes."""
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, json.dumps([side, limit_bytes, groups])],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    printed = run_python(_MEASURE, json.dumps([side, limit_bytes, groups]))
+    rows = [json.loads(line) for line in printed.splitlines()]
     assert len(rows) == len(groups)
     return [(" + ".join(names), *figures) for names, *figures in rows]
 
 
+@pytest.mark.slow
 @linux_only
 def test_no_image_takes_more_than_its_estimate() -> None:
     rows = measured([[name] for name in bombs.kinds(2500)], side=2500, limit_bytes=10**10)
@@ -241,6 +229,7 @@ PAIRS: list[Sequence[str]] = [
 ]
 
 
+@pytest.mark.slow
 @linux_only
 def test_no_pair_of_files_takes_more_than_decoding_may_and_it_is_given_back() -> None:
     rows = measured(PAIRS, side=7000, limit_bytes=MAX_DECODE_BYTES)

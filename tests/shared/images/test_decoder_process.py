@@ -19,11 +19,10 @@ from shared.images import decoder_process
 from shared.images.crop_regions import Region
 from shared.images.decoder_process import DecoderProcess
 from shared.images.decoding import decode_image
-from tests.e2e.kit import wait_until
+from tests.kit import PROJECT, is_gone, wait_until
 from tests.shared.images import bombs
 from tests.shared.images.pictures import KINDS
 
-ROOT = Path(__file__).parents[3]
 MARKED = "tests.shared.images.marked_decoder"
 SIZE_PX = 24
 linux_only = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
@@ -40,7 +39,7 @@ def helper() -> Iterator[DecoderProcess]:
 def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
     """One whose decoder obeys marks, and may take 100 MB besides its own."""
     monkeypatch.setattr(decoder_process, "_PROGRAM", MARKED)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     process = DecoderProcess(max_decode_bytes=100_000_000, max_bytes=1_000_000)
     yield process
     process.close()
@@ -58,14 +57,6 @@ def decode(process: DecoderProcess, data: bytes, **options: float) -> np.ndarray
     out = pixels()
     process.decode_into(data, out, **options)  # type: ignore[arg-type]
     return out
-
-
-def running(pid: int | None) -> bool:
-    """Whether the process exists, and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 # --- as in this process
@@ -107,11 +98,11 @@ def test_it_starts_with_the_first_image_and_is_kept(helper: DecoderProcess) -> N
     assert helper.pid is None
     decode(helper, KINDS["jpeg"])
     first = helper.pid
-    assert first is not None and running(first)
+    assert first is not None and not is_gone(first)
     decode(helper, KINDS["png"])
     assert helper.pid == first
     helper.close()
-    assert helper.pid is None and not running(first)
+    assert helper.pid is None and is_gone(first)
     decode(helper, KINDS["png"])
     assert helper.pid not in (None, first)
 
@@ -239,18 +230,18 @@ def test_it_ends_with_its_starter_even_while_it_decodes(tmp_path: Path, mark: st
     (tmp_path / "image").write_bytes(with_mark(mark))
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(tmp_path / "image"), str(max_decode_s)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         text=True,
     )
     assert starter.stdout is not None
     pid = int(starter.stdout.readline())
-    assert running(pid)
+    assert not is_gone(pid)
     os.kill(starter.pid, signal.SIGKILL)
     starter.wait()
     starter.stdout.close()
-    wait_until(lambda: not running(pid), "the decoder process ends")
+    wait_until(lambda: is_gone(pid), "the decoder process ends")
 
 
 def test_a_thread_that_ends_does_not_end_it(helper: DecoderProcess) -> None:

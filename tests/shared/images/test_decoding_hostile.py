@@ -171,6 +171,7 @@ def edits() -> st.SearchStrategy[list[tuple[float, bytes, int]]]:
     return st.lists(st.tuples(place, st.binary(max_size=6), st.integers(0, 8)), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(sorted(KINDS)), edits=edits())
 def test_mutated_files_decode_or_raise_bad_image(kind: str, edits: list[tuple[float, bytes, int]]) -> None:

@@ -16,7 +16,7 @@ from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.images.decoding import decode_image, decode_into
 from shared.images.jpeg import JpegHeader, decode_reduced, read_header
-from tests.conftest import BOTTLES
+from tests.kit import BOTTLES
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, codec_sizes, encode, exif, from_array
 
 REGION = Region(0.25, 0.125, 0.75, 1)

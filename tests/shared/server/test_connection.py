@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadSetting, RedisUnavailable
+from shared.ports import free_port
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.raw_connection import RawConnection
-from tests.shared.server.servers import debian_server, free_port, self_signed_certificate
+from tests.shared.server.servers import debian_server, self_signed_certificate
 
 
 def test_connects_on_first_use(redis_url: str) -> None:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import redis
 
 from shared.errors import NotFound, RedisUnavailable
 from shared.server.embedded import embedded_server
+from tests.kit import is_gone, wait_until
 
 # Starts a server, says its URL, the server's pid and its folder, and stays.
 CALLER = """
@@ -32,22 +31,6 @@ with embedded_server() as url:
     while True:
         time.sleep(0.05)  # not one long sleep: a SIGINT just before it would be noticed only after it
 """
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up_at, what
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie, which only waits to be collected, does not."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def pid_of(url: str) -> int:
@@ -65,7 +48,7 @@ def test_a_server_lasts_as_long_as_its_block() -> None:
             assert client.config_get("save")["save"] == ""
             assert client.config_get("appendonly")["appendonly"] == "no"
         assert folder.is_dir()
-    assert not alive(pid)
+    assert is_gone(pid)
     assert not folder.exists()
 
 
@@ -89,7 +72,7 @@ def test_it_goes_when_the_block_raises() -> None:
     with pytest.raises(RuntimeError, match="on purpose"), embedded_server() as url:
         pid = pid_of(url)
         raise RuntimeError("on purpose")
-    assert not alive(pid)
+    assert is_gone(pid)
 
 
 def test_it_can_be_started_from_a_thread() -> None:
@@ -144,9 +127,9 @@ def test_it_dies_with_its_caller(sign: signal.Signals) -> None:
         assert caller.stdout is not None
         _, pid_text, folder = caller.stdout.readline().split()
         pid = int(pid_text)
-        assert alive(pid)
-        wait_until(lambda: ended(caller, sign), "the caller goes on")
-        wait_until(lambda: not alive(pid), f"server {pid} outlived its caller")
+        assert not is_gone(pid)
+        wait_until(lambda: ended(caller, sign), "the caller ends")
+        wait_until(lambda: is_gone(pid), f"server {pid} outlived its caller")
         wait_until(lambda: not Path(folder).exists(), f"{folder} was left behind")
     finally:
         caller.kill()

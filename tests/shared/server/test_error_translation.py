@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
+from shared.ports import free_port
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import explain, is_wrong_type, server_errors, translate
 from shared.server.raw_connection import RawConnection
-from tests.shared.server.servers import free_port
 from torture.server.states import busy, configured, replica, replica_that_refuses_reads, unable_to_save
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]

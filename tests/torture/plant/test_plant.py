@@ -14,11 +14,11 @@ from shared import keys
 from shared.errors import BadSetting
 from shared.server.connection import connect
 from shared.settings import Settings
+from tests.kit import wait_until
 from torture.plant import plant as plant_module
 from torture.plant.feeder import FeederOptions
 from torture.plant.plant import ENDS_WHEN_TOLD, GIVES_METRICS, Plant, PlantOptions
 from torture.plant.processes import WorkerProcess
-from torture.server.waiting import wait_until
 
 
 @pytest.fixture

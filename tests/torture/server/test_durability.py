@@ -27,6 +27,8 @@ from torture.server.server import TortureServer
 from worker.state.inflight import Inflight
 from worker.state.jobs import Disposition, FinishedJob
 
+pytestmark = pytest.mark.e2e
+
 LINE = "l1"
 
 

@@ -16,8 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shared.ports import free_port
 from shared.server.embedded import embedded_server
-from tests.shared.server.servers import PATIENCE_S, free_port, wait_until
+from tests.kit import PATIENCE_S, wait_until
 from torture.server.proxy import Moment, Proxy, proxy_to
 
 DELAY_S = 0.05

@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from shared.errors import NotFound, RedisUnavailable
-from tests.shared.server.servers import wait_until
-from tests.shared.server.test_embedded import alive
+from tests.kit import is_gone, wait_until
 from torture.server.server import TortureServer
 
 # Starts a server, says its process id, and stays.
@@ -58,7 +57,7 @@ def test_port_and_data_outlive_a_kill_and_a_follower_sees_that_it_is_another_run
     url, run_id, pid = server.url, server.run_id, server.pid
     write(server, "a")
     server.kill()
-    assert not alive(pid)
+    assert is_gone(pid)
     server.start()
     assert keys_of(server) == {b"a"}
     assert server.url == url
@@ -105,7 +104,7 @@ def test_stopping_lets_it_sync_what_it_has_also_when_it_is_paused(tmp_path: Path
         wait_until(lambda: server.unsynced_bytes() > 0, "it is in the file")
         server.pause_process()
         server.stop()
-        assert not alive(server.pid)
+        assert is_gone(server.pid)
         assert server.unsynced_bytes() == 0
 
 
@@ -134,9 +133,9 @@ def test_it_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
     with caller:
         assert caller.stdout is not None
         pid = int(caller.stdout.readline())
-        assert alive(pid)
+        assert not is_gone(pid)
         caller.kill()
-    wait_until(lambda: not alive(pid), "the server ends")
+    wait_until(lambda: is_gone(pid), "the server ends")
 
 
 # power cuts ─────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +201,7 @@ def test_without_a_file_a_power_cut_takes_all(tmp_path: Path) -> None:
 def test_a_server_that_has_ended_by_itself_can_be_killed_and_started_again(server: TortureServer) -> None:
     write(server, "a")
     os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not alive(server.pid), "the server ends")
+    wait_until(lambda: is_gone(server.pid), "the server ends")
     server.kill()
     server.start()
     assert keys_of(server) == {b"a"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -18,6 +19,7 @@ from shared.server.connection import connect
 from shared.settings import Settings, load_settings
 from tests.worker import kit
 from tests.worker.models.versions import NAME, Versions, other_golden_answers, own_versions
+from worker import service
 from worker.canary.tally import CanaryTally
 from worker.models.follower import UNSEEN_REFUSED_S, Follower, VersionSource
 from worker.models.loading import as_model, load_bundle, load_model
@@ -32,6 +34,7 @@ class Post:
     def __init__(self, settings: Settings, *, store: VersionSource | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.loaded: list[int] = []
+        self.cannot_load: Exception | None = None
         self.now = 1000.0
         first = as_model(load_model(settings), settings, worker="w1")
         self.active_models = ActiveModels(Serving(first), metrics=self.metrics)
@@ -48,6 +51,8 @@ class Post:
 
     def _load(self, folder: Path) -> Model:
         self.loaded.append(int(folder.name))
+        if self.cannot_load is not None:
+            raise self.cannot_load
         return as_model(load_bundle(folder, self.settings, background=True), self.settings, worker="w1")
 
     @property
@@ -155,14 +160,9 @@ def test_a_policy_of_the_settings_that_does_not_fit_is_a_refusal(
     assert (post.stable, post.swaps("refused")) == (1, 1)
 
 
-def test_what_native_code_raises_is_a_refusal(
-    versions: Versions, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def crash(folder: Path) -> Model:
-        raise SystemError("unwritten tensor")
-
+def test_what_native_code_raises_is_a_refusal(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     versions.publish()
-    monkeypatch.setattr(post.follower, "_load", crash)
+    post.cannot_load = SystemError("unwritten tensor")
     post.follower.poll()
     post.follower.poll()
     assert (post.stable, post.swaps("refused")) == (1, 1)
@@ -269,16 +269,15 @@ def test_a_store_that_is_away_is_reported_once_and_found_again(
 ) -> None:
     caplog.set_level(logging.INFO)
     store = Broken(versions.store)
-    post = Post(setting[1], store=store)
+    post = Post(setting[1].model_copy(update={"store_poll_s": 0.01}), store=store)
     store.error = error
-    post.follower._poll_s = 0.01
     post.follower.start()
     kit.wait_until(lambda: post.sample("sortline_store_errors_total") >= 3, "it looks again and again")
     versions.publish()
     store.error = None
     kit.wait_until(lambda: post.stable == 2, "the promotion is found")
     post.follower.stop(kit.PATIENCE_S)
-    assert not post.follower._thread.is_alive()
+    assert "follow" not in {thread.name for thread in threading.enumerate()}
     messages = [record.message for record in caplog.records]
     assert sum("can't be followed" in message for message in messages) == 1
     assert sum("can be followed again" in message for message in messages) == 1
@@ -443,13 +442,20 @@ def test_models_of_ended_canaries_are_let_go(versions: Versions, post: Post, cap
 @pytest.mark.parametrize(
     ("changes", "follows"), [({}, True), ({"model": "tiny@1"}, False), ({"store_poll_s": 0.0}, False)]
 )
+@pytest.mark.usefixtures("own_signals")
 def test_a_pinned_worker_follows_nothing(
-    setting: tuple[Versions, Settings], changes: dict[str, object], follows: bool
+    setting: tuple[Versions, Settings], changes: dict[str, object], follows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = setting[1].model_copy(update=changes)
-    service = kit.WorkerService(settings)
-    service._build(as_model(load_model(settings), settings, worker="w1"))
-    assert (service._follower is not None) is follows
+    threads: list[str] = []
+
+    class Noting(Follower):
+        def start(self) -> None:
+            super().start()
+            threads.extend(thread.name for thread in threading.enumerate())
+
+    monkeypatch.setattr(service, "Follower", Noting)
+    assert kit.WorkerService(setting[1].model_copy(update=changes), burst=True).run() == 0
+    assert ("follow" in threads) is follows
 
 
 @pytest.mark.parametrize("poll_s", [0.05, -1.0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from model_store.bundle.files import file_digests, read_manifest
-from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.registry.store import ModelStore
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import CLASSES, copy_build
@@ -66,6 +66,12 @@ def other_golden_answers(folder: Path) -> None:
     with np.load(path) as arrays:
         images, float32, int8 = arrays["images"], arrays["float"], arrays["int8"]
     np.savez_compressed(path, images=images, float=1 - float32, int8=1 - int8)
+    _sign(folder)
+
+
+def unusable_fp32(folder: Path) -> None:
+    """A bundle that is whole by its digests, whose fp32 model is none."""
+    (folder / FP32_FILE).write_bytes(b"no model")
     _sign(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -10,6 +9,7 @@ import urllib.request
 import pytest
 import redis
 
+from shared.ports import free_port
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
@@ -31,9 +31,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 @pytest.mark.usefixtures("own_signals")
 def test_a_worker_is_ready_once_its_model_is_loaded(settings: Settings) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     seen: dict[str, tuple[int, str]] = {}
 
     def look(batch: kit.Pixels) -> None:

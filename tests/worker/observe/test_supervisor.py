@@ -9,7 +9,7 @@ import redis
 
 from shared.errors import RedisUnavailable
 from shared.images.decode_memory import DECODE_MEMORY, UNCOUNTED_BYTES
-from tests.worker.kit import PATIENCE_S, wait_until
+from tests.kit import PATIENCE_S, wait_until
 from worker.observe import supervisor as supervisor_module
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import UNAVAILABLE_LOG_INTERVAL_S, Supervisor

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kit import PATIENCE_S, PROJECT, is_gone, wait_until
+from tests.kit import PATIENCE_S, PROJECT, is_gone, run_python, wait_until
 from tests.worker.parent.small_worker import TWICE
 from worker.parent.causes import HANG, HANGING, KILLED
 
@@ -190,8 +190,7 @@ def test_a_worker_that_reads_nothing_dies_with_its_parent(tmp_path: Path) -> Non
 
 def test_a_worker_whose_parent_has_ended_before_it_asked_dies() -> None:
     program = "from worker.parent.handover import end_with_parent; end_with_parent(2); print('lives')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
+    assert run_python(program, exit_code=-signal.SIGKILL) == ""
 
 
 def test_orphans_are_reaped(tmp_path: Path) -> None:
@@ -207,6 +206,6 @@ def test_the_parent_loads_nothing_but_the_standard_library() -> None:
         "import sys; before = set(sys.modules); import sortline.__main__, worker.parent.process\n"
         "print(*{name.split('.')[0] for name in sys.modules.keys() - before})"
     )
-    loaded = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert set(loaded.stdout.split()) <= {*sys.stdlib_module_names, "sortline", "worker", "shared"}
-    assert "logging" not in loaded.stdout, "it is loaded when there is something to log"
+    loaded = run_python(program)
+    assert set(loaded.split()) <= {*sys.stdlib_module_names, "sortline", "worker", "shared"}
+    assert "logging" not in loaded, "it is loaded when there is something to log"

@@ -18,6 +18,16 @@ def own_server() -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture
+def durable_server() -> Iterator[redis.Redis]:
+    """As `own_server`, with an append-only file from its start.
+
+    Where it is switched on later, the server ignores SIGTERM until it has written the first one.
+    """
+    with embedded_server(appendonly="yes") as url, redis.Redis.from_url(url) as client:
+        yield client
+
+
 def test_each_way_of_loss_is_named_with_its_mend(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     own_server.config_set("maxmemory-policy", "allkeys-lru")
     warn_if_not_durable(own_server)
@@ -26,28 +36,27 @@ def test_each_way_of_loss_is_named_with_its_mend(own_server: redis.Redis, caplog
     assert "CONFIG SET appendonly yes" in forgets
 
 
-def test_a_server_that_keeps_all_gets_no_warning(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    own_server.config_set("appendonly", "yes")
-    warn_if_not_durable(own_server)
+def test_a_server_that_keeps_all_gets_no_warning(durable_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_not_durable(durable_server)
     assert caplog.records == []
 
 
 def test_options_that_cost_memory_are_named_with_their_mend(
-    own_server: redis.Redis, caplog: pytest.LogCaptureFixture
+    durable_server: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The defaults of a stock server: a finished job takes 6.7 KB of memory there, and 2.6 KB with these options."""
-    own_server.config_set("appendonly", "yes")
-    own_server.config_set("stream-node-max-bytes", 4096)
-    own_server.config_set("hash-max-listpack-value", 64)
-    warn_if_not_durable(own_server)
+    durable_server.config_set("stream-node-max-bytes", 4096)
+    durable_server.config_set("hash-max-listpack-value", 64)
+    warn_if_not_durable(durable_server)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.endswith("CONFIG SET stream-node-max-bytes 512 and CONFIG SET hash-max-listpack-value 1024")
 
 
-def test_an_unbounded_stream_node_costs_memory_too(own_server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    own_server.config_set("appendonly", "yes")
-    own_server.config_set("stream-node-max-bytes", 0)
-    warn_if_not_durable(own_server)
+def test_an_unbounded_stream_node_costs_memory_too(
+    durable_server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    durable_server.config_set("stream-node-max-bytes", 0)
+    warn_if_not_durable(durable_server)
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.endswith(": CONFIG SET stream-node-max-bytes 512")
 

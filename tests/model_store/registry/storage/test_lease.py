@@ -11,6 +11,7 @@ import pytest
 from model_store.registry.storage.lease import CLAIM_PREFIX, LEASE_TTL_S, Lease
 from model_store.registry.storage.object_client import ObjectClient
 from shared.errors import StoreUnavailable
+from tests.kit import wait_until
 from tests.model_store.registry.stores import FakeClock, objects
 
 DEAD = f"tiny/{CLAIM_PREFIX}dead"
@@ -100,11 +101,7 @@ def test_a_held_lease_is_renewed(remote: ObjectClient) -> None:
     with Lease(remote, "tiny", ttl_s=6.0, clock=FakeClock()).held():
         (claim,) = claims(remote)
         first = remote.read(f"tiny/{claim}")
-        for _ in range(300):
-            if remote.read(f"tiny/{claim}") != first:
-                break
-            time.sleep(0.1)
-        assert remote.read(f"tiny/{claim}") != first
+        wait_until(lambda: remote.read(f"tiny/{claim}") != first, "it is renewed")
 
 
 class Turns(threading.Event):

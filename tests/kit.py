@@ -1,0 +1,92 @@
+"""What tests of every part share: patience, tools, programs and processes. The kits of the parts build on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+BOTTLES = PROJECT / "producer" / "bottles"
+# Longer than anything here takes on a busy machine: reached only when a test fails.
+PATIENCE_S = 60.0
+POLL_INTERVAL_S = 0.01
+
+
+def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds, or fail saying `what` did not happen."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(POLL_INTERVAL_S)
+
+
+def missing_tool(what: str) -> NoReturn:
+    """Skip, naming what is missing; in CI, where everything is installed, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def needed_tool(tool: str, *, package: str) -> str:
+    """Path of a program that comes with a package of Debian; without it the test ends as by `missing_tool`."""
+    path = shutil.which(tool)
+    if path is None:
+        missing_tool(f"{tool} is not installed: apt-get install {package}")
+    return path
+
+
+def run_python(program: str, *arguments: str, exit_code: int = 0) -> str:
+    """What a program prints that runs in an interpreter of its own, in the project's folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    return done.stdout
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended. Its parent may not have asked for its exit code yet."""
+    return _stat(pid)[:1] in ([], ["Z"], ["X"])
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that this one has started and that still run, or wait for it to ask for their exit codes."""
+    found = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    return [other for other in found if _stat(other)[1:2] == [str(pid)]]
+
+
+def command_line(pid: int) -> str:
+    """Its program and arguments, separated by spaces; nothing if it is gone, or was started only just now."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def working_folder(pid: int) -> Path | None:
+    """The folder that it works in; None if it is gone, or another user's."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        return None
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, … of a process (proc_pid_stat(5), from field 3); nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
