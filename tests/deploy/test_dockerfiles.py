@@ -22,7 +22,7 @@ from tests.deploy.manifests import (
     read_compose,
     read_dockerfile,
 )
-from tests.kit import PROJECT, missing_tool
+from tests.kit import PROJECT, missing_tool, run_python
 
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
 LOCKS = {"Dockerfile.cpu": "requirements/worker.lock", "Dockerfile.gpu": "requirements/gpu.lock"}
@@ -174,9 +174,7 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
 
 def test_commands_work_without_what_the_images_leave_out() -> None:
     program = "import sys; sys.modules |= dict.fromkeys(('bench', 'torture')); from sortline.cli import main; main()"
-    shown = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert shown.returncode == 0, shown.stderr
-    commands = set(re.findall(r"(?m)^\W*([a-z]+) ", shown.stdout))
+    commands = set(re.findall(r"(?m)^\W*([a-z]+) ", run_python(program, "--help")))
     assert {"worker", "camera", "train", "config"} <= commands
     assert not commands & {"bench", "torture"}
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from producer.signals import ended_by_signals, stop_on_signals
+from tests.kit import PATIENCE_S, run_python
 
-PATIENCE_S = 60
 TRIES = 20
 # Waits of no length hold the event's lock most of the time: a handler that took it would hang in the first tries.
 STOPPED_WHILE_WAITING = f"""
@@ -29,10 +27,7 @@ print("stopped", {TRIES})
 
 
 def test_a_signal_in_the_middle_of_a_wait_stops() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPED_WHILE_WAITING], capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
-    assert (done.stdout, done.stderr) == (f"stopped {TRIES}\n", "")
+    assert run_python(STOPPED_WHILE_WAITING) == f"stopped {TRIES}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
