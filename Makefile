@@ -4,19 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format bench lock clean
+.PHONY: demo test test-fast coverage lint format bench lock clean
 
 demo: $(STAMP)
 	$(BIN)/sortline demo $(ARGS)
 
 # A file's tests run in one process, since they may share fixtures that take seconds. In the order that tests/conftest.py
 # gives the files: the slow ones first, so that all processes end at about the same time.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(PYTEST) $(ARGS)
+	$(BIN)/$(PYTEST) $(ARGS)
 
 test-fast: $(STAMP)
-	$(PYTEST) -m "not (training or e2e or bench or slow)" $(ARGS)
+	$(BIN)/$(PYTEST) -m "not (training or e2e or bench or slow)" $(ARGS)
+
+# The same tests, and which lines and branches they ran: a table, and htmlcov/index.html with every file.
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m $(PYTEST) $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -54,4 +62,4 @@ lock: $(STAMP)
 	$(LOCK) --constraint requirements/dev.lock --extra build --extra gpu --output-file requirements/gpu.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache htmlcov .coverage .coverage.*
