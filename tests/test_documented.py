@@ -1,4 +1,7 @@
-"""Every command, setting and metric is documented, and nothing is documented that isn't there."""
+"""Every command, setting and metric is documented, and nothing is documented that isn't there.
+
+The pages for developers name files, and what is in them: those exist too.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,19 @@ import sortline.cli
 from producer.metrics import SUBMITTED
 from shared.settings import Settings
 from tests.kit import PROJECT
+from tests.test_layout import MAY_IMPORT, PACKAGES
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 
-PAGES = ("README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md"))))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "deploy/README.md",
+    *(str(path.relative_to(PROJECT)) for path in sorted((PROJECT / "docs").rglob("*.md"))),
+)
+FOR_DEVELOPERS = [
+    page for page in PAGES if page.startswith(("CONTRIBUTING", "docs/architecture", "docs/style", "docs/dec"))
+]
 READ_FROM_THE_SERVER = {
     "sortline_redis_up",
     "sortline_queue_depth",
@@ -28,6 +40,8 @@ READ_FROM_THE_SERVER = {
 }
 # In a code block, also after variables, or between backquotes.
 _COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]+)`", re.MULTILINE)
+# A file or folder of the repository, and what is in it: `worker/pipeline.py` `Pipeline.drain`.
+_FILE = re.compile(r"`([\w.-]+/(?:[\w.-]+/)*(?:[\w.-]+\.\w+)?)`(?:\s`([\w.]+)`)?")
 
 
 def _commands() -> dict[str, typer.main.TyperCommand]:
@@ -93,6 +107,52 @@ def exists(name: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return True
+
+
+@pytest.mark.parametrize("page", FOR_DEVELOPERS)
+def test_the_pages_for_developers_name_what_exists(page: str) -> None:
+    for path, name in _FILE.findall((PROJECT / page).read_text()):
+        assert (PROJECT / path).exists(), f"{page}: {path}"
+        for part in name.split(".") if name else ():
+            defined = rf"^\s*(?:def|class) {part}\b|^\s*{part} ?[:=]"
+            assert re.search(defined, (PROJECT / path).read_text(), re.MULTILINE), f"{page}: {part} in {path}"
+
+
+def test_the_architecture_page_names_many_files() -> None:
+    found = _FILE.findall(section_of("docs/architecture.md", "The way of one image"))
+    assert len([name for _, name in found if name]) > 20
+
+
+def test_the_architecture_page_lists_the_stages_and_the_other_threads() -> None:
+    stages, _, others = section_of("docs/architecture.md", "The threads of a worker").partition("| thread | does |")
+    pipeline = (PROJECT / "worker" / "pipeline.py").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", stages, re.MULTILINE) == re.findall(r"yield Stage\(\"([\w-]+)\"", pipeline)
+    named = re.findall(r"^\| `([\w-]+)` \| .* `([\w/.]+)` `\w+` \|$", others, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| `", others, re.MULTILINE)) > 4
+    assert [thread for thread, path in named if f'name="{thread}"' not in (PROJECT / path).read_text()] == []
+
+
+def test_the_architecture_page_says_who_may_import_whom() -> None:
+    section = section_of("docs/architecture.md", "Who may import whom")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE))
+    assert rows.keys() == MAY_IMPORT.keys()
+    assert MAY_IMPORT["sortline"] == PACKAGES
+    for package in PACKAGES:
+        assert tuple(re.findall(r"`([\w.]+)`", rows[package])) == MAY_IMPORT[package], package
+
+
+DECISIONS = [path for path in sorted((PROJECT / "docs" / "decisions").glob("*.md")) if path.name != "README.md"]
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_each_decision_is_listed_and_has_the_form_of_the_others(page: Path) -> None:
+    assert f"]({page.name})" in page.with_name("README.md").read_text()
+    assert re.findall(r"^## (.+)$", page.read_text(), re.M) == ["Context", "Decision", "Consequences", "Figures"]
+
+
+def section_of(page: str, heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    return re.split(r"^## ", (PROJECT / page).read_text().partition(f"## {heading}\n")[2], flags=re.MULTILINE)[0]
 
 
 @pytest.mark.parametrize("page", PAGES)
