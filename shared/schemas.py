@@ -20,6 +20,9 @@ _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 
 
+# Stands beside the outcomes where images are chosen by what became of them: those of which the model isn't sure.
+UNCERTAIN = "uncertain"
+
 # Words that an outcome may be, now or in a later release.
 _OUTCOME_PATTERN = re.compile(r"[a-z][a-z_]{0,31}")
 

@@ -25,7 +25,7 @@ from pydantic_settings import (
 from shared.errors import BadSetting
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
-from shared.schemas import Name
+from shared.schemas import UNCERTAIN, Name, Outcome
 
 ENV_PREFIX = "SORTLINE_"
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
@@ -134,6 +134,16 @@ class Settings(BaseSettings):
     max_decode_s: float = Field(
         10.0, gt=0, description="seconds of processor time that decoding one image may take; beyond that it is rejected"
     )
+    archive_dir: Path | None = Field(
+        None, description="folder that images are archived in with their results; unset: none are"
+    )
+    archive_share: float = Field(0.01, ge=0, le=1, description="share of all images that is archived")
+    archive_outcomes: str = Field(
+        "", description="images with these outcomes are all archived, e.g. uncertain,rejected,failed"
+    )
+    archive_max_bytes: int = Field(
+        10_000_000_000, ge=1, description="most bytes that the archive takes; the oldest images are removed"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0: a free one")
     metrics_max_lines: int = Field(
@@ -158,6 +168,19 @@ class Settings(BaseSettings):
         for name in _split(value):
             TypeAdapter(Name).validate_python(name)
         return value
+
+    @field_validator("archive_outcomes")
+    @classmethod
+    def _known_outcomes(cls, value: str) -> str:
+        known = [UNCERTAIN, *Outcome]
+        if unknown := [name for name in _split(value) if name not in known]:
+            raise ValueError(f"{unknown[0]!r} is no outcome; there are {', '.join(known)}")
+        return value
+
+    @field_validator("archive_dir", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value  # as an unset variable in Compose is passed on
 
     @field_validator("store_poll_s")
     @classmethod
@@ -185,6 +208,16 @@ class Settings(BaseSettings):
     def cache_path(self) -> Path:
         """`cache_dir` with `~` resolved."""
         return self.cache_dir.expanduser()
+
+    @property
+    def archive_path(self) -> Path | None:
+        """`archive_dir` with `~` resolved."""
+        return None if self.archive_dir is None else self.archive_dir.expanduser()
+
+    @property
+    def archive_outcome_names(self) -> list[str]:
+        """`archive_outcomes` as a list."""
+        return _split(self.archive_outcomes)
 
     @classmethod
     def settings_customise_sources(
@@ -229,6 +262,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         ENV_PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in values.items()
+        if value is not None
     }
 
 

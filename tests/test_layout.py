@@ -48,7 +48,7 @@ LAYERS = {
         ("publishing",),
         ("commands",),
     ),
-    "worker": (("parent",), ("state",), ("observe",), ("rq", "models"), ("steps",), ("canary",), (OWN,)),
+    "worker": (("parent",), ("state",), ("observe",), ("rq", "models"), ("steps",), ("canary", "archive"), (OWN,)),
     "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
     "torture": (("server", "history"), ("plant",), ("forging",), ("campaigns",), (OWN,)),
 }

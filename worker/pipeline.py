@@ -5,6 +5,7 @@
       └───────────────────── capacity is free again (`Inflight`) ◀──────────────────────────┘
     decode-costly: gets from decode what would hold it up, and waits for the process that decodes it
     leases: renews the leases that are held, takes back jobs of dead workers, gives up threads that hang (`watchdog`)
+    archive: writes images with their results to a folder, when their results are written (`archive.archive`)
     Beside the pipeline the follower swaps models (`models.follower`), the recorder counts a canary's comparisons
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
 
@@ -37,6 +38,7 @@ from shared.clock import ServerClock
 from shared.cpu_cores import usable_cores
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
+from worker.archive.archive import Archive
 from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels
 from worker.observe.engine_clock import EngineClock
@@ -60,7 +62,7 @@ from worker.steps.finish import FinishStep
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.infer import InferStep
 from worker.steps.keep_leases import LeaseStep
-from worker.steps.observer import BatchObserver
+from worker.steps.observer import BatchObserver, NoJobObserver
 from worker.steps.suspects import SuspectClaims
 
 
@@ -78,6 +80,7 @@ class PipelineComponents:
     server_clock: ServerClock
     inflight: Inflight
     metrics: Metrics
+    archive: Archive | None = None
 
 
 class Pipeline:
@@ -155,6 +158,8 @@ class Pipeline:
         yield Stage("decode-costly", costly, finished=all_done)
         yield Stage("infer", InferStep(flow), finished=all_done, ended=skip_waiting, threads=engine_calls)
         yield Stage("finish", finish, finished=all_done, ended=self.ended.set)
+        if (archive := components.archive) is not None:
+            yield Stage("archive", archive, finished=lambda: self.ended.is_set() and archive.is_done)
 
     def start(self) -> None:
         """Start the threads and return."""
@@ -164,6 +169,12 @@ class Pipeline:
     def drain(self) -> None:
         """Claim no more jobs, finish those that are held, then end."""
         self._stop_claiming.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the threads of a pipeline that has ended. What could not be archived by then is dropped."""
+        self.supervisor.join(timeout_s)
+        if self._components.archive is not None:
+            self._components.archive.close()
 
     def abandon(self) -> int:
         """Give back all jobs that are held, at once; how many there were.
@@ -221,6 +232,7 @@ def _new_flow(components: PipelineComponents, settings: Settings, *, clock: Call
         server_clock=components.server_clock,
         engine_clock=EngineClock(components.metrics.engine_seconds),
         observer=components.observer,
+        job_observer=components.archive or NoJobObserver(),
         metrics=components.metrics,
         clock=clock,
     )

@@ -25,6 +25,7 @@ from shared.server.error_translation import explain
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from shared.status_server import StatusServer
+from worker.archive.archive import open_archive
 from worker.background import in_background
 from worker.canary.comparer import Comparer
 from worker.canary.recorder import Recorder
@@ -178,7 +179,7 @@ class WorkerService:
         log.info("worker %s sorts %s", self.name, self._settings.queues)
         if code := self._wait_for_end(pipeline):
             self._quit(pipeline, code)
-        pipeline.supervisor.join(JOIN_S)  # the lease thread may have jobs to give back
+        pipeline.join(JOIN_S)  # the lease thread may have jobs to give back, and the archive images to write
         if self._registration is not None and not self._registration.stop(UNREGISTER_WAIT_S):
             log.warning("Redis does not answer: RQ will show worker %s for another two minutes", self.name)
         self._maintenance.stop(JOIN_S)
@@ -312,6 +313,7 @@ class WorkerService:
             server_clock=self._server_clock,
             inflight=inflight,
             metrics=self._metrics,
+            archive=open_archive(settings, metrics=self._metrics),
         )
         return Pipeline(components, settings, lost_s=self._lost_s(), burst=self._burst)
 

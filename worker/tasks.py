@@ -2,7 +2,7 @@
 
 It gives the same answers as the batching worker, one image at a time: model, decoder, policy and result are the same
 code. Settings and model are loaded once per process. As `rq worker` forks for every job, it loads them for every job,
-with the model that is current then. It takes no part in a canary; only `sortline worker` does.
+with the model that is current then. It takes no part in a canary and archives nothing; only `sortline worker` does.
 """
 
 from __future__ import annotations

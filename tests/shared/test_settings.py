@@ -207,3 +207,21 @@ def test_another_process_comes_to_the_same_settings_by_its_environment(monkeypat
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
+
+
+def test_an_archive_is_named_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/plant")
+    assert load_settings().archive_path is None
+    assert load_settings(archive_dir="~/archive").archive_path == Path("/home/plant/archive")
+    monkeypatch.setenv("SORTLINE_ARCHIVE_DIR", "")  # what Compose passes on for a variable that is not set
+    assert load_settings().archive_path is None
+
+
+def test_outcomes_that_are_archived_are_known_ones() -> None:
+    settings = load_settings(archive_outcomes="uncertain, rejected,,late")
+    assert settings.archive_outcome_names == ["uncertain", "rejected", "late"]
+    with pytest.raises(
+        BadSetting,
+        match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is no outcome; there are uncertain, sorted",
+    ):
+        load_settings(archive_outcomes="late,unsure")

@@ -29,9 +29,12 @@ class ActiveCanary:
         return (not lines or job.line in lines) and hash_fraction(job.job_id) < self.spec.share
 
 
-def hash_fraction(job_id: str) -> float:
-    """A hash of the job's id in [0, 1): evenly distributed, and the same on every worker."""
-    digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
+def hash_fraction(job_id: str, *, purpose: bytes = b"") -> float:
+    """A hash of the job's id in [0, 1): evenly distributed, and the same on every worker.
+
+    Shares for different purposes are independent of each other. A purpose has at most 16 bytes.
+    """
+    digest = hashlib.blake2b(job_id.encode(errors="surrogateescape"), digest_size=8, person=purpose).digest()
     return int.from_bytes(digest) / 2**64
 
 

@@ -104,6 +104,10 @@ class Metrics:
             "sortline_result_cache", "Images whose answer was asked for in the cache", ["result"], registry=registry
         )
         _start_at_zero(self.result_cache, "hit", "miss")
+        self.archive = Counter(
+            "sortline_archive", "Images that were to be archived, by what became of them", ["result"], registry=registry
+        )
+        _start_at_zero(self.archive, "written", "dropped", "failed", "no_image")
 
     def _add_model(self) -> None:
         registry = self.registry

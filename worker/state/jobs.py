@@ -53,6 +53,7 @@ class ClaimedJob:
     max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
     refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
     deaths: Deaths = NO_DEATHS
+    note: object = None  # an observer's own (`worker.steps.observer`)
 
     def attempt(self, *, max_attempts: int) -> int:
         """Which attempt this is: after each failure, crash and loss comes another.

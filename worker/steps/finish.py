@@ -48,13 +48,11 @@ class FinishStep:
             held = self._finisher.finish(self._unwritten)
         written, self._unwritten = self._unwritten, []
         metrics.observe_finish(time.perf_counter() - started)
-        metrics.retried.inc(
-            sum(ours and job.disposition is Disposition.RETRY for job, ours in zip(written, held, strict=True))
-        )
-        metrics.observe_results(
-            [job.result for job, ours in zip(written, held, strict=True) if ours and job.result is not None]
-        )
+        finished = [job for job, ours in zip(written, held, strict=True) if ours]
+        metrics.retried.inc(sum(job.disposition is Disposition.RETRY for job in finished))
+        metrics.observe_results([job.result for job in finished if job.result is not None])
         for lease, ours in zip(leases, held, strict=True):
             if not ours and lease in inflight:
                 metrics.leases_lost.inc()  # if it is not in flight, the lease thread has counted it
         inflight.remove(leases)
+        self._flow.job_observer.after_finish(finished)

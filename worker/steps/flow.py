@@ -18,8 +18,8 @@ from worker.state.inflight import Inflight
 from worker.state.jobs import AdmittedJob, FinishedJob
 from worker.state.latency_estimator import LatencyEstimator
 from worker.steps.batch import Batcher
-from worker.steps.decide import Verdict, decide
-from worker.steps.observer import BatchObserver
+from worker.steps.decide import Classified, Expired, Verdict, decide
+from worker.steps.observer import BatchObserver, JobObserver
 
 # How long an idle step sleeps before it checks for a shutdown, and for jobs that were pushed without a wakeup token.
 IDLE_WAIT_S = 0.5
@@ -41,6 +41,7 @@ class Flow:
     server_clock: ServerClock
     engine_clock: EngineClock
     observer: BatchObserver
+    job_observer: JobObserver
     metrics: Metrics
     clock: Callable[[], float]  # epoch seconds
 
@@ -49,8 +50,23 @@ class Flow:
 
         On the thread that found out: the finish thread, of which there is one, would be what all others wait for.
         """
-        self.finished.put([decide(verdict) for verdict in verdicts])
+        decided = list(verdicts)
+        self.finished.put([decide(verdict) for verdict in decided])
+        for verdict in decided:
+            if not isinstance(verdict, Classified | Expired):
+                _forget_frames(verdict.error)
 
     def misses_deadline(self, admitted: AdmittedJob, needs_s: float) -> bool:
         """Whether a job that needs so many seconds more would be late."""
         return admitted.job.deadline_at is not None and self.clock() + needs_s > admitted.job.deadline_at
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error has passed through, which nobody reads any more.
+
+    They refer to the image, and to the verdict that refers to the error: a circle that only the garbage collector would
+    free, some time later.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What may watch the images without any step knowing why: a comparison with another model, for example."""
+"""What may watch the images and the jobs without any step knowing why: a comparison with another model, an archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from worker.models.routing import Route
+from worker.state.jobs import ClaimedJob, FinishedJob
 from worker.steps.work import Decoded, Prediction
 
 
@@ -62,3 +63,27 @@ class NoObserver:
 
     def skip_waiting(self) -> None:
         """Nothing waits."""
+
+
+class JobObserver(Protocol):
+    """Sees each image before it is decoded, and each job when its result is written. No call may raise."""
+
+    def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
+        """The job's image is decoded next. The job goes on as the returned one, which may have a `note`.
+
+        Called by several threads.
+        """
+
+    def after_finish(self, finished: Sequence[FinishedJob]) -> None:
+        """The results of these jobs are written, and no other worker will write any. Called by the finish thread."""
+
+
+class NoJobObserver:
+    """Watches nothing."""
+
+    def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
+        """Nothing is noted."""
+        return claimed
+
+    def after_finish(self, finished: Sequence[FinishedJob]) -> None:
+        """Nothing."""

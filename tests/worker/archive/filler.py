@@ -1,0 +1,37 @@
+"""A worker's archive without the worker: `python -m tests.worker.archive.filler ROOT MAX_BYTES HOST IMAGES`.
+
+Writes images until it is done, and says after each how much the archive takes at that moment.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from tests.worker.archive.kit import disk_bytes, result
+from worker.archive.folder import ArchiveFolder
+
+IMAGE_BYTES = 7000  # two blocks, and one for its result
+
+
+def main(root: Path, max_bytes: int, host: str, images: int) -> None:
+    """Write the images."""
+    archive = ArchiveFolder(root, max_bytes=max_bytes, host=host)
+    archive.prepare()
+    for number in range(images):
+        archive.write(bytes(IMAGE_BYTES), result(f"{host}-{number}", finished_at=time.time()))
+        print(measured(root), flush=True)
+
+
+def measured(root: Path) -> int:
+    """What the archive takes. Files may go while they are counted: then count again."""
+    while True:
+        try:
+            return disk_bytes(root)
+        except FileNotFoundError:
+            continue
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

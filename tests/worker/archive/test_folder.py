@@ -1,0 +1,143 @@
+"""An image and its result on the disk: complete or absent, and what is said where they can't be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.worker import kit
+from tests.worker.archive.kit import archived, files, result
+from tests.worker.kit import picture
+from worker.archive.files import stem_of
+from worker.archive.folder import LEFTOVER_S, ArchiveFolder
+
+LARGE = 10**12
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """The system lets this process write no larger file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def folder(root: Path) -> ArchiveFolder:
+    made = ArchiveFolder(root, max_bytes=LARGE, host="h")
+    made.prepare()
+    return made
+
+
+def test_an_image_is_written_as_it_came_with_its_result_beside_it(tmp_path: Path) -> None:
+    image, its_result = picture(7), result(frame_id="ü\n/..", uncertain=True)
+    folder(tmp_path).write(image, its_result)
+    assert archived(tmp_path) == {"j1": (image, its_result)}
+    assert os.listdir(tmp_path / ".incoming") == []
+
+
+def test_an_image_that_can_not_be_written_leaves_nothing(tmp_path: Path) -> None:
+    archive = folder(tmp_path)
+    with files_of_at_most(50_000), pytest.raises(OSError, match="too large"):
+        archive.write(bytes(60_000), result())
+    assert files(tmp_path) == []
+    assert os.listdir(tmp_path / ".incoming") == []
+
+
+def test_an_image_whose_result_can_not_be_written_leaves_nothing(tmp_path: Path) -> None:
+    archive = folder(tmp_path)
+    with files_of_at_most(50_000), pytest.raises(OSError, match="too large"):
+        archive.write(bytes(40_000), result(error="x" * 60_000))
+    assert files(tmp_path) == []
+    assert os.listdir(tmp_path / ".incoming") == []
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_an_image_leaves_no_half_one(tmp_path: Path) -> None:
+    folder(tmp_path)
+    at, image = time.time(), bytes(1_000_000)  # more than a pipe takes
+    half = tmp_path / ".incoming" / (Path(stem_of(result(finished_at=at), host="h")).name + ".bin")
+    os.mkfifo(half)
+    program = (
+        "import pathlib, sys; from tests.worker.archive.kit import result; from worker.archive.folder import *\n"
+        "folder = ArchiveFolder(pathlib.Path(sys.argv[1]), max_bytes=10**9, host='h')\n"
+        f"folder.write(bytes({len(image)}), result(finished_at=float(sys.argv[2])))"
+    )
+    reader = os.open(half, os.O_RDONLY | os.O_NONBLOCK)
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), repr(at)])
+    kit.wait_until(lambda: select.select([reader], [], [], 0)[0] and os.read(reader, 1000), "it writes the image")
+    process.kill()
+    process.wait()
+    os.close(reader)
+    assert files(tmp_path) == []
+    half.unlink()
+    half.write_bytes(image[:1000])
+    folder(tmp_path).write(image, result(finished_at=at))  # the job comes back, and is sorted at the same moment
+    assert archived(tmp_path)["j1"][0] == image
+
+
+def test_a_folder_that_another_worker_removes_is_made_again(tmp_path: Path) -> None:
+    archive, at = folder(tmp_path), time.time()
+    archive.write(picture(), result("j1", finished_at=at))
+    for path in files(tmp_path):
+        path.unlink()
+    (day,) = tmp_path.glob("2*")
+    (day / "l1").rmdir()
+    day.rmdir()
+    archive.write(picture(), result("j2", finished_at=at))
+    assert set(archived(tmp_path)) == {"j2"}
+
+
+def test_what_killed_workers_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    folder(tmp_path)
+    old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - LEFTOVER_S - 60,) * 2)
+    folder(tmp_path)
+    assert os.listdir(tmp_path / ".incoming") == ["new"]
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    root = tmp_path / "unmounted"
+    archive = ArchiveFolder(root, max_bytes=LARGE)
+    with pytest.raises(OSError) as caught:
+        archive.prepare()
+    assert archive.explain(caught.value) == (
+        f"archive_dir {root}: it is not there: create the folder, or mount its disk"
+    )
+    assert not root.exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    root = tmp_path / "file"
+    root.write_bytes(b"")
+    archive = ArchiveFolder(root, max_bytes=LARGE)
+    with pytest.raises(OSError) as caught:
+        archive.prepare()
+    assert archive.explain(caught.value) == f"archive_dir {root}: it is not a folder: name a folder"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, ""), "its disk is full: free some space, and lower archive_max_bytes"),
+        (OSError(errno.EROFS, ""), "it is mounted read-only: mount it for writing"),
+        (OSError(errno.EACCES, ""), f"it is not writable: let the user {os.geteuid()} write there"),
+        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error: see to its disk"),
+        (ValueError("odd"), "odd: see to its disk"),
+    ],
+)
+def test_each_cause_is_said_with_its_mend(tmp_path: Path, error: Exception, text: str) -> None:
+    assert ArchiveFolder(tmp_path, max_bytes=LARGE).explain(error) == f"archive_dir {tmp_path}: {text}"

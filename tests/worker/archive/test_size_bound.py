@@ -1,0 +1,102 @@
+"""The bound of an archive: the oldest images go first, and several workers keep it together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.worker import kit
+from tests.worker.archive.kit import archived, disk_bytes, result
+from worker.archive import size_bound
+from worker.archive.folder import ArchiveFolder
+
+IMAGE_BYTES = 7000
+ENTRY_BYTES = 3 * 4096  # two blocks of the image, one of its result
+DAY_S = 86_400.0
+# Images of four days and two lines, in the order of their results.
+TIMES = [DAY_S * (20_000 + number // 10) + number % 10 for number in range(40)]
+
+
+def write(archive: ArchiveFolder, numbers: range) -> None:
+    for number in numbers:
+        line = f"l{number % 2}"
+        archive.write(bytes(IMAGE_BYTES), result(f"j{number}", finished_at=TIMES[number], line=line))
+
+
+def open_folder(root: Path, *, max_bytes: int = 20 * ENTRY_BYTES, host: str = "h") -> ArchiveFolder:
+    archive = ArchiveFolder(root, max_bytes=max_bytes, host=host)
+    archive.prepare()
+    return archive
+
+
+def test_the_oldest_images_go_and_the_bound_holds(tmp_path: Path) -> None:
+    archive = open_folder(tmp_path)
+    for number in range(40):
+        write(archive, range(number, number + 1))
+        assert disk_bytes(tmp_path) <= 20 * ENTRY_BYTES
+    kept = list(archived(tmp_path))
+    assert kept == [f"j{number}" for number in range(40 - len(kept), 40)]
+    assert 17 <= len(kept) <= 18, "it is pruned from nine tenths down to 85 %"
+    assert {path.name for path in tmp_path.iterdir()} == {".incoming", "2024-10-06", "2024-10-07"}
+
+
+def test_a_worker_that_starts_counts_what_is_there(tmp_path: Path) -> None:
+    write(open_folder(tmp_path, max_bytes=10**9), range(39))
+    write(open_folder(tmp_path), range(39, 40))
+    assert list(archived(tmp_path)) == [f"j{number}" for number in range(23, 40)]
+
+
+def test_few_images_at_a_time_are_listed_for_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size_bound, "_ROUND_FILES", 3)
+    write(open_folder(tmp_path, max_bytes=10**9), range(39))
+    write(open_folder(tmp_path), range(39, 40))
+    assert list(archived(tmp_path)) == [f"j{number}" for number in range(23, 40)]
+
+
+def test_an_image_that_is_larger_than_the_archive_empties_nothing(tmp_path: Path) -> None:
+    archive = open_folder(tmp_path)
+    write(archive, range(5))
+    with pytest.raises(OSError, match="too large"):
+        archive.write(bytes(20 * ENTRY_BYTES), result("large"))
+    assert len(archived(tmp_path)) == 5
+
+
+def test_what_another_worker_removes_meanwhile_counts_as_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that prune at once stop at the same image: what the other has removed is not removed once more further on."""
+    write(open_folder(tmp_path, max_bytes=10**9), range(39))
+    one, other = open_folder(tmp_path), open_folder(tmp_path, host="other")
+    remove, removed = size_bound.remove, []
+
+    def remove_after_the_other(file: size_bound.ArchivedFile) -> None:
+        if not removed:
+            removed.append(file)
+            other.write(bytes(IMAGE_BYTES), result("of-the-other", finished_at=TIMES[39]))
+        remove(file)
+
+    monkeypatch.setattr(size_bound, "remove", remove_after_the_other)
+    write(one, range(39, 40))
+    assert list(archived(tmp_path)) == [*(f"j{number}" for number in range(23, 40)), "of-the-other"]
+
+
+def test_several_workers_share_one_bound(tmp_path: Path) -> None:
+    """Each counts the others' images too; none is removed that the bound leaves room for."""
+    workers, images, entries = 3, 60, 80
+    program = [sys.executable, "-m", "tests.worker.archive.filler", str(tmp_path), str(entries * ENTRY_BYTES)]
+    running = [
+        subprocess.Popen([*program, f"h{number}", str(images)], stdout=subprocess.PIPE, text=True)
+        for number in range(workers)
+    ]
+    outputs = [process.communicate(timeout=kit.PATIENCE_S)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * workers
+    most_bytes = max(int(line) for output in outputs for line in output.split())
+    assert size_bound.PRUNE_DOWN_TO * entries <= most_bytes / ENTRY_BYTES <= entries
+    kept = archived(tmp_path)
+    assert size_bound.PRUNE_DOWN_TO * entries - 1 <= len(kept) <= entries
+    for number in range(workers):
+        of_one = [int(job_id.partition("-")[2]) for job_id in kept if job_id.startswith(f"h{number}-")]
+        assert of_one == list(range(images - len(of_one), images)), "its last ones"

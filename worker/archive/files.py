@@ -1,0 +1,110 @@
+"""The files of an archive: their names, and how they are found and removed. Other files in the folder are left alone.
+
+    <archive_dir>/2026-11-27/line-1/093005.123_<job id>_<host>.jpg     the image, as it was received
+    <archive_dir>/2026-11-27/line-1/093005.123_<job id>_<host>.json    its SortResult
+    <archive_dir>/.incoming/                                           files that are being written
+
+Day and time are UTC, of the result: sorted by name, the files are in the order in which they were made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.errors import BadImage
+from shared.images.formats import sniff
+from shared.schemas import SortResult
+
+INCOMING = ".incoming"
+RESULT_SUFFIX = ".json"
+# Training knows images by these suffixes. What is none of them was rejected.
+_IMAGE_SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tif",
+}
+_UNKNOWN_SUFFIX = ".bin"
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_NAME = re.compile(r"(\d{6}\.\d{3}_[\w-]{1,64}_[\w.-]{1,64})\.(?:jpg|png|webp|bmp|tif|bin|json)", re.ASCII)
+# Disks give out space in blocks of this size, most of them.
+_BLOCK_BYTES = 4096
+
+
+class ArchivedFile(NamedTuple):
+    """A file of an archive. Files sort by age; a result before its image, so that no result lacks its image."""
+
+    day: str
+    stem: str
+    is_image: bool
+    path: str  # there may be a million of them: Path would double the time it takes to list them
+    size_bytes: int  # on the disk
+
+
+def on_disk(size_bytes: int) -> int:
+    """What a file of this length takes on a disk."""
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def stem_of(result: SortResult, *, host: str) -> str:
+    """The path of an image and its result, relative to the archive and without the suffix."""
+    seconds, ms = divmod(round(result.finished_at * 1000), 1000)
+    day, time_of_day = time.strftime("%Y-%m-%d %H%M%S", time.gmtime(seconds)).split()
+    return f"{day}/{result.line}/{time_of_day}.{ms:03}_{result.job_id}_{host}"
+
+
+def image_suffix(image: bytes) -> str:
+    """The suffix by the image's first bytes."""
+    try:
+        return _IMAGE_SUFFIXES[sniff(image)]
+    except BadImage:
+        return _UNKNOWN_SUFFIX
+
+
+def as_host(name: str) -> str:
+    """A machine's name, as it may stand in the name of a file."""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", name)[:64] or "unknown"
+
+
+def files_in(root: Path) -> Iterator[ArchivedFile]:
+    """The files of an archive, day by day from the oldest, in any order within a day.
+
+    Raises:
+        OSError: `root` can't be listed. What another worker removes meanwhile is no error.
+    """
+    for day in sorted(name for name in os.listdir(root) if _DAY.fullmatch(name)):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for line in os.listdir(root / day):
+                yield from _files_of(root / day / line, day=day)
+
+
+def _files_of(folder: Path, *, day: str) -> Iterator[ArchivedFile]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            named = _NAME.fullmatch(entry.name)
+            if named is not None and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    size_bytes = on_disk(entry.stat(follow_symlinks=False).st_size)
+                    is_image = not entry.name.endswith(RESULT_SUFFIX)
+                    yield ArchivedFile(day, named[1], is_image, entry.path, size_bytes)
+
+
+def remove(file: ArchivedFile) -> None:
+    """Remove a file, and its folders if nothing is left in them. Another worker may have done it.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    path = Path(file.path)
+    path.unlink(missing_ok=True)
+    if file.is_image:
+        with contextlib.suppress(OSError):  # not empty, most often
+            path.parent.rmdir()
+            path.parent.parent.rmdir()

@@ -1,0 +1,106 @@
+"""The folder of an archive: writes an image and its result, each complete or absent, within the bound.
+
+A file is written under `.incoming` and then renamed. The image comes before its result: where there is a result, its
+image is complete. Nothing is synced (fsync), which would cost more than all the rest: after a power cut, the files of
+the last seconds may be empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from pathlib import Path
+
+from shared.schemas import SortResult
+from worker.archive.files import INCOMING, RESULT_SUFFIX, as_host, image_suffix, on_disk, stem_of
+from worker.archive.size_bound import SizeBound
+
+# What a killed worker left in `.incoming` is removed when it is this old: other workers write there now.
+LEFTOVER_S = 3600.0
+
+
+class ArchiveFolder:
+    """One archive, for one worker and thread."""
+
+    def __init__(self, root: Path, *, max_bytes: int, host: str | None = None) -> None:
+        """Does not touch the disk. `host`: this machine's name by default."""
+        self.root = root
+        self._host = as_host(host or socket.gethostname())
+        self._incoming = root / INCOMING
+        self._bound = SizeBound(root, max_bytes=max_bytes)
+
+    def prepare(self) -> None:
+        """Make sure that the archive can be written to.
+
+        The folder itself is never made: below a mount point whose disk is missing, images would fill another disk.
+
+        Raises:
+            OSError: it can't; see `explain`.
+        """
+        with contextlib.suppress(FileExistsError):
+            self._incoming.mkdir()
+        for name in os.listdir(self._incoming):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - (self._incoming / name).stat().st_mtime > LEFTOVER_S:
+                    (self._incoming / name).unlink()
+        probe = self._incoming / f"probe_{self._host}_{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+
+    def write(self, image: bytes, result: SortResult) -> None:
+        """Add an image and its result, and remove the oldest ones if there are too many.
+
+        Raises:
+            OSError: they can't be written, and neither is there; see `explain`.
+        """
+        text = result.model_dump_json().encode()
+        self._bound.make_room(on_disk(len(image)) + on_disk(len(text)))
+        stem = stem_of(result, host=self._host)
+        image_path = f"{self.root}/{stem}{image_suffix(image)}"
+        self._put(image_path, image)
+        try:
+            self._put(f"{self.root}/{stem}{RESULT_SUFFIX}", text)
+        except OSError:
+            _remove_if_there(image_path)
+            raise
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Paths are text here: to build each as a Path would take longer than to write the files."""
+        incoming = f"{self._incoming}/{os.path.basename(path)}"
+        try:
+            with open(incoming, "wb") as file:
+                file.write(data)
+            try:
+                os.rename(incoming, path)
+            except FileNotFoundError:  # the first file of its folder, or another worker has just removed the last one
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                os.rename(incoming, path)
+        except OSError:
+            _remove_if_there(incoming)
+            raise
+
+    def explain(self, error: Exception) -> str:
+        """What is wrong with the archive, and the mend."""
+        number = error.errno if isinstance(error, OSError) else None
+        what, mend = _CAUSES.get(number or 0, (str(error), "see to its disk"))
+        return f"archive_dir {self.root}: {what}: {mend.format(user=os.geteuid())}"
+
+
+def _remove_if_there(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+_CAUSES = {
+    errno.ENOENT: ("it is not there", "create the folder, or mount its disk"),
+    errno.ENOTDIR: ("it is not a folder", "name a folder"),
+    errno.EACCES: ("it is not writable", "let the user {user} write there"),
+    errno.EPERM: ("it is not writable", "let the user {user} write there"),
+    errno.EROFS: ("it is mounted read-only", "mount it for writing"),
+    errno.ENOSPC: ("its disk is full", "free some space, and lower archive_max_bytes"),
+    errno.EDQUOT: ("its disk quota is used up", "raise the quota, or lower archive_max_bytes"),
+    errno.EFBIG: ("an image is larger than it may hold", "raise archive_max_bytes, or the limit on the size of files"),
+}

@@ -1,0 +1,76 @@
+"""Keeps an archive below its bound: counts its files from time to time, and removes the oldest.
+
+Workers that share an archive know nothing of each other. Each counts what is there whenever it has written a hundredth
+of the bound, and begins to remove at nine tenths: so ten workers can all write that hundredth between two counts. All
+remove the same files in the same order. So a file that another worker removed first counts as removed, and workers that
+prune at the same time remove no more together than each of them alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from worker.archive.files import ArchivedFile, files_in, remove
+
+COUNT_EVERY = 0.01  # of the bound, written by this worker
+PRUNE_ABOVE = 0.90
+PRUNE_DOWN_TO = 0.85
+# How many files are removed before the archive is counted again: so many are listed at a time.
+_ROUND_FILES = 10_000
+
+
+class SizeBound:
+    """The bound of one archive, for one worker and thread."""
+
+    def __init__(self, root: Path, *, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._since_count_bytes: int | None = None  # what this worker has written; None: it has not counted yet
+
+    def make_room(self, count_bytes: int) -> None:
+        """Make room for files that take so many bytes on the disk. Call it before they are written.
+
+        Raises:
+            OSError: the archive can't be counted, or its oldest files can't be removed, or this is more than it holds.
+        """
+        if count_bytes > PRUNE_DOWN_TO * self._max_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        written = self._since_count_bytes
+        if written is None or written + count_bytes > COUNT_EVERY * self._max_bytes:
+            self._prune(count_bytes)
+            self._since_count_bytes = 0
+        assert self._since_count_bytes is not None
+        self._since_count_bytes += count_bytes
+
+    def _prune(self, count_bytes: int) -> None:
+        limit = PRUNE_ABOVE * self._max_bytes
+        while True:
+            total_bytes, oldest = _count(self._root)
+            if total_bytes + count_bytes <= limit or not oldest:
+                return
+            limit = PRUNE_DOWN_TO * self._max_bytes
+            stem = ""
+            for file in oldest:
+                if file.stem != stem and total_bytes + count_bytes <= limit:
+                    return  # an image goes together with its result
+                stem = file.stem
+                remove(file)
+                total_bytes -= file.size_bytes
+
+
+def _count(root: Path) -> tuple[int, list[ArchivedFile]]:
+    """What an archive takes on the disk, and its oldest files in order."""
+    total_bytes = 0
+
+    def counted() -> Iterator[ArchivedFile]:
+        nonlocal total_bytes
+        for file in files_in(root):
+            total_bytes += file.size_bytes
+            yield file
+
+    oldest = heapq.nsmallest(_ROUND_FILES, counted())
+    return total_bytes, oldest
