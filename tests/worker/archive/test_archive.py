@@ -144,8 +144,15 @@ def test_a_share_is_kept_and_the_rest_is_not_even_held(archiving: Settings, root
 
 
 def test_an_image_whose_answer_was_cached_is_kept_too(archiving: Settings, root: Path) -> None:
-    job_ids = kit.submit(archiving, *[frame(picture(9), queue="bulk") for _ in range(40)])
-    parts = run_burst(archiving)
+    parts = components(archiving)
+    run = kit.pipeline(archiving, parts)
+    run.start()
+    job_ids = kit.submit(archiving, frame(picture(9), queue="bulk"))
+    kit.wait_until(lambda: counts(parts) == {"written": 1}, "the first one is archived, so its answer is cached")
+    job_ids += kit.submit(archiving, frame(picture(9), queue="bulk"))
+    kit.wait_until(lambda: counts(parts) == {"written": 2}, "the second one is archived")
+    run.drain()
+    kit.finish(run)
     assert parts.metrics.registry.get_sample_value("sortline_result_cache_total", {"result": "hit"}), "none was cached"
     assert {job_id: image for job_id, (image, _) in archived(root).items()} == dict.fromkeys(job_ids, picture(9))
 
