@@ -119,7 +119,7 @@ def test_the_pages_for_developers_name_what_exists(page: str) -> None:
 
 
 def test_the_architecture_page_names_many_files() -> None:
-    found = _FILE.findall(section_of("docs/architecture.md", "The way of one image"))
+    found = _FILE.findall(section_of("docs/architecture.md", "The path of an image"))
     assert len([name for _, name in found if name]) > 20
 
 
