@@ -1,5 +1,5 @@
-"""`sortline bench`: what the queue costs, measured on the machine it runs on.
+"""`sortline bench`: measures what the queue costs on the machine that it runs on.
 
-Each comparison is interleaved in one run, every contender in a process of its own; only ratios mean much
-on a shared machine. The producer is the real one, as a process (`sortline camera`).
+The contenders of a comparison take turns within one run, each in processes of its own. On a shared machine only the
+ratios are meaningful. Images come from the real producer, run as a process (`sortline camera`).
 """

@@ -33,14 +33,14 @@ from shared.settings import Settings, load_settings, masked
 
 
 class Benchmark(Protocol):
-    """A benchmark whose options are bound: measures on the emptied server of the settings, and returns a record."""
+    """A benchmark with its options bound. It measures on the emptied server of the settings, and returns a record."""
 
     def __call__(self, settings: Settings, *, on_progress: OnProgress) -> Record: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The options of `sortline bench`; those that are None leave a setting as it is."""
+    """The options of `sortline bench`. An option that is None leaves its setting as it is."""
 
     rounds: int
     jobs: int
@@ -60,7 +60,7 @@ class Options:
 
 
 def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
-    """Run, print, write. An embedded server is started unless `options` name another."""
+    """Run the benchmarks, print the tables, write the files. Starts an embedded server unless `options` name one."""
     machine = describe_machine()  # before the benchmarks load it
     if options.redis_url is not None:
         settings = _settings(options, options.redis_url)
@@ -142,7 +142,7 @@ def _write(document: dict[str, Any], out: Path) -> Path:
 
 
 def _plot(document: dict[str, Any], path: Path) -> None:
-    """The figures are there already: without matplotlib only the plot is missing."""
+    """Draw the plot. Without matplotlib only the plot is missing: the figures are already written."""
     try:
         draw(document, path)
     except NotFound as error:

@@ -1,1 +1,1 @@
-"""The benchmarks, a module each."""
+"""The benchmarks, one per module."""

@@ -1,6 +1,7 @@
-"""`bench engine`: images/s of each engine at each batch size and nothing else, the ceiling of all that follows.
+"""`bench engine`: images/s of each engine at each batch size, without decoding or a queue.
 
-Each engine lives in a process of its own for the whole run; they take turns, so that one never runs beside another.
+This is the ceiling for all other benchmarks. Each engine has its own process for the whole run, and the engines take
+turns, so that no two of them run at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from shared.images.arrays import Pixels
 from shared.settings import Settings
 
 BATCH_SIZES = (1, 4, 16, 64)
-# Of one engine at one batch size, in one round: at least so long, and at least so many batches.
+# In each round, each engine is measured at each batch size for at least this long and at least this many batches.
 MEASURE_S = 1.0
 MIN_BATCHES = 3
 
@@ -32,7 +33,7 @@ _engine: Engine
 
 
 def bench_engine(settings: Settings, *, rounds: int, on_progress: OnProgress, measure_s: float = MEASURE_S) -> Record:
-    """Images/s by engine and batch size; an engine that can't run the model is named with the reason."""
+    """Measure images/s by engine and batch size. `left_out` names each engine that can't run the model, and why."""
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     left_out: dict[str, str] = {}
     pools: dict[EngineName, ProcessPoolExecutor] = {}
@@ -70,7 +71,7 @@ def _figures(measured: dict[tuple[EngineName, int], list[float]]) -> dict[str, A
 
 
 def _open(settings: Settings, name: EngineName) -> str | None:
-    """Load the engine into this process; why it can't be, or None."""
+    """Load the engine into this process. Returns the reason if it can't be loaded, otherwise None."""
     global _engine
     bundle = open_bundle(open_store(settings).resolve(settings.model))
     try:
@@ -82,12 +83,12 @@ def _open(settings: Settings, name: EngineName) -> str | None:
 
 
 def _rate(size: int, measure_s: float) -> float:
-    """Images/s of this process' engine, warm."""
+    """Images/s of this process's engine, which is warm."""
     side_px = _engine.input_size_px
     batch = np.random.default_rng(0).integers(0, 256, (size, side_px, side_px, 3), np.uint8)
-    _engine.predict(batch)  # the change of the batch's shape is not measured
+    _engine.predict(batch)  # so that the change to this batch size is not measured
     started = time.perf_counter()
-    with ThreadPoolExecutor(_engine.max_concurrency) as callers:  # as a worker calls it
+    with ThreadPoolExecutor(_engine.max_concurrency) as callers:  # as many as a worker has
         calls = [callers.submit(_predict_until, batch, started + measure_s) for _ in range(_engine.max_concurrency)]
     return sum(call.result() for call in calls) * size / (time.perf_counter() - started)
 

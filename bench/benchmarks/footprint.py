@@ -24,11 +24,11 @@ from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
 SIZE = "640x480"
-# Memory is first read after so many images: by then all buffers have been used.
+# Memory is first read after this many images: by then all buffers have been used.
 FIRST_IMAGES = 1_000
-# Share of the worker's rate on the first images, which it took from a full queue.
+# The rate of the later images, as a share of the rate at which the worker took the first ones from a full queue.
 LOAD_SHARE = 0.9
-POINTS = 50  # of the curve
+POINTS = 50  # how many times memory is read
 _POLL_S = 0.002
 _METRICS = "metrics on "  # precedes the address in the worker's log
 
@@ -96,7 +96,7 @@ def _is_ready(worker: Child) -> bool:
 
 
 def _memory(settings: Settings, images: int, *, client: Any, folder: Path, on_progress: OnProgress) -> Record:
-    """Resident memory by images sorted."""
+    """Resident memory by the number of images sorted."""
     with ExitStack() as stack:
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
         _wait_ready(worker)

@@ -28,9 +28,9 @@ from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
 LINE = "idle"
-# Between two images: long enough for the worker to be idle again.
+# The shortest and the longest pause between two images: long enough for the worker to be idle again.
 INTERVAL_S = (0.02, 0.2)
-# The server's use is measured for WATCH_S, after SETTLE_S: workers that have just started do more than idle ones.
+# The server's load is measured for WATCH_S, from SETTLE_S after the start: new workers do more than idle ones.
 WATCH_S = 20.0
 SETTLE_S = 3.0
 
@@ -75,15 +75,15 @@ def _with_workers(
     return {
         "workers": count,
         "server": server,
-        # Until the worker's call that claims the job; its answer arrives a round trip later.
+        # Ends when the worker sends its claim; the job arrives a round trip later.
         "pickup_ms": percentiles(waits_ms, digits=2),
-        # With that round trip and all the rest, including the wait for a batch to fill (`linger_ms`).
+        # Includes that round trip and everything after it, e.g. the wait for a batch to fill (`linger_ms`).
         "capture_to_result_ms": percentiles(times_ms(found), digits=2),
     }
 
 
 def _server_use(client: Any, watch_s: float) -> dict[str, float]:
-    """Share of one core, and commands a second; reading them twice costs 4 commands."""
+    """The server's share of one core, and its commands a second. Measuring this costs 4 commands."""
     before, began = ServerUse.of(client), time.monotonic()
     time.sleep(watch_s)
     after, seconds = ServerUse.of(client), time.monotonic() - began

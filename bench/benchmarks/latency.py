@@ -31,7 +31,7 @@ from shared.server.connection import connect
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
-# Percent of the worker's capacity.
+# Loads, in percent of the worker's capacity.
 STEADY = (25, 50, 80)
 OVERLOAD = (100, 150, 300)
 # Counted beside the outcomes of jobs: frames that were refused because the queue was full.
@@ -79,12 +79,12 @@ def bench_latency(
         client: Any = connect(settings.redis_url)
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
         for number in range(1, rounds + 1):
-            on_progress(f"latency: round {number} of {rounds}, what the worker can do")
+            on_progress(f"latency: round {number} of {rounds}, the worker's capacity")
             full = TrafficSpec(line=f"capacity-{number}", count=jobs, size=size)
             capacity.append(_capacity(settings, full, client=client, worker=worker, folder=folder))
             for level in levels:
                 rate_hz = capacity[-1] * level.percent / 100
-                on_progress(f"latency: round {number} of {rounds}, {level.percent} % of it: {rate_hz:.0f} images/s")
+                on_progress(f"latency: round {number} of {rounds}, {level.percent} % load: {rate_hz:.0f} images/s")
                 spec = TrafficSpec(
                     line=f"load-{level.percent}-{number}",
                     count=max(1, round(rate_hz * seconds)),
@@ -111,9 +111,9 @@ def bench_latency(
 
 
 def _capacity(settings: Settings, spec: TrafficSpec, *, client: Any, worker: Child, folder: Path) -> float:
-    """Images/s of the worker on a queue that was filled before, while nothing else runs.
+    """Images/s of the worker on a queue that is filled before it starts, while nothing else runs.
 
-    The results of the first finish count as the start, not as work.
+    Time runs from the first results; these are not counted as work.
     """
     with claims_suspended(client):
         send(
@@ -130,7 +130,7 @@ def _capacity(settings: Settings, spec: TrafficSpec, *, client: Any, worker: Chi
 
 
 def _forget(client: Any) -> None:
-    """Delete finished jobs, which would fill the server's memory. The worker is idle meanwhile."""
+    """Delete finished jobs, which would fill the server's memory. Call it while the worker is idle."""
     doomed = [*client.scan_iter("rq:job:*", count=1000), *client.scan_iter("rq:results:*", count=1000)]
     for start in range(0, len(doomed), 1000):
         client.unlink(*doomed[start : start + 1000])

@@ -13,19 +13,19 @@ from bench.measuring.record import OnProgress, Record
 from bench.peers import celery_missing, mosec_missing, tensorflow_missing
 from shared.settings import Settings
 
-# However slow a contender that batches is: enough for a few batches, as its first doesn't count.
+# The fewest images for a slow contender that batches: enough for a few batches, as the first batch doesn't count.
 FEW = 64
-# `rq worker` loads the model for each.
+# The images for `rq worker`, which loads the model again for each of them.
 HANDFUL = 8
 
 
 def bench_line(
     settings: Settings, *, rounds: int, jobs: int, size: str, on_progress: OnProgress, peers: bool = False
 ) -> Record:
-    """Against the same decoder and engine in one process without a queue, and against RQ's SimpleWorker.
+    """Compare Sortline with its decoder and engine in one process without a queue, and with RQ's SimpleWorker.
 
-    The SimpleWorker has its model preloaded: the worker's, and the same through TensorFlow where that is installed.
-    `peers` adds `rq worker`, celery-batches and mosec. Slow contenders get fewer images.
+    The SimpleWorker has its model preloaded. It is measured with the worker's engine and, if TensorFlow is installed,
+    with TensorFlow too. `peers` adds `rq worker`, celery-batches and mosec. Slow contenders get fewer images.
     """
     settings = bench_settings(settings)
     filler = QueueFiller(settings, size)

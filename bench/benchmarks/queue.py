@@ -12,15 +12,16 @@ from bench.measuring.record import OnProgress, Record
 from bench.peers import celery_missing
 from shared.settings import Settings
 
-# About 30 KB a JPEG, as the design's `queue` asks for.
+# A JPEG of about 30 KB.
 FRAME, QUALITY = "608x456", 85
 
 
 def bench_queue(settings: Settings, *, rounds: int, jobs: int, on_progress: OnProgress, peers: bool = False) -> Record:
-    """Against the bare scripts and RQ's SimpleWorker on the same server, and two workers beside one.
+    """Compare one and two of Sortline's workers, the bare scripts and RQ's SimpleWorker, all on the same server.
 
-    All that batch take as many jobs at once as the bare scripts do, unless the settings say how many. `peers` adds
-    `rq worker` and celery-batches. Slow contenders get fewer jobs: seconds each, not minutes.
+    Every contender that batches takes as many jobs at once as the bare scripts do, unless the settings set
+    `max_batch`. `peers` adds `rq worker` and celery-batches. Slow contenders get fewer jobs, so that each takes
+    seconds and not minutes.
     """
     settings = with_step_batches(bench_settings(settings))
     filler = QueueFiller(settings, FRAME, QUALITY)
@@ -43,9 +44,9 @@ def bench_queue(settings: Settings, *, rounds: int, jobs: int, on_progress: OnPr
 
 
 def with_step_batches(settings: Settings) -> Settings:
-    """The settings, in batches as large as a step of the bare scripts unless they say how large.
+    """The settings, with batches as large as a step of the bare scripts unless they set `max_batch` themselves.
 
-    An engine that costs as little as this one is a GPU's, which wants no fewer.
+    The null engine stands for a fast GPU, which needs batches at least this large.
     """
     if "max_batch" in settings.model_fields_set:
         return settings

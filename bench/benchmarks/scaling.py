@@ -1,9 +1,9 @@
 """`bench scaling`: how the rate grows with more workers, and with a second server.
 
-Measured twice: with the real engine, which soon uses all cores of this machine, and with a simulated one that takes
-time but no processor, as a GPU would, so that something else is the limit: the workers' own work, or the server. The
-queue is filled before; only the time while all workers are working counts. The second server is an embedded one, on
-this machine too.
+It is measured twice: with the real engine, which soon uses all cores of this machine, and with a simulated one that
+takes time but no processor, as a GPU would, so that the limit is something else: the workers' own work, or the server.
+The queue is filled first, and only the time while all workers are working counts. The second server is an embedded one,
+also on this machine.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LINE = "bench"
 REAL_WORKERS = (1, 2)
 SIMULATED_WORKERS = (1, 2, 4, 8)
 REAL_SIZE = "640x480"
-# About 30 KB a JPEG, as in `bench queue`.
+# A JPEG of about 30 KB, as in `bench queue`.
 SIMULATED_SIZE = "608x456"
-# With the simulated engine: images for this many seconds at the unlimited rate, but no more than fit in memory.
+# The simulated engine gets images for this many seconds at its full rate, but no more images than fit in memory.
 SIMULATED_S = 3.0
 MAX_IMAGES = 20_000
 # A resource that is used above this share is the limit.
@@ -57,14 +57,17 @@ class _Measured:
     """The measurements of all rounds of one case."""
 
     rates: list[float] = field(default_factory=list)
-    server_us: list[float] = field(default_factory=list)  # of processor time, for a job
-    worker_us: list[float] = field(default_factory=list)
+    server_us: list[float] = field(default_factory=list)  # processor time per job
+    worker_us: list[float] = field(default_factory=list)  # processor time per job
 
 
 def bench_scaling(
     settings: Settings, *, rounds: int, jobs: int, on_progress: OnProgress, simulated_s: float = SIMULATED_S
 ) -> Record:
-    """Jobs/s by number of workers, real and simulated, on one server and on two; what limited each."""
+    """Measure jobs/s by number of workers, with the real and the simulated engine, on one server and on two.
+
+    The record also says what limited each case.
+    """
     settings = settings.model_copy(
         update={"log_level": "warning", "metrics_port": 0, "queues": "live", "queue_max_items": 1_000_000}
     )
@@ -169,9 +172,9 @@ def _point(settings: Settings, case: _Case, measured: _Measured, *, alone: float
 def limited_by(shares: dict[str, float]) -> str:
     """The resource that was used up, or `other`; `shares` says how much of each resource was used.
 
-    `engine`: another worker would add as much again. `server` (it works on one core): another server would. `cores`:
-    the workers, and here the servers too, compete for the cores of this machine. `other`: all of these had capacity
-    left; the limit is a single thread of each worker, or another program on this machine.
+    `engine`: another worker would raise the rate in proportion. `server`: another server would, as a server works on
+    one core. `cores`: the workers, and here the servers too, compete for the cores of this machine. `other`: all of
+    these had capacity left; the limit is a single thread of each worker, or another program on this machine.
     """
     most = max(shares, key=lambda name: shares[name])
     return most if shares[most] >= LIMIT_SHARE else "other"

@@ -1,8 +1,8 @@
 """`bench swaps`: how promotions and rollbacks delay the images that are sorted meanwhile.
 
 One worker process, one camera process at a steady rate, a store of three versions that are copies of the model.
-Intervals with swaps and intervals without take turns in one run. Of the swaps, each fifth is a rollback, to the version
-that the worker kept; the others are promotions of one that it has to fetch, verify and warm up.
+Intervals with swaps and intervals without take turns in one run. Every fifth swap is a rollback to the version that the
+worker has kept; the others promote a version that the worker has to fetch, verify and warm up.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ class _Run:
     client: Any
     worker: Child
     intervals: list[Interval] = field(default_factory=list)
-    reached_s: list[float] = field(
-        default_factory=list
-    )  # from a change in the store to the first result of the new version
+    # From a change in the store to the first result of the new version.
+    reached_s: list[float] = field(default_factory=list)
     done: int = 0
 
     def swap(self) -> None:
@@ -77,7 +76,7 @@ class _Run:
         self.reached_s.append(time.monotonic() - changed)
 
     def wait_for(self, version: int | None) -> None:
-        """Wait until the newest result comes from this version; from any version for None."""
+        """Wait until the newest result comes from this version, or from any version if it is None."""
         until = time.monotonic() + PATIENCE_S
         while True:
             newest = self.client.xrevrange(keys.results(LINE), count=1)
@@ -139,7 +138,7 @@ def _portions(swaps: int) -> list[int]:
 
 
 def _run_intervals(run: _Run, count: int, *, on_progress: OnProgress, of: int) -> None:
-    """An interval with `count` swaps, and one without that lasts as long."""
+    """Run an interval with `count` swaps, and then one of the same length without swaps."""
     began_at = time.time()
     for _ in range(count):
         on_progress(f"swaps: {run.done + 1} of {of}")
@@ -147,13 +146,13 @@ def _run_intervals(run: _Run, count: int, *, on_progress: OnProgress, of: int) -
         time.sleep(PAUSE_S)
     ended_at = time.time()
     run.intervals.append(Interval(True, began_at, ended_at))
-    on_progress(f"swaps: {run.done} of {of} done, as long without")
+    on_progress(f"swaps: {run.done} of {of} done, now the same time without swaps")
     time.sleep(ended_at - began_at)
     run.intervals.append(Interval(False, ended_at, time.time()))
 
 
 def _resident_mb(client: Any) -> float:
-    """Memory that the worker's process holds, in MB; 0 where the system doesn't tell."""
+    """Memory that the worker's process holds, in MB; 0 if the system doesn't report it."""
     (worker,) = client.smembers(keys.RQ_WORKERS)
     return resident_mb(int(client.hget(worker, "pid")))
 
@@ -198,7 +197,7 @@ def _record(
 
 
 def _times(results: Sequence[SortResult], intervals: Sequence[Interval], *, swaps: bool) -> list[float]:
-    """Milliseconds from capture to result of what was captured in these intervals."""
+    """Milliseconds from capture to result, of the images captured in the intervals with, or without, swaps."""
     windows = [interval for interval in intervals if interval.swaps is swaps]
     return [
         (result.finished_at - result.captured_at) * 1000

@@ -1,7 +1,7 @@
-"""The ceiling of `queue`: claim.lua, a fetch of the images and finish.lua, in a plain loop without a worker.
+"""The ceiling for `bench queue`: claim.lua, a fetch of the images and finish.lua, in a plain loop without a worker.
 
-The scripts keep all of RQ's keys. Nothing parses a job, decodes an image or renews a lease, and each job gets the same
-answer, which is prepared beforehand.
+The scripts maintain all of RQ's keys. Nothing parses a job, decodes an image or renews a lease, and each job gets the
+same answer, which is prepared beforehand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.settings import Settings
 from worker.rq import scripts
 from worker.rq.claimer import claim_args
 
-# Jobs in one claim and one finish: what the design's first trial took (16,000 a second without images).
+# Jobs in one claim and one finish. The first trial of the scripts took as many (16,000 jobs/s, without images).
 STEP_JOBS = 32
 _WORKER = "bare"
 
@@ -65,7 +65,7 @@ def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any],
 
 
 def _answer() -> Iterator[str | bytes]:
-    """The end of a job's arguments: ttls, line, SortResult, RQ's payload, meta."""
+    """The last of a job's arguments: TTLs, line, SortResult, RQ's payload, meta."""
     result = SortResult(
         job_id="0" * 32,
         line=LINE,

@@ -1,7 +1,7 @@
-"""The ceiling of `line`: the worker's decoder and engine in one process, with no queue.
+"""The ceiling for `bench line`: the worker's decoder and engine in one process, with no queue.
 
-It is made to be hard to reach: the images are in memory, and nothing is claimed, leased, decided or answered. As in the
-worker, the decode threads run batches ahead of the engine, and each decodes a chunk of a batch rather than one image.
+The ceiling is deliberately high: the images are in memory, and nothing is claimed, leased, decided or answered. As in
+the worker, the decode threads work some batches ahead of the engine, and each decodes a chunk of a batch at a time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from shared.images.arrays import Pixels
 from shared.settings import Settings
 from worker.models.loading import LoadedModel, load_model
 
-# As the worker: one batch in the engine, one decoded, one being decoded.
+# As in the worker: one batch in the engine, one decoded, one being decoded.
 _AHEAD = 2
 
 
 def no_queue_rate(settings: Settings, images: Sequence[bytes]) -> float:
-    """Images/s, measured as with the others: from the end of the first batch to the end of the last."""
+    """Images/s, measured like the other contenders: from the end of the first batch to the end of the last."""
     rate: float = in_process(_run, settings, images)
     return rate
 
@@ -40,7 +40,7 @@ def _run(settings: Settings, images: Sequence[bytes]) -> float:
 
 
 def _finished_at(engine: Engine, batches: Iterator[Pixels]) -> list[float]:
-    """When the engine had answered each image. It is called by as many threads as it allows."""
+    """When the engine had answered each image. As many threads call it as `max_concurrency` says."""
     finished_at: list[float] = []
 
     def predict(pixels: Pixels) -> None:

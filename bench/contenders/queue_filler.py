@@ -40,5 +40,5 @@ class QueueFiller:
 
     @property
     def image_bytes_mean(self) -> int:
-        """Of all images so far."""
+        """The mean size of all image files so far."""
         return round(statistics.mean(self._image_bytes))

@@ -1,7 +1,7 @@
 """The workers that the benchmarks compare. Each runs to its end in processes of its own.
 
-All but the baseline empty a queue that was filled before they start. Their rate is computed from the results that they
-leave, between the first and the last one, so that starting up doesn't count.
+They empty a queue that was filled before they start. Their rate is computed from the results that they leave, between
+the first and the last one, so that starting up doesn't count.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from shared.settings import Settings
 from shared.subprocesses import ours
 
 LINE = "bench"
-CAMERA = "camera-1"  # as `sortline camera` calls one that is not named
-# Different frames, drawn before the first is sent: drawing takes some 20 ms each, at 1920x1080 more.
+CAMERA = "camera-1"  # the default of `sortline camera`
+# How many different frames are drawn before the first is sent. Drawing one takes about 20 ms, at 1920x1080 more.
 REPLAYED = 40
 
 
@@ -42,13 +42,13 @@ def bench_settings(settings: Settings) -> Settings:
             "metrics_port": 0,
             "queue_max_items": 1_000_000,
             "queues": "live",
-            "result_cache_items": 0,  # frames are sent again and again
+            "result_cache_items": 0,  # the same frames are sent again and again
         }
     )
 
 
 def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) -> list[bytes]:
-    """Put `count` simulated frames on the queue `live` of an emptied server, by the real producer.
+    """Empty the server, and have the real producer put `count` simulated frames on its queue `live`.
 
     Returns:
         the image files, in the order of the queue; the same ones each time.
@@ -64,7 +64,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     images: list[bytes] = []
-    known: dict[bytes, bytes] = {}  # so that a frame that was sent often is held once
+    known: dict[bytes, bytes] = {}  # holds each frame only once, however often it was sent
     for start in range(0, len(job_ids), 100):
         found = client.mget(map(keys.image, job_ids[start : start + 100]))
         images += [known.setdefault(image, image) for image in found if image is not None]
@@ -85,7 +85,7 @@ def drained_rate(settings: Settings, *, count: int) -> float:
 
 
 def shared_rate(settings: Settings, *, count: int, workers: int) -> float:
-    """As `drained_rate`, for several workers: only the time while all of them were working counts."""
+    """Like `drained_rate`, for several workers: only the time while all of them were working counts."""
     return steady_rate(_results(settings, count=count), workers=workers)
 
 
@@ -97,7 +97,7 @@ def _results(settings: Settings, *, count: int) -> list[SortResult]:
 
 
 def in_process(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a fresh process: no contender inherits another's threads, caches or heap.
+    """Run `function(*args)` in a fresh process, so that no contender inherits another's threads, caches or heap.
 
     Raises:
         Transient: the process died.
@@ -142,7 +142,7 @@ def run_sortline(settings: Settings, *, null: bool) -> None:
 
 
 def run_simple_worker(settings: Settings, *, null: bool) -> None:
-    """Empty the queue with RQ's SimpleWorker, settings and model loaded once before it starts."""
+    """Empty the queue with RQ's SimpleWorker. Settings and model are loaded once, before it starts."""
     from rq import SimpleWorker
 
     from bench.engines.null import null_model
@@ -154,7 +154,7 @@ def run_simple_worker(settings: Settings, *, null: bool) -> None:
 
 
 def run_rq(kind: type[Any], settings: Settings) -> None:
-    """Empty the queue with one of RQ's workers, as quiet as it can be."""
+    """Empty the queue with one of RQ's workers, which logs as little as possible."""
     import logging
 
     from rq.serializers import JSONSerializer

@@ -28,14 +28,14 @@ from worker.models.loading import LoadedModel
 
 Loader = Callable[[Settings], LoadedModel]
 
-# A model is loaded within seconds; a hundred processes on two cores take longer.
+# How long the workers may take to start. One loads its model within seconds; a hundred on two cores take longer.
 PATIENCE_S = 180.0
 
 _start_barrier: Barrier
 
 
 def drain_queues(settings: Sequence[Settings], load: Loader) -> float:
-    """Run one worker for each of the settings: they load, begin together, and end when their queues are empty.
+    """Run one worker for each of the settings. They load, begin together, and end when their queues are empty.
 
     Returns:
         seconds of processor time that the workers used since their common start.
@@ -54,7 +54,7 @@ def drain_queues(settings: Sequence[Settings], load: Loader) -> float:
 
 
 def _raise_first(errors: Sequence[BaseException | None]) -> None:
-    """Raise the error that caused the others: those are of workers that waited for the one that failed."""
+    """Raise the error that caused the others: a BrokenBarrierError only says that another worker failed."""
     found = [error for error in errors if error is not None]
     for error in [error for error in found if not isinstance(error, BrokenBarrierError)] or found:
         raise error
@@ -137,8 +137,8 @@ def _wait_registered(workers: Sequence[BaseProcess], client: Any, on_progress: O
     while (there := client.scard(keys.RQ_WORKERS)) < len(workers):
         ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
         if ended or time.monotonic() > until:
-            raise Transient(f"{there} of {len(workers)} workers came; exit codes {ended}: see their logs above.")
-        on_progress(f"idle: {there} of {len(workers)} workers are there")
+            raise Transient(f"{there} of {len(workers)} workers registered; exit codes {ended}: see their logs above.")
+        on_progress(f"idle: {there} of {len(workers)} workers are registered")
         time.sleep(0.2)
 
 
@@ -158,5 +158,5 @@ def _end_with_parent() -> None:
 
 
 def _log_errors_only() -> None:
-    """Otherwise each of a hundred workers would warn that the benchmark's server does not persist its jobs."""
+    """Log errors only. Otherwise each of a hundred workers would warn that the server does not persist its jobs."""
     logging.getLogger("sortline").setLevel(logging.ERROR)

@@ -47,7 +47,7 @@ class NoDecoder:
         """Leaves `out` as it is."""
 
     def is_costly(self, data: bytes, camera: str) -> bool:
-        """As of any other decoder: it belongs to what the worker does for each image."""
+        """The same as for any other decoder: this check is part of the worker's work for each image."""
         return is_costly(data)
 
 

@@ -1,1 +1,1 @@
-"""What the benchmarks measure with: rates, percentiles, traffic from the real producer, and the machine itself."""
+"""The tools of the benchmarks: rates, percentiles, traffic from the real producer, and a description of the machine."""

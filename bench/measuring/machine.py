@@ -49,7 +49,7 @@ class ServerUse:
 
     @classmethod
     def of(cls, client: Any) -> ServerUse:
-        """As the server itself counts it: all its threads."""
+        """The server's own counters, which cover all its threads."""
         cpu = client.info("cpu")
         return cls(
             cpu_s=float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),

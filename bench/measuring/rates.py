@@ -43,7 +43,7 @@ def ratio(rates: Rates, key: str, *, to: str) -> float:
 
 
 def ratios_to(rates: Rates, others: Iterable[str]) -> dict[str, float]:
-    """Sortline against each of the others, e.g. `ratio_to_no_queue`."""
+    """Sortline's rate divided by each of the others', e.g. `ratio_to_no_queue`."""
     return {f"ratio_to_{other}": ratio(rates, "sortline", to=other) for other in others}
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Is told what a benchmark is doing, in words.
+# Called with a text that says what a benchmark is doing.
 OnProgress = Callable[[str], None]
 Record = dict[str, Any]
 
@@ -18,12 +18,12 @@ def spread(values: Sequence[float], *, digits: int = 1) -> dict[str, float]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that `percent` % of the values don't exceed: one of them, never one in between."""
+    """The percentile of the values: always one of them, never interpolated between two."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 def percentiles(times_ms: Sequence[float], *, digits: int = 1) -> dict[str, float]:
-    """How many times there are, their percentiles and the longest, in ms."""
+    """The number of times, their percentiles and the longest of them, in ms."""
     found = {f"p{percent}": round(percentile(times_ms, percent), digits) for percent in (50, 95, 99)}
     return {"images": len(times_ms), **found, "max": round(max(times_ms), digits)}

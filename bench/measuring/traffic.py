@@ -1,7 +1,7 @@
-"""Images for the benchmarks, from the real producer (`sortline camera`, processes of their own), and their results.
+"""Images for the benchmarks, from the real producer (processes of `sortline camera`), and their results.
 
-Cameras draw their frames before they send the first one, and send them in turn: drawing does not disturb what is
-measured.
+A camera draws a few frames before it sends the first one, and then sends them in turn, so that drawing does not disturb
+what is measured.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from shared.schemas import SortResult
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
-# Different frames of one camera.
+# How many different frames a camera draws.
 REPLAYED = 60
-# The most frames a second for one camera process. It sends 7,000 and more of 30 KB without a schedule, so at this rate
-# it keeps to its schedule.
+# The most frames a second that one camera process has to send. Without a schedule it sends 7,000 and more of 30 KB, so
+# it can keep a schedule at this rate.
 CAMERA_HZ = 2000.0
 PATIENCE_S = 120.0
 _POLL_S = 0.05
@@ -33,7 +33,7 @@ _READ_RESULTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TrafficSpec:
-    """What to send: `count` frames in all on one line, at `rate_hz` (0: as fast as possible)."""
+    """What to send: `count` frames on one line, at `rate_hz` in all (0: as fast as possible)."""
 
     line: str
     count: int
@@ -69,12 +69,12 @@ def send(settings: Settings, spec: TrafficSpec, *, folder: Path) -> TrafficResul
         frames=sum(summary["frames"] for summary in summaries),
         accepted=sum(summary["accepted"] for summary in summaries),
         refused_full=sum(summary["refused_full"] for summary in summaries),
-        # A camera that sends one frame alone is done at once.
+        # A camera that sends a single frame takes no measurable time.
         achieved_hz=sum(summary["frames"] / max(summary["seconds"], 1e-3) for summary in summaries),
         cameras=len(running),
     )
     if sent.accepted + sent.refused_full != spec.count:
-        raise Transient(f"{spec.count} frames were to be sent on line {spec.line}, the cameras report {sent}.")
+        raise Transient(f"{spec.count} frames were to be sent on line {spec.line}, but the cameras report {sent}.")
     return sent
 
 
@@ -136,7 +136,7 @@ def wait_answered(client: Any, line: str, *, count: int, child: Child | None = N
     """Wait until a line has `count` results.
 
     Raises:
-        Transient: no results come any more, or `child`, which should produce them, has ended.
+        Transient: no more results come, or `child`, which should produce them, has ended.
     """
     seen, until = -1, 0.0
     while (now := answered(client, line)) < count:

@@ -1,6 +1,7 @@
-"""The plot of a run of `sortline bench`: a PNG with a panel or two for each benchmark that was run.
+"""The plot of a run of `sortline bench`: a PNG with one or two panels for each benchmark that was run.
 
-matplotlib, without a display or global state; colours are Okabe and Ito's, which colour-blind people tell apart.
+It is drawn by matplotlib, without a display or global state. The colours are Okabe and Ito's, which colour-blind people
+can tell apart.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _PERCENTILES = ("p50", "p95", "p99")
 
 
 class Panel(NamedTuple):
-    """One panel: what is drawn, by whom."""
+    """One panel: its title, and the function that draws it."""
 
     title: str
     draw: Callable[[Axes], None]
 
 
 def draw(document: dict[str, Any], path: Path) -> list[str]:
-    """Draw what was run.
+    """Draw the records of a run into a PNG file.
 
     Returns:
         the titles of the panels.
@@ -61,7 +62,7 @@ def draw(document: dict[str, Any], path: Path) -> list[str]:
         NotFound: matplotlib is not installed; says how to get it. Nothing is written.
     """
     if not matplotlib_installed():
-        raise NotFound("no plot is drawn, as matplotlib is not installed: pip install 'sortline[train]'.")
+        raise NotFound("no plot is drawn because matplotlib is not installed: pip install 'sortline[train]'.")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ def matplotlib_installed() -> bool:
 
 
 def panels_of(records: Sequence[Record]) -> list[Panel]:
-    """The panels of a run, in the order of its records; those of all sizes of `line` are one."""
+    """The panels of a run, in the order of its records. All sizes of `line` share one panel."""
     panels: list[Panel] = []
     lines = [record for record in records if kind_of(record) == "line"]
     for record in records:
@@ -110,7 +111,7 @@ def _queue_panel(record: Record) -> Panel:
 
 
 def _engine_panels(record: Record) -> list[Panel]:
-    title = f"{record['model']} at {record['input_size_px']} px, nothing but the engine"
+    title = f"{record['model']} at {record['input_size_px']} px, the engine alone"
 
     def bars(axes: Axes) -> None:
         rates = {
@@ -126,7 +127,7 @@ def _engine_panels(record: Record) -> list[Panel]:
 
 
 def _ratios(axes: Axes, records: Sequence[Record]) -> None:
-    """Horizontal bars: Sortline's rate as a multiple of each contender's; a log scale, as they are far apart."""
+    """Horizontal bars: Sortline's rate as a multiple of each contender's, on a log scale as they are far apart."""
     highest: dict[str, float] = {}
     for record in records:
         for name, value in ratios(record).items():
@@ -155,7 +156,7 @@ def _ratios(axes: Axes, records: Sequence[Record]) -> None:
     axes.set_yticks(range(len(names)), [textwrap.fill(words(name), 24) for name in names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set_xlabel("Sortline's rate as a multiple (log scale; beyond 1 Sortline does more)")
+    axes.set_xlabel("Sortline's rate as a multiple of each contender's (log scale)")
     if len(records) > 1:
         axes.legend(loc="upper right", fontsize=8)
 
@@ -164,7 +165,7 @@ def _latency_panels(record: Record) -> list[Panel]:
     capacity = record["capacity_images_per_s"]["median"]
     return [
         Panel(
-            f"capture to result (expired too), {record['size']}; 100 % is {capacity:,.0f} images/s",
+            f"capture to result (expired included), {record['size']}; 100 % is {capacity:,.0f} images/s",
             lambda axes: _times(axes, record),
         ),
         Panel(f"what became of the images, deadline {record['deadline_ms']:g} ms", lambda axes: _goodput(axes, record)),
@@ -183,7 +184,7 @@ def _times(axes: Axes, record: Record) -> None:
     axes.set_xticks([], minor=True)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("load, % of what the worker can do")
+    axes.set_xlabel("load, % of the worker's capacity")
     axes.set_ylabel("ms (log scale)")
     axes.legend(fontsize=8)
 
@@ -201,7 +202,7 @@ def _goodput(axes: Axes, record: Record) -> None:
         axes.annotate(f"{rate:,.0f}/s", (place, 101), ha="center", va="bottom", fontsize=8)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xlabel("load, % of what the worker can do (above: images in time a second)")
+    axes.set_xlabel("load, % of the worker's capacity (above the bars: images/s in time)")
     axes.set_ylabel("% of the images sent")
     axes.grid(False, axis="x")
     axes.set_xlim(-0.6, len(labels) + 0.7)  # room for the legend beside the bars
@@ -224,7 +225,7 @@ def _curve(axes: Axes, part: Record) -> None:
     points = part["points"]
     alone = points[0]["jobs_per_s"]["median"]
     workers = sorted({point["workers"] for point in points})
-    axes.plot(workers, [alone * count for count in workers], color="#999999", linestyle="--", label="as many times one")
+    axes.plot(workers, [alone * count for count in workers], color="#999999", linestyle="--", label="linear scaling")
     for servers, colour in zip((1, 2), _COLOURS, strict=False):
         chosen = [point for point in points if point["servers"] == servers]
         if not chosen:
@@ -243,7 +244,7 @@ def _curve(axes: Axes, part: Record) -> None:
         [f"{point['workers']}\n{point['limited_by']}\n{point['used_share']['server']:.0%}" for point in one_server],
     )
     axes.set_ylim(0, max(alone * workers[-1], *(point["jobs_per_s"]["max"] for point in points)) * 1.05)
-    axes.set_xlabel("worker processes; below: what limited them, and the use of the one server's core")
+    axes.set_xlabel("worker processes; below, with one server: what limited them, and use of the server's core")
     axes.set_ylabel("jobs/s")
     axes.legend(fontsize=8, loc="upper left")
 
@@ -251,7 +252,7 @@ def _curve(axes: Axes, part: Record) -> None:
 def _idle_panels(record: Record) -> list[Panel]:
     groups = record["crews"]
     cost = groups[-1]["server_core_share_of_workers"]
-    title = f"an idle worker picks a job up; {groups[-1]['workers']} cost the server {cost:.1%} of a core"
+    title = f"time to pick up a job; {groups[-1]['workers']} idle workers cost the server {cost:.1%} of a core"
 
     def bars(axes: Axes) -> None:
         times = {

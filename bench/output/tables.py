@@ -12,12 +12,12 @@ from bench.measuring.record import Record
 
 
 def kind_of(record: Record) -> str:
-    """`line` of `line 640x480`."""
+    """The kind of benchmark, e.g. `line` for `line 640x480`."""
     return str(record["benchmark"]).split()[0]
 
 
 def print_tables(machine: dict[str, Any], records: Sequence[Record]) -> None:
-    """A line on the machine, and a table of each kind of record."""
+    """Print a line about the machine, and the tables of the records."""
     console = Console()
     console.print(machine_line(machine), highlight=False)
     rates = [record for record in records if kind_of(record) in ("queue", "line")]
@@ -31,7 +31,7 @@ def print_tables(machine: dict[str, Any], records: Sequence[Record]) -> None:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """What the figures were measured on, in a line."""
+    """The machine that the figures were measured on, in one line."""
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, load before {machine['load_before']}; "
         f"{machine['system']}, Python {machine['python']}, {machine['server']}"
@@ -39,19 +39,19 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def ratios(record: Record) -> dict[str, float]:
-    """Sortline against each contender, by its name."""
+    """Sortline's rate divided by each contender's, by the contender's name."""
     return {name.removeprefix("ratio_to_"): value for name, value in record.items() if name.startswith("ratio_to_")}
 
 
 def words(name: str) -> str:
-    """A key of a record as people write it."""
+    """A record's key as words."""
     return name.replace("_", " ")
 
 
 def _table(
     console: Console, title: str, headings: Iterable[str], rows: Iterable[Iterable[str]], *, names: int = 1
 ) -> None:
-    """The first `names` columns are words, the others figures."""
+    """Print a table. Its first `names` columns are text, the others are numbers."""
     table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number >= names else "left")
@@ -74,7 +74,7 @@ def _rates(console: Console, records: Sequence[Record]) -> None:
                 ratio = against.get(contender)
                 shown = "" if ratio is None else f"{ratio} x"
                 rows.append([record["benchmark"], words(contender), *_spread(value), shown])
-    headings = ("benchmark", "contender", "median /s", "min-max", "Sortline against it")
+    headings = ("benchmark", "contender", "median /s", "min-max", "Sortline to contender")
     _table(console, "throughput", headings, rows, names=2)
     for record in records:
         for name, value in record.items():
@@ -116,9 +116,10 @@ def _latency(console: Console, record: Record) -> None:
     capacity = record["capacity_images_per_s"]["median"]
     title = (
         f"latency: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of {capacity:,.0f} images/s; "
-        "times of all answers, of the expired too"
+        "times of all results, expired included"
     )
-    headings = ("load", "sent/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "in time", "in time/s (of capacity)", "not")
+    percentiles = ("p50 ms", "p95 ms", "p99 ms", "max ms")
+    headings = ("load", "sent/s", *percentiles, "in time", "in time/s (of capacity)", "not in time")
     _table(console, title, headings, rows)
 
 
@@ -140,8 +141,8 @@ def _scaling(console: Console, record: Record) -> None:
     ]
     simulated = record["simulated"]
     title = f"scaling; simulated engine: {simulated['batch_ms']:g} ms a batch + {simulated['image_ms']:g} ms an image"
-    headings = ("engine", "workers", "servers", "jobs/s", "min-max", "to one", "server µs/job", "worker µs/job")
-    _table(console, title, (*headings, "server's core", "limited by"), rows)
+    headings = ("engine", "workers", "servers", "jobs/s", "min-max", "to one worker", "server µs/job", "worker µs/job")
+    _table(console, title, (*headings, "use of server's core", "limited by"), rows)
 
 
 def _idle(console: Console, record: Record) -> None:
@@ -161,7 +162,7 @@ def _idle(console: Console, record: Record) -> None:
         "p95 ms",
         "p99 ms",
         "to result p50 ms",
-        "of a server core",
+        "share of server's core",
         "commands/s",
     )
     _table(console, f"idle: {record['crews'][0]['pickup_ms']['images']} single images", headings, rows)
@@ -190,7 +191,8 @@ def _swaps(console: Console, record: Record) -> None:
     _table(console, title, ("capture to result", "images", "p50 ms", "p95 ms", "p99 ms", "max ms"), rows)
     console.print(
         f"{record['images']:,} images: {record['failed']} failed, {record['lost']} lost, {record['doubled']} doubled; "
-        f"a swap was served after {record['reached_s']['median']} s (at most {record['reached_s']['max']} s)"
+        f"the first result of a new version came {record['reached_s']['median']} s after the swap "
+        f"(at most {record['reached_s']['max']} s)"
     )
 
 

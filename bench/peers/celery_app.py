@@ -1,9 +1,10 @@
 """The Celery application of the peer celery-batches: one task that classifies a batch.
 
-Celery, as its documentation has it for short CPU-bound tasks: the prefork pool with a process per core, a prefetch
-window of several batches (celery-batches needs more than one), no gossip, mingle, heartbeat or events. The images lie
-in Redis under the ids of their tasks, and a batch fetches its own with one MGET: in the messages they would be base64
-and go through the worker's main process and a pipe as well (30 KB images: 29 % more processor time).
+Celery is set up as its documentation recommends for short CPU-bound tasks: the prefork pool with a process per core, a
+prefetch window of several batches (celery-batches needs more than one), no gossip, mingle, heartbeat or events. The
+images lie in Redis under the ids of their tasks, and a batch fetches its images with one MGET. Inside the messages they
+would be base64, and would also pass through the worker's main process and a pipe: with 30 KB images this costs 29 %
+more processor time.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from shared.settings import Settings
 from worker.models.loading import LoadedModel, load_model
 
 TASK = "classify"
-# The last images of a run wait at most so long for their batch to fill.
+# The last images of a run wait at most this long for their batch to fill.
 FLUSH_INTERVAL_S = 0.1
 # Batches that the main process holds ready for each process of the pool.
 _PREFETCHED_BATCHES = 4
-# TensorFlow takes longer to load than Celery gives a process of its pool (4 s).
+# Celery's default for the start of a pool process is 4 s; TensorFlow takes longer to load.
 _START_TIMEOUT_S = 180.0
 
 
 def celery_app(settings: Settings, *, null: bool) -> Any:
-    """The application: for the worker, and for whoever puts tasks on its queue.
+    """The application, for the worker and for the process that puts tasks on its queue.
 
-    `null` answers at once, without decoding.
+    With `null` it answers at once, without decoding.
     """
     from celery import Celery
     from celery.signals import worker_process_init
@@ -67,13 +68,13 @@ class _Classifier:
         """Called by Celery in each new process: connections and models don't survive a fork."""
         from bench.engines.null import null_model
 
-        # A process per core, so that each engine has one thread.
+        # There is one process per core, so each engine has one thread.
         settings = self._settings.model_copy(update={"engine_threads": 1})
         self._loaded: LoadedModel = null_model(settings) if self._null else load_model(settings)
         self._client: Any = connect(settings.redis_url)
 
     def answers(self, task_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """What the model says of the images of these tasks."""
+        """The model's answers for the images of these tasks."""
         image_keys = [keys.image(task_id) for task_id in task_ids]
         images = self._client.mget(image_keys)
         size_px = self._loaded.engine.input_size_px

@@ -20,7 +20,7 @@ from shared.server.connection import connect
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
-# Without a result for so long, the run is void; TensorFlow's first is the slowest.
+# The run is void if no result comes for this long. TensorFlow's first result takes longest.
 _PATIENCE_S = 180.0
 _POLL_S = 0.2
 
@@ -29,7 +29,7 @@ def celery_batches_rate(settings: Settings, images: Sequence[bytes], *, null: bo
     """Images/s of a celery-batches worker on a queue of these images, on an emptied server.
 
     Raises:
-        Transient: it ended, or left images without an answer; quotes its log.
+        Transient: the worker ended, or left images without an answer; quotes its log.
     """
     task_ids: list[str] = in_process(_fill, settings, images)
     client: Any = connect(settings.redis_url)
@@ -42,7 +42,7 @@ def celery_batches_rate(settings: Settings, images: Sequence[bytes], *, null: bo
 
 
 def _fill(settings: Settings, images: Sequence[bytes]) -> list[str]:
-    """Put a task for each image on Celery's queue; their ids. Run in a process of its own."""
+    """Put a task for each image on Celery's queue, and return their ids. Runs in a process of its own."""
     client: Any = connect(settings.redis_url)
     client.flushdb()
     app = celery_app(settings, null=True)
@@ -74,5 +74,5 @@ def _finished_at(client: Any, task_ids: Sequence[str]) -> list[float]:
 
 
 def _result_key(task_id: str) -> str:
-    """As Celery's Redis backend names it."""
+    """The key of a task's result, as Celery's Redis backend names it."""
     return f"celery-task-meta-{task_id}"

@@ -10,7 +10,7 @@ from model_store.registry.store import open_store
 from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 
-# What workers tell each other, which one alone has no use for.
+# Turns off messages between workers: there is only one.
 _ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--null", action="store_true", help="answer at once, without a model")
     settings, is_null = load_settings(), parser.parse_args().null
-    if not is_null:  # Celery only logs what fails in its processes, and would leave the images without an answer
+    if not is_null:  # fail here: Celery only logs errors in its pool, and would leave the images without an answer
         open_bundle(open_store(settings).resolve(settings.model))
     app = celery_app(settings, null=is_null)
     app.worker_main(

@@ -1,7 +1,7 @@
-"""HTTP load: images as the bodies of POST requests, over connections that are kept, each with one request under way.
+"""HTTP load: sends images as POST requests over persistent connections, each with one request at a time.
 
-The requests are written as they go over the wire and of the answers only status and length are read, so that the client
-takes little of the cores that it shares with the server: it says how much.
+The client shares its cores with the server, so it does little: it writes the requests' bytes itself, and parses only
+the status and length of the answers. It reports the share of a core that it used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ HOST = "127.0.0.1"
 
 @dataclass(slots=True)
 class Answers:
-    """When each answer was there (monotonic seconds, in order), and the client's own share of one core."""
+    """When each answer had arrived (monotonic seconds, in order), and the client's own share of one core."""
 
     finished_at: list[float] = field(default_factory=list)
     client_core_share: float = 0.0
 
 
 def post_all(port: int, path: str, images: Sequence[bytes], *, connections: int) -> Answers:
-    """Send every image once; the caller gives it a process of its own.
+    """Send every image once. The caller runs this in a process of its own.
 
     Raises:
         Transient: an answer is not a 200; quotes it.
@@ -35,7 +35,7 @@ def post_all(port: int, path: str, images: Sequence[bytes], *, connections: int)
     began, began_cpu_s = time.monotonic(), time.process_time()
     try:
         asyncio.run(_post_all(port, path, images, connections, answers.finished_at))
-    except ExceptionGroup as errors:  # of the connections that failed, the others having been cancelled
+    except ExceptionGroup as errors:  # from the connections that failed; the others were cancelled
         raise errors.exceptions[0] from None
     answers.client_core_share = (time.process_time() - began_cpu_s) / (time.monotonic() - began)
     return answers

@@ -18,7 +18,7 @@ from shared.ports import free_port
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
-# Requests under way for each process: a batch that it works on, and one that waits.
+# Requests under way, in batches for each core's process: one batch that it works on, and one that waits.
 _BATCHES_UNDER_WAY_PER_CORE = 2
 _PATIENCE_S = 60.0
 _POLL_S = 0.05
@@ -26,7 +26,7 @@ _INFERENCE_PATH = "/inference"
 
 
 def mosec_rate(settings: Settings, images: Sequence[bytes]) -> tuple[float, float]:
-    """Images/s of a mosec server that gets these images, and the share of a core that its client took.
+    """Images/s of a mosec server that gets these images, and the share of a core that its client used.
 
     Raises:
         Transient: the server did not start, ended, or refused an image; quotes its log.

@@ -1,9 +1,9 @@
 """Run as a program: `python -m bench.peers.mosec_server --port P …`, a mosec server until SIGTERM.
 
-mosec reads its own options from the command line. Set up as its guide to performance has it, for CPUs: bytes go in as
-they are, batches are formed as requests come, and each core has a process whose engine has one thread. Decoding as a
-stage of its own, which the guide proposes to feed a GPU, was measured too: where both stages want the same cores, the
-pixels that go from one to the other only cost (640x480: 17 % more processor time).
+mosec reads its own options from the command line. It is set up as its performance guide recommends for CPUs: files are
+passed on undecoded, batches form as requests come in, and each core has a process whose engine has one thread. To feed
+a GPU, the guide recommends a separate stage for decoding. This was measured too: here both stages compete for the same
+cores, and passing the pixels from one to the other costs 17 % more processor time (640x480).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
 from worker.models.loading import load_model
 
-# mosec's default; a full batch doesn't wait for it, and under this load most are full.
+# mosec's default. A full batch doesn't wait, and under this load most batches are full.
 MAX_WAIT_MS = 10
 
 
 class Classify(Worker):
-    """Files to probabilities, which mosec answers as JSON."""
+    """Turns files into probabilities, which mosec returns as JSON."""
 
     def __init__(self) -> None:
         self._loaded = load_model(load_settings().model_copy(update={"engine_threads": 1}))
@@ -35,7 +35,7 @@ class Classify(Worker):
         return bytes(data)
 
     def forward(self, data: Sequence[bytes]) -> list[list[float]]:
-        """A row for each."""
+        """A row of probabilities for each file."""
         size_px = self._loaded.engine.input_size_px
         pixels = np.empty((len(data), size_px, size_px, 3), np.uint8)
         decode_rows(self._loaded, data, pixels)
@@ -46,9 +46,9 @@ class Classify(Worker):
 def main() -> None:
     """Serve the model that the settings name."""
     settings = load_settings()
-    # mosec starts a process that fails again and again: better fail here.
+    # A missing model must fail here: mosec would restart its failing processes again and again.
     open_bundle(open_store(settings).resolve(settings.model))
-    server = Server()  # type: ignore[no-untyped-call]  # mosec's are partly typed
+    server = Server()  # type: ignore[no-untyped-call]  # mosec is only partly typed
     server.append_worker(Classify, num=usable_cores(), max_batch_size=settings.max_batch, max_wait_time=MAX_WAIT_MS)
     server.run()  # type: ignore[no-untyped-call]
 

@@ -30,7 +30,7 @@ def rq_worker_rate(settings: Settings, *, count: int) -> float:
 
 
 def rq_worker_null_rate(settings: Settings, *, count: int) -> float:
-    """Jobs/s of `rq worker` with a model that costs nothing, there before the first fork: what the forks cost."""
+    """Jobs/s of `rq worker` with the null model, loaded before the first fork. Shows what the forks cost."""
     in_process(_run_null, settings)
     return drained_rate(settings, count=count)
 

@@ -378,7 +378,7 @@ FORGERIES: Mapping[str, Forgery] = {
     "executions of a worker": wrong_executions_of_worker,
     "processes": wrong_processes,
     "junk processes": junk_processes,
-    "bell": wrong_wakeup,
+    "wakeup list": wrong_wakeup,
     "lines": wrong_lines,
     "finished jobs": functools.partial(wrong_registry, registry="finished"),
     "failed jobs": functools.partial(wrong_registry, registry="failed"),

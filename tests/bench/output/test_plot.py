@@ -131,13 +131,13 @@ def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) ->
     titles = draw({"machine": MACHINE, "benchmarks": RECORDS}, tmp_path / "all.png")
     # All sizes of `line` are one; latency and scaling are two each.
     assert len(titles) == len(set(titles)) == len(RECORDS) - 1 + 2
-    assert any(title.startswith("capture to result (expired too)") for title in titles)
+    assert any(title.startswith("capture to result (expired included)") for title in titles)
     with Image.open(tmp_path / "all.png") as image:
         assert image.format == "PNG"
         everything = image.size
         assert len(image.convert("RGB").getcolors(image.width * image.height) or []) > 10
     (only,) = draw({"machine": MACHINE, "benchmarks": RECORDS[6:7]}, tmp_path / "one.png")
-    assert "100 cost the server 1.0% of a core" in only
+    assert "100 idle workers cost the server 1.0% of a core" in only
     with Image.open(tmp_path / "one.png") as image:
         assert image.width < everything[0]
         assert image.height < everything[1]
@@ -169,7 +169,7 @@ def test_the_tables_show_every_benchmark_and_what_was_left_out(
         "5 swaps",
     ):
         assert words in shown
-    assert "times of all answers, of the expired too" in " ".join(shown.split())
+    assert "times of all results, expired included" in " ".join(shown.split())
     assert shown.count("mosec is left out: pip install 'sortline[peers]'") == 2
     assert "ratio two to one: 1.2" in shown
 
