@@ -97,11 +97,11 @@ def _chosen(campaigns: list[str], *, has_own_server: bool) -> list[str]:
 
 @contextlib.contextmanager
 def _logs(folder: Path | None, *, seed: int) -> Iterator[Path]:
-    """The folder for logs and ledgers. After a failure it says where they are; a temporary one goes after a success."""
+    """The folder for logs and ledgers. Prints its path after a failure; deletes a temporary one after a success."""
     import tempfile
 
     kept = folder or Path(tempfile.mkdtemp(prefix="sortline-torture-"))
-    is_in_use = _has_files(kept)  # it will be refused, and what lies there is not of this seed
+    is_in_use = _has_files(kept)  # it will be refused, and its files are not from this run
     try:
         yield kept
     except BaseException:

@@ -29,7 +29,7 @@ def print_reports(reports: Sequence[Report], *, seed: int) -> None:
 
 
 def verdict(reports: Sequence[Report]) -> str:
-    """One sentence."""
+    """Whether every promise was kept, in one sentence."""
     broken = [report.campaign for report in reports if report.breaches]
     if broken:
         return f"promises were broken in {', '.join(broken)}."

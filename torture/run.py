@@ -146,8 +146,8 @@ def _run(name: str, limits: Limits, options: PlantOptions) -> Report:
 def _server(redis_url: str | None, folder: Path, *, flush: bool) -> Iterator[tuple[Settings, TortureServer | None]]:
     """An empty server for one campaign: the one at `redis_url`, or one of the torture's own.
 
-    Its own syncs its append-only file before each answer. A kill of it loses nothing, so whatever is lost was lost by
-    Sortline.
+    The torture's own server syncs its append-only file before each answer. Killing it loses nothing, so whatever is
+    lost was lost by Sortline.
     """
     if redis_url is None:
         with TortureServer(folder, appendfsync="always") as server, server_errors(server.url):

@@ -27,7 +27,7 @@ MAX_PAUSE_S = 0.05
 POLL_S = 0.1
 # How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
 REPAIR_S = 60.0
-# The search for lost jobs goes on if its next step is planned for so many seconds from now at most.
+# The search for lost jobs goes on if its next step is planned for at most this many seconds from now.
 STEP_S = 5.0
 
 
@@ -65,7 +65,7 @@ def _names(forger: Forger) -> Iterator[str]:
 
 
 def _forge(forger: Forger) -> bool:
-    """Make one forgery. False if it waited in vain until a worker repaired what it had broken."""
+    """Make one forgery. False if no worker repaired in time what it had broken."""
     try:
         FORGERIES[forger.name](forger)
     except Transient as error:

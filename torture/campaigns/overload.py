@@ -25,11 +25,11 @@ DEADLINE_MS = 500.0
 # Small, so that even a short run fills the queue.
 QUEUE_MAX_ITEMS = 2_000
 KILL_EVERY_S = 60.0
-# Even a short run kills so many workers.
+# Even a short run kills this many workers.
 MIN_KILLS = 2
 POLL_S = 0.5
 # How much a worker may grow after it was first measured; how much memory the server may take for each waiting job (an
-# image of a few KB, and RQ's hash), for each finished one (docs/sizing.md), and besides.
+# image of a few KB, and RQ's hash), for each finished one (docs/sizing.md), and for everything else.
 WORKER_GROWTH_BYTES = 64_000_000
 WAITING_JOB_BYTES = 16_000
 FINISHED_JOB_BYTES = 4_000

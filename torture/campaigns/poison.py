@@ -29,19 +29,20 @@ FEEDERS = 2
 FEEDER_OPTIONS = FeederOptions(rate_hz=50.0)
 # Plain images sent with each marked one in the same call, so that one worker holds them together.
 PLAIN_PER_MARKED = 7
-# A limit that no plain image comes near, so that a run sees many deaths.
+# Short, so that a run sees many deaths, but far longer than any plain image takes.
 STUCK_AFTER_S = 2.0
-# A job fails after so many deaths of its workers whose causes nobody knows: those whose successors start so slowly that
-# leases run out first. From the third on it is tried alone, so that no plain image gets this far.
+# A job fails after this many deaths of its workers from unknown causes. A cause stays unknown if the worker's successor
+# starts so slowly that the lease runs out first. From the third such death on the job is tried alone, so that no plain
+# image gets this far.
 MAX_LOSSES = 6
 # A job is tried again while it has fewer crashes than MAX_CRASHES and fewer losses than MAX_LOSSES.
 MOST_DEATHS = MAX_CRASHES + MAX_LOSSES - 1
-# At most one image of each mark is sent in this time, and at most so many are in the plant at once: each of them takes
-# down several workers.
+# At most one image of each mark is sent in this time, and at most this many are in the plant at once, because each of
+# them takes down several workers.
 MARK_EVERY_S = 1.0
 MOST_AT_ONCE = {"abort": 2, "hang": 1}
 POLL_S = 0.1
-# A run of at least this length begins with all CASES, another one with the first.
+# A run of at least this length begins with all CASES, a shorter one with the first case only.
 LONG_RUN_S = 30.0
 
 
@@ -79,7 +80,7 @@ def poison(plant: Plant, limits: Limits) -> Figures:
 
 
 def check_promises(plant: Plant, marked: Sequence[Marked], observer: Observer) -> dict[str, int]:
-    """Check the promises that only this campaign can check; how often each mark was obeyed."""
+    """Check the promises that only this campaign can check. Returns how often each mark was obeyed."""
     record = _read_marks(plant)
     obeyed, deaths = Counter(mark for _, mark, _ in record), Counter(digest for _, _, digest in record)
     for mark in MARKS:
@@ -98,7 +99,7 @@ def check_promises(plant: Plant, marked: Sequence[Marked], observer: Observer) -
         plant.note("only a mark makes a worker crash", example)
     hung = pids["hang"] - observer.aborted  # the others crashed before they were found to hang
     if hung != observer.hung:
-        example = f"processes {hung} met the mark, {observer.hung} ended since a call hung"
+        example = f"processes {hung} met the mark, {observer.hung} ended because a call hung"
         plant.note("a worker in which a call hangs is replaced, and no other", example)
     if silent := hung - observer.unhealthy:
         plant.note("a worker that hangs says that it is unhealthy", f"processes {silent} did not")
@@ -135,7 +136,7 @@ class Poisoner:
         return all(self.sent.values())
 
     def send(self) -> None:
-        """Send one image, of the kinds that may be sent now: the one that was sent least."""
+        """Send one image. Of the kinds that may be sent now, it takes the one that was sent least."""
         kinds = [kind for kind in self.sent if self._may_send(kind)]
         if not kinds:
             return
@@ -153,7 +154,8 @@ class Poisoner:
         images.insert(place, (self._images.make(mark), mark))
         job_id = self._sender.send(images, self._plant.settings)[place].job_id
         if mark == "hang" and self.sent[mark] == 1:
-            # A short run sends only this one. To wait until it has hung several workers would take a minute.
+            # A short run sends only this one. It begins with nearly as many deaths as are allowed, because waiting
+            # until it has hung that many workers would take a minute.
             deaths = {keys.CRASHES: MAX_CRASHES - 1, keys.LOSSES: MAX_LOSSES - 1}
             self._plant.client.hset(keys.rq_job(job_id), mapping=deaths)
         self.marked.append(Marked(mark, job_id, hashlib.sha256(images[place][0]).hexdigest()))

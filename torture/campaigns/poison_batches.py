@@ -21,7 +21,7 @@ POLL_S = 0.1
 
 
 class Case(NamedTuple):
-    """So many of the images are marked, and the worker takes batches of this size."""
+    """How many of the images are marked, and how large the worker's batches are."""
 
     marked: int
     max_batch: int
@@ -45,7 +45,7 @@ def sort_batches(
 
 
 def _send(plant: Plant, sender: Sender, *, marked: int) -> list[Marked]:
-    """Images of which the marked ones are spread evenly."""
+    """Send the images, with the marked ones spread evenly among them. Returns the marked ones."""
     maker = ImageMaker(plant.random.getrandbits(32))
     places = {round(IMAGES * (number + 1) / (marked + 1)) for number in range(marked)}
     images = [
@@ -60,7 +60,7 @@ def _send(plant: Plant, sender: Sender, *, marked: int) -> list[Marked]:
 
 
 def _sort(plant: Plant, observer: Observer, *, max_batch: int) -> float:
-    """Have one worker sort all that waits; how many seconds it took. A worker that never ends it is noted later."""
+    """Have one worker sort all waiting images. Returns the seconds that it took. Unsorted images are noted later."""
     worker = plant.start_worker(plant.settings.model_copy(update={"max_batch": max_batch}), is_restarted=True)
     began = time.monotonic()
     while plant.outstanding() and time.monotonic() - began < SETTLE_S:

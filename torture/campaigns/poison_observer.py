@@ -18,14 +18,14 @@ class Marked(NamedTuple):
 
 
 class Observer:
-    """Watches the workers: what their `/healthz` says, and whom their parent processes replace, and why."""
+    """Watches the workers: what their `/healthz` says, which of them their parent processes replace, and why."""
 
     def __init__(self, plant: Plant) -> None:
         self._plant = plant
         self._replaced: set[str] = set()
         self.unhealthy: set[int] = set()  # process ids of workers whose /healthz has said so
-        self.aborted: set[int] = set()  # of workers that SIGABRT has ended
-        self.hung: set[int] = set()  # of workers that ended since a call hung
+        self.aborted: set[int] = set()  # process ids of workers that SIGABRT has ended
+        self.hung: set[int] = set()  # process ids of workers that ended because a call hung
         self.causes: Counter[str] = Counter()
 
     def poll(self) -> None:

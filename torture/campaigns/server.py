@@ -27,18 +27,22 @@ LEASE_S = 2
 # How long a fault may last, and the longest pause after one.
 FAULTS_LAST_S = (0.3, 0.6, 1.0, 3.0)
 MAX_PAUSE_S = 0.6
-# Of the time, for faults in which the server loses its data and others between them.
+# The share of the time in which the faults include those that make the server lose its data.
 LOSSES_SHARE = 0.25
 LINK_DELAY_S = 0.1
 CUT_SHARE = 0.5
-# The calls that are made again when their answer was lost, as they are sent: a producer's, then a worker's.
+# Parts of the requests that are repeated when their answer was lost: a producer's EXEC, a worker's MGET, claim and
+# finish.
 REPEATED = (
     b"$4\r\nEXEC\r\n",
     b"$4\r\nMGET\r\n",
     *(hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest().encode() for name in ("claim", "finish")),
 )
-ANSWERED_S = 1.5  # what is repeated has its answer: a loss before would take what the server remembers of the call
-ANSWERS_LOST = 4  # more than one: the first repetition is made at once, and raises nothing
+# The wait until repeated calls have been answered. The next fault may be a loss of the server's data, and with it of
+# what the server remembers of the first call.
+ANSWERED_S = 1.5
+# More than one: the first repetition is made at once, and raises nothing.
+ANSWERS_LOST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,7 @@ def _refuse_links(target: Target) -> None:
 
 
 def _drop_answers(target: Target) -> None:
-    """Of each kind of call whose repetition must find out what the first did; and of some others."""
+    """Lose answers to each kind of call whose repetition must find out what the first call did, and to some others."""
     for marker in REPEATED:
         target.proxy.drop_answers(ANSWERS_LOST, to=marker)
     target.proxy.drop_answers(ANSWERS_LOST)

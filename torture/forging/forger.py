@@ -24,8 +24,8 @@ STREAM_END = "18446744073709551615-18446744073709551615"
 IMAGE_TTL_S = 600
 ID_LENGTH = 32
 
-# Replaces what a key holds, by the command in ARGV[2] and the following. If ARGV[1] names a lease, only while that is
-# held: what is written for a job that has ended would stay for ever.
+# Deletes a key, and writes it by the command in ARGV[2] and the following. If ARGV[1] names a lease, it does this only
+# while the lease is held: a key that is written for a job that has ended would stay for ever.
 _WRITE = """
 if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
@@ -98,7 +98,7 @@ class Forger:
         return self.random.choice(names)
 
     def all_held(self) -> list[HeldJob]:
-        """The plain jobs that workers hold now. Each is returned only once: a job may fail after two faults."""
+        """The plain jobs that workers hold now. Each is returned only once, as a job may fail after two faults."""
         found: list[HeldJob] = []
 
         def poll() -> bool:
@@ -159,7 +159,7 @@ class Forger:
             done = self.write_wrong_type(key, right=right, held=held)
 
     def swap(self, key: str) -> str:
-        """Put a text under the key; the key that keeps its content."""
+        """Put a text under the key. Returns the key to which its content was moved."""
         kept = f"forged:kept:{next(self._numbers)}"
         self.client.eval(_SWAP, 2, key, kept)
         return kept
@@ -188,7 +188,7 @@ class Forger:
         data: bytes | None = None,
         fields: Mapping[str, str | bytes] | None = None,
     ) -> str:
-        """Enqueue a job, past LineProducer. It is right except for what the arguments replace. Returns its id.
+        """Enqueue a job without LineProducer. It is valid except for what the arguments replace. Returns its id.
 
         Args:
             outcomes: the outcomes that it may have; none if it must fail unread and be counted as refused.

@@ -1,6 +1,6 @@
 """The forgeries, by name. A forgery is a function that takes the forger; to add one, add it to FORGERIES.
 
-It tells the forger what must come of it. No forgery may cost a plain image.
+A forgery tells the forger what must come of it. No forgery may keep a plain image from being sorted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.rq.leases import REAP_INTERVAL_S
 
 Forgery = Callable[[Forger], object]
 
-# How long a key stays broken that stops its queue until somebody repairs it: much shorter than a lease.
+# How long a key stays broken if its queue stops until somebody repairs it: much shorter than a lease.
 REPAIRED_AFTER_S = 0.4
 SORTED, REJECTED = (Outcome.SORTED,), (Outcome.REJECTED,)
 
@@ -57,16 +57,16 @@ REFUSED_DATA: Mapping[str, Callable[[], bytes]] = {
     "50 MB, packed": lambda: zlib.compress(bytes(50_000_000)),
     "deep": lambda: zlib.compress(b"[" * 90_000),
 }
-# Of the ImageJob.
+# Fields of the ImageJob.
 REFUSED_CALLS: Mapping[str, Callable[[Forger], dict[str, object]]] = {
     "another job's id": lambda forger: {"job_id": forger.held().job_id},
     "another job's image": lambda forger: {"image_key": keys.image(forger.held().job_id)},
     "any key as image": lambda forger: {"image_key": keys.LINES},
     "a line that is no name": lambda forger: {"line": "a:b\n"},
     "a time that is no number": lambda forger: {"captured_at": float("inf")},
-    "a sum that is none": lambda forger: {"sha256": "junk"},
+    "a malformed digest": lambda forger: {"sha256": "junk"},
 }
-# Of the job's hash.
+# Fields of the job's hash.
 REFUSED_FIELDS: Mapping[str, str | bytes] = {
     "success_callback_name": "os._exit",
     "failure_callback_name": b"\xff",
@@ -96,7 +96,7 @@ def odd_id(forger: Forger, beginning: bytes) -> None:
 
 # jobs that have a result ────────────────────────────────────────────────────────────────────────────
 
-# Of the ImageJob: times that can't be true.
+# Fields of the ImageJob: times that can't be true.
 REJECTED_CALLS: Mapping[str, Callable[[], dict[str, object]]] = {
     "captured in 1970": lambda: {"captured_at": 0.0},
     "captured in the year 33658": lambda: {"captured_at": 1e12},
@@ -110,7 +110,7 @@ REJECTED_IMAGES: Mapping[str, Callable[[], bytes | Sequence[bytes] | None]] = {
     "no image": lambda: b"junk",
     "too long": lambda: bytes(21_000_000),
 }
-# Of the job's hash. The image is sorted all the same.
+# Fields of the job's hash. The image is sorted all the same.
 HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
     "retries_left": ("1e400", "-7", "9" * 40, b"\xff", ""),
     "result_ttl": ("1e400", "-7", "9" * 40, b"\xff", "soon"),
@@ -129,12 +129,12 @@ HARMLESS_FIELDS: Mapping[str, tuple[str | bytes, ...]] = {
 
 
 def harmless_field(forger: Forger, field: str) -> None:
-    """A senseless value in a field of the job's hash."""
+    """A nonsensical value in a field of the job's hash."""
     forger.enqueue(outcomes=SORTED, fields={field: forger.random.choice(HARMLESS_FIELDS[field])})
 
 
 def rejected_image(forger: Forger, image: Callable[[], bytes | Sequence[bytes] | None]) -> None:
-    """Something else than an image under the image's key, or nothing."""
+    """Something other than an image under the image's key, or nothing."""
     forger.enqueue(outcomes=REJECTED, image=image())
 
 
@@ -277,7 +277,7 @@ def wrong_processes(forger: Forger) -> None:
 
 
 def junk_processes(forger: Forger) -> None:
-    """Entries in these hashes that are not processes, or not those of the workers."""
+    """Entries that are not processes, or not those of the workers, in the hashes of processes."""
     junk: list[str | bytes] = [b"\xff", b"\xff", "nobody", "999999999999:1", "", "", forger.any_worker(), "4194304:1"]
     for key in forger.client.scan_iter("sortline:processes:*"):
         forger.replace(key.decode(), "HSET", *junk)
@@ -297,14 +297,14 @@ def wrong_sweep(forger: Forger) -> None:
 
 
 def junk_sweep(forger: Forger) -> None:
-    """A state of that search with a cursor and a time that can't be used."""
+    """A state of the search for lost jobs whose cursor and time can't be used."""
     cursor = forger.random.choice([b"junk", b"-1", b"", b"\xff", b"9" * 40])
     next_s = forger.random.choice([b"nan", b"inf", b"1e400", b"-1", b"junk", b"\xff"])
     forger.replace(keys.sweep(forger.plant.settings.queue_names), "HSET", "cursor", cursor, "next_s", next_s)
 
 
 def junk_missing(forger: Forger) -> None:
-    """Missing jobs of that search that are not lost."""
+    """Entries that are not lost jobs, among the missing jobs of that search."""
     members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
     scored = [part for member in members for part in (1, member)]
     forger.replace(keys.missing(forger.plant.settings.queue_names), "ZADD", *scored)

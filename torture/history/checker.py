@@ -27,7 +27,7 @@ RQ_SUCCESSES = "successful_job_count"
 
 
 class Loss(NamedTuple):
-    """The server lost its data between two times (UTC epoch seconds), and all the jobs that it held at the first."""
+    """The server lost its data between `since` and `until` (UTC epoch seconds). It held `job_ids` at `since`."""
 
     job_ids: frozenset[str]
     since: float
@@ -39,7 +39,7 @@ class Loss(NamedTuple):
 
 
 class WorkerCount(NamedTuple):
-    """How many jobs a worker has counted. Not `is_final`: it was killed, and may not have counted its last ones."""
+    """How many jobs a worker has counted. If not `is_final`, it was killed and may not have counted its last ones."""
 
     worker: str
     counter: str
@@ -53,13 +53,12 @@ class History:
 
     ledger: Ledger
     observed: Observations
-    visible: Mapping[str, Sequence[Entry]]  # of each job with several results: those that the server still holds
+    visible: Mapping[str, Sequence[Entry]]  # for each job with several results: those that the server still holds
     losses: Sequence[Loss] = ()
     leftovers: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by kind
     counts: Sequence[WorkerCount] = ()
-    allowed_outcomes: Mapping[str, Collection[str]] = field(
-        default_factory=dict
-    )  # the outcomes allowed to each special kind
+    # For each kind of image that is not plain: the outcomes that it may have.
+    allowed_outcomes: Mapping[str, Collection[str]] = field(default_factory=dict)
     planted: Collection[str] = ()  # stream and id of each entry that the campaign itself has written
 
 
@@ -141,9 +140,8 @@ def _wrongly_rejected(history: History) -> Iterator[str]:
 
 def _wrongly_ended(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        is_known = (
-            submission.kind in history.allowed_outcomes and entry.outcome != Outcome.FAILED
-        )  # see _wrongly_failed
+        # `_wrongly_failed` checks the failed ones.
+        is_known = submission.kind in history.allowed_outcomes and entry.outcome != Outcome.FAILED
         if is_known and not _may(history, submission, entry.outcome):
             yield f"{job_id}, {submission.kind}: {entry.outcome} {entry.error or ''}"
 
@@ -179,7 +177,7 @@ def _mistimed(history: History) -> Iterator[str]:
 
 
 def _disagreeing(history: History) -> Iterator[str]:
-    """A job that the server lost before RQ was asked about it is no case."""
+    """Jobs about which RQ disagrees with the result, except those that the server lost before RQ was asked."""
     for job_id, disagreement in history.observed.disagreements.items():
         if not _was_lost_between(history, disagreement.entry.written_at, disagreement.asked_at):
             yield f"{job_id}: {disagreement.text}"

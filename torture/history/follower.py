@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """RQ's view of a job did not match the job's result when it was asked (UTC epoch seconds)."""
+    """RQ's view of a job did not match the job's result when RQ was asked (UTC epoch seconds)."""
 
     text: str
     entry: Entry
@@ -92,7 +92,7 @@ class Follower:
         {"finished": self._finished, "failed": self._failed}[registry].append(key)
 
     def stop(self) -> Observations:
-        """Read everything that is there, and end.
+        """Read all results that are still unread, and end.
 
         Raises:
             Transient: the follower failed.
@@ -136,8 +136,8 @@ class Follower:
                 return
 
     def _step(self) -> int:
-        """Read what is new, and look at its jobs; how many entries there were."""
-        self._check_jobs()  # those that the server left unanswered last time
+        """Read the new entries, and check their jobs. Returns the number of new entries."""
+        self._check_jobs()  # those that could not be checked last time, as the server did not answer
         self._read_moved_streams()
         self._lines |= self._client.smembers(keys.LINES)
         streams = [keys.results(line.decode()) for line in self._lines]

@@ -33,7 +33,7 @@ class Submission(NamedTuple):
 
 
 class Acknowledgement(NamedTuple):
-    """When the call began that the server acknowledged, and when its answer was there (UTC epoch seconds)."""
+    """When an acknowledged call began, and when its answer had arrived (UTC epoch seconds)."""
 
     sent_at: float
     answered_at: float

@@ -11,12 +11,12 @@ SCAN_COUNT = 2_000
 CHUNK = 500
 # TTL's answer for a key that is not there.
 GONE = -2
-# The most jobs and leases that are listed of each queue.
+# The most jobs and leases that are listed for each queue.
 MOST = 100
 
 
 def read_leftovers(client: Any, *, queues: Sequence[str], expected: Collection[str] = ()) -> dict[str, list[str]]:
-    """What is left, by kind: jobs, leases, executions, images, keys that were moved aside; not the `expected` keys."""
+    """What is left, by kind: jobs, leases, executions, images, keys that were moved aside. Without `expected` keys."""
     found = {
         "queued": [_text(each) for queue in queues for each in client.lrange(keys.rq_queue(queue), 0, MOST - 1)],
         "suspect": [_text(each) for queue in queues for each in client.lrange(keys.suspects(queue), 0, MOST - 1)],
@@ -76,7 +76,7 @@ def read_statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
             for job_id in job_ids[start : start + CHUNK]:
                 pipeline.hget(keys.rq_job(job_id).encode(errors="surrogateescape"), "status")
             answers = pipeline.execute(raise_on_error=False)
-        statuses += [None if isinstance(answer, Exception) else answer for answer in answers]  # of another type
+        statuses += [None if isinstance(answer, Exception) else answer for answer in answers]  # not a hash
     return statuses
 
 

@@ -30,9 +30,9 @@ from torture.server.waiting import PATIENCE_S, wait_until
 
 # How long a worker that is told to end may take to finish what it holds.
 DRAIN_S = 30.0
-# Exit code of a worker that was told twice to end, unless it was done by then.
+# Exit code of a worker that was told to end twice, unless it had finished by then.
 QUIT_CODE = 130
-# How long the queues may take to become empty in the end: a lease may have to run out, and the sweep find a lost job.
+# How long the queues may take to become empty in the end: leases may have to expire, and the sweep to find lost jobs.
 SETTLE_S = 300.0
 
 ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, and in good order"
@@ -56,7 +56,7 @@ class PlantOptions:
 
     settings: Settings
     server: TortureServer | None  # None if the user has named a server
-    folder: Path  # of the campaign's own; exists
+    folder: Path  # the campaign's own; it exists
     engine: str
     seed: int
     on_progress: OnProgress
@@ -112,7 +112,7 @@ class Plant:
     # workers and producers ──────────────────────────────────────────────────────────────────────────
 
     def start_worker(self, settings: Settings | None = None, *, is_restarted: bool = False) -> WorkerProcess:
-        """Start a worker, below a parent process that restarts it if asked to; returns before it is ready."""
+        """Start a worker. Returns before it is ready. If `is_restarted`, a parent process replaces it when it dies."""
         variables = environment(settings or self.settings) | {
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
@@ -129,7 +129,7 @@ class Plant:
         return worker
 
     def start_workers(self, count: int, settings: Settings | None = None, *, are_restarted: bool = False) -> None:
-        """Start so many workers, and wait until they are ready.
+        """Start `count` workers, and wait until they are ready.
 
         Raises:
             BadSetting: one of them ended instead; says why.
@@ -185,7 +185,7 @@ class Plant:
     def kill_worker(self, worker: WorkerProcess) -> Death:
         """Send SIGKILL, and record what the worker held.
 
-        It is paused before, as others take its jobs back as soon as it is gone.
+        It is paused first, because other workers take its jobs back as soon as it is gone.
         """
         self._note_if_ended(worker)
         worker.signal(signal.SIGSTOP)
@@ -212,9 +212,9 @@ class Plant:
     def drain_worker(
         self, worker: WorkerProcess, *, number: int = signal.SIGTERM, again_after_s: float | None = None
     ) -> int:
-        """Tell a worker to end, and wait until it has; its exit code. Notes a late end and a wrong exit code.
+        """Tell a worker to end, and wait until it has. Notes a late end and a wrong exit code. Returns the exit code.
 
-        `again_after_s`: send the signal a second time, so many seconds after the first.
+        `again_after_s`: send the signal a second time, this many seconds after the first.
         """
         right_codes = [0]
         if not self._note_if_ended(worker):
@@ -232,7 +232,7 @@ class Plant:
         return code
 
     def _note_if_ended(self, process: Process) -> bool:
-        """Note a process that has ended although nobody told it to; whether it has."""
+        """Note a process that has ended although nobody told it to. Returns whether it has ended."""
         if process.exit_code is None:
             return False
         self.note(ENDS_WHEN_TOLD, f"{process.what} ended by itself: exit code {process.exit_code}; see {process.log}")
@@ -269,14 +269,14 @@ class Plant:
         self.counts.append(WorkerCount(worker, RQ_SUCCESSES, int(succeeded or 0), is_final))
 
     def lose_data(self, action: Callable[[], object]) -> None:
-        """Have the server lose its data, and record which images that may cost."""
+        """Have the server lose its data, and record which images may be lost with it."""
         since = time.time()
         job_ids = self._held_by_server()
         action()
         self.losses.append(Loss(job_ids, since=since, until=time.time()))
 
     def _held_by_server(self) -> frozenset[str]:
-        """All jobs. Those that have ended too: the follower may not have read their results yet."""
+        """All jobs on the server, even those that have ended: the follower may not have read their results yet."""
         with self.client.pipeline(transaction=True) as pipeline:
             for queue in self.settings.queue_names:
                 pipeline.lrange(keys.rq_queue(queue), 0, -1)
@@ -327,7 +327,7 @@ class Plant:
             self.drain_worker(worker)
 
     def _count_in_metrics(self, worker: WorkerProcess) -> None:
-        """Record the count in the metrics of a worker that lives. `drain_worker` notes one that doesn't."""
+        """Record the count in a live worker's metrics. A worker that has ended is noted by `drain_worker`."""
         if self.losses or worker.name is None or worker.exit_code is not None:
             return
         try:
@@ -347,7 +347,7 @@ class Plant:
         }
 
     def outstanding(self) -> int:
-        """How many jobs wait or are leased. Read in one step: a job that is claimed meanwhile would be in neither."""
+        """How many jobs wait or are leased. Read in one transaction, so that none is missed as it is claimed."""
         with self.client.pipeline(transaction=True) as pipeline:
             for queue in self.settings.queue_names:
                 pipeline.zcard(keys.rq_wip(queue))

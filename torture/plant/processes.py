@@ -69,7 +69,7 @@ class Process:
             raise Transient(f"{self.what} did not end within {timeout_s:.0f} s; see {self.log}") from None
 
     def require_alive(self) -> None:
-        """For the start of a campaign, which can do nothing without its processes.
+        """Check that it runs. At its start, a campaign can do nothing without its processes.
 
         Raises:
             BadSetting: it has ended; quotes the last line of its log.
@@ -93,7 +93,7 @@ class Restart(NamedTuple):
 
     @property
     def pid(self) -> int:
-        """Its process id, which its name has."""
+        """Its process id, which is part of its name."""
         return int(self.worker.rsplit("-", 2)[1])
 
 
@@ -114,7 +114,7 @@ class WorkerProcess(Process):
 
     @property
     def name(self) -> str | None:
-        """The name that its results have; None until it is ready to claim."""
+        """The worker's name, as its results have it; None until it is ready to claim."""
         if self._name is None or self._is_restarted:
             self._name = self._find_in_log(r"worker (\S+) sorts ")
         return None if self._name in [restart.worker for restart in self.restarts()] else self._name
@@ -163,7 +163,7 @@ class WorkerProcess(Process):
             connection.close()
 
     def _find_in_log(self, pattern: str) -> str | None:
-        """The latest that matches."""
+        """The last match in the log."""
         found = re.findall(pattern, self._read())
         return str(found[-1]) if found else None
 

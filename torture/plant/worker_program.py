@@ -59,7 +59,7 @@ class MarkedDecoder:
         self.decoder.decode_into(data, camera, out)
 
     def is_costly(self, data: bytes, camera: str) -> bool:
-        """Like the decoder, and does not obey."""
+        """Like the decoder. It does not obey marks."""
         return self.decoder.is_costly(data, camera)
 
     def _obey(self, data: bytes) -> None:
@@ -95,7 +95,7 @@ def _fixed_rate_model(settings: Settings) -> LoadedModel:
 
 
 def main() -> int:
-    """Run one worker, below a parent process if asked to; its exit code."""
+    """Run one worker, below a parent process if asked to. Returns the exit code."""
     engine = sys.argv[1]
     if RESTARTED in sys.argv:
         start_worker()

@@ -1,10 +1,10 @@
 """The fsync monitor: carries out the fsyncs of a process, and so knows how much of each file is on the disk.
 
 After SIGKILL the page cache survives, so a restarted server also finds what it had never synced. A power cut leaves
-only what was synced. How much that was, only the fsyncs tell. So the kernel hands them to the monitor
+only what was synced. Only the fsyncs tell how much that was. So the kernel hands them to the monitor
 (`torture.server.exec_server`), which notes the file's size, syncs the file, and lets the process go on.
 
-WAITAOF can't tell: with `appendfsync everysec` it answers before the fsync (redis#13793, and in Valkey 9.1 too).
+WAITAOF doesn't tell it: with `appendfsync everysec` it answers before the fsync (redis#13793, and in Valkey 9.1 too).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""A TCP proxy between Redis clients and their server: it slows, cuts, stalls and refuses, and acts at fault points.
+"""A TCP proxy between Redis clients and their server, to cause faults.
 
-It runs in one thread of its own, with asyncio. The methods of `Proxy` may be called from any other thread.
+It slows, cuts, stalls and refuses connections, and acts on single requests and answers at fault points. It runs in one
+thread of its own, with asyncio. The methods of `Proxy` may be called from any other thread.
 
-Fault points (`Proxy.on`, `Proxy.drop_answers`) hold whatever TCP segments the bytes come in, and however many requests
-are pipelined, because the proxy reads the protocol:
-- A request is passed on once all of it has arrived, so "before" means that the server has no byte of it. Of a pipeline,
+A fault point (`Proxy.on`, `Proxy.drop_answers`) is a request at which the proxy runs an action. It is exact, whatever
+TCP segments the bytes come in and however many requests are pipelined, because the proxy reads the protocol:
+- A request is passed on once all of it has arrived, so "before" means that the server has no byte of it. In a pipeline,
   the requests before it have been passed on by then, and those after it have not.
 - "After" means that all of the server's answer to this request has arrived, and that the client has no byte of it.
   Answers to earlier requests of the same pipeline may be held back with it.
@@ -49,7 +50,7 @@ class Link:
 
 
 class Proxy:
-    """Connections made from now on lead to `target`, the URL of a server; those that exist stay where they are.
+    """Passes new connections on to `target`, the URL of a server. If it is changed, existing connections stay.
 
     `to_server` and `to_client` are the two directions of the network.
     """
@@ -93,13 +94,13 @@ class Proxy:
         """Call `action` once, when the next request with `marker` in it passes.
 
         A request meets one fault point at most, the oldest that it matches. Its connection waits while the action runs,
-        on a thread of its own; the other connections do not. Where the connection ends sooner, the action never runs.
+        on a thread of its own; the other connections do not. If the connection ends sooner, the action never runs.
 
         Args:
             marker: part of the request as it is sent, e.g. `b"$4\\r\\nMGET\\r\\n"` for a command's name.
             moment: "before" the server has the request, or "after" it has answered and before the client knows.
-            ends_connection: the request ("before") or the answer ("after") is not passed on. An action that kills the
-                client needs this "before": the server would obey a dead client's request.
+            ends_connection: the request ("before") or the answer ("after") is not passed on. With "before", an action
+                that kills the client needs this: otherwise the server would obey a dead client's request.
 
         Returns:
             what the action returned or raised, once it has run.
@@ -121,11 +122,11 @@ class Proxy:
             self.on(to, "after", lambda: None, ends_connection=True)
 
     def cut_all(self) -> int:
-        """End all connections; how many. New ones are accepted."""
+        """End all connections, and return how many there were. New ones are accepted."""
         return self._run(self._cut(lambda: True))
 
     def cut_share(self, share: float, rng: random.Random) -> int:
-        """End each connection with the probability `share`; how many were ended."""
+        """End each connection with the probability `share`, and return how many were ended."""
         return self._run(self._cut(lambda: rng.random() < share))
 
     def stall(self) -> None:
@@ -249,7 +250,7 @@ class _Stream(NamedTuple):
 async def _connected(
     opening: Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]],
 ) -> AsyncIterator[_Stream]:
-    """A connection that ends, at once, with the block."""
+    """A connection that is aborted at the end of the block."""
     reader, writer = await opening
     writer.transport.set_write_buffer_limits(0)  # so that `drain` waits until the system has taken all
     try:
@@ -271,12 +272,12 @@ class _Channel:
         self._under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     def send(self, data: bytes) -> None:
-        """Bytes, or none for the end of the connection."""
+        """Send these bytes; no bytes stand for the end of the connection."""
         now = asyncio.get_running_loop().time()
         self._under_way.put_nowait((self._link.arrives_at(len(data), now=now), data))
 
     async def deliver(self) -> None:
-        """Until the connection ends, which raises `_Ended`."""
+        """Deliver what is sent, until the connection ends. Raises `_Ended` then."""
         while True:
             arrives_at, data = await self._under_way.get()
             await asyncio.sleep(arrives_at - asyncio.get_running_loop().time())
@@ -288,7 +289,7 @@ class _Channel:
             self._under_way.task_done()
 
     async def wait_until_delivered(self) -> None:
-        """Everything that was sent."""
+        """Wait until everything that was sent has been delivered."""
         await self._under_way.join()
 
 
@@ -311,14 +312,14 @@ class _Connection:
         self._after: deque[tuple[int, _FaultPoint]] = deque()
 
     async def run(self) -> None:
-        """Until either side ends it, or a fault point does."""
+        """Run until either side or a fault point ends the connection."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass_requests())
                 group.create_task(self._pass_answers())
                 group.create_task(self._to_server.deliver())
                 group.create_task(self._to_client.deliver())
-        except* (_Ended, OSError):  # the connection is over: whoever called closes both sides
+        except* (_Ended, OSError):  # the connection is over: the caller closes both sides
             pass
 
     async def _pass_requests(self) -> None:
@@ -394,8 +395,8 @@ class _Answers:
         self._reader = hiredis.Reader(notEnoughData=self._INCOMPLETE)
 
     def feed(self, data: bytes) -> None:
-        """Count those that are complete with these bytes."""
+        """Count the answers that are complete with these bytes."""
         self._reader.feed(data)
         while (answer := self._reader.gets()) is not self._INCOMPLETE:
-            # A server pushes these without a request (RESP3).
+            # The server sends push messages without a request (RESP3).
             self.count += not isinstance(answer, hiredis.PushNotification)

@@ -1,4 +1,4 @@
-"""States in which a real server refuses commands. Each lasts for one block. For campaigns and tests."""
+"""States in which a real server refuses commands, each as long as a `with` block lasts. For campaigns and tests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def replica(client: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replica_that_refuses_reads(client: Any) -> Iterator[None]:
-    """MASTERDOWN: such a replica that does not serve old data either."""
+    """MASTERDOWN: like `replica`, but it does not serve old data either."""
     with configured(client, "replica-serve-stale-data", "no"), replica(client):
         yield
 

@@ -14,7 +14,7 @@ _POLL_S = 0.02
 
 
 def wait_until(is_true: Callable[[], Any], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `is_true()`. `what` says so in words, for the error.
+    """Wait until `is_true()`. `what` says in words what it waits for, for the error.
 
     Raises:
         Transient: it did not become true within `timeout_s`.
