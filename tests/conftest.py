@@ -19,7 +19,7 @@ from tests.model_store.tiny_bundle import TINY_MODELS
 # The marks of slow tests; pyproject.toml says what they mean.
 SLOW = ("training", "e2e", "bench", "slow")
 
-# No example fails for being slow: a busy machine takes the 200 ms that Hypothesis allows by default for a few lines.
+# No example fails for being slow: on a busy machine a few lines may take the 200 ms that Hypothesis allows by default.
 hypothesis.settings.register_profile(
     "unhurried",
     hypothesis.settings(),  # which knows whether this is CI
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _logging_as_found() -> Iterator[None]:
-    """A command run in this process sets up logging for its own standard error, which is gone after its test."""
+    """Restores logging: a command in this process sets it up for its own standard error, which is gone afterwards."""
     root = logging.getLogger()
     level = root.level
     before = list(root.handlers)

@@ -36,7 +36,7 @@ def missing_tool(what: str) -> NoReturn:
 
 
 def needed_tool(tool: str, *, package: str) -> str:
-    """Path of a program that comes with a package of Debian; without it the test ends as by `missing_tool`."""
+    """Path of a program that comes with a package of Debian. If it is missing, the test ends by `missing_tool`."""
     path = shutil.which(tool)
     if path is None:
         missing_tool(f"{tool} is not installed: apt-get install {package}")
@@ -44,7 +44,7 @@ def needed_tool(tool: str, *, package: str) -> str:
 
 
 def run_python(program: str, *arguments: str, exit_code: int = 0) -> str:
-    """What a program prints that runs in an interpreter of its own, in the project's folder."""
+    """Run a program in an interpreter of its own, in the project's folder. Returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=PROJECT,

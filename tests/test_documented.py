@@ -38,7 +38,7 @@ READ_FROM_THE_SERVER = {
     "sortline_redis_memory_used_bytes",
     "sortline_redis_memory_max_bytes",
 }
-# In a code block, also after variables, or between backquotes.
+# A command in a code block, also after variables, or between backquotes.
 _COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*(sortline [^#\n]+)|`(sortline [^`]+)`", re.MULTILINE)
 # A file or folder of the repository, and what is in it: `worker/pipeline.py` `Pipeline.drain`.
 _FILE = re.compile(r"`([\w.-]+/(?:[\w.-]+/)*(?:[\w.-]+\.\w+)?)`(?:\s`([\w.]+)`)?")

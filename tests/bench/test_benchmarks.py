@@ -43,13 +43,13 @@ def plant(settings: Settings, tiny_models: Path) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One takes some 20 ms of a core, in each of a benchmark's many cameras."""
+    """Drawing one frame takes about 20 ms of a core, in each of a benchmark's many cameras."""
     for module in (traffic, sortline_worker):
         monkeypatch.setattr(module, "REPLAYED", 4)
 
 
 def on_progress(text: str) -> None:
-    """Nobody watches."""
+    """Ignores the text."""
 
 
 def null_model_unless_nobody(settings: Settings) -> LoadedModel:
@@ -58,7 +58,7 @@ def null_model_unless_nobody(settings: Settings) -> LoadedModel:
     return null_model(settings)
 
 
-def test_engine_measures_each_that_runs_at_each_size(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_engine_that_runs_is_measured_at_each_size(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "runnable_engines", lambda: ("litert", "litert-fp32"))
     record = bench_engine(plant, rounds=2, measure_s=0.01, on_progress=on_progress)
     assert record["model"] == "tiny@1"
@@ -111,7 +111,7 @@ def test_frames_that_find_the_queue_full_are_counted(plant: Settings, tmp_path: 
 
 
 def test_queue_gives_its_ratios(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers take 600 jobs so fast that the second may come too late for any: so they meet."""
+    """Two workers take 600 jobs so fast that the second might get none, so they wait for each other."""
     monkeypatch.setattr(null, "null_model", meeting_null_model)
     record = bench_queue(settings, rounds=1, jobs=600, on_progress=on_progress)
     rates = {key: record[f"{key}_jobs_per_s"]["median"] for key in ("sortline", "bare_scripts", "rq_simple_worker")}
@@ -157,7 +157,7 @@ def test_scaling_gives_a_point_for_each_group(plant: Settings, monkeypatch: pyte
 def test_idle_times_single_images_and_counts_what_waiting_costs(
     plant: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle worker asks every half second: watched for less, it may not be heard at all."""
+    """An idle worker asks every half second. If the server were watched for less, it might not be asked at all."""
     monkeypatch.setattr(idle, "SETTLE_S", 0.2)
     record = bench_idle(plant, jobs=5, workers=3, watch_s=3.0, on_progress=on_progress)
     assert [group["workers"] for group in record["crews"]] == [1, 3]
@@ -168,7 +168,7 @@ def test_idle_times_single_images_and_counts_what_waiting_costs(
         assert group["server"]["commands_per_s"] > record["server_alone"]["commands_per_s"]
 
 
-def test_an_idle_group_is_whole_workers_that_leave_with_the_block(plant: Settings, client: redis.Redis) -> None:
+def test_idle_workers_are_registered_and_end_with_the_block(plant: Settings, client: redis.Redis) -> None:
     with idle_workers(plant, null_model, count=3, client=client, on_progress=on_progress):
         assert client.scard(keys.RQ_WORKERS) == 3
         pids = {int(client.hget(worker, "pid") or 0) for worker in client.smembers(keys.RQ_WORKERS)}
@@ -178,7 +178,7 @@ def test_an_idle_group_is_whole_workers_that_leave_with_the_block(plant: Setting
 
 
 def test_swaps_lose_nothing_and_give_both_times(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six: a promotion of each version, and a rollback."""
+    """Six swaps include a promotion of each version, and a rollback."""
     for name in ("PAUSE_S", "POLL_S", "SETTLE_S"):
         monkeypatch.setattr(swaps, name, 0.2)
     record = bench_swaps(plant, swaps=6, rate_hz=20, on_progress=on_progress)
@@ -205,20 +205,20 @@ def test_footprint_gives_start_times_and_memory_by_images(plant: Settings, monke
     assert memory["first"] > 10
 
 
-def test_a_group_of_which_one_cannot_load_says_why(plant: Settings) -> None:
-    """The other waited for it, in vain: it is not the cause."""
+def test_a_group_in_which_one_worker_cannot_load_says_why(plant: Settings) -> None:
+    """The other worker only waited for it in vain, so its error is not the cause."""
     with pytest.raises(NotFound, match="no such model"):
         drain_queues([plant, plant.model_copy(update={"model": "nobody"})], null_model_unless_nobody)
 
 
-def test_a_group_works_off_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
+def test_a_group_empties_all_its_queues(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
     send(plant, TrafficSpec(line="l", count=200, size=SIZE), folder=tmp_path)
     assert drain_queues([plant], simulated_model) > 0
     found = traffic.results(client, "l")
     assert len({result.job_id for result in found}) == traffic.answered(client, "l") == 200
 
 
-def test_what_waits_in_vain_says_so(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_in_vain_is_reported(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "PATIENCE_S", 0.1)
     with pytest.raises(Transient, match="0 results instead of 1 on line nobody"):
         traffic.wait_answered(client, "nobody", count=1)

@@ -48,7 +48,7 @@ def needed(missing: str | None, what: str) -> None:
 @pytest.mark.parametrize("null", [True, False])
 def test_celery_batches_answers_every_image(plant: Settings, client: redis.Redis, null: bool) -> None:
     needed(celery_missing(), "celery-batches")
-    images = fill_queue(plant, count=21, size=SIZE)  # the last one waits for company in vain
+    images = fill_queue(plant, count=21, size=SIZE)  # the last batch does not fill
     assert celery_batches_rate(plant, images, null=null) > 0
     assert len(client.keys("celery-task-meta-*")) == 21
     assert not client.keys(keys.image("*"))
@@ -95,7 +95,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -127,11 +127,11 @@ def test_an_answer_that_is_an_error_voids_the_run(echo: http.server.ThreadingHTT
 
 
 def unsaid(text: str) -> None:
-    """Progress that nobody looks at."""
+    """Ignores the text."""
 
 
 def same_rates(contenders: list[Contender], **_: object) -> Rates:
-    """In place of `interleaved`: nobody runs."""
+    """In place of `interleaved`: no contender runs."""
     return {contender.key: [10.0, 20.0, 30.0] for contender in contenders}
 
 
@@ -180,7 +180,7 @@ def test_a_peer_that_is_not_installed_is_named(settings: Settings, monkeypatch: 
 
 
 def test_records_hold_every_contender_and_the_ratio_to_it(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All real, but TensorFlow, which takes longest to load; `sortline bench` runs it in tests/e2e."""
+    """All contenders run, except those with TensorFlow, which loads slowly; tests/e2e runs them by `sortline bench`."""
     needed(celery_missing() or mosec_missing(), "a peer")
     monkeypatch.setattr(line, "tensorflow_missing", lambda: TENSORFLOW_HINT)
     record = line.bench_line(plant, rounds=1, jobs=64, size=SIZE, on_progress=unsaid, peers=True)

@@ -57,7 +57,7 @@ def measured(settings: Settings, *, on_progress: OnProgress, **options: object) 
     return {"benchmark": "idle", "crews": [group | {"pickup_ms": times, "capture_to_result_ms": times}]}
 
 
-def test_every_name_runs_something_and_the_usual_ones_are_run_unasked() -> None:
+def test_every_name_runs_something_and_the_usual_ones_run_by_default() -> None:
     assert {name: len(run._chosen([name], OPTIONS)) for name in BENCHMARKS} == dict.fromkeys(BENCHMARKS, 1) | {
         "line": 2  # one for each size
     }

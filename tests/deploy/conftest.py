@@ -73,7 +73,7 @@ def watched(live_worker: LiveWorker, tmp_path_factory: pytest.TempPathFactory) -
 def _change_versions(live_worker: LiveWorker, prometheus: Prometheus) -> Counter[str]:
     """A canary that is stopped, a promotion, a canary that stays on, a version that is refused; in that order.
 
-    Before any bottle is late: a worker that was late compares nothing for some seconds.
+    This comes before any bottle is late, because a worker that was late compares nothing for some seconds.
     """
     versions, settings = live_worker.versions, live_worker.settings
     other = versions.publish(lane="elsewhere", promote=False)
@@ -121,7 +121,7 @@ def _sort(settings: Settings, frames: list[Frame]) -> Counter[str]:
 
 
 def _wait_for(prometheus: Prometheus, promql: str, what: str) -> None:
-    """Until the expression is 1."""
+    """Wait until the expression is 1."""
     wait_until(lambda: [float(sample["value"][1]) for sample in prometheus.query(promql)] == [1], what)
 
 

@@ -93,7 +93,7 @@ class Prometheus:
 
 
 def scrape_config(target: str) -> dict[str, Any]:
-    """deploy/'s scrape configuration and alerts, with this target in place of Compose's DNS, and looked at often."""
+    """deploy/'s scrape configuration and alerts, with this target in place of Compose's DNS, scraped often."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]

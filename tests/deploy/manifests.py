@@ -15,7 +15,7 @@ from tests.kit import PROJECT
 DEPLOY = PROJECT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "sortline.json"
 
-# Everything selected, and ranges that hold the whole test however slow the machine.
+# Everything is selected, and the ranges cover the whole test, however slow the machine is.
 GRAFANA_VARIABLES = {"$__rate_interval": "10m", "$__range": "10m", "$line": ".*", "$instance": ".*"}
 
 COMPOSE_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")

@@ -1,4 +1,4 @@
-"""The alerts: when each fires and when not, by promtool on made-up series; that what they name exists."""
+"""The alerts: when each fires and when not, by promtool on made-up series; that the names in them exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule
 
 
 class Case(NamedTuple):
-    """One series a minute apart, and what is firing when. `labels` are the alert's own."""
+    """Series with a sample each minute, and when the alert fires and when not. `labels` are the alert's own."""
 
     alert: str
     series: dict[str, str]

@@ -77,7 +77,7 @@ def test_variables_are_documented_with_their_defaults() -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_service_can_be_left_alone(name: str) -> None:
-    """Pinned, bounded, restarted, and healthy by its own word or by its image's."""
+    """Pinned, bounded, restarted, and with a health check: its own or its image's."""
     service = SERVICES[name]
     image, _, tag = service["image"].rpartition(":")
     assert image and tag and tag != "latest"
@@ -89,7 +89,7 @@ def test_service_can_be_left_alone(name: str) -> None:
 
 
 def test_cameras_wait_for_a_worker_that_claims() -> None:
-    """Compose restarts nothing for its health: here it only means that others may start."""
+    """Compose does not restart unhealthy services. Being healthy only means that other services may start."""
     assert "/readyz" in SERVICES["worker"]["healthcheck"]["test"][-1]
     assert SERVICES["camera"]["depends_on"]["worker"]["condition"] == "service_healthy"
 
@@ -119,12 +119,12 @@ def test_queue_keeps_what_it_accepted() -> None:
     assert options["appendfsync"] == "everysec"
     assert options["maxmemory-policy"] == "noeviction"
     assert "queue:/data" in valkey["volumes"]
-    # A rewrite of the append-only file forks: in the worst case every page is there twice.
+    # A rewrite of the append-only file forks: in the worst case every page exists twice.
     assert _bytes(valkey["deploy"]["resources"]["limits"]["memory"]) >= 2 * _bytes(options["maxmemory"])
 
 
 def test_queue_has_the_options_that_keep_finished_jobs_small() -> None:
-    """One source: the embedded server, whose bytes per job a test measures, has the same."""
+    """The embedded server has the same options; a test measures its bytes per job."""
     options = dict(re.findall(r"--([\w-]+) (\S+)", SERVICES["valkey"]["command"]))
     assert MEMORY_OPTIONS.items() <= options.items()
 

@@ -1,4 +1,4 @@
-"""The images' recipes: what can be known of them without building one."""
+"""The images' Dockerfiles: what can be checked without building an image."""
 
 from __future__ import annotations
 

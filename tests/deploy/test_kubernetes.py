@@ -114,7 +114,7 @@ def test_scraped_path_is_answered_by_a_worker(live_worker: LiveWorker) -> None:
 
 
 def test_redis_away_does_not_restart_a_worker() -> None:
-    """Only readiness may ask for the server; the probes that kill ask whether the worker itself goes on."""
+    """Only the readiness probe may depend on the server; the probes that kill ask whether the worker itself works."""
     assert PROBES["readinessProbe"]["path"] == "/readyz"
     assert PROBES["startupProbe"]["path"] == PROBES["livenessProbe"]["path"] == "/healthz"
 

@@ -17,7 +17,7 @@ MOST_MB_WITH_ARCHIVE = 910
 IDLE_MB = 130
 # Measured: the process that decodes costly images, without any.
 DECODER_MB = 45
-CHEAP_PX_BYTES = 20  # WebP with transparency, the most by the pixel
+CHEAP_PX_BYTES = 20  # WebP with transparency, which takes most per pixel
 
 
 def megabytes(count_bytes: int) -> int:

@@ -43,7 +43,7 @@ def worker(settings: Settings, *arguments: str, log: Path) -> AbstractContextMan
 
 @contextmanager
 def running(module: str, *arguments: str, settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A module, of the project or of these tests, as a process; as `worker`."""
+    """Like `worker`, for a module of the project or of these tests."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -60,7 +60,7 @@ def running(module: str, *arguments: str, settings: Settings, log: Path) -> Iter
 
 
 def child_of(process: subprocess.Popen[bytes]) -> int:
-    """The one process that it has started: of `sortline worker`, the worker proper."""
+    """The one process that it has started. For `sortline worker` this is the worker proper."""
     wait_until(lambda: len(children_of(process.pid)) == 1, "it has one child")
     return children_of(process.pid)[0]
 
@@ -71,7 +71,7 @@ def ready(log: Path) -> bool:
 
 
 def answers(log: Path, path: str) -> str | None:
-    """What the worker that writes this log answers on a path; None when it does not, or not 200."""
+    """What the worker that writes this log answers on a path; None if it does not answer, or not with 200."""
     for line in log.read_text(errors="replace").splitlines():
         if "metrics on http://" in line:
             url = "http://" + line.partition("metrics on http://")[2].replace("/metrics", path)
@@ -84,7 +84,7 @@ def answers(log: Path, path: str) -> str | None:
 
 
 def metric(log: Path, sample: str) -> float:
-    """The value of one sample, written as the worker shows it, e.g. `sortline_jobs_total{line="l1"}`; 0 if it isn't."""
+    """The value of one sample, written as the worker shows it, e.g. `sortline_jobs_total{line="l1"}`; 0 if absent."""
     for line in (answers(log, "/metrics") or "").splitlines():
         name, _, value = line.rpartition(" ")
         if name == sample:
@@ -93,6 +93,6 @@ def metric(log: Path, sample: str) -> float:
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and wait for the end; the exit code."""
+    """Send SIGTERM and wait for the end. Returns the exit code."""
     process.send_signal(signal.SIGTERM)
     return process.wait(PATIENCE_S)

@@ -74,7 +74,7 @@ IN_THE_WORKER = [
 @pytest.fixture
 def plant(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """All jobs go through the worker as one batch, which starts when it is full."""
-    monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)  # of the second worker: it ends sooner
+    monkeypatch.setattr(pipeline, "IDLE_WAIT_S", 0.05)  # so that the second worker ends sooner
     return settings.model_copy(update={"max_batch": JOBS, "linger_ms": 10_000, "lease_s": 30})
 
 
@@ -121,9 +121,9 @@ def test_killed_in_the_worker(plant: Settings, client: redis.Redis, tmp_path: Pa
 
 
 def _marker(client: redis.Redis, step: str) -> bytes:
-    """What only requests of this step have in them."""
+    """Bytes that only requests of this step contain."""
     if step == "fetch":
-        return b"$4\r\nMGET\r\n"  # as an argument of its own: scripts that are sent as text have it in them too
+        return b"$4\r\nMGET\r\n"  # as an argument of its own, because scripts that are sent as text contain MGET too
     sha: str = client.script_load(scripts.source(step))  # so that the server obeys the first EVALSHA
     return sha.encode()
 
@@ -142,7 +142,7 @@ def _tell_twice_to_stop(process: subprocess.Popen[bytes], client: redis.Redis, l
 
 
 def _let_leases_run_out(client: redis.Redis) -> None:
-    """At once, so that no test waits for it; in the order that they had."""
+    """Let all leases run out at once, in the order that they had, so that no test waits for that."""
     wip = keys.rq_wip("live")
     for place, lease in enumerate(client.zrange(wip, 0, -1)):
         client.zadd(wip, {lease: 1 + place}, xx=True)

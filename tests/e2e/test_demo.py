@@ -67,7 +67,7 @@ def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: sign
 
 @pytest.mark.timeout(1200)  # a training, which takes minutes on a busy machine
 def test_the_first_run_trains_the_model(settings: Settings) -> None:
-    """Few images: one at least must be classified by its deadline, by a real backbone, to say which model did."""
+    """Few images: one of them has to be classified before its deadline, by a real backbone, to name the model."""
     done = sortline("demo", "--seconds", "4", "--rate", "3", "--json", settings=settings, patience_s=900)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -75,7 +75,7 @@ def test_the_first_run_trains_the_model(settings: Settings) -> None:
     assert (summary["missing"], summary["doubled"]) == (0, 0)
     shown = sortline("models", "show", "demo", "--json", settings=settings)
     metrics = json.loads(shown.stdout)["metrics"]
-    # On a fifth of the project's own frames, by a head alone. Wide, as another processor rounds otherwise.
+    # Only a head, trained on a fifth of the project's own frames. The bounds are wide: processors round differently.
     assert metrics["macro_f1"] > 0.75
     assert metrics["map"] > 0.85
 

@@ -40,16 +40,16 @@ def _published(client: redis.Redis) -> list[SortResult]:
 def _killed_in_the_middle(
     plant: Settings, client: redis.Redis, log: Path, *, elsewhere: bool = False
 ) -> tuple[list[str], int]:
-    """A worker does some of the jobs and is killed while it holds others; all jobs, and how many it held.
+    """Kill a worker that has done some of the jobs, while it holds others. Returns all jobs, and how many it held.
 
-    On this host its leases are so long that nothing comes back by them. `elsewhere`, on a host of which this one knows
-    nothing, they run out quickly: a test should not wait for the default. Those of who comes after it don't: a machine
-    that is busy for two seconds would make that one lose jobs too.
+    On this host its leases are so long that no job comes back because a lease runs out. If it is `elsewhere`, on a host
+    that this one knows nothing about, its leases are short, so that the test need not wait for long. Its successor's
+    leases are not short: on a machine that is busy for two seconds, the successor would lose jobs too.
     """
     its_settings = plant.model_copy(update={"lease_s": 2 if elsewhere else 3600})
     with running("tests.worker.slow_worker", "3600", "worker", settings=its_settings, log=log) as first:
         wait_until(lambda: ready(log), "the first worker is ready")
-        wait_until(lambda: len(client.keys("sortline:processes:*")) == 2, "it has told its process, for each queue")
+        wait_until(lambda: len(client.keys("sortline:processes:*")) == 2, "it has recorded its process, for each queue")
         job_ids = LineProducer(plant).submit_many(_frames())
         wait_until(lambda: _published(client), "the first worker has answered some")
         wait_until(lambda: client.zcard(keys.rq_wip("live")) == 3 * MAX_BATCH, "it holds all it can")

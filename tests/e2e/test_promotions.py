@@ -81,7 +81,7 @@ class Plant:
         return SortResult.model_validate_json(fields[b"result"])
 
     def serves(self, version: int) -> None:
-        """Wait until results are of this version."""
+        """Wait until results come from this version."""
 
         def served() -> bool:
             model = self.newest().model
@@ -90,7 +90,7 @@ class Plant:
         wait_until(served, f"version {version} is served: {self.log.read_text()[-2000:]}")
 
     def until(self, true: Callable[[], object], what: str) -> None:
-        """Wait for something of the worker, or fail with its log."""
+        """Wait until `true` holds, or fail with the worker's log."""
         wait_until(true, f"{what}; its log: {self.log.read_text()[-2000:]}")
 
     def shows_no_canary(self) -> None:
@@ -133,7 +133,7 @@ def test_a_promotion_reaches_the_worker_and_a_damaged_one_does_not(plant: Plant)
 
 
 def test_fifty_promotions_and_rollbacks_under_load(plant: Plant) -> None:
-    """Forwards by three versions that are never the one that is kept, so each of them is loaded; and back."""
+    """Four promotions, to versions that the worker has not kept and has to load, then a rollback; again and again."""
     for lane in ("two", "three"):
         plant.versions.publish(lane=lane, promote=False)
     lanes = {1: "one", 2: "two", 3: "three"}

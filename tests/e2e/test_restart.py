@@ -47,7 +47,7 @@ def held(client: redis.Redis) -> int:
 def test_a_worker_that_dies_is_replaced_and_its_jobs_get_their_results(
     plant: Settings, client: redis.Redis, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Nobody else is there. The successor takes the jobs back, though their leases last."""
+    """There is no other worker. The successor takes the jobs back although their leases have not run out."""
     log = tmp_path / "log"
     with running("tests.worker.slow_worker", "0.3", "worker", settings=plant, log=log) as parent:
         job_ids = submit(plant)
@@ -83,14 +83,14 @@ def test_jobs_are_taken_back_before_the_model_is_loaded(plant: Settings, client:
 
 
 def test_a_signal_to_both_processes_counts_once(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """As Ctrl-C in a terminal. The first drains, so it waits for the batch in hand; the second gives the jobs back."""
+    """As Ctrl-C in a terminal. One signal drains, which waits for the batch in hand; a second gives the jobs back."""
     log = tmp_path / "log"
     with running("tests.worker.slow_worker", "3600", "worker", settings=plant, log=log) as parent:
         submit(plant)
         wait_until(lambda: client.xlen(keys.results("line-1")) and held(client), "it has sorted some and holds others")
         os.killpg(parent.pid, signal.SIGINT)
         wait_until(lambda: "once more quits" in log.read_text(), "it drains")
-        with pytest.raises(AssertionError):  # one that counted two would quit within half a second
+        with pytest.raises(AssertionError):  # a worker that counted two signals would quit within half a second
             wait_until(lambda: parent.poll() is not None, "it ends", timeout_s=1.5)
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(PATIENCE_S) == 130
@@ -99,7 +99,7 @@ def test_a_signal_to_both_processes_counts_once(plant: Settings, client: redis.R
 
 
 def test_shutdown_by_rq_ends_parent_and_worker(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """RQ's command reaches the worker proper alone."""
+    """RQ's command reaches only the worker proper."""
     with worker(plant, log=tmp_path / "log") as parent:
         wait_until(lambda: client.smembers(keys.RQ_WORKERS), "it is registered")
         (name,) = client.smembers(keys.RQ_WORKERS)
@@ -110,7 +110,7 @@ def test_shutdown_by_rq_ends_parent_and_worker(plant: Settings, client: redis.Re
 
 
 def test_a_worker_is_not_gone_while_its_parent_lives(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """What it tells its neighbours: both processes. Only when both are gone may they take its jobs."""
+    """It tells its neighbours both processes. Only when both are gone may the neighbours take its jobs."""
     own = find_processes()
     assert own is not None
     with worker(plant, log=tmp_path / "log") as parent:

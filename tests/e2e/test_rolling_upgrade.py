@@ -19,7 +19,7 @@ from tests.kit import BOTTLES, PATIENCE_S, PROJECT, missing_tool
 
 pytestmark = pytest.mark.e2e
 
-# What plants run today: move it with each release.
+# The release that plants run today. Update it with each release.
 PREVIOUS = "11ae614"
 PREVIOUS_CODE = ("sortline.py", "shared", "producer", "worker", "model_store")
 JOBS = 8
@@ -74,7 +74,7 @@ def start(code: Path, program: str, *arguments: str, settings: Settings) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What it printed; it must have gone well."""
+    """Wait until it ends, which must be without an error, and return what it printed."""
     try:
         printed, log = process.communicate(timeout=4 * PATIENCE_S)
     finally:
@@ -84,7 +84,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_each_release_runs_its_own_code(previous: Path, plant: Settings) -> None:
-    """Else the tests below show nothing."""
+    """Otherwise the tests below would prove nothing."""
     for code in (previous, PROJECT):
         assert finish(start(code, _WHICH, settings=plant)).strip() == str(code / "shared" / "schemas.py")
 

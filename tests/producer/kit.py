@@ -49,7 +49,7 @@ def answer(result: dict[str, object]) -> dict[str, object]:
 
 
 def answer_or_fail(result: dict[str, object]) -> dict[str, object]:
-    """As `answer`, but a failed result is left in the job's meta, and raised."""
+    """Like `answer`, but a failed result is left in the job's meta, and raised."""
     if result["outcome"] != Outcome.FAILED:
         return result
     job = get_current_job()
@@ -70,7 +70,7 @@ def finish(client: redis.Redis, results: Sequence[SortResult]) -> None:
 
 
 def write_finished(client: redis.Redis, results: Sequence[SortResult]) -> None:
-    """The few fields of finished jobs that readers go by, without RQ: for thousands."""
+    """Write the few fields of finished jobs that readers need, without RQ, which is fast enough for thousands."""
     import base64
 
     with client.pipeline(transaction=False) as pipe:

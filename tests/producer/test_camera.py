@@ -23,7 +23,7 @@ from torture.server.states import configured
 
 
 class Frames:
-    """A source of good frames, but for those whose data is given."""
+    """A source of good frames, except for the `special` ones."""
 
     def __init__(self, special: dict[int, SourceFrame] | None = None) -> None:
         self.special = special or {}
@@ -70,7 +70,7 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     before = {outcome: submitted("full", outcome) for outcome in ("accepted", "refused_full")}
     producer = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
     summary = Camera(options(line="full", count=5, rate_hz=1000.0), Frames(), producer).run()
-    # However the clock makes the frames fall into calls, the first two find a place.
+    # It depends on the clock how many frames share a call, but the first two always find a place.
     assert (summary.frames, summary.accepted, summary.refused_full) == (5, 2, 3)
     waiting = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     assert [job["frame_id"] for job in waiting] == [0, 1]
@@ -80,7 +80,7 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     assert "its bound is 2" in caplog.text
 
 
-def test_frames_that_are_due_at_once_take_what_places_there_are(client: redis.Redis, settings: Settings) -> None:
+def test_frames_that_are_due_at_once_take_the_free_places(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
     summary = Camera(options(count=5), Frames(), producer).run()  # as fast as possible: one call
     assert (summary.accepted, summary.refused_full) == (3, 2)

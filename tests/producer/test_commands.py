@@ -86,7 +86,7 @@ def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Re
 def test_replayed_frames_are_drawn_first_and_sent_over_and_over(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, rate: str
 ) -> None:
-    """Also at a rate so low that drawing would keep up; each one is a job of its own, validated and hashed as ever."""
+    """Also at a rate so low that drawing would keep up; each one is a job of its own, validated and hashed as usual."""
     drawn: list[tuple[int, int]] = []
     draw = SimulatedSource._draw
 
@@ -208,7 +208,7 @@ def test_results_show_the_last_ones(client: redis.Redis) -> None:
 
 
 def test_a_line_that_cannot_exist_has_no_results(client: redis.Redis) -> None:
-    """It was taken for one that had none yet."""
+    """It used to be taken for a line that has no results yet."""
     refusal = run("results", "--line", "bad name").exception
     assert isinstance(refusal, BadSetting)
     assert "line = 'bad name'" in str(refusal)

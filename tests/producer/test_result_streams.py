@@ -30,7 +30,7 @@ def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:
 
 @pytest.fixture
 def stop() -> Iterator[threading.Event]:
-    """Ends what is followed, at the latest when nothing came for so long that it never will."""
+    """Ends the following; by itself after so long that a missing result will never come."""
     stop = threading.Event()
     timer = threading.Timer(PATIENCE_S, stop.set)
     timer.start()
@@ -40,7 +40,7 @@ def stop() -> Iterator[threading.Event]:
 
 def test_the_last_of_all_lines_in_the_order_they_came(client: redis.Redis, settings: Settings) -> None:
     order = [(line, number) for number in range(15) for line in ("b", "a")]
-    for ms, (line, number) in enumerate(order, start=1):  # one a millisecond: within one, no order is kept over lines
+    for ms, (line, number) in enumerate(order, start=1):  # one per millisecond: within one, lines have no common order
         publish(client, sort_result(f"{line}-{number}", line=line, frame_id=number), entry_id=f"{ms}-0")
     found = [(result.line, result.frame_id) for result in ResultStreams(settings).last(3)]
     assert found == [("a", 13), ("b", 14), ("a", 14)]
@@ -79,7 +79,7 @@ def test_following_an_empty_server_waits_and_can_be_stopped(client: redis.Redis,
 
 
 def test_results_of_a_newer_release_are_read(client: redis.Redis, settings: Settings) -> None:
-    """Also an outcome that this one doesn't know, in the middle of others."""
+    """Also one with an outcome that this release doesn't know, in the middle of others."""
     newer = sort_result("j1", line="a").model_dump(mode="json") | {"outcome": "parked", "invented": 1}
     client.sadd(keys.LINES, "a")
     client.xadd(keys.results("a"), {"result": json.dumps(newer)})
@@ -178,7 +178,7 @@ def test_following_goes_on_where_it_was_after_an_outage(outage: Outage) -> None:
 
 @pytest.mark.parametrize("after", [["1-0", "2-0"], ["11-0", "12-0"]])
 def test_a_stream_that_began_anew_is_reported_and_read_from_its_beginning(outage: Outage, after: list[str]) -> None:
-    """Also where the server's clock went back, so that ids are smaller than those seen."""
+    """Also if the server's clock went back, so that ids are smaller than those seen."""
     frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
     assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
     assert any("stream begins anew" in notice for notice in outage.notices)

@@ -71,7 +71,7 @@ def test_a_timeout_names_the_missing_and_keeps_the_rest(client: redis.Redis, set
     assert timeout.value.results == {job_ids[1]: sort_result(job_ids[1])}
 
 
-def test_without_any_time_all_that_is_there_is_still_read(client: redis.Redis, settings: Settings) -> None:
+def test_with_a_timeout_of_0_all_results_that_exist_are_still_read(client: redis.Redis, settings: Settings) -> None:
     job_ids = new_ids(ROUND_JOBS + 100)
     write_finished(client, [sort_result(job_id) for job_id in job_ids])
     assert list(wait_for(job_ids, 0, settings)) == job_ids
@@ -150,7 +150,7 @@ def test_a_server_that_can_not_serve_for_a_while_is_waited_for(client: redis.Red
         assert [answer.job_id for answer in answers] == [first, second]
 
 
-def test_what_waiting_does_not_mend_is_raised_at_once(client: redis.Redis, settings: Settings) -> None:
+def test_an_error_that_waiting_does_not_fix_is_raised_at_once(client: redis.Redis, settings: Settings) -> None:
     client.acl_setuser("reader", enabled=True, nopass=True, keys="*", commands=["+@all", "-hmget"])
     theirs = Settings(redis_url=settings.redis_url.replace("://", "://reader:x@"))
     try:

@@ -12,7 +12,7 @@ from producer.signals import ended_by_signals, stop_on_signals
 from tests.kit import PATIENCE_S, run_python
 
 TRIES = 20
-# Waits of no length hold the event's lock most of the time: a handler that took it would hang in the first tries.
+# Waits of zero length hold the event's lock most of the time, so a handler that took it would hang in the first tries.
 STOPPED_WHILE_WAITING = f"""
 import os, signal, threading
 from producer.signals import stop_on_signals

@@ -38,7 +38,7 @@ def frames(count: int, queue: str = "live") -> list[Frame]:
 
 
 def connections(client: redis.Redis) -> set[str]:
-    """The server's numbers of them."""
+    """The server's ids of its connections."""
     return {each["id"] for each in client.client_list()}
 
 
@@ -72,7 +72,7 @@ def as_rq_writes(client: redis.Redis, settings: Settings, ours: dict[str, Any], 
 
 
 def comparable(found: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs between two moments and two writings of the same JSON."""
+    """The snapshot without everything that depends on the moment, or on how the same JSON is written."""
     for kind, _, fields in found.values():
         if kind == b"hash":
             fields[b"data"] = json.loads(zlib.decompress(fields[b"data"]))
@@ -177,7 +177,7 @@ def test_a_lost_race_names_what_was_accepted(
     assert client.llen(keys.rq_queue("live")) == 2
 
 
-def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, settings: Settings) -> None:
+def test_a_partial_send_enqueues_the_first_that_fit(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings.model_copy(update={"queue_max_items": CHUNK_JOBS + 2}))
     jobs = [producer.prepare(frame) for frame in frames(CHUNK_JOBS + 5)]
     before = client.dbsize()
@@ -189,7 +189,7 @@ def test_a_caller_who_takes_some_gets_the_first_that_fit(client: redis.Redis, se
     # A hash and an image for each; the queue, the set of queues and the wakeup list.
     assert client.dbsize() - before == 2 * len(fit) + 3
     assert all(client.ttl(keys.image(job_id)) > 0 for job_id in fit)
-    # Sent again, those that are there stay, and the places that were made are taken.
+    # When all are sent again, the accepted ones stay, and the next one takes the place that has become free.
     client.ltrim(keys.rq_queue("live"), 1, -1)
     with pytest.raises(QueueFull, match="no room for 2 more") as refusal:
         producer.send(jobs, partial=True)
@@ -295,7 +295,7 @@ def test_wakeup_tokens_are_pushed_and_their_list_stays_short(client: redis.Redis
 
 
 def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:
-    """Nor where the producer is not allowed to load it."""
+    """Not even if the producer is not allowed to load the script."""
     client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"])
     producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
     try:
@@ -346,7 +346,7 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
     assert client.llen(keys.rq_queue("live")) == 2
 
 
-def test_a_missing_right_is_a_setting_to_mend(client: redis.Redis, settings: Settings) -> None:
+def test_a_missing_right_is_a_setting_to_fix(client: redis.Redis, settings: Settings) -> None:
     client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
     producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
     try:

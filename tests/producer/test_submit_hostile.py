@@ -51,7 +51,7 @@ def test_jobs_that_were_there_keep_their_images_when_the_call_is_refused(
 def test_what_is_in_the_way_of_a_job_or_the_wakeup_list_is_replaced(
     client: redis.Redis, settings: Settings, kind: str
 ) -> None:
-    """A job's id is new, so that its key is nobody else's; the jobs beside it go their way."""
+    """A job's id is new, so nobody else can need what its key holds. The other jobs are enqueued as usual."""
     producer = LineProducer(settings)
     jobs = [producer.prepare(frame) for frame in frames(3)]
     in_the_way = [keys.rq_job(jobs[1].job_id), keys.image(jobs[1].job_id), keys.wakeup("live")]

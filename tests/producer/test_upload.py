@@ -128,7 +128,7 @@ def test_a_failed_job_and_a_vanished_one_are_told_apart(client: redis.Redis, set
         finish(client, [sort_result(first, Outcome.FAILED)])
         write_finished(client, [sort_result(job_id) for job_id in others])
 
-    # RQ's worker installs signal handlers, which only the main thread may: so the upload is in the other.
+    # RQ's worker needs the main thread, as it installs signal handlers, so the upload runs in the other one.
     rows: list[Row] = []
     thread = threading.Thread(target=lambda: rows.extend(upload(settings, folder, wait=True, timeout_s=60)))
     thread.start()

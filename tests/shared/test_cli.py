@@ -1,4 +1,4 @@
-"""What the logs look like: a line an event, whatever it quotes."""
+"""What the logs look like: one line per event, whatever it quotes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which times of capture are refused, by whose clock, and what is logged of an offset. The clocks are made up."""
+"""Which times of capture are refused, by whose clock, and what is logged about an offset. The clocks are made up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Machines:
     away: bool = False
 
     def time(self) -> tuple[int, int]:
-        """As redis.Redis has it."""
+        """Like `redis.Redis.time`."""
         self.asked += 1
         if self.away:
             raise redis.exceptions.ConnectionError("away")

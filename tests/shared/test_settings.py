@@ -160,7 +160,7 @@ def test_a_line_may_have_its_own_policy(monkeypatch: pytest.MonkeyPatch) -> None
     override = PolicyOverride(thresholds={"no cap": 0.3}, manual_lane="table-2")
     assert load_settings().policies == {"line-1": override}
     assert origin("policies", {}) == "sortline.toml"
-    # The environment's are laid over the file's.
+    # The environment's policies override the file's, field by field.
     monkeypatch.setenv("SORTLINE_POLICIES", '{"line-1": {"thresholds": {"no cap": 0.4}}, "line-2": {}}')
     changed = override.model_copy(update={"thresholds": {"no cap": 0.4}})
     assert load_settings().policies == {"line-1": changed, "line-2": PolicyOverride()}

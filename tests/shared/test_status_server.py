@@ -269,7 +269,7 @@ def test_of_several_requests_on_a_connection_one_is_answered(port: int) -> None:
 
 
 def test_probes_are_answered_beside_2000_held_connections(port: int, problems: Problems) -> None:
-    """With one thread a connection and no bound, the process ran out of descriptors and a core spun."""
+    """With one thread per connection and no bound, the process ran out of descriptors and a core spun."""
     problems.readiness = None
     with held(port, 2_000) as connections:
         assert len(connections) > status_server.MAX_CONNECTIONS
@@ -346,7 +346,7 @@ def test_scrapes_are_bounded_and_the_oldest_gives_way(port: int, collector: Slow
 
 @pytest.mark.slow
 def test_answers_that_nobody_takes_are_bounded_too(port: int, collector: SlowCollector) -> None:
-    """Else each waits in memory, whole, until its connection is closed."""
+    """Otherwise each waits in memory, whole, until its connection is closed."""
     collector.text = "x" * 32_000_000  # more than the kernel keeps for both ends
     with ExitStack() as stack:
         oldest, *others = [stack.enter_context(connect(port)) for _ in range(MAX_SCRAPES + 1)]
@@ -398,7 +398,7 @@ def test_a_process_that_may_open_few_files_keeps_most_of_them(monkeypatch: pytes
 
 @pytest.mark.parametrize("soft", [1024, 256, 64, 16])
 def test_a_burst_of_connections_leaves_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int) -> None:
-    """One is accepted in one turn of the event loop and counted up to three turns later; 64 a turn took all of 256."""
+    """One is counted up to three turns of the event loop after it was accepted: at 64 a turn, 256 were used up."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
     assert status_server._max_connections() + 4 * status_server._config(lambda: None).backlog <= soft / 2
 
@@ -451,18 +451,18 @@ def test_a_name_with_addresses_that_are_doubled_or_not_here(
     assert ask(server.port, "/healthz")[0] == 200
 
 
-def test_a_port_that_is_taken_is_a_setting_to_mend(port: int) -> None:
+def test_a_port_that_is_taken_is_a_setting_to_fix(port: int) -> None:
     with pytest.raises(BadSetting, match=rf"metrics_port {port}: Address already in use.*--metrics-port"):
         StatusServer(host="127.0.0.1", port=port, registry=CollectorRegistry())
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "x" * 64])
-def test_an_address_that_is_not_here_is_a_setting_to_mend(host: str) -> None:
+def test_an_address_of_another_machine_is_a_setting_to_fix(host: str) -> None:
     with pytest.raises(BadSetting, match=rf"metrics_host '{host}'.*Set metrics_host to an address of this machine"):
         StatusServer(host=host, port=0, registry=CollectorRegistry())
 
 
-def test_a_name_that_nobody_knows_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_name_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

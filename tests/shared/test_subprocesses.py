@@ -13,7 +13,7 @@ import pytest
 from shared.subprocesses import NOT_BEGUN, Child
 from tests.kit import children_of, command_line, is_gone, wait_until
 
-# Starts an endless camera on a server that isn't there (it waits for it), says its pid, and waits.
+# Starts an endless camera on a server that isn't there (it waits for it), prints its pid, and waits.
 STARTER = """
 import sys, time
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_child_may_run_another_module(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_our_name_is_not_taken_for_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as the one that a clone is in."""
+    """For example, the folder that a clone is in."""
     (tmp_path / "sortline").mkdir()
     (tmp_path / "sortline" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
@@ -78,7 +78,7 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     wait_until(lambda: is_gone(supervisor) and is_gone(camera), "supervisor and camera end")
 
 
-# Python runs it before all else: the command line waits for a writer who never comes, and has no handler yet.
+# Python runs this before all else: the command line waits for a writer that never comes, and has no handler yet.
 NEVER_BEGINS = """
 import sys
 if sys.orig_argv[1:4] == ["-P", "-m", "sortline"]:

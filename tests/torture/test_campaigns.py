@@ -1,4 +1,4 @@
-"""Short runs of the campaigns: they do what they say, and no promise is broken. Whole runs are a command's."""
+"""Short runs of the campaigns: they do what they say, and no promise is broken. Long runs are left to the command."""
 
 from __future__ import annotations
 

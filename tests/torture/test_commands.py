@@ -86,7 +86,7 @@ def test_a_run_that_fails_names_its_seed_and_its_folder(temporary: Path, monkeyp
 
 
 def run_one(folder: Path) -> Report:
-    """The campaign `kills`, whatever that is just now."""
+    """Run the campaign `kills`, which the tests replace."""
     (report,) = run_campaigns(
         ["kills"],
         Limits(kills=1, seconds=1),

@@ -31,7 +31,7 @@ from tests.worker.kit import ToneEngine, fetch, frame, loaded_model, picture, sh
 pytestmark = pytest.mark.bench
 
 
-def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings, client: redis.Redis) -> None:
+def test_every_fill_has_the_same_images_each_as_a_job_of_its_own(settings: Settings, client: redis.Redis) -> None:
     first = fill_queue(settings, count=90, size="64x48")
     client.set("left", "over")
     again = fill_queue(settings, count=90, size="64x48")
@@ -41,10 +41,10 @@ def test_every_fill_is_the_same_images_each_a_job_of_its_own(settings: Settings,
     assert len(set(job_ids)) == 90
     assert [client.get(keys.image(job_id.decode())) for job_id in job_ids] == first
     different = Counter(hashlib.sha256(image).digest() for image in first)
-    assert len(different) == REPLAYED  # those after it are the first once more
+    assert len(different) == REPLAYED  # after these, the first ones are sent again
 
 
-def test_a_fill_that_does_not_fit_is_no_fill(settings: Settings) -> None:
+def test_a_fill_that_does_not_fit_is_an_error(settings: Settings) -> None:
     with pytest.raises(Transient, match="left 20 images on the queue instead of 30"):
         fill_queue(settings.model_copy(update={"queue_max_items": 20}), count=30, size="64x48")
 
@@ -75,7 +75,7 @@ def test_one_worker_or_two_empty_the_queue(
     assert sortline_rate(quiet, count=60, null=True) > 0
     client.flushdb()
     submit(quiet, *(frame(line=LINE) for _ in range(600)))
-    # 600 take one worker less than a tenth of a second: without a meeting the other may come too late for any.
+    # One worker takes 600 jobs in less than a tenth of a second: if it did not wait, the other might get none.
     monkeypatch.setattr(null, "null_model", meeting_null_model)
     assert two_workers_rate(quiet, count=600) > 0
     assert len({result.worker for result in stream(client, LINE)}) == 2

@@ -8,12 +8,12 @@ from bench.measuring.rates import Contender, interleaved, rate_between, ratio, r
 from shared.errors import Transient
 
 
-def test_what_came_first_is_the_start_and_not_work() -> None:
+def test_the_first_results_start_the_clock_and_are_not_counted() -> None:
     """Two at 10 s start the clock; four more come within two seconds."""
     assert rate_between([12.0, 10.0, 10.0, 11.0, 11.0, 12.0]) == 2.0
 
 
-def test_what_comes_all_at_once_has_no_rate() -> None:
+def test_results_that_come_all_at_once_have_no_rate() -> None:
     with pytest.raises(Transient, match="all 3 images finished at once"):
         rate_between([5.0, 5.0, 5.0])
 

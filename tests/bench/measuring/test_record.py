@@ -65,7 +65,7 @@ def test_a_rate_of_two_workers_is_not_that_of_fewer(worked: list[str]) -> None:
         ({"server": 0.4, "cores": 0.5}, "other"),
     ],
 )
-def test_what_is_used_most_limits_once_it_is_used_up(shares: dict[str, float], limit: str) -> None:
+def test_the_most_used_resource_is_the_limit_if_it_is_used_up(shares: dict[str, float], limit: str) -> None:
     assert limited_by(shares) == limit
 
 

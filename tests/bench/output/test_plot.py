@@ -1,4 +1,4 @@
-"""The plot and the tables, from records that were not measured."""
+"""The plot and the tables, from made-up records."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ MACHINE = describe_machine() | {"server": "valkey 9.1.2"}
 @pytest.mark.slow
 def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) -> None:
     titles = draw({"machine": MACHINE, "benchmarks": RECORDS}, tmp_path / "all.png")
-    # All sizes of `line` are one; latency and scaling are two each.
+    # All sizes of `line` share a panel; latency and scaling have two panels each.
     assert len(titles) == len(set(titles)) == len(RECORDS) - 1 + 2
     assert any(title.startswith("capture to result (expired included)") for title in titles)
     with Image.open(tmp_path / "all.png") as image:
@@ -143,7 +143,7 @@ def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) ->
         assert image.height < everything[1]
 
 
-def test_without_matplotlib_the_mend_is_named_and_nothing_drawn(
+def test_without_matplotlib_the_fix_is_named_and_nothing_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plot, "matplotlib_installed", lambda: False)

@@ -39,7 +39,7 @@ def make_source(folder: Path) -> Iterator[MakeSource]:
 
 
 class DeafSource(FolderSource):
-    """On a share where the kernel reports nothing; its time passes only while it waits."""
+    """A source on a share where the kernel reports nothing. Its time passes only while it waits."""
 
     def __init__(self, folder: Path) -> None:
         self.now = 0.0
@@ -50,7 +50,7 @@ class DeafSource(FolderSource):
 
 
 def take_all(source: FolderSource, *, timeout_s: float = PATIENCE_S) -> list[SourceFrame]:
-    """What comes until nothing more comes for a moment; waits longest for the first."""
+    """All frames until none comes for a moment. The first one may take up to `timeout_s`."""
     frames = source.take(1000, timeout_s)
     while more := source.take(1000, 0.3):
         frames += more

@@ -19,7 +19,7 @@ _PALETTE = bytes(768)
 
 
 def zeros(row_bytes: int, rows: int) -> bytes:
-    """That many rows of zeros by zlib, a thousandth of their length, without having them in memory."""
+    """Rows of zeros, compressed by zlib to a thousandth of their length, without holding the rows in memory."""
     packer, out = zlib.compressobj(1), []
     block = bytes(1 << 20)
     whole, rest = divmod(row_bytes * rows, len(block))
@@ -52,7 +52,7 @@ def apng(side: int) -> bytes:
 
 
 def png_text(chunks: int) -> bytes:
-    """Chunks of text of 1 MB each, 4 bytes a character in memory as one of them is not in the first plane."""
+    """Chunks of text of 1 MB each. One character is not in Unicode's first plane, so Python takes 4 bytes for each."""
     text = zlib.compress(("\U0001f600" + "a" * 1_000_000).encode())
     before = b"".join(png_chunk(b"iTXt", b"k%d\0\1\0\0\0" % number + text) for number in range(chunks))
     return png(16, 16, 8, 2, before=before)
@@ -148,7 +148,7 @@ def tiles(size: tuple[int, int], tile: int, bits: Sequence[int], photometric: in
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
-    """A JPEG whose header claims more pixels than it has: the codec makes them all the same."""
+    """A JPEG whose header claims more pixels than it has data for. The codec makes all of them nevertheless."""
     out = io.BytesIO()
     Image.new(mode, (64, 64)).save(out, "JPEG", **options)
     data, at = bytearray(out.getvalue()), 2
@@ -183,7 +183,7 @@ TRNS, EXIF_6 = png_chunk(b"tRNS", b"\0\0"), b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\
 
 
 def kinds(side: int) -> dict[str, Callable[[], bytes]]:
-    """Every kind of file whose decoding takes much for its length, with pictures of side x side pixels."""
+    """Every kind of file that is costly to decode for its length, with pictures of side x side pixels."""
     size, total = (side, side), side * side
     return {
         "webp": lambda: webp(side, side),
@@ -228,7 +228,7 @@ def kinds(side: int) -> dict[str, Callable[[], bytes]]:
     }
 
 
-# What no picture's size tells: tags and text that are unpacked when the file is opened, tiles that are never shown.
+# Costs that the picture's size doesn't show: tags and text that are unpacked at opening, tiles that are never shown.
 METADATA: dict[str, Callable[[], bytes]] = {
     "webp exif": lambda: webp_exif(exif_of(type_of_tag=5, count=2_000_000)),
     "png exif": lambda: png(16, 16, 8, 2, before=png_chunk(b"eXIf", exif_of(type_of_tag=5, count=2_000_000))),

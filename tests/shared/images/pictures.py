@@ -15,7 +15,7 @@ from shared.images.decoding import decode_image
 from tests.kit import BOTTLES
 
 SIZE_PX = 32
-# By EXIF orientation, the Transpose that stores an upright picture so.
+# For each EXIF orientation: the Transpose that turns an upright picture into the stored one.
 UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
@@ -63,7 +63,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def codec_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """A list that from now on takes the width and height of whatever a codec gives, Pillow's or ours for JPEG."""
+    """A list that records the width and height of every picture that a codec decodes, Pillow's or ours for JPEG."""
     sizes: list[tuple[int, int]] = []
     load, decode_jpeg = ImageFile.ImageFile.load, shared.images.jpeg.decode_jpeg
 

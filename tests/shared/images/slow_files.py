@@ -1,4 +1,4 @@
-"""Small files that take seconds to decode, made on the spot: each tells of much work with few bytes."""
+"""Small files that take seconds to decode, made on the spot: few bytes that demand much work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def progressive_scans(side: int, scans: int, *, marker: int = 0xC2) -> bytes:
 
 
 def fill(size_bytes: int) -> bytes:
-    """FF before a marker, which any number of may stand there: Pillow reads them one by one."""
+    """FF bytes before a marker. Any number of them is allowed, and Pillow reads them one by one."""
     return after_start(b"\xff" * size_bytes)
 
 
@@ -82,7 +82,7 @@ def exif_fractions(count: int) -> bytes:
 
 
 def exif_prefixes(size_bytes: int) -> bytes:
-    """EXIF that begins with its prefix again and again: Pillow copies the rest to take away each."""
+    """EXIF that repeats its prefix at the beginning: Pillow copies the rest each time it removes one."""
     return bombs.png(16, 16, 8, 2, before=bombs.png_chunk(b"eXIf", b"Exif\0\0" * (size_bytes // 6)))
 
 
@@ -103,7 +103,7 @@ def quantisation_tables(segments: int) -> bytes:
 
 
 def bmp_rle_lines(width: int, height: int) -> bytes:
-    """A pixel and the end of the line, for each: Pillow adds the rest pixel by pixel. 1,084 bytes with one line."""
+    """Lines of one pixel and an end of line: Pillow adds the rest pixel by pixel. 1,084 bytes with one line."""
     return _bmp_rle(width, height, b"\1\0\0\0" * height + b"\0\1")
 
 
@@ -119,13 +119,13 @@ def _bmp_rle(width: int, height: int, data: bytes) -> bytes:
 
 
 def tiff_byte_strips(count: int) -> bytes:
-    """A strip a row, whose offsets are single bytes: a byte string, and yet Pillow makes a list of it."""
+    """One strip per row. The offsets are single bytes, so they form a byte string, but Pillow makes a list of it."""
     tags = {**bombs.layout((8, count), [8], 1, compression=1), 278: (4, [1]), 273: (1, b"\x08" * count)}
     return bombs.tiff(tags, [bytes(64)])
 
 
 def tiff_short_strips(count: int) -> bytes:
-    """A strip a row by the header, with one offset for all."""
+    """One strip per row according to the header, but only one offset."""
     return bombs.tiff({**bombs.layout((8, count), [8], 1, compression=32773), 278: (4, [1])}, [bytes(64)])
 
 

@@ -95,8 +95,8 @@ def test_the_codec_scales_only_as_far_as_the_region_allows(monkeypatch: pytest.M
     standing = encode(bottle(1080, 1920), "JPEG", exif=exif(6))  # upright it is 1920 x 1080 too
     for data, expected in ((lying, (960, 540)), (standing, (540, 960))):
         given.clear()
-        # 960 columns for 448 pixels allow one half, 1080 rows one half too; of the whole frame it would be a quarter
-        # of the columns. Taken for columns, the rows' share of a standing frame would allow a quarter.
+        # For 448 pixels the region's 960 columns and 1080 rows allow one half. The whole frame's 1920 columns would
+        # allow a quarter. A standing frame is stored turned, so there the region's columns are rows of the file.
         decode_image(data, size_px=448, region=Region(0.25, 0, 0.75, 1))
         assert set(given) == {expected}
     given.clear()

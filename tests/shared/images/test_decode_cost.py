@@ -1,4 +1,4 @@
-"""What decoding a file costs, told from its headers: no file takes longer, and camera files are cheap."""
+"""The cost of decoding, estimated from a file's headers: no file takes longer, and camera files are cheap."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seconds(data: bytes) -> float:
 
 
 def jpeg_of(width: int, height: int, *, size_bytes: int) -> bytes:
-    """A camera's JPEG of that many pixels and bytes; of the latter most follow its end."""
+    """A camera's JPEG of this many pixels and bytes. Most of the bytes follow the end of the picture."""
     plain = bombs.jpeg(width, height, quality=95, subsampling=2, exif=exif(6), icc_profile=bytes(3000))
     return plain + bytes(size_bytes - len(plain))
 
@@ -51,17 +51,17 @@ def test_a_header_that_is_known_makes_no_difference(
     assert estimate(data, "image/jpeg") == alone
 
 
-def test_a_file_that_ends_in_its_header_is_none_that_others_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_ends_within_its_header_does_not_change_what_others_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
     whole = encode(bottle(*FULL_HD), "JPEG", progressive=True)
     expected = estimate(whole, "image/jpeg")
-    for size_bytes in range(2, 700):  # the frame's header lies before them
+    for size_bytes in range(2, 700):  # the frame's header is within the first 700 bytes
         monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
         estimate(whole[:size_bytes], "image/jpeg")
         assert estimate(whole, "image/jpeg") == expected, size_bytes
 
 
-def test_what_is_read_behind_a_segment_that_is_too_short_belongs_to_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_read_beyond_a_segment_that_is_too_short_are_part_of_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_cost, "_KNOWN_HEADERS", decode_cost._KnownHeaders())
 
     def short(components: int) -> bytes:  # a frame's header of 2 bytes: its fields are those of the scan
@@ -70,7 +70,7 @@ def test_what_is_read_behind_a_segment_that_is_too_short_belongs_to_the_header(m
     assert seconds(short(1)) < seconds(short(4))
 
 
-def test_headers_of_many_cameras_are_kept_but_not_without_a_bound_and_none_that_is_long() -> None:
+def test_a_bounded_number_of_headers_is_kept_and_no_long_one() -> None:
     known, parts = decode_cost._KnownHeaders(), decode_cost._JpegParts()
     headers = [f"{number:04}".encode() * 100 for number in range(decode_cost._MAX_KNOWN)]
     for header in headers:
@@ -84,7 +84,7 @@ def test_headers_of_many_cameras_are_kept_but_not_without_a_bound_and_none_that_
 
 
 @pytest.mark.parametrize("size", [(4032, 3024), (3024, 4032)])
-def test_a_jpeg_of_which_a_small_part_is_used_is_not_reduced(size: tuple[int, int]) -> None:
+def test_a_jpeg_is_not_reduced_if_only_a_small_part_is_used(size: tuple[int, int]) -> None:
     data = jpeg_of(*size, size_bytes=6_000_000)
     assert not is_costly(data, part=0.5)
     assert is_costly(data, part=0.1)
@@ -204,7 +204,7 @@ def test_the_largest_picture_of_each_kind_is_not_refused() -> None:
         check(data, sniff(data), max_px=MAX_PX, max_decode_s=MAX_DECODE_S / 3)
 
 
-# --- headers that want to be misread
+# --- headers that are made to be misread
 
 
 def test_the_last_of_two_png_headers_counts() -> None:
@@ -240,14 +240,14 @@ def test_a_cut_file_is_read_as_far_as_it_goes(name: str) -> None:
         is_costly(data[:count])
 
 
-# --- it is true, and takes no time itself
+# --- the estimate is right, and takes no time itself
 
 
 @pytest.mark.slow
 def test_no_file_takes_longer_than_its_estimate() -> None:
-    """Processor time of this thread, with room for a core of a third of the speed that the rates were measured on.
+    """Processor time of this thread; a core may be three times slower than the one that the rates were measured on.
 
-    What a busy machine adds to it differs from try to try, so the least of three counts.
+    What a busy machine adds differs from try to try, so the least of three counts.
     """
     makers: dict[str, Callable[[], bytes]] = {
         **{name: make for name, make in bombs.kinds(1500).items()},
@@ -307,7 +307,7 @@ def test_hostile_files_are_looked_at_for_a_bounded_number_of_steps(name: str, mo
     with contextlib.suppress(BadImage):
         estimate(data, sniff(data))
     assert steps <= 20_001
-    assert time.thread_time() - started < 1  # where it takes 30 ms
+    assert time.thread_time() - started < 1  # it takes 30 ms
 
 
 def test_an_empty_picture_costs_nothing() -> None:

@@ -25,7 +25,7 @@ from tests.shared.images import bombs
 from tests.shared.images.pictures import KINDS, refusal
 
 LARGE = 10 * UNCOUNTED_BYTES
-# What a process's memory differs by from one run to the next.
+# How much a process's memory differs from one run to the next.
 SLACK_BYTES = 20_000_000
 linux_only = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc/self/clear_refs"
@@ -50,7 +50,7 @@ def test_what_does_not_fit_waits_until_it_does_and_in_order() -> None:
         with memory.hold(LARGE, limit_bytes=LARGE):
             first = threads.submit(hold, "large", LARGE)
             wait_for_waiting(memory, 1)
-            # It would fit beside nothing but must not overtake: else a stream of such keeps the large one waiting.
+            # It is smaller, but must not overtake: a stream of such images would keep the large one waiting for ever.
             second = threads.submit(hold, "less", LARGE // 2)
             wait_for_waiting(memory, 2)
             assert memory.held_bytes == LARGE and not order
@@ -103,7 +103,7 @@ class Watching(DecodeMemory):
 
 @pytest.mark.parametrize("data", [KINDS["png-alpha"], KINDS["png"][:200] + bytes(50) + KINDS["png"][250:]])
 def test_pixels_are_gone_before_their_memory_is_given_back(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file that fails too: its error, on the way to whoever answers it, would keep them beside the next one's."""
+    """Also those of a file that fails: its error, while it is handled, would keep them beside the next file's."""
     watching, load = Watching(), ImageFile.ImageFile.load
 
     def note_load(self: ImageFile.ImageFile) -> Any:
@@ -121,7 +121,7 @@ def test_pixels_are_gone_before_their_memory_is_given_back(data: bytes, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["webp", "jpeg", "png-alpha", "tiff", "bmp", "jpeg-progressive"])
-def test_an_image_that_would_take_more_than_all_may_is_refused(kind: str) -> None:
+def test_an_image_that_would_take_more_than_the_bound_for_all_is_refused(kind: str) -> None:
     refused = refusal(KINDS[kind], max_decode_bytes=10_000)
     assert refused.reason == "too_large_px"
     assert "10,000" in str(refused) and "max_decode_bytes" in str(refused)
@@ -146,14 +146,14 @@ def test_a_bigtiff_that_pillow_and_libtiff_read_differently_is_refused() -> None
 
 
 def test_a_png_with_much_text_is_refused() -> None:
-    """Text of a thousandth of its length, 4 bytes a character: 60 pieces took 250 MB."""
+    """Text that is compressed to a thousandth, and takes 4 bytes a character in memory: 60 pieces took 250 MB."""
     refused = refusal(bombs.png_text(3))
     assert refused.reason == "corrupt" and "text" in str(refused)
     decode_image(bombs.png_text(1), size_px=8)
 
 
 def test_a_list_of_orientations_is_none() -> None:
-    """Of a million fractions, one by one, Pillow makes 140 MB."""
+    """Pillow makes 140 MB of a million fractions, one by one."""
     upright = decode_image(bombs.webp_exif(b""), size_px=8)
     assert (decode_image(bombs.webp_exif(bombs.exif_of(type_of_tag=5, count=1000)), size_px=8) == upright).all()
 
@@ -218,7 +218,7 @@ def test_no_image_takes_more_than_its_estimate() -> None:
     assert not over
 
 
-# Two that are decoded, one after the other or beside each other, and what is refused, before it takes anything.
+# Pairs that are decoded, one after the other or at the same time; METADATA is refused before it takes any memory.
 PAIRS: list[Sequence[str]] = [
     ["tiff LAB", "jpeg progressive CMYK"],
     ["png palette, transparent", "tiff float"],

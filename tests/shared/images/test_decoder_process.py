@@ -37,7 +37,7 @@ def helper() -> Iterator[DecoderProcess]:
 
 @pytest.fixture
 def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
-    """One whose decoder obeys marks, and may take 100 MB besides its own."""
+    """A decoder process that obeys marks, and may take 100 MB for decoding."""
     monkeypatch.setattr(decoder_process, "_PROGRAM", MARKED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     process = DecoderProcess(max_decode_bytes=100_000_000, max_bytes=1_000_000)
@@ -129,7 +129,7 @@ def test_what_a_library_prints_is_no_answer(marked: DecoderProcess) -> None:
 
 
 def failed(process: DecoderProcess, mark: str, **options: float) -> BadImage:
-    """The refusal of a marked file, by a process that is gone then; the next one decodes the next image."""
+    """The refusal of a marked file. Its process is gone afterwards, and a new one decodes the next image."""
     with pytest.raises(BadImage) as caught:
         decode(process, with_mark(mark), **options)
     assert process.pid is None
@@ -171,7 +171,7 @@ def test_being_killed_is_not_the_images_fault(marked: DecoderProcess) -> None:
     decode(marked, KINDS["jpeg"])
 
 
-def test_a_bug_is_told_and_ends_nothing(marked: DecoderProcess) -> None:
+def test_a_bug_is_reported_and_ends_nothing(marked: DecoderProcess) -> None:
     decode(marked, KINDS["jpeg"])
     pid = marked.pid
     with pytest.raises(RuntimeError, match="ValueError: a bug"):
@@ -196,7 +196,7 @@ def test_a_process_that_does_not_start_says_so(helper: DecoderProcess, monkeypat
         decode(helper, KINDS["jpeg"])
 
 
-# --- with whom it ends
+# --- when it ends
 
 
 def test_neither_ctrl_c_nor_sigterm_ends_it(helper: DecoderProcess) -> None:

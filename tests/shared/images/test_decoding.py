@@ -159,7 +159,7 @@ def test_padding_lays_the_picture_in_the_middle() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_a_square_is_stretching_it(kind: str) -> None:
-    """Byte by byte: nothing is decoded, scaled or rounded otherwise."""
+    """Byte by byte: nothing is decoded, scaled or rounded differently."""
     with Image.open(io.BytesIO(KINDS[kind])) as image:
         width, height = image.size
     turned = Region(0, 0, 1, 2 / 3) if kind in ("jpeg-exif", "tiff-lzw") else None  # 64 x 96 upright
@@ -194,7 +194,7 @@ def test_padding_is_done_to_the_upright_picture(size: tuple[int, int], kind: str
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_padding_a_region_goes_by_the_regions_shape(kind: str, orientation: int) -> None:
-    """Half of a lying picture stands: what is filled up is its sides, with its own border and not what lies beyond."""
+    """Half of a landscape is a portrait: its sides are filled, by its own border and not by what lies beyond it."""
     upright = bottle(120, 80)
     region, part = Region(0.25, 0, 0.5, 1), upright.crop((30, 0, 60, 80))
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(UNDO[orientation]))

@@ -25,7 +25,7 @@ XMP = b'<x:xmpmeta tiff:Orientation="8"/>'
 
 
 def plain_kinds() -> dict[str, bytes]:
-    """By what distinguishes them, files that take the short way."""
+    """Files that take the fast path, by what distinguishes them."""
     rgb = bottle(150, 110)
     grey = rgb.convert("L")
     return {
@@ -108,7 +108,7 @@ def test_frames_of_any_size_are_pillows_bit_by_bit(size: tuple[int, int], subsam
 
 @pytest.mark.parametrize("side", [3, 5])
 def test_frames_too_small_to_name_their_scale_are_pillows_bit_by_bit(side: int) -> None:
-    """Sharp ones: of each, the codec can give 2 x 2 pixels by two scales."""
+    """Noise, to tell two scales apart: by both of them the codec gives 2 x 2 pixels."""
     noise = from_array(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
     data = encode(noise, "JPEG", quality=95)
     ours = decode_image(data, size_px=1)
@@ -229,7 +229,7 @@ def test_a_frame_beyond_what_simplejpeg_can_count_is_left_to_pillow() -> None:
     assert read_header(with_frame(4, 0xFF, with_frame(6, 0xFF))) is None  # 65,390 x 65,430
 
 
-def test_what_the_codec_remarks_on_is_pillows() -> None:
+def test_a_file_that_the_codec_warns_about_is_left_to_pillow() -> None:
     data = PLAIN["4:2:0"]
     scan = data.index(b"\xff\xda") + 14
     for damaged in (data[:-2], data[: len(data) // 2], data[: scan + 40] + bytes(40) + data[scan + 80 :]):

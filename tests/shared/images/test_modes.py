@@ -60,7 +60,7 @@ def test_what_is_not_resized_keeps_the_colours_under_its_transparency() -> None:
 @pytest.mark.parametrize("wrong", [np.nan, -1.0, 70_000.0])
 @pytest.mark.parametrize("at", [0, -1])
 def test_the_full_scale_is_that_of_all_pieces(wrong: float, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One value in the first or last piece makes the whole picture another's, or none."""
+    """One value in the first or last piece decides that the whole picture has no full scale."""
     monkeypatch.setattr(modes, "PIECE_PX", 100)
     values = GREY.astype(np.float32) / 255
     values.flat[at] = wrong

@@ -84,7 +84,7 @@ def test_prefixes_of_exif_are_taken_away_as_pillow_does() -> None:
     exif = bombs.exif_of(type_of_tag=5, count=3)
     assert count_of(0x0112, b"Exif\0\0" * 2 + exif) == 3
     assert count_of(0x0112, b"Exif\0\0" * 3 + exif) == 0
-    assert count_of(0x0112, b"Exif\0\0" * 3_000_000) == 0  # one by one would copy it as many times
+    assert count_of(0x0112, b"Exif\0\0" * 3_000_000) == 0  # removing them one by one would copy the data as many times
 
 
 def test_the_layout_of_strips_and_of_tiles() -> None:

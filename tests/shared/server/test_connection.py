@@ -98,17 +98,17 @@ def test_urls_that_cannot_be_used(url: str, named: str) -> None:
     ],
 )
 def test_urls_that_make_a_connection(url: str) -> None:
-    connect(url).connection_pool.make_connection()  # which raises where the client doesn't know an argument
+    connect(url).connection_pool.make_connection()  # raises if the client doesn't know an argument
 
 
-def test_a_database_that_is_not_there_is_a_setting_to_mend() -> None:
+def test_a_database_that_does_not_exist_is_a_setting_to_fix() -> None:
     with embedded_server() as url:
         wrong = f"{url.rpartition('/')[0]}/9999"
         with pytest.raises(BadSetting, match="has no such database"):
             check(connect(wrong), wrong)
 
 
-def test_a_refused_login_is_a_setting_to_mend() -> None:
+def test_a_refused_login_is_a_setting_to_fix() -> None:
     with embedded_server() as url:
         with connect(url) as client:
             client.config_set("requirepass", "hunter2")
@@ -149,7 +149,7 @@ def test_tls_where_it_fits_and_where_it_does_not(tmp_path: Path) -> None:
             with pytest.raises(BadSetting, match=named):
                 check(connect(url), url)
         unknown = f"rediss://127.0.0.1:{tls}/0?{trusted}"
-        # BadSetting where its alert comes before the close.
+        # BadSetting if the server's alert arrives before it closes the connection.
         with pytest.raises((BadSetting, RedisUnavailable), match="client certificate"):
             check(connect(unknown), unknown)
 

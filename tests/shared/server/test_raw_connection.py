@@ -35,7 +35,7 @@ def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, client: r
 
 
 def test_a_script_is_run_while_somebody_flushes_scripts(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was loaded, and then called: forgotten again in between, the worker said that the server refuses a command."""
+    """When it was loaded and then called, a flush in between made the worker say that the server refuses a command."""
     connection = RawConnection(connect(redis_url))
     script = RawScript(connection, "return ARGV[1]")
     send = connection.send
@@ -59,7 +59,7 @@ def test_a_connection_that_was_closed_is_made_anew(redis_url: str, client: redis
 def test_a_server_that_became_a_replica_is_connected_to_anew(
     client: redis.Redis, redis_url: str, is_script: bool
 ) -> None:
-    """Where its name leads to by then: to the new master."""
+    """The new connection goes where the server's name leads by then: to the new master."""
     connection = RawConnection(connect(redis_url))
     script = RawScript(connection, "return redis.call('SET', 'a', ARGV[1])")
     before = connection.call("CLIENT", "ID")
@@ -74,9 +74,8 @@ def test_a_server_that_became_a_replica_is_connected_to_anew(
 
 
 def test_a_late_answer_is_not_taken_for_the_next_calls(redis_url: str, client: redis.Redis) -> None:
-    connection = RawConnection(
-        connect(redis_url, socket_timeout_s=2.0)
-    )  # the answer to ECHO has no more time than this, either
+    # The timeout is not shorter because it holds for ECHO, too.
+    connection = RawConnection(connect(redis_url, socket_timeout_s=2.0))
     with pytest.raises(redis.exceptions.TimeoutError):
         connection.call("BLPOP", "nothing", 10)
     assert connection.call("ECHO", "after") == b"after"

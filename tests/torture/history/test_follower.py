@@ -24,7 +24,7 @@ def follower(settings: Settings) -> Iterator[Follower]:
 
 
 def sort(settings: Settings, count: int) -> list[str]:
-    """Have so many images sorted by a worker in this process; their job ids."""
+    """Have `count` images sorted by a worker in this process. Returns their job ids."""
     job_ids = LineProducer(settings).submit_many(
         [Frame(data=kit.picture(number), line="line-1", camera="camera-1", frame_id=number) for number in range(count)]
     )
@@ -63,7 +63,7 @@ def test_sees_a_second_result(follower: Follower, settings: Settings, client: re
     ],
     ids=["status", "two registries", "no registry", "no job"],
 )
-def test_finds_what_rq_says_otherwise(settings: Settings, client: redis.Redis, spoil: object) -> None:
+def test_finds_where_rq_disagrees(settings: Settings, client: redis.Redis, spoil: object) -> None:
     (job_id,) = sort(settings, 1)
     assert callable(spoil)
     spoil(client, job_id)

@@ -33,7 +33,7 @@ class ScriptedProducer(LineProducer):
 
 
 def feed(settings: Settings, folder: Path, *answers: Exception | None) -> Ledger:
-    """The ledger of a feeder of one image a burst whose calls are answered so."""
+    """The ledger of a feeder that sends one image a burst, and whose calls get these answers."""
     producer = ScriptedProducer(settings, *answers)
     path = folder / "ledger"
     feeder = Feeder(FeederOptions(burst=1), producer=producer, ledger=path, camera="camera-1", seed=1)

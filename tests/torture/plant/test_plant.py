@@ -40,8 +40,8 @@ def test_a_loss_may_cost_every_job_on_the_server(plant: Plant, client: redis.Red
     assert loss.since <= loss.until
 
 
-def test_a_job_that_goes_to_and_fro_is_outstanding_at_any_time(plant: Plant, settings: Settings) -> None:
-    """Read one after the other, it may be in neither place: a campaign would go on without its result."""
+def test_a_job_that_moves_back_and_forth_is_outstanding_at_any_time(plant: Plant, settings: Settings) -> None:
+    """If its two places were read one after the other, it might be in neither: a campaign would not wait for it."""
     is_over = threading.Event()
 
     def move() -> None:

@@ -353,7 +353,7 @@ def test_an_action_that_fails_says_so(proxy: Proxy, ours: redis.Redis) -> None:
         reached.result(PATIENCE_S)
 
 
-def test_so_many_answers_are_dropped(proxy: Proxy, ours: redis.Redis, client: redis.Redis) -> None:
+def test_the_given_number_of_answers_is_dropped(proxy: Proxy, ours: redis.Redis, client: redis.Redis) -> None:
     proxy.drop_answers(2, to=b"INCR")
     for _ in range(2):
         with pytest.raises(ENDED):

