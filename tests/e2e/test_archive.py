@@ -15,9 +15,8 @@ import redis
 
 from producer import Frame, LineProducer, wait_for
 from shared.settings import Settings
-from tests.conftest import BOTTLES
-from tests.deploy.manifests import missing_tool
-from tests.e2e.kit import PROJECT, child_of, environment, is_gone, metric, ready, sortline, stop, wait_until, worker
+from tests.e2e.kit import child_of, environment, metric, ready, sortline, stop, worker
+from tests.kit import BOTTLES, PROJECT, is_gone, missing_tool, wait_until
 from tests.worker.archive.kit import archived, files
 from tests.worker.kit import stream
 

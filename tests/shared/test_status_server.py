@@ -457,7 +457,7 @@ def test_a_port_that_is_taken_is_a_setting_to_fix(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "x" * 64])
-def test_an_address_of_another_machine_is_a_setting_to_fix(host: str) -> None:
+def test_an_address_that_this_machine_lacks_is_a_setting_to_fix(host: str) -> None:
     with pytest.raises(BadSetting, match=rf"metrics_host '{host}'.*Set metrics_host to an address of this machine"):
         StatusServer(host=host, port=0, registry=CollectorRegistry())
 
