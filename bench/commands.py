@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"of {', '.join(BENCHMARKS)}; by default {', '.join(USUAL)}")
+        list[str] | None, typer.Argument(help=f"any of {', '.join(BENCHMARKS)}; by default {', '.join(USUAL)}")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds; figures are medians over the rounds")] = 3,
     jobs: Annotated[

@@ -28,7 +28,7 @@ SIZE = "640x480"
 FIRST_IMAGES = 1_000
 # The rate of the later images, as a share of the rate at which the worker took the first ones from a full queue.
 LOAD_SHARE = 0.9
-POINTS = 50  # how many times memory is read
+POINTS = 50  # about how many times memory is read
 _POLL_S = 0.002
 _METRICS = "metrics on "  # precedes the address in the worker's log
 

@@ -111,9 +111,9 @@ def bench_latency(
 
 
 def _capacity(settings: Settings, spec: TrafficSpec, *, client: Any, worker: Child, folder: Path) -> float:
-    """Images/s of the worker on a queue that is filled before it starts, while nothing else runs.
+    """Images/s of the worker on a queue that is filled before it may claim, while nothing else runs.
 
-    Time runs from the first results; these are not counted as work.
+    The results that finish first start the clock, and are not counted.
     """
     with claims_suspended(client):
         send(

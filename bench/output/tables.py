@@ -74,7 +74,7 @@ def _rates(console: Console, records: Sequence[Record]) -> None:
                 ratio = against.get(contender)
                 shown = "" if ratio is None else f"{ratio} x"
                 rows.append([record["benchmark"], words(contender), *_spread(value), shown])
-    headings = ("benchmark", "contender", "median /s", "min-max", "Sortline to contender")
+    headings = ("benchmark", "contender", "median /s", "min-max", "Sortline / contender")
     _table(console, "throughput", headings, rows, names=2)
     for record in records:
         for name, value in record.items():
