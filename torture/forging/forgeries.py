@@ -304,7 +304,7 @@ def junk_sweep(forger: Forger) -> None:
 
 
 def junk_missing(forger: Forger) -> None:
-    """Entries that are not lost jobs, among the missing jobs of that search."""
+    """Entries that are not lost jobs, in the set of missing jobs."""
     members = ("no-space", "", " ", b"\xff \xff", f"queued/// {forger.held().job_id}")
     scored = [part for member in members for part in (1, member)]
     forger.replace(keys.missing(forger.plant.settings.queue_names), "ZADD", *scored)
