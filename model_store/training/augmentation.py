@@ -1,4 +1,4 @@
-"""Augmentation: varies a picture of a bottle only in ways in which a camera, a belt or the localizer could vary.
+"""Augmentation: varies a picture of a bottle only in ways that a camera, a belt or the localizer could.
 
 In: crop transforms and pixels. Out: crop transforms and pixels. Nothing here changes the true labels of a bottle:
 
@@ -41,7 +41,7 @@ def random_generator(seed: int) -> Any:
 def augment_transforms(transforms: Any, random: Any, *, upside_down: bool) -> Any:
     """Crop transforms [N, 6], each turned, shifted and stretched a little, half of them mirrored.
 
-    `upside_down`: half of them are also turned by 180 degrees. For crops of which nobody knows which end is up.
+    `upside_down`: half of them are also turned by 180 degrees, for crops that show the bottle with either end up.
     """
     tf = import_tensorflow()
     count = tf.shape(transforms)[0]
@@ -71,7 +71,7 @@ def augment_transforms(transforms: Any, random: Any, *, upside_down: bool) -> An
 
 
 def augment_pixels(pixels: Any, random: Any, *, upright: bool) -> Any:
-    """Pixels float32 [N, h, w, 3] from 0 to 255, as if taken in another light and by another sensor.
+    """Pixels float32 [N, h, w, 3] from 0 to 255, changed as if taken in another light by another sensor.
 
     `upright`: the bottles stand upright and fill the pictures from end to end; then some pictures get an occlusion.
     """

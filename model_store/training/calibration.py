@@ -1,14 +1,14 @@
 """Calibration: scales and shifts a head's logits until its probabilities match the frequencies on held-out images.
 
-In: logits and true labels of images that the head was not trained on. Out: a Calibration. `fold_into_dense` works it
-into the head's kernel and bias, so the exported model and serving need not know of it. Numpy only, pure.
+In: logits and true labels of images that the head was not trained on. Out: a Calibration. `fold_into_dense` merges
+it into the head's kernel and bias, so neither the exported model nor serving has to know about it. Numpy only, pure.
 
 `single` has one scale for all logits (temperature scaling: Guo et al. 2017, "On Calibration of Modern Neural
 Networks"), which keeps the order of the classes of every image. `multi` has a scale and a shift per output (Platt 1999,
 "Probabilistic Outputs for Support Vector Machines"); the scale is positive, so each output keeps its order of images.
-Both are maximum a posteriori estimates: with few images, or with images that the head separates without an error, the
-likelihood alone has no finite maximum. The prior keeps the estimate near the identity, where the search starts;
-therefore the negative log likelihood of the images that it was fitted to never gets worse.
+Both are maximum a posteriori estimates, because with few images, or with images that the head separates without an
+error, the likelihood alone has no finite maximum. The prior keeps the estimate near the identity. The search starts at
+the identity, so the negative log likelihood of the images that it is fitted to never gets worse.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from shared.arrays import Doubles, Floats, Indices
 
 FOLDS = 5
 _MAX_STEPS = 100
-# Gain of the penalised negative log likelihood, in nats over all images, below which the search stops. No probability
-# changes visibly by it.
+# The search stops when a step would improve the penalised negative log likelihood by less than this, in nats over all
+# images. Such a step changes no probability visibly.
 _LEAST_GAIN = 1e-10
 
 
@@ -37,17 +37,17 @@ class Prior(NamedTuple):
     shift: float
 
 
-# Most scales are then within 0.6 to 1.6, and the shift has room for what class weights add to a head's logits (their
-# logarithm). Of deviations from 0.1 to 3, those near these gave fresh images the lowest negative log likelihood. On 24
-# splits of the bottle frames (`multi`, 240 images to train on, 80 to calibrate with, 80 fresh) its mean was 0.288
-# uncalibrated and 0.263 calibrated; with logits 2.5 times too large 0.386 and 0.276; with logits shifted by 1.5, 0.486
-# and 0.263.
+# With this prior most scales are within 0.6 to 1.6, and the shift can be as large as what class weights add to a head's
+# logits, which is their logarithm. Of the deviations tried, from 0.1 to 3, values near these gave the lowest negative
+# log likelihood on fresh images. On 24 splits of the bottle frames (`multi`, 240 images to train on, 80 to calibrate
+# with, 80 fresh) its mean was 0.288 uncalibrated and 0.263 calibrated; with logits 2.5 times too large, 0.386 and
+# 0.276; with logits shifted by 1.5, 0.486 and 0.263.
 PRIOR = Prior(log_scale=0.5, shift=1.5)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Logits z of output k become scale[k] * z + shift[k]; scale[k] > 0."""
+    """A logit z of output k becomes scale[k] * z + shift[k]; scale[k] > 0."""
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
@@ -57,7 +57,7 @@ class Calibration:
         return np.asarray(logits * np.array(self.scale) + np.array(self.shift), np.float32)
 
     def fold_into_dense(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """The dense layer ([width, K], [K]) whose logits are the given layer's, calibrated."""
+        """Kernel [width, K] and bias [K] of the dense layer whose logits are those of the given layer, calibrated."""
         scale, shift = np.array(self.scale), np.array(self.shift)
         return np.asarray(kernel * scale, np.float32), np.asarray(bias * scale + shift, np.float32)
 
@@ -77,8 +77,8 @@ def fit(
         targets: [N, K], 1 where a label applies, 0 where it does not, NaN where that is unknown. `multi` ignores an
             unknown entry, `single` the whole image.
 
-    An output of `multi` without a positive or without a negative image stays as it is: nothing is known of its scale,
-    and of its shift only how rare the label was among these few images.
+    In `multi`, an output without a positive or without a negative image is left uncalibrated: such images say nothing
+    about its scale, and about its shift only how rare the label was among them.
 
     Raises:
         ValueError: logits and targets have different shapes, or impossible values.
@@ -119,8 +119,8 @@ def cross_fitted(
 ) -> Floats:
     """Each image's logits, calibrated without the images of its own fold (cross-fitting).
 
-    Arguments as of `fit`; the folds are those of `fold_assignment`. Measure and choose thresholds on these logits:
-    metrics of the images that a calibration was fitted to are too good.
+    The arguments are those of `fit`; the folds are those of `fold_assignment`. Use these logits to measure and to
+    choose thresholds: on the images that a calibration was fitted to, metrics are too optimistic.
     """
     _check(logits, targets, mode)
     fold = fold_assignment(logits, targets, folds=folds)
@@ -151,7 +151,7 @@ def _sigmoid_loss(at: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
     scaled = np.exp(at[0]) * z
     logits = scaled + at[1]
     p = 0.5 * (1.0 + np.tanh(logits / 2))
-    slopes = np.stack([scaled, np.ones_like(z)])  # of the logits, by log(scale) and shift
+    slopes = np.stack([scaled, np.ones_like(z)])  # derivatives of the logits by log(scale) and by the shift
     precision = np.array(prior, np.float64) ** -2
     return _Loss(
         value=float((np.logaddexp(0.0, logits) - y * logits).sum() + (precision * at**2).sum() / 2),
@@ -180,7 +180,7 @@ def _minimize(loss: Callable[[Doubles], _Loss], start: Sequence[float]) -> Doubl
     here = loss(at)
     for _ in range(_MAX_STEPS):
         step = -np.linalg.solve(here.curvature, here.gradient)
-        expected = float(here.gradient @ step)  # negative: the curvature is positive definite by the prior
+        expected = float(here.gradient @ step)  # negative: the prior makes the curvature positive definite
         size = 1.0
         while (there := loss(at + size * step)).value > here.value + 0.1 * size * expected:
             size /= 2

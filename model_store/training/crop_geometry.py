@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
-# Half the crop's height, in standard deviations of the heatmap along the bottle. The ends of a rod lie 1.73 from its
-# middle; the rest is a margin for a localizer that is a little off. Measured on the hand-drawn boxes of the bottle
-# frames: with 2.1 a box keeps 98 % of the bottle, with 1.8 it keeps 88 %.
+# Half the crop's height, in standard deviations of the heatmap along the bottle. The ends of a rod lie 1.73 deviations
+# from its middle; the rest is a margin for a localizer that is a little off. Measured on the hand-drawn boxes of the
+# bottle frames: with 2.1 a box keeps 98 % of the bottle, with 1.8 it keeps 88 %.
 _HALF_HEIGHT_DEVIATIONS = 2.1
-# The same across the bottle is larger by this factor, so that a thin bottle gets some belt beside it.
+# Half the crop's width is at least this factor times _HALF_HEIGHT_DEVIATIONS deviations across the bottle, so that some
+# belt is always visible beside it.
 _SIDE_MARGIN = 1.1
-# Added to the variance in each direction, in fractions squared, so that a bottle in a single cell has a size too.
+# Added to the variance in each direction, in squared fractions of the frame, so that a bottle that fills only one cell
+# has a size too.
 _LEAST_VARIANCE = 3e-4
 
 
@@ -49,7 +51,7 @@ def full_frame_transforms(count: Any) -> Any:
 def upright_transforms(heatmaps: Any, size: CropSize) -> Any:
     """Crop transforms [N, 6] around the bottles in `heatmaps`, float [N, H, W] >= 0, with their long axis upright.
 
-    A heatmap does not tell which end is up: training shows both.
+    A heatmap does not tell which end of the bottle is up, so training shows the network both orientations.
     """
     tf = import_tensorflow()
     cx, cy, cxx, cyy, cxy = _moments(heatmaps)
@@ -69,12 +71,14 @@ def upright_transforms(heatmaps: Any, size: CropSize) -> Any:
 
 
 def crop_frames(frames: Any, transforms: Any, size: CropSize) -> Any:
-    """The crops' pixels, float32 [N, height, width, 3] from 0 to 255, interpolated between the four nearest.
+    """The crops' pixels, float32 [N, height, width, 3] from 0 to 255.
+
+    Each is interpolated between the four nearest pixels of the frame.
 
     Args:
         frames: uint8 [N, S, S, 3].
         transforms: crop transforms [N, 6]. A crop that reaches beyond its frame repeats the frame's border.
-        size: of the crops.
+        size: the size of the crops.
     """
     tf = import_tensorflow()
     size_px = frames.shape[1]

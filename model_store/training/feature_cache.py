@@ -1,8 +1,8 @@
-"""A cache of features: those of frozen layers are computed once, so that a head trains in seconds.
+"""A cache of features: the features of frozen layers are computed once, so that a head trains in seconds.
 
-In: frames. Out: float32 features, from disk where they are there. The key is the digest of the crop's pixels, augmented
-ones included, so that a changed file, size, crop or decoder gives another key. Frames are processed a batch at a time,
-because all of them may not fit into memory.
+In: frames. Out: float32 features, read from disk if they are cached. The key is the digest of the crop's pixels (after
+augmentation, if any), so that a changed file, size, crop or decoder gives another key. Frames are processed a batch at
+a time, because all of them may not fit into memory.
 
     <cache>/features/<the extractor's digest>/<aa>/<digest of the pixels>.npy
 """
@@ -32,12 +32,12 @@ from shared.images.arrays import Pixels
 
 log = logging.getLogger("sortline.train")
 
-# The tutorial's; larger batches are no faster on CPUs.
+# As in the tutorial (see `head.TUTORIAL`); larger batches are no faster on CPUs.
 BATCH_SIZE = 32
 
 
 class FeatureCache:
-    """An extractor's features of frames, with a cache on disk."""
+    """Computes an extractor's features of frames, with a cache on disk."""
 
     def __init__(self, extractor: FeatureExtractor, *, cache: Path) -> None:
         """`cache` is the settings' `cache_path`."""
@@ -58,7 +58,7 @@ class FeatureCache:
         return found
 
     def _features(self, pixels: Pixels) -> Floats:
-        """Features of one batch: cached ones from disk, the others computed together."""
+        """Features of one batch: those in the cache are read from disk, the others are computed together."""
         found = np.empty((len(pixels), self._extractor.feature_width), np.float32)
         files = [self._file(image) for image in pixels]
         missing = []
@@ -74,7 +74,7 @@ class FeatureCache:
             try:
                 _write(files[index], found[index])
             except OSError as error:  # a full disk must not end the training
-                # Without the file's name, which differs each time: the warning is given once.
+                # The file's name is left out because it differs each time, and the warning is to be given once.
                 _warn_uncached(self._folder.parent, error.strerror or str(error))
         return found
 
@@ -113,7 +113,7 @@ def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any
 
 
 def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> Floats:
-    """Features of frames uint8 [N, S, S, 3], float32 [N, width], computed as the exported model does, uncached."""
+    """Features of frames uint8 [N, S, S, 3], float32 [N, width], computed as in the exported model; no cache."""
     tf = import_tensorflow()
     run = tf.function(extractor.features, reduce_retracing=True)
     return in_batches(lambda batch: run(tf.constant(batch)), frames, size=BATCH_SIZE)
@@ -122,13 +122,13 @@ def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> Floats:
 def _read(file: Path, *, width: int) -> Floats | None:
     try:
         features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent, or cut off by a full disk: computed again
+    except (OSError, ValueError, EOFError):  # absent, or cut off by a full disk: compute the features again
         return None
     return features if features.shape == (width,) and features.dtype == np.float32 else None
 
 
 def _write(file: Path, features: Floats) -> None:
-    """Write the file completely or not at all, even if another process writes the same one now."""
+    """Write the file completely or not at all, even if another process writes the same file now."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=file.parent)
     try:
@@ -144,8 +144,8 @@ def _write(file: Path, features: Floats) -> None:
 @functools.cache  # one warning, not one per image
 def _warn_uncached(folder: Path, why: str) -> None:
     log.warning(
-        "features can't be cached in %s: %s. Training goes on without, and the next one computes them anew: make room, "
-        "or name another folder with --cache-dir.",
+        "features can't be cached in %s: %s. This training continues without the cache, and the next one has to "
+        "compute the features again. Make room, or name another folder with --cache-dir.",
         folder,
         why,
     )

@@ -49,16 +49,16 @@ class FeatureExtractor:
     """Computes features of frames of one size.
 
     Attributes:
-        crop_size: of the pixels that `feature_fn` takes.
-        feature_width: numbers per image.
+        crop_size: the size of the pixels that `feature_fn` takes.
+        feature_width: the number of features per image.
         feature_fn: computes the features.
-        variables: the trainable variables of `feature_fn`, the input layer's first.
-        digest: of the weights of `feature_fn` when it was made, and of its layer: all that its features depend on.
+        variables: the trainable variables of `feature_fn`, starting with those of the input layer.
+        digest: SHA-256 of what the features depend on: the layer and the weights of `feature_fn` when it was made.
         top_variables: those of `variables` that belong to the top layers.
         network: None for an opaque module.
-        localizer: None where the full frame is used.
-        localizer_graph: computes the localizer's map; None where the full frame is used.
-        tracked: what an exported tf.Module has to track.
+        localizer: finds the bottle; None where the full frame is used.
+        localizer_graph: computes the feature map that the localizer reads; None where the full frame is used.
+        tracked: the objects that an exported tf.Module has to track.
     """
 
     crop_size: CropSize
@@ -78,7 +78,7 @@ class FeatureExtractor:
         return "full" if self.localizer is None else "detected"
 
     def crop_transforms(self, frames: Any) -> Any:
-        """The crop transform of each frame, [N, 6]; see `cropping`."""
+        """The crop transform of each frame, [N, 6]; see `crop_geometry`."""
         tf = import_tensorflow()
         if self.localizer is None:
             return full_frame_transforms(tf.shape(frames)[0])
@@ -98,7 +98,7 @@ class FeatureExtractor:
 
 
 def opaque_extractor(backbone: Backbone, *, trainable: bool = False) -> FeatureExtractor:
-    """The module used as TF-Hub intends it, through `hub.KerasLayer`."""
+    """An extractor that uses the module as TF-Hub intends, through `hub.KerasLayer`."""
     hub = import_hub()
     with quiet_native():
         layer = hub.KerasLayer(str(backbone.path), trainable=trainable)
@@ -120,11 +120,11 @@ def opaque_extractor(backbone: Backbone, *, trainable: bool = False) -> FeatureE
 def graph_extractor(
     network: Network, *, localizer: ObjectLocalizer | None, localizer_network: Network | None = None
 ) -> FeatureExtractor:
-    """The mean of the network's feature layer, of the bottle that `localizer` detects, or of the full frame.
+    """An extractor that averages the network's feature layer, for the detected bottle or for the full frame.
 
     Args:
         network: computes the features.
-        localizer: None: the full frame is used.
+        localizer: finds the bottle; None to use the full frame.
         localizer_network: the network that the localizer was fitted on, if it is not `network`.
     """
     tf = import_tensorflow()
@@ -154,7 +154,10 @@ def graph_extractor(
 
 
 def _digest(graph: Any, layer: str) -> str:
-    """Of the weights themselves: a fine-tuned or untrained network gives other features than its backbone."""
+    """SHA-256 of the layer's name and of the weights themselves.
+
+    A fine-tuned or untrained network gives other features than the backbone that it came from.
+    """
     digest = hashlib.sha256(layer.encode())
     for array in graph.get_weights():
         digest.update(array.tobytes())
@@ -167,7 +170,7 @@ def frame_size_px(sizes: Sequence[tuple[int, int]]) -> int:
     Args:
         sizes: width and height of some of the dataset's images, at least one.
 
-    More pixels than the images have are useless; more than 320 hardly change the crop, and cost decoding time.
+    More pixels than the images have are useless. More than 320 hardly change the crop, and cost decoding time.
     """
     usual = float(np.median([max(size) for size in sizes]))
     return int(np.clip(round(usual / 32) * 32, _LEAST_FRAME_PX, _MOST_FRAME_PX))

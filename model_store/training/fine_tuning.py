@@ -2,10 +2,10 @@
 
 In: an extractor, frames with targets, and a head to start from. Out: the extractor with other weights, and its head.
 
-Batch normalisation: pretrained layers keep their statistics and run as in serving. A batch of 16 bottles of one plant
-is no estimate of anything, and would within a few steps destroy statistics of a million images; scale and offset are
-trained like any weight. From scratch there are no statistics to keep: then the layers run as in training and gather
-their own.
+Batch normalisation: pretrained layers keep their statistics and run as in serving. Within a few steps, batches of 16
+bottles from one plant would destroy statistics that were gathered from a million images. Scale and offset are trained
+like any other weight. When training from scratch there are no statistics to keep, so the layers run as in training and
+gather their own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EVALUATION_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class FineTuneSettings:
-    """How layers are trained. Chosen on the bottle frames; `transfer` says what they gain.
+    """How layers are trained. Chosen on the bottle frames; `plan` says what they gain.
 
     The names of the fields are keys of the manifest's `training.settings.tuning`.
     """
@@ -49,14 +49,14 @@ class FineTuneSettings:
     dropout: float = 0.3  # of the features
     weight_decay: float = 0.02
     largest_gradient: float = 2.0  # norm over all layers
-    own_statistics: bool = False  # batch normalisation gathers its own; only from scratch
+    own_statistics: bool = False  # batch normalisation gathers its own statistics; only from scratch
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The settings as the manifest stores them."""
         return asdict(self)
 
 
-# Low rates: pretrained weights are to be adapted, not lost. The rate is lower still if the early layers change too.
+# The learning rates are low, so that pretrained weights are adapted, not lost, and lower still if early layers change.
 # There is no early stopping: the first steps disturb the head, and often only the last epochs, at low rates, are better
 # than the start (with a stop after eight epochs without gain, `single` on the bottle frames fell from 0.90 to 0.83).
 SETTINGS: dict[FineTuneMethod, FineTuneSettings] = {
@@ -70,7 +70,7 @@ SETTINGS: dict[FineTuneMethod, FineTuneSettings] = {
 class Frames:
     """Frames uint8 [N, S, S, 3] with their targets, float32 [N, outputs], NaN where unknown.
 
-    `groups` has one number per frame, equal for copies of one photograph; None: there are no copies.
+    `groups` has one number per frame, equal for copies of one photograph; None means that there are no copies.
     """
 
     images: ImageStack
@@ -92,15 +92,15 @@ def fine_tune(
 ) -> TrainResult:
     """Train `variables` of the extractor, in place, and the head; keep the epoch with the lowest validation loss.
 
-    If no epoch is better than the pretrained layers with the given head, these stay as they were.
+    If no epoch is better than the pretrained layers with the given head, layers and head stay as they were.
 
     Args:
-        variables: of the extractor, in the extractor's order.
+        variables: variables of the extractor, in the extractor's order.
         scaler: standardises the head's features while it learns.
         on_progress: called with the number of images of each step.
 
     Raises:
-        BadSetting: from scratch, and no epoch had a usable loss.
+        BadSetting: training from scratch, and no epoch had a finite validation loss.
     """
     run = _Run(
         extractor,
@@ -118,7 +118,7 @@ def fine_tune(
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.crop(validation.images)
     best_loss, best_epoch, kept = run.evaluate(pixels, validation.targets)[0], -1, run.weights()
-    if settings.own_statistics:  # random weights are no result to keep
+    if settings.own_statistics:  # random weights are not a result worth keeping
         best_loss = float("inf")
     for epoch in range(settings.epochs):
         order = rng.permutation(len(train.images))
@@ -134,7 +134,7 @@ def fine_tune(
             best_loss, best_epoch, kept = loss, epoch, run.weights()
     if settings.own_statistics and best_epoch < 0:
         raise BadSetting(
-            f"--fine-tune scratch: no epoch of {settings.epochs} had a validation loss that is a number: nothing was "
+            f"--fine-tune scratch: none of the {settings.epochs} epochs had a finite validation loss, so nothing was "
             "learnt. Use another --seed, or --fine-tune top."
         )
     run.restore(kept)
@@ -171,7 +171,11 @@ class _Run:
         )
 
     def make_optimizers(self, *, epochs: int, steps_per_epoch: int) -> list[float]:
-        """Make optimizers whose rates fall along a cosine. Returns the layers' rate at the start of each epoch."""
+        """Make optimizers whose learning rates fall along a cosine.
+
+        Returns:
+            The learning rate of the backbone's layers at the start of each epoch.
+        """
         keras, settings = import_keras(), self._settings
         schedules = keras.optimizers.schedules
         rate, head_rate = (
@@ -200,7 +204,7 @@ class _Run:
         return float(np.mean(loss)), float(np.mean(losses.accuracy(targets, logits, mode=self._mode)))
 
     def weights(self) -> list[Any]:
-        """A copy of all that a step changes."""
+        """A copy of every variable that a training step changes."""
         return [variable.numpy() for variable in self._changing_variables()]
 
     def restore(self, weights: Sequence[Any]) -> None:

@@ -23,11 +23,11 @@ from shared.arrays import Bools, Floats
 class HeadSettings:
     """How a head is trained. The names of the fields are keys of the manifest's `training.settings`.
 
-    The defaults are the tutorial's (Adam, batches of 32, 25 epochs) with changes that were measured on the bottle
-    frames: a learning rate that starts five times higher and falls to zero along a cosine; weights that start at zero;
-    label smoothing and weight decay (small weights are also what makes the fp32 export agree with the trained model to
-    1e-5); standardised features; a higher weight for rare classes; and the weights of the epoch with the lowest
-    validation loss.
+    The defaults are those of tutorials on transfer learning with TF-Hub (Adam, batches of 32, 25 epochs), with changes
+    that were measured on the bottle frames: a learning rate that starts five times higher and falls to zero along a
+    cosine; weights that start at zero; label smoothing and weight decay (small weights are also what makes the fp32
+    export agree with the trained model to 1e-5); standardised features; a higher weight for rare classes; and the
+    weights of the epoch with the lowest validation loss.
     """
 
     epochs: int = 25
@@ -36,19 +36,19 @@ class HeadSettings:
     decays: bool = True
     label_smoothing: float = 0.05
     views: int = 4  # versions of every training image: itself, and augmented ones
-    weight_decay: float = 0.3  # share of the weights removed per step, times the rate; not of the bias
+    weight_decay: float = 0.3  # a step removes this share, times the learning rate, of the kernel; not of the bias
     kernel_initializer: Literal["zeros", "glorot_uniform"] = "zeros"
     standardised: bool = True
     class_weights: bool = True
-    best_epoch: bool = True  # restore the weights of the lowest validation loss
-    patience: int | None = 10  # epochs without a lower validation loss until the training stops
+    best_epoch: bool = True  # keep the weights of the epoch with the lowest validation loss
+    patience: int | None = 10  # the training stops after so many epochs without a lower validation loss
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The settings as the manifest stores them."""
         return asdict(self)
 
 
-# As in the tutorial: `Adam()`, 25 epochs, nothing else.
+# The plain recipe of tutorials on transfer learning with TF-Hub: `Adam()`, 25 epochs, nothing else.
 TUTORIAL = HeadSettings(
     learning_rate=1e-3,
     decays=False,
@@ -86,7 +86,8 @@ class Examples(NamedTuple):
 class TrainResult(NamedTuple):
     """A trained head and its training curves.
 
-    `best_epoch` is the epoch, from 0, whose weights it has; -1: the weights that the training started from.
+    `best_epoch` is the epoch, counted from 0, whose weights the head has. -1 means the weights that the training
+    started from.
     """
 
     head: Head
@@ -102,7 +103,7 @@ def outputs_of(classes: Sequence[str], mode: Mode) -> tuple[str, ...]:
 def targets_of(
     labels: Sequence[tuple[str, ...]], classes: Sequence[str], mode: Mode, *, label_mask: Bools | None = None
 ) -> Floats:
-    """1 where a label applies, 0 where it does not, NaN where that is unknown: float32 [N, outputs].
+    """Targets, float32 [N, outputs]: 1 where a label applies, 0 where it does not, NaN where that is unknown.
 
     `label_mask` is bool [N, C] in the order of `classes`, False where the label is unknown; None: all are known.
     """
@@ -128,7 +129,7 @@ def train_head(
 
     Args:
         train: includes the augmented versions, if any.
-        validation: chooses the epoch, if the settings say so.
+        validation: chooses the epoch to keep, if `settings.best_epoch` is set.
         on_progress: called after each epoch.
     """
     keras = import_keras()
@@ -157,14 +158,20 @@ def train_head(
 
 
 class Scaler(NamedTuple):
-    """Brings each feature to mean 0 and deviation 1, so that one learning rate suits all. Both are [width]."""
+    """Brings each feature to mean 0 and deviation 1, so that one learning rate suits all.
+
+    `mean` and `scale` are [width].
+    """
 
     mean: Floats
     scale: Floats
 
     @classmethod
     def of(cls, features: Floats) -> Scaler:
-        """For training features [N, width]. A feature that hardly varies is not scaled up to the size of the others."""
+        """The scaler for training features [N, width].
+
+        A feature that hardly varies is not scaled up to the size of the others.
+        """
         return cls(features.mean(axis=0), features.std(axis=0) + np.float32(0.05 * features.std() + 1e-6))
 
     @classmethod
@@ -177,7 +184,7 @@ class Scaler(NamedTuple):
         return (features - self.mean) / self.scale
 
     def fold_into_dense(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """The dense layer on plain features that equals this one ([width, K], [K]) on standardised features."""
+        """Convert a layer ([width, K], [K]) on standardised features to the equivalent layer on plain features."""
         plain = kernel / self.scale[:, None]
         return plain.astype(np.float32), (bias - self.mean @ plain).astype(np.float32)
 
@@ -224,7 +231,7 @@ def logits_of(head: Head, features: Floats) -> Floats:
 
 
 def probabilities_of(logits: Floats, *, classes: Sequence[str], mode: Mode) -> Floats:
-    """Probabilities, float32 [N, C], one column per class, of a head's logits [N, outputs]."""
+    """Probabilities, float32 [N, C], one column per class, from a head's logits [N, outputs]."""
     if mode == "single":
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

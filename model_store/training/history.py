@@ -1,4 +1,4 @@
-"""Training curves: what a training records per epoch, for the manifest and the report."""
+"""Training curves: the values that a training records for each epoch, for the manifest and the report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ History = dict[str, list[float]]
 class Phase:
     """One stage of the training, e.g. the head alone, then fine-tuning.
 
-    `history` holds one value per epoch, as in `History`; `learning_rate` only where it is known.
-    `best_epoch` is the epoch, from 0, whose weights were kept. None: the last one; -1: the weights from before the
-    phase.
+    `history` holds the lists that `History` describes; `learning_rate` may be absent.
+    `best_epoch` is the epoch, counted from 0, whose weights were kept. None means the last epoch; -1 means that the
+    weights from before the phase were kept.
     """
 
     name: str

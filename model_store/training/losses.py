@@ -1,4 +1,4 @@
-"""Losses and accuracies of logits, for heads and for fine-tuning. Unknown targets (NaN) are ignored."""
+"""Losses and accuracies computed from logits, for heads and for fine-tuning. Unknown targets (NaN) are ignored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def class_weights(targets: Floats, mode: Mode) -> Floats:
     """The weight of each output's positive images, float32 [outputs], about 1 on average.
 
     It is the square root of the imbalance: enough that a rare defect is learnt, and not so much that it is predicted
-    everywhere. The imbalance is, in `multi`, known negatives per known positive; in `single`, the mean number of images
-    of a class per image of this class.
+    everywhere. In `multi`, the imbalance is the number of known negatives divided by the number of known positives. In
+    `single`, it is the mean number of images per class divided by the number of images of this class.
     """
     positives = np.nansum(targets, axis=0)
     known = (~np.isnan(targets)).sum(axis=0)
@@ -47,7 +47,11 @@ def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Fl
 
 
 def accuracy(targets: Any, logits: Any, *, mode: Mode) -> Any:
-    """Share of each image that is predicted correctly, float32 [N]: its class, or its known defects at 0.5."""
+    """Accuracy of each image, float32 [N].
+
+    In `single` it is 1 if the most probable class is the true one, else 0. In `multi` it is the share of the image's
+    known defects that a threshold of 0.5 decides correctly.
+    """
     tf = import_tensorflow()
     if mode == "single":
         return tf.cast(tf.equal(tf.argmax(targets, axis=1), tf.argmax(logits, axis=1)), tf.float32)

@@ -1,15 +1,17 @@
-"""Localizes the bottle in a frame. Nobody draws boxes: the cells that differ from the belt are the training labels.
+"""Localizes the bottle in a frame. Nobody has to draw boxes: the cells that differ from the belt serve as labels.
 
-In: training frames and a Network. Out: an ObjectLocalizer, a linear layer on an early feature map of the network, which
-tells for each cell of the map how much of it is bottle. It is fitted per dataset, to that plant's belts and lights.
+In: training frames and a Network. Out: an ObjectLocalizer, a linear layer on an early feature map of the network. For
+each cell of the map it estimates how much of the cell is bottle. It is fitted to each dataset, because belts and lights
+differ between plants.
 
-A teacher labels the cells of each training frame. It takes the frame's border cells for belt, and labels as bottle the
-cells that are far from them (Mahalanobis distance in a deep feature map, Otsu's threshold per frame). It would be too
-slow for serving: it inverts a matrix for each frame and runs the network up to the teacher layer at full size. The
-localizer is a ridge regression of the teacher's labels of all training frames on an early map of a small picture. It
-costs a tenth of the network's forward pass, and is better than the teacher, whose errors differ from frame to frame.
-On the 80 hand-drawn boxes of the bottle frames (mean intersection over union, share above 0.5): teacher 0.69 and 0.89;
-localizer 0.76 and 0.95; a ridge regression on the drawn boxes themselves (cross-validated) 0.66 and 0.89.
+A teacher labels the cells of each training frame. It assumes that the frame's border cells show belt, and labels as
+bottle the cells that are far from them (Mahalanobis distance in a deep feature map, Otsu's threshold per frame). It
+would be too slow for serving: it inverts a matrix for each frame and runs the network up to the teacher layer at full
+size. The localizer is a ridge regression of the teacher's labels of all training frames on an early map of a small
+picture. It costs a tenth of the network's forward pass. It is better than the teacher, because the teacher's errors
+differ from frame to frame. On the 80 hand-drawn boxes of the bottle frames (mean intersection over union, share above
+0.5): teacher 0.69 and 0.89; localizer 0.76 and 0.95; a ridge regression on the drawn boxes themselves (cross-validated)
+0.66 and 0.89.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from shared.arrays import Bools, Doubles, Floats
 INPUT_PX = 128
 # Side of the teacher's input: 16 x 16 cells, 60 of them at the border.
 _TEACHER_INPUT_PX = 256
-# The border's covariance is shrunk towards a multiple of the identity: 60 cells are few for some 100 channels.
+# How far the border's covariance is shrunk towards a multiple of the identity: 60 cells are few for some 100 channels.
 _SHRINKAGE = 0.3
 _RIDGE = 0.01
 _BATCH_SIZE = 16
@@ -40,7 +42,7 @@ MAX_FRAMES = 1000
 
 @dataclass(frozen=True)
 class ObjectLocalizer:
-    """Heat of a cell: max(0, features . kernel + bias). `kernel` is float32 [channels], `bias` a number."""
+    """The localizer's layer. The heat of a cell is max(0, features . kernel + bias); `kernel` is float32 [channels]."""
 
     kernel: Floats
     bias: float
@@ -105,14 +107,14 @@ def _otsu(values: Doubles) -> float:
 
 
 class _Regression:
-    """Ridge regression of -1 (belt) and 1 (bottle), both sides with the same weight, from sums over batches."""
+    """Ridge regression that predicts -1 for belt and 1 for bottle, with equal total weights, from sums over batches."""
 
     def __init__(self) -> None:
-        # For belt and bottle: sum of weights, of features, of their products.
+        # For belt and for bottle: the sums of the weights, of the weighted features, and of their weighted products.
         self._sums: list[list[Any]] = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
     def add(self, maps: Doubles, bottle_shares: NDArray[np.floating]) -> None:
-        """Add cells [N, h, w, channels], with the share of each that is bottle, 0 to 1, [N, h, w]."""
+        """Add cells [N, h, w, channels], and the share of each cell that is bottle, 0 to 1, [N, h, w]."""
         rows = maps.reshape(-1, maps.shape[-1])
         bottle = bottle_shares.reshape(-1).astype(np.float64)
         for sums, weights in zip(self._sums, (1 - bottle, bottle), strict=True):

@@ -1,9 +1,10 @@
-"""The transfer plan: which crop of the frames, and which layers of the backbone, are trained. Pure: it trains nothing.
+"""The transfer plan: which crop of the frames is used, and which layers of the backbone are trained. Trains nothing.
 
-The layers are chosen by the rule of the textbooks on transfer learning (few or many images, similar to ImageNet's or
-not), with numbers. Similarity is measured: the mean average precision of a ridge regression on frozen features, on
-images that it was not fitted to. On the bottle frames (256 images to train on, five splits) the frozen features reach
-0.9 by that measure; `none` then reaches a macro F1 of 0.87, `top` 0.94.
+The layers are chosen by the textbooks' rule for transfer learning (are there few or many images, and are they similar
+to ImageNet's?), with a number for each of these words. Similarity is measured as the mean average precision of a ridge
+regression on frozen features, on images that it was not fitted to. On the bottle frames (256 training images, five
+splits) the frozen features reach 0.9 by that measure; fine-tuning method `none` then reaches a macro F1 of 0.87, and
+`top` 0.94.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from shared.arrays import Floats
 CropChoice = Literal["auto", "detected", "full"]
 FineTuneChoice = Literal["auto", "none", "top", "all", "scratch"]
 
-# With fewer training images, tuned layers learn the images by heart.
+# With fewer training images, fine-tuned layers memorize the images.
 _FEW_IMAGES = 60
-# From here on there are enough images to train all layers, where the frozen features are of little use.
+# With at least this many images all layers can be trained, if the frozen features are of little use; with
+# _VERY_MANY_IMAGES, even from random weights.
 _MANY_IMAGES = 2_000
 _VERY_MANY_IMAGES = 50_000
-# Bounds of the separability of frozen features: with the first there is nothing left to gain; below the others, the
-# images are unlike ImageNet's, and very unlike.
+# Bounds of the separability of frozen features. From the first on, fine-tuning has nothing left to gain; below the
+# second, the images are unlike ImageNet's; below the third, very unlike.
 _SEPARABLE = 0.99
 _UNLIKE = 0.70
 _VERY_UNLIKE = 0.40
-# Full frames are chosen only if their features separate better by more than this, because tuned layers gain more on
-# cropped bottles (where both were about equal, `multi` macro F1 became 0.89 on full frames and 0.96 on crops).
+# Full frames are chosen only if their separability is higher by more than this, because fine-tuning gains more on
+# cropped bottles (where both were about equal, the macro F1 of `multi` became 0.89 on full frames and 0.96 on crops).
 _FULL_FRAME_LEAD = 0.05
 _FOLDS = 5
 _RIDGE = 0.1
@@ -51,7 +53,7 @@ class TransferOptions:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """What is done, and the reasons, as sentences for people. `separability` is by crop, 0 to 1."""
+    """How to train, and the reasons, as sentences for people. `separability` is that of each crop, 0 to 1."""
 
     fine_tune: FineTuneMethod
     crop: Crop
@@ -62,8 +64,8 @@ class TransferPlan:
 def feature_separability(features: Floats, targets: Floats, *, groups: Sequence[int] | None = None) -> float:
     """How well features [N, width] separate the outputs of `targets` [N, outputs]: 0 to 1.
 
-    The mean average precision of ridge regressions on images that they were not fitted to; images of one of the
-    `groups` (as of `Frames`) are in one fold. Outputs without positives or negatives in a fold count as unknown.
+    It is the mean average precision of ridge regressions on images that they were not fitted to. All images of one of
+    the `groups` (see `Frames`) are in the same fold. Outputs without a known positive image are left out.
     """
     from model_store.evaluation.metrics import average_precision
 
@@ -94,7 +96,10 @@ def make_plan(
     is_network: bool,
     is_trainable: bool = True,
 ) -> TransferPlan:
-    """The plan for `images` training images, by the separability of the frozen features of each crop."""
+    """The plan for `images` training images, from the separability of the frozen features of each crop.
+
+    `is_network`: the layers of the backbone are known. `is_trainable`: an opaque module has trainable weights.
+    """
     scores = dict(separability)
     crop = max(scores, key=lambda name: scores[name] + (_FULL_FRAME_LEAD if name == "detected" else 0.0))
     reasons = [_crop_reason(scores, crop)]
@@ -107,7 +112,10 @@ def make_plan(
 def _choose_method(score: float, *, images: int, is_network: bool, is_trainable: bool) -> tuple[FineTuneMethod, str]:
     measured = f"frozen features reach a mean average precision of {score:.2f} out of fold"
     if images < _FEW_IMAGES:
-        return "none", f"--fine-tune none: {images} training images (below {_FEW_IMAGES}) are too few to move layers."
+        return (
+            "none",
+            f"--fine-tune none: {images} training images (below {_FEW_IMAGES}) are too few to train layers on.",
+        )
     if score >= _SEPARABLE:
         return "none", f"--fine-tune none: {measured}; there is nothing to gain."
     if not is_network:
@@ -120,11 +128,15 @@ def _choose_method(score: float, *, images: int, is_network: bool, is_trainable:
             )
         return "all", f"--fine-tune all: {measured}, with {images:,} training images."
     if images >= _VERY_MANY_IMAGES and score < _VERY_UNLIKE:
-        return "scratch", f"--fine-tune scratch: {measured}, and {images:,} images are enough to learn from alone."
+        return (
+            "scratch",
+            f"--fine-tune scratch: {measured}, and {images:,} images are enough to train from random weights.",
+        )
     if images >= _MANY_IMAGES and score < _UNLIKE:
         return (
             "all",
-            f"--fine-tune all: {measured}, so these images are unlike ImageNet's; {images:,} images are many.",
+            f"--fine-tune all: {measured}, so these images are unlike ImageNet's; "
+            f"{images:,} images are enough to train all layers.",
         )
     return "top", f"--fine-tune top: {measured}, and {images:,} training images are enough to adapt the top layers."
 
@@ -134,5 +146,5 @@ def _crop_reason(scores: Mapping[Crop, float], crop: Crop) -> str:
     action = {"detected": "the bottle is detected, cropped and set upright", "full": "the full frame is used"}[crop]
     lead = ""
     if len(scores) > 1:
-        lead = f"; full has to be {_FULL_FRAME_LEAD} ahead, because tuned layers gain more on cropped bottles"
+        lead = f"; full has to be {_FULL_FRAME_LEAD} ahead, because fine-tuning gains more on cropped bottles"
     return f"--crop {crop}: {action} (mean average precision of frozen features, out of fold: {listed}{lead})."

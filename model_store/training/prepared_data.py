@@ -32,13 +32,13 @@ from shared.arrays import Bools, Indices
 from shared.errors import BadDataset, BadSetting
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
 
-# Images whose size is read to choose the frames' size.
+# How many images' sizes are read to choose the size of the frames.
 _SAMPLED_SIZES = 50
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What is trained on and validated with. `held_out` are images for the parity check only."""
+    """The data to train on and to validate with. The `held_out` images are for the parity check only."""
 
     dataset: Dataset
     report: DatasetReport
@@ -101,7 +101,7 @@ class PreparedData:
         return [sample.labels for sample in self.samples(rows)]
 
     def label_mask(self, samples: Sequence[Sample]) -> Bools | None:
-        """Which labels of these samples the dataset states, bool [N, C]; None: all."""
+        """Which labels of these samples the dataset states, bool [N, C]; None if it states all."""
         return label_mask_of(self.dataset, samples, classes=self.classes, mode=self.mode)
 
     def frames(self, rows: Indices) -> Frames:
@@ -144,15 +144,16 @@ def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
     unknown = sorted(regions.keys() - cameras - {ANY_CAMERA})
     if not unknown:
         return
-    there = f"they are of {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can)"
+    there = f"they are of {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can name it)"
     raise BadSetting(
-        f"--region {unknown[0]}={regions[unknown[0]]}: no image to train on is of camera {unknown[0]!r}, {there}. "
-        "Workers would crop what training did not: name another, or none for every camera."
+        f"--region {unknown[0]}={regions[unknown[0]]}: no training image is of camera {unknown[0]!r}; {there}. "
+        "Workers would crop images in a way that training never saw. Name another camera, or give the region without a "
+        "camera to apply it to all."
     )
 
 
 def frame_sizes(files: DatasetFiles, samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """Width and height of some of the images with a readable header; a common size if there are none."""
+    """Width and height of some of the images with a readable header; one common size if there are none."""
     sizes = []
     for index in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLED_SIZES)).astype(int):
         try:

@@ -1,6 +1,8 @@
-"""Recipe comparison: the tutorial's training and ours on the same splits. Called by `sortline models compare-recipes`.
+"""Compares the tutorial's recipe with ours on the same splits. Called by `sortline models compare-recipes`.
 
-In: a dataset and seeds. Out: metrics fit for JSON. Publishes nothing, so the images of held_out.txt take part.
+The tutorial's recipe is the plain one of tutorials on TF-Hub: a frozen backbone and one dense layer, 25 epochs.
+
+In: a dataset and seeds. Out: metrics fit for JSON. Publishes nothing, so the images of held_out.txt are used too.
 """
 
 from __future__ import annotations
@@ -45,15 +47,15 @@ def compare_recipes(
     backbone: str = DEFAULT_HANDLE,
     steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
-    """Train and evaluate both recipes per mode and seed, on a stratified fifth by that seed.
+    """Train both recipes for each mode and seed, and evaluate them on a stratified fifth that the seed chooses.
 
-    `single` uses the images with at most one label, `multi` all of them. Neither recipe sees the fifth before it is
-    evaluated on it: the tutorial's takes its last epoch, ours chooses its epochs on a fifth of its training images.
+    `single` uses the images with exactly one label, `multi` all of them. Neither recipe sees the fifth before it is
+    evaluated on it: the tutorial's keeps its last epoch, and ours chooses its epoch on a fifth of its training images.
     Thresholds are 0.5, and probabilities are not calibrated. Images are checked and split as for training.
 
     Returns:
         {mode: {recipe: {metric: [one per seed], metric + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
-        or {mode: {"untrainable": reason}} for a mode that the dataset can't be trained in
+        or {mode: {"untrainable": reason}} for a mode that the dataset can't be trained in.
 
     Raises:
         BadDataset: the dataset can't be trained on in either mode.
@@ -82,14 +84,14 @@ def compare_recipes(
 def time_head(
     path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: ProgressSteps
 ) -> dict[str, Any]:
-    """Time the tutorial's head in two ways: the base computed anew in every epoch, and on features computed once.
+    """Time two ways to train the tutorial's head: run the backbone in every epoch, or compute the features only once.
 
-    Both use the images with at most one label, a frozen base, the same split and the same 25 epochs, one after the
-    other. The time of the second way includes that of computing the features.
+    Both use the images with exactly one label, a frozen backbone, the same split and the same 25 epochs, and run one
+    after the other.
 
     Returns:
-        recomputed_s, cached_s, ratio; head_s (the epochs alone), head_ratio; accuracy of both on the held-back fifth;
-        the unreadable files.
+        recomputed_s; cached_s, which includes computing the features, and ratio; head_s, the epochs alone, and
+        head_ratio; the accuracy of both ways on the held-back fifth; the unreadable files.
     """
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
@@ -135,7 +137,7 @@ def time_head(
 
 
 def _one_label(dataset: Dataset) -> Dataset:
-    """The images with one label. Classes that only occur beside others are left out."""
+    """The images with exactly one label, without the classes that only occur together with others."""
     alone = [sample for sample in dataset.samples if len(sample.labels) == 1]
     lost = {*_labels(dataset.samples)} - {*_labels(alone)}
     return replace(dataset.with_samples(alone), classes=tuple(name for name in dataset.classes if name not in lost))
@@ -150,7 +152,7 @@ def _as_dicts(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
 
 
 def _fit_recomputing(extractor: FeatureExtractor, frames: Pixels, *, targets: Floats, parts: Split, seed: int) -> float:
-    """Train as the tutorial: `Sequential([KerasLayer, Dense])`, `fit`. Returns the accuracy on the held-back fifth."""
+    """Train as the tutorial does: `Sequential([KerasLayer, Dense])`, `fit`. Returns the held-back fifth's accuracy."""
     keras = import_keras()
     keras.utils.set_random_seed(seed)
     (layer,) = extractor.tracked
@@ -186,7 +188,7 @@ def _compare(experiment: _Experiment, seeds: Sequence[int], *, steps: ProgressSt
 
 @dataclass(frozen=True)
 class _Experiment:
-    """One subset in one mode: prepared as for training, and `squashed`, the same images for the tutorial's base."""
+    """One mode's images: `data`, prepared as for training, and `squashed`, the same for the tutorial's backbone."""
 
     data: PreparedData
     squashed: Pixels
@@ -206,7 +208,7 @@ class _Experiment:
         seed: int,
         steps: ProgressSteps,
     ) -> _Experiment:
-        """Decode the images: once for an opaque module, where both recipes use the same, else in two sizes.
+        """Decode the images: once for an opaque module, where both recipes use the same pixels, else in two sizes.
 
         Raises:
             BadDataset: it can't be trained on.

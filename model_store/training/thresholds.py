@@ -9,19 +9,19 @@ labels, and an objective. Out: a threshold per class, and notes for people. Nump
     cost:5          the least cost, where a missed defect costs as much as 5 false alarms (`multi`)
     confidence:0.95 the lowest confidence above which that share of the images is labelled correctly (`single`)
 
-In `single` the most probable class is the label whatever the thresholds; below its threshold it is uncertain. So `f1`
-leaves them at 0.5 there.
+In `single` the label is always the most probable class; its threshold only decides whether it is uncertain. So `f1`
+leaves the thresholds at 0.5 there.
 
-With few images, the threshold that is best on them is poor on others, because it follows single images. Therefore
-labels are smoothed before they are counted: each is moved three quarters of the way (`LABEL_SHRINKAGE`) towards its
-calibrated probability. On 24 splits of the bottle frames (240 images to train on, 80 to choose on, 80 fresh) the mean
-F1 of the defects on the fresh images was 0.799 with thresholds of 0.5, 0.804 with the best ones by plain counts, and
-0.814 with these. Moving the labels all the way (0.812) loses more where the calibration's shape is wrong: simulated
-with a third of the positives hidden among the negatives and long tails, 0.560 (thresholds of 0.5), 0.617 (plain
-counts), 0.621 (these), 0.616 (all the way). A target is met on average, not every time: over 600 simulated sets of 60
-or 200 images, `precision:0.95` reached 0.936 on fresh images (0.910 with plain counts), `recall:0.95` 0.923 (0.912);
-`cost:5` cost 1 % more than the threshold 1 / (1 + 5), which is optimal for perfect probabilities (8 % more with plain
-counts).
+With few images, the threshold that is best on them is poor on others, because it depends on individual images.
+Therefore labels are smoothed before they are counted: each is moved three quarters of the way (`LABEL_SHRINKAGE`)
+towards its calibrated probability. On 24 splits of the bottle frames (240 images to train on, 80 to choose on, 80
+fresh) the mean F1 of the defects on the fresh images was 0.799 with thresholds of 0.5, 0.804 with the best ones by
+plain counts, and 0.814 with these. Moving the labels all the way (0.812) loses more where the calibration's shape is
+wrong: in a simulation with long tails, and with a third of the positives hidden among the negatives, the F1 was 0.560
+(thresholds of 0.5), 0.617 (plain counts), 0.621 (these) and 0.616 (all the way). A target is met on average, not every
+time: over 600 simulated sets of 60 or 200 images, `precision:0.95` reached 0.936 on fresh images (0.910 with plain
+counts), `recall:0.95` 0.923 (0.912); `cost:5` cost 1 % more than the threshold 1 / (1 + 5), which is optimal for
+perfect probabilities (8 % more with plain counts).
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ _MODES: dict[ObjectiveKind, tuple[Mode, ...]] = {
     "confidence": ("single",),
 }
 
-# Of coordinate ascent; in practice two or three until no threshold moves.
+# Rounds of coordinate ascent. In practice no threshold moves after two or three.
 _MAX_ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What thresholds are chosen for. `target` is the number after the colon; None for `f1`."""
+    """The goal that thresholds are chosen for. `target` is the number after the colon; None for `f1`."""
 
     kind: ObjectiveKind
     target: float | None = None
@@ -73,11 +73,11 @@ class Objective:
         """Refuse an objective that a model of this mode cannot have.
 
         Raises:
-            BadSetting: says which it can have.
+            BadSetting: says which objectives such a model can have.
         """
         if mode not in _MODES[self.kind]:
             usable = ", ".join(kind for kind in KINDS if mode in _MODES[kind])
-            raise BadSetting(f"the objective {self} is not for a {mode} model, which can have: {usable}.")
+            raise BadSetting(f"the objective {self} is not for a {mode} model. Use one of: {usable}.")
 
 
 F1 = Objective("f1")
@@ -133,8 +133,8 @@ def choose_thresholds(
             unknown entry, `single` the whole image.
         outputs: the names of the K columns: the classes in `single`, the defects in `multi`.
 
-    A class without a known positive or without a known negative image keeps 0.5; in `single`, a class that was never
-    the most probable.
+    In `multi`, a class without a known positive or without a known negative image keeps 0.5. In `single`, so does a
+    class that was never the most probable.
 
     Raises:
         BadSetting: the objective is not for this mode.
@@ -212,11 +212,11 @@ def _curve(p: Doubles, y: Doubles, decided: Bools | None = None) -> _Curve:
 
 
 def _best_f1(p: Doubles, y: Doubles, outputs: Sequence[str]) -> ChosenThresholds:
-    """Maximise the sum of the F1 of the defects and of `good`, threshold by threshold: each one influences `good`."""
+    """Maximise the sum of the F1 of all defects and of `good`, one threshold at a time: each influences `good`."""
     start = _collect([_choose(_known(p[:, k], y[:, k]), name, F1) for k, name in enumerate(outputs)], outputs)
     thresholds = np.array([start.thresholds[name] for name in outputs])
     # `good` applies where every defect is known to be absent, and does not apply where one is known to be present.
-    # Else it is unknown (NaN).
+    # Otherwise it is unknown (NaN).
     good = np.where((y == 1).any(axis=1), 0.0, 1.0 - y.sum(axis=1))
     movable = [k for k in range(len(outputs)) if len(np.unique(y[~np.isnan(y[:, k]), k])) == 2]
     for _ in range(_MAX_ROUNDS):
@@ -235,7 +235,7 @@ def _f1_of_good(p: Doubles, good: Doubles, *, column: Doubles, others: Bools) ->
 
     Args:
         column: this defect's probabilities, [N].
-        others: whether an image has another defect by the present thresholds, [N].
+        others: whether an image has another defect by the current thresholds, [N].
     """
     known = ~np.isnan(good)
     if not 0 < good[known].sum() < known.sum():
@@ -248,8 +248,8 @@ def _choose(labels: _KnownLabels, name: str, objective: Objective) -> _Choice:
     positives, images = int(labels.y.sum()), len(labels.y)
     if not 0 < positives < images:
         return DEFAULT_THRESHOLD, (
-            f"{name}: {positives} of the {images} validation images with a known answer have it, which leaves nothing "
-            f"to choose a threshold by: {DEFAULT_THRESHOLD}."
+            f"{name}: of {images} validation images with a known answer, {positives} have this label, so there is nothing "
+            f"to choose a threshold by; it stays at {DEFAULT_THRESHOLD}."
         )
     curve = _curve(*labels)
     if objective.kind == "precision":
@@ -264,7 +264,7 @@ def _choose(labels: _KnownLabels, name: str, objective: Objective) -> _Choice:
 def _choose_confidence(confidence: Doubles, correct: Doubles, name: str, objective: Objective) -> _Choice:
     if not len(correct):
         return DEFAULT_THRESHOLD, (
-            f"{name}: no validation image got this answer, which leaves nothing to choose a threshold by: "
+            f"{name}: no validation image got this answer, so there is nothing to choose a threshold by; it stays at "
             f"{DEFAULT_THRESHOLD}."
         )
     return _reaching_precision(_curve(confidence, correct), name, objective)
@@ -278,8 +278,8 @@ def _reaching_precision(curve: _Curve, name: str, objective: Objective) -> _Choi
         return float(_GRID[reached[0]]), None
     if np.isnan(precision).all():
         return DEFAULT_THRESHOLD, (
-            f"{name}: no validation image comes to a probability of {LOWEST}, so {objective} can't be measured: "
-            f"{DEFAULT_THRESHOLD}."
+            f"{name}: no validation image reaches a probability of {LOWEST}, so {objective} can't be measured; the "
+            f"threshold stays at {DEFAULT_THRESHOLD}."
         )
     best = int(np.nanargmax(precision))
     return float(_GRID[best]), _unreached_note(name, objective, reachable=precision[best], threshold=_GRID[best])
@@ -301,7 +301,7 @@ def _cheapest(curve: _Curve, name: str, objective: Objective) -> _Choice:
     ideal = 1 / (1 + objective.target)
     note = None
     if not LOWEST <= ideal <= HIGHEST:
-        note = f"{name}: {objective} asks for a threshold of {ideal:.3f}; thresholds keep to {LOWEST} to {HIGHEST}."
+        note = f"{name}: {objective} asks for a threshold of {ideal:.3f}, but thresholds stay between {LOWEST} and {HIGHEST}."
     return _best_nearest_to(-cost, default=ideal), note
 
 

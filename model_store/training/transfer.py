@@ -1,12 +1,12 @@
 """Transfer learning: from frames to a trained model, by one of four methods.
 
-    none     the backbone stays as it is; a head is trained on its features, of several augmented versions, cached
-    top      that head first, then the top layers with it, at a low rate
-    all      that head first, then all layers with it, at a lower rate
+    none     the backbone stays as it is; a head is trained on its cached features of several versions of each image
+    top      first that head, then the top layers together with it, at a low learning rate
+    all      first that head, then all layers together with it, at a lower learning rate
     scratch  all layers, from random weights
     auto     one of these, by the number of images and by how well the frozen features separate the classes
 
-`model_store.training.plan` chooses.
+For `auto`, `model_store.training.plan` chooses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from model_store.training.plan import TransferOptions, TransferPlan, feature_sep
 from shared.arrays import Floats
 from shared.errors import BadSetting
 
-# Of the head's epochs: each epoch sees newly augmented images, and costs a thousand times as much.
+# Epochs of fine-tuning, as a share of the head's: they cost a thousand times as much, and each sees newly augmented
+# images.
 _TUNE_EPOCHS_SHARE = 0.6
 _SCRATCH_EPOCHS_FACTOR = 4
 
@@ -49,7 +50,7 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What `train_model` was given."""
+    """The arguments of `train_model`."""
 
     backbone: Backbone
     network: Network | None
@@ -72,13 +73,13 @@ def train_model(
     cache: Path,
     steps: ProgressSteps,
 ) -> TrainedModel:
-    """Train by the user's options; what these leave open is chosen to suit the data.
+    """Train as the user's options say; whatever they leave open is chosen to suit the data.
 
     Args:
-        network: `open_network(backbone)`; fine-tuning changes it. None: an opaque module, of which all layers or none
-            can be tuned.
-        train: what is trained on; its side is `frame_size_px`'s for a network, else the backbone's.
-        validation: chooses the epochs.
+        network: `open_network(backbone)`; fine-tuning changes it. None for an opaque module, whose layers can only be
+            fine-tuned all together or not at all.
+        train: the training frames; their side is `frame_size_px` for a network, else the backbone's input size.
+        validation: the frames whose loss decides which epoch's weights are kept.
 
     Raises:
         BadSetting: the backbone can't be trained that way; says which ways it can.
@@ -133,7 +134,7 @@ def _check(backbone: Backbone, network: Network | None, options: TransferOptions
 
 
 def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
-    """One extractor for each crop that was asked for, or that is to be compared."""
+    """One extractor for the crop that the user chose, or one for each crop that is to be compared."""
     backbone, network, frames, options = inputs.backbone, inputs.network, inputs.train.images, inputs.options
     if network is None:
         trainable = options.fine_tune in ("all", "auto") and backbone.trainable
@@ -154,7 +155,8 @@ def _head_examples(
 ) -> tuple[Examples, Examples]:
     """Training and validation examples for the head.
 
-    The training images are in them `versions` times: first their `plain` features, then of augmented versions.
+    Each training image occurs in them `versions` times: first with its `plain` features, then with those of augmented
+    versions of it.
     """
     features_of = FeatureCache(extractor, cache=inputs.cache).features
     train, validation = inputs.train, inputs.validation
@@ -170,9 +172,9 @@ def _head_examples(
 
 
 def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> TrainedModel:
-    """`model`, of which only the head is trained, with layers of the backbone trained too.
+    """Train layers of the backbone of `model`, of which only the head has been trained.
 
-    `scaler` is that of the head's features.
+    `scaler` standardises the head's features.
     """
     method, epochs = model.plan.fine_tune, max(1, round(inputs.options.epochs * _TUNE_EPOCHS_SHARE))
     if method == "scratch":
@@ -193,7 +195,9 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
         )
     phases = (*model.phases, Phase("fine-tuning", result.history, result.best_epoch))
     if result.best_epoch < 0:
-        reason = "no epoch of the fine-tuning did better than the head alone on the validation images: it was left out."
+        reason = (
+            "fine-tuning was discarded: none of its epochs did better on the validation images than the head alone."
+        )
         plan = replace(model.plan, fine_tune="none", reasons=(*model.plan.reasons, reason))
         return replace(model, phases=phases, plan=plan)
     return replace(model, head=result.head, phases=phases, fine_tune_settings=settings)

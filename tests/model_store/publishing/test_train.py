@@ -290,7 +290,7 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
         (["cam 1=0,0,1,1"], "can't be a camera's name"),
         (["0,0,1,1", "0.1,0,1,1"], "given twice"),
         (["left=0.5,0,0.4,1"], "left first"),
-        (["cam-2=0,0,0.5,1"], "no image to train on is of camera 'cam-2', they name no camera"),
+        (["cam-2=0,0,0.5,1"], "no training image is of camera 'cam-2'; they name no camera"),
     ],
 )
 def test_a_region_that_would_match_nothing_is_refused(

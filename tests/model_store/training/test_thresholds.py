@@ -76,7 +76,7 @@ def test_what_is_no_objective_is_refused_with_an_example(text: str, what: str) -
 )
 def test_an_objective_for_the_other_mode_is_refused(text: str, mode: Mode) -> None:
     objective = parse_objective(text)
-    with pytest.raises(BadSetting, match=f"{text} is not for a {mode} model, which can have: f1"):
+    with pytest.raises(BadSetting, match=f"{text} is not for a {mode} model. Use one of: f1"):
         choose_thresholds(np.ones((2, 2)), np.eye(2), outputs=["a", "b"], mode=mode, objective=objective)
 
 
@@ -142,7 +142,7 @@ def test_a_cost_that_asks_for_more_than_the_bounds_is_reported() -> None:
     p, y = perfect(8)
     chosen = choose_thresholds(p, y, outputs=["x"], mode="multi", objective=parse_objective("cost:99"))
     assert chosen.thresholds == {"x": LOWEST}
-    assert chosen.notes == ("x: cost:99 asks for a threshold of 0.010; thresholds keep to 0.1 to 0.9.",)
+    assert chosen.notes == ("x: cost:99 asks for a threshold of 0.010, but thresholds stay between 0.1 and 0.9.",)
 
 
 def test_where_the_target_cannot_be_reached_the_nearest_is_taken_and_reported() -> None:
@@ -165,7 +165,7 @@ def test_when_no_image_reaches_any_threshold_the_default_stays() -> None:
     p, y = np.full((4, 1), 0.05), np.array([[1.0], [0.0], [0.0], [0.0]])
     chosen = choose_thresholds(p, y, outputs=["x"], mode="multi", objective=parse_objective("precision:0.9"))
     assert chosen.thresholds == {"x": 0.5}
-    assert "no validation image comes to a probability of 0.1" in chosen.notes[0]
+    assert "no validation image reaches a probability of 0.1" in chosen.notes[0]
 
 
 @pytest.mark.parametrize("answer", [0.0, 1.0, np.nan])
