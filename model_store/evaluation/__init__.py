@@ -1,1 +1,1 @@
-"""What a model is worth: its answers on labelled images, scored and compared."""
+"""Evaluation: a model's answers on labelled images, scored and compared."""

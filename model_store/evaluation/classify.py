@@ -46,7 +46,7 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths`, and the images at any depth in the folders among them, in order.
 
     In a folder, images are recognised by their suffix, and hidden files and folders are skipped, as by `upload` and
-    datasets. A file that is named is always tried.
+    datasets. A file that is itself among `paths` is always tried.
     """
     for path in paths:
         if path.is_dir():

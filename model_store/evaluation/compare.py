@@ -160,7 +160,7 @@ def compare_versions(
 ) -> Comparison:
     """Run both models on every image.
 
-    A model is wrong on every image that has a label which it doesn't know.
+    An image with a label that a model doesn't know counts as wrong for that model.
 
     Raises:
         BadSetting: the two have no label in common.

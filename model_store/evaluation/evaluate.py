@@ -82,7 +82,7 @@ def predict_dataset(
             probabilities += _predict(engine, decoded.images, max_batch=max_batch)
     if not probabilities:
         raise BadDataset(
-            f"{dataset.files.path} has no usable image: none of {len(unreadable):,} can be read; the first, "
+            f"{dataset.files.path} has no usable image: none of {len(unreadable):,} can be read. The first is "
             f"{unreadable[0].name}: {unreadable[0].reason}"
         )
     return DatasetPredictions(tuple(samples), tuple(digests), np.concatenate(probabilities), tuple(unreadable))
@@ -93,15 +93,15 @@ def evaluate_dataset(
 ) -> dict[str, Any]:
     """The metrics of `metrics.evaluate`, the model, and the files that could not be read.
 
-    `seen_in_training` counts the images that this version was trained on or validated with (`train`, `validation`):
-    with such images the metrics are too good. None if the bundle doesn't say.
+    `seen_in_training` counts the images that this version was trained on (`train`) or validated with (`validation`),
+    because they make the metrics too optimistic. None if the bundle doesn't say.
 
     Raises:
         BadDataset: no usable image, or a label that the model doesn't know.
         EngineFailed: the model failed on a batch.
     """
     manifest = bundle.manifest
-    # Before the images are classified, which may take an hour.
+    # Checked before the images are classified, which may take an hour.
     check_labels_known((sample.labels for sample in dataset.samples), manifest.classes)
     predictions = predict_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps)
     metrics = evaluate(
@@ -131,8 +131,9 @@ def seen_warning(seen: dict[str, int] | None, *, images: int) -> str | None:
     if seen is None or not any(seen.values()):
         return None
     return (
-        f"of these {images:,} images the model was trained on {seen['train']:,} and chosen by {seen['validation']:,}: "
-        "the metrics flatter it. Measure on images it never saw (--held-out, or another dataset)."
+        f"the model was trained on {seen['train']:,} of these {images:,} images and validated on "
+        f"{seen['validation']:,}, so the metrics are too optimistic. Measure on images that it has never seen "
+        "(--held-out, or another dataset)."
     )
 
 

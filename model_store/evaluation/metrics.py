@@ -4,22 +4,22 @@ In: the probabilities for some images and the labels of the same images. Out: a 
 
     accuracy       share of images whose most probable class is one of their stated labels
     exact_match    share of images whose decided labels (the policy's) are exactly the true ones
-    per_class      of the decided labels: precision, recall, F1; `support` and `given`, how many images have the label
+    per_class      for the decided labels: precision, recall, F1; `support` and `given`, how many images have the label
                    and how many were given it; `average_precision` of the probabilities (None if no image has it);
                    `threshold`, the policy's (None for the `good` of `multi`)
     macro_f1, map  mean F1 over the classes that occur, in truth or in a decision; mean average precision
     ece            expected calibration error: mean |confidence - frequency| over ten bins of confidence, weighted by
-                   their size; in `single` of the most probable class, in `multi` of every class of every image
+                   their size; in `single` for the most probable class, in `multi` for every class of every image
     uncertain      share of images that the policy sends to a person
     sure_accuracy, sure_exact_match    the same metrics for the other images; None when there are none
-    known_share    share of the labels that are known: below 1 for folders of one label and a `multi` model
+    known_share    share of the labels that are known: below 1 for a `multi` model and a dataset of one folder per class
     confusion      rows are stated labels, columns the most probable class. An image with several true labels counts in
                    the row of the answer if that is one of them, otherwise in the row of its label that comes first
                    in the policy's precedence. Of more than 100 classes, only those that occur
 
 A dataset may leave some labels of an image unknown (`label_mask`): a photograph in the folder `no cap` may be
 disfigured too. Unknown labels are left out of the metrics per class, of average precision and of the calibration error.
-A decision is correct if it agrees with all known labels. Accuracy and confusion go by the stated labels.
+A decision is correct if it agrees with all known labels. Accuracy and confusion use only the stated labels.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def average_precision(scores: Floats, truth: Bools) -> float | None:
 
 
 def reliability(probabilities: Floats, truth: Bools, label_mask: Bools, *, mode: Mode) -> Bins:
-    """How often answers of each confidence are correct, in ten bins; arrays are [N, C]."""
+    """How often answers of each confidence are correct, in ten bins; the arrays given are [N, C]."""
     if mode == "single":
         rows, top = np.arange(len(truth)), probabilities.argmax(axis=1)
         confidence, correct, known = probabilities[rows, top], truth[rows, top], label_mask[rows, top]

@@ -1,13 +1,13 @@
 """Bias correction: removes the mean error of quantised weights through the biases of an int8 model.
 
-In: the int8 and the fp32 `.tflite` of one network, and training images. Out: the int8 file with other biases.
+In: the int8 and the fp32 `.tflite` of one network, and training images. Out: the int8 file with corrected biases.
 Called by `exporter` only.
 
 Quantising a convolution's weights shifts the mean of each output channel by (the weights' errors) x (the mean of its
 input). ReLU6 inputs are never negative, so the shifts do not average out; they are most of the damage of 8-bit weights.
-They are known in advance, so the bias can compensate them: Nagel et al. 2019, "Data-Free Quantization Through Weight
-Equalization and Bias Correction", section 4.2, here with measured instead of derived means. On the default backbone
-this raises the features' signal to noise from 16.3 to 21.2 dB, at no cost in speed.
+They are known in advance, so the bias can compensate for them: Nagel et al. 2019, "Data-Free Quantization Through
+Weight Equalization and Bias Correction", section 4.2, here with measured instead of derived means. On the default
+backbone this raises the features' signal to noise from 16.3 to 21.2 dB, at no cost in speed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def correct_biases(int8: bytes, *, fp32: bytes, images: Pixels, on_progress: OnP
 
     Args:
         fp32: the same network, converted without quantisation.
-        images: uint8 [N, S, S, 3], on which the inputs' means are measured, in float.
+        images: uint8 [N, S, S, 3], on which the fp32 model's input means are measured.
 
     Raises:
         ValueError: the files don't have the same convolutions.
@@ -95,8 +95,8 @@ def _mean_shift(error: Floats, mean: Floats, *, axis: int) -> Floats:
 
     Args:
         error: float minus quantised weights: [outputs, h, w, inputs of a group], or [1, h, w, outputs] (depthwise).
-        mean: of the input, [inputs].
-        axis: of the outputs in `error`: 0, or 3 for depthwise.
+        mean: the mean of each input channel, [inputs].
+        axis: the axis of the outputs in `error`: 0, or 3 for depthwise.
     """
     if axis == 3:
         return np.asarray(error.sum(axis=(0, 1, 2)) * np.repeat(mean, error.shape[3] // len(mean)))

@@ -1,7 +1,7 @@
 """Exports a trained head with its extractor as files: SavedModel, LiteRT fp32, LiteRT int8.
 
-All three take uint8 [N, S, S, 3] with any N and give float32 [N, C], one column per class; the scaling is inside.
-In `multi` the column of `good` is the product of (1 - p) over the defects, computed in the graph.
+All three take uint8 [N, S, S, 3] with any N and give float32 [N, C], one column per class. Scaling the pixels is part
+of the model. In `multi` the column of `good` is the product of (1 - p) over the defects, computed in the graph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.images.arrays import Pixels
 
 
 def serving_module(extractor: FeatureExtractor, head: Head, calibration: Calibration, *, size_px: int) -> Any:
-    """The whole model as a tf.Module with one traced function, `serve`, for frames of `size_px`."""
+    """The whole model as a tf.Module with one traced function, `serve`, for frames of side `size_px`."""
     tf = import_tensorflow()
     weights = calibration.fold_into_dense(head.kernel, head.bias)
     kernel, bias = (tf.Variable(values, trainable=False) for values in weights)

@@ -28,9 +28,9 @@ from shared.cpu_cores import usable_cores
 from shared.errors import BadBundle
 from shared.images.arrays import Pixels
 
-# Largest difference after reload. The SavedModel has the same graph and must keep to it. LiteRT folds the batch
-# normalisations into the weights, which adds rounding (up to 9.7e-6 on the default backbone); above this bound the
-# difference is reported, not refused.
+# Largest difference of an export that is loaded from disk. The SavedModel has the same graph, so a larger difference is
+# refused. LiteRT folds the batch normalisations into the weights, which adds rounding (up to 9.7e-6 on the default
+# backbone); its fp32 export may differ by FLOAT_TOLERANCE, and a difference above this bound is only reported.
 RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16
 _BATCH_SIZE = 16
@@ -79,13 +79,13 @@ def measure_parity(
     """The metrics of `manifest.parity`.
 
     `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
-    with fp32: `int8_class_agreement` is the share of images with the same most probable class,
-    `int8_labels_agreement` with the same decided labels, `int8_sure_disagreement` with different labels that neither
-    of the two sends to a person. `fp32_macro_f1` and `int8_macro_f1` are there if the true labels are given.
+    with fp32: `int8_class_agreement` is the share of images with the same most probable class, `int8_labels_agreement`
+    the share with the same decided labels, and `int8_sure_disagreement` the share with different labels although
+    neither of the two is uncertain. `fp32_macro_f1` and `int8_macro_f1` are there if the true labels are given.
 
     Args:
-        labels: the true ones of the N images.
-        label_mask: bool [N, C], as of `evaluation.metrics.score`.
+        labels: the true labels of the N images.
+        label_mask: bool [N, C], as for `evaluation.metrics.score`.
 
     Raises:
         BadBundle: a float export differs from the trained model; it must not be published.
@@ -116,8 +116,9 @@ def _differences(predictions: ExportPredictions) -> dict[str, float]:
     for name, allowed in (("saved_model", RELOAD_TOLERANCE), ("fp32", FLOAT_TOLERANCE)):
         if not (difference := found[f"{name}_max_difference"]) <= allowed:
             raise BadBundle(
-                f"the exported {name} answers {difference:.6f} off the trained model (allowed {allowed}): "
-                "not published. Please report it with the versions of TensorFlow and ai-edge-litert."
+                f"the probabilities of the exported {name} differ by {difference:.6f} from the trained model's "
+                f"(allowed {allowed}), so nothing is published. Please report this with the versions of TensorFlow and "
+                "ai-edge-litert."
             )
     return found
 
@@ -130,13 +131,13 @@ def choose_golden(
     mode: Mode,
     policy: Policy,
 ) -> Golden:
-    """Up to 16 images with clear labels, which another CPU's rounding cannot change.
+    """Choose up to 16 images whose labels are so clear that another CPU's rounding cannot change them.
 
-    They cover as many distinct sets of labels as possible: images often come class by class.
+    They cover as many distinct label sets as possible, also where the images come sorted by class.
     """
     margins = _decision_margins(predictions.int8, classes=classes, mode=mode, policy=policy)
     clear = np.flatnonzero(margins > 2 * INT8_TOLERANCE)
-    if not len(clear):  # a model that is certain of nothing: its most certain image
+    if not len(clear):  # no image is clear: take the clearest one
         clear = np.array([margins.argmax()])
     decided = score(predictions.int8, [()] * len(images), classes=classes, mode=mode, policy=policy).decided
     rows = np.sort(_round_robin(clear, decided[clear])[:GOLDEN_IMAGES])
@@ -146,7 +147,7 @@ def choose_golden(
 def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
     """The rows in another order: the first of every label set, then the second of every label set, and so on.
 
-    `label_sets` has one line for each of the rows.
+    `label_sets` has one line per row.
     """
     seen: Counter[tuple[bool, ...]] = Counter()
     rounds = []
@@ -157,10 +158,10 @@ def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
 
 
 def _decision_margins(probabilities: Floats, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> Floats:
-    """By how much an image's probabilities together have to change for other labels, [N].
+    """How far the probabilities of each image, taken together, have to move to change its labels, [N].
 
-    In `single` two probabilities move towards each other. In `multi` one moves towards a threshold, which is fixed, so
-    its distance counts twice.
+    In `single`, two probabilities move towards each other. In `multi`, one probability moves towards a threshold, which
+    is fixed, so its distance counts twice.
     """
     if mode == "single":
         ordered = np.sort(probabilities, axis=1)

@@ -3,11 +3,11 @@
 In: a SavedModel and calibration images. Out: the bytes of a `.tflite`. Called by `exporter` only.
 
 The first bottleneck of MobileNetV2 subtracts large numbers from each other; 8-bit steps before it drown the result.
-Signal to noise of the features and images/s on the default backbone and 400 frames (2 cores, noisy machine): all int8
-6.1 dB, 353; with the operators up to the third convolution in float 15.3 dB, 361; up to the ninth 16.4 dB, 426; fp32
-about 240. After the third the gain is small, and up to there are only 7 % of the multiplications. The head, after the
-last convolution, stays in float as well: that costs nothing, and probabilities then do not move in steps of 1/256.
-These figures are before `bias_correction`, which adds another 5 dB.
+Signal-to-noise ratio of the features, and images/s, on the default backbone and 400 frames (2 cores, noisy machine):
+all int8 6.1 dB, 353; with the operators up to the third convolution in float 15.3 dB, 361; up to the ninth 16.4 dB,
+426; fp32 about 240. After the third the gain is small, and the operators up to it do only 7 % of the multiplications.
+The head, after the last convolution, stays in float as well: that costs nothing, and probabilities then do not move in
+steps of 1/256. These figures were measured before `bias_correction`, which adds another 5 dB.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from shared.images.arrays import Pixels
 CALIBRATION_IMAGES = 64
 _STEM_CONVOLUTIONS = 3
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
-_LOOKUPS = frozenset({"GATHER", "GATHER_ND"})  # only `cropping.crop_frames` has them
+_LOOKUPS = frozenset({"GATHER", "GATHER_ND"})  # only `crop_geometry.crop_frames` has them
 
 
 def sensitive_operators(fp32_file: Path) -> list[str]:
     """The names of the operators to keep in float: all up to the stem's end, and those after the last convolution.
 
-    If the model crops the bottle, the stem begins after the crop. Localizing and cropping stay in float too: positions
-    in steps of 1/256 would blur the crop, and they cost little.
+    If the model crops the bottle, the stem begins after the crop. Localizing and cropping stay in float too, because
+    positions in steps of 1/256 would blur the crop, and because both cost little.
 
     Empty for a network with only a few convolutions, which has no stem to speak of.
     """
@@ -42,7 +42,7 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
 
     interpreter = Interpreter(model_path=str(fp32_file))
     names = {tensor["index"]: tensor["name"] for tensor in interpreter.get_tensor_details()}
-    # Operators' names are not available otherwise; TensorFlow's QuantizationDebugger, which needs them, does the same.
+    # No public function gives the operators' names; TensorFlow's own QuantizationDebugger reads them in this way too.
     operators = interpreter._get_ops_details()
     convolutions = [index for index, operator in enumerate(operators) if operator["op_name"] in _CONVOLUTIONS]
     crops = [index for index, operator in enumerate(operators) if operator["op_name"] in _LOOKUPS]
@@ -54,7 +54,7 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
 
 
 def to_int8(saved_model: str, *, calibration: Pixels, kept_float: list[str], on_progress: OnProgress) -> bytes:
-    """Quantise with ranges from `calibration`, uint8 [N, S, S, 3], training images."""
+    """Quantise the model, with activation ranges measured on `calibration`, training images uint8 [N, S, S, 3]."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -62,9 +62,8 @@ def to_int8(saved_model: str, *, calibration: Pixels, kept_float: list[str], on_
     if not kept_float:
         return bytes(converter.convert())
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # it uses TensorFlow's own interpreter, which warns of its deprecation
+        # The debugger uses TensorFlow's own interpreter, which warns that it is deprecated.
+        warnings.simplefilter("ignore", UserWarning)
         debugger = tf.lite.experimental.QuantizationDebugger(
             converter=converter,
             debug_dataset=lambda: _one_by_one(calibration, on_progress),

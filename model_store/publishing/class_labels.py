@@ -1,4 +1,4 @@
-"""Class labels: the names of a ready-made classifier's outputs, from a text file with one name a line.
+"""Class labels: the names of a ready-made classifier's outputs, from a text file with one name per line.
 
 In: a file or URL, and the number of outputs. Out: distinct names, usable as classes of a model, and notes on what was
 changed. `ImageNetLabels.txt`, the file for TF-Hub's classifiers, needs changes: it has 1,001 lines, of which the first
@@ -19,7 +19,7 @@ from shared.errors import BadSetting
 
 BACKGROUND = "background"
 _IMAGENET_CLASSES = 1000
-# ImageNet's longest, synonyms included, has 121 characters.
+# ImageNet's longest label, synonyms included, has 121 characters.
 _MAX_CHARACTERS = 200
 _MAX_BYTES = 10_000_000
 
@@ -35,7 +35,7 @@ def read_labels(location: str, *, steps: ProgressSteps) -> tuple[str, ...]:
     """The lines of the file or URL `location`, without blank ones at the end.
 
     Raises:
-        BadSetting: it can't be read, or a line can't be a name; says which.
+        BadSetting: the file can't be read, or a line can't be a name; says which.
         NotFound: the URL can't be downloaded.
     """
     if location.startswith(("http://", "https://")):
@@ -55,14 +55,14 @@ def labels_for(lines: Sequence[str], *, outputs: int, location: str) -> ClassLab
     names, notes = list(lines), []
     if (len(names), outputs) == (_IMAGENET_CLASSES, _IMAGENET_CLASSES + 1):
         names.insert(0, BACKGROUND)
-        notes.append(f"{location} has 1,000 labels, the classifier 1,001 outputs: `{BACKGROUND}` was put in front.")
+        notes.append(f"{location} has 1,000 labels, but the classifier 1,001 outputs: `{BACKGROUND}` was put in front.")
     elif (len(names), outputs, names[:1]) == (_IMAGENET_CLASSES + 1, _IMAGENET_CLASSES, [BACKGROUND]):
         del names[0]
-        notes.append(f"{location} has 1,001 labels, the classifier 1,000 outputs: `{BACKGROUND}` was left out.")
+        notes.append(f"{location} has 1,001 labels, but the classifier 1,000 outputs: `{BACKGROUND}` was left out.")
     if len(names) != outputs:
         raise BadSetting(
-            f"--labels {location} has {len(names):,} lines, the classifier {outputs:,} outputs: give the file that "
-            "goes with it, one name a line."
+            f"--labels {location} has {len(names):,} lines, but the classifier has {outputs:,} outputs. Give the file "
+            "that belongs to this classifier, with one name per line."
         )
     distinct = _distinct(names)
     if renamed := [f"`{after}`" for before, after in zip(names, distinct, strict=True) if before != after]:
@@ -81,8 +81,8 @@ def _lines(file: Path, location: str) -> tuple[str, ...]:
     for number, line in enumerate(lines, start=1):
         if not line or not line.isprintable() or len(line) > _MAX_CHARACTERS:
             raise BadSetting(
-                f"--labels {location}, line {number}: {line[:80]!r} can't be a name: 1 to {_MAX_CHARACTERS} printable "
-                "characters."
+                f"--labels {location}, line {number}: {line[:80]!r} can't be a name. A name has 1 to {_MAX_CHARACTERS} "
+                "printable characters."
             )
     return tuple(lines)
 

@@ -43,7 +43,7 @@ _MIN_IMAGES = 8
 # Some 100 images suffice to measure an agreement of 99 %; more only take longer.
 _PARITY_IMAGES = 128
 _SEED = 123
-# The fingerprint of an empty dataset: SHA-256 over no (file digest, labels) pairs.
+# The fingerprint of an empty dataset: the SHA-256 of nothing, because there are no (file digest, labels) pairs.
 _NO_IMAGES = hashlib.sha256().hexdigest()
 
 
@@ -69,13 +69,13 @@ class ImportedClassifier:
     path: Path
     manifest: Manifest
     scores: str  # the module's outputs: logits or probabilities
-    notes: tuple[str, ...]  # changes of the labels
-    unreadable: int
+    notes: tuple[str, ...]  # what was changed in the labels
+    unreadable: int  # images that could not be read
     seconds: dict[str, float]  # by step
 
 
 class _Images(NamedTuple):
-    """Images for the int8 calibration and for the parity, uint8 [N, S, S, 3]; `pictures` are all that were decoded."""
+    """Images for the int8 calibration and the parity check, uint8 [N, S, S, 3]; `pictures` holds all decoded ones."""
 
     calibration: Pixels
     parity: Pixels
@@ -90,7 +90,7 @@ def import_classifier(
     Raises:
         BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable.
         NotFound: the module or the labels can't be fetched.
-        BadBackbone: it is no image classifier, or can't be converted to LiteRT.
+        BadBackbone: the module is not an image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
         BadBundle: an export differs from the module; nothing is published.
     """
@@ -117,10 +117,10 @@ def import_classifier(
 
 
 def policy_of(classes: tuple[str, ...], lanes: Mapping[str, str]) -> Policy:
-    """The given lanes, and `unsorted` for all other classes; see the head of this file.
+    """A policy with the given lanes, and `unsorted` for all other classes; see the top of this file.
 
     Raises:
-        BadSetting: a lane for an unknown class.
+        BadSetting: a lane is given for an unknown class.
     """
     if unknown := sorted(lanes.keys() - set(classes)):
         raise BadSetting(f"--lane {unknown[0]}={lanes[unknown[0]]}: the classifier has no class {unknown[0]!r}.")
@@ -148,7 +148,7 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
 
 
 def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
-    """Images for the calibration, and others for the parity; shuffled, always in the same order."""
+    """Some images for the calibration and others for the parity check, shuffled, always in the same order."""
     files = open_files(path)
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _PARITY_IMAGES]
@@ -158,8 +158,8 @@ def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(
-            f"--calibration {path} has {usable} usable images, at least {_MIN_IMAGES} are needed, better 200: give a "
-            "folder or zip of images such as the model will see. Their labels don't matter."
+            f"--calibration {path} has {usable} usable images; at least {_MIN_IMAGES} are needed, and 200 are better. "
+            "Give a folder or zip of images like those that the model will see. Their labels don't matter."
         )
     calibrating = min(CALIBRATION_IMAGES, usable // 2)
     return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures)

@@ -56,7 +56,7 @@ from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 
 _PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
-# What a manifest calls the crops: the words of the bundle format, which older readers know.
+# The names of the crops in a manifest. They are part of the bundle format, which older readers know.
 _MANIFEST_CROPS: dict[Crop, str] = {"detected": "found", "full": "whole"}
 
 
@@ -86,7 +86,7 @@ class PublishedVersion:
     unlabelled: tuple[str, ...]
     held_out: int  # images that held_out.txt kept out of training and validation
     excluded: tuple[str, ...]  # images left out: contradictory, or copies of held-out ones
-    notes: tuple[str, ...]  # reasons for the choices of the training, and remarks on the thresholds
+    notes: tuple[str, ...]  # the reasons for what the training chose, and remarks on the thresholds
     seconds: dict[str, float]  # by step
 
 
@@ -102,7 +102,7 @@ class _Training:
 
     @property
     def validation_label_mask(self) -> Bools | None:
-        """Which labels of the validation images are known, bool [N, C]; None: all."""
+        """Which labels of the validation images are known, bool [N, C]; None if all are."""
         return self.data.label_mask(self.data.samples(self.data.split.validation))
 
 
@@ -118,13 +118,13 @@ def train_and_publish(
 ) -> PublishedVersion:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
 
-    Images beyond `limits` count as unreadable. `show` is called with the report on the dataset before the training.
+    Images beyond `limits` count as unreadable. `show` is called with the report on the dataset, before the training.
 
     Raises:
         BadSetting: an unusable option, e.g. a region for a camera with no training images; or an unusable cache or
             scratch folder.
         BadDataset: the dataset can't be trained on; says why.
-        NotFound, BadBackbone: the backbone is not available, or was changed.
+        NotFound, BadBackbone: the backbone is not available, or its files were changed.
         BadBundle: an export differs from the trained model; nothing is published.
     """
     steps = steps or ProgressSteps()

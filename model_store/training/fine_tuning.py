@@ -134,7 +134,7 @@ def fine_tune(
             best_loss, best_epoch, kept = loss, epoch, run.weights()
     if settings.own_statistics and best_epoch < 0:
         raise BadSetting(
-            f"--fine-tune scratch: none of the {settings.epochs} epochs had a finite validation loss, so nothing was "
+            f"--fine-tune scratch: no epoch of {settings.epochs} had a finite validation loss, so nothing was "
             "learnt. Use another --seed, or --fine-tune top."
         )
     run.restore(kept)

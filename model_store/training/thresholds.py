@@ -248,8 +248,8 @@ def _choose(labels: _KnownLabels, name: str, objective: Objective) -> _Choice:
     positives, images = int(labels.y.sum()), len(labels.y)
     if not 0 < positives < images:
         return DEFAULT_THRESHOLD, (
-            f"{name}: of {images} validation images with a known answer, {positives} have this label, so there is nothing "
-            f"to choose a threshold by; it stays at {DEFAULT_THRESHOLD}."
+            f"{name}: of {images} validation images with a known answer, {positives} have this label, so there is "
+            f"nothing to choose a threshold by; it stays at {DEFAULT_THRESHOLD}."
         )
     curve = _curve(*labels)
     if objective.kind == "precision":
@@ -301,7 +301,10 @@ def _cheapest(curve: _Curve, name: str, objective: Objective) -> _Choice:
     ideal = 1 / (1 + objective.target)
     note = None
     if not LOWEST <= ideal <= HIGHEST:
-        note = f"{name}: {objective} asks for a threshold of {ideal:.3f}, but thresholds stay between {LOWEST} and {HIGHEST}."
+        note = (
+            f"{name}: {objective} asks for a threshold of {ideal:.3f}, but thresholds stay between {LOWEST} and "
+            f"{HIGHEST}."
+        )
     return _best_nearest_to(-cost, default=ideal), note
 
 

@@ -334,7 +334,7 @@ def test_images_that_a_version_was_trained_on_are_announced(
     result = run(store, "tiny@1", "tiny@3", "--dataset", dataset, "--json")
     found = json.loads(result.stdout)
     assert (found["a"]["seen_in_training"], found["b"]["seen_in_training"]) == (None, {"train": 5, "validation": 0})
-    assert "tiny@3 (litert-fp32): of these 24 images the model was trained on 5" in result.stderr
+    assert "tiny@3 (litert-fp32): the model was trained on 5 of these 24 images" in result.stderr
 
 
 def test_a_file_that_cannot_be_written(store: ModelStore, dataset: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_with_true_labels_both_are_scored() -> None:
 def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> None:
     trained = rows((0.1, 0.0), (0.9, 0.0))
     given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
-    with pytest.raises(BadBundle, match=f"the exported {name} answers .* not published"):
+    with pytest.raises(BadBundle, match=f"the exported {name} differ by .* nothing is published"):
         parity_of(given)
 
 

@@ -34,7 +34,7 @@ def test_imagenets_background_is_added_or_left_out() -> None:
     [(["a", "b"], 3), (["a"] * 1001, 1000), (["a"] * 999, 1001), (["a"] * 1000, 1002)],
 )
 def test_another_number_is_refused(names: list[str], outputs: int) -> None:
-    with pytest.raises(BadSetting, match=f"has {len(names):,} lines, the classifier {outputs:,} outputs"):
+    with pytest.raises(BadSetting, match=f"has {len(names):,} lines, but the classifier has {outputs:,} outputs"):
         fitted(names, outputs)
 
 

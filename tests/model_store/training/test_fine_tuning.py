@@ -250,7 +250,7 @@ def test_random_weights_that_learn_nothing_are_no_model(
     opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Scripted(monkeypatch, 1.0, float("nan"))
-    with pytest.raises(BadSetting, match="none of the 1 epochs had a finite validation loss"):
+    with pytest.raises(BadSetting, match="no epoch of 1 had a finite validation loss"):
         tuned_opaque(opaque_backbone, replace(FROM_SCRATCH, epochs=1))
 
 
