@@ -31,6 +31,6 @@ def fetch_backbone(
     else:
         print(f"{backbone.handle}: {backbone.path}")
         print(
-            f"images {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
+            f"images of {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
             f"SHA-256 {backbone.sha256}"
         )

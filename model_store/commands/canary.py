@@ -20,11 +20,13 @@ def canary(
         typer.Argument(metavar="NAME[@VERSION]", help="version to try; without --share or --stop: show the canary"),
     ],
     share: Annotated[float | None, typer.Option(help="share of the images, above 0 up to 1")] = None,
-    shadow: Annotated[bool, typer.Option("--shadow", help="record its answers, don't act on them")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="only record its answers; don't act on them")] = False,
     max_disagreement: Annotated[
-        float, typer.Option(help="ends by itself when more than this share is answered differently")
+        float, typer.Option(help="end by itself when more than this share is answered differently")
     ] = 0.1,
-    min_images: Annotated[int, typer.Option(help="compare at least this many images before ending by itself")] = 200,
+    min_images: Annotated[
+        int, typer.Option(help="compare at least this many images before it may end by itself")
+    ] = 200,
     lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end the canary")] = False,
     model_store: StoreFlag = None,
@@ -32,7 +34,7 @@ def canary(
 ) -> None:
     """Try a version on a share of the images before it is promoted. With --shadow its answers are only recorded.
 
-    The current version answers each of these images too, and the answers are compared. Promoting the version ends the
+    The current version also answers each of these images, and the answers are compared. Promoting the version ends the
     canary.
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
@@ -43,7 +45,7 @@ def canary(
     store = open_store_of(model_store)
     name, version = parse_spec(model)
     if stop and share is not None:
-        raise BadSetting("--stop ends a canary, --share starts one: give one of them.")
+        raise BadSetting("--stop ends a canary and --share starts one: give one of them.")
     if stop:
         _stop_canary(store, name, as_json=as_json)
     elif share is None:
@@ -91,7 +93,7 @@ def _stop_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "stopped": stopped})
     else:
-        print(f"the canary of {name} is stopped" if stopped else f"{name} has no canary")
+        print(f"stopped the canary of {name}" if stopped else f"{name} has no canary")
 
 
 def _show_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
@@ -102,6 +104,6 @@ def _show_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
         print(f"{name} has no canary; {name}@{current} is current")
     else:
         lines = ", ".join(intent.lines) or "every line"
-        acts = f"compared with {name}@{current}, not acted on" if intent.shadow else f"beside {name}@{current}"
+        acts = f"only to be compared with {name}@{current}" if intent.shadow else f"beside {name}@{current}"
         print(f"{name}@{intent.version} takes {intent.share:.1%} of the images of {lines}, {acts}")
-        print(f"it ends when more than {intent.max_disagreement:.1%} of at least {intent.min_images} images differ")
+        print(f"it ends when more than {intent.max_disagreement:.1%} of at least {intent.min_images} answers differ")

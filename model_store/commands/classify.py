@@ -24,18 +24,17 @@ def classify(
     model: ModelFlag = None,
     engine: EngineFlag = None,
     camera: Annotated[
-        str, typer.Option(metavar="NAME", help="the camera that took them; `*` is any without a region of its own")
+        str, typer.Option(metavar="NAME", help="camera that took them; `*` is any camera without a region of its own")
     ] = "*",
-    top: Annotated[int, typer.Option(min=0, metavar="N", help="print the N most probable classes too")] = 0,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="also print the N most probable classes")] = 0,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Classify image files directly with decoder, model and policy, without a queue.
+    """Classify image files with a worker's decoder, model and policy, without a queue.
 
-    A model that has a crop region per camera uses that of --camera.
+    A model that has a crop region per camera uses the region of --camera.
 
-    A file that can't be used is reported with the reason, the others are still classified, and the exit
-    code is 1.
+    A file that can't be used is reported with the reason. The others are still classified, and the exit code is 1.
 
     Example: sortline classify bottle.jpg photographs/ --model bottles@3
     """
@@ -46,7 +45,7 @@ def classify(
     bundle, runner = open_model(settings.model, settings)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
-    if as_json or not sys.stdout.isatty():  # otherwise the printed lines show the progress
+    if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
     if failed:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from model_store.evaluation.compare import Comparison
 
-# One or two screens of lines; --out has all of them.
+# Lines to print: one or two screens. --out has all of them.
 _SHOWN = 40
 
 
@@ -35,7 +35,7 @@ def compare(
     """Compare two versions on a labelled dataset: metrics side by side, and every image on which they differ.
 
     They differ on an image when they give it different labels or lanes. The p-value is that of the exact McNemar test:
-    how likely two equally good models would differ this unevenly.
+    how likely it is that two equally good models differ this unevenly by chance.
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
@@ -73,8 +73,8 @@ def _print_comparison(found: Comparison) -> None:
     by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
     console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
     console.print(
-        f"\nright: both on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
-        f"on {right['neither']:,}; p = {right['p_value']:.3g} if they were equally good\n"
+        f"\nboth are right on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
+        f"on {right['neither']:,}; p = {right['p_value']:.3g} if they are equally good\n"
     )
     _print_differences(console, found)
 
@@ -100,9 +100,9 @@ def _print_differences(console: Console, found: Comparison) -> None:
 
     count = len(found.differing)
     if not count:
-        console.print("they give every image the same labels and the same lane")
+        console.print("both give every image the same labels and the same lane")
         return
-    title = f"{count:,} images with other labels or another lane"
+    title = f"{count:,} images with different labels or lanes"
     table = Table("image", "true", "A", "B", title=title, title_justify="left", title_style="bold", box=None)
     for row in found.differing[:_SHOWN]:
         one = found.difference(int(row))
@@ -113,4 +113,4 @@ def _print_differences(console: Console, found: Comparison) -> None:
         table.add_row(one["file"], " + ".join(one["truth"]), *answers)
     console.print(table)
     if count > _SHOWN:
-        console.print(f"and {count - _SHOWN:,} more: --out differences.csv, --html differences.html or --json")
+        console.print(f"and {count - _SHOWN:,} more: see --out differences.csv, --html differences.html or --json")

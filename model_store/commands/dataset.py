@@ -1,4 +1,4 @@
-"""`sortline models check-dataset`: the audit of a dataset that training makes, without training."""
+"""`sortline models check-dataset`: the audit of a dataset that training starts with, without the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from shared.cli import JsonFlag, print_json
 
-# Larger than the thumbnails that are compared, and small enough to decode quickly.
+# Larger than the thumbnails that the audit compares, and small enough to decode quickly.
 _SIZE_PX = 128
 
 
@@ -17,21 +17,22 @@ def check_dataset(
     dataset: Annotated[
         Path,
         typer.Argument(
-            metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"
+            metavar="DATASET",
+            help="folder with one folder per class, or with labels.csv or labels.jsonl; or a zip of it",
         ),
     ],
     mode: Annotated[
         Literal["single", "multi"] | None,
-        typer.Option(help="as for train; multi by default if any image has several labels"),
+        typer.Option(help="as for train (default: multi if any image has several labels)"),
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option("--cache-dir", help="folder for images that memory can't hold")
+        Path | None, typer.Option("--cache-dir", help="folder for images that don't fit into memory")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
 
-    Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. Exit code 1 when the
+    Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. The exit code is 1 if the
     dataset can't be trained on.
 
     Example: sortline models check-dataset producer/bottles

@@ -22,8 +22,8 @@ def evaluate(
 ) -> None:
     """Measure a published model on a labelled dataset.
 
-    accuracy: images whose most probable class is one of their labels. exact match: images with exactly the
-    right labels. macro F1: mean F1 over the classes. ece: expected calibration error.
+    accuracy: share of the images whose most probable class is one of their labels. exact match: share of the images
+    with exactly the right labels. macro F1: mean F1 over the classes. ECE: expected calibration error.
 
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """

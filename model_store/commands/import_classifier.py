@@ -1,4 +1,4 @@
-"""`sortline models import-classifier`: a ready-made classifier as a published model."""
+"""`sortline models import-classifier`: publish a ready-made classifier as a model."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
 def import_classifier(
     handle: Annotated[str, typer.Argument(help="a TF-Hub URL, or a .tar.gz or SavedModel folder")],
-    labels: Annotated[str, typer.Option(metavar="FILE|URL", help="names of its outputs, one a line, in their order")],
+    labels: Annotated[str, typer.Option(metavar="FILE|URL", help="names of its outputs, one per line, in their order")],
     calibration: Annotated[
         Path,
-        typer.Option(metavar="FOLDER|ZIP", help="images such as it will see, 200 are plenty; labels don't matter"),
+        typer.Option(metavar="FOLDER|ZIP", help="images like those it will see; 200 are plenty, labels don't matter"),
     ],
     name: Annotated[str, typer.Option(help="model to publish a version of")] = "imagenet",
     lane: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL=LANE", help="lane of a label, instead of unsorted; repeat it")
+        list[str] | None,
+        typer.Option(metavar="LABEL=LANE", help="lane of a label, instead of unsorted; can be given several times"),
     ] = None,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish it, but leave the current one")] = False,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="folder of fetched modules")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Import a ready-made classifier, such as a TF-Hub module with ImageNet's labels; nothing is trained.
 
-    It is published like a trained model: `sortline classify --top 5` and the worker run it. Some of the
-    images calibrate its int8 model; on the others it is compared with the float model.
+    It is published like a trained model: `sortline classify --top 5` and the worker run it. Some of the images
+    calibrate its int8 model; on the others, the int8 model is compared with the float model.
 
     Example: sortline models import-classifier https://tfhub.dev/google/tf2-preview/mobilenet_v2/classification/4
     --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
@@ -102,13 +103,13 @@ def _print(imported: ImportedClassifier) -> None:
 
     manifest, parity = imported.manifest, imported.manifest.parity
     print(
-        f"{manifest.backbone.handle}: images {manifest.input_size_px} px, {len(manifest.classes):,} classes, "
+        f"{manifest.backbone.handle}: images of {manifest.input_size_px} px, {len(manifest.classes):,} classes, "
         f"gives {imported.scores}"
     )
     print(
-        f"parity on {parity['images']:.0f} images not calibrated on: SavedModel at most "
-        f"{parity['saved_model_max_difference']:.1e} off, LiteRT fp32 {parity['fp32_max_difference']:.1e}; "
-        f"int8 has the same class on {parity['int8_class_agreement']:.1%} of them"
+        f"parity on {parity['images']:.0f} images that were not used to calibrate: SavedModel differs by at most "
+        f"{parity['saved_model_max_difference']:.1e}, LiteRT fp32 by {parity['fp32_max_difference']:.1e}; "
+        f"int8 gives the same class on {parity['int8_class_agreement']:.1%} of them"
     )
     if reason := int8_refusal_reason(parity):
         print(reason)

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from model_store.engines.protocol import EngineName
     from model_store.registry.store import ModelStore
 
-# An imported classifier has more, and they would fill the screen.
+# More classes than this, as an imported classifier has, would fill the screen.
 _MANY_CLASSES = 20
 
 
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """List the published versions of every model; a star marks the current one, and a canary is shown with its share.
 
-    A fault of a model gets a row of its own, the other models are still listed, and the exit code is 1.
+    A model with a fault gets a row with the error. The other models are still listed, and the exit code is 1.
 
     Example: sortline models list
     """
@@ -44,7 +44,9 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
 
 
 def verify_models(
-    model: Annotated[str | None, typer.Argument(metavar="[NAME[@VERSION]]", help="all versions if left out")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[NAME[@VERSION]]", help="if left out, all versions of all models")
+    ] = None,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -77,7 +79,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    # In a pipe or a file nothing is cut to a screen's width.
+    # When the output goes to a pipe or a file, lines are not cut to a screen's width.
     console = Console() if sys.stdout.isatty() else Console(width=200)
     table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
     if any(row["error"] for row in rows):

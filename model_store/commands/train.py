@@ -27,10 +27,10 @@ def train(
     name: Annotated[str, typer.Option(help="model to publish a version of")] = "bottles",
     mode: Annotated[
         Literal["single", "multi"] | None,
-        typer.Option(help="one class an image, or all that apply (default: multi if any image has several labels)"),
+        typer.Option(help="one class per image, or all that apply (default: multi if any image has several labels)"),
     ] = None,
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
-    epochs: Annotated[int, typer.Option(min=1, help="rounds over the training images")] = 25,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
     fine_tune: Annotated[
         Literal["auto", "none", "top", "all", "scratch"],
         typer.Option(help="layers of the backbone to train; auto measures what suits the data, and says why"),
@@ -49,22 +49,22 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="[CAMERA=]L,T,R,B",
-            help="part of the pictures to keep, fractions, e.g. 0.1,0,0.9,1; once for each camera, or for all",
+            help="part of the pictures to keep, as fractions, e.g. 0.1,0,0.9,1; once for each camera, or for all",
         ),
     ] = None,
     objective: Annotated[
-        str, typer.Option(help="of the thresholds: f1, precision:0.98, recall:0.95, cost:5, confidence:0.95")
+        str, typer.Option(help="goal of the thresholds: f1, precision:0.98, recall:0.95, cost:5 or confidence:0.95")
     ] = "f1",
-    seed: Annotated[int, typer.Option(min=0, help="of the split and the training")] = 123,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the split and of the training")] = 123,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a model by transfer, evaluate it on a held-back fifth, and publish it as the next version.
+    """Train a model by transfer learning, evaluate it on a held-back fifth, and publish it as the next version.
 
-    Prints first what is noteworthy in the dataset. Files named in the dataset's held_out.txt are neither trained nor
-    validated on.
+    First prints what is noteworthy about the dataset. Files named in the dataset's held_out.txt are used neither for
+    training nor for validation.
 
     Example: sortline train producer/bottles --name bottles
     """
@@ -120,7 +120,7 @@ def _crop(
 
 
 def _regions(texts: list[str]) -> dict[str, Region]:
-    """Regions by camera; one without a camera applies to all others."""
+    """Regions by camera; a region without a camera applies to all other cameras."""
     from shared.errors import BadSetting
     from shared.images.crop_regions import ANY_CAMERA, parse_region
     from shared.schemas import is_name
@@ -170,21 +170,21 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
     print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
     print(
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
-        f"{manifest.training.seed}); {trained.held_out} held out by held_out.txt and seen by neither"
+        f"{manifest.training.seed}); {trained.held_out} left out of both by held_out.txt"
     )
     print_metrics(manifest.metrics, title="validation")
     parity = manifest.parity
     print(
-        f"parity on {parity['images']:.0f} images not trained on: "
-        f"SavedModel at most {parity['saved_model_max_difference']:.1e} off, "
-        f"LiteRT fp32 {parity['fp32_max_difference']:.1e}"
+        f"parity on {parity['images']:.0f} images that were not trained on: "
+        f"SavedModel differs by at most {parity['saved_model_max_difference']:.1e}, "
+        f"LiteRT fp32 by {parity['fp32_max_difference']:.1e}"
     )
     print(
         f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
         f"{parity['int8_labels_agreement']:.1%}"
     )
     if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
-        print(f"LiteRT fp32 is more than {RELOAD_TOLERANCE:.0e} off, which is rounding up to {FLOAT_TOLERANCE:.0e}")
+        print(f"LiteRT fp32 differs by more than {RELOAD_TOLERANCE:.0e}; up to {FLOAT_TOLERANCE:.0e} this is rounding")
     if manifest.calibration is not None:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
         print(f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold)")
@@ -196,4 +196,4 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
     if promoted:
         print(f"next: sortline classify PHOTO.jpg --model {version}; sortline worker --model {manifest.name}")
     else:
-        print(f"next: {version} is not current: see sortline models compare, and promote")
+        print(f"next: {version} is not current; try sortline models compare, then sortline models promote {version}")

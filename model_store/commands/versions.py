@@ -19,15 +19,15 @@ VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="pu
 
 
 def publish_folder(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a version's folder, as another store holds it")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of a version, as in another store")],
     name: Annotated[str | None, typer.Option(help="model to publish it as (default: the bundle's own name)")] = None,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="leave the current version as it is")] = False,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Publish a bundle that was made elsewhere as the model's next version, after checking every file of it.
+    """Publish a bundle that was made elsewhere as the model's next version, after checking all of its files.
 
-    It gets a name, number and parent in this store; everything else stays.
+    It gets a name, number and parent in this store; everything else stays as it is.
 
     Example: sortline models publish /mnt/stick/models/bottles/000003 --no-promote
     """
@@ -56,7 +56,7 @@ def publish_folder(
         print(f"published {published}: {path}")
         print(f"next: sortline models canary {published} --share 0.1, or sortline models promote {published}")
     else:
-        print(f"published {published}, current now{_instead_of(chosen, previous)}: {path}")
+        print(f"published {published}, now current{_instead_of(chosen, previous)}: {path}")
 
 
 def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
@@ -74,11 +74,11 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
     if as_json:
         print_json({"name": name, "version": version, "previous": previous, "warning": warning})
     else:
-        print(f"{name}@{version} is current{_instead_of(name, previous if previous != version else None)}")
+        print(f"{name}@{version} is now current{_instead_of(name, previous if previous != version else None)}")
 
 
 def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
-    """Go back to the newest earlier version whose every byte is as published.
+    """Go back to the newest earlier version whose files are all as they were published.
 
     A second rollback goes further back. To undo a rollback, promote the version again.
 
@@ -90,7 +90,7 @@ def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFla
     if as_json:
         print_json({"name": name, "version": version, "previous": previous})
     else:
-        print(f"{name}@{version} is current{_instead_of(name, previous)}")
+        print(f"{name}@{version} is now current{_instead_of(name, previous)}")
 
 
 def prune(
@@ -121,11 +121,11 @@ def _check_is_bundle(folder: Path) -> None:
     from model_store.bundle.manifest import MANIFEST_FILE
     from shared.errors import BadBundle, NotFound
 
-    advice = "Give a version's folder, as models/bottles/000003 of another store."
+    advice = "Give a version's folder, such as models/bottles/000003 in another store."
     if not os.path.isdir(folder):
-        raise NotFound(f"{folder} is not there, or is no folder. {advice}")
+        raise NotFound(f"{folder} doesn't exist or is not a folder. {advice}")
     if not os.path.isfile(folder / MANIFEST_FILE):
-        raise BadBundle(f"{folder} is no bundle: it has no {MANIFEST_FILE}. {advice}")
+        raise BadBundle(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. {advice}")
 
 
 def _name_and_version(model: str) -> tuple[str, int]:
@@ -148,13 +148,13 @@ def _lower_f1_warning(store: ModelStore, name: str, version: int, previous: int 
     if new is None or old is None or new >= old:
         return None
     return (
-        f"{name}@{version} has a macro F1 of {new:.3f}, {name}@{previous} had {old:.3f}, each on validation images of "
-        "its own: `sortline models compare` does on the same ones."
+        f"{name}@{version} has a macro F1 of {new:.3f}, {name}@{previous} had {old:.3f}, each on its own validation "
+        "images. Use `sortline models compare` to compare them on the same images."
     )
 
 
 def _instead_of(name: str, previous: int | None) -> str:
-    return "" if previous is None else f", {name}@{previous} was"
+    return "" if previous is None else f" instead of {name}@{previous}"
 
 
 def _join(name: str, versions: list[int]) -> str:

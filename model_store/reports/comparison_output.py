@@ -19,14 +19,14 @@ from model_store.reports.page import jpeg_uri, render
 from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 
-# About 4 KB each: a phone can still open the page. The CSV has all of them.
+# Images on the page. Each takes about 4 KB, so a phone can still open it. The CSV has all of them.
 MAX_SHOWN = 500
 _OF_EACH = ("labels", "probabilities", "lane", "right")
 _COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _OF_EACH))
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
-    """One line for each image that the two differ on; several labels are joined by `|`, as in labels.csv.
+    """Write one line for each image that the two models differ on; several labels are joined by `|`, as in labels.csv.
 
     Raises:
         BadSetting: the file can't be written.
@@ -41,7 +41,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: ProgressSteps) -> None:
-    """One self-contained page with the metrics and the differing images, at most MAX_SHOWN.
+    """Write one self-contained page with the metrics and the differing images, at most MAX_SHOWN.
 
     `limits` must be those of the comparison.
 
@@ -52,7 +52,7 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Pro
     shown = comparison.differing[:MAX_SHOWN]
     samples = [comparison.a.predictions.samples[row] for row in shown]
     with steps.step("Drawing the images", total=len(samples)) as on_progress:
-        # Whole images in their shape: they are for people, and the two models may crop different regions.
+        # Whole images without distortion: they are for people, and the two models may crop different regions.
         images = decode_samples(
             comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", on_progress=on_progress
         ).images
@@ -79,7 +79,7 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Pro
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Warnings about the comparison; empty when there is nothing to warn of."""
+    """Warnings about the comparison; empty if there are none."""
     labels = comparison.as_dict()["labels"]
     images = len(comparison.a.predictions.samples)
     found = [
@@ -94,12 +94,12 @@ def warnings(comparison: Comparison) -> list[str]:
                 "with a label that a model doesn't know counts as wrong for it."
             )
     if labels["unknown_to_both"]:
-        found.append(f"neither knows {', '.join(labels['unknown_to_both'])}: both are wrong on those images.")
+        found.append(f"neither knows {', '.join(labels['unknown_to_both'])}: such images count as wrong for both.")
     return found
 
 
 def shown_classes(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """The metrics per class; of more than MAX_CLASSES only those that an image has."""
+    """The metrics per class; of more than MAX_CLASSES only those that some image has."""
     rows = comparison.per_class()
     return rows if len(rows) <= MAX_CLASSES else {name: row for name, row in rows.items() if row["images"]}
 

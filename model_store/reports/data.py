@@ -30,8 +30,8 @@ class ValidationPredictions:
         names: names of the files.
         labels: true labels of each image.
         thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
-        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because the
-            published calibration would seem better on these images than it is.
+        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because on
+            these images the published calibration would look better than it is.
         label_mask: bool [N, C], False where it is unknown whether the label applies; None: all are known.
         uncalibrated: float32 [N, C], before calibration; None: there was none.
     """
@@ -50,14 +50,14 @@ class ValidationPredictions:
             if (value := getattr(self, name)) is not None
         }
         if len(set(counts.values())) > 1:
-            raise ValueError(f"as many of each are needed: {counts}")
+            raise ValueError(f"each should have one entry per image, but their lengths differ: {counts}")
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows. An imported model has no phases; without labelled images `validation` is None.
+    """Everything that a report shows. An imported model has no `phases`; without labelled images `validation` is None.
 
-    `weights` are the head's by name, e.g. `head/kernel`: an array for every epoch, or just the final one.
+    `weights` are the head's weights by name, e.g. `head/kernel`: one array per epoch, or only the final one.
     """
 
     manifest: Manifest
@@ -82,7 +82,7 @@ class ReportData:
 
 
 def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> Pixels:
-    """uint8 [N, S, S, 3] reduced to [N, size_px, size_px, 3]; images that are small enough stay as they are."""
+    """Images uint8 [N, S, S, 3], reduced to [N, size_px, size_px, 3]; small enough images stay as they are."""
     from PIL import Image
 
     if images.shape[1] <= size_px:

@@ -1,4 +1,4 @@
-"""The validation images of a report with true labels and answers, and the worst mistakes; also drawn as one PNG.
+"""Thumbnails of validation images and of the worst mistakes, with true labels and answers, for a report.
 
 In: validation predictions and their scores. Out: Thumbnails, and image files drawn from them.
 """
@@ -40,7 +40,7 @@ _INK, _PALE_INK, _PAPER = "#1a1a1a", "#555555", "#ffffff"
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image as a report shows it. `answer` is each label that was given, with its probability."""
+    """One image as a report shows it. `answer` holds each label that was given, with its probability."""
 
     name: str
     pixels: Pixels
@@ -91,7 +91,7 @@ def error_confidence(scored: ScoredPredictions) -> Floats:
 
 
 def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty: str) -> None:
-    """One PNG of all thumbnails with name, true labels, answer and verdict; `empty` is written when there are none."""
+    """Draw all thumbnails with name, true labels, answer and verdict into one PNG; without any, write `empty`."""
     font = _font(_FONT_PX)
     texts = [_texts(one, font) for one in thumbnails]
     starts = range(0, len(thumbnails), _COLUMNS)
@@ -144,7 +144,7 @@ def _draw_thumbnail(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
-    """The text wrapped to at most _MAX_LINES lines; a rest that does not fit is cut."""
+    """The text wrapped to at most _MAX_LINES lines; the last line is cut if it does not fit."""
     lines: list[str] = []
     words = text.split(" ")
     while words:

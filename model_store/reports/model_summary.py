@@ -1,6 +1,6 @@
 """Summarises a version as text, for `models show` and the page of the report.
 
-In: a manifest. Out: titled lists of (name, value) and the table of classes, all text. Reads no other file.
+In: a manifest. Out: titled lists of (name, value), and the table of classes, all as text. Reads no other file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEASURED_COLUMNS = ("class", "precision", "recall", "F1", "average precision", "
 CLASS_COLUMNS = (*MEASURED_COLUMNS, "lane")
 # With more classes than this, only those that occurred are shown.
 MAX_CLASSES = 40
-_FITS: dict[Fit, str] = {"stretch": "squashed to the square", "pad": "in their shape, filled up with their border"}
+_FITS: dict[Fit, str] = {"stretch": "squashed to a square", "pad": "padded with their border to a square"}
 
 # The names of the metrics of `evaluation.metrics` in texts for people.
 METRIC_TITLES = {
@@ -32,7 +32,7 @@ METRIC_TITLES = {
     "uncertain": "sent to a person",
     "sure_accuracy": "accuracy of the others",
     "sure_exact_match": "exact match of the others",
-    "known_share": "truth that is known",
+    "known_share": "labels that are known",
 }
 
 
@@ -98,11 +98,11 @@ def measured_rows(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def gate_verdict(manifest: Manifest) -> str:
-    """Whether CPUs run int8 by default, and if not, why."""
+    """Whether CPUs run int8 by default, and if not, the reason."""
     compared = "int8_labels_agreement" in manifest.parity
     reason = int8_refusal_reason(manifest.parity) if compared else None
     if manifest.cpu_engine == "litert":
-        return "int8 (litert)" + (": it gives the labels that fp32 gives" if compared and reason is None else "")
+        return "int8 (litert)" + (": it gives the same labels as fp32" if compared and reason is None else "")
     return f"fp32 (litert-fp32): {reason}" if reason else "fp32 (litert-fp32)"
 
 
@@ -124,7 +124,7 @@ def _measured_row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _model(manifest: Manifest) -> tuple[tuple[str, str], ...]:
-    several = "every label that applies" if manifest.mode == "multi" else "one label an image"
+    several = "every label that applies" if manifest.mode == "multi" else "one label per image"
     names = f": {', '.join(manifest.classes)}" if len(manifest.classes) <= MAX_CLASSES else ""
     return (
         ("mode", f"{manifest.mode}: {several}"),
@@ -145,7 +145,7 @@ def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         return ()
     return (
         ("expected calibration error (ECE) before", format_score(calibration.ece_before)),
-        ("after, on images it was not fitted to", format_score(calibration.ece_after)),
+        ("ECE after, on images it was not fitted to", format_score(calibration.ece_after)),
         ("images", f"{calibration.images:,}"),
         ("scale of the logits", _numbers(calibration.scale)),
         ("shift of the logits", _numbers(calibration.shift)),
@@ -168,11 +168,11 @@ def _exports(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _policy(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     policy = manifest.policy
     rows = [
-        ("lane of what it isn't sure of", policy.manual_lane),
-        ("lane of what must not be ejected", policy.unsorted_lane),
+        ("lane of uncertain bottles", policy.manual_lane),
+        ("lane of bottles that must not be ejected", policy.unsorted_lane),
     ]
     if manifest.mode == "multi":
-        rows.append(("unsure within", f"{policy.uncertain_margin:g}"))
+        rows.append(("uncertain margin", f"{policy.uncertain_margin:g}"))
     if len(manifest.classes) <= MAX_CLASSES:
         rows.append(("precedence", " > ".join(policy.precedence)))
     return tuple(rows)
@@ -189,7 +189,7 @@ def _training(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _dataset(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     data = manifest.dataset
     if not data.images:
-        return ()  # imported: nothing was trained here
+        return ()  # an imported model, which was not trained here
     rows = [("images", f"{data.images:,}: {data.train:,} to train, {data.validation:,} to validate")]
     if data.per_label and len(data.per_label) <= MAX_CLASSES:
         rows.append(("per label", ", ".join(f"{name} {count:,}" for name, count in data.per_label.items())))
@@ -219,5 +219,6 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         texts = [_text(each) for each in value]
-        return (" " if all(text.endswith(".") for text in texts) else ", ").join(texts)  # sentences, or words
+        # Sentences are joined by spaces, words by commas.
+        return (" " if all(text.endswith(".") for text in texts) else ", ").join(texts)
     return f"{value:g}" if isinstance(value, float) else str(value)

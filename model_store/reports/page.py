@@ -31,14 +31,14 @@ PAGE_FILE = "index.html"
 # A photograph 120 pixels wide takes 4 KB, and the loss is not visible.
 _JPEG_QUALITY = 85
 _PLOTS = ("curves", "confusion", "thresholds", "reliability")
-# The sections before the table of classes, and those before the plots; the others come last.
+# The sections before the table of classes, and those between it and the plots. The others come after the images.
 _LEADING_SECTIONS = ("Model", "Metrics")
 _MEASURED_SECTIONS = ("Calibration", "Exports")
 _NUMBER_COLUMNS = range(2, 8)  # of CLASS_COLUMNS, from 1
 
 
 def write_page(folder: Path, data: ReportData) -> None:
-    """Write `index.html` into the report's `folder`, which holds the plots already."""
+    """Write `index.html` into the report's `folder`, which already holds the plots."""
     manifest = data.manifest
     shown = {**_page(manifest), **_images(folder, data)}
     shown["sections"] = _sections(shown)

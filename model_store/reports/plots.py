@@ -61,7 +61,7 @@ def draw_curves(path: Path, phases: Sequence[Phase]) -> None:
 
 
 def draw_confusion(path: Path, scored: ScoredPredictions) -> None:
-    """Which labels were given to images of which label; in `multi` also the correct and wrong decisions per label."""
+    """Which labels the images of each label were given; in `multi` also the right and wrong decisions per label."""
     shown = _most_confused(scored)
     names = [_short(scored.classes[column]) for column in shown]
     side_in = 2.6 + 0.55 * len(shown)
@@ -95,7 +95,7 @@ def draw_thresholds(path: Path, scored: ScoredPredictions) -> None:
         if lines:
             figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
         else:
-            figure.text(0.5, 0.5, "no class has a threshold and images to show it by", ha="center")
+            figure.text(0.5, 0.5, "no class has both a threshold and images", ha="center")
 
 
 def draw_reliability(path: Path, scored: ScoredPredictions, validation: ValidationPredictions) -> None:
@@ -120,7 +120,8 @@ def _picture(path: Path, width_in: float, height_in: float) -> Iterator[Any]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the font lacks a name's script: it draws boxes
+        # For characters that the font lacks, boxes are drawn.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         yield figure
         figure.savefig(path, dpi=_DPI)
@@ -133,7 +134,7 @@ def _starts(phases: Sequence[Phase]) -> list[int]:
 
 
 def _curve(axes: Any, phases: Sequence[Phase], name: str, *, label: str, colour: str) -> None:
-    """One line per phase: the step from the last epoch of one to the first of the next is no progress."""
+    """Draw one line per phase: the step from the last epoch of one to the first of the next is not progress."""
     marker = "." if sum(len(phase.history["loss"]) for phase in phases) <= 40 else None
     for start, phase in zip(_starts(phases), phases, strict=True):
         if name in phase.history:
@@ -180,7 +181,7 @@ def _most_confused(scored: ScoredPredictions) -> list[int]:
 
 
 def _draw_matrix(figure: Any, scored: ScoredPredictions, shown: list[int], names: list[str]) -> None:
-    """Rows: images that have a label. Columns: how many were given it, given another by mistake, or missed it."""
+    """Rows: images that have a label. Columns: how many were given it, were given another by mistake, or missed it."""
     counts = confusion_counts(scored)
     images = np.maximum(1, scored.truth.sum(axis=0))[shown]
     cells = np.column_stack([counts[np.ix_(shown, shown)], counts[shown, -1]])
@@ -201,8 +202,8 @@ def _draw_matrix(figure: Any, scored: ScoredPredictions, shown: list[int], names
 
 
 def confusion_counts(scored: ScoredPredictions) -> NDArray[np.int64]:
-    """[C, C + 1]: images with label `row` that were given it (diagonal), given `column` by mistake, or missed it
-    (last).
+    """Counts, [C, C + 1]: images with label `row` that were given it (diagonal), were given `column` by mistake, or
+    missed it (last column).
 
     In `single` the mistakes of a row add up to its last column. In `multi` an image counts in the row of each of its
     labels, once for each label that it was given by mistake.
@@ -278,8 +279,8 @@ def _single_series(scored: ScoredPredictions, column: int) -> dict[str, Doubles]
     truth, scores = scored.truth[answered, column], scored.probabilities[answered, column]
     certain = scores[None, :] >= np.linspace(0, 1, 101)[:, None]
     return {
-        "right, of the sure": _ratio((certain & truth).sum(axis=1), certain.sum(axis=1)),
-        "sure, of those taken for it": _ratio(certain.sum(axis=1), np.full(101, len(truth))),
+        "right, of its certain answers": _ratio((certain & truth).sum(axis=1), certain.sum(axis=1)),
+        "certain, of all its answers": _ratio(certain.sum(axis=1), np.full(101, len(truth))),
     }
 
 
@@ -291,7 +292,7 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Doubles:
 def _draw_reliability(axes: Any, bins: Bins, *, title: str) -> None:
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
     axes.vlines(bins.confidence, bins.confidence, bins.frequency, color=_ORANGE, linewidth=3, alpha=0.5, label="gap")
-    axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="as often as right")
+    axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="measured")
     axes.set(title=title, ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
     axes.tick_params(labelbottom=False)
 

@@ -1,6 +1,6 @@
 """TensorBoard's event files: curves, images and histograms of one training.
 
-In: a ReportData and the folder with its images. Out: `logs/train` and `logs/validation`, the tutorial's names.
+In: a ReportData and the folder with its images. Out: `logs/train` and `logs/validation`, the names of Keras's callback.
 The summaries are written as protocol buffers: `tf.summary.scalar` and similar functions would need the package
 tensorboard, which otherwise only the viewer needs.
 """

@@ -2,14 +2,14 @@
 
     curves.png          accuracy and loss by epoch
     confusion.png       labels given, by true label
-    thresholds.png      the effect of every threshold, and the policy's
+    thresholds.png      the effect of every threshold, and the policy's thresholds
     reliability.png     how often answers of each confidence are correct, before and after calibration
     samples.png         validation images with true labels and answers
     mistakes.png        the most confident wrong answers
     index.html          all of this and all metrics on one page
     logs/train, logs/validation     for TensorBoard
 
-In: a ReportData. Out: these files; without validation images or without a training, only those that make sense.
+In: a ReportData. Out: these files; files that need validation images or a training are left out without them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model_store.reports.tensorboard import write_events
 
 
 def write_report(folder: Path, data: ReportData) -> None:
-    """Write the report into `folder`, which is made.
+    """Write the report into `folder`, which is created.
 
     The page names the model but no version, because the store chooses that when it publishes.
     """

@@ -113,10 +113,10 @@ def test_what_is_seen_of_a_picture() -> None:
         model, *_ = summary_sections(manifest_of(CLASSES, "multi").model_copy(update=changes))
         return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
 
-    assert seen() == {"images": "224 x 224 px, squashed to the square"}
+    assert seen() == {"images": "224 x 224 px, squashed to a square"}
     regions = {"top": Region(0.1, 0, 0.9, 1), "*": Region(0, 0, 1, 0.5)}
     assert seen(fit="pad", regions=regions) == {
-        "images": "224 x 224 px, in their shape, filled up with their border",
+        "images": "224 x 224 px, padded with their border to a square",
         "part of any other camera": "0,0,1,0.5",
         "part of camera top": "0.1,0,0.9,1",
     }
@@ -137,7 +137,7 @@ def test_the_gate_s_verdict() -> None:
     earned = refused.model_copy(
         update={"parity": refused.parity | {"int8_labels_agreement": 1.0}, "cpu_engine": "litert"}
     )
-    assert gate_verdict(earned) == "int8 (litert): it gives the labels that fp32 gives"
+    assert gate_verdict(earned) == "int8 (litert): it gives the same labels as fp32"
     assert gate_verdict(earned.model_copy(update={"parity": {}})) == "int8 (litert)"
 
 

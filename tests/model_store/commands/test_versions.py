@@ -41,7 +41,7 @@ def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
     assert "published tiny@2" in text
     assert "sortline models promote tiny@2" in text
     assert other.current("tiny") == 1
-    assert "tiny@1 was" in run(other, "publish", folder).stdout
+    assert "now current instead of tiny@1" in run(other, "publish", folder).stdout
     assert answer(other, "publish", folder, "--name", "bottles")["name"] == "bottles"
     assert other.names() == ["bottles", "tiny"]
 
@@ -49,11 +49,11 @@ def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
 def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
     absent = run(store, "publish", str(tmp_path / "absent")).exception
     assert isinstance(absent, NotFound)
-    assert str(absent).startswith(f"{tmp_path / 'absent'} is not there, or is no folder. Give a version's folder")
+    assert str(absent).startswith(f"{tmp_path / 'absent'} doesn't exist or is not a folder. Give a version's folder")
     for options in ((), ("--name", "tiny")):
         empty = run(store, "publish", str(tmp_path), *options).exception
         assert isinstance(empty, BadBundle)
-        assert str(empty).startswith(f"{tmp_path} is no bundle: it has no manifest.json. Give a version's folder")
+        assert str(empty).startswith(f"{tmp_path} is not a bundle: it has no manifest.json. Give a version's folder")
     folder = store.resolve("tiny@1")
     (folder / INT8_FILE).write_bytes(b"?")
     failed = run(store, "publish", str(folder))
@@ -66,10 +66,10 @@ def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
 def test_promote_warns_of_a_lower_macro_f1(store: ModelStore) -> None:
     result = run(store, "promote", "tiny@1")
     assert result.exit_code == 0
-    assert result.stdout == "tiny@1 is current, tiny@3 was\n"
-    assert "tiny@1 has a macro F1 of 0.500, tiny@3 had 0.700, each on validation images of its own" in result.stderr
+    assert result.stdout == "tiny@1 is now current instead of tiny@3\n"
+    assert "tiny@1 has a macro F1 of 0.500, tiny@3 had 0.700, each on its own validation images" in result.stderr
     better = run(store, "promote", "tiny@2")
-    assert (better.stdout, better.stderr) == ("tiny@2 is current, tiny@1 was\n", "")
+    assert (better.stdout, better.stderr) == ("tiny@2 is now current instead of tiny@1\n", "")
     assert answer(store, "promote", "tiny@2") == {"name": "tiny", "version": 2, "previous": 2, "warning": None}
     assert "0.900" in answer(store, "promote", "tiny@3")["warning"]
 
@@ -85,7 +85,7 @@ def test_promote_what_cant_be(store: ModelStore) -> None:
 
 
 def test_rollback(store: ModelStore) -> None:
-    assert run(store, "rollback", "tiny").stdout == "tiny@2 is current, tiny@3 was\n"
+    assert run(store, "rollback", "tiny").stdout == "tiny@2 is now current instead of tiny@3\n"
     assert answer(store, "rollback", "tiny") == {"name": "tiny", "version": 1, "previous": 2}
     assert isinstance(run(store, "rollback", "tiny").exception, NotFound)
     assert store.current("tiny") == 1

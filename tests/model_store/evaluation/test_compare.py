@@ -291,7 +291,7 @@ def test_compare_as_text_and_as_a_page(store: ModelStore, dataset: Path, tmp_pat
     page = tmp_path / "differences.html"
     text = run(store, "tiny@1", "tiny", "--dataset", dataset, "--html", page).stdout
     differing = json.loads(run(store, "tiny@1", "tiny@2", "--dataset", dataset, "--json").stdout)["differences"]
-    assert f"{len(differing)} images with other labels or another lane" in text
+    assert f"{len(differing)} images with different labels or lanes" in text
     html = page.read_text()
     assert html.count("data:image/jpeg") == len(differing)
     assert all(one["file"] in text and one["file"] in html for one in differing)
