@@ -144,7 +144,9 @@ def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
     unknown = sorted(regions.keys() - cameras - {ANY_CAMERA})
     if not unknown:
         return
-    there = f"they are of {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can name it)"
+    there = (
+        f"their cameras are {', '.join(sorted(cameras))}" if cameras else "they name no camera (labels.csv can name it)"
+    )
     raise BadSetting(
         f"--region {unknown[0]}={regions[unknown[0]]}: no training image is of camera {unknown[0]!r}; {there}. "
         "Workers would crop images in a way that training never saw. Name another camera, or give the region without a "

@@ -38,7 +38,7 @@ def test_regions_of_cameras_that_are_trained_on_are_taken(dataset: Dataset, came
 
 @pytest.mark.parametrize("camera", ["cam-2", "spare", "TOP"])
 def test_a_region_that_only_serving_would_see_is_refused(dataset: Dataset, camera: str) -> None:
-    with pytest.raises(BadSetting, match=f"--region {camera}=0,0,0.5,1: .*'{camera}', they are of side, top"):
+    with pytest.raises(BadSetting, match=f"--region {camera}=0,0,0.5,1: .*'{camera}'; their cameras are side, top"):
         check_regions({"top": PART, camera: PART}, dataset)
 
 

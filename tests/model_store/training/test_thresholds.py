@@ -176,7 +176,7 @@ def test_a_class_without_both_kinds_of_images_keeps_the_default(answer: float) -
     assert chosen.thresholds["rare"] == 0.5
     (note,) = chosen.notes
     known = 0 if np.isnan(answer) else 10
-    assert note.startswith(f"rare: {int(np.nansum(y[:, 0]))} of the {known} validation images")
+    assert note.startswith(f"rare: of {known} validation images with a known answer, {int(np.nansum(y[:, 0]))} have")
 
 
 @settings(max_examples=60, deadline=None)
