@@ -1,4 +1,5 @@
-"""Backbones, datasets, training, export, bundles, versions and reports.
+"""The model store: backbones, datasets, training, export, bundles, versions and reports.
 
-Workers import only `bundle`, `engines` and `registry`, which need no TensorFlow; the other packages are for training.
+Workers import only `bundle`, `engines` and `registry`, which run without TensorFlow. The other packages are for
+training and evaluation.
 """

@@ -104,6 +104,8 @@ def _show_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
         print(f"{name} has no canary; {name}@{current} is current")
     else:
         lines = ", ".join(intent.lines) or "every line"
-        acts = f"only to be compared with {name}@{current}" if intent.shadow else f"beside {name}@{current}"
-        print(f"{name}@{intent.version} takes {intent.share:.1%} of the images of {lines}, {acts}")
+        acts = "only recorded and compared" if intent.shadow else "compared"
+        print(
+            f"{name}@{intent.version} takes {intent.share:.1%} of the images of {lines}, {acts} with {name}@{current}"
+        )
         print(f"it ends when more than {intent.max_disagreement:.1%} of at least {intent.min_images} answers differ")

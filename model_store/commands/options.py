@@ -88,4 +88,4 @@ def check_training_installed() -> None:
     needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
     missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
-        raise NotFound(f"training needs {missing}, not installed here: run pip install '.[train]' in the repository.")
+        raise NotFound(f"training needs {missing}, not installed here. Run pip install '.[train]' in the repository.")

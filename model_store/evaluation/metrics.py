@@ -167,7 +167,7 @@ def check_labels_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]
 
 def compute_metrics(scored: ScoredPredictions) -> dict[str, Any]:
     """The metrics listed at the top of this file."""
-    per_class = {name: _of_class(scored, column) for column, name in enumerate(scored.classes)}
+    per_class = {name: _class_metrics(scored, column) for column, name in enumerate(scored.classes)}
     f1 = [scores["f1"] for scores in per_class.values() if scores["support"] or scores["given"]]
     precisions = [scores["average_precision"] for scores in per_class.values()]
     hit, certain = scored.truth[np.arange(len(scored.truth)), scored.top], ~scored.uncertain
@@ -245,7 +245,7 @@ def _decisions(
     return decided, uncertain, tuple(decision.lane for decision in decisions)
 
 
-def _of_class(scored: ScoredPredictions, column: int) -> dict[str, Any]:
+def _class_metrics(scored: ScoredPredictions, column: int) -> dict[str, Any]:
     known = scored.label_mask[:, column]
     truth, decided = scored.truth[known, column], scored.decided[known, column]
     hits, wanted, given = int((truth & decided).sum()), int(truth.sum()), int(decided.sum())

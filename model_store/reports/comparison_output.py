@@ -21,8 +21,8 @@ from shared.errors import BadSetting
 
 # Images on the page. Each takes about 4 KB, so a phone can still open it. The CSV has all of them.
 MAX_SHOWN = 500
-_OF_EACH = ("labels", "probabilities", "lane", "right")
-_COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _OF_EACH))
+_ANSWER_COLUMNS = ("labels", "probabilities", "lane", "right")
+_COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _ANSWER_COLUMNS))
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:

@@ -54,7 +54,7 @@ def render(template: str, **values: Any) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError as error:
-        raise NotFound("a page needs jinja2, not installed here: pip install 'sortline[train]'.") from error
+        raise NotFound("the page needs jinja2, which is not installed: run pip install 'sortline[train]'.") from error
     environment = Environment(
         loader=PackageLoader("model_store.reports"),
         autoescape=True,

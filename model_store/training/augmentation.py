@@ -28,7 +28,7 @@ _LOG_LIGHT = 0.15
 _LOG_CAST = 0.06
 _LOG_CONTRAST = 0.15
 _LOG_SATURATION = 0.15
-_MOST_NOISE = 0.04  # of full scale; uniform from 0
+_MAX_NOISE = 0.04  # of full scale; uniform from 0
 _OCCLUDED_SHARE = 0.25  # of the pictures
 _PATCH = 1 / 6
 
@@ -90,7 +90,7 @@ def augment_pixels(pixels: Any, random: Any, *, upright: bool) -> Any:
     x = _blur(x, random)
     if upright:
         x = _occlude(x, random)
-    x = x + random.normal(tf.shape(x)) * random.uniform([count, 1, 1, 1], maxval=_MOST_NOISE)
+    x = x + random.normal(tf.shape(x)) * random.uniform([count, 1, 1, 1], maxval=_MAX_NOISE)
     return tf.clip_by_value(x, 0.0, 1.0) * 255.0
 
 

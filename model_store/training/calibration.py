@@ -27,7 +27,7 @@ FOLDS = 5
 _MAX_STEPS = 100
 # The search stops when a step would improve the penalised negative log likelihood by less than this, in nats over all
 # images. Such a step changes no probability visibly.
-_LEAST_GAIN = 1e-10
+_MIN_GAIN = 1e-10
 
 
 class Prior(NamedTuple):
@@ -90,7 +90,7 @@ def fit(
         known = ~np.isnan(y).any(axis=1)
         if not known.any():
             return identity(outputs)
-        (log_scale,) = _minimize(lambda at: _softmax_loss(at, z[known], y[known], prior), [0.0])
+        (log_scale,) = _minimize(lambda point: _softmax_loss(point, z[known], y[known], prior), [0.0])
         return Calibration(scale=(float(np.exp(log_scale)),) * outputs, shift=(0.0,) * outputs)
     fitted = [_fit_output(z[:, column], y[:, column], prior) for column in range(outputs)]
     return Calibration(scale=tuple(scale for scale, _ in fitted), shift=tuple(shift for _, shift in fitted))
@@ -143,53 +143,53 @@ def _fit_output(z: Doubles, y: Doubles, prior: Prior) -> tuple[float, float]:
     z, y = z[~np.isnan(y)], y[~np.isnan(y)]
     if not 0 < y.sum() < len(y):
         return 1.0, 0.0
-    log_scale, shift = _minimize(lambda at: _sigmoid_loss(at, z, y, prior), [0.0, 0.0])
+    log_scale, shift = _minimize(lambda point: _sigmoid_loss(point, z, y, prior), [0.0, 0.0])
     return float(np.exp(log_scale)), float(shift)
 
 
-def _sigmoid_loss(at: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
-    scaled = np.exp(at[0]) * z
-    logits = scaled + at[1]
+def _sigmoid_loss(point: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
+    scaled = np.exp(point[0]) * z
+    logits = scaled + point[1]
     p = 0.5 * (1.0 + np.tanh(logits / 2))
     slopes = np.stack([scaled, np.ones_like(z)])  # derivatives of the logits by log(scale) and by the shift
     precision = np.array(prior, np.float64) ** -2
     return _Loss(
-        value=float((np.logaddexp(0.0, logits) - y * logits).sum() + (precision * at**2).sum() / 2),
-        gradient=slopes @ (p - y) + precision * at,
+        value=float((np.logaddexp(0.0, logits) - y * logits).sum() + (precision * point**2).sum() / 2),
+        gradient=slopes @ (p - y) + precision * point,
         curvature=(slopes * (p * (1 - p))) @ slopes.T + np.diag(precision),
     )
 
 
-def _softmax_loss(at: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
-    scaled = np.exp(at[0]) * z
+def _softmax_loss(point: Doubles, z: Doubles, y: Doubles, prior: Prior) -> _Loss:
+    scaled = np.exp(point[0]) * z
     log_sum = _log_sum_exp(scaled)
     p = np.exp(scaled - log_sum[:, None])
     mean = (p * scaled).sum(axis=1)
     spread = (p * (scaled - mean[:, None]) ** 2).sum()
     precision = prior.log_scale**-2
     return _Loss(
-        value=float((log_sum - (y * scaled).sum(axis=1)).sum() + precision * at[0] ** 2 / 2),
-        gradient=np.array([(mean - (y * scaled).sum(axis=1)).sum() + precision * at[0]]),
+        value=float((log_sum - (y * scaled).sum(axis=1)).sum() + precision * point[0] ** 2 / 2),
+        gradient=np.array([(mean - (y * scaled).sum(axis=1)).sum() + precision * point[0]]),
         curvature=np.array([[spread + precision]]),
     )
 
 
 def _minimize(loss: Callable[[Doubles], _Loss], start: Sequence[float]) -> Doubles:
     """Fisher scoring from `start`; each step is halved until it gains enough, so the loss never rises."""
-    at = np.array(start, np.float64)
-    here = loss(at)
+    point = np.array(start, np.float64)
+    current = loss(point)
     for _ in range(_MAX_STEPS):
-        step = -np.linalg.solve(here.curvature, here.gradient)
-        expected = float(here.gradient @ step)  # negative: the prior makes the curvature positive definite
+        step = -np.linalg.solve(current.curvature, current.gradient)
+        expected = float(current.gradient @ step)  # negative: the prior makes the curvature positive definite
         size = 1.0
-        while (there := loss(at + size * step)).value > here.value + 0.1 * size * expected:
+        while (candidate := loss(point + size * step)).value > current.value + 0.1 * size * expected:
             size /= 2
-            if size * -expected < _LEAST_GAIN:
-                return at
-        at, here = at + size * step, there
-        if -expected < _LEAST_GAIN:
-            return at
-    return at
+            if size * -expected < _MIN_GAIN:
+                return point
+        point, current = point + size * step, candidate
+        if -expected < _MIN_GAIN:
+            return point
+    return point
 
 
 def _log_sum_exp(z: Doubles) -> Doubles:

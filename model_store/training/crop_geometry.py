@@ -23,7 +23,7 @@ _HALF_HEIGHT_DEVIATIONS = 2.1
 _SIDE_MARGIN = 1.1
 # Added to the variance in each direction, in squared fractions of the frame, so that a bottle that fills only one cell
 # has a size too.
-_LEAST_VARIANCE = 3e-4
+_ADDED_VARIANCE = 3e-4
 
 
 class CropSize(NamedTuple):
@@ -120,5 +120,5 @@ def _moments(heatmaps: Any) -> tuple[Any, Any, Any, Any, Any]:
 
     cx, cy = mean(x), mean(y)
     dx, dy = x - cx, y - cy
-    covariance = mean(dx * dx) + _LEAST_VARIANCE, mean(dy * dy) + _LEAST_VARIANCE, mean(dx * dy)
+    covariance = mean(dx * dx) + _ADDED_VARIANCE, mean(dy * dy) + _ADDED_VARIANCE, mean(dx * dy)
     return tuple(value[:, 0, 0] for value in (cx, cy, *covariance))

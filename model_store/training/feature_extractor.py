@@ -34,7 +34,7 @@ from model_store.training.object_localizer import ObjectLocalizer, resize_frames
 # `detected`: the bottle, cropped and set upright; `full`: the full frame.
 Crop = Literal["detected", "full"]
 
-_LEAST_FRAME_PX, _MOST_FRAME_PX = 224, 320
+_MIN_FRAME_PX, _MAX_FRAME_PX = 224, 320
 
 
 class FeatureFn(Protocol):
@@ -173,4 +173,4 @@ def frame_size_px(sizes: Sequence[tuple[int, int]]) -> int:
     More pixels than the images have are useless. More than 320 hardly change the crop, and cost decoding time.
     """
     usual = float(np.median([max(size) for size in sizes]))
-    return int(np.clip(round(usual / 32) * 32, _LEAST_FRAME_PX, _MOST_FRAME_PX))
+    return int(np.clip(round(usual / 32) * 32, _MIN_FRAME_PX, _MAX_FRAME_PX))

@@ -11,7 +11,7 @@ from model_store.runtime.tensorflow_imports import import_tensorflow
 from shared.arrays import Floats
 
 # A rare class weighs at most this many times as much as a class that half of the images have.
-_MOST_WEIGHT = 5.0
+_MAX_WEIGHT = 5.0
 
 
 def class_weights(targets: Floats, mode: Mode) -> Floats:
@@ -25,7 +25,7 @@ def class_weights(targets: Floats, mode: Mode) -> Floats:
     known = (~np.isnan(targets)).sum(axis=0)
     others = known - positives if mode == "multi" else np.full(len(positives), positives.mean())
     weights = np.sqrt(others / np.maximum(positives, 1))
-    return np.asarray(np.clip(weights, 1 / _MOST_WEIGHT, _MOST_WEIGHT), np.float32)
+    return np.asarray(np.clip(weights, 1 / _MAX_WEIGHT, _MAX_WEIGHT), np.float32)
 
 
 def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Floats | None) -> Any:
@@ -36,12 +36,12 @@ def loss(targets: Any, logits: Any, *, mode: Mode, smoothing: float, weights: Fl
     tf = import_tensorflow()
     known = tf.logical_not(tf.math.is_nan(targets))
     stated = tf.where(known, targets, tf.zeros_like(targets))
-    of_output = tf.ones_like(logits[:1]) if weights is None else tf.constant(weights[None])
+    output_weights = tf.ones_like(logits[:1]) if weights is None else tf.constant(weights[None])
     if mode == "single":
         smooth = stated * (1 - smoothing) + smoothing / logits.shape[-1]
-        return tf.nn.softmax_cross_entropy_with_logits(smooth, logits) * tf.reduce_sum(stated * of_output, axis=1)
+        return tf.nn.softmax_cross_entropy_with_logits(smooth, logits) * tf.reduce_sum(stated * output_weights, axis=1)
     smooth = stated * (1 - smoothing) + smoothing / 2
-    entropy = tf.nn.sigmoid_cross_entropy_with_logits(smooth, logits) * (1 + stated * (of_output - 1))
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(smooth, logits) * (1 + stated * (output_weights - 1))
     counted = tf.cast(known, tf.float32)
     return tf.reduce_sum(entropy * counted, axis=1) / tf.maximum(tf.reduce_sum(counted, axis=1), 1.0)
 

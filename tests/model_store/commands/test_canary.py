@@ -24,7 +24,7 @@ def test_canary(store: ModelStore) -> None:
     assert started["canary"] == canary.model_dump(mode="json")
     assert (canary.version, canary.share, canary.shadow, canary.lines) == (1, 0.1, True, ("line-1", "line-2"))
     text = run(store, "canary", "tiny@2", "--share", "0.25", "--max-disagreement", "0.05", "--min-images", "50").stdout
-    assert "tiny@2 takes 25.0% of the images of every line, beside tiny@3" in text
+    assert "tiny@2 takes 25.0% of the images of every line, compared with tiny@3" in text
     assert "more than 5.0% of at least 50 answers" in text
     assert run(store, "canary", "tiny").stdout == text
     assert answer(store, "canary", "tiny", "--stop") == {"name": "tiny", "stopped": True}

@@ -42,7 +42,7 @@ def saturation(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.fixture
 def only_occlusion(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LOG_GAMMA", "_LOG_LIGHT", "_LOG_CAST", "_LOG_CONTRAST", "_LOG_SATURATION", "_MOST_NOISE"):
+    for name in ("_LOG_GAMMA", "_LOG_LIGHT", "_LOG_CAST", "_LOG_CONTRAST", "_LOG_SATURATION", "_MAX_NOISE"):
         monkeypatch.setattr(augmentation, name, 0.0)
 
 
