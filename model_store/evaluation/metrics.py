@@ -199,7 +199,7 @@ def label_mask_of(dataset: Dataset, samples: Sequence[Sample], *, classes: Seque
 
 
 def average_precision(scores: Floats, truth: Bools) -> float | None:
-    """Area under precision against recall by the step rule, Σ (R_n - R_{n-1}) P_n over the distinct scores.
+    """Area under the precision-recall curve by the step rule, Σ (R_n - R_{n-1}) P_n over the distinct scores.
 
     As scikit-learn's `average_precision_score`: without interpolation, which would give too high values. None without
     a positive.

@@ -1,4 +1,4 @@
-"""Fine-tuning: trains layers of the backbone together with a head. The top layers, all layers, or all from scratch.
+"""Fine-tuning: trains the backbone's top layers, all layers, or all layers from scratch, together with a head.
 
 In: an extractor, frames with targets, and a head to start from. Out: the extractor with other weights, and its head.
 
@@ -95,7 +95,7 @@ def fine_tune(
     If no epoch is better than the pretrained layers with the given head, layers and head stay as they were.
 
     Args:
-        variables: variables of the extractor, in the extractor's order.
+        variables: those of the extractor's variables that are trained, in the extractor's order.
         scaler: standardises the head's features while it learns.
         on_progress: called with the number of images of each step.
 

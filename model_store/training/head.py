@@ -36,12 +36,12 @@ class HeadSettings:
     decays: bool = True
     label_smoothing: float = 0.05
     views: int = 4  # versions of every training image: itself, and augmented ones
-    weight_decay: float = 0.3  # a step removes this share, times the learning rate, of the kernel; not of the bias
+    weight_decay: float = 0.3  # a step shrinks the kernel, not the bias, by this share times the learning rate
     kernel_initializer: Literal["zeros", "glorot_uniform"] = "zeros"
     standardised: bool = True
     class_weights: bool = True
     best_epoch: bool = True  # keep the weights of the epoch with the lowest validation loss
-    patience: int | None = 10  # the training stops after so many epochs without a lower validation loss
+    patience: int | None = 10  # the training stops after this many epochs without a lower validation loss
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as the manifest stores them."""

@@ -66,7 +66,7 @@ class PreparedData:
         """Decode all images, check them, and split them.
 
         Raises:
-            BadDataset: it can't be trained on; says why.
+            BadDataset: the dataset can't be trained on; says why.
         """
         usable = [sample for sample in dataset.samples if not sample.held_out]
         held_out = [sample for sample in dataset.samples if sample.held_out]

@@ -211,7 +211,7 @@ class _Experiment:
         """Decode the images: once for an opaque module, where both recipes use the same pixels, else in two sizes.
 
         Raises:
-            BadDataset: it can't be trained on.
+            BadDataset: the dataset can't be trained on.
         """
         network = open_network(backbone)
         data = PreparedData.prepare(

@@ -96,7 +96,7 @@ def parse_objective(text: str) -> Objective:
     `sure:0.95`, the former name of `confidence:0.95`, is understood too.
 
     Raises:
-        BadSetting: it is not an objective; says how one is written.
+        BadSetting: the text is not an objective; says how to write one.
     """
     name, colon, number = text.strip().partition(":")
     name = "confidence" if name == _FORMER_CONFIDENCE else name

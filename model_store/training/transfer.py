@@ -1,6 +1,6 @@
 """Transfer learning: from frames to a trained model, by one of four methods.
 
-    none     the backbone stays as it is; a head is trained on its cached features of several versions of each image
+    none     the backbone stays as it is; a head is trained on its features, cached, of several versions of each image
     top      first that head, then the top layers together with it, at a low learning rate
     all      first that head, then all layers together with it, at a lower learning rate
     scratch  all layers, from random weights
