@@ -27,12 +27,12 @@ class Bundle:
     manifest: Manifest
 
     def ref(self, engine: str) -> ModelRef:
-        """The name that results give this model when `engine` runs it."""
+        """How results refer to this model when `engine` runs it."""
         return ModelRef(name=self.manifest.name, version=self.manifest.version, engine=engine)
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under `folder` except `manifest.json`, by its path with `/`.
+    """SHA-256 of every file under `folder` except `manifest.json`, by its path relative to `folder`, with `/`.
 
     Raises:
         BadBundle: an entry is neither a file nor a folder (a link would not survive a copy), or can't be read.
@@ -56,7 +56,7 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the bundle in folder `path`; doesn't check its files.
+    """Read the manifest of the bundle in folder `path`, without checking the bundle's other files.
 
     Raises:
         BadBundle: there is no manifest, or it doesn't parse.
@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, *, location: str) -> Manifest:
-    """The manifest in `data`, the content of its file; `location` names the file in the error.
+    """Parse `data`, the content of a manifest file; `location` names the file in the error.
 
     Raises:
         BadBundle: it doesn't parse.
@@ -83,7 +83,7 @@ def parse_manifest(data: bytes, *, location: str) -> Manifest:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open the bundle in folder `path` after checking every file of it.
+    """Check every file of the bundle in folder `path`, and open it.
 
     Raises:
         BadBundle: the manifest doesn't parse, a listed file is missing or changed, or a file is not listed; the
@@ -105,4 +105,4 @@ def _compare_digests(path: Path, *, expected: Mapping[str, str], found: Mapping[
         )
     for name, digest in expected.items():
         if found[name] != digest:
-            raise BadBundle(f"{path}: {name} has SHA-256 {found[name]}, its manifest says {digest}. {remedy}")
+            raise BadBundle(f"{path}: {name} has SHA-256 {found[name]}, but its manifest says {digest}. {remedy}")

@@ -1,6 +1,6 @@
 """`golden.npz`: images of a bundle with the answers that its models gave when it was made.
 
-In: a folder or an opened bundle. Out: a Golden whose shapes fit the manifest. `engines.golden_check` has an engine
+In: a folder or an opened bundle. Out: a Golden whose shapes fit the manifest. `engines.golden_check` makes an engine
 answer the images again.
 """
 

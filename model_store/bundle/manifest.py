@@ -31,7 +31,7 @@ class BackboneInfo(_Section):
 
 
 class TrainingInfo(_Section):
-    """How the head was trained: enough to repeat it."""
+    """How the head was trained, in enough detail to repeat the training."""
 
     seed: int
     epochs: int
@@ -46,9 +46,9 @@ class CalibrationInfo(_Section):
 
     scale: tuple[float, ...]  # per output of the head
     shift: tuple[float, ...]
-    images: int  # number of images that it was fitted to
+    images: int  # number of images that the calibration was fitted to
     ece_before: float  # expected calibration error
-    ece_after: float  # on images that it was not fitted to (cross-fitted)
+    ece_after: float  # on images that the calibration was not fitted to (cross-fitted)
 
 
 class DatasetInfo(_Section):
@@ -70,23 +70,23 @@ class Manifest(_Section):
     parent: int | None = None  # the version that was current when this one was published; filled in by the store
     created_at: float  # UTC epoch seconds
     mode: Mode
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the probabilities' columns
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the columns of the probabilities
     input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
-    fit: Fit = "stretch"  # how an image becomes that square
-    regions: dict[str, Region] = Field(default_factory=dict)  # by camera, `*` for others: the part to crop
+    fit: Fit = "stretch"  # how an image is made to fit that square
+    regions: dict[str, Region] = Field(default_factory=dict)  # by camera (`*`: all others): the part that is kept
     policy: Policy
     cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # the engine that `auto` means without a GPU
     backbone: BackboneInfo
     training: TrainingInfo
     dataset: DatasetInfo
-    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json`, on the validation images
+    metrics: dict[str, Any] = Field(default_factory=dict)  # as `evaluate --json` prints, for the validation images
     calibration: CalibrationInfo | None = None
-    parity: dict[str, float] = Field(default_factory=dict)  # differences after export and reload
+    parity: dict[str, float] = Field(default_factory=dict)  # how closely the exports agree: `export.parity`
     files: dict[str, str]  # path inside the bundle: SHA-256
 
     @model_validator(mode="after")
     def _policy_decides_every_class(self) -> Manifest:
-        """Checked here, because otherwise a class without a lane would only be noticed with the first such bottle."""
+        """Check every class now: otherwise a missing lane would only be noticed when the first such bottle came."""
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes {list(self.classes)} repeat a name")
         if self.mode == "multi" and GOOD not in self.classes:

@@ -1,11 +1,14 @@
-"""From one image's probabilities to its labels and its lane.
+"""Turns one image's probabilities into its labels and its lane.
 
 In: one row of probabilities, one per class. Out: a Decision. Pure, and called once per image on the
 worker's hot path.
 
-`good` and a defect exclude each other: a defect at or above its threshold always wins, however probable `good` is, and
-`good` is then no label. (Datasets never state both: `good|x` is refused as a contradiction.) Doubtful images go to a
-person: near a threshold, or when no defect reaches its threshold and `good` is less likely than not.
+`good` and a defect exclude each other. In a `multi` model, a defect at or above its threshold always wins, however
+probable `good` is, and `good` is then not a label. (Datasets never state both: `good|x` is refused as a contradiction.)
+
+Doubtful images go to a person. In a `single` model these are images whose most probable class is below its threshold;
+in a `multi` model, images with a defect near its threshold, and images on which no defect reaches its threshold but
+`good` is less likely than not.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ Mode = Literal["single", "multi"]
 
 # The class that applies exactly when no defect does.
 GOOD = "good"
-# The threshold of a class that has none of its own: it applies when it is more likely than not.
+# The threshold of a class that has none of its own: the class applies unless it is less likely than not.
 DEFAULT_THRESHOLD = 0.5
 
 _by_probability = itemgetter(1)
 
 
 class Band(NamedTuple):
-    """A threshold, and the probabilities between which a defect is uncertain (both ends are certain)."""
+    """A threshold, and the bounds between which a defect's probability is uncertain; at the bounds it is certain."""
 
     low: float
     threshold: float
@@ -42,12 +45,14 @@ class Band(NamedTuple):
 class Policy(BaseModel):
     """What to do with the model's probabilities. Part of the bundle; each line can override it.
 
-    `thresholds` are per class (a class that isn't in it has 0.5; `good` of a `multi` model has none).
+    `thresholds` are per class: a class without one has 0.5, and `good` of a `multi` model has none.
     `precedence` names every class, most important first; `lanes` gives a lane to each. `manual_lane`
     takes images that the model is unsure of; `unsorted_lane` is for results that must not eject a bottle.
-    `uncertain_margin` is for `multi`: a defect this near to its threshold sends the bottle to `manual_lane`. 0.1 by
-    default: with a threshold of 0.5 a person checks probabilities from 0.4 to 0.6, with 0.1 those from 0.08 to 0.28
-    (`band`). A `good` that is less likely than not also goes there: several small doubts can add up to it.
+
+    `uncertain_margin` is for `multi`: a defect whose probability is this near to its threshold sends the bottle to
+    `manual_lane`. With the default of 0.1, a person checks probabilities from 0.4 to 0.6 if the threshold is 0.5, and
+    from 0.08 to 0.28 if it is 0.1 (`band`). Bottles without a defect whose `good` is less likely than not also go
+    there, because several small doubts can add up to that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,16 +68,17 @@ class Policy(BaseModel):
         """The band of a defect's threshold t: from t(1 - 2m) to t + 2m(1 - t), with the margin m.
 
         After Chow 1970, "On Optimum Recognition Error and Reject Tradeoff": a person decides where an automatic
-        decision would cost too much on average. The threshold t implies costs: a miss costs (1 - t) / t false alarms.
-        With them the better decision costs most at t itself, and at least 1 - 2m of that inside the band. So the band
-        of 0.5 is 0.5 ± m, and the band of 0.1 doesn't include the probability 0, as 0.1 ± m would.
+        decision would cost too much on average. The threshold t implies the costs: a miss costs as much as (1 - t) / t
+        false alarms. With these costs, the expected cost of the better decision is highest at t itself, and inside the
+        band it is at least 1 - 2m of that maximum. So the band of 0.5 is 0.5 ± m, and the band of 0.1 doesn't include
+        the probability 0, as 0.1 ± m would.
         """
         threshold, narrowed = self.thresholds.get(name, DEFAULT_THRESHOLD), 1 - 2 * self.uncertain_margin
         return Band(threshold * narrowed, threshold, 1 - (1 - threshold) * narrowed)
 
     @classmethod
     def default(cls, classes: Sequence[str], mode: Mode) -> Policy:
-        """The policy of a model that was not tuned: threshold 0.5, defects before `good`, a lane per class."""
+        """The policy of an untuned model: every threshold is 0.5, defects come before `good`, each class has a lane."""
         defects = [name for name in classes if name != GOOD]
         good = [GOOD] if GOOD in classes else []
         return cls(
@@ -84,7 +90,7 @@ class Policy(BaseModel):
     def mismatches(self, classes: Sequence[str]) -> list[str]:
         """The reasons why this policy can't decide for `classes`, one phrase each; empty when it fits.
 
-        A misspelt class is one: its threshold would be ignored silently.
+        A misspelled class is a mismatch, because its threshold would be ignored silently.
         """
         named = {*self.thresholds, *self.lanes, *self.precedence}
         return [
@@ -108,7 +114,7 @@ class Policy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The labels that apply as (label, probability), most probable first, and the lane of the bottle.
+    """The labels that apply, as (label, probability), most probable first, and the lane of the bottle.
 
     `uncertain`: the model is unsure of the labels, and the lane is the policy's `manual_lane`.
     """
@@ -123,12 +129,13 @@ def decide(probabilities: Sequence[float], classes: Sequence[str], *, mode: Mode
 
     Args:
         probabilities: 0..1, one per class, plain floats (`row.tolist()`: numpy's scalars are slow here).
-        classes: order of `probabilities`; for `multi` it contains `good`, which the model derives.
+        classes: the class of each probability; for `multi` they include `good`, which the model derives.
         mode: `single`: the most probable class is the label. `multi`: every defect at or above its
             threshold is a label; without one, `good` is.
-        policy: must fit `classes`, as that of a manifest always does.
+        policy: must fit `classes`; a manifest's policy always does.
 
-    A probability that is not a number is never at or above a threshold and always uncertain: `manual`.
+    A NaN never reaches a threshold. An image whose label (`single`), or one of whose defects (`multi`), has the
+    probability NaN is uncertain and goes to `manual_lane`.
 
     Raises:
         ValueError: the numbers of probabilities and of classes differ.
@@ -157,7 +164,7 @@ def _decide_multi(probabilities: Sequence[float], classes: Sequence[str], *, pol
             certain = False
     if not labels:
         labels.append((GOOD, good))
-        # Several small doubts add up: no defect by itself, yet `good` less likely than not.
+        # Several small doubts can add up: no defect reaches its threshold, yet `good` is less likely than not.
         certain = certain and good >= DEFAULT_THRESHOLD
     elif len(labels) > 1:
         labels.sort(key=_by_probability, reverse=True)
@@ -180,7 +187,8 @@ def policies_by_line(
     `model` names the bundle in errors, e.g. `bottles@3`.
 
     Raises:
-        BadSetting: an override names a class that the model doesn't have, or one that can't have the value.
+        BadSetting: an override names a class that the model doesn't have, or sets a threshold for `good` of a `multi`
+            model, which uses none.
     """
     for line, override in overrides.items():
         for key, name, value in _named_classes(override):

@@ -20,9 +20,9 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ImageDecoder:
-    """The decoder of training and serving, with the parameters of a model and the limits of a worker.
+    """The decoder that training and serving share, with the parameters of a model and the limits of a worker.
 
-    Equal decoders give equal pixels.
+    Decoders that compare equal give equal pixels.
     """
 
     size_px: int
@@ -32,7 +32,7 @@ class ImageDecoder:
     max_px: int
     max_decode_bytes: int
     max_decode_s: float
-    apart: DecoderProcess | None = field(default=None, repr=False, compare=False)  # decodes what is costly
+    apart: DecoderProcess | None = field(default=None, repr=False, compare=False)  # decodes costly images, if given
     _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
     _for_other_cameras: Region | None = field(init=False, repr=False, compare=False)
 
@@ -42,7 +42,7 @@ class ImageDecoder:
         object.__setattr__(self, "_for_other_cameras", region_of(None, by_camera))
 
     def __call__(self, data: bytes, camera: str) -> Pixels:
-        """uint8 [size_px, size_px, 3] of a file that `camera` took; ANY_CAMERA if the camera isn't known.
+        """Decode a file that `camera` took to uint8 [size_px, size_px, 3]; ANY_CAMERA if the camera isn't known.
 
         Raises:
             BadImage: not a usable image.
@@ -52,14 +52,14 @@ class ImageDecoder:
         return out
 
     def decode_into(self, data: bytes, camera: str, out: Pixels) -> None:
-        """The same into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch, C-contiguous for the least copying.
+        """Decode into `out`, uint8 [size_px, size_px, 3], e.g. a row of a batch. A C-contiguous `out` saves copies.
 
-        After an error the content of `out` is undefined. May be called from many threads; those with costly images
-        wait for one another if they are decoded apart.
+        After an error the content of `out` is undefined. May be called from many threads; threads with costly images
+        wait for one another if a DecoderProcess decodes these.
 
         Raises:
             BadImage: not a usable image.
-            DecoderLost: a costly image could not be decoded now; it may be tried again.
+            DecoderLost: a costly image could not be decoded this time; the caller may try again.
             ValueError: `out` has another shape or type.
         """
         if len(out) != self.size_px:
@@ -87,7 +87,7 @@ class ImageDecoder:
 
 
 def decoder_of(manifest: Manifest, settings: Settings, *, apart: DecoderProcess | None = None) -> ImageDecoder:
-    """The decoder for one version, with the settings' limits. `apart`, if given, decodes costly images for it."""
+    """The decoder for one version, with the settings' limits. The process `apart`, if given, decodes costly images."""
     return ImageDecoder(
         size_px=manifest.input_size_px,
         fit=manifest.fit,

@@ -3,12 +3,12 @@
 In: a signature with one input and one output. Out: a function from a batch to the answer. Called by the TensorFlow
 engine only.
 
-Mixed precision means convolutions and matrix products in float16, and float32 wherever the digits matter. TensorFlow's
-own rewriter (Grappler's `auto_mixed_precision`) does it, ahead of time and for this one graph: the process-wide option
-would also change the float32 models of the process, and would not change one that XLA compiles. The rewriter is told
-that there is a GPU with tensor cores, whether there is one or not. So it does the same everywhere, and a CPU can test
-it (slowly: CPUs compute half precision in software). Sums, means and the coordinates of the bottle's crop stay float32.
-On two published models the probabilities moved by up to 0.004 and 0.011.
+Mixed precision means float16 for convolutions and matrix products, and float32 wherever the digits matter. TensorFlow's
+own rewriter (Grappler's `auto_mixed_precision`) converts this one graph ahead of time. The process-wide option would
+also convert the float32 models of the process, and would not affect a model that XLA compiles. The rewriter is always
+told that there is a GPU with tensor cores, so it produces the same graph on every machine, and tests can run that graph
+on a CPU (slowly: CPUs compute half precision in software). Sums, means and the coordinates of the bottle's crop stay
+float32. On two published models the probabilities shifted by up to 0.004 and 0.011.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# The NVIDIA architecture from which on Grappler considers half precision faster: Volta, the first with tensor cores.
+# The oldest NVIDIA architecture on which Grappler considers half precision faster: Volta, the first with tensor cores.
 _TENSOR_CORES = "7.0"
 
 Call = Callable[[Any], Any]
@@ -52,13 +52,13 @@ def _frozen_function(signature: Any) -> Any:
 
 
 def _rewritten(tf: Any, graph: Any, *, fetch: str) -> Any:
-    """The GraphDef of `graph` after this one rewriter; Grappler's others follow when the graph first runs."""
+    """The GraphDef of `graph` after this one rewriter. Grappler's other optimizers run when the graph first runs."""
     from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
     config = config_pb2.ConfigProto()
     options = config.graph_options.rewrite_options
-    options.min_graph_nodes = -1  # else graphs of fewer than four nodes are left alone
+    options.min_graph_nodes = -1  # otherwise graphs of fewer than four nodes are not rewritten
     options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
     options.optimizers.append("auto_mixed_precision")  # naming one optimizer turns off all others
     meta_graph = tf.compat.v1.train.export_meta_graph(graph_def=graph.as_graph_def(), graph=graph)

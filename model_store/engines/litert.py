@@ -3,15 +3,16 @@
 A batch does not run as one tensor. Its images are distributed one by one over several interpreters (lanes), one per
 thread; beyond MAX_LANES threads, lanes get more than one thread. Two threads may call `predict` at once: while one
 lane runs the last image of one batch, the others start with the next batch. Compared with one interpreter of two
-threads that runs the whole batch as one tensor (MobileNetV2 at 224 px, 16 images, two shared cores): 1.21 times the
-images/s in int8, 1.30 times in fp32, at 0.82 and 0.74 of the CPU time per image; 1.15 times while two other threads
-decode JPEGs. Reasons:
+threads that runs the whole batch as one tensor (MobileNetV2 at 224 px, 16 images, two shared cores), this gives 1.21
+times the images/s in int8 and 1.30 times in fp32, at 0.82 and 0.74 of the CPU time per image. While two other threads
+decode JPEGs it gives 1.15 times the images/s. Reasons:
 
 - the activations of one image stay in a core's cache, those of sixteen don't;
-- two threads of one interpreter wait for each other after each operator, and for long when a decoder took the core of
-  one of them;
-- no tensor is ever resized (0.5 to 2 ms each time the batch's size changes) or padded, and memory doesn't grow with the
-  batch: about 10 MB per interpreter in int8 and 25 MB in fp32; sixteen images in one tensor took 72 and 133 MB.
+- two threads of one interpreter wait for each other after each operator, and wait long when a decoder thread has taken
+  the core of one of them;
+- no tensor is ever padded or resized (resizing takes 0.5 to 2 ms each time the size of the batch changes), and memory
+  doesn't grow with the batch: it takes about 10 MB per interpreter in int8 and 25 MB in fp32, where sixteen images in
+  one tensor took 72 and 133 MB.
 
 `Interpreter.invoke` releases Python's interpreter lock, so decoding and claiming go on while the model runs.
 (Measured with ai-edge-litert 2.3 on two shared cores: a counting thread kept 86 % of its speed while a model ran in
@@ -37,7 +38,8 @@ from shared.arrays import Floats
 from shared.errors import BadBundle, EngineFailed
 from shared.images.arrays import Images, Pixels
 
-# At most so many interpreters: each holds the weights once more. Further threads are distributed over them.
+# An engine has at most this many interpreters, because each holds a copy of the weights. If there are more threads,
+# they are distributed over these interpreters.
 MAX_LANES = 4
 
 
@@ -67,7 +69,8 @@ class LiteRTEngine:
         threads_each, extra = divmod(threads, lanes)
         lane_threads = [threads_each + 1] * extra + [threads_each] * (lanes - extra)
         self._lanes = [_Lane(model_file, size_px=input_size_px, threads=count) for count in lane_threads]
-        # A single image can't be distributed: all threads run it together (two take 0.6 to 0.7 of the time of one).
+        # A single image can't be distributed, so one interpreter runs it on all threads (two threads take 0.6 to 0.7 of
+        # the time of one).
         self._single_image_lane = _Lane(model_file, size_px=input_size_px, threads=threads) if lanes > 1 else None
         self._idle_lanes = deque(self._lanes)
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="litert")
@@ -75,7 +78,7 @@ class LiteRTEngine:
         self._calls_lock = threading.Lock()
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run one image on each interpreter that batches of these sizes use; nothing depends on the size itself."""
+        """Run one image on each interpreter that batches of these sizes use. Every tensor holds just one image."""
         blank = np.zeros((1, self.input_size_px, self.input_size_px, 3), np.uint8)
         with self._translating_errors(blank):
             if 1 in batch_sizes and self._single_image_lane is not None:
@@ -103,7 +106,7 @@ class LiteRTEngine:
 
     @contextlib.contextmanager
     def _counted_call(self) -> Iterator[bool]:
-        """Count this call of `predict`; gives whether no other thread is in one."""
+        """Count this call of `predict` while it runs. Yields whether no other call was running when it began."""
         with self._calls_lock:
             self._active_calls += 1
             is_only_call = self._active_calls == 1
@@ -127,7 +130,7 @@ class LiteRTEngine:
                     except IndexError:  # another lane took the last one
                         return
                     if on_ready_for_next is not None and index == len(batch) - 1:
-                        on_ready_for_next()  # the lane that finishes next is out of images
+                        on_ready_for_next()  # the next lane to finish will find no image left
                     answers[index] = lane.answer(batch[index])
             finally:
                 self._idle_lanes.append(lane)
@@ -157,12 +160,12 @@ class _Lane:
         self._scale, self._zero_point = answer["quantization"]
 
     def answer(self, image: Pixels) -> Floats:
-        """The answer for one image [S, S, 3]: float32 [1, C], if the model is sound.
+        """The answer for one image [S, S, 3]: float32 [1, C]; the caller checks the shape.
 
         `set_tensor` copies the pixels in 10 microseconds; writing them through `tensor()` took as long.
 
         Raises:
-            RuntimeError, ValueError: LiteRT's own.
+            RuntimeError, ValueError: LiteRT failed.
         """
         self._interpreter.set_tensor(self._input_index, image[np.newaxis])
         self._interpreter.invoke()

@@ -31,17 +31,17 @@ def open_engine(
 
     Args:
         bundle: from `open_bundle`.
-        kind: `auto` takes TensorFlow where there is a GPU and TensorFlow is installed, else what the manifest
-            recommends for CPUs.
+        kind: `auto` takes TensorFlow where there is a GPU and TensorFlow is installed, otherwise the engine that the
+            manifest recommends for CPUs.
         threads: threads of the engine; 0: one per core that this process may use.
         max_batch: the largest batch to prepare for; larger ones are still answered, in slices or slower.
-        background: another model of this process is serving. Run the golden images slowly, and don't hide what native
-            libraries print: what the worker prints at the same time would be lost with it.
+        background: whether another model of this process is serving. If so, the golden images run slowly, and what
+            native libraries print is not hidden, because hiding it would also hide what the worker prints.
         xla: compile TensorFlow's model; the other engines ignore it.
 
     Raises:
-        BadBundle: a model file can't be loaded, or its answers are not the golden ones.
-        NotFound: TensorFlow was asked for and is not installed.
+        BadBundle: a model file can't be loaded, or its answers differ from the golden ones.
+        NotFound: TensorFlow was asked for but is not installed.
         EngineFailed: the model could not be run at all.
     """
     name = resolve_engine_name(kind, cpu_engine=bundle.manifest.cpu_engine)
@@ -60,7 +60,7 @@ def resolve_engine_name(kind: EngineKind, *, cpu_engine: Literal["litert", "lite
 
 
 def gpu_visible() -> bool:
-    """Whether this process may see an NVIDIA device; imports no TensorFlow."""
+    """Whether this process can see an NVIDIA device; doesn't import TensorFlow."""
     return _NVIDIA_DEVICE.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1")
 
 

@@ -1,4 +1,4 @@
-"""The protocol of an engine, and the engines' names. Imports none of them."""
+"""The protocol of an engine, and the engines' names. Imports no engine."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ class Engine(Protocol):
 
     @property
     def max_concurrency(self) -> int:
-        """How many threads may be in `predict` at once. As many should be, to keep the hardware busy."""
+        """How many threads may call `predict` at once. Exactly that many should, to keep the hardware busy."""
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run each of these batch sizes at least once, so that the first real batch is as fast as later ones."""
 
     def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
-        """Probabilities, float32 [N, C], of N >= 1 C-contiguous uint8 RGB images [S, S, 3], in one array or in many.
+        """Compute the probabilities, float32 [N, C], of N >= 1 images: uint8 RGB [S, S, 3], C-contiguous.
 
-        `on_ready_for_next` is called when the engine could begin the batch of another caller before this one's end. Not
-        sooner, so that the items of the next batch are chosen as late as possible.
+        The images lie in one array or in one array each. The engine may call `on_ready_for_next`, from any thread, when
+        it could start another caller's batch before this one ends. It calls it no earlier, so that the images of the
+        next batch are chosen as late as possible.
 
-        Releases the interpreter lock while the model runs. The answer is the caller's to keep.
+        Releases the interpreter lock while the model runs. The caller may keep the returned array.
 
         Raises:
             EngineFailed: the model raised, or its answer is not N rows of C finite numbers.

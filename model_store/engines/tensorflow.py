@@ -1,12 +1,13 @@
 """The GPU engine (it runs on CPUs too): the bundle's SavedModel in TensorFlow, in float32 or in mixed precision.
 
-TensorFlow is imported when an engine is made, not before. Written for GPUs, but not measured on one yet. Tested on CPUs
-is what they can show: padding, XLA, the half-precision graph and its answers. Memory grows as needed, so that a worker
-can share a card. TensorFloat-32 is off: its ten bits of mantissa would fail the golden check.
+TensorFlow is imported when an engine is made, not before. This engine is written for GPUs, but has not been measured on
+one yet. Tests on CPUs cover what a CPU can show: padding, XLA, the half-precision graph and its answers. GPU memory
+grows as needed, so that a worker can share a card. TensorFloat-32 is off: its ten bits of mantissa would fail the
+golden check.
 
-Each call copies its pixels to the device, starts the model, and waits for the answer. A GPU has a queue of its own for
-copies, so a second call overlaps its copy with the computation of the batch before. That is why `max_concurrency` is 2
-on a GPU. TensorFlow offers no pinned host memory to its users: each copy goes through a buffer of its own.
+Each call copies its pixels to the device, starts the model, and waits for the answer. A GPU has a separate queue for
+copies, so a second call can copy its pixels while the previous batch is computed. That is why `max_concurrency` is 2 on
+a GPU. TensorFlow doesn't give its users pinned host memory, so each copy goes through a buffer of TensorFlow's own.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from shared.errors import BadBundle, EngineFailed
 from shared.images.arrays import Images
 
 _SIGNATURE = "serving_default"
-# One call whose batch is computed, and one whose pixels are being copied.
+# One call whose batch is being computed, and one whose pixels are being copied.
 _GPU_CONCURRENCY = 2
 
 
 class TensorFlowEngine:
     """One SavedModel with uint8 images in and probabilities out. `predict` may be called by several threads.
 
-    Runs at a few fixed batch sizes only (powers of two up to `max_batch`), padded with black images: with every new
+    Batches are padded with black images to one of a few sizes (powers of two, and `max_batch`), because for every new
     shape a GPU has to choose its kernels again, and XLA has to compile.
     """
 
@@ -51,16 +52,18 @@ class TensorFlowEngine:
         """Import TensorFlow and load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
         Args:
-            saved_model: folder.
+            saved_model: the SavedModel's folder.
             input_size_px: S of the images.
             classes_count: C of the answers.
-            threads: for CPU work; only respected if TensorFlow was not used in this process before.
+            threads: for CPU work; has an effect only if this process has not used TensorFlow yet.
             max_batch: the most images that run at once.
-            frozen: turn the weights into constants of the graph, so that TensorFlow folds batch normalisation into
-                them. On CPUs that saves a tenth of the time at 16 images and a third at 1; answers move by about 1e-5.
-            mixed: frozen, with convolutions and products in half precision, the rest in float32; see `graph_rewriting`.
-            xla: compile the model for each batch size (takes seconds each, at the first run). For GPUs: XLA's
-                convolutions on CPUs are ten times slower than TensorFlow's own.
+            frozen: turn the weights into constants of the graph, so that TensorFlow folds batch normalization into
+                them. On CPUs that saves a tenth of the time for 16 images and a third for 1; it shifts answers by about
+                1e-5.
+            mixed: freeze the weights, and run convolutions and matrix products in half precision, the rest in float32;
+                see `graph_rewriting`.
+            xla: compile the model for each batch size, which takes seconds at the first run of each. Only useful on
+                GPUs: on CPUs XLA's convolutions are ten times slower than TensorFlow's own.
 
         Raises:
             BadBundle: the model can't be loaded, or doesn't have the expected serving signature.
@@ -82,7 +85,7 @@ class TensorFlowEngine:
         self._run = self._traced(call, xla=xla)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run every padded size from the smallest to the largest of these once."""
+        """Run each padded size between those of the smallest and the largest of these batch sizes once."""
         size_px, largest = self.input_size_px, self._sizes[-1]
         lowest, highest = (self._padded(min(size, largest)) for size in (min(batch_sizes), max(batch_sizes)))
         for padded in self._sizes:
@@ -90,12 +93,12 @@ class TensorFlowEngine:
                 self.predict(np.zeros((padded, size_px, size_px, 3), np.uint8))
 
     def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
-        """See `Engine.predict`. More images than `max_batch` run in several slices, all of them started at once."""
+        """See `Engine.predict`. More images than `max_batch` run in slices, all started before any is waited for."""
         check_batch(batch, input_size_px=self.input_size_px, engine=self.name)
         largest = self._sizes[-1]
         slices = [batch[start : start + largest] for start in range(0, len(batch), largest)]
         try:
-            # All are started before the first is waited for: so a GPU goes from one to the next without a pause.
+            # Start all slices before waiting for the first, so that a GPU goes from one to the next without a pause.
             started = [self._start(part) for part in slices]
             if on_ready_for_next is not None:
                 on_ready_for_next()  # the next batch can be copied while these are computed
@@ -110,7 +113,7 @@ class TensorFlowEngine:
         padded = self._padded(len(part))
         if padded > len(part) or not isinstance(part, np.ndarray):
             filled = np.zeros((padded, *part[0].shape), np.uint8)
-            for row, image in zip(filled, part, strict=False):  # the others are padding
+            for row, image in zip(filled, part, strict=False):  # the rows that remain are padding
                 row[:] = image
             part = filled
         with self._tf.device(self._device):  # places the copy; TensorFlow itself places the model
@@ -118,7 +121,7 @@ class TensorFlowEngine:
         return self._run(images)
 
     def _finish(self, answer: Any, images: int) -> Floats:
-        """Wait for the answer; returns the rows of the `images` that are no padding."""
+        """Wait for the answer. Returns the rows of the `images` images, without those of the padding."""
         # Check the number of rows before the padding is cut off, or a wrong number would go unnoticed.
         rows: Floats = answer.numpy()
         checked = check_answer(rows, images=self._padded(images), classes_count=self.classes_count, engine=self.name)
@@ -128,7 +131,7 @@ class TensorFlowEngine:
         return next(size for size in self._sizes if size >= images)
 
     def _traced(self, call: Callable[[Any], Any], *, xla: bool) -> Callable[[Any], Any]:
-        """`call` as one traced function for any number of images; XLA compiles it anew for each number."""
+        """Trace `call` as one function for any number of images; XLA compiles it again for each number."""
         spec = self._tf.TensorSpec([None, self.input_size_px, self.input_size_px, 3], self._tf.uint8)
         traced: Callable[[Any], Any] = self._tf.function(
             call, input_signature=[spec], autograph=False, jit_compile=True if xla else None
@@ -152,7 +155,7 @@ class TensorFlowEngine:
         if list(found.values()) != [("uint8", wanted)] or len(signature.structured_outputs) != 1:
             raise BadBundle(
                 f"{saved_model} has the serving inputs {found} and {len(signature.structured_outputs)} outputs, "
-                f"should be one of uint8{wanted} and one. Publish the model again."
+                f"but should have one input uint8{wanted} and one output. Publish the model again."
             )
         return str(next(iter(found)))
 
@@ -178,8 +181,9 @@ def _import_for_serving(*, threads: int) -> Any:
     import tensorflow as tf
 
     try:
-        # The inter-op threads are left alone: the model is a chain of operators, none of which can run at once. With
-        # 1, 2 and TensorFlow's own number of them, images/s and CPU time on two cores were the same within the noise.
+        # The number of inter-op threads stays at its default: the model is a chain of operators, no two of which can
+        # run at once. With 1, 2 and the default number, images/s and CPU time on two cores were the same within the
+        # noise.
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)

@@ -11,8 +11,8 @@ from model_store.engines.protocol import Engine, EngineName
 from shared.arrays import Floats
 from shared.images.arrays import Images
 
-# Seconds of pause per second of work. A low priority would not do: an engine's threads would inherit it, and keep it
-# when they serve.
+# Seconds of pause per second of work. A low thread priority is no alternative: the engine's threads would inherit it,
+# and keep it when they serve.
 PAUSE_RATIO = 3.0
 
 

@@ -1,6 +1,6 @@
-"""The checks of every engine: the batch before the model runs, and the answer before anybody acts on it.
+"""The checks that every engine makes: of the batch before the model runs, and of the answer before anybody acts on it.
 
-The models themselves don't check. An image of another size passes through convolutions and a mean just as well, and
+The models themselves check nothing. An image of the wrong size passes through convolutions and a mean just as well, and
 gives a wrong answer.
 """
 
@@ -23,7 +23,7 @@ def check_batch(batch: Images, *, input_size_px: int, engine: str) -> None:
     if len(batch) == 0 or any(image.dtype != np.uint8 or image.shape != shape for image in batch):
         raise EngineFailed(
             f"engine {engine} was given {describe_batch(batch)}, "
-            f"takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
+            f"but takes uint8[N >= 1, {input_size_px}, {input_size_px}, 3]."
         )
 
 
@@ -39,14 +39,17 @@ def check_answer(answer: Floats, *, images: int, classes_count: int, engine: str
     """Return the answer if it has one row of `classes_count` finite numbers for each of `images`.
 
     Raises:
-        EngineFailed: it has not.
+        EngineFailed: the answer has another shape, or a number in it is not finite.
     """
     if answer.shape != (images, classes_count):
         raise EngineFailed(
-            f"engine {engine} answered {list(answer.shape)} for {images} images of {classes_count} classes. "
-            "Run `sortline models verify`."
+            f"engine {engine} gave an answer of shape {list(answer.shape)}, but should give "
+            f"{[images, classes_count]} (images, classes). Run `sortline models verify`."
         )
     if not np.isfinite(answer).all():
         row = int(np.flatnonzero(~np.isfinite(answer).all(axis=1))[0])
-        raise EngineFailed(f"engine {engine} answered {answer[row].tolist()} for image {row} of {images}.")
+        raise EngineFailed(
+            f"engine {engine} gave numbers that are not finite for image {row} of {images}: {answer[row].tolist()}. "
+            "Run `sortline models verify`."
+        )
     return answer

@@ -1,1 +1,1 @@
-"""What training and export need of the machine: scratch space, progress, quiet native libraries, TensorFlow."""
+"""Helpers for the rest of the model store: scratch folders, progress display, quiet native libraries, TensorFlow."""

@@ -1,4 +1,4 @@
-"""Hides what native libraries print. For training, and for loading an engine."""
+"""Hides what native libraries print. Used in training and export, and when an engine is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_native() -> Iterator[None]:
-    """Hide what native code writes to the descriptors 1 and 2; print it if the block fails.
+    """Hide what native code writes to descriptors 1 and 2; print it if the block fails.
 
     TensorFlow's libraries log before they read any setting, and its converter prints to standard output, where a
     command prints its JSON. Only redirecting the descriptors stops both.

@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 OnProgress = Callable[[int], None]
-"""Called with the number of items done since the call before."""
+"""Called with the number of items done since the previous call."""
 
 
 class ProgressSteps:
     """The named steps of one long command, shown while they run, and timed."""
 
     def __init__(self, progress: Progress | None = None) -> None:
-        """Without `progress` nothing is shown; the steps are timed all the same."""
+        """Without `progress` nothing is shown, but the steps are still timed."""
         self._progress = progress
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def step(self, title: str, *, total: int | None = None) -> Iterator[OnProgress]:
-        """Run the block as one step; it gets a function to call with the number of items done."""
+        """Run the block as one step. Yields a function for the block to call with the number of items done."""
         started = time.perf_counter()
         progress = self._progress
         if progress is None:
@@ -39,9 +39,9 @@ class ProgressSteps:
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[ProgressSteps]:
-    """Steps that are drawn on standard error if it is a terminal.
+    """Yield steps that are drawn on standard error if it is a terminal.
 
-    They are drawn through a descriptor of their own, because `native_output.quiet_native` redirects descriptor 2.
+    They are drawn through a duplicate of descriptor 2, because `native_output.quiet_native` redirects descriptor 2.
     """
     if not sys.stderr.isatty():
         yield ProgressSteps()
@@ -53,4 +53,4 @@ def show_progress() -> Iterator[ProgressSteps]:
 
 
 def ignore_progress(_: int) -> None:
-    """An OnProgress for callers that show none."""
+    """Do nothing: the OnProgress of callers that show no progress."""

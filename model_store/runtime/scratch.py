@@ -1,6 +1,6 @@
-"""The cache and the scratch folder. Disk errors there become an error that names the setting to change.
+"""Scratch folders, and disk errors in them and in the cache: those become a BadSetting that names what to change.
 
-TensorFlow reports a full disk by errors of its own, so the text of an error is checked too.
+TensorFlow reports a full disk with its own error types, so the text of an error is checked too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DISK_FULL = os.strerror(errno.ENOSPC)
 
 @contextlib.contextmanager
 def cache_write_errors(cache: Path) -> Iterator[None]:
-    """Translates disk errors of a block that writes below `cache`, the settings' `cache_path`.
+    """Translate the disk errors of a block that writes below `cache`, the settings' `cache_path`.
 
     Raises:
         BadSetting: the disk refused a write.
@@ -30,17 +30,17 @@ def cache_write_errors(cache: Path) -> Iterator[None]:
         if not is_disk_error(error):
             raise
         raise BadSetting(
-            f"cache_dir = {cache} can't be used: {describe_disk_error(error)}. Make room or get the right to write "
+            f"cache_dir = {cache} can't be used: {describe_disk_error(error)}. Free some space or get write permission "
             "there, or name another folder with --cache-dir."
         ) from error
 
 
 @contextlib.contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder, deleted at the end of the block.
+    """Yield a temporary folder, which is deleted at the end of the block.
 
     Raises:
-        BadSetting: it can't be made, or the disk refused a write of the block.
+        BadSetting: the folder can't be created, or the disk refused a write of the block.
     """
     folder = ""
     try:
@@ -50,18 +50,18 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
         if not is_disk_error(error):
             raise
         raise BadSetting(
-            f"the scratch folder {folder or 'for temporary files'} can't be used: {describe_disk_error(error)}. Make "
-            "room or get the right to write there, or name another folder by the variable TMPDIR."
+            f"the scratch folder {folder or 'for temporary files'} can't be used: {describe_disk_error(error)}. Free "
+            "some space or get write permission there, or set the environment variable TMPDIR to another folder."
         ) from error
 
 
 def is_disk_error(error: Exception) -> bool:
-    """Whether this is an error of the disk that was not translated yet."""
+    """Whether this is a disk error that has not been translated yet."""
     return not isinstance(error, SortlineError) and (isinstance(error, OSError) or _DISK_FULL in str(error))
 
 
 def describe_disk_error(error: BaseException) -> str:
-    """The reason in a few words, and the file."""
+    """The reason in a few words, and the file if the error names one."""
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.strerror, error.filename) if part)
     return _DISK_FULL if _DISK_FULL in str(error) else str(error) or type(error).__name__

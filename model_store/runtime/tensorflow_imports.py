@@ -1,6 +1,7 @@
-"""The one place where training imports TensorFlow: with the right Keras, and without start-up messages.
+"""Imports TensorFlow for everything but serving: with the right Keras, and without start-up messages.
 
-Only training imports this module. Nothing heavy is imported before a function here is called.
+Training, export and backbones use this module; `engines.tensorflow` has an import of its own. Importing this module
+imports nothing heavy; calling one of its functions does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_V
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow without its messages, with Keras 2 as its Keras. The first call takes seconds."""
+    """Import TensorFlow without its messages, with Keras 2 as its Keras. The first call takes seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with quiet_native():
@@ -27,7 +28,7 @@ def import_tensorflow() -> Any:
 
 
 def import_keras() -> Any:
-    """tf_keras, after TensorFlow was configured for it."""
+    """Import tf_keras, after configuring TensorFlow for it."""
     import_tensorflow()
     import tf_keras
 
@@ -35,9 +36,9 @@ def import_keras() -> Any:
 
 
 def import_hub() -> Any:
-    """tensorflow_hub, after TensorFlow was configured for it."""
+    """Import tensorflow_hub, after configuring TensorFlow for it."""
     import_tensorflow()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports pkg_resources, which warns that it is deprecated
+        warnings.simplefilter("ignore")  # tensorflow_hub imports pkg_resources, which warns that it is deprecated
         import tensorflow_hub
     return tensorflow_hub

@@ -54,7 +54,7 @@ def test_one_answer_off_by_more_than_the_tolerance_is_refused(
     if times_tolerance < 1:
         replay_golden(bundle, Answering(name, answers))
     else:
-        with pytest.raises(BadBundle, match=r"golden image 3 is answered (nan|0\.\d+) off"):
+        with pytest.raises(BadBundle, match=r"answer to golden image 3 is off by (nan|0\.\d+)"):
             replay_golden(bundle, Answering(name, answers))
 
 
@@ -65,5 +65,5 @@ def test_rounded_answers_within_the_tolerance_must_give_the_same_labels(copied: 
     before, after = (np.array([[0.49, row, 0.02]], np.float32) for row in (0.51, 0.49))
     write_golden(copied, Golden(images=images, float32=before, int8=before))
     replay_golden(bundle, Answering(engine, before))
-    with pytest.raises(BadBundle, match=r"golden image 0 is \['good'\], was \['no cap'\]"):
+    with pytest.raises(BadBundle, match=r"image 0 gets the labels \['good'\], but got \['no cap'\]"):
         replay_golden(bundle, Answering(engine, after))

@@ -148,7 +148,7 @@ def test_litert_takes_images_from_wherever_they_lie(tiny_bundle: Path) -> None:
     engine, images = litert(tiny_bundle, threads=2), random_images(5)
     scattered = [image.copy() for image in images]
     np.testing.assert_array_equal(engine.predict(scattered), engine.predict(images))
-    with pytest.raises(EngineFailed, match=r"was given uint8\[2, 32, 32, 3\] and uint8\[2, 8, 8, 3\], takes"):
+    with pytest.raises(EngineFailed, match=r"was given uint8\[2, 32, 32, 3\] and uint8\[2, 8, 8, 3\], but takes"):
         engine.predict([images[0], np.zeros((8, 8, 3), np.uint8)])
 
 

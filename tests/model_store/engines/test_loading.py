@@ -124,7 +124,7 @@ def test_another_model_in_the_bundle_is_not_served(copied: Path, tiny_store: Mod
     for file in (INT8_FILE, FP32_FILE):
         shutil.copy(other / file, copied / file)
     bundle = open_bundle(with_new_digests(copied))
-    with pytest.raises(BadBundle, match=rf"engine {name}: golden image \d+ is answered 0\.\d+ off"):
+    with pytest.raises(BadBundle, match=rf"engine {name}: the answer to golden image \d+ is off by 0\.\d+"):
         open_engine(bundle, name, threads=1, max_batch=4)
 
 
@@ -155,8 +155,8 @@ def test_an_engine_does_not_open_without_golden_images(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (np.zeros((2, 3), np.float32), r"answered \[2, 3\] for 3 images"),
-        (np.zeros((3, 4), np.float32), r"answered \[3, 4\] for 3 images of 3 classes"),
+        (np.zeros((2, 3), np.float32), r"shape \[2, 3\], but should give \[3, 3\]"),
+        (np.zeros((3, 4), np.float32), r"shape \[3, 4\], but should give \[3, 3\]"),
         (np.array([[0, 0, 1], [0, np.nan, 1], [0, 0, 1]], np.float32), "for image 1 of 3"),
     ],
 )

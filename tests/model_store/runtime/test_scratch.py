@@ -58,7 +58,7 @@ def test_a_disk_that_fills_while_a_backbone_is_fetched(
 
     module = save_tiny_backbone(tmp_path / "module")
     monkeypatch.setattr("model_store.backbones.inspection.inspect_module", full)
-    with pytest.raises(BadSetting, match=r"cache_dir = .*cache can't be used: No space left on device\. Make room"):
+    with pytest.raises(BadSetting, match=r"cache_dir = .*cache can't be used: No space left on device\. Free some"):
         resolve_backbone(str(module), cache=tmp_path / "cache")
 
 
