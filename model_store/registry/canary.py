@@ -16,9 +16,9 @@ from shared.schemas import Name
 class Canary(BaseModel):
     """Which version is tried, on how many images, and when the canary ends by itself.
 
-    `share` of a line's images go to the canary: it acts on them, or, in `shadow`, its answers are only
-    recorded. The current version answers each of them too. The canary ends when at least `min_images`
-    images were compared and more than the share `max_disagreement` was answered differently.
+    The fraction `share` of each line's images goes to the canary as well as to the current version. The canary's
+    answer counts for them; with `shadow` it is only recorded. The canary ends when at least `min_images` images have
+    been compared and the two versions answered more than the fraction `max_disagreement` of them differently.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,6 +1,6 @@
 """Lists the models of a store: one row for each complete version, and one for each fault.
 
-In: a store. Out: dicts with the same keys, as `models list --json` prints them. A damaged model hides no other.
+In: a store. Out: dicts with the same keys, as `models list --json` prints them. A damaged model doesn't hide others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def list_versions(store: ReadableStore) -> list[Row]:
-    """The rows of all models; `error` is None where nothing is wrong.
+    """The rows of all models; a row's `error` is None if nothing is wrong.
 
     Raises:
         StoreUnavailable: not even the models' names can be read.
@@ -27,7 +27,7 @@ def list_versions(store: ReadableStore) -> list[Row]:
 
 
 def _stable_rows(store: ReadableStore, name: str) -> list[Row]:
-    """The rows of one model. Reads again after an error: a promotion or pruning between two reads is no fault."""
+    """The rows of one model. Reads again after an error, because the model may have been changed between two reads."""
     rows = _read_rows(store, name)
     return _read_rows(store, name) if any(row["error"] for row in rows) else rows
 
@@ -63,7 +63,7 @@ def _missing_rows(name: str, manifests: dict[int, Manifest], current: int | None
     """Rows for a current version or a canary that doesn't exist or is incomplete."""
     rows = []
     if current is not None and current not in manifests:
-        error = f"the current version {name}@{current} is missing or incomplete: promote or publish another."
+        error = f"the current version {name}@{current} is missing or incomplete: promote or publish another version."
         rows.append(_row(name, current, None, current, canary, error=error))
     if canary is not None and canary.version not in manifests:
         tried = f"{name}@{canary.version}"

@@ -1,4 +1,4 @@
-"""The reading side of the model store: which models and versions exist, which is current, and where its files are.
+"""The reading side of the model store: which models and versions exist, which is current, and where their files are.
 
 In: names as users write them, `bottles` or `bottles@3`. Out: the local folder of a bundle. Any number of processes may
 read at any time. `store.ModelStore` adds the operations that change a store.
@@ -27,13 +27,14 @@ _RESOLVE_ATTEMPTS = 5
 
 
 class ReadableStore:
-    """Published models in one place, which need not exist yet; a path is a local folder.
+    """The published models of one store, which need not exist yet.
 
     Every method may raise BadSetting (the name can't be a model's name) and StoreUnavailable (the storage can't be read
     or written).
     """
 
     def __init__(self, storage: Storage | Path) -> None:
+        """`storage` may also be the path of a local folder."""
         self.storage: Storage = LocalStorage(storage) if isinstance(storage, Path) else storage
 
     @property
@@ -120,7 +121,7 @@ class ReadableStore:
 
         Raises:
             BadSetting: `spec` is neither.
-            NotFound: no such complete version; lists what there is.
+            NotFound: there is no such version, or it is incomplete; the message lists the versions that exist.
             BadBundle: it can't be fetched intact.
         """
         name, version = parse_spec(spec)
@@ -139,11 +140,11 @@ class ReadableStore:
         """Check every file of a version, as the store holds it, against its manifest.
 
         Raises:
-            NotFound: no such version; lists what there is.
-            BadBundle: it is incomplete, or a file was changed; names the file.
+            NotFound: there is no such version; the message lists the versions that exist.
+            BadBundle: it is incomplete, or a file was changed; the message names the file.
         """
         if version not in self.version_numbers(name):
-            raise NotFound(self.not_found_message(f"model {name}@{version} is not there"))
+            raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
         try:
             with self.storage.fresh_copy(name, version) as folder:
                 return open_expected(folder, name, version)
@@ -151,7 +152,7 @@ class ReadableStore:
             raise BadBundle(f"{name}@{version} in {self.location}: {error}") from error
 
     def canary_intent(self, name: str) -> Canary | None:
-        """As `canary`, but also when its version was promoted."""
+        """Like `canary`, but returns the canary even if its version was promoted."""
         data = self.storage.read(checked_model_name(name), CANARY_FILE)
         if data is None:
             return None
@@ -166,11 +167,11 @@ class ReadableStore:
 
     def _fetch_complete(self, name: str, version: int) -> Path:
         if self.manifest(name, version) is None:
-            raise NotFound(self.not_found_message(f"model {name}@{version} is not there, or not complete"))
+            raise NotFound(self.not_found_message(f"model {name}@{version} is missing or incomplete"))
         return self.storage.fetch(name, version)
 
     def not_found_message(self, what: str) -> str:
-        """`what` is missing, followed by the versions that exist and what to do."""
+        """The message for something missing: `what` is missing, which versions exist, and what to do."""
         there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
         has = f"it has {', '.join(there)}" if there else "it is empty"
         return (
@@ -179,10 +180,10 @@ class ReadableStore:
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:
-    """`NAME` or `NAME@VERSION` as name and version.
+    """Parse `NAME` or `NAME@VERSION` into name and version.
 
     Raises:
-        BadSetting: it is neither.
+        BadSetting: `spec` is neither.
     """
     name, at, version = spec.partition("@")
     if not is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
@@ -191,13 +192,16 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
 
 
 def checked_model_name(name: str) -> str:
-    """The name itself.
+    """Return `name` unchanged if it can be a model's name.
 
     Raises:
-        BadSetting: it can't be a model's name.
+        BadSetting: it can't.
     """
     if not is_name(name):
-        raise BadSetting(f"{name!r} can't be a model's name: letters, digits, `.`, `_` and `-`, at most 64.")
+        raise BadSetting(
+            f"{name!r} can't be a model's name: use up to 64 letters, digits, `.`, `_` and `-`, the first a letter or "
+            "digit."
+        )
     return name
 
 
@@ -211,7 +215,7 @@ def open_expected(folder: Path, name: str, version: int) -> Bundle:
     found = bundle.manifest
     if (found.name, found.version) != (name, version):
         raise BadBundle(
-            f"the manifest says {found.name}@{found.version} where {name}@{version} is expected: "
+            f"the manifest says {found.name}@{found.version}, but {name}@{version} is expected: "
             "only publishing gives a bundle its name and version."
         )
     return bundle

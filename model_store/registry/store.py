@@ -1,6 +1,6 @@
 """The model store: published versions of models, each complete or absent, and which of them is current.
 
-The reading side is in `reader`; here are the operations that change a store. Any number of processes may read at any
+`reader` has the operations that read a store, this module those that change it. Any number of processes may read at any
 time. Each model has one writer at a time; others wait. `storage` keeps the files, in a folder or behind a URL.
 `open_store` opens the store that the settings name. A model's folder holds
 
@@ -36,7 +36,7 @@ __all__ = ["ModelStore", "copy_bundle", "copy_file", "file_digests", "open_store
 
 log = logging.getLogger("sortline.store")
 
-# Versions that `prune` keeps by default: the current one, one to roll back to, one to spare.
+# Versions that `prune` keeps by default: the current one, one to roll back to, and a spare one.
 KEPT_VERSIONS = 3
 
 _CHUNK_BYTES = 1 << 20
@@ -48,7 +48,7 @@ def open_store(settings: Settings) -> ModelStore:
     Reads and writes nothing yet, and imports fsspec only for a URL. `file://` is a plain folder.
 
     Raises:
-        BadSetting: a URL that is not understood, or whose driver is not installed.
+        BadSetting: the URL is not understood, or its driver is not installed.
     """
     location = settings.model_store
     if "://" not in location:
@@ -64,30 +64,30 @@ class ModelStore(ReadableStore):
     """A store that can also be changed: one writer per model at a time; others wait."""
 
     def publish(self, name: str, build: Callable[[Path, int], None], *, promote: bool = True) -> Path:
-        """Make the next version of a model and let `current` point to it.
+        """Publish the next version of a model and make it current.
 
-        If it is killed at any point, the store has either the old state or the new version (at worst not yet current).
-        The next writer cleans up after a dead one.
+        If the process is killed at any point, the store has either the old state or the new version, which may not be
+        current yet. The next writer cleans up after a dead one.
 
         Args:
             name: of the model.
             build: called with an empty folder and the version's number; writes every file of the bundle there,
-                `manifest.json` last. The manifest's `parent` is filled in afterwards: which version is current is
-                only certain here, while no other process can promote.
-            promote: False leaves `current` where it is.
+                `manifest.json` last. `publish` fills in the manifest's `parent` afterwards: only here it is certain
+                which version is current, because no other process can promote one meanwhile.
+            promote: False leaves `current` as it is.
 
         Returns:
             the published folder; for a remote store its copy in the cache, read back from the store.
 
         Raises:
             BadBundle: what `build` wrote is not a bundle of this name and version; nothing is published.
-            StoreUnavailable: no room, for example; nothing is published.
-            BadSetting: the store is a URL, and the scratch folder has no room.
+            StoreUnavailable: the store can't be read or written, e.g. because the disk is full; nothing is published.
+            BadSetting: the store is a URL, and the scratch folder has no space left.
             Any error of `build`; nothing is published.
         """
         with self._writing(name) as writer:
             history = self.history(name)
-            # The history counts too: the number of a deleted version is not used again.
+            # The history counts too, because the number of a deleted version must not be used again.
             version = max([*history.versions, *self.version_numbers(name)], default=0) + 1
             with writer.staging() as staging:
                 build(staging, version)
@@ -107,7 +107,7 @@ class ModelStore(ReadableStore):
         """Make a version current, after checking every byte of it. Ends a canary of that version.
 
         Raises:
-            NotFound: no such version.
+            NotFound: there is no such version.
             BadBundle: it is incomplete or was changed; the current version stays current.
         """
         self._must_exist(name)
@@ -125,7 +125,7 @@ class ModelStore(ReadableStore):
             the version that is current now.
 
         Raises:
-            NotFound: there is none to go back to.
+            NotFound: there is no version to go back to.
         """
         self._must_exist(name)
         with self._writing(name) as writer:
@@ -133,8 +133,8 @@ class ModelStore(ReadableStore):
             target = self._rollback_target(name, history)
             if target is None:
                 raise NotFound(
-                    f"model {name!r} in {self.location} has no earlier version that is complete and unchanged, "
-                    f"{history.current or 'none'} is current: promote another, see `sortline models list`."
+                    f"model {name!r} in {self.location} has no earlier version that is complete and unchanged; "
+                    f"{history.current or 'none'} is current. Promote another one: see `sortline models list`."
                 )
             self._set_current(writer, name, history.after_rollback(target))
         return target
@@ -142,12 +142,12 @@ class ModelStore(ReadableStore):
     def prune(self, name: str, keep: int = KEPT_VERSIONS, *, dry_run: bool = False) -> list[int]:
         """Delete old versions: all but the newest `keep`, the current one, the target of a rollback, and a canary.
 
-        Incomplete versions stay: somebody may be copying one in. A worker that has a deleted version open keeps
+        Incomplete versions stay, because somebody may be copying one in. A worker that has a deleted version open keeps
         serving it.
 
         Args:
             name: of the model.
-            keep: at least 1; the newest always stays, so that its number is not used again.
+            keep: at least 1; the newest version always stays, so that its number is not used again.
             dry_run: delete nothing.
 
         Returns:
@@ -165,10 +165,10 @@ class ModelStore(ReadableStore):
         return versions
 
     def set_canary(self, name: str, canary: Canary) -> None:
-        """Try a version on a share of the images; replaces the canary that there is.
+        """Try a version on a share of the images; replaces the existing canary, if there is one.
 
         Raises:
-            NotFound: no such version, or no current one to compare it with.
+            NotFound: there is no such version, or no current version to compare it with.
             BadBundle: it is incomplete or was changed.
             BadSetting: it is the current version.
         """
@@ -192,8 +192,8 @@ class ModelStore(ReadableStore):
 
     def _set_current(self, writer: Writer, name: str, history: History) -> None:
         """Write the file `current`, and remove a canary of the version that is now current."""
-        # A promotion that was killed may have left a canary of the version that is current until now. Remove it, or it
-        # would become active.
+        # A promotion that was killed may have left a canary of the version that has been current until now. Remove that
+        # canary, or it would become active.
         self._delete_canary_of(self.pointer(name), writer, name)
         writer.write(CURRENT_FILE, history.dump())
         self._delete_canary_of(history.current, writer, name)
@@ -222,7 +222,7 @@ class ModelStore(ReadableStore):
             try:
                 self.check(name, version)
             except BadBundle as error:
-                log.warning("no going back to %s@%d: %s", name, version, error)
+                log.warning("can't roll back to %s@%d: %s", name, version, error)
                 continue
             return version
         return None
@@ -236,16 +236,16 @@ class ModelStore(ReadableStore):
             raise store_unavailable_error(self.location, error) from error
 
     def _must_exist(self, name: str) -> None:
-        """Raise for an unknown model, so that a misspelt name gets no folder."""
+        """Raise NotFound for an unknown model, so that no folder is created for a misspelled name."""
         if not self.version_numbers(name):
-            raise NotFound(self.not_found_message(f"model {name!r} is not there"))
+            raise NotFound(self.not_found_message(f"model {name!r} does not exist"))
 
 
 def copy_bundle(folder: Path, name: str) -> Callable[[Path, int], None]:
     """A `build` for `publish` that copies the bundle in `folder` under a new name and number.
 
     Raises:
-        BadBundle: it is incomplete or was changed; `build` raises it if a file can't be read any more.
+        BadBundle: it is incomplete or was changed; `build` also raises this if a file can no longer be read.
     """
     bundle = open_bundle(folder)
 
@@ -283,7 +283,7 @@ def _chunks(source: Path) -> Iterator[bytes]:
 
 
 def _check_and_set_parent(staging: Path, name: str, version: int, *, parent: int | None) -> None:
-    """Check the bundle that was built, and write its parent into the manifest, which only the store knows."""
+    """Check the bundle that was built, and write its parent, which only the store knows, into the manifest."""
     manifest = open_expected(staging, name, version).manifest
     if manifest.parent != parent:
         updated = manifest.model_copy(update={"parent": parent})

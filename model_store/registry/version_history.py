@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from shared.errors import BadBundle
 
-# More than enough to roll back through: nobody keeps more versions than this on a disk.
+# More than enough for rollbacks: nobody keeps more versions than this on a disk.
 MOST_VERSIONS = 20
 
 
 @dataclass(frozen=True)
 class History:
-    """`versions`: the current one, then those that were current before, newest first, none twice."""
+    """`versions`: the current one, then those that were current before, newest first, without duplicates."""
 
     versions: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, data: bytes | None, *, location: str) -> History:
-        """Parse the content of the file; None: the file doesn't exist. `location` names it in the error.
+        """Parse the content of the file, or None if it doesn't exist. `location` names the file in the error.
 
         Raises:
             BadBundle: a line isn't a number.
@@ -31,7 +31,7 @@ class History:
         text = data.decode(errors="replace")
         lines = text.split()
         if not lines or not all(line.isascii() and line.isdigit() for line in lines):
-            raise BadBundle(f"{location} holds {text[:40]!r}, should be a version's number: correct it.")
+            raise BadBundle(f"{location} holds {text[:40]!r}, but should hold the numbers of versions: correct it.")
         return cls(tuple(int(line) for line in lines))
 
     def dump(self) -> bytes:
@@ -44,7 +44,7 @@ class History:
         return self.versions[0] if self.versions else None
 
     def after_promotion(self, version: int) -> History:
-        """The history after a promotion: `version` is current, the one that was current comes next."""
+        """The history after a promotion: `version` is current, and the previous current version comes next."""
         return History((version, *(other for other in self.versions if other != version))[:MOST_VERSIONS])
 
     def after_rollback(self, version: int) -> History:

@@ -1,1 +1,1 @@
-"""Where a registry lies: a folder, or an object store."""
+"""Where a registry is stored: in a folder, or in an object store."""

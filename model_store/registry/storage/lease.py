@@ -2,16 +2,18 @@
 
 A writer writes a claim of its own, then lists all claims. It has the lease if no other claim is alive; otherwise it
 deletes its own claim and tries again later. When two writers write at the same moment, at least the one that lists
-last sees both claims. So two writers never have the lease at once, and no exclusive creation is needed, which drivers
-and servers support only in part (s3fs ignored it for small files until 2025; many S3 servers don't support it). The
-only requirement is that a listing shows everything that was written before it: on S3, Google, Azure and MinIO it does.
+last sees both claims. So two writers never have the lease at once. This needs no exclusive creation of objects, which
+drivers and servers support only in part (s3fs ignored it for small files until 2025; many S3 servers don't support it).
+The only requirement is that a listing shows everything that was written before it, which holds on S3, Google Cloud
+Storage, Azure and MinIO.
 
-The holder renews its claim from a thread. A claim that has not changed for `ttl_s` by the watcher's own clock is dead,
-so clocks need not agree. The holder stops writing when its last renewal is `ttl_s / 2` old.
+The holder renews its claim from a thread. A waiting writer considers a claim dead when it has not changed for `ttl_s`
+by the waiting writer's own clock, so clocks need not agree. The holder stops writing when its last renewal is
+`ttl_s / 2` old.
 
-The limit: a holder that is suspended (not killed) for longer than `ttl_s / 2` between reading its clock and the write
-that follows still makes that one write, of one object. It can undo another writer's promotion, or change a file of a
-bundle that another writer uploads under the same number; the digests reveal that.
+A known limit: if a holder is suspended (not killed) for longer than `ttl_s / 2` between reading its clock and the write
+that follows, it still makes that one write, of one object. That write can undo another writer's promotion, or change a
+file of a bundle that another writer is uploading under the same number; the digests reveal the change.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from shared.errors import StoreUnavailable
 log = logging.getLogger("sortline.store")
 
 CLAIM_PREFIX = ".claim-"
-# A writer that has not renewed its claim for this long is considered dead. Long enough for several lost renewals, short
-# enough to wait for.
+# A writer that has not renewed its claim for this long is considered dead. This is long enough to survive several lost
+# renewals, and short enough for another writer to wait.
 LEASE_TTL_S = 60.0
 
 _RENEWALS_PER_TTL = 6
@@ -43,7 +45,7 @@ _RETRY_DELAY_S = (0.05, 0.5)
 
 
 class Lease:
-    """The exclusive right to change one model, inside `with lease.held()`. For one use only."""
+    """The exclusive right to change one model, inside `with lease.held()`. Each Lease can be used once."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Wait for the lease, and renew it until the end of the `with`.
+        """Wait for the lease, and renew it until the end of the `with` block.
 
         Raises:
             StoreUnavailable: the storage can't be read or written.
@@ -88,12 +90,12 @@ class Lease:
         """Make sure that the lease is still held; called before every write.
 
         Raises:
-            StoreUnavailable: it was not renewed in time; another writer may hold it.
+            StoreUnavailable: the lease was not renewed in time; another writer may hold it.
         """
         if self._since_renewal_s() > self._ttl_s / 2:
             raise StoreUnavailable(
-                f"{self._location()}: lost the right to change it, not renewed for {self._since_renewal_s():.0f} s. "
-                "Nothing more was changed; try again."
+                f"{self._location()}: lost the lease, which was not renewed for {self._since_renewal_s():.0f} s. "
+                "Nothing was changed after that; try again."
             )
 
     def _acquire(self) -> None:
@@ -123,14 +125,14 @@ class Lease:
             text = content.decode(errors="replace")
             if unchanged_s <= self._ttl_s:
                 return text
-            log.warning("%s: clearing away the claim of a writer that died: %s", self._location(), text)
+            log.warning("%s: deleting the claim of a writer that died: %s", self._location(), text)
             self._objects.delete(self._path(claim))
         return None
 
     def _renew_until_released(self) -> None:
         while not self._released.wait(self._ttl_s / _RENEWALS_PER_TTL):
             if self._since_renewal_s() > self._ttl_s / 2:
-                return  # lost: renewing it now would bring it back to life while another writer holds the lease
+                return  # the lease is lost: renewing the claim now would revive it while another writer holds the lease
             try:
                 self._renew()
             except StoreUnavailable as error:
@@ -155,7 +157,12 @@ class Lease:
         try:
             self._objects.delete(self._path(self._claim))
         except StoreUnavailable as error:
-            log.warning("%s: claim left behind, good for %.0f s more: %s", self._location(), self._ttl_s, error)
+            log.warning(
+                "%s: the claim was not deleted, other writers wait for it for %.0f s: %s",
+                self._location(),
+                self._ttl_s,
+                error,
+            )
 
     def _path(self, file: str) -> str:
         return f"{self._folder}/{file}"

@@ -3,13 +3,13 @@
     <root>/<name>/current            see version_history
     <root>/<name>/canary.json        see canary
     <root>/<name>/000003/            one bundle
-    <root>/<name>/.staging-…         being made: a bundle, or a small file
-    <root>/<name>/.trash-…           being deleted
-    <root>/<name>/.lock              held by the one writer; the system frees it when the writer dies
+    <root>/<name>/.staging-…         a bundle or small file that is being written
+    <root>/<name>/.trash-…           a bundle that is being deleted
+    <root>/<name>/.lock              locked by the one writer; the system unlocks it when the writer dies
 
-Changes are atomic because of rename: bundles and files are written under another name, synced to the disk (fsync), and
-renamed. On a shared folder (NFS, SMB) that holds if its server keeps rename atomic and passes flock on; Linux's NFS
-does both.
+Changes are atomic because rename is: bundles and files are written under another name, synced to the disk (fsync), and
+renamed. On a shared folder (NFS, SMB) this holds if rename is atomic there and flock works between its clients; both
+are true of Linux's NFS.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class LocalWriter:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """See `Writer`. The folder is inside the model's: a rename works within one file system only."""
+        """See `Writer`. The folder is inside the model's folder, because a rename works within one file system only."""
         path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.folder))
         try:
             path.chmod(0o755)  # mkdtemp's 0700 would lock out workers of another user
@@ -168,14 +168,14 @@ def _lock(file: IO[bytes]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.warning("process %d waits for another writer, which holds %s (`fuser` tells who)", os.getpid(), file.name)
+        log.warning("process %d waits for another writer, which holds %s (`fuser` shows it)", os.getpid(), file.name)
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or folder that no reader sees. What can't be deleted now is left for the next writer.
+    """Delete a file or folder that no reader sees. Whatever can't be deleted now is left for the next writer.
 
-    That happens on NFS, which keeps a file that a process has open under another name.
+    This happens on NFS, where a file that a process has open is renamed instead of deleted.
     """
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The few operations of fsspec that the store is built on.
 
-Each of them sees the last write of any process: listings that a driver cached are dropped first. Any error of a driver
-becomes a StoreUnavailable; drivers also raise errors of their own packages.
+Each of them sees the last write of any process, because listings that a driver cached are dropped first. Any exception
+of a driver becomes a StoreUnavailable, whatever its type: drivers also raise exceptions of their own packages.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class ObjectClient:
         return cls(fs, root, location=location)
 
     def entries(self, folder: str) -> list[str]:
-        """The names in a folder, of files and folders, sorted; empty when there is none."""
+        """The names of the files and folders in a folder, sorted; empty when the folder doesn't exist."""
         return sorted({_name(entry) for entry in self._list(folder)})
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders in a folder, sorted; empty when there is none."""
+        """The names of the folders in a folder, sorted; empty when the folder doesn't exist."""
         return sorted({_name(entry) for entry in self._list(folder) if entry["type"] == "directory"})
 
     def files(self, folder: str) -> list[str]:
-        """Every file below a folder, relative to it, sorted; empty when there is none."""
+        """Every file below a folder, relative to it, sorted; empty when the folder doesn't exist."""
         top = self._path(folder)
         with self._translating_errors():
             self._fs.invalidate_cache()
@@ -71,7 +71,7 @@ class ObjectClient:
         return sorted(path.removeprefix(f"{top}/") for path in paths if path != top and not path.endswith("/"))
 
     def read(self, file: str) -> bytes | None:
-        """An object; None when it isn't there."""
+        """The content of an object; None when it doesn't exist."""
         with self._translating_errors():
             try:
                 return bytes(self._fs.cat_file(self._path(file)))
@@ -79,7 +79,7 @@ class ObjectClient:
                 return None
 
     def put(self, file: str, data: bytes) -> None:
-        """Write an object in one operation."""
+        """Write an object in a single operation."""
         with self._translating_errors():
             self._write_making_folders(file, lambda path: self._fs.pipe_file(path, data))
 
@@ -94,12 +94,12 @@ class ObjectClient:
             self._fs.get_file(self._path(file), str(local))
 
     def delete(self, file: str) -> None:
-        """Delete an object, which need not be there."""
+        """Delete an object if it exists."""
         with self._translating_errors(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(file))
 
     def delete_folder(self, folder: str) -> None:
-        """Delete everything below a folder, which need not be there."""
+        """Delete everything below a folder, if the folder exists."""
         with self._translating_errors(), contextlib.suppress(FileNotFoundError):
             self._fs.invalidate_cache()
             self._fs.rm(self._path(folder), recursive=True)

@@ -1,12 +1,13 @@
-"""The model store behind a URL: S3 and whatever else fsspec reaches. Versions are read through a local cache.
+"""The model store behind a URL: S3 and whatever else fsspec supports. Versions are read through a local cache.
 
-Object stores can't rename a folder. So a bundle is uploaded file by file, and `manifest.json` last: readers ignore a
-version without it. A deletion starts with it. Small files are written by one put, which in object stores either
-happens completely or not at all. A file system behind a URL (sftp://) that can't promise that should be mounted, and
-named as a folder. `lease` decides who may write. Besides the files that `registry.store` names, a model's folder has
+Object stores can't rename a folder. So a bundle is uploaded file by file, `manifest.json` last, and deleted with
+`manifest.json` first: readers ignore a version without a manifest. A small file is written by a single put, which an
+object store does completely or not at all. A file system behind a URL (sftp://) that can't promise this should be
+mounted, and the setting should name the folder. `lease` decides who may write. Besides the files that `registry.store`
+names, a model's folder has
 
-    .staging-000003    version 3 is being uploaded or deleted; if its writer died, the next writer cleans up
-    .claim-…           a writer has, or waits for, the lease on the model
+    .staging-000003    version 3 is being uploaded or deleted; if the writer died, the next writer cleans up
+    .claim-…           a writer has the lease on the model, or is trying to get it
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class FsspecStorage:
     def __init__(
         self, objects: ObjectClient, *, cache: LocalStorage, lease: Callable[[ObjectClient, str], Lease] = Lease
     ) -> None:
-        """`cache` must hold this store's versions only; `lease` makes the lease on a model's folder."""
+        """`cache` must hold this store's versions only; `lease` creates the lease on a model's folder."""
         self._objects = objects
         self._cache = cache
         self._lease = lease
@@ -78,7 +79,7 @@ class FsspecStorage:
     def fetch(self, name: str, version: int) -> Path:
         """The version's copy in the cache; fetched if it is missing, damaged, or has another manifest.
 
-        Also deletes copies of versions that the store has no more.
+        When it fetches, it also deletes cached copies of versions that are no longer in the store.
         """
         manifest = self._manifest(name, version)
         path = self._cache.fetch(name, version)
@@ -108,12 +109,12 @@ class FsspecStorage:
     def _manifest(self, name: str, version: int) -> bytes:
         manifest = self.read(name, f"{folder_name(version)}/{MANIFEST_FILE}")
         if manifest is None:
-            raise NotFound(f"model {name}@{version} is not in {self.location} any more: it was deleted meanwhile.")
+            raise NotFound(f"model {name}@{version} is no longer in {self.location}: it was deleted meanwhile.")
         return manifest
 
     def _fetch_into_cache(self, name: str, version: int, manifest: bytes) -> None:
         kept = self.version_numbers(name)
-        # The processes of this machine share the cache: one of them fetches, the others wait and find the copy.
+        # The processes of this machine share the cache: one of them fetches, the others wait and then find the copy.
         with self._cache.writing(name) as cache:
             if _is_copy(self._cache.fetch(name, version), manifest):
                 return
@@ -122,7 +123,7 @@ class FsspecStorage:
                 try:
                     open_bundle(staging)
                 except BadBundle as error:
-                    self._manifest(name, version)  # raises if that is because it was deleted meanwhile
+                    self._manifest(name, version)  # raises NotFound if the reason is that the version was deleted
                     raise BadBundle(f"{name}@{version} as fetched from {self.location}: {error}") from error
                 if version in self._cache.version_numbers(name):
                     cache.discard(version)
@@ -145,7 +146,7 @@ class FsspecStorage:
 class FsspecWriter:
     """Changes one model while its lease lasts. See `protocol.Writer`.
 
-    Raises StoreUnavailable, and BadSetting if the scratch folder for new versions has no room.
+    Raises StoreUnavailable, and BadSetting if the scratch folder for new versions has no space left.
     """
 
     def __init__(self, objects: ObjectClient, name: str, lease: Lease) -> None:
@@ -179,7 +180,7 @@ class FsspecWriter:
                 self._lease.check()
                 self._objects.upload(staging / file, f"{self._name}/{folder}/{file}")
         except BaseException:
-            with contextlib.suppress(StoreUnavailable):  # otherwise the next writer cleans up
+            with contextlib.suppress(StoreUnavailable):  # if this fails, the next writer cleans up
                 self._delete_version(version)
             raise
         self._delete_marker(version)

@@ -1,8 +1,8 @@
 """The storage that a model store needs: a local folder, or objects behind a URL.
 
-Two implementations, `local` and `object_store`. The logic of the store is in `registry.store` and `registry.reader`;
-here are only file names and the guarantees of each operation. Paths in arguments are relative to a model's folder:
-`current`, `000003/manifest.json`.
+It has two implementations, `local` and `object_store`. The logic of the store is in `registry.store` and
+`registry.reader`; this module only defines file names and what each operation guarantees. Paths in arguments are
+relative to a model's folder: `current`, `000003/manifest.json`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Protocol
 from model_store.runtime.scratch import describe_disk_error
 from shared.errors import StoreUnavailable
 
-STAGING_PREFIX = ".staging-"  # being made, or left behind by a dead writer; readers ignore it
+STAGING_PREFIX = ".staging-"  # being written, or left behind by a dead writer; readers ignore it
 TRASH_PREFIX = ".trash-"  # being deleted
 
 _VERSION_FOLDER = re.compile(r"[0-9]{6,}")
 
 
 class Writer(Protocol):
-    """Changes one model. `Storage.writing` gives it out to one process at a time."""
+    """Changes one model. `Storage.writing` gives a Writer to one process at a time."""
 
     def write(self, file: str, data: bytes) -> None:
-        """Replace a small file: readers see the old content or the new one, also after a crash."""
+        """Replace a small file: readers see either the old content or the new one, even after a crash."""
 
     def delete(self, file: str) -> None:
         """Delete a small file if it exists."""
 
     def staging(self) -> AbstractContextManager[Path]:
-        """An empty local folder to make a bundle in; deleted afterwards unless it was placed."""
+        """An empty local folder to build a bundle in; deleted afterwards unless it was placed."""
 
     def place(self, staging: Path, version: int) -> None:
-        """Make a staged bundle visible as `version`: completely or not at all, also after a crash."""
+        """Make a staged bundle visible as `version`: completely or not at all, even after a crash."""
 
     def discard(self, version: int) -> None:
         """Make a version invisible at once, then delete it."""
@@ -58,7 +58,7 @@ class Storage(Protocol):
         """The numbers of all versions that have a folder, complete or not, oldest first."""
 
     def files(self, name: str, version: int) -> frozenset[str]:
-        """The files that exist of a version; empty when the version doesn't exist."""
+        """The existing files of a version; empty when the version doesn't exist."""
 
     def read(self, name: str, file: str) -> bytes | None:
         """The content of a small file; None when it doesn't exist."""
@@ -67,12 +67,12 @@ class Storage(Protocol):
         """A local folder with the files of a complete version, which stays there until the version is deleted.
 
         Raises:
-            NotFound: it was deleted meanwhile.
-            BadBundle: it can't be fetched unchanged.
+            NotFound: the version was deleted meanwhile.
+            BadBundle: the version can't be fetched unchanged.
         """
 
     def fresh_copy(self, name: str, version: int) -> AbstractContextManager[Path]:
-        """A local folder with the files as the store has them now, complete or not: for checking them."""
+        """A local folder for checking a version: its files as the store has them now, complete or not."""
 
     def writing(self, name: str) -> AbstractContextManager[Writer]:
         """Wait until no other writer changes the model, clean up after dead writers, and keep others waiting."""
@@ -84,7 +84,7 @@ def folder_name(version: int) -> str:
 
 
 def version_number(folder: str) -> int | None:
-    """The version that has a folder of this name; None if it is no version's folder."""
+    """The version that has a folder of this name; None if no version has."""
     return int(folder) if _VERSION_FOLDER.fullmatch(folder) else None
 
 
@@ -92,5 +92,5 @@ def store_unavailable_error(location: str, error: BaseException) -> StoreUnavail
     """The error for a store that can't be read or written."""
     return StoreUnavailable(
         f"the model store {location} can't be read or written: {describe_disk_error(error)}. "
-        "Check that it is reachable, that you may, and that the disk isn't full."
+        "Check that it is reachable, that you have permission, and that the disk isn't full."
     )

@@ -178,7 +178,7 @@ def test_list(store: ModelStore) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "says", "version"),
     [
-        ("current", b"garbage", "current holds 'garbage', should be a version's number", None),
+        ("current", b"garbage", "current holds 'garbage', but should hold the numbers of versions", None),
         ("canary.json", b"{", "canary.json is not a canary of this release", None),
         ("current", b"7", "the current version other@7 is missing or incomplete: promote or publish another", 7),
         ("canary.json", b'{"version": 7, "share": 0.1}', "the canary other@7 is missing or incomplete", 7),

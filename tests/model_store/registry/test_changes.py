@@ -63,7 +63,7 @@ def test_a_version_that_was_changed_is_not_promoted(store: ModelStore, file: str
 
 
 def test_what_is_not_there_is_not_promoted_and_makes_no_folder(store: ModelStore) -> None:
-    with pytest.raises(NotFound, match=r"tiny@9 is not there.*it has tiny@1, tiny@2, tiny@3"):
+    with pytest.raises(NotFound, match=r"tiny@9 does not exist.*it has tiny@1, tiny@2, tiny@3"):
         store.promote("tiny", 9)
     for call in (
         lambda: store.promote("bottles", 1),
@@ -72,7 +72,7 @@ def test_what_is_not_there_is_not_promoted_and_makes_no_folder(store: ModelStore
         lambda: store.set_canary("bottles", CANARY),
         lambda: store.clear_canary("bottles"),
     ):
-        with pytest.raises(NotFound, match="model 'bottles' is not there"):
+        with pytest.raises(NotFound, match="model 'bottles' does not exist"):
             call()
     assert store.model_folders() == ["tiny"]
 
@@ -90,7 +90,7 @@ def test_rollback_goes_further_back_each_time(store: ModelStore) -> None:
 def test_rollback_passes_over_what_is_damaged(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     change(store, 2, INT8_FILE, b"?")
     assert store.rollback("tiny") == 1
-    assert "no going back to tiny@2" in caplog.text
+    assert "can't roll back to tiny@2" in caplog.text
     assert INT8_FILE in caplog.text
     assert store.history("tiny").versions == (1,)
 
@@ -111,7 +111,7 @@ def test_prune_keeps_what_is_needed(store: ModelStore, tiny_bundle: Path) -> Non
     assert store.prune("tiny", keep=1) == [6]
     assert store.prune("tiny", keep=1) == []
     assert store.versions("tiny") == store.version_numbers("tiny") == [1, 3, 5, 7]
-    with pytest.raises(NotFound, match=r"tiny@2 is not there.*it has tiny@1, tiny@3"):
+    with pytest.raises(NotFound, match=r"tiny@2 is missing or incomplete.*it has tiny@1, tiny@3"):
         store.resolve("tiny@2")
     assert store.rollback("tiny") == 3
     publish(store, tiny_bundle, 1)

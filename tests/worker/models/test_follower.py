@@ -290,7 +290,7 @@ def test_a_pointer_to_a_version_that_is_not_there_yet_is_polled_again(versions: 
     hidden = folder.rename(folder.with_name(".hidden"))
     versions.point(2)
     for _ in range(2):
-        with pytest.raises(Exception, match="tiny@2 is not there"):
+        with pytest.raises(Exception, match="tiny@2 is missing or incomplete"):
             post.follower.poll()
     assert (post.stable, post.swaps("refused")) == (1, 0)
     hidden.rename(folder)

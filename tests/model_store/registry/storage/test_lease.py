@@ -145,7 +145,7 @@ def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: O
         silent = remote.read(f"tiny/{claim}")
         assert silent != first
         clock.pass_by(0)  # as if suspended: more than half of the time, less than all
-        with pytest.raises(StoreUnavailable, match="lost the right to change it"):
+        with pytest.raises(StoreUnavailable, match="lost the lease"):
             lease.check()
         (renewer,) = (thread for thread in threading.enumerate() if thread.name == "store-lease")
         turns.next()

@@ -158,7 +158,7 @@ def test_a_copy_goes_when_its_version_does(store: ModelStore, elsewhere: ModelSt
     for _ in range(2):
         store.publish("tiny", copy_build(tiny_bundle))
     assert store.prune("tiny", keep=1) == [1, 2]
-    with pytest.raises(NotFound, match="tiny@1 is not there"):
+    with pytest.raises(NotFound, match="tiny@1 is missing or incomplete"):
         elsewhere.resolve("tiny@1")
     assert old.exists()
     elsewhere.resolve("tiny")
@@ -242,7 +242,7 @@ def test_a_bundle_that_is_being_copied_in_by_hand_is_invisible_and_left_alone(
 ) -> None:
     remote.put(f"tiny/000003/{INT8_FILE}", (tiny_bundle / INT8_FILE).read_bytes())
     assert (store.versions("tiny"), store.version_numbers("tiny")) == ([1, 2], [1, 2, 3])
-    with pytest.raises(NotFound, match="tiny@3 is not there, or not complete"):
+    with pytest.raises(NotFound, match="tiny@3 is missing or incomplete"):
         store.resolve("tiny@3")
     assert store.publish("tiny", copy_build(tiny_bundle)).name == "000004"
     assert remote.files("tiny/000003") == [INT8_FILE]
@@ -258,7 +258,7 @@ def test_a_version_that_is_deleted_while_it_is_fetched(
     monkeypatch.setattr(remote, "download", download)
     with pytest.raises(NotFound, match="it was deleted meanwhile"):
         elsewhere.resolve("tiny@1")
-    with pytest.raises(NotFound, match="tiny@1 is not there"):
+    with pytest.raises(NotFound, match="tiny@1 is missing or incomplete"):
         elsewhere.resolve("tiny@1")
 
 
