@@ -4,15 +4,16 @@ In: a dataset and its decoded images. Out: a DatasetReport, which can be printed
 
 How training treats images that show the same photograph (`model_store.datasets.near_duplicates`):
 
-    same labels            kept; a split puts the group to one side (`groups_of`)
-    contradictory labels   identical or a copy: they can't both be true, and it is unknown which one is, so neither is
-                           trained on. Only alike: both are kept, in one group, and reported. A missing cap may be the
-                           only difference between two bottles in one pose, and training learns most from such pairs
+    same labels            kept; a split keeps the group on one side (`groups_of`)
+    contradictory labels   if the images are identical or a copy, the labels can't both be true, and it is unknown which
+                           is, so neither image is trained on. If they are only alike, both are kept, in one group, and
+                           reported: a missing cap may be the only difference between two bottles in one pose, and
+                           training learns most from such pairs
     one is held out        the others are not trained on: the held-out image must be new to the model
 
 `good` contradicts every defect. Different labels of one photograph also contradict each other if the labels of each
-image are complete, or if an image can only have one (`single`). In folders of one label (`Dataset.complete` is False)
-they don't under `multi`: a photograph that is in `no cap` and in `disfigured` has both labels.
+image are complete, or if an image can only have one (`single`). They don't in a `multi` model if the dataset has a
+folder per label (`Dataset.complete` is False): a photograph in both `no cap` and `disfigured` has both labels.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from model_store.runtime.progress import ProgressSteps
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Ratio of the largest class to the smallest above which training neglects the small one; class weights compensate less.
+# Ratio of the largest class to the smallest above which training neglects the small one. Class weights compensate for
+# smaller ratios only.
 IMBALANCE = 3.0
-# With fewer, a class has at most four validation images, and one error changes its recall by a quarter.
+# With fewer images, a class has at most four in validation, and one error changes its recall by a quarter.
 FEW_IMAGES = 20
 _SHOWN = 5  # file names printed per finding; the JSON has all of them
 
@@ -62,7 +64,7 @@ class Duplicate(_ReportModel):
 
 
 class Conflict(_ReportModel):
-    """One photograph in several files with contradictory labels, by file. `excluded`: none of them is trained on."""
+    """One photograph in several files whose `labels`, by file, contradict. `excluded`: no such file is trained on."""
 
     labels: dict[str, tuple[str, ...]]
     kind: DuplicateKind
@@ -73,9 +75,9 @@ class DatasetReport(_ReportModel):
     """All findings. Files are named as in the dataset; counts are of usable images that are not held out.
 
     `groups` are files that show the same photograph, held-out ones included; `duplicates` are the pairs that connect
-    them. `crowded` are files too similar to many others to tell copies from other bottles: only identical ones are in
-    a group. `held_out_copies` maps each file that shows the photograph of a held-out file to that file. `excluded` are
-    the files that must not be trained on: those copies, and the files of contradictions.
+    them. `crowded` are files too similar to many others to tell copies from other bottles: of these, only identical
+    ones are in a group. `held_out_copies` maps each file that shows the photograph of a held-out file to that file.
+    `excluded` are the files that must not be trained on: those copies, and the files of contradictions.
     """
 
     path: str
@@ -107,7 +109,7 @@ class DatasetReport(_ReportModel):
         return [number_of.get(sample.name, len(self.groups) + index) for index, sample in enumerate(samples)]
 
     def warnings(self) -> list[str]:
-        """Warnings to read before training, one or two sentences each; empty when there is nothing to warn of."""
+        """Warnings to read before training, one or two sentences each; empty when there is nothing to warn about."""
         return [text for text in (*self._warnings_of_labels(), *self._warnings_of_images()) if text]
 
     def show(self, console: Console) -> None:
@@ -131,16 +133,16 @@ class DatasetReport(_ReportModel):
         if self.imbalance is not None and self.imbalance > IMBALANCE:
             large, small = (pick(self.per_class, key=self.per_class.__getitem__) for pick in (max, min))
             yield (
-                f"imbalance: {large!r} has {self.imbalance:.1f} times the images of {small!r}. More of {small!r} help "
-                "more than more of anything else."
+                f"imbalance: {large!r} has {self.imbalance:.1f} times the images of {small!r}. Images of {small!r} are "
+                "the most useful ones to add."
             )
         if rare := self.rare_classes:
             counts = ", ".join(f"{name!r} {count}" for name, count in rare.items())
-            yield f"fewer than {FEW_IMAGES} images: {counts}. Their metrics on validation will be rough."
+            yield f"fewer than {FEW_IMAGES} images: {counts}. The validation metrics of these will be imprecise."
         if self.mode == "multi" and not self.complete:
             yield (
-                "folders of one label: what else applies to a bottle with a defect is taken as unknown, not as absent. "
-                "State all labels in labels.csv, or in folder names joined by `+`, to learn from them too."
+                "each folder stands for one label: whether a bottle with one defect has other defects, too, counts as "
+                "unknown. To train on that as well, state all labels in labels.csv, or in folder names joined by `+`."
             )
 
     def _warnings_of_images(self) -> Iterable[str]:
@@ -154,18 +156,18 @@ class DatasetReport(_ReportModel):
             pairs = [f"{one.first} = {one.second} ({one.kind}, {one.turn})" for one in self.duplicates]
             yield (
                 f"{count:,} images show only {len(self.groups):,} photographs: {_shortened(pairs)}. A split keeps "
-                "the images of each to one side."
+                "all images of a photograph on one side."
             )
-        for excluded, what in ((True, "none of them is trained on"), (False, "kept; look at them")):
+        for excluded, what in ((True, "not trained on"), (False, "kept; please check them")):
             conflicts = [_describe(one) for one in self.conflicts if one.excluded is excluded]
             if conflicts:
                 yield f"contradictory labels, {what}: {_shortened(conflicts)}"
         if copies := [f"{name} = {held_out}" for name, held_out in self.held_out_copies.items()]:
-            yield f"not trained on, as {HELD_OUT_FILE} names the same photograph: {_shortened(copies)}"
+            yield f"not trained on, because {HELD_OUT_FILE} names the same photograph: {_shortened(copies)}"
         if self.crowded:
             yield (
-                f"{len(self.crowded):,} images are too like many others to tell copies from other bottles: "
-                f"{_shortened(self.crowded)}. If they are copies, the metrics on validation flatter the model."
+                f"{len(self.crowded):,} images are too similar to many others to tell copies from other bottles: "
+                f"{_shortened(self.crowded)}. If they are copies, the validation metrics are too optimistic."
             )
 
 
@@ -182,7 +184,7 @@ def audit_dataset(
     Args:
         dataset: the dataset of the images.
         decoded: the decoded samples that may be trained on.
-        held_out: the samples of held_out.txt, decoded to the same size; they are only compared with.
+        held_out: the samples of held_out.txt, decoded to the same size; the others are only compared with them.
         mode: the mode of the model to train.
         steps: shows the progress.
     """
@@ -239,7 +241,7 @@ def _duplicate(pair: Pair, samples: Sequence[Sample]) -> Duplicate:
 
 
 def _conflicts(samples: Sequence[Sample], found: Duplicates, *, some_unknown: bool) -> tuple[Conflict, ...]:
-    """Contradictions within each group of identical images, then between two that are a copy or alike."""
+    """Contradictions within each group of identical images, then between two images that are a copy or alike."""
     identical = connected_groups(pair[:2] for pair in found.pairs if pair.kind == "identical")
     group_of = {number: group for group in identical for number in group}
     candidates: list[tuple[list[int], list[int], DuplicateKind]] = [(group, group, "identical") for group in identical]
@@ -264,7 +266,7 @@ def _label_sets(samples: Sequence[Sample], numbers: Iterable[int]) -> set[tuple[
 
 
 def _contradict(first: set[tuple[str, ...]], second: set[tuple[str, ...]], *, some_unknown: bool) -> bool:
-    """Whether a label set of the first and one of the second can't both be true."""
+    """Whether any label set in `first` and any in `second` can't both be true of one photograph."""
     different = ((one, other) for one in first for other in second if one != other)
     return any(not some_unknown or GOOD in one or GOOD in other for one, other in different)
 
@@ -284,4 +286,4 @@ def _describe(conflict: Conflict) -> str:
 
 def _shortened(texts: Sequence[str]) -> str:
     more = len(texts) - _SHOWN
-    return "; ".join(texts[:_SHOWN]) + (f"; and {more:,} more (--json of `models check-dataset`)" if more > 0 else "")
+    return "; ".join(texts[:_SHOWN]) + (f"; and {more:,} more (see `models check-dataset --json`)" if more > 0 else "")

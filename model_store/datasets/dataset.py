@@ -7,10 +7,10 @@ Out: a Dataset. No image is decoded here; `model_store.datasets.image_loading` d
 A third column or field, `camera`, may name the camera that took the image.
 
 Complete and incomplete labels: a table states all labels of its images. Class folders do too if one of their names
-joins labels by `+`, as `no cap+disfigured` does: its author sorted every bottle by all its labels. Without such a
-folder an image in `no cap` lacks its cap, but may be disfigured too. A `multi` model must not learn from it that the
-bottle is not disfigured; `Dataset.known_labels` says which labels are known. To state that no other label applies,
-write a labels.csv.
+joins labels by `+`, as `no cap+disfigured` does, because then the author sorted every bottle by all its labels. Without
+such a folder, a bottle in `no cap` lacks its cap, but may be disfigured too. A `multi` model must not learn from its
+image that the bottle is not disfigured; `Dataset.known_labels` says which labels are known. To state that no other
+label applies, write a labels.csv.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shared.schemas import Name
 
 HELD_OUT_FILE = "held_out.txt"
 FOLDER_SEPARATOR = "+"
-# Only to tell images from other files in a folder; the format is detected from the bytes.
+# Only used to tell images from other files in a folder; the format of an image is detected from its bytes.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 _CAMERA: TypeAdapter[str] = TypeAdapter(Name)
@@ -53,9 +53,9 @@ class Sample:
 class Dataset:
     """The classes and labelled samples of a dataset.
 
-    `classes` are sorted, as in the tutorial; `samples` are sorted by name. `unlabelled` are image files that the labels
-    file doesn't name, or that lie outside the class folders: they are not used, and reported. `complete`: every label
-    that applies to an image is stated; otherwise labels that are not stated may apply too.
+    `classes` are sorted; `samples` are sorted by name. `unlabelled` are image files that the labels file doesn't name,
+    or that lie outside the class folders: they are reported, but not used. `complete`: every label that applies to an
+    image is stated; otherwise labels that are not stated may apply too.
     """
 
     files: DatasetFiles
@@ -69,18 +69,18 @@ class Dataset:
         return tuple(sorted({*self.classes, GOOD})) if mode == "multi" else self.classes
 
     def known_labels(self, sample: Sample, classes: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Those of `classes` of which the dataset states whether they apply to the sample, in their order.
+        """The labels among `classes` for which it is known whether they apply to the sample, in the order of `classes`.
 
         `classes` are by default the dataset's classes and `good`, sorted. All are known in a complete dataset, and for
-        a sample that is `good` (no defect applies). Otherwise only the sample's labels are known, and that it isn't
-        `good`.
+        a sample that is `good` (no defect applies). Otherwise it is only known that the sample's own labels apply and
+        that `good` doesn't.
         """
         candidates = sorted({*self.classes, GOOD}) if classes is None else classes
         all_known = self.complete or GOOD in sample.labels
         return tuple(name for name in candidates if all_known or name in sample.labels or name == GOOD)
 
     def absent_labels(self, sample: Sample) -> tuple[str, ...]:
-        """The defects that are known not to apply to the sample: `multi` learns their absence from it."""
+        """The defects that are known not to apply to the sample. A `multi` model learns their absence from it."""
         return tuple(name for name in self.known_labels(sample) if name not in sample.labels and name != GOOD)
 
     def with_samples(self, samples: Iterable[Sample]) -> Dataset:
@@ -89,7 +89,7 @@ class Dataset:
 
 
 def load_dataset(path: Path) -> Dataset:
-    """Read a dataset's names and labels.
+    """Read the file names and labels of a dataset.
 
     Raises:
         BadDataset: there are no labelled images, the labels file is wrong (the message names the line), or a file that
@@ -118,7 +118,7 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
     if chosen == "single" and several is not None:
         raise BadDataset(
             f"{dataset.files.path}: {several.name} has the labels {list(several.labels)}, but --mode single allows one "
-            "an image. Use --mode multi."
+            "per image. Use --mode multi."
         )
     return chosen or ("multi" if several else "single")
 
@@ -126,21 +126,21 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
 def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> None:
     """Raise unless there are at least two classes, and two samples of each.
 
-    In `multi` each defect also needs two samples that are known not to have it: if it is never absent, always answering
-    with it would always be correct.
+    In `multi` each defect also needs two samples that are known not to have it. If a defect were never absent, a model
+    could be right about it by always reporting it.
 
     Raises:
-        BadDataset: names the class and its number of images.
+        BadDataset: the message names the class and its number of images.
     """
     path, used = dataset.files.path, list(samples)
     counts = count_labels(used, dataset.classes)
     if len(counts) < 2:
-        raise BadDataset(f"{path} has the classes {sorted(counts)}: at least two are needed to tell apart.")
+        raise BadDataset(f"{path} has the classes {sorted(counts)}, but a model needs at least two to tell apart.")
     for name, count in counts.items():
         if count < 2:
             raise BadDataset(
                 f"{path}: class {name!r} has {count} usable image(s) outside {HELD_OUT_FILE}; at least 2 are needed, "
-                "one to train on and one to check with. Add images, or remove the class."
+                "one to train on and one to validate with. Add images, or remove the class."
             )
     if mode == "multi":
         _check_absences(dataset, used)
@@ -154,17 +154,18 @@ def _check_absences(dataset: Dataset, samples: Iterable[Sample]) -> None:
     remedy = (
         "Add images without them, or remove the class."
         if dataset.complete
-        else f"Folders of one label don't say what else applies: add a folder `{GOOD}/` of bottles without a defect, "
-        f"or state all labels of every image in {CSV_FILE}, or train with --mode single."
+        else "Folders with one label each don't state which other labels apply: add a folder "
+        f"`{GOOD}/` of bottles without a defect, or state all labels of every image in {CSV_FILE}, or train with "
+        "--mode single."
     )
     raise BadDataset(
-        f"{dataset.files.path}: images known to be without a defect, which `multi` needs at least 2 of for each: "
-        f"{', '.join(rarely_absent)}. {remedy}"
+        f"{dataset.files.path}: a `multi` model needs at least 2 images known to be without each defect. There are "
+        f"fewer for: {', '.join(rarely_absent)}. {remedy}"
     )
 
 
 def count_labels(samples: Iterable[Sample], classes: Iterable[str]) -> dict[str, int]:
-    """Images per class, in the order of `classes`."""
+    """The number of images per class, in the order of `classes`."""
     counts = Counter(label for sample in samples for label in sample.labels)
     return {name: counts[name] for name in classes}
 
@@ -194,7 +195,7 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
         name = PurePosixPath(row.filename.strip()).as_posix()
         line_location = f"{location}, line {line}"
         if name not in known:
-            raise BadDataset(f"{line_location}: file {name!r} is not there. Add it, or remove the line.")
+            raise BadDataset(f"{line_location}: file {name!r} does not exist. Add it, or remove the line.")
         if name in samples:
             raise BadDataset(f"{line_location}: file {name!r} is listed twice. Join its labels by `|`.")
         samples[name] = Sample(
@@ -215,7 +216,7 @@ def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:
         raise BadDataset(f"{location}: no label: write `{GOOD}` where no defect applies.")
     cleaned = sorted({_checked_label(label, location) for label in labels})
     if GOOD in cleaned and len(cleaned) > 1:
-        raise BadDataset(f"{location}: {cleaned} says `{GOOD}` beside a defect: `{GOOD}` means that none applies.")
+        raise BadDataset(f"{location}: {cleaned} says `{GOOD}` beside a defect, but `{GOOD}` means that none applies.")
     return tuple(cleaned)
 
 
@@ -226,7 +227,7 @@ def _checked_label(label: str, location: str) -> str:
     if FOLDER_SEPARATOR in name:
         raise BadDataset(
             f"{location}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join "
-            f"those of a line by `{LABEL_SEPARATOR}`, or rename the label."
+            f"the labels in a table by `{LABEL_SEPARATOR}`, or rename the label."
         )
     if not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
         raise BadDataset(f"{location}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
@@ -252,7 +253,7 @@ def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterat
         held_out = {line for line in lines if line}
     if missing := sorted(held_out - {sample.name for sample in samples}):
         raise BadDataset(
-            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r} ({len(missing)} such), which has no label here: "
-            "correct it."
+            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r}, which is not a labelled image of the dataset "
+            f"({len(missing)} such in all): correct it."
         )
     return (replace(sample, held_out=sample.name in held_out) for sample in samples)

@@ -1,7 +1,7 @@
 """The files of a dataset, in a folder or in a zip that is never unpacked.
 
 Names are relative, with `/`. In a folder, links are followed. The members of a zip are read into memory one at a time
-and up to a limit, so that no name leads outside and no member unpacks without end.
+and up to a limit, so that none is written outside a folder and none unpacks without end.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Protocol
 from shared.errors import BadDataset, BadImage
 from shared.file_walk import walk
 
-# Far more files than fit into the memory of a training machine.
+# The images of so many files are far more than fit into the memory of a training machine.
 MAX_FILES = 1_000_000
-# Enough for the labels of a million files; no file of a dataset is larger.
+# Enough for the labels of a million files, and no image needs more.
 MAX_FILE_BYTES = 200_000_000
 
 
@@ -53,10 +53,10 @@ def open_files(path: Path) -> DatasetFiles:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise BadDataset(f"dataset {path} is not there: give a folder or a zip.")
+        raise BadDataset(f"dataset {path} does not exist: give a folder or a zip.")
     if not zipfile.is_zipfile(path):
         raise BadDataset(
-            f"dataset {path} is neither a folder nor a whole zip: give one of them, or make the zip again."
+            f"dataset {path} is neither a folder nor a complete zip: give one of them, or create the zip again."
         )
     return _zip(path)
 
@@ -110,7 +110,7 @@ def _zip(path: Path) -> _Zip:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise BadDataset(f"dataset {path} is a damaged zip: {error}. Make it again.") from error
+        raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
     infos = archive.infolist()
     _check_count(path, len(infos))
     for info in infos:
@@ -124,7 +124,7 @@ def _zip(path: Path) -> _Zip:
 
 
 def _common_root(names: list[str]) -> str:
-    """The folder that wraps everything, if there is one. A single class folder is not one: it holds only files."""
+    """The folder that wraps everything, or "". A single class folder doesn't count: it holds only image files."""
     tops = {name.split("/")[0] for name in names}
     if len(tops) != 1 or all(name.count("/") == 1 and not _is_label_table(name) for name in names):
         return ""
@@ -147,13 +147,13 @@ def _without_files(tops: set[str], names: list[str]) -> tuple[str, ...]:
 def _check_member(path: Path, name: str) -> None:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
-        raise BadDataset(f"dataset {path} has a member {name!r} that leads outside of it: make the zip again.")
+        raise BadDataset(f"dataset {path} has a member {name!r} that leads outside the zip: create the zip again.")
 
 
 def _check_count(path: Path, count: int) -> None:
     if count > MAX_FILES:
-        raise BadDataset(f"dataset {path} has {count:,} files, the limit is {MAX_FILES:,}: split it.")
+        raise BadDataset(f"dataset {path} has {count:,} files, but the limit is {MAX_FILES:,}: split it.")
 
 
 def _too_large(name: str, size_bytes: int) -> BadImage:
-    return BadImage("too_large_bytes", f"{name} has {size_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}.")
+    return BadImage("too_large_bytes", f"{name} has {size_bytes:,} bytes, but the limit is {MAX_FILE_BYTES:,}.")

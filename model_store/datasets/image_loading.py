@@ -31,8 +31,8 @@ from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
 from shared.settings import Settings
 
-# Above this size decoded images are kept in a file, if a folder for it is given: 7,000 images at 224 px. Below it
-# memory is faster, and a training machine has enough.
+# Above this size (about 7,000 images at 224 px), decoded images are kept in a file, if a folder for it is given. Below
+# it they stay in memory, which is faster and large enough on a training machine.
 MEMORY_BYTES = 1_000_000_000
 # Decoded images per thread that may wait to be consumed: enough to keep all threads busy.
 _AHEAD_PER_THREAD = 8
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """`max_image_bytes`, `max_image_px`, `max_decode_bytes` and `max_decode_s`."""
+        """The settings `max_image_bytes`, `max_image_px`, `max_decode_bytes` and `max_decode_s` as Limits."""
         return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes, settings.max_decode_s)
 
 
@@ -62,7 +62,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class DecodedSamples:
-    """Decoded samples, in their order.
+    """Decoded samples, in the order in which they were given.
 
     `images` is uint8 [N, S, S, 3]; `samples` has N entries, and so has `digests`, the SHA-256 of each file;
     `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each sample, so it does not depend on
@@ -110,8 +110,9 @@ def decode_samples(
         size_px: side of the decoded images.
         limits: larger files count as unreadable.
         on_progress: called for each sample.
-        fit: how an image that is no square becomes one.
-        regions: by camera, `*` for every other: the part of its images to keep; without one the whole image is kept.
+        fit: how an image that isn't square is made square.
+        regions: the part of an image to keep, by camera; `*` stands for every other camera. Images of a camera without
+            a region are kept whole.
         scratch: a folder for a file with the images if they need more than MEMORY_BYTES. None: keep them in memory.
 
     Raises:
@@ -147,29 +148,29 @@ def _fingerprint(decoded: Iterable[_Decoded]) -> str:
 
 
 def _allocate(count: int, size_px: int, scratch: Path | None) -> Pixels:
-    """uint8 [count, size_px, size_px, 3], not initialised; in a file below `scratch` above MEMORY_BYTES."""
+    """Allocate uint8 [count, size_px, size_px, 3], not initialized; above MEMORY_BYTES in a file below `scratch`."""
     shape = (count, size_px, size_px, 3)
     size_bytes = math.prod(shape)
     if scratch is None or size_bytes <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        # A file without a name: deleted with the last array that maps it, or with the process, however it ends.
+        # The file has no name, so it disappears with the last array that maps it, or when the process ends in any way.
         with tempfile.TemporaryFile(dir=scratch) as file:
-            # Allocated now: on a full disk, writing to a map of a sparse file would kill the process with SIGBUS.
+            # Allocate the space now: on a full disk, writing to a map of a sparse file kills the process with SIGBUS.
             os.posix_fallocate(file.fileno(), 0, size_bytes)
             return np.asarray(np.memmap(file, np.uint8, mode="r+", shape=shape))
     except OSError as error:
         raise BadSetting(
-            f"{count:,} decoded images need {size_bytes / 1e9:.1f} GB in {scratch}: {error.strerror}. Make room, or "
-            "name another folder with --cache-dir."
+            f"{count:,} decoded images need {size_bytes / 1e9:.1f} GB in {scratch}: {error.strerror}. Free some space, "
+            "or name another folder with --cache-dir."
         ) from error
 
 
 def _decode_in_threads(
     samples: Iterable[Sample], decode: Callable[[Sample], _WithPixels | Unreadable]
 ) -> Iterator[_WithPixels | Unreadable]:
-    """Decode in threads (the codec releases the interpreter lock), in order, a limited number ahead of the consumer."""
+    """Decode in threads (the codec releases the interpreter lock), in order, at most so many ahead of the consumer."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_WithPixels | Unreadable]] = deque()

@@ -1,6 +1,6 @@
 """The tables that hold a dataset's labels (`labels.csv`, `labels.jsonl`). In: a dataset's files. Out: rows as written.
 
-Only the form of a row is checked here; `model_store.datasets.dataset` checks names, labels and cameras.
+This module checks only the format of a row; `model_store.datasets.dataset` checks names, labels and cameras.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_rows(files: DatasetFiles, table: str) -> Iterator[tuple[int, LabelRow]]
     """The rows of `table`, CSV_FILE or JSONL_FILE, each with the number of its line.
 
     Raises:
-        BadDataset: the file can't be read, or a line has another form; names the line.
+        BadDataset: the file can't be read, or a line is not in this format; the message names the line.
     """
     location = f"{files.path}/{table}"
     return _csv_rows(files, location) if table == CSV_FILE else _jsonl_rows(files, location)
@@ -44,7 +44,7 @@ def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRo
     columns = [name.strip() for name in reader.fieldnames or []]
     if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
         raise BadDataset(
-            f"{location} has the columns {columns}, should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: "
+            f"{location} has the columns {columns}, but should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: "
             "correct the first line."
         )
     reader.fieldnames = columns
@@ -52,7 +52,7 @@ def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRo
         for row in reader:
             if None in row or None in row.values():
                 raise BadDataset(
-                    f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote a comma in a name."
+                    f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote names with commas."
                 )
             labels = row["labels"].split(LABEL_SEPARATOR)
             yield reader.line_num, LabelRow(row["filename"], labels, row.get(CAMERA_COLUMN))
@@ -77,16 +77,18 @@ def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, Label
         if isinstance(labels, str):
             labels = labels.split(LABEL_SEPARATOR)
         if not isinstance(filename, str) or not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
-            raise BadDataset(f"{location}, line {number}: filename should be text, labels text or a list of texts.")
+            raise BadDataset(
+                f"{location}, line {number}: filename should be a string, and labels a string or a list of strings."
+            )
         if camera is not None and not isinstance(camera, str):
             raise BadDataset(
-                f"{location}, line {number}: camera {camera!r} should be text, or null where it isn't known."
+                f"{location}, line {number}: camera {camera!r} should be a string, or null if it isn't known."
             )
         yield number, LabelRow(filename, labels, camera)
 
 
 def read_text(files: DatasetFiles, name: str) -> str:
-    """The text of one of the dataset's files; raises BadDataset if it is not UTF-8."""
+    """The text of one of the dataset's files; raises BadDataset if it can't be read or is not UTF-8."""
     try:
         return files.read(name).decode("utf-8-sig")
     except BadImage as error:

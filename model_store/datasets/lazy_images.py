@@ -1,7 +1,7 @@
-"""Many images of which only some are copied into memory at a time, and the answers of a function to all of them.
+"""Subsets of images that may not fit into memory, copied a few at a time, and a function's answers to them in batches.
 
 Decoded images may lie in a file (`image_loading`), so that training can use more of them than fit into memory. NumPy's
-`images[rows]` would copy all these rows into memory; a LazySubset copies only what is asked for at a time.
+`images[rows]` would copy all these rows into memory; a LazySubset copies only the rows that are asked for at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rows = slice | Indices
 
 @dataclass(frozen=True)
 class LazySubset:
-    """The N images `rows` of `images`, uint8 [M, S, S, 3], in that order: `subset[3:9]` copies six of them."""
+    """The N images that `rows` selects from `images`, uint8 [M, S, S, 3], in that order. `subset[3:9]` copies six."""
 
     images: Pixels
     rows: Indices
@@ -46,6 +46,6 @@ ImageStack = Pixels | LazySubset
 
 
 def in_batches(answer: Callable[[Any], Any], rows: ImageStack | Floats, *, size: int) -> Floats:
-    """The answers to all N >= 1 rows, float32 [N, …], asked for `size` rows at a time."""
+    """Call `answer` on N >= 1 rows, `size` rows at a time; returns all its answers, float32 [N, …]."""
     starts = range(0, len(rows), size)
     return np.concatenate([np.asarray(answer(np.ascontiguousarray(rows[at : at + size]))) for at in starts])

@@ -1,6 +1,6 @@
 """Finds images that show the same photograph: copied, re-encoded, resized, slightly relit, mirrored or turned.
 
-In: decoded images. Out: pairs of them. Uses Numpy and Pillow only; knows nothing of datasets or labels.
+In: decoded images. Out: pairs of them. Uses NumPy and Pillow only; knows nothing about datasets or labels.
 
 A sorting camera is fixed, and most of each image is the same belt, so the overall similarity of two images says little.
 Two bottles differ most clearly in one small place. So two images count as the same photograph if, after brightness and
@@ -8,28 +8,28 @@ contrast are made equal, no small part differs by more than re-encoding the file
 
     thumbnails  64 x 64 RGB, lightly smoothed, so that the size or quality of the file hardly matters
     candidates  16 x 16 cells as vectors: the few nearest neighbours of each image, under the eight ways to mirror and
-                turn a square. Matrix products in blocks, so that 20,000 images take half a minute
-    check       each candidate in the thumbnails: its difference is the largest root mean square of 2 x 2 pixels
+                turn a square. They are found by matrix products in blocks, so that 20,000 images take half a minute
+    check       each candidate pair in the thumbnails: its difference is the largest root mean square of 2 x 2 pixels
 
-Measured on the bottle frames at 224 px, every fourth copied in each way; differences in levels of 255:
+Measured on the bottle frames at 224 px, every fourth copied in each way; differences in levels (0 to 255):
 
     copy                          95 % below   largest   within COPY_BOUND, ALIKE_BOUND
     JPEG again, quality 90             1.7       2.4         100 %, 100 %
     JPEG again, quality 30             5.5       6.9         100 %, 100 %
     twice the size                     1.0       1.0         100 %, 100 %
     half the size                      6.0       7.7         100 %, 100 %
-    that again, mirrored               9.9      13.5          88 %, 100 %
+    half the size, mirrored            9.9      13.5          88 %, 100 %
     a third of the size               14.7      16.6          25 %, 99 %
     15 % darker                        1.8       2.1         100 %, 100 %
     8 % brighter: highlights clip     12.0      15.8          71 %, 100 %
     15 % brighter                     23.3      27.1          30 %, 71 %
     1 % cropped on each side          24.5      34.8           9 %, 73 %
 
-Different frames: no pair of the 400 differs by less than 32, turned and mirrored or not. A spot of 12 pixels in 224,
-the size of a cap in a wide view, that differs by 40 levels makes 24 or more.
+No pair of the 400 different frames differs by less than 32, even when turned or mirrored. A spot of 12 px in a frame of
+224 px (the size of a cap in a wide view) that differs by 40 levels makes a difference of 24 or more.
 
-Some cameras show mostly one kind of bottle in one pose, and then different bottles are within the bounds. So the bounds
-shrink where many images are similar: a copy is nearer than the other neighbours are (`_split_crowds`).
+Some cameras show mostly one kind of bottle in one pose, and then even different bottles are within the bounds. So the
+bounds shrink where many images are similar: a copy is nearer than the other neighbours are (`_split_crowds`).
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ from model_store.runtime.progress import OnProgress, ProgressSteps
 from shared.arrays import Bools, Floats, Indices
 from shared.images.arrays import Pixels
 
-COPY_BOUND = 8.0  # too little for a difference that would change a label
+COPY_BOUND = 8.0  # a change that matters to a label makes a larger difference
 ALIKE_BOUND = 16.0
-# The least correlation of two thumbnails. In a dim image no part can differ by many levels, but different images
-# correlate less: the copies above by 0.986 or more (cropped: 0.978), different frames by 0.92 at most.
+# The least correlation of the thumbnails of a pair. In dim images no part can differ by many levels, but different
+# images have a low correlation: it is 0.986 or more for the copies above (cropped: 0.978), and at most 0.92 for
+# different frames.
 _CORRELATION = 0.97
 _CONTRAST_RATIO = 1.5
 _MEAN_SHIFT = 40.0  # levels of brightness; 15 % is up to 38
@@ -63,7 +64,7 @@ _FLAT = 1.0  # levels of contrast below which images can't be compared
 _CROWD_SHARE = 0.1
 _CROWD = 10
 _SHRINK = 2**-0.5
-_FLOOR = 2.5  # levels: the noise of the codec. Crowds within it can't be told apart
+_FLOOR = 2.5  # levels: the noise of the codec. Images that differ by less can't be told apart
 
 _THUMBNAIL_PX = 64
 _CELL_PX = 4
@@ -71,12 +72,12 @@ _PART_PX = 2
 # Cells are coarser than the thumbnails, so differences are smaller in them.
 _CELL_COSINE = 0.95
 _CELL_SLACK = 1.25
-_NEIGHBOURS = 4  # of each image and turn; a burst is still connected, because each frame is linked with the next ones
+_NEIGHBOURS = 4  # per image and turn. Frames of a burst are still all connected: each is linked with the next ones
 _BLOCK = 1024  # images whose neighbours are searched at a time: 80 MB for 20,000 images
 _CHUNK = 256  # pairs checked at a time: 50 MB
 
-# How to turn the first of a pair to get the second. Bit 1: left and right change places; bit 2: top and
-# bottom; bit 4: rows and columns, before the others.
+# How to turn the first image of a pair to get the second. The index of a turn is made of bits. Bit 4 (applied first):
+# rows and columns change places; bit 1: left and right; bit 2: top and bottom.
 TURNS = (
     "as it is",
     "mirrored",
@@ -94,8 +95,9 @@ DuplicateKind = Literal["identical", "copy", "alike"]
 class Pair(NamedTuple):
     """Two images by their numbers, first < second.
 
-    `identical`: every pixel. `copy`: within COPY_BOUND. `alike`: within ALIKE_BOUND. `turn`, one of TURNS (90° is
-    clockwise), turns the first into the second; `difference` is that of the most different part, in levels of 255.
+    `identical`: every pixel is equal. `copy`: they differ by at most COPY_BOUND. `alike`: by at most ALIKE_BOUND.
+    `turn`, one of TURNS (90° is clockwise), turns the first into the second. `difference` is that of the most different
+    part, in levels (0 to 255).
     """
 
     first: int
@@ -107,7 +109,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The pairs. `crowded` are images too similar to many others to tell which are copies; no pair joins two."""
+    """The pairs. `crowded` are images too similar to many others to tell which are copies; no pair connects two."""
 
     pairs: tuple[Pair, ...]
     crowded: tuple[int, ...]
@@ -130,7 +132,7 @@ def find_duplicates(arrays: Sequence[Pixels], *, steps: ProgressSteps) -> Duplic
 
 
 def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The groups of two or more that the pairs connect; each is ascending, and they are ordered by their first."""
+    """The groups of two or more numbers that the pairs connect: each is ascending, and first numbers are in order."""
     root: dict[int, int] = {}
 
     def find(number: int) -> int:
@@ -163,7 +165,7 @@ def _thumbnails(arrays: Sequence[Pixels], on_progress: OnProgress) -> tuple[Pixe
 
 
 def _similar_pairs(thumbnails: Pixels, on_progress: OnProgress) -> list[Pair]:
-    """Pairs that are a copy or alike, in order, each in the turn with the smallest difference."""
+    """Pairs that are a copy or alike, in order, each with the turn that gives the smallest difference."""
     cells = _cells(thumbnails)
     nearest: dict[tuple[int, int], Pair] = {}
     for turn in range(len(TURNS)):
@@ -202,7 +204,7 @@ def _turned(images: Floats, turn: int) -> Floats:
 
 
 def _candidates(cells: Floats, turn: int) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs (first, second) with the first turned, first < second: the nearest few of each first."""
+    """Pairs (first, second), first < second: each first image, turned, with the few images nearest to it."""
     firsts, seconds = _directions(_turned(cells, turn)), _directions(cells)
     for start in range(0, len(cells), _BLOCK):
         cosines = firsts[start : start + _BLOCK] @ seconds[start:].T
@@ -216,7 +218,7 @@ def _candidates(cells: Floats, turn: int) -> Iterator[tuple[Indices, Indices]]:
 
 
 def _directions(cells: Floats) -> Floats:
-    """The cells of each image as a vector of length 1 around their mean, independent of brightness and contrast."""
+    """The cells of each image minus their mean, as a vector of length 1: independent of brightness and contrast."""
     rows = cells.reshape(len(cells), cells.shape[1] * cells.shape[2])
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6), np.float32)
@@ -238,7 +240,11 @@ def _checked(thumbnails: Pixels, cells: Floats, firsts: Indices, seconds: Indice
 
 
 class _Compared(NamedTuple):
-    """`difference` [P, H, W, C] at equal brightness and contrast; `is_relit` [P]: lighting can explain the rest."""
+    """How the images of each pair differ.
+
+    `difference` [P, H, W, C] is what remains after brightness and contrast are made equal. `is_relit` [P]: the images
+    correlate, and a change of light can explain their brightness and contrast.
+    """
 
     difference: Floats
     is_relit: Bools
@@ -260,7 +266,7 @@ def _compared(first: Floats, second: Floats) -> _Compared:
         & (np.abs(shift).max(axis=1) <= _MEAN_SHIFT)
         & (np.ptp(shift, axis=1) <= _CAST_SHIFT)
     )
-    # Each is brought halfway to the other's contrast, so that the order of the two doesn't matter.
+    # Bring each image halfway to the other's contrast, so that the order of the two doesn't matter.
     half = np.sqrt(gain)[:, None, None, None]
     return _Compared(first * half - second / half, is_relit)
 
@@ -275,9 +281,9 @@ def _largest_part(difference: Floats) -> Floats:
 def _split_crowds(pairs: list[Pair], count: int) -> tuple[list[Pair], list[int]]:
     """Drop pairs that only connect crowds. Returns the other pairs, and the images that stay a crowd at any bound.
 
-    A group that is a large part of all images is a camera's usual view, not one photograph. There only nearer pairs
-    count, until the groups are small. A crowd that doesn't fall apart above the codec's noise stays ungrouped, because
-    a split can't put half of the images to one side.
+    A group that is a large part of all images is a camera's usual view, not one photograph. In such a group the bound
+    shrinks until the remaining pairs connect only small groups. If a group is still too large when the bound reaches
+    the codec's noise, all its pairs are dropped, because a split can't keep half of the images on one side.
     """
     most = max(_CROWD, int(_CROWD_SHARE * count))
     bound = ALIKE_BOUND

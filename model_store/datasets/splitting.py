@@ -1,7 +1,7 @@
-"""Splits images into training and validation: 80/20, by a seed, with every set of labels on both sides.
+"""Splits images into training and validation: 80/20, by a seed, with every class on both sides.
 
-Images that show the same photograph go to the same side: a model that is validated on copies of its training images
-seems better than it is.
+Images that show the same photograph go to the same side, because a model that is validated on copies of its training
+images seems better than it is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from shared.arrays import Indices
 
 VALIDATION_SHARE = 0.2
-# A group larger than this share of all images goes to training: its many copies would be a quarter of the validation
-# images and dominate the metrics.
+# A group larger than this share of all images goes to training: in validation its many copies would be over a quarter
+# of the images, and dominate the metrics.
 _LARGEST_GROUP = 0.25 * VALIDATION_SHARE
 
 
@@ -31,8 +31,8 @@ class _Unit(NamedTuple):
     """One sample, or a group of samples that goes to one side as a whole."""
 
     members: tuple[int, ...]
-    labels: tuple[str, ...]  # of its first sample; the unit is drawn by them
-    facts: frozenset[tuple[str, bool]]  # (label, whether it applies) of each sample, where that is known
+    labels: tuple[str, ...]  # of its first sample; they decide with which units it is shuffled
+    facts: frozenset[tuple[str, bool]]  # (label, whether it applies), for each sample and label where that is known
 
 
 def split(
@@ -46,15 +46,16 @@ def split(
     """Split samples by their labels; the same arguments give the same split.
 
     The samples are ordered by their set of labels and shuffled within each set, and every fifth goes to validation. So
-    each set contributes its share to within one image, and small sets contribute a fifth together. A class that would
-    have no training image keeps one. A class that would have no validation image gives one, if it has another.
+    each set contributes a fifth of its images, to within one image, and small sets contribute a fifth together. If a
+    class would have no training image, one of its images stays in training. If it would have no validation image, one
+    goes to validation, provided that training has another.
 
     Args:
         labels: the labels of each sample.
         seed: of the shuffling.
-        groups: a number for each sample; samples with the same number go to the same side, drawn by the labels of the
-            first. None, or all different, means no groups. A group of more than a twentieth of all images goes to
-            training, as long as the other samples are at least half of all.
+        groups: a number for each sample; samples with the same number go to the same side, and the labels of the first
+            of them stand for all. None, or all different, means no groups. A group of more than a twentieth of all
+            images goes to training, as long as the other samples are at least half of all.
         leave_out: samples that go to neither side.
         absent: the labels that are known not to apply to each sample. Each side gets at least one such sample per
             label, as it does per class.
@@ -108,7 +109,7 @@ def _units(
 
 
 def _validation_candidates(units: Sequence[_Unit]) -> list[int]:
-    """The units that may go to validation: all but the large ones, unless the others are less than half."""
+    """The units that may go to validation: all but the large ones, unless the small ones hold less than half of all."""
     images = sum(len(unit.members) for unit in units)
     small = [number for number, unit in enumerate(units) if len(unit.members) <= max(1.0, _LARGEST_GROUP * images)]
     enough = 2 * sum(len(units[number].members) for number in small) >= images

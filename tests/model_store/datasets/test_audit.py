@@ -158,7 +158,7 @@ def test_contradictions_are_named_and_left_out(tmp_path: Path) -> None:
     ]
     assert report.excluded == ("101.jpg", "105.jpg", "again.jpg", "flip.jpg", "third.jpg")
     text = shown(report)
-    assert "none of them is trained on: 101.jpg is good but again.jpg is no cap but third.jpg is good" in text
+    assert "contradictory labels, not trained on: 101.jpg is good but again.jpg is no cap but third.jpg is good" in text
     assert "flip.jpg is no cap|pigmented" in text
 
 
@@ -175,7 +175,7 @@ def test_lookalikes_with_other_labels_are_named_and_kept(tmp_path: Path) -> None
     ]
     assert report.excluded == ()
     assert report.groups == (("101.jpg", "alike.jpg"),)
-    assert "contradictory labels, kept; look at them: 101.jpg is good but alike.jpg is no cap" in shown(report)
+    assert "contradictory labels, kept; please check them: 101.jpg is good but alike.jpg is no cap" in shown(report)
 
 
 def test_what_shows_a_held_out_image_is_left_out(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_folders_of_one_label_contradict_only_by_good(tmp_path: Path, other: str
     assert report.excluded == (() if not conflicts else tuple(sorted((f"{other}/100.jpg", "no cap/100.jpg"))))
     assert len(report.groups) == 1
     unknown = mode == "multi" and "+" not in other
-    assert ("taken as unknown" in shown(report)) is unknown
+    assert ("counts as unknown" in shown(report)) is unknown
 
 
 def test_unusable_files_are_listed(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_the_command_fails_where_training_would(tmp_path: Path) -> None:
     assert run(folders, "--mode", "single").exit_code == 0
     done = run(folders, "--mode", "multi")
     assert done.exit_code == 1
-    assert "'a' 0, 'b' 0. Folders of one label don't say what else applies: add a folder `good/`" in str(done.exception)
+    assert "'a' 0, 'b' 0. Folders with one label each" in str(done.exception)
     done = run(str(write(tmp_path / "several", {"a.jpg": (frame(1), "no cap|pigmented")})), "--mode", "single")
     assert done.exit_code == 1
     assert "Use --mode multi" in str(done.exception)

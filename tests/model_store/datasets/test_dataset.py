@@ -72,7 +72,7 @@ def test_a_camera_may_be_named(tmp_path: Path) -> None:
     del rows[1]["camera"]
     (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert load_dataset(folder).samples == from_csv
-    for camera, message in (("top left", "can't be a camera's name"), (7, "camera 7 should be text")):
+    for camera, message in (("top left", "can't be a camera's name"), (7, "camera 7 should be a string")):
         (folder / "labels.jsonl").write_text(json.dumps(rows[0] | {"camera": camera}))
         with pytest.raises(BadDataset, match=f"line 1: .*{message}"):
             load_dataset(folder)
@@ -207,7 +207,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     ("table", "message"),
     [
         ("file,labels\na.png,good\n", r"has the columns \['file', 'labels'\]"),
-        ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' is not there"),
+        ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' does not exist"),
         ("filename,labels\na.png,good\na.png,no cap\n", "line 3: file 'a.png' is listed twice"),
         ("filename,labels\na.png,\n", "line 2: no label: write `good` where no defect applies"),
         ("filename,labels\na.png, | \n", "line 2: no label: write `good`"),
@@ -286,7 +286,7 @@ def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
     (folder / "no cap+pigmented" / "0.png").write_bytes(picture("no cap", 7))
     joined = load_dataset(folder)
     check_trainable(joined, joined.samples, "multi")
-    with pytest.raises(BadDataset, match=r"each: 'pigmented' 1\. Add images without them"):
+    with pytest.raises(BadDataset, match=r"fewer for: 'pigmented' 1\. Add images without them"):
         check_trainable(joined, [one for one in joined.samples if one.name != "no cap/000.png"], "multi")
 
 
