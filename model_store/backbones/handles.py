@@ -1,6 +1,6 @@
 """Handles: the options that a user writes after `#`, and what TF-Hub's own names state about their modules.
 
-    ./exported#scaling=-1..1            a network saved without its scaling: takes -1 to 1
+    ./exported#scaling=-1..1            a network that was saved without its scaling, and takes -1 to 1
     https://…/feature_vector/5#size=192 a module that takes any size, used at 192 px
 
 In: a handle as users write it. Out: the bare handle, its HandleOptions, and the PublishedSpec of its name. Pure.
@@ -14,8 +14,8 @@ from typing import Literal, get_args
 
 from shared.errors import BadSetting
 
-# The values that a network takes for black..white. TF-Hub's image modules take 0..1. The networks of
-# keras.applications take one of the three, and do not state in the file which one.
+# The pixel values that a network takes for black..white. TF-Hub's image modules take 0..1. Each network of
+# keras.applications takes one of the three, but its file does not state which.
 Scaling = Literal["0..1", "-1..1", "0..255"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 DEFAULT_SCALING: Scaling = "0..1"
@@ -38,7 +38,7 @@ _IMAGENET_OUTPUTS = 1001  # ImageNet's 1,000 classes, and the background first
 
 @dataclass(frozen=True)
 class HandleOptions:
-    """What the user wrote after `#`; None: nothing."""
+    """The options that the user wrote after `#`; None if the user did not write that option."""
 
     scaling: Scaling | None = None
     size_px: int | None = None
@@ -76,12 +76,15 @@ def split_options(handle: str) -> tuple[str, HandleOptions]:
         elif name == "size":
             size_px = _size_px(value, handle)
         else:
-            raise BadSetting(f"backbone {handle!r}: {name!r} is no option: write #scaling=-1..1, #size=192, or both.")
+            raise BadSetting(
+                f"backbone {handle!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, or "
+                "#scaling=-1..1&size=192."
+            )
     return handle[: found.start()], HandleOptions(scaling, size_px)
 
 
 def published_spec(handle: str) -> PublishedSpec | None:
-    """What the handle's name states about its module; None if it is not a name of TF-Hub or Kaggle."""
+    """What the handle's name states about its module; None if it isn't a known name of TF-Hub or Kaggle."""
     found = _PUBLISHED.search(handle.lower().replace("-", "_"))
     if found is None:
         return None

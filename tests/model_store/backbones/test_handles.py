@@ -31,8 +31,8 @@ def test_options_are_split_off(handle: str, bare: str, options: HandleOptions) -
         ("m#size=big", "'big' should be pixels"),
         ("m#size=8", "'8' should be pixels, 16 to 2048"),
         ("m#size=٣٢", "should be pixels"),
-        ("m#scale=0..1", "'scale' is no option"),
-        ("m#size=64&", "'' is no option"),
+        ("m#scale=0..1", "'scale' is not an option"),
+        ("m#size=64&", "'' is not an option"),
     ],
 )
 def test_options_that_cannot_be_used(handle: str, names: str) -> None:

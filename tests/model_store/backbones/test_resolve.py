@@ -225,16 +225,19 @@ def test_a_module_of_any_size_takes_the_stated_one(tmp_path: Path) -> None:
     assert resolve_backbone(str(folder), cache=tmp_path / "cache").input_size_px == 224
     assert resolve_backbone(f"{folder}#size=48", cache=tmp_path / "cache").input_size_px == 48
     fixed = save_colours(tmp_path / "fixed")
-    with pytest.raises(BadBackbone, match="images of 32 px only, not 48: leave #size away"):
+    with pytest.raises(BadBackbone, match="images of 32 px only, not 48: leave out #size"):
         resolve_backbone(f"{fixed}#size=48", cache=tmp_path / "cache")
 
 
 WRONG = {
-    "batch": (lambda folder: save_colours(folder, batch=1), r"float32\[1, 32, 32, 3\]: 1 image\(s\) at a time only"),
-    "text": (save_text, r"takes string\[None\], should be float32\[N, S, S, 3\]"),
+    "batch": (lambda folder: save_colours(folder, batch=1), r"float32\[1, 32, 32, 3\]: only 1 image\(s\) at a time"),
+    "text": (save_text, r"takes string\[None\], but should take float32\[N, S, S, 3\]"),
     "serving": (save_serving_only, r"can only be served \(signatures: serving_default\)"),
     "classifier": (lambda folder: save_classifier(folder, classes=1001), "1,001 numbers .* models import-classifier"),
-    "oblong": (lambda folder: save_module(folder, _mean_colour, _oblong()), "images of 48 x 32, should be square"),
+    "oblong": (
+        lambda folder: save_module(folder, _mean_colour, _oblong()),
+        "images of 48 x 32 px, but they should be square",
+    ),
 }
 
 
@@ -300,14 +303,14 @@ def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_pat
 def test_a_published_name_is_held_to_what_it_states(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
     tiny = tar_gz(hub_module)
     wrong_size = server.serve("/google/imagenet/mobilenet_v2_035_96/feature_vector/5", tiny)
-    with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, this takes 32"):
+    with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, but takes 32"):
         resolve_backbone(wrong_size, cache=tmp_path)
     wrong_inception = server.serve("/google/imagenet/inception_v3/feature_vector/4", tiny)
-    with pytest.raises(BadBackbone, match=r"inception_v3/feature_vector should take 299 px, this takes 32"):
+    with pytest.raises(BadBackbone, match=r"inception_v3/feature_vector should take 299 px, but takes 32"):
         resolve_backbone(wrong_inception, cache=tmp_path)
     colours = tar_gz(save_colours(tmp_path / "colours", size_px=None, width=1280))
     wrong_width = server.serve("/google/imagenet/inception_v3/feature_vector/4", colours)
-    with pytest.raises(BadBackbone, match=r"should give 2,048 numbers an image, this gives 1,280"):
+    with pytest.raises(BadBackbone, match=r"should give 2,048 numbers per image, but gives 1,280"):
         resolve_backbone(wrong_width, cache=tmp_path)
     right = server.serve("/google/imagenet/mobilenet_v2_050_96/feature_vector/5", colours)
     backbone = resolve_backbone(right, cache=tmp_path)
@@ -338,10 +341,12 @@ def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkey
     with pytest.raises(NotFound, match=r"1\.0_224_no_top\.h5 can't be downloaded: .* 404"):
         resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
     server.serve(places["InceptionV3"], b"other weights")
-    with pytest.raises(BadBackbone, match=r"weights of keras:InceptionV3 have MD5 .*, should have bcbd"):
+    with pytest.raises(
+        BadBackbone, match=r"weights of keras:InceptionV3 are not used: they have MD5 .*, but should have bcbd"
+    ):
         resolve_backbone("keras:InceptionV3", cache=tmp_path / "cache")
     server.serve(places["MobileNetV2"], b"no weights")
-    with pytest.raises(BadBackbone, match="are not those of MobileNetV2"):
+    with pytest.raises(BadBackbone, match="don't fit MobileNetV2"):
         resolve_backbone("keras:MobileNetV2", cache=tmp_path / "cache")
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []
     keras = import_keras()
