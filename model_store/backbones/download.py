@@ -75,7 +75,7 @@ def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) ->
         NotFound: no connection, an answer other than 200, no byte for 30 s, or the download ended early.
         BadInput: it is larger than `max_bytes`.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "sortline"})  # noqa: S310 # the caller's: http(s)
+    request = urllib.request.Request(url, headers={"User-Agent": "sortline"})  # noqa: S310 # callers pass http(s) only
     try:
         with urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S) as response, target.open("wb") as out:  # noqa: S310
             _copy(response, out, url=url, steps=steps, max_bytes=max_bytes)
@@ -113,7 +113,7 @@ def _failed(url: str, reason: str) -> NotFound:
 def unpack(archive: Path, target: Path, *, origin: str) -> None:
     """Unpack the one SavedModel in a `.tar.gz`, at its top level or one folder below, as the new folder `target`.
 
-    Only plain files and folders inside the archive's own folder are accepted, at most MAX_BYTES and MAX_MEMBERS.
+    Accepts only plain files and folders that stay inside `target`, at most MAX_MEMBERS of them and MAX_BYTES in all.
 
     Args:
         origin: how messages name the archive.

@@ -267,7 +267,7 @@ def _check_spread(module: Any, handle: str, outputs: Floats, *, size_px: int, sc
         return
     others = {other: 0.0 for other in SCALINGS if other != scaling}
     for other in others:
-        with contextlib.suppress(BadBackbone):  # not finite
+        with contextlib.suppress(BadBackbone):  # e.g. the outputs are not finite
             others[other] = _spread(_run(module, handle, size_px=size_px, scaling=other))
     best = max(others, key=others.__getitem__)
     if others[best] > max(_FAR_MORE * spread, _LITTLE_SPREAD):

@@ -1,4 +1,4 @@
-"""Sources: where backbones come from. For each kind of handle there is a Source, which can save a SavedModel.
+"""Sources: where backbones come from. A handle of any kind becomes a Source, which can save a SavedModel.
 
 In: a handle. Out: a TF-Hub style SavedModel in a given folder. Called by `resolve` only.
 """
@@ -185,7 +185,7 @@ def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
                 network = getattr(keras.applications, name)(
                     include_top=False, pooling="avg", weights=str(file), input_shape=shape
                 )
-            except (OSError, ValueError, KeyError) as error:  # h5py's and Keras's
+            except (OSError, ValueError, KeyError) as error:  # raised by h5py and Keras
                 raise BadBackbone(f"the downloaded weights of keras:{name} don't fit {name}: {error}") from error
     _save_network(network, target, steps)
 

@@ -62,11 +62,11 @@ def read_golden(bundle: Bundle) -> Golden:
     if count == 0 or golden.images.shape != (count, size_px, size_px, 3) or golden.images.dtype != np.uint8:
         raise BadBundle(
             f"{path}: images are {golden.images.dtype}{list(golden.images.shape)}, "
-            f"should be uint8[N >= 1, {size_px}, {size_px}, 3]. Publish the model again."
+            f"but should be uint8[N >= 1, {size_px}, {size_px}, 3]. Publish the model again."
         )
     if golden.float32.shape != expected_shape or golden.int8.shape != expected_shape:
         raise BadBundle(
             f"{path}: answers are {list(golden.float32.shape)} and {list(golden.int8.shape)}, "
-            f"should be {list(expected_shape)}. Publish the model again."
+            f"but should be {list(expected_shape)}. Publish the model again."
         )
     return golden

@@ -54,7 +54,7 @@ class CalibrationInfo(_Section):
 class DatasetInfo(_Section):
     """The dataset that the model was trained on."""
 
-    fingerprint: str  # SHA-256 over the sorted (file digest, labels) pairs
+    fingerprint: str  # SHA-256 over the sorted (file digest, labels, camera) of each image
     images: int
     train: int
     validation: int
@@ -90,7 +90,7 @@ class Manifest(_Section):
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes {list(self.classes)} repeat a name")
         if self.mode == "multi" and GOOD not in self.classes:
-            raise ValueError(f"a multi model needs the class {GOOD!r}, classes are {list(self.classes)}")
+            raise ValueError(f"a multi model needs the class {GOOD!r}, but the classes are {list(self.classes)}")
         if mismatches := self.policy.mismatches(self.classes):
             raise ValueError(f"the policy does not fit the classes: {', '.join(mismatches)}")
         return self

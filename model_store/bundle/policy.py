@@ -28,7 +28,7 @@ Mode = Literal["single", "multi"]
 
 # The class that applies exactly when no defect does.
 GOOD = "good"
-# The threshold of a class that has none of its own: the class applies unless it is less likely than not.
+# The threshold of a class that has none of its own: such a class applies if it is at least as likely as not.
 DEFAULT_THRESHOLD = 0.5
 
 _by_probability = itemgetter(1)
@@ -51,8 +51,8 @@ class Policy(BaseModel):
 
     `uncertain_margin` is for `multi`: a defect whose probability is this near to its threshold sends the bottle to
     `manual_lane`. With the default of 0.1, a person checks probabilities from 0.4 to 0.6 if the threshold is 0.5, and
-    from 0.08 to 0.28 if it is 0.1 (`band`). Bottles without a defect whose `good` is less likely than not also go
-    there, because several small doubts can add up to that.
+    from 0.08 to 0.28 if it is 0.1 (`band`). A bottle on which no defect reaches its threshold, but whose `good` is less
+    likely than not, also goes there: several small doubts can add up to that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ImageDecoder:
-    """The decoder that training and serving share, with the parameters of a model and the limits of a worker.
+    """The decoder of `shared.images`, which training uses too, with the parameters of a model and a worker's limits.
 
     Decoders that compare equal give equal pixels.
     """

@@ -64,7 +64,7 @@ class Duplicate(_ReportModel):
 
 
 class Conflict(_ReportModel):
-    """One photograph in several files whose `labels`, by file, contradict. `excluded`: no such file is trained on."""
+    """One photograph in several files whose `labels`, by file, contradict each other. `excluded`: none is used."""
 
     labels: dict[str, tuple[str, ...]]
     kind: DuplicateKind
@@ -138,11 +138,11 @@ class DatasetReport(_ReportModel):
             )
         if rare := self.rare_classes:
             counts = ", ".join(f"{name!r} {count}" for name, count in rare.items())
-            yield f"fewer than {FEW_IMAGES} images: {counts}. The validation metrics of these will be imprecise."
+            yield f"fewer than {FEW_IMAGES} images: {counts}. Their validation metrics will be imprecise."
         if self.mode == "multi" and not self.complete:
             yield (
-                "each folder stands for one label: whether a bottle with one defect has other defects, too, counts as "
-                "unknown. To train on that as well, state all labels in labels.csv, or in folder names joined by `+`."
+                "each folder states only one label, so it is unknown which other defects a bottle with a defect has. "
+                "To train on those too, state all labels in labels.csv, or in folder names joined by `+`."
             )
 
     def _warnings_of_images(self) -> Iterable[str]:

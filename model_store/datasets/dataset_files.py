@@ -15,7 +15,7 @@ from typing import Protocol
 from shared.errors import BadDataset, BadImage
 from shared.file_walk import walk
 
-# The images of so many files are far more than fit into the memory of a training machine.
+# Far more images than fit into the memory of a training machine.
 MAX_FILES = 1_000_000
 # Enough for the labels of a million files, and no image needs more.
 MAX_FILE_BYTES = 200_000_000

@@ -108,7 +108,7 @@ def decode_samples(
         files: where the samples are read from.
         samples: the samples to decode.
         size_px: side of the decoded images.
-        limits: larger files count as unreadable.
+        limits: images above them count as unreadable.
         on_progress: called for each sample.
         fit: how an image that isn't square is made square.
         regions: the part of an image to keep, by camera; `*` stands for every other camera. Images of a camera without
@@ -170,7 +170,7 @@ def _allocate(count: int, size_px: int, scratch: Path | None) -> Pixels:
 def _decode_in_threads(
     samples: Iterable[Sample], decode: Callable[[Sample], _WithPixels | Unreadable]
 ) -> Iterator[_WithPixels | Unreadable]:
-    """Decode in threads (the codec releases the interpreter lock), in order, at most so many ahead of the consumer."""
+    """Decode in threads (the codec releases the interpreter lock), in order, a limited number ahead of the consumer."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_WithPixels | Unreadable]] = deque()

@@ -51,9 +51,9 @@ from shared.images.arrays import Pixels
 
 COPY_BOUND = 8.0  # a change that matters to a label makes a larger difference
 ALIKE_BOUND = 16.0
-# The least correlation of the thumbnails of a pair. In dim images no part can differ by many levels, but different
-# images have a low correlation: it is 0.986 or more for the copies above (cropped: 0.978), and at most 0.92 for
-# different frames.
+# The least correlation of the thumbnails of a pair. It tells different images apart even if they are dim, where no part
+# can differ by many levels. It is 0.986 or more for the copies above (cropped: 0.978), and at most 0.92 for different
+# frames.
 _CORRELATION = 0.97
 _CONTRAST_RATIO = 1.5
 _MEAN_SHIFT = 40.0  # levels of brightness; 15 % is up to 38
@@ -76,8 +76,8 @@ _NEIGHBOURS = 4  # per image and turn. Frames of a burst are still all connected
 _BLOCK = 1024  # images whose neighbours are searched at a time: 80 MB for 20,000 images
 _CHUNK = 256  # pairs checked at a time: 50 MB
 
-# How to turn the first image of a pair to get the second. The index of a turn is made of bits. Bit 4 (applied first):
-# rows and columns change places; bit 1: left and right; bit 2: top and bottom.
+# How to turn the first image of a pair to get the second. The index of a turn is a sum: 4 swaps rows and columns, and
+# is applied first; 1 swaps left and right; 2 swaps top and bottom.
 TURNS = (
     "as it is",
     "mirrored",
@@ -132,7 +132,7 @@ def find_duplicates(arrays: Sequence[Pixels], *, steps: ProgressSteps) -> Duplic
 
 
 def connected_groups(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The groups of two or more numbers that the pairs connect: each is ascending, and first numbers are in order."""
+    """The groups of two or more numbers that the pairs connect, each ascending, ordered by their first number."""
     root: dict[int, int] = {}
 
     def find(number: int) -> int:

@@ -31,7 +31,7 @@ class _Unit(NamedTuple):
     """One sample, or a group of samples that goes to one side as a whole."""
 
     members: tuple[int, ...]
-    labels: tuple[str, ...]  # of its first sample; they decide with which units it is shuffled
+    labels: tuple[str, ...]  # of its first sample; units with the same labels are shuffled among each other
     facts: frozenset[tuple[str, bool]]  # (label, whether it applies), for each sample and label where that is known
 
 

@@ -179,5 +179,5 @@ def _check_input(image: dict[str, Any], model_file: Path, *, size_px: int) -> No
     if image["dtype"] is not np.uint8 or list(image["shape"][1:]) != [size_px, size_px, 3]:
         raise BadBundle(
             f"{model_file} takes {np.dtype(image['dtype'])}{image['shape'].tolist()}, "
-            f"should be uint8[N, {size_px}, {size_px}, 3]. Publish the model again."
+            f"but should take uint8[N, {size_px}, {size_px}, 3]. Publish the model again."
         )

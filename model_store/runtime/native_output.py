@@ -1,4 +1,4 @@
-"""Hides what native libraries print. Used in training and export, and when an engine is loaded."""
+"""Hides what native libraries print. Used around calls of TensorFlow, and when an engine is loaded."""
 
 from __future__ import annotations
 

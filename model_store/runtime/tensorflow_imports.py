@@ -1,7 +1,7 @@
 """Imports TensorFlow for everything but serving: with the right Keras, and without start-up messages.
 
-Training, export and backbones use this module; `engines.tensorflow` has an import of its own. Importing this module
-imports nothing heavy; calling one of its functions does.
+The engines don't use it: `engines.tensorflow` has an import of its own. Importing this module imports nothing heavy;
+calling one of its functions does.
 """
 
 from __future__ import annotations

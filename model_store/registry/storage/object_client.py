@@ -32,7 +32,7 @@ class ObjectClient:
         """The client for an fsspec URL.
 
         Raises:
-            BadSetting: the URL isn't understood, or its driver is not installed; names what to install.
+            BadSetting: the URL isn't understood, or its driver is not installed; the message says what to install.
         """
         location = str(masked(url)).rstrip("/")
         try:

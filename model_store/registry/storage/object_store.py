@@ -191,7 +191,10 @@ class FsspecWriter:
         self._delete_version(version)
 
     def clear_leftovers(self) -> None:
-        """Delete versions whose upload or deletion was interrupted by the death of a writer."""
+        """Clean up after a writer that died during an upload or a deletion.
+
+        Versions that it left without a manifest are deleted; versions with a manifest are complete, and stay.
+        """
         for entry in self._objects.entries(self._name):
             version = version_number(entry.removeprefix(STAGING_PREFIX)) if entry.startswith(STAGING_PREFIX) else None
             if version is None:

@@ -75,7 +75,7 @@ class Storage(Protocol):
         """A local folder for checking a version: its files as the store has them now, complete or not."""
 
     def writing(self, name: str) -> AbstractContextManager[Writer]:
-        """Wait until no other writer changes the model, clean up after dead writers, and keep others waiting."""
+        """Wait until no other writer changes the model, clean up after dead writers, and let later writers wait."""
 
 
 def folder_name(version: int) -> str:

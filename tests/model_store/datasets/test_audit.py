@@ -210,7 +210,7 @@ def test_folders_of_one_label_contradict_only_by_good(tmp_path: Path, other: str
     assert report.excluded == (() if not conflicts else tuple(sorted((f"{other}/100.jpg", "no cap/100.jpg"))))
     assert len(report.groups) == 1
     unknown = mode == "multi" and "+" not in other
-    assert ("counts as unknown" in shown(report)) is unknown
+    assert ("it is unknown which other defects" in shown(report)) is unknown
 
 
 def test_unusable_files_are_listed(tmp_path: Path) -> None:
