@@ -167,6 +167,19 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_table_rows_have_as_many_columns_as_their_header(page: str) -> None:
+    for table in re.findall(r"(?:^\|.*\n?)+", (PROJECT / page).read_text(), re.MULTILINE):
+        header, *rows = table.splitlines()
+        for row in rows:
+            assert columns_of(row) == columns_of(header), f"{page}: {row}"
+
+
+def columns_of(row: str) -> int:
+    """The number of cells. `\\|` is a character in a cell; any other `|`, also in code, ends a cell."""
+    return len(re.findall(r"(?<!\\)\|", row)) - 1
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_on_the_pages_take_their_options(page: str) -> None:
     """Asked for help with its own arguments, the command line knows each of them."""
     text = (PROJECT / page).read_text().replace("\\\n", " ")
