@@ -1,4 +1,4 @@
-"""What every part of Sortline speaks: settings, errors, schemas, Redis keys, images.
+"""What all parts of Sortline share: settings, errors, schemas, Redis keys, image decoding.
 
-Imports nothing of ours. May be imported by `model_store`, `producer`, `worker` and the command line.
+Imports no other package of the project. Every other package may import it.
 """

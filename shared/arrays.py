@@ -1,4 +1,4 @@
-"""The types of arrays of numbers, defined once. Those of images are in `shared.images.arrays`."""
+"""Type aliases for numeric arrays. The aliases for images are in `shared.images.arrays`."""
 
 from __future__ import annotations
 

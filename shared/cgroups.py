@@ -1,4 +1,7 @@
-"""Where Linux shows the limits and events of this process's control groups: a container is one."""
+"""Finds the folders where Linux shows the limits and events of this process's control groups (cgroups).
+
+A container is a control group.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 
 def cgroup_folders(controller: str, *, root: Path = Path("/")) -> Iterator[Path]:
-    """The folders of this process's own group and of those above it, for a controller such as `cpu` or `memory`.
+    """The folders of this process's own group and of its parent groups, for a controller such as `cpu` or `memory`.
 
-    In a container the topmost group is the container's. Folders need not exist. `root` holds `proc` and `sys`.
+    In a container the topmost group is the container's. A folder need not exist. `root` holds `proc` and `sys`.
     """
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

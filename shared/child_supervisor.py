@@ -1,13 +1,13 @@
-"""Run as a script: keeps one child process, which ends when the process that started this script ends.
+"""Run as a script: runs one child process, and ends it when the process that started this script ends.
 
     python -P child_supervisor.py [--remove=FOLDER] COMMAND…
 
-The starter holds the write end of this script's standard input. The input closes when the starter closes it or ends,
-however it ends (kill -9 too). The child then gets SIGTERM, and SIGKILL if it still runs after GRACE_S. PR_SET_PDEATHSIG
-would do this on Linux only, and only for the thread that started the child.
+The starter holds the write end of this script's standard input. The input closes when the starter closes it, or when
+the starter ends for any reason, kill -9 included. The child then gets SIGTERM, and SIGKILL if it still runs after
+GRACE_S. PR_SET_PDEATHSIG would do this on Linux only, and only for the thread that started the child.
 
 When the child has ended, this script removes FOLDER and exits with the child's exit code, 128 + N for signal N.
-Imports nothing of ours.
+It imports nothing from the project.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import sys
 import threading
 
 _REMOVE = "--remove="
-# A worker that drains finishes the jobs it holds: well within this time, unless its server is away.
+# A worker that drains finishes the jobs it holds. It needs much less time than this unless Redis is unavailable.
 GRACE_S = 20.0
 
 
 def main(arguments: list[str]) -> int:
     """Run the command until it ends; returns its exit code."""
-    # Not SIG_IGN, which the child would inherit: it would ignore SIGTERM until it has a handler of its own.
+    # Not SIG_IGN: the child would inherit it, and would ignore SIGTERM until it installs a handler of its own.
     signal.signal(signal.SIGTERM, lambda *_: None)
     folder = arguments.pop(0).removeprefix(_REMOVE) if arguments[0].startswith(_REMOVE) else None
     try:

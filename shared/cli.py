@@ -17,10 +17,10 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a 
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
 def setup_logging(settings: Settings) -> None:
-    """Log to standard error, in the format and from the level of the settings."""
+    """Log to standard error, in the format and at the level that the settings give."""
     configure_logging(log_format=settings.log_format, level=settings.log_level)

@@ -13,9 +13,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def config(as_json: JsonFlag = False) -> None:
-    """Print every setting with its effective value and where that comes from; secrets are masked.
+    """Print every setting with its effective value and where the value comes from; secrets are masked.
 
-    A flag beats the environment (SORTLINE_...), which beats sortline.toml, which beats the default.
+    A flag overrides the environment (SORTLINE_...), which overrides sortline.toml, which overrides the default.
 
     Example: SORTLINE_MAX_BATCH=32 sortline config
     """
@@ -46,7 +46,7 @@ def _print_table(rows: dict[str, dict[str, object]]) -> None:
 
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = 200  # rich would wrap at 80 columns what a pipe wants on one line
+        console.width = 200  # in a pipe each setting should be on one line; rich would wrap at 80 columns
     table = Table("setting", "value", "origin", "meaning", box=None, pad_edge=False)
     for name, row in rows.items():
         table.add_row(name, str(row["value"]), str(row["origin"]), str(row["description"]))

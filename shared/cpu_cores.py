@@ -1,6 +1,6 @@
-"""How many CPU cores this process may use: what taskset and a container's CPU limit leave it.
+"""Counts the CPU cores that this process may use, within taskset and the CPU limit of its container.
 
-The limit of a container (`docker --cpus`, and `limits.cpu` of Kubernetes) is a quota of Linux's cgroups.
+The limit of a container (`docker --cpus`, or Kubernetes' `limits.cpu`) is a cgroup quota.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from shared.cgroups import cgroup_folders, read_text
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use, at most those of the machine."""
+    """The number of cores that this process may use; never more than the machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, cpu_limit() or cores)
 
 
 def cpu_limit(root: Path = Path("/")) -> int | None:
-    """The CPU quota of this process in cores, rounded up; None: there is no quota, or it can't be read.
+    """The CPU quota of this process in cores, rounded up; None if there is no quota or it can't be read.
 
-    The smallest quota of the process's own cgroup and of those above it. In a container the topmost cgroup is the
-    container's. `root` holds `proc` and `sys`.
+    This is the smallest quota of the process's own cgroup and its parent groups. In a container the topmost cgroup is
+    the container's. `root` holds `proc` and `sys`.
     """
     limits = [_limit(folder) for folder in cgroup_folders("cpu", root=root)]
     return min((limit for limit in limits if limit is not None), default=None)

@@ -1,21 +1,21 @@
 """Every error that Sortline raises on purpose, in one tree.
 
     SortlineError
-    ├── BadInput              wrong and stays wrong: never retried
-    │   ├── BadSetting        a setting, flag or file of settings
-    │   ├── BadImage          bytes that are not a usable image
-    │   ├── BadJob            a job that is not ours or doesn't parse
-    │   ├── Quarantined       a job that is not tried again, as its workers died
-    │   ├── BadDataset        a training or evaluation dataset
-    │   ├── BadBackbone       a feature extractor that was changed or does not fit
-    │   ├── BadBundle         a model bundle that is incomplete, changed or answers wrongly
-    │   ├── CommandRefused    Redis refuses a command, and would again
-    │   └── NotFound          a model, version, file or backbone that isn't there
-    │       └── ResultGone    a job whose result will never come
+    ├── BadInput              would fail again: never retried
+    │   ├── BadSetting        a setting, flag or settings file can't be used
+    │   ├── BadImage          the bytes are not a usable image
+    │   ├── BadJob            a job is not one of Sortline's, or doesn't parse
+    │   ├── Quarantined       a job is not tried again because its workers died too often
+    │   ├── BadDataset        a training or evaluation dataset can't be used
+    │   ├── BadBackbone       a feature extractor was changed, or can't be used
+    │   ├── BadBundle         a model bundle is incomplete, was changed, or answers wrongly
+    │   ├── CommandRefused    Redis refuses a command, and would refuse it again
+    │   └── NotFound          a model, version, file or backbone does not exist
+    │       └── ResultGone    a job will never have a result
     └── Transient             may succeed next time: retried
         ├── RedisUnavailable  Redis can't be reached, or can't serve for now
         ├── StoreUnavailable  the model store can't be read or written
-        ├── QueueFull         the queue is at its bound, or the memory of Redis is full
+        ├── QueueFull         the queue is full, or Redis has no memory left
         ├── ResultTimeout     results that did not arrive in time
         ├── DecoderLost       the process that decodes costly images has ended
         └── EngineFailed      the model raised or answered the wrong number of items
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class SortlineError(Exception):
-    """Base of all errors raised on purpose; its text is fit to show a user."""
+    """Base class of all errors that Sortline raises on purpose. The message can be shown to a user."""
 
 
 class BadInput(SortlineError):
-    """The input is wrong and stays wrong: trying again can't help."""
+    """The input is wrong: trying again can't help."""
 
 
 class BadSetting(BadInput):
@@ -45,7 +45,7 @@ class BadSetting(BadInput):
 
 
 class BadImage(BadInput):
-    """The bytes are not a usable image. `reason` is one stable word for counting."""
+    """The bytes are not a usable image. `reason` is one stable word, used in metrics."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -53,11 +53,11 @@ class BadImage(BadInput):
 
 
 class BadJob(BadInput):
-    """A job names another function, carries what we refuse, or doesn't parse."""
+    """A job names another function, has a value that is refused, or doesn't parse."""
 
 
 class Quarantined(BadInput):
-    """A job whose workers died too often: it is not tried again."""
+    """A job has crashed its worker, or was lost with it, too often: it is not tried again."""
 
 
 class BadDataset(BadInput):
@@ -65,7 +65,7 @@ class BadDataset(BadInput):
 
 
 class BadBackbone(BadInput):
-    """A backbone that was changed in the cache, or is not an image feature extractor."""
+    """A backbone was changed in the cache, or is not an image feature extractor."""
 
 
 class BadBundle(BadInput):
@@ -73,7 +73,7 @@ class BadBundle(BadInput):
 
 
 class CommandRefused(BadInput):
-    """The Redis server refuses a command for a reason that stays, e.g. because a key holds another type."""
+    """The Redis server refuses a command and would refuse it again, e.g. because a key holds another type."""
 
 
 class NotFound(BadInput):
@@ -81,9 +81,9 @@ class NotFound(BadInput):
 
 
 class ResultGone(NotFound):
-    """Jobs that will never have a result.
+    """Some jobs will never have a result.
 
-    `reasons` says why, by job id. `results` holds the results of the other jobs.
+    `reasons` maps the ids of these jobs to the reasons. `results` maps the ids of the other jobs to their results.
     """
 
     def __init__(self, message: str, *, results: Mapping[str, SortResult], reasons: Mapping[str, str]) -> None:
@@ -109,10 +109,11 @@ class StoreUnavailable(Transient):
 
 
 class QueueFull(Transient):
-    """The queue is at its bound, or the server's memory is full; the producer decides what to do.
+    """The queue has reached `queue_max_items`, or the server's memory is full. The producer decides what to do.
 
-    `accepted` holds the ids of those jobs of the call that are in the queue nevertheless, in order. It is empty unless
-    the call was to enqueue as many as fit (`partial`), or lost a race for the last free places between two round trips.
+    `accepted` holds the ids of the call's jobs that are in the queue despite the error, in order. It is empty unless
+    the call was `partial` (to enqueue as many jobs as fit), or another producer took the last free places between two
+    of the call's round trips.
     """
 
     def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
@@ -121,7 +122,10 @@ class QueueFull(Transient):
 
 
 class ResultTimeout(Transient):
-    """Results did not arrive in time. `results` holds those that did, `missing` the other job ids."""
+    """Some results did not arrive in time.
+
+    `results` maps job ids to the results that did arrive. `missing` holds the ids of the other jobs.
+    """
 
     def __init__(self, message: str, *, results: Mapping[str, SortResult], missing: Sequence[str]) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Lists the files in a folder, as all commands do: follows links, skips hidden names."""
+"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def walk(top: Path) -> Iterator[list[Path]]:
-    """The files of `top` and of each folder below it, in order; links that lead back are not followed.
+    """Yield the files of `top` and of each folder below it, in name order, as one list per folder.
 
-    One list per folder, so that a caller can stop early.
+    A caller can stop after any folder. A link to a folder that contains the link is not followed.
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         shown = (name for name in folders if not name.startswith("."))
@@ -19,7 +19,7 @@ def walk(top: Path) -> Iterator[list[Path]]:
 
 
 def _leads_back(folder: Path, top: Path) -> bool:
-    """Whether it is a link to a folder that contains it, on the path from `top`: following it would never end."""
+    """Whether `folder` is a link to one of the folders that contain it, up to `top`: following it would never end."""
     if not folder.is_symlink():
         return False
     target = folder.resolve()

@@ -1,4 +1,4 @@
-"""Every Redis key, ours and those of RQ that we touch (RQ's names are fixed by RQ 3.0)."""
+"""The names of all Redis keys: our own, and those of RQ that we read or write (fixed by RQ 3.0)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 # Ours.
 LINES = "sortline:lines"  # set of the names of lines that have a stream of results
-# A line's streams are kept this long after their last entry, so that names which nobody uses any more take no memory
-# for ever. worker/rq/scripts/finish.lua has the same number.
+# A line's streams are kept this long after their last entry, so that the streams of lines that are no longer used don't
+# take memory forever. worker/rq/scripts/finish.lua has the same number.
 STREAM_TTL_S = 7 * 86_400
 
 
@@ -22,12 +22,12 @@ def results(line: str) -> str:
 
 
 def shadow(line: str) -> str:
-    """The stream of one line's images that two models saw (field `comparison`: JSON), trimmed; expires."""
+    """The stream of one line's images that two models classified (field `comparison`: JSON), trimmed; expires."""
     return f"sortline:shadow:{line}"
 
 
 def canary(model: str, version: int, started_at: float) -> str:
-    """Hash of one canary's counts over all workers (`compared`, `disagreed`) and, once it is stopped, why; expires."""
+    """Hash of one canary's counts over all workers (`compared`, `disagreed`), and why it was stopped; expires."""
     return f"sortline:canary:{model}:{version}:{started_at!r}"
 
 
@@ -36,20 +36,21 @@ def wakeup(queue: str) -> str:
     return f"sortline:bell:{queue}"
 
 
-# Of a key that was moved aside. worker/rq/scripts/common.lua has the same number.
+# How long a key that was moved aside is kept. worker/rq/scripts/common.lua has the same number.
 BROKEN_TTL_S = 86_400
 
 
 def broken(key: str) -> str:
-    """Where the scripts move a shared key that holds another type than it should; expires after a day."""
+    """The name that the scripts give to a shared key that holds the wrong type; expires after a day."""
     return f"sortline:broken:{key}"
 
 
-# Never exists. The scripts delete it first of all: a write that changes nothing, which a replica refuses.
+# A key that never exists. Each script deletes it before anything else: this write changes nothing, but a replica, and a
+# server that can't save, refuses it before the script has done anything.
 NEVER_WRITTEN = "sortline:never-written"
 
 
-# Field of a worker's hash: what its last finish call answered, for the case that the answer was lost.
+# Field of a worker's hash: the answer to its last finish call, in case the worker did not receive it.
 LAST_FINISH = "sortline_last_finish"
 
 
@@ -59,7 +60,7 @@ def sweep(queues: Sequence[str]) -> str:
 
 
 def missing(queues: Sequence[str]) -> str:
-    """Sorted set of jobs of these queues that look lost, by when they were found; expires."""
+    """Sorted set of jobs of these queues that look lost, by the time they were found; expires."""
     return f"{sweep(queues)}:suspects"
 
 
@@ -69,9 +70,9 @@ def suspects(queue: str) -> str:
 
 
 def processes(scope: str, queue: str) -> str:
-    """Hash of the worker processes of one host (or container) that serve a queue, by worker's name; expires.
+    """Hash of the worker processes of one host (or container) that serve a queue, by the worker's name; expires.
 
-    `scope` says within which the processes can be told apart: worker/rq/processes.py.
+    `scope` identifies the host or container in which the processes can be told apart (worker/rq/processes.py).
     """
     return f"sortline:processes:{scope}:{queue}"
 
@@ -122,7 +123,8 @@ def rq_queue_workers(queue: str) -> str:
     return f"rq:workers:{queue}"
 
 
-# RQ's, and fields of our own, that mostly the scripts use: tests/worker/rq/test_scripts_keys.py compares them.
+# RQ's keys, and fields of our own, that are used mostly by the scripts. tests/worker/rq/test_scripts_keys.py checks
+# that the scripts use the same names.
 
 
 def rq_executions(job_id: str) -> str:
@@ -136,7 +138,7 @@ def rq_execution(job_id: str, execution_id: str) -> str:
 
 
 def rq_worker_executions(name: str) -> str:
-    """Set `<job>:<execution>` of what one worker holds."""
+    """Set `<job>:<execution>` of the executions that one worker holds."""
     return f"rq:worker:{name}:executions"
 
 
@@ -151,7 +153,7 @@ def rq_intermediate_queue(queue: str) -> str:
 
 
 # Fields of a job's hash.
-RECOVERED = "sortline_recovered"  # it was lost once, and brought back to its queue
-CRASHES = "sortline_crashes"  # how often it crashed its worker while nothing else was in hand
-LOSSES = "sortline_losses"  # how often it was lost with its worker for another reason, or for an unknown one
-SUSPECT = "sortline_suspect"  # there while it is a suspect: how its worker crashed, or `lost`
+RECOVERED = "sortline_recovered"  # the job was lost once, and brought back to its queue
+CRASHES = "sortline_crashes"  # how often the job crashed its worker while the worker held nothing else
+LOSSES = "sortline_losses"  # how often the job was lost with its worker for another reason, or for an unknown one
+SUSPECT = "sortline_suspect"  # set while the job is a suspect: how its worker crashed, or `lost`

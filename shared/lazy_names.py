@@ -1,7 +1,7 @@
-"""A package's public names, each imported when it is first used (PEP 562): importing the package costs nothing.
+"""Imports each public name of a package when it is first used (PEP 562), so that importing the package is cheap.
 
-The names are listed once, as imports in the package's stub `__init__.pyi`: type checkers and editors read it by
-themselves, and this module when the package is imported. (Scientific Python's `lazy_loader` has the same convention.)
+The names are listed once, as imports in the package's stub `__init__.pyi`. Type checkers and editors read the stub
+directly; this module reads it when the package is imported. (Scientific Python's `lazy_loader` does the same.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What log lines look like: text or JSON. The standard library only, as a worker's small parent process uses it too."""
+"""Formats log lines as text or JSON.
+
+Imports only the standard library, because a worker's small parent process uses this module too.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ _CONTROL_CHARACTERS = {
 class _TextLines(logging.Formatter):
     """One line for each event, and indented lines for its traceback.
 
-    Messages quote text that others wrote, such as ids of jobs. None of it can begin a new line or control the terminal.
+    Messages quote text from outside, such as job ids. Its control characters are escaped, so that it can't begin a new
+    line or control the terminal.
     """
 
     def __init__(self) -> None:
@@ -51,7 +55,7 @@ class _JsonLines(logging.Formatter):
 
 
 def configure_logging(*, log_format: str, level: str) -> None:
-    """Log to standard error, as `json` or `text`, from this level on."""
+    """Log to standard error, as `json` or `text`, at this level and above."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

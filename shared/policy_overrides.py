@@ -1,6 +1,6 @@
 """The parts of a model's policy that the settings may override, line by line.
 
-The policy itself, its meaning and the merging are `model_store.bundle.policy`'s.
+`model_store.bundle.policy` has the policy itself, and merges the overrides into it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Lane = Annotated[str, Field(min_length=1)]
 
 
 class PolicyOverride(BaseModel):
-    """A part of a policy, laid over the bundle's for one line: what is not given stays the bundle's.
+    """The parts of the bundle's policy that one line overrides. All other parts stay as in the bundle.
 
-    `thresholds` and `lanes` are merged class by class. The classes in `precedence` go before the others, which
-    keep the bundle's order.
+    `thresholds` and `lanes` are merged class by class. The classes in `precedence` come first; the other classes
+    follow in the bundle's order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

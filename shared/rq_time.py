@@ -1,4 +1,4 @@
-"""RQ's form of a time. RQ's `Job.fetch` raises on any other."""
+"""Writes and reads times in RQ's format. RQ's `Job.fetch` raises on any other format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def format_rq_time(at: float) -> str:
 
 
 def parse_rq_time(field: bytes | None) -> float | None:
-    """A field that RQ wrote, as UTC epoch seconds; None where there is none, or it is no time."""
+    """A field that RQ wrote, as UTC epoch seconds; None if the field is missing or is not a time."""
     if not field:
         return None
     try:

@@ -15,15 +15,15 @@ SCHEMA_VERSION = 1
 
 _set = object.__setattr__  # messages are frozen
 
-# Names become Redis keys and metric labels: short, printable, no separators of either.
+# Names become parts of Redis keys and metric labels. They are short and printable, and hold no separator of either.
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 
 
-# Stands beside the outcomes where images are chosen by what became of them: those of which the model isn't sure.
+# Selects images of which the model isn't sure, in settings that otherwise take outcomes, e.g. `archive_outcomes`.
 UNCERTAIN = "uncertain"
 
-# Words that an outcome may be, now or in a later release.
+# The form of an outcome's name, in this release and later ones.
 _OUTCOME_PATTERN = re.compile(r"[a-z][a-z_]{0,31}")
 
 
@@ -37,13 +37,13 @@ class Outcome(StrEnum):
 
     SORTED = "sorted"  # classified in time
     LATE = "late"  # classified, but past its deadline: do not fire
-    EXPIRED = "expired"  # its deadline was past, or out of reach, before the model: not classified
+    EXPIRED = "expired"  # the deadline had passed, or could not be met, before the model ran: not classified
     REJECTED = "rejected"  # not a usable image
-    FAILED = "failed"  # gave up after its attempts
+    FAILED = "failed"  # given up, e.g. after `max_attempts` failures
 
     @classmethod
     def _missing_(cls, value: object) -> Outcome | None:
-        """An outcome that a newer release writes keeps its name; this release treats it as not `sorted`."""
+        """Accept an outcome that only a newer release knows. It keeps its name, and is treated as not `sorted`."""
         if not (isinstance(value, str) and _OUTCOME_PATTERN.fullmatch(value)):
             return None
         outcome = str.__new__(cls, value)
@@ -52,15 +52,16 @@ class Outcome(StrEnum):
 
 
 class _Message(BaseModel):
-    # Fields of a newer release are ignored, in both directions: versions run side by side during an upgrade. If our own
-    # code misspells a field, mypy finds it, or a test for messages made by `construct_unvalidated`.
+    # Fields that a newer release adds are ignored in both messages, because producers and workers of two releases run
+    # side by side during an upgrade. If our own code misspells a field, mypy finds it, or, for messages that
+    # `construct_unvalidated` makes, a test.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
     def construct_unvalidated(cls, fields: dict[str, Any]) -> Self:
-        """A message with these fields, which must be all of them, unchecked: for values that our own code has made.
+        """Make a message without validation, from values that our own code has made. `fields` must hold every field.
 
-        A worker makes thousands of results a second; validating one takes longer than making it.
+        A worker makes thousands of results a second; validating a result takes longer than making it.
         """
         made = cls.__new__(cls)
         _set(made, "__dict__", fields)
@@ -73,7 +74,7 @@ class _Message(BaseModel):
 class ImageJob(_Message):
     """One image to sort: the only argument of `worker.tasks.sort_image`.
 
-    The image's bytes are not in here but in the Redis key `image_key`.
+    The job does not hold the image's bytes. They are in the Redis key `image_key`.
     """
 
     job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -106,10 +107,10 @@ class ModelRef(_Message):
 
 
 class Timings(_Message):
-    """Milliseconds spent per stage; None for a stage the image never reached.
+    """Milliseconds spent per stage; None for a stage that the image never reached.
 
-    `queue` is enqueue to claim, `batch` the wait for the batch to start, `infer` the batch's time in
-    the model, `total` capture to result.
+    `queue` is the time from enqueue to claim, `batch` the wait for the batch to start, `infer` the time that the batch
+    spent in the model, and `total` the time from capture to result.
     """
 
     queue: float | None = None
@@ -122,10 +123,10 @@ class Timings(_Message):
 class SortResult(_Message):
     """The result of one image. RQ's return value and the line's stream carry the same object.
 
-    `deadline_margin_ms` is positive when the result was in time, negative when late, None without a
-    deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's lane
-    for bottles that must not be ejected on this result. `uncertain`: the model isn't sure of `labels`,
-    and a bottle that is `sorted` goes to the policy's `manual_lane`.
+    `deadline_margin_ms` is positive when the result was in time, negative when it was late, and None without a
+    deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's `unsorted_lane`,
+    because such a result must not eject a bottle. `uncertain` is true if the model isn't sure of `labels`; a `sorted`
+    bottle then goes to the policy's `manual_lane`.
     """
 
     job_id: str

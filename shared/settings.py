@@ -1,7 +1,7 @@
 """All settings, in one class.
 
-A command's flag beats the environment (`SORTLINE_…`), which beats `sortline.toml`, which beats the
-default. `SORTLINE_CONFIG` names another file than `./sortline.toml`.
+A command's flag overrides the environment (`SORTLINE_…`), which overrides `sortline.toml`, which overrides the
+default. `SORTLINE_CONFIG` names a file to read instead of `./sortline.toml`.
 """
 
 from __future__ import annotations
@@ -29,54 +29,56 @@ from shared.schemas import UNCERTAIN, Name, Outcome
 
 ENV_PREFIX = "SORTLINE_"
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
-# Ten years: what is kept longer belongs elsewhere, and Redis refuses expiries far above it.
+# Ten years. Data that is kept longer belongs elsewhere, and Redis refuses expiry times far above this.
 MAX_TTL_S = 315_360_000
 
-# Each check costs a remote store two small reads.
+# Each check is two small reads from the store, which may be remote.
 MIN_STORE_POLL_S = 0.2
 
-# Not urlsplit: a password with an unescaped `/`, `#` or `?` would end up in what it takes for the path.
+# Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it.
 _LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
 
 
 def config_file() -> Path:
-    """The file of settings: `$SORTLINE_CONFIG`, else `sortline.toml` in the working directory."""
+    """The settings file: `$SORTLINE_CONFIG` if it is set, else `sortline.toml` in the working directory."""
     return Path(os.environ.get(CONFIG_VARIABLE, "sortline.toml"))
 
 
 class Settings(BaseSettings):
-    """Effective settings of one process. Build it with `load_settings`."""
+    """The effective settings of one process. Make them with `load_settings`; docs/settings.md explains each one."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey server that holds the queues")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="URL of the Redis or Valkey server that holds the queues"
+    )
     model_store: str = Field(
-        "~/.local/share/sortline/models", description="folder or URL (s3://bucket/models) of published models"
+        "~/.local/share/sortline/models", description="folder or URL (s3://bucket/models) of the published models"
     )
     cache_dir: Path = Field(
-        Path("~/.cache/sortline"), description="folder of backbones, cached features, and models fetched from a URL"
+        Path("~/.cache/sortline"), description="folder for backbones, cached features, and models fetched from a URL"
     )
     model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
     store_poll_s: float = Field(
         2.0,
         ge=0,
         le=3600,
-        description="seconds between a worker's checks of the model store for a new version; 0: never checks",
+        description="seconds between a worker's checks of the model store for a new version; 0: no checks",
     )
     engine: Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"] = Field(
         "auto", description="what runs the model; auto: TensorFlow if it sees a GPU, else LiteRT"
     )
     policies: dict[Name, PolicyOverride] = Field(
-        {}, description="per line, overrides of the model's own policy; docs/settings.md shows how"
+        {}, description="by line, the parts of the model's policy that the line overrides; see docs/settings.md"
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
-    max_batch: int = Field(16, ge=1, le=1024, description="most images in one batch")
+    max_batch: int = Field(16, ge=1, le=1024, description="maximum number of images in one batch")
     bulk_share: float = Field(
         0.05,
         ge=0,
         le=0.5,
-        description="queues after the first get this share of claims and decoding while the first never runs empty",
+        description="share of claims and decoding that goes to the queues after the first while the first has jobs",
     )
     linger_ms: float = Field(
         0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to fill its batch"
@@ -95,7 +97,7 @@ class Settings(BaseSettings):
     lease_s: int = Field(
         10,
         ge=2,
-        description="most seconds from a worker's last renewal of its leases until its jobs go back to the queue",
+        description="maximum seconds from a worker's last renewal of its leases until its jobs go back to the queue",
     )
     stuck_after_s: float = Field(
         60.0,
@@ -109,51 +111,59 @@ class Settings(BaseSettings):
         20,
         ge=1,
         le=MAX_LOSSES,
-        description="times a job may be lost with its worker, for reasons unknown, before it fails",
+        description="times a job may be lost with its worker, for unknown reasons, before it fails",
     )
     clock_tolerance_s: float = Field(
         5.0,
         ge=0,
         le=3600,
-        description="seconds that a time of capture may lie in the future; beyond that the job is refused",
+        description="seconds that a capture time may lie in the future; beyond that the job is refused",
     )
     result_ttl_s: int = Field(
         900, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a finished job and its result"
     )
     failure_ttl_s: int = Field(7 * 86400, ge=1, le=MAX_TTL_S, description="seconds that RQ keeps a failed job")
-    image_ttl_s: int = Field(3600, ge=1, le=MAX_TTL_S, description="seconds that an unsorted image is kept")
-    results_maxlen: int = Field(100_000, ge=1, description="results kept in each line's stream, approximately")
-    queue_max_items: int = Field(
-        20_000, ge=1, description="most jobs that may wait in one queue; beyond that producers get QueueFull"
+    image_ttl_s: int = Field(3600, ge=1, le=MAX_TTL_S, description="seconds that an image is kept until it is sorted")
+    results_maxlen: int = Field(
+        100_000, ge=1, description="number of results kept in each line's stream, approximately"
     )
-    max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, bytes")
-    max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, pixels")
+    queue_max_items: int = Field(
+        20_000, ge=1, description="maximum number of jobs waiting in one queue; beyond that producers get QueueFull"
+    )
+    max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, in bytes")
+    max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
     max_decode_bytes: int = Field(
-        440_000_000, ge=1, description="memory that all images being decoded may take together, bytes"
+        440_000_000, ge=1, description="bytes of memory that all images being decoded may take together"
     )
     max_decode_s: float = Field(
-        10.0, gt=0, description="seconds of processor time that decoding one image may take; beyond that it is rejected"
+        10.0,
+        gt=0,
+        description="seconds of processor time that decoding one image may take; beyond that the image is rejected",
     )
     archive_dir: Path | None = Field(
-        None, description="folder that images are archived in with their results; unset: none are"
+        None, description="folder in which images are archived with their results; unset: no archive"
     )
     archive_share: float = Field(0.01, ge=0, le=1, description="share of all images that is archived")
     archive_outcomes: str = Field(
-        "", description="images with these outcomes are all archived, e.g. uncertain,rejected,failed"
+        "", description="outcomes whose images are all archived, e.g. uncertain,rejected,failed"
     )
     archive_max_bytes: int = Field(
-        10_000_000_000, ge=1, description="most bytes that the archive takes; the oldest images are removed"
+        10_000_000_000,
+        ge=1,
+        description="maximum size of the archive in bytes; beyond that the oldest images are removed",
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
-    metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics; 0: a free one")
+    metrics_port: int = Field(9108, ge=0, le=65535, description="port of /metrics, /healthz and /readyz; 0: a free one")
     metrics_max_lines: int = Field(
         200,
         ge=1,
         le=10_000,
-        description="lines that have their own metrics in a worker; the others are counted as `other`",
+        description="maximum number of lines with their own metrics in a worker; the others are counted as `other`",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
-    log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest severity of the log lines that are shown"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="format of the log lines")
 
     @field_validator("queues")
     @classmethod
@@ -174,19 +184,19 @@ class Settings(BaseSettings):
     def _known_outcomes(cls, value: str) -> str:
         known = [UNCERTAIN, *Outcome]
         if unknown := [name for name in _split(value) if name not in known]:
-            raise ValueError(f"{unknown[0]!r} is no outcome; there are {', '.join(known)}")
+            raise ValueError(f"{unknown[0]!r} is not an outcome; use any of {', '.join(known)}")
         return value
 
     @field_validator("archive_dir", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
-        return None if value == "" else value  # as an unset variable in Compose is passed on
+        return None if value == "" else value  # Compose passes on an unset variable as an empty string
 
     @field_validator("store_poll_s")
     @classmethod
     def _spares_the_store(cls, value: float) -> float:
         if 0 < value < MIN_STORE_POLL_S:
-            raise ValueError(f"check no more often than every {MIN_STORE_POLL_S} s: a store may be remote")
+            raise ValueError(f"a store may be remote: use 0, or at least {MIN_STORE_POLL_S} s")
         return value
 
     @property
@@ -236,21 +246,24 @@ def _split(names: str) -> list[str]:
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings with a command's flags on top; a flag that is None was not given.
+    """Load the settings of this process: flags, else the environment, else the settings file, else the defaults.
+
+    Args:
+        flags: settings by name, e.g. `redis_url=…`. None means that the flag was not given.
 
     Raises:
-        BadSetting: a value can't be used; names the setting, its value and its origin.
+        BadSetting: a value can't be used. The message names the setting, its value and where the value comes from.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     path = config_file()
     if CONFIG_VARIABLE in os.environ and not path.is_file():
-        raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: write it, or unset the variable.")
+        raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: create it, or unset the variable.")
     try:
         return Settings(**given)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
     except SettingsError as error:
-        # Only the environment's values are parsed as JSON; the cause says where it went wrong, not with which value.
+        # Only values from the environment are parsed as JSON. The cause says where parsing failed, but not the value.
         raise BadSetting(f"{error}: {error.__cause__}. Give it as JSON, or in {path}.") from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
@@ -279,14 +292,14 @@ def origin(name: str, flags: dict[str, Any]) -> str:
 
 
 def masked(value: object) -> object:
-    """The value with the passwords of a URL replaced by `***`, also if they are not properly escaped."""
+    """The value with the passwords of a URL replaced by `***`, even if they are not properly escaped."""
     if not isinstance(value, str) or "://" not in value:
         return value
     return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", value))
 
 
 def unknown_variables() -> list[str]:
-    """Environment variables that look like settings but are none: most likely misspelt."""
+    """Environment variables that look like settings but aren't: most likely misspelled."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     return sorted(key for key in os.environ if key.upper().startswith(ENV_PREFIX) and key.upper() not in known)
 
@@ -304,12 +317,12 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
         if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            import difflib  # only where something is wrong
+            import difflib  # imported only when there is an error to report
 
             close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            mend = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md has them all."
+            advice = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md lists all settings."
             place = "load_settings() was given" if name in flags else f"{config_file()} sets"
-            lines.append(f"{place} {name!r}, which is not a setting: {mend}")
+            lines.append(f"{place} {name!r}, which is not a setting: {advice}")
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))

@@ -1,15 +1,16 @@
-"""`/metrics` and probes over HTTP, on a thread of its own: for workers and cameras.
+"""Serves `/metrics` and health probes over HTTP, on a thread of its own, for workers and cameras.
 
-uvicorn is the server. In the images the port is open to the whole network, so each resource has a bound, and a bound
-that is reached closes the oldest instead of refusing the newest. That keeps probes answered while somebody holds
-thousands of connections open:
+The server is uvicorn. In the container images the port is open to the whole network, so each resource has a limit. When
+a limit is reached, the oldest connection or scrape is closed, instead of refusing the newest. So probes are answered
+even while somebody holds thousands of connections open:
 
 - A connection carries one request, and is closed CONNECTION_S after it was opened.
-- At most MAX_CONNECTIONS are open, fewer where the process may open few files. The first to be closed are those that
-  have not sent their request.
-- At most MAX_SCRAPES answers of `/metrics` are rendered or sent at a time: each may be megabytes.
+- At most MAX_CONNECTIONS are open, or fewer if the process may open only a few files. Connections that have not sent
+  their request are closed first.
+- At most MAX_SCRAPES answers to `/metrics` are rendered or sent at a time: each may be megabytes long.
 
-Probes and scrapes run on threads of their own, because both may wait for a Redis server that does not answer.
+Probes and scrapes run on other threads than the connections, because both may wait for a Redis server that does not
+answer.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ CONNECTION_S = 15.0
 MAX_CONNECTIONS = 256
 MAX_SCRAPES = 4
 MAX_HEADER_BYTES = 16_384
-# Bodies go out in pieces of this size, so that the rest is held by the request, which can be ended.
+# Response bodies are sent in pieces of this size, so that the rest is held by the request's task, which can be
+# canceled, and not by the connection's buffer.
 PIECE_BYTES = 65_536
 STOP_S = 5.0
 
@@ -60,12 +62,12 @@ class _Answer(NamedTuple):
 
 
 class StatusServer:
-    """Serves a registry and probes; `port` is the port it listens on."""
+    """Serves a metrics registry and probes; `port` is the port that it listens on."""
 
     def __init__(
         self, *, host: str, port: int, registry: CollectorRegistry, probes: Mapping[str, Probe] | None = None
     ) -> None:
-        """Binds the port. `probes` are by path.
+        """Bind the port. `probes` maps paths to probes.
 
         Raises:
             BadSetting: the address can't be used.
@@ -82,7 +84,7 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port; what is being answered has a second to end."""
+        """Close the port. Requests that are being answered have one second to finish."""
         self._server.should_exit = True
         self._thread.join(STOP_S)
 
@@ -91,7 +93,7 @@ class StatusServer:
         await self._server.serve(self._sockets)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log each text once: without free descriptors asyncio reports every connection that it can't accept."""
+        """Log each text once: without free file descriptors, asyncio reports every connection that it can't accept."""
         error = context.get("exception")
         text = f"{context['message']}: {error}"
         if text not in self._logged:
@@ -107,7 +109,7 @@ class _App:
         self._probes = probes
         self._running_probes: dict[str, asyncio.Future[str | None]] = {}
         self._running_scrapes: list[asyncio.Task[Any]] = []  # oldest first
-        # One thread a probe, so that none waits behind another.
+        # One thread per probe, so that none waits for another.
         self._probe_threads = ThreadPoolExecutor(max(1, len(probes)), thread_name_prefix="probe")
         self._scrape_thread = ThreadPoolExecutor(1, thread_name_prefix="scrape")
 
@@ -115,7 +117,7 @@ class _App:
         try:
             answer = await self._reply(scope)
         except asyncio.CancelledError:
-            answer = _Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"newer scrapes came, or the process is stopping\n")
+            answer = _Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"newer scrapes arrived, or the process is stopping\n")
         except Exception:
             log.exception("%s can't be answered", scope["path"])
             answer = _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n")
@@ -141,7 +143,7 @@ class _App:
         return _Answer(status, f"{problem or 'ok'}\n".encode())
 
     async def _probe(self, path: str) -> str | None:
-        """Requests that come while a probe runs share its answer, so that many cost as much as one."""
+        """Run a probe. Requests that arrive while it runs share its answer, so that many cost no more than one."""
         running = self._running_probes.get(path)
         if running is None or running.done():
             running = asyncio.get_running_loop().run_in_executor(self._probe_threads, self._probes[path])
@@ -149,20 +151,20 @@ class _App:
         return await running
 
     def _admit_scrape(self) -> None:
-        """Count the calling request; at the limit, end the oldest scrape."""
+        """Register the calling request as a scrape; at the limit, cancel the oldest scrape."""
         self._running_scrapes = [scrape for scrape in self._running_scrapes if not scrape.done()]
         if len(self._running_scrapes) >= MAX_SCRAPES:
             self._running_scrapes.pop(0).cancel()
         self._running_scrapes.append(cast("asyncio.Task[Any]", asyncio.current_task()))
 
     def _scrape(self, scope: dict[str, Any]) -> _Answer:
-        """Answers as prometheus_client's own ASGI app, which would render in the event loop."""
+        """Answer like prometheus_client's own ASGI app, which would render in the event loop and so block it."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         names = parse_qs(scope["query_string"].decode()).get("name[]")
         registry = cast(CollectorRegistry, self._registry.restricted_registry(names)) if names else self._registry
         try:
             encoder, content_type = choose_encoder(headers.get(b"accept", ""))
-        except (TypeError, ValueError):  # it raises on a version that is not a number
+        except (TypeError, ValueError):  # raised for a version that is not a number
             encoder, content_type = choose_encoder("")
         body = encoder(registry)
         answer_headers = ((b"content-type", content_type.encode()),)
@@ -173,7 +175,10 @@ class _App:
 
 
 class _Server(uvicorn.Server):
-    """Sets the length of the kernel's queue, for which asyncio would use the number that it accepts in one turn."""
+    """Sets the length of the kernel's accept queue separately.
+
+    asyncio uses one number, `backlog`, for that length and for how many connections it accepts in one turn.
+    """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -182,7 +187,10 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """Adds the two bounds that uvicorn lacks: on a connection's time, and on their number without refusing new ones."""
+    """Adds two limits that uvicorn lacks: how long a connection may last, and how many may be open.
+
+    At the second limit the oldest connection is closed; new ones are never refused.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         if len(self.connections) >= _max_connections():
@@ -196,11 +204,14 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client may close its side once it has asked; for True asyncio keeps the connection open for the answer."""
+        """Keep the connection open for the answer if the client closes its side after it has sent its request.
+
+        Returning True tells asyncio to do so.
+        """
         return self.cycle is not None
 
     def _close_oldest(self) -> None:
-        """Of those that have not sent their request, if there are any."""
+        """Close the oldest connection that has not sent its request, or else the oldest of all."""
         connections = cast("set[_Connection]", self.connections)
         oldest = min(connections, key=lambda connection: (connection.cycle is not None, connection._opened_at_s))
         oldest.transport.abort()
@@ -241,13 +252,16 @@ def _takes_gzip(accept_encoding: str) -> bool:
 def _accept_batch() -> int:
     """How many connections are accepted in one turn of the event loop.
 
-    They are counted some turns later, so one turn must not use up the file descriptors: without a free one, asyncio
-    accepts nothing for a second, and sets a timer for each connection that it would have accepted.
+    An accepted connection is counted a few turns later, so one turn must not use up the file descriptors: without a
+    free one, asyncio accepts nothing for a second, and sets a timer for each connection that it would have accepted.
     """
     return max(1, _max_connections() // 4)
 
 
 def _max_connections() -> int:
-    """A quarter of the files that the process may open, at most: Redis, images and models need theirs."""
+    """The limit on open connections: at most a quarter of the files that the process may open.
+
+    Redis connections, images and models need the rest.
+    """
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft_limit == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(1, soft_limit // 4))

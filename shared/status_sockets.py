@@ -1,4 +1,4 @@
-"""The sockets that the status server listens at. Errors name the setting to change."""
+"""Opens the sockets on which the status server listens. Errors name the setting to change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shared.errors import BadSetting
 # Connections that the kernel completes and keeps until they are accepted. When this queue is full, the kernel drops
 # the handshake of a probe, whose client tries again only after a second.
 LISTEN_BACKLOG = 1024
-# Not on this machine: `localhost` may have an IPv6 address where the kernel has no IPv6.
+# The machine lacks the address: `localhost` may have an IPv6 address although the kernel has no IPv6.
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listens at all addresses of a host, on one port.
+    """Listen on all addresses of a host, on one port.
 
     Raises:
         BadSetting: the address can't be used.
@@ -47,7 +47,7 @@ def _bind(family: int, address: tuple[Any, ...], port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # `::` takes IPv4 too.
+            # A socket on `::` accepts IPv4 connections too.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         listener.bind((address[0], port, *address[2:]))
         listener.listen(LISTEN_BACKLOG)
@@ -62,9 +62,9 @@ def _describe(error: OSError | UnicodeError, *, host: str, port: int) -> str:
     reason = error.strerror if isinstance(error, OSError) else "not a host name"
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        mend = "Another worker or camera on this machine? Give each its own --metrics-port, or 0 for a free one."
+        advice = "Another worker or camera on this machine? Give each its own --metrics-port, or 0 for a free one."
     elif code == errno.EACCES:
-        mend = "Choose a --metrics-port above 1023."
+        advice = "Choose a --metrics-port above 1023."
     else:
-        mend = "Set metrics_host to an address of this machine: 127.0.0.1, or 0.0.0.0 or :: for all of its addresses."
-    return f"metrics_host {host!r}, metrics_port {port}: {reason}. {mend}"
+        advice = "Set metrics_host to an address of this machine: 127.0.0.1, or 0.0.0.0 or :: for all of its addresses."
+    return f"metrics_host {host!r}, metrics_port {port}: {reason}. {advice}"

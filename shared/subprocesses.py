@@ -1,4 +1,4 @@
-"""Processes that end when the caller ends, however it ends: servers, and processes of our own command line."""
+"""Starts processes that end when the caller ends, for any reason: servers, and commands of `sortline` itself."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
-# A file, run by its path: it imports nothing of ours.
+# Run by its path, not as a module: it imports nothing from the project.
 _SUPERVISOR = Path(__file__).with_name("child_supervisor.py")
 _NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
-# Exit code of a child that SIGTERM ended before it had a handler for it: it had not begun to work.
+# Exit code of a child that SIGTERM ended before the child had installed a handler: it had not begun to work.
 NOT_BEGUN = 128 + signal.SIGTERM
 # The supervisor gives its child 20 s and then kills it.
 _END_TIMEOUT_S = 30.0
 
 
 def ours(*arguments: str, module: str = "sortline") -> list[str]:
-    """The command line `sortline ARGUMENTS…`, or another module's, of this very installation.
+    """The command line of `sortline ARGUMENTS…`, or of another module, in this installation.
 
-    `-P`: a folder that is called `sortline`, such as the one above a clone has, must not be taken for it.
+    `-P` keeps the working directory off the import path: it may hold another folder that is named `sortline`, e.g. a
+    clone.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 class SupervisedProcess:
-    """A command, as a process that ends with the block, or when the caller is killed.
+    """Runs a command as a process that ends with the `with` block, or when the caller is killed.
 
-    Ctrl-C goes to the caller alone, which decides in what order its processes end. A process forked off the caller
-    keeps the command running until it ends or execs.
+    Ctrl-C goes to the caller alone, which decides in what order its processes end. If the caller forks, the command
+    runs until the fork ends or execs.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class SupervisedProcess:
         variables: Mapping[str, str] = _NO_VARIABLES,
         remove: Path | None = None,
     ) -> None:
-        """Starts it.
+        """Start the command.
 
         Args:
             command: the program and its arguments.
-            output: a file for its standard output.
-            errors: a file for its standard error.
+            output: a file for the command's standard output.
+            errors: a file for the command's standard error.
             variables: added to the caller's environment.
             remove: a folder to delete when the command has ended.
         """
@@ -64,11 +65,11 @@ class SupervisedProcess:
         )
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """The command's exit code, or None while it runs."""
         return self._supervisor.poll()
 
     def end(self) -> int:
-        """Tell it to end (SIGTERM) and wait until it has; returns its exit code."""
+        """Have the command ended with SIGTERM, and wait until it has ended; returns its exit code."""
         assert self._supervisor.stdin is not None
         self._supervisor.stdin.close()
         return self._supervisor.wait(_END_TIMEOUT_S)
@@ -94,7 +95,10 @@ class Child(SupervisedProcess):
         module: str = "sortline",
         variables: Mapping[str, str] = _NO_VARIABLES,
     ) -> None:
-        """Starts it (`ours`). Standard error goes to the file `log`; standard output to `out`, or to `log` as well."""
+        """Start the command line that `ours` makes of `arguments`.
+
+        Standard error goes to the file `log`; standard output goes to `out`, or to `log` as well.
+        """
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
             super().__init__(ours(*arguments, module=module), output=output, errors=errors, variables=variables)

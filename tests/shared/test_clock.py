@@ -64,7 +64,7 @@ def test_possible_captures(captured_at: float) -> None:
         (float("-inf"), "captured_at = -inf"),
         (1e300, "years 2000 to 2100"),
         (-1.0, "captured_at = -1.0"),
-        (0.0, "from a clock that is set"),
+        (0.0, "check that the clock is set"),
         (EARLIEST_AT - 1, "years 2000 to 2100"),
         (NOW * 1e3, "looks like milliseconds: divide by 1,000"),
         (NOW * 1e6, "looks like microseconds: divide by 1,000,000"),

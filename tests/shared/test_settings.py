@@ -89,7 +89,7 @@ def test_an_unknown_name_in_the_file_is_refused() -> None:
     with pytest.raises(BadSetting) as caught:
         load_settings()
     assert "'max_bacth', which is not a setting: did you mean max_batch?" in str(caught.value)
-    assert "'steam', which is not a setting: remove it; docs/settings.md has them all." in str(caught.value)
+    assert "'steam', which is not a setting: remove it; docs/settings.md lists all settings." in str(caught.value)
 
 
 def test_an_unknown_keyword_is_refused_and_not_taken_for_the_files() -> None:
@@ -222,6 +222,6 @@ def test_outcomes_that_are_archived_are_known_ones() -> None:
     assert settings.archive_outcome_names == ["uncertain", "rejected", "late"]
     with pytest.raises(
         BadSetting,
-        match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is no outcome; there are uncertain, sorted",
+        match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is not an outcome; use any of uncertain, sorted",
     ):
         load_settings(archive_outcomes="late,unsure")
