@@ -1,1 +1,1 @@
-"""Images: which are accepted, how they are decoded, and what that may cost."""
+"""Images: the accepted formats, the limits on size and cost, and the decoder."""

@@ -11,11 +11,11 @@ from typing import Literal
 
 from shared.errors import BadSetting
 
-# How a picture becomes a square: squashed, or in its own shape, the rest filled by repeating its border.
+# How a picture becomes a square: `stretch` squashes it; `pad` keeps its shape and fills the rest by repeating its border.
 Fit = Literal["stretch", "pad"]
 # Stands for every camera without a region of its own. No camera has this name: `Name` allows no star.
 ANY_CAMERA = "*"
-# The least length of a side: a hundredth of a small frame is still a few pixels.
+# The minimum length of a side: a hundredth of a small frame is still a few pixels.
 MIN_SIDE = 0.01
 
 
@@ -24,7 +24,8 @@ class Region:
     """A rectangle in an upright picture: 0 is its left or top edge, 1 its right or bottom.
 
     Raises:
-        ValueError: outside the picture, empty, or thinner than MIN_SIDE. pydantic reports it like its own errors.
+        ValueError: the region is outside the picture, empty, or thinner than MIN_SIDE. pydantic reports this like its
+            own errors.
     """
 
     left: float
@@ -41,15 +42,15 @@ class Region:
                 raise ValueError(f"{low_name} {low:g} to {high_name} {high:g} is less than {MIN_SIDE:g} of the picture")
 
     def __str__(self) -> str:
-        """As `parse_region` reads it."""
+        """The form that `parse_region` reads."""
         return ",".join(f"{side:.9g}" for side in (self.left, self.top, self.right, self.bottom))
 
 
 def parse_region(text: str) -> Region:
-    """`left,top,right,bottom`, e.g. `0.1,0,0.9,1`.
+    """Read a region from `left,top,right,bottom`, e.g. `0.1,0,0.9,1`.
 
     Raises:
-        BadSetting: not four numbers, or not a rectangle inside the picture.
+        BadSetting: the text is not four numbers, or not a rectangle inside the picture.
     """
     try:
         sides = [float(side) for side in text.split(",")]
@@ -63,6 +64,6 @@ def parse_region(text: str) -> Region:
 
 
 def region_of(camera: str | None, regions: Mapping[str, Region]) -> Region | None:
-    """The camera's own region, else that of `*`, else None: the whole picture."""
+    """The region of the camera, or else the region of `*`, or else None, for the whole picture."""
     own = regions.get(camera) if camera is not None else None
     return own if own is not None else regions.get(ANY_CAMERA)

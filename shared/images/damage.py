@@ -1,4 +1,4 @@
-"""Says why a file could not be decoded. In: its bytes, and what Pillow raised. Out: BadImage, for `decoding`."""
+"""Says why a file could not be decoded. In: its bytes, and Pillow's error. Out: the BadImage that `decoding` raises."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from shared.images.formats import FORMATS
 
 
 def undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
-    """The refusal of a file for which Pillow raised `error`."""
+    """The BadImage for a file for which Pillow raised `error`."""
     if "truncated" in str(error) or is_cut(data, content_type):
         return truncated(data, content_type)
-    # This error's text holds only the address of an object.
+    # The text of an UnidentifiedImageError holds only the address of an object.
     unread = isinstance(error, UnidentifiedImageError)
     why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
-    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged or of an unknown variety ({why}).")
+    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged, or of a kind that is not known ({why}).")
 
 
 def truncated(data: bytes, content_type: str) -> BadImage:
-    """The refusal of a file whose end is missing."""
+    """The BadImage for a file whose end is missing."""
     what = f"this {FORMATS[content_type]} ends too early, after {len(data):,} bytes"
-    return BadImage("truncated", f"{what}: send it when it is completely written.")
+    return BadImage("truncated", f"{what}: send it when it has been written completely.")
 
 
 def is_cut(data: bytes, content_type: str) -> bool:
@@ -38,7 +38,7 @@ def is_cut(data: bytes, content_type: str) -> bool:
             return int.from_bytes(data[4:8], "little") + 8 > size_bytes
         case "image/bmp":
             return int.from_bytes(data[2:6], "little") > size_bytes
-        case _:  # TIFF: the directory, which writers put last, lies past the end
+        case _:  # TIFF: the directory, which many programs write last, lies beyond the end
             order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
             big = data[2:4] in (b"+\0", b"\0+")
             return int.from_bytes(data[8:16] if big else data[4:8], order) >= size_bytes

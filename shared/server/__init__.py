@@ -1,1 +1,1 @@
-"""The Redis server: connections to it, its errors in plain words, and one that is embedded."""
+"""The Redis server: connections to it, the translation of its errors, and an embedded server."""

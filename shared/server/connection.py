@@ -24,7 +24,8 @@ _CHECK_TIMEOUT_S = 5.0
 # The longest wait for a silent server to show whether it speaks TLS.
 _TLS_PROBE_TIMEOUT_S = 2.0
 
-# Options allowed after the ? in redis_url. The client has others, which would change the answers or the timeouts.
+# Options allowed after the ? in redis_url. The client library has others, which would change the form of its answers or
+# its timeouts.
 _OPTIONS = frozenset({"db", "username", "password", "client_name"})
 _TLS_FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _TLS_OPTIONS = _TLS_FILES | {"ssl_ca_path", "ssl_cert_reqs", "ssl_check_hostname"}
@@ -32,10 +33,10 @@ _CERT_REQS = ("required", "optional", "none")
 
 
 def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
-    """A client with a pool of its own; connects on first use.
+    """Make a client with a connection pool of its own. It connects on first use.
 
-    RQ raises the socket timeout of any pool it is handed to minutes, so threads that need their own
-    timeout call this themselves.
+    RQ raises the socket timeout of any pool that it is given to minutes, so a thread that needs another timeout makes a
+    client of its own.
 
     Raises:
         BadSetting: the URL can't be used.
@@ -58,16 +59,16 @@ def check(client: redis.Redis, redis_url: str) -> None:
     A server that can't serve for now (loading, busy, unable to save) passes: the next call reports that.
 
     Raises:
-        RedisUnavailable: it can't be reached.
-        BadSetting: it refuses the login, has no such database, belongs to a cluster, or speaks TLS where redis_url
-            does not, or the other way round.
+        RedisUnavailable: the server can't be reached.
+        BadSetting: the server refuses the login, has no such database or belongs to a cluster, or only one of the
+            server and redis_url uses TLS.
     """
-    # Not through the pool, which tries twice and so takes twice as long when nobody answers.
+    # Not through the pool, which tries twice and so takes twice as long when no server answers.
     connection: Any = client.connection_pool.make_connection()  # redis has no types here
     connection.socket_timeout = min(connection.socket_timeout, _CHECK_TIMEOUT_S)
     try:
         with server_errors(redis_url):
-            connection.send_command("HELLO")  # which says, as PING does not, whether this is a cluster
+            connection.send_command("HELLO")  # unlike PING's, its answer says whether this is a cluster
             about = _pairs(connection.read_response())
     except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
@@ -80,27 +81,28 @@ def check(client: redis.Redis, redis_url: str) -> None:
     if mode != "standalone":
         raise BadSetting(
             f"the Redis server at {masked(redis_url)} is in {mode} mode, which neither Sortline nor RQ supports. "
-            "Let redis_url lead to a plain server."
+            "Point redis_url at a standalone server."
         )
 
 
 def _pairs(answer: Any) -> dict[bytes, Any]:
-    """An answer of names and values, which older servers and protocols give as a list."""
+    """Names and values of an answer as a dict; older servers and protocols give them as one flat list."""
     return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
 
 
 def _parsed(redis_url: str) -> dict[str, Any]:
-    """The client's arguments."""
+    """Check the URL; returns the client's arguments."""
     try:
         url = urlsplit(redis_url)
         names = parse_qs(url.query, keep_blank_values=True)
         options = dict(parse_url(redis_url))  # type: ignore[no-untyped-call]  # redis has no types here
         options.get("host", "").encode("idna")
     except ValueError:
-        # Not the error's text: for a password that is not escaped it quotes a piece of it.
+        # The error's text is left out: it may quote a part of a password that is not escaped.
         raise _unusable(redis_url) from None
     is_unix = url.scheme == "unix"
-    # An unescaped / ? or # in the password moves the @ behind the host; the client would connect to what is before it.
+    # With an unescaped / ? or # in the password, the part before that character is taken for the host, and the @ is
+    # found in the path, query or fragment.
     if url.fragment or "@" in url.path + url.query or "," in (url.hostname or "") or (is_unix and not url.path):
         raise _unusable(redis_url)
     if is_unix and url.hostname:
@@ -115,8 +117,8 @@ def _parsed(redis_url: str) -> dict[str, Any]:
 
 def _unusable(redis_url: str) -> BadSetting:
     return BadSetting(
-        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db, rediss:// for TLS "
-        "or unix:///path/to/socket?db=0, for one server. In the password write %2F for a /, %40 for an @, and so on."
+        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db for one server, with "
+        "rediss:// for TLS, or unix:///path/to/socket?db=0. In the password write %2F for a /, %40 for an @, and so on."
     )
 
 
@@ -137,7 +139,7 @@ def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> 
 
 
 def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
-    """Raise if only one side uses TLS: the client sees no more than silence or a closed connection."""
+    """Raise if only one side uses TLS. The client itself notices only silence or a closed connection."""
     url = urlsplit(redis_url)
     if url.scheme == "unix":
         return
@@ -150,7 +152,7 @@ def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
                 if plain.recv(1) in (b"+", b"-"):
                     raise wants_no_tls(at)
             elif _speaks_tls(plain):
-                raise BadSetting(f"the Redis server{at} speaks TLS. Write rediss:// for redis:// in redis_url.")
+                raise BadSetting(f"the Redis server{at} speaks TLS. Write rediss:// instead of redis:// in redis_url.")
     except OSError:
         return  # unreachable; the caller reports that
 
@@ -158,7 +160,7 @@ def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
 def _speaks_tls(plain: socket.socket) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent: only the kind of answer counts
+    context.verify_mode = ssl.CERT_NONE  # no data is sent: only the kind of answer matters
     try:
         context.wrap_socket(plain).close()
     except ssl.SSLError as error:

@@ -20,23 +20,23 @@ _LOG_READ_BYTES = 65_536
 def embedded_server(**config: str) -> Iterator[str]:
     """A Valkey server on a free port of the loopback address, for as long as the block lasts.
 
-    Nothing is persisted. The server has MEMORY_OPTIONS. Ctrl-C goes to the caller alone, so that workers can drain
-    first. When the caller is killed, the server stops too; a process forked off the caller keeps it alive until it
+    Nothing is persisted. The server runs with MEMORY_OPTIONS. Ctrl-C goes to the caller alone, so that workers can
+    drain first. When the caller is killed, the server stops too. If the caller forks, the server runs until the fork
     ends or execs.
 
     Args:
-        config: settings of valkey.conf, `_` for `-`.
+        config: settings of valkey.conf, with `_` in place of `-`.
 
     Yields:
         the server's URL, e.g. `redis://127.0.0.1:40123/0`.
 
     Raises:
         NotFound: the `demo` extra is not installed.
-        RedisUnavailable: the server did not start; says why.
+        RedisUnavailable: the server did not start; the message says why.
     """
     port = free_port()
     command = valkey_command(port=port, options=config)
-    # The supervisor removes it, even if this process is killed.
+    # The supervisor removes the folder, even if this process is killed.
     folder = Path(tempfile.mkdtemp(prefix="sortline-valkey-"))
     command += ["--dir", str(folder)]
     with (
@@ -48,6 +48,6 @@ def embedded_server(**config: str) -> Iterator[str]:
 
 
 def _read(log: IO[bytes]) -> str:
-    """Its end. Not by `seek`, which would move the position at which the server writes."""
+    """The end of the log. Not read with `seek`, which would move the position at which the server writes."""
     size = os.fstat(log.fileno()).st_size
     return os.pread(log.fileno(), _LOG_READ_BYTES, max(0, size - _LOG_READ_BYTES)).decode(errors="replace")

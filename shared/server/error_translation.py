@@ -2,11 +2,11 @@
 
     we raise            when                                                              the caller
     RedisUnavailable    the server can't be reached, or refuses what it will accept later   waits and calls again
-    QueueFull           the server's memory is full                                         waits, or drops
+    QueueFull           the server's memory is full                                         waits, or drops the image
     BadSetting          login, rights, TLS, database, cluster: a person must fix it         ends and says how to fix it
-    CommandRefused      any other refusal, e.g. of a key of the wrong type                  gives up this call
+    CommandRefused      any other refusal, e.g. because a key has the wrong type            gives up this call
 
-The worker waits through all of them, because it holds jobs. It logs the text of `explain`.
+A worker waits and tries again in all four cases, because it holds jobs. It logs the text of `explain`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class _Meaning(NamedTuple):
     """What an error code of the server means."""
 
     raises: type[SortlineError]
-    text: str  # follows "the Redis server at URL"; {text} is the server's own
+    text: str  # follows "the Redis server at URL"; {text} is the server's own text
     advice: str  # how to fix it
 
 
 _CLUSTER = _Meaning(
     BadSetting,
     "is a node of a Redis Cluster, which neither Sortline nor RQ supports",
-    "Let redis_url lead to a server that is not in cluster mode.",
+    "Point redis_url at a server that is not in cluster mode.",
 )
 _LOGIN = _Meaning(
     BadSetting,
     "refuses the login",
-    "Give the user and password that it expects in redis_url, or none if it expects none.",
+    "Put the user and password that it expects into redis_url, or none if it expects none.",
 )
 _NO_DATABASE = _Meaning(
-    BadSetting, "has no such database: {text}", "Most have 0 to 15; end redis_url with the number of one."
+    BadSetting, "has no such database: {text}", "Most servers have databases 0 to 15; end redis_url with such a number."
 )
 
 # By the code that the server's answer begins with.
@@ -62,19 +62,20 @@ _MEANINGS = {
         "Start its replicas, or lower min-replicas-to-write.",
     ),
     "READONLY": _Meaning(
-        RedisUnavailable, "is a replica and refuses writes (READONLY)", "Let redis_url lead to its primary."
+        RedisUnavailable, "is a replica and refuses writes (READONLY)", "Point redis_url at its primary."
     ),
-    "UNBLOCKED": _Meaning(RedisUnavailable, "has become a replica (UNBLOCKED)", "Let redis_url lead to its primary."),
+    "UNBLOCKED": _Meaning(RedisUnavailable, "has become a replica (UNBLOCKED)", "Point redis_url at its primary."),
     "MASTERDOWN": _Meaning(
         RedisUnavailable,
         "is a replica that has lost its primary, and refuses reads (MASTERDOWN)",
-        "Let redis_url lead to the primary.",
+        "Point redis_url at the primary.",
     ),
     "OOM": _Meaning(
         QueueFull,
-        "takes nothing more because its memory is full (OOM)",
-        "If images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: lower "
-        "result_ttl_s and failure_ttl_s in the producers' settings, or raise the server's maxmemory (docs/sizing.md).",
+        "accepts no more data because its memory is full (OOM)",
+        "If many images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: "
+        "lower result_ttl_s and failure_ttl_s in the producers' settings, or raise the server's maxmemory "
+        "(docs/sizing.md).",
     ),
     "LOGIN": _LOGIN,
     "NOPERM": _Meaning(
@@ -85,8 +86,8 @@ _MEANINGS = {
     ),
     "DENIED": _Meaning(
         BadSetting,
-        "is in protected mode and takes only connections from its own machine (DENIED)",
-        "Set a password on it and give that in redis_url.",
+        "is in protected mode and accepts only connections from its own machine (DENIED)",
+        "Set a password on the server and put it into redis_url.",
     ),
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
@@ -101,7 +102,7 @@ _MEANINGS_OF_ERR = {
     "max number of clients": _Meaning(
         RedisUnavailable, "has no connection left: {text}", "Raise its maxclients, or end some of its clients."
     ),
-    # MULTI was refused, e.g. as BUSY, and what followed was not. Sending it again doubles nothing.
+    # MULTI was refused, e.g. with BUSY, but the commands after it were not. Sending them again doubles nothing.
     "EXEC without MULTI": _Meaning(
         RedisUnavailable, "refused a part of a transaction: {text}", "Sending it again is safe."
     ),
@@ -113,7 +114,7 @@ _MEANINGS_OF_ERR = {
     ),
 }
 
-# The client cuts the code off these answers.
+# For these answers the client drops the code from the text; the class of its error tells which code it was.
 _CODES_OF_CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "LOGIN"),
     (exceptions.AuthenticationWrongNumberOfArgsError, "LOGIN"),
@@ -129,26 +130,27 @@ _CODES_OF_CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.ClusterDownError, "CLUSTERDOWN"),
 )
 
-# Before the answer to one command of a pipeline the client puts the command, with the beginning of its arguments.
+# The client puts this before the answer to one command of a pipeline: the command, with the beginning of its arguments.
 _PIPELINE = re.compile(r"^Command # \d+ \((?P<command>\w*).*\) of pipeline caused error: ", re.DOTALL)
-# EXEC, when the server's state changed after the commands were queued; then follows the answer that each would get.
+# EXEC answers with this if the server's state changed after the commands were queued. Then follows the answer that each
+# of the commands would get.
 _DISCARDED = "Transaction discarded because of: "
-# Before the answer to a command of a script, Redis 6 puts the place in the script.
+# Redis 6 puts this before the answer to a command of a script: the place in the script.
 _SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?", re.DOTALL)
-# Before an answer that a script raised again, as ours do, is the place where it did so, and the code that the client
-# cuts off elsewhere.
+# If a script raises an answer again, as ours do, the text begins with the place in the script, and with the code, which
+# the client removes elsewhere.
 _RAISED_AGAIN = re.compile(r"^(?:user_script:\d+: (?=[A-Z]))?(?:ERR )?")
-# Behind the answer to a command of a script, Redis 7 and Valkey put the place in the script.
+# Redis 7 and Valkey put this after the answer to a command of a script: the place in the script.
 _PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_script:\d+\.?$")
 _CODE = re.compile(r"^([A-Z]+) ")
 
 
 @contextlib.contextmanager
 def server_errors(redis_url: str) -> Iterator[None]:
-    """Put it around calls to the server at `redis_url`.
+    """Translate the client's errors within the `with` block, which calls the server at `redis_url`.
 
     Raises:
-        RedisUnavailable, QueueFull, BadSetting, CommandRefused: what `translate` makes of the client's error.
+        RedisUnavailable, QueueFull, BadSetting, CommandRefused: the translation of the client's error (`translate`).
     """
     try:
         yield
@@ -157,7 +159,10 @@ def server_errors(redis_url: str) -> Iterator[None]:
 
 
 def translate(error: exceptions.RedisError, redis_url: str | None = None) -> SortlineError:
-    """The error to raise instead. Its message is one line, and names the server, without its password, if given."""
+    """The error of ours to raise instead of `error`.
+
+    Its message is one line. It names the server, with the password masked, if `redis_url` is given.
+    """
     at = "" if redis_url is None else f" at {masked(redis_url)}"
     code, text = _code_and_text(error)
     meaning = _meaning(code, text)
@@ -166,7 +171,7 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
         return _connection_error(error, at)
     if isinstance(error, exceptions.InvalidResponse):
-        return BadSetting(f"what answers{at} is no Redis server: {text}. Mend redis_url.")
+        return BadSetting(f"the server{at} is not a Redis server: {text}. Correct redis_url.")
     return CommandRefused(f"the Redis server{at} refuses a command: {text}.")
 
 
@@ -181,7 +186,7 @@ def is_wrong_type(error: object) -> bool:
 
 
 def _code_and_text(error: Exception) -> tuple[str, str]:
-    """The code of the server's answer, "" for one without a meaning here, and the rest of its text."""
+    """The code of the server's answer ("" for a code that this module doesn't know), and the rest of its text."""
     text, command = str(error), ""
     if pipeline := _PIPELINE.match(text):
         command, text = pipeline["command"], text[pipeline.end() :]
@@ -209,19 +214,19 @@ def _connection_error(error: Exception, at: str) -> SortlineError:
 
 
 def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
-    """The error for a refusal that stays; None for a handshake that was merely cut off."""
+    """The error for a handshake that will always be refused; None for a handshake that was merely cut off."""
     reason = cause.reason or ""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return BadSetting(
-            f"the certificate of the Redis server{at} is not trusted: {cause.verify_message.rstrip('.')}. Name the "
-            "certificate of its authority in redis_url (?ssl_ca_certs=FILE), and the host as the certificate names it."
+            f"the certificate of the Redis server{at} is not trusted: {cause.verify_message.rstrip('.')}. In redis_url, "
+            "name its authority's certificate (?ssl_ca_certs=FILE), and write the host as the certificate names it."
         )
     if reason == "WRONG_VERSION_NUMBER":
         return wants_no_tls(at)
     if "ALERT" in reason and "INTERNAL_ERROR" not in reason:
         return BadSetting(
-            f"the Redis server{at} refuses the TLS handshake: {reason.replace('_', ' ').lower()}. If it wants a client "
-            "certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)."
+            f"the Redis server{at} refuses the TLS handshake: {reason.replace('_', ' ').lower()}. If it requires a "
+            "client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)."
         )
     if cause.library in ("X509", "PEM") or "PEM" in str(cause):
         return BadSetting(f"a certificate or key that redis_url names can't be read: {cause}. It must be a PEM file.")
@@ -232,15 +237,15 @@ def _tls_hint(error: Exception) -> str:
     """A likely reason for a handshake that got no answer, or a connection that was closed after it."""
     for cause in _causes(error):
         if isinstance(cause, TimeoutError) and "handshake" in str(cause):
-            return ", in the TLS handshake: if it does not speak TLS, write redis:// for rediss://"
+            return ", in the TLS handshake: if the server does not speak TLS, write redis:// instead of rediss://"
         if isinstance(cause, ssl.SSLEOFError):
-            return ": if it wants a client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)"
+            return ": if it requires a client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)"
     return ""
 
 
 def wants_no_tls(at: str) -> BadSetting:
-    """The error for rediss:// to a port that does not speak TLS; `at` as in `translate`."""
-    return BadSetting(f"the Redis server{at} does not speak TLS. Write redis:// for rediss:// in redis_url.")
+    """The error for a rediss:// URL of a port that does not speak TLS; `at` as in `translate`."""
+    return BadSetting(f"the Redis server{at} does not speak TLS. Write redis:// instead of rediss:// in redis_url.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,7 +1,7 @@
 """One connection to the server, for the few calls that are made for every batch.
 
-The client's own calls go through a pool, retries with pauses, and hooks for observers; these take longer than the
-server itself. They are not needed here: the worker's loops handle an unavailable server themselves.
+The client library's own calls go through a pool, retries with pauses, and hooks for observers; these take longer than
+the server itself. A worker doesn't need them, because its loops handle an unavailable server themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Argument = str | bytes | int | float
 
 
 class RawConnection:
-    """A connection with the settings of `client`, made on first use. May be called by any thread, one at a time."""
+    """A connection with the settings of `client`, opened on first use. Threads may share it: calls run one at a time."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._connection = client.connection_pool.make_connection()
@@ -28,9 +28,10 @@ class RawConnection:
     def call(self, *command: Argument) -> Any:
         """Send a command; returns the server's answer, unparsed.
 
-        Text that came from the server, decoded with `surrogateescape`, goes back to it byte for byte.
+        Text that came from the server and was decoded with `surrogateescape` goes back to it byte for byte.
 
-        If the connection was lost, it is opened again, once, and the command is sent again: it may run twice.
+        If the connection was lost, it is opened again, once, and the command is sent again. So the command may run
+        twice.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses the command.
@@ -52,7 +53,7 @@ class RawConnection:
         try:
             try:
                 connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
-            except UnicodeEncodeError:  # before anything was sent; rare, so that the other calls don't pay for it
+            except UnicodeEncodeError:  # raised before anything was sent; rare, so other calls skip the conversion
                 connection.send_command(*map(_as_bytes, command))  # type: ignore[no-untyped-call]  # see above
             return connection.read_response()
         except (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError):
@@ -62,7 +63,7 @@ class RawConnection:
         except redis.exceptions.ResponseError:
             raise  # an answer of the server; the connection is intact
         except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]  # half an answer may be on its way, and would be taken for the next call's
+            connection.disconnect()  # type: ignore[no-untyped-call]  # the rest of an answer would be taken for the next call's
             raise
 
 
@@ -96,15 +97,15 @@ class RawScript:
 
 
 class RepeatableScript(RawScript):
-    """A script that recognises a repeated call, whose earlier answer was lost, and finds out what that run did.
+    """A script that recognizes a repeated call whose first answer was lost, and finds out what the first run did.
 
     The script's first two arguments are the call's id, which stays the same until the call is answered, and whether the
-    call may have run before (0 or 1). Make a call that raised again.
+    call may have run before (0 or 1). If a call raises, make it again.
     """
 
     def __init__(self, connection: RawConnection, source: str) -> None:
         super().__init__(connection, source)
-        # 24 hex digits: with 8 more that a script appends they have the length of RQ's execution ids.
+        # 24 hex digits. A script appends 8 more to make an execution id, which then has the length of RQ's.
         self._call_ids = map(f"{os.urandom(8).hex()}{{:08x}}".format, itertools.count())
         self._call_id = next(self._call_ids)
         self._is_repeat = False

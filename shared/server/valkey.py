@@ -1,6 +1,6 @@
-"""The Valkey server of the `demo` extra as a process: its command line, and the wait until it answers.
+"""Starts the Valkey server of the `demo` extra: its command line, and the wait until it answers.
 
-Called by the embedded server and by the torture's server.
+Called by the embedded server and by `torture`'s server.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LOG_TAIL_LINES = 5
 def valkey_command(*, port: int, options: Mapping[str, str]) -> list[str]:
     """The command line of a server on this port of the loopback address; add `--dir FOLDER`.
 
-    It has MEMORY_OPTIONS and saves no snapshots, unless `options` says otherwise.
+    The server has MEMORY_OPTIONS and saves no snapshots, unless `options` says otherwise.
 
     Args:
         port: a free port.
-        options: settings of valkey.conf, `_` for `-`.
+        options: settings of valkey.conf, with `_` in place of `-`.
 
     Raises:
         NotFound: the `demo` extra is not installed.
@@ -45,7 +45,7 @@ def valkey_command(*, port: int, options: Mapping[str, str]) -> list[str]:
 
 
 class StartWatch:
-    """Watches a server that was just started: raises when it has ended, or takes longer than START_TIMEOUT_S."""
+    """Watches a server that was just started: raises if it ends, or takes longer than START_TIMEOUT_S to answer."""
 
     def __init__(self, process: SupervisedProcess, *, read_log: Callable[[], str]) -> None:
         self._process = process
@@ -53,10 +53,10 @@ class StartWatch:
         self._give_up_at = time.monotonic() + START_TIMEOUT_S
 
     def check(self) -> None:
-        """Return if it may still start.
+        """Return if the server may still start.
 
         Raises:
-            RedisUnavailable: it will not; quotes the end of its log.
+            RedisUnavailable: the server will not start; the message quotes the end of its log.
         """
         if self._process.poll() is None and time.monotonic() < self._give_up_at:
             return
@@ -67,15 +67,15 @@ class StartWatch:
         """Wait until the server has loaded its data and answers; returns Valkey's id of this run of the server.
 
         Args:
-            port: the port that it was given.
-            folder: the folder that it was given; tells it from another server that has taken the port.
+            port: the port that the server was given.
+            folder: the folder that the server was given; it differs from that of another server on the same port.
 
         Raises:
-            RedisUnavailable: it did not start, or another server has its port.
+            RedisUnavailable: the server did not start, or another server has its port.
         """
         with redis.Redis(port=port, retry=Retry(NoBackoff(), retries=0)) as client:
             while True:
-                # While it loads it answers LOADING, which is a ConnectionError too.
+                # While the server loads its data it answers LOADING, which is a ConnectionError too.
                 with contextlib.suppress(redis.exceptions.ConnectionError):
                     client.ping()
                     if Path(_text(client.config_get("dir"), "dir")).resolve() != folder.resolve():
