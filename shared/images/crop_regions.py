@@ -11,7 +11,8 @@ from typing import Literal
 
 from shared.errors import BadSetting
 
-# How a picture becomes a square: `stretch` squashes it; `pad` keeps its shape and fills the rest by repeating its border.
+# How a picture becomes a square: `stretch` squashes it; `pad` keeps its shape, and fills the rest by repeating its
+# border.
 Fit = Literal["stretch", "pad"]
 # Stands for every camera without a region of its own. No camera has this name: `Name` allows no star.
 ANY_CAMERA = "*"

@@ -1,15 +1,15 @@
-"""How much processor time decoding a file would take, read from its headers without decoding it.
+"""Estimates from a file's headers how much processor time it takes to decode the file, without decoding it.
 
-In: the bytes of a file that begins as its content type. Out: `DecodeCost`, or BadImage where a count is out of bounds.
-`decoding` calls `check` before anything else. The worker calls `is_costly`, and hands what is costly to a helper
-process (`decoder_process`), so that no other image waits for it.
+In: the bytes of a file that begins like its content type. Out: `DecodeCost`, or BadImage if a count is out of bounds.
+`decoding` calls `check` before anything else. The worker calls `is_costly`, and gives costly images to a helper process
+(`decoder_process`), so that no other image waits for them.
 
-A small file may take minutes: a JPEG has as many scans as it likes, each of which visits every block; Pillow reads the
-segments, strips, chunks and runs of a file one by one in Python. So the work is counted, and what would take very long
-to count is refused. The walk over a camera's file takes microseconds.
+Even a small file may take minutes: a JPEG may have any number of scans, each of which visits every block, and Pillow
+reads the segments, strips, chunks and runs of a file one by one in Python. So this module counts the work, and refuses
+a file that would take very long to count. Reading the headers of a camera's file takes microseconds.
 
 The rates are upper bounds, measured with Pillow 13 on one core at about 3 GHz; a core half as fast takes twice as long.
-tests/shared/images/test_decode_cost.py holds that no known file takes longer than its estimate.
+tests/shared/images/test_decode_cost.py checks that no known file takes longer than its estimate.
 """
 
 from __future__ import annotations
@@ -26,39 +26,40 @@ from shared.images.formats import FORMATS, sniff
 from shared.images.limits import check_size
 from shared.images.tiff_directory import measure_tags, read_layout
 
-# Default of the setting. The slowest file within the other limits, 50 megapixels of 16 bits RGBA, takes a third of it.
+# Default of the setting. The slowest file within the other limits, 50 megapixels of 16-bit RGBA, takes a third of it.
 MAX_DECODE_S = 10.0
 # A camera's JPEG of 12 megapixels takes less, and so does a full HD picture of any format.
 CHEAP_S = 0.12
-# Nor is a picture cheap that lies in memory with more pixels than these, at up to 20 bytes each (WebP): each decode
-# thread may hold one. JPEGs that the codec reduces don't count.
+# A picture is not cheap either if more pixels than this are in memory at once, at up to 20 bytes each (WebP): each
+# decode thread may hold one such picture. A JPEG that the codec reduces while decoding doesn't count.
 CHEAP_PX = 2_500_000
 
-# Bounds beyond which a file is refused, however little each of its parts takes. A camera's JPEG has about 10 segments
-# and 1 scan, other programs write up to 20 scans; a profile, EXIF or XMP of 20 MB takes 300 segments.
+# Limits beyond which a file is refused, however cheap each of its parts is. A camera's JPEG has about 10 segments and 1
+# scan; other programs write up to 20 scans; a profile, EXIF or XMP of 20 MB takes 300 segments.
 MAX_SEGMENTS = 2_000
 MAX_SCANS = 500
 MAX_CHUNKS = 20_000  # of 1 KB each, in 20 MB; libpng writes 8 KB
 
 _NS = 1e-9
-# JPEG: Huffman codes by the byte, transforms and resizing by the pixel. The codec halves most pictures at least; one
-# that is too thin for that, or cut to a small region, takes twice as long by the pixel.
+# JPEG: the time for Huffman codes is per byte, for transforms and resizing per pixel. The codec reduces most pictures
+# to half their size or less; one that is too thin for that, or of which a small region is used, takes twice as long per
+# pixel.
 _JPEG_PX_S, _JPEG_THIN_PX_S, _JPEG_BYTE_S = 4 * _NS, 10 * _NS, 6 * _NS
 _THIN_PX = 512
-# Where several scans are put together: each of them visits every block of its components.
+# JPEG of several scans: each scan visits every block of its components.
 _SCANS_PX_S, _SCANS_BYTE_S, _SCAN_SAMPLE_S = 12 * _NS, 30 * _NS, 0.25 * _NS
-_ARITHMETIC_FACTOR = 10  # arithmetic codes, and lossless JPEG, take so much longer by the byte
-# What Pillow does in Python for a JPEG's header.
+_ARITHMETIC_FACTOR = 10  # arithmetic codes, and lossless JPEG, take this many times longer per byte
+# Pillow's work in Python for a JPEG's header.
 _SEGMENT_S, _SKIPPED_BYTE_S = 2_000 * _NS, 400 * _NS
 _EXIF_BYTE_S = 200 * _NS  # 8 bytes may be a fraction, 12 a tag
 _EXIF_COPY_S = 0.2 * _NS  # pieces of EXIF are joined one by one
-_LIST_BYTE_S = 60 * _NS  # of Photoshop's resources, and of quantisation tables
-# PNG: bytes of the inflated rows, and conversion of the pixels.
+_LIST_BYTE_S = 60 * _NS  # of Photoshop's resources, and of quantization tables
+# PNG: bytes of the decompressed rows, and conversion of the pixels.
 _PNG_BYTE_S, _PNG_PX_S, _PNG_ROW_S = 5 * _NS, 10 * _NS, 30 * _NS
 _CHUNK_S, _PROFILE_S = 3_000 * _NS, 4_000_000 * _NS
 _WEBP_PX_S, _WEBP_BYTE_S = 20 * _NS, 40 * _NS
 _BMP_PX_S = 9 * _NS
-# Pillow reads run-length codes in Python, and fills what a line lacks pixel by pixel.
+# Pillow reads run-length codes in Python, and fills the missing end of a line pixel by pixel.
 _RLE_PX_S, _RLE_BYTE_S = 120 * _NS, 250 * _NS
 _TIFF_PX_S, _TIFF_BYTE_S, _TIFF_SLOW_BYTE_S = 18 * _NS, 3 * _NS, 60 * _NS
 _TAG_VALUE_S, _TAG_S = 6_000 * _NS, 3_000 * _NS
@@ -70,18 +71,19 @@ _HUFFMAN_FRAMES, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _STAND_ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
 _SCAN = bytes([0xFF, _START_OF_SCAN])
-_SCAN_HEADER_BYTES = 10  # of one component, which is the shortest
-# Headers that are remembered: more than a worker's lines have cameras. One with a long EXIF differs in every image.
+_SCAN_HEADER_BYTES = 10  # for one component: the shortest
+# How many headers are remembered, more than the lines of one worker have cameras, and of what length: a header with a
+# long EXIF is different in every image.
 _MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 4096
-_BEGINNING_BYTES = 256  # the frame's header lies within them in most cameras' files
+_BEGINNING_BYTES = 256  # in most cameras' files they include the frame's header
 _FILL = re.compile(rb"\xff*")
 
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_IHDR = struct.Struct(">IIBB")  # width, height, bits a sample, colour type
+_IHDR = struct.Struct(">IIBB")  # width, height, bits per sample, color type
 _WEBP_SIDE = 2**14 - 1  # the bits of a width or height
 _OS2_HEADER_BYTES = 12
 _OS2_SIZE = struct.Struct("<HH")
-_BMP_SIZE = struct.Struct("<iiHHI")  # width, height, planes, bits a pixel, compression
+_BMP_SIZE = struct.Struct("<iiHHI")  # width, height, planes, bits per pixel, compression
 _BMP_RLE = (1, 2)
 _TIFF_RAW, _TIFF_JPEGS = 1, (6, 7)
 # Fax, LZW, Deflate, PackBits, ZStandard; LZMA and WebP take longer.
@@ -89,26 +91,26 @@ _TIFF_FAST = (_TIFF_RAW, 2, 3, 4, 5, 8, 32946, 32773, 50000)
 
 
 class DecodeCost(NamedTuple):
-    """What decoding a file takes, as its headers say."""
+    """What it takes to decode a file, according to its headers."""
 
     width_px: int
     height_px: int
     seconds: float  # of processor time
-    held_px: int  # that lie in memory at the same time
-    more: str  # what else counts, in words
+    held_px: int  # pixels that are in memory at the same time
+    more: str  # what adds to the cost besides the pixels, in words
 
     @property
     def is_cheap(self) -> bool:
-        """Whether it may be decoded where other images wait for it."""
+        """Whether the file may be decoded in a thread for which other images wait."""
         return self.seconds <= CHEAP_S and self.held_px <= CHEAP_PX
 
 
 def is_costly(data: bytes, *, max_decode_s: float = math.inf, part: float = 1.0) -> bool:
-    """Whether an image should be decoded where no other image waits for it. One that is refused at once need not.
+    """Whether no other image should wait while this one is decoded. False for a file that is refused at once.
 
     Args:
-        max_decode_s: what takes longer is refused at once.
-        part: the smaller side of the region that is used, as a part of the picture's.
+        max_decode_s: a file that takes longer than this is refused at once.
+        part: the smaller side of the region that is used, as a fraction of the picture's side.
     """
     try:
         cost = estimate(data, sniff(data), part=part)
@@ -118,7 +120,7 @@ def is_costly(data: bytes, *, max_decode_s: float = math.inf, part: float = 1.0)
 
 
 def check(data: bytes, content_type: str, *, max_px: int, max_decode_s: float) -> None:
-    """Refuse a file of too many pixels, or whose decoding would take more than `max_decode_s`.
+    """Refuse a file that has too many pixels, or that would take more than `max_decode_s` to decode.
 
     Raises:
         BadImage: `too_large_px` or `unsupported`.
@@ -131,17 +133,17 @@ def check(data: bytes, content_type: str, *, max_px: int, max_decode_s: float) -
         raise BadImage(
             "unsupported",
             f"decoding this {FORMATS[content_type]} ({what}) may take {cost.seconds:,.1f} s of processor time, the "
-            f"limit is {max_decode_s:g} (max_decode_s): save it anew, as a plain JPEG.",
+            f"limit is {max_decode_s:g} (max_decode_s): save it again, as a plain JPEG.",
         )
 
 
 def estimate(data: bytes, content_type: str, *, part: float = 1.0) -> DecodeCost:
-    """What decoding will take at most; nothing for a header that can't be read, which the decoder refuses at once.
+    """What decoding will take at most; zero for a header that can't be read, which the decoder refuses at once.
 
-    `part` is that of `is_costly`: a JPEG of which a small region is used is decoded in its full size.
+    `part` is the same as in `is_costly`: a JPEG of which a small region is used is decoded at its full size.
 
     Raises:
-        BadImage: `unsupported`, more segments, scans or chunks than any ordinary file has.
+        BadImage: `unsupported`: the file has more segments, scans or chunks than any ordinary file.
     """
     match content_type:
         case "image/jpeg":
@@ -163,7 +165,7 @@ def _cost(size: tuple[int, int], seconds: float, *, held_px: int | None = None, 
 
 def _check_count(count: int, what: str, *, limit: int, content_type: str) -> None:
     if count > limit:
-        raise BadImage("unsupported", f"this {FORMATS[content_type]} has more than {limit:,} {what}: save it anew.")
+        raise BadImage("unsupported", f"this {FORMATS[content_type]} has more than {limit:,} {what}: save it again.")
 
 
 # JPEG ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,7 +173,7 @@ def _check_count(count: int, what: str, *, limit: int, content_type: str) -> Non
 
 @dataclass(slots=True)
 class _JpegParts:
-    """What lies before the pixels of a JPEG, and where they begin."""
+    """Counts of the parts of a JPEG before its pixels, and where the pixels begin."""
 
     width_px: int = 0
     height_px: int = 0
@@ -212,24 +214,24 @@ def _jpeg(data: bytes, part: float) -> DecodeCost:
     pixels, size_bytes = parts.width_px * parts.height_px, len(data) - at
     if parts.frame not in _HUFFMAN_FRAMES:
         size_bytes *= _ARITHMETIC_FACTOR
-    # A first scan of fewer components than the frame has is not the only one.
+    # If the first scan has fewer components than the frame, more scans follow.
     if parts.frame not in _PROGRESSIVE and data[at + 4 : at + 5] == bytes([parts.components & 0xFF]):
         px_s, held_px = (_JPEG_THIN_PX_S, pixels) if part * min(size) < _THIN_PX else (_JPEG_PX_S, 0)
         return _cost(size, pixels * px_s + size_bytes * _JPEG_BYTE_S + parts.header_s, held_px=held_px)
-    scans = data.count(_SCAN, at)  # and by chance one in 64 KB of what may follow the picture
+    scans = data.count(_SCAN, at)  # plus, by chance, about one per 64 KB of other data after the picture
     _check_count(scans, "scans", limit=MAX_SCANS, content_type="image/jpeg")
     per_px_s = _SCANS_PX_S + scans * parts.components * _SCAN_SAMPLE_S
     return _cost(size, pixels * per_px_s + size_bytes * _SCANS_BYTE_S + parts.header_s, more=f" in {scans:,} scans")
 
 
 class _KnownHeaders:
-    """What was read of the JPEGs' headers of late, by their bytes. For any thread.
+    """A cache of recently read JPEG headers, by their bytes. May be used by any thread.
 
-    A camera's files begin with the same bytes, and comparing them takes a tenth of the time of reading them.
+    A camera's files begin with the same bytes, and comparing a header takes a tenth of the time of reading it.
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[bytes, _JpegParts]] = {}  # by how the header begins
+        self._known: dict[bytes, tuple[bytes, _JpegParts]] = {}  # by the first bytes of the header
 
     def find(self, data: bytes) -> _JpegParts | None:
         header, parts = self._known.get(data[:_BEGINNING_BYTES], (b"", None))
@@ -250,7 +252,7 @@ def _parts_of(data: bytes) -> _JpegParts:
     if known is not None:
         return known
     parts = _read_jpeg(data)
-    ends_at = parts.first_scan_at + _SCAN_HEADER_BYTES  # nothing that was read lies behind it
+    ends_at = parts.first_scan_at + _SCAN_HEADER_BYTES  # `_read_jpeg` and `_jpeg` read nothing of a header beyond this
     if data.startswith(_SCAN, parts.first_scan_at) and ends_at <= len(data):
         _KNOWN_HEADERS.add(data[:ends_at], parts)
     return parts
@@ -259,7 +261,7 @@ def _parts_of(data: bytes) -> _JpegParts:
 def _read_jpeg(data: bytes) -> _JpegParts:
     parts, at = _JpegParts(), 2
     while at + 4 <= len(data):
-        if data[at] != 0xFF or data[at + 1] == 0xFF:  # Pillow and the codec skip what is between two segments
+        if data[at] != 0xFF or data[at + 1] == 0xFF:  # Pillow and the codec skip bytes between two segments
             next_at = _next_marker(data, at)
             parts.skipped_bytes += next_at - at
             at = next_at
@@ -280,7 +282,7 @@ def _read_jpeg(data: bytes) -> _JpegParts:
 
 
 def _next_marker(data: bytes, at: int) -> int:
-    """Where the last FF lies of those that begin the next marker."""
+    """The position of the last FF byte before the next marker's code; several may begin a marker."""
     first = data.find(b"\xff", at)
     if first < 0:
         return len(data)
@@ -321,7 +323,7 @@ def _webp(data: bytes) -> DecodeCost:
 
 
 def _webp_size(data: bytes, name: bytes, at: int) -> tuple[int, int]:
-    """Width and height of the canvas, of a lossy picture or of a lossless one; of other chunks nothing."""
+    """Width and height from a chunk: the canvas's, or those of a lossy or lossless picture; 0, 0 for other chunks."""
     match name:
         case b"VP8X":
             return 1 + _little(data, at + 4, 3), 1 + _little(data, at + 7, 3)
@@ -339,9 +341,10 @@ def _little(data: bytes, at: int, count: int) -> int:
 
 
 def _chunks(data: bytes, content_type: str) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and length of each chunk.
+    """Name, start of the content, and length of each chunk.
 
-    A PNG's are length, name, content and checksum, a WebP's (RIFF) are name, length, and content of an even length.
+    A PNG's chunk is length, name, content, checksum. A WebP's chunk (RIFF) is name, length, and content that is padded
+    to an even length.
     """
     is_png = content_type == "image/png"
     at, count = 8 if is_png else 12, 0
@@ -366,7 +369,7 @@ def _bmp(data: bytes) -> DecodeCost:
         width, height = _OS2_SIZE.unpack_from(data, 18)
         return _cost((width, height), width * height * _BMP_PX_S)
     width, height, _, _, compression = _BMP_SIZE.unpack_from(data, 18)
-    size = abs(width), abs(height)  # rows from top to bottom have a height below 0
+    size = abs(width), abs(height)  # a negative height means that the rows go from top to bottom
     if compression not in _BMP_RLE:
         return _cost(size, size[0] * size[1] * _BMP_PX_S)
     seconds = size[0] * size[1] * _RLE_PX_S + len(data) * _RLE_BYTE_S

@@ -1,7 +1,7 @@
-"""Memory of image decoding: one budget for all threads of this process.
+"""Limits the memory of image decoding: one budget for all threads of this process.
 
-`decoding` reserves an image's estimated bytes (`limits`) while it decodes the image. Camera frames need so little that
-they are not counted: they never wait for a large image.
+`decoding` reserves an image's estimated bytes (`limits`) while it decodes the image. Camera frames need so little
+memory that they are not counted, so they never wait for a large image.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from shared.native_memory import give_back_free_memory
 
-# Default of the setting: the largest picture (`max_image_px`) at 8 bytes a pixel, and the largest file twice more.
+# Default of the setting: the largest picture (`max_image_px`) at 8 bytes per pixel, plus twice the largest file.
 MAX_DECODE_BYTES = 440_000_000
 # An image that needs no more than this is not counted: a full HD frame of any camera, a 12-megapixel JPEG.
 # Uncounted images add up to at most this much for each decode thread.
 UNCOUNTED_BYTES = 16_000_000
-# After an image that needed at least this, freed memory is returned to the system. That takes about a millisecond;
+# After an image that needed at least this much, freed memory is returned to the system. That takes about a millisecond;
 # decoding such an image takes a hundred.
 _TRIM_FROM_BYTES = 32_000_000
 
@@ -34,10 +34,10 @@ class DecodeMemory:
 
     @contextlib.contextmanager
     def hold(self, count_bytes: int, *, limit_bytes: int) -> Iterator[None]:
-        """Hold `count_bytes`, at most `limit_bytes`; waits while all images together would need more than the limit.
+        """Hold `count_bytes` during the `with` block. Waits while all images together would need over `limit_bytes`.
 
-        Images wait in order, so that small ones that keep coming can't keep a large one waiting. Never hold twice in
-        one thread: two threads that each hold some and wait for more would wait forever.
+        Images wait in order, so that a steady flow of small ones can't keep a large one waiting. Never hold twice in
+        one thread: two threads that each hold some memory and wait for more would wait forever.
         """
         if count_bytes <= UNCOUNTED_BYTES:
             yield
@@ -66,7 +66,7 @@ class DecodeMemory:
                 self._changed.notify_all()  # the next in line may fit too
 
     def waiting_threads(self) -> frozenset[str]:
-        """Names of the threads that wait for memory before they decode their image."""
+        """Names of the threads that are waiting for memory to decode an image."""
         with self._changed:
             return frozenset(thread.name for thread in self._waiting)
 
@@ -81,7 +81,7 @@ DECODE_MEMORY = DecodeMemory()
 
 
 def drop_locals(error: BaseException) -> None:
-    """Clear the local variables of an error's traceback: they would keep images alive until the error is handled."""
+    """Clear the local variables in an error's traceback, which would keep images alive until the error is handled."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)

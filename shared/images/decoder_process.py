@@ -1,10 +1,12 @@
-"""Decodes costly images in a process of their own, which is killed when one takes too much time or memory.
+"""Decodes costly images in a separate process, which is ended when an image takes too much time or memory.
 
-In: what `decoding.decode_into` takes. Out: the same pixels, or BadImage. Any thread may ask and waits for its answer;
-one image is decoded at a time. So a thread of its own should ask, not one for which other images wait.
+In: the arguments of `decoding.decode_into`. Out: the same pixels, or BadImage. Any thread may call it; the call blocks
+until the image is decoded, and one image is decoded at a time. So it should be called from a thread of its own, and not
+from one for which other images wait.
 
-Python can neither stop a thread inside a codec nor survive a codec's crash; a process can be killed and started anew.
-It starts with the first image and is kept for the next ones. `decoder_program` runs in it and decodes by the same code.
+Python can neither stop a thread inside a codec nor survive a codec's crash, but a process can be killed and replaced.
+The process starts with the first image and is kept for the next ones. It runs `decoder_program`, which decodes with the
+same code.
 """
 
 from __future__ import annotations
@@ -35,16 +37,16 @@ from shared.subprocesses import ours
 log = logging.getLogger("sortline.decoder")
 
 _PROGRAM = "shared.images.decoder_program"
-# It imports NumPy and Pillow, perhaps on a busy machine.
+# The process imports NumPy and Pillow, perhaps on a busy machine.
 _START_TIMEOUT_S = 60.0
-# While other processes have the processor, an image may take this many times its processor time.
+# An image may take this many times its processor time, because other processes may be using the processor.
 _WALL_FACTOR = 4.0
-# Besides the image it holds the file, as it was read and as it was opened, and what a codec needs.
+# Besides the image, the process holds the file, as it was read and as it was opened, and the memory of a codec.
 _FILE_COPIES = 3
 _OWN_BYTES = 64_000_000
 # A killed process ends at once, unless the machine hangs.
 _END_TIMEOUT_S = 10.0
-# Signals by which a process ends that did something wrong itself. SIGKILL and SIGTERM come from others.
+# Signals that a process gets for its own faults. SIGKILL and SIGTERM are sent by others.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 
 
@@ -52,7 +54,7 @@ class DecoderProcess:
     """One helper process, or none until it is needed. May be used by any thread; not after a fork."""
 
     def __init__(self, *, max_bytes: int = MAX_BYTES, max_decode_bytes: int = MAX_DECODE_BYTES) -> None:
-        """Starts nothing. The process may take `max_decode_bytes`, and some copies of a file of `max_bytes`."""
+        """Start nothing yet. The process may take `max_decode_bytes`, plus a few copies of a file of `max_bytes`."""
         self._max_decode_bytes = max_decode_bytes
         self._memory_bytes = max_decode_bytes + _FILE_COPIES * max_bytes + _OWN_BYTES
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,12 +72,12 @@ class DecoderProcess:
         max_decode_bytes: int = MAX_DECODE_BYTES,
         max_decode_s: float = MAX_DECODE_S,
     ) -> None:
-        """Like `decoding.decode_into`, and to the same pixels.
+        """Decode like `decoding.decode_into`, to the same pixels.
 
         Raises:
-            BadImage: as there; or it took too long (`unsupported`), too much memory (`too_large_px`), or the codec
-                crashed (`corrupt`).
-            DecoderLost: somebody ended the process, or it did not start.
+            BadImage: as `decoding.decode_into`; or the image took too long (`unsupported`) or too much memory
+                (`too_large_px`), or crashed the codec (`corrupt`).
+            DecoderLost: the process was ended from outside, or did not start.
         """
         content_type = check_file(data, max_bytes=max_bytes, max_px=max_px, max_decode_s=max_decode_s)
         options: dict[str, Any] = {
@@ -110,7 +112,7 @@ class DecoderProcess:
         return None if process is None else process.pid
 
     def _ask(self, data: bytes, options: dict[str, Any], *, what: str, pixel_bytes: int) -> tuple[bytes, bytes]:
-        """The answer of the process, which is started if need be; if there is none, the process has been ended."""
+        """Send a request and return the answer. Starts the process if need be; if it does not answer, ends it."""
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
         max_decode_s: float = options["max_decode_s"]
@@ -120,7 +122,9 @@ class DecoderProcess:
                 kind, content = messages.read_answer(process.stdout, pixel_bytes=pixel_bytes)
         except (OSError, EOFError, ValueError) as error:
             code = self._end()
-            log.warning("the decoder process ended (%s) at this %s of %s bytes", _ending(code), what, f"{len(data):,}")
+            log.warning(
+                "the decoder process ended (%s) while decoding a %s of %s bytes", _ending(code), what, f"{len(data):,}"
+            )
             if expired.is_set() or code == -signal.SIGPROF:
                 raise _too_long(what, max_decode_s=max_decode_s, expired=expired.is_set()) from None
             if -code in _CRASHES:
@@ -131,14 +135,14 @@ class DecoderProcess:
         return kind, content
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:  # e.g. by the kernel, for want of memory
+        if self._process is not None and self._process.poll() is not None:  # ended, e.g. by the kernel for its memory
             self._end()
         if self._process is None:
             self._process = self._start()
         return self._process
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start it, by exec: a fork would copy the locks of other threads as they are."""
+        """Start the process by exec: a fork would copy locks that other threads hold."""
         process = subprocess.Popen(
             ours(str(self._memory_bytes), module=_PROGRAM),
             stdin=subprocess.PIPE,
@@ -153,18 +157,18 @@ class DecoderProcess:
         except (EOFError, ValueError) as error:
             _reap(process)
             raise DecoderLost("the decoder process did not start; its standard error says why.") from error
-        log.info("the decoder process %d decodes costly images", process.pid)
+        log.info("started decoder process %d for costly images", process.pid)
         return process
 
     def _end(self) -> int:
-        """End the process if there is one; its exit code, or the signal that ended it as a negative number."""
+        """End the process if there is one; returns its exit code, negative for the signal that ended it."""
         process, self._process = self._process, None
         return 0 if process is None else _reap(process)
 
 
 @contextlib.contextmanager
 def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
-    """Kill the process if the block takes longer; the event says so. Afterwards it is never killed."""
+    """Kill the process if the block takes longer, and set the event. After the block the process is not killed."""
     expired = threading.Event()
 
     def expire() -> None:
@@ -178,18 +182,21 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
         yield expired
     finally:
         timer.cancel()
-        timer.join()  # it may have begun to expire
+        timer.join()  # `expire` may have begun
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:
-    """End a process that may have ended already. Closing its input ends it too, but not while it hangs."""
+    """End a process that may have ended already; returns its exit code.
+
+    Closing its input would end it too, but not while it hangs.
+    """
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.1)  # it may be about to end by a signal of its own, which says why
+        process.wait(0.1)  # it may be about to end from a signal that tells the cause, e.g. SIGSEGV
     process.kill()
     code = process.wait(_END_TIMEOUT_S)
     for stream in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):  # what could not be written is still in the buffer
+        with contextlib.suppress(OSError):  # closing tries to write what is left in the buffer
             stream.close()
     return code
 
@@ -198,7 +205,7 @@ def _too_long(what: str, *, max_decode_s: float, expired: bool) -> BadImage:
     limit = f"{max_decode_s:g} s of processor time (max_decode_s)"
     if expired:
         limit = f"{_WALL_FACTOR * max_decode_s:g} s beside other work ({_WALL_FACTOR:g} times max_decode_s)"
-    return BadImage("unsupported", f"decoding this {what} took longer than {limit}: save it anew, as a plain JPEG.")
+    return BadImage("unsupported", f"decoding this {what} took longer than {limit}: save it again, as a plain JPEG.")
 
 
 def _ending(code: int) -> str:

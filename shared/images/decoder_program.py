@@ -1,11 +1,11 @@
-"""Run as a program by `decoder_process`: decodes one image after another, apart from the process that asks.
+"""Run as a program by `decoder_process`: decodes one image after another, outside the process that needs them.
 
     python -P -m shared.images.decoder_program MEMORY_BYTES
 
-In: requests on standard input. Out: answers on standard output, one each, both as `decoder_messages` has them.
+In: requests on standard input. Out: one answer to each on standard output. `decoder_messages` defines both.
 
-It ends when its standard input closes, which happens when its starter ends, however that ends (kill -9 too). An image
-that takes more processor time than its options allow ends it as well: by the kernel, so also inside native code.
+The program ends when its standard input closes, which happens when its starter ends for any reason, kill -9 included.
+If an image takes more processor time than its options allow, the kernel ends the program, even inside native code.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from shared.images import decoder_messages as messages
 from shared.images.crop_regions import Region
 from shared.images.decoding import decode_into
 
-# Other images, and the model, go first.
+# Other images, and the model, have precedence.
 _NICENESS = 10
-# Where memory runs out, the kernel should end this process rather than its starter.
+# If memory runs out, the kernel should kill this process rather than its starter.
 _OOM_SCORE = 500
 
 _Requests = queue.SimpleQueue[tuple[dict[str, Any], bytes]]
 
 
 def main(memory_bytes: int) -> None:
-    """Answer requests until standard input closes. Decoding may take `memory_bytes` more than the program itself."""
-    # The starter decides when this process ends. systemd, for one, tells all processes of a service at once.
+    """Answer requests until standard input closes. Decoding may take `memory_bytes` beyond the program's own memory."""
+    # The starter decides when this process ends. systemd, for example, sends SIGTERM to all processes of a service.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     os.nice(_NICENESS)
-    with contextlib.suppress(OSError):  # not on Linux
+    with contextlib.suppress(OSError):  # the file exists only on Linux
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     requests: _Requests = queue.SimpleQueue()
     # A thread of its own, so that the end of the input is noticed while an image is decoded.
@@ -53,7 +53,7 @@ def main(memory_bytes: int) -> None:
     while True:
         kind, content = _decode(*requests.get())
         messages.send_answer(answers, kind, content)
-        if kind == messages.NO_MEMORY:  # what failed halfway may be in any state
+        if kind == messages.NO_MEMORY:  # a codec that failed halfway may be in any state
             return
 
 
@@ -66,10 +66,11 @@ def _read(requests: _Requests) -> None:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Let this process take no more than it has now and `memory_bytes`, where the kernel counts that (Linux)."""
+    """Let this process take at most `memory_bytes` more than it has now, if the kernel can enforce it (Linux)."""
     import resource  # not on Windows
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # hundreds of MB, for each image that crashes a codec
+    # A core dump has hundreds of MB, and there would be one for each image that crashes a codec.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -80,9 +81,9 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 def _decode(options: dict[str, Any], data: bytes) -> tuple[bytes, bytes]:
-    """The kind of answer, and its content."""
+    """Decode one image; returns the kind of the answer, and its content."""
     size_px, region = options.pop("size_px"), options.pop("region")
-    # The process's own clock: it stands still while other processes have the processor.
+    # A timer of the process's own processor time: it stands still while other processes use the processor.
     signal.setitimer(signal.ITIMER_PROF, options["max_decode_s"])
     try:
         out = np.empty((size_px, size_px, 3), np.uint8)

@@ -1,30 +1,30 @@
 """The one decoder, for training and for serving: image bytes in, uint8 RGB of the model's size out.
 
-JPEG, PNG, WebP, BMP and TIFF are recognised by their first bytes, never by a file name. How each kind is treated:
+JPEG, PNG, WebP, BMP and TIFF are recognized by their first bytes, never by a file name. How each kind is treated:
 
     shape         as `fit` says; training treats its images the same way:
                   stretch: squashed to the square
-                  pad: kept, to half a pixel and one pixel at least. The longer side fills the square, the shorter
-                  one lies in its middle (one pixel more after it than before, when odd), and the rest repeats the
-                  picture's outermost rows or columns: black bars would be taken for things on the belt
-    orientation   EXIF's is applied; EXIF that can't be read counts as upright
+                  pad: kept, to half a pixel, with at least one pixel per side. The longer side fills the square, the
+                  shorter one is centered (with an odd remainder, one pixel more after it than before), and the rest
+                  repeats the picture's outermost rows or columns: black bars would be taken for things on the belt
+    orientation   EXIF's is applied; a picture whose EXIF can't be read counts as upright
     region        cut out of the upright picture before it is fitted, to fractions of a pixel
-    several frames  the first one (APNG, animated WebP, TIFF pages, MPO)
-    transparency  (alpha, palette entry or colour key) composed over white
-    palette, 1 bit  their colours; black and white
+    several frames  the first one is used (APNG, animated WebP, TIFF pages, MPO)
+    transparency  (alpha, palette entry or color key) composed over white
+    palette, 1 bit  the palette's colors; black and white
     CMYK          JPEG with Adobe's marker is stored inverted, any other is not; RGB = (1 - CMY)(1 - K)
     16 bits       the upper eight of each sample
     float, 32 bits  full scale is the smallest of 1 (floats only), 255, 65535 and 2^31 - 1 (integers only) that
-                  holds every value; below 0, above that or not a number is refused
-    colour profile  ignored: values are taken as sRGB
+                  holds every value; a picture with a value below 0, above full scale or not a number is refused
+    color profile  ignored: values are taken as sRGB
 
-Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, to the same pixels and refusals.
+Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, with the same pixels and refusals.
 
-JPEG has no checksum. Damage inside a complete file that the codec conceals can't be noticed here, nor can a header
+JPEG has no checksum. If the codec conceals damage inside a complete file, it can't be noticed here; nor can a header
 that claims more rows than the data fill. For a damaged TIFF, libtiff may write a line to standard error.
 
 Memory: `limits` estimates from the header how much an image will take, and all threads together use no more than
-`max_decode_bytes` at a time (`decode_memory`). An image that alone would take more than that is refused.
+`max_decode_bytes` at a time (`decode_memory`). An image that would take more than that by itself is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import (  # the plugins register themselves: else Image.open imports all 40 formats, in any thread
+from PIL import (  # these plugins register themselves; otherwise Image.open would import all 40, in any thread
     BmpImagePlugin,  # noqa: F401
     Image,
     ImageChops,
@@ -64,7 +64,7 @@ MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
 
 
-# Pillow's BILINEAR is a triangle filter as wide as the scale asks, so it does not alias.
+# Pillow's BILINEAR is a triangle filter whose width grows with the scale, so it does not alias.
 _FILTER = Image.Resampling.BILINEAR
 # Frames more than twice this factor too large are first reduced by a whole number of pixels (a box filter).
 _REDUCING_GAP = 2.0
@@ -78,7 +78,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where a point of the upright picture lies in the stored one, in fractions, by the turn that sets it upright.
+# By the turn that makes a stored picture upright: from a point in the upright picture to the point in the stored one,
+# both in fractions.
 _Point = tuple[float, float]
 _IN_STORED: dict[Image.Transpose, Callable[[float, float], _Point]] = {
     Image.Transpose.FLIP_LEFT_RIGHT: lambda x, y: (1 - x, y),
@@ -107,16 +108,17 @@ def decode_image(
     max_decode_bytes: int = MAX_DECODE_BYTES,
     max_decode_s: float = MAX_DECODE_S,
 ) -> Pixels:
-    """uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
+    """Decode an image to uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
-    `region` is the part of the upright picture to keep; None is all of it. `fit` is how that becomes a square.
-    May be called from many threads: the codec and the resizing run without the interpreter lock. A large image waits
-    until it fits into `max_decode_bytes` beside the others that this process is decoding. One that by its headers would
-    take more than `max_decode_s` of processor time is refused; `decoder_process` holds it to that time too.
+    `region` is the part of the upright picture to keep; None keeps all of it. `fit` says how that part becomes a
+    square. May be called from many threads: the codec and the resizing run without the interpreter lock. A large image
+    waits until it fits into `max_decode_bytes` beside the others that this process is decoding. An image that according
+    to its headers would take more than `max_decode_s` of processor time is refused; `decoder_process` also enforces
+    that limit while it decodes.
 
     Raises:
-        BadImage: not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`, `too_large_px`,
-            `truncated`, `corrupt`, `unsupported`.
+        BadImage: the bytes are not a usable image. `reason` is one of `empty`, `format`, `too_large_bytes`,
+            `too_large_px`, `truncated`, `corrupt`, `unsupported`.
     """
     out = np.empty((size_px, size_px, 3), np.uint8)
     decode_into(
@@ -143,7 +145,7 @@ def decode_into(
     max_decode_bytes: int = MAX_DECODE_BYTES,
     max_decode_s: float = MAX_DECODE_S,
 ) -> None:
-    """Like `decode_image`, into `out`, uint8 [S, S, 3], e.g. one row of a batch.
+    """Decode like `decode_image`, but into `out`, uint8 [S, S, 3], e.g. one row of a batch.
 
     If this raises, the content of `out` is undefined: a small JPEG is decoded straight into it.
     """
@@ -168,11 +170,11 @@ def decode_into(
 
 
 def check_file(data: bytes, *, max_bytes: int, max_px: int, max_decode_s: float) -> str:
-    """The content type of a file that may be decoded, by its first bytes, its length and what its headers say.
+    """Check a file's first bytes, length and headers before it is decoded; returns its content type.
 
     Raises:
-        BadImage: `empty`, `format`, `too_large_bytes`, `too_large_px`, `corrupt`, or `unsupported`: it would take too
-            long, among others.
+        BadImage: `empty`, `format`, `too_large_bytes`, `too_large_px`, `corrupt`, or `unsupported`, e.g. because
+            decoding would take too long.
     """
     content_type = sniff(data)
     limits.check_length(len(data), max_bytes=max_bytes)
@@ -191,7 +193,7 @@ class _DecodeOptions(NamedTuple):
 
 
 def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, options: _DecodeOptions) -> None:
-    """Fill `out`, by the rules at the top; raises anything."""
+    """Fill `out` by the rules at the top of this file. May raise any exception."""
     with contextlib.ExitStack() as memory:
         try:
             _load_by_pillow(data, out, content_type, options, memory)
@@ -203,7 +205,7 @@ def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, options: _Dec
 def _load_by_pillow(
     data: bytes, out: Pixels, content_type: str, options: _DecodeOptions, memory: contextlib.ExitStack
 ) -> None:
-    """A function of its own, so that its images are freed when it returns, before `memory` is given back."""
+    """Fill `out`. A separate function, so that its images are freed when it returns, before `memory` is released."""
     with Image.open(io.BytesIO(data), formats=[FORMATS[content_type]]) as frame:
         size = frame.size
         limits.check_size(size, max_px=options.max_px)
@@ -216,7 +218,7 @@ def _load_by_pillow(
 
 
 def _decode_plain_jpeg(data: bytes, out: Pixels, options: _DecodeOptions) -> bool:
-    """Fill `out` as Pillow would, bit by bit, but faster. Returns False if Pillow must decode or refuse the image."""
+    """Fill `out` exactly as Pillow would, but faster. Returns False if Pillow must decode or refuse the image."""
     header = read_header(data)
     if header is None or header.width_px * header.height_px > options.max_px:
         return False
@@ -272,7 +274,7 @@ def _jpeg_plan(
 
 
 def _turn_in_metadata(data: bytes) -> Image.Transpose | None:
-    """How Pillow would set this file upright; raises anything where Pillow can't open it."""
+    """How Pillow would turn this file upright. May raise any exception if Pillow can't open it."""
     with Image.open(io.BytesIO(data), formats=[FORMATS["image/jpeg"]]) as frame:
         return _turn(frame)
 
@@ -287,7 +289,7 @@ def _fill(out: Pixels, image: Image.Image) -> None:
 
 
 def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int) -> None:
-    """Fill what lies outside of these columns and rows of `out` with the nearest pixel inside."""
+    """Fill the part of `out` outside these columns and rows with the nearest pixel inside them."""
     if right - left < len(out):
         out[top:bottom, :left], out[top:bottom, right:] = out[top:bottom, left, None], out[top:bottom, right - 1, None]
     if bottom - top < len(out):
@@ -296,7 +298,7 @@ def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int)
 
 def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: _DecodeOptions) -> Image.Image:
     """The upright RGB image in the size of `_fitted`. `box` is the frame's area if the codec scales it, else None."""
-    frame.load()  # first: a PNG's transparency and orientation may follow its pixels
+    frame.load()  # must come first: a PNG's transparency and orientation may follow its pixels
     turn = _turn(frame)
     part = _part(box[2:] if box else frame.size, _stored(turn, options.region))
     size = _fitted(part, size_px, options.fit)
@@ -304,14 +306,15 @@ def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: 
     image = to_resizable(frame, premultiplied=resized)
     if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
-    # Resize first, then turn and convert the small image: resizing commutes with both, as `size` is as stored.
+    # Resize first, then turn and convert the small image. Resizing commutes with turning, because `size` is the size of
+    # the picture as it is stored, and with converting.
     if turn is not None:
         image = image.transpose(turn)
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
 
 
 def _part(size: tuple[float, float], sides: _Box) -> _Box:
-    """A part of a picture of this width and height, from fractions to pixels."""
+    """Convert a part of a picture of this width and height from fractions to pixels."""
     (width, height), (left, top, right, bottom) = size, sides
     return left * width, top * height, right * width, bottom * height
 
@@ -327,14 +330,14 @@ def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
 
 
 def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
-    """The smallest width and height of a whole picture whose part `sides` still reaches its fitted size."""
+    """The smallest width and height of the whole picture at which its part `sides` still has its fitted size."""
     left, top, right, bottom = sides
     width, height = _fitted(_part(size, sides), size_px, fit)
     return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
 
 
 def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -> _Box | None:
-    """Let the codec decode a JPEG at 1/2, 1/4 or 1/8, which is faster, if the region keeps its fitted size.
+    """Let the codec decode a JPEG at 1/2, 1/4 or 1/8 size, which is faster, if the region keeps its fitted size.
 
     Returns the exact area of the whole frame in the codec's output, in pixels; None if the codec can't scale it.
     """
@@ -375,7 +378,7 @@ def _turn(frame: Image.Image) -> Image.Transpose | None:
         if not limits.has_one_orientation(frame, tag=_EXIF_ORIENTATION):
             return None
         return _TURNS.get(frame.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # broken EXIF does not spoil the pixels
+    except Exception:  # broken EXIF does not affect the pixels
         return None
 
 

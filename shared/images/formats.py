@@ -1,4 +1,4 @@
-"""The accepted image formats, recognised by their first bytes. Not part of `decoding`: producers need no decoder."""
+"""The accepted image formats, recognized by their first bytes. Not part of `decoding`: producers need no decoder."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _ISO_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIC", b"avif":
 
 
 def sniff(data: bytes) -> str:
-    """The content type by the first bytes, e.g. `image/jpeg`; reads only a few bytes.
+    """Determine the content type from the first bytes, e.g. `image/jpeg`; reads only a few bytes.
 
     Raises:
-        BadImage: `empty`, or `format`: none of the accepted ones; says what it looks like.
+        BadImage: `empty`, or `format`: not an accepted format; the message says what the data look like.
     """
     if not data:
-        raise BadImage("empty", "the image has no bytes: was the file completely written?")
+        raise BadImage("empty", "the image has no bytes: was the file written completely?")
     for signature, content_type in _SIGNATURES.items():
         if data.startswith(signature):
             return content_type

@@ -1,9 +1,9 @@
-"""Decodes plain JPEGs by libjpeg-turbo without Pillow (simplejpeg): the same pixels, bit by bit, in less time.
+"""Decodes plain JPEGs with libjpeg-turbo directly (simplejpeg): exactly Pillow's pixels, in less time.
 
-In: the bytes of a file that begins as a JPEG. Out: its header, then its pixels, also at 1/2, 1/4 or 1/8. Called by
-`decoding` alone, which has the rules. Nothing is refused here: for a file that is not plain (CMYK, several pictures,
-arithmetic coding, 12 bits, an odd header), or that the codec warns about, the answer is None, and Pillow decides. The
-pixels are equal because both use the same transforms and upsampling of libjpeg-turbo; tests hold that.
+In: the bytes of a file that begins like a JPEG. Out: its header, then its pixels, at full size or at 1/2, 1/4 or 1/8.
+Called only by `decoding`, which has the rules. Nothing is refused here: for a file that is not plain (CMYK, several
+pictures, arithmetic coding, 12 bits, an odd header), or that the codec warns about, the result is None, and Pillow
+decides. The pixels are equal because both use the same transforms and upsampling of libjpeg-turbo; tests check this.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from shared.images.arrays import Pixels
 _SOS = 0xDA
 _PROGRESSIVE = 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, all with Huffman codes
-_TABLES = {0xC4, 0xDB, 0xDD, 0xFE}  # Huffman and quantisation tables, restart interval, comment
+_TABLES = {0xC4, 0xDB, 0xDD, 0xFE}  # Huffman and quantization tables, restart interval, comment
 _APP0, _APP15 = 0xE0, 0xEF
 _JFIF, _EXIF_OR_XMP, _PROFILE, _PHOTOSHOP, _ADOBE = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
 
-_FRAME_BYTES = 8  # of a frame's segment before its components, 3 bytes each
+_FRAME_BYTES = 8  # length of a frame's segment before its components, which have 3 bytes each
 _GREY, _COLOR = 1, 3  # components
 # simplejpeg counts an array's bytes in 32 bits.
 _MAX_PX = (2**31 - 1) // 3
-# The codec is told a scale by the size that it gives, and for sides up to 5 pixels two scales may give the same.
+# The codec's scale is chosen by the size that results, and for sides up to 5 pixels two scales may give the same size.
 _MIN_SCALED_PX = 8
 _REDUCTIONS = (8, 4, 2)
 
@@ -38,23 +38,23 @@ class JpegHeader:
     width_px: int
     height_px: int
     is_grey: bool
-    has_metadata: bool  # EXIF or XMP, where the orientation would be
-    has_several_scans: bool  # progressive, or colour by colour: the codec keeps the whole until the last one
+    has_metadata: bool  # EXIF or XMP, which may hold the orientation
+    has_several_scans: bool  # progressive, or color by color: the codec keeps the whole picture until the last scan
 
 
 def read_header(data: bytes) -> JpegHeader | None:
-    """Read the header of a plain JPEG, in a few microseconds; None for a file that is left to Pillow."""
+    """Read the header of a plain JPEG, in a few microseconds; returns None if Pillow must decide."""
     frame: tuple[int, int, int] | None = None
     has_metadata = is_progressive = False
     at = 2
     # Every step is a segment: 0xFF, its marker, its length without these two bytes.
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        end = at + 2 + length  # a length under 2 leads to no 0xFF
+        end = at + 2 + length  # with a length below 2, no 0xFF is found there
         if end > len(data):
             return None
         if marker == _SOS:
-            # A first scan of fewer components than the frame has is not the only one.
+            # If the first scan has fewer components than the frame, more scans follow.
             several = is_progressive or (frame is not None and data[at + 4 : at + 5] != bytes(frame[2:]))
             return _header(frame, has_metadata=has_metadata, has_several_scans=several)
         if marker in _FRAMES:
@@ -70,7 +70,7 @@ def read_header(data: bytes) -> JpegHeader | None:
 
 
 def _frame(data: bytes, at: int, *, length: int) -> tuple[int, int, int] | None:
-    """Width, height and number of components of the frame header at `at`, of 8 bits a sample."""
+    """Width, height and number of components of the frame header at `at`; None if it is not plain."""
     if length < _FRAME_BYTES or data[at] != 8:
         return None
     components = data[at + 5]
@@ -95,9 +95,9 @@ def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool, has_sever
 
 
 def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:
-    """Whether Pillow can read this application segment, or ignores it, and it changes no pixel.
+    """Whether Pillow reads or ignores this application segment without error, and the segment changes no pixel.
 
-    Pillow refuses files with certain segments that are too short; an MPO lists its pictures in one.
+    Pillow refuses a file if one of certain segments is too short. An MPO lists its pictures in such a segment.
     """
     if marker == _JFIF:
         return length >= 16 or not data.startswith(b"JFIF", at)
@@ -111,8 +111,8 @@ def _is_plain_app(data: bytes, at: int, *, marker: int, length: int) -> bool:
 def reduction(size: tuple[int, int], *, least: tuple[int, int]) -> int:
     """The largest of 1, 2, 4, 8 by which the codec may divide width and height so that both keep `least` pixels.
 
-    As Pillow's `draft` decides. Other eighths would come closer, but their transforms are not vectorised, and their
-    pixels differ from those of a plain resize.
+    This is what Pillow's `draft` chooses. Other eighths would come closer, but their transforms are not vectorized, and
+    their pixels differ from those of a plain resize.
     """
     most = min(size[0] // least[0], size[1] // least[1])
     return next((by for by in _REDUCTIONS if by <= most), 1)
@@ -124,10 +124,10 @@ def reduced_size(size: tuple[int, int], by: int) -> tuple[int, int]:
 
 
 def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | None = None) -> Pixels | None:
-    """uint8 [H, W, 3], or [H, W, 1] of a grey one, of the `reduced_size`, not turned; None is left to Pillow.
+    """Decode to uint8 [H, W, 3], or [H, W, 1] for a grey image, of the `reduced_size`, not turned.
 
-    `out`, C-contiguous and of that shape, receives the pixels; if None is returned, its content is undefined.
-    The interpreter lock is released for all but a few microseconds.
+    Returns None if Pillow must decide. `out`, C-contiguous and of that shape, receives the pixels; if None is returned,
+    its content is undefined. The interpreter lock is released for all but a few microseconds.
     """
     least_width = least_height = 0
     if by > 1:
@@ -135,7 +135,7 @@ def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | No
             return None
         least_width, least_height = reduced_size((header.width_px, header.height_px), by)
     try:
-        # strict: warnings of the codec, also about missing data, are errors.
+        # strict: the codec's warnings, including those about missing data, are errors.
         pixels: Pixels = decode_jpeg(
             data,
             "GRAY" if header.is_grey else "RGB",

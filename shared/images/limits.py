@@ -1,14 +1,16 @@
 """Refuses images that are too large before any pixel is decoded: by file length, pixel count and estimated memory.
 
-In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the bytes that decoding takes at its peak.
+In: a file's bytes, or its header as Pillow read it. Out: BadImage, or the number of bytes that decoding takes at its
+peak.
 
-The estimates are upper bounds, measured with Pillow 13, held by tests/shared/images/test_decode_memory.py; per pixel:
+The estimates are upper bounds, measured with Pillow 13; tests/shared/images/test_decode_memory.py checks them. Per
+pixel:
 
-    stored          1 byte (L, P, 1), 2 (16 bits grey) or 4 (all others: RGB too), and 16 a row
-    converted       1 more to grey, 4 more to RGB, 4 more where there is transparency
+    stored          1 byte (L, P, 1), 2 (16-bit grey) or 4 (all others, RGB included), and 16 bytes per row
+    converted       1 more to grey, 4 more to RGB, 4 more if there is transparency
     WebP            two canvases and two copies of the frame, 4 bytes each; 4 more with transparency
-    JPEG            2 bytes a sample while several scans are put together, whatever the size it is decoded to
-    TIFF            the strip or tile that is being read: libtiff has one whole in memory, however small the image
+    JPEG            2 bytes per sample while several scans are put together, whatever the size it is decoded to
+    TIFF            the strip or tile that is being read: libtiff holds a whole one in memory, however small the image
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from shared.images.tiff_directory import MAX_TAGS, count_of, measure_tags
 if TYPE_CHECKING:
     from PIL import Image
 
-# Text in a PNG, decompressed. Pillow would take 64 MiB, up to 4 bytes a character.
+# The limit on decompressed text in a PNG. Pillow's own limit is 64 MiB, at up to 4 bytes per character.
 PngImagePlugin.MAX_TEXT_MEMORY = 2_000_000
 
-# Two numbers per strip of an image of 50,000 rows; Pillow takes up to 250 bytes for each.
+# Two numbers per strip of an image of 50,000 rows; Pillow takes up to 250 bytes for each number.
 _MAX_TAG_VALUES = 100_000
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -37,11 +39,11 @@ _AS_THEY_ARE = ("L", "RGB", "CMYK")
 _ROW_BYTES = 2 * 16  # of two images
 _WEBP_BYTES, _WEBP_ALPHA_BYTES = 16, 20
 _WEBP_COPIES = 5
-# Copies of a file's metadata that Pillow makes: read, joined, parsed.
+# Copies of a file's metadata that Pillow makes while it reads, joins and parses them.
 _METADATA_COPIES = 4
-# What Pillow doesn't know in a PNG is read block by block, joined, and kept.
+# Pillow reads the PNG chunks that it doesn't know block by block, joins the blocks, and keeps them.
 _PNG_COPIES = 2
-# Rows that are held while one is read, where the rows are not compressed or each is by itself.
+# Rows that are held while one is read, if the rows are not compressed, or compressed one by one.
 _RAW_ROWS = 7
 _SAMPLE_BYTES = 2
 # A JPEG's coefficients come in blocks of 8, of samples that stand for up to 4 pixels.
@@ -51,7 +53,8 @@ _JPEG_SAMPLES = {"L": 1, "RGB": 3, "YCbCr": 3, "CMYK": 4}
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 277, 278, 322, 323
 _RAW, _FAX, _JPEGS, _YCBCR = 1, (2, 3, 4), (6, 7), 6
-# Codecs that work on one row: LZW, Deflate under two numbers, PackBits. Others may hold a strip again, as a dictionary.
+# Codecs that work on one row: LZW, Deflate (under two numbers), PackBits. Others may hold a second copy of a strip, as
+# a dictionary.
 _ROW_CODECS = (5, 8, 32946, 32773)
 _FAX_BYTES = 16  # per pixel of a row
 _LIBTIFF_RGBA_BYTES = 4
@@ -77,7 +80,7 @@ def check_size(size: tuple[int, int], *, max_px: int, what: str = "") -> None:
 
 
 def check_memory(needed_bytes: int, *, max_decode_bytes: int, what: str) -> None:
-    """Refuse an image that alone would take more memory than all decoding together may."""
+    """Refuse an image that would by itself take more memory than all decoding together may."""
     if needed_bytes > max_decode_bytes:
         raise BadImage(
             "too_large_px",
@@ -90,7 +93,7 @@ def check_before_opening(data: bytes, content_type: str) -> None:
     """Refuse a TIFF whose tags would take much memory as soon as Pillow opens it."""
     if content_type != "image/tiff":
         return
-    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would read one directory, libtiff another
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would read another directory than libtiff
         raise BadImage("unsupported", "a big-endian BigTIFF: send a plain TIFF.")
     found = measure_tags(data)
     if found.tags > MAX_TAGS:
@@ -110,7 +113,7 @@ def has_one_orientation(frame: Image.Image, *, tag: int) -> bool:
 
 
 def jpeg_bytes(header: JpegHeader, *, by: int, file_bytes: int) -> int:
-    """Bytes that a plain JPEG takes, decoded at 1/`by`."""
+    """Bytes of memory that decoding a plain JPEG at 1/`by` takes."""
     size = (header.width_px, header.height_px)
     width, height = reduced_size(size, by)
     # The codec's rows, uint8 [H, W, 3], and Pillow's copy of them.
@@ -120,12 +123,12 @@ def jpeg_bytes(header: JpegHeader, *, by: int, file_bytes: int) -> int:
 
 
 def decoded_bytes(frame: Image.Image, data: bytes, *, stored_size: tuple[int, int], max_px: int) -> int:
-    """Bytes that the opened, not yet loaded frame will take at the peak of its decoding.
+    """Bytes that a frame, opened but not yet loaded, will take at the peak of its decoding.
 
-    `stored_size` is width and height as the file has them: a JPEG may have been drafted to less since.
+    `stored_size` is the width and height in the file: `draft` may have reduced a JPEG's frame since.
 
     Raises:
-        BadImage: `too_large_px` or `corrupt`, of a TIFF's tiles.
+        BadImage: `too_large_px` or `corrupt`, because of a TIFF's tiles.
     """
     pixels = frame.width * frame.height
     metadata = _METADATA_COPIES * sum(len(value) for value in frame.info.values() if isinstance(value, bytes | str))
@@ -138,9 +141,9 @@ def decoded_bytes(frame: Image.Image, data: bytes, *, stored_size: tuple[int, in
             return pixels * 4 + coefficients + metadata + len(data)
         case "TIFF":
             return _tiff_bytes(frame, data, max_px=max_px)
-        case "PNG":  # two rows of up to 8 bytes a pixel
+        case "PNG":  # two rows of up to 8 bytes per pixel
             return _stored_and_converted(frame, data) + 2 * frame.width * 8 + metadata + _PNG_COPIES * len(data)
-        case _:  # BMP: what is compressed is unpacked into two copies, at 1 byte a pixel
+        case _:  # BMP: compressed pixels are unpacked into two copies, at 1 byte per pixel
             return _stored_and_converted(frame, data) + 2 * pixels + frame.width * 4 * _RAW_ROWS
 
 
@@ -174,13 +177,13 @@ def _tiff_bytes(frame: Image.Image, data: bytes, *, max_px: int) -> int:
     chunk = row_px * rows * native_bits // 8
     if compression in _FAX:
         return stored + chunk + row_px * _FAX_BYTES
-    if tags.get(_PHOTOMETRIC) == _YCBCR or compression in _JPEGS:  # libtiff makes RGBA of it
+    if tags.get(_PHOTOMETRIC) == _YCBCR or compression in _JPEGS:  # libtiff converts these to RGBA
         chunk += row_px * rows * _LIBTIFF_RGBA_BYTES
     return stored + (chunk if compression in _ROW_CODECS else 3 * chunk)
 
 
 def _chunk(tags: Any, *, max_px: int) -> tuple[int, int]:
-    """Pixels in a row, and rows, of the strips or tiles of a TIFF."""
+    """The strips or tiles of a TIFF: pixels per row, and rows."""
     width, length = tags[_WIDTH], tags[_LENGTH]
     if _TILE_WIDTH not in tags and _TILE_LENGTH not in tags:
         rows = tags.get(_ROWS, length)

@@ -1,6 +1,6 @@
 """Converts any of Pillow's modes to one that can be resized, piece by piece to save memory.
 
-Called by `decoding` alone, which says how each kind is treated.
+Called only by `decoding`, which says how each kind of image is treated.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from shared.errors import BadImage
 _FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
 # A conversion of several steps is done in pieces of at most this many pixels.
 PIECE_PX = 262_144
-# Memory of the intermediate steps for one piece: at most 17 bytes a pixel, for floats.
+# Memory of the intermediate steps for one piece: at most 17 bytes per pixel, for floats.
 PIECE_BYTES = 17 * PIECE_PX
 
 _Box = tuple[int, int, int, int]
 
 
 def to_resizable(frame: Image.Image, *, premultiplied: bool) -> Image.Image:
-    """The whole loaded frame in a mode that can be interpolated: L, RGB, CMYK, or where it has transparency RGBa.
+    """The whole loaded frame in a mode that can be interpolated: L, RGB, CMYK, or RGBa if it has transparency.
 
-    Without `premultiplied`, for frames that are not resized, RGBA instead: converting to RGBa and back changes colours.
+    A frame that will not be resized needs no premultiplied alpha: without `premultiplied` the mode is RGBA instead of
+    RGBa, because converting to RGBa and back changes colors.
     """
     mode = frame.mode
     if mode in _FULL_SCALES:
@@ -59,7 +60,7 @@ def _in_pieces(frame: Image.Image, mode: str, convert: Callable[[Image.Image], I
 
 
 def _pieces(size: tuple[int, int]) -> list[_Box]:
-    """Boxes that cover a picture, of full rows where one is not too long."""
+    """Boxes that cover a picture, each of full rows unless a row is too long."""
     width, height = size
     columns = min(width, PIECE_PX)
     rows = PIECE_PX // columns
@@ -73,7 +74,7 @@ def _pieces(size: tuple[int, int]) -> list[_Box]:
 def _full_scale(frame: Image.Image) -> int:
     """The first full scale that holds all of the frame's grey values."""
     ranges = [_range(np.asarray(frame.crop(box))) for box in _pieces(frame.size)]
-    # numpy's minimum and maximum, unlike Python's, are nan where one of the values is.
+    # numpy's minimum and maximum, unlike Python's, are nan if one of the values is.
     low, high = float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
     for full in _FULL_SCALES[frame.mode]:
         if low >= 0 and high <= full:  # false for nan too

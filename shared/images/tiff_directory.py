@@ -1,9 +1,9 @@
 """Measures a TIFF's directory of tags without unpacking it, because each number would become a Python object.
 
 In: the bytes of a TIFF file, or of EXIF, which has the same form. Out: how many values and bytes its tags hold, and how
-its pixels are laid out. Called by `limits` and `decode_cost`: Pillow and libtiff unpack as many values as a tag claims.
-A file of 19 MB may hold 2 million fractions, which take 330 MB; and tags may share their bytes, which libtiff copies
-for each.
+its pixels are laid out. Called by `limits` and `decode_cost`, because Pillow and libtiff unpack as many values as a tag
+claims. A file of 19 MB may hold 2 million fractions, which take 330 MB. Several tags may refer to the same bytes, which
+libtiff copies for each tag.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import NamedTuple
 _EXIF_PREFIX = b"Exif\0\0"
 # Bytes of one value, by the type of its tag (TIFF 6.0, and BigTIFF's 16 to 18).
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# Byte strings: they stay as they are.
+# Types of byte strings, which are not unpacked.
 _BYTES, _ASCII, _UNDEFINED = 1, 2, 7
 # Tags that lead to a further directory, which Pillow reads too: EXIF, GPS and interoperability.
 _DIRECTORIES = {34665, 34853, 40965}
 _MAX_DIRECTORIES = 8
-# Ordinary files have fewer than 100 tags in a directory. Of one with more, this many and one are counted.
+# Ordinary files have fewer than 100 tags in a directory. At most this many plus one are counted.
 MAX_TAGS = 4_096
-# Lists of numbers even where their type is bytes: Pillow makes a strip of each.
+# Tags that are lists of numbers even if their type is bytes: Pillow makes a strip of each number.
 _OFFSETS = {273, 279, 324, 325}
 # Numbers of tags (TIFF 6.0).
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = (
@@ -36,12 +36,12 @@ _WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH
     323,
 )
 _LAYOUT_TAGS = {_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH}
-_MAX_SAMPLES = 8  # of a pixel, whose bits are looked at
+_MAX_SAMPLES = 8  # of a pixel; the bits of further samples are not read
 _NUMBER_FORMS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 
 
 class TagData(NamedTuple):
-    """The content of a file's tags: values that are unpacked one by one, bytes in all, and the number of tags."""
+    """The content of a file's tags: values that are unpacked one by one, total bytes, and the number of tags."""
 
     values: int
     data_bytes: int
@@ -49,7 +49,7 @@ class TagData(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a TIFF's pixels are stored, by its first directory. What is missing or unreadable is 0."""
+    """How a TIFF's pixels are stored, according to its first directory. A missing or unreadable value is 0."""
 
     width_px: int
     length_px: int
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
 
     @property
     def coded_px(self) -> int:
-        """Pixels of all strips or tiles: more than the picture shows, if they are larger than it."""
+        """Pixels of all strips or tiles: more than the picture's, if the tiles extend beyond its edges."""
         return self.chunk_px * self.chunks
 
 
@@ -81,7 +81,7 @@ class _Tag(NamedTuple):
     number: int
     type: int
     values: int
-    offset: int  # if the tag leads to a directory: where that begins
+    offset: int  # where the values or the directory of this tag begin; values that fit are stored here instead
 
     @property
     def size_bytes(self) -> int:
@@ -89,7 +89,7 @@ class _Tag(NamedTuple):
 
 
 def measure_tags(data: bytes) -> TagData:
-    """The values of the first directory and of those below it. Unreadable ones don't count: nobody will read them."""
+    """Measure the first directory and those below it. Unreadable directories don't count: nothing will read them."""
     values = data_bytes = tags = 0
     waiting, seen = [_first_directory(data)], set[int]()
     while waiting and len(seen) < _MAX_DIRECTORIES:
@@ -108,7 +108,7 @@ def measure_tags(data: bytes) -> TagData:
 
 
 def read_layout(data: bytes) -> Layout:
-    """The layout by the first directory. Of a tag that is there twice, the larger number counts."""
+    """Read the layout from the first directory. If a tag occurs twice, the larger number counts."""
     found: dict[int, int] = {}
     for at, tag in _placed_tags(data, _first_directory(data)):
         if tag.number in _LAYOUT_TAGS:
@@ -127,8 +127,8 @@ def read_layout(data: bytes) -> Layout:
 
 
 def count_of(tag_number: int, exif: bytes) -> int:
-    """How many values a tag of the first directory holds; 0 where there is none."""
-    data = exif.removeprefix(_EXIF_PREFIX).removeprefix(_EXIF_PREFIX)  # Pillow takes away as many
+    """How many values a tag of the first directory holds; 0 if the tag is missing."""
+    data = exif.removeprefix(_EXIF_PREFIX).removeprefix(_EXIF_PREFIX)  # Pillow removes two as well
     return next((tag.values for tag in _tags(data, _first_directory(data)) if tag.number == tag_number), 0)
 
 
@@ -142,7 +142,7 @@ def _tags(data: bytes, at: int) -> Iterator[_Tag]:
 
 
 def _placed_tags(data: bytes, at: int) -> Iterator[tuple[int, _Tag]]:
-    """The same, each with the place of its entry; at most MAX_TAGS and one more."""
+    """The tags of `_tags`, each with the position of its entry; at most MAX_TAGS + 1 of them."""
     big = _is_big(data)
     head, entry = (8, "HHQQ") if big else (2, "HHLL")
     count, size = _unpack(data, at, "Q" if big else "H"), struct.calcsize("=" + entry)
@@ -153,7 +153,7 @@ def _placed_tags(data: bytes, at: int) -> Iterator[tuple[int, _Tag]]:
 
 
 def _largest(data: bytes, at: int, tag: _Tag) -> int:
-    """The largest of the first values of a tag whose entry lies at `at`; 0 where they aren't whole numbers."""
+    """The largest of the first values of a tag whose entry is at `at`; 0 if they aren't whole numbers."""
     form = _NUMBER_FORMS.get(tag.type)
     if form is None:
         return 0

@@ -117,8 +117,8 @@ def _parsed(redis_url: str) -> dict[str, Any]:
 
 def _unusable(redis_url: str) -> BadSetting:
     return BadSetting(
-        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db for one server, with "
-        "rediss:// for TLS, or unix:///path/to/socket?db=0. In the password write %2F for a /, %40 for an @, and so on."
+        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db, rediss:// for TLS "
+        "or unix:///path/to/socket?db=0, for one server. In the password write %2F for a /, %40 for an @, and so on."
     )
 
 

@@ -218,7 +218,7 @@ def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
     reason = cause.reason or ""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return BadSetting(
-            f"the certificate of the Redis server{at} is not trusted: {cause.verify_message.rstrip('.')}. In redis_url, "
+            f"the certificate of the Redis server{at} is not trusted: {cause.verify_message.rstrip('.')}. In redis_url "
             "name its authority's certificate (?ssl_ca_certs=FILE), and write the host as the certificate names it."
         )
     if reason == "WRONG_VERSION_NUMBER":

@@ -19,7 +19,7 @@ Argument = str | bytes | int | float
 
 
 class RawConnection:
-    """A connection with the settings of `client`, opened on first use. Threads may share it: calls run one at a time."""
+    """A connection with the settings of `client`, opened on first use. May be shared by threads: calls take turns."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._connection = client.connection_pool.make_connection()
