@@ -1,7 +1,7 @@
-"""Cameras, uploads and the simulator: images onto the queues, results back. Imports only `shared` of ours.
+"""Cameras, uploads and the simulator put images onto the queues and read results. Imports only `shared` of the project.
 
-Users import the names in `__init__.pyi` from `sortline`. They stay here for code that was written before that package
-was there.
+Users import the names in `__init__.pyi` from `sortline`. They are kept here for code that was written before that
+package existed.
 """
 
 from shared.lazy_names import lazy_names

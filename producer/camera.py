@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # The longest wait for the source or for the next frame: Ctrl-C is noticed within this time.
 _MAX_WAIT_S = 0.2
-# A camera that falls further behind than this skips what it missed: a burst of stale frames helps nobody.
+# A camera that falls further behind than this skips the frames it missed: a burst of stale frames helps nobody.
 _MAX_BEHIND_S = 1.0
 _BACKOFF_S = (0.5, 10.0)
 _DROP_LOG_S = 1.0
@@ -31,7 +31,7 @@ _NAMES_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CameraOptions:
-    """What one camera sends. `rate_hz` 0 is as fast as possible, `count` None is endless."""
+    """What one camera sends. `rate_hz` 0 means as fast as possible; `count` None means without end."""
 
     line: str
     camera: str
@@ -58,7 +58,7 @@ class CameraSummary:
 
 
 class Camera:
-    """Runs until `count` frames were taken or `stop` is set. Call `run` in a thread of your choice."""
+    """Sends frames until it has taken `count` frames or `stop` is set. Call `run` in a thread of your choice."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class Camera:
         self._drops = _DropLog(options.line, clock)
 
     def run(self) -> CameraSummary:
-        """Take, pace and send until the end; the source is left open.
+        """Take frames from the source at the given rate and send them, until the end. Does not close the source.
 
         Raises:
-            BadSetting: line, camera or queue is a name that can't be used, or the server refuses what waiting does not
-                mend.
+            BadSetting: the name of the line, camera or queue can't be used, or the server refuses for a reason that
+                waiting won't fix.
             CommandRefused: as `LineProducer.submit`.
         """
         check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
@@ -163,7 +163,7 @@ class Camera:
         log.warning("line %s: frame %s rejected: %s", self._options.line, name, reason)
 
     def _send(self, prepared: Sequence[tuple[str, PreparedJob]]) -> None:
-        """Send the jobs; while the server is unavailable, try again. A job that had already arrived is not doubled."""
+        """Send the jobs, and retry while the server is unavailable. A job that had arrived is not enqueued twice."""
         jobs = [job for _, job in prepared]
         wait_s, longest_s = _BACKOFF_S
         was_unavailable = False
@@ -187,7 +187,7 @@ class Camera:
                     return
                 wait_s = min(2 * wait_s, longest_s)
             except BadInput:
-                self._give_up(prepared, "the server refuses them")
+                self._give_up(prepared, "the server refuses the frames")
                 raise
         if was_unavailable:
             log.warning("line %s: the server answers again", self._options.line)
@@ -204,7 +204,7 @@ class Camera:
 
 
 class _Schedule:
-    """When frames are due: frame n at start + n / rate, however long the frames before took, so that nothing drifts."""
+    """Says when frames are due: frame n at start + n / rate, however long earlier frames took, so nothing drifts."""
 
     def __init__(self, rate_hz: float) -> None:
         self._rate_hz = rate_hz
@@ -212,7 +212,7 @@ class _Schedule:
         self._taken = 0
 
     def start(self, now: float) -> None:
-        """The next frame is due now, the others from there."""
+        """Make the next frame due now; later frames are counted from it."""
         self._start_at, self._taken = now, 0
 
     def consumed(self, frames: int) -> None:
@@ -220,7 +220,7 @@ class _Schedule:
         self._taken += frames
 
     def due(self, now: float) -> tuple[int, float]:
-        """How many frames are due, and if none, in how many seconds the next one is."""
+        """The number of frames that are due and, if it is 0, the seconds until the next one is."""
         if not self._rate_hz:
             return CHUNK_JOBS, 0.0
         next_at = self._start_at + self._taken / self._rate_hz
@@ -233,7 +233,7 @@ class _Schedule:
 
 
 class _DropLog:
-    """Logs dropped frames: each by name at debug level, and at most one warning a second for all since the last."""
+    """Logs dropped frames: each at debug level, and at most one warning per second for all since the last warning."""
 
     def __init__(self, line: str, clock: Callable[[], float]) -> None:
         self._line = line

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from producer.sources.base import Source
     from shared.settings import Settings
 
-# Above this rate the simulator draws its pool before the camera starts: one drawing takes some 20 ms of a core, which
-# a worker on the same machine would miss.
+# Above this rate the simulator draws its pool before the camera starts. One drawing takes about 20 ms of a core, which
+# a worker on the same machine would lack.
 _DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
 
@@ -37,35 +37,35 @@ def camera(
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1e6, help="frames a second; 0: as fast as possible (default: 10 simulated, 0 for a folder)"
+            min=0, max=1e6, help="frames per second; 0: as fast as possible (default: 10 if simulated, 0 for a folder)"
         ),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="ms after capture by which the result must be there")
+        float | None, typer.Option(min=0.001, help="milliseconds after capture by which the result is needed")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="end after so many frames (default: never)")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="end after this many frames (default: never)")] = None,
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",
     size: Annotated[str, typer.Option(help="simulated: frame size, WIDTHxHEIGHT")] = "640x480",
     quality: Annotated[int, typer.Option(help="simulated: JPEG quality, 1 to 95")] = 85,
-    seed: Annotated[int, typer.Option(help="simulated: same seed and line, same frames")] = 0,
-    pool: Annotated[int, typer.Option(help="simulated: different frames, replayed in turn")] = 240,
+    seed: Annotated[int, typer.Option(help="simulated: the same seed and line give the same frames")] = 0,
+    pool: Annotated[int, typer.Option(help="simulated: number of different frames, replayed in turn")] = 240,
     replay: Annotated[
         int | None,
-        typer.Option(min=1, help="simulated: draw so many frames first, at any rate, then send them over and over"),
+        typer.Option(min=1, help="simulated: draw this many frames before sending any, then send them over and over"),
     ] = None,
     encoder_per_frame: Annotated[
-        int | None, typer.Option(help="encoder counts the belt moves from frame to frame")
+        int | None, typer.Option(help="encoder counts that the belt moves from one frame to the next")
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="serve /metrics here; 0: a free port (default: not)")
+        int | None, typer.Option(min=0, max=65535, help="port to serve /metrics on; 0: a free port (default: none)")
     ] = None,
     redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Send the frames of one camera to a queue, at a steady rate, until stopped.
 
-    A folder's images are sent in name order, then new ones as they are completely written, each once.
-    A frame that finds the queue full is dropped, counted and named in the log. Ctrl-C ends with a summary.
+    A folder's images are sent in name order, then new ones as soon as they are completely written, each once.
+    If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
     """
@@ -82,7 +82,7 @@ def camera(
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
-    with suppress(RedisUnavailable):  # the camera waits for it
+    with suppress(RedisUnavailable):  # the camera waits for the server
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
         rate = _SIMULATED_HZ if source == "simulated" else 0.0
@@ -118,21 +118,22 @@ def camera(
 
 
 def upload(
-    paths: Annotated[list[Path], typer.Argument(help="image files, folders of them, zip archives")],
+    paths: Annotated[list[Path], typer.Argument(help="image files, folders of them, or zip archives")],
     line: Annotated[str, typer.Option(help="line to file the results under")] = "upload",
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "bulk",
     wait: Annotated[bool, typer.Option("--wait", help="wait for the results")] = False,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write, one line for each input")] = None,
-    timeout: Annotated[float, typer.Option(help="give up after so many seconds without any progress")] = 120.0,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write, with one row per file")] = None,
+    timeout: Annotated[float, typer.Option(help="give up after this many seconds without any progress")] = 120.0,
     redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Put image files onto a queue, and with --wait collect what became of each.
+    """Put image files onto a queue and, with --wait, collect the result of each file.
 
-    Every file inside folders, links followed, and archives is one row of the CSV, hidden ones excepted. What is not
-    an image is `rejected` with its reason before anything is sent. A full queue is waited for. Exit status: 0 when
-    every file has its result (without --wait: is on the queue), a rejection being one; 1 when a result is missing or a
-    job failed; 2 when the server refuses what waiting does not mend, e.g. the login.
+    Folders and zip archives are searched for files; links are followed, and hidden files are skipped. The CSV has one
+    row for each file. A file that is not an image is `rejected`, with the reason, and not sent. While the queue is
+    full, the command waits. Exit status: 0 if every file has its result or, without --wait, is on the queue (a
+    rejection is a result); 1 if a result is missing or a job failed; 2 for a setting that can't be used, or if the
+    server refuses e.g. the login.
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
@@ -147,24 +148,26 @@ def upload(
     settings = load_settings(redis_url=redis_url)
     inputs = list(list_inputs(paths))
     if not inputs:
-        raise NotFound(f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zips.")
+        raise NotFound(
+            f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
+        )
     if out is not None:
         _check_writable(out)
-    check(connect(settings.redis_url), settings.redis_url)  # later the server may come and go; now say so at once
+    check(connect(settings.redis_url), settings.redis_url)  # an unavailable server is an error now; later it is awaited
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
         refused: BadInput | None = None
         try:
             uploader.run(inputs)
-        except BadInput as error:  # raised again when it was shown what became of each file
+        except BadInput as error:  # raised again below, after the outcome of each file is shown
             refused = error
-        finally:  # also when interrupted: what is known so far
+        finally:  # also when interrupted: write what is known so far
             if out is not None:
                 write_csv(uploader.rows, out)
     if as_json:
         print_json([asdict(row) for row in uploader.rows])
-    elif uploader.rows:  # none where a name of line or queue can't be used
+    elif uploader.rows:  # empty if the name of the line or queue can't be used
         display.show_upload(uploader.rows, out)
     if refused is not None:
         raise refused
@@ -173,15 +176,15 @@ def upload(
 
 def results(
     line: Annotated[str | None, typer.Option(help="only this line (default: all)")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="go on with results as they come, until Ctrl-C")] = False,
-    count: Annotated[int, typer.Option(min=0, help="how many of the latest results to begin with")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", help="go on showing results as they come, until Ctrl-C")] = False,
+    count: Annotated[int, typer.Option(min=0, help="number of latest results to show first")] = 20,
     redis_url: RedisUrl = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """Show the latest results, and with --follow those that come.
+    """Show the latest results and, with --follow, new ones as they come.
 
-    --follow waits while the server is away, and says so on standard error. A stream that began anew is read from its
-    beginning.
+    --follow waits while the server is unavailable, and says so on standard error. If the server has lost a line's
+    results, their stream is read again from its beginning.
 
     Example: sortline results --line line-1 --follow
     """
@@ -202,7 +205,7 @@ def results(
     show = display.show_result_json if as_json else display.show_result
     streams = ResultStreams(settings, line=line, on_notice=display.note)
     with closing(streams), ended_by_signals():
-        with suppress(RedisUnavailable):  # one that only refuses writes can be read
+        with suppress(RedisUnavailable):  # a server that only refuses writes can still be read
             check(connect(settings.redis_url), settings.redis_url)
         if follow:
             for result in streams.follow(threading.Event(), latest=count):
@@ -216,7 +219,7 @@ def results(
 
 
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
-    """The simulator; `draw_first` has all that will be sent drawn before the camera starts."""
+    """The simulator. With `draw_first`, all frames that will be sent are drawn before the camera starts."""
     from producer import display
     from producer.sources.base import SimulatedFrames
     from producer.sources.simulator import SimulatedSource
@@ -238,7 +241,7 @@ def _folder(source: str, settings: Settings) -> Source:
 
 
 def _check_writable(out: Path) -> None:
-    """Raise, before anything is sent, when the CSV file could not be written afterwards."""
+    """Raise before anything is sent if the CSV file can't be written."""
     from shared.errors import BadSetting
 
     try:

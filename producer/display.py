@@ -1,4 +1,4 @@
-"""What the producer's commands show: progress on standard error when that is a terminal, results on standard output."""
+"""Output of the producer's commands: progress on standard error if that is a terminal, results on standard output."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ROWS_SHOWN = 20
 
 
 def note(text: str) -> None:
-    """One line on standard error."""
+    """Print one line to standard error."""
     print(text, file=sys.stderr)
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
-    """Run through the steps under a progress bar."""
+    """Go through the steps, with a progress bar."""
     with _progress() as progress:
         for _ in progress.track(steps, total=total, description=title):
             pass
@@ -34,13 +34,13 @@ def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
 
 @contextmanager
 def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], None]]:
-    """A line of counts that follows the camera."""
+    """Show a line of counts while the camera runs. Yields a function that updates the line."""
     with _progress() as progress:
         task = progress.add_task(f"{options.line}/{options.camera}", total=options.count)
 
         def show(summary: CameraSummary) -> None:
             text = f"{options.line}/{options.camera}  {summary.accepted_hz:g}/s"
-            for count, word in ((summary.refused_full, "dropped, no room"), (summary.rejected, "rejected")):
+            for count, word in ((summary.refused_full, "dropped, queue full"), (summary.rejected, "rejected")):
                 text += f"  {count:,} {word}" if count else ""
             progress.update(task, completed=summary.frames, description=escape(text))
 
@@ -48,21 +48,21 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
 
 def show_camera(summary: CameraSummary) -> None:
-    """The final summary as a table."""
+    """Print the final summary as a table."""
     table = Table("camera", f"{summary.line}/{summary.camera}")
     table.add_row("frames", f"{summary.frames:,}")
     table.add_row("accepted", f"{summary.accepted:,}")
-    table.add_row("dropped, no room", f"{summary.refused_full:,}")
+    table.add_row("dropped, queue full", f"{summary.refused_full:,}")
     table.add_row("rejected", f"{summary.rejected:,}")
     table.add_row("not sent", f"{summary.unsent:,}")
     table.add_row("seconds", f"{summary.seconds:,.1f}")
-    table.add_row("accepted a second", f"{summary.accepted_hz:,.1f}")
+    table.add_row("accepted per second", f"{summary.accepted_hz:,.1f}")
     Console().print(table)
 
 
 @contextmanager
 def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress], None]]:
-    """A bar for what is sent and, with `wait`, one for what is answered."""
+    """Show a progress bar for files sent and, with `wait`, one for results. Yields a function that updates them."""
     with _progress() as progress:
         sent = progress.add_task("sent", total=files)
         answered = progress.add_task("results", total=files, visible=wait)
@@ -81,7 +81,7 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
 
 
 def show_upload(rows: list[Row], out: Path | None) -> None:
-    """How many files have each outcome, and the first of those that went wrong."""
+    """Print how many files have each outcome, and the first files that went wrong."""
     console = Console()
     table = Table("outcome", "files")
     for outcome, count in outcomes(rows).items():
@@ -94,11 +94,11 @@ def show_upload(rows: list[Row], out: Path | None) -> None:
     if len(wrong) > _ROWS_SHOWN:
         console.print(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
     if out is not None:
-        console.print(f"one line for each file: {out}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"one row for each file: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_result(result: SortResult) -> None:
-    """One result as a line of text."""
+    """Print one result as a line of text."""
     at = datetime.fromtimestamp(result.finished_at, UTC).strftime("%H:%M:%S.%f")[:-3]
     labels = ", ".join(f"{label.label} {label.probability:.2f}" for label in result.labels) or result.error or ""
     margin = "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms"
@@ -108,7 +108,7 @@ def show_result(result: SortResult) -> None:
 
 
 def show_result_json(result: SortResult) -> None:
-    """One result as a line of JSON."""
+    """Print one result as a line of JSON."""
     print(result.model_dump_json(), flush=True)
 
 

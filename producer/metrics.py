@@ -1,4 +1,4 @@
-"""What a producer's process counts, and the endpoint that shows it."""
+"""The metrics of a producer's process, and the endpoint that serves them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SubmitOutcome(StrEnum):
     ACCEPTED = "accepted"  # in the queue
     REFUSED_FULL = "refused_full"  # the queue was full: dropped
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
-    UNSENT = "unsent"  # the server was unavailable until the camera was stopped, or refused it for good
+    UNSENT = "unsent"  # the server was unavailable until the camera was stopped, or refused the frame for good
 
 
-# Only a camera counts here, and its line is the operator's: unlike the worker's lines, these can't be forged.
+# Only a camera counts here, and the operator names its line. So unlike the lines of a worker, these can't be forged.
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])
 CLOCK_OFFSET = Gauge(
     "sortline_clock_offset_seconds", "This process's clock minus the Redis server's: positive when it is ahead."
@@ -28,12 +28,12 @@ CLOCK_OFFSET = Gauge(
 
 
 def serve(host: str, port: int) -> StatusServer:
-    """Show /metrics in a thread of its own, on a free port for 0.
+    """Serve /metrics in a thread of its own; port 0 takes a free port.
 
     Raises:
         BadSetting: the address can't be used.
     """
-    from shared.status_server import StatusServer  # most cameras serve nothing
+    from shared.status_server import StatusServer  # imported here because most cameras serve no metrics
 
     server = StatusServer(host=host, port=port, registry=REGISTRY)
     server.start()

@@ -21,13 +21,13 @@ from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The longest blocking read, after which new lines and a request to stop are noticed; well below the socket timeout.
+# The longest blocking read. After it, new lines and a request to stop are noticed. Well below the socket timeout.
 _BLOCK_MS = 500
 _READ_COUNT = 500
 _RETRY_S = 0.5
 # How often the streams are checked for lost data and for wrong types.
 _CHECK_INTERVAL_S = 5.0
-# A server that was killed has lost fewer entries than this where it syncs its log every second.
+# A server that syncs its log every second loses fewer entries than this when it is killed.
 _RECENT_IDS = 2000
 
 
@@ -40,8 +40,8 @@ class _Entry(NamedTuple):
 class ResultStreams:
     """Reads the streams of one line, or of all lines that ever had a result.
 
-    Bad content in one stream does not affect the others: an entry that is no SortResult is skipped, and so is a key
-    that is no stream. `on_notice` gets a sentence about each, once.
+    Bad content in one stream does not affect the others: an entry that is not a SortResult is skipped, and so is a key
+    that is not a stream. `on_notice` is called with a sentence about it, once for each stream.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ResultStreams:
         self._check_at = float("-inf")
 
     def close(self) -> None:
-        """Give the connections back to the system."""
+        """Close the connections to the server."""
         self._client.close()
 
     def last(self, count: int) -> list[SortResult]:
-        """The latest `count` results over all the lines, oldest first.
+        """Return the latest `count` results over all the lines, oldest first.
 
         Raises:
             RedisUnavailable, BadSetting, CommandRefused: as `server_errors`.
@@ -70,7 +70,7 @@ class ResultStreams:
         entries: list[_Entry] = []
         with server_errors(self._url):
             for stream in self._streams():
-                # Also for a count of 0: `follow` continues after the entry that is now the last.
+                # Read at least one entry, even for a count of 0: `follow` continues after the entry that is last now.
                 entries += self._latest(stream, max(count, 1))
         entries.sort(key=_order)
         return list(self._results(entries[-count:])) if count else []
@@ -87,13 +87,13 @@ class ResultStreams:
         return self._advance(stream, answer[::-1])
 
     def follow(self, stop: threading.Event, *, latest: int | None = None) -> Iterator[SortResult]:
-        """Yields results as they come, after those that `last` returned, until `stop` is set.
+        """Yield results as they come, after those that `last` returned, until `stop` is set.
 
-        Waits while the server is unavailable. A stream that began anew meanwhile, because the server lost its data, is
-        read from its beginning. `on_notice` gets a sentence about each.
+        Waits while the server is unavailable. If the server lost its data, so that a stream was started again, the
+        stream is read from its beginning. `on_notice` is called with a sentence about each such event.
 
         Args:
-            stop: set it to end.
+            stop: set this event to end.
             latest: begin with this many of the latest results, as `last` returns them.
 
         Raises:
@@ -105,7 +105,7 @@ class ResultStreams:
             yield from self._retry_until_available(lambda: self._read_new(stop), stop)
 
     def _retry_until_available(self, read: Callable[[], list[SortResult]], stop: threading.Event) -> list[SortResult]:
-        """Returns what `read` returns, retrying while the server is unavailable; nothing if told to stop."""
+        """Return what `read` returns. Retries while the server is unavailable; returns [] once `stop` is set."""
         was_unavailable = False
         while not stop.is_set():
             try:
@@ -114,7 +114,7 @@ class ResultStreams:
                 if not was_unavailable:
                     self._on_notice(f"{error} Waiting.")
                 was_unavailable = True
-                self._check_at = float("-inf")  # it may come back with less than it had
+                self._check_at = float("-inf")  # the server may come back with less data than it had
                 stop.wait(_RETRY_S)
                 continue
             if was_unavailable:
@@ -125,7 +125,7 @@ class ResultStreams:
     def _read_new(self, stop: threading.Event) -> list[SortResult]:
         with server_errors(self._url):
             for stream in self._streams():
-                self._seen.setdefault(stream, b"0")  # a line that is new since `last`: from its beginning
+                self._seen.setdefault(stream, b"0")  # a line that is new since `last` is read from its beginning
             if time.monotonic() >= self._check_at:
                 self._check_streams()
                 self._check_at = time.monotonic() + _CHECK_INTERVAL_S
@@ -138,7 +138,7 @@ class ResultStreams:
             except redis.exceptions.ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                self._check_at = float("-inf")  # the check finds out which key it is
+                self._check_at = float("-inf")  # the check finds out which key has the wrong type
                 return []
         entries: list[_Entry] = []
         for name, new in cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", answer):
@@ -146,7 +146,7 @@ class ResultStreams:
         return list(self._results(sorted(entries, key=_order)))
 
     def _advance(self, stream: str, answer: list[tuple[bytes, dict[bytes, bytes]]]) -> list[_Entry]:
-        """Note that these were read, oldest first."""
+        """Note that these entries, oldest first, were read; returns them as `_Entry`."""
         entries = [_Entry(stream, entry_id, fields) for entry_id, fields in answer]
         if entries:
             self._seen[stream] = entries[-1].entry_id
@@ -182,17 +182,17 @@ class ResultStreams:
             self._seen[stream] = b"0"
             recent.clear()
             self._on_notice(
-                f"{stream}: the results shown so far are no longer on the server: lost, trimmed or expired. The stream "
-                "begins anew. It is read from its beginning."
+                f"{stream}: the results shown so far are no longer on the server: they were lost, trimmed or expired. "
+                "The stream is read again from its beginning."
             )
         elif is_behind:
             self._seen[stream] = last
-            self._on_notice(f"{stream}: the server has lost the latest results. Following goes on with new ones.")
+            self._on_notice(f"{stream}: the server has lost the latest results. New results will be shown.")
 
     def _skip(self, stream: str) -> None:
         if stream not in self._unreadable:
             self._unreadable.add(stream)
-            self._on_notice(f"{stream}: this key on the server is no stream of results. It is skipped.")
+            self._on_notice(f"{stream}: this key on the server is not a stream of results. It is skipped.")
 
     def _results(self, entries: Iterable[_Entry]) -> Iterator[SortResult]:
         for stream, entry_id, fields in entries:
@@ -202,8 +202,8 @@ class ResultStreams:
                 if stream not in self._with_bad_entries:
                     self._with_bad_entries.add(stream)
                     self._on_notice(
-                        f"{stream}: entry {entry_id.decode()} is no SortResult of this version. Such entries are "
-                        "skipped."
+                        f"{stream}: entry {entry_id.decode()} is not a SortResult that this version can read. Such "
+                        "entries are skipped."
                     )
 
     def _streams(self) -> Iterable[str]:
@@ -218,6 +218,6 @@ def _order(entry: _Entry) -> tuple[int, int]:
 
 
 def _parts(entry_id: bytes) -> tuple[int, int]:
-    """Stream ids are `<ms>-<number>`; as text 9-0 would come after 10-0."""
+    """Split a stream id, `<ms>-<number>`, into numbers, because as text 9-0 would come after 10-0."""
     ms, _, number = entry_id.partition(b"-")
     return int(ms), int(number)

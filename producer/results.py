@@ -1,8 +1,8 @@
-"""Results of jobs: takes job ids, returns one SortResult for each. Called by users' code and the uploader.
+"""Waits for the results of jobs: takes job ids, returns a SortResult for each. Called by users' code and the uploader.
 
-A finished job's SortResult is the return value in RQ's stream `rq:results:<id>`; that of a job that
-failed for good is in its hash's `meta`. Both are polled, many jobs in one round trip: nobody can wait on
-thousands of streams, one per job, and the lines' streams lack what a plain `rq worker` finished.
+The SortResult of a finished job is the return value in RQ's stream `rq:results:<id>`. The SortResult of a job that
+failed for good is in the `meta` field of the job's hash. Both are polled, for many jobs in one round trip: a client
+can't block on thousands of streams, one per job, and the lines' streams lack the results of a plain `rq worker`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from shared.server.connection import SOCKET_TIMEOUT_S, connect
 from shared.server.error_translation import is_wrong_type, server_errors
 from shared.settings import Settings, load_settings
 
-# Jobs asked for in one round trip: large enough to spread its cost, small enough not to hold up the server.
+# Number of jobs asked about in one round trip: enough to spread its cost, but not enough to hold up the server.
 ROUND_JOBS = 512
-# The wait between rounds grows while nothing happens, and is never less than a few times what the round
-# took, so that waiting for thousands takes a fifth of one connection's time at most.
+# The pause between rounds grows while nothing happens. It is at least a few times as long as the round took, so that
+# waiting for thousands of jobs uses a connection for at most a fifth of the time.
 _PAUSE_MIN_S = 0.005
 _PAUSE_MAX_S = 0.2
 _PAUSE_PER_ROUND = 4.0
 
-# RQ's Result.Type: SUCCESSFUL carries a return value, as does RETRIED, which is not final.
+# RQ's Result.Type. SUCCESSFUL has a return value; so has RETRIED, which is not final.
 _SUCCESSFUL = b"1"
 # What to check if results don't come.
-NOT_SERVED = "does a worker serve the queue, and is it not suspended (`rq info`)?"
+NOT_SERVED = "check that a worker serves the queue, and that RQ's workers are not suspended (`rq info`)."
 _NEVER = {b"canceled": "it was canceled", b"stopped": "it was stopped"}
 _WRONG_TYPE = "its key on the server holds another type"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The end of one job: its `result`, or in `gone` the reason why there will never be one."""
+    """How one job ended: its `result`, or in `gone` the reason why it will never have one."""
 
     job_id: str
     result: SortResult | None = None
@@ -51,7 +51,7 @@ class Answer:
 
 
 class ResultReader:
-    """Reads the answers of many jobs, a bounded number a round. `add` jobs at any time, then `poll`."""
+    """Reads the answers of many jobs, at most ROUND_JOBS per round. `add` jobs at any time, then `poll`."""
 
     def __init__(self, client: redis.Redis, redis_url: str) -> None:
         self._client = client
@@ -67,14 +67,14 @@ class ResultReader:
         return len(self._pending)
 
     def add(self, job_ids: Iterable[str]) -> None:
-        """Wait for these as well."""
+        """Add jobs to wait for."""
         self._pending.extend(job_ids)
 
     def poll(self) -> list[Answer]:
-        """Return the answers found among the next ROUND_JOBS jobs; jobs without one move to the end of the line.
+        """Ask about the next ROUND_JOBS jobs and return the answers found; jobs without one move to the end.
 
         Raises:
-            RedisUnavailable: the server can't be reached, or can't serve for now; nothing is forgotten.
+            RedisUnavailable: the server can't be reached, or can't serve for now. All jobs stay pending.
             BadSetting, CommandRefused: as `server_errors`.
         """
         asked = [self._pending[index] for index in range(min(ROUND_JOBS, len(self._pending)))]
@@ -133,17 +133,24 @@ def iter_results(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Answer]:
-    """Yield every job's answer as it comes; each job once, even if its id was given twice.
+    """Yield the answer of each job as it comes, once per job, even if an id was given twice.
 
-    A server that can't be reached, or can't serve for now, is waited for within `timeout_s`.
+    If the server can't be reached, or can't serve for now, this keeps trying until `timeout_s` has passed.
+
+    Args:
+        job_ids: as returned by `submit` and `submit_many`.
+        timeout_s: maximum number of seconds to wait, in total.
+        settings: `redis_url` names the server to ask. None: those of `load_settings()`.
+        clock: seconds that only grow.
+        sleep: waits for the given number of seconds.
 
     Raises:
-        ResultTimeout: answers are missing after `timeout_s` seconds; says so if the server was unavailable.
-        BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
+        ResultTimeout: answers are missing after `timeout_s` seconds. The message says if the server was unavailable.
+        BadSetting, CommandRefused: the server refuses for a reason that waiting won't fix, as in `LineProducer.submit`.
     """
     settings = settings or load_settings()
     results: dict[str, SortResult] = {}
-    # A server that hangs must not hold up the caller much longer than asked.
+    # If the server hangs, the caller must not wait much longer than `timeout_s`.
     socket_timeout_s = min(SOCKET_TIMEOUT_S, max(1.0, timeout_s))
     with connect(settings.redis_url, socket_timeout_s=socket_timeout_s) as client:
         reader = ResultReader(client, settings.redis_url)
@@ -168,21 +175,22 @@ def iter_results(
 
 
 def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None = None) -> dict[str, SortResult]:
-    """Wait until every job has its SortResult, also through a restart of the server.
+    """Wait until every job has its SortResult, even if the server is restarted meanwhile.
 
     Args:
         job_ids: as returned by `submit` and `submit_many`.
-        timeout_s: most seconds to wait, in all.
-        settings: whose server to ask; those of the environment when None.
+        timeout_s: maximum number of seconds to wait, in total.
+        settings: `redis_url` names the server to ask. None: those of `load_settings()`.
 
     Returns:
         SortResults by job id, in the order of `job_ids`, whatever their outcome.
 
     Raises:
-        ResultTimeout: results are missing after `timeout_s`; carries those that came, and says if the server was
-                unavailable.
-        ResultGone: jobs will never have a result (expired, deleted, canceled); raised when all others are in.
-        BadSetting, CommandRefused: the server refuses what waiting does not mend, as in `LineProducer.submit`.
+        ResultTimeout: results are missing after `timeout_s` seconds. The error holds the results that did arrive, and
+            its message says if the server was unavailable.
+        ResultGone: some jobs will never have a result, because they expired, were deleted or were canceled. Raised
+            after the results of all other jobs have arrived; the error holds them.
+        BadSetting, CommandRefused: the server refuses for a reason that waiting won't fix, as in `LineProducer.submit`.
     """
     wanted = list(dict.fromkeys(job_ids))
     results: dict[str, SortResult] = {}
@@ -205,7 +213,7 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
 
 
 def _poll(reader: ResultReader) -> tuple[list[Answer], RedisUnavailable | None]:
-    """The answers of one round, or the error of a server that was unavailable."""
+    """The answers of one round, and the error if the server was unavailable."""
     try:
         return reader.poll(), None
     except RedisUnavailable as error:
@@ -216,7 +224,7 @@ def _timeout(
     timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], unavailable: RedisUnavailable | None
 ) -> ResultTimeout:
     return ResultTimeout(
-        f"{len(missing):,} results are missing after {timeout_s:g} s, the first of job {missing[0]}: "
+        f"{len(missing):,} results are missing after {timeout_s:g} s; the first is that of job {missing[0]}: "
         f"{unavailable or NOT_SERVED}",
         results=results,
         missing=missing,
@@ -224,7 +232,7 @@ def _timeout(
 
 
 def _unreadable(job_id: str, error: Exception) -> Answer:
-    """The answer for a key of another type; any other error is the server's, not this job's, and is raised."""
+    """The answer for a job whose key has the wrong type. Any other error concerns all jobs, and is raised."""
     if not is_wrong_type(error):
         raise error
     return Answer(job_id=job_id, gone=_WRONG_TYPE)

@@ -12,10 +12,11 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set. For the main thread, which may wait for it.
+    """Yield an event that Ctrl-C and SIGTERM set. For use in the main thread, which may wait for the event.
 
-    A thread of its own sets it. A handler runs between two steps of the main thread, which may hold the event's lock
-    just then: setting it there would wait for itself for ever. A `SimpleQueue` may be written from a handler.
+    The event is set in a separate thread, not in the signal handler. A handler interrupts the main thread, which may
+    hold the event's lock at that moment; setting the event in the handler would then deadlock. A `SimpleQueue` can be
+    written to from a handler.
     """
     stop = threading.Event()
     received: SimpleQueue[int] = SimpleQueue()
@@ -34,14 +35,14 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block at once, also while it waits for a server that does not answer."""
+    """Let Ctrl-C and SIGTERM end the `with` block at once, even while it waits for a server that does not answer."""
     with suppress(KeyboardInterrupt), _handled_by(signal.default_int_handler):
         yield
 
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `handler`; their former handlers are back afterwards."""
+    """Have Ctrl-C and SIGTERM call `handler` during the `with` block; the former handlers are restored afterwards."""
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handler) for number in signals]
     try:

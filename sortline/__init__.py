@@ -2,8 +2,8 @@
 
     from sortline import LineProducer, load_settings, wait_for
 
-`__init__.pyi` lists the names. Each is imported from its package when it is first used: `import sortline` itself loads
-none of numpy, redis or TensorFlow. The command line is `sortline.cli`.
+`__init__.pyi` lists the names. Each is imported from its package when it is first used, so `import sortline` by itself
+loads none of numpy, redis or TensorFlow. The command line is `sortline.cli`.
 """
 
 from shared.lazy_names import lazy_names

@@ -1,4 +1,4 @@
-# The public names: the only list of them. Type checkers read it as it is, and `__init__.py` reads it when it is
+# The only list of the public names. Type checkers read this file directly; `__init__.py` reads it when the package is
 # imported. In a stub, `as` with the same name makes an imported name public.
 
 from producer.results import Answer as Answer, iter_results as iter_results, wait_for as wait_for

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; `sortline worker` below a small parent process, which must load nothing of the rest."""
+    """Run the command line. `sortline worker` runs under a small parent process, which must not load the rest."""
     if sys.argv[1:2] == ["worker"]:
         from worker.parent.process import start_worker
 

@@ -1,4 +1,4 @@
-"""The command line: composes the commands of the packages, nothing else."""
+"""The command line: puts together the commands of all packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version  # costs some 20 ms, which every other command would pay
+        from importlib.metadata import version  # imported here because it takes about 20 ms
 
         print(f"sortline {version('sortline')}")
         raise typer.Exit
@@ -43,13 +43,13 @@ def _main(
 
 for commands in (producer.commands, producer.demo.commands, worker.commands, model_store.commands, shared.commands):
     commands.add_to(app)
-for name in ("bench", "torture"):  # the worker's images leave them out
+for name in ("bench", "torture"):  # the worker's container images don't have these packages
     if importlib.util.find_spec(name) is not None:
         importlib.import_module(f"{name}.commands").add_to(app)
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose end in one line and exit code 1 (2 for a setting)."""
+    """Run the command line. A SortlineError is printed as one line, with exit code 2 for a BadSetting, else 1."""
     try:
         app()
     except SortlineError as error:

@@ -124,7 +124,7 @@ def test_a_key_that_is_no_stream_is_reported_once_and_the_others_go_on(
             stop.set()
     assert found == [("b", 1), ("b", 2)]
     (notice,) = notices
-    assert "sortline:results:a: this key on the server is no stream" in notice
+    assert "sortline:results:a: this key on the server is not a stream" in notice
 
 
 class Outage:
@@ -181,7 +181,7 @@ def test_a_stream_that_began_anew_is_reported_and_read_from_its_beginning(outage
     """Also if the server's clock went back, so that ids are smaller than those seen."""
     frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
     assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
-    assert any("stream begins anew" in notice for notice in outage.notices)
+    assert any("stream is read again from its beginning" in notice for notice in outage.notices)
 
 
 def test_a_stream_that_lost_its_end_is_not_shown_again(outage: Outage) -> None:

@@ -173,5 +173,5 @@ def test_what_is_no_redis_server_is_reported() -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         url = f"redis://127.0.0.1:{web.getsockname()[1]}/0"
-        with pytest.raises(BadSetting, match="no Redis server"):
+        with pytest.raises(BadSetting, match="not a Redis server"):
             check(connect(url), url)
