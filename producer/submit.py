@@ -1,9 +1,9 @@
-"""Admission: image bytes in, RQ jobs in the queue out. Called by cameras, the uploader and users' own code.
+"""Enqueues images: takes their bytes, puts RQ jobs on the queue. Called by cameras, the uploader and users' own code.
 
-One server-side script (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would have written. The images are
-written just before it, in the same transaction, and are not passed to the script, because the server hashes every byte
-of a script's arguments. The job's hash is built here without rq.Job, which would take longer than all the rest; a
-contract test compares the two field by field.
+One server-side script (scripts/submit.lua) writes what RQ's own `Queue.enqueue` would write. The images are written
+just before it, in the same transaction. They are not passed to the script, because the server hashes every byte of a
+script's arguments. The job's hash is built here without rq.Job, which would take longer than all other steps together;
+a contract test compares the hash with RQ's, field by field.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings
 
-# RQ's own default. It bounds the job in a plain `rq worker`; our worker uses leases instead.
+# RQ's own default. It limits the job's time in a plain `rq worker`; Sortline's worker uses leases instead.
 JOB_TIMEOUT_S = 180
-# More tokens in the wakeup list than workers that could usefully wake at once.
+# Maximum number of tokens in the wakeup list: more than there are workers that could usefully wake at once.
 WAKEUP_TOKENS = 64
-# A call of the script blocks the whole server: this many jobs take about a millisecond.
+# Limits of one call of the script, which blocks the whole server: this many jobs take about a millisecond.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
@@ -46,7 +46,7 @@ _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One image and where it comes from: the arguments of `LineProducer.submit`, which explains them."""
+    """One image and where it comes from. The fields are the arguments of `LineProducer.submit`, and explained there."""
 
     data: bytes
     line: str
@@ -60,7 +60,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedJob:
-    """A validated frame with its job id, ready to be sent, also repeatedly after `RedisUnavailable`."""
+    """A validated frame with its job id, ready to be sent. It may be sent again after `RedisUnavailable`."""
 
     job_id: str
     queue: str
@@ -73,6 +73,15 @@ class LineProducer:
     """Puts images on the queues of one server. Connects on first use; may be shared by threads."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        """Store the arguments; nothing is sent yet.
+
+        Args:
+            settings: from `load_settings`; `redis_url` names the server.
+            clock: UTC epoch seconds.
+
+        Raises:
+            BadSetting: `redis_url` can't be used.
+        """
         self._settings = settings
         self._clock = clock
         self._client = connect(settings.redis_url)
@@ -82,7 +91,7 @@ class LineProducer:
         self._script = _SCRIPT.read_text(encoding="utf-8")
 
     def close(self) -> None:
-        """Give the connections back to the system; the next call opens new ones."""
+        """Close the connections to the server; the next call opens new ones."""
         self._client.close()
 
     def submit(
@@ -100,28 +109,28 @@ class LineProducer:
         """Enqueue one image.
 
         Args:
-            image_bytes: a whole JPEG, PNG, WebP, BMP or TIFF file, at most `max_image_bytes`.
-            line: the sorting line; names its stream of results.
-            camera: the camera on that line.
-            frame_id: the caller's own number or name of the frame; comes back in the result.
-            encoder_count: the belt's position at capture; comes back in the result.
-            captured_at: time of capture, UTC epoch seconds; now when None. At most `clock_tolerance_s` in the future.
-            deadline_ms: milliseconds after capture by which the result must be there, at most a week; None for no
+            image_bytes: a whole JPEG, PNG, WebP, BMP or TIFF file of at most `max_image_bytes`.
+            line: the name of the sorting line, and of its stream of results.
+            camera: the name of the camera on that line.
+            frame_id: the caller's own number or name of the frame; returned in the result.
+            encoder_count: the belt's position at capture; returned in the result.
+            captured_at: time of capture, UTC epoch seconds, at most `clock_tolerance_s` in the future; None means now.
+            deadline_ms: milliseconds after capture by which the result is needed, at most a week; None means no
                 deadline.
-            queue: `live` or `bulk`, or another that a worker listens to.
+            queue: `live` or `bulk`, or another queue that a worker serves.
 
         Returns:
-            The job id, which `wait_for` and RQ's tools understand.
+            The job id, for `wait_for` and RQ's tools.
 
         Raises:
-            BadImage: empty, too large, or not one of the formats. Nothing was sent.
+            BadImage: the image is empty, too large, or not in one of the formats. Nothing was sent.
             BadJob: a name, a time or the frame_id can't be used. Nothing was sent.
             QueueFull: the queue is at `queue_max_items`, or the server's memory is full. Nothing was enqueued.
-            RedisUnavailable: the server can't be reached, or can't serve for now: it is loading, busy, a replica, or
-                unable to save or replicate. The message says which. The job may or may not have arrived; `prepare` and
-                `send` let you send the same job again without doubling it.
-            BadSetting: what a person must mend: the server refuses the login, denies this user a command or a key, has
-                no such database, belongs to a Redis Cluster, is too old, or its TLS does not fit redis_url.
+            RedisUnavailable: the server can't be reached, or can't serve for now because it is loading, busy, a
+                replica, or unable to save or replicate. The message says which. The job may have arrived or not; with
+                `prepare` and `send` you can send the same job again without enqueuing it twice.
+            BadSetting: a person must fix this: the server refuses the login, denies this user a command or a key, has
+                no such database, belongs to a Redis Cluster or is too old, or its use of TLS does not match redis_url.
             CommandRefused: the server refuses for another reason, e.g. because a key of the queue holds another type.
         """
         frame = Frame(
@@ -139,21 +148,24 @@ class LineProducer:
         return job.job_id
 
     def submit_many(self, frames: Sequence[Frame]) -> list[str]:
-        """Enqueue many images, in few round trips; all are validated before the first is sent.
+        """Enqueue many images in a few round trips. All of them are validated before the first one is sent.
 
         Returns:
             The job ids, in the order of the frames.
 
         Raises:
-            The same as `submit`. `QueueFull` is raised before anything is sent unless another producer takes
-            the free places meanwhile; its `accepted` names the jobs that are in the queue nevertheless.
+            The same errors as `submit`. If the queue lacks room, `QueueFull` is raised before anything is enqueued,
+            unless another producer takes the free places meanwhile; its `accepted` then names the jobs that were
+            enqueued.
         """
         jobs = [self.prepare(frame) for frame in frames]
         self.send(jobs)
         return [job.job_id for job in jobs]
 
     def prepare(self, frame: Frame) -> PreparedJob:
-        """Validate and stamp one frame; sends nothing, but asks the server for its time when the capture looks wrong.
+        """Validate one frame and give it a job id and its times. Sends nothing.
+
+        Asks the server for its time if `captured_at` seems to be in the future.
 
         Raises:
             BadImage, BadJob: as `submit`.
@@ -187,7 +199,7 @@ class LineProducer:
         )
 
     def _times(self, frame: Frame) -> tuple[float, float | None]:
-        """When the frame was captured, and its deadline, after checking both."""
+        """The frame's capture time and deadline, UTC epoch seconds, after checking both."""
         captured_at = self._clock() if frame.captured_at is None else _number("captured_at", frame.captured_at)
         deadline_at = None
         if frame.deadline_ms is not None:
@@ -202,12 +214,12 @@ class LineProducer:
         return captured_at, deadline_at
 
     def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
-        """Enqueue prepared jobs. Sending a job again that is already there changes nothing.
+        """Enqueue prepared jobs. Sending a job that was already enqueued changes nothing.
 
         Args:
-            jobs: from `prepare`, of one queue or several.
-            partial: if a queue has no room for all of its jobs, enqueue the first ones that fit. The error names
-                them; the queues after it are not tried.
+            jobs: from `prepare`, for one queue or several.
+            partial: if a queue has no room for all of its jobs, enqueue the first ones that fit, then raise
+                `QueueFull`, whose `accepted` names the jobs that were enqueued. The queues after it are not tried.
 
         Raises:
             QueueFull, RedisUnavailable, BadSetting, CommandRefused: as `submit_many`.
@@ -230,7 +242,7 @@ class LineProducer:
 
     def _check_image(self, data: bytes) -> str:
         if not isinstance(data, bytes):  # users' code may not be type-checked
-            raise BadImage("format", f"the image is a {type(data).__name__}: give the bytes of its file.")
+            raise BadImage("format", f"the image is a {type(data).__name__}: pass the bytes of its file.")
         limit = self._settings.max_image_bytes
         if len(data) > limit:
             raise BadImage("too_large_bytes", f"{len(data):,} bytes, the limit is {limit:,} (max_image_bytes).")
@@ -258,16 +270,16 @@ class LineProducer:
             bound = self._settings.queue_max_items
             more = len(refused) if partial else places_wanted
             raise QueueFull(
-                f"queue {queue!r} holds {depth:,} jobs, its bound is {bound:,} (queue_max_items): no room for "
-                f"{more:,} more. Add workers, slow down, or raise the bound.",
+                f"queue {queue!r} holds {depth:,} jobs, and its limit is {bound:,} (queue_max_items): there is no room "
+                f"for {more:,} more. Add workers, slow down, or raise the limit.",
                 accepted=[job.job_id for index, job in enumerate(chunk) if index not in refused],
             )
 
     def _run(self, images: dict[str, bytes], names: list[str], arguments: list[str | int | bytes]) -> list[int]:
         """Write the images and run the script in one transaction; returns the script's answer.
 
-        The script's source is sent each time, which costs the server 6 microseconds. If EVALSHA were used and the
-        server did not know the script, the images would still be written, without the expiry that the script sets.
+        The script's source is sent each time, which costs the server 6 microseconds. With EVALSHA, if the server did
+        not know the script, the images would be written without the expiry that the script sets.
         """
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.mset(images)
@@ -276,7 +288,7 @@ class LineProducer:
         return [int(part) for part in answer]
 
     def _common_fields(self, queue: str) -> list[str | int]:
-        """Fields and values of RQ's job hash, in turn, that are the same for all jobs of a call."""
+        """The fields of RQ's job hash that are the same for all jobs of a call, each followed by its value."""
         now = format_rq_time(self._clock())
         fields: dict[str, str | int] = {
             "created_at": now,
@@ -295,9 +307,8 @@ class LineProducer:
             "worker_name": "",
             "group_id": "",
         }
-        fields[MAX_ATTEMPTS_FIELD] = (
-            self._settings.max_attempts
-        )  # with retries_left it tells a worker which attempt this is
+        # From this field and retries_left a worker computes which attempt it makes.
+        fields[MAX_ATTEMPTS_FIELD] = self._settings.max_attempts
         retries = self._settings.max_attempts - 1
         if retries:  # RQ has no Retry(max=0)
             fields |= {"retries_left": retries, "retry_intervals": "[0]", "enqueue_at_front_on_retry": 1}
@@ -309,23 +320,23 @@ class LineProducer:
             with server_errors(self._settings.redis_url):
                 yield
         except RedisUnavailable:
-            # The server may have become a replica, and a failover may leave connections open: reconnect next time.
+            # After a failover the server may be a replica whose connections are still open: reconnect next time.
             self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
 
 def _number(what: str, value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]  # values that aren't numbers are what this finds
+        return float(value)  # type: ignore[arg-type]  # float() finds the values that aren't numbers
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadJob(f"{what} = {value!r} must be a number; of a datetime give its timestamp().") from error
+        raise BadJob(f"{what} = {value!r} must be a number; for a datetime, pass its timestamp().") from error
 
 
 def check_names(**names: str) -> None:
-    """Check names of lines, cameras and queues before the first frame, e.g. `check_names(line="line-1")`.
+    """Check the names of a line, camera or queue before the first frame, e.g. `check_names(line="line-1")`.
 
     Raises:
-        BadSetting: one of them can't be a Redis key and a metric label.
+        BadSetting: a name can't be part of a Redis key and a metric label.
     """
     for what, name in names.items():
         try:
@@ -335,7 +346,7 @@ def check_names(**names: str) -> None:
 
 
 def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
-    """Consecutive jobs that fit one call of the script; an image above CHUNK_BYTES goes alone."""
+    """Split the jobs into runs that fit one call of the script; an image larger than CHUNK_BYTES is sent alone."""
     chunk: list[PreparedJob] = []
     chunk_bytes = 0
     for job in jobs:
@@ -354,4 +365,4 @@ def _describe(error: ValidationError) -> str:
         f"{NAME_RULE if problem['type'] == 'string_pattern_mismatch' else problem['msg']}"
         for problem in error.errors()
     )
-    return "the job can't be written: " + "; ".join(problems) + "."
+    return "the job is not valid: " + "; ".join(problems) + "."

@@ -1,6 +1,7 @@
 """Sends files to a queue and collects one row for each, with its outcome. Called by `sortline upload`.
 
-Unlike a camera, an upload waits while the queue is full. Images are held in memory a chunk at a time, rows all at once.
+Unlike a camera, an upload waits while the queue is full. It holds one chunk of images in memory at a time, but all
+rows.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from shared.schemas import Outcome
 from shared.server.connection import connect
 from shared.settings import Settings
 
-# The pause before a full queue is tried again, or results are asked for again.
+# The pause before the upload tries a full queue again, or asks for results again.
 _PAUSE_S = 0.1
 _FRAME_ID_CHARACTERS = 256
 
 # Outcomes of a row besides those of a SortResult.
-QUEUED = "queued"  # on the queue; the result was not waited for
-MISSING = "missing"  # no result, or never accepted
+QUEUED = "queued"  # on the queue; the upload does not wait for results
+MISSING = "missing"  # no result came, or the queue never accepted the image
 
 
 @dataclass(slots=True)
@@ -64,10 +65,10 @@ class UploadProgress:
     """Counts for a progress bar."""
 
     files: int = 0
-    sent: int = 0  # on the queue, or rejected here
-    answered: int = 0  # with a final row
+    sent: int = 0  # files on the queue, or rejected before sending
+    answered: int = 0  # files whose row is final
     waiting: str = ""  # why nothing can be sent at the moment, in two words
-    problem: str = ""  # what the server refuses at the moment, and how to fix it
+    problem: str = ""  # why the server refuses at the moment, and how to fix it
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class _Chunk:
 
 
 class Uploader:
-    """Sends inputs and, if asked to, collects their results meanwhile. `rows` has all inputs at any time."""
+    """Sends inputs and, with `wait`, collects results at the same time. `rows` always has a row for each input."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Uploader:
         self._client = connect(settings.redis_url)
         self._results = ResultReader(self._client, settings.redis_url)
         self._unanswered: dict[str, Row] = {}  # rows that wait for a result, by job id
-        # A chunk that does not fit the queue would wait for ever.
+        # A chunk of more jobs than the queue may hold would wait forever.
         self._chunk_jobs = min(CHUNK_JOBS, settings.queue_max_items)
         self._progress = UploadProgress()
         self._on_progress = on_progress
@@ -111,14 +112,14 @@ class Uploader:
         self._unavailable = ""  # the last error, while the server can't be reached for results
 
     def run(self, inputs: Sequence[Input]) -> list[Row]:
-        """One row for each input, in their order.
+        """Send the inputs; returns one row for each, in their order.
 
-        After `timeout_s` without progress the rows that have no result stay `missing`, with the reason. So they do
-        when this raises.
+        After `timeout_s` without progress, or if this raises, the rows that have no result stay `missing`, with the
+        reason.
 
         Raises:
-            BadSetting: line, camera or queue is a name that can't be used, or the server refuses what waiting does not
-                mend.
+            BadSetting: the name of the line, camera or queue can't be used, or the server refuses for a reason that
+                waiting won't fix.
             CommandRefused: as `LineProducer.submit`.
         """
         check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
@@ -175,7 +176,7 @@ class Uploader:
                 self._producer.send(chunk.jobs)
                 break
             except (QueueFull, RedisUnavailable) as error:
-                # The same jobs are sent again, so that those that had arrived are not doubled.
+                # The same jobs are sent again, so that jobs that had arrived are not enqueued twice.
                 self._pause(error)
         for job, row in zip(chunk.jobs, chunk.rows, strict=True):
             row.job_id, row.outcome, row.error = job.job_id, QUEUED, ""
@@ -190,9 +191,9 @@ class Uploader:
         return _Chunk()
 
     def _pause(self, reason: QueueFull | RedisUnavailable) -> None:
-        """Wait a little, reading results meanwhile; give up after `timeout_s` without progress."""
-        self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server away"
-        if reason.__cause__ is not None:  # the server's own refusal, not our bound
+        """Wait a little and read results meanwhile; give up after `timeout_s` without progress."""
+        self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server unavailable"
+        if reason.__cause__ is not None:  # the server itself refuses; the queue is not at queue_max_items
             self._progress.problem = str(reason)
         self._on_progress(self._progress)
         if isinstance(reason, QueueFull) and self._read_answers():
@@ -214,7 +215,7 @@ class Uploader:
             answers = self._results.poll()
         except RedisUnavailable as error:
             self._unavailable = self._progress.problem = str(error)
-            self._progress.waiting = "server away"
+            self._progress.waiting = "server unavailable"
             self._on_progress(self._progress)
             return 0
         self._unavailable = ""
@@ -242,7 +243,7 @@ class Uploader:
 
 
 class _GaveUp(Exception):
-    """No progress for `timeout_s`; never leaves this file."""
+    """There was no progress for `timeout_s`. Never raised to the caller of this module."""
 
 
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:
@@ -251,12 +252,12 @@ def outcomes(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def all_answered(rows: Iterable[Row]) -> bool:
-    """Whether every file has its result: none is missing, and none failed."""
+    """Whether every file has its result: no result is missing, and no job failed."""
     return all(row.outcome not in (MISSING, Outcome.FAILED.value) for row in rows)
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
-    """One line for each row, under a header with the names of Row's fields."""
+    """Write one line for each row, under a header with the names of Row's fields."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)])
         writer.writeheader()

@@ -1,7 +1,8 @@
-"""The images in the files, folders and zip archives given to `sortline upload`. Called by producer/upload.py.
+"""Finds and reads the images in the files, folders and zip archives given to `sortline upload`.
 
-An archive is read into memory member by member, never unpacked to disk. Its expanded size is limited by counting the
-bytes that come out, not by the sizes in its directory.
+Called by producer/commands.py and producer/upload.py. An archive is read into memory member by member, and never
+unpacked to disk. Its expanded size is limited by counting the bytes that are read, because the sizes in its directory
+may be wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from shared.errors import BadImage, NotFound
 from shared.file_walk import walk
 
-# Images barely compress, bitmaps of a flat scene perhaps 50 to 1; bombs reach 1000 to 1 and more.
+# Most images barely compress, and bitmaps of a flat scene perhaps 50 to 1; zip bombs reach 1000 to 1 and more.
 MAX_EXPANSION = 100
 MAX_MEMBERS = 200_000
 
@@ -38,7 +39,7 @@ class Input:
 
 
 def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """Every file in the paths, in order; links inside folders are followed, and hidden names are skipped.
+    """Yield every file in the paths, in order. Links inside folders are followed; hidden names are skipped.
 
     Raises:
         NotFound: a path does not exist.
@@ -55,7 +56,7 @@ def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
 
 
 class InputReader:
-    """Reads inputs one at a time; keeps the archive that it read last open. Use it as a context manager."""
+    """Reads inputs one at a time, and keeps the last archive open. Use it as a context manager."""
 
     def __init__(self, *, max_image_bytes: int) -> None:
         self._max_image_bytes = max_image_bytes
@@ -76,10 +77,10 @@ class InputReader:
         self._archive = self._archive_path = None
 
     def read(self, item: Input) -> bytes:
-        """The bytes of one input; of one that is too large, one byte more than the limit.
+        """Read one input; returns its bytes. If it is too large, returns only one byte more than the limit.
 
         Raises:
-            BadImage: `unreadable`, or `archive_limit` when its archive expands beyond the limit.
+            BadImage: `unreadable`, or `archive_limit` if its archive expands beyond the limit.
         """
         if item.problem is not None:
             raise BadImage("unreadable", item.problem)
@@ -140,7 +141,7 @@ def _members(path: Path, name: str) -> Iterator[Input]:
 
 
 def _oddity(member: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read at all, or None. The upper half of its attributes is the Unix mode, if it has one."""
+    """Why a member must not be read, or None. The upper half of its attributes is the Unix mode, if it has one."""
     if member.flag_bits & _ENCRYPTED:
         return "encrypted: unpack the archive first."
     kind = stat.S_IFMT(member.external_attr >> 16)
@@ -150,5 +151,5 @@ def _oddity(member: zipfile.ZipInfo) -> str | None:
 
 
 def _printable(name: str) -> str:
-    """The name without what can't be written as UTF-8 (Linux file names may be any bytes)."""
+    """The name, with any bytes that are not UTF-8 replaced (Linux file names may be any bytes)."""
     return os.fsencode(name).decode("utf-8", "replace")

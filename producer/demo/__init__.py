@@ -1,4 +1,4 @@
-"""`sortline demo`: the whole system on this machine, from real processes: server, worker, cameras.
+"""`sortline demo`: runs the whole system on this machine, as real processes: server, worker, cameras.
 
-It starts the other parts as commands and reads their results as any user would; it imports none of them.
+It starts the other parts as commands and reads their results like any user; it imports none of them.
 """

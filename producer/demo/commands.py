@@ -17,8 +17,8 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     seconds: Annotated[float, typer.Option(min=1, help="how long the cameras run")] = 30.0,
-    rate: Annotated[float, typer.Option(min=0.1, help="bottles a second on each line")] = 20.0,
-    lines: Annotated[int, typer.Option(min=1, max=16, help="simulated lines")] = 2,
+    rate: Annotated[float, typer.Option(min=0.1, help="bottles per second on each line")] = 20.0,
+    lines: Annotated[int, typer.Option(min=1, max=16, help="number of simulated lines")] = 2,
     out: Annotated[Path, typer.Option(help="folder for logs and the contact sheet")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="model to serve; trained on first use")] = "demo",
     redis_url: Annotated[str | None, typer.Option(help="use this server instead of an embedded one")] = None,
@@ -26,8 +26,8 @@ def demo(
 ) -> None:
     """Show the whole system at work on this machine: server, model, worker, cameras, results.
 
-    Trains the model on first use. The cameras replay held-out frames of rendered bottles, so each result
-    is checked against the truth. Ctrl-C ends it early and leaves no process behind.
+    Trains the model on first use. The cameras show rendered bottles that were held out from training, and each result
+    is checked against the true labels. Ctrl-C ends the demo early and leaves no process behind.
 
     Example: sortline demo --seconds 60 --rate 50
     """
@@ -50,7 +50,7 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadSetting(
-            f"--out {out} can't be made: {error.strerror}. Name a folder that can be written to."
+            f"--out {out} can't be created: {error.strerror}. Name a folder that can be written to."
         ) from error
     ensure_model(load_settings(redis_url=redis_url, model=model), console=console)
     server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()

@@ -1,4 +1,4 @@
-"""The contact sheet: sorted bottles with the model's answer and the truth. Out: a PNG file."""
+"""Draws the contact sheet, a PNG file of sorted bottles with the model's labels and the true labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RIGHT, _WRONG, _INK, _PAPER = "#1a7f37", "#c0392b", "#1f2328", "#ffffff"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One bottle: its JPEG, the labels given with their probabilities, the true labels, the lane."""
+    """One bottle: its JPEG, the model's labels with their probabilities, the true labels, and the lane."""
 
     data: bytes
     labels: tuple[tuple[str, float], ...]
@@ -57,7 +57,7 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, cut where it would run into the next cell."""
+    """The text, shortened if it would run into the next cell."""
     width_px = CELL_PX - 2 * _MARGIN_PX
     if font.getlength(text) <= width_px:
         return text

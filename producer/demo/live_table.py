@@ -1,4 +1,4 @@
-"""The demo's live table. In: the statistics and the queue's depth. Out: a table for rich, or a line of text."""
+"""Formats the demo's live table. In: the statistics and the queue's depth. Out: a table for rich, or a line of text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One demo from start to end: model, worker, cameras, watching, summary.
+"""Runs one demo from start to end: model, worker, cameras, live table, summary.
 
-Worker and cameras are processes of the command line, which end when this one ends. They are stopped in this order: the
-cameras, so that nothing new comes; then the worker, which drains; then the server.
+Worker and cameras are `sortline` commands in processes of their own, which end when this process ends. They are stopped
+in this order: the cameras, so that no new images come; then the worker, which drains; then the server.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from shared.settings import Settings, masked
 from shared.subprocesses import NOT_BEGUN, Child, ours
 
 READY_TIMEOUT_S = 60.0
-# After the cameras are done: how long the last results may take.
+# How long the last results may take after the cameras are done.
 LAST_RESULTS_S = 60.0
 DEADLINE_MS = 300
 SHEET_CELLS = 30
-# One drawing of each held-out frame: drawn in a few seconds, before the stream starts.
+# One drawing of each held-out frame, made in a few seconds before the stream starts.
 POOL = 80
 QUEUE = "live"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What to show. `rate_hz` is per line; `out` is the folder, which exists, of logs and the contact sheet."""
+    """What to show. `rate_hz` is per line; `out` is an existing folder for logs and the contact sheet."""
 
     seconds: float
     rate_hz: float
@@ -115,7 +115,7 @@ class Demo:
         """Run the whole demo. Ctrl-C ends it early; the summary then covers what was done.
 
         Raises:
-            Transient: a part did not start; names its log.
+            Transient: a part did not start. The message names its log.
         """
         streams = ResultStreams(self._settings)
         streams.last(0)  # skip the results of earlier runs
@@ -132,7 +132,7 @@ class Demo:
 
     @contextlib.contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C ends the demo in order, at any point; the second one ends it at once."""
+        """Let the first Ctrl-C end the demo in good order, at any point, and the second one end it at once."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self._interrupted.is_set():
@@ -152,7 +152,7 @@ class Demo:
     def _worker(self) -> Iterator[None]:
         port = free_port()
         log = self._options.out / "worker.log"
-        # The worker reads the same environment and file of settings as this process; only these differ.
+        # The worker reads the same environment and settings file as this process; only these settings differ.
         arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
         arguments += ["--model", self._settings.model]
         with Child(arguments, log=log) as worker:
@@ -167,7 +167,7 @@ class Demo:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)  # our own worker
                 return
             time.sleep(0.05)
-        raise Transient(f"the worker did not get ready; the end of {worker.log}:\n{_tail(worker.log)}")
+        raise Transient(f"the worker did not become ready; the end of {worker.log}:\n{_tail(worker.log)}")
 
     def _camera(self, name: str) -> Child:
         out, options = self._options.out, self._options
@@ -186,7 +186,7 @@ class Demo:
             cameras = {name: stack.enter_context(self._camera(name)) for name in self._options.line_names}
             self._watch(list(cameras.values()))
             if self._interrupted.is_set():
-                self._console.print("stopping: cameras first, then the worker finishes what it holds")
+                self._console.print("stopping: first the cameras, then the worker, which finishes the jobs it holds")
         submitted = sum(self._accepted(name) for name, camera in cameras.items() if camera.poll() != NOT_BEGUN)
         until = time.monotonic() + LAST_RESULTS_S
         while len(self._statistics.seen) < submitted and time.monotonic() < until and self._reading_failed is None:
@@ -258,12 +258,12 @@ class Demo:
         )
 
     def _write_sheet(self, path: Path) -> None:
-        # The cameras repeat their pool of frames: each frame is shown once.
+        # The cameras repeat their pool of frames, but each frame is shown once.
         latest = {(result.line, cast(int, result.frame_id) % POOL): result for result in self._statistics.examples}
         cells = [self._cell(result) for result in list(latest.values())[-SHEET_CELLS:]]
         if cells:
             write_sheet(
-                cells, path, title="Sortline demo: simulated frames the model never saw (red: not all labels right)"
+                cells, path, title="Sortline demo: simulated frames the model has never seen (red: some label is wrong)"
             )
 
     def _cell(self, result: SortResult) -> Cell:
@@ -276,14 +276,14 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
     """Train the demo's model on first use, on the frames that the cameras don't show.
 
     Raises:
-        Transient: training failed; its own messages were shown.
+        Transient: training failed. Its own messages were shown.
     """
     known = subprocess.run(ours("models", "show", settings.model), capture_output=True, check=False)
     if known.returncode == 0:
-        console.print(f"model {settings.model}: there already, in {masked(settings.model_store)}")
+        console.print(f"model {settings.model}: already trained, in {masked(settings.model_store)}")
         return
-    console.print(f"model {settings.model}: not there yet; training it (a minute or two, once)")
-    # Only the head: half the time of a tuned model, for a demo that is watched.
+    console.print(f"model {settings.model}: not trained yet; training it now (once; takes a minute or two)")
+    # Trains only the head, which takes half as long as fine-tuning, because somebody is waiting for the demo.
     command = ours("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
     trained = subprocess.run(command, check=False, stdout=sys.stderr)  # standard output is for the summary alone
     if trained.returncode != 0:

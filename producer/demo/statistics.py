@@ -1,4 +1,4 @@
-"""The demo's statistics of the results so far: counts, latencies, and whether the model was right. Pure."""
+"""Keeps the demo's statistics of the results so far: counts, latencies, and whether the model was right. No I/O."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ResultStatistics:
     labels: Counter[str] = field(default_factory=Counter)
     lanes: Counter[str] = field(default_factory=Counter)
     classified: int = 0
-    exact: int = 0  # all labels as in the truth
+    exact: int = 0  # results whose labels are exactly the true ones
     examples: deque[SortResult] = field(default_factory=lambda: deque(maxlen=EXAMPLES_KEPT))
-    seen: Counter[str] = field(default_factory=Counter)  # results by job id: one each, or something is wrong
+    seen: Counter[str] = field(default_factory=Counter)  # number of results by job id; should be 1 for each job
     first_at: float | None = None
     last_at: float | None = None
     model: str = ""
@@ -67,19 +67,19 @@ class ResultStatistics:
         return sum(1 for count in self.seen.values() if count > 1)
 
     def rate_now(self, now: float) -> float:
-        """Results a second over the last few seconds."""
+        """Results per second over the last few seconds."""
         while self._recent and self._recent[0] < now - RATE_WINDOW_S:
             self._recent.popleft()
         return len(self._recent) / RATE_WINDOW_S
 
     def rate(self) -> float:
-        """Results a second between the first and the last."""
+        """Results per second between the first result and the last."""
         if self.first_at is None or self.last_at is None or self.last_at <= self.first_at:
             return 0.0
         return (self.count - 1) / (self.last_at - self.first_at)
 
     def percentiles_ms(self, ranks: Sequence[float]) -> list[float]:
-        """Capture to result, milliseconds, at the given percentiles; 0 while there is no result."""
+        """The time from capture to result at the given percentiles, in milliseconds; 0 while there is no result."""
         if not self._latencies_ms:
             return [0.0] * len(ranks)
         return [float(value) for value in np.percentile(self._latencies_ms, ranks)]

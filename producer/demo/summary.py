@@ -27,11 +27,11 @@ def show(summary: DemoSummary) -> None:
     console.print(table)
     name = summary.model.partition("@")[0]
     for text in (
-        "The frames are rendered, not photographs; README.md tells how to train on your own.",
+        "The frames are rendered, not photographs; README.md explains how to train on your own.",
         f"contact sheet   {summary.contact_sheet}",
         f"logs            {summary.logs}/",
         f"the model       sortline models show {name}       (after `source .venv/bin/activate`)",
         f"your own files  sortline classify PHOTO.jpg --model {name}",
-        "for good        README.md: a server, `sortline worker`, `sortline camera`; deploy/ for Compose and Kubernetes",
+        "in production   README.md: a server, `sortline worker`, `sortline camera`; deploy/ for Compose and Kubernetes",
     ):
         console.print(text, highlight=False, soft_wrap=True)

@@ -1,26 +1,28 @@
 -- Enqueues the jobs of one call (all or none, or as many as fit) and wakes idle workers.
 --
--- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just before, in
--- the same transaction. They get their expiry first, whatever happens after; those of refused jobs are deleted.
+-- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just before,
+-- in the same transaction. The script sets their expiry first, so that they expire whatever happens later. It deletes
+-- the images of refused jobs.
 --
--- A script that raises undoes nothing, so keys of a wrong type are found before the first write of a job. The queue and
--- the set of queues belong to others too: the call is refused. A job's own hash is replaced: its id is new, so what is
--- there belongs to nobody. So is the wakeup list.
+-- When a script raises, its writes are not undone, so keys of a wrong type are found before the first job is written.
+-- If the queue or the set of queues has a wrong type, the call is refused, because others use these keys too. If a
+-- job's hash has a wrong type, it is replaced: the job's id is new, so the key belongs to nobody. A wakeup list of a
+-- wrong type is replaced too.
 --
 -- KEYS  1  set of queues          2  list of the queue     3  wakeup list of the queue
---       4  list of the queue's suspects, which wait too
+--       4  list of the queue's suspects, which count as waiting jobs too
 --       then for each job: its hash, its image
--- ARGV  1  most jobs that may wait in the queue
---       2  places the caller needs in all, in this call and those that follow it at once
---       3  1 (partial): without room for all, take the first that fit; 0: then take none
+-- ARGV  1  maximum number of jobs that may wait in the queue
+--       2  number of places that the caller needs in total, in this call and in the calls that follow it at once
+--       3  1 (partial): if there is no room for all, enqueue the first that fit; 0: enqueue none
 --       4  seconds that an image is kept
---       5  most tokens in the wakeup list
---       6  number n of arguments that follow as fields and values common to all jobs' hashes
+--       5  maximum number of tokens in the wakeup list
+--       6  number n of the arguments that follow: fields and values that all jobs' hashes have in common
 --       7 .. 6+n  those fields and values
 --       then for each job: id, data, description
 --
--- Returns {depth after, then the index, from 0, of each job that was refused}; nothing is left of those. An error names
--- the key that has a wrong type; nothing is left of any new job then.
+-- Returns {depth of the queue afterwards, then the index, from 0, of each job that was refused}. Nothing is left of a
+-- refused job. If a key has a wrong type, returns an error that names it, and nothing is left of any new job.
 
 local QUEUES, QUEUE, WAKEUP, SUSPECTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bound, wanted, partial = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
@@ -31,7 +33,7 @@ local function image_key(index)
   return KEYS[FIRST_KEY + 2 * index + 1]
 end
 
--- The answer of a command; nil where the key has a wrong type. Raises all else, as for a right that is missing.
+-- Runs a command; returns its answer, or nil if the key has a wrong type. Raises any other error, e.g. a missing right.
 local function try(...)
   local answer = redis.pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
@@ -44,8 +46,8 @@ for index = 0, total - 1 do
   redis.call('EXPIRE', image_key(index), image_ttl_s)
 end
 
--- A client that lost the answer sends the call again: jobs that are already there are left alone,
--- so that a frame is enqueued once however often it is sent.
+-- A client that lost the answer makes the call again. Jobs that were already enqueued are left alone, so that a frame
+-- is enqueued once, however often it is sent.
 for index = 0, total - 1 do
   local job_key = KEYS[FIRST_KEY + 2 * index]
   local status = try('HGET', job_key, 'status')
@@ -57,7 +59,7 @@ for index = 0, total - 1 do
   end
 end
 
--- Takes the new jobs back, from this place in `new`.
+-- Deletes the images of the new jobs from this position in `new` on.
 local function drop(first)
   for position = first, #new do
     redis.call('UNLINK', image_key(new[position]))
@@ -87,8 +89,9 @@ if taken == 0 then
 end
 
 if not try('SADD', QUEUES, QUEUE) then return refuse(QUEUES, 'set') end
--- The list before the hashes: should the login lack a right, an id without a job is passed over by every worker, but a
--- job outside of the list would be taken for one that is already there when it is sent again.
+-- The list is written before the hashes, because the script stops in between if the login lacks a right. Every worker
+-- skips an id that has no hash. But if a hash were written without its id in the list, the job would be taken for one
+-- that is already enqueued when it is sent again.
 local job_ids = { 'RPUSH', QUEUE }
 for position = 1, taken do
   job_ids[#job_ids + 1] = ARGV[FIRST_ARGUMENT + 3 * new[position]]
@@ -106,8 +109,8 @@ for position = 1, taken do
   redis.call(unpack(hset))
 end
 
--- One token wakes one worker; many jobs are work for several. Few tokens are kept that nobody waits for, as each costs
--- a worker one claim on an empty queue.
+-- One token wakes one worker, and many jobs are work for several workers. Only a limited number of unused tokens is
+-- kept, because each costs a worker one claim on an empty queue.
 local tokens = { 'LPUSH', WAKEUP }
 for _ = 1, math.min(taken, wakeup_tokens) do
   tokens[#tokens + 1] = '1'

@@ -1,4 +1,4 @@
-"""Where a camera's frames come from: `take` hands out the frames that are ready. Called by producer/camera.py."""
+"""The interface of a camera's source of frames: `take` returns frames that are ready. Called by producer/camera.py."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SourceFrame:
 
 
 class Source(Protocol):
-    """What a camera reads from."""
+    """A camera's source of frames."""
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
-        """The next frames, at most `limit`; waits up to `timeout_s` for the first, and is empty after that."""
+        """Return the next frames, at most `limit`. Waits up to `timeout_s` for the first; returns [] if none comes."""
 
     def close(self) -> None:
-        """Stop watching; `take` may not be called afterwards."""
+        """Stop watching for frames; `take` may not be called afterwards."""
 
 
 class SimulatedFrames:
@@ -55,7 +55,7 @@ def folder_of(source: str) -> Path:
     """The folder that `--source` names.
 
     Raises:
-        BadSetting: it is not a folder; says what is possible.
+        BadSetting: `source` is not a folder. The message says what can be used.
     """
     path = Path(source)
     if "://" in source or path.is_file():

@@ -1,4 +1,4 @@
-"""The bottle frames that ship with Sortline (producer/bottles): labels, held-out frames, where the bottle is."""
+"""Reads the bottle frames that ship with Sortline (producer/bottles): labels, held-out frames, bounding boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ BOTTLES = Path(__file__).parents[1] / "bottles"
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where the bottle is in its frame, pixels; right and bottom exclusive. Drawn by hand, a few pixels generous."""
+    """Where the bottle is in its frame, in pixels; right and bottom exclusive.
+
+    Drawn by hand, with a few pixels to spare.
+    """
 
     left: int
     top: int
@@ -21,7 +24,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Bottle:
-    """One held-out frame: its JPEG, and the labels that apply (`good` alone where no other does)."""
+    """One held-out frame: its JPEG, and the labels that apply (only `good` if no other label does)."""
 
     path: Path
     truth: frozenset[str]
@@ -29,14 +32,14 @@ class Bottle:
 
 
 def held_out_bottles(folder: Path = BOTTLES) -> list[Bottle]:
-    """The frames that training leaves out, in name order."""
+    """The frames that training does not use, in name order."""
     labels = _read_labels(folder)
     boxes = _read_boxes(folder)
     return [Bottle(path=folder / name, truth=labels[name], box=boxes[name]) for name in held_out_names(folder)]
 
 
 def held_out_names(folder: Path = BOTTLES) -> list[str]:
-    """File names in held_out.txt: one a line, `#` begins a comment."""
+    """The file names in held_out.txt: one per line; `#` begins a comment."""
     lines = (folder / "held_out.txt").read_text(encoding="utf-8").splitlines()
     return sorted(name for line in lines if (name := line.partition("#")[0].strip()))
 

@@ -1,7 +1,7 @@
-"""A folder as a camera: its image files, each once and only when completely written.
+"""Uses a folder as a camera: returns its image files, each once, and only when it is completely written.
 
-A folder may be filled by a local writer, whose closing of the file the kernel reports, or through a network share,
-where only repeated checks show that a file has stopped growing.
+If a local process writes the files, the kernel reports when a file is closed. If they arrive through a network share,
+only repeated checks show that a file has stopped growing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 _SCAN_S = 0.5
 # A file that is not reported as closed counts as complete when its size and time have not changed for this long.
 _SETTLE_S = 1.0
-# For this long an empty file is assumed to be about to be written.
+# An empty file is assumed to be about to be written for this long.
 _SETTLE_EMPTY_S = 10.0
-# A file that was modified and never reported as closed may have a writer that pauses.
+# The same for a file that was reported as modified but not as closed: its writer may be pausing.
 _SETTLE_WRITING_S = 30.0
-# Names of unfinished files, as browsers, rsync, editors and FTP servers write them.
+# Suffixes that browsers, rsync, editors and FTP servers give to unfinished files.
 _TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".swp", "~")
 
 
@@ -46,10 +46,10 @@ class _FileState:
 
 
 class FolderSource:
-    """The image files of one folder, without its subfolders: those there in name order, then new ones as completed.
+    """The image files of one folder, without its subfolders: existing files in name order, then new ones when complete.
 
-    Each file is taken once; a name that was removed and comes back is a new file. Hidden and temporary
-    names are passed over. What is not an image is handed out all the same, for the camera to report.
+    Each file is returned once; if a name was removed and comes back, it is a new file. Hidden and temporary names are
+    skipped. A file that is not an image is returned too, so that the camera can report it.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class FolderSource:
         """
         Args:
             folder: must exist.
-            max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
+            max_image_bytes: of a larger file, only this many bytes plus one are read, so that it is refused.
             clock: seconds that only grow.
-            watch: also use the kernel's reports, if it has them (Linux); otherwise only scan.
+            watch: use the kernel's reports too, if there are any (Linux); otherwise only scan.
         """
         self._folder = folder
         self._max_image_bytes = max_image_bytes
         self._clock = clock
         self._reports: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._states: dict[str, _FileState] = {}
-        self._writing: set[str] = set()  # modified and not closed since
+        self._writing: set[str] = set()  # modified, and not closed since then
         self._taken: set[str] = set()
         self._ready: deque[str] = deque()
         self._scan_at = clock()
@@ -105,7 +105,7 @@ class FolderSource:
         return observer
 
     def _listen(self, timeout_s: float) -> None:
-        """Handle the kernel's reports; waits for the first."""
+        """Handle the kernel's reports; waits up to `timeout_s` for the first."""
         try:
             kind, name = self._reports.get(timeout=max(timeout_s, 0.001))
             while True:
@@ -123,13 +123,13 @@ class FolderSource:
                 self._taken.discard(name)
             case "complete":
                 self._writing.discard(name)
-                if self._size_bytes(name):  # an empty file may still be written: the scan decides
+                if self._size_bytes(name):  # an empty file may be written later: the scan decides
                     self._offer(name)
 
     def _scan(self, now: float) -> None:
-        """Check every file and offer those that have settled. The only way if the kernel reports nothing."""
+        """Check every file, and offer the complete ones. If the kernel reports nothing, only this finds files."""
         paths = self._list()
-        if paths is None:  # nothing is forgotten: what was taken must not be sent again when the folder is back
+        if paths is None:  # keep the state: files that were taken must not be sent again when the folder is back
             return
         states: dict[str, _FileState] = {}
         unseen: set[str] = set()
@@ -181,7 +181,7 @@ class FolderSource:
             return 0
 
     def _read(self, name: str) -> SourceFrame:
-        # Linux file names may be any bytes; what is sent is UTF-8. 255 bytes at most, so a frame_id as it is.
+        # Linux file names may be any bytes, but a frame_id must be UTF-8. A name has at most 255 bytes: never too long.
         printable = os.fsencode(name).decode("utf-8", "replace")
         try:
             with (self._folder / name).open("rb") as file:

@@ -1,9 +1,9 @@
-"""The simulated camera: held-out bottle frames in, an endless stream of JPEGs out, each with its truth.
+"""The simulated camera: makes an endless stream of JPEGs, each with its true labels, from the held-out bottle frames.
 
-Each drawing moves, turns, lights, blurs and re-encodes one frame by a random stream that is seeded with
-(seed, line, number of the drawing), so that any process can draw it again, or know its truth without
-drawing it. Nothing of it changes the truth: the whole bottle stays in view, and the background is
-continued by folding back the strips beside the bottle, so that no second bottle appears.
+Each drawing moves, turns, lights, blurs and re-encodes one frame. The random numbers are seeded with (seed, line,
+number of the drawing), so that any process can repeat a drawing, or know its true labels without drawing it. A drawing
+never changes the true labels: the whole bottle stays in view, and the background is extended by mirroring the strips
+beside the bottle, so that no second bottle appears.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DEFAULT_SIZE = (640, 480)
 DEFAULT_QUALITY = 85
 DEFAULT_POOL = 240  # three drawings of each of the 80 frames; 15 MB of JPEGs at the default size
 
-# How far a drawing may go from its frame. Small enough that a cap or a dent stays what it was.
+# How far a drawing may differ from its frame. Small enough that a cap or a dent can still be recognized.
 _TURN_DEG = 8.0
 _SCALE = (0.92, 1.08)
-_SHIFT_SHARE = 0.4  # of the background that is added, moved from one side of the bottle to the other
-_SHIFT_VIEW = 0.03  # of the view
-_EDGE_VIEW = 0.015  # of the view that stays free around the bottle
+_SHIFT_SHARE = 0.4  # fraction of the added background that may move from one side of the bottle to the other
+_SHIFT_VIEW = 0.03  # fraction of the view
+_EDGE_VIEW = 0.015  # fraction of the view that stays free around the bottle
 _EXPOSURE = (0.8, 1.2)
 _GAMMA = (0.9, 1.1)
 _CHANNEL_GAIN = (0.96, 1.04)
@@ -40,7 +40,7 @@ _BLUR_PX = (0.0, 0.5)  # Gaussian radius, pixels of the source frame
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFrame:
-    """One JPEG, the labels of its bottle (`good` alone where no other applies), and its source's file name."""
+    """One JPEG, the true labels of its bottle (only `good` if no other applies), and its source's file name."""
 
     data: bytes
     truth: frozenset[str]
@@ -65,7 +65,7 @@ class SimulatedSource:
             seed: any non-negative number.
             size: width and height of the frames, pixels.
             quality: of the JPEGs, 1 to 95.
-            pool: number of different drawings, replayed in turn; each is kept in memory.
+            pool: number of different drawings, which are replayed in turn; each is kept in memory.
 
         Raises:
             BadSetting: a value is out of range.
@@ -92,17 +92,17 @@ class SimulatedSource:
         return drawing
 
     def truth(self, number: int) -> frozenset[str]:
-        """The truth of frame `number`, without drawing it. Depends on seed, line and pool only."""
+        """The true labels of frame `number`, without drawing it. They depend only on seed, line and pool."""
         return self._bottle(number % self.pool).truth
 
     def draw_all(self) -> Iterator[int]:
-        """Draw what is not drawn yet; yields the number of each drawing when it is there."""
+        """Make all drawings that don't exist yet; yields the number of each drawing when it is done."""
         for index in range(self.pool):
             self.frame(index)
             yield index
 
     def _bottle(self, index: int) -> Bottle:
-        """Every round over the pool shows all held-out frames once, in an order of its own."""
+        """The bottle of drawing `index`: all held-out frames in turn, in a new order after each round."""
         turn, position = divmod(index, len(self._bottles))
         order = self._random(0, turn).permutation(len(self._bottles))
         return self._bottles[int(order[position])]
@@ -119,7 +119,7 @@ class SimulatedSource:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a source frame lies in the drawing: turned about the bottle's centre, scaled, moved."""
+    """Where a source frame lies in the drawing: turned around the bottle's center, scaled, moved."""
 
     scale: float  # drawing pixels per source pixel
     turn_rad: float
@@ -168,8 +168,8 @@ def random_placement(
 def _view_start(*, view: float, length: int, low: float, high: float, random: np.random.Generator) -> float:
     """Where on one axis of the source the view begins (negative: before the frame).
 
-    What the view shows beyond the frame is shared between the two sides as the free background is, so
-    that neither side has to fold a narrow strip many times.
+    The part of the view beyond the frame is divided between the two sides in the ratio of the free background there, so
+    that on neither side a narrow strip is mirrored many times.
     """
     gap_low, gap_high = max(low, 1.0), max(length - high, 1.0)
     share = gap_low / (gap_low + gap_high) + random.uniform(-0.5, 0.5) * _SHIFT_SHARE
@@ -193,7 +193,7 @@ def _render(bottle: Bottle, random: np.random.Generator, size: tuple[int, int], 
 
 def _transformed(source: Image.Image, box: Box, placement: Placement, size: tuple[int, int]) -> Image.Image:
     corners = [placement.to_source(x, y) for x in (0, size[0]) for y in (0, size[1])]
-    # Two pixels more than the corners, for the neighbours that interpolation reads.
+    # Two pixels beyond the corners, for the neighbors that interpolation reads.
     left, right = (round(f(x for x, _ in corners)) + extra for f, extra in ((min, -2), (max, 3)))
     top, bottom = (round(f(y for _, y in corners)) + extra for f, extra in ((min, -2), (max, 3)))
     columns = _folded(np.arange(left, right), source.width, low=box.left, high=box.right)
@@ -207,7 +207,7 @@ def _transformed(source: Image.Image, box: Box, placement: Placement, size: tupl
 
 
 def _folded(index: npt.NDArray[np.int64], length: int, *, low: int, high: int) -> npt.NDArray[np.int64]:
-    """Indices beyond 0..length folded back into the strips before `low` and from `high` on, which hold no bottle."""
+    """Map indices outside 0..length into the strips before `low` and from `high` on, which hold no bottle."""
     before, after = max(low, 1), max(length - high, 1)
     left = _zigzag(-1 - index, before)
     right = length - 1 - _zigzag(index - length, after)
@@ -237,6 +237,6 @@ def _check(*, seed: int, size: tuple[int, int], quality: int, pool: int) -> None
     if not all(32 <= px <= 8192 for px in size):
         raise BadSetting(f"size = {size[0]}x{size[1]} must be between 32x32 and 8192x8192 pixels.")
     if not 1 <= quality <= 95:
-        raise BadSetting(f"quality = {quality} must be from 1 to 95: JPEG has no more above that.")
+        raise BadSetting(f"quality = {quality} must be from 1 to 95: above that, files get larger but hardly better.")
     if pool < 1:
         raise BadSetting(f"pool = {pool} must be 1 or more.")

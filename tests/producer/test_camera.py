@@ -77,7 +77,7 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     assert submitted("full", "refused_full") - before["refused_full"] == summary.refused_full
     assert submitted("full", "accepted") - before["accepted"] == summary.accepted
     assert re.search(r"frames dropped: frame 2\b", caplog.text)
-    assert "its bound is 2" in caplog.text
+    assert "its limit is 2" in caplog.text
 
 
 def test_frames_that_are_due_at_once_take_the_free_places(client: redis.Redis, settings: Settings) -> None:

@@ -97,7 +97,7 @@ def test_what_is_no_result_is_reported_once_and_skipped(client: redis.Redis, set
     assert sorted((result.line, result.frame_id) for result in found) == [("a", 0), ("a", 1), ("b", 0)]
     (notice,) = notices
     assert "sortline:results:a" in notice
-    assert "no SortResult" in notice
+    assert "not a SortResult" in notice
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])

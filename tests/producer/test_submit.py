@@ -140,7 +140,7 @@ def test_a_full_queue_refuses_and_nothing_is_written(client: redis.Redis, settin
     producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
     producer.submit_many(frames(2))
     before = client.dbsize()
-    with pytest.raises(QueueFull, match=r"'live' holds 2 jobs, its bound is 3 .* no room for 2 more") as refusal:
+    with pytest.raises(QueueFull, match=r"'live' holds 2 jobs, and its limit is 3 .* no room for 2 more") as refusal:
         producer.submit_many(frames(2))
     assert refusal.value.accepted == ()
     assert client.dbsize() == before
@@ -199,7 +199,7 @@ def test_a_partial_send_enqueues_the_first_that_fit(client: redis.Redis, setting
 def test_a_queue_above_a_bound_that_was_lowered_takes_none(client: redis.Redis, settings: Settings) -> None:
     LineProducer(settings).submit_many(frames(4))
     lowered = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
-    with pytest.raises(QueueFull, match="holds 4 jobs, its bound is 2") as refusal:
+    with pytest.raises(QueueFull, match="holds 4 jobs, and its limit is 2") as refusal:
         lowered.send([lowered.prepare(frame) for frame in frames(2)], partial=True)
     assert refusal.value.accepted == ()
     assert client.llen(keys.rq_queue("live")) == 4
@@ -310,7 +310,7 @@ def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redi
 
 
 def test_what_is_no_bytes_is_named(settings: Settings) -> None:
-    with pytest.raises(BadImage, match="the image is a str: give the bytes of its file"):
+    with pytest.raises(BadImage, match="the image is a str: pass the bytes of its file"):
         LineProducer(settings).submit("frame.jpg", line="line-1", camera="c")  # type: ignore[arg-type]
 
 

@@ -108,7 +108,7 @@ def test_a_queue_that_stays_full_ends_with_the_reason(client: redis.Redis, setti
     rows = uploader.run(inputs_of(folder))
     assert "queue full" in states
     assert [row.outcome for row in rows] == [QUEUED, QUEUED, MISSING, Outcome.REJECTED, MISSING]
-    assert "its bound is 2" in rows[2].error
+    assert "its limit is 2" in rows[2].error
     assert client.llen(keys.rq_queue("bulk")) == 2
     assert not all_answered(rows)
 

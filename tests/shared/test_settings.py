@@ -222,6 +222,6 @@ def test_outcomes_that_are_archived_are_known_ones() -> None:
     assert settings.archive_outcome_names == ["uncertain", "rejected", "late"]
     with pytest.raises(
         BadSetting,
-        match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is not an outcome; use any of uncertain, sorted",
+        match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is not an outcome; use any of uncertain",
     ):
         load_settings(archive_outcomes="late,unsure")

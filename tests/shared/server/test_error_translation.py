@@ -197,7 +197,7 @@ ANSWERED = redis.exceptions.ResponseError
         # MULTI was refused as BUSY while what followed it, a large image, was still on its way.
         (ANSWERED("EXEC without MULTI"), RedisUnavailable, "part of a transaction"),
         (redis.exceptions.MovedError("3999 127.0.0.1:6381"), BadSetting, "Redis Cluster"),
-        (redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte'), BadSetting, "not a Redis server"),
+        (redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte'), BadSetting, "not a Redis"),
         (ANSWERED("something new"), CommandRefused, "something new"),
     ],
 )
