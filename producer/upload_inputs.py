@@ -137,10 +137,10 @@ def _members(path: Path, name: str) -> Iterator[Input]:
         return
     for member in sorted(members, key=lambda member: member.filename):
         if not any(part.startswith(".") for part in Path(member.filename).parts):
-            yield Input(f"{name}/{_printable(member.filename)}", path, member, _oddity(member))
+            yield Input(f"{name}/{_printable(member.filename)}", path, member, _member_problem(member))
 
 
-def _oddity(member: zipfile.ZipInfo) -> str | None:
+def _member_problem(member: zipfile.ZipInfo) -> str | None:
     """Why a member must not be read, or None. The upper half of its attributes is the Unix mode, if it has one."""
     if member.flag_bits & _ENCRYPTED:
         return "encrypted: unpack the archive first."

@@ -14,11 +14,11 @@ def walk(top: Path) -> Iterator[list[Path]]:
     """
     for folder, folders, files in os.walk(top, followlinks=True):
         shown = (name for name in folders if not name.startswith("."))
-        folders[:] = sorted(name for name in shown if not _leads_back(Path(folder, name), top))
+        folders[:] = sorted(name for name in shown if not _links_to_parent(Path(folder, name), top))
         yield [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
 
 
-def _leads_back(folder: Path, top: Path) -> bool:
+def _links_to_parent(folder: Path, top: Path) -> bool:
     """Whether `folder` is a link to one of the folders that contain it, up to `top`: following it would never end."""
     if not folder.is_symlink():
         return False

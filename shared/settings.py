@@ -194,7 +194,7 @@ class Settings(BaseSettings):
 
     @field_validator("store_poll_s")
     @classmethod
-    def _spares_the_store(cls, value: float) -> float:
+    def _not_polled_too_often(cls, value: float) -> float:
         if 0 < value < MIN_STORE_POLL_S:
             raise ValueError(f"a store may be remote: use 0, or at least {MIN_STORE_POLL_S} s")
         return value

@@ -266,9 +266,9 @@ class _JpegPlan(NamedTuple):
 def _jpeg_plan(
     size: tuple[int, int], turn: Image.Transpose | None, region: Region | None, size_px: int, fit: Fit
 ) -> _JpegPlan:
-    sides = _stored(turn, region)
-    by = reduction(size, least=_least(size, sides, size_px, fit))
-    part = _part((size[0] / by, size[1] / by), sides)
+    sides = _stored_sides(turn, region)
+    by = reduction(size, least=_min_size(size, sides, size_px, fit))
+    part = _in_pixels((size[0] / by, size[1] / by), sides)
     fitted = _fitted(part, size_px, fit)
     return _JpegPlan(by, part, fitted, is_final=region is None and fitted == reduced_size(size, by))
 
@@ -300,7 +300,7 @@ def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: 
     """The upright RGB image in the size of `_fitted`. `box` is the frame's area if the codec scales it, else None."""
     frame.load()  # must come first: a PNG's transparency and orientation may follow its pixels
     turn = _turn(frame)
-    part = _part(box[2:] if box else frame.size, _stored(turn, options.region))
+    part = _in_pixels(box[2:] if box else frame.size, _stored_sides(turn, options.region))
     size = _fitted(part, size_px, options.fit)
     resized = frame.size != size or part != (0, 0, *size)
     image = to_resizable(frame, premultiplied=resized)
@@ -313,7 +313,7 @@ def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: 
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
 
 
-def _part(size: tuple[float, float], sides: _Box) -> _Box:
+def _in_pixels(size: tuple[float, float], sides: _Box) -> _Box:
     """Convert a part of a picture of this width and height from fractions to pixels."""
     (width, height), (left, top, right, bottom) = size, sides
     return left * width, top * height, right * width, bottom * height
@@ -329,10 +329,10 @@ def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _least(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
+def _min_size(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
     """The smallest width and height of the whole picture at which its part `sides` still has its fitted size."""
     left, top, right, bottom = sides
-    width, height = _fitted(_part(size, sides), size_px, fit)
+    width, height = _fitted(_in_pixels(size, sides), size_px, fit)
     return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
 
 
@@ -341,12 +341,12 @@ def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -
 
     Returns the exact area of the whole frame in the codec's output, in pixels; None if the codec can't scale it.
     """
-    sides = _stored(_turn(frame), options.region)
-    drafted = frame.draft(None, _least(frame.size, sides, size_px, options.fit))
+    sides = _stored_sides(_turn(frame), options.region)
+    drafted = frame.draft(None, _min_size(frame.size, sides, size_px, options.fit))
     return drafted[1] if drafted else None
 
 
-def _stored(turn: Image.Transpose | None, region: Region | None) -> _Box:
+def _stored_sides(turn: Image.Transpose | None, region: Region | None) -> _Box:
     """Left, top, right and bottom of the region in the picture as it is stored, in fractions."""
     if region is None:
         return _WHOLE

@@ -35,7 +35,7 @@ def test_every_image_has_exactly_one_result(plant: Settings, tmp_path: Path) -> 
         "demo", "--seconds", "4", "--rate", "10", "--lines", "2", "--model", "tiny", "--json", settings=plant
     )
     assert done.returncode == 0, done.stderr
-    assert "model tiny: there already" in done.stderr
+    assert "model tiny: already trained" in done.stderr
     summary = json.loads(done.stdout)
     assert summary["submitted"] == summary["results"] == 80
     assert (summary["missing"], summary["doubled"], summary["interrupted"]) == (0, 0, False)
