@@ -153,7 +153,8 @@ def upload(
         )
     if out is not None:
         _check_writable(out)
-    check(connect(settings.redis_url), settings.redis_url)  # an unavailable server is an error now; later it is awaited
+    # At the start an unavailable server is an error; later the upload waits for the server.
+    check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)

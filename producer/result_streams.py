@@ -52,7 +52,7 @@ class ResultStreams:
         self._line = line
         self._on_notice = on_notice
         self._seen: dict[str, bytes] = {}  # last entry read, by stream
-        self._recent: dict[str, deque[bytes]] = {}  # the entries before it
+        self._recent: dict[str, deque[bytes]] = {}  # ids of the latest entries read, by stream
         self._unreadable: set[str] = set()  # streams whose key holds another type
         self._with_bad_entries: set[str] = set()
         self._check_at = float("-inf")

@@ -188,7 +188,7 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
     Raises:
         ResultTimeout: results are missing after `timeout_s` seconds. The error holds the results that did arrive, and
             its message says if the server was unavailable.
-        ResultGone: some jobs will never have a result, because they expired, were deleted or were canceled. Raised
+        ResultGone: some jobs will never have a result, e.g. because they expired, or were deleted or canceled. Raised
             after the results of all other jobs have arrived; the error holds them.
         BadSetting, CommandRefused: the server refuses for a reason that waiting won't fix, as in `LineProducer.submit`.
     """

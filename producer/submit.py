@@ -46,7 +46,10 @@ _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One image and where it comes from. The fields are the arguments of `LineProducer.submit`, and explained there."""
+    """One image and where it comes from: the arguments of `LineProducer.submit`, which explains them.
+
+    `data` is its `image_bytes`.
+    """
 
     data: bytes
     line: str

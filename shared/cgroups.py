@@ -1,6 +1,6 @@
 """Finds the folders where Linux shows the limits and events of this process's control groups (cgroups).
 
-A container is a control group.
+Each container has a control group of its own.
 """
 
 from __future__ import annotations

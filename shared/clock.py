@@ -109,8 +109,9 @@ class ServerClock:
             )
 
     def measure(self) -> None:
-        """Measure the offset if a measurement is due. Never raises: the caller's other calls to the server report that
-        the server is unavailable.
+        """Measure the offset if a measurement is due.
+
+        Never raises. If the server is unavailable, the caller's other calls to it report that.
         """
         # Checked before taking the lock, so that no thread waits while another one measures.
         if self._monotonic() - self._measured_at >= MEASURE_INTERVAL_S:

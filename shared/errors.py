@@ -16,9 +16,9 @@
         ├── RedisUnavailable  Redis can't be reached, or can't serve for now
         ├── StoreUnavailable  the model store can't be read or written
         ├── QueueFull         the queue is full, or Redis has no memory left
-        ├── ResultTimeout     results that did not arrive in time
+        ├── ResultTimeout     results did not arrive in time
         ├── DecoderLost       the process that decodes costly images has ended
-        └── EngineFailed      the model raised or answered the wrong number of items
+        └── EngineFailed      the model raised, or answered the wrong number of items
 
 A message says what is wrong, with which value, and what to do.
 """

@@ -27,7 +27,7 @@ def shadow(line: str) -> str:
 
 
 def canary(model: str, version: int, started_at: float) -> str:
-    """Hash of one canary's counts over all workers (`compared`, `disagreed`), and why it was stopped; expires."""
+    """Hash of one canary's counts over all workers (`compared`, `disagreed`) and the reason if it stopped; expires."""
     return f"sortline:canary:{model}:{version}:{started_at!r}"
 
 

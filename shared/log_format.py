@@ -39,7 +39,7 @@ class _TextLines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line; the `extra` of a log call becomes fields."""
+    """One JSON object per line; the `extra` of a log call becomes fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {

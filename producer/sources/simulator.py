@@ -169,7 +169,7 @@ def _view_start(*, view: float, length: int, low: float, high: float, random: np
     """Where on one axis of the source the view begins (negative: before the frame).
 
     The part of the view beyond the frame is divided between the two sides in the ratio of the free background there, so
-    that on neither side a narrow strip is mirrored many times.
+    that a narrow strip on one side is not mirrored many times.
     """
     gap_low, gap_high = max(low, 1.0), max(length - high, 1.0)
     share = gap_low / (gap_low + gap_high) + random.uniform(-0.5, 0.5) * _SHIFT_SHARE

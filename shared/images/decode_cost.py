@@ -72,8 +72,8 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _STAND_ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}  # no length follows
 _SCAN = bytes([0xFF, _START_OF_SCAN])
 _SCAN_HEADER_BYTES = 10  # for one component: the shortest
-# How many headers are remembered, more than the lines of one worker have cameras, and of what length: a header with a
-# long EXIF is different in every image.
+# Limits of the cache of headers: more headers than a worker's lines have cameras, and only short ones, because a header
+# with a long EXIF is different in every image.
 _MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 4096
 _BEGINNING_BYTES = 256  # in most cameras' files they include the frame's header
 _FILL = re.compile(rb"\xff*")

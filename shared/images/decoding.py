@@ -66,7 +66,7 @@ MAX_PX = 50_000_000
 
 # Pillow's BILINEAR is a triangle filter whose width grows with the scale, so it does not alias.
 _FILTER = Image.Resampling.BILINEAR
-# Frames more than twice this factor too large are first reduced by a whole number of pixels (a box filter).
+# A frame that is more than twice this factor too large is first reduced by a whole factor, with a box filter.
 _REDUCING_GAP = 2.0
 _BACKDROP = (255, 255, 255, 255)
 _TURNS = {

@@ -46,7 +46,7 @@ _PNG_COPIES = 2
 # Rows that are held while one is read, if the rows are not compressed, or compressed one by one.
 _RAW_ROWS = 7
 _SAMPLE_BYTES = 2
-# A JPEG's coefficients come in blocks of 8, of samples that stand for up to 4 pixels.
+# A block of a JPEG's coefficients is 8 samples wide and high, and a sample may be up to 4 pixels wide and high.
 _JPEG_BLOCK_PX = 32
 _JPEG_SAMPLES = {"L": 1, "RGB": 3, "YCbCr": 3, "CMYK": 4}
 # Numbers of tags (TIFF 6.0).
