@@ -1,4 +1,4 @@
-"""Work on a thread for which nobody has to wait."""
+"""Runs work on a daemon thread, with a Future for its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def in_background(name: str, work: Callable[[], T]) -> Future[T]:
-    """Do `work` on a daemon thread. Not even the end of the interpreter waits for it."""
+    """Do `work` on a daemon thread. The interpreter does not wait for it when it ends."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -28,8 +28,8 @@ def worker(
 ) -> None:
     """Sort the images of the queues, in batches, until stopped.
 
-    SIGTERM or Ctrl-C finishes what is held and ends; a second one gives it back to the queues and quits. A worker that
-    crashes, hangs or is killed is started anew.
+    On SIGTERM or Ctrl-C the worker finishes the jobs it holds and ends; on a second one it gives them back to their
+    queues and quits. A worker that crashes, hangs or is killed is started again.
 
     Example: sortline worker --queues live,bulk --max-batch 16
     """

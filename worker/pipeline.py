@@ -3,24 +3,24 @@
     claim ──▶ encoded jobs ──▶ decode ──▶ batcher ──▶ infer ──▶ decide ──▶ finished jobs ──▶ finish
       ▲                                                                                     │
       └───────────────────── capacity is free again (`Inflight`) ◀──────────────────────────┘
-    decode-costly: gets from decode what would hold it up, and waits for the process that decodes it
-    leases: renews the leases that are held, takes back jobs of dead workers, gives up threads that hang (`watchdog`)
-    archive: writes images with their results to a folder, when their results are written (`archive.archive`)
+    decode-costly: takes over the images that would hold decode up, and waits for the process that decodes them
+    leases: renews this worker's leases, takes back the jobs of dead workers and of threads that hang (`watchdog`)
+    archive: writes images and their results to a folder, once the results are in Redis (`archive.archive`)
     Beside the pipeline the follower swaps models (`models.follower`), the recorder counts a canary's comparisons
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
 
 The stages overlap: while one batch is in the model, the next one is decoded, the one after that is claimed, and the
-results of the one before are written. The number of jobs that are held is bounded, so that no job is claimed that can't
-start soon. From its decoding on a job belongs to one model (`models.routing`).
+results of the one before are written. The number of jobs that a worker holds is bounded, so that it
+claims no job that it can't start soon. From decoding on, each job belongs to one model (`models.routing`).
 
-Where it can go wrong, and what becomes of the job:
+What can go wrong in each step, and what becomes of the job:
     decode   not ours, or not JSON          failed, never retried (BadJob of `Admission`)
              impossible times               rejected (BadJob of `ServerClock`)
              can't meet its deadline        expired (`LatencyEstimator`)
              not a usable image             rejected (BadImage)
     batch    can't meet its deadline now    expired
-    infer    the engine failed on the item  retried, then failed (EngineFailed); a canary's: the stable model answers
-    decide   it is past its deadline        late (`Decider`)
+    infer    the engine failed on the item  retried, then failed (EngineFailed); a canary's: by the stable model
+    decide   its deadline has passed        late (`Decider`)
     finish   lease lost                     nothing is written: the job is another worker's
     any      the worker dies                it goes back to its queue, or to the suspects (`steps.suspects`)
     Redis unavailable, in any stage         the stage waits and goes on
@@ -71,7 +71,7 @@ class PipelineComponents:
     """What a pipeline is built from. Each component is used by one stage."""
 
     claimer: Claimer
-    image_connection: RawConnection  # of the step that decodes costly images
+    image_connection: RawConnection  # for the step that decodes costly images
     active_models: ActiveModels
     observer: BatchObserver
     cache: ResultCache
@@ -96,15 +96,15 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Does not start.
+        """Starts no thread; `start` does.
 
         Args:
-            components: the parts that are built for it.
-            settings: how it works.
-            lost_s: how long ago the worker crashed whose place this one takes; 0 if it takes none.
+            components: the objects that the stages use.
+            settings: the worker's settings.
+            lost_s: seconds of work that the crash of this worker's predecessor has cost; 0 if there was none.
             burst: end once the queues are empty and all jobs are finished.
-            clock: epoch seconds; deadlines are met or missed by it.
-            monotonic: seconds; threads hang by it (`stuck_after_s`).
+            clock: epoch seconds, for deadlines.
+            monotonic: monotonic seconds, for threads that hang (`stuck_after_s`) and for the turns of suspects.
         """
         self._components, self._settings = components, settings
         self._stop_claiming, self._claims_ended = threading.Event(), threading.Event()
@@ -145,9 +145,9 @@ class Pipeline:
             known=self._claim.may_begin,
         )
         finish = FinishStep(flow, components.finisher)
-        # One inference thread per concurrent engine call. On a GPU a second call overlaps the copy of its pixels with
-        # the batch before; on a CPU the bookkeeping of one batch is done while the next one runs. A model that is
-        # swapped in runs on the same kind of engine, so it has the same number.
+        # One inference thread per concurrent engine call. On a GPU the second call copies its pixels while the batch
+        # before it is computed; on a CPU one thread does the bookkeeping of its batch while the next batch runs. A
+        # model that is swapped in runs on the same kind of engine, so the number stays right.
         engine_calls = components.active_models.current.stable.engine.max_concurrency
         decode_threads = settings.decode_threads or usable_cores()
         all_done, decoded = self._is_finished, lambda: flow.encoded_jobs.is_finished
@@ -171,18 +171,18 @@ class Pipeline:
         self._stop_claiming.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the threads of a pipeline that has ended. What could not be archived by then is dropped."""
+        """Wait for the threads of a pipeline that has ended. Images that are not archived by then are dropped."""
         self.supervisor.join(timeout_s)
         if self._components.archive is not None:
             self._components.archive.close()
 
     def abandon(self) -> int:
-        """Give back all jobs that are held, at once; how many there were.
+        """Give all held jobs back to their queues at once, and return how many there were.
 
         The threads may go on for a while, without effect: a job can't be finished without its lease.
         """
         self.drain()
-        # A claim in progress would bring jobs that are not given back. It takes no longer than this.
+        # Wait for a claim in progress: the jobs that it brings must be given back too. It takes no longer than this.
         self._claims_ended.wait(2 * IDLE_WAIT_S)
         return self._components.keeper.release()
 
@@ -197,7 +197,7 @@ class Pipeline:
         return bool(self._claim.suspended)
 
     def ready_problem(self) -> str | None:
-        """None while jobs are claimed and their results can be written, else why not."""
+        """None while the worker claims jobs and can write their results, else the reason why not."""
         problem = self.watchdog.ready_problem() or self.supervisor.redis_problem()
         if problem is not None:
             return problem
@@ -205,7 +205,7 @@ class Pipeline:
             return "the worker is draining: it claims nothing more"
         if self._claim.suspended is None:
             return "Redis has not answered the first claim yet"
-        return "workers are suspended: rq resume" if self.suspended else None
+        return "workers are suspended: `rq resume` resumes them" if self.suspended else None
 
     def _end_claims(self) -> None:
         self._claims_ended.set()

@@ -58,15 +58,17 @@ T = TypeVar("T")
 
 # How soon the main thread notices a signal or a thread that died.
 POLL_INTERVAL_S = 0.5
-# How long the start waits for the server to accept the login and the database, and to take back a predecessor's jobs.
+# How long a starting worker waits for the server to accept the login and the database number, and how long for the
+# predecessor's jobs to be taken back.
 CHECK_S = 5.0
-# How long the end waits for the threads, for the end of the registration with RQ, and for jobs to be given back.
+# How long an ending worker waits for its threads, for its registration with RQ to end, and for jobs to be given back.
 JOIN_S = 2.0
 UNREGISTER_WAIT_S = 5.0
 GIVE_BACK_S = 5.0
-# How long a worker with a hanging thread goes on, unhealthy, before it ends: what it still does for other jobs is done.
+# How long a worker with a hanging thread goes on, reported as unhealthy, before it ends: its other threads finish their
+# jobs meanwhile.
 RESTART_WAIT_S = 5.0
-# How long the end waits for a model that is being loaded: the interpreter must not end while native code runs.
+# How long an ending worker waits for a model that is being loaded: the interpreter must not end while native code runs.
 FOLLOW_END_S = 5.0
 # A probe or a scrape must not hang while Redis is unavailable.
 PROBE_TIMEOUT_S = 2.0
@@ -76,7 +78,7 @@ class WorkerService:
     """Runs one worker in the calling (main) thread until its queues are drained or it is told to stop.
 
     The main thread only waits, for short times: it neither calls the server nor loads a model. So it notices signals
-    and dead threads soon, whatever hangs.
+    and dead threads soon, whatever else hangs.
     """
 
     def __init__(
@@ -90,10 +92,10 @@ class WorkerService:
         """Does not call the server.
 
         Args:
-            settings: what to work on, and how.
+            settings: the worker's settings.
             burst: end when the queues are empty.
-            load: provides a model from elsewhere than the model store; then there is nothing to follow.
-            handover: from the parent process, if there is one.
+            load: loads the model instead of the model store; the worker then follows no promotions.
+            handover: what the parent process passes on; None if there is no parent.
         """
         self._settings = settings
         self._burst = burst
@@ -121,10 +123,14 @@ class WorkerService:
         self.name = new_worker_name() if handover is None else handover.name
 
     def run(self) -> int:
-        """Work until stopped. The exit code: 0 drained, 1 a thread died, HANGING a call hangs, 130 told to stop twice.
+        """Work until stopped.
+
+        Returns:
+            the exit code: 0 if the worker drained, 1 if a thread died, HANGING if a thread hangs, 130 if the worker was
+            told to stop twice.
 
         Raises:
-            BadSetting, CommandRefused: the server refuses what waiting does not mend, e.g. the login.
+            BadSetting, CommandRefused: the server refuses something that waiting does not fix, e.g. the login.
             SortlineError: the model can't be loaded.
         """
         keep_free_memory()
@@ -138,7 +144,7 @@ class WorkerService:
             url = self._settings.redis_url
             answer = in_background("check", lambda: check(connect(url), url))
             keeper = None
-            if self._predecessor is not None:  # not beside the loading, which mutes the output of all threads
+            if self._predecessor is not None:  # before the loading, which mutes the output of all threads
                 keeper = self._wait_for(in_background("take-back", self._take_back), timeout_s=CHECK_S)
             model = self._wait_for(in_background("load", self._timed_load))
             if model is not None:
@@ -152,7 +158,7 @@ class WorkerService:
             status.stop()
 
     def _await_server(self, answer: Future[None]) -> None:
-        """Raise at the start what waiting does not mend. If Redis is unavailable, the pipeline waits for it."""
+        """Raise an error of the check that waiting does not fix. If Redis is unavailable, the pipeline waits for it."""
         try:
             self._wait_for(answer, timeout_s=CHECK_S)
         except Transient as error:
@@ -160,7 +166,7 @@ class WorkerService:
             log.error("%s", error)
 
     def _wait_for(self, work: Future[T], *, timeout_s: float = float("inf")) -> T | None:
-        """What `work` returns or raises; None if it takes too long or the worker is told to stop meanwhile."""
+        """Return or raise what `work` does; return None if it takes too long or the worker is told to stop."""
         give_up_at = time.monotonic() + timeout_s
         while not self._stop_signals and time.monotonic() < give_up_at:
             if concurrent.futures.wait([work], POLL_INTERVAL_S).done:
@@ -179,7 +185,7 @@ class WorkerService:
         log.info("worker %s sorts %s", self.name, self._settings.queues)
         if code := self._wait_for_end(pipeline):
             self._quit(pipeline, code)
-        pipeline.join(JOIN_S)  # the lease thread may have jobs to give back, and the archive images to write
+        pipeline.join(JOIN_S)  # the lease thread may still give jobs back, and the archive may still write images
         if self._registration is not None and not self._registration.stop(UNREGISTER_WAIT_S):
             log.warning("Redis does not answer: RQ will show worker %s for another two minutes", self.name)
         self._maintenance.stop(JOIN_S)
@@ -193,7 +199,7 @@ class WorkerService:
             self._follower.start()
         self._maintenance.start()
         pipeline.start()
-        # Not before the pipeline: a full server refuses the registration, and only claims free its memory.
+        # After the pipeline: a server whose memory is full refuses the registration, and only claims free its memory.
         self._registration = RegistrationThread(
             self._settings.redis_url,
             name=self.name,
@@ -206,7 +212,7 @@ class WorkerService:
             self._parent.say_that_it_works()
 
     def _wait_for_end(self, pipeline: Pipeline) -> int:
-        """Wait; 0 when the pipeline has ended, else the exit code with which the worker must end at once."""
+        """Wait for the pipeline to end. Returns 0 then, or the exit code with which the worker must end at once."""
         is_draining = False
         while not pipeline.ended.wait(POLL_INTERVAL_S):
             if self._stop_signals > 1:
@@ -218,11 +224,11 @@ class WorkerService:
             if self._stop_signals and not is_draining:
                 is_draining = True
                 pipeline.drain()
-                log.info("told to stop: finishing what is held, claiming nothing more; once more quits")
+                log.info("told to stop: finishing the jobs that are held, claiming no more; a second signal quits")
         return self._wait_for_restart() if pipeline.watchdog.hanging.is_set() else 0
 
     def _wait_for_restart(self) -> int:
-        """Finish what does not hang. Then end: only the end of the process ends a call in native code."""
+        """Let the threads that don't hang finish their jobs. Then end: only that ends a call in native code."""
         give_up_at = time.monotonic() + RESTART_WAIT_S
         while not self._stop_signals and time.monotonic() < give_up_at:
             time.sleep(POLL_INTERVAL_S)
@@ -234,7 +240,7 @@ class WorkerService:
             self._follower.stop(FOLLOW_END_S)
 
     def _quit(self, pipeline: Pipeline, code: int) -> NoReturn:
-        """Give the jobs back, if the server answers soon, and end, even if threads are in calls that never return."""
+        """Give the jobs back if the server answers soon, and end, even if threads are in calls that never return."""
         giving_back = in_background("quit", pipeline.abandon)
         try:
             log.warning("quitting: gave %d jobs back to their queues", giving_back.result(GIVE_BACK_S))
@@ -259,7 +265,7 @@ class WorkerService:
         return max(self._signals, 0 if self._parent is None else self._parent.stop_requests)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Only this: the main thread may hold a lock for which a handler that does more would wait.
+        # Do no more than this: the interrupted main thread may hold a lock for which the handler would wait forever.
         self._signals += 1
 
     def _timed_load(self) -> Model:
@@ -318,7 +324,7 @@ class WorkerService:
         return Pipeline(components, settings, lost_s=self._lost_s(), burst=self._burst)
 
     def _lost_s(self) -> float:
-        """How long the work has rested since the worker crashed, or hung, whose place this one takes."""
+        """How many seconds of work the crash or hang of this worker's predecessor has cost; 0 if there was none."""
         before = self._predecessor
         if before is None or not before.is_explained:
             return 0.0
@@ -341,10 +347,10 @@ class WorkerService:
         return keeper
 
     def _take_back(self) -> LeaseKeeper:
-        """Take the predecessor's jobs back before the model is loaded: idle workers may have them.
+        """Take the predecessor's jobs back before the model is loaded, so that idle workers can claim them.
 
         Returns:
-            the keeper that did it, for the pipeline: it knows which jobs are still to be answered.
+            the lease keeper that did it. The pipeline must use it too: it knows which jobs are still to be answered.
         """
         keeper = self._new_keeper()
         try:
@@ -354,7 +360,7 @@ class WorkerService:
         return keeper
 
     def _follow(self, active_models: ActiveModels) -> Recorder:
-        """The recorder, and the follower if the settings leave anything to follow."""
+        """Build the recorder, and set `self._follower` unless the settings or `load` fix the model."""
         settings, store = self._settings, open_store(self._settings)
         tally = CanaryTally(
             connect(settings.redis_url), name=active_models.current.stable.manifest.name, maxlen=settings.results_maxlen
@@ -396,6 +402,6 @@ def _rq_state(pipeline: Pipeline) -> WorkerStatus:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End without waiting for threads, as the interpreter would: some may be inside native code."""
+    """End the process without waiting for its threads, which the interpreter would do: some may be in native code."""
     logging.shutdown()
     os._exit(code)

@@ -1,8 +1,9 @@
 """The function that our jobs name. A plain `rq worker` calls it; Sortline's own worker never does.
 
 It gives the same answers as the batching worker, one image at a time: model, decoder, policy and result are the same
-code. Settings and model are loaded once per process. As `rq worker` forks for every job, it loads them for every job,
-with the model that is current then. It takes no part in a canary and archives nothing; only `sortline worker` does.
+code. Settings and model are loaded once per process. `rq worker` forks for every job, so it loads both for every job,
+and takes the model version that is current at that time. It takes no part in a canary and archives nothing; only
+`sortline worker` does.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         job: an ImageJob as a JSON object; its bytes are in the Redis key `image_key`.
 
     Returns:
-        a SortResult as a JSON object; it is in the line's stream too.
+        a SortResult as a JSON object; it is also added to the line's result stream.
 
     Raises:
         BadJob: the ImageJob belongs to another job.
@@ -142,7 +143,10 @@ def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> Non
 
 
 def _keep_for_failed(result: SortResult, current: Job) -> None:
-    """RQ keeps no return value of a failed job. After `rq requeue` the job begins anew, as no worker has died at it."""
+    """Keep the result in the job's `meta`, as RQ keeps no return value of a failed job.
+
+    Also forget the deaths of its workers, so that after `rq requeue` the job starts as a new one.
+    """
     current.connection.hdel(current.key, *_DEATHS)
     current.meta["sort_result"] = result.model_dump(mode="json")
     current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here

@@ -89,7 +89,7 @@ def test_a_signal_to_both_processes_counts_once(plant: Settings, client: redis.R
         submit(plant)
         wait_until(lambda: client.xlen(keys.results("line-1")) and held(client), "it has sorted some and holds others")
         os.killpg(parent.pid, signal.SIGINT)
-        wait_until(lambda: "once more quits" in log.read_text(), "it drains")
+        wait_until(lambda: "a second signal quits" in log.read_text(), "it drains")
         with pytest.raises(AssertionError):  # a worker that counted two signals would quit within half a second
             wait_until(lambda: parent.poll() is not None, "it ends", timeout_s=1.5)
         os.killpg(parent.pid, signal.SIGINT)

@@ -153,7 +153,7 @@ def test_a_second_signal_gives_the_jobs_back(settings: Settings, client: redis.R
         worker.says("stuck with a batch")
         kit.wait_until(lambda: client.zcard(keys.rq_wip("live")) == 3 * settings.max_batch, "three batches are held")
         worker.send(signal.SIGTERM)
-        worker.says("once more quits")
+        worker.says("a second signal quits")
         worker.send(signal.SIGTERM)
         assert worker.exit_code() == 130, worker.log
     finally:
@@ -296,7 +296,7 @@ def test_two_signals_end_it_while_the_server_hangs(elsewhere: tuple[Settings, in
             worker.says("stuck with a batch")
             with stopped(client):
                 worker.send(signal.SIGTERM)
-                worker.says("once more quits")
+                worker.says("a second signal quits")
                 worker.send(signal.SIGTERM)
                 assert worker.exit_code() == 130, worker.log
             assert "they return when their leases run out" in worker.log

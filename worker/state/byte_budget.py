@@ -14,7 +14,7 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     def wait_for_capacity(self, timeout_s: float) -> int:
-        """Wait at most `timeout_s` until bytes are free; how many are, 0 for none."""
+        """Wait at most `timeout_s` until bytes are free. Returns how many are free; 0 if none."""
         with self._changed:
             self._changed.wait_for(lambda: self._held_bytes < self._limit_bytes, timeout_s)
             return max(0, self._limit_bytes - self._held_bytes)
@@ -25,7 +25,7 @@ class ByteBudget:
             self._held_bytes += count_bytes
 
     def take_unless_full(self, count_bytes: int) -> bool:
-        """Hold these bytes from now on, unless none are free; whether they are held."""
+        """Hold these bytes from now on, unless none are free. Returns whether they are held."""
         with self._changed:
             if self._held_bytes >= self._limit_bytes:
                 return False

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from worker.state.decode_queue import DecodeQueue, EncodedJob
 from worker.state.jobs import ClaimedJob
 
-# How long the decoding thread sleeps while none may be begun.
+# How long the decoding thread sleeps while no job may be begun.
 HELD_BACK_WAIT_S = 0.05
 
 
 class CostlyJobs:
-    """One thread decodes them, one after the other. For any other thread too."""
+    """One thread decodes them, one after the other, with `begin` and `end`. All other methods are for any thread."""
 
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
-        """As of `DecodeQueue`."""
+        """The arguments are those of `DecodeQueue`."""
         self._waiting = DecodeQueue(queues, others_share=others_share)
         self._held_back = threading.Event()
         self._in_hand: ClaimedJob | None = None
@@ -32,7 +32,8 @@ class CostlyJobs:
             time.sleep(min(timeout_s, HELD_BACK_WAIT_S))
         elif self._in_hand is None and (job := self._waiting.take(timeout_s)) is not None:
             self._in_hand = job.claimed
-            if self._held_back.is_set():  # only now: who holds them back looks then whether one is in hand
+            # Check again now that `_in_hand` is set: `hold_back` sets the event first and reads `_in_hand` then.
+            if self._held_back.is_set():
                 self._in_hand = None
                 self._waiting.put([job])
         return self._in_hand
@@ -42,16 +43,16 @@ class CostlyJobs:
         self._in_hand = None
 
     def hold_back(self) -> bool:
-        """Have no further one begun until `go_on`; whether none is in hand."""
+        """Let no further job be begun until `go_on`. Returns whether none is in hand."""
         self._held_back.set()
         return self._in_hand is None
 
     def go_on(self) -> None:
-        """They may be begun again."""
+        """Let jobs be begun again."""
         self._held_back.clear()
 
     def take_all(self) -> list[ClaimedJob]:
-        """All that wait: they are no longer here."""
+        """Remove and return all jobs that wait."""
         return [job.claimed for job in self._waiting.take_all()]
 
     @property

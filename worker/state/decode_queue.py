@@ -14,7 +14,7 @@ _WEIGHT = 0.05
 
 
 class EncodedJob(NamedTuple):
-    """A claimed job and its image file; None if it is gone, was refused by its length, or is fetched again later."""
+    """A claimed job and its image file, which is None if it is gone, refused by its length, or fetched again later."""
 
     claimed: ClaimedJob
     image: bytes | None
@@ -23,10 +23,11 @@ class EncodedJob(NamedTuple):
 class DecodeQueue:
     """Jobs leave it by the priority of their queue, then in the order in which they came. For any thread.
 
-    The queues other than the most urgent one get a small share even if that never runs empty.
+    The queues other than the most urgent one get a small share even if the most urgent one never runs empty.
 
-    The threads share it, so that no job waits behind a thread that is busy with a slow image. It takes no lock of its
-    own: its parts are safe as they are, and a lock for each job would cost more than decoding a small image.
+    The threads share it, so that no job waits behind a thread that is busy with a slow image. It has no lock of its
+    own: its deques and its token queue are thread-safe, and a lock for each job would cost more than decoding a small
+    image.
     """
 
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
@@ -34,7 +35,8 @@ class DecodeQueue:
         self._waiting: dict[str, deque[EncodedJob]] = {queue: deque() for queue in queues}
         self._urgent, *self._others = self._waiting.values()
         self._others_share = others_share
-        # What one job takes, a running mean, and what is due to the others. Threads may lose an update, which is small.
+        # Running means of the seconds that one job takes, and the seconds that are due to the other queues. Threads may
+        # lose an update, which matters little.
         self._urgent_s = self._other_s = 0.0
         self._credit_s = 0.0
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each job, and one once it is closed
@@ -48,15 +50,15 @@ class DecodeQueue:
             self._tokens.put(None)
 
     def take(self, timeout_s: float) -> EncodedJob | None:
-        """The next job; None if there is none for up to `timeout_s`, or ever again."""
+        """The next job; None if none comes within `timeout_s`, or if the queue is closed and empty."""
         try:
             self._tokens.get(timeout=timeout_s)
         except queue.Empty:
             return None
         job = self._next()
-        while job is None and not self._closed:  # jobs came and went in the deque that was looked at first
+        while job is None and not self._closed:  # other jobs came and went while this thread went from deque to deque
             job = self._next()
-        if job is None:  # the token of the end, which is for every thread
+        if job is None:  # this was the token of `close`, which is for every thread
             self._tokens.put(None)
         return job
 
@@ -70,7 +72,7 @@ class DecodeQueue:
             self._other_s += (seconds - self._other_s) * (_WEIGHT if self._other_s else 1.0)
 
     def take_all(self) -> list[EncodedJob]:
-        """All jobs that wait."""
+        """Remove and return all jobs that wait."""
         return list(iter(lambda: self.take(0.0), None))
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ class Inflight:
             self._drop(leases)
 
     def finishing(self, leases: Sequence[Lease]) -> None:
-        """Note that these are about to be finished: from now on it is no loss when the server doesn't know them."""
+        """Note that these are about to be finished: if the server doesn't know one from now on, it is not lost."""
         with self._changed:
             self._finishing.update(lease.execution_id for lease in leases)
 
@@ -53,7 +53,7 @@ class Inflight:
         return self._counts[queue]
 
     def wait_below(self, count: int, timeout_s: float, *, of_queue: str = "", of_queue_below: int = 0) -> int:
-        """Wait at most `timeout_s` until fewer than `count` are held; how many are held then.
+        """Wait at most `timeout_s` until fewer than `count` are held, and return how many are held then.
 
         If `of_queue` is given, wait also until fewer than `of_queue_below` of this queue are held.
         """

@@ -27,8 +27,8 @@ class Lease:
 class Deaths:
     """How often the workers of a job died, and why the job is a suspect.
 
-    `crashes` are those that the job has caused: it was the only one in hand. `losses` are all others. `suspicion` says
-    how the worker crashed, or `lost`; None for a job that is no suspect.
+    `crashes` are the deaths that the job has caused: it was its worker's only job. `losses` are all other deaths.
+    `suspicion` says how the worker crashed, or `lost`; None for a job that is no suspect.
     """
 
     crashes: int = 0
@@ -56,7 +56,7 @@ class ClaimedJob:
     note: object = None  # an observer's own (`worker.steps.observer`)
 
     def attempt(self, *, max_attempts: int) -> int:
-        """Which attempt this is: after each failure, crash and loss comes another.
+        """The number of this attempt, from 1: each failure, crash or loss leads to one more.
 
         `max_attempts` counts for a job whose producer did not set its own.
         """

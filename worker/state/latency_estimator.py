@@ -20,7 +20,7 @@ _WEIGHT = 0.05
 
 
 class LatencyEstimator:
-    """Knows what decoding and batches take on one worker, and which batches run now. For any thread.
+    """Knows how long decoding and batches take on one worker, and which batches run now. For any thread.
 
     When the worker is idle the estimates are 0, so that a worker that was slow keeps trying and notices that it has
     recovered.
@@ -31,7 +31,7 @@ class LatencyEstimator:
         self._clock = clock
         self.decode_s = 0.0  # of one image: a running mean
         self._ends_at: dict[int, float] = {}  # when each running batch ends, by thread; they run one after the other
-        self._ended_at = self._ended_began = float("-inf")  # of the batch that ended last
+        self._last_started_at = self._last_ended_at = float("-inf")  # of the batch that ended last
         self._lock = threading.Lock()
 
     def observe_decode(self, seconds: float) -> None:
@@ -52,9 +52,9 @@ class LatencyEstimator:
             with self._lock:
                 del self._ends_at[thread]
                 ended = self._clock()
-                began, ended_before = self._ended_began, self._ended_at
-                self._ended_began, self._ended_at = started, ended
-            if began <= started:  # else a later batch has overtaken this one, and the times say nothing of its cost
+                began, ended_before = self._last_started_at, self._last_ended_at
+                self._last_started_at, self._last_ended_at = started, ended
+            if began <= started:  # else a later batch has overtaken this one, and the times don't show its cost
                 cost.observe(images, ended - max(started, ended_before))
 
     def estimate_from_decode(self, cost: BatchCost, *, waiting: int) -> float:

@@ -1,4 +1,5 @@
-"""The memory for decoded pixels: the slots of one array, which the decoder writes, the engine reads, and both reuse.
+"""The memory for decoded pixels: the slots of one array. The decoder writes them, the engine reads them, then they are
+used again.
 
 Fresh memory for each image and each batch would cost more than decoding a small image: the system has to clear every
 page of it. Slots are handed out in turn, so the images of a batch mostly lie side by side, and nothing is copied.
@@ -54,14 +55,14 @@ class PixelBuffer:
         return PixelSlot(np.empty(self._array.shape[1:], np.uint8))
 
     def give_back(self, slots: Iterable[PixelSlot]) -> None:
-        """Nobody reads these slots any more: they may be taken again."""
+        """Free these slots, which nobody reads any more."""
         with self._lock:
             for slot in slots:
                 if slot.index is not None:
                     self._is_taken[slot.index] = False
 
     def as_batch(self, slots: Sequence[PixelSlot]) -> Images:
-        """The images of these slots, in order: one array [N, S, S, 3] where they lie side by side, else a list."""
+        """The images of these slots, in order: one array [N, S, S, 3] if they lie side by side, else a list."""
         first = slots[0].index
         if first is not None and all(slot.index == index for index, slot in enumerate(slots, first)):
             return self._array[first : first + len(slots)]

@@ -1,7 +1,7 @@
-"""Suspect turn: when a worker may take suspects, jobs that may crash it. Pure but for the clock it is given.
+"""Suspect turn: when a worker may take suspects, jobs that may crash it. Pure except for its clock, which is passed in.
 
 A suspect is claimed alone: the worker claims nothing more, finishes what it holds, and then takes suspects one by one.
-All that time is a turn. It may not take more than a share of a busy worker's time, so that a hundred suspects don't
+All of that is one turn. Turns may not take more than a share of a busy worker's time, so that a hundred suspects don't
 stop a line.
 """
 
@@ -79,5 +79,5 @@ class SuspectTurn:
 
 
 def _rest_s(turn_s: float) -> float:
-    """After a turn of this length the worker does other work for so long, if there is any."""
+    """How long the worker does other work, if there is any, after a turn of this length."""
     return turn_s * (1 / SHARE - 1)

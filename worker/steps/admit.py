@@ -1,6 +1,6 @@
 """Admit: checks a claimed job before it is believed. In: `ClaimedJob`. Out: `AdmittedJob`, or a verdict.
 
-The job's data is read as JSON and as nothing else: no pickle, and no import of what it names.
+The job's data is read as JSON and as nothing else: it is never unpickled, and nothing that it names is imported.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Admission:
             admitted = admit(claimed, max_attempts=self._max_attempts)
         except Exception as error:  # BadJob, or a bug: the jobs claimed with it must not be lost
             trace = None if isinstance(error, BadJob) else error
-            log.error("job %.200r is failed unread: %s", claimed.lease.job_id, error, exc_info=trace)
+            log.error("job %.200r is refused and will not run: %s", claimed.lease.job_id, error, exc_info=trace)
             self._flow.metrics.refused.inc()
             return Refused(claimed=claimed, error=error)
         try:
@@ -77,7 +77,7 @@ def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
     text = _unpacked(claimed.data)
     try:
         _, _, (job,), _ = _CALL.validate_json(text)
-    except ValidationError:  # find out what is wrong with it, which takes longer
+    except ValidationError:  # find out what is wrong with the data, which takes longer
         job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
     return AdmittedJob(claimed, job, attempt=claimed.attempt(max_attempts=max_attempts))
@@ -87,7 +87,7 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
     """Refuse an ImageJob that names another job than the one that carries it, or another job's image.
 
     Raises:
-        BadJob: its result would be published under another id, or any key of the server be read as its image.
+        BadJob: its result would be published under another id, or any key of the server would be read as its image.
     """
     if job.job_id != job_id or job.image_key != keys.image(job_id):
         raise BadJob(

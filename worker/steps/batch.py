@@ -3,9 +3,9 @@
 A batch starts when it is full, when waiting longer would miss a deadline, or when its oldest item has waited for the
 linger time, whichever is first. Items leave by earliest deadline. All items of a batch are for one model.
 
-By default nothing lingers for images that may never come. While the model is busy, items collect by themselves, and the
-next batch is formed when the engine can accept one or the model is idle. An idle model waits a moment for images that
-are being decoded.
+By default no batch waits for images that may never come (`linger_ms` is 0). While the model is busy, items collect by
+themselves, and the next batch is formed when the engine can accept one or the model is idle. An idle model waits a
+moment for images that are being decoded.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from worker.state.jobs import AdmittedJob
 from worker.state.latency_estimator import FINISH_MARGIN_S
 from worker.steps.work import Batch, Decoded
 
-# An item without a deadline is sorted as if it were due after this time, so that a stream of urgent items can't keep it
-# waiting for ever.
+# An item without a deadline is ordered as if it were due after this time, so that a stream of urgent items can't keep
+# it waiting forever.
 NO_DEADLINE_S = 5.0
-# An item of another queue than the most urgent one is sorted as if it were due so much later.
+# An item from any queue but the most urgent one is ordered as if it were due this much later.
 OTHERS_LATER_S = 1.0
 # How long an idle model waits for images that are being decoded: one batch of them is faster than several small ones.
 DECODING_WAIT_S = 0.002
@@ -72,7 +72,8 @@ class Batcher:
         self._order = itertools.count()
         self._draining = False
         self._decoding_count = 0  # items that were reserved and are being decoded
-        # The ids of batches that were taken: those that keep the engine busy, and those whose last image it has begun.
+        # Ids of the batches that were taken and have not ended: in `_running` until the engine can accept the next
+        # batch, then in `_finishing`.
         self._running: set[int] = set()
         self._finishing: set[int] = set()
         self._wakes_at: dict[int, float] = {}  # when the threads that wait in `take` wake up by themselves
@@ -143,7 +144,7 @@ class Batcher:
                 del self._wakes_at[threading.get_ident()]
 
     def count_ahead_of(self, admitted: AdmittedJob) -> int:
-        """How many of the items that wait would go before this one."""
+        """How many of the waiting items would go before this one."""
         due = self._due(admitted)
         with self._changed:
             return sum(waiting.due <= due for heap in self._heaps.values() for waiting in heap)
@@ -174,7 +175,7 @@ class Batcher:
         return sum(map(len, self._heaps.values()))
 
     def _due(self, admitted: AdmittedJob) -> float:
-        """By when the item should start, monotonic: items leave in this order."""
+        """The monotonic time by which the item should start. Items leave in this order."""
         now, deadline_at = self._clock(), admitted.job.deadline_at
         longest_s = NO_DEADLINE_S
         if self._urgent_queue and admitted.claimed.lease.queue != self._urgent_queue:
@@ -183,8 +184,8 @@ class Batcher:
 
     def _start(self, model: Model, heap: list[_Waiting]) -> _Start:
         if self._running:
-            # A batch that starts now would wait in the engine: it could take in no more items, and would run those
-            # that miss their deadlines meanwhile.
+            # A batch that starts now would only wait in the engine. Meanwhile it could take in no more items, and
+            # those that miss their deadlines there would still be run.
             return _Start(None, float("inf"))
         if len(heap) >= self._max_batch:
             return _Start("full", 0.0)

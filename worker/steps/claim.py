@@ -18,18 +18,19 @@ from worker.steps.suspects import SuspectClaims
 
 log = logging.getLogger("sortline.claim")
 
-# How often a worker that is full of other jobs looks for an urgent one: about what a batch of the others takes.
+# How often a worker that is full of jobs from the other queues looks for an urgent one: about as often as it finishes a
+# batch of them.
 FULL_WAIT_S = 0.020
-# A worker claims on from the other queues until so many batches of costly jobs wait in it, besides what it has claimed
-# by then. If it held more, other workers could not help.
+# A worker claims nothing more from the other queues while this many batches of costly jobs wait in it. If it held more,
+# other workers could not help.
 MOST_COSTLY_BATCHES = 4
 
 
 class ClaimStep:
     """Claims as many jobs as the worker can start soon, at most a batch a round.
 
-    The most urgent queue comes first. The others may fill the worker, but not so that the urgent queue has to wait for
-    them: there is always room for one batch of it more. And they get a small share even if it never runs empty.
+    The most urgent queue comes first. The other queues may fill the worker, but room for one batch of urgent jobs stays
+    reserved, so that these need not wait. The other queues get a small share even if the urgent one never runs empty.
     """
 
     def __init__(
@@ -50,13 +51,14 @@ class ClaimStep:
         self._suspects = suspects
         self._urgent = settings.queue_names[0]
         self._max_batch = settings.max_batch
-        self._capacity = BATCHES_HELD * settings.max_batch  # jobs of the most urgent queue, or of all before its room
-        self._room = settings.max_batch if len(settings.queue_names) > 1 else 0
+        self._capacity = BATCHES_HELD * settings.max_batch  # the most jobs held; without the room for urgent ones
+        self._room = settings.max_batch if len(settings.queue_names) > 1 else 0  # reserved for urgent jobs
         self._bulk_share = settings.bulk_share
-        self._bulk_credit = 0.0  # jobs that are due to the other queues
+        self._bulk_credit = 0.0  # how many jobs are due to the other queues
         self._burst = burst
         self._stop = stop
-        # By urgency; the worker holds these jobs, and no other would answer them.
+        # Claimed jobs whose images are not fetched yet, the urgent ones first. They are kept while Redis is
+        # unavailable: this worker holds their leases, so no other would answer them.
         self._without_images: deque[Sequence[ClaimedJob]] = deque()
         self._to_give_back: list[Lease] = []
         self.may_begin = threading.Event()  # set when the other workers on this host know of this one
@@ -64,7 +66,7 @@ class ClaimStep:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it claims nothing more and has handed on all that it claimed."""
+        """Whether this step claims nothing more and has handed on every job that it claimed."""
         return self._stop.is_set() and not (self._without_images or self._to_give_back)
 
     def __call__(self, thread: StageThread) -> None:
@@ -83,20 +85,23 @@ class ClaimStep:
             self._claim_others(thread)
 
     def _claim_suspect(self, thread: StageThread) -> None:
-        """Claim one once the worker holds nothing: if it crashes the worker, it is known to be the cause."""
+        """Claim a suspect once the worker holds nothing. If the worker crashes then, the suspect is the cause."""
         if self._suspects.is_draining:
             self._give_back_costly(thread)
         wait_s = FULL_WAIT_S if self._suspects.is_draining else IDLE_WAIT_S
         if self._flow.inflight.wait_below(1, wait_s) > 0 or self._stop.is_set():
             return
-        self._flow.observer.skip_waiting()  # it runs an engine too, and a crash there would be blamed on the suspect
+        self._flow.observer.skip_waiting()  # it runs an engine too: a crash in it would be blamed on the suspect
         with thread.calling_redis():
             claim = self._suspects.claim()
         if claim is not None:
             self._take(claim, thread)
 
     def _give_back_costly(self, thread: StageThread) -> None:
-        """Others can decode them meanwhile. Decode threads may find more of them until the worker is drained."""
+        """Give the waiting costly jobs back, so that other workers can decode them meanwhile.
+
+        Called until the worker is drained, as decode threads may find more of them.
+        """
         self._to_give_back += [job.lease for job in self._flow.costly_jobs.take_all()]
         self._release(thread)
 
@@ -107,15 +112,15 @@ class ClaimStep:
 
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
-        # Costly jobs that wait need no thread and no pixels yet, and take nobody's place.
+        # Costly jobs that wait need no thread and no pixels yet, so they don't count against the capacity.
         costly, most_costly = len(self._flow.costly_jobs), MOST_COSTLY_BATCHES * self._max_batch
         capacity = self._capacity + min(costly, most_costly + self._capacity)
         held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
-        if held >= capacity:  # of others: look for urgent jobs only if none of their places becomes free soon
+        if held >= capacity:  # full of other queues' jobs: look for urgent ones only if no place becomes free soon
             held = inflight.wait_below(capacity, FULL_WAIT_S)
         free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
-        if free > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
+        if free > 0 and free_bytes > 0 and not self._stop.is_set():  # the worker may have been told to stop meanwhile
             max_others = max(0, capacity - held) if costly < most_costly else 0
             self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
 
@@ -133,7 +138,7 @@ class ClaimStep:
 
     def _take(self, claim: Claim, thread: StageThread) -> None:
         if claim.suspended != bool(self.suspended):
-            log.warning("workers are suspended: rq resume" if claim.suspended else "workers are resumed")
+            log.warning("workers are suspended: `rq resume` resumes them" if claim.suspended else "workers are resumed")
         self.suspended = claim.suspended
         if claim.jobs:
             self._flow.inflight.add([job.lease for job in claim.jobs])
@@ -145,9 +150,10 @@ class ClaimStep:
             self._hand_on(thread)
 
     def _without_suspects(self, jobs: Sequence[ClaimedJob]) -> Sequence[ClaimedJob]:
-        """A suspect among other jobs goes back to the suspects, to be claimed alone.
+        """Leave out the suspects among these jobs: they go back to the list of suspects, to be claimed alone.
 
-        It was claimed by an earlier call, whose answer was lost, or a worker of the release before has put it back.
+        Such a suspect was claimed by an earlier call whose answer was lost, or a worker of the previous release has put
+        it back on its queue.
         """
         suspects = [job.lease for job in jobs if job.deaths.suspicion is not None]
         if not suspects:
@@ -156,7 +162,7 @@ class ClaimStep:
         return [job for job in jobs if job.deaths.suspicion is None]
 
     def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int, max_others: int) -> None:
-        """Keep account of what is due to the other queues: nothing, if the most urgent queue ran empty."""
+        """Count how many jobs are due to the other queues: none if the most urgent queue ran empty."""
         others = sum(job.lease.queue != self._urgent for job in jobs)
         if len(jobs) < limit or (max_others and not others and self._bulk_credit >= 1):
             self._bulk_credit = 0.0
@@ -176,7 +182,7 @@ class ClaimStep:
             flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
 
     def _wait(self, thread: StageThread, *, was_idle: bool, is_full: bool) -> None:
-        """The queues are empty, or the workers are suspended, or this one is full of others than urgent jobs."""
+        """Wait: the queues are empty, the workers are suspended, or this one is full of jobs that are not urgent."""
         if is_full:  # a place may become free sooner than an urgent job comes
             with thread.calling_redis():
                 self._claimer.wait(FULL_WAIT_S, urgent_only=True)

@@ -1,6 +1,6 @@
 """Decide: what becomes of a job. In: a step's verdict on it. Out: a `FinishedJob`. Pure, and holds the retry policy.
 
-The pipeline decides by it (`Flow.conclude`), and so does `worker.tasks`: both give the same answers.
+The pipeline (`Flow.conclude`) and `worker.tasks` both call it, so they give the same answers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Verdict = Classified | Expired | Unusable | Impossible | Failed | Refused
 
 
 def decide(verdict: Verdict) -> FinishedJob:
-    """What the finish step does with the job, with its result."""
+    """Turn a verdict into what the finish step does with the job, with its result."""
     match verdict:
         case Classified(admitted=admitted, timings=timings, at=at):  # first, as nearly all are
             result = verdict.model.decider.classified(admitted, verdict.probabilities, timings=timings, finished_at=at)

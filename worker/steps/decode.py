@@ -75,21 +75,21 @@ def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
 
 
 class DecodeStep:
-    """Admits and decodes one job a round, unless it is costly: then no other may wait for it."""
+    """Admits and decodes one job a round. A costly job is only passed on, so that no other job waits for it."""
 
     def __init__(self, flow: Flow, admission: Admission) -> None:
         self._flow = flow
         self._admission = admission
 
     def __call__(self, thread: StageThread) -> None:
-        """Take a job; it goes to the batcher, to the costly ones, or gets its verdict here."""
+        """Take a job. It goes to the batcher or to `costly_jobs`, or gets its verdict here."""
         flow = self._flow
         thread.wait_for_work()
         job = flow.encoded_jobs.take(IDLE_WAIT_S)
         if job is None:
             return
         claimed, image = job
-        del job  # it refers to the image, whose bytes are freed when it is decoded
+        del job  # it refers to the image, whose bytes can be freed when it is decoded
         thread.work_on((claimed.lease,))
         try:
             item = self._decode(claimed, image)
@@ -100,7 +100,7 @@ class DecodeStep:
             flow.encoded_jobs.observe(claimed, item.decode_ms / 1000)
             flow.batcher.add(item)
             return
-        if item is None:  # it waits without its bytes: a few large files would use up what may be claimed
+        if item is None:  # without the image: a few large files would use up the byte budget of the claims
             flow.costly_jobs.put(claimed)
         else:
             flow.conclude([item])
@@ -108,7 +108,7 @@ class DecodeStep:
         flow.engine_clock.observe_queue(is_idle=flow.batcher.is_empty)
 
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict | None:
-        """None for a costly image."""
+        """The decoded item, or the verdict; None for a costly image."""
         admitted = self._admission.check(self._flow.job_observer.before_decode(claimed, image))
         if not isinstance(admitted, AdmittedJob):
             return admitted
@@ -120,6 +120,6 @@ class DecodeStep:
     def _is_costly(self, image: bytes, model: Model, camera: str) -> bool:
         try:
             return model.decoder.is_costly(image, camera)
-        except Exception:  # a bug that some file has found: where it is decoded, it affects this file alone
-            log.exception("the cost of an image can't be told")
+        except Exception:  # a bug that shows in some file: if it shows again in the decoding, this job alone fails
+            log.exception("can't tell whether an image is costly to decode; it is decoded as a normal one")
             return False

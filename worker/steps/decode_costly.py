@@ -1,4 +1,4 @@
-"""Decode costly images: what would hold up the decode threads. In: claimed jobs. Out: `Decoded`, or a verdict.
+"""Decode costly images, which would hold up the decode threads. In: claimed jobs. Out: `Decoded`, or a verdict.
 
 One thread waits for the process that decodes them (`shared.images.decoder_process`), so that no other image does.
 """
@@ -19,7 +19,7 @@ from worker.steps.work import Decoded
 class CostlyDecodeStep:
     """Fetches, admits and decodes one job a round.
 
-    Its thread never counts as stuck: all that it waits for, the server and the process, has limits of its own.
+    Its thread never counts as stuck: it waits for the server and for the decoder process, which have time limits.
     """
 
     def __init__(self, flow: Flow, admission: Admission, connection: RawConnection) -> None:
@@ -28,10 +28,10 @@ class CostlyDecodeStep:
         self._connection = connection
 
     def __call__(self, thread: StageThread) -> None:
-        """Take a job; it goes to the batcher, or gets its verdict here."""
+        """Take a job. It goes to the batcher, or gets its verdict here."""
         flow = self._flow
         thread.wait_for_work()
-        claimed = flow.costly_jobs.begin(IDLE_WAIT_S)  # the same one again after Redis was unavailable
+        claimed = flow.costly_jobs.begin(IDLE_WAIT_S)  # after Redis was unavailable, the same job again
         if claimed is None:
             return
         with thread.calling_redis():
@@ -39,7 +39,7 @@ class CostlyDecodeStep:
         thread.wait_for_work()
         if claimed.lease in flow.inflight:
             self._decode(claimed, image)
-            give_back_free_memory()  # the file was held twice, and may be large
+            give_back_free_memory()  # the file was in memory twice, and may be large
         flow.costly_jobs.end()
 
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> None:
@@ -52,7 +52,7 @@ class CostlyDecodeStep:
         if not isinstance(item, Decoded):
             flow.conclude([item])
         elif claimed.lease in flow.inflight:
-            flow.batcher.reserve(1)  # only now: no batch waits for it
+            flow.batcher.reserve(1)  # only now, so that no batch waits for a costly image
             flow.batcher.add(item)
-        else:  # it was given back meanwhile, as the worker is to stop
+        else:  # the job was given back meanwhile, as the worker is stopping, or its lease was lost
             item.model.buffer.give_back([item.slot])

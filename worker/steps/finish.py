@@ -1,4 +1,4 @@
-"""Finish: writes what becomes of jobs. In: `FinishedJob` records. Out: results and RQ's statuses (`rq.finisher`)."""
+"""Finish: writes the jobs' ends to Redis. In: `FinishedJob` records. Out: results and RQ's statuses (`rq.finisher`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class FinishStep:
         self._unwritten: list[FinishedJob] = []  # kept while Redis is unavailable
 
     def __call__(self, thread: StageThread) -> None:
-        """Take the jobs that wait, and write what becomes of them."""
+        """Take the jobs that wait, and write their results and statuses."""
         if not self._unwritten:
             self._unwritten = self._next_jobs()
         if self._unwritten:
             self._write(thread)
 
     def _next_jobs(self) -> list[FinishedJob]:
-        """At most FINISH_MAX and a batch; none if there are none for a while."""
+        """The next jobs: at most FINISH_MAX and one batch more; none if none come within IDLE_WAIT_S."""
         jobs: list[FinishedJob] = []
         with contextlib.suppress(queue.Empty):
             jobs += self._flow.finished.get(timeout=IDLE_WAIT_S)
@@ -53,6 +53,6 @@ class FinishStep:
         metrics.observe_results([job.result for job in finished if job.result is not None])
         for lease, ours in zip(leases, held, strict=True):
             if not ours and lease in inflight:
-                metrics.leases_lost.inc()  # if it is not in flight, the lease thread has counted it
+                metrics.leases_lost.inc()  # for a lease that is not in flight, the lease thread has counted the loss
         inflight.remove(leases)
         self._flow.job_observer.after_finish(finished)

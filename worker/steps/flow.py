@@ -1,4 +1,4 @@
-"""What the steps of one pipeline share: the queues between them, and what they know of the worker."""
+"""What the steps of one pipeline share: the queues between them, and the worker's state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ IDLE_WAIT_S = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flow:
-    """Jobs flow from claim to `encoded_jobs`, some to `costly_jobs`, `batcher`, `finished`. All is for any thread."""
+    """The queues between the steps, and what they share. Any thread may use all of it.
+
+    Jobs pass through `encoded_jobs`, some also through `costly_jobs`, then through `batcher` and `finished`.
+    """
 
     encoded_jobs: DecodeQueue
     costly_jobs: CostlyJobs
@@ -48,7 +51,7 @@ class Flow:
     def conclude(self, verdicts: Iterable[Verdict]) -> None:
         """Decide what becomes of these jobs, and hand them to the finish step.
 
-        On the thread that found out: the finish thread, of which there is one, would be what all others wait for.
+        The thread that found a verdict also decides. If the only finish thread decided, all others would wait for it.
         """
         decided = list(verdicts)
         self.finished.put([decide(verdict) for verdict in decided])
@@ -57,15 +60,15 @@ class Flow:
                 _forget_frames(verdict.error)
 
     def misses_deadline(self, admitted: AdmittedJob, needs_s: float) -> bool:
-        """Whether a job that needs so many seconds more would be late."""
+        """Whether the job would be late if it needed `needs_s` more seconds."""
         return admitted.job.deadline_at is not None and self.clock() + needs_s > admitted.job.deadline_at
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Let go of the frames that an error has passed through, which nobody reads any more.
+    """Drop the tracebacks of an error and of its causes, which nobody reads any more.
 
-    They refer to the image, and to the verdict that refers to the error: a circle that only the garbage collector would
-    free, some time later.
+    Their frames refer to the image, and to the verdict, which refers to the error: a cycle that only the garbage
+    collector would free, some time later.
     """
     while error is not None:
         error.__traceback__ = None

@@ -101,7 +101,7 @@ class InferStep:
         model.buffer.give_back(item.slot for item in batch.items)
 
     def _run_items(self, items: Sequence[Decoded], batch: Batch) -> tuple[list[Prediction], list[Verdict]]:
-        """Run the items. If the engine takes two calls, another thread brings its batch meanwhile."""
+        """Run the items. If the engine takes two calls at once, another thread calls it with its batch meanwhile."""
         flow, model = self._flow, items[0].model
         flow.engine_clock.entered()
         started_at = time.monotonic()
@@ -134,7 +134,7 @@ class InferStep:
 
 
 def _slot_index(item: Decoded) -> int:
-    """Sorts a batch in the order of its slots, so that the engine can read it as one array."""
+    """Sort key that puts a batch in the order of its slots, so that the engine can read it as one array."""
     index = item.slot.index
     return -1 if index is None else index
 
@@ -144,7 +144,7 @@ def _predict(images: Images, engine: Engine, on_ready_for_next: Callable[[], Non
         probabilities = engine.predict(images, on_ready_for_next=on_ready_for_next)
     except EngineFailed:
         raise
-    except Exception as error:  # native code raises what it likes
+    except Exception as error:  # native code may raise anything
         raise EngineFailed(f"{engine.name} raised {type(error).__name__}: {error}") from error
     check_answer(probabilities, images=len(images), classes_count=engine.classes_count, engine=engine.name)
     outputs: list[Probabilities] = probabilities.tolist()

@@ -22,12 +22,12 @@ from worker.steps.quarantine import quarantined
 
 log = logging.getLogger("sortline.leases")
 
-# How long a worker that is told to stop goes on with a costly image. Drains have 30 s in Compose and Kubernetes.
+# How long a worker that is told to stop goes on with a costly image. Compose and Kubernetes give it 30 s to drain.
 COSTLY_STOP_S = 15.0
 
 
 class LeaseStep:
-    """One round every `interval_s`. It also has the watchdog look at the other threads."""
+    """Works once every `interval_s`, and also has the watchdog look at the other threads."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class LeaseStep:
         self._claims_ended = claims_ended
         self._monotonic = monotonic
         self._stopping_since: float | None = None
-        self._to_give_back: list[Lease] = []  # costly jobs that nobody decodes any more
+        self._to_give_back: list[Lease] = []  # costly jobs that this worker decodes no more
 
     def __call__(self, thread: StageThread) -> None:
         """Keep the leases, and wait."""
@@ -63,11 +63,11 @@ class LeaseStep:
             with thread.calling_redis():
                 self._keep()
         finally:
-            self._known.set()  # also if Redis is unavailable: leases tell of a dead worker too, only later
+            self._known.set()  # also if Redis is unavailable: others also notice a death by expired leases, only later
         self._ended.wait(self._interval_s)
 
     def release(self) -> None:
-        """Leave to others what was taken back while the last job was being finished: nobody is left to answer."""
+        """Leave jobs that were taken back while the last job was being finished to others: nobody here answers them."""
         with contextlib.suppress(redis.exceptions.RedisError):  # then their leases expire
             self._keeper.release()
             self._keeper.unregister()
@@ -85,7 +85,7 @@ class LeaseStep:
         self._reap()
 
     def _give_back_costly(self) -> None:
-        """A worker that is told to stop gives back the costly images that it has not begun, and one that takes long."""
+        """While the worker is stopping, give back the costly jobs that have not begun, and one that takes too long."""
         now = self._monotonic()
         if self._stopping_since is None:
             self._stopping_since = now
@@ -97,8 +97,8 @@ class LeaseStep:
         self._to_give_back.clear()
 
     def _give_up_hanging(self) -> None:
-        """Give the other jobs back. Then those that hang are taken back, as if the worker had crashed with them."""
-        has_all = self._claims_ended.is_set()  # else a claim on its way brings jobs that would be blamed too
+        """Give the other jobs back. Then take those that hang back, as if the worker had crashed with them."""
+        has_all = self._claims_ended.is_set()  # else a claim in progress may bring jobs that would be blamed too
         self._watchdog.give_back()
         if has_all and not self._watchdog.is_settled:
             self._keeper.take_back_from(self._keeper.worker, crash=HANG)

@@ -1,4 +1,4 @@
-"""What may watch the images and the jobs without any step knowing why: a comparison with another model, an archive."""
+"""Observers: see images and jobs without any step knowing why. A canary's comparison is one, the archive another."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class BatchObserver(Protocol):
     """Sees each image when it is decoded and when it is answered. No call may raise. Called by several threads."""
 
     def after_decode(self, item: Decoded, image: bytes, route: Route) -> Decoded:
-        """An image was decoded; it goes on as the returned item, which may have a `note` of the observer's own."""
+        """Called when an image was decoded. The returned item goes on instead; it may carry the observer's `note`."""
 
     def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:
-        """The engine failed on some of these images; the observer may know another answer for them."""
+        """Called when the engine failed on some of these images. Returns them, perhaps with other answers for those."""
 
     def after_batch(self, predictions: Sequence[Prediction]) -> None:
-        """The answers of a batch have gone on. The pixels of its items may be read until this returns."""
+        """Called when the answers of a batch have gone on. The pixels of its items may be read until this returns."""
 
     def turn(self) -> AbstractContextManager[object]:
-        """Held by an inference thread for a round. The observer may have the threads take turns."""
+        """A context in which an inference thread does one round. It may make the threads take turns."""
 
     @property
     def wants_time(self) -> bool:
         """Whether it has work for the time between batches."""
 
     def between_batches(self, spare_s: Callable[[], float]) -> None:
-        """This thread runs no batch. Other work of `spare_s()` seconds would delay no image past its deadline."""
+        """Called by a thread that runs no batch. Work of up to `spare_s()` seconds makes no image miss its deadline."""
 
     def skip_waiting(self) -> None:
-        """Let go of the images that still wait to be looked at. Returns when none is being looked at."""
+        """Drop the images that wait to be compared. Returns when none is being compared."""
 
 
 class NoObserver:
@@ -69,13 +69,13 @@ class JobObserver(Protocol):
     """Sees each image before it is decoded, and each job when its result is written. No call may raise."""
 
     def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
-        """The job's image is decoded next. The job goes on as the returned one, which may have a `note`.
+        """Called before the job's image is decoded, by several threads.
 
-        Called by several threads.
+        The returned job goes on instead; it may carry the observer's `note`.
         """
 
     def after_finish(self, finished: Sequence[FinishedJob]) -> None:
-        """The results of these jobs are written, and no other worker will write any. Called by the finish thread."""
+        """Called by the finish thread when these jobs' results are written. No other worker will write any for them."""
 
 
 class NoJobObserver:

@@ -8,7 +8,7 @@ from worker.state.jobs import Deaths
 
 
 def quarantined(deaths: Deaths, *, max_losses: int) -> Quarantined:
-    """The error with which a job ends that is given up by what is known of its workers' deaths."""
+    """The error of a job that is given up because its workers died, or because it was lost."""
     if deaths.crashes >= MAX_CRASHES:
         return Quarantined(
             f"crashed or hung the worker {deaths.crashes} times while nothing else was in hand: {deaths.suspicion}"

@@ -1,7 +1,7 @@
-"""Suspects: has the claim step take jobs that may crash the worker, each alone. Called by the claim thread only.
+"""Suspects: claims jobs that may crash the worker, each one alone. Called by the claim thread only.
 
-In: how the last claim of other jobs went. Out: a `Claim` of one suspect, while the worker holds nothing else. If it
-crashes the worker then, the suspect is known to be the cause.
+In: how the last claim of other jobs went. Out: a `Claim` of one suspect, while the worker holds nothing else. If the
+worker crashes then, the suspect is known to be the cause.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class SuspectClaims:
     def observe(self, claim: Claim, *, is_idle: bool) -> None:
         """Begin a turn after this claim of other jobs if one is due and suspects wait.
 
-        A turn begins when the worker is about to hold nothing. It does not begin while a costly image is being decoded:
-        that may take long, and claims go on meanwhile. But then no further one is begun.
+        From the beginning of a turn, other jobs are no longer claimed. A turn does not begin while a costly image is
+        being decoded: that may take long, and claims go on meanwhile. But no further costly image is begun then.
 
         Args:
             is_idle: the worker held nothing before the claim.
@@ -70,15 +70,19 @@ class SuspectClaims:
             self._turn.begin()
 
     def claim(self) -> Claim | None:
-        """Claim the next suspect. It ends the turn if there is none, or if the turn is over: then it returns None.
+        """Claim the next suspect. If none waits, this ends the turn.
+
+        Returns:
+            the claim; None if the turn has lasted long enough: this ends it, and nothing is claimed.
 
         Raises:
-            redis.exceptions.RedisError: the server can't be reached. Call again: the suspect comes if it was claimed.
+            redis.exceptions.RedisError: the server can't be reached. If a suspect was claimed all the same, the next
+                call returns it.
         """
         if not self._turn.may_claim():
             self._turn.end()
             return None
-        self._costly.go_on()  # from now on there are none but suspects
+        self._costly.go_on()  # from now on all costly jobs are suspects
         claim = self._claimer.claim_suspect()
         if not claim.jobs:
             self.may_wait = False

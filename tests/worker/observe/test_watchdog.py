@@ -206,7 +206,7 @@ def run(settings: Settings, clock: Clock) -> Iterator[Pipeline]:
 
 def test_suspended_workers_are_not_ready_and_alive(run: Pipeline, client: redis.Redis) -> None:
     client.set(keys.RQ_SUSPENDED, 1)
-    kit.wait_until(lambda: run.ready_problem() == "workers are suspended: rq resume", "it says so")
+    kit.wait_until(lambda: run.ready_problem() == "workers are suspended: `rq resume` resumes them", "it says so")
     assert run.watchdog.health_problem() is None
     client.delete(keys.RQ_SUSPENDED)
     kit.wait_until(lambda: run.ready_problem() is None, "it claims again")

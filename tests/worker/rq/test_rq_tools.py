@@ -141,7 +141,7 @@ def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pyt
     run.drain()
     kit.finish(run)
     messages = [record.getMessage() for record in caplog.records if "workers are" in record.getMessage()]
-    assert messages == ["workers are suspended: rq resume", "workers are resumed"]
+    assert messages == ["workers are suspended: `rq resume` resumes them", "workers are resumed"]
 
 
 def _count_suspended(claimer: Claimer) -> list[Claim]:
