@@ -93,9 +93,9 @@ def test_a_bad_folder_is_said_in_one_line_and_the_worker_sorts(
     assert done.returncode == 0
     assert len(stream(client)) == 20
     said = [line for line in done.stderr.splitlines() if f"archive_dir {root}: " in line]
-    mend = "it is not a folder: name a folder" if kind == "file" else "it is not there: create the folder"
+    mend = "it is not a folder: name a folder" if kind == "file" else "it does not exist: create the folder"
     assert mend in said[0]
-    assert "20 images still waited for it" in said[1]
+    assert "20 images were not written" in said[1]
     assert len(said) == 2
     assert "Traceback" not in done.stderr
 

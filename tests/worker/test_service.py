@@ -195,7 +195,7 @@ def test_hanging_decoders_end_the_worker(
         if is_restarted:
             status, text = get(worker.port, "/healthz")
             assert status == 503
-            assert "loop has not come round" in text
+            assert "thread has not reported" in text
             worker.send(signal.SIGTERM)
         assert worker.exit_code() == HANGING, worker.log
     # Taken back by now, or left for the worker that takes its place.

@@ -1,10 +1,11 @@
 """The archive: a stage of the pipeline that writes images with their results to a folder. No other stage waits for it.
 
-In: as a job's observer, each image before it is decoded, and each job whose result is written. Out: files
+In: as a `JobObserver`, each image before it is decoded, and each job whose result is written. Out: files
 (`worker.archive.files` has their names).
 
-An image is held back from its decoding until its result is written; then the archive's own thread writes it, however
-long that takes. Where a disk is slow, full or gone, images are dropped, counted, and the log says so once.
+An image that may be wanted is held in memory from its decoding until its result is written. Then the archive's own
+thread writes it, however long that takes. If the disk is slow, full or gone, images are dropped and counted, and the
+log says so once.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from worker.steps.flow import IDLE_WAIT_S
 
 log = logging.getLogger("sortline.archive")
 
-# How long the stage waits before it tries a disk again that did not work.
+# How long the stage waits after a failure before it tries the disk again.
 RETRY_WAIT_S = 0.5
 
-# The note of a job whose image is not held, as there was no room for it.
+# The note of a job whose image is not held because there was no room for it.
 _NO_ROOM = object()
 
 
@@ -55,8 +56,8 @@ class Archive:
         self._budget = ByteBudget(max_held_bytes)
         self._trouble = Trouble(f"archive_dir {folder.root}", clock=monotonic)
         self._too_slow = (
-            f"archive_dir {folder.root}: {max_held_bytes / 1e6:.0f} MB of images wait for it, and no more may: lower "
-            "archive_share, shorten archive_outcomes, or name a faster disk"
+            f"archive_dir {folder.root}: {max_held_bytes / 1e6:.0f} MB of images wait to be written, and no more may: "
+            "lower archive_share, shorten archive_outcomes, or use a faster disk"
         )
         self._waiting: queue.SimpleQueue[tuple[HeldImage, SortResult]] = queue.SimpleQueue()
         self._works: bool | None = None  # None until it is first tried
@@ -64,7 +65,7 @@ class Archive:
     # What other stages call.
 
     def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
-        """Hold the image back if it may be wanted."""
+        """Hold the image in memory if it may be wanted."""
         if image is None or not self._selection.may_want(claimed.lease.job_id):
             return claimed
         return replace(claimed, note=hold(image, self._budget) or _NO_ROOM)
@@ -95,11 +96,11 @@ class Archive:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing waits that could be written."""
+        """Whether no image waits, or none can be written."""
         return self._works is False or self._waiting.empty()
 
     def close(self) -> None:
-        """The worker ends: drop what still waits."""
+        """Drop the images that still wait: the worker ends."""
         dropped = 0
         with contextlib.suppress(queue.Empty):
             while True:
@@ -107,7 +108,7 @@ class Archive:
                 dropped += 1
         if dropped:
             self._count("dropped").inc(dropped)
-            log.warning("archive_dir %s: %d images still waited for it when the worker ended", self._root, dropped)
+            log.warning("archive_dir %s: %d images were not written before the worker ended", self._root, dropped)
 
     def _prepare(self) -> None:
         try:
@@ -126,12 +127,12 @@ class Archive:
             return
         try:
             self._folder.write(image.data, result)
-        except Exception as error:  # whatever it is, the next image may be written, and the line goes on
+        except Exception as error:  # whatever it is, the next image may be written, and sorting goes on
             self._count("failed").inc()
             self._fail(error, lost=1)
         else:
             self._count("written").inc()
-            self._trouble.is_over()
+            self._trouble.observe_written()
 
     def _fail(self, error: Exception, *, lost: int) -> None:
         self._works = False

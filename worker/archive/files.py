@@ -23,7 +23,7 @@ from shared.schemas import SortResult
 
 INCOMING = ".incoming"
 RESULT_SUFFIX = ".json"
-# Training knows images by these suffixes. What is none of them was rejected.
+# Training finds images by these suffixes. A file of any other format was rejected, and gets `_UNKNOWN_SUFFIX`.
 _IMAGE_SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -34,7 +34,7 @@ _IMAGE_SUFFIXES = {
 _UNKNOWN_SUFFIX = ".bin"
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _NAME = re.compile(r"(\d{6}\.\d{3}_[\w-]{1,64}_[\w.-]{1,64})\.(?:jpg|png|webp|bmp|tif|bin|json)", re.ASCII)
-# Disks give out space in blocks of this size, most of them.
+# Most disks give out space in blocks of this size.
 _BLOCK_BYTES = 4096
 
 
@@ -49,7 +49,7 @@ class ArchivedFile(NamedTuple):
 
 
 def on_disk(size_bytes: int) -> int:
-    """What a file of this length takes on a disk."""
+    """How many bytes a file of this length takes on a disk."""
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
@@ -69,7 +69,7 @@ def image_suffix(image: bytes) -> str:
 
 
 def as_host(name: str) -> str:
-    """A machine's name, as it may stand in the name of a file."""
+    """A machine's name, made fit for the name of a file."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", name)[:64] or "unknown"
 
 
@@ -77,7 +77,7 @@ def files_in(root: Path) -> Iterator[ArchivedFile]:
     """The files of an archive, day by day from the oldest, in any order within a day.
 
     Raises:
-        OSError: `root` can't be listed. What another worker removes meanwhile is no error.
+        OSError: `root` can't be listed. Files that another worker removes meanwhile are no error.
     """
     for day in sorted(name for name in os.listdir(root) if _DAY.fullmatch(name)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -97,7 +97,7 @@ def _files_of(folder: Path, *, day: str) -> Iterator[ArchivedFile]:
 
 
 def remove(file: ArchivedFile) -> None:
-    """Remove a file, and its folders if nothing is left in them. Another worker may have done it.
+    """Remove a file, and its folders if nothing is left in them. Another worker may already have done so.
 
     Raises:
         OSError: it can't be removed.

@@ -1,6 +1,6 @@
-"""The folder of an archive: writes an image and its result, each complete or absent, within the bound.
+"""The folder of an archive: writes an image and its result, each complete or absent, within `archive_max_bytes`.
 
-A file is written under `.incoming` and then renamed. The image comes before its result: where there is a result, its
+A file is written under `.incoming` and then renamed. The image comes before its result: if there is a result, its
 image is complete. Nothing is synced (fsync), which would cost more than all the rest: after a power cut, the files of
 the last seconds may be empty.
 """
@@ -18,7 +18,8 @@ from shared.schemas import SortResult
 from worker.archive.files import INCOMING, RESULT_SUFFIX, as_host, image_suffix, on_disk, stem_of
 from worker.archive.size_bound import SizeBound
 
-# What a killed worker left in `.incoming` is removed when it is this old: other workers write there now.
+# Files that a killed worker left in `.incoming` are removed when they are this old: another worker may be writing the
+# younger ones.
 LEFTOVER_S = 3600.0
 
 
@@ -38,7 +39,7 @@ class ArchiveFolder:
         The folder itself is never made: below a mount point whose disk is missing, images would fill another disk.
 
         Raises:
-            OSError: it can't; see `explain`.
+            OSError: it can't be written to; see `explain`.
         """
         with contextlib.suppress(FileExistsError):
             self._incoming.mkdir()
@@ -54,7 +55,7 @@ class ArchiveFolder:
         """Add an image and its result, and remove the oldest ones if there are too many.
 
         Raises:
-            OSError: they can't be written, and neither is there; see `explain`.
+            OSError: they can't be written, and neither file is left; see `explain`.
         """
         text = result.model_dump_json().encode()
         self._bound.make_room(on_disk(len(image)) + on_disk(len(text)))
@@ -68,7 +69,10 @@ class ArchiveFolder:
             raise
 
     def _put(self, path: str, data: bytes) -> None:
-        """Paths are text here: to build each as a Path would take longer than to write the files."""
+        """Write a file under `.incoming`, and rename it to `path`.
+
+        Paths are text here: building each as a Path would take longer than writing the files.
+        """
         incoming = f"{self._incoming}/{os.path.basename(path)}"
         try:
             with open(incoming, "wb") as file:
@@ -83,9 +87,9 @@ class ArchiveFolder:
             raise
 
     def explain(self, error: Exception) -> str:
-        """What is wrong with the archive, and the mend."""
+        """What is wrong with the archive, and how to mend it."""
         number = error.errno if isinstance(error, OSError) else None
-        what, mend = _CAUSES.get(number or 0, (str(error), "see to its disk"))
+        what, mend = _CAUSES.get(number or 0, (str(error), "check its disk"))
         return f"archive_dir {self.root}: {what}: {mend.format(user=os.geteuid())}"
 
 
@@ -95,12 +99,12 @@ def _remove_if_there(path: str) -> None:
 
 
 _CAUSES = {
-    errno.ENOENT: ("it is not there", "create the folder, or mount its disk"),
+    errno.ENOENT: ("it does not exist", "create the folder, or mount its disk"),
     errno.ENOTDIR: ("it is not a folder", "name a folder"),
     errno.EACCES: ("it is not writable", "let the user {user} write there"),
     errno.EPERM: ("it is not writable", "let the user {user} write there"),
     errno.EROFS: ("it is mounted read-only", "mount it for writing"),
     errno.ENOSPC: ("its disk is full", "free some space, and lower archive_max_bytes"),
     errno.EDQUOT: ("its disk quota is used up", "raise the quota, or lower archive_max_bytes"),
-    errno.EFBIG: ("an image is larger than it may hold", "raise archive_max_bytes, or the limit on the size of files"),
+    errno.EFBIG: ("an image is too large for it", "raise archive_max_bytes, or the limit on the size of files"),
 }

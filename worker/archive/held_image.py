@@ -5,17 +5,17 @@ from __future__ import annotations
 from worker.state.byte_budget import ByteBudget
 
 # The most bytes that a worker holds for its archive, from an image's decoding until it is written; at most one image is
-# held above it. What comes meanwhile is not archived: a slow disk must cost neither memory nor time.
+# held above it. While they are used up, further images are not archived: a slow disk must cost neither memory nor time.
 MAX_HELD_BYTES = 24_000_000
-# What an image's job and result take beside it: very many small images must not fill the memory either.
+# What an image's job and result add to its own bytes: very many small images must not fill the memory either.
 RECORD_BYTES = 4096
 
 
 class HeldImage:
     """An image file whose bytes count as held for as long as this object lives.
 
-    A job leaves a worker in many ways: finished, put back for another attempt, given back, its lease lost. Its image
-    goes with the last reference to it, so no way out can be forgotten here.
+    A job leaves a worker in many ways: finished, put back for another attempt, given back, its lease lost. The image's
+    bytes are given back with the last reference to it, so none of these ways can be forgotten.
     """
 
     __slots__ = ("_budget", "data")
@@ -30,7 +30,7 @@ class HeldImage:
 
 
 def hold(image: bytes, budget: ByteBudget) -> HeldImage | None:
-    """The image as a held one; None if the budget is used up."""
+    """Hold the image; None if the budget is used up."""
     return HeldImage(image, budget) if budget.take_unless_full(_held_bytes(image)) else None
 
 

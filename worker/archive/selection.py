@@ -10,7 +10,7 @@ from worker.models.routing import hash_fraction
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A share of all images, whatever becomes of them, and all with one of these outcomes (or UNCERTAIN)."""
+    """A share of all images, whatever becomes of them, and all images with one of these outcomes (or UNCERTAIN)."""
 
     share: float
     outcomes: frozenset[str]

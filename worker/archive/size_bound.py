@@ -16,10 +16,10 @@ from pathlib import Path
 
 from worker.archive.files import ArchivedFile, files_in, remove
 
-COUNT_EVERY = 0.01  # of the bound, written by this worker
+COUNT_EVERY = 0.01  # count again when this worker has written this share of the bound
 PRUNE_ABOVE = 0.90
 PRUNE_DOWN_TO = 0.85
-# How many files are removed before the archive is counted again: so many are listed at a time.
+# How many files are listed at a time, and so removed at most before the archive is counted again.
 _ROUND_FILES = 10_000
 
 
@@ -32,10 +32,10 @@ class SizeBound:
         self._since_count_bytes: int | None = None  # what this worker has written; None: it has not counted yet
 
     def make_room(self, count_bytes: int) -> None:
-        """Make room for files that take so many bytes on the disk. Call it before they are written.
+        """Make room for files that take `count_bytes` on the disk. Call it before they are written.
 
         Raises:
-            OSError: the archive can't be counted, or its oldest files can't be removed, or this is more than it holds.
+            OSError: the archive can't be counted, its oldest files can't be removed, or the files are too large for it.
         """
         if count_bytes > PRUNE_DOWN_TO * self._max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -63,7 +63,7 @@ class SizeBound:
 
 
 def _count(root: Path) -> tuple[int, list[ArchivedFile]]:
-    """What an archive takes on the disk, and its oldest files in order."""
+    """How many bytes an archive takes on the disk, and its oldest files in order."""
     total_bytes = 0
 
     def counted() -> Iterator[ArchivedFile]:

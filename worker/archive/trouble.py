@@ -1,4 +1,4 @@
-"""Says once that images are not archived, and once that they are again, however many they are."""
+"""Logs once that images are not archived, and once that they are again, however many are lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Trouble:
     """The state of one archive. For any thread."""
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`name` says which archive it is, in the log."""
+        """`name` names the archive in the log."""
         self._name = name
         self._clock = clock
         self._lock = threading.Lock()
@@ -25,15 +25,15 @@ class Trouble:
         self._lost = 0
 
     def report(self, reason: str, *, lost: int, bug: Exception | None = None) -> None:
-        """So many images are not archived for this reason. The log shows where a bug was raised."""
+        """Note that `lost` images are not archived, and why. If it is because of a `bug`, log its traceback."""
         with self._lock:
             is_new, self._last_at = self._last_at is None, self._clock()
             self._lost += lost
         if is_new:
             log.error("%s. Sorting goes on; images are not archived while this lasts.", reason, exc_info=bug)
 
-    def is_over(self) -> None:
-        """An image was archived."""
+    def observe_written(self) -> None:
+        """Note that an image was archived: the trouble may be over."""
         with self._lock:
             if self._last_at is None or self._clock() - self._last_at < QUIET_S:
                 return

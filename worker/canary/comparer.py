@@ -1,10 +1,10 @@
-"""Compare: runs images that were answered already through a second model too, while a canary is tried.
+"""Compare: while a canary is tried, runs images that have been answered through a second model too.
 
 In: predictions whose results are on their way. Out: `Comparison`s. It observes the pipeline (`steps.observer`) and runs
-on its inference threads, in slices of a few milliseconds, only where no deadline can be missed because of it:
+on its inference threads, in slices of a few milliseconds, only if no deadline can be missed because of it:
   - after the results of the batch were passed on;
   - while no full batch with a deadline waits, and the waiting items can wait for this slice (`Batcher.spare_s`);
-  - while the results of the last seconds had more than twice the slice's time left.
+  - while the results of the last seconds had more than twice the slice's time left before their deadlines.
 An image that gets no slice is skipped and counted. Without deadlines a busy worker still runs one slice per batch.
 """
 
@@ -35,10 +35,10 @@ log = logging.getLogger("sortline.compare")
 
 # How long one slice may take. A single image is a slice, however long it takes.
 SLICE_S = 0.010
-# A deadline that was nearly missed prevents comparisons for this long, or for half of it at least.
+# A deadline that was nearly missed prevents comparisons for up to this long, and for at least half of it.
 HEADROOM_WINDOW_S = 10.0
-# Larger files are not kept to be decoded for a comparison: a batch of them would take too much memory. Nor are costly
-# ones: they are decoded where the batches are run.
+# Larger files are not kept to be decoded for a comparison: a batch of them would take too much memory. Costly images
+# are not kept either: the threads that decode for a comparison are those that run the batches.
 MAX_KEPT_BYTES = 1_000_000
 
 
@@ -83,7 +83,7 @@ class DeadlineHeadroom:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonInput:
-    """The note on an image that a second model is to see. `pixels` are that model's; None: not decoded (yet)."""
+    """The note on an image that `model`, a second one, is to see. `pixels` are for it; None if not decoded (yet)."""
 
     canary: ActiveCanary
     model: Model
@@ -114,10 +114,10 @@ class Comparer:
         self.headroom = DeadlineHeadroom()
 
     def after_decode(self, item: Decoded, image: bytes, route: Route) -> Decoded:
-        """Note which other model is to see the image, with what that takes.
+        """Note which other model is to see the image, with the pixels or the file that it needs.
 
-        Where a canary sorts the image and decodes otherwise, the stable model's pixels are decoded at once: should the
-        canary's engine fail, the image runs on the stable model.
+        If a canary sorts the image and its decoder differs, the stable model's pixels are decoded at once: if the
+        canary's engine fails, the image runs on the stable model.
         """
         other, canary = route.other, route.canary
         camera = item.admitted.job.camera
@@ -134,7 +134,8 @@ class Comparer:
     def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:
         """Run the images on which the canary's engine failed on the stable model instead.
 
-        If that can run one, the failure is the canary's fault, and ends it. An image that no engine can run is not.
+        If the stable model can run one of them, the failure is the canary's fault, and ends the canary. It isn't if no
+        engine can run the image.
         """
         after: list[Prediction] = []
         fault: tuple[ActiveCanary, EngineFailed] | None = None
@@ -173,7 +174,7 @@ class Comparer:
                 self._waiting.append(_Waiting(item, output, note))
 
     def turn(self) -> AbstractContextManager[object]:
-        """While a canary is tried, one thread at a time has the engines: a batch beside a slice could be late."""
+        """While a canary is tried, one thread at a time uses the engines: a batch run beside a slice could be late."""
         return self._turns if self._active_models.current.canary is not None else contextlib.nullcontext()
 
     @property
@@ -193,7 +194,7 @@ class Comparer:
             self._slicing.release()
 
     def skip_waiting(self) -> None:
-        """Skip all images that still wait: the worker ends, or needs the engines for itself."""
+        """Skip all images that still wait: the worker ends, or must not run them beside a suspect."""
         with self._slicing:
             self._metrics.canary_skipped.inc(len(self._waiting))
             self._waiting.clear()
@@ -252,7 +253,7 @@ class Comparer:
                 self._sink.failed(waiting.comparison.canary, output)
 
     def _decoded(self, model: Model, image: bytes, *, camera: str) -> Pixels | None:
-        """An error costs the comparison, not the job."""
+        """Decode for a comparison; None if that fails: an error costs the comparison, not the job."""
         started = time.monotonic()
         try:
             return model.decoder(image, camera)

@@ -1,6 +1,6 @@
-"""Record: the recorder thread of a canary.
+"""Record: the thread that records a canary's comparisons.
 
-In: comparisons and failures, from the inference thread. Out: entries and counts in Redis, and the end of a canary that
+In: comparisons and failures, from the inference threads. Out: entries and counts in Redis, and the end of a canary that
 disagrees too often or fails. A verdict first takes effect in this worker, is then written to Redis for the other
 workers, and then to the model store.
 """
@@ -73,7 +73,7 @@ class Recorder:
         self._stopping.set()
         self._thread.join(timeout_s)
 
-    # Called by the inference thread: neither call blocks. ────────────────────────────────────────
+    # Called by the inference threads: neither call blocks. ───────────────────────────────────────
 
     def compared(self, canary: ActiveCanary, comparison: Comparison) -> None:
         """An image was seen by both models."""
@@ -162,10 +162,10 @@ class Recorder:
         name = canary.model.manifest.name
         try:
             self._store.clear_canary(name, only=canary.spec)
-        except Exception as error:  # a driver of a remote store raises what it likes
+        except Exception as error:  # the driver of a remote store may raise anything
             log.error(
-                "the model store still names %s as canary, and can't be written from here (%s); workers of this server "
-                "ignore it. Take it out: sortline models canary %s --stop",
+                "the model store still names %s as canary, and can't be written from here (%s); the workers of this "
+                "Redis server ignore that canary. Remove it with: sortline models canary %s --stop",
                 str(canary.model),
                 error,
                 name,

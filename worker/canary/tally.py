@@ -70,7 +70,7 @@ def agree(acting: Decision, compared: Decision) -> bool:
 def exceeds_disagreement(canary: Canary, totals: CanaryTotals) -> bool:
     """Whether the canary disagrees more often than its bound allows.
 
-    Before `min_images` were compared: whether it would even if it agreed on all images that are still missing.
+    Before `min_images` are compared: whether it would do so even if it agreed on all images that are still missing.
     """
     return totals.disagreed > canary.max_disagreement * max(totals.compared, canary.min_images)
 
@@ -86,7 +86,7 @@ class CanaryTally:
         self._is_failure_logged = False
 
     def add(self, canary: Canary, comparisons: Sequence[Comparison]) -> CanaryTotals:
-        """Record and count comparisons; the totals including them.
+        """Record and count comparisons. Returns the totals including them.
 
         If the stream of a line can't be written, its entries are missing, which is logged once. They are counted
         nevertheless.
@@ -117,7 +117,7 @@ class CanaryTally:
             return self._totals(pipeline, self._key(canary))
 
     def stop(self, canary: Canary, reason: str) -> bool:
-        """Write the verdict, which all workers obey; False if another worker has written one.
+        """Write the verdict, which all workers obey. Returns False if another worker has written one.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached.

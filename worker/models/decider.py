@@ -29,7 +29,7 @@ class Decider:
         worker: str,
         overrides: Mapping[str, PolicyOverride] = _NO_OVERRIDES,
     ) -> None:
-        """`overrides` are the setting `policies`.
+        """`overrides` is the setting `policies`.
 
         Raises:
             BadSetting: an override does not fit the model's classes; names line, key and value.

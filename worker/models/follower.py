@@ -32,10 +32,11 @@ log = logging.getLogger("sortline.follow")
 
 # While the store can't be read, the interval between polls grows, up to this many times the usual one.
 MAX_BACKOFF = 8
-# How long a version is refused that left no files here: the download may have been damaged, or its source was mended.
+# How long a version that left no files here is refused. Then it is tried again: perhaps only the download was damaged,
+# or somebody has repaired its source.
 UNSEEN_REFUSED_S = 60.0
 
-# Names, sizes and times of a version's files: they change when somebody mends it.
+# Names, sizes and times of a version's files: they change when somebody repairs the version.
 Signature = tuple[tuple[str, int, int], ...]
 
 
@@ -63,7 +64,7 @@ class VersionSource(Protocol):
         """The canary of a model, if there is one."""
 
     def resolve(self, spec: str) -> Path:
-        """The local folder of a version, which is fetched if it is not there."""
+        """The local folder of a version. Fetches the version if it is not there."""
 
 
 class CanaryTotalsReader(Protocol):
@@ -98,7 +99,7 @@ class Follower:
         self._clock = clock
         self._previous: Model | None = None
         self._refused: dict[int, Refusal] = {}
-        self._wanted: dict[str, int | None] = {}  # by pointer and canary, when the store was last read
+        self._wanted: dict[str, int | None] = {}  # the versions of `current` and `canary` in the store, as last read
         self._failures = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="follow", daemon=True)
@@ -116,7 +117,7 @@ class Follower:
         while not self._stopping.is_set():
             try:
                 self.poll()
-            except Exception as error:  # a driver of a remote store raises what it likes
+            except Exception as error:  # the driver of a remote store may raise anything
                 self._store_unavailable(error)
             else:
                 if self._failures:
@@ -135,11 +136,11 @@ class Follower:
         """Read the store once, and serve its current version and canary.
 
         Raises:
-            Exception: the store can't be read, fetched from, or names a version that isn't there (yet).
+            Exception: the store can't be read, a version can't be fetched, or the named version isn't there (yet).
         """
         try:
             self._follow_pointer(self._store.pointer(self._name))
-        finally:  # also when the pointer can't be read: a stopped canary must go
+        finally:  # also when the pointer can't be read: a stopped canary must end
             self._follow_canary(self._store.canary(self._name))
         wanted = self._wanted.values()
         self._refused = {version: refusal for version, refusal in self._refused.items() if version in wanted}
@@ -155,7 +156,7 @@ class Follower:
             return
         self._previous = before
         canary = self._active_models.current.canary
-        self._metrics.swaps.labels("swapped").inc()  # first: when a result of the new model appears, it is counted
+        self._metrics.swaps.labels("swapped").inc()  # first, so that it is counted before a result of the new model
         self._active_models.activate(model, None if canary is not None and canary.model is model else canary)
         took_s = time.monotonic() - started
         # Log the names, not the models: handlers keep their arguments, and a model is tens of megabytes.
@@ -167,14 +168,14 @@ class Follower:
         canary = serving.canary
         if spec is None or spec.version == serving.stable.version or self._is_stopped(spec, canary):
             if canary is not None:
-                log.info("canary %s is tried no more", str(canary.model))
+                log.info("canary %s is no longer tried", str(canary.model))
                 self._active_models.activate(serving.stable, None)
             return
         if canary is not None and canary.spec == spec:
             return
         model = self._model(spec.version)
         if model is None:
-            if canary is not None:  # it is another canary's, which is no longer wanted
+            if canary is not None:  # an earlier canary is active, and no longer wanted
                 self._active_models.activate(serving.stable, None)
             return
         self._active_models.activate(serving.stable, ActiveCanary(spec, model))
@@ -216,7 +217,7 @@ class Follower:
             raise  # not here yet, or gone while it was read: the next poll tries again
         except (BadInput, EngineFailed) as error:
             log.error("%s is refused, %s goes on: %s", who, str(self._active_models.current.stable), error)
-        except Exception:  # native code raises what it likes; what can't be loaded must not be served
+        except Exception:  # native code may raise anything; a version that can't be loaded must not be served
             log.exception("%s is refused, %s goes on", who, str(self._active_models.current.stable))
         self._refused[version] = refusal
         self._metrics.swaps.labels("refused").inc()

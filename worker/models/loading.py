@@ -44,8 +44,9 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
     """Load, verify and warm up the bundle in `folder`; raises as `load_model`.
 
     `background`: another model works meanwhile, and loading must take as little time from it as possible. Then LiteRT
-    is not warmed up for the largest batch. That would delay the working model by a whole batch (with MobileNetV2 and 16
-    images 110 ms of processor time) and save the new model's first batch only a quarter of that (30 ms).
+    is not warmed up for the largest batch. Such a warm-up would delay the working model by a whole batch (with
+    MobileNetV2 and 16 images 110 ms of processor time) and save the new model's first batch only a quarter of that
+    (30 ms).
     """
     bundle = open_bundle(folder)
     engine = open_engine(
@@ -63,7 +64,7 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
 
 @functools.cache
 def _decoder_process(max_bytes: int, max_decode_bytes: int) -> DecoderProcess:
-    """One for all models of this worker: it is kept, and takes memory. It starts with the first costly image."""
+    """One process for all models of this worker, as it stays and takes memory. Starts with the first costly image."""
     return DecoderProcess(max_bytes=max_bytes, max_decode_bytes=max_decode_bytes)
 
 

@@ -1,4 +1,4 @@
-"""One loaded model, with everything that the steps need of it."""
+"""One loaded model, with everything that the steps need from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Decoder(Protocol):
         """Decode into `out`; raises BadImage."""
 
     def is_costly(self, data: bytes, camera: str) -> bool:
-        """Whether that takes so much that no other image may wait for it."""
+        """Whether decoding takes so much time or memory that no other image may wait for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,7 +41,7 @@ class ResultCache:
         self._lock = threading.Lock()
 
     def key(self, job: ImageJob, image: bytes | None, route: Route) -> CacheKey | None:
-        """The key of an image; None where its answer is not cached. A canary must see its images itself."""
+        """The key of an image; None if its answer is not cached. A canary must see its images itself."""
         if image is None or job.queue not in self._queues or route.canary is not None:
             return None
         manifest = route.model.manifest

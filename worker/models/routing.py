@@ -24,7 +24,7 @@ class ActiveCanary:
     model: Model
 
     def takes(self, job: ImageJob) -> bool:
-        """Whether the job is in the canary's share. By its id alone, so that a redelivered job gets the same model."""
+        """Whether the job is in the canary's share. Line and id decide, so a redelivered job gets the same model."""
         lines = self.spec.lines
         return (not lines or job.line in lines) and hash_fraction(job.job_id) < self.spec.share
 

@@ -1,1 +1,1 @@
-"""What a worker shows of itself: metrics, and whether all of its threads work."""
+"""What a worker reports about itself: metrics, and whether all of its threads work."""

@@ -55,6 +55,6 @@ class Distribution(Collector):
         for label_value, counts in self._counts.copy().items():
             buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
             family.add_metric([label_value], buckets, self._sums[label_value])
-            if self._bounds[0] < 0:  # the client then leaves out the sum, rightly, and the count with it
+            if self._bounds[0] < 0:  # the client then rightly leaves out the sum, but also the count
                 family.add_sample(f"{self._name}_count", {self._label: label_value}, buckets[-1][1])
         return [family]

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 
 class EngineClock:
-    """Counts the model's time by state. Several threads may bring it batches."""
+    """Counts the model's time by state. Several threads may run batches at once."""
 
     def __init__(self, seconds: Counter, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -29,7 +29,7 @@ class EngineClock:
         self._add_elapsed(-1)
 
     def observe_queue(self, *, is_idle: bool) -> None:
-        """Note whether the worker holds no job that could come to the model: then it is idle between batches."""
+        """Note whether the worker holds no job for the model: then the time between batches counts as idle."""
         self._add_elapsed(0)
         self._state_between = "idle" if is_idle else "waiting"
 

@@ -1,4 +1,4 @@
-"""Every metric of the worker, declared once, but for those that `queue_gauges` reads from the server.
+"""Every metric of the worker, declared once, except those that `queue_gauges` reads from the server.
 
 Base units; no label is unbounded (no job or frame id).
 """
@@ -75,7 +75,7 @@ class Metrics:
         )
         registry.register(self.stage)
         self.batch_size = Histogram("sortline_batch_size", "Images per batch", buckets=SIZE_BUCKETS, registry=registry)
-        self.batches = Counter("sortline_batches", "Batches, by why they started", ["reason"], registry=registry)
+        self.batches = Counter("sortline_batches", "Batches, by reason to start", ["reason"], registry=registry)
         self.inflight = Gauge("sortline_inflight_jobs", "Jobs that this worker holds", registry=registry)
         self.redelivered = Counter("sortline_redelivered", "Jobs taken back from workers that died", registry=registry)
         self.leases_lost = Counter(
@@ -83,7 +83,7 @@ class Metrics:
         )
         self.retried = Counter("sortline_retried", "Attempts that failed and were put back", registry=registry)
         self.refused = Counter(
-            "sortline_refused", "Jobs that are not Sortline's, failed or left unread", registry=registry
+            "sortline_refused", "Jobs that are not Sortline's: failed or left without being run", registry=registry
         )
         self.clock_offset = Gauge(
             "sortline_clock_offset_seconds",
@@ -101,7 +101,7 @@ class Metrics:
             "sortline_server_errors", "Calls to Redis that failed, by step", ["step"], registry=registry
         )
         self.result_cache = Counter(
-            "sortline_result_cache", "Images whose answer was asked for in the cache", ["result"], registry=registry
+            "sortline_result_cache", "Images looked up in the result cache, by result", ["result"], registry=registry
         )
         _start_at_zero(self.result_cache, "hit", "miss")
         self.archive = Counter(
@@ -119,7 +119,7 @@ class Metrics:
         )
         self.swaps = Counter(
             "sortline_model_swaps",
-            "Versions that were to be served from now on, by what came of it",
+            "Versions that were to replace the one in service, by what became of them",
             ["result"],
             registry=registry,
         )
@@ -144,12 +144,15 @@ class Metrics:
         )
         self.canary_compared = Counter(
             "sortline_canary_compared",
-            "Images that canary and model in service both saw",
+            "Images that the canary and the stable model both saw",
             ["version"],
             registry=registry,
         )
         self.canary_disagreed = Counter(
-            "sortline_canary_disagreed", "Of these, those they would treat differently", ["version"], registry=registry
+            "sortline_canary_disagreed",
+            "Compared images that the two models would treat differently",
+            ["version"],
+            registry=registry,
         )
         self.canary_ratio = Gauge(
             "sortline_canary_disagreement_ratio",
@@ -158,7 +161,9 @@ class Metrics:
             registry=registry,
         )
         self.canary_skipped = Counter(
-            "sortline_canary_skipped", "Comparisons left out for want of time, or of Redis", registry=registry
+            "sortline_canary_skipped",
+            "Comparisons left out for lack of time, or as Redis was unavailable",
+            registry=registry,
         )
         self.canary_stopped = Counter(
             "sortline_canary_stopped", "Canaries that this worker stopped", ["reason"], registry=registry
@@ -175,7 +180,7 @@ class Metrics:
         self._model = shown
 
     def show_canary(self, model: ModelRef | None, *, share: float = 0.0, mode: str = "") -> None:
-        """Show the canary that is tried now, or that there is none. The counts of a version go with its canary."""
+        """Show the canary that is tried now, or that there is none. A version's counts are removed with its canary."""
         shown = None if model is None else (model.name, str(model.version), f"{share:g}", mode)
         before, self._canary = self._canary, shown
         if shown is not None:
@@ -264,10 +269,10 @@ class LineLabel:
         if not self._is_full:
             self._is_full = True
             log.warning(
-                "line %s is one more than the %d lines that have metrics of their own: it and all others are "
+                "%d lines have metrics of their own, and no more may (metrics_max_lines): %s and all further lines are "
                 "counted as line=%r. If they are real, raise metrics_max_lines and restart.",
-                line,
                 self._max_lines,
+                line,
                 OTHER_LINES,
             )
         return OTHER_LINES

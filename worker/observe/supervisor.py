@@ -33,7 +33,7 @@ ANSWER_EXPECTED_S = 5.0
 
 
 class StageThread:
-    """One thread of a stage. Its step tells the supervisor through this what the thread does."""
+    """One thread of a stage. With this the stage's step tells the supervisor what the thread does."""
 
     def __init__(self, name: str, supervisor: Supervisor) -> None:
         self.name = name
@@ -75,7 +75,7 @@ class Stage:
 
 
 class Supervisor:
-    """Threads that must all live. When one dies of an exception, `failed` is set and the worker ends."""
+    """Runs threads that must all live. When one dies of an exception, `failed` is set and the worker ends."""
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
@@ -113,7 +113,7 @@ class Supervisor:
             stage.ended()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for all threads to end; whether they have."""
+        """Wait for all threads to end. Returns whether they have."""
         until = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock()))
@@ -151,7 +151,7 @@ class Supervisor:
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
         """Threads that wait for nothing and sent no heartbeat for longer than this, and for how many seconds."""
-        waiting = DECODE_MEMORY.waiting_threads()  # for a thread that decodes: if one hangs, it is that thread
+        waiting = DECODE_MEMORY.waiting_threads()  # for memory that another thread holds: only that one can hang
         silent_s = {
             thread.name: self._clock() - self._heartbeats[thread.name]
             for thread in self._threads
@@ -164,7 +164,7 @@ class Supervisor:
         if self.failed.is_set():
             return "a thread of the worker died; see its log"
         for name, seconds in self.silent(longer_than_s=stuck_after_s).items():
-            return f"the {name} loop has not come round for {seconds:.0f} s"
+            return f"the {name} thread has not reported for {seconds:.0f} s"
         return None
 
     def redis_problem(self) -> str | None:
@@ -178,7 +178,7 @@ class Supervisor:
         return None
 
     def redis_unavailable(self, step: str, error: Exception) -> None:
-        """Count and log that a call failed, though not every time, and wait before the caller tries again."""
+        """Count a failed call, log it, though not every time, and wait before the caller tries again."""
         self._metrics.server_errors.labels(step).inc()
         now = self._clock()
         reason = explain(error)
@@ -211,6 +211,6 @@ class Supervisor:
         """Do `work` on the calling thread. If it raises, the worker ends."""
         try:
             work()
-        except Exception:  # without this thread, jobs would be held for ever and nobody would finish them
+        except Exception:  # without this thread, jobs would be held forever and nobody would finish them
             log.exception("the %s thread died", name)
             self.failed.set()

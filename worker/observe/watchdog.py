@@ -1,7 +1,7 @@
 """Watchdog: notices a thread that hangs at its jobs, and gives up the jobs that the worker holds.
 
 A decoder or an engine can hang in native code, where Python can't stop it. The worker must then stop renewing its jobs,
-so that other workers get them. What counts is how long a thread has been at one image or one batch, not the age of a
+so that other workers get them. What counts is how long a thread has worked on one image or one batch, not the age of a
 job: a job may also wait for a thread, a batch or the server.
 
 The lease thread calls `check`. The threads that are watched tell the supervisor what they work on.
@@ -29,7 +29,7 @@ class LeaseReleaser(Protocol):
     """The part of `worker.rq.leases.LeaseKeeper` that the watchdog uses."""
 
     def release(self) -> int:
-        """Give all held jobs back to the front of their queues; how many of them were still held."""
+        """Give all held jobs back to the front of their queues. Returns how many of them were still held."""
 
 
 class Watchdog:
@@ -55,7 +55,7 @@ class Watchdog:
         self.hanging = threading.Event()
 
     def check(self) -> bool:
-        """Give up a thread that hangs; whether one is given up, now or by an earlier check."""
+        """Give up a thread that hangs. Returns whether one is given up, now or by an earlier check."""
         if self.hanging.is_set():
             return True
         hanging_s = self._supervisor.silent(longer_than_s=self._stuck_after_s)
@@ -68,7 +68,7 @@ class Watchdog:
         return self.hanging.is_set()
 
     def give_back(self) -> None:
-        """Give back all jobs but those of threads that hang. It may be called again.
+        """Give back all jobs but those of threads that hang. May be called repeatedly.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached; nothing was given back.
@@ -91,19 +91,20 @@ class Watchdog:
         return self._supervisor.health_problem(stuck_after_s=self._stuck_after_s)
 
     def ready_problem(self) -> str | None:
-        """As `health_problem`, but after half the time: to be out of service for a while costs less than a restart."""
+        """As `health_problem`, but after half the time: being out of service for a while costs less than a restart."""
         return self.health_problem() or self._supervisor.health_problem(stuck_after_s=self._stuck_after_s / 2)
 
     def _give_up(self, hanging_s: Mapping[str, float]) -> None:
         name, seconds = next(iter(hanging_s.items()))
-        self._reason = f"the {name} loop has not come round for {seconds:.0f} s"
+        self._reason = f"the {name} thread has not reported for {seconds:.0f} s"
         stuck = [lease for name in hanging_s for lease in self._supervisor.jobs_of(name) if lease in self._inflight]
         log.error(
-            "%s; the worker claims nothing more, and its parent starts another one. To be tried alone: jobs %s. The "
-            "other jobs are given back.",
+            "%s; the worker claims nothing more, and its parent starts another one. Jobs that will be tried alone: %s. "
+            "All other jobs are given back.",
             self._reason,
             ", ".join(f"{lease.job_id!r:.200}" for lease in stuck) or "none",
         )
-        # They are not given back like the others: that one hangs counts against it, and it must fail in the end.
+        # These jobs are not given back like the others: a hang counts as a crash, so that a job that always hangs fails
+        # in the end.
         self._inflight.remove(stuck)
         self.hanging.set()

@@ -1,7 +1,7 @@
-"""Handover: what a parent process tells the worker that it starts. The worker's end of it.
+"""Handover: what a parent process tells the worker that it starts, and the worker's end of their lifeline.
 
-It travels in environment variables, which the worker takes out of its environment: they are neither settings nor meant
-for processes that the worker starts.
+It is passed in environment variables, which the worker takes out of its environment: they are neither settings nor
+meant for processes that the worker starts.
 """
 
 from __future__ import annotations
@@ -39,18 +39,21 @@ class Predecessor:
         return self.cause != KILLED
 
     def describe(self) -> str:
-        """One text of it all, for `parse`."""
+        """All fields as one text, for `parse`."""
         return f"{self.cause}:{self.died_at}:{self.worker}"
 
     @classmethod
     def parse(cls, text: str) -> Predecessor:
-        """The opposite of `describe`."""
+        """The inverse of `describe`."""
         cause, died_at, worker = text.split(":", 2)
         return cls(worker, cause, float(died_at))
 
 
 class ParentLink:
-    """A worker's end of the lifeline, a pipe from its parent: a byte is a request to stop, it ends with the parent."""
+    """A worker's end of the lifeline, a pipe from its parent.
+
+    Each byte is a request to stop. The pipe closes when the parent ends.
+    """
 
     def __init__(self, *, pid: int, lifeline: int) -> None:
         self.pid = pid
@@ -58,7 +61,7 @@ class ParentLink:
         self._lifeline = lifeline
 
     def listen(self) -> None:
-        """From now on requests to stop are counted. If the parent ends, this process is killed."""
+        """Count requests to stop from now on, and kill this process when the parent ends."""
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
     def say_that_it_works(self) -> None:
@@ -68,13 +71,13 @@ class ParentLink:
     def _listen(self) -> None:
         while os.read(self._lifeline, 1):
             self.stop_requests += 1
-        # Where `end_with_parent` works, the kernel was faster.
+        # The parent has ended. On Linux the kernel has killed this process before (`end_with_parent`).
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What a worker knows from its parent."""
+    """What a worker is told by its parent."""
 
     name: str  # of the worker
     parent: ParentLink
@@ -100,11 +103,11 @@ def worker_name(*, pid: int, token: str) -> str:
 def end_with_parent(pid: int) -> None:
     """Have the kernel kill this process, a worker, as soon as its parent ends. Called by the worker, at its very start.
 
-    Where that can't be asked for, on other systems than Linux, the end of the lifeline has to do.
+    Other systems than Linux don't offer that. There the worker kills itself when the lifeline closes.
     """
     with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes  # not in the parent: it takes memory
+        import ctypes  # here, so that the parent doesn't load it: it takes memory
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != pid:  # it ended before it was asked for, and so sends no signal any more
+    if os.getppid() != pid:  # the parent ended before the call above, so the kernel sends no signal
         os.kill(os.getpid(), signal.SIGKILL)

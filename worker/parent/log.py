@@ -9,15 +9,15 @@ from pathlib import Path
 from worker.parent.causes import HANG, KILLED, OUT_OF_MEMORY
 
 _TEXTS = {
-    HANG: "ended, as a call in it hung",
-    OUT_OF_MEMORY: "was killed by the kernel, as its control group was out of memory",
-    KILLED: "was killed (SIGKILL) by an unknown cause",
+    HANG: "ended because one of its threads hung",
+    OUT_OF_MEMORY: "was killed by the kernel because its control group was out of memory",
+    KILLED: "was killed (SIGKILL) for an unknown reason",
 }
 
 
 def log_restart(*, worker: str, cause: str, wait_s: float) -> None:
     """Say that a worker died, why, and when the next one starts."""
-    # Only a parent that has something to say needs the memory for these.
+    # Imported here, as only a parent that logs something needs the memory for these.
     import logging
 
     from shared.log_format import configure_logging
@@ -33,7 +33,7 @@ def log_restart(*, worker: str, cause: str, wait_s: float) -> None:
 
 
 def log_format(environment: Mapping[str, str]) -> str:
-    """The setting `log_format`, as `shared.settings` finds it, which takes more memory than the parent may.
+    """The setting `log_format`, read as `shared.settings` reads it, which would take too much memory in the parent.
 
     The worker has read the same settings before, and has ended for good if they were wrong.
     """

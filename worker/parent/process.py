@@ -22,7 +22,7 @@ from worker.parent import handover
 from worker.parent.causes import cause_of, count_memory_kills
 from worker.parent.log import log_restart
 
-# The wait doubles with each worker that dies before it has begun to work: to start again and again takes a core.
+# The wait doubles with each worker that dies before it has begun to work: starting it again and again takes a core.
 FIRST_WAIT_S = 0.1
 MOST_WAIT_S = 5.0
 
@@ -30,7 +30,7 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def start_worker() -> None:
-    """Return in a new process, the worker. This process becomes its parent, and ends here."""
+    """Fork, and return in the new process, the worker. The calling process becomes its parent, and ends here."""
     status = Parent().keep_worker()
     if status is not None:
         _end_like(status)
@@ -51,7 +51,7 @@ class Parent:
         self._works = False  # whether the worker has begun to work
 
     def keep_worker(self) -> int | None:
-        """Start workers until one ends for good; its wait status. In each worker it returns None, at once."""
+        """Start workers until one ends for good, and return its wait status. In each worker it returns None at once."""
         self._catch_signals()
         predecessor: handover.Predecessor | None = None
         wait_s = FIRST_WAIT_S
@@ -119,7 +119,7 @@ class Parent:
         return self._is_told_to_stop
 
     def _await_signal(self, timeout_s: float | None) -> None:
-        """Wait for a signal, pass it on if it asks to stop, note that the worker works, and the end of processes."""
+        """Wait for a signal. Pass on a request to stop; note that the worker works, or that processes have ended."""
         select.select([self._signals], [], [], timeout_s)
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._signals, 1024):
@@ -136,7 +136,7 @@ class Parent:
                 os.write(self._lifeline, b".")
 
     def _reap(self) -> None:
-        """Ask for the exit status of all processes that ended: as PID 1 of a container it gets those of others too."""
+        """Collect the status of all ended processes: as PID 1 of a container the parent gets those of others too."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._pid:
@@ -144,11 +144,11 @@ class Parent:
 
 
 def _end_like(status: int) -> None:
-    """End with the worker's exit code, or of the signal that ended it."""
+    """End as the worker did: with its exit code, or by the signal that ended it."""
     if os.WIFEXITED(status):
         sys.exit(os.WEXITSTATUS(status))
     number = os.WTERMSIG(status)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker has left its core file; a second one says nothing
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker has left its core file; a second one adds nothing
     with contextlib.suppress(OSError):  # SIGKILL has no handler
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

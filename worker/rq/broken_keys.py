@@ -17,11 +17,11 @@ MAX_LOGGED_KEYS = 1000
 
 _WHAT_IS_DONE = {
     "refused": "it does not hold a job, so the job's id was taken off its queue, and the key is left alone: delete it, "
-    "or enqueue with LineProducer, which makes ids of its own",
-    "replaced": "it was deleted and written anew",
-    "moved": "it was renamed to 'sortline:broken:' and its name, where it stays for a day, and a new one was begun",
-    "left": "its queue is left alone, and jobs wait, until you delete or rename that key",
-    "unwritten": "what was to be written there is missing",
+    "or enqueue with LineProducer, which makes its own ids",
+    "replaced": "it was deleted and written again",
+    "moved": "it was renamed, with 'sortline:broken:' before its name, and is kept for a day; a new key was begun",
+    "left": "its queue is left alone, and its jobs wait, until you delete or rename that key",
+    "unwritten": "the data that belongs there could not be written, and is missing",
 }
 
 
@@ -37,7 +37,7 @@ class BrokenKeys:
         self._logged_at: dict[bytes, float] = {}
 
     def report(self, problems: Sequence[Sequence[bytes]]) -> None:
-        """Log each problem: { action, key, the key's type, the server's words }. Repeated ones only now and then."""
+        """Log each problem: { action, key, the key's type, the server's words }. A repeated one once a minute."""
         for action, key, kind, message in problems:
             if action == b"refused":
                 self._on_refused()

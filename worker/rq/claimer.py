@@ -78,7 +78,7 @@ def refusal_by_length(size_bytes: int, *, max_bytes: int) -> BadImage | None:
 def fetch_images(connection: RawConnection, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
     """The image files of claimed jobs, in order; None for an image that is gone from the server, or was refused.
 
-    Not part of the claim's script, which would copy the images three more times while the server does nothing else.
+    claim.lua does not do this: a script would copy the images three more times while the server does nothing else.
 
     Raises:
         redis.exceptions.RedisError: the server can't be reached.
@@ -124,11 +124,11 @@ class Claimer:
 
         Args:
             max_others: the most jobs of queues other than the most urgent one; None: as many as `limit`.
-            others_first: of these, so many are claimed before those of the most urgent queue.
+            others_first: how many of `max_others` are claimed before the jobs of the most urgent queue.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached. The claim may have
-                happened all the same: then the next call brings those jobs, and no others.
+                happened all the same: then the next call returns those jobs, and no others.
         """
         now = self._clock()
         args = self._args(limit, now=now, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
@@ -138,7 +138,7 @@ class Claimer:
         """Claim one job that may crash the worker. Call it while this worker holds nothing else.
 
         Raises:
-            redis.exceptions.RedisError: as of `claim`. The next call may be one of `claim`.
+            redis.exceptions.RedisError: as for `claim`. The next call may be `claim` or `claim_suspect`.
         """
         now = self._clock()
         return self._claim(self._args(1, now=now, of_suspects=True), now=now)
@@ -163,13 +163,13 @@ class Claimer:
         return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))
 
     def images(self, jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
-        """As `fetch_images`. If this fails, the worker knows already which jobs it holds."""
+        """As `fetch_images`. If it fails no job is lost: the worker already knows which jobs it holds."""
         return fetch_images(self._connection, jobs)
 
     def wait(self, timeout_s: float, *, urgent_only: bool = False) -> None:
-        """Return when there may be work, or work of the most urgent queue, at the latest after `timeout_s`.
+        """Return when there may be work, at the latest after `timeout_s`. `urgent_only`: work of the most urgent queue.
 
         Blocks on the wakeup lists, to which our producers and scripts push tokens. RQ's own tools (`rq requeue`) push
-        none: the timeout bounds how long such a job waits.
+        none: the timeout bounds how long their jobs wait.
         """
         self._connection.call("BLPOP", *(self._wakeup_keys[:1] if urgent_only else self._wakeup_keys), timeout_s)

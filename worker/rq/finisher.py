@@ -1,4 +1,4 @@
-"""Finisher: writes what becomes of jobs to Redis. In: `FinishedJob` records. Out: results and RQ's statuses.
+"""Finisher: writes the jobs' ends to Redis. In: `FinishedJob` records. Out: results and RQ's statuses.
 
 One script call per batch writes RQ's status, Result and registries and our stream, but only for jobs whose lease is
 still held.
@@ -51,7 +51,7 @@ class Finisher:
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached, or refuses to write now. Call again with the same
-                batch: if it was finished and only the answer was lost, that answer comes.
+                batch: if it was finished and only the answer was lost, the call returns that answer.
         """
         try:
             return self._finish(batch)
@@ -76,9 +76,9 @@ class Finisher:
         return [answer == "1" for _, answer in zip(batch, answers.decode(), strict=True)]
 
     def _finish_in_halves(self, batch: Sequence[FinishedJob], error: redis.exceptions.ResponseError) -> list[bool]:
-        """The script failed on the batch. Find the job that it can't write, which must not hold up the others.
+        """The script failed on the batch. Find the job that it can't write, and finish the others.
 
-        That job keeps its lease until the lease expires. That counts as a loss, so it fails in the end.
+        That job keeps its lease until the lease expires. This counts as a loss, so the job fails in the end.
         """
         if len(batch) == 1:
             log.error("job %.200r can't be finished: the script says %s", batch[0].claimed.lease.job_id, error)

@@ -12,7 +12,7 @@ from worker.state.jobs import NO_DEATHS, ClaimedJob, Deaths, Lease
 
 # The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
 MAX_DIGITS = 10
-# How many fields `describe()` in common.lua gives of a job.
+# How many fields `describe()` in common.lua returns for a job.
 DESCRIBED = 13
 
 
@@ -36,7 +36,7 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
 
 
 def max_attempts_in(field: bytes | None) -> int | None:
-    """How often the job may be tried, as its producer wrote it; None if it did not."""
+    """How often the job may be tried, as its producer wrote it; None if the producer wrote nothing."""
     return _clamped(0, field, MAX_ATTEMPTS) or None
 
 

@@ -1,6 +1,6 @@
-"""Leases: renews what this worker holds, and takes back what dead workers held.
+"""Leases: renews the leases of the jobs that this worker holds, and takes back the jobs that dead workers held.
 
-It has a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
+The keeper has a thread and a connection of its own: neither a long batch nor a slow finish may delay a renewal.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class LeaseKeeper:
         """Does not call the server.
 
         Args:
-            client: where the server is.
+            client: a client of the server.
             worker: this worker's name.
             queues: the queues that it serves.
             lease_s: how long its leases last.
-            max_losses: after so many deaths of its workers that nothing explains, a job is given up.
-            inflight: the leases that it holds.
-            broken_keys: told of keys that are not what they should be.
-            processes: those of this host. Without them a worker that died here is noticed when its leases expire, not
-                at once.
+            max_losses: a job is given up after its workers have died this many times for unknown reasons.
+            inflight: the leases that this worker holds.
+            broken_keys: is told of keys that don't hold what they should.
+            processes: the processes on this host. Without them a worker that died here is noticed when its leases
+                expire, not at once.
             clock: UTC epoch seconds.
         """
         self._connection = RawConnection(client)
@@ -69,13 +69,13 @@ class LeaseKeeper:
         self._queues = list(queues)
         self._lease_s = lease_s
         self.max_losses = max_losses
-        self._given_up: set[str] = set()  # executions that this worker holds to answer them as failed
-        self._unanswered: list[ClaimedJob] = []
+        self._given_up: set[str] = set()  # executions of jobs that this worker must answer as failed
+        self._unanswered: list[ClaimedJob] = []  # jobs of `reap_early`, for the next `reap`
         self.inflight = inflight
         self._clock = clock
 
     def renew(self) -> list[Lease]:
-        """Renew all held leases; those that were lost to another worker and are no longer held."""
+        """Renew all held leases. Returns those that were lost to another worker: they are held no longer."""
         held = self.inflight.held()
         if not held:
             return []
@@ -86,7 +86,7 @@ class LeaseKeeper:
         return self.inflight.drop_lost([lease for lease, renewed in zip(held, is_renewed, strict=True) if not renewed])
 
     def release(self, leases: Sequence[Lease] | None = None) -> int:
-        """Give these jobs, or all that are held, back to the front of their queues; how many were still held."""
+        """Give these jobs, or all held ones, back to the front of their queues. Returns how many were still held."""
         held = self.inflight.held() if leases is None else leases
         for lease in held:
             if lease.execution_id in self._given_up:
@@ -100,7 +100,7 @@ class LeaseKeeper:
         return int(released)
 
     def take_back_from(self, worker: str, *, crash: str = "") -> None:
-        """Have the next `reap` take back the jobs of a worker that has certainly ended. It calls no server.
+        """Have the next `reap` take back the jobs of a worker that has certainly ended. Does not call the server.
 
         Args:
             crash: how it crashed, in a few words for the results, e.g. SIGSEGV; "" if its end explains nothing. If the
@@ -109,7 +109,7 @@ class LeaseKeeper:
         self._local_workers.mark_ended(worker, crash=crash)
 
     def reap_early(self) -> int:
-        """As `reap`, before anybody here can answer a job: those to be answered come with the next `reap`.
+        """Reap before this worker can answer jobs: those that it must answer are returned by the next `reap`.
 
         Returns:
             how many jobs went back to their queues or to the suspects.
@@ -126,13 +126,16 @@ class LeaseKeeper:
         """
         requeued, jobs = self._reap_once()
         jobs, self._unanswered = self._unanswered + jobs, []
-        if self._local_workers.any_newly_gone():  # so that a worker that has just started needs no second step for them
+        if self._local_workers.any_newly_gone():  # so that a worker that has just started takes their jobs back at once
             more_requeued, more_jobs = self._reap_once()
             return requeued + more_requeued, jobs + more_jobs
         return requeued, jobs
 
     def _expire(self, lease: Lease) -> None:
-        """Leave a job that is given up to the next `reap`, of any worker: given back, it would be tried again."""
+        """Expire the lease of a job that is given up: the next `reap` of any worker finds it.
+
+        If it were given back to its queue, it would be tried again.
+        """
         composite = f"{lease.job_id}:{lease.execution_id}"
         self._connection.call("ZADD", keys.rq_wip(lease.queue), "XX", _LONG_AGO_S, composite)
         self.inflight.remove([lease])
@@ -173,7 +176,7 @@ class LeaseKeeper:
         return int(requeued), jobs
 
     def unregister(self) -> None:
-        """Take this worker's process off the list that the others on this host watch. It ends, and holds no jobs."""
+        """Remove this worker from the list that other workers on this host watch: it ends, and holds no jobs."""
         if self._local_workers.scope:
             for queue in self._queues:
                 self._connection.call("HDEL", keys.processes(self._local_workers.scope, queue), self.worker)

@@ -1,6 +1,6 @@
-"""Local workers: knows which workers are gone: others on this host, and those that it is told of. For the lease keeper.
+"""Local workers: knows which other workers on this host are gone, from their processes or because it was told.
 
-Workers exchange their process ids through the server, with worker/rq/scripts/reap.lua.
+Used by the lease keeper. Workers exchange their process ids through the server, with worker/rq/scripts/reap.lua.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from worker.rq.processes import Processes
 
 log = logging.getLogger("sortline.local_workers")
 
-# A worker that is gone is forgotten after this many consecutive steps that found no job of it. One step is not enough:
+# A worker that is gone is forgotten after this many consecutive steps that found no job of its. One step is not enough:
 # a command that the worker sent before its end may reach the server after that step.
 QUIET_STEPS = 2
 
 
 class LocalWorkers:
-    """Without `processes`, or while the server can't list them, it knows only of workers that it is told of.
+    """Knows which workers are gone, for one lease keeper.
 
-    Then leases tell who is dead.
+    Without `processes`, or while the server can't list them, these are only the workers given to `mark_ended`. Other
+    dead workers are then noticed when their leases expire.
     """
 
     def __init__(self, processes: Processes | None) -> None:
@@ -28,13 +29,13 @@ class LocalWorkers:
         # Each worker's processes by the worker's name, as the server last listed them. This worker is among them and
         # not gone: the script writes its processes before it lists them.
         self._listed: dict[str, str] = {}
-        self._ended: dict[str, str] = {}  # workers that it was told of, and how they crashed
-        self._quiet_steps: dict[str, int] = {}  # of the workers that are gone
+        self._ended: dict[str, str] = {}  # workers given to `mark_ended`, and how they crashed
+        self._quiet_steps: dict[str, int] = {}  # of each worker that is gone
         self._refusal = ""  # the server's words when it last refused to list them
 
     @property
     def scope(self) -> str:
-        """Identifies the processes that can be told apart; "" where none can."""
+        """Identifies the set of processes that this worker can check; "" if it can check none."""
         return "" if self._processes is None else self._processes.scope
 
     @property
@@ -56,7 +57,7 @@ class LocalWorkers:
         return gone, forgotten
 
     def any_newly_gone(self) -> bool:
-        """Whether a worker is gone from which no step has taken jobs back yet."""
+        """Whether a worker is gone whose jobs no step has looked for yet."""
         return any(name not in self._quiet_steps and self._is_gone(process) for name, process in self._listed.items())
 
     def observe(self, *, listed: Sequence[bytes], taken: Mapping[str, int], refusal: bytes) -> None:
@@ -76,7 +77,7 @@ class LocalWorkers:
             elif jobs:
                 log.warning("worker %.200r on this host is gone: took %d jobs back", name, jobs)
             if crash:
-                # It explains what the worker held then. A claim that reaches the server only now brought it nothing.
+                # The crash can't come from jobs of a claim that reaches the server only now: the worker never got them.
                 self._ended[name] = ""
             self._quiet_steps[name] = 0 if jobs else self._quiet_steps.get(name, 0) + 1
         for name in [*self._ended]:

@@ -15,7 +15,7 @@ log = logging.getLogger("sortline.worker")
 def warn_if_not_durable(client: redis.Redis) -> None:
     """Log how the server could lose queued images (by eviction, or when its process ends), or waste memory.
 
-    Logs nothing if the server doesn't allow the question: managed services refuse CONFIG.
+    Logs nothing if the server refuses CONFIG, as managed services do.
     """
     try:
         config = cast("dict[Any, Any]", client.config_get("maxmemory*", "appendonly", *MEMORY_OPTIONS))
@@ -30,8 +30,8 @@ def warn_if_not_durable(client: redis.Redis) -> None:
         )
     if config.get("appendonly") == "no":
         log.warning(
-            "the server keeps no log of what it was given (appendonly no), so what is queued is lost when it "
-            "ends: CONFIG SET appendonly yes, unless that doesn't matter here"
+            "the server keeps no append-only file (appendonly no), so queued jobs are lost when it ends: "
+            "CONFIG SET appendonly yes, unless that doesn't matter here"
         )
     _warn_of_large_jobs(config)
 

@@ -29,7 +29,7 @@ class ProcessId(NamedTuple):
 
 
 def parse_process_ids(text: str) -> list[ProcessId]:
-    """Of a worker's process and its parent's, as `Processes.describe_own` writes them; none for any other text."""
+    """The ids of a worker's process and its parent's, as `Processes.describe_own` writes them; [] for other text."""
     found = [parse_process_id(part) for part in text.split(" ")]
     return [process for process in found if process is not None] if None not in found else []
 
@@ -53,12 +53,12 @@ class Processes:
     def describe_own(self) -> str:
         """What other workers are told: `<pid>:<started_ticks>` of this process and of its parent.
 
-        A release that knows of no parents can't read the two. To it this worker never counts as gone, and leases tell.
+        A release that knows of no parents can't read the two, and notices this worker's death when its leases expire.
         """
         return str(self.own) if self.parent is None else f"{self.own} {self.parent}"
 
     def is_worker_gone(self, description: str) -> bool:
-        """Whether a worker has certainly ended that described itself so.
+        """Whether the worker with this description has certainly ended, and its parent too.
 
         While its parent lives, the parent starts another worker, which knows why this one died and takes its jobs back.
         """
@@ -66,18 +66,18 @@ class Processes:
         return bool(processes) and all(self.is_gone(process) for process in processes)
 
     def is_gone(self, process: ProcessId) -> bool:
-        """True only if the process has certainly ended. A stopped process (SIGSTOP) lives; in doubt a process lives."""
+        """True only if the process has certainly ended; False if in doubt. A stopped one (SIGSTOP) has not ended."""
         try:
             os.kill(process.pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # it exists, as another user's
+            pass  # it exists, and is another user's
         except OSError:
             return False
         try:
             stat = _read_stat(self._proc / str(process.pid))
-        except (OSError, ValueError):  # hidden from this user (hidepid), or it has just ended: the next call will tell
+        except (OSError, ValueError):  # hidden from this user (hidepid), or it has just ended: the next call tells
             return False
         return stat.started_ticks != process.started_ticks or stat.has_ended
 
@@ -85,7 +85,7 @@ class Processes:
 def find_processes(proc: Path = Path("/proc"), *, parent_pid: int | None = None) -> Processes | None:
     """The processes in the scope of this one; None if /proc doesn't show them: then no worker ever counts as gone.
 
-    `parent_pid`: of the process that starts another worker when this one dies, if there is one.
+    `parent_pid`: the PID of the process that starts another worker when this one dies, if there is one.
     """
     try:
         if os.readlink(proc / "self") != str(os.getpid()):
@@ -99,12 +99,12 @@ def find_processes(proc: Path = Path("/proc"), *, parent_pid: int | None = None)
 
 
 def _scope(proc: Path) -> str:
-    """It includes the host's name: virtual machines that were started from one snapshot have the same boot id."""
+    """Name the scope. It includes the host name, as virtual machines started from one snapshot share a boot id."""
     boot_id = (proc / "sys/kernel/random/boot_id").read_text().strip()
     pid_namespace = os.stat(proc / "self/ns/pid").st_ino
     try:
-        time_namespace = os.stat(proc / "self/ns/time").st_ino  # each has its own time of boot, and so start times
-    except FileNotFoundError:  # Linux before 5.6 has one for all
+        time_namespace = os.stat(proc / "self/ns/time").st_ino  # each has its own boot time, and so its own start times
+    except FileNotFoundError:  # Linux before 5.6 has no time namespaces
         time_namespace = 0
     return f"{boot_id}:{pid_namespace}:{time_namespace}:{os.uname().nodename}"
 
@@ -117,7 +117,9 @@ class _Stat(NamedTuple):
 
 
 def _read_stat(folder: Path) -> _Stat:
-    """Field numbers are those of proc_pid_stat(5). A process's name, the second field, may hold spaces and brackets.
+    """Read whether a process has ended, and when it started.
+
+    Field numbers are those of proc_pid_stat(5). A process's name, the second field, may hold spaces and brackets.
 
     After SIGKILL a process stays as a zombie (Z) until its parent asks for its exit status. A zombie with more than one
     thread still runs: only its first thread has ended.

@@ -53,7 +53,7 @@ def new_worker_name() -> str:
 
 
 class RqRegistration(BaseWorker):
-    """Writes what RQ knows of one worker. Each method calls the server, and raises what the client and RQ raise."""
+    """Writes what RQ knows of one worker. Each method calls the server, and raises the errors of the client and RQ."""
 
     def __init__(self, client: redis.Redis, *, name: str, queues: Sequence[str]) -> None:
         """Does not call the server."""
@@ -68,7 +68,7 @@ class RqRegistration(BaseWorker):
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """Unchanged: RQ would raise the socket's time-out to a minute for a blocking pop, which is not used here."""
+        """Leave the connection as it is: RQ would raise its time-out to a minute for a blocking pop, not used here."""
         return connection
 
     def register(self, *, state: WorkerStatus = WorkerStatus.STARTED) -> None:
@@ -134,7 +134,7 @@ class RqRegistration(BaseWorker):
     def cleanup_tasks(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """RQ's periodic clean-up as named tasks, so that one that fails does not stop the others.
 
-        Without started jobs: RQ would fail an abandoned job without a SortResult. `LeaseKeeper.reap` does that part.
+        Started jobs are left out: RQ would fail an abandoned one without a SortResult. `LeaseKeeper.reap` does that.
         """
         for queue in self.queues:
             yield f"the clean-up of {queue.name}'s finished jobs", FinishedJobRegistry(queue=queue).cleanup
@@ -148,8 +148,8 @@ class RqRegistration(BaseWorker):
     def _forget_dead(self, key: str) -> None:
         """Remove workers whose hash is gone from a set of workers.
 
-        It works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
-        does. No such worker exists, so it is removed here.
+        This works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
+        does. No worker has such a name, so this removes the member.
         """
         members = self.connection.sscan_iter(key)
         while chunk := list(islice(members, CHUNK)):
@@ -172,7 +172,7 @@ class RqRegistration(BaseWorker):
             case {"command": "stop-job" | "stop-execution" | "kill-horse" as name}:
                 log.warning("RQ's command %s is refused: a batch runs to its end", name)
             case _:
-                log.warning("a message to this worker is no command of RQ's, and ignored: %.100r", data)
+                log.warning("ignored a message to this worker that is not a command of RQ's: %.100r", data)
 
 
 class RegistrationThread:
@@ -201,7 +201,7 @@ class RegistrationThread:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Unregister, and wait at most `timeout_s` for that; whether it is done."""
+        """Unregister, and wait at most `timeout_s` for that. Returns whether it is done."""
         self._stopping.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -210,7 +210,7 @@ class RegistrationThread:
         is_checked = False
         while True:
             is_registered = self._attempt("the registration with RQ", self._heartbeat)
-            # Before the rest, which can wait until the worker has started.
+            # Listen before the check and the clean-up, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
                 is_checked = self._attempt(
@@ -254,10 +254,10 @@ class RegistrationThread:
             self._attempt("the end of listening to RQ's commands", pubsub.close)
 
     def _attempt(self, what: str, work: Callable[[], object]) -> bool:
-        """Whether the work succeeded. An error is counted, and logged if it differs from the last one of this work."""
+        """Do the work; whether it succeeded. An error is counted, and logged if it differs from the work's last one."""
         try:
             work()
-        except Exception as error:  # not RedisError alone: RQ raises what it likes
+        except Exception as error:  # not RedisError alone: RQ may raise anything
             self._metrics.server_errors.labels("presence").inc()
             text = (
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
@@ -267,5 +267,5 @@ class RegistrationThread:
             self._logged[what] = text
             return False
         if self._logged.pop(what, None) is not None:
-            log.info("%s went well again", what)
+            log.info("%s works again", what)
         return True

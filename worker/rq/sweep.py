@@ -21,11 +21,12 @@ from worker.rq import scripts
 
 log = logging.getLogger("sortline.sweep")
 
-# All workers of the same queues together take one step in this time, which blocks the server for a millisecond or two.
+# All workers of the same queues together make one step in this time. A step blocks the server for a millisecond or two.
 # A million keys take half an hour.
 STEP_INTERVAL_S = 1.0
 KEYS_PER_STEP = 500
-# A job is missing for this long before it counts as lost: as long as the keys of an execution outlive its lease.
+# A job counts as lost when it has been missing for a lease and this time: the keys of an execution outlive its lease by
+# as much.
 GRACE_ABOVE_LEASE_S = 60.0
 
 
@@ -79,13 +80,14 @@ class Sweeper:
         except redis.exceptions.ReadOnlyError:
             raise
         except redis.exceptions.ResponseError as error:
-            # The worker can do without: a login that may not SCAN must not look like a server that can't be reached.
+            # The worker can do without the sweep. A login that may not use SCAN must not look like a server that can't
+            # be reached.
             if (refused := explain(error)) != self._refused:
                 self._refused = refused
                 log.warning("lost jobs are not searched for: %s", refused)
             return Swept(0, 0)
         if requeued:
-            log.warning("found %d lost jobs, in no queue and held by no worker: back in their queues", requeued)
+            log.warning("found %d lost jobs, in no queue and held by no worker: put back in their queues", requeued)
         if failed:
-            log.error("found %d jobs that were lost for the second time: failed", failed)
+            log.error("found %d jobs that were lost for the second time: they will be answered as failed", failed)
         return Swept(int(requeued), int(failed))

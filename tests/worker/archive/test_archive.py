@@ -314,7 +314,7 @@ def test_a_filled_disk_is_said_once_and_once_that_it_works_again(
     assert set(archived(root)) == set(small)
     assert os.listdir(root / ".incoming") == []
     (said,) = troubles(caplog)
-    assert said.startswith(f"archive_dir {root}: an image is larger than it may hold: ")
+    assert said.startswith(f"archive_dir {root}: an image is too large for it: ")
     quiet.now += 60
     large = sort(run, archiving, client, picture() + bytes(200_000))
     kit.wait_until(lambda: counts(run._components) == {"written": 3, "failed": 5}, "it works again")
@@ -410,7 +410,7 @@ def test_no_line_waits_for_a_disk_that_hangs(
     kit.wait_until(lambda: counts(run._components) == {"dropped": 20}, "they are counted")
     assert "archive" not in run.supervisor.silent(longer_than_s=0), "the worker would be restarted"
     (said,) = troubles(caplog)
-    assert said.startswith(f"archive_dir {root}: 0 MB of images wait for it, and no more may: ")
+    assert said.startswith(f"archive_dir {root}: 0 MB of images wait to be written, and no more may: ")
     quiet.now += 60
     assert path.read_bytes() == picture()
     kit.wait_until(lambda: counts(run._components) == {"dropped": 20, "written": 10}, "what waited is written")
@@ -438,7 +438,7 @@ def test_the_end_does_not_wait_for_a_disk_that_hangs(
     kit.wait_until(run.ended.is_set, "the pipeline ends")
     run.join(0.0)
     assert counts(run._components) == {"dropped": 5}
-    assert troubles(caplog) == [f"archive_dir {root}: 5 images still waited for it when the worker ended"]
+    assert troubles(caplog) == [f"archive_dir {root}: 5 images were not written before the worker ended"]
     path.read_bytes()
     assert run.supervisor.join(kit.PATIENCE_S)
 

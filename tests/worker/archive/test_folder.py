@@ -115,7 +115,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         archive.prepare()
     assert archive.explain(caught.value) == (
-        f"archive_dir {root}: it is not there: create the folder, or mount its disk"
+        f"archive_dir {root}: it does not exist: create the folder, or mount its disk"
     )
     assert not root.exists()
 
@@ -135,8 +135,8 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, ""), "its disk is full: free some space, and lower archive_max_bytes"),
         (OSError(errno.EROFS, ""), "it is mounted read-only: mount it for writing"),
         (OSError(errno.EACCES, ""), f"it is not writable: let the user {os.geteuid()} write there"),
-        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error: see to its disk"),
-        (ValueError("odd"), "odd: see to its disk"),
+        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error: check its disk"),
+        (ValueError("odd"), "odd: check its disk"),
     ],
 )
 def test_each_cause_is_said_with_its_mend(tmp_path: Path, error: Exception, text: str) -> None:

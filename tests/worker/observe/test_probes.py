@@ -86,7 +86,7 @@ def test_a_loop_that_sticks_is_unhealthy_until_it_comes_round() -> None:
     supervisor.start("infer", stop.wait)
     assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
     now[0] += STUCK_AFTER_S + 1
-    assert "the infer loop has not come round" in (supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) or "")
+    assert "the infer thread has not reported" in (supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) or "")
     supervisor.heartbeat("infer")
     assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
     stop.set()

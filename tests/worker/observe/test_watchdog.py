@@ -105,7 +105,7 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     assert run.watchdog.health_problem() is None
     (hanging,) = [name for name, leases in run.supervisor._jobs_of.items() if leases and leases[0].job_id == poison]
     hang_until_given_up(run, clock, settings, hanging)
-    assert f"the {hanging} loop has not come round" in (run.watchdog.health_problem() or "")
+    assert f"the {hanging} thread has not reported" in (run.watchdog.health_problem() or "")
     assert run.ended.wait(kit.PATIENCE_S), "the worker could not end"
     kit.wait_until(lambda: suspects(client) == [poison], "it is taken back")
     assert held_by_server(client) == set()

@@ -1,4 +1,4 @@
-"""The scripts that run on the server. Each is a Lua file of this folder, sent with `common.lua` in front of it."""
+"""The scripts that run on the server. Each is a Lua file in this folder, sent with `common.lua` in front of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 -- Takes up to max_jobs jobs off the queues, the most urgent queue first, and starts an execution for each, in one step.
--- The first queue is the urgent one. The others get at most max_others jobs, of which others_first come before the urgent
--- queue's, so that they keep moving while it never runs empty.
--- So a worker that dies right after it leaves leases behind, and no job is lost.
+-- The first queue is the urgent one. The others get at most max_others jobs, of which others_first are taken before the
+-- urgent queue's, so that they keep moving even if the urgent queue never runs empty.
+-- As it is one step, a worker that dies right after it leaves leases behind, and no job is lost.
 -- (RQ pops first and registers later, which loses the job of a worker that is killed in between: rq#1716.)
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
@@ -18,7 +18,7 @@ local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], A
 local of_suspects = ARGV[11] == '1'
 local FIRST_QUEUE = 12
 -- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
--- It takes 50 ms, in which the server does nothing else.
+-- This takes 50 ms, during which the server does nothing else.
 local MOST_IDS = 20000
 
 -- 0 if the image is gone or its key has another type: the worker will find no image either way.
@@ -52,8 +52,9 @@ local function first_ids(queue, count)
   return move_broken(list, job_ids) and {} or job_ids -- RQ's own list is usable
 end
 
--- False for the second entry of a job that is listed twice: RQ's clean-up and ours may both have put an abandoned job
--- back. If it ran again it would get a second result. And suspects that RQ has canceled stay in their list.
+-- Whether the job of an entry still waits. It doesn't if this is the second entry of a job that is listed twice: RQ's
+-- clean-up and ours may both have put an abandoned job back, and if it ran again it would get a second result. Nor does
+-- a suspect that RQ has canceled: its id stays in the list.
 local function waits(job_id, status)
   if status == 'started' then
     local executions = redis_pcall('ZCARD', 'rq:executions:' .. job_id)
@@ -63,7 +64,7 @@ local function waits(job_id, status)
   return status ~= 'finished' and status ~= 'failed'
 end
 
--- The jobs among the first ids of a queue, and how many ids were read: an image that crosses the bound ends it.
+-- The jobs among the first ids of a queue, and how many ids were read. The image that crosses max_bytes is the last.
 -- A job that is deleted while it is queued leaves its id in the list. RQ skips these as well.
 local function choose(queue, job_ids)
   local composites, ids_read = {}, 0
@@ -84,8 +85,9 @@ local function choose(queue, job_ids)
   return composites, ids_read
 end
 
--- The leases come first, and the list is cut right after them. Whatever fails then, e.g. for lack of a permission, each
--- job is in exactly one of them: in neither it would be lost, in both another claim would give it to a second worker.
+-- The leases are written first, and the list is cut right after that. Whatever fails later, e.g. for lack of a
+-- permission, each job is then either leased or listed. With neither it would be lost; with both, another claim would
+-- give it to a second worker.
 local function start(queue, job_ids)
   local list = list_of(queue)
   local before = #jobs
@@ -99,7 +101,8 @@ local function start(queue, job_ids)
   end
 end
 
--- A token in the wakeup list means that there may be work: none while the queue is empty, at least one otherwise.
+-- A token in the wakeup list means that there may be work: the list has none while the queue is empty, and at least one
+-- otherwise.
 local function update_wakeup(queue)
   local wakeup = 'sortline:bell:' .. queue
   if redis_call('LLEN', 'rq:queue:' .. queue) == 0 then

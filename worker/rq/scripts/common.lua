@@ -3,15 +3,16 @@
 -- Commands that take many members are called once per batch: the call costs more than its work.
 --
 -- A script that raises is not rolled back: what it has written stays, and the rest is missing. So each script reads
--- first and writes then, and the functions below deal with keys that don't hold what they should.
+-- before it writes, and the functions below deal with keys that don't hold what they should.
 
--- Looked up only once, as they are called many times for each job.
+-- Looked up only once, as both are called many times for each job.
 local redis_call, redis_pcall = redis.call, redis.pcall
 
 -- The first command of every script is this write to a key that never exists. It changes nothing. But a replica refuses
 -- it with READONLY, a server that can't save with MISCONF, and one that lacks replicas with NOREPLICAS, before the
--- script has done anything or answered from old data. As it takes no memory, a full server (noeviction) runs it; and
--- after a script's first write the server refuses no write for lack of memory. That matters as finishing frees memory.
+-- script has done anything or answered from old data. As DEL takes no memory, a full server (noeviction) runs it; and
+-- after a script's first write the server refuses none of its writes for lack of memory. So jobs can be finished on a
+-- full server, which frees memory.
 redis_call('DEL', 'sortline:never-written')
 
 local BROKEN_KEPT_S = 86400
@@ -39,14 +40,14 @@ local function text_of(message)
   return type(message) == 'table' and message.err or tostring(message)
 end
 
--- Whether a permission is missing, which neither a key nor a job has caused.
+-- Whether the error is a missing permission: no key and no job has caused it.
 local function is_forbidden(message)
   return string.find(text_of(message), 'ACL failure', 1, true) or string.find(text_of(message), '^NOPERM')
 end
 
--- What to do about a broken key, given a command's answer. Each function returns true if the key was broken: then the
--- command must be repeated, or is of no use. (They don't run the command themselves, as passing its arguments on would
--- take as long as some commands do.)
+-- The next three functions deal with a broken key, given a command's answer. Each returns true if the key was broken:
+-- then the caller must repeat the command, or do without it. (They don't run the command themselves, as passing its
+-- arguments on would take as long as some commands do.)
 
 -- The key belongs to one job or one worker, or is a wakeup list. A broken one is useless, so it is deleted.
 local function replace_broken(key, answer)
@@ -125,7 +126,7 @@ local function write_execution(job_id, execution_id, worker, now_s, lease_s, exp
   end
 end
 
--- Writes this, and what Job.prepare_for_execution writes.
+-- Writes an execution's own keys, and what RQ's Job.prepare_for_execution writes.
 local function open_execution(job_id, execution_id, worker, now_iso, now_s, lease_s, expires_s)
   write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
   redis_call('HSET', 'rq:job:' .. job_id, 'status', 'started', 'worker_name', worker,
@@ -133,8 +134,8 @@ local function open_execution(job_id, execution_id, worker, now_iso, now_s, leas
   redis_call('PERSIST', 'rq:job:' .. job_id)
 end
 
--- The clock stands still while a script runs. The leases that it starts or renews end a microsecond apart, so that they
--- keep the order of the jobs, in which these go back if the worker dies.
+-- The clock stands still while a script runs. The leases that it starts or renews are set to end a microsecond apart:
+-- they keep the order of the jobs, and the jobs go back in that order if the worker dies.
 local function staggered(expires_s, position)
   return string.format('%.6f', expires_s + position / 1000000)
 end
@@ -208,7 +209,7 @@ local function end_executions(queue, executions, worker)
   return held
 end
 
--- Wakes one idle worker. At most 64 tokens wait, as no more workers than that wake for one push.
+-- Wakes one idle worker. At most 64 tokens are kept, so at most 64 workers wake for tokens that nobody has taken.
 local function wake(queue)
   local wakeup = 'sortline:bell:' .. queue
   if replace_broken(wakeup, redis_pcall('LPUSH', wakeup, '1')) then redis_call('LPUSH', wakeup, '1') end
@@ -244,7 +245,7 @@ local MAX_FIELD_BYTES = 1000
 
 -- What a worker must know of a job, in the order of worker/rq/job_fields.py, and its status. Nil for a job that was
 -- deleted, and for a key that holds no job, which is reported.
--- Without the image: bytes that go through Lua are copied three more times, while the server does nothing else.
+-- The image is left out: bytes that go through Lua are copied three more times, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
   local f = redis_pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
@@ -269,8 +270,8 @@ local function split_composite(composite)
   return string.match(composite, '^(.*):([^:]*)$')
 end
 
--- The jobs that an earlier run of this call has started, for the case that its answer was lost, in the order of their
--- start. The ids of their executions begin with the call's id. Their leases start anew.
+-- The jobs that an earlier run of this call has started, in the order of their start, in case its answer was lost. The
+-- ids of their executions begin with the call's id. Their leases are renewed.
 local function started_by(call_id, worker, queues, lease_s)
   local key, found = 'rq:worker:' .. worker .. ':executions', {}
   local composites = redis_pcall('SMEMBERS', key)

@@ -17,8 +17,8 @@ local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
 
--- The worker's hash keeps the answer of its last call, in case that the answer doesn't arrive. The leases don't tell
--- what happened: they are gone both after a finish and after a loss.
+-- The worker's hash keeps the answer of its last call, in case the answer doesn't arrive. The leases don't show what
+-- happened: they are gone both after a finish and after a loss.
 if is_repeat then
   local last = redis_pcall('HGET', worker_key, 'sortline_last_finish')
   local head = call_id .. ':'
@@ -36,7 +36,7 @@ local function expire(key, ttl_s)
   if ttl_s < 0 then redis_call('PERSIST', key) else redis_call('EXPIRE', key, ttl_s) end
 end
 
--- `forever` is the score of a job that never expires: RQ's two registries differ in it.
+-- `forever` is the score of a job that never expires. It differs between RQ's two registries.
 local function add_to_registry(key, job_id, ttl_s, forever)
   local members = registries[key] or {}
   members[#members + 1] = ttl_s < 0 and forever or seconds(server_s + ttl_s)
@@ -86,7 +86,7 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
   local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
   if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis_call('HSET', job_key, 'meta', meta) end
-  -- The result tells what is known of the deaths at this job. After `rq requeue` the job begins anew.
+  -- The result says what is known of the deaths of this job's workers. After `rq requeue` it starts as a new job.
   redis_call('HDEL', job_key, 'sortline_crashes', 'sortline_losses', 'sortline_suspect')
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
@@ -128,8 +128,8 @@ local function finish(i)
 end
 
 -- A job that can't be put back, or that can't be written for an unforeseen reason, keeps its lease until the lease
--- expires. Then it goes back to its queue. A missing permission ends the script as long as no
--- job is finished, and the worker tries again. After that it would publish the jobs before this one twice.
+-- expires. Then it goes back to its queue. If a permission is missing and no job is finished yet, the script raises,
+-- and the worker tries again. Once a job is finished it must not raise: the worker would publish that job twice.
 local is_any_finished = false
 local function finish_alone(i)
   if ARGV[i] == 'retry' and not is_usable(ARGV[i + 1]) then return UNWRITTEN end
@@ -175,8 +175,8 @@ local function attempt(key, run, ...)
   if not went_well then report('unwritten', key, text_of(message)) end
 end
 
--- The results are published. From here on nothing may keep the answer from the worker, or it would write them again. A
--- lease that can't be ended expires, and is then removed as the lease of a job that has ended.
+-- The results are published. From here on nothing may keep the answer from the worker, or the worker would write them
+-- again. A lease that can't be ended expires, and is then removed as the lease of a job that has ended.
 for queue, executions in pairs(finished) do
   attempt('rq:wip:' .. queue, close_executions, queue, executions, worker)
 end
@@ -190,12 +190,12 @@ for line in pairs(lines) do
   attempt('sortline:lines', add_to_shared, 'SADD', 'sortline:lines', { line })
   attempt('sortline:results:' .. line, redis_call, 'EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S)
 end
--- Each batch checks one line, so that a line's name goes some time after its stream has expired.
+-- Each batch checks one line, so that a line's name is removed some time after its stream has expired.
 local function tidy_lines()
   local line = redis_call('SRANDMEMBER', 'sortline:lines')
   local ttl_s = line and redis_call('TTL', 'sortline:results:' .. line)
   if ttl_s == -2 then redis_call('SREM', 'sortline:lines', line) end
-  -- It was written by a release that set no expiry.
+  -- An older release has written it, which set no expiry.
   if ttl_s == -1 then redis_call('EXPIRE', 'sortline:results:' .. line, STREAM_TTL_S) end
 end
 if next(lines) then attempt('sortline:lines', tidy_lines) end

@@ -1,15 +1,15 @@
--- Takes back what dead workers held: executions whose leases have expired, and those of workers that the caller knows
--- to be gone. A death uses up no attempt: the job goes to the front of its queue. It goes to the suspects instead, which
+-- Takes back the jobs of dead workers: of executions whose leases have expired, and of workers that the caller knows to
+-- be gone. A death uses up no attempt: the job goes to the front of its queue. It goes to the suspects instead, which
 -- workers claim alone, if its worker was seen to crash, or if it was lost with several workers for unknown reasons.
 --
 -- A job that has crashed its worker MAX_CRASHES times while nothing else was in hand, or was lost max_losses times, is
--- claimed by the caller, who must answer it as failed. So is a job that RQ's own clean-up has failed meanwhile, as that
--- writes no SortResult, and even `rq info` runs it.
+-- claimed by the caller, who must answer it as failed. So is a job that RQ's own clean-up has failed meanwhile: that
+-- clean-up, which even `rq info` runs, writes no SortResult.
 --
 -- ARGV  call_id, is_repeat, worker, now_iso, now_s, lease_s, limit, max_losses, scope, process, gone_count,
 --       forgotten_count, then for each gone worker its name and how it crashed, forgotten worker…, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
---       scope, process: of worker/rq/processes.py; both '' where processes can't be told apart
+--       scope, process: of worker/rq/processes.py; both '' if the caller can't check processes
 --       how it crashed: a few words, or '' if nobody saw it crash
 -- Returns { requeued, { job to be answered as failed… }, problems, { gone worker, jobs taken back… },
 --       { worker, process… }, refusal }. A job has the fields of describe() in common.lua. The processes are those of
@@ -26,7 +26,8 @@ local MAX_COUNT = 1000 -- MAX_LOSSES of shared/jobs.py
 -- A host has fewer worker processes than this.
 local MOST_PROCESSES = 1000
 local PROCESSES_KEPT_S = 86400
--- The most leases that are searched for jobs of workers that are gone: it takes up to 10 ms. The rest may expire.
+-- The most leases that are searched for jobs of workers that are gone: this takes up to 10 ms. Jobs under other leases
+-- are taken back when these expire.
 local MOST_LEASES = 10000
 local requeued, given_up = 0, {}
 
@@ -46,7 +47,7 @@ local function exchange_processes(queue)
   for _, text in ipairs(redis_call('HGETALL', key)) do processes[#processes + 1] = text end
 end
 
--- If this fails, leases still tell which workers are dead.
+-- If this fails, dead workers are still noticed by their expired leases.
 local function exchange_all_processes()
   if scope == '' then return '' end
   for q = FIRST_QUEUE, #ARGV do
@@ -77,15 +78,15 @@ local function read(...)
   if not is_broken(answer) then return answer end
 end
 
--- Of each worker that is gone: how it crashed ('' if nobody saw it crash), how many jobs it held when this step began,
+-- For each worker that is gone: how it crashed ('' if nobody saw it crash), how many jobs it held when this step began,
 -- and how many of them were taken back.
 local crash_of, held_by, taken = {}, {}, {}
 for g = FIRST_GONE, FIRST_FORGOTTEN - 1, 2 do
   crash_of[ARGV[g]], held_by[ARGV[g]], taken[ARGV[g]] = ARGV[g + 1], 0, 0
 end
 
--- What a job's fields are after one more death of its worker, `owner`. Only a crash counts against the job, and only if
--- it was the only one in hand.
+-- A job's crashes, losses and suspicion after one more death of its worker, `owner`. The death counts as a crash only
+-- if the worker was seen to crash and held no other job.
 local function after_death(crashes, losses, suspect, owner)
   local crash = crash_of[owner] or ''
   if crash ~= '' and held_by[owner] == 1 then crashes = crashes + 1 else losses = losses + 1 end
@@ -97,8 +98,8 @@ local function after_death(crashes, losses, suspect, owner)
   return crashes, losses, suspect
 end
 
--- Whether a worker has the job under another lease, in any queue. Workers start a job only once. But anybody can write
--- a lease that has expired, and a job that is given away while it is held would get two results.
+-- Whether a worker holds the job under another lease, in any queue. Workers never start a job twice. But anybody can
+-- write a lease that has expired, and a job that is given away while it is held would get two results.
 local function is_held(job_id, lost_execution_id)
   local now = server_now_s()
   for _, execution_id in ipairs(read('ZRANGE', 'rq:executions:' .. job_id, 0, -1) or {}) do
@@ -110,13 +111,13 @@ local function is_held(job_id, lost_execution_id)
   return false
 end
 
--- Gives a job its next place, then ends its old lease, and then tells its new state. If that fails half way, e.g. for
--- lack of a permission, the job keeps a lease or a place: claims pass over a job that is listed while it is started.
+-- Puts a job where it goes next, then ends its old lease, and then writes its new state. If this fails halfway, e.g.
+-- for lack of a permission, the job still has a lease or is in a list. Claims skip a listed job that is still started.
 local function move_on(queue, job_id, execution_id, owner, fields)
   local job_key = 'rq:job:' .. job_id
   local crashes, losses, suspect = after_death(
     whole_number(fields[1], MAX_COUNT), whole_number(fields[2], MAX_COUNT), fields[3], owner)
-  -- sweep.lua has registered a job as `lost` that is not to be tried again.
+  -- `lost` is the execution id under which sweep.lua registers a job that is not to be tried again.
   local is_given_up = crashes >= MAX_CRASHES or losses >= max_losses or execution_id == 'lost'
   if suspect then redis_call('HSET', job_key, 'sortline_suspect', suspect) end
   if is_given_up then take(queue, job_id) else enlist(queue, job_id, suspect) end
@@ -124,14 +125,14 @@ local function move_on(queue, job_id, execution_id, owner, fields)
   redis_call('HSET', job_key, 'sortline_crashes', crashes, 'sortline_losses', losses)
   if is_given_up then return end
   redis_call('HSET', job_key, 'status', 'queued', 'enqueued_at', now_iso)
-  -- A worker of the release before does not look for a job among the suspects. If one waits there for long, that worker
-  -- puts it into RQ's list as lost, and would fail it the next time.
+  -- A worker of the previous release does not look for a job among the suspects. If one waits there for long, that
+  -- worker takes it for lost and puts it into RQ's list. Without this HDEL it would fail the job the next time.
   if suspect then redis_call('HDEL', job_key, 'sortline_recovered') end
   requeued = requeued + 1
 end
 
--- Whatever becomes of the job, its old lease goes: otherwise each run would find it again, for ever. True if the job is
--- tried again or must be answered.
+-- Takes one job back. Its old lease is removed whatever becomes of the job: otherwise each run would find it again,
+-- forever. Returns true if the job is tried again or must be answered.
 local function take_back(queue, composite)
   local job_id, execution_id = split_composite(composite)
   if not job_id then -- RQ before 2.0 registered jobs without an execution
@@ -152,8 +153,8 @@ local function take_back(queue, composite)
   return true
 end
 
--- The jobs of workers that are gone, by queue. Goes by the jobs under a lease and the workers that they name. A
--- worker's own list of executions may be missing: RQ deletes it when it unregisters the worker.
+-- The jobs of workers that are gone, by queue. They are found by the jobs under a lease and the workers that these jobs
+-- name. A worker's own list of executions may be missing: RQ deletes it when it unregisters the worker.
 local held_in = {}
 local function find_held_by_the_gone(queue)
   held_in[queue] = {}
@@ -168,8 +169,8 @@ local function find_held_by_the_gone(queue)
   end
 end
 
--- All jobs of a worker that crashed go back in one step, whatever the limit: the next one would find a single job left
--- and take it for the cause.
+-- All jobs of a worker that crashed go back in one step, whatever the limit: otherwise a later step might find a single
+-- job left and take it for the cause.
 local function take_back_from_the_gone(queue)
   local found, unexplained = {}, 0
   for _, held in ipairs(held_in[queue]) do
@@ -183,7 +184,8 @@ local function take_back_from_the_gone(queue)
   end
 end
 
--- A worker signs a failure with its name, and ours leaves a SortResult in `meta`. RQ's clean-up does neither.
+-- Whether RQ's clean-up has failed the job. Any worker writes its name into a failure, and ours also leaves a
+-- SortResult in `meta`. RQ's clean-up does neither.
 local function failed_by_clean_up(job_id)
   local created_at, meta = unpack(read('HMGET', 'rq:job:' .. job_id, 'created_at', 'meta') or { false, false })
   if not created_at or meta then return false end

@@ -2,9 +2,9 @@
 -- checks a bounded number of keys. The cursor is kept on the server, and all workers of the same queues share it.
 --
 -- A job that looks lost may be on its way: a plain `rq worker` pops first and registers later. So at first it only
--- counts as missing. It is lost if it is found again, unchanged, after grace_s by the server's clock. A lost job goes
--- back to its queue once. If it is lost again, it is registered under an expired lease `lost`: then reap.lua has it
--- answered as failed.
+-- counts as missing. It is lost if it is still missing, and unchanged, after grace_s by the server's clock. A lost job
+-- goes back to its queue once. If it is lost again, it is registered under an expired lease with the execution id
+-- `lost`: then reap.lua has it answered as failed.
 --
 -- ARGV  cursor_key, missing_key, now_iso, interval_s, grace_s, keys_per_step, queue…
 -- Returns { requeued, failed }; zeros also if another worker's step was less than interval_s ago.
@@ -27,7 +27,7 @@ local function ask(...)
   local answer = redis_pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   if string.find(answer.err, 'WRONGTYPE', 1, true) then return nil end
-  return redis_call(...) -- this raises: to go on without an answer could double a job
+  return redis_call(...) -- this raises: going on without an answer could duplicate a job
 end
 
 local function is_due()
@@ -37,7 +37,7 @@ local function is_due()
     kept = {}
   end
   local wait_s = (tonumber(kept[1] or '') or 0) - now_s
-  if wait_s > 0 and wait_s <= interval_s then return nil end -- if it is more than interval_s, the clock was set back
+  if wait_s > 0 and wait_s <= interval_s then return nil end -- more than interval_s means that the clock was set back
   return kept[2] or '0'
 end
 
@@ -88,7 +88,7 @@ end
 local entries_left = MOST_ENTRIES
 local function may_be_listed(queue, job_id)
   local list = 'rq:queue:' .. queue
-  -- RQ itself finds the jobs in the second one.
+  -- RQ itself recovers the jobs in `:intermediate`.
   for _, key in ipairs({ list, list .. ':intermediate', 'sortline:suspects:' .. queue }) do
     local entries = ask('LLEN', key)
     if not entries or entries_left <= 0 then return true end
@@ -99,8 +99,8 @@ local function may_be_listed(queue, job_id)
   return false
 end
 
--- A list is in the order of enqueueing. A job that is not older than the head may well wait in the list, and is not
--- searched for: so a backlog costs one HMGET a job.
+-- A list is in the order of enqueueing. A job that is not older than the head probably waits in the list, and is not
+-- searched for. So a backlog costs only one HMGET for each job.
 local function is_lost(queue, job_id, enqueued_at)
   local head_at = head_enqueued_at(queue)
   if head_at ~= '' and enqueued_at >= head_at then return false end
@@ -118,13 +118,14 @@ local function recover(queue, job_id)
     requeue(queue, job_id, now_iso)
     requeued = requeued + 1
   else
-    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0') -- by which the release before gives it up
+    redis_call('HSET', job_key, 'status', 'started', 'retries_left', '0') -- so that the previous release gives it up
     redis_call('ZADD', 'rq:wip:' .. queue, seconds(now_s), job_id .. ':lost')
     failed = failed + 1
   end
 end
 
--- Missing jobs, the oldest first: `<state> <job id>` by the time when it was found missing.
+-- Checks the missing jobs again, the oldest first. Each is `<state> <job id>`, scored with the time when it was found
+-- missing.
 local function check_missing()
   local due = ask('ZRANGEBYSCORE', missing_key, '-inf', seconds(now_s - grace_s), 'LIMIT', 0, MISSING_PER_STEP)
   if not due then redis_call('UNLINK', missing_key) end
@@ -132,12 +133,12 @@ local function check_missing()
     redis_call('ZREM', missing_key, missing)
     local state_before, job_id = string.match(missing, '^(%S*) (.*)$')
     local queue, state, enqueued_at
-    if job_id then queue, state, enqueued_at = inspect(job_id) end -- else somebody else has written it
+    if job_id then queue, state, enqueued_at = inspect(job_id) end -- else the entry is not ours
     if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
   end
 end
 
--- An invalid cursor is not kept: each step would raise on it, for ever.
+-- With an invalid cursor it starts again from 0: otherwise each step would raise on it, forever.
 local function scan(cursor)
   local found = redis_pcall('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
   if not found.err then return found end
