@@ -10,8 +10,8 @@
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
 
 The stages overlap: while one batch is in the model, the next one is decoded, the one after that is claimed, and the
-results of the one before are written. The number of jobs that a worker holds is bounded, so that it
-claims no job that it can't start soon. From decoding on, each job belongs to one model (`models.routing`).
+results of the one before are written. The number of jobs that a worker holds is bounded, so that it claims no job that
+it can't start soon. From decoding on, each job belongs to one model (`models.routing`).
 
 What can go wrong in each step, and what becomes of the job:
     decode   not ours, or not JSON          failed, never retried (BadJob of `Admission`)
@@ -19,7 +19,8 @@ What can go wrong in each step, and what becomes of the job:
              can't meet its deadline        expired (`LatencyEstimator`)
              not a usable image             rejected (BadImage)
     batch    can't meet its deadline now    expired
-    infer    the engine failed on the item  retried, then failed (EngineFailed); a canary's: by the stable model
+    infer    the engine failed on the item  retried, then failed (EngineFailed)
+             a canary's engine failed       the stable model answers instead
     decide   its deadline has passed        late (`Decider`)
     finish   lease lost                     nothing is written: the job is another worker's
     any      the worker dies                it goes back to its queue, or to the suspects (`steps.suspects`)
@@ -142,7 +143,7 @@ class Pipeline:
             stop=self._stop_claiming,
             claims_ended=self._claims_ended,
             ended=self.ended,
-            known=self._claim.may_begin,
+            announced=self._claim.may_begin,
         )
         finish = FinishStep(flow, components.finisher)
         # One inference thread per concurrent engine call. On a GPU the second call copies its pixels while the batch

@@ -209,7 +209,7 @@ class WorkerService:
         )
         self._registration.start()
         if self._parent is not None:
-            self._parent.say_that_it_works()
+            self._parent.report_working()
 
     def _wait_for_end(self, pipeline: Pipeline) -> int:
         """Wait for the pipeline to end. Returns 0 then, or the exit code with which the worker must end at once."""
@@ -228,7 +228,7 @@ class WorkerService:
         return self._wait_for_restart() if pipeline.watchdog.hanging.is_set() else 0
 
     def _wait_for_restart(self) -> int:
-        """Let the threads that don't hang finish their jobs. Then end: only that ends a call in native code."""
+        """Let the threads that don't hang finish their jobs. Then end: nothing else stops a native call."""
         give_up_at = time.monotonic() + RESTART_WAIT_S
         while not self._stop_signals and time.monotonic() < give_up_at:
             time.sleep(POLL_INTERVAL_S)
@@ -360,7 +360,7 @@ class WorkerService:
         return keeper
 
     def _follow(self, active_models: ActiveModels) -> Recorder:
-        """Build the recorder, and set `self._follower` unless the settings or `load` fix the model."""
+        """Return the recorder. Also set `self._follower`, unless the settings or `load` fix the model."""
         settings, store = self._settings, open_store(self._settings)
         tally = CanaryTally(
             connect(settings.redis_url), name=active_models.current.stable.manifest.name, maxlen=settings.results_maxlen

@@ -87,10 +87,10 @@ class ArchiveFolder:
             raise
 
     def explain(self, error: Exception) -> str:
-        """What is wrong with the archive, and how to mend it."""
+        """What is wrong with the archive, and how to fix it."""
         number = error.errno if isinstance(error, OSError) else None
-        what, mend = _CAUSES.get(number or 0, (str(error), "check its disk"))
-        return f"archive_dir {self.root}: {what}: {mend.format(user=os.geteuid())}"
+        what, fix = _CAUSES.get(number or 0, (str(error), "check its disk"))
+        return f"archive_dir {self.root}: {what}: {fix.format(user=os.geteuid())}"
 
 
 def _remove_if_there(path: str) -> None:

@@ -1,4 +1,4 @@
-"""Compare: while a canary is tried, runs images that have been answered through a second model too.
+"""Compare: while a canary is tried, also runs answered images through a second model.
 
 In: predictions whose results are on their way. Out: `Comparison`s. It observes the pipeline (`steps.observer`) and runs
 on its inference threads, in slices of a few milliseconds, only if no deadline can be missed because of it:

@@ -129,7 +129,7 @@ class Follower:
         self._metrics.store_errors.inc()
         if not self._failures:
             trace = None if isinstance(error, OSError | SortlineError) else error
-            log.error("the model store can't be followed (%s); going on with what is loaded", error, exc_info=trace)
+            log.error("the model store can't be followed (%s); keeping the loaded models", error, exc_info=trace)
         self._failures += 1
 
     def poll(self) -> None:

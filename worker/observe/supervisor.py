@@ -84,7 +84,7 @@ class Supervisor:
         self._heartbeats: dict[str, float] = {}  # infinite while a thread waits for work or for the server
         self._calling_since: dict[str, float] = {}
         self._jobs_of: dict[str, Sequence[Lease]] = {}
-        self._lock = threading.Lock()  # guards what is below
+        self._lock = threading.Lock()  # guards the three fields below
         self._errors: dict[str, Exception] = {}  # of steps whose last call failed
         self._unavailable_since: float | None = None
         self._unavailable_logged: dict[str, tuple[str, float]] = {}  # the last text that was logged, and when, by step

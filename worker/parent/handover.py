@@ -64,7 +64,7 @@ class ParentLink:
         """Count requests to stop from now on, and kill this process when the parent ends."""
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
-    def say_that_it_works(self) -> None:
+    def report_working(self) -> None:
         """Tell the parent that the worker has begun to work: if it dies now, that is not because it can't start."""
         os.kill(self.pid, WORKS)
 

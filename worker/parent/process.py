@@ -4,8 +4,8 @@
                           ▲                             │ crashes, hangs, is killed ──▶ the next worker, told why
                           └─────────────────────────────┘ ends otherwise ──▶ the parent ends in the same way
 
-Requests to stop go through a pipe, not as signals: a terminal, `timeout` and systemd send a signal to both processes,
-and the worker must tell a signal that is meant for both from a second one.
+Requests to stop go through a pipe, not as signals: a terminal, `timeout` and systemd send a signal to both processes.
+If the parent passed it on as another signal, the worker would count it twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.parent.log import log_restart
 
 # The wait doubles with each worker that dies before it has begun to work: starting it again and again takes a core.
 FIRST_WAIT_S = 0.1
-MOST_WAIT_S = 5.0
+MAX_WAIT_S = 5.0
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -69,7 +69,7 @@ class Parent:
             predecessor = handover.Predecessor(self._name, cause, died_at=time.monotonic())
             if self._is_told_to_stop_within(wait_s):
                 return status
-            wait_s = min(2 * wait_s, MOST_WAIT_S)
+            wait_s = min(2 * wait_s, MAX_WAIT_S)
 
     def _catch_signals(self) -> None:
         for end in (self._signals, self._signals_in):

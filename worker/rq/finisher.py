@@ -1,4 +1,4 @@
-"""Finisher: writes the jobs' ends to Redis. In: `FinishedJob` records. Out: results and RQ's statuses.
+"""Finisher: records in Redis how jobs ended. In: `FinishedJob` records. Out: results and RQ's statuses.
 
 One script call per batch writes RQ's status, Result and registries and our stream, but only for jobs whose lease is
 still held.

@@ -48,7 +48,7 @@ class LocalWorkers:
         self._ended[worker] = crash
 
     def find_gone(self) -> tuple[dict[str, str], list[str]]:
-        """Workers that are gone: those that may hold jobs, with how they crashed, and those that can be forgotten."""
+        """Workers that are gone: first those that may hold jobs, with how each crashed; then those to be forgotten."""
         gone = {name: "" for name, process in self._listed.items() if self._is_gone(process)} | self._ended
         self._quiet_steps = {name: self._quiet_steps.get(name, 0) for name in gone}
         forgotten = [name for name in gone if self._quiet_steps[name] >= QUIET_STEPS]

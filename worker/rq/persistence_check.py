@@ -38,13 +38,13 @@ def warn_if_not_durable(client: redis.Redis) -> None:
 
 def _warn_of_large_jobs(config: dict[Any, Any]) -> None:
     stream_bytes, hash_bytes = config.get(STREAM_NODE_MAX_BYTES), config.get(HASH_MAX_LISTPACK_VALUE)
-    mends = []
+    options = []
     if stream_bytes is not None and not 0 < int(stream_bytes) <= int(MEMORY_OPTIONS[STREAM_NODE_MAX_BYTES]):
-        mends.append(STREAM_NODE_MAX_BYTES)  # 0 means no bound
+        options.append(STREAM_NODE_MAX_BYTES)  # 0 means no bound
     if hash_bytes is not None and int(hash_bytes) < int(MEMORY_OPTIONS[HASH_MAX_LISTPACK_VALUE]):
-        mends.append(HASH_MAX_LISTPACK_VALUE)
-    if mends:
+        options.append(HASH_MAX_LISTPACK_VALUE)
+    if options:
         log.warning(
             "finished jobs take up to 2.6 times the memory that they need on this server (docs/sizing.md): %s",
-            " and ".join(f"CONFIG SET {name} {MEMORY_OPTIONS[name]}" for name in mends),
+            " and ".join(f"CONFIG SET {name} {MEMORY_OPTIONS[name]}" for name in options),
         )

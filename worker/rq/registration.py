@@ -254,7 +254,7 @@ class RegistrationThread:
             self._attempt("the end of listening to RQ's commands", pubsub.close)
 
     def _attempt(self, what: str, work: Callable[[], object]) -> bool:
-        """Do the work; whether it succeeded. An error is counted, and logged if it differs from the work's last one."""
+        """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one for this work."""
         try:
             work()
         except Exception as error:  # not RedisError alone: RQ may raise anything

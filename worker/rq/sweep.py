@@ -25,8 +25,8 @@ log = logging.getLogger("sortline.sweep")
 # A million keys take half an hour.
 STEP_INTERVAL_S = 1.0
 KEYS_PER_STEP = 500
-# A job counts as lost when it has been missing for a lease and this time: the keys of an execution outlive its lease by
-# as much.
+# A job counts as lost when it has been missing for the length of a lease plus this time, by which the keys of an
+# execution outlive its lease.
 GRACE_ABOVE_LEASE_S = 60.0
 
 

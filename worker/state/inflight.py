@@ -37,7 +37,7 @@ class Inflight:
             self._finishing.update(lease.execution_id for lease in leases)
 
     def drop_lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Stop holding leases that the server no longer knows, and return them; not those that are being finished."""
+        """Stop holding these leases, which the server doesn't know, and return them; keep those being finished."""
         with self._changed:
             lost = [lease for lease in leases if lease in self and lease.execution_id not in self._finishing]
             self._drop(lost)

@@ -23,7 +23,7 @@ log = logging.getLogger("sortline.claim")
 FULL_WAIT_S = 0.020
 # A worker claims nothing more from the other queues while this many batches of costly jobs wait in it. If it held more,
 # other workers could not help.
-MOST_COSTLY_BATCHES = 4
+MAX_COSTLY_BATCHES = 4
 
 
 class ClaimStep:
@@ -113,15 +113,15 @@ class ClaimStep:
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
         # Costly jobs that wait need no thread and no pixels yet, so they don't count against the capacity.
-        costly, most_costly = len(self._flow.costly_jobs), MOST_COSTLY_BATCHES * self._max_batch
-        capacity = self._capacity + min(costly, most_costly + self._capacity)
+        costly, max_costly = len(self._flow.costly_jobs), MAX_COSTLY_BATCHES * self._max_batch
+        capacity = self._capacity + min(costly, max_costly + self._capacity)
         held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
         if held >= capacity:  # full of other queues' jobs: look for urgent ones only if no place becomes free soon
             held = inflight.wait_below(capacity, FULL_WAIT_S)
         free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
         if free > 0 and free_bytes > 0 and not self._stop.is_set():  # the worker may have been told to stop meanwhile
-            max_others = max(0, capacity - held) if costly < most_costly else 0
+            max_others = max(0, capacity - held) if costly < max_costly else 0
             self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
 
     def _claim(self, thread: StageThread, limit: int, *, max_others: int, max_bytes: int) -> None:

@@ -66,7 +66,7 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
 
 
 def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
-    """Whether the job would miss its deadline behind those that go before it."""
+    """Whether the job would miss its deadline, given the jobs that go before it."""
     deadline_at = admitted.job.deadline_at
     if deadline_at is None:
         return False

@@ -1,4 +1,4 @@
-"""Finish: writes the jobs' ends to Redis. In: `FinishedJob` records. Out: results and RQ's statuses (`rq.finisher`)."""
+"""Finish: records in Redis how jobs ended. In: `FinishedJob`s. Out: results and RQ's statuses (`rq.finisher`)."""
 
 from __future__ import annotations
 

@@ -40,10 +40,10 @@ class LeaseStep:
         stop: threading.Event,
         claims_ended: threading.Event,
         ended: threading.Event,
-        known: threading.Event,
+        announced: threading.Event,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stop` is set if a thread hangs. `known` is set when the other workers on this host know of this one."""
+        """`stop` is set if a thread hangs. `announced` is set when the other workers on this host know of this one."""
         self._flow = flow
         self._keeper = keeper
         self._admission = admission
@@ -51,7 +51,7 @@ class LeaseStep:
         self._interval_s = interval_s
         self._stop = stop
         self._ended = ended
-        self._known = known
+        self._announced = announced
         self._claims_ended = claims_ended
         self._monotonic = monotonic
         self._stopping_since: float | None = None
@@ -63,11 +63,11 @@ class LeaseStep:
             with thread.calling_redis():
                 self._keep()
         finally:
-            self._known.set()  # also if Redis is unavailable: others also notice a death by expired leases, only later
+            self._announced.set()  # also if Redis is unavailable: expired leases reveal a death too, only later
         self._ended.wait(self._interval_s)
 
     def release(self) -> None:
-        """Leave jobs that were taken back while the last job was being finished to others: nobody here answers them."""
+        """Release jobs that were taken back while the last one was being finished: no thread here answers them now."""
         with contextlib.suppress(redis.exceptions.RedisError):  # then their leases expire
             self._keeper.release()
             self._keeper.unregister()
@@ -97,7 +97,7 @@ class LeaseStep:
         self._to_give_back.clear()
 
     def _give_up_hanging(self) -> None:
-        """Give the other jobs back. Then take those that hang back, as if the worker had crashed with them."""
+        """Give the other jobs back. Then take back the jobs that hang, as if the worker had crashed with them."""
         has_all = self._claims_ended.is_set()  # else a claim in progress may bring jobs that would be blamed too
         self._watchdog.give_back()
         if has_all and not self._watchdog.is_settled:

@@ -39,7 +39,7 @@ def main() -> int:
     if option != "reads-nothing":
         own.parent.listen()
     if option == "works-as-third" and Path(file).exists() and Path(file).read_text().count('"pid"') == 2:
-        own.parent.say_that_it_works()
+        own.parent.report_working()
     if option == "adopts-orphans" and os.fork() == 0:
         if (orphan := os.fork()) == 0:
             time.sleep(0.2)

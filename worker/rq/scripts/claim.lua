@@ -1,7 +1,7 @@
 -- Takes up to max_jobs jobs off the queues, the most urgent queue first, and starts an execution for each, in one step.
 -- The first queue is the urgent one. The others get at most max_others jobs, of which others_first are taken before the
 -- urgent queue's, so that they keep moving even if the urgent queue never runs empty.
--- As it is one step, a worker that dies right after it leaves leases behind, and no job is lost.
+-- Because it is one step, a worker that dies right after it leaves leases behind, and no job is lost.
 -- (RQ pops first and registers later, which loses the job of a worker that is killed in between: rq#1716.)
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
@@ -11,7 +11,7 @@
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 --       of_suspects (0, 1): 1 takes suspects, 0 takes jobs off RQ's lists
 -- Returns { suspended, { job… }, problems, cut short }. A job has the fields of describe() in common.lua and the length
--- of its image. cut short is 1 if MOST_IDS ended the call, so that jobs may still wait.
+-- of its image. cut short is 1 if MAX_IDS ended the call, so that jobs may still wait.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
 local max_jobs, max_others, others_first = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
@@ -19,7 +19,7 @@ local of_suspects = ARGV[11] == '1'
 local FIRST_QUEUE = 12
 -- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
 -- This takes 50 ms, during which the server does nothing else.
-local MOST_IDS = 20000
+local MAX_IDS = 20000
 
 -- 0 if the image is gone or its key has another type: the worker will find no image either way.
 local function image_bytes(job_id)
@@ -37,7 +37,7 @@ if redis_call('EXISTS', 'rq:suspended') == 1 then
   return { 1, {}, problems, 0 }
 end
 
-local jobs, bytes, seen, ids_left = {}, 0, {}, MOST_IDS
+local jobs, bytes, seen, ids_left = {}, 0, {}, MAX_IDS
 local expires_s = server_now_s() + lease_s
 
 local function list_of(queue)

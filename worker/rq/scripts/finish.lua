@@ -209,7 +209,7 @@ local function count_in_worker()
   if succeeded > 0 then redis_call('HINCRBY', worker_key, 'successful_job_count', succeeded) end
   if failed > 0 then redis_call('HINCRBY', worker_key, 'failed_job_count', failed) end
   redis_call('HINCRBYFLOAT', worker_key, 'total_working_time', seconds(working_s))
-  -- A hash that nobody has registered, or that a dead worker's last call has created again, must not stay for ever.
+  -- A hash that nobody has registered, or that a dead worker's last call has created again, must not stay forever.
   if redis_call('TTL', worker_key) == -1 then redis_call('EXPIRE', worker_key, 120) end
 end
 if succeeded + failed > 0 then attempt(worker_key, count_in_worker) end

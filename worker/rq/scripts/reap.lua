@@ -24,11 +24,11 @@ local MAX_CRASHES = 3 -- as in shared/jobs.py
 local SUSPECT_FROM_LOSS = 3
 local MAX_COUNT = 1000 -- MAX_LOSSES of shared/jobs.py
 -- A host has fewer worker processes than this.
-local MOST_PROCESSES = 1000
+local MAX_PROCESSES = 1000
 local PROCESSES_KEPT_S = 86400
 -- The most leases that are searched for jobs of workers that are gone: this takes up to 10 ms. Jobs under other leases
 -- are taken back when these expire.
-local MOST_LEASES = 10000
+local MAX_LEASES = 10000
 local requeued, given_up = 0, {}
 
 -- Tells the other workers on this host which process this one is, and reads which ones they are.
@@ -38,9 +38,9 @@ local function exchange_processes(queue)
   local own = redis_pcall('HGET', key, worker)
   if replace_broken(key, own) or own ~= process then redis_call('HSET', key, worker, process) end
   for f = FIRST_FORGOTTEN, FIRST_QUEUE - 1 do redis_call('HDEL', key, ARGV[f]) end
-  if redis_call('HLEN', key) > MOST_PROCESSES then
-    report('replaced', key, 'it has more than ' .. MOST_PROCESSES .. ' fields')
-    redis_call('UNLINK', key) -- the next steps of the workers that live write it anew
+  if redis_call('HLEN', key) > MAX_PROCESSES then
+    report('replaced', key, 'it has more than ' .. MAX_PROCESSES .. ' fields')
+    redis_call('UNLINK', key) -- the next steps of the workers that live write it again
     return
   end
   if redis_call('TTL', key) < PROCESSES_KEPT_S / 2 then redis_call('EXPIRE', key, PROCESSES_KEPT_S) end
@@ -159,7 +159,7 @@ local held_in = {}
 local function find_held_by_the_gone(queue)
   held_in[queue] = {}
   if not next(taken) then return end
-  for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MOST_LEASES - 1)) do
+  for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MAX_LEASES - 1)) do
     local job_id = split_composite(composite)
     local owner = job_id and read('HGET', 'rq:job:' .. job_id, 'worker_name')
     if taken[owner] then

@@ -11,10 +11,10 @@
 local cursor_key, missing_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
 local interval_s, grace_s, keys_per_step = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local KEPT_S = 86400
-local MOST_MISSING, MISSING_PER_STEP = 1000, 50
--- MOST_ENTRIES: after this many entries a step searches no further list, as each takes 0.2 microseconds. MOST_LEASES:
+local MAX_MISSING, MISSING_PER_STEP = 1000, 50
+-- MAX_ENTRIES: after this many entries a step searches no further list, as each takes 0.2 microseconds. MAX_LEASES:
 -- the longest `rq:wip` that it reads.
-local MOST_ENTRIES, MOST_LEASES = 20000, 10000
+local MAX_ENTRIES, MAX_LEASES = 20000, 10000
 local REGISTRIES = { 'finished', 'failed', 'deferred', 'scheduled', 'canceled' }
 
 redis_call('EXPIRE', cursor_key, KEPT_S) -- a write before any read: see common.lua
@@ -66,7 +66,7 @@ local function jobs_with_lease(queue)
   if leased[queue] == nil then
     local wip = 'rq:wip:' .. queue
     local count = ask('ZCARD', wip)
-    leased[queue] = count ~= nil and count <= MOST_LEASES and {}
+    leased[queue] = count ~= nil and count <= MAX_LEASES and {}
     for _, member in ipairs(leased[queue] and ask('ZRANGE', wip, 0, -1) or {}) do
       leased[queue][string.match(member, '^(.*):[^:]*$') or member] = true
     end
@@ -85,7 +85,7 @@ local function head_enqueued_at(queue)
 end
 
 -- Whether the job is in a list of its queue, or this step can't tell.
-local entries_left = MOST_ENTRIES
+local entries_left = MAX_ENTRIES
 local function may_be_listed(queue, job_id)
   local list = 'rq:queue:' .. queue
   -- RQ itself recovers the jobs in `:intermediate`.
@@ -148,7 +148,7 @@ end
 
 local function find_missing(cursor)
   local found = scan(cursor)
-  local capacity = MOST_MISSING - redis_call('ZCARD', missing_key)
+  local capacity = MAX_MISSING - redis_call('ZCARD', missing_key)
   for _, key in ipairs(found[2]) do
     local job_id = string.sub(key, #'rq:job:' + 1)
     local queue, state, enqueued_at = inspect(job_id)
