@@ -18,8 +18,8 @@ What can go wrong in each step, and what becomes of the job:
              impossible times               rejected (BadJob of `ServerClock`)
              can't meet its deadline        expired (`LatencyEstimator`)
              not a usable image             rejected (BadImage)
-    batch    can't meet its deadline now    expired
-    infer    the engine failed on the item  retried, then failed (EngineFailed)
+    infer    can't meet its deadline now    expired
+             the engine failed on the item  retried, then failed (EngineFailed)
              a canary's engine failed       the stable model answers instead
     decide   its deadline has passed        late (`Decider`)
     finish   lease lost                     nothing is written: the job is another worker's
