@@ -15,13 +15,13 @@ from tests.model_store.tiny_network import save_tiny_network
 
 @pytest.fixture(scope="session")
 def tiny_store(tiny_models: Path) -> ModelStore:
-    """The store with `tiny` (multi) and `tiny-single`. Don't write to it: it is everybody's."""
+    """The store with `tiny` (multi) and `tiny-single`. Don't write to it: all tests share it."""
     return ModelStore(tiny_models)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_store: ModelStore) -> Path:
-    """The folder of the multi model. Don't write to it: it is everybody's."""
+    """The folder of the multi model. Don't write to it: all tests share it."""
     return tiny_store.resolve("tiny")
 
 
@@ -40,7 +40,7 @@ def network_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture(scope="session")
 def tiny_network(network_backbone: Backbone) -> Network:
-    """The same, opened. Don't tune it, tune a clone: it is everybody's."""
+    """The same, opened. Don't tune it: all tests share it. Tune a clone."""
     network = open_network(network_backbone)
     assert network is not None
     return network

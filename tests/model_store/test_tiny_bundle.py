@@ -1,4 +1,4 @@
-"""The checked-in tiny models are what their program makes, whatever the machine and the release of TensorFlow."""
+"""The checked-in tiny models equal those that their program makes, on any machine and TensorFlow release."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ TOLERANCES: dict[EngineKind, float] = {"litert-fp32": 1e-5, "tensorflow": 1e-5, 
 
 
 @pytest.fixture(scope="module")
-def made_anew(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    store = ModelStore(tmp_path_factory.mktemp("made-anew"))
+def made_again(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    store = ModelStore(tmp_path_factory.mktemp("made-again"))
     publish_tiny_bundles(store)
     return store
 
 
 @pytest.fixture(params=MODES)
-def pair(request: pytest.FixtureRequest, made_anew: ModelStore) -> tuple[Bundle, Bundle]:
-    """A checked-in bundle, and the same made anew."""
-    checked_in, anew = (open_bundle(store.resolve(request.param)) for store in (ModelStore(TINY_MODELS), made_anew))
-    return checked_in, anew
+def pair(request: pytest.FixtureRequest, made_again: ModelStore) -> tuple[Bundle, Bundle]:
+    """A checked-in bundle, and the same made again."""
+    checked_in, again = (open_bundle(store.resolve(request.param)) for store in (ModelStore(TINY_MODELS), made_again))
+    return checked_in, again
 
 
 def test_the_manifest_is_the_same(pair: tuple[Bundle, Bundle]) -> None:
-    checked_in, anew = (bundle.manifest.model_dump(exclude={"created_at", "files"}) for bundle in pair)
-    assert checked_in == anew
+    checked_in, again = (bundle.manifest.model_dump(exclude={"created_at", "files"}) for bundle in pair)
+    assert checked_in == again
     assert pair[0].manifest.files.keys() == pair[1].manifest.files.keys()
 
 
 @pytest.mark.parametrize("engine", TOLERANCES)
 def test_every_engine_answers_the_same(pair: tuple[Bundle, Bundle], engine: EngineKind) -> None:
     images = random_images(20, seed=2)
-    checked_in, anew = (open_engine(bundle, engine, threads=1, max_batch=20).predict(images) for bundle in pair)
-    np.testing.assert_allclose(checked_in, anew, atol=TOLERANCES[engine])
+    checked_in, again = (open_engine(bundle, engine, threads=1, max_batch=20).predict(images) for bundle in pair)
+    np.testing.assert_allclose(checked_in, again, atol=TOLERANCES[engine])
 
 
 def test_the_golden_answers_are_the_same(pair: tuple[Bundle, Bundle]) -> None:
-    checked_in, anew = (read_golden(bundle) for bundle in pair)
-    np.testing.assert_array_equal(checked_in.images, anew.images)
-    np.testing.assert_allclose(checked_in.float32, anew.float32, atol=TOLERANCES["litert-fp32"])
-    np.testing.assert_allclose(checked_in.int8, anew.int8, atol=INT8_TOLERANCE)
+    checked_in, again = (read_golden(bundle) for bundle in pair)
+    np.testing.assert_array_equal(checked_in.images, again.images)
+    np.testing.assert_allclose(checked_in.float32, again.float32, atol=TOLERANCES["litert-fp32"])
+    np.testing.assert_allclose(checked_in.int8, again.int8, atol=INT8_TOLERANCE)
 
 
-def test_it_stays_small() -> None:
-    """It is in everybody's clone, in every version that it ever had."""
+def test_the_tiny_models_stay_small() -> None:
+    """Every clone contains them, in all versions that they ever had."""
     assert sum(path.stat().st_size for path in TINY_MODELS.rglob("*")) < 250_000

@@ -17,9 +17,9 @@ COLOURS = {"good": (40, 200, 40), "no cap": (220, 40, 40), "pigmented": (40, 40,
 
 
 def save_tiny_backbone(folder: Path, *, width: int = 24, classifier: bool = False) -> Path:
-    """Eight seeded convolutions and a mean, as TF-Hub modules are saved: [0, 1] in, [N, width] out.
+    """Save eight seeded convolutions and a mean, as TF-Hub modules are saved: [0, 1] in, [N, width] out.
 
-    `classifier`: give the mean's map instead, so that the answer is no feature vector.
+    With `classifier` the mean is left out, so that the answer is a map instead of a feature vector.
     """
     tf = import_tensorflow()
     rng = np.random.default_rng(5)
@@ -48,7 +48,7 @@ def save_tiny_backbone(folder: Path, *, width: int = 24, classifier: bool = Fals
 
 
 def picture(labels: str, seed: int) -> bytes:
-    """A PNG whose left half has the colour of the first label and whose right half that of the last."""
+    """A PNG whose left half has the colour of the first label, and its right half that of the last."""
     rng = np.random.default_rng(seed)
     names = labels.split("|")
     pixels = np.empty((SIZE_PX, SIZE_PX, 3))
@@ -60,7 +60,7 @@ def picture(labels: str, seed: int) -> bytes:
 
 
 def write_class_folders(folder: Path, *, per_class: int = 20) -> Path:
-    """One folder per colour."""
+    """Write one folder per colour."""
     for number, name in enumerate(COLOURS):
         (folder / name).mkdir(parents=True)
         for index in range(per_class):
@@ -69,7 +69,7 @@ def write_class_folders(folder: Path, *, per_class: int = 20) -> Path:
 
 
 def write_labelled(folder: Path, rows: Mapping[str, str]) -> Path:
-    """Files by name with their labels, and labels.csv."""
+    """Write one picture for each file name in `rows`, and labels.csv with their labels."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, labels) in enumerate(rows.items()):
         (folder / name).write_bytes(picture(labels, seed))

@@ -1,8 +1,8 @@
-"""A whole bundle of a few kilobytes: a real model of three layers, trained on nothing.
+"""A complete bundle of a few kilobytes: a real model of three layers, not trained.
 
-Everything in it is real (SavedModel, both LiteRT files, golden answers, digests); only its answers mean
-nothing. Its weights are seeded: the same answers every time. The folder `tiny_models` has it ready made, so that tests
-need no TensorFlow; `python -m tests.model_store.tiny_bundle` makes it anew, and test_tiny_bundle.py compares.
+Everything in it is real (SavedModel, both LiteRT files, golden answers, digests), but its answers mean nothing. Its
+weights are seeded, so that it gives the same answers every time. It is checked in, in the folder `tiny_models`, so that
+tests need no TensorFlow. `python -m tests.model_store.tiny_bundle` makes it again, and test_tiny_bundle.py compares.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def publish_tiny_bundles(store: ModelStore) -> None:
 
 
 def copy_build(bundle: Path, *, name: str = "tiny") -> Callable[[Path, int], None]:
-    """A `build` for `ModelStore.publish` that copies an existing bundle: many versions without TensorFlow."""
+    """A `build` for `ModelStore.publish` that copies an existing bundle, to make versions without TensorFlow."""
 
     def build(folder: Path, version: int) -> None:
         shutil.copytree(bundle, folder, dirs_exist_ok=True)
@@ -149,7 +149,7 @@ def _add_golden(folder: Path, *, mode: Mode, size_px: int) -> None:
 
 
 def _clearness(probabilities: NDArray[np.float32], *, mode: Mode) -> NDArray[np.float32]:
-    """How far each image is from another label: [N]."""
+    """How far the probabilities of each image are from giving other labels, [N]."""
     if mode == "single":
         first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
         return np.asarray(first - second)

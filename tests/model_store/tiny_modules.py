@@ -1,4 +1,4 @@
-"""Small real SavedModels of every kind that a handle may lead to, right ones and wrong ones. All import TensorFlow."""
+"""Small real SavedModels of every kind that a handle may lead to, valid or not. All functions import TensorFlow."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def save_colours(
     width: int = 24,
     trainings: Sequence[bool] = (False, True),
 ) -> Path:
-    """A dense layer on the mean colour; takes any size if `size_px` is None."""
+    """Save a dense layer on the mean colour; it takes any size if `size_px` is None."""
     tf = import_tensorflow()
     kernel = tf.Variable(np.random.default_rng(2).normal(0, 3, (3, width)).astype(np.float32))
 
@@ -65,7 +65,7 @@ def save_colours(
 
 
 def save_classifier(folder: Path, *, classes: int, scores: str = "logits") -> Path:
-    """Convolutions and a dense layer on `classes`: logits, probabilities (softmax) or scores (sigmoid)."""
+    """Save convolutions and a dense layer on `classes`: logits, probabilities (softmax) or scores (sigmoid)."""
     tf = import_tensorflow()
     rng = np.random.default_rng(3)
     first = tf.Variable(rng.normal(0, 0.5, (3, 3, 3, 12)).astype(np.float32))
@@ -83,7 +83,7 @@ def save_classifier(folder: Path, *, classes: int, scores: str = "logits") -> Pa
 
 
 def save_normalised(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
-    """A convolution with a batch normalisation that has seen images scaled as `wants`; and the Keras network."""
+    """Save a convolution and a batch normalization for images scaled as `wants`; also returns the Keras network."""
     keras, tf = import_keras(), import_tensorflow()
     keras.utils.set_random_seed(1)
     layers = keras.layers
@@ -111,7 +111,7 @@ def save_normalised(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
 
 
 def save_keras_whole(folder: Path) -> tuple[Path, Any]:
-    """A Keras network saved by Keras itself, without its scaling; and the network."""
+    """Let Keras itself save a network, without its scaling; also returns the network."""
     _, network = save_normalised(folder.parent / f"{folder.name}-unused", wants="-1..1")
     with quiet_native():
         network.save(str(folder))
@@ -119,7 +119,7 @@ def save_keras_whole(folder: Path) -> tuple[Path, Any]:
 
 
 def save_text(folder: Path) -> Path:
-    """Takes strings."""
+    """Save a module that takes strings."""
     tf = import_tensorflow()
     weight = tf.Variable(np.ones((1, 4), np.float32))
 
@@ -130,7 +130,7 @@ def save_text(folder: Path) -> Path:
 
 
 def save_serving_only(folder: Path) -> Path:
-    """A signature and nothing to call, as a TF1 SavedModel or a serving export."""
+    """Save a signature without a callable, like a TF1 SavedModel or a serving export."""
     tf = import_tensorflow()
     module = tf.Module()
     module.weight = tf.Variable(np.ones((3, 4), np.float32))

@@ -1,4 +1,4 @@
-"""A MobileNetV2 of random weights, a thirtieth of the real one's work, and pictures of bottles drawn by formula."""
+"""A MobileNetV2 with random weights and a thirtieth of the real one's work, and bottles drawn by formula."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HALF_LENGTH, HALF_WIDTH = 0.26, 0.09
 
 
 def tiny_graph(*, seed: int = 11) -> Any:
-    """The Keras graph. It is untrained, but responds to the colour of a place.
+    """The Keras graph. It is untrained, but its features depend on the colour at each place.
 
-    Its depthwise kernels weigh mostly their centre: with freely drawn ones, dozens in a row would leave nothing but
-    noise and the frame's border. Its batch normalisations get their statistics from pictures of belts: with means of 0
-    and variances of 1 hardly any signal would pass.
+    Its depthwise kernels have most of their weight at the centre: dozens of random kernels in a row would leave only
+    noise and the frame's border. Its batch normalizations get their statistics from pictures of belts: with means of 0
+    and variances of 1, hardly any signal would pass.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -51,13 +51,13 @@ def tiny_graph(*, seed: int = 11) -> Any:
 
 
 def save_tiny_network(folder: Path) -> Path:
-    """`tiny_graph` as a TF-Hub module."""
+    """Save `tiny_graph` as a TF-Hub module."""
     sources._save_network(tiny_graph(), folder, ProgressSteps())
     return folder
 
 
 class Bottle(NamedTuple):
-    """Where a bottle lies: its centre in fractions of the frame, its long axis' angle from the x axis downwards."""
+    """Where a bottle lies: its centre in fractions of the frame, and its long axis' angle from the x axis downwards."""
 
     x: float
     y: float
@@ -65,7 +65,7 @@ class Bottle(NamedTuple):
 
 
 def inside_bottle(bottle: Bottle, size_px: int, *, scale: float = 1.0) -> NDArray[np.bool_]:
-    """The pixels of a rectangle along the bottle's axis, bool [S, S]; `scale` times as long and wide."""
+    """The pixels of a rectangle along the bottle's axis, bool [S, S], `scale` times as long and wide as the bottle."""
     at = (np.arange(size_px) + 0.5) / size_px
     dx, dy = at[None, :] - bottle.x, at[:, None] - bottle.y
     cosine, sine = np.cos(bottle.angle_rad), np.sin(bottle.angle_rad)
@@ -96,7 +96,7 @@ def frame_of(
 
 
 class Sample(NamedTuple):
-    """A frame, uint8 [S, S, 3], and what is on it."""
+    """A frame, uint8 [S, S, 3], and the bottle in it."""
 
     frame: NDArray[np.uint8]
     bottle: Bottle
@@ -109,7 +109,7 @@ def sample(
     belt_colour: NDArray[np.float64] | None = None,
     colour: NDArray[np.float64] | None = None,
 ) -> Sample:
-    """A bottle somewhere inside a frame, of any angle; colours that aren't given are drawn."""
+    """A bottle anywhere in a frame, at any angle; colours that aren't given are random."""
     bottle = Bottle(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0, np.pi))
     drawn_belt, drawn = rng.uniform(30, 120, 3), rng.uniform(130, 230, 3)
     frame = frame_of(
@@ -127,7 +127,7 @@ COLOURS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0
 
 
 def coloured_frames(count: int, *, seed: int, size_px: int) -> Frames:
-    """Frames of green, red and blue bottles in turn on a grey belt, and which of them each is."""
+    """Frames of green, red and blue bottles in turn on a grey belt, with their classes."""
     rng = np.random.default_rng(seed)
     kinds = np.arange(count) % 3
     grey = np.array([90.0, 85.0, 80.0])

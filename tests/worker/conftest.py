@@ -18,7 +18,7 @@ STEPS = [importlib.import_module(f"worker.steps.{found.name}") for found in pkgu
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle steps of workers in this process look around often: hundreds of short runs end so much sooner."""
+    """Shorten the waits of idle workers in this process, so that hundreds of short runs end sooner."""
     for module in (pipeline, *STEPS):
         if hasattr(module, "IDLE_WAIT_S"):
             monkeypatch.setattr(module, "IDLE_WAIT_S", 0.05)
@@ -27,9 +27,9 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def connections_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connections that a test and its workers made are closed after it, not when they happen to be collected.
+    """Close the connections of a test and its workers after the test, not when they happen to be garbage-collected.
 
-    Only here, where no thread outlives its test: the torture's campaigns run on beside several tests.
+    Only for the worker's tests, where no thread outlives its test. A torture campaign goes on during several tests.
     """
     made: list[redis.Connection] = []
     make_connection = redis.ConnectionPool.make_connection
@@ -46,7 +46,7 @@ def connections_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def own_signals() -> Iterator[None]:
-    """For workers run in this process: the signal handlers that they install are undone."""
+    """Restore the signal handlers that workers in this process replace."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():

@@ -85,7 +85,7 @@ def broken_picture() -> bytes:
 
 
 def nothing(batch: Pixels) -> None:
-    """Lets an engine be."""
+    """Let the engine answer normally."""
 
 
 class ToneEngine:
@@ -129,7 +129,7 @@ class Gate:
 
 
 class Clock:
-    """The time of day, until a test lets some pass: so a deadline passes when it should, on the slowest machine."""
+    """The time of day, plus what a test adds: a deadline passes when the test says so, even on a slow machine."""
 
     def __init__(self) -> None:
         self._ahead_s = 0.0
@@ -138,7 +138,7 @@ class Clock:
         return time.time() + self._ahead_s
 
     def pass_by(self, seconds: float) -> None:
-        """From now on it is so much later."""
+        """Move the clock ahead."""
         self._ahead_s += seconds
 
 
@@ -178,7 +178,7 @@ def model(engine: ToneEngine | None = None, *, version: int = 3, size_px: int = 
 
 
 class Heard:
-    """Where a pipeline's comparisons go in tests that look at them."""
+    """A sink that keeps a pipeline's comparisons for tests to look at."""
 
     def __init__(self) -> None:
         self.comparisons: list[Comparison] = []
@@ -392,7 +392,7 @@ def pipeline(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Pipeline:
-    """A pipeline that isn't started; deadlines are met or missed by `clock`, threads hang by `monotonic`."""
+    """A pipeline that isn't started. `clock` decides which deadlines are met, `monotonic` which threads hang."""
     two_threads = settings.model_copy(update={"decode_threads": 2})
     return Pipeline(components, two_threads, burst=burst, clock=clock, monotonic=monotonic)
 
@@ -410,7 +410,7 @@ def finish(run: Pipeline) -> None:
     """Wait for a drained or burst pipeline to end; all its threads must have."""
     wait_until(lambda: run.supervisor.failed.is_set() or run.ended.is_set(), "the pipeline ends")
     assert not run.supervisor.failed.is_set(), "a thread of the pipeline died; see the log"
-    assert run.supervisor.join(PATIENCE_S), f"a thread of the pipeline goes on: {run.watchdog.health_problem()}"
+    assert run.supervisor.join(PATIENCE_S), f"a thread of the pipeline has not ended: {run.watchdog.health_problem()}"
 
 
 def run_service(settings: Settings, engine: ToneEngine, *, name: str = "w1") -> int:

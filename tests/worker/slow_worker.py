@@ -1,11 +1,11 @@
-"""`sortline worker`, with a model that is quick with one batch and slow with all after it: a process for tests.
+"""`sortline worker` with a model that is slow after its first batch: a process for tests.
 
     python -m tests.worker.slow_worker SECONDS[,successor-hangs] worker [OPTIONS]
 
-With `successor-hangs` a worker that takes the place of one that died never gets its model.
+With `successor-hangs`, a worker that replaces a dead one hangs while it loads the model.
 
-For tests of what becomes of a worker in the middle of the work. One that is as fast as it can be is done before they
-look, on a fast machine or where they get no turn for a while.
+Tests that disturb a worker in the middle of its work use it: a worker at full speed might finish before the test acts,
+on a fast machine or while the test process gets no CPU time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SlowEngine:
-    """An engine that takes so many seconds more for each batch but its first."""
+    """An engine that takes `seconds` longer for each batch except its first."""
 
     def __init__(self, engine: Engine, *, seconds: float) -> None:
         self._engine = engine
@@ -50,7 +50,7 @@ def main() -> None:
     seconds, _, option = sys.argv.pop(1).partition(",")
     start_worker()
     never_loads = option == "successor-hangs" and PREDECESSOR in os.environ
-    # Not before: the parent process is as small as that of `sortline worker`.
+    # Imported only here, so that the parent process stays as small as that of `sortline worker`.
     import sortline.cli
     from worker import service
 

@@ -2,8 +2,8 @@
 
     python -m tests.worker.stuck_worker [load|decode|predict|crash] [RESTART_WAIT_S]
 
-What hangs is the loading of the model, the decoding of each image, or the model (the default). `crash`: the model
-hangs, and then the main thread raises.
+The first argument says what hangs: loading the model, decoding each image, or the model itself (the default). With
+`crash`, the model hangs, and then the main thread raises.
 """
 
 from __future__ import annotations

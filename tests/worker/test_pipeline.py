@@ -23,7 +23,7 @@ from worker.rq.claimer import Claim
 from worker.state.inflight import Inflight
 from worker.state.jobs import ClaimedJob
 
-# A deadline that no machine is too slow for: it passes when a test's clock says so.
+# A deadline that passes only when a test's clock says so, even on a slow machine.
 HOUR_MS = 3_600_000.0
 
 
@@ -32,7 +32,7 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-def test_every_image_ends_in_one_result_of_its_own(settings: Settings, client: redis.Redis) -> None:
+def test_every_image_gets_exactly_one_result(settings: Settings, client: redis.Redis) -> None:
     good = kit.submit(settings, *[frame(picture(tone), frame_id=tone) for tone in range(0, 250, 5)])
     broken = kit.submit(settings, *[frame(kit.broken_picture()) for _ in range(5)])
     expired = kit.submit(settings, frame(captured_at=time.time() - 9, deadline_ms=10))
@@ -50,7 +50,7 @@ def test_every_image_ends_in_one_result_of_its_own(settings: Settings, client: r
 
 
 def test_each_image_gets_its_own_answer(settings: Settings, client: redis.Redis) -> None:
-    """Whatever order decoding and batching gave them."""
+    """That holds in whatever order images are decoded and batched."""
     kit.submit(settings, *[frame(picture(tone), frame_id=tone) for tone in range(100, 160)])
     kit.run_burst(settings)
     results = kit.stream(client)
@@ -64,7 +64,7 @@ def test_each_image_gets_its_own_answer(settings: Settings, client: redis.Redis)
             assert labels == {"good": pytest.approx(1 - result.frame_id / 255, abs=1e-5)}
 
 
-def test_what_outlasts_its_deadline_in_the_model_is_late(settings: Settings, client: redis.Redis) -> None:
+def test_an_image_whose_deadline_passes_in_the_model_is_late(settings: Settings, client: redis.Redis) -> None:
     gate, clock = Gate(), Clock()
     run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine(gate)), burst=True, clock=clock)
     (job_id,) = kit.submit(settings, frame(deadline_ms=HOUR_MS))
@@ -76,7 +76,7 @@ def test_what_outlasts_its_deadline_in_the_model_is_late(settings: Settings, cli
     assert kit.outcomes(client) == {job_id: "late"}
 
 
-def test_what_passes_its_deadline_behind_a_slow_batch_is_not_classified(
+def test_an_image_whose_deadline_passes_behind_a_slow_batch_is_not_classified(
     settings: Settings, client: redis.Redis
 ) -> None:
     single = settings.model_copy(update={"max_batch": 1})
@@ -105,7 +105,7 @@ def test_a_failing_item_is_retried_and_fails_alone(settings: Settings, client: r
     assert sample(metrics, "sortline_retried_total") == 2
 
 
-def test_no_more_is_held_than_three_batches(settings: Settings, client: redis.Redis) -> None:
+def test_at_most_three_batches_are_held(settings: Settings, client: redis.Redis) -> None:
     small = settings.model_copy(update={"max_batch": 4})
     kit.submit(small, *[frame() for _ in range(40)])
     gate = Gate()
@@ -121,7 +121,7 @@ def test_no_more_is_held_than_three_batches(settings: Settings, client: redis.Re
     assert len(kit.outcomes(client)) == 40
 
 
-def test_draining_finishes_what_is_held_and_leaves_the_rest(settings: Settings, client: redis.Redis) -> None:
+def test_draining_finishes_the_held_jobs_and_leaves_the_rest(settings: Settings, client: redis.Redis) -> None:
     small = settings.model_copy(update={"max_batch": 4})
     job_ids = kit.submit(small, *[frame() for _ in range(40)])
     gate = Gate()
@@ -137,7 +137,7 @@ def test_draining_finishes_what_is_held_and_leaves_the_rest(settings: Settings, 
     assert client.zcard(keys.rq_wip("live")) == 0
 
 
-def test_abandoning_gives_all_back_at_once(settings: Settings, client: redis.Redis) -> None:
+def test_abandoning_gives_all_jobs_back_at_once(settings: Settings, client: redis.Redis) -> None:
     small = settings.model_copy(update={"max_batch": 4})
     job_ids = kit.submit(small, *[frame() for _ in range(20)])
     gate = Gate()
@@ -155,10 +155,10 @@ def test_abandoning_gives_all_back_at_once(settings: Settings, client: redis.Red
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
 
 
-def test_abandoning_gives_back_what_a_claim_under_way_brings(
+def test_abandoning_gives_back_the_jobs_of_a_claim_under_way(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The claim is waited for: for a second, and here, on a machine that may be busy, for longer."""
+    """`abandon` waits for the claim, usually for a second; here longer, since the machine may be busy."""
     monkeypatch.setattr("worker.pipeline.IDLE_WAIT_S", kit.PATIENCE_S)
     (job_id,) = kit.submit(settings, frame())
     gate, asked, go_on = Gate(), threading.Event(), threading.Event()
@@ -176,7 +176,7 @@ def test_abandoning_gives_back_what_a_claim_under_way_brings(
     assert asked.wait(kit.PATIENCE_S)
     with ThreadPoolExecutor(1) as pool:
         given_back = pool.submit(run.abandon)
-        kit.wait_until(run._stop_claiming.is_set, "it is told to give back")
+        kit.wait_until(run._stop_claiming.is_set, "the pipeline is told to give its jobs back")
         go_on.set()
         assert given_back.result() == 1
     gate.opened.set()
@@ -185,7 +185,7 @@ def test_abandoning_gives_back_what_a_claim_under_way_brings(
 
 
 def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, client: redis.Redis) -> None:
-    """The claim finds the queue empty; right after it the job that was in the model goes back there."""
+    """The claim finds the queue empty, and right after that the job in the model fails and goes back to the queue."""
     (job_id,) = kit.submit(settings, frame())
     gate, failed = Gate(), threading.Event()
 
@@ -215,7 +215,7 @@ def test_a_burst_does_not_overlook_a_job_that_is_put_back(settings: Settings, cl
 def test_jobs_whose_images_could_not_be_fetched_are_held_until_they_can(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """The claim has happened by then: nobody else would answer them, nor should it cost them an attempt."""
+    """The jobs are already claimed, so nobody else would answer them, and they should not lose an attempt."""
     job_ids = kit.submit(settings, frame(), frame())
     components = kit.pipeline_components(settings, ToneEngine())
     fetch, held = components.claimer.images, []
@@ -236,7 +236,7 @@ def test_jobs_whose_images_could_not_be_fetched_are_held_until_they_can(
 
 
 def test_a_job_taken_back_at_the_very_end_is_left_to_another_worker(settings: Settings, client: redis.Redis) -> None:
-    """It is given up, and whoever would have answered it has ended: it must not wait for a lease."""
+    """The job is given up, but the threads that would answer it have ended. Another worker must get it at once."""
     (job_id,) = kit.submit(settings, frame())
     client.hset(keys.rq_job(job_id), keys.LOSSES, settings.max_losses - 1)
     (job,) = kit.claimer(settings, worker="dead").claim(1).jobs
@@ -260,7 +260,7 @@ def test_a_job_taken_back_at_the_very_end_is_left_to_another_worker(settings: Se
 
 
 def test_a_decode_thread_that_breaks_ends_the_worker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its jobs would be held for ever: a thread pool keeps what its work raises to itself."""
+    """Otherwise its jobs would be held for ever, and nobody would notice."""
     components = kit.pipeline_components(settings, ToneEngine())
 
     def broken(*args: object, **kwargs: object) -> SortResult:
@@ -287,8 +287,8 @@ def test_two_workers_share_the_work_and_no_job_is_done_twice(settings: Settings,
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
 
 
-def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
-    """Busy while a batch is in it; waiting while there is work that does not come, here for want of a decoder."""
+def test_the_engines_time_is_counted_by_its_state(settings: Settings) -> None:
+    """It is busy while it runs a batch, and waiting while held jobs don't reach it, here because decoding hangs."""
     gate, slow_s = Gate(), 0.05
     model = kit.model(ToneEngine(lambda batch: time.sleep(slow_s)))
 
@@ -307,21 +307,25 @@ def test_the_engines_time_is_counted_by_what_it_did(settings: Settings) -> None:
     kit.submit(settings, *[frame() for _ in range(3)])
     run = kit.pipeline(settings, components, burst=True)
     run.start()
-    kit.wait_until(lambda: sample(components.metrics, "sortline_engine_seconds_total", state="waiting"), "it waits")
+    kit.wait_until(
+        lambda: sample(components.metrics, "sortline_engine_seconds_total", state="waiting"), "the engine waits"
+    )
     gate.opened.set()
     kit.finish(run)
     assert sample(components.metrics, "sortline_engine_seconds_total", state="busy") >= slow_s
 
 
-def test_a_model_whose_jobs_are_answered_without_it_is_idle(
+def test_an_engine_is_idle_while_jobs_are_answered_without_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     components = kit.pipeline_components(settings, ToneEngine())
     run = kit.pipeline(settings, components)
-    kit.submit(settings, frame(kit.broken_picture()))  # one: of two, the thread that ends first may speak last
+    kit.submit(
+        settings, frame(kit.broken_picture())
+    )  # a single job, as with two the order of the observations is not fixed
     observed: list[bool] = []
     monkeypatch.setattr(run._flow.engine_clock, "observe_queue", lambda *, is_idle: observed.append(is_idle))
-    # Only what the claim and the decoding say: nobody asks for a batch.
+    # Only the claim and decode steps run, so that only they observe the queue.
     steps = {stage.name: stage.step for stage in run._stages()}
     run._claim.may_begin.set()
     for name in ("claim", "decode"):
@@ -329,9 +333,7 @@ def test_a_model_whose_jobs_are_answered_without_it_is_idle(
     assert (observed[0], observed[-1]) == (False, True)
 
 
-def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
-    settings: Settings, client: redis.Redis
-) -> None:
+def test_an_engine_with_a_concurrency_of_two_gets_two_batches_at_once(settings: Settings, client: redis.Redis) -> None:
     both_in = threading.Barrier(2, timeout=kit.PATIENCE_S)
     engine = ToneEngine(lambda batch: both_in.wait() and None)
     engine.max_concurrency = 2
@@ -342,9 +344,7 @@ def test_an_engine_that_wants_two_callers_has_two_batches_in_it_at_once(
     assert engine.sizes == [2] * 6
 
 
-def test_the_end_of_a_batch_is_as_good_as_an_engine_that_is_ready_for_the_next(
-    settings: Settings, client: redis.Redis
-) -> None:
+def test_the_next_batch_starts_at_the_latest_when_one_ends(settings: Settings, client: redis.Redis) -> None:
     class Silent(ToneEngine):
         max_concurrency = 2
 

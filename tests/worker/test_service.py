@@ -1,4 +1,4 @@
-"""A worker as a process: what it loads, how it ends, and how it lives through a server that goes away."""
+"""A worker as a process: what it loads, how it ends, and how it survives a server that goes away."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from worker.parent.causes import HANGING
 
 pytestmark = pytest.mark.e2e
 
-# The worker notices a signal, and a server that is back, within seconds; this is for a busy machine.
+# The worker notices a signal, or that the server is back, within seconds; the timeout allows for a busy machine.
 
 
 class Process:
-    """A running worker and what it logs."""
+    """A running worker and its log."""
 
     def __init__(self, command: list[str], settings: Settings, log: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SORTLINE_")}
@@ -63,7 +63,7 @@ class Process:
 
     @property
     def port(self) -> int:
-        """Of its probes."""
+        """The port of its probes."""
         return int(self.log.partition("metrics on http://127.0.0.1:")[2].partition("/")[0])
 
     @property
@@ -84,14 +84,14 @@ class Process:
         self._process.send_signal(number)
 
     def exit_code(self) -> int:
-        """Wait for its end."""
+        """Wait until the worker ends; its exit code."""
         try:
             return self._process.wait(kit.PATIENCE_S)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the worker did not end:\n{self.log}")
 
     def kill(self) -> None:
-        """Nothing of it is left."""
+        """Kill the worker. The process that it started ends with it."""
         self._process.kill()
         self._process.wait()
 
@@ -119,7 +119,7 @@ def queued(client: redis.Redis) -> list[str]:
 # work and shutdown ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_burst_ends_when_all_is_sorted(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
+def test_a_burst_ends_when_all_images_are_sorted(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
     job_ids = kit.submit(tiny, *[frame(picture(tone)) for tone in range(50)], frame(queue="bulk"))
     with running(tiny, tmp_path, "--engine", "litert", "--burst") as worker:
         assert worker.exit_code() == 0, worker.log
@@ -128,15 +128,15 @@ def test_a_burst_ends_when_all_is_sorted(tiny: Settings, client: redis.Redis, tm
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(tiny: Settings, client: redis.Redis, tmp_path: Path, number: signal.Signals) -> None:
-    """Everything that it held is finished, the rest untouched in its order."""
-    # A minute's work: however late the signal comes, it has not done all.
+    """The jobs that the worker held are finished; the others keep their order in the queue."""
+    # A minute's work: however late the signal comes, the worker has not finished.
     job_ids = kit.submit(tiny, *[frame() for _ in range(2000)])
     with running(tiny, tmp_path, command="tests.worker.slow_worker 0.5 worker") as worker:
         kit.wait_until(lambda: client.xlen(keys.results("l1")), "the first results come")
         worker.send(number)
         assert worker.exit_code() == 0, worker.log
     left = queued(client)
-    assert left, "it was done before the signal: give it more to do"
+    assert left, "the worker finished before the signal: submit more jobs"
     outcomes = kit.outcomes(client)
     assert outcomes == dict.fromkeys(job_ids[: len(job_ids) - len(left)], "sorted")
     assert left == job_ids[len(outcomes) :]
@@ -146,7 +146,7 @@ def test_a_signal_drains(tiny: Settings, client: redis.Redis, tmp_path: Path, nu
 
 
 def test_a_second_signal_gives_the_jobs_back(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """The model never answers: what is held goes back, in order and with all its attempts."""
+    """The model never answers, so the held jobs go back, in order and with all their attempts."""
     job_ids = kit.submit(settings, *[frame() for _ in range(100)])
     worker = Process(["-m", "tests.worker.stuck_worker"], settings, tmp_path / "worker.log")
     try:
@@ -165,7 +165,7 @@ def test_a_second_signal_gives_the_jobs_back(settings: Settings, client: redis.R
 
 
 def test_a_crash_gives_the_jobs_back(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """An exception in the main thread: nobody has to wait for leases to run out."""
+    """After an exception in the main thread, nobody has to wait until leases run out."""
     job_ids = kit.submit(settings, *[frame() for _ in range(10)])
     with running(settings, tmp_path, command="tests.worker.stuck_worker crash") as worker:
         assert worker.exit_code() == 1, worker.log
@@ -174,8 +174,8 @@ def test_a_crash_gives_the_jobs_back(settings: Settings, client: redis.Redis, tm
     assert client.zcard(keys.rq_wip("live")) == 0
 
 
-def test_a_signal_while_the_model_loads_ends_it(settings: Settings, tmp_path: Path) -> None:
-    """However long the model, or the store that it comes from, takes."""
+def test_a_signal_while_the_model_loads_ends_the_worker(settings: Settings, tmp_path: Path) -> None:
+    """That holds however long the model or its store takes."""
     with running(settings, tmp_path, command="tests.worker.stuck_worker load") as worker:
         worker.says("stuck with the model")
         worker.send(signal.SIGTERM)
@@ -186,7 +186,7 @@ def test_a_signal_while_the_model_loads_ends_it(settings: Settings, tmp_path: Pa
 def test_hanging_decoders_end_the_worker(
     settings: Settings, client: redis.Redis, tmp_path: Path, is_restarted: bool
 ) -> None:
-    """It gives its jobs up and says so to the probe; then it ends, by a signal or by itself, though threads hang."""
+    """The worker gives up its jobs and reports that to the probe. Then it ends, after a signal or by itself."""
     impatient = settings.model_copy(update={"stuck_after_s": 2.0, "decode_threads": 2})
     job_ids = kit.submit(impatient, *[frame() for _ in range(10)])
     command = f"tests.worker.stuck_worker decode {600 if is_restarted else 0}"
@@ -198,7 +198,7 @@ def test_hanging_decoders_end_the_worker(
             assert "thread has not reported" in text
             worker.send(signal.SIGTERM)
         assert worker.exit_code() == HANGING, worker.log
-    # Taken back by now, or left for the worker that takes its place.
+    # The hanging jobs have been taken back, or are left for the worker that replaces this one.
     hanging = client.llen(keys.suspects("live")) + client.zcard(keys.rq_wip("live"))
     assert 1 <= hanging <= impatient.decode_threads
     assert len(queued(client)) == len(job_ids) - hanging
@@ -211,13 +211,13 @@ def test_a_model_that_is_not_there_is_reported_in_one_line(tiny: Settings, tmp_p
         assert "Traceback" not in worker.log
 
 
-# a metrics port that is held ────────────────────────────────────────────────────────────────────────
+# a metrics port with many open connections ──────────────────────────────────────────────────────────
 
 
-def test_sorts_and_is_probed_while_its_metrics_port_is_held(
+def test_works_and_answers_probes_while_many_connections_to_its_port_are_open(
     tiny: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """1,015 half-open connections took every descriptor: nothing was answered, and no job was finished."""
+    """If they took every file descriptor, the worker could not answer probes or finish jobs."""
     with running(tiny, tmp_path) as worker:
         worker.says("metrics on http://")
         resource.prlimit(children_of(worker.pid)[0], resource.RLIMIT_NOFILE, (1024, 1024))
@@ -260,8 +260,8 @@ def elsewhere(tiny: Settings) -> tuple[Settings, int]:
     return tiny.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"}), port
 
 
-def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
-    """Not there at the start; there, and lost with all it held; there again."""
+def test_survives_a_server_that_comes_late_and_restarts(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    """The server is away at the start, comes, goes away with all its data, and comes again."""
     away, port = elsewhere
     with running(away, tmp_path) as worker:
         worker.says("no Redis server answers at")
@@ -287,8 +287,8 @@ def test_lives_through_a_server_that_comes_late_and_restarts(elsewhere: tuple[Se
             assert worker.exit_code() == 0, worker.log
 
 
-def test_two_signals_end_it_while_the_server_hangs(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
-    """The server accepts what it is sent, and never answers: giving back is tried, but not waited for for long."""
+def test_two_signals_end_the_worker_while_the_server_hangs(elsewhere: tuple[Settings, int], tmp_path: Path) -> None:
+    """The server accepts commands but never answers. The worker tries to give its jobs back, but doesn't wait long."""
     hung, port = elsewhere
     with server_on(port, tmp_path / "server") as client:
         kit.submit(hung, *[frame() for _ in range(10)])
@@ -313,7 +313,7 @@ def test_can_be_stopped_while_the_server_hangs_at_the_start(elsewhere: tuple[Set
 
 @contextlib.contextmanager
 def stopped(client: redis.Redis) -> Iterator[None]:
-    """The server stands still, with all its connections open."""
+    """Stop the server's process; its connections stay open."""
     pid = int(client.info("server")["process_id"])
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -329,15 +329,15 @@ def test_can_be_stopped_while_it_waits_for_the_server(elsewhere: tuple[Settings,
         assert worker.exit_code() == 0, worker.log
 
 
-def test_a_database_that_is_not_there_ends_it(tiny: Settings, tmp_path: Path) -> None:
+def test_a_missing_database_ends_the_worker(tiny: Settings, tmp_path: Path) -> None:
     wrong = tiny.model_copy(update={"redis_url": f"{tiny.redis_url.rpartition('/')[0]}/9999"})
     with running(wrong, tmp_path) as worker:
         assert worker.exit_code() == 2
         assert "has no such database" in worker.log
 
 
-def test_a_refused_login_ends_it_and_names_the_mend(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Waiting for a better password would look like a server that is away."""
+def test_a_refused_login_ends_the_worker_with_a_message(tiny: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """If the worker went on trying, it would look as if the server were away."""
     client.config_set("requirepass", "secret")
     try:
         with running(tiny, tmp_path) as worker:

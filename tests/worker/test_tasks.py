@@ -1,4 +1,4 @@
-"""`worker.tasks.sort_image`: a plain `rq worker` gives the same answers as ours, with the real engine."""
+"""`worker.tasks.sort_image`: a plain `rq worker` gives the same answers as our worker, with the real engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tiny(settings: Settings, tiny_models: Path) -> Settings:
 
 
 def essence(result: SortResult) -> dict[str, Any]:
-    """A result without what differs from run to run."""
+    """A result without the fields that differ from run to run."""
     return result.model_dump(exclude={"timings_ms", "finished_at", "deadline_margin_ms", "worker"})
 
 
@@ -54,16 +54,16 @@ def test_the_same_answers_as_our_worker(
         results.append(sorted(kit.stream(client), key=lambda result: result.job_id))
         for result in results[-1]:
             returned = SortResult.model_validate(kit.fetch(client, result.job_id).return_value())
-            assert returned == result, "RQ's return value and the stream tell different things"
+            assert returned == result, "RQ's return value and the stream differ"
     theirs, ours_ = results
     assert [essence(result) for result in ours_] == [essence(result) for result in theirs]
     assert len(ours_) == 5
     assert {result.model.name for result in ours_ if result.model} == {"tiny"}
-    assert len({result.labels for result in ours_}) > 2, "the images are too much alike to tell anything"
+    assert len({result.labels for result in ours_}) > 2, "the images are too similar to show a difference"
 
 
 def test_a_plain_rq_worker_process(tiny: Settings, client: redis.Redis) -> None:
-    """As a user would start it: it forks for the job, reads its settings from the environment, loads the model."""
+    """Started as a user would start it: it forks for the job, reads settings from the environment, loads the model."""
     (job_id,) = kit.submit(tiny, frame(PICTURES[1]))
     environment = os.environ | {
         "SORTLINE_REDIS_URL": tiny.redis_url,
@@ -116,7 +116,7 @@ def test_settings_and_model_are_loaded_once_in_a_process(
     assert len(reads) == 1
 
 
-def test_an_attempts_number_is_by_the_producers_setting(
+def test_attempts_are_numbered_by_the_producers_setting(
     tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = tiny.model_copy(update={"max_attempts": 5})
@@ -126,13 +126,13 @@ def test_an_attempts_number_is_by_the_producers_setting(
     assert [result.attempt for result in kit.stream(client)] == [1]
 
 
-def test_outside_of_rq_it_says_what_to_do_instead() -> None:
+def test_outside_of_rq_the_error_says_what_to_do_instead() -> None:
     with pytest.raises(RuntimeError, match="sortline classify"):
         worker.tasks.sort_image({})
 
 
-def test_a_job_that_speaks_for_another_is_refused(settings: Settings, client: redis.Redis) -> None:
-    """As by our worker: else whoever enqueues it has any key of the server read, and answers for another job."""
+def test_a_job_with_another_jobs_id_in_its_data_is_refused(settings: Settings, client: redis.Redis) -> None:
+    """Our worker refuses it too. Otherwise a job could make the worker read any key, or answer for another job."""
     queue = Queue("live", connection=client, serializer=JSONSerializer)
     job = queue.enqueue(SORT_IMAGE, kit.image_job("another").model_dump(mode="json"))
     SimpleWorker([queue], connection=client, serializer=JSONSerializer).work(burst=True)

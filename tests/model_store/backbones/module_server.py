@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves what a test puts on it, as TF-Hub's does, or badly."""
+"""A real HTTP server on loopback that serves modules as TF-Hub does, or with the faults that a test asks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Page:
-    """What one path answers. `says_bytes`: what Content-Length claims; `silent_s`: wait before the body."""
+    """The answer at one path. `says_bytes` is the Content-Length to claim, `silent_s` the wait before the body."""
 
     body: bytes
     status: int = 200
@@ -27,21 +27,21 @@ class Page:
 
 @dataclass
 class ModuleServer:
-    """Pages by path, and the requests that came (path and query)."""
+    """The pages to serve, by path, and the requests received (path and query)."""
 
     url: str
     pages: dict[str, Page] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     def serve(self, path: str, body: bytes) -> str:
-        """Serve `body` at `path`; the whole URL."""
+        """Serve `body` at `path`; returns the full URL."""
         self.pages[path] = Page(body)
         return self.url + path
 
 
 @contextmanager
 def module_server() -> Iterator[ModuleServer]:
-    """The server while the block runs."""
+    """Run the server during the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -57,7 +57,7 @@ def module_server() -> Iterator[ModuleServer]:
             self.wfile.write(page.body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Keep standard error for the tests."""
+            """Log nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server = ModuleServer(f"http://127.0.0.1:{http.server_port}")
@@ -80,7 +80,7 @@ def tar_gz(folder: Path, *, below: str = ".") -> bytes:
 
 
 def tar_of(*members: tarfile.TarInfo, content: bytes = b"") -> bytes:
-    """A `.tar.gz` of these members, each of `content` where it is a file."""
+    """A `.tar.gz` of these members; each member that is a file has `content`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         for member in members:

@@ -1,4 +1,4 @@
-"""Archives and downloads: whole or refused, and nothing written outside."""
+"""Archives and downloads: a complete one is unpacked, any other refused, and no file is written elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
-    """The files of a module, as far as an archive is concerned."""
+    """A folder with a module's file names; the contents don't matter for an archive."""
     folder = tmp_path / "module"
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(b"graph")
@@ -82,7 +82,7 @@ def link(name: str, kind: bytes) -> tarfile.TarInfo:
         ),
     ],
 )
-def test_what_is_no_module_is_refused(members: list[tarfile.TarInfo], names: str, tmp_path: Path) -> None:
+def test_an_archive_that_is_not_a_module_is_refused(members: list[tarfile.TarInfo], names: str, tmp_path: Path) -> None:
     with pytest.raises(BadBackbone, match=names):
         unpacked(tar_of(*members, content=b"x"), tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
@@ -90,7 +90,7 @@ def test_what_is_no_module_is_refused(members: list[tarfile.TarInfo], names: str
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
-def test_a_cut_archive_is_refused(module: Path, tmp_path: Path, kept: float) -> None:
+def test_a_truncated_archive_is_refused(module: Path, tmp_path: Path, kept: float) -> None:
     content = tar_gz(module)
     with pytest.raises(BadBackbone, match="is not a complete"):
         unpacked(content[: int(len(content) * kept)], tmp_path)
@@ -103,7 +103,7 @@ def test_a_damaged_archive_is_refused(module: Path, tmp_path: Path) -> None:
         unpacked(bytes(content), tmp_path)
 
 
-def test_unfolding_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacking_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "MAX_BYTES", 100_000)
     bomb = tar_of(tarfile.TarInfo("saved_model.pb"), content=bytes(1_000_000))
     assert len(bomb) < 10_000
@@ -114,14 +114,14 @@ def test_unfolding_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         unpacked(tar_of(*(tarfile.TarInfo(f"{number}") for number in range(4))), tmp_path)
 
 
-def test_the_address_is_asked_for_as_tf_hub_does() -> None:
+def test_the_url_is_requested_as_tf_hub_does() -> None:
     assert module_url("https://tfhub.dev/a/1") == "https://tfhub.dev/a/1?tf-hub-format=compressed"
     assert module_url("https://host/a/1?key=x%2Fy") == "https://host/a/1?key=x%2Fy&tf-hub-format=compressed"
-    signed = "https://host/a.tar.gz?signature=x%2Fy"  # another parameter would spoil the signature
+    signed = "https://host/a.tar.gz?signature=x%2Fy"  # another parameter would invalidate the signature
     assert module_url(signed) == signed
 
 
-def test_a_module_comes_through_a_redirect(server: ModuleServer, module: Path, tmp_path: Path) -> None:
+def test_redirects_are_followed(server: ModuleServer, module: Path, tmp_path: Path) -> None:
     server.serve("/storage/module.tar.gz", tar_gz(module))
     server.pages["/google/mobilenet/4"] = Page(b"", status=302, location=f"{server.url}/storage/module.tar.gz")
     fetch_module(f"{server.url}/google/mobilenet/4", tmp_path / "out", ProgressSteps())
@@ -129,7 +129,7 @@ def test_a_module_comes_through_a_redirect(server: ModuleServer, module: Path, t
     assert server.requests[-2:] == ["/google/mobilenet/4?tf-hub-format=compressed", "/storage/module.tar.gz"]
 
 
-def test_what_a_server_may_answer_instead(
+def test_wrong_answers_of_a_server_are_reported(
     server: ModuleServer, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(path: str) -> None:
@@ -175,7 +175,7 @@ def test_a_download_is_bounded(server: ModuleServer, tmp_path: Path) -> None:
     assert (tmp_path / "large").read_bytes() == bytes(3000)
 
 
-def test_a_plain_tar_is_not_taken_for_a_whole_one(module: Path, tmp_path: Path) -> None:
-    """It carries no checksum: a cut one could not be told."""
+def test_an_uncompressed_tar_is_refused(module: Path, tmp_path: Path) -> None:
+    """It has no checksum, so that a truncated one could not be noticed."""
     with gzip.open(io.BytesIO(tar_gz(module))) as file, pytest.raises(BadBackbone, match="is not a complete"):
         unpacked(file.read(), tmp_path)

@@ -1,4 +1,4 @@
-"""Handles: their options, and what published names state."""
+"""Handles: their options, and what published names promise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_options_are_split_off(handle: str, bare: str, options: HandleOptions) -
         ("m#size=64&", "'' is not an option"),
     ],
 )
-def test_options_that_cannot_be_used(handle: str, names: str) -> None:
+def test_invalid_options_are_named(handle: str, names: str) -> None:
     with pytest.raises(BadSetting, match=names):
         split_options(handle)
 
@@ -60,7 +60,7 @@ def test_options_that_cannot_be_used(handle: str, names: str) -> None:
         ),
     ],
 )
-def test_what_published_names_state(handle: str, size_px: int, outputs: int) -> None:
+def test_published_names_promise_a_size_and_a_width(handle: str, size_px: int, outputs: int) -> None:
     spec = published_spec(handle)
     assert spec is not None
     assert (spec.size_px, spec.outputs) == (size_px, outputs)
@@ -78,5 +78,5 @@ def test_what_published_names_state(handle: str, size_px: int, outputs: int) -> 
         "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/classifications/5",
     ],
 )
-def test_other_names_state_nothing(handle: str) -> None:
+def test_other_names_promise_nothing(handle: str) -> None:
     assert published_spec(handle) is None

@@ -25,20 +25,20 @@ def test_the_network_is_recognised_by_its_weights(tiny_network: Network, network
     assert (tiny_network.architecture.name, tiny_network.alpha) == ("MobileNetV2", ALPHA)
     module = import_hub().KerasLayer(str(network_backbone.path))
     ours = np.asarray(tiny_network.graph(to_signed_unit(IMAGES * 255), training=False)).mean(axis=(1, 2))
-    assert np.ptp(ours, axis=0).max() > 0.1, "the images give the same answer"
+    assert np.ptp(ours, axis=0).max() > 0.1, "all images give the same features"
     np.testing.assert_allclose(ours, module(IMAGES), atol=1e-4)
 
 
-def test_arrays_in_another_order_are_no_known_network(
+def test_arrays_in_another_order_are_not_recognised(
     network_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, swapped = import_hub(), [0, 0]
 
     def keras_layer(path: str, trainable: bool) -> Any:
-        """The module, whose list of arrays has two of equal shapes in each other's place."""
+        """Load the module, and swap two arrays of equal shape in its list of arrays."""
         module = hub.KerasLayer(path, trainable=trainable)
         arrays = list(module.resolved_object.variables)
-        # Scale and offset of the last batch normalisation.
+        # These two are the scale and offset of the last batch normalization.
         swapped[:] = [place for place, array in enumerate(arrays) if array.shape == arrays[-1].shape][:2]
         first, second = swapped
         arrays[first], arrays[second] = arrays[second], arrays[first]
@@ -77,7 +77,7 @@ def test_inner_layers_share_the_weights_and_clones_do_not(tiny_network: Network)
     np.testing.assert_array_equal(np.asarray(tiny_network.up_to(features)(images)), before)
 
 
-def test_a_blank_clone_has_weights_of_its_own(tiny_network: Network) -> None:
+def test_a_blank_clone_has_its_own_weights(tiny_network: Network) -> None:
     blank = tiny_network.clone(pretrained=False)
     ours, theirs = (network.graph.get_layer("Conv1").get_weights()[0] for network in (tiny_network, blank))
     assert ours.shape == theirs.shape

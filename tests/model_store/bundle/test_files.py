@@ -1,4 +1,4 @@
-"""A bundle that was changed in any way, or answers wrongly, is not opened or not served."""
+"""A bundle that was changed in any way is not opened."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_truncated_a_missing_and_an_unlisted_file_are_named(copied: Path) -> N
         open_bundle(copied)
 
 
-def test_a_link_is_refused_also_one_to_the_right_content(copied: Path, tiny_bundle: Path) -> None:
+def test_a_link_is_refused_even_if_its_target_has_the_right_content(copied: Path, tiny_bundle: Path) -> None:
     (copied / INT8_FILE).unlink()
     (copied / INT8_FILE).symlink_to(tiny_bundle / INT8_FILE)
     with pytest.raises(BadBundle, match="neither a plain file nor a folder"):
@@ -75,7 +75,7 @@ def test_a_listed_path_that_leads_outside_is_missing(copied: Path) -> None:
         open_bundle(copied)
 
 
-def test_a_manifest_that_is_absent_or_does_not_parse(copied: Path) -> None:
+def test_a_missing_or_malformed_manifest_is_refused(copied: Path) -> None:
     (copied / MANIFEST_FILE).write_text('{"name": "tiny"')
     with pytest.raises(BadBundle, match=MANIFEST_FILE):
         open_bundle(copied)
@@ -105,7 +105,9 @@ def test_a_manifest_that_is_absent_or_does_not_parse(copied: Path) -> None:
         "unknown field",
     ],
 )
-def test_a_manifest_that_could_not_decide_is_refused(copied: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_a_manifest_with_an_incomplete_policy_is_refused(
+    copied: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
     change_manifest(copied, change)
     with pytest.raises(BadBundle, match="not a manifest"):
         open_bundle(copied)

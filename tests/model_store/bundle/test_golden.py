@@ -1,4 +1,4 @@
-"""The golden images' file: what it holds, and what is refused."""
+"""The file of golden images: its contents, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_golden_of_the_wrong_shape_is_refused(copied: Path, spoil: Callable[[Gol
         read_golden(bundle)
 
 
-def test_golden_that_is_no_archive_or_holds_objects_is_refused(copied: Path) -> None:
+def test_golden_that_is_not_an_archive_or_holds_objects_is_refused(copied: Path) -> None:
     bundle = open_bundle(copied)
     (copied / GOLDEN_FILE).write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(BadBundle, match="can't be read"):

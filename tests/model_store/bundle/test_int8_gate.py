@@ -28,7 +28,7 @@ def parity(*, agreement: float = 1.0, fp32: float = 0.9, int8: float = 0.9, **mo
         {"images": 10.0, "int8_labels_agreement": 1.0},
     ],
 )
-def test_int8_is_the_default_where_it_earned_it(earned: dict[str, float]) -> None:
+def test_int8_that_passes_the_gate_is_the_default(earned: dict[str, float]) -> None:
     assert int8_refusal_reason(earned) is None
     assert default_cpu_engine(earned) == "litert"
 
@@ -42,7 +42,9 @@ def test_int8_is_the_default_where_it_earned_it(earned: dict[str, float]) -> Non
         ({"images": 10.0, "int8_labels_agreement": 0.9}, "90.00% of the 10 compared images"),
     ],
 )
-def test_int8_that_did_not_earn_it_is_not_and_the_reason_is_reported(missed: dict[str, float], reason: str) -> None:
+def test_int8_that_fails_the_gate_is_not_the_default_and_the_reason_is_reported(
+    missed: dict[str, float], reason: str
+) -> None:
     assert default_cpu_engine(missed) == "litert-fp32"
     refusal = int8_refusal_reason(missed)
     assert refusal is not None

@@ -55,7 +55,7 @@ def test_single(probabilities: list[float], labels: list[tuple[str, float]], lan
     assert decision.uncertain == (lane == "manual")
 
 
-def test_uncertain_is_told_whatever_the_lane_is_called() -> None:
+def test_uncertain_is_set_whatever_the_manual_lane_is_called() -> None:
     policy = changed(SINGLE, manual_lane="good")
     assert decide([0.49, 0.3, 0.11, 0.1], CLASSES, mode="single", policy=policy).uncertain
     assert not decide([0.9, 0.1, 0.0, 0.0], CLASSES, mode="single", policy=policy).uncertain
@@ -64,7 +64,7 @@ def test_uncertain_is_told_whatever_the_lane_is_called() -> None:
 def test_single_uses_the_threshold_of_the_label() -> None:
     policy = changed(SINGLE, thresholds={"no cap": 0.9})
     assert decide([0.1, 0.85, 0.03, 0.02], CLASSES, mode="single", policy=policy).lane == "manual"
-    # `good` has none of its own: 0.5.
+    # `good` has no threshold of its own, so 0.5 applies.
     assert decide([0.55, 0.25, 0.1, 0.1], CLASSES, mode="single", policy=policy).lane == "good"
 
 
@@ -73,13 +73,13 @@ def test_single_uses_the_threshold_of_the_label() -> None:
     [
         ([0.9, 0.05, 0.03, 0.02], [("good", 0.9)], "good"),
         ([0.1, 0.7, 0.0, 0.0], [("no cap", 0.7)], "no-cap"),
-        # All that apply, most probable first; the lane follows the precedence, not the probability.
+        # All labels that apply, most probable first; the lane follows the precedence, not the probability.
         ([0.0, 0.7, 0.0, 0.99], [("disfigured", 0.99), ("no cap", 0.7)], "no-cap"),
-        # `good` applies exactly when no defect does; less likely than not, it goes to a person.
+        # `good` applies if no defect does; if it is improbable nevertheless, a person decides.
         ([0.51, 0.2, 0.2, 0.2], [("good", 0.51)], "good"),
         ([0.3, 0.35, 0.35, 0.35], [("good", 0.3)], "manual"),
         ([0.99, 0.9, 0.0, 0.0], [("no cap", 0.9)], "no-cap"),
-        # Near a threshold, on either side: a person looks; the labels are told all the same.
+        # Near a threshold, on either side, a person decides; the labels are given nevertheless.
         ([0.4, 0.45, 0.0, 0.0], [("good", 0.4)], "manual"),
         ([0.4, 0.55, 0.0, 0.99], [("disfigured", 0.99), ("no cap", 0.55)], "manual"),
     ],
@@ -93,7 +93,7 @@ def test_multi(probabilities: list[float], labels: list[tuple[str, float]], lane
 def test_multi_applies_at_exactly_the_threshold_and_is_sure_at_exactly_the_margin() -> None:
     policy = changed(MULTI, thresholds={"no cap": 0.25}, uncertain_margin=0)
     assert decide([0.7, 0.25, 0.0, 0.0], CLASSES, mode="multi", policy=policy).lane == "no-cap"
-    # The band of 0.25 with the margin 0.25: 0.25 * 0.5 to 0.25 + 0.75 * 0.5.
+    # With the threshold 0.25 and the margin 0.25, the band goes from 0.25 * 0.5 to 0.25 + 0.75 * 0.5.
     wide = changed(policy, uncertain_margin=0.25)
     assert decide([0.0, 0.625, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "no-cap"
     assert decide([0.0, 0.624, 0.0, 0.0], CLASSES, mode="multi", policy=wide).lane == "manual"
@@ -110,12 +110,10 @@ def test_a_low_threshold_does_not_make_every_bottle_uncertain() -> None:
 
 
 @pytest.mark.parametrize(("threshold", "low", "high"), [(0.5, 0.4, 0.6), (0.1, 0.08, 0.28), (0.9, 0.72, 0.92)])
-def test_at_the_ends_of_the_band_a_decision_costs_as_much_less_than_at_the_threshold(
-    threshold: float, low: float, high: float
-) -> None:
+def test_the_expected_cost_at_both_ends_of_the_band_is_equal(threshold: float, low: float, high: float) -> None:
     band = changed(MULTI, thresholds={"no cap": threshold}).band("no cap")
     assert (band.low, band.threshold, band.high) == pytest.approx((low, threshold, high))
-    miss = (1 - threshold) / threshold  # in false alarms
+    miss = (1 - threshold) / threshold  # the cost of a miss, in false alarms
     for cost in (band.low * miss, 1 - band.high):
         assert cost == pytest.approx(0.8 * (1 - threshold))
 
@@ -146,7 +144,7 @@ def test_multi_follows_the_policys_lanes_and_precedence() -> None:
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_what_is_not_a_number_goes_to_a_person(mode: Any) -> None:
+def test_probabilities_that_are_not_numbers_go_to_a_person(mode: Any) -> None:
     policy = changed(Policy.default(CLASSES, mode), uncertain_margin=0)
     decision = decide([math.nan] * 4, CLASSES, mode=mode, policy=policy)
     assert (decision.lane, decision.uncertain) == ("manual", True)
@@ -189,7 +187,7 @@ def test_multi_against_its_definition(row: Sequence[float], threshold: float, ma
         {"treshold": 0.5},
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
+def test_an_invalid_policy_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         changed(MULTI, **fields)
 
@@ -216,12 +214,12 @@ def by_line(mode: Mode = "multi", **override: Any) -> Policy:
     return policies_by_line(policy, overrides, classes=CLASSES, mode=mode, model="bottles@3")["l1"]
 
 
-def test_an_override_that_says_nothing_changes_nothing() -> None:
+def test_an_empty_override_changes_nothing() -> None:
     assert by_line() == MULTI
     assert policies_by_line(MULTI, {}, classes=CLASSES, mode="multi", model="bottles@3") == {}
 
 
-def test_an_override_is_laid_over_the_models_policy_class_by_class() -> None:
+def test_an_override_replaces_only_the_classes_that_it_names() -> None:
     policy = by_line(
         thresholds={"no cap": 0.3},
         lanes={"disfigured": "reject"},

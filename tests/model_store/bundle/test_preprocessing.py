@@ -36,7 +36,7 @@ def picture(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("camera", ["top", "side", ANY_CAMERA])
-def test_size_fit_and_region_are_the_manifests(tmp_path: Path, camera: str) -> None:
+def test_size_fit_and_region_come_from_the_manifest(tmp_path: Path, camera: str) -> None:
     decoder = decoder_of(manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS}), SETTINGS)
     data, region = picture(80, 50), TOP if camera == "top" else OTHERS
     np.testing.assert_array_equal(decoder(data, camera), decode_image(data, size_px=24, fit="pad", region=region))
@@ -53,7 +53,7 @@ def test_a_row_of_a_batch_is_decoded_into(tmp_path: Path) -> None:
         decoder.decode_into(picture(80, 50), "top", np.empty((25, 25, 3), np.uint8))
 
 
-def test_decoders_are_equal_where_their_pixels_are(tmp_path: Path) -> None:
+def test_decoders_that_give_the_same_pixels_are_equal(tmp_path: Path) -> None:
     seen = manifest(tmp_path, regions={"top": TOP})
     assert decoder_of(seen, SETTINGS) == decoder_of(seen.model_copy(), SETTINGS)
     assert hash(decoder_of(seen, SETTINGS)) == hash(decoder_of(seen.model_copy(), SETTINGS))
@@ -61,7 +61,7 @@ def test_decoders_are_equal_where_their_pixels_are(tmp_path: Path) -> None:
         assert decoder_of(seen.model_copy(update=other), SETTINGS) != decoder_of(seen, SETTINGS)
 
 
-def test_the_limits_are_the_settings(tmp_path: Path) -> None:
+def test_the_limits_come_from_the_settings(tmp_path: Path) -> None:
     decoder = decoder_of(manifest(tmp_path), SETTINGS)
     assert decoder(picture(100, 100), "c1").shape == (24, 24, 3)
     for data, reason in ((picture(101, 100), "too_large_px"), (picture(9, 9) + bytes(100_000), "too_large_bytes")):
@@ -70,7 +70,7 @@ def test_the_limits_are_the_settings(tmp_path: Path) -> None:
         assert caught.value.reason == reason
 
 
-def test_a_bundle_of_before_sees_the_whole_picture_squashed(tmp_path: Path) -> None:
+def test_a_bundle_of_an_older_release_stretches_the_whole_picture(tmp_path: Path) -> None:
     values = json.loads(manifest(tmp_path).model_dump_json())
     before = {name: value for name, value in values.items() if name not in ("fit", "regions")}
     assert len(before) == len(values) - 2
@@ -90,13 +90,13 @@ def test_fit_and_regions_survive_json(tmp_path: Path) -> None:
         {"regions": {"top": {"left": 0.9, "top": 0, "right": 0.1, "bottom": 1}}},
     ],
 )
-def test_another_fit_or_a_part_that_is_none_is_refused(tmp_path: Path, seen: dict[str, object]) -> None:
+def test_an_unknown_fit_or_an_empty_region_is_refused(tmp_path: Path, seen: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         manifest(tmp_path, **seen)
 
 
 class Apart:
-    """In the place of the process that decodes costly images."""
+    """Stands in for the process that decodes costly images."""
 
     def __init__(self) -> None:
         self.options: list[dict[str, object]] = []
@@ -106,7 +106,7 @@ class Apart:
         out[:] = 7
 
 
-def test_costly_images_are_decoded_apart_by_the_same_options(tmp_path: Path) -> None:
+def test_costly_images_are_decoded_in_the_decoder_process_with_the_same_options(tmp_path: Path) -> None:
     apart = Apart()
     its_manifest = manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS})
     decoder = decoder_of(its_manifest, Settings(max_decode_s=5), apart=apart)  # type: ignore[arg-type]
@@ -115,11 +115,11 @@ def test_costly_images_are_decoded_apart_by_the_same_options(tmp_path: Path) -> 
     assert options["region"] == TOP and options["fit"] == "pad" and options["max_decode_s"] == 5
     assert not (decoder(picture(40, 30), "top") == 7).all()
     assert len(apart.options) == 1
-    assert decoder == decoder_of(its_manifest, Settings(max_decode_s=5)), "they give equal pixels"
+    assert decoder == decoder_of(its_manifest, Settings(max_decode_s=5)), "both decoders give the same pixels"
 
 
-def test_what_is_costly_depends_on_the_cameras_region(tmp_path: Path) -> None:
-    """A JPEG of which a small part is used is decoded in its full size."""
+def test_whether_an_image_is_costly_depends_on_the_cameras_region(tmp_path: Path) -> None:
+    """A JPEG is decoded at full size if only a small part of it is used."""
     stream = io.BytesIO()
     Image.new("RGB", (4000, 3000)).save(stream, "JPEG")
     data = stream.getvalue()
@@ -128,7 +128,7 @@ def test_what_is_costly_depends_on_the_cameras_region(tmp_path: Path) -> None:
     assert [decoder.is_costly(data, camera) for camera in ("small", "half", "whole")] == [True, False, False]
 
 
-def test_without_a_process_costly_images_are_decoded_here(tmp_path: Path) -> None:
+def test_without_a_decoder_process_costly_images_are_decoded_in_this_one(tmp_path: Path) -> None:
     assert decoder_of(manifest(tmp_path), Settings())(picture(2000, 1500), "top").shape == (24, 24, 3)
     with pytest.raises(BadImage, match="max_decode_s"):
         decoder_of(manifest(tmp_path), Settings(max_decode_s=0.01))(picture(2000, 1500), "top")

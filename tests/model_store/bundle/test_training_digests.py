@@ -1,4 +1,4 @@
-"""Which images a version was trained on: written with it, recognised later."""
+"""The digests of the images that a version was trained on: written with the version, compared later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def digests(*texts: str) -> list[str]:
     return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 
-def test_what_was_written_is_recognised(tmp_path: Path) -> None:
+def test_images_whose_digests_were_written_are_recognised(tmp_path: Path) -> None:
     write_training_digests(tmp_path, train=digests("a", "b", "c", "b"), validation=digests("d"))
     trained_on = read_training_digests(tmp_path)
     assert trained_on is not None
@@ -25,7 +25,7 @@ def test_what_was_written_is_recognised(tmp_path: Path) -> None:
     assert trained_on.count_seen([]) == {"train": 0, "validation": 0}
 
 
-def test_the_same_images_give_the_same_bytes_in_any_order_and_no_more_than_eight_each(tmp_path: Path) -> None:
+def test_the_file_is_the_same_for_any_order_and_keeps_eight_bytes_an_image(tmp_path: Path) -> None:
     written = []
     for place, texts in (("one", "abc"), ("other", "cab")):
         (tmp_path / place).mkdir()
@@ -35,14 +35,14 @@ def test_the_same_images_give_the_same_bytes_in_any_order_and_no_more_than_eight
     assert not any(bytes.fromhex(digest)[8:] in written[0] for digest in digests(*"abc"))
 
 
-def test_a_bundle_without_the_file_says_nothing_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_gives_none_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert read_training_digests(tmp_path) is None
     (tmp_path / TRAINING_DIGESTS_FILE).write_bytes(b"no zip")
     with pytest.raises(BadBundle, match=TRAINING_DIGESTS_FILE):
         read_training_digests(tmp_path)
 
 
-def test_the_warning() -> None:
+def test_the_warning_counts_the_images() -> None:
     assert seen_warning(None, images=10) is None
     assert seen_warning({"train": 0, "validation": 0}, images=10) is None
     text = seen_warning({"train": 7, "validation": 2}, images=10)

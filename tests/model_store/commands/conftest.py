@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the model store's commands."""
+"""Fixtures for the tests of the model store's commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.model_store.tiny_bundle import copy_build
 
 @pytest.fixture
 def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sortline.toml or variable of the developer's."""
+    """Shut out the developer's own sortline.toml and environment variables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
 

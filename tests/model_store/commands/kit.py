@@ -19,7 +19,7 @@ def run(store: ModelStore, *arguments: str) -> Result:
 
 
 def answer(store: ModelStore, *arguments: str) -> Any:
-    """What the command prints with `--json`."""
+    """The command's output with `--json`, parsed."""
     result = run(store, *arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)

@@ -45,7 +45,7 @@ def test_canary(store: ModelStore) -> None:
         (("tiny", "--share", "0.1", "--stop"), "give one of them"),
     ],
 )
-def test_a_canary_that_cant_be(store: ModelStore, arguments: tuple[str, ...], says: str) -> None:
+def test_an_impossible_canary_is_refused(store: ModelStore, arguments: tuple[str, ...], says: str) -> None:
     failed = run(store, "canary", *arguments)
     assert isinstance(failed.exception, BadSetting)
     assert says in str(failed.exception)

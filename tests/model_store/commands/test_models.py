@@ -1,4 +1,4 @@
-"""The reading commands, as a user runs them."""
+"""The commands that only read a store, as a user runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.model_store.tiny_bundle import copy_build, random_images
 
 @pytest.fixture(autouse=True)
 def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sortline.toml or variable of the developer's, and no engine but on the CPU."""
+    """Shut out the developer's own sortline.toml and environment variables, and any GPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -39,7 +39,7 @@ def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three images, one in a folder elsewhere that it links to, a broken one, and other things."""
+    """A folder with three images (one of them in a linked folder), a broken image, and files that aren't images."""
     folder = tmp_path / "images"
     (tmp_path / "elsewhere").mkdir()
     folder.mkdir()
@@ -61,7 +61,7 @@ def run(store: ModelStore, *arguments: str) -> Result:
     return CliRunner().invoke(app, [*arguments, "--model-store", str(store.root)])
 
 
-def test_classify_reports_a_broken_file_and_does_the_others(store: ModelStore, images: Path) -> None:
+def test_classify_reports_a_broken_file_and_classifies_the_others(store: ModelStore, images: Path) -> None:
     result = run(store, "classify", str(images), "--model", "tiny", "--json")
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
@@ -77,7 +77,7 @@ def test_classify_reports_a_broken_file_and_does_the_others(store: ModelStore, i
 
 
 @pytest.mark.parametrize("max_batch", ["1", "2", "16"])
-def test_classify_answers_do_not_depend_on_neighbours(
+def test_classify_answers_do_not_depend_on_the_other_images(
     store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch, max_batch: str
 ) -> None:
     alone = [
@@ -103,7 +103,7 @@ def test_classify_as_text(store: ModelStore, images: Path) -> None:
         pytest.param({"uncertain_margin": 0.0, "thresholds": {"no cap": 0.0}}, False, id="a defect is reached"),
     ],
 )
-def test_classify_says_what_the_model_is_not_sure_of(
+def test_classify_marks_uncertain_answers(
     store: ModelStore, images: Path, tiny_bundle: Path, changes: dict[str, object], uncertain: bool
 ) -> None:
     def build(folder: Path, version: int) -> None:
@@ -145,7 +145,7 @@ def test_classify_takes_the_region_of_the_camera(store: ModelStore, tiny_bundle:
     assert classified("left.png", "tiny@1") != classified("right.png", "tiny@1")
 
 
-def test_classify_names_what_is_absent_or_empty(store: ModelStore, images: Path, tmp_path: Path) -> None:
+def test_classify_names_missing_files_and_empty_folders(store: ModelStore, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = run(
         store,
@@ -162,7 +162,7 @@ def test_classify_names_what_is_absent_or_empty(store: ModelStore, images: Path,
     assert " -> " in result.stdout
 
 
-def test_classify_with_a_model_or_engine_that_is_none(store: ModelStore, images: Path) -> None:
+def test_classify_refuses_an_unknown_model_or_engine(store: ModelStore, images: Path) -> None:
     assert isinstance(run(store, "classify", str(images), "--model", "bottles").exception, NotFound)
     assert isinstance(run(store, "classify", str(images), "--engine", "onnx").exception, BadSetting)
 
@@ -184,7 +184,7 @@ def test_list(store: ModelStore) -> None:
         ("canary.json", b'{"version": 7, "share": 0.1}', "the canary other@7 is missing or incomplete", 7),
     ],
 )
-def test_list_shows_what_is_wrong_with_a_model_and_the_others(
+def test_list_shows_what_is_wrong_with_one_model_and_lists_the_others(
     store: ModelStore, tiny_bundle: Path, file: str, content: bytes, says: str, version: int | None
 ) -> None:
     store.publish("other", copy_build(tiny_bundle, name="other"))
@@ -220,7 +220,9 @@ def test_show(store: ModelStore) -> None:
     assert isinstance(run(store, "models", "show", "tiny@3").exception, NotFound)
 
 
-def test_show_without_a_name_takes_the_one_of_the_settings(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_without_a_name_takes_the_model_of_the_settings(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SORTLINE_MODEL", "tiny@1")
     assert json.loads(run(store, "models", "show", "--json").stdout)["version"] == 1
 

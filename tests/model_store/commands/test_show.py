@@ -42,7 +42,7 @@ def measured_build(bundle: Path) -> Callable[[Path, int], None]:
 
 @pytest.fixture
 def store(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
-    """Version 1 says nothing of itself, version 2, the current one, everything."""
+    """A store in which version 1 has no optional fields, and version 2, the current one, has all of them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     store = ModelStore(tmp_path / "models")
@@ -101,14 +101,14 @@ def test_a_version_without_metrics_or_report(store: ModelStore) -> None:
     assert json.loads(show(store, "tiny@1", "--json"))["report"] is None
 
 
-def test_without_a_name_the_one_of_the_settings(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_it_shows_the_model_of_the_settings(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_MODEL", "tiny@1")
     assert show(store).startswith("tiny@1\n")
     with pytest.raises(NotFound, match="tiny@3"):
         show(store, "tiny@3")
 
 
-def test_what_is_seen_of_a_picture() -> None:
+def test_fit_and_regions_are_shown() -> None:
     def seen(**changes: Any) -> dict[str, str]:
         model, *_ = summary_sections(manifest_of(CLASSES, "multi").model_copy(update=changes))
         return {name: value for name, value in model.rows if name == "images" or name.startswith("part of")}
@@ -131,7 +131,7 @@ def test_reasons_are_read_as_sentences_and_other_lists_as_lists() -> None:
     assert (rows["reasons"], rows["crops"]) == ("The bottle is cropped. Few images.", "full, detected")
 
 
-def test_the_gate_s_verdict() -> None:
+def test_the_verdict_of_the_int8_gate_is_shown() -> None:
     refused = manifest_of(CLASSES, "multi")
     assert gate_verdict(refused).startswith("fp32 (litert-fp32): int8 ")
     earned = refused.model_copy(
@@ -151,7 +151,7 @@ def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
     ]
 
 
-def test_of_many_classes_only_those_that_occurred_are_listed() -> None:
+def test_only_the_classes_that_occurred_are_listed_if_there_are_many() -> None:
     classes = tuple(f"class {number}" for number in range(1001))
     manifest = report_data(classes, "single", images=5).manifest
     named = {name for name, *_ in class_rows(manifest)}

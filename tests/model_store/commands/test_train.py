@@ -15,7 +15,7 @@ from shared.errors import BadSetting
 
 
 class Stopped(Exception):
-    """Instead of a training."""
+    """Raised in place of a training run."""
 
 
 def invoke(*arguments: str) -> Any:
@@ -69,7 +69,7 @@ def test_each_name_has_its_own_values(flags: tuple[str, ...], tmp_path: Path) ->
     assert invoke(str(tmp_path), *flags).exit_code == 2
 
 
-def test_help_shows_crop_alone() -> None:
+def test_help_shows_only_crop() -> None:
     words = " ".join(invoke("--help").stdout.replace("│", " ").split())
     assert "--crop" in words
     assert "<auto|detected|full>" in words

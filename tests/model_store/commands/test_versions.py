@@ -46,7 +46,7 @@ def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
     assert other.names() == ["bottles", "tiny"]
 
 
-def test_publish_what_is_no_bundle(store: ModelStore, tmp_path: Path) -> None:
+def test_publish_refuses_a_folder_that_is_not_a_bundle(store: ModelStore, tmp_path: Path) -> None:
     absent = run(store, "publish", str(tmp_path / "absent")).exception
     assert isinstance(absent, NotFound)
     assert str(absent).startswith(f"{tmp_path / 'absent'} doesn't exist or is not a folder. Give a version's folder")
@@ -74,7 +74,7 @@ def test_promote_warns_of_a_lower_macro_f1(store: ModelStore) -> None:
     assert "0.900" in answer(store, "promote", "tiny@3")["warning"]
 
 
-def test_promote_what_cant_be(store: ModelStore) -> None:
+def test_promote_refuses_missing_and_damaged_versions(store: ModelStore) -> None:
     assert isinstance(run(store, "promote", "tiny").exception, BadSetting)
     assert isinstance(run(store, "promote", "tiny@9").exception, NotFound)
     (store.resolve("tiny@1") / INT8_FILE).write_bytes(b"?")

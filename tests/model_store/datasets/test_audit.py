@@ -1,4 +1,4 @@
-"""What the audit of a dataset reports: balance, duplicates, contradictions, and what is to be left out."""
+"""What the audit of a dataset reports: balance, duplicates, contradictions, and images to leave out."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SIZE_PX = 128
 
 @pytest.fixture(autouse=True)
 def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sortline.toml, no environment, a cache of its own."""
+    """Shut out sortline.toml and environment variables, and use a separate cache."""
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.setenv("SORTLINE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
 def frame(number: int, *, mirrored: bool = False, quality: int | None = None) -> bytes:
-    """A bottle frame as it is, or encoded again."""
+    """A bottle frame, unchanged, mirrored, or encoded again."""
     data = (BOTTLES / f"bottles_{number:03}.jpg").read_bytes()
     if quality is None and not mirrored:
         return data
@@ -89,7 +89,7 @@ def bottles(count: int, *, start: int = 100) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_the_bottle_frames_have_nothing_to_warn_of() -> None:
+def test_the_bottle_frames_give_no_warnings() -> None:
     report = report_of(BOTTLES)
     assert (report.images, report.held_out, report.mode, report.complete) == (320, 80, "multi", True)
     assert report.per_class == {"disfigured": 106, "good": 80, "no cap": 89, "no strip": 94, "pigmented": 92}
@@ -178,7 +178,7 @@ def test_lookalikes_with_other_labels_are_named_and_kept(tmp_path: Path) -> None
     assert "contradictory labels, kept; please check them: 101.jpg is good but alike.jpg is no cap" in shown(report)
 
 
-def test_what_shows_a_held_out_image_is_left_out(tmp_path: Path) -> None:
+def test_copies_of_held_out_images_are_left_out(tmp_path: Path) -> None:
     rows = bottles(30) | {
         "copy.jpg": (frame(100, quality=50), "no cap"),
         "test.jpg": (frame(103, mirrored=True), "good"),
@@ -190,19 +190,21 @@ def test_what_shows_a_held_out_image_is_left_out(tmp_path: Path) -> None:
     contradicting = rows | {"copy.jpg": (frame(100, quality=50), "good")}
     report = report_of(write(tmp_path / "other", contradicting, held_out=("100.jpg",)))
     assert len(report.conflicts) == 1
-    assert report.excluded == ("copy.jpg",)  # a held-out image is not to be trained on anyway
+    assert report.excluded == ("copy.jpg",)  # held-out images are not trained on in any case
 
 
 @pytest.mark.parametrize(
     ("other", "mode", "conflicts"),
     [
-        ("disfigured", "multi", 0),  # it has both
+        ("disfigured", "multi", 0),  # then the bottle has both defects
         ("disfigured", "single", 1),
         ("good", "multi", 1),
-        ("disfigured+no cap", "multi", 1),  # folders that join labels say all of them
+        ("disfigured+no cap", "multi", 1),  # a folder that joins labels names all labels of its images
     ],
 )
-def test_folders_of_one_label_contradict_only_by_good(tmp_path: Path, other: str, mode: Mode, conflicts: int) -> None:
+def test_an_image_in_two_folders_is_a_contradiction_only_if_their_labels_exclude_each_other(
+    tmp_path: Path, other: str, mode: Mode, conflicts: int
+) -> None:
     files = {f"no cap/{number}.jpg": frame(number) for number in range(100, 110)}
     files |= {f"{other}/{number}.jpg": frame(number) for number in (100, 120, 121)}
     report = report_of(write_folders(tmp_path / "set", files), mode=mode)
@@ -224,7 +226,7 @@ def test_unusable_files_are_listed(tmp_path: Path) -> None:
     assert "images without a label, not used: forgotten.jpg" in text
 
 
-def test_it_is_data(tmp_path: Path) -> None:
+def test_a_report_survives_json(tmp_path: Path) -> None:
     rows = bottles(10) | {"again.jpg": (frame(101), "no cap")}
     report = report_of(write(tmp_path / "set", rows, held_out=("100.jpg",)))
     assert DatasetReport.model_validate_json(report.model_dump_json()) == report
@@ -234,7 +236,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(sortline.cli.app, ["models", "check-dataset", *arguments])
 
 
-def test_the_command_says_the_same(tmp_path: Path) -> None:
+def test_the_command_prints_the_same_report(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", bottles(20) | {"again.jpg": (frame(101), "no cap")}, held_out=("100.jpg",))
     done = run(str(folder), "--json")
     assert done.exit_code == 0

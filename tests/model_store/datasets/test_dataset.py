@@ -1,4 +1,4 @@
-"""What datasets are read as, and the errors of those that can't be read."""
+"""How datasets are read, and the errors for datasets that can't be read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert [sample.labels for sample in dataset.samples] == [("good",)] * 3 + [("no cap",)] * 3 + [("pigmented",)] * 3
 
 
-def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
+def test_labels_csv_and_images_that_it_does_not_list(tmp_path: Path) -> None:
     folder = write_labelled(tmp_path, ROWS)
     (folder / "forgotten.jpg").write_bytes(b"x")
     (folder / "README.md").write_text("not an image")
@@ -50,7 +50,7 @@ def test_labels_csv_and_what_it_forgets(tmp_path: Path) -> None:
     assert dataset.unlabelled == ("forgotten.jpg",)
 
 
-def test_jsonl_says_the_same_as_csv(tmp_path: Path) -> None:
+def test_jsonl_is_read_like_csv(tmp_path: Path) -> None:
     folder = write_labelled(tmp_path, ROWS)
     expected = load_dataset(folder).samples
     (folder / "labels.csv").unlink()
@@ -102,7 +102,7 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../..", "../../elsewhere"])
-def test_a_link_to_where_it_lies_is_not_followed_without_end(
+def test_a_link_to_its_own_folder_is_not_followed_for_ever(
     tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = write_folders(tmp_path / "set", "good", "no cap")
@@ -165,7 +165,7 @@ def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Pat
         dataset = load_dataset(write_labelled(tmp_path, ROWS))
     else:
         write_folders(tmp_path, "no cap", "pigmented")
-        (tmp_path / joined).mkdir()  # even without a file the folder says that there was a place for such bottles
+        (tmp_path / joined).mkdir()  # even an empty folder shows where bottles with both labels would be
         dataset = load_dataset(tmp_path)
     assert dataset.complete
     for sample in dataset.samples:
@@ -173,7 +173,7 @@ def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Pat
         assert dataset.known_labels(sample, ["no strip"]) == ("no strip",)
 
 
-def test_the_mode_is_multi_where_an_image_has_several_labels(tmp_path: Path) -> None:
+def test_the_mode_is_multi_if_an_image_has_several_labels(tmp_path: Path) -> None:
     several = load_dataset(write_labelled(tmp_path / "several", ROWS))
     one = several.with_samples(sample for sample in several.samples if len(sample.labels) == 1)
     assert [training_mode(several, None), training_mode(one, None)] == ["multi", "single"]
@@ -187,7 +187,7 @@ def test_the_mode_is_multi_where_an_image_has_several_labels(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("prefix", ["", "bottles/"])
-def test_a_zip_is_its_folder(tmp_path: Path, prefix: str) -> None:
+def test_a_zip_is_read_like_its_folder(tmp_path: Path, prefix: str) -> None:
     for kind in (write_class_folders(tmp_path / "folders", per_class=2), write_labelled(tmp_path / "table", ROWS)):
         plain, zipped = load_dataset(kind), load_dataset(_zip(kind, tmp_path / "set.zip", prefix=prefix))
         assert (zipped.classes, zipped.samples) == (plain.classes, plain.samples)
@@ -246,7 +246,7 @@ def test_held_out_files_are_marked(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
-def test_unreadable_files_are_listed_not_fatal(tmp_path: Path) -> None:
+def test_unreadable_files_are_listed_and_not_fatal(tmp_path: Path) -> None:
     dataset = load_dataset(write_class_folders(tmp_path / "set", per_class=2))
     (tmp_path / "set" / "good" / "000.png").write_bytes(b"no image at all")
     pictures = _decode(dataset)
@@ -257,7 +257,7 @@ def test_unreadable_files_are_listed_not_fatal(tmp_path: Path) -> None:
         check_trainable(dataset, pictures.samples, "single")
 
 
-def test_classes_that_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_at_least_two_usable_classes_are_needed(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "set", per_class=2)
     (tmp_path / "set" / "empty").mkdir()
     with_empty = load_dataset(tmp_path / "set")
@@ -282,7 +282,7 @@ def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
         BadDataset, match=r"needs at least 2.*: 'no cap' 0, 'pigmented' 0\. .*folder `good/`.*labels\.csv"
     ):
         check_trainable(without, without.samples, "multi")
-    (folder / "no cap+pigmented").mkdir()  # now each folder says all that applies
+    (folder / "no cap+pigmented").mkdir()  # now each folder names all labels of its images
     (folder / "no cap+pigmented" / "0.png").write_bytes(picture("no cap", 7))
     joined = load_dataset(folder)
     check_trainable(joined, joined.samples, "multi")
@@ -290,7 +290,7 @@ def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
         check_trainable(joined, [one for one in joined.samples if one.name != "no cap/000.png"], "multi")
 
 
-def test_the_fingerprint_is_of_contents_and_labels(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_contents_and_labels(tmp_path: Path) -> None:
     first = write_labelled(tmp_path / "first", ROWS)
     renamed = write_labelled(tmp_path / "renamed", {f"x{name}": labels for name, labels in ROWS.items()})
     relabelled = write_labelled(tmp_path / "relabelled", ROWS)

@@ -1,4 +1,4 @@
-"""Samples become pixels: by their camera's region, and in a file where they are too many for memory."""
+"""Decoding samples into pixels: with their camera's region, and into a file if they are too many for memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_cameras(folder: Path) -> Dataset:
     return load_dataset(folder)
 
 
-def test_a_thread_for_each_usable_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_uses_one_thread_for_each_usable_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_labelled(tmp_path, ROWS)
     asked: list[int] = []
 
@@ -79,7 +79,7 @@ def test_each_camera_has_its_region(
         np.testing.assert_array_equal(image, decode_image(data, size_px=SIZE_PX, region=region))
 
 
-def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
+def test_pictures_are_padded_if_the_model_wants_it(tmp_path: Path) -> None:
     dataset = with_cameras(tmp_path)
     pictures = decode_samples(
         dataset.files,
@@ -96,7 +96,7 @@ def test_pictures_are_padded_where_the_model_wants_it(tmp_path: Path) -> None:
     assert not np.array_equal(pictures.images, decode(dataset, regions={"side": LEFT}).images)
 
 
-def test_what_is_larger_than_the_limits_is_unreadable(tmp_path: Path) -> None:
+def test_images_larger_than_the_limits_are_unreadable(tmp_path: Path) -> None:
     dataset = load_dataset(write_labelled(tmp_path, ROWS))
     sizes = {name: (tmp_path / name).stat().st_size for name in ROWS}
     largest = max(sizes, key=sizes.__getitem__)
@@ -126,7 +126,7 @@ def in_files(folder: Path) -> int:
     return sum(str(folder) in line and line.endswith("(deleted)") for line in maps)
 
 
-def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
+def test_many_images_are_kept_in_a_file_that_disappears_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
@@ -135,7 +135,7 @@ def test_many_images_are_kept_in_a_file_that_nobody_has_to_remove(
     scratch = tmp_path / "cache" / "images"
     assert in_files(scratch) == 0
     decode(dataset, scratch=scratch)
-    assert not scratch.exists()  # so few stay in memory
+    assert not scratch.exists()  # few images stay in memory
     monkeypatch.setattr(image_loading, "MEMORY_BYTES", len(ROWS) * SIZE_PX * SIZE_PX * 3 - 1)
     pictures = decode(dataset, scratch=scratch)
     assert in_files(scratch) == 1
@@ -156,7 +156,7 @@ def test_a_full_disk_is_reported_before_the_first_image(tmp_path: Path, monkeypa
     dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
     monkeypatch.setattr(image_loading, "MEMORY_BYTES", 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # to the program as if there were no more room
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # for the program this is like a full disk
     try:
         with pytest.raises(BadSetting, match=r"4 decoded images need 0\.0 GB in .*cache: File too large") as caught:
             decode(dataset, scratch=tmp_path / "cache")
@@ -168,6 +168,6 @@ def test_a_full_disk_is_reported_before_the_first_image(tmp_path: Path, monkeypa
         decode(dataset, scratch=tmp_path / "file")
 
 
-def test_no_samples_are_no_images(tmp_path: Path) -> None:
+def test_without_samples_there_are_no_images(tmp_path: Path) -> None:
     dataset = load_dataset(write_labelled(tmp_path, ROWS))
     assert decode(dataset.with_samples([]), scratch=tmp_path).images.shape == (0, SIZE_PX, SIZE_PX, 3)

@@ -12,7 +12,7 @@ IMAGES = np.random.default_rng(2).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8
 ROWS = np.array([8, 0, 3, 3, 5])
 
 
-def test_chosen_images_are_those_of_their_rows() -> None:
+def test_a_subset_has_the_images_of_its_rows() -> None:
     chosen = LazySubset(IMAGES, ROWS)
     assert len(chosen) == 5
     assert chosen.shape == (5, 4, 4, 3)
@@ -24,7 +24,7 @@ def test_chosen_images_are_those_of_their_rows() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 50])
-def test_all_rows_are_answered_some_at_a_time(size: int) -> None:
+def test_all_rows_are_processed_in_batches(size: int) -> None:
     asked: list[int] = []
 
     def brightness(batch: NDArray[np.uint8]) -> NDArray[np.float32]:

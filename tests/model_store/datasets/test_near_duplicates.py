@@ -1,4 +1,4 @@
-"""What is found to show the same photograph, and what is not: different bottles before the same camera."""
+"""Which pictures count as the same photograph, and which don't, such as different bottles before one camera."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def frames() -> Pixels:
     return np.stack([decoded(path.read_bytes()) for path in FRAMES])
 
 
-def test_no_two_bottle_frames_are_the_same(frames: Pixels) -> None:
+def test_no_two_bottle_frames_count_as_the_same(frames: Pixels) -> None:
     assert find(frames) == Duplicates((), ())
 
 
-def test_what_a_simulated_camera_shows_of_different_bottles_is_not_the_same() -> None:
+def test_frames_of_different_simulated_bottles_do_not_count_as_the_same() -> None:
     source = SimulatedSource("line-1", size=(320, 240))
     shown = [source.frame(number) for number in range(80)]
     assert len({one.source_name for one in shown}) == 80
@@ -100,7 +100,7 @@ def test_a_changed_copy_is_found(frames: Pixels, change: Callable[[Image.Image],
     [
         (["FLIP_LEFT_RIGHT"], "mirrored"),
         (["ROTATE_180"], "turned by 180°"),
-        (["ROTATE_270"], "turned by 90°"),  # Pillow turns against the clock
+        (["ROTATE_270"], "turned by 90°"),  # Pillow turns counterclockwise
         (["ROTATE_90"], "turned by 270°"),
         (["FLIP_LEFT_RIGHT", "ROTATE_180"], "mirrored, turned by 180°"),
         (["FLIP_LEFT_RIGHT", "ROTATE_270"], "mirrored, turned by 90°"),
@@ -133,14 +133,14 @@ def test_a_copy_of_an_identical_picture_is_linked_once(frames: Pixels) -> None:
 
 
 def belt() -> NDArray[np.float64]:
-    """What a fixed camera shows around each bottle, [240, 320, 3]."""
+    """The background that a fixed camera sees around each bottle, [240, 320, 3]."""
     row, column = np.mgrid[0:240, 0:320]
     grey = 90 + 15 * np.sin(column / 9) + 10 * np.sin(row / 3 + column / 16) + 20 * row / 240
     return grey[..., np.newaxis] * np.array([1, 0.97, 0.93])
 
 
 def on_belt(bottle: NDArray[np.float64], share: NDArray[np.float64], seed: int) -> Pixels:
-    """A bottle [H, W, 3] blended into the middle of the belt by its share of each pixel [H, W], and noise."""
+    """A bottle [H, W, 3] in the middle of the belt, with noise; `share` [H, W] is its opacity at each pixel."""
     picture = belt()
     height, width = share.shape
     top, left = (240 - height) // 2, (320 - width) // 2
@@ -150,7 +150,7 @@ def on_belt(bottle: NDArray[np.float64], share: NDArray[np.float64], seed: int) 
     return decoded(jpeg(Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)), 88))
 
 
-def test_different_bottles_in_a_fifth_of_the_same_picture_are_not_the_same() -> None:
+def test_different_bottles_that_fill_a_fifth_of_the_picture_are_not_the_same() -> None:
     pictures = []
     for seed, bottle in enumerate(held_out_bottles()):
         with Image.open(bottle.path) as file:
@@ -174,7 +174,7 @@ def test_a_spot_of_the_size_of_a_distant_cap_makes_another_photograph(number: in
     assert find([decoded(jpeg(frame(number), 95)), decoded(jpeg(changed, 95))]).pairs == ()
 
 
-def test_colour_and_light_beyond_a_little_make_another_photograph() -> None:
+def test_larger_changes_of_colour_and_light_make_another_photograph() -> None:
     image = frame(5)
     red, green, blue = image.split()
     changed = [
@@ -197,14 +197,14 @@ def test_flat_or_noisy_pictures_are_the_same_only_when_identical() -> None:
 
 
 def bottle_in_a_jig(seed: int, *, cap: bool) -> Pixels:
-    """One kind of bottle, always in the same place: nothing but the camera's noise differs, and the cap."""
+    """One kind of bottle, always in the same place: only the cap and the camera's noise differ."""
     row, column = np.mgrid[-70:70, -30:30]
     share = ((np.abs(column) < np.where(row < -30, 12, 28)) & (row > (-65 if cap else -50))).astype(float)
     shade = 200 * np.cos(column / 28)[..., np.newaxis] * np.array([0.7, 1, 0.8])
     return on_belt(np.where(row[..., np.newaxis] < -50, 220, shade), share, seed)
 
 
-def test_pictures_that_are_all_alike_are_a_crowd_and_not_copies() -> None:
+def test_pictures_that_are_all_alike_are_a_crowd_not_copies() -> None:
     jig = [bottle_in_a_jig(seed, cap=seed % 2 == 0) for seed in range(60)]
     found = find([*jig, jig[7]])
     assert [pair[:3] for pair in found.pairs] == [(7, 60, "identical")]
@@ -224,7 +224,10 @@ def test_bounds_shrink_until_the_groups_are_small() -> None:
     pairs, crowd = near_duplicates._split_crowds([*chain, aside], 100)
     assert crowd == []
     assert pairs == [*(pair for pair in chain if pair.difference == 9.0), aside]
-    assert near_duplicates._split_crowds([*chain, aside], 400) == ([*chain, aside], [])  # a tenth of 400: no crowd
+    assert near_duplicates._split_crowds([*chain, aside], 400) == (
+        [*chain, aside],
+        [],
+    )  # 40 pictures are a tenth of 400: not a crowd
     close = [pair._replace(difference=1.0) for pair in chain]
     assert near_duplicates._split_crowds([*close, aside], 100) == ([aside], list(range(40)))
 
@@ -239,7 +242,7 @@ def test_blocks_and_chunks_do_not_change_what_is_found(frames: Pixels, monkeypat
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_pictures_are_no_trouble(frames: Pixels, count: int) -> None:
+def test_very_few_pictures_have_no_duplicates(frames: Pixels, count: int) -> None:
     assert find(frames[:count]) == Duplicates((), ())
 
 

@@ -1,4 +1,4 @@
-"""Which images are trained on and which are checked with."""
+"""Which images are for training and which for validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def classes_of(labels: list[tuple[str, ...]], chosen: np.ndarray) -> set[str]:
     return {name for index in chosen for name in labels[index]}
 
 
-def test_it_is_stratified_and_repeatable() -> None:
+def test_a_split_is_stratified_and_repeatable() -> None:
     labels = [("good",)] * 50 + [("no cap",)] * 30 + [("no cap", "pigmented")] * 20
     chosen = split(labels, seed=123)
     again, other = split(labels, seed=123), split(labels, seed=124)
@@ -31,8 +31,8 @@ def test_it_is_stratified_and_repeatable() -> None:
     assert counts == [10, 6, 4]
 
 
-def test_the_split_of_the_bottle_frames_stays_what_it_was() -> None:
-    """Figures of different versions are compared on it."""
+def test_the_split_of_the_bottle_frames_stays_the_same() -> None:
+    """Metrics of different releases are compared on this split."""
     labels = [sample.labels for sample in load_dataset(BOTTLES).samples]
     single = [names for names in labels if len(names) == 1]
     chosen = {
@@ -49,13 +49,13 @@ def test_the_split_of_the_bottle_frames_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_class_of_one_image_is_trained_on(seed: int) -> None:
+def test_a_class_of_one_image_is_in_training(seed: int) -> None:
     labels = [("good",)] * 9 + [("no cap",)]
     assert 9 in split(labels, seed=seed).train
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_class_of_two_images_is_trained_on_and_checked_with(seed: int) -> None:
+def test_a_class_of_two_images_is_on_both_sides(seed: int) -> None:
     labels = [("good",)] * 40 + [("no cap",)] * 2 + [("pigmented",)] * 2
     chosen = split(labels, seed=seed)
     for part in chosen:
@@ -63,7 +63,7 @@ def test_a_class_of_two_images_is_trained_on_and_checked_with(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_images_without_a_defect_are_trained_on_and_checked_with(seed: int) -> None:
+def test_of_two_images_without_a_defect_one_is_on_each_side(seed: int) -> None:
     labels = [("m",)] * 20 + [("a", "m")] * 20 + [("a",), ("z",)] + [("m", "z")] * 20
     absent = [{"a", "m", "z"}.difference(names) for names in labels]
     chosen = split(labels, seed=seed, absent=absent)
@@ -72,10 +72,12 @@ def test_two_images_without_a_defect_are_trained_on_and_checked_with(seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rare_sets_of_labels_give_a_fifth_together(seed: int) -> None:
+def test_a_fifth_of_all_rare_label_sets_together_is_for_validation(seed: int) -> None:
     defects = ["a", "b", "c", "d", "e"]
     rare = [tuple(sorted((one, other, third))) for one in defects for other in defects for third in defects]
-    labels = [("good",)] * 100 + sorted({names for names in rare if len(set(names)) == 3}) * 2  # ten sets of two
+    labels = [("good",)] * 100 + sorted(
+        {names for names in rare if len(set(names)) == 3}
+    ) * 2  # ten label sets with two images each
     chosen = split(labels, seed=seed)
     assert len(chosen.validation) == 24
     assert 3 <= sum(index >= 100 for index in chosen.validation) <= 6
@@ -96,7 +98,7 @@ def test_a_group_is_never_on_both_sides(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_group_that_would_decide_the_figures_is_trained_on(seed: int) -> None:
+def test_a_group_that_would_dominate_validation_is_in_training(seed: int) -> None:
     labels = [("good",)] * 60 + [("no cap",)] * 60
     groups = [0] * 30 + list(range(30, 120))  # a burst of thirty frames of one bottle
     chosen = split(labels, seed=seed, groups=groups)
@@ -105,7 +107,7 @@ def test_a_group_that_would_decide_the_figures_is_trained_on(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_where_all_groups_are_large_one_is_checked_with_all_the_same(seed: int) -> None:
+def test_if_all_groups_are_large_at_least_one_is_for_validation(seed: int) -> None:
     labels = [(("good",), ("no cap",))[bottle % 2] for bottle in range(8) for _ in range(20)]
     chosen = split(labels, seed=seed, groups=[bottle for bottle in range(8) for _ in range(20)])
     assert len(chosen.validation) >= 20
@@ -113,14 +115,14 @@ def test_where_all_groups_are_large_one_is_checked_with_all_the_same(seed: int) 
     assert classes_of(labels, chosen.train) == {"good", "no cap"}
 
 
-def test_what_is_left_out_is_on_neither_side() -> None:
+def test_images_to_leave_out_are_on_neither_side() -> None:
     labels = [("good",)] * 30 + [("no cap",)] * 30
     chosen = split(labels, seed=1, leave_out={0, 31, 59})
     assert sorted([*chosen.train, *chosen.validation]) == sorted(set(range(60)) - {0, 31, 59})
     assert chosen.train.dtype == chosen.validation.dtype == np.intp
 
 
-def test_nothing_gives_nothing() -> None:
+def test_without_samples_both_sides_are_empty() -> None:
     for chosen in (split([], seed=1), split([("good",)], seed=1, leave_out=[0])):
         assert len(chosen.train) == len(chosen.validation) == 0
 
@@ -134,7 +136,7 @@ def test_a_group_is_needed_for_each_sample() -> None:
     st.lists(st.tuples(st.sampled_from(LABEL_SETS), st.integers(0, 12)), max_size=60),
     st.integers(0, 2**32 - 1),
 )
-def test_any_split_is_whole_and_keeps_each_class_in_training(
+def test_any_split_covers_all_images_and_keeps_each_class_in_training(
     rows: list[tuple[tuple[str, ...], int]], seed: int
 ) -> None:
     labels, groups = [names for names, _ in rows], [group for _, group in rows]

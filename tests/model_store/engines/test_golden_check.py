@@ -16,7 +16,7 @@ from shared.errors import BadBundle
 
 
 class Answering:
-    """An engine that has its answers beforehand: what replay thinks of them is what is tested."""
+    """An engine with fixed answers, to test how the replay judges them."""
 
     input_size_px = 32
     classes_count = 3

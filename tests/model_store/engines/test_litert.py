@@ -1,4 +1,4 @@
-"""The LiteRT engine: how a batch is distributed over lanes, and what is left when that fails. Also: `test_loading`."""
+"""The LiteRT engine: how it distributes a batch over lanes, and its state after a failure. See also `test_loading`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.model_store.tiny_bundle import lite_converter, random_images, tiny_mo
 
 @dataclass
 class Invocations:
-    """Which interpreters ran, in order, and whether the next runs fail."""
+    """Records which interpreters ran, in order, and makes the next runs fail."""
 
     of: list[int]
     fail_next: int = 0
@@ -67,8 +67,10 @@ def test_litert_recovers_from_a_failed_run(
     np.testing.assert_array_equal(engine.predict(images), before)
 
 
-def test_litert_never_waits_with_a_neighbour_still_reading(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller fills its buffer anew once `predict` is over, however it ended."""
+def test_litert_returns_only_when_no_lane_reads_the_batch_any_more(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller reuses its buffer once `predict` has returned or raised."""
     engine = litert(tiny_bundle, threads=2)
     invoke, both_in = Interpreter.invoke, threading.Barrier(2, timeout=60)
     ended: list[str] = []
@@ -89,13 +91,13 @@ def test_litert_never_waits_with_a_neighbour_still_reading(tiny_bundle: Path, mo
 def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller's last image is in one lane; the other lane must take the next caller's."""
+    """While one caller's last image is in one lane, the other lane must work on the next caller's batch."""
     engine = litert(tiny_bundle, threads=2)
     invoke, second_done = Interpreter.invoke, threading.Event()
     being_first, held = threading.Lock(), threading.Event()
 
     def invoked(self: Interpreter) -> None:
-        if being_first.acquire(blocking=False):  # and never released
+        if being_first.acquire(blocking=False):  # never released, so only the first call waits
             held.set()
             assert second_done.wait(60)
         invoke(self)
@@ -111,10 +113,8 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
         np.testing.assert_array_equal(first.result(), expected[:4])
 
 
-def test_litert_keeps_its_threads_apart_for_a_lone_image_beside_a_batch(
-    tiny_bundle: Path, invocations: Invocations
-) -> None:
-    """All threads on one image would take the batch's cores from it."""
+def test_litert_runs_a_lone_image_in_one_lane_while_a_batch_runs(tiny_bundle: Path, invocations: Invocations) -> None:
+    """All threads on that image would take cores away from the batch."""
     engine = litert(tiny_bundle, threads=2)
     engine.predict(random_images(1))
     (lone,) = invocations.of
@@ -140,11 +140,11 @@ def test_litert_is_ready_for_the_next_batch_when_its_last_image_begins(
     monkeypatch.setattr(Interpreter, "invoke", invoked)
     engine.predict(random_images(count), on_ready_for_next=lambda: events.append("ready for next"))
     assert (events.count("image"), events.count("ready for next")) == (count, 1)
-    begun = events.index("ready for next")  # an image that a lane has taken may not be in its interpreter yet
+    begun = events.index("ready for next")  # a lane may have taken an image, but not started its interpreter yet
     assert count - threads <= begun <= count - 1
 
 
-def test_litert_takes_images_from_wherever_they_lie(tiny_bundle: Path) -> None:
+def test_litert_takes_images_from_scattered_memory(tiny_bundle: Path) -> None:
     engine, images = litert(tiny_bundle, threads=2), random_images(5)
     scattered = [image.copy() for image in images]
     np.testing.assert_array_equal(engine.predict(scattered), engine.predict(images))
@@ -152,7 +152,7 @@ def test_litert_takes_images_from_wherever_they_lie(tiny_bundle: Path) -> None:
         engine.predict([images[0], np.zeros((8, 8, 3), np.uint8)])
 
 
-def test_litert_deals_a_batch_out_and_puts_all_threads_on_a_lone_image(
+def test_litert_spreads_a_batch_over_lanes_and_puts_all_threads_on_a_lone_image(
     tiny_bundle: Path, invocations: Invocations
 ) -> None:
     engine = litert(tiny_bundle, threads=2)
@@ -192,7 +192,7 @@ def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pyte
         (11, [3, 3, 3, 2]),
     ],
 )
-def test_litert_shares_all_its_threads_out(
+def test_litert_distributes_all_its_threads_over_the_lanes(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, lanes: list[int]
 ) -> None:
     made: list[int] = []

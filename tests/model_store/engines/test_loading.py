@@ -1,4 +1,4 @@
-"""Engines on real model files: they agree with each other, refuse what is wrong, and stay light."""
+"""Engines on real model files: they agree with each other, refuse wrong files and batches, and import little."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.model_store.tiny_bundle import random_images
 
 pytestmark = pytest.mark.training
 
-# One image per thread, or all threads on one: an engine of one thread has one interpreter only.
+# More than one, because an engine with a single thread has only one interpreter.
 THREADS = 2
 STEADY: tuple[EngineName, ...] = ("litert", "litert-fp32", "tensorflow")
 EVERY: tuple[EngineName, ...] = (*STEADY, "tensorflow-mixed")
@@ -39,7 +39,7 @@ def opened(tiny_bundle: Path) -> dict[str, Engine]:
 
 
 def with_new_digests(bundle: Path) -> Path:
-    """What an attacker or a careless hand would do: the files changed, and the manifest with them."""
+    """Update the manifest's digests after files have changed, as an attacker or a careless person would."""
     values = json.loads((bundle / MANIFEST_FILE).read_text())
     values["files"] = file_digests(bundle)
     (bundle / MANIFEST_FILE).write_text(json.dumps(values))
@@ -64,9 +64,9 @@ def test_the_engines_agree(tiny_store: ModelStore, mode: Mode) -> None:
     images = random_images(40, seed=3)
     int8, fp32, tensorflow = (open_engine(bundle, name, threads=2, max_batch=16).predict(images) for name in STEADY)
     np.testing.assert_allclose(tensorflow, fp32, atol=1e-5)
-    # Two models: how far they are apart is quantisation's, not the engine's.
+    # These are two models: the difference comes from quantization, not from the engines.
     np.testing.assert_allclose(int8, fp32, atol=0.1)
-    # Not the same model twice, and not a constant one.
+    # The models differ, and their answers depend on the image.
     assert np.abs(int8 - fp32).max() > 0
     assert fp32.std(axis=0).max() > 0.1
 
@@ -85,7 +85,7 @@ def test_an_answer_stays_when_the_next_batch_runs(opened: dict[str, Engine], nam
     np.testing.assert_array_equal(first, kept)
 
 
-# All of these but the float run through the models without an error of their own.
+# Except for the float batch, the models themselves would accept all of these without an error.
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
     "batch",
@@ -98,7 +98,7 @@ def test_an_answer_stays_when_the_next_batch_runs(opened: dict[str, Engine], nam
     ],
     ids=["smaller", "not square", "float", "none", "one image"],
 )
-def test_a_batch_that_is_none_fails_and_the_next_succeeds(
+def test_an_invalid_batch_fails_and_the_next_succeeds(
     opened: dict[str, Engine], name: str, batch: NDArray[Any]
 ) -> None:
     good = random_images(2)
@@ -109,7 +109,7 @@ def test_a_batch_that_is_none_fails_and_the_next_succeeds(
 
 
 @pytest.mark.parametrize(("gpu", "expected"), [(True, EVERY), (False, STEADY)])
-def test_half_precision_is_of_use_on_gpus(
+def test_half_precision_is_used_only_on_gpus(
     monkeypatch: pytest.MonkeyPatch, *, gpu: bool, expected: tuple[EngineName, ...]
 ) -> None:
     monkeypatch.setattr(engines, "gpu_visible", lambda: gpu)
@@ -117,7 +117,7 @@ def test_half_precision_is_of_use_on_gpus(
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_another_model_in_the_bundle_is_not_served(copied: Path, tiny_store: ModelStore, name: EngineName) -> None:
+def test_a_bundle_with_another_bundles_model_is_refused(copied: Path, tiny_store: ModelStore, name: EngineName) -> None:
     other = tiny_store.resolve("tiny-single")
     shutil.rmtree(copied / SAVED_MODEL_DIR)
     shutil.copytree(other / SAVED_MODEL_DIR, copied / SAVED_MODEL_DIR)
@@ -129,7 +129,7 @@ def test_another_model_in_the_bundle_is_not_served(copied: Path, tiny_store: Mod
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_model_file_that_is_none_is_a_bad_bundle(copied: Path, name: EngineName) -> None:
+def test_a_file_that_is_not_a_model_is_a_bad_bundle(copied: Path, name: EngineName) -> None:
     for file in (INT8_FILE, FP32_FILE, f"{SAVED_MODEL_DIR}/saved_model.pb"):
         (copied / file).write_bytes(b"not a model, but of some length" * 50)
     bundle = open_bundle(with_new_digests(copied))
@@ -160,7 +160,7 @@ def test_an_engine_does_not_open_without_golden_images(copied: Path) -> None:
         (np.array([[0, 0, 1], [0, np.nan, 1], [0, 0, 1]], np.float32), "for image 1 of 3"),
     ],
 )
-def test_an_answer_nobody_may_act_on_fails(answer: NDArray[np.float32], problem: str) -> None:
+def test_an_answer_that_is_malformed_or_not_finite_fails(answer: NDArray[np.float32], problem: str) -> None:
     with pytest.raises(EngineFailed, match=problem):
         check_answer(answer, images=3, classes_count=3, engine="litert")
 
@@ -176,7 +176,7 @@ def test_an_answer_nobody_may_act_on_fails(answer: NDArray[np.float32], problem:
         (False, "0", True, "litert-fp32"),
     ],
 )
-def test_auto_takes_tensorflow_only_with_a_gpu_it_may_use(
+def test_auto_takes_tensorflow_only_with_a_usable_gpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -207,7 +207,9 @@ def test_auto_takes_the_manifests_cpu_engine(copied: Path, monkeypatch: pytest.M
         assert open_engine(open_bundle(copied), "auto", threads=0, max_batch=4).name == name
 
 
-def test_tensorflow_asked_for_and_not_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorflow_is_reported_if_it_is_asked_for(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engines, "tensorflow_installed", lambda: False)
     with pytest.raises(NotFound, match="pip install"):
         open_engine(open_bundle(tiny_bundle), "tensorflow", threads=1, max_batch=4)

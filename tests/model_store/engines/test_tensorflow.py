@@ -1,4 +1,4 @@
-"""The TensorFlow engine: fixed sizes, concurrent calls, XLA, mixed precision; as far as a CPU can tell."""
+"""The TensorFlow engine: fixed sizes, concurrent calls, XLA, mixed precision; as far as a CPU can show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.training
 
 
 def tf() -> Any:
-    """Imported when the first test runs."""
+    """TensorFlow, imported only when the first test runs."""
     import tensorflow
 
     return tensorflow
@@ -33,7 +33,7 @@ def tensorflow(bundle: Path, **options: Any) -> TensorFlowEngine:
 
 
 class Watched:
-    """What an engine has TensorFlow run: `function`, as TensorFlow returned it, and its calls in `order`."""
+    """A tf.function of an engine that notes the start of each call in `order`, and the batch's size in `sizes`."""
 
     def __init__(self, function: Any, order: list[str]) -> None:
         self.function = function
@@ -55,7 +55,7 @@ class Watched:
         return {node.op for node in self.nodes()}
 
     def precisions(self) -> dict[str, set[str]]:
-        """By kind of operation, the types that it computes in."""
+        """The types in which each kind of operation computes."""
         found: dict[str, set[str]] = {}
         for node in self.nodes():
             if "T" in node.attr:
@@ -64,7 +64,7 @@ class Watched:
 
 
 class Answer:
-    """An answer that notes when it is waited for."""
+    """The result of a call; it notes in `order` when the engine waits for it."""
 
     def __init__(self, tensor: Any, order: list[str]) -> None:
         self._tensor, self._order = tensor, order
@@ -75,7 +75,7 @@ class Answer:
 
 
 class Watch(list[Watched]):
-    """What the engines of a test run, in the order in which they were opened."""
+    """The tf.functions of a test's engines, in the order in which the engines were opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_tensorflow_pads_to_a_few_sizes(tiny_bundle: Path, watch: Watch) -> None
 
 
 def is_compiled(watched: Watched) -> bool:
-    """Whether XLA compiles it: TensorFlow shows what came of that, or says that there is nothing."""
+    """Whether XLA compiles the function: then TensorFlow can show the compiler's code, otherwise it raises."""
     try:
         return "HloModule" in watched.function.experimental_get_compiler_ir(random_images(2))(stage="hlo")
     except ValueError as error:
@@ -114,7 +114,7 @@ def is_compiled(watched: Watched) -> bool:
         return False
 
 
-def test_tensorflow_traces_once_and_xla_compiles_what_is_run(tiny_bundle: Path, watch: Watch) -> None:
+def test_tensorflow_traces_once_and_xla_compiles_the_function(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(4)
     engines = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True, xla=True)
     for engine, watched in zip(engines, watch, strict=True):
@@ -125,7 +125,7 @@ def test_tensorflow_traces_once_and_xla_compiles_what_is_run(tiny_bundle: Path, 
     np.testing.assert_allclose(compiled, plain, atol=1e-5)
 
 
-def test_tensorflow_freezes_to_the_same_answers(tiny_bundle: Path, watch: Watch) -> None:
+def test_a_frozen_graph_gives_the_same_answers(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(4)
     saved, frozen = tensorflow(tiny_bundle), tensorflow(tiny_bundle, frozen=True)
     assert ["ReadVariableOp" in watched.operations() for watched in watch] == [True, False]
@@ -133,7 +133,9 @@ def test_tensorflow_freezes_to_the_same_answers(tiny_bundle: Path, watch: Watch)
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, watch: Watch, *, xla: bool) -> None:
+def test_mixed_precision_computes_convolutions_in_float16_with_close_answers(
+    tiny_bundle: Path, watch: Watch, *, xla: bool
+) -> None:
     images = random_images(40, seed=3)
     mixed = tensorflow(tiny_bundle, mixed=True, xla=xla)
     precisions = watch[0].precisions()
@@ -141,11 +143,11 @@ def test_mixed_precision_is_half_where_it_may_be_and_close(tiny_bundle: Path, wa
     assert precisions["Mean"] == {"float32"}
     exact = tensorflow(tiny_bundle).predict(images)
     answers = mixed.predict(images)
-    # Rounded to 11 bits of mantissa: not the same answers, so the rewritten graph is what ran.
+    # Rounding to 11 bits of mantissa changes the answers a little, which shows that the rewritten graph ran.
     assert 1e-5 < np.abs(answers - exact).max() < MIXED_TOLERANCE / 4
 
 
-def test_a_mixed_engine_leaves_the_float32_one_beside_it_alone(tiny_bundle: Path, watch: Watch) -> None:
+def test_a_mixed_engine_does_not_change_a_float32_engine_in_the_same_process(tiny_bundle: Path, watch: Watch) -> None:
     images = random_images(8)
     before = tensorflow(tiny_bundle).predict(images)
     mixed = tensorflow(tiny_bundle, mixed=True)
@@ -166,7 +168,7 @@ def test_concurrent_calls_get_their_own_answers(tiny_bundle: Path, *, mixed: boo
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_images_are_taken_from_wherever_they_lie(tiny_bundle: Path) -> None:
+def test_images_are_taken_from_scattered_memory(tiny_bundle: Path) -> None:
     engine, images = tensorflow(tiny_bundle), random_images(5)
     np.testing.assert_array_equal(engine.predict([image.copy() for image in images]), engine.predict(images))
 
@@ -187,7 +189,7 @@ def test_a_gpu_takes_two_calls_at_once(tiny_bundle: Path, monkeypatch: pytest.Mo
     assert tensorflow(tiny_bundle).max_concurrency == 1
     listed = tf.config.list_physical_devices
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else listed(kind))
-    # TensorFlow is running already, and would take no more of it.
+    # TensorFlow is already initialized, and raises if this is set now.
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda threads: None)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown := Mock())
     assert tensorflow(tiny_bundle).max_concurrency == 2

@@ -35,7 +35,7 @@ class Summing:
         return batch.sum(axis=(1, 2, 3), dtype=np.float32)[:, None]
 
 
-def test_images_are_run_one_by_one_with_longer_pauses() -> None:
+def test_images_are_run_one_by_one_with_pauses() -> None:
     engine, pauses = Summing(), list[float]()
     images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
     throttled = ThrottledEngine(engine, sleep=pauses.append)
@@ -48,10 +48,10 @@ def test_images_are_run_one_by_one_with_longer_pauses() -> None:
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_in_the_background_nothing_that_the_worker_prints_is_lost(
+def test_standard_error_is_not_silenced_in_the_background(
     tiny_models: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], background: bool
 ) -> None:
-    """A worker logs to standard error from other threads while a bundle is checked."""
+    """While a bundle is checked in the background, the worker's other threads log to standard error."""
 
     def speak(images: NDArray[np.uint8]) -> None:
         os.write(2, b"batch of 16 failed\n")

@@ -1,4 +1,4 @@
-"""Two versions on the same images: metrics, which one is right where, and every image on which they differ."""
+"""Two versions on the same images: metrics, which one is right, and every image on which they differ."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGES = 24
 
 
 def changed_build(bundle: Path, change: Callable[[Manifest], dict[str, Any]]) -> Callable[[Path, int], None]:
-    """A copy of the bundle with other words in its manifest."""
+    """A build that copies the bundle with changes to its manifest."""
 
     def build(folder: Path, version: int) -> None:
         copy_build(bundle)(folder, version)
@@ -50,7 +50,7 @@ def with_policy(**changes: Any) -> Callable[[Manifest], dict[str, Any]]:
 
 
 class Fixed:
-    """An engine that gives the same answers over again, whatever it is shown."""
+    """An engine that gives the same answers again and again, whatever the images."""
 
     name = "litert"
     input_size_px = 32
@@ -70,7 +70,7 @@ class Fixed:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """Images that the tiny model answers at random, each with one of its labels."""
+    """Random images, each with one of the tiny model's labels."""
     folder = tmp_path / "dataset"
     folder.mkdir()
     lines = ["filename,labels"]
@@ -85,7 +85,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
-    """tiny@1 as it is; tiny@2 gives `no cap` only when it is nearly certain."""
+    """tiny@1 is unchanged; tiny@2 answers `no cap` only if it is nearly certain."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -106,7 +106,7 @@ def run(store: ModelStore, *arguments: object) -> Result:
 
 
 def bundle(tmp_path: Path, classes: tuple[str, ...], **policy: Any) -> Bundle:
-    """A manifest without files: enough where the engine is given."""
+    """A bundle that has only a manifest, which is enough if the test provides the engine."""
     manifest = Manifest.model_validate(
         {
             "name": "made-up",
@@ -158,7 +158,7 @@ def test_metrics_and_differences_of_known_answers(tmp_path: Path) -> None:
     assert (one["b"]["labels"][0]["label"], one["b"]["right"], one["b"]["lane"]) == ("good", False, "good")
 
 
-def test_labels_that_only_one_knows(tmp_path: Path) -> None:
+def test_labels_that_only_one_version_knows(tmp_path: Path) -> None:
     dataset = three_images(tmp_path, "good", "no cap", "pigmented")
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.02, 0.95, 0.03], [0.9, 0.05, 0.0], [0.0, 0.01, 0.99]])
@@ -170,10 +170,10 @@ def test_labels_that_only_one_knows(tmp_path: Path) -> None:
         "only_b": ["pigmented"],
         "unknown_to_both": [],
     }
-    # A calls the pigmented one good, which it can't say better, and is wrong.
+    # A doesn't know `pigmented`: it calls that bottle good, which is wrong.
     assert found["right"] == {"both": 2, "only_a": 0, "only_b": 1, "neither": 0, "p_value": 1.0}
     assert found["per_class"]["pigmented"]["f1"] == {"a": None, "b": 1.0, "difference": None}
-    # Over `good` and `no cap`: A takes one image too many for good.
+    # This is over `good` and `no cap`: A calls one image too many good.
     assert found["figures"]["macro_f1"]["a"] == pytest.approx((2 / 3 + 1) / 2, abs=1e-6)
     assert found["figures"]["macro_f1"]["b"] == 1.0
     assert [one["file"] for one in found["differences"]] == ["2.png"]
@@ -185,12 +185,12 @@ def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
     b = Fixed([[0.95, 0.03, 0.02], [0.05, 0.9, 0.9], [0.9, 0.05, 0.05]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("good", "no cap", "pigmented")), b)
     metrics = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).metrics()  # type: ignore[arg-type]
-    # B's false `pigmented` costs it the image, but not the shared labels.
+    # B's wrong `pigmented` makes that image wrong, but doesn't count for the shared labels.
     assert metrics["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
     assert metrics["macro_f1"] == metrics["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
 
 
-def test_another_lane_alone_is_a_difference(tmp_path: Path) -> None:
+def test_a_different_lane_with_the_same_labels_is_a_difference(tmp_path: Path) -> None:
     dataset = three_images(tmp_path, "good", "no cap", "no cap")
     answers = [[0.9, 0.05, 0.05], [0.1, 0.9, 0.05], [0.4, 0.6, 0.0]]
     usual, other = bundle(tmp_path, CLASSES), bundle(tmp_path, CLASSES, lanes={name: "chute" for name in CLASSES})
@@ -232,7 +232,7 @@ def test_mcnemar_of_many_images() -> None:
     assert mcnemar(5000, 0) == 0.0
 
 
-def test_compare_by_command(store: ModelStore, dataset: Path, tmp_path: Path) -> None:
+def test_compare_on_the_command_line(store: ModelStore, dataset: Path, tmp_path: Path) -> None:
     result = run(store, "tiny@1", "tiny@2", "--dataset", dataset, "--json", "--out", tmp_path / "d.csv")
     found = json.loads(result.stdout)
     assert "not used: broken.png" in result.stderr
@@ -242,7 +242,7 @@ def test_compare_by_command(store: ModelStore, dataset: Path, tmp_path: Path) ->
     for one in found["differences"]:
         sides = [({item["label"] for item in one[side]["labels"]}, one[side]["lane"]) for side in "ab"]
         assert sides[0] != sides[1]
-    # Only the threshold differs, so only the metrics of `no cap` can.
+    # Only the threshold of `no cap` differs, so only the metrics of `no cap` can differ.
     assert found["figures"]["accuracy"]["difference"] == found["figures"]["map"]["difference"] == 0.0
     for side, version in (("a", 1), ("b", 2)):
         alone = evaluated(store, f"tiny@{version}", dataset)
@@ -264,7 +264,7 @@ def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
     return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=ProgressSteps())
 
 
-def test_a_label_that_the_model_does_not_know_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_label_that_the_model_does_not_know_is_refused_at_the_start(tmp_path: Path) -> None:
     dataset = three_images(tmp_path, "good", "no cap", "pigmented")
     engine = Fixed([[0.9, 0.1]] * 3)
     with pytest.raises(BadDataset, match=r"'pigmented', which the model doesn't know: .*'good', 'no cap'"):
@@ -319,9 +319,7 @@ def test_only_the_held_out_images(store: ModelStore, dataset: Path) -> None:
         run(store, *arguments)
 
 
-def test_images_that_a_version_was_trained_on_are_announced(
-    store: ModelStore, dataset: Path, tiny_bundle: Path
-) -> None:
+def test_images_that_a_version_was_trained_on_are_reported(store: ModelStore, dataset: Path, tiny_bundle: Path) -> None:
     import hashlib
 
     digests = [hashlib.sha256((dataset / f"{index:02}.png").read_bytes()).hexdigest() for index in range(5)]

@@ -1,4 +1,4 @@
-"""The metrics, against ones worked out by hand."""
+"""The metrics, compared with values worked out by hand."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_single() -> None:
         "f1": 0.666667,
         "support": 2,
         "given": 1,
-        # Of the scores 0.1, 0.7, 0.3 and 0.1 the two highest are the two without a cap.
+        # The scores are 0.1, 0.7, 0.3 and 0.1; the two highest belong to the two bottles without a cap.
         "average_precision": 1.0,
         "threshold": 0.5,
     }
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
     assert metrics["confusion"]["matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
-    # Bins of confidence: two of 0.8 right, one of 0.7 right, one of 0.6 wrong.
+    # Bins of confidence: two answers of 0.8 are right, one of 0.7 is right, one of 0.6 is wrong.
     assert metrics["ece"] == pytest.approx((2 * 0.2 + 0.3 + 0.6) / 4, abs=1e-5)
     assert (metrics["uncertain"], metrics["known_share"], metrics["images"]) == (0.0, 1.0, 4)
 
@@ -59,7 +59,7 @@ def test_multi() -> None:
     assert metrics["confusion"]["matrix"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
-def test_the_uncertain_are_counted_and_left_out_of_the_sure_figures() -> None:
+def test_uncertain_answers_are_counted_and_left_out_of_the_sure_metrics() -> None:
     answers = floats([0.9, 0.05, 0.05], [0.45, 0.4, 0.15], [0.1, 0.2, 0.7])
     metrics = evaluate(answers, [("good",), ("no cap",), ("no cap",)], **of("single"))
     assert metrics["uncertain"] == pytest.approx(1 / 3, abs=1e-6)
@@ -68,7 +68,7 @@ def test_the_uncertain_are_counted_and_left_out_of_the_sure_figures() -> None:
     assert (unsure["uncertain"], unsure["sure_accuracy"], unsure["sure_exact_match"]) == (1.0, None, None)
 
 
-def test_one_label_data_for_a_multi_model_and_the_reverse() -> None:
+def test_data_with_one_label_for_a_multi_model_and_the_reverse() -> None:
     answers = floats([0.1, 0.8, 0.1])
     assert evaluate(answers, [("no cap",)], **of("multi"))["exact_match"] == 1.0
     single = evaluate(answers, [("no cap", "pigmented")], **of("single"))
@@ -81,7 +81,7 @@ def test_a_label_the_model_does_not_know() -> None:
         evaluate(answers, [("bent",)], **of("single"))
     scored = score(answers, [("bent",)], unknown_labels="wrong", **of("single"))
     assert not scored.correct[0]
-    # The rest of what is true of it still counts.
+    # The image's other label still counts.
     both = score(floats([0.0, 0.9, 0.0]), [("bent", "no cap")], unknown_labels="wrong", **of("multi"))
     assert (both.correct[0], both.labels(0)) == (False, ["no cap"])
 
@@ -93,7 +93,7 @@ def test_a_label_the_model_does_not_know() -> None:
         ([0.9, 0.8, 0.7], [0, 1, 1], 1 / 2 * 1 / 2 + 1 / 2 * 2 / 3),
         # scikit-learn's own example: precision 1, 2/3 at recall 1/2, 1.
         ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 1 / 2 * 1 + 1 / 2 * 2 / 3),
-        # Equal scores can't be told apart: one step, at the precision of all of them.
+        # Equal scores can't be ordered: they make one step, at the precision of all of them.
         ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 1 / 4),
         ([0.9, 0.5, 0.5], [0, 1, 1], 2 / 3),
         ([0.3, 0.2], [0, 0], None),
@@ -125,8 +125,8 @@ def test_mean_average_precision_is_over_the_classes_that_occur() -> None:
     assert metrics["map"] == 1.0
 
 
-def test_what_is_unknown_counts_neither_for_nor_against() -> None:
-    # The second bottle is in the folder `no cap`: whether it is pigmented nobody looked.
+def test_unknown_labels_count_neither_for_nor_against() -> None:
+    # The second bottle is in the folder `no cap`: nobody has said whether it is pigmented.
     answers, truth = floats([0.9, 0.05, 0.05], [0.02, 0.9, 0.8]), [("good",), ("no cap",)]
     known = np.array([[True, True, True], [True, True, False]])
     metrics = evaluate(answers, truth, label_mask=known, **of("multi"))
@@ -134,7 +134,7 @@ def test_what_is_unknown_counts_neither_for_nor_against() -> None:
     assert metrics["per_class"]["pigmented"]["given"] == 0
     assert metrics["known_share"] == pytest.approx(5 / 6, abs=1e-6)
     assert metrics["macro_f1"] == 1.0
-    # 0.9 twice right and 0.05 twice, 0.02 once wrong; the 0.8 is left out.
+    # Of the known labels, the two with 0.9 apply, those with 0.05, 0.05 and 0.02 don't. The 0.8 is left out.
     assert metrics["ece"] == pytest.approx((2 * 0.1 + 2 * 0.05 + 0.02) / 5, abs=1e-5)
     all_known = evaluate(answers, truth, **of("multi"))
     assert all_known["exact_match"] == 0.5
@@ -177,7 +177,7 @@ def test_reliability_bins() -> None:
     assert (len(nothing.answers), nothing.error) == (0, 0.0)
 
 
-def test_a_thousand_classes_have_a_confusion_of_those_that_occur() -> None:
+def test_the_confusion_of_a_thousand_classes_has_only_those_that_occur() -> None:
     classes = tuple(f"class {number}" for number in range(1001))
     answers = np.zeros((2, 1001), np.float32)
     answers[0, 7] = answers[1, 900] = 0.9

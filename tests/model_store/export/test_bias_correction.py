@@ -19,9 +19,9 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (24, SIZE_PX, SIZE_PX, 3), dt
 
 
 def kernel(*shape: int) -> NDArray[np.float32]:
-    """Small weights, each just above half a step of its channel's scale, which one large weight sets.
+    """Small weights, each just above half a quantization step; one large weight sets the scale of each channel.
 
-    So all of them are rounded up, and the channel's mean is off by their sum.
+    All the small weights are rounded up, so that the channel's mean is off by the sum of their errors.
     """
     values = np.full(shape, 0.6 / 127, np.float32)
     values[0, 0, 0] = 1.0
@@ -46,7 +46,7 @@ def convert(layer: Any, folder: Any) -> tuple[bytes, bytes]:
 
 
 def means(model: bytes) -> NDArray[np.float32]:
-    """What the model answers, averaged over the images, [channels]."""
+    """The model's answers, averaged over the images, [channels]."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model)
@@ -76,7 +76,7 @@ def grouped(tf: Any, images: Any) -> Any:
 
 
 @pytest.mark.parametrize("layer", [plain, depthwise, grouped])
-def test_the_mean_error_of_rounded_weights_is_taken_away(layer: Any, tmp_path: Any) -> None:
+def test_the_mean_error_of_rounded_weights_is_corrected(layer: Any, tmp_path: Any) -> None:
     fp32, int8 = convert(layer, tmp_path)
     heard: list[int] = []
     mended = correct_biases(int8, fp32=fp32, images=IMAGES, on_progress=heard.append)

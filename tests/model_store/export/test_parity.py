@@ -21,7 +21,7 @@ parity_of = functools.partial(measure_parity, classes=CLASSES, mode="multi", pol
 
 
 def rows(*defects: tuple[float, float], repeat: int = 1) -> Floats:
-    """Probabilities as a `multi` model gives them: `good` is the product of what is left."""
+    """Probabilities of a `multi` model: `good` is the product of the probabilities that a defect is absent."""
     given = [[(1 - cap) * (1 - crack), cap, crack] for cap, crack in defects]
     return np.array(given * repeat, np.float32)
 
@@ -36,10 +36,10 @@ def test_the_metrics_compare_int8_with_fp32() -> None:
     parity = parity_of(answers(fp32, int8))
     assert parity["images"] == 5
     assert parity["int8_max_difference"] == pytest.approx(0.7)
-    # The last image's labels are the same, and only their order of probability is not.
+    # The last image has the same labels, but in another order of probability.
     assert parity["int8_labels_agreement"] == pytest.approx(2 / 5)
     assert parity["int8_class_agreement"] == pytest.approx(1 / 5)
-    # On the third image fp32 would have asked a person, on the fourth int8.
+    # Fp32 is uncertain about the third image, and int8 about the fourth.
     assert parity["int8_sure_disagreement"] == pytest.approx(1 / 5)
     assert "int8_macro_f1" not in parity
 
@@ -63,7 +63,7 @@ def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> 
         parity_of(given)
 
 
-def test_one_flip_in_a_hundred_is_still_earned_and_two_are_not() -> None:
+def test_int8_passes_with_one_different_label_in_a_hundred_and_not_with_two() -> None:
     fp32 = rows((0.1, 0.0), repeat=100)
     int8 = fp32.copy()
     int8[0] = rows((0.9, 0.0))[0]
@@ -95,8 +95,8 @@ def test_in_single_two_probabilities_can_move_towards_each_other() -> None:
     assert golden_rows(given, Policy.default(CLASSES, "single"), mode="single").tolist() == [1, 2]
 
 
-def test_golden_images_are_of_every_set_of_labels() -> None:
-    """A dataset of class folders comes class by class."""
+def test_golden_images_cover_every_label_set() -> None:
+    """The images of class folders come class by class, so the first ones alone would be of one class."""
     given = np.concatenate(
         [rows(each, repeat=40) for each in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.9))] + [rows((0.9, 0.9))]
     )

@@ -1,4 +1,4 @@
-"""Names of outputs: as many as there are, distinct, with notes on what was changed."""
+"""Names of a classifier's outputs: as many as outputs, distinct, with notes about the changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def fitted(names: list[str], outputs: int) -> tuple[tuple[str, ...], tuple[str, 
     return tuple(labels_for(names, outputs=outputs, location="labels.txt"))  # type: ignore[return-value]
 
 
-def test_as_many_names_as_outputs_are_taken_as_they_are() -> None:
+def test_names_are_unchanged_if_there_are_as_many_as_outputs() -> None:
     assert fitted(["a", "b"], 2) == (("a", "b"), ())
 
 
@@ -33,7 +33,7 @@ def test_imagenets_background_is_added_or_left_out() -> None:
     ("names", "outputs"),
     [(["a", "b"], 3), (["a"] * 1001, 1000), (["a"] * 999, 1001), (["a"] * 1000, 1002)],
 )
-def test_another_number_is_refused(names: list[str], outputs: int) -> None:
+def test_a_wrong_number_of_names_is_refused(names: list[str], outputs: int) -> None:
     with pytest.raises(BadSetting, match=f"has {len(names):,} lines, but the classifier has {outputs:,} outputs"):
         fitted(names, outputs)
 
@@ -42,7 +42,7 @@ def test_repeated_names_become_distinct_and_that_is_reported() -> None:
     names, notes = fitted(["crane", "maillot", "crane", "maillot", "crane", "tench"], 6)
     assert names == ("crane", "maillot", "crane (2)", "maillot (2)", "crane (3)", "tench")
     assert notes == ("labels.txt repeats names; the later ones became `crane (2)`, `maillot (2)`, `crane (3)`.",)
-    # A name that already looks like it.
+    # One of the names already looks like a numbered one.
     assert fitted(["crane", "crane", "crane (2)"], 3)[0] == ("crane", "crane (3)", "crane (2)")
 
 

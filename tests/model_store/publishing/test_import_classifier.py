@@ -1,4 +1,4 @@
-"""A ready-made classifier from a real server to a published model, by the commands that users give."""
+"""A ready-made classifier is fetched from a real server and published, with the commands that users run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASSES = 1001
 
 @dataclass(frozen=True)
 class Bench:
-    """A server with modules and labels, images to calibrate on, and the command line."""
+    """A server with modules and labels, images for calibration, and the command line."""
 
     root: Path
     server: ModuleServer
@@ -84,7 +84,7 @@ def imported(bench: Bench, module: Path) -> dict[str, Any]:
     return bench.imported(handle, labels)
 
 
-def test_it_is_published_and_says_what_was_changed(bench: Bench, imported: dict[str, Any]) -> None:
+def test_the_classifier_is_published_and_its_changes_are_reported(bench: Bench, imported: dict[str, Any]) -> None:
     assert (imported["name"], imported["version"], imported["classes"]) == ("imagenet", 1, CLASSES)
     assert imported["scores"] == "logits"
     assert imported["unreadable"] == 1
@@ -98,7 +98,7 @@ def test_it_is_published_and_says_what_was_changed(bench: Bench, imported: dict[
     assert bench.store.current("imagenet") == 1
 
 
-def test_every_engine_gives_the_modules_own_answers(module: Path, imported: dict[str, Any]) -> None:
+def test_every_engine_gives_the_same_answers_as_the_module(module: Path, imported: dict[str, Any]) -> None:
     tf = import_tensorflow()
     assert imported["parity"]["images"] == 20
     assert imported["parity"]["fp32_max_difference"] <= 1e-4
@@ -111,7 +111,7 @@ def test_every_engine_gives_the_modules_own_answers(module: Path, imported: dict
         np.testing.assert_allclose(answers, wanted, atol=0.1 if name == "litert" else 1e-4)
 
 
-def test_classify_shows_the_best_few(bench: Bench, imported: dict[str, Any]) -> None:
+def test_classify_shows_the_most_probable_classes(bench: Bench, imported: dict[str, Any]) -> None:
     photo = bench.images / "07.png"
     lines = bench.run("classify", photo, "--model", "imagenet", "--top", 5).stdout.splitlines()
     assert lines[0].endswith("-> unsorted")
@@ -133,7 +133,7 @@ def test_a_thousand_classes_do_not_fill_the_screen(bench: Bench, imported: dict[
     assert bench.run("models", "verify", "imagenet").exit_code == 0
 
 
-def test_probabilities_stay_as_they_are(bench: Bench) -> None:
+def test_probabilities_are_not_changed(bench: Bench) -> None:
     folder = save_classifier(bench.root / "softmax", classes=4, scores="probabilities")
     (bench.root / "four.txt").write_text("good\ncan\nwater bottle\nglass=jar\n")
     arguments = [folder, "four.txt", "--name", "four", "--lane", "water bottle=pet", "--lane", "glass=jar=glass"]
@@ -151,7 +151,7 @@ def test_probabilities_stay_as_they_are(bench: Bench) -> None:
     assert (again["version"], bench.store.current("four")) == (2, 1)
 
 
-def test_what_cannot_be_imported_is_refused_and_nothing_published(bench: Bench) -> None:
+def test_an_invalid_import_is_refused_and_publishes_nothing(bench: Bench) -> None:
     def refused(error: type[Exception], names: str, *arguments: object) -> None:
         with pytest.raises(error, match=names):
             bench.imported(*arguments, "--name", "refused")

@@ -1,4 +1,4 @@
-"""From a folder of images to a published, verified, useful version, by the commands that users give."""
+"""From a folder of images to a published and verified version, with the commands that users run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def commands() -> typer.Typer:
 
 @dataclass(frozen=True)
 class Bench:
-    """A scratch place with a backbone, a cache and a store, and the command line."""
+    """A temporary folder with a backbone, a cache and a store, and the command line."""
 
     root: Path
     backbone: Path
@@ -61,7 +61,7 @@ class Bench:
         return dict(json.loads(result.stdout))
 
     def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
-        # The tiny backbone was trained on nothing: its head has farther to go than the default 25 rounds.
+        # The tiny backbone is untrained, so that its head needs more than the default 25 epochs.
         fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
         return self.json("train", dataset, *fixed, *arguments)
 
@@ -99,7 +99,7 @@ def single(bench: Bench, folders: Path) -> dict[str, Any]:
     return bench.train(folders, "--name", "single", "--fine-tune", "all")
 
 
-def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
+def test_training_learns_and_reports_the_numbers_of_images(multi: dict[str, Any]) -> None:
     assert multi["mode"] == "multi"
     assert multi["version"] == 1
     data = multi["dataset"]
@@ -108,17 +108,17 @@ def test_training_learns_and_says_what_it_used(multi: dict[str, Any]) -> None:
     assert multi["metrics"]["macro_f1"] > 0.9
 
 
-def test_exports_answer_as_the_trained_model(multi: dict[str, Any]) -> None:
+def test_exports_answer_like_the_trained_model(multi: dict[str, Any]) -> None:
     parity = multi["parity"]
     assert parity["images"] == 13 + 16
     assert parity["saved_model_max_difference"] <= 1e-5
     assert parity["fp32_max_difference"] <= 1e-5
-    assert parity["int8_max_difference"] < 0.2  # a network of random weights, from which int8 takes more than usual
+    assert parity["int8_max_difference"] < 0.2  # int8 changes the answers of random weights more than usual
     earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
     assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
 
 
-def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
+def test_the_manifest_records_how_the_version_was_trained(multi: dict[str, Any]) -> None:
     settings = multi["training"]["settings"]
     assert multi["training"]["fine_tune"] == "none"
     assert settings["look"] == "whole"
@@ -131,8 +131,8 @@ def test_the_version_says_how_it_was_trained(multi: dict[str, Any]) -> None:
     assert "tensorflow" in packages
 
 
-def test_manifests_keep_the_words_of_the_bundle_format() -> None:
-    """`crop detected|full` is `look found|whole` there, the objective `confidence` is `sure`."""
+def test_manifests_keep_the_names_of_the_bundle_format() -> None:
+    """In manifests `crop detected|full` is still `look found|whole`, and the objective `confidence` is `sure`."""
     plan = TransferPlan("top", "detected", {"detected": 0.91236, "full": 0.85}, ("why",))
     extractor = SimpleNamespace(crop_size=UPRIGHT_SIZE)
     phases = (Phase("head", {}, 3), Phase("fine-tuning", {}, 5))
@@ -201,7 +201,7 @@ def test_the_same_seed_gives_the_same_model(bench: Bench, several: Path, multi: 
     np.testing.assert_array_equal(first.float32, second.float32)
 
 
-def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+def test_evaluate_measures_the_held_out_images(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
     metrics = bench.json("evaluate", several, "--held-out", "--model", "multi@1", "--engine", "litert-fp32")
     assert metrics["images"] == 16
     assert metrics["model"] == {"name": "multi", "version": 1, "engine": "litert-fp32"}
@@ -211,7 +211,7 @@ def test_evaluate_measures_what_was_held_out(bench: Bench, several: Path, multi:
     assert sum(map(sum, metrics["confusion"]["matrix"])) == 16
 
 
-def test_evaluate_says_which_images_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
+def test_evaluate_counts_the_images_that_were_trained_on(bench: Bench, several: Path, multi: dict[str, Any]) -> None:
     metrics = bench.json("evaluate", several, "--model", "multi@1", "--engine", "litert")
     assert metrics["images"] == 80
     assert metrics["seen_in_training"] == {"train": multi["dataset"]["train"], "validation": 13}
@@ -229,7 +229,7 @@ def test_single_from_class_folders_with_a_broken_file(bench: Bench, folders: Pat
     assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}
 
 
-def test_layers_that_were_trained_are_accounted_for(
+def test_the_manifest_records_the_settings_of_fine_tuning(
     bench: Bench, single: dict[str, Any], multi: dict[str, Any]
 ) -> None:
     assert "tuning" not in multi["training"]["settings"]
@@ -242,7 +242,7 @@ def test_layers_that_were_trained_are_accounted_for(
 
 @pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
 def test_int8_is_calibrated_on_every_class(images: int) -> None:
-    """A dataset's images come folder by folder: the first ones alone would be of one class."""
+    """A dataset's images come folder by folder, so the first ones alone would be of one class."""
     rows = 7 + 2 * np.arange(images)
     classes = np.arange(images) * 3 // images
     chosen = spread_over(rows, CALIBRATION_IMAGES)
@@ -259,7 +259,7 @@ def test_help_shows_the_default_of_mode() -> None:
     assert "once for each camera, or for all" in words
 
 
-def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several: Path) -> None:
+def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Bench, several: Path) -> None:
     with pytest.raises(BadSetting, match="opaque module"):
         bench.train(several, "--fine-tune", "top")
     with pytest.raises(BadDataset, match="Use --mode multi"):
@@ -271,7 +271,7 @@ def test_what_cannot_be_trained_is_refused_before_the_work(bench: Bench, several
     assert "bottles" not in bench.store.names()
 
 
-def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
+def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
     bench: Bench, several: Path, multi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SORTLINE_MAX_IMAGE_BYTES", "100")
@@ -293,7 +293,7 @@ def test_what_workers_would_reject_is_neither_trained_on_nor_evaluated(
         (["cam-2=0,0,0.5,1"], "no training image is of camera 'cam-2'; they name no camera"),
     ],
 )
-def test_a_region_that_would_match_nothing_is_refused(
+def test_a_region_that_matches_no_image_is_refused(
     bench: Bench, several: Path, regions: list[str], message: str
 ) -> None:
     flags = [part for region in regions for part in ("--region", region)]

@@ -1,12 +1,13 @@
-"""A process that changes a store and is stopped, at one step after the other; a script for test_interrupted.py.
+"""Change a store and be interrupted, before every single step in turn; a script for test_interrupted.py.
 
 Run as `python -m tests.model_store.registry.interrupted_writer BUNDLE FOLDER ACTION FAULT`. A step is a call that
-changes files or opens one: open, write, fsync, rename, unlink, mkdir, rmdir, chmod, copying. (Compared with strace: it
-sees these and no other changes, but for the text of a manifest in staging, written by C.) For every step that ACTION
-takes, this sets up a store in FOLDER, forks a child that does ACTION, and has FAULT strike just before the step:
-`killed` (SIGKILL), or `full` (from that step on, nothing that needs room on the disk succeeds: ENOSPC). Prints
-one JSON object a step with what a reader finds then; first and last come the states without and after ACTION.
-A process of its own, because forking one that has TensorFlow's threads is not safe.
+changes files or opens one: open, write, fsync, rename, unlink, mkdir, rmdir, chmod, copying. (A comparison with strace
+shows that there are no other changes, except the text of a manifest in staging, which C code writes.) For each step of
+ACTION, this script sets up a store in FOLDER and forks a child that does ACTION. FAULT strikes the child just before
+the step: `killed` is SIGKILL; with `full`, every call that needs room on the disk fails with ENOSPC from that step on.
+The script prints one JSON object a step with the state that a reader finds then. The first object is the state before
+ACTION, the last the state after an ACTION without a fault.
+It is a separate process, because it is not safe to fork a process that has TensorFlow's threads.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ ACTIONS: dict[str, Callable[[ModelStore, Path], object]] = {
     "clear_canary": lambda store, _: store.clear_canary("tiny"),
 }
 
-# Python announces these just before it does them; what it doesn't announce is wrapped.
+# Python raises audit events just before these calls. Calls without an audit event are wrapped.
 _ANNOUNCED = frozenset({"open", "os.mkdir", "os.rename", "os.chmod", "os.remove", "os.rmdir"})
 _WRAPPED = ("write", "fsync", "sendfile")
 _NEED_ROOM = frozenset({"os.mkdir", "write", "sendfile"})
 
-# How a child says how it ended: without having been struck, with StoreUnavailable, or done although it was struck.
+# Exit codes of the child: the fault did not strike, it led to StoreUnavailable, or the action was done nevertheless.
 _FINISHED, _REFUSED, _DONE = 0, 3, 4
 _ENDS = {_FINISHED: "finished", _REFUSED: "refused", _DONE: "done"}
 
@@ -118,7 +119,7 @@ class _Steps:
         return counted
 
     def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
-        # Relative paths are rmtree's, which works its way down by descriptors.
+        # Relative paths come from rmtree, which works with directory descriptors.
         if event in _ANNOUNCED and (not str(arguments[0]).startswith("/") or str(arguments[0]).startswith(self._root)):
             creates = event == "open" and (arguments[2] or 0) & os.O_CREAT and not os.path.exists(arguments[0])
             self._step(needs_room=bool(creates) or event in _NEED_ROOM)
@@ -134,7 +135,7 @@ class _Steps:
 
 
 def _found(store: ModelStore) -> dict[str, Any]:
-    """What a reader sees; raises where a version that is visible is not whole."""
+    """The state that a reader sees; raises if a visible version is incomplete."""
     versions = store.versions("tiny")
     for version in versions:
         open_bundle(store.resolve(f"tiny@{version}"))
@@ -149,12 +150,12 @@ def _found(store: ModelStore) -> dict[str, Any]:
 
 
 def _left(store: ModelStore) -> list[str]:
-    """What lies about besides versions and the files that belong there."""
+    """Leftover hidden files and folders."""
     return sorted(path.name for path in (store.root / "tiny").glob(".*") if path.name != LOCK_FILE)
 
 
 def _next(store: ModelStore, bundle: Path) -> dict[str, Any]:
-    """What the next publication makes of it."""
+    """The state after another publication."""
     following = open_bundle(store.publish("tiny", copy_build(bundle))).manifest
     return {
         "next": following.version,

@@ -1,10 +1,10 @@
-"""A process that opens a store's models over and over; a script for test_readers.py.
+"""Open a store's models again and again; a script for test_readers.py.
 
-Run as `python -m tests.model_store.registry.store_reader ROOT CHANGED`. Says `ready` when it has opened
-the first one, makes the file CHANGED when it has opened another version, reads until its standard input is closed, then
+Run as `python -m tests.model_store.registry.store_reader ROOT CHANGED`. It prints `ready` when it has opened the first
+version, makes the file CHANGED when it has opened another version, reads until its standard input is closed, and then
 prints one JSON object.
-A version that is deleted while it is being opened may be refused, with an error meant for people; one that is still
-there may not: it would have been half a bundle.
+A version that is deleted while it is being opened may be refused with BadBundle or NotFound. A version that still
+exists may not be refused: the reader would have seen half a bundle.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shared.errors import BadBundle, NotFound
 def read_until(
     stop: Callable[[], bool], store: ModelStore, *, ready: Callable[[], object], changed: Callable[[], object]
 ) -> Counter[str]:
-    """How often a version was opened, or was gone meanwhile. Whatever else happens is raised."""
-    tell = {1: ready, 2: changed}  # by how many versions were opened
+    """How often each version was opened, and how often one was gone meanwhile. Any other error is raised."""
+    tell = {1: ready, 2: changed}  # by the number of different versions opened so far
     counts: Counter[str] = Counter()
     while not stop():
         for spec in ("tiny", *(f"tiny@{version}" for version in store.versions("tiny")[:2])):

@@ -19,12 +19,13 @@ KINDS = ("folder", "memory", "fsspec files")
 
 
 class ObjectMemory(MemoryFileSystem):  # type: ignore[misc]
-    """fsspec's memory, made to put and get whole objects as an object store does; else threads meet in one file.
+    """fsspec's memory file system, changed to put and get whole objects as an object store does.
 
-    And to list as one: fsspec's raises where another thread deletes an object meanwhile.
+    Without that, several threads would read and write one file object. Listing is atomic here too: fsspec's own raises
+    if another thread deletes an object meanwhile.
     """
 
-    _changing = threading.RLock()  # one for all: so is the memory
+    _changing = threading.RLock()  # one lock for all instances, since they share one memory
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         with self._changing:
@@ -54,7 +55,7 @@ class ObjectMemory(MemoryFileSystem):  # type: ignore[misc]
 
 
 class FakeClock:
-    """Seconds that pass only when somebody waits: each wait takes `step_s`, however short it was meant."""
+    """Seconds that pass only during waits: each wait takes `step_s`, whatever its argument."""
 
     def __init__(self, step_s: float = 20.0) -> None:
         self.now_s = 0.0
@@ -78,6 +79,6 @@ def make_store(kind: str, folder: Path) -> ModelStore:
 def objects(kind: str, folder: Path) -> ObjectClient:
     """An empty place for objects: `memory` or `fsspec files`."""
     if kind == "memory":
-        # fsspec's memory is one for the whole process.
+        # fsspec has one memory file system for the whole process, hence the unique root.
         return ObjectClient(ObjectMemory(), f"/{uuid.uuid4().hex}/models", location="memory://models")
     return ObjectClient(LocalFileSystem(), str(folder / "remote"), location=f"files://{folder}/remote")

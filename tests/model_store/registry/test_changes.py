@@ -43,7 +43,7 @@ def change(store: ModelStore, version: int, file: str, data: bytes | None) -> No
             local.write_bytes(data) if store.location == str(store.root) else writer.write(path, data)
 
 
-def test_promote_moves_the_pointer_and_remembers(store: ModelStore) -> None:
+def test_promote_moves_the_pointer_and_keeps_a_history(store: ModelStore) -> None:
     assert store.history("tiny").versions == (3, 2, 1)
     store.promote("tiny", 1)
     assert store.current("tiny") == 1
@@ -55,14 +55,14 @@ def test_promote_moves_the_pointer_and_remembers(store: ModelStore) -> None:
 
 @pytest.mark.parametrize(("file", "data"), [(INT8_FILE, b"?"), (GOLDEN_FILE, None), ("extra", b"")])
 def test_a_version_that_was_changed_is_not_promoted(store: ModelStore, file: str, data: bytes | None) -> None:
-    store.resolve("tiny@1")  # in the cache, if there is one, it stays whole: that must not count
+    store.resolve("tiny@1")  # a cached copy, if there is one, stays intact; that must not count
     change(store, 1, file, data)
     with pytest.raises(BadBundle, match=file):
         store.promote("tiny", 1)
     assert store.history("tiny").versions == (3, 2, 1)
 
 
-def test_what_is_not_there_is_not_promoted_and_makes_no_folder(store: ModelStore) -> None:
+def test_promoting_a_missing_version_or_model_creates_no_folder(store: ModelStore) -> None:
     with pytest.raises(NotFound, match=r"tiny@9 does not exist.*it has tiny@1, tiny@2, tiny@3"):
         store.promote("tiny", 9)
     for call in (
@@ -87,7 +87,7 @@ def test_rollback_goes_further_back_each_time(store: ModelStore) -> None:
     assert store.history("tiny").versions == (3, 1)
 
 
-def test_rollback_passes_over_what_is_damaged(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_rollback_skips_damaged_versions(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     change(store, 2, INT8_FILE, b"?")
     assert store.rollback("tiny") == 1
     assert "can't roll back to tiny@2" in caplog.text
@@ -101,7 +101,7 @@ def test_numbers_are_not_used_again_after_a_rollback(store: ModelStore, tiny_bun
     assert store.history("tiny").versions == (4, 2, 1)
 
 
-def test_prune_keeps_what_is_needed(store: ModelStore, tiny_bundle: Path) -> None:
+def test_prune_keeps_the_versions_that_are_needed(store: ModelStore, tiny_bundle: Path) -> None:
     publish(store, tiny_bundle, 4, promote=False)
     store.promote("tiny", 1)  # current 1, then 3 and 2; 4 to 7 were never current
     store.set_canary("tiny", CANARY.model_copy(update={"version": 5}))
@@ -118,7 +118,7 @@ def test_prune_keeps_what_is_needed(store: ModelStore, tiny_bundle: Path) -> Non
     assert store.current("tiny") == 8
 
 
-def test_prune_keeps_the_version_that_a_rollback_really_goes_to(store: ModelStore) -> None:
+def test_prune_keeps_the_version_that_a_rollback_would_go_to(store: ModelStore) -> None:
     change(store, 2, INT8_FILE, b"?")
     assert store.prune("tiny", keep=1) == [2]
     assert store.rollback("tiny") == 1
@@ -147,7 +147,7 @@ def test_canary(store: ModelStore) -> None:
     assert not store.clear_canary("tiny")
 
 
-def test_a_canary_must_be_another_version_that_is_whole(store: ModelStore) -> None:
+def test_a_canary_must_be_an_intact_version_other_than_the_current_one(store: ModelStore) -> None:
     with pytest.raises(BadSetting, match="tiny@3 is the current version"):
         store.set_canary("tiny", CANARY.model_copy(update={"version": 3}))
     with pytest.raises(NotFound, match="tiny@9"):
@@ -158,7 +158,7 @@ def test_a_canary_must_be_another_version_that_is_whole(store: ModelStore) -> No
     assert store.canary("tiny") is None
 
 
-def test_a_promoted_canary_is_over_and_another_is_not(store: ModelStore, tiny_bundle: Path) -> None:
+def test_only_the_promotion_of_the_canary_itself_ends_it(store: ModelStore, tiny_bundle: Path) -> None:
     store.set_canary("tiny", CANARY)
     store.promote("tiny", 2)
     publish(store, tiny_bundle, 1)
@@ -170,9 +170,9 @@ def test_a_promoted_canary_is_over_and_another_is_not(store: ModelStore, tiny_bu
     assert store.canary("tiny") is None
 
 
-def test_a_canary_that_a_killed_promotion_left_does_not_come_to_life(store: ModelStore) -> None:
+def test_a_canary_left_by_a_killed_promotion_stays_ended(store: ModelStore) -> None:
     store.set_canary("tiny", CANARY)
-    with store.storage.writing("tiny") as writer:  # what promote(1) does, up to where it is killed
+    with store.storage.writing("tiny") as writer:  # what promote(1) has written when it is killed
         writer.write("current", b"1\n3\n2\n")
     assert store.canary("tiny") is None
     store.promote("tiny", 2)
@@ -185,7 +185,7 @@ def test_a_canary_that_does_not_parse_is_named_and_can_be_removed(store: ModelSt
     for call in (lambda: store.canary("tiny"), lambda: store.prune("tiny")):
         with pytest.raises(BadBundle, match=r"tiny/canary\.json is not a canary.*models canary tiny --stop"):
             call()
-    assert store.rollback("tiny") == 2  # it must not keep anybody from going back
+    assert store.rollback("tiny") == 2  # the malformed canary must not prevent a rollback
     assert store.clear_canary("tiny")
     assert store.canary("tiny") is None
 
@@ -199,7 +199,7 @@ def test_a_canary_has_bounds(wrong: dict[str, object]) -> None:
         Canary.model_validate({"version": 1, "share": 0.5, **wrong})
 
 
-def test_histories() -> None:
+def test_histories_are_parsed_changed_and_bounded() -> None:
     assert History.parse(None, location="x") == History()
     assert History.parse(b"3\n", location="x").versions == (3,)  # what earlier releases wrote
     history = History((3, 2, 1))

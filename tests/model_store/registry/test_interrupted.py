@@ -1,4 +1,4 @@
-"""A writer may die, or find the disk full, at any step: the store is then in the old or in the new state."""
+"""A writer may die, or find the disk full, at any step: then the store is in the old or in the new state."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.slow
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...] | None]
 CANARY = (4, 0.5)
 BEFORE: State = ((5, 3, 1), (1, 2, 3, 4, 5, 6), CANARY)
-# Every state that a reader may find on the way, in order; the last is what the action is for.
+# Every state that a reader may find during the action, in order; the last is the result of the action.
 STATES: dict[str, list[State]] = {
     "publish": [
         BEFORE,
-        ((5, 3, 1), (1, 2, 3, 4, 5, 6, 7), CANARY),  # there, not yet current
+        ((5, 3, 1), (1, 2, 3, 4, 5, 6, 7), CANARY),  # published, not yet current
         ((7, 5, 3, 1), (1, 2, 3, 4, 5, 6, 7), CANARY),
     ],
     "promote": [BEFORE, ((4, 5, 3, 1), (1, 2, 3, 4, 5, 6), None)],
@@ -71,7 +71,7 @@ print(store.versions("tiny"), store.current("tiny"), sorted(path.name for path i
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs take minutes on a busy disk."""
+    """A folder in memory if possible, because thousands of fsyncs take minutes on a busy disk."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path
         return
@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def walk(bundle: Path, folder: Path, action: str, fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What was found after each strike, and after the run that none came to; before all, what was there."""
+    """Run the script: the states after each interrupted run, and the state after the run without a fault."""
     done = subprocess.run(
         [
             sys.executable,
@@ -123,7 +123,7 @@ def test_kill_9_at_any_step_leaves_the_old_or_the_new_state(tiny_bundle: Path, f
     struck, finished = walk(tiny_bundle, folder, action, "killed")
     assert len(struck) >= 5
     assert {found["ended"] for found in struck} == {"SIGKILL"}
-    # In this order, and nothing else between.
+    # These states, in this order, and no other.
     assert list(dict.fromkeys(map(state, (*struck, finished)))) == STATES[action]
     for found in (*struck, finished):
         assert_next_publication_works(found)
@@ -134,17 +134,17 @@ def test_a_disk_that_is_full_from_any_step_on_changes_nothing(tiny_bundle: Path,
     struck, finished = walk(tiny_bundle, folder, action, "full")
     assert state(finished) == STATES[action][-1]
     for found in struck:
-        # Done where no room was needed any more.
+        # The action is done if its remaining steps need no room.
         assert state(found) == {"refused": BEFORE, "done": STATES[action][-1]}[found["ended"]]
         assert found["left"] == []
         assert_next_publication_works(found)
-    # Nobody needs room for deleting, so that one can make some.
+    # Deleting must need no room, so that it can free some.
     refused = sum(found["ended"] == "refused" for found in struck)
     assert (refused == 0) == (action in ("prune", "clear_canary"))
 
 
 def test_a_disk_that_is_really_full(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The same on a file system of a few pages, where not even the pointer's file has room in the end."""
+    """The same on a tiny file system, which in the end has no room even for the pointer's file."""
     if shutil.which("unshare") is None:
         pytest.skip("unshare (util-linux) is not installed")
     size_bytes = sum(path.stat().st_size for path in tiny_bundle.rglob("*"))

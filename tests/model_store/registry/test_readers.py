@@ -1,4 +1,4 @@
-"""Many readers and one writer who publishes, promotes, rolls back and deletes: nobody ever sees half a bundle."""
+"""Many readers, and a writer that publishes, promotes, rolls back and deletes: no reader ever sees half a bundle."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ROUNDS = 12
 
 
 def keep_changing(store: ModelStore, bundle: Path, *, noticed: Callable[[], bool]) -> set[str]:
-    """Publish and promote, roll back, promote and delete, until all readers notice; every version that there was."""
+    """Publish, promote, roll back and delete, until all readers have noticed; returns all versions ever published."""
     give_up_at = time.monotonic() + 120
     for number in itertools.count():
         if number >= ROUNDS and noticed():
             break
-        assert time.monotonic() < give_up_at, "a reader sees nothing of the changes"
+        assert time.monotonic() < give_up_at, "a reader notices no change"
         published = int(store.publish("tiny", copy_build(bundle)).name)
         store.publish("tiny", copy_build(bundle), promote=False)
         store.promote("tiny", published + 1)
@@ -49,10 +49,10 @@ def keep_changing(store: ModelStore, bundle: Path, *, noticed: Callable[[], bool
 
 def assert_read_what_there_was(counts: Counter[str], published: set[str]) -> None:
     assert set(counts) - {"gone"} <= published
-    assert len(set(counts) - {"gone"}) > 1, "nothing changed while it was read: nothing was tested"
+    assert len(set(counts) - {"gone"}) > 1, "the store did not change during the reads, so nothing was tested"
 
 
-def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_processes_that_read_a_folder_never_see_half_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     store = make_store("folder", tmp_path)
     store.publish("tiny", copy_build(tiny_bundle))
     changed = [tmp_path / f"changed-{number}" for number in range(READERS)]
@@ -71,7 +71,7 @@ def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None
         assert reader.stdout is not None
         assert reader.stdout.readline() == "ready\n"
 
-    def noticed() -> bool:  # or it has failed, and says so below
+    def noticed() -> bool:  # a reader that has failed is reported below
         return all(mark.exists() or reader.poll() is not None for mark, reader in zip(changed, readers, strict=True))
 
     published = keep_changing(store, tiny_bundle, noticed=noticed)
@@ -81,12 +81,12 @@ def test_processes_that_read_a_folder(tiny_bundle: Path, tmp_path: Path) -> None
         assert_read_what_there_was(Counter(json.loads(out)), published)
 
 
-def test_threads_that_read_objects(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_threads_that_read_objects_never_see_half_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     remote = objects("memory", tmp_path)
     store = ModelStore(FsspecStorage(remote, cache=LocalStorage(tmp_path / "cache")))
     store.publish("tiny", copy_build(tiny_bundle))
     stop, ready, changed = Event(), Semaphore(0), [Event() for _ in range(READERS)]
-    # Two share a cache, as the workers of one machine do.
+    # Two of the readers share a cache, like the workers of one machine.
     caches = [LocalStorage(tmp_path / f"cache {number // 2}") for number in range(READERS)]
     with ThreadPoolExecutor(READERS) as pool:
         readers = [
@@ -123,4 +123,4 @@ def test_a_bundle_deleted_before_its_engine_is_loaded_is_refused(tiny_bundle: Pa
     for engine in ("litert", "litert-fp32", "tensorflow"):
         with pytest.raises(BadBundle):
             open_engine(bundle, engine, threads=1, max_batch=1)  # type: ignore[arg-type]
-    served.warm_up([1])  # and one that was loaded before goes on
+    served.warm_up([1])  # an engine that was loaded before goes on

@@ -1,4 +1,4 @@
-"""Publishing is all or nothing, for readers and for neighbours; `test_interrupted` is about kill -9."""
+"""Publishing is all or nothing, for readers and for other writers; `test_interrupted` is about kill -9."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_publish_counts_up_and_moves_current(store: ModelStore, tiny_bundle: Pat
     assert open_bundle(second).manifest.version == 2
 
 
-def test_not_found_lists_what_there_is(store: ModelStore, tiny_bundle: Path) -> None:
+def test_not_found_lists_the_existing_versions(store: ModelStore, tiny_bundle: Path) -> None:
     store.publish("tiny", copy_build(tiny_bundle))
     for spec in ("tiny@7", "bottles"):
         with pytest.raises(NotFound, match=r"tiny@1.*sortline train"):
@@ -101,7 +101,7 @@ def test_a_build_that_fails_leaves_nothing(store: ModelStore, tiny_bundle: Path)
     assert (store.versions("tiny"), store.current("tiny"), hidden(store)) == ([1], 1, [])
 
 
-def test_what_is_not_a_bundle_of_that_name_and_version_is_not_published(store: ModelStore, tiny_bundle: Path) -> None:
+def test_only_a_bundle_of_that_name_and_version_is_published(store: ModelStore, tiny_bundle: Path) -> None:
     def without_golden(folder: Path, version: int) -> None:
         copy_build(tiny_bundle)(folder, version)
         (folder / GOLDEN_FILE).unlink()
@@ -155,7 +155,7 @@ def test_a_broken_pointer_says_where_it_is(store: ModelStore, tiny_bundle: Path)
 
 def test_the_pointer_is_replaced_and_never_written_in_place(store: ModelStore, tiny_bundle: Path) -> None:
     store.publish("tiny", copy_build(tiny_bundle))
-    # Who has the file open keeps reading the old content: so there is no moment with half of the new one.
+    # A reader that has the file open keeps the old content, so that nobody ever reads half of the new content.
     with (store.root / "tiny" / "current").open() as opened_before:
         store.publish("tiny", copy_build(tiny_bundle))
         assert opened_before.read() == "1\n"
@@ -182,7 +182,7 @@ def test_writers_wait_for_each_other(store: ModelStore, tiny_bundle: Path) -> No
     assert store.current("tiny") == 6
 
 
-def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_another_writer_is_logged_once(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
     written = threading.Event()
 
     def write() -> None:
@@ -193,7 +193,7 @@ def test_who_waits_for_another_writer_says_so_once(store: ModelStore, caplog: py
     with store.storage.writing("tiny"):
         assert caplog.messages == []
         waiting.start()
-        wait_until(lambda: caplog.messages, "it says that it waits")
+        wait_until(lambda: caplog.messages, "the wait is logged")
         assert not written.is_set()
     waiting.join()
     assert written.is_set()
@@ -208,7 +208,7 @@ def test_the_manifest_names_the_parent(store: ModelStore, tiny_bundle: Path) -> 
     assert [manifest.parent for manifest in manifests] == [None, 1, 1]
 
 
-def test_published_without_promotion_it_is_there_and_not_current(store: ModelStore, tiny_bundle: Path) -> None:
+def test_a_version_published_without_promotion_is_not_current(store: ModelStore, tiny_bundle: Path) -> None:
     store.publish("tiny", copy_build(tiny_bundle), promote=False)
     assert (store.versions("tiny"), store.pointer("tiny")) == ([1], None)
     with pytest.raises(NotFound, match=r"no current version.*it has tiny@1"):
@@ -218,7 +218,7 @@ def test_published_without_promotion_it_is_there_and_not_current(store: ModelSto
     assert (store.versions("tiny"), store.pointer("tiny")) == ([1, 2, 3], 2)
 
 
-def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
+def test_a_bundle_from_another_store_gets_a_new_name_and_number(
     store: ModelStore, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     elsewhere = ModelStore(tmp_path / "elsewhere")
@@ -236,7 +236,7 @@ def test_a_bundle_of_another_store_gets_this_ones_name_and_number(
         copy_bundle(source, "bottles")
 
 
-def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
+def test_a_source_that_disappears_during_the_copy_is_not_the_stores_error(
     store: ModelStore, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     source = shutil.copytree(tiny_bundle, tmp_path / "stick")
@@ -247,7 +247,7 @@ def test_a_source_that_goes_while_it_is_copied_is_not_the_stores_fault(
     assert store.version_numbers("bottles") == []
 
 
-def test_what_the_stores_disk_refuses_of_a_copy_is_the_stores(
+def test_a_full_disk_during_the_copy_is_the_stores_error(
     store: ModelStore, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = copy_bundle(tiny_bundle, "bottles")
@@ -267,7 +267,7 @@ def test_a_store_that_cant_be_read_or_written_says_so(store: ModelStore, tiny_bu
     store.publish("tiny", copy_build(tiny_bundle))
     pointer = store.root / "tiny" / "current"
     pointer.unlink()
-    pointer.mkdir()  # whatever it is that the system refuses; permissions don't hold for root
+    pointer.mkdir()  # any error of the system will do; permissions would not stop root
     with pytest.raises(StoreUnavailable, match=r"models can't be read or written: .*Is a directory"):
         store.resolve("tiny")
 

@@ -1,4 +1,4 @@
-"""Made-up answers of a model that is mostly right, for reports; with a fixed seed."""
+"""Made-up answers of a mostly correct model, for reports; with a fixed seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZE_PX = 24
 
 
 def validation_predictions(classes: Sequence[str], mode: Mode, *, images: int, seed: int = 3) -> ValidationPredictions:
-    """Noisy answers; every class is among the truth where there are images enough."""
+    """Noisy answers; every class occurs in the truth if there are enough images."""
     rng = np.random.default_rng(seed)
     labels = [_labels(classes, mode, index) for index in range(images)]
     logits = rng.normal(-1.5, 1.0, (images, len(classes)))
@@ -34,7 +34,7 @@ def validation_predictions(classes: Sequence[str], mode: Mode, *, images: int, s
 def report_data(
     classes: Sequence[str], mode: Mode, *, images: int = 20, phases: int = 2, name: str = "b"
 ) -> ReportData:
-    """A whole report's data: validation images, `phases` stages of training, weights of every epoch."""
+    """The data of a complete report: validation images, `phases` phases of training, weights of every epoch."""
     shown = validation_predictions(classes, mode, images=images)
     policy = Policy.default(classes, mode)
     metrics = evaluate(shown.probabilities, shown.labels, classes=classes, mode=mode, policy=policy)
@@ -50,7 +50,7 @@ def report_data(
 def manifest_of(
     classes: Sequence[str], mode: Mode, *, metrics: dict[str, object] | None = None, name: str = "b"
 ) -> Manifest:
-    """A manifest of these classes; `metrics` as of `evaluate`."""
+    """A manifest with these classes; `metrics` are those that `evaluate` returns."""
     return Manifest(
         name=name,
         version=1,

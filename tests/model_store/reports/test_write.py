@@ -1,4 +1,4 @@
-"""The report: pictures that show something, a page that needs nothing, logs that TensorFlow reads back."""
+"""The report: pictures with content, a self-contained page, and logs that TensorFlow can read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: its tags, their attributes, its text by tag, and that tags are closed in order."""
+    """A parsed page: its tags with their attributes, and its text by tag. Fails if tags aren't closed in order."""
 
     VOID = frozenset({"meta", "img", "br", "link"})
 
@@ -77,12 +77,12 @@ def test_every_picture_shows_something(report: Path, name: str) -> None:
         assert min(picture.size) >= 200
         pixels = np.asarray(picture.convert("L"), np.float32)
     assert pixels.std() > 5
-    # Nothing drawn past the edge: all four are paper.
+    # Nothing is drawn beyond the edges: all four are the color of paper.
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert edge.min() > 230
 
 
-def test_the_page_is_whole_and_needs_nothing_from_elsewhere(report: Path) -> None:
+def test_the_page_is_complete_and_self_contained(report: Path) -> None:
     page = Page(report / "index.html")
     assert page.open == []
     assert {name for name, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base"})
@@ -131,7 +131,7 @@ def test_the_page_has_the_metrics(report: Path) -> None:
     assert "2.5e-07" in cells
 
 
-def test_names_that_no_font_has_and_mathematics_are_drawn_as_they_are(tmp_path: Path) -> None:
+def test_names_with_unknown_characters_or_mathematics_are_drawn_unchanged(tmp_path: Path) -> None:
     classes = ("$\\frac{", "good", "破损")
     scored = report_data(classes, "multi").scored
     assert scored is not None
@@ -161,7 +161,7 @@ def test_a_thousand_classes_are_not_listed_one_by_one(tmp_path: Path) -> None:
     assert (tmp_path / "index.html").stat().st_size < 200_000
 
 
-def test_a_model_that_was_imported_has_a_page_of_what_there_is(tmp_path: Path) -> None:
+def test_an_imported_model_has_a_page_with_the_data_that_there_is(tmp_path: Path) -> None:
     write_report(tmp_path / "report", ReportData(manifest_of(CLASSES, "single")))
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "logs"}
     page = Page(tmp_path / "report" / "index.html")
@@ -180,7 +180,7 @@ def test_no_mistakes_are_reported_as_none(tmp_path: Path) -> None:
         assert np.asarray(picture.convert("L")).std() > 0
 
 
-def test_a_wrong_number_of_anything_is_refused() -> None:
+def test_a_wrong_number_of_names_is_refused() -> None:
     shown = validation_predictions(CLASSES, "single", images=5)
     with pytest.raises(ValueError, match="names"):
         replace(shown, names=shown.names[1:])
@@ -196,7 +196,7 @@ def test_confusion_counts() -> None:
         [[0.9, 0.1, 0.0], [0.9, 0.0, 0.8], [0.2, 0.8, 0.0]],
         [("bent",), (NASTY,), ("bent", NASTY)],
     )
-    # bent: once right, once missed, and that time taken for good. The other: once right, then wrongly bent as well.
+    # `bent` is right once, and missed once, as good. The other class is right once, and once also called bent.
     assert confusion_counts(scored).tolist() == [[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
 
 
@@ -240,7 +240,7 @@ def test_thumbnails() -> None:
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, object]]]:
-    """(step, tensor) by tag, as TensorFlow reads them."""
+    """The (step, tensor) pairs by tag, as TensorFlow reads them."""
     tf = import_tensorflow()
     found: dict[str, list[tuple[int, object]]] = defaultdict(list)
     for path in sorted(folder.glob("events.out.tfevents.*")):
@@ -273,7 +273,7 @@ def test_tensorboard_finds_curves_pictures_and_histograms(report: Path) -> None:
     assert [step for step, _ in train["histograms:head/kernel"]] == [3, 4, 5]
 
 
-def test_tensorboards_pictures_and_histograms_have_its_form(report: Path) -> None:
+def test_pictures_and_histograms_have_tensorboards_format(report: Path) -> None:
     ((step, parts),) = events(report / "logs" / "validation")["images:confusion"]
     width, height, data = np.asarray(parts).tolist()
     with Image.open(io.BytesIO(data)) as picture:
@@ -284,7 +284,7 @@ def test_tensorboards_pictures_and_histograms_have_its_form(report: Path) -> Non
     assert (rows[0, 0], rows[-1, 1], rows[:, 2].sum()) == (1.0, 2.0, 3.0)
 
 
-def test_a_report_is_not_written_over_another(report: Path, tmp_path: Path) -> None:
+def test_a_report_does_not_overwrite_another(report: Path, tmp_path: Path) -> None:
     shutil.copytree(report, tmp_path / "copy")
     with pytest.raises(FileExistsError):
         write_report(tmp_path / "copy", report_data(CLASSES, "multi"))

@@ -22,7 +22,7 @@ from shared.errors import BadSetting, StoreUnavailable
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-# What TensorFlow raises is no OSError.
+# The error that TensorFlow raises is not an OSError.
 FULL_BY_TENSORFLOW = RuntimeError("{{function_node SaveV2}} /x/variables.data; No space left on device [Op:SaveV2]")
 
 
@@ -50,7 +50,7 @@ def test_commands_name_a_cache_that_cant_be_used(no_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
-def test_a_disk_that_fills_while_a_backbone_is_fetched(
+def test_a_disk_that_fills_while_a_backbone_is_fetched_is_reported(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_while_a_backbone_is_fetched(
 
 
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
-def test_a_disk_that_fills_while_a_model_is_exported(
+def test_a_disk_that_fills_while_a_model_is_exported_is_reported(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -75,7 +75,7 @@ def test_a_disk_that_fills_while_a_model_is_exported(
         train._publish(training, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
 
 
-def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_scratch_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: Any) -> None:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
@@ -86,7 +86,7 @@ def test_without_any_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("No space left on device"), ValueError("a defect")])
-def test_other_errors_pass_as_they_are(error: Exception, tmp_path: Path) -> None:
+def test_other_errors_are_passed_on_unchanged(error: Exception, tmp_path: Path) -> None:
     for block in (scratch_folder("sortline-"), cache_write_errors(tmp_path)):
         with pytest.raises(type(error), match=str(error)), block:
             raise error

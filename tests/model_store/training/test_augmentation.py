@@ -1,4 +1,4 @@
-"""What augmentation may change, and what it must never."""
+"""The changes that augmentation makes, and those that it must never make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.training
 
 COUNT = 3000
 TURN = 0.14
-# A crop of a bottle that lies askew, its half width and half height.
+# The crop of a bottle that lies at an angle: its angle, half width and half height.
 ANGLE, WIDTH, HEIGHT = 0.4, 0.2, 0.3
 TRANSFORM = [0.4, 0.6, np.cos(ANGLE) * WIDTH, np.sin(ANGLE) * WIDTH, -np.sin(ANGLE) * HEIGHT, np.cos(ANGLE) * HEIGHT]
 PICTURE = (96, 64)
@@ -35,7 +35,7 @@ def plain(colour: tuple[int, int, int], count: int = 200) -> NDArray[np.float32]
 
 
 def saturation(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each picture's mean colour: 0 grey, 1 full."""
+    """The saturation of each picture's mean colour, from 0 (grey) to 1."""
     mean = pixels.mean(axis=(1, 2))
     return np.asarray(1 - mean.min(axis=1) / mean.max(axis=1))
 
@@ -54,13 +54,13 @@ def test_a_seed_reproduces_transforms_and_pixels() -> None:
     assert (light(picture, 5) != light(picture, 6)).mean() > 0.9
 
 
-def test_one_generator_goes_on() -> None:
+def test_a_generator_gives_other_numbers_in_each_call() -> None:
     random, picture = random_generator(3), import_tensorflow().constant(plain((120, 90, 60), 2))
     first, second = (np.asarray(augment_pixels(picture, random, upright=True)) for _ in range(2))
     assert (first != second).mean() > 0.9
 
 
-def test_crops_keep_size_position_and_shape_as_stated() -> None:
+def test_crops_vary_in_size_position_and_shape_as_documented() -> None:
     found = transforms()
     width, height = np.hypot(found[:, 2], found[:, 3]) / WIDTH, np.hypot(found[:, 4], found[:, 5]) / HEIGHT
     size, aspect = np.log(width * height) / 2, np.log(width / height) / 2
@@ -73,7 +73,7 @@ def test_crops_keep_size_position_and_shape_as_stated() -> None:
 
 
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_crops_are_mirrored_and_turned_around_only_as_stated(upside_down: bool) -> None:
+def test_crops_are_mirrored_and_turned_only_as_documented(upside_down: bool) -> None:
     found = transforms(upside_down=upside_down)
     ux, uy, vx, vy = found[:, 2:].T
     down = (vx * TRANSFORM[4] + vy * TRANSFORM[5]) > 0
@@ -111,7 +111,7 @@ def test_a_pale_bottle_stays_pale_and_a_pigmented_one_pigmented() -> None:
 
 
 def test_occlusion_never_touches_an_end(only_occlusion: None) -> None:
-    # A ramp, which a blur leaves as it is but for the last columns; what is hidden has its mean, 127.5.
+    # A blur changes a ramp only in its outer columns, and a hidden part gets the ramp's mean, 127.5.
     height, width = PICTURE
     ramp = np.linspace(40, 215, width, dtype=np.float32)
     pictures = np.broadcast_to(ramp[None, None, :, None], (400, *PICTURE, 3)).copy()
@@ -125,7 +125,7 @@ def test_occlusion_never_touches_an_end(only_occlusion: None) -> None:
     assert changed.any(axis=2).any(axis=0)[height // 4 + 2 : -(height // 4) - 2].all(), "some rows are never hidden"
 
 
-def test_nothing_is_hidden_where_nobody_knows_the_ends(only_occlusion: None) -> None:
+def test_nothing_is_hidden_if_the_ends_of_the_bottle_are_unknown(only_occlusion: None) -> None:
     pictures = np.broadcast_to(
         np.linspace(40, 215, 64, dtype=np.float32)[None, None, :, None], (60, *PICTURE, 3)
     ).copy()
@@ -133,7 +133,7 @@ def test_nothing_is_hidden_where_nobody_knows_the_ends(only_occlusion: None) -> 
     assert abs(light(pictures, upright=False) - pictures)[:, :, 1:-1].max() < 0.05
 
 
-def test_what_is_hidden_is_grey_of_the_picture(only_occlusion: None) -> None:
+def test_a_hidden_part_gets_the_mean_of_the_picture(only_occlusion: None) -> None:
     pictures = np.broadcast_to(
         np.linspace(40, 215, 64, dtype=np.float32)[None, None, :, None], (60, *PICTURE, 3)
     ).copy()

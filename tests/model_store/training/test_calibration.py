@@ -1,4 +1,4 @@
-"""Logits that are scaled and shifted until the probabilities match the frequencies."""
+"""Scaling and shifting logits until the probabilities match the frequencies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sigmoid(z: Array) -> Array:
 
 
 def drawn(seed: int, *, images: int = 60, outputs: int = 3, mode: Mode = "multi", sureness: float = 1.0) -> Any:
-    """Logits [N, K] and targets [N, K]; what the logits say is true where `sureness` is 1."""
+    """Logits [N, K] and targets [N, K]; with a `sureness` of 1 the logits are calibrated."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (images, outputs))
     if mode == "multi":
@@ -67,7 +67,7 @@ def with_unknown(targets: Array, seed: int, share: float = 0.3) -> Array:
     sureness=st.sampled_from([0.05, 0.5, 1.0, 4.0, 50.0, -2.0]),
     unknown=st.sampled_from([0.0, 0.3, 1.0]),
 )
-def test_the_images_fitted_to_never_become_less_likely(
+def test_a_fit_never_makes_its_images_less_likely(
     seed: int, images: int, mode: Mode, sureness: float, unknown: float
 ) -> None:
     logits, targets = drawn(seed, images=images, mode=mode, sureness=sureness)
@@ -78,7 +78,7 @@ def test_the_images_fitted_to_never_become_less_likely(
     exact = logits * np.array(calibration.scale) + np.array(calibration.shift)
     before, after = (negative_log_likelihood(given, targets, mode=mode) for given in (logits, exact))
     assert after <= before + 1e-12 or (math.isnan(before) and math.isnan(after))
-    # Each output's order of images stays, and in `single` each image's order of classes.
+    # The order of the images stays the same for each output, and in `single` the order of classes for each image.
     assert (np.argsort(exact, axis=0) == np.argsort(logits, axis=0)).all()
     if mode == "single":
         assert (np.argsort(exact, axis=1) == np.argsort(logits, axis=1)).all()
@@ -115,7 +115,7 @@ def test_the_fit_is_the_minimum_of_the_likelihood_and_the_prior(mode: Mode) -> N
         assert penalised(best[0] + log_scale, best[1] + shift) > penalised(*best)
 
 
-def test_the_prior_says_how_far_few_images_may_move_it() -> None:
+def test_the_prior_limits_how_far_few_images_move_the_calibration() -> None:
     logits, targets = drawn(5, images=20, sureness=4.0)
     scales = [fit(logits, targets, mode="multi", prior=Prior(deviation, 0.5)).scale for deviation in (0.01, 0.5, 5.0)]
     distance = [np.abs(np.log(scale)).mean() for scale in scales]
@@ -123,14 +123,14 @@ def test_the_prior_says_how_far_few_images_may_move_it() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_ten_images_without_an_error_move_it_little(mode: Mode) -> None:
+def test_ten_images_without_an_error_move_the_calibration_little(mode: Mode) -> None:
     truth = np.eye(2)[np.arange(10) % 2]
     calibration = fit(6 * truth - 3, truth, mode=mode)
     assert all(1 <= scale < 1.3 for scale in calibration.scale)
     np.testing.assert_allclose(calibration.shift, 0, atol=0.1)
 
 
-def test_an_output_that_no_image_or_every_image_has_stays_as_it_is() -> None:
+def test_an_output_without_both_kinds_of_images_is_not_changed() -> None:
     logits, targets = drawn(6, images=10)
     targets[:, 0], targets[:, 1] = 0, 1
     calibration = fit(logits, targets, mode="multi")
@@ -141,13 +141,13 @@ def test_an_output_that_no_image_or_every_image_has_stays_as_it_is() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_class_without_images_is_no_obstacle(mode: Mode) -> None:
     logits, _ = drawn(7, images=10)
-    targets = np.eye(3)[np.arange(10) % 2]  # nobody is the third
+    targets = np.eye(3)[np.arange(10) % 2]  # no image has the third class
     calibration = fit(logits, targets, mode=mode)
     assert np.isfinite(calibration.scale + calibration.shift).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_images_or_truth_it_is_the_identity(mode: Mode) -> None:
+def test_without_images_or_truth_the_calibration_is_the_identity(mode: Mode) -> None:
     assert fit(np.zeros((0, 3)), np.zeros((0, 3)), mode=mode) == identity(3)
     assert fit(np.ones((4, 3)), np.full((4, 3), np.nan), mode=mode) == identity(3)
     np.testing.assert_array_equal(cross_fitted(np.ones((1, 3)), np.eye(3)[:1], mode=mode), np.ones((1, 3)))
@@ -155,7 +155,7 @@ def test_without_images_or_truth_it_is_the_identity(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_unknown_has_no_say(mode: Mode) -> None:
+def test_unknown_targets_do_not_count(mode: Mode) -> None:
     logits, targets = drawn(8, mode=mode, sureness=3.0)
     partly = with_unknown(targets, 8)
     if mode == "single":
@@ -208,22 +208,22 @@ def test_folding_into_the_head_is_the_same_as_calibrating_its_logits(mode: Mode)
 def test_out_of_fold_an_image_does_not_calibrate_itself() -> None:
     logits, targets = drawn(10, images=40, sureness=3.0)
     changed = logits.copy()
-    changed[7] += 1e-4  # too little to deal the images in another order
+    changed[7] += 1e-4  # too little to put the images into other folds
     first, second = (cross_fitted(given, targets, mode="multi") for given in (logits, changed))
     moved = np.abs(second - first).max(axis=1) > 0
     assert moved[7]
-    assert np.count_nonzero(~moved) == 7  # its fold's other images: no calibration of theirs has seen it
+    assert np.count_nonzero(~moved) == 7  # the other images of its fold, whose calibration never saw the changed image
 
 
 def calibration_error(logits: Array, targets: Array) -> float:
-    """Of all columns, `good` included, as reports measure it."""
+    """The calibration error over all columns, `good` included, as reports measure it."""
     classes = ("a", "b", "c", "good")
     answers = probabilities_of(logits.astype(np.float32), classes=classes, mode="multi")
     truth = np.concatenate([targets, targets.sum(axis=1, keepdims=True) == 0], axis=1).astype(bool)
     return reliability(answers, truth, np.ones_like(truth), mode="multi").error
 
 
-def test_an_overconfident_head_is_calibrated_on_fresh_images_and_out_of_fold_figures_agree() -> None:
+def test_calibration_halves_the_error_on_fresh_images_and_out_of_fold_metrics_agree() -> None:
     errors, likelihoods = [], []
     for seed in range(40):
         logits, targets = drawn(seed, images=60, sureness=3.0)
@@ -249,7 +249,7 @@ def test_an_overconfident_head_is_calibrated_on_fresh_images_and_out_of_fold_fig
         (np.zeros((2, 2)), np.ones((2, 2)), "single", "exactly one 1"),
     ],
 )
-def test_what_cannot_be_is_refused(logits: Array, targets: Array, mode: Mode, what: str) -> None:
+def test_invalid_logits_and_targets_are_refused(logits: Array, targets: Array, mode: Mode, what: str) -> None:
     for function in (fit, cross_fitted):
         with pytest.raises(ValueError, match=what):
             function(logits, targets, mode=mode)

@@ -1,4 +1,4 @@
-"""Crops against pixels moved by hand, PIL's affine transform and bars drawn by formula."""
+"""Crops compared with pixels moved by hand, PIL's affine transform, and bars drawn by formula."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SQUARE = CropSize(SIZE_PX, SIZE_PX)
 FRAME = np.random.default_rng(1).integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 # Half length and half width of a drawn bar, in fractions of the frame.
 LONG, SHORT = 0.3, 0.05
-# Constants of `upright_transforms`: 2.1 standard deviations, a tenth more across, 3e-4 added to each variance.
+# Constants of `upright_transforms`: 2.1 standard deviations, a tenth more in width, 3e-4 added to each variance.
 REACH, SIDE, LEAST = 2.1, 1.1, 3e-4
 ANGLES_DEG = (0, 1, 20, 45, 70, 89, 90, 91, 110, 135, 160, -45, 179)
 
@@ -37,7 +37,7 @@ def pixels(transform: list[float], size: CropSize = SQUARE, frame: NDArray[np.ui
 
 
 def bar(angle_deg: float, *, long: float = LONG, short: float = SHORT, size: int = 64) -> NDArray[np.float32]:
-    """Heatmap [1, size, size] of a bar around (0.55, 0.45): the share of each cell that it covers."""
+    """Heatmap [1, size, size] of a bar centered on (0.55, 0.45): the share of each cell that the bar covers."""
     fine = size * 8
     at = (np.arange(fine) + 0.5) / fine
     dx, dy = at[None, :] - 0.55, at[:, None] - 0.45
@@ -47,7 +47,7 @@ def bar(angle_deg: float, *, long: float = LONG, short: float = SHORT, size: int
 
 
 def crop_of(heatmap: NDArray[np.float32], size: CropSize = UPRIGHT_SIZE) -> tuple[NDArray[np.float64], ...]:
-    """Centre, u and v."""
+    """The crop's centre, u and v."""
     row = np.asarray(upright_transforms(import_tensorflow().constant(heatmap), size), np.float64)[0]
     return row[:2], row[2:4], row[4:]
 
@@ -87,13 +87,13 @@ def test_a_crop_far_outside_shows_the_corner() -> None:
     np.testing.assert_allclose(pixels([3, 3, 0.5, 0, 0, 0.5]), np.broadcast_to(FRAME[-1, -1], FRAME.shape), atol=0.01)
 
 
-def test_half_a_pixel_lies_between_its_neighbours() -> None:
+def test_a_crop_shifted_by_a_part_of_a_pixel_interpolates() -> None:
     shifted = pixels([0.5 + 0.25 / SIZE_PX, 0.5, 0.5, 0, 0, 0.5])
     whole = FRAME.astype(float)
     np.testing.assert_allclose(shifted[:, :-1], 0.75 * whole[:, :-1] + 0.25 * whole[:, 1:], atol=0.01)
 
 
-def test_any_crop_is_what_pil_transforms() -> None:
+def test_a_crop_equals_pils_affine_transform() -> None:
     size = CropSize(30, 22)
     cx, cy, ux, uy, vx, vy = transform = [0.52, 0.47, 0.13, 0.09, -0.14, 0.21]
     affine = (
@@ -131,7 +131,7 @@ def test_a_bar_of_any_angle_is_set_upright(angle_deg: float) -> None:
     axis = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     assert abs(v @ axis) / height == pytest.approx(1.0, abs=1e-4)
     assert u @ v == pytest.approx(0.0, abs=1e-6)
-    assert determinant(u, v) > 0, "mirrored"
+    assert determinant(u, v) > 0, "the crop is mirrored"
     assert height == pytest.approx(REACH * np.sqrt(LONG**2 / 3 + LEAST), rel=0.01)
     assert width / height == pytest.approx(128 / 192, rel=1e-4)
 
@@ -150,7 +150,7 @@ def test_the_cropped_bar_stands_upright(angle_deg: float) -> None:
     assert abs(np.flatnonzero(columns > columns.max() / 2).mean() - 63.5) < 1.5
 
 
-def test_a_thick_thing_gets_its_width_and_more() -> None:
+def test_a_thick_bar_gets_a_crop_for_its_width() -> None:
     _, u, v = crop_of(bar(30, long=0.2, short=0.19))
     assert np.hypot(*v) == pytest.approx(REACH * SIDE * np.sqrt(0.19**2 / 3 + LEAST) * 1.5, rel=0.02)
     assert np.hypot(*u) == pytest.approx(REACH * SIDE * np.sqrt(0.19**2 / 3 + LEAST), rel=0.02)
@@ -165,7 +165,7 @@ def test_a_flat_heatmap_gives_a_crop_of_the_middle(warmth: float) -> None:
     assert determinant(u, v) > 0
 
 
-def test_one_warm_cell_has_a_size() -> None:
+def test_a_single_warm_cell_gives_a_small_crop() -> None:
     heatmap = np.zeros((1, 16, 16), np.float32)
     heatmap[0, 4, 9] = 5
     centre, u, v = crop_of(heatmap)
@@ -206,5 +206,5 @@ def test_litert_crops_the_same() -> None:
             interpreter.set_tensor(detail["index"], heatmap if len(detail["shape"]) == 3 else frames)
         interpreter.invoke()
         answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        # Of full scale.
+        # In fractions of full scale.
         np.testing.assert_allclose(answer / 255, np.asarray(module.crop(frames, heatmap)) / 255, atol=1e-4)

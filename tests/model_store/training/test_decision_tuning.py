@@ -1,4 +1,4 @@
-"""From a head's logits on validation images to calibration, policy and unbiased metrics."""
+"""Calibration, policy and unbiased metrics from a head's logits on validation images."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_each_image_is_scored_in_its_row_by_its_folds_policy(mode: Mode) -> None
     assert compute_metrics(scored)["images"] == 60
 
 
-def test_the_metrics_to_expect_are_those_of_fresh_images_and_not_those_of_the_chosen_policy() -> None:
+def test_the_reported_metrics_are_close_to_those_on_fresh_images() -> None:
     expected, flattering, fresh = [], [], []
     evaluate_multi = functools.partial(evaluate, classes=CLASSES, mode="multi")
     for seed in range(40):
@@ -80,7 +80,7 @@ def test_the_metrics_to_expect_are_those_of_fresh_images_and_not_those_of_the_ch
     assert abs(np.mean(expected) - np.mean(fresh)) < 0.5 * abs(np.mean(flattering) - np.mean(fresh))
 
 
-def test_unknown_truth_is_left_out_all_the_way() -> None:
+def test_unknown_truth_is_left_out_in_every_step() -> None:
     logits, labels = drawn(3)
     targets = targets_of(labels, CLASSES, "multi")
     known = np.random.default_rng(3).random((60, 3)) < 0.7
@@ -93,14 +93,14 @@ def test_unknown_truth_is_left_out_all_the_way() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("images", [1, 2, 10])
-def test_a_handful_of_images_is_enough_to_go_on(mode: Mode, images: int) -> None:
+def test_a_handful_of_images_is_enough(mode: Mode, images: int) -> None:
     logits, labels = drawn(4, images=images, mode=mode)
     tuning = tune_decisions(logits, targets_of(labels, CLASSES, mode), classes=CLASSES, mode=mode)
     assert np.isfinite(tuning.after).all()
     assert compute_metrics(tuning.score_out_of_fold(labels))["images"] == images
 
 
-def test_the_objective_is_followed_and_what_it_missed_is_reported() -> None:
+def test_the_objective_is_followed_and_reported_if_it_is_missed() -> None:
     logits, labels = drawn(5, images=200)
     targets = targets_of(labels, CLASSES, "multi")
 

@@ -48,7 +48,7 @@ def test_features_are_computed_once(
     assert asked == [1]
 
 
-def test_features_that_cant_be_cached_are_used_all_the_same(
+def test_features_that_cant_be_cached_are_used_nevertheless(
     extractor: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: Any) -> None:
@@ -65,9 +65,9 @@ def test_features_that_cant_be_cached_are_used_all_the_same(
 
 
 class Watched(LazySubset):
-    """Images that remember how many were asked for at once."""
+    """Images that note how many are read at once."""
 
-    asked: list[int] = []  # noqa: RUF012 - of one test
+    asked: list[int] = []  # noqa: RUF012 - used by one test only
 
     def __getitem__(self, part: Rows) -> NDArray[np.uint8]:
         found = super().__getitem__(part)
@@ -75,7 +75,7 @@ class Watched(LazySubset):
         return found
 
 
-def test_images_are_copied_a_batch_at_a_time(
+def test_images_are_copied_in_batches(
     extractor: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "BATCH_SIZE", 4)
@@ -91,7 +91,7 @@ def test_images_are_copied_a_batch_at_a_time(
     np.testing.assert_allclose(computed, expected, atol=1e-5)
 
 
-def test_augmented_crops_are_other_pixels_by_the_seed(extractor: FeatureExtractor) -> None:
+def test_augmented_crops_differ_by_seed(extractor: FeatureExtractor) -> None:
     images = frames(3)
     (plain,) = crop_batches(extractor, images)
     np.testing.assert_array_equal(plain, images)

@@ -10,11 +10,11 @@ from model_store.training.feature_extractor import frame_size_px, graph_extracto
 pytestmark = pytest.mark.training
 
 
-def test_the_digest_is_of_the_weights(tiny_network: Network) -> None:
+def test_the_digest_depends_on_the_weights(tiny_network: Network) -> None:
     pretrained = graph_extractor(tiny_network, localizer=None).digest
     assert graph_extractor(tiny_network.clone(), localizer=None).digest == pretrained
     blank, other = (graph_extractor(tiny_network.clone(pretrained=False), localizer=None).digest for _ in range(2))
-    assert len({pretrained, blank, other}) == 3, "features of one would be taken for the other's"
+    assert len({pretrained, blank, other}) == 3, "the features of one would be taken for those of another"
     tuned = tiny_network.clone()
     weights = tuned.graph.get_layer("Conv1").trainable_variables[0]
     weights.assign(weights + 1e-3)

@@ -1,4 +1,4 @@
-"""Tuning layers of a small network on frames of coloured bottles: what moves, what stays, what is kept."""
+"""Tuning a small network on frames of coloured bottles: which weights change, and which epoch is kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE_PX = 96
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuning, and the network's arrays and the localizer's maps before and after it."""
+    """A tuning run, with the network's arrays and the localizer's maps before and after it."""
 
     extractor: FeatureExtractor
     result: TrainResult
@@ -136,7 +136,7 @@ def statistics(run: Tuned) -> set[str]:
 
 
 @pytest.mark.parametrize("method", ["top", "everything"])
-def test_pretrained_statistics_stay(method: str, request: pytest.FixtureRequest) -> None:
+def test_pretrained_statistics_are_not_changed(method: str, request: pytest.FixtureRequest) -> None:
     run: Tuned = request.getfixturevalue(method)
     assert run.moved({name for name in run.before if "moving_" in name}) == set()
 
@@ -149,7 +149,7 @@ def test_from_scratch_gathers_its_own_statistics(scratch: Tuned) -> None:
 
 
 @pytest.mark.parametrize("method", ["top", "scratch"])
-def test_the_best_epoch_is_what_is_left(method: str, request: pytest.FixtureRequest) -> None:
+def test_the_weights_of_the_best_epoch_are_kept(method: str, request: pytest.FixtureRequest) -> None:
     run: Tuned = request.getfixturevalue(method)
     told = run.result.history["val_loss"]
     assert run.result.best_epoch == int(np.argmin(told))
@@ -162,14 +162,14 @@ def test_the_best_epoch_is_what_is_left(method: str, request: pytest.FixtureRequ
 
 @pytest.fixture(scope="module")
 def opaque_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """Eight convolutions: traced in a moment, where the network takes seconds."""
+    """Eight convolutions, which are traced in a moment, while the network takes seconds."""
     folder = tmp_path_factory.mktemp("opaque")
     return resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
 
 
 @dataclass(frozen=True)
 class TunedOpaque:
-    """A tuning of an opaque module, and its arrays before and after it."""
+    """A tuning run of an opaque module, with its arrays before and after it."""
 
     result: TrainResult
     before: list[NDArray[np.float32]]
@@ -199,7 +199,7 @@ def tuned_opaque(backbone: Backbone, settings: FineTuneSettings, *, images: int 
 
 
 class Scripted:
-    """Stands in for the evaluation of a run: returns these losses in turn, and keeps the weights of each call."""
+    """Replaces the evaluation of a run: returns these losses in turn, and keeps the weights at each call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
         self.seen: list[list[Any]] = []
@@ -215,7 +215,7 @@ class Scripted:
     ("losses", "best_epoch"),
     [
         ((2.0, 1.9, 1.5, 1.6, 1.7), 1),
-        ((2.0, 2.9, 2.5, 2.6, 1.7), 3),  # worse than the start for long
+        ((2.0, 2.9, 2.5, 2.6, 1.7), 3),  # worse than the start for several epochs
         ((2.0, 2.1, 2.2), -1),
         ((2.0, 2.1, float("nan")), -1),
     ],
@@ -230,7 +230,7 @@ def test_the_epoch_with_the_lowest_loss_is_kept(
         ("loss", "acc", "val_loss", "val_acc", "learning_rate"), len(losses) - 1
     )
     *kept, kernel, bias = script.seen[best_epoch + 1]
-    assert len({array.tobytes() for array, *_ in script.seen}) == len(script.seen), "each epoch moves the layers"
+    assert len({array.tobytes() for array, *_ in script.seen}) == len(script.seen), "each epoch changes the layers"
     for array, expected in zip(run.after, kept, strict=True):
         np.testing.assert_array_equal(array, expected)
     assert run.has_moved == [best_epoch >= 0] * len(kept)
@@ -241,12 +241,14 @@ def test_the_epoch_with_the_lowest_loss_is_kept(
 FROM_SCRATCH = replace(SETTINGS["scratch"], batch_size=8)
 
 
-def test_random_weights_are_nothing_to_fall_back_on(opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_random_initial_weights_are_never_the_best_epoch(
+    opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Scripted(monkeypatch, 1.0, 3.0, 2.0)
     assert tuned_opaque(opaque_backbone, replace(FROM_SCRATCH, epochs=2)).result.best_epoch == 1
 
 
-def test_random_weights_that_learn_nothing_are_no_model(
+def test_a_training_from_scratch_that_learns_nothing_fails(
     opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Scripted(monkeypatch, 1.0, float("nan"))
@@ -274,7 +276,7 @@ def test_an_opaque_module_is_tuned_as_a_whole(opaque_backbone: Backbone) -> None
     assert min(losses) < 0.8 * losses[0]
 
 
-def test_unknown_targets_are_tuned_around(opaque_backbone: Backbone) -> None:
+def test_unknown_targets_do_not_affect_the_tuning(opaque_backbone: Backbone) -> None:
     extractor = opaque_extractor(opaque_backbone, trainable=True)
     frames = coloured_frames(24, seed=3, size_px=OPAQUE_PX)
     targets = frames.targets[:, 1:].copy()

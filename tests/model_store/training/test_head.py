@@ -1,4 +1,4 @@
-"""The head's training, against Keras alone and against its documentation."""
+"""The head's training, compared with plain Keras and with its documentation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = ("good", "no cap", "pigmented")
 
 
 def examples(count: int, *, seed: int, mode: Mode, noise: float = 1.0) -> Examples:
-    """Features of unlike sizes, whose classes differ along three directions."""
+    """Features of different magnitudes; the classes differ along three directions."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).normal(0, 1, (3, WIDTH))
     if mode == "single":
@@ -53,7 +53,7 @@ def trained(
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_a_head_learns_what_it_has_not_seen(mode: Mode) -> None:
+def test_a_head_classifies_images_that_it_has_not_seen(mode: Mode) -> None:
     held_out = examples(200, seed=3, mode=mode, noise=0.6)
     head = trained(examples(200, seed=1, mode=mode, noise=0.6), held_out, HeadSettings(), mode=mode).head
     right = np.asarray(losses.accuracy(held_out.targets, logits_of(head, held_out.features), mode=mode))
@@ -69,7 +69,7 @@ def test_folding_the_scaler_changes_no_answer() -> None:
     np.testing.assert_allclose(features @ plain_kernel + plain_bias, standardised, atol=1e-4)
 
 
-def test_the_scaler_does_not_blow_up_what_hardly_varies() -> None:
+def test_the_scaler_does_not_amplify_features_that_hardly_vary() -> None:
     features = np.random.default_rng(3).normal(5, [1.0, 1e-6], (400, 2)).astype(np.float32)
     deviations = Scaler.of(features).apply(features).std(axis=0)
     assert 0.9 < deviations[0] <= 1
@@ -77,8 +77,8 @@ def test_the_scaler_does_not_blow_up_what_hardly_varies() -> None:
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_the_best_epoch_is_restored_and_patience_ends_the_rest(mode: Mode) -> None:
-    # Few noisy images and a fast rate: the validation loss falls and then climbs.
+def test_the_best_epoch_is_restored_and_training_ends_after_the_patience(mode: Mode) -> None:
+    # With few noisy images and a high rate, the validation loss falls and then rises.
     train, validation = examples(24, seed=1, mode=mode, noise=2.0), examples(60, seed=2, mode=mode, noise=2.0)
     settings = HeadSettings(epochs=60, learning_rate=0.03, decays=False, patience=6)
     head, history, best = trained(train, validation, settings, mode=mode)
@@ -91,7 +91,7 @@ def test_the_best_epoch_is_restored_and_patience_ends_the_rest(mode: Mode) -> No
     assert float(np.mean(found)) == pytest.approx(min(history["val_loss"]), rel=1e-4)
 
 
-def test_the_best_epoch_is_restored_where_nothing_ended_early() -> None:
+def test_the_best_epoch_is_restored_without_early_stopping_too() -> None:
     train, validation = examples(24, seed=1, mode="single", noise=2.0), examples(60, seed=2, mode="single", noise=2.0)
     settings = HeadSettings(epochs=40, learning_rate=0.03, decays=False, patience=None)
     head, history, best = trained(train, validation, settings)
@@ -115,7 +115,7 @@ def test_unknown_targets_teach_nothing() -> None:
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_a_seed_gives_its_head(mode: Mode) -> None:
+def test_a_seed_reproduces_a_head(mode: Mode) -> None:
     train, validation = examples(80, seed=1, mode=mode), examples(40, seed=2, mode=mode)
     first, again, other = (
         trained(train, validation, HeadSettings(epochs=5), mode=mode, seed=seed) for seed in (7, 7, 8)
@@ -147,22 +147,22 @@ def test_the_tutorial_is_plain_keras(mode: Mode) -> None:
         np.testing.assert_allclose(found.history[ours], theirs, rtol=1e-3, atol=1e-5)
     assert found.history["learning_rate"] == [1e-3] * 25
     assert found.best_epoch == 24
-    columns = [0, 1, 2] if single else [1, 2]  # of `multi`, `good` comes first and is derived
+    columns = [0, 1, 2] if single else [1, 2]  # in `multi`, `good` comes first and is derived
     answers = probabilities_of(logits_of(found.head, validation.features), classes=CLASSES, mode=mode)
     np.testing.assert_allclose(answers[:, columns], model.predict(validation.features, verbose=0), atol=1e-4)
 
 
-def test_the_rate_of_each_epoch_is_told() -> None:
+def test_the_learning_rate_of_each_epoch_is_recorded() -> None:
     train, validation = examples(65, seed=1, mode="multi"), examples(20, seed=2, mode="multi")
     settings = HeadSettings(epochs=4, batch_size=32, learning_rate=0.01, patience=None)
     told = trained(train, validation, settings, mode="multi").history["learning_rate"]
     np.testing.assert_allclose(told, 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-5)
-    validation.targets[:] = 1 - validation.targets  # so that it ends early
+    validation.targets[:] = 1 - validation.targets  # so that training ends early
     ended = trained(train, validation, replace(settings, patience=1), mode="multi").history
     assert len(ended["learning_rate"]) == len(ended["loss"]) < 4
 
 
-def test_weight_decay_makes_weights_small_but_not_the_bias() -> None:
+def test_weight_decay_reduces_the_weights_but_not_the_bias() -> None:
     train, validation = examples(60, seed=1, mode="multi"), examples(20, seed=2, mode="multi")
     train.targets[:] = 1.0
     settings = HeadSettings(
@@ -179,7 +179,7 @@ def test_weight_decay_makes_weights_small_but_not_the_bias() -> None:
     assert np.linalg.norm(held.head.kernel) < 0.95 * np.linalg.norm(free.head.kernel)
 
 
-def test_targets_say_what_is_known() -> None:
+def test_targets_are_nan_where_the_truth_is_unknown() -> None:
     labels: list[tuple[str, ...]] = [("good",), ("no cap", "pigmented"), ("no cap",)]
     known: NDArray[np.bool_] = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 0]], bool)
     expected = np.array([[0, 0], [1, 1], [1, np.nan]], np.float32)

@@ -1,4 +1,4 @@
-"""Losses against Keras's own and numbers by hand; unknown targets must not be learnt."""
+"""Losses, compared with Keras's own and with values worked out by hand; unknown targets must not be learned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def entropy(target: float, logit: float) -> float:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_complete_targets_give_keras_losses(smoothing: float) -> None:
+def test_losses_of_complete_targets_equal_those_of_keras(smoothing: float) -> None:
     keras = import_keras()
     categorical, binary = (
         loss(from_logits=True, label_smoothing=smoothing, reduction="none")
@@ -72,12 +72,12 @@ def of_counts(positives: list[int], *, images: int) -> NDArray[np.float32]:
 
 
 def test_class_weights_of_several_labels() -> None:
-    # 20 of 100: 80 / 20 = 4, root 2; 50: 1; 1: 99, root 9.9, at most 5; 99: 1 / 99, at least 1 / 5; none: at most 5.
+    # The square root of negatives / positives, between 1 / 5 and 5: for 20 of 100 images it is (80 / 20) ** 0.5 = 2.
     found = losses.class_weights(of_counts([20, 50, 1, 99, 0], images=100), "multi")
     np.testing.assert_allclose(found, [2, 1, 5, 0.2, 5], rtol=1e-6)
 
 
-def test_class_weights_go_by_what_is_known() -> None:
+def test_class_weights_count_only_known_targets() -> None:
     targets = of_counts([20], images=100)
     targets[40:, 0] = NAN  # 20 with, 20 without, 60 unknown
     np.testing.assert_allclose(losses.class_weights(targets, "multi"), [1.0], rtol=1e-6)

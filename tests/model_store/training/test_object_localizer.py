@@ -1,4 +1,4 @@
-"""The localizer on drawn bottles that it has not seen, and its arithmetic against slower ways."""
+"""The localizer on drawn bottles that it has not seen, and its arithmetic compared with slower methods."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def drawn(bottle: Bottle) -> NDArray[np.float32]:
 
 
 def overlaps(network: Network, localizer: ObjectLocalizer, of: Sequence[Sample]) -> NDArray[np.float64]:
-    """Intersection over union of the crop found and the crop of the bottle as drawn."""
+    """Intersection over union of the detected crop and the crop of the bottle as drawn."""
     tf = import_tensorflow()
     found = np.asarray(upright_transforms(tf.constant(heatmap(network, localizer, of)), CROP_SIZE), np.float64)
     right = [np.asarray(upright_transforms(tf.constant(drawn(one.bottle)), CROP_SIZE), np.float64)[0] for one in of]
@@ -65,7 +65,7 @@ def overlaps(network: Network, localizer: ObjectLocalizer, of: Sequence[Sample])
     ("belt", "well_found"),
     [pytest.param(GREY_BELT, 0.75, id="one belt"), pytest.param(None, 0.5, id="another colour in each frame")],
 )
-def test_bottles_not_seen_before_are_detected(
+def test_bottles_that_it_has_not_seen_are_detected(
     tiny_network: Network, belt: NDArray[np.float64] | None, well_found: float
 ) -> None:
     told: list[int] = []
@@ -107,7 +107,7 @@ def test_an_extractor_sets_the_detected_bottle_upright(tiny_network: Network) ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_otsu_leaves_the_least_variance(seed: int) -> None:
+def test_otsus_threshold_minimizes_the_variance_within_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = np.concatenate([rng.normal(2, 1, 60), rng.normal(6 + seed, 1.5, 25)])
     threshold = _otsu(values)
@@ -120,7 +120,7 @@ def test_otsu_leaves_the_least_variance(seed: int) -> None:
     assert left(threshold) == pytest.approx(best, rel=1e-9)
 
 
-def test_the_regression_is_that_of_weighted_least_squares() -> None:
+def test_the_regression_equals_weighted_least_squares() -> None:
     rng = np.random.default_rng(8)
     maps = rng.normal(0, 1, (6, 5, 5, 7)) * rng.uniform(0.1, 4, 7) + rng.normal(0, 3, 7)
     share = np.clip(maps[..., 0] / 4 + rng.normal(0, 0.3, maps.shape[:3]), 0, 1)
@@ -129,7 +129,7 @@ def test_the_regression_is_that_of_weighted_least_squares() -> None:
         regression.add(maps[part], share[part])
     solved = regression.solve()
 
-    # Each cell twice: as belt (-1) and as bottle (1), either side's weights adding up to a half.
+    # Each cell counts twice, as belt (-1) and as bottle (1); the weights of each side add up to a half.
     rows, bottle = np.concatenate([maps.reshape(-1, 7)] * 2), share.ravel()
     weights = np.concatenate([(1 - bottle) / (1 - bottle).sum(), bottle / bottle.sum()]) / 2
     labels = np.repeat([-1.0, 1.0], bottle.size)
@@ -144,7 +144,7 @@ def test_the_regression_is_that_of_weighted_least_squares() -> None:
     assert solved.bias == pytest.approx(float(-mean @ kernel), rel=1e-4)
 
 
-def test_the_heatmap_is_the_linear_layer_where_positive() -> None:
+def test_the_heatmap_is_the_positive_part_of_the_linear_layer() -> None:
     maps = np.random.default_rng(3).normal(0, 1, (2, 4, 5, 6)).astype(np.float32)
     localizer = ObjectLocalizer(np.linspace(-1, 1, 6, dtype=np.float32), 0.2)
     expected = np.maximum(maps @ localizer.kernel + 0.2, 0)

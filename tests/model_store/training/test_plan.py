@@ -29,7 +29,7 @@ from model_store.training.plan import TransferOptions, feature_separability, mak
         (50_000, 0.39, False, "all", ("50,000", "0.39")),
     ],
 )
-def test_auto_goes_by_size_and_likeness(
+def test_auto_depends_on_dataset_size_and_separability(
     images: int, score: float, is_network: bool, expected: FineTuneMethod, numbers: tuple[str, ...]
 ) -> None:
     plan = make_plan({"full": score}, options=TransferOptions(), images=images, is_network=is_network)
@@ -42,7 +42,7 @@ def test_auto_goes_by_size_and_likeness(
 
 @pytest.mark.parametrize(("images", "expected"), [(60, "top"), (2_000, "all"), (50_000, "scratch")])
 def test_a_known_network_is_tuned_however_its_module_was_saved(images: int, expected: FineTuneMethod) -> None:
-    """The network is built anew as a Keras graph: what the module lets be trained is of no account."""
+    """The network is built again as a Keras graph, so it doesn't matter which weights the module lets be trained."""
     plan = make_plan({"full": 0.3}, options=TransferOptions(), images=images, is_network=True, is_trainable=False)
     assert plan.fine_tune == expected
     assert (
@@ -54,7 +54,7 @@ def test_a_known_network_is_tuned_however_its_module_was_saved(images: int, expe
 
 
 @pytest.mark.parametrize("method", ["none", "top", "all", "scratch"])
-def test_an_explicit_method_is_used_whatever_the_figures(method: FineTuneMethod) -> None:
+def test_an_explicit_method_is_used_whatever_was_measured(method: FineTuneMethod) -> None:
     plan = make_plan({"detected": 1.0}, options=TransferOptions(fine_tune=method), images=10, is_network=True)
     assert plan.fine_tune == method
     assert f"--fine-tune {method}, as asked" in plan.reasons[-1]
@@ -65,7 +65,7 @@ def test_an_explicit_method_is_used_whatever_the_figures(method: FineTuneMethod)
     [
         ({"detected": 0.80, "full": 0.90}, "full"),
         ({"detected": 0.90, "full": 0.80}, "detected"),
-        ({"detected": 0.84, "full": 0.88}, "detected"),  # about equal: the cropped bottle
+        ({"detected": 0.84, "full": 0.88}, "detected"),  # if they are about equal, the cropped bottle is used
         ({"full": 0.3}, "full"),
     ],
 )
@@ -92,7 +92,7 @@ def test_separable_features_score_one(targets: NDArray[np.float32]) -> None:
 
 
 def test_noise_scores_the_base_rate(targets: NDArray[np.float32]) -> None:
-    # Also with as many features as images, which a fit learns by heart: the folds keep that from counting.
+    # That holds even with almost as many features as images, where a fit learns every image by heart: thanks to folds.
     for width in (8, 300):
         noise = np.random.default_rng(8).normal(0, 1, (400, width)).astype(np.float32)
         assert feature_separability(noise, targets) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
@@ -104,7 +104,7 @@ def test_unknown_targets_do_not_count(targets: NDArray[np.float32]) -> None:
     unknown[::3, 0] = np.nan
     unknown[:, 1] = np.nan
     assert feature_separability(features, unknown) == pytest.approx(1.0, abs=1e-6)
-    # Taken for an answer either way, they would pull the score down.
+    # If unknown targets were taken for 0 or 1, the score would be lower.
     noisy = features.copy()
     noisy[::3, -2] = np.random.default_rng(1).normal(0, 3, len(noisy[::3]))
     assert feature_separability(noisy, unknown) > 0.95
@@ -112,7 +112,7 @@ def test_unknown_targets_do_not_count(targets: NDArray[np.float32]) -> None:
 
 
 def test_copies_of_a_photograph_are_in_one_fold(targets: NDArray[np.float32]) -> None:
-    """Else noise would tell apart what it has learnt by heart."""
+    """Otherwise a fit to noise would recognize copies of the images that it has learned by heart."""
     noise = np.random.default_rng(8).normal(0, 1, (400, 300)).astype(np.float32)
     twice, both = np.repeat(noise, 2, axis=0), np.repeat(targets, 2, axis=0)
     groups = np.repeat(np.arange(400), 2).tolist()
@@ -120,5 +120,5 @@ def test_copies_of_a_photograph_are_in_one_fold(targets: NDArray[np.float32]) ->
     assert feature_separability(twice, both, groups=groups) == pytest.approx(targets.mean(axis=0).mean(), abs=0.08)
 
 
-def test_nothing_known_scores_nothing(targets: NDArray[np.float32]) -> None:
+def test_the_score_is_zero_if_no_target_is_known(targets: NDArray[np.float32]) -> None:
     assert feature_separability(features_of(targets, signal=3), np.full_like(targets, np.nan)) == 0.0

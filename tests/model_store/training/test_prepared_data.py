@@ -1,4 +1,4 @@
-"""Prepared data: only regions of cameras with training images, frames of the usual size, and splits by the rules."""
+"""Prepared data: regions only of cameras with training images, frames at their usual size, and correct splits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PART = Region(0, 0, 0.5, 1)
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Images of the cameras `top` and `side`, one of none, and one of `spare` that is held out."""
+    """Images of the cameras `top` and `side`, one without a camera, and a held-out one of `spare`."""
     write_labelled(tmp_path, dict.fromkeys(CAMERAS, "good"))
     lines = [f"{name},good,{camera}" for name, camera in CAMERAS.items()]
     (tmp_path / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
@@ -32,12 +32,12 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("cameras", [(), ("*",), ("top",), ("side", "top", "*")])
-def test_regions_of_cameras_that_are_trained_on_are_taken(dataset: Dataset, cameras: tuple[str, ...]) -> None:
+def test_regions_of_cameras_with_training_images_are_accepted(dataset: Dataset, cameras: tuple[str, ...]) -> None:
     check_regions(dict.fromkeys(cameras, PART), dataset)
 
 
 @pytest.mark.parametrize("camera", ["cam-2", "spare", "TOP"])
-def test_a_region_that_only_serving_would_see_is_refused(dataset: Dataset, camera: str) -> None:
+def test_a_region_of_a_camera_without_training_images_is_refused(dataset: Dataset, camera: str) -> None:
     with pytest.raises(BadSetting, match=f"--region {camera}=0,0,0.5,1: .*'{camera}'; their cameras are side, top"):
         check_regions({"top": PART, camera: PART}, dataset)
 
@@ -55,7 +55,7 @@ def test_sizes_are_those_of_readable_images(dataset: Dataset) -> None:
 def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path) -> None:
     kinds = ("good", "no cap", "pigmented")
     folder = write_labelled(tmp_path / "set", {f"{index:02}.png": kinds[index % 3] for index in range(24)})
-    for index in range(0, 12, 2):  # each photograph of the first twelve twice, labelled alike but for the first two
+    for index in range(0, 12, 2):  # six copies; all but the first have the label of their original
         (folder / f"{index + 12:02}.png").write_bytes((folder / f"{index:02}.png").read_bytes())
     table = (folder / "labels.csv").read_text()
     (folder / "labels.csv").write_text(table.replace("12.png,good", "12.png,no cap"))

@@ -1,4 +1,4 @@
-"""Recipes side by side, and the two ways to train a head, by their commands."""
+"""Comparing two recipes, and two ways to train a head, on the command line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def invoked(place: Path, dataset: Path, command: str, *arguments: str) -> Result
 
 
 def write_folders(root: Path, **kinds: str) -> Path:
-    """Fifteen pictures of a kind in each folder; `_` stands for a space."""
+    """Write fifteen pictures of a kind into each folder; `_` in a folder's name stands for a space."""
     for number, (folder, kind) in enumerate(kinds.items()):
         path = root / folder.replace("_", " ")
         path.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
 
 
 def test_unknown_labels_are_neither_learnt_nor_evaluated(place: Path) -> None:
-    both = "no cap|pigmented"  # of each bottle with a defect its folder states one of two
+    both = "no cap|pigmented"  # the bottles have both defects, but a folder names only one of them
     dataset = write_folders(place / "unknown", good="good", no_cap=both, pigmented=both)
     result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
     assert result["multi"]["ours"]["exact_match"] == [1.0]
@@ -91,11 +91,13 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
         invoked(place, dataset, *arguments)
 
 
-def test_what_is_not_used_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
     dataset = write_labelled(place / "flawed", rows)
     (dataset / "000.png").write_bytes(b"no image")
-    (dataset / "001.png").write_bytes((dataset / "002.png").read_bytes())  # `no cap`, and `pigmented`
+    (dataset / "001.png").write_bytes(
+        (dataset / "002.png").read_bytes()
+    )  # the same picture as `no cap` and as `pigmented`
     (dataset / "held_out.txt").write_text("002.png\n")
     result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
     for mode, images in (("single", 33), ("multi", 45)):
@@ -117,9 +119,9 @@ def test_seeds_are_whole_numbers(place: Path) -> None:
         run(place, "compare-recipes", "--seeds", "1,two")
 
 
-def test_a_head_is_the_same_on_cached_features_as_with_the_base_in_every_epoch(place: Path) -> None:
+def test_cached_and_recomputed_features_give_the_same_head(place: Path) -> None:
     timings = json.loads(run(place, "time-head", "--seed", "5", "--json"))
     assert (timings["images"], timings["epochs"]) == (36, 25)
-    # The same start, order and steps: but for rounding, the same head.
+    # Both start with the same weights and take the same steps, so the heads are equal except for rounding.
     assert timings["accuracy_recomputed"] == timings["accuracy_cached"]
     assert min(timings[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0

@@ -1,4 +1,4 @@
-"""Thresholds chosen on validation images for a stated objective."""
+"""Thresholds chosen on validation images for an objective."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sigmoid(z: Array) -> Array:
 
 
 def perfect(seed: int, images: int = 20_000) -> tuple[Array, Array]:
-    """Probabilities that are exactly right, [N, 1], and answers drawn from them."""
+    """Perfectly calibrated probabilities, [N, 1], and answers drawn from them."""
     rng = np.random.default_rng(seed)
     p = rng.beta(0.4, 0.9, (images, 1))
     return p, (rng.random(p.shape) < p).astype(np.float64)
@@ -65,7 +65,7 @@ def test_an_objective_is_read_and_shown(text: str, kind: Any, target: float | No
         ("cost:nan", "above 0 and up to 1000"),
     ],
 )
-def test_what_is_no_objective_is_refused_with_an_example(text: str, what: str) -> None:
+def test_an_invalid_objective_is_refused_with_an_example(text: str, what: str) -> None:
     with pytest.raises(BadSetting, match=what):
         parse_objective(text)
 
@@ -84,7 +84,7 @@ def f1_of(decided: Any, truth: Any) -> float:
     return float(2 * (decided & truth).sum() / (decided.sum() + truth.sum()))
 
 
-def test_f1_comes_near_the_best_there_is_for_the_defect_and_good() -> None:
+def test_f1_comes_near_the_best_possible_for_the_defect_and_good() -> None:
     p, y = perfect(1)
     fresh, truth = (values[:, 0] for values in perfect(2))
 
@@ -96,8 +96,8 @@ def test_f1_comes_near_the_best_there_is_for_the_defect_and_good() -> None:
     assert best > f1(0.6) + 0.01
 
 
-def test_a_threshold_minds_what_it_does_to_good() -> None:
-    """Of the defect alone a low threshold has the better F1; it would call many good bottles defective."""
+def test_a_threshold_also_considers_the_f1_of_good() -> None:
+    """For the defect alone a lower threshold would be best, but it would call many good bottles defective."""
     rng = np.random.default_rng(11)
     p = np.column_stack([np.full(8000, 0.02), rng.beta(0.7, 0.9, 8000)])
     y = (rng.random(p.shape) < p).astype(np.float64)
@@ -108,7 +108,7 @@ def test_a_threshold_minds_what_it_does_to_good() -> None:
     assert both > alone + 0.03
     chosen = choose_thresholds(p, y, outputs=["a", "b"], mode="multi")
     assert chosen.thresholds["b"] == pytest.approx(both, abs=0.025)
-    # Where no image is known to be good or not, the defect is all there is.
+    # If it is unknown for every image whether it is good, only the defect counts.
     y[:, 0] = np.nan
     y[y[:, 1] == 1, 0] = 0
     blind = choose_thresholds(p, y, outputs=["a", "b"], mode="multi")
@@ -134,21 +134,21 @@ def test_recall_is_the_highest_threshold_that_reaches_it(target: float) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1, 4])
-def test_cost_is_bayes_threshold_where_probabilities_are_right(ratio: float) -> None:
+def test_cost_gives_bayes_threshold_if_probabilities_are_calibrated(ratio: float) -> None:
     assert chosen_for(f"cost:{ratio}", *perfect(7)) == pytest.approx(1 / (1 + ratio), abs=0.03)
 
 
-def test_a_cost_that_asks_for_more_than_the_bounds_is_reported() -> None:
+def test_a_cost_whose_threshold_is_out_of_bounds_is_reported() -> None:
     p, y = perfect(8)
     chosen = choose_thresholds(p, y, outputs=["x"], mode="multi", objective=parse_objective("cost:99"))
     assert chosen.thresholds == {"x": LOWEST}
     assert chosen.notes == ("x: cost:99 asks for a threshold of 0.010, but thresholds stay between 0.1 and 0.9.",)
 
 
-def test_where_the_target_cannot_be_reached_the_nearest_is_taken_and_reported() -> None:
+def test_if_the_target_cannot_be_reached_the_nearest_is_taken_and_reported() -> None:
     p = np.array([[0.9], [0.7], [0.3], [0.2]])
     y = np.array([[0.0], [1.0], [0.0], [0.0]])
-    # At 0.3 and lower, answers drawn to their probabilities: 0.25 * (0, 1, 0, 0) + 0.75 * p.
+    # The estimate mixes answers and probabilities, 0.25 * y + 0.75 * p. Above 0.3, the first two have a mean of 0.725.
     precisely = choose_thresholds(p, y, outputs=["x"], mode="multi", objective=parse_objective("precision:0.99"))
     assert precisely.thresholds["x"] == 0.31
     assert precisely.notes == (
@@ -185,7 +185,7 @@ def test_a_class_without_both_kinds_of_images_keeps_the_default(answer: float) -
     images=st.integers(0, 30),
     text=st.sampled_from(["f1", "precision:0.98", "recall:0.95", "cost:5", "cost:100", "cost:0.01"]),
 )
-def test_thresholds_keep_to_their_bounds_and_neither_order_nor_unknown_answers_matter(
+def test_thresholds_stay_within_bounds_whatever_the_order_and_the_unknown_answers(
     seed: int, images: int, text: str
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -211,7 +211,7 @@ def test_single_answers_the_most_probable_class_so_f1_leaves_the_thresholds() ->
 
 
 def confident_predictions(seed: int) -> tuple[Array, Array]:
-    """Probabilities of three classes that are exactly right, and answers drawn from them."""
+    """Perfectly calibrated probabilities of three classes, and answers drawn from them."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([0.2] * 3, 8000)
     y = np.eye(3)[(rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=2)]
@@ -222,7 +222,7 @@ def test_the_former_name_of_confidence_is_understood() -> None:
     assert parse_objective("sure:0.95") == parse_objective("confidence:0.95") == Objective("confidence", 0.95)
 
 
-def test_single_can_be_asked_to_be_right_where_it_is_confident() -> None:
+def test_confidence_sets_the_share_of_confident_answers_that_are_right() -> None:
     p, y = confident_predictions(3)
     y[:50] = np.nan
     objective = parse_objective("confidence:0.95")
@@ -234,7 +234,7 @@ def test_single_can_be_asked_to_be_right_where_it_is_confident() -> None:
     assert 0.3 < confident.mean() < 0.9
 
 
-def test_single_can_be_asked_for_a_precision_of_each_class() -> None:
+def test_precision_in_single_holds_for_each_class() -> None:
     p, y = confident_predictions(5)
     # The model never answers c, and half of its b are c.
     p = np.column_stack([p[:, 0], p[:, 1] + p[:, 2] * 0.999, p[:, 2] * 0.001])
@@ -256,7 +256,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def raw_best(p: Array, y: Array) -> float:
-    """The threshold with the best F1 by count; of several the one nearest to 0.5."""
+    """The threshold with the best F1 on the given images; of several, the one nearest to 0.5."""
     grid = np.arange(LOWEST, HIGHEST + 0.005, 0.01)
     given = p[None] >= grid[:, None]
     f1 = 2 * (given * y).sum(axis=1) / (given.sum(axis=1) + y.sum())
@@ -265,8 +265,8 @@ def raw_best(p: Array, y: Array) -> float:
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.3])
-def test_on_fresh_images_the_choice_beats_one_half_and_the_best_by_count(hidden: float) -> None:
-    """Logits of 60 images calibrated and thresholds chosen there; `hidden`: positives that look like negatives."""
+def test_on_fresh_images_the_choice_beats_one_half_and_the_best_on_the_given_images(hidden: float) -> None:
+    """Thresholds are chosen on 60 images with calibrated logits. `hidden`: share of positives that look negative."""
     scores: list[list[float]] = []
     for seed in range(120):
         rng = np.random.default_rng(seed)

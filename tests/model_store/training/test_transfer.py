@@ -31,7 +31,7 @@ TRAINED = 32
 
 @dataclass(frozen=True)
 class Bench:
-    """What `train_model` is given, except the options."""
+    """The arguments of `train_model`, except the options."""
 
     backbone: Backbone
     network: Network | None
@@ -40,7 +40,7 @@ class Bench:
 
     def train(self, options: TransferOptions) -> tuple[TrainedModel, ProgressSteps]:
         steps = ProgressSteps()
-        # Whole batches only: another size is another graph, traced for seconds.
+        # Only whole batches: TensorFlow would trace another graph for another size, which takes seconds.
         train, validation = (coloured_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
         network = None if self.network is None else self.network.clone()
         model = train_model(
@@ -93,7 +93,7 @@ def test_each_method_learns(bench: Bench, options: TransferOptions, phases: list
     assert set(model.plan.separability) == ({"detected", "full"} if options.crop == "auto" else {options.crop})
     assert model.extractor.crop == model.plan.crop
     assert (model.fine_tune_settings is None) == (options.fine_tune == "none")
-    assert bench.right(model) > 0.6  # by chance: a third
+    assert bench.right(model) > 0.6  # a third would be right by chance
 
 
 def test_features_are_computed_once(opaque: Bench) -> None:
@@ -126,16 +126,18 @@ def test_an_opaque_module_is_tuned_as_a_whole_if_asked(opaque: Bench) -> None:
         (TransferOptions(crop="detected"), "--crop detected"),
     ],
 )
-def test_an_opaque_module_says_what_it_cannot(opaque: Bench, options: TransferOptions, named: str) -> None:
+def test_options_that_an_opaque_module_cannot_fulfil_are_refused(
+    opaque: Bench, options: TransferOptions, named: str
+) -> None:
     with pytest.raises(BadSetting, match=f"{named}: .*{opaque.backbone.handle}.*opaque module.* Use "):
         opaque.train(options)
 
 
-def test_weights_that_cannot_be_trained_are_not(opaque: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_without_trainable_weights_is_not_tuned(opaque: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = Bench(opaque.backbone.model_copy(update={"trainable": False}), None, opaque.cache, opaque.size_px)
     with pytest.raises(BadSetting, match=r"--fine-tune all: .*without trainable weights\. Use none"):
         fixed.train(TransferOptions(fine_tune="all"))
-    # Nor where so many unlike images would have them tuned.
+    # That is also so if the plan would otherwise choose fine-tuning.
     monkeypatch.setattr(plan, "_FEW_IMAGES", 2)
     monkeypatch.setattr(plan, "_MANY_IMAGES", 3)
     monkeypatch.setattr(plan, "_SEPARABLE", 1.1)

@@ -1,6 +1,6 @@
-"""A worker's archive without the worker: `python -m tests.worker.archive.filler ROOT MAX_BYTES HOST IMAGES`.
+"""Fill an archive as a worker would: `python -m tests.worker.archive.filler ROOT MAX_BYTES HOST IMAGES`.
 
-Writes images until it is done, and says after each how much the archive takes at that moment.
+Writes IMAGES images one after the other. After each one, prints how many bytes the archive takes at that moment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IMAGE_BYTES = 7000  # two blocks, and one for its result
 
 
 def main(root: Path, max_bytes: int, host: str, images: int) -> None:
-    """Write the images."""
+    """Write the images and print the archive's size after each one."""
     archive = ArchiveFolder(root, max_bytes=max_bytes, host=host)
     archive.prepare()
     for number in range(images):
@@ -25,7 +25,7 @@ def main(root: Path, max_bytes: int, host: str, images: int) -> None:
 
 
 def measured(root: Path) -> int:
-    """What the archive takes. Files may go while they are counted: then count again."""
+    """The archive's size in bytes. Another worker may remove a file while this counts: then count again."""
     while True:
         try:
             return disk_bytes(root)

@@ -1,4 +1,4 @@
-"""What the archive's tests share: results to archive, and what lies in an archive."""
+"""Shared by the archive's tests: results to archive, and the contents of an archive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def result(job_id: str = "j1", *, finished_at: float | None = None, **fields: An
 
 
 def archived(root: Path) -> dict[str, tuple[bytes, SortResult]]:
-    """Image and result by job id; fails where one of the two is missing, or there are several."""
+    """Image and result by job id; fails if a job lacks one of the two, or has several."""
     found: dict[str, tuple[bytes, SortResult]] = {}
     images = [path for path in files(root) if path.suffix != ".json"]
     for image in images:
@@ -43,7 +43,7 @@ def files(root: Path) -> list[Path]:
 
 
 def disk_bytes(root: Path) -> int:
-    """What the files of an archive take, in whole blocks of a disk."""
+    """The disk space that the files of an archive take, in whole blocks."""
     sizes = [path.stat().st_size for path in files(root)]
     return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes)
 
@@ -51,7 +51,7 @@ def disk_bytes(root: Path) -> int:
 def components(
     settings: Settings, engine: ToneEngine | Serving | None = None, *, worker: str = "w1"
 ) -> PipelineComponents:
-    """A pipeline's parts, with the archive of the settings."""
+    """A pipeline's parts, with the archive that the settings ask for."""
     parts = kit.pipeline_components(settings, engine or ToneEngine(), worker=worker)
     return replace(parts, archive=open_archive(settings, metrics=parts.metrics))
 

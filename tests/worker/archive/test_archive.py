@@ -1,4 +1,4 @@
-"""The archive in the pipeline: what is kept, what is dropped and said, and that no line waits for it."""
+"""The archive in the pipeline: what it keeps, what it drops and logs, and that no line waits for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.pipeline import Pipeline, PipelineComponents
 
 UNCERTAIN_RED = 126  # P(no cap) just below its threshold
 HOUR_MS = 3_600_000.0
-AT = float(round(time.time()))  # what it is for all that is sorted, where names must be known beforehand
+AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def only(archiving: Settings, outcomes: str) -> Settings:
 def run_burst(
     settings: Settings, engine: ToneEngine | None = None, *, clock: Callable[[], float] = time.time
 ) -> PipelineComponents:
-    """Work until the queues are empty and all is archived."""
+    """Work until the queues are empty and everything is archived."""
     parts = components(settings, engine)
     run = kit.pipeline(settings, parts, burst=True, clock=clock)
     run.start()
@@ -83,7 +83,7 @@ def test_every_image_is_kept_as_it_came_with_the_result_that_was_published(
 
 @pytest.fixture
 def one_of_each(archiving: Settings, client: redis.Redis) -> Callable[[Settings], dict[str, str]]:
-    """Works off a job of each kind; the kind by job id."""
+    """A function that sorts a job of each kind and returns each job's kind, by job id."""
 
     def work(settings: Settings) -> dict[str, str]:
         clock, settings = Clock(), settings.model_copy(update={"max_batch": 1, "max_attempts": 1})
@@ -118,7 +118,7 @@ def one_of_each(archiving: Settings, client: redis.Redis) -> Callable[[Settings]
 
 
 @pytest.mark.parametrize("outcome", ["sorted", "uncertain", "rejected", "expired", "failed", "late"])
-def test_all_with_an_outcome_are_kept_and_no_others(
+def test_only_images_with_the_chosen_outcome_are_kept(
     archiving: Settings, root: Path, one_of_each: Callable[[Settings], dict[str, str]], outcome: str
 ) -> None:
     kinds = one_of_each(only(archiving, outcome))
@@ -126,7 +126,7 @@ def test_all_with_an_outcome_are_kept_and_no_others(
     assert {kinds[job_id] for job_id in archived(root)} == wanted
 
 
-def test_several_outcomes_are_kept(
+def test_several_outcomes_can_be_chosen(
     archiving: Settings, root: Path, one_of_each: Callable[[Settings], dict[str, str]]
 ) -> None:
     kinds = one_of_each(only(archiving, "uncertain, rejected, failed"))
@@ -170,7 +170,9 @@ def test_a_job_that_is_retried_is_kept_once(archiving: Settings, root: Path) -> 
     assert counts(parts) == {"written": 1}
 
 
-def test_a_job_that_another_worker_has_by_now_is_not_kept(archiving: Settings, client: redis.Redis, root: Path) -> None:
+def test_a_job_that_another_worker_has_taken_over_is_not_kept(
+    archiving: Settings, client: redis.Redis, root: Path
+) -> None:
     """The other worker writes its result, and archives it."""
     gate = Gate()
     parts = components(archiving, ToneEngine(gate))
@@ -179,7 +181,7 @@ def test_a_job_that_another_worker_has_by_now_is_not_kept(archiving: Settings, c
     (job_id,) = kit.submit(archiving, frame())
     assert gate.entered.wait(kit.PATIENCE_S)
     (lease,) = run._flow.inflight.held()
-    client.zrem("rq:wip:live", f"{job_id}:{lease.execution_id}")  # as if its lease had expired and another had taken it
+    client.zrem("rq:wip:live", f"{job_id}:{lease.execution_id}")  # as if its lease had expired
     gate.opened.set()
     kit.wait_until(lambda: run.idle, "the job is finished")
     run.drain()
@@ -205,7 +207,9 @@ def test_without_a_folder_there_is_no_archive_and_no_stage(settings: Settings) -
     assert "archive" not in [stage.name for stage in kit.pipeline(settings, parts)._stages()]
 
 
-def test_an_archive_of_nothing_is_told(archiving: Settings, caplog: pytest.LogCaptureFixture, root: Path) -> None:
+def test_an_archive_that_keeps_nothing_is_logged(
+    archiving: Settings, caplog: pytest.LogCaptureFixture, root: Path
+) -> None:
     assert open_archive(only(archiving, ""), metrics=kit.Metrics()) is not None
     assert caplog.messages == [
         f"archive_dir {root}: nothing is archived, as archive_share is 0 and archive_outcomes is empty"
@@ -221,7 +225,7 @@ def held_bytes(parts: PipelineComponents) -> int:
     return parts.archive._budget._held_bytes
 
 
-def test_what_is_held_back_is_counted_until_it_is_written_or_not_wanted(archiving: Settings) -> None:
+def test_a_held_image_counts_until_it_is_written_or_not_wanted(archiving: Settings) -> None:
     gate = Gate()
     settings = only(archiving, "rejected")
     parts = components(settings, ToneEngine(gate))
@@ -240,7 +244,8 @@ def test_what_is_held_back_is_counted_until_it_is_written_or_not_wanted(archivin
 
 def test_images_of_failed_attempts_are_not_held(archiving: Settings) -> None:
     kit.submit(archiving, *[frame() for _ in range(5)])
-    one_by_one = archiving.model_copy(update={"max_batch": 1})  # pytest keeps what the log says of a whole batch
+    # pytest keeps the log records, and with them the images of the batch that each record refers to.
+    one_by_one = archiving.model_copy(update={"max_batch": 1})
     parts = run_burst(one_by_one, ToneEngine(always_fails))
     assert counts(parts) == {"written": 5}
     assert held_bytes(parts) == 0
@@ -255,7 +260,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says of the archive, but for its beginning."""
+    """What the archive has logged, except its first message, which says that it starts."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -275,12 +280,12 @@ class Passing:
 
 @pytest.fixture
 def quiet() -> Passing:
-    """The clock by which an archive works again."""
+    """The clock by which an archive tells that it works again: it must have had no trouble for a while."""
     return Passing()
 
 
 def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = time.time, **options: Any) -> Pipeline:
-    """A pipeline that runs, with an archive of these options."""
+    """A running pipeline whose archive has these options."""
     parts = kit.pipeline_components(settings, ToneEngine())
     archive = open_archive(settings, metrics=parts.metrics)
     assert archive is not None
@@ -291,24 +296,24 @@ def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = 
 
 
 def sort(run: Pipeline, settings: Settings, client: redis.Redis, *images: bytes) -> list[str]:
-    """Have these images sorted; their job ids."""
+    """Submit these images and wait until they are sorted; their job ids."""
     before = len(kit.stream(client))
     job_ids = kit.submit(settings, *map(frame, images))
     kit.wait_until(lambda: len(kit.stream(client)) == before + len(job_ids), "the line goes on")
     return job_ids
 
 
-def test_a_filled_disk_is_said_once_and_once_that_it_works_again(
+def test_a_full_disk_is_logged_once_and_so_is_its_recovery(
     archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     run = started(archiving, quiet)
     small = sort(run, archiving, client, picture(1))
     with files_of_at_most(100_000):
-        kit.wait_until(lambda: set(archived(root)) == set(small), "it is written")
+        kit.wait_until(lambda: set(archived(root)) == set(small), "the first one is written")
         sort(run, archiving, client, *[picture() + bytes(200_000) for _ in range(5)])
         kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 5}, "five are counted")
-        # It takes small ones still: it does not work again, as little later the next large one fails.
+        # The disk still takes small images. That is not a recovery: the next large one would fail again.
         small += sort(run, archiving, client, picture(2))
         kit.wait_until(lambda: counts(run._components) == {"written": 2, "failed": 5}, "it is counted")
     assert set(archived(root)) == set(small)
@@ -325,7 +330,7 @@ def test_a_filled_disk_is_said_once_and_once_that_it_works_again(
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_a_bad_folder_is_said_at_the_start_and_used_once_it_is_mended(
+def test_a_bad_folder_is_logged_at_the_start_and_used_once_it_is_fixed(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
@@ -337,18 +342,18 @@ def test_a_bad_folder_is_said_at_the_start_and_used_once_it_is_mended(
     if kind == "file":
         root.write_bytes(b"")
     run = started(archiving, quiet)
-    kit.wait_until(lambda: troubles(caplog), "it is said")
+    kit.wait_until(lambda: troubles(caplog), "the trouble is logged")
     job_ids = sort(run, archiving, client, *[picture(tone) for tone in range(20)])
     assert len(troubles(caplog)) == 1
     root.unlink(missing_ok=True)
     root.mkdir()
-    kit.wait_until(lambda: counts(run._components) == {"written": 20}, "what waited is written")
+    kit.wait_until(lambda: counts(run._components) == {"written": 20}, "the waiting images are written")
     assert set(archived(root)) == set(job_ids)
     run.drain()
     kit.finish(run)
 
 
-def test_a_folder_that_goes_away_is_not_made_anew(
+def test_a_folder_that_disappears_is_not_created_again(
     archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = started(archiving, quiet)
@@ -356,11 +361,11 @@ def test_a_folder_that_goes_away_is_not_made_anew(
     kit.wait_until(lambda: len(files(root)) == 2, "it is written")
     away = root.rename(root.with_name("unmounted"))
     sort(run, archiving, client, *[picture(tone) for tone in range(5)])
-    kit.wait_until(lambda: troubles(caplog), "it is said")
+    kit.wait_until(lambda: troubles(caplog), "the trouble is logged")
     assert not root.exists()
     away.rename(root)
     kit.wait_until(lambda: sum(counts(run._components).values()) == 6, "all are counted")
-    assert len(archived(root)) == counts(run._components)["written"] > 1, "it is written to again"
+    assert len(archived(root)) == counts(run._components)["written"] > 1, "the archive writes to the folder again"
     run.drain()
     kit.finish(run)
     assert len(troubles(caplog)) == 1
@@ -368,7 +373,10 @@ def test_a_folder_that_goes_away_is_not_made_anew(
 
 @pytest.fixture
 def hang(root: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes the disk hang when the image of this job is written, at AT, until somebody reads the path."""
+    """A function that makes the disk hang while the image of this job, sorted at AT, is written.
+
+    It returns the path of a pipe in the image's place. The write goes on when somebody reads this pipe.
+    """
     made: list[Path] = []
 
     def hang(job_id: str) -> Path:
@@ -380,13 +388,13 @@ def hang(root: Path) -> Iterator[Callable[[str], Path]]:
         return path
 
     yield hang
-    for path in made:  # if a test failed: its thread would hang for as long as the tests run
+    for path in made:  # if a test failed, the archive's thread would otherwise hang until the test run ends
         with contextlib.suppress(FileNotFoundError):
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
 
 def jobs_of_results(root: Path) -> set[str]:
-    """The jobs in an archive, whose first image is no file."""
+    """The jobs whose results are in an archive: `archived` can't be used where the first image is a pipe."""
     return {json.loads(path.read_bytes())["job_id"] for path in files(root) if path.suffix == ".json"}
 
 
@@ -398,7 +406,7 @@ def test_no_line_waits_for_a_disk_that_hangs(
     hang: Callable[[str], Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """More images come than may wait: they are sorted, and what finds no room is counted."""
+    """More images come than may wait for the archive: all are sorted, and those that find no room are counted."""
     caplog.set_level(logging.INFO)
     (first,) = kit.prepare(archiving, [frame()])
     path = hang(first.job_id)
@@ -413,14 +421,14 @@ def test_no_line_waits_for_a_disk_that_hangs(
     assert said.startswith(f"archive_dir {root}: 0 MB of images wait to be written, and no more may: ")
     quiet.now += 60
     assert path.read_bytes() == picture()
-    kit.wait_until(lambda: counts(run._components) == {"dropped": 20, "written": 10}, "what waited is written")
+    kit.wait_until(lambda: counts(run._components) == {"dropped": 20, "written": 10}, "the waiting images are written")
     assert jobs_of_results(root) == {first.job_id, *waiting}
     run.drain()
     kit.finish(run)
     assert len(troubles(caplog)) == 2
 
 
-def test_the_end_does_not_wait_for_a_disk_that_hangs(
+def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
@@ -443,10 +451,10 @@ def test_the_end_does_not_wait_for_a_disk_that_hangs(
     assert run.supervisor.join(kit.PATIENCE_S)
 
 
-def test_what_waits_is_written_before_the_end(
+def test_waiting_images_are_written_before_the_worker_ends(
     archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, hang: Callable[[str], Path]
 ) -> None:
-    """The disk hangs until all else has ended, and then goes on."""
+    """The disk hangs until every other thread has ended, and then goes on."""
     (first,) = kit.prepare(archiving, [frame()])
     path = hang(first.job_id)
     run = started(archiving, quiet, clock=lambda: AT)
@@ -454,7 +462,7 @@ def test_what_waits_is_written_before_the_end(
     kit.wait_until(lambda: kit.stream(client), "the first one is sorted")
     job_ids = sort(run, archiving, client, *[picture(tone) for tone in range(20)])
     run.drain()
-    kit.wait_until(run.ended.is_set, "all else has ended")
+    kit.wait_until(run.ended.is_set, "every other thread has ended")
     path.read_bytes()
     assert run.supervisor.join(kit.PATIENCE_S)
     assert counts(run._components) == {"written": 21}

@@ -31,7 +31,7 @@ def test_day_and_time_are_those_of_the_result(finished_at: float, name: str) -> 
     ("name", "shown"),
     [("plant-7.example", "plant-7.example"), ("../a b/ü_", "..-a-b---"), ("", "unknown"), ("x" * 99, "x" * 64)],
 )
-def test_a_machines_name_can_lead_nowhere(name: str, shown: str) -> None:
+def test_a_host_name_can_not_lead_out_of_the_folder(name: str, shown: str) -> None:
     assert as_host(name) == shown
 
 
@@ -39,7 +39,7 @@ def test_a_machines_name_can_lead_nowhere(name: str, shown: str) -> None:
     ("image", "suffix"),
     [(picture(), ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"hello", ".bin"), (b"", ".bin")],
 )
-def test_the_suffix_is_by_the_bytes(image: bytes, suffix: str) -> None:
+def test_the_suffix_depends_on_the_bytes(image: bytes, suffix: str) -> None:
     assert image_suffix(image) == suffix
 
 
@@ -50,7 +50,7 @@ def put(root: Path, name: str) -> Path:
     return path
 
 
-def test_files_are_in_the_order_of_their_age_with_each_result_before_its_image(tmp_path: Path) -> None:
+def test_files_are_listed_oldest_first_with_each_result_before_its_image(tmp_path: Path) -> None:
     names = [
         "2026-11-26/l2/235959.999_a_h.json",
         "2026-11-26/l2/235959.999_a_h.jpg",
@@ -79,7 +79,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert list(files_in(tmp_path)) == []
 
 
-def test_folders_go_with_their_last_file(tmp_path: Path) -> None:
+def test_a_folder_is_removed_with_its_last_file(tmp_path: Path) -> None:
     put(tmp_path, "2026-11-26/l1/093005.123_a_h.jpg")
     put(tmp_path, "2026-11-27/l1/093005.123_a_h.jpg")
     put(tmp_path, "2026-11-27/l1/labels.csv")

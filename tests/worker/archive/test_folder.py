@@ -1,4 +1,4 @@
-"""An image and its result on the disk: complete or absent, and what is said where they can't be written."""
+"""An image and its result on the disk: complete or absent, and the message if they can't be written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = 10**12
 
 @contextmanager
 def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The system lets this process write no larger file."""
+    """Within the block, this process can't write a larger file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
     try:
@@ -64,9 +64,9 @@ def test_an_image_whose_result_can_not_be_written_leaves_nothing(tmp_path: Path)
     assert os.listdir(tmp_path / ".incoming") == []
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_an_image_leaves_no_half_one(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_while_it_writes_an_image_leaves_no_half_image(tmp_path: Path) -> None:
     folder(tmp_path)
-    at, image = time.time(), bytes(1_000_000)  # more than a pipe takes
+    at, image = time.time(), bytes(1_000_000)  # more than fits into a pipe
     half = tmp_path / ".incoming" / (Path(stem_of(result(finished_at=at), host="h")).name + ".bin")
     os.mkfifo(half)
     program = (
@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_image_leaves_no_half_one(tm
     assert archived(tmp_path)["j1"][0] == image
 
 
-def test_a_folder_that_another_worker_removes_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_another_worker_removes_is_created_again(tmp_path: Path) -> None:
     archive, at = folder(tmp_path), time.time()
     archive.write(picture(), result("j1", finished_at=at))
     for path in files(tmp_path):
@@ -99,7 +99,7 @@ def test_a_folder_that_another_worker_removes_is_made_again(tmp_path: Path) -> N
     assert set(archived(tmp_path)) == {"j2"}
 
 
-def test_what_killed_workers_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+def test_leftovers_of_killed_workers_are_removed_once_they_are_old(tmp_path: Path) -> None:
     folder(tmp_path)
     old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"
     for path in (old, new):
@@ -109,7 +109,7 @@ def test_what_killed_workers_left_is_removed_once_it_is_old(tmp_path: Path) -> N
     assert os.listdir(tmp_path / ".incoming") == ["new"]
 
 
-def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_root_folder_is_not_created(tmp_path: Path) -> None:
     root = tmp_path / "unmounted"
     archive = ArchiveFolder(root, max_bytes=LARGE)
     with pytest.raises(OSError) as caught:
@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not root.exists()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_root_folder_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / "file"
     root.write_bytes(b"")
     archive = ArchiveFolder(root, max_bytes=LARGE)
@@ -139,5 +139,5 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         (ValueError("odd"), "odd: check its disk"),
     ],
 )
-def test_each_cause_is_said_with_its_mend(tmp_path: Path, error: Exception, text: str) -> None:
+def test_each_message_says_what_is_wrong_and_how_to_fix_it(tmp_path: Path, error: Exception, text: str) -> None:
     assert ArchiveFolder(tmp_path, max_bytes=LARGE).explain(error) == f"archive_dir {tmp_path}: {text}"

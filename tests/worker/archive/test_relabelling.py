@@ -1,4 +1,4 @@
-"""The program of docs/archive.md makes a dataset of an archive, which training accepts."""
+"""The program in docs/archive.md turns an archive into a dataset that training accepts."""
 
 from __future__ import annotations
 

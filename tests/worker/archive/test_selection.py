@@ -19,28 +19,28 @@ def chosen(share: float) -> set[str]:
     return found
 
 
-def test_a_share_is_one_of_the_jobs_and_the_same_on_every_worker() -> None:
+def test_a_share_is_a_share_of_the_jobs_and_the_same_on_every_worker() -> None:
     assert chosen(0.0) == set()
     assert chosen(1.0) == set(JOBS)
     assert len(chosen(0.1)) == pytest.approx(400, abs=80)
     assert chosen(0.1) == chosen(0.1)
     assert chosen(0.1) < chosen(0.5)
-    assert "job-10" in chosen(0.1), "another release would choose others: a plant's workers may differ"
+    assert "job-10" in chosen(0.1), "the choice has changed, but workers of different releases must choose alike"
 
 
-def test_a_share_is_another_one_than_a_canarys() -> None:
+def test_a_share_is_independent_of_a_canarys_share() -> None:
     of_canary = {job_id for job_id in JOBS if hash_fraction(job_id) < 0.1}
     assert len(chosen(0.1) & of_canary) == pytest.approx(40, abs=30)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_all_with_an_outcome(outcome: Outcome) -> None:
+def test_all_images_with_an_outcome(outcome: Outcome) -> None:
     selection = Selection(0.0, frozenset({outcome.value}))
     assert selection.may_want("j1")
     assert [other for other in Outcome if selection.wants(result(outcome=other))] == [outcome]
 
 
-def test_all_that_are_uncertain_whatever_their_outcome() -> None:
+def test_all_uncertain_images_whatever_their_outcome() -> None:
     selection = Selection(0.0, frozenset({"uncertain"}))
     assert selection.may_want("j1")
     assert selection.wants(result(uncertain=True))
@@ -49,10 +49,10 @@ def test_all_that_are_uncertain_whatever_their_outcome() -> None:
     assert not Selection(0.0, frozenset({"rejected"})).wants(result(uncertain=True))
 
 
-def test_a_share_is_of_all_outcomes() -> None:
+def test_a_share_includes_all_outcomes() -> None:
     selection = Selection(1.0, frozenset())
     assert all(selection.wants(result(outcome=outcome)) for outcome in Outcome)
 
 
-def test_an_id_that_is_no_text_is_no_error() -> None:
+def test_an_id_that_is_not_valid_utf8_is_accepted() -> None:
     Selection(0.5, frozenset()).may_want("\udcff")

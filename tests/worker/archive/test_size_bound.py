@@ -1,4 +1,4 @@
-"""The bound of an archive: the oldest images go first, and several workers keep it together."""
+"""The size bound of an archive: the oldest images go first, and several workers share one bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.archive.folder import ArchiveFolder
 IMAGE_BYTES = 7000
 ENTRY_BYTES = 3 * 4096  # two blocks of the image, one of its result
 DAY_S = 86_400.0
-# Images of four days and two lines, in the order of their results.
+# Times of images on four days, ascending.
 TIMES = [DAY_S * (20_000 + number // 10) + number % 10 for number in range(40)]
 
 
@@ -39,24 +39,24 @@ def test_the_oldest_images_go_and_the_bound_holds(tmp_path: Path) -> None:
         assert disk_bytes(tmp_path) <= 20 * ENTRY_BYTES
     kept = list(archived(tmp_path))
     assert kept == [f"j{number}" for number in range(40 - len(kept), 40)]
-    assert 17 <= len(kept) <= 18, "it is pruned from nine tenths down to 85 %"
+    assert 17 <= len(kept) <= 18, "pruning starts at 90 % of the bound and goes down to 85 %"
     assert {path.name for path in tmp_path.iterdir()} == {".incoming", "2024-10-06", "2024-10-07"}
 
 
-def test_a_worker_that_starts_counts_what_is_there(tmp_path: Path) -> None:
+def test_a_worker_that_starts_counts_the_files_that_are_there(tmp_path: Path) -> None:
     write(open_folder(tmp_path, max_bytes=10**9), range(39))
     write(open_folder(tmp_path), range(39, 40))
     assert list(archived(tmp_path)) == [f"j{number}" for number in range(23, 40)]
 
 
-def test_few_images_at_a_time_are_listed_for_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_lists_a_few_images_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_bound, "_ROUND_FILES", 3)
     write(open_folder(tmp_path, max_bytes=10**9), range(39))
     write(open_folder(tmp_path), range(39, 40))
     assert list(archived(tmp_path)) == [f"j{number}" for number in range(23, 40)]
 
 
-def test_an_image_that_is_larger_than_the_archive_empties_nothing(tmp_path: Path) -> None:
+def test_an_image_that_is_larger_than_the_archive_removes_no_other(tmp_path: Path) -> None:
     archive = open_folder(tmp_path)
     write(archive, range(5))
     with pytest.raises(OSError, match="too large"):
@@ -64,10 +64,13 @@ def test_an_image_that_is_larger_than_the_archive_empties_nothing(tmp_path: Path
     assert len(archived(tmp_path)) == 5
 
 
-def test_what_another_worker_removes_meanwhile_counts_as_removed(
+def test_images_that_another_worker_removes_meanwhile_count_as_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that prune at once stop at the same image: what the other has removed is not removed once more further on."""
+    """Two workers that prune at once stop at the same image.
+
+    Otherwise each would remove as many images as the bound asks for, and both together twice as many.
+    """
     write(open_folder(tmp_path, max_bytes=10**9), range(39))
     one, other = open_folder(tmp_path), open_folder(tmp_path, host="other")
     remove, removed = size_bound.remove, []
@@ -84,7 +87,7 @@ def test_what_another_worker_removes_meanwhile_counts_as_removed(
 
 
 def test_several_workers_share_one_bound(tmp_path: Path) -> None:
-    """Each counts the others' images too; none is removed that the bound leaves room for."""
+    """Each counts the others' images too, and none removes an image for which there is room."""
     workers, images, entries = 3, 60, 80
     program = [sys.executable, "-m", "tests.worker.archive.filler", str(tmp_path), str(entries * ENTRY_BYTES)]
     running = [
@@ -99,4 +102,4 @@ def test_several_workers_share_one_bound(tmp_path: Path) -> None:
     assert size_bound.PRUNE_DOWN_TO * entries - 1 <= len(kept) <= entries
     for number in range(workers):
         of_one = [int(job_id.partition("-")[2]) for job_id in kept if job_id.startswith(f"h{number}-")]
-        assert of_one == list(range(images - len(of_one), images)), "its last ones"
+        assert of_one == list(range(images - len(of_one), images)), "each worker's newest images are kept"

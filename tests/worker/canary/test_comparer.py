@@ -42,7 +42,7 @@ class Bench:
             model.cost.observe(1, 0.002)
 
     def offer(self, *tones: int, decoded: bool = True) -> None:
-        """Images that one model has answered; `decoded` for the other one too."""
+        """Offer images that one model has answered; with `decoded`, they are decoded for the other model too."""
         by, other = (self.stable, self.canary.model) if self.shadow else (self.canary.model, self.stable)
         items = [
             kit.decoded(
@@ -57,7 +57,7 @@ class Bench:
         self.comparer.after_batch(list(map(Prediction, items, outputs)))
 
     def run(self, *, spare_s: float = FOREVER) -> None:
-        """Run all slices that there are."""
+        """Run slices until no comparison waits."""
         while self.comparer.wants_time:
             self.comparer.between_batches(lambda: spare_s)
 
@@ -73,11 +73,11 @@ class Darker(ToneEngine):
         return super().predict(kit.np.asarray(batch) // 2)
 
 
-# what is made of it ─────────────────────────────────────────────────────────────────────────────────
+# what is reported ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("shadow", [True, False])
-def test_both_answers_are_told_and_whether_they_agree(shadow: bool) -> None:
+def test_both_answers_are_reported_and_whether_they_agree(shadow: bool) -> None:
     bench = Bench(shadow=shadow, canary=kit.model(Darker(), version=4))
     bench.offer(0, 200)
     bench.run()
@@ -120,7 +120,7 @@ def test_the_model_in_service_failing_is_not_the_canarys_fault() -> None:
     assert (bench.heard.comparisons, bench.heard.failures, bench.skipped) == ([], [], 1)
 
 
-def test_items_of_no_interest_are_passed_over() -> None:
+def test_items_that_need_no_comparison_are_skipped() -> None:
     bench = Bench()
     failed = kit.decoded(note=ComparisonInput(bench.canary, bench.canary.model, kit.shade(0)))
     bench.comparer.after_batch([Prediction(kit.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))])
@@ -142,7 +142,7 @@ def test_an_image_that_only_one_model_sees_has_no_note() -> None:
 
 
 @pytest.mark.parametrize("shadow", [True, False])
-def test_models_that_decode_alike_see_the_same_pixels_after_the_slot_was_used_again(shadow: bool) -> None:
+def test_models_that_decode_alike_see_the_same_pixels_even_if_the_slot_is_reused(shadow: bool) -> None:
     seen: list[Any] = []
     bench = Bench(shadow=shadow, canary=kit.model(version=4))
     other = bench.canary.model if shadow else bench.stable
@@ -154,7 +154,7 @@ def test_models_that_decode_alike_see_the_same_pixels_after_the_slot_was_used_ag
     assert (seen[0] == (10, 20, 0)).all()
 
 
-def test_a_shadow_of_another_size_decodes_for_itself_when_its_turn_comes() -> None:
+def test_an_image_for_a_shadow_of_another_size_is_decoded_again_in_its_slice() -> None:
     seen: list[Any] = []
     bench = Bench(
         canary=kit.model(ToneEngine(lambda batch: seen.append(batch.copy()), size_px=48), version=4, size_px=48)
@@ -168,7 +168,7 @@ def test_a_shadow_of_another_size_decodes_for_itself_when_its_turn_comes() -> No
 
 
 @pytest.mark.parametrize("shadow", [True, False])
-def test_a_second_decoding_that_fails_is_nobodys_problem(shadow: bool) -> None:
+def test_a_second_decoding_that_fails_only_skips_the_comparison(shadow: bool) -> None:
     bench = Bench(shadow=shadow, canary=kit.model(version=4, size_px=48))
     route = bench.active_models.current.route(kit.image_job())
     item = decode(kit.admitted(), kit.picture(10), route.model)
@@ -191,8 +191,8 @@ def test_a_large_file_is_not_kept_for_a_comparison() -> None:
 # a canary that fails ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_fails_in_a_canarys_batch_is_answered_by_the_model_of_its_own_route() -> None:
-    """The batch may hold images of before and after the canary's promotion, and of two models in service."""
+def test_an_image_that_fails_in_the_canary_is_answered_by_its_stable_model() -> None:
+    """The batch may hold images routed before and after the canary's promotion, with different stable models."""
     bench = Bench(shadow=False)
     canary, old, newer = bench.canary.model, kit.model(version=2), kit.model(version=5)
     items = [
@@ -220,10 +220,10 @@ def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault() -> None:
     assert bench.heard.failures == []
 
 
-# when ───────────────────────────────────────────────────────────────────────────────────────────────
+# when comparisons run ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_runs_that_what_waits_could_not_wait_for() -> None:
+def test_a_comparison_runs_only_if_the_spare_time_is_long_enough() -> None:
     bench = Bench()
     bench.offer(0)
     bench.comparer.between_batches(lambda: 0.002)
@@ -254,7 +254,7 @@ def test_a_slice_is_short() -> None:
     assert engine.sizes == [4, 2]
 
 
-def test_what_can_not_wait_or_was_not_decoded_is_skipped_and_counted() -> None:
+def test_comparisons_without_room_or_pixels_are_skipped_and_counted() -> None:
     bench = Bench(canary=kit.model(version=4, size_px=48), max_waiting=2)
     bench.offer(1, decoded=False)
     assert bench.skipped == 1
@@ -306,4 +306,4 @@ def test_a_bad_margin_is_remembered_for_a_while(observed_at: float) -> None:
         headroom.observe(1.0)
     assert headroom.has(0.010)
     now[0] += 10 * HEADROOM_WINDOW_S
-    assert headroom.has(100.0), "nothing was observed for long"
+    assert headroom.has(100.0), "nothing has been observed for a long time"

@@ -38,7 +38,7 @@ def versions(results: list[SortResult]) -> Counter[int]:
 
 
 class Line:
-    """A pipeline that runs until told to stop, and what it tells of its comparisons."""
+    """A pipeline that runs until it is told to stop, and the comparisons that it reports."""
 
     def __init__(self, settings: Settings, serving: Serving) -> None:
         self.heard = Heard()
@@ -49,7 +49,7 @@ class Line:
         self.run.start()
 
     def sort(self, client: redis.Redis, *tones: int, deadline_ms: float | None = None) -> list[SortResult]:
-        """Submit pictures of these shades and wait for all results of the line, these and earlier ones."""
+        """Submit pictures of these shades and wait until all are answered; their results."""
         before = len(kit.stream(client))
         frames = [frame(picture(tone), frame_id=tone, deadline_ms=deadline_ms) for tone in tones]
         kit.submit(self.settings, *frames)
@@ -64,8 +64,8 @@ class Line:
 # swaps ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_swap_changes_nothing_for_what_was_decoded_before_it(settings: Settings, client: redis.Redis) -> None:
-    """Held in the old model's engine and before it; the new model takes 48 pixels, which would not fit."""
+def test_a_swap_changes_nothing_for_images_that_were_decoded_before_it(settings: Settings, client: redis.Redis) -> None:
+    """Some are in the old model's engine and some wait for it. They would not fit the new model, which takes 48 px."""
     gate = Gate()
     small = settings.model_copy(update={"max_batch": 2, "linger_ms": 10_000.0})  # full batches only
     line = Line(small, Serving(kit.model(ToneEngine(gate), version=1)))
@@ -82,7 +82,7 @@ def test_a_swap_changes_nothing_for_what_was_decoded_before_it(settings: Setting
     assert set(kit.outcomes(client).values()) == {"sorted"}
 
 
-def test_many_swaps_under_load_lose_and_double_nothing(settings: Settings, client: redis.Redis) -> None:
+def test_many_swaps_under_load_lose_no_job_and_answer_none_twice(settings: Settings, client: redis.Redis) -> None:
     models = [kit.model(version=version, size_px=32 + 16 * (version % 2)) for version in range(1, 5)]
     line = Line(settings, Serving(models[0]))
     stop = threading.Event()
@@ -118,7 +118,7 @@ def test_many_swaps_under_load_lose_and_double_nothing(settings: Settings, clien
 
 @pytest.fixture
 def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The jobs' ids are the same in each run, and so are those of a canary's share."""
+    """Jobs have the same ids in each run, and so the canary's share consists of the same jobs."""
     numbers = itertools.count(1)
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(numbers)))
 
@@ -130,8 +130,8 @@ def test_a_canary_answers_its_share_and_the_other_sees_the_same_images(settings:
     results = line.sort(client, *TONES * 50)
     taken = {result.job_id for result in results if result.model and result.model.version == 4}
     assert len(taken) == pytest.approx(100, abs=35)
-    # Within 3 batches' worth all are compared: they come no faster than they are submitted.
-    kit.wait_until(lambda: not line.run._flow.observer.wants_time, "the comparisons are through")
+    # At most three batches of images wait to be compared; others are skipped.
+    kit.wait_until(lambda: not line.run._flow.observer.wants_time, "the comparisons are done")
     line.end()
     compared = {comparison.job_id for comparison in line.heard.comparisons}
     assert compared and compared <= taken
@@ -141,7 +141,7 @@ def test_a_canary_answers_its_share_and_the_other_sees_the_same_images(settings:
 
 
 def test_while_a_version_is_tried_one_thread_has_the_engines_to_itself(settings: Settings, client: redis.Redis) -> None:
-    """Beside a batch of another thread a comparison would take time that no deadline was asked for."""
+    """Otherwise a comparison would slow down another thread's batch, although only spare time was promised to it."""
     inside, most = [0], [0]
     counting = threading.Lock()
 
@@ -168,7 +168,7 @@ def skipped(line: Line) -> float:
 
 @pytest.mark.usefixtures("numbered")
 def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis.Redis) -> None:
-    """It is of another size and sees red where there is green: its answers would be noticed."""
+    """It has another size and swaps red and green, so that any answer of its own would be noticed."""
 
     class Swapped(ToneEngine):
         def predict(self, batch: kit.Pixels, **on_ready_for_next: Any) -> kit.NDArray[kit.np.float32]:
@@ -181,7 +181,7 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     results = [result for _ in range(40) for result in line.sort(client, 240)]
     its_share = {result.job_id for result in results if hash_fraction(result.job_id) < 0.5}
     assert 8 <= len(its_share) <= 32
-    kit.wait_until(lambda: len(line.heard.comparisons) + skipped(line) == len(its_share), "the comparisons are through")
+    kit.wait_until(lambda: len(line.heard.comparisons) + skipped(line) == len(its_share), "the comparisons are done")
     line.end()
     assert versions(results) == {3: 40}
     assert {result.lane for result in results} == {"no-cap"}
@@ -193,8 +193,8 @@ def test_a_shadow_sees_images_and_acts_on_none(settings: Settings, client: redis
     assert sum(engine.sizes) == len(line.heard.comparisons)
 
 
-def test_a_shadow_crops_its_own_region_of_the_cameras_pictures(settings: Settings, client: redis.Redis) -> None:
-    """Decoded once more, after the job went on: by the job's camera still."""
+def test_a_shadow_uses_its_own_region_for_the_jobs_camera(settings: Settings, client: redis.Redis) -> None:
+    """The image is decoded again after the job has gone on; the job's camera must still be known then."""
     shadow = kit.model(version=4)
     regions = {"c1": Region(0.5, 0, 1, 1), "*": Region(0, 0, 0.5, 1)}
     seen = shadow.manifest.model_copy(update={"regions": regions})
@@ -237,10 +237,10 @@ def test_a_costly_image_falls_back_on_the_stable_model_too(settings: Settings, c
 
 
 @pytest.mark.parametrize("is_costly_for", [3, 4])
-def test_whether_an_image_is_costly_goes_by_the_model_that_it_belongs_to(
+def test_whether_an_image_is_costly_depends_on_the_model_that_answers_it(
     settings: Settings, client: redis.Redis, is_costly_for: int
 ) -> None:
-    """Models may use regions of their own. Which threads decode is what it decides."""
+    """Each model may have its own regions. It decides which thread decodes the image."""
     decoded_on: set[str] = set()
 
     class Noting:
@@ -276,7 +276,7 @@ def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault(settings: Sett
 
 
 def test_comparing_never_holds_up_a_batch(settings: Settings, client: redis.Redis) -> None:
-    """The shadow is held in its engine: what was sorted meanwhile is finished, and nothing waits for the shadow."""
+    """The shadow is held in its engine. The image is nevertheless sorted and finished: nothing waits for the shadow."""
     gate = Gate()
     line = Line(
         settings,
@@ -291,7 +291,7 @@ def test_comparing_never_holds_up_a_batch(settings: Settings, client: redis.Redi
     line.end()
 
 
-def test_nothing_is_compared_where_deadlines_are_near(settings: Settings, client: redis.Redis) -> None:
+def test_nothing_is_compared_while_deadlines_are_near(settings: Settings, client: redis.Redis) -> None:
     shadow = kit.model(version=4)
     shadow.cost.observe(1, 3600.0)  # it is believed to be slow
     line = Line(settings, Serving(kit.model(version=3), active_canary(shadow, shadow=True, share=1.0)))

@@ -38,7 +38,7 @@ def comparisons(count: int, disagreed: int = 0) -> list[Comparison]:
 
 
 class Store:
-    """Where the canary is cleared; `error` is raised instead."""
+    """A model store that only notes which canaries are cleared, or raises `error` instead."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.cleared: list[tuple[str, Canary | None]] = []
@@ -79,12 +79,12 @@ class Desk:
     [
         (0, 0, False),
         (19, 2, False),  # 2 of 20 would be at the bound, not above it
-        (3, 3, True),  # whatever the other 17 say
+        (3, 3, True),  # 3 of 20 is above the bound, whatever the other 17 answers are
         (20, 2, False),
         (20, 3, True),
         (1000, 100, False),
         (1000, 101, True),
-        (1000, 50, False),  # more than min_images' bound, but of many more images
+        (1000, 50, False),  # 50 would be too many of the first 20 images, but not of 1,000
     ],
 )
 def test_disagreement_is_exceeded_when_the_bound_is_crossed_for_certain(
@@ -130,10 +130,10 @@ def test_the_streams_expire_after_their_last_comparison(settings: Settings, clie
 
 
 @pytest.mark.parametrize("last_id", [None, "18446744073709551615-18446744073709551615"])
-def test_one_lines_broken_stream_does_not_hide_the_verdict(
+def test_a_broken_stream_of_one_line_does_not_hide_the_verdict(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture, last_id: str | None
 ) -> None:
-    """The server had counted, but no worker read the counts any more: the canary went on for all lines."""
+    """Otherwise the server counts, but no worker reads the counts, and the canary goes on for all lines."""
     if last_id is None:
         client.set(keys.shadow("evil"), "text")
     else:
@@ -141,11 +141,11 @@ def test_one_lines_broken_stream_does_not_hide_the_verdict(
     desk = Desk(settings)
     for number in range(10):
         desk.record(comparison(number, agree=False), comparison(number, line="evil", agree=False))
-    assert desk.active_models.current.canary is None, "it goes on"
+    assert desk.active_models.current.canary is None, "the canary should have ended"
     assert client.xlen(keys.shadow("l1")) > 0
     assert desk.sample("sortline_canary_skipped_total") == 0
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 1 and keys.shadow("evil") in told[0]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(logged) == 1 and keys.shadow("evil") in logged[0]
 
 
 def test_counts_are_summed_over_workers_and_expire(settings: Settings, client: redis.Redis) -> None:
@@ -203,14 +203,14 @@ def test_a_store_that_can_not_be_written_is_reported_and_survived(
     assert desk.sample("sortline_canary_stopped_total", reason="disagreement") == 1
 
 
-def test_what_comes_after_the_end_is_dropped(settings: Settings, client: redis.Redis) -> None:
+def test_comparisons_after_the_canarys_end_are_dropped(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings)
     desk.active_models.end_canary(desk.canary)
     desk.record(*comparisons(5))
     assert client.keys("sortline:*") == []
 
 
-# the server away ────────────────────────────────────────────────────────────────────────────────────
+# without the server ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_verdict_waits_for_the_server(settings: Settings, client: redis.Redis) -> None:
@@ -243,7 +243,7 @@ def test_comparisons_that_can_not_be_recorded_are_counted_as_skipped(settings: S
     assert not desk.recorder._thread.is_alive()
 
 
-def test_what_waits_for_the_server_is_bounded(settings: Settings) -> None:
+def test_the_comparisons_that_wait_for_the_server_are_bounded(settings: Settings) -> None:
     desk = Desk(settings)
     record = comparison(1)
     for _ in range(MAX_QUEUED + 7):
@@ -260,7 +260,7 @@ def test_stopping_writes_the_last_verdict(settings: Settings, client: redis.Redi
     assert client.hexists(KEY, "stopped")
 
 
-def test_stopping_records_what_is_there(settings: Settings, client: redis.Redis) -> None:
+def test_stopping_records_the_comparisons_that_wait(settings: Settings, client: redis.Redis) -> None:
     desk = Desk(settings, canary=CANARY.model_copy(update={"min_images": 10_000}))
     for record in comparisons(300):
         desk.recorder.compared(desk.canary, record)

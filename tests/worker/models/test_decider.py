@@ -79,7 +79,7 @@ def test_times(decider: Decider) -> None:
     assert result.deadline_margin_ms == pytest.approx(50.0, abs=0.01)
 
 
-def test_past_its_deadline_it_is_late_and_must_not_eject(decider: Decider) -> None:
+def test_a_result_after_its_deadline_is_late_and_must_not_eject(decider: Decider) -> None:
     result = classified(decider, NO_CAP, deadline_at=CAPTURED_AT + 0.100, after_s=0.101)
     assert result.outcome is Outcome.LATE
     assert [label.label for label in result.labels] == ["no cap"]
@@ -87,13 +87,15 @@ def test_past_its_deadline_it_is_late_and_must_not_eject(decider: Decider) -> No
     assert result.deadline_margin_ms == pytest.approx(-1.0, abs=0.01)
 
 
-def test_at_its_deadline_it_is_in_time(decider: Decider) -> None:
+def test_a_result_at_its_deadline_is_in_time(decider: Decider) -> None:
     result = classified(decider, NO_CAP, deadline_at=CAPTURED_AT + 0.125, after_s=0.125)
     assert (result.outcome, result.lane) == (Outcome.SORTED, "no-cap")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.REJECTED, Outcome.FAILED])
-def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: Decider, outcome: Outcome) -> None:
+def test_an_image_that_was_not_classified_has_no_label_and_goes_to_the_unsorted_lane(
+    decider: Decider, outcome: Outcome
+) -> None:
     finished_at, timings = CAPTURED_AT + 1, StageTimings()
     result = {
         Outcome.EXPIRED: lambda: decider.expired(admitted(), timings=timings, finished_at=finished_at),
@@ -111,8 +113,8 @@ def test_what_was_not_classified_has_no_label_and_no_lane_of_its_own(decider: De
     assert result.error == {"rejected": "it is gone", "failed": "EngineFailed: boom"}.get(outcome.value)
 
 
-def test_a_result_has_all_fields_and_no_other(decider: Decider) -> None:
-    """They are not checked when it is made: a misspelt one would only be missed by its readers."""
+def test_a_result_has_exactly_the_fields_of_the_schema(decider: Decider) -> None:
+    """The decider makes results without validation, so only the readers would notice a misspelled field."""
     for result in (
         classified(decider, DISFIGURED, after_s=0.1),
         decider.impossible(admitted(), BadJob("wrong"), finished_at=CAPTURED_AT),
@@ -130,7 +132,7 @@ def test_impossible_times_are_rejected_without_a_total_or_a_margin(decider: Deci
     assert SortResult.model_validate_json(result.model_dump_json()) == result
 
 
-def test_a_result_survives_its_json(decider: Decider) -> None:
+def test_a_result_is_the_same_after_a_round_trip_through_json(decider: Decider) -> None:
     result = classified(decider, DISFIGURED, after_s=0.1)
     assert SortResult.model_validate_json(result.model_dump_json()) == result
 

@@ -1,4 +1,4 @@
-"""Following a real store with real bundles: what is loaded, kept, refused and let go."""
+"""Following a real store with real bundles: which models are loaded, kept, refused and let go."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_a_rollback_loads_nothing(versions: Versions, post: Post) -> None:
     assert post.loaded == [2]
 
 
-def test_no_more_than_the_last_one_is_kept(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")  # what a log's handlers keep must not hold a model
+def test_only_the_last_model_before_is_kept(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")  # pytest keeps log records; they must not keep a model alive
     engines = [weakref.ref(post.active_models.current.stable.engine)]
     for _ in range(3):
         versions.publish()
@@ -149,10 +149,10 @@ def test_other_golden_answers_are_refused(versions: Versions, post: Post, caplog
     assert "golden image" in caplog.text
 
 
-def test_a_policy_of_the_settings_that_does_not_fit_is_a_refusal(
+def test_a_version_that_a_policy_of_the_settings_does_not_fit_is_refused(
     setting: tuple[Versions, Settings], versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line's override names a class that the new version doesn't have: found when it is loaded, not in a batch."""
+    """A line's override names a class that the new version lacks. That is noticed at loading, not in a batch."""
     post = Post(setting[1])
     post.settings = Settings(**setting[1].model_dump() | {"policies": {"l1": {"thresholds": {"no label": 0.3}}}})
     versions.publish()
@@ -160,7 +160,9 @@ def test_a_policy_of_the_settings_that_does_not_fit_is_a_refusal(
     assert (post.stable, post.swaps("refused")) == (1, 1)
 
 
-def test_what_native_code_raises_is_a_refusal(versions: Versions, post: Post, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_version_on_which_native_code_raises_is_refused(
+    versions: Versions, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
     versions.publish()
     post.cannot_load = SystemError("unwritten tensor")
     post.follower.poll()
@@ -196,11 +198,11 @@ def test_the_next_good_version_is_taken_after_a_refused_one(versions: Versions, 
     assert (post.stable, post.swaps("refused"), post.swaps("swapped")) == (3, 1, 1)
 
 
-# the store away ─────────────────────────────────────────────────────────────────────────────────────
+# without the store ──────────────────────────────────────────────────────────────────────────────────
 
 
 class Broken:
-    """A store that can't be read while `error` is set, and from which no version comes whole while `spoilt` is."""
+    """A store that can't be read while `error` is set, and whose downloads arrive damaged while `spoilt` is set."""
 
     def __init__(self, store: ModelStore) -> None:
         self.error: Exception | None = None
@@ -231,7 +233,7 @@ class Broken:
 def test_a_spoilt_download_is_fetched_again_after_a_minute(
     setting: tuple[Versions, Settings], versions: Versions
 ) -> None:
-    """It left no files whose change would tell that it is whole now."""
+    """The refused download left no files, so the follower can't notice that the files have changed."""
     store = Broken(versions.store)
     post = Post(setting[1], store=store)
     versions.publish()
@@ -251,7 +253,7 @@ def test_a_spoilt_download_is_fetched_again_after_a_minute(
     assert post.stable == 2
 
 
-def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Versions, post: Post) -> None:
+def test_damaged_local_files_are_not_loaded_again_and_again(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.damage(2)
     versions.point(2)
@@ -264,7 +266,7 @@ def test_damaged_files_that_are_here_are_not_loaded_again_and_again(versions: Ve
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("no route to host"), OSError(116, "Stale file handle"), RuntimeError("botocore")]
 )
-def test_a_store_that_is_away_is_reported_once_and_found_again(
+def test_a_store_that_is_away_is_reported_once_and_so_is_its_return(
     setting: tuple[Versions, Settings], versions: Versions, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -317,7 +319,7 @@ def test_a_canary_file_that_is_garbage_holds_up_no_promotion(versions: Versions,
     assert post.stable == 2
 
 
-def test_a_pointer_that_is_garbage_keeps_no_canary(versions: Versions, post: Post) -> None:
+def test_a_canary_ends_even_if_the_pointer_is_garbage(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, canary())
     post.follower.poll()
@@ -383,7 +385,7 @@ def test_a_canary_that_is_refused_leaves_all_as_it_was(versions: Versions, post:
     assert (post.stable, post.canary, post.loaded, post.swaps("refused")) == (1, None, [2], 1)
 
 
-def test_a_verdict_of_another_worker_is_obeyed(versions: Versions, post: Post) -> None:
+def test_a_verdict_by_another_worker_ends_the_canary(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
     post.follower.poll()
@@ -392,7 +394,7 @@ def test_a_verdict_of_another_worker_is_obeyed(versions: Versions, post: Post) -
     assert post.canary is None
     late = Post(post.settings)
     late.follower.poll()
-    assert (late.canary, late.loaded) == (None, []), "a worker that starts later must not begin it anew"
+    assert (late.canary, late.loaded) == (None, []), "a worker that starts later must not start the canary again"
     versions.store.set_canary(NAME, again := canary())
     post.follower.poll()
     assert post.canary == again
@@ -407,7 +409,7 @@ def test_the_ratio_of_all_workers_is_shown_by_each(versions: Versions, post: Pos
     assert post.sample("sortline_canary_disagreement_ratio", version="2") == 0.05
 
 
-def test_without_redis_a_canary_goes_on_and_none_begins(
+def test_without_redis_a_canary_goes_on_but_none_starts(
     setting: tuple[Versions, Settings], versions: Versions, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(canary: Canary) -> None:

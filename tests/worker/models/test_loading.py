@@ -34,10 +34,10 @@ class Slow(kit.ToneEngine):
         ("litert", True, [1]),
         ("litert-fp32", True, [1]),
         ("tensorflow-mixed", True, [1, 16]),
-        ("tensorflow", True, [1, 16]),  # it compiles each shape: seconds that no job may wait for
+        ("tensorflow", True, [1, 16]),  # compiles each shape; that takes seconds, for which no job may wait
     ],
 )
-def test_what_is_warmed_up(
+def test_which_batch_sizes_are_warmed_up(
     settings: Settings,
     tiny_models: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,7 +55,7 @@ def test_what_is_warmed_up(
     assert loaded.engine.warmed == warmed
 
 
-def test_a_model_knows_what_an_image_costs_before_its_first(settings: Settings, tiny_models: Path) -> None:
+def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Settings, tiny_models: Path) -> None:
     loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=True)
     model = as_model(loaded, settings, worker="w1")
     assert model.cost.estimate(1) == 0.0

@@ -43,7 +43,7 @@ def test_the_same_file_to_the_same_model_is_known() -> None:
 
 
 @pytest.mark.parametrize(("image", "route"), [(b"another", Route(kit.model())), (b"file", Route(kit.model(version=4)))])
-def test_another_file_or_version_is_not(image: bytes, route: Route) -> None:
+def test_another_file_or_version_is_not_known(image: bytes, route: Route) -> None:
     known = cache()
     first = known.key(upload(), b"file", Route(kit.model()))
     assert first is not None
@@ -52,18 +52,18 @@ def test_another_file_or_version_is_not(image: bytes, route: Route) -> None:
     assert key is not None and known.get(key) is None
 
 
-def test_what_the_producer_says_of_the_file_is_not_believed() -> None:
+def test_the_producers_digest_of_the_file_is_not_trusted() -> None:
     known, route = cache(), Route(kit.model())
     one, other = (known.key(upload(sha256="a" * 64), data, route) for data in (b"file", b"another"))
     assert one != other
 
 
-def test_cameras_count_where_the_model_crops_a_region() -> None:
+def test_the_camera_matters_if_the_model_crops_a_region() -> None:
     known, route = cache(), Route(looking(kit.model(), c1=Region(0, 0, 0.5, 1)))
     assert known.key(upload(camera="c1"), b"file", route) != known.key(upload(camera="c2"), b"file", route)
 
 
-def test_whose_images_are_not_remembered() -> None:
+def test_which_images_are_not_cached() -> None:
     known, model = cache(), kit.model()
     canary = ActiveCanary(Canary(version=4, share=1.0), model)
     assert known.key(kit.image_job(queue="live"), b"file", Route(model)) is None
@@ -72,7 +72,7 @@ def test_whose_images_are_not_remembered() -> None:
     assert cache(0).key(upload(), b"file", Route(model)) is None
 
 
-def test_the_one_asked_for_longest_ago_is_forgotten() -> None:
+def test_the_least_recently_used_answer_is_forgotten() -> None:
     known, route = cache(2), Route(kit.model())
     a, b, c = (known.key(upload(), data, route) for data in (b"a", b"b", b"c"))
     assert a is not None and b is not None and c is not None
@@ -84,11 +84,11 @@ def test_the_one_asked_for_longest_ago_is_forgotten() -> None:
     assert (known.get(a), known.get(b), known.get(c)) == (PROBABILITIES, None, PROBABILITIES)
 
 
-def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: redis.Redis) -> None:
+def test_the_model_sees_each_upload_once(settings: Settings, client: redis.Redis) -> None:
     images = [picture(tone) for tone in (10, 200)]
     engine = ToneEngine()
     components = kit.pipeline_components(settings, engine)
-    for _ in range(2):  # the first run learns, the second knows
+    for _ in range(2):  # the first run fills the cache, the second uses it
         job_ids = kit.submit(settings, *[frame(data, queue="bulk") for data in images])
         run = kit.pipeline(settings, components, burst=True)
         run.start()
@@ -103,7 +103,7 @@ def test_a_worker_shows_the_model_each_upload_once(settings: Settings, client: r
     assert sample("sortline_result_cache_total", {"result": "miss"}) == 2
 
 
-def test_a_failure_is_not_remembered(settings: Settings, client: redis.Redis) -> None:
+def test_a_failure_is_not_cached(settings: Settings, client: redis.Redis) -> None:
     components = kit.pipeline_components(settings, ToneEngine(kit.always_fails))
     kit.submit(settings, frame(queue="bulk"))
     run = kit.pipeline(settings, components, burst=True)

@@ -61,8 +61,8 @@ def test_only_the_named_lines_take_part() -> None:
     assert models == {"l1": OLD, "l2": NEW, "l3": NEW}
 
 
-def test_positions_are_fixed() -> None:
-    """Another release must not deal the images of a running canary anew."""
+def test_the_hash_of_a_job_is_the_same_in_every_release() -> None:
+    """An upgrade must not change which images a running canary gets."""
     assert hash_fraction("job-1") == pytest.approx(0.007419, abs=1e-6)
     assert 0.0 <= min(map(hash_fraction, "abcdefghij")) <= max(map(hash_fraction, "abcdefghij")) < 1.0
 
@@ -88,7 +88,7 @@ def test_the_metrics_show_the_active_models_and_nothing_else() -> None:
     assert shown(metrics, "sortline_canary_info") == []
 
 
-def test_a_versions_counts_go_with_its_canary() -> None:
+def test_a_versions_counts_disappear_with_its_canary() -> None:
     metrics = Metrics()
     active_models = ActiveModels(Serving(OLD, active_canary()), metrics=metrics)
     metrics.count_compared(4, compared=0, disagreed=0, ratio=0.5)
@@ -100,7 +100,7 @@ def test_a_versions_counts_go_with_its_canary() -> None:
 
 
 def test_a_canary_that_ended_does_not_come_back() -> None:
-    """The follower may have read the store before the verdict, and put its models in after it."""
+    """The follower may have read the store before the verdict, and activate that canary after it."""
     active_models = ActiveModels(Serving(OLD, active_canary()), metrics=Metrics())
     assert active_models.end_canary(active_canary())
     assert not active_models.end_canary(active_canary())

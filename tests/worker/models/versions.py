@@ -49,7 +49,7 @@ class Versions:
         path.write_bytes(data)
 
     def point(self, version: int) -> None:
-        """Move the pointer without the checks of `promote`, as an older release or a hand might."""
+        """Move the pointer without the checks of `promote`, as an older release or a person might."""
         (self.store.root / NAME / "current").write_text(f"{version}\n")
 
 
@@ -61,7 +61,7 @@ def own_versions(settings: Settings, tiny_models: Path) -> tuple[Versions, Setti
 
 
 def other_golden_answers(folder: Path) -> None:
-    """A bundle that is whole by its digests, and does not give its golden answers."""
+    """Make a bundle whose digests are right, but whose model doesn't give the golden answers."""
     path = folder / GOLDEN_FILE
     with np.load(path) as arrays:
         images, float32, int8 = arrays["images"], arrays["float"], arrays["int8"]
@@ -70,7 +70,7 @@ def other_golden_answers(folder: Path) -> None:
 
 
 def unusable_fp32(folder: Path) -> None:
-    """A bundle that is whole by its digests, whose fp32 model is none."""
+    """Make a bundle whose digests are right, but whose fp32 file isn't a model."""
     (folder / FP32_FILE).write_bytes(b"no model")
     _sign(folder)
 

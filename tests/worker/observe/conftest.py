@@ -1,4 +1,4 @@
-"""Fixtures of the tests of what a worker shows."""
+"""Fixtures for the tests of metrics, probes and watchdog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scrape of a registry shows."""
+"""The samples that a scrape of a registry returns."""
 
 from __future__ import annotations
 

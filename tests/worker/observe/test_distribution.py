@@ -1,4 +1,4 @@
-"""Our own histogram, compared with the client's."""
+"""`Distribution`, compared with the Prometheus client's own histogram."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_distributions_are_exposed_as_the_clients_own_histogram(bounds: tuple[fl
 @pytest.mark.parametrize("bounds", [LATENCY_BUCKETS_S, MARGIN_BUCKETS_S], ids=["latency", "margin"])
 @pytest.mark.parametrize("value", [1e303, -1e303, 1e9, -1e9, float("inf"), float("-inf"), float("nan")])
 def test_a_wrong_clock_does_not_spoil_a_sum(bounds: tuple[float, ...], value: float) -> None:
-    """One observation counts once, in the bucket where it belongs, and moves the sum by no more than the range."""
+    """An impossible value counts once, in its bucket, and changes the sum by no more than the range of the buckets."""
     registry = CollectorRegistry()
     distribution = Distribution("x_seconds", "X.", label="line", bounds=bounds)
     registry.register(distribution)

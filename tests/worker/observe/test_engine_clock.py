@@ -6,7 +6,7 @@ from worker.observe.engine_clock import EngineClock
 from worker.observe.metrics import Metrics
 
 
-def test_the_models_time_is_counted_once_however_many_batches_are_in_it() -> None:
+def test_the_engines_time_is_counted_once_however_many_batches_run_at_once() -> None:
     now = [10.0]
     metrics = Metrics()
     engine_clock = EngineClock(metrics.engine_seconds, clock=lambda: now[0])

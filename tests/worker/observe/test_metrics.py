@@ -19,7 +19,7 @@ from tests.worker.observe.exposition import samples
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 
-# DESIGN: sample name and its labels. A histogram is named by its count.
+# The sample names that dashboards rely on, and their labels. A histogram is named by its count.
 NAMES = {
     ("sortline_jobs_total", ("line", "outcome")),
     ("sortline_labels_total", ("label", "line")),
@@ -38,7 +38,7 @@ NAMES = {
 }
 
 
-def test_every_name_of_the_design_is_exposed(settings: Settings, gauges: QueueGauges) -> None:
+def test_every_sample_is_exposed_with_its_labels(settings: Settings, gauges: QueueGauges) -> None:
     kit.submit(settings, frame(deadline_ms=60_000), frame(picture(255), line="l2"), frame(kit.broken_picture()))
     metrics = kit.run_burst(settings)
     metrics.registry.register(gauges)
@@ -48,7 +48,7 @@ def test_every_name_of_the_design_is_exposed(settings: Settings, gauges: QueueGa
     assert stages == {"queue", "decode", "batch", "infer", "finish"}
 
 
-def test_what_is_counted(settings: Settings) -> None:
+def test_jobs_labels_lanes_and_times_are_counted(settings: Settings) -> None:
     kit.submit(
         settings,
         *[frame(deadline_ms=60_000) for _ in range(3)],
@@ -70,8 +70,8 @@ def test_what_is_counted(settings: Settings) -> None:
     assert found["sortline_inflight_jobs", ()] == 0
 
 
-def test_no_label_is_unbounded(settings: Settings) -> None:
-    """Neither job nor frame ids, however many jobs there are."""
+def test_the_number_of_series_does_not_grow_with_the_jobs(settings: Settings) -> None:
+    """No label holds a job id or a frame id."""
 
     def series(count: int) -> int:
         kit.submit(settings, *[frame(frame_id=number) for number in range(count)])
@@ -82,7 +82,7 @@ def test_no_label_is_unbounded(settings: Settings) -> None:
 
 
 def test_names_of_lines_are_bounded(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A line's name comes with the job: 8,000 forged ones made each scrape 54 MB."""
+    """A line's name comes with the job, and a producer may send any name: with 8,000, each scrape was 54 MB."""
     kit.submit(settings, *[frame(line=f"l{number}", deadline_ms=60_000) for number in range(12)])
     metrics = Metrics(max_lines=3)
     results = all_results(settings)
@@ -101,14 +101,14 @@ def test_names_of_lines_are_bounded(settings: Settings, caplog: pytest.LogCaptur
 
 
 def all_results(settings: Settings) -> list[SortResult]:
-    """The results of what waits, and of all lines so far."""
+    """Sort the jobs that wait; the results of all lines."""
     kit.run_burst(settings)
     with connect(settings.redis_url) as client:
         return [result for line in client.smembers(keys.LINES) for result in kit.stream(client, line.decode())]
 
 
 def test_our_own_collectors_are_found_by_name(settings: Settings, gauges: QueueGauges) -> None:
-    """`/metrics?name[]=` asks for some of the metrics; the registry knows them by what collectors describe."""
+    """`/metrics?name[]=` asks for some metrics; the registry finds them by the names that each collector describes."""
     kit.submit(settings, frame())
     metrics = kit.run_burst(settings)
     metrics.registry.register(gauges)
@@ -119,7 +119,7 @@ def test_our_own_collectors_are_found_by_name(settings: Settings, gauges: QueueG
     assert "sortline_redis_memory_max_bytes 0.0" in text
 
 
-def test_reasons_of_batches_are_those_of_the_design(settings: Settings) -> None:
+def test_batches_have_known_reasons(settings: Settings) -> None:
     kit.submit(settings, *[frame() for _ in range(40)])
     found = samples(kit.run_burst(settings).registry)
     reasons = {dict(labels)["reason"] for name, labels in found if name == "sortline_batches_total"}
@@ -135,14 +135,14 @@ def test_a_failed_attempt_is_not_an_ended_job(settings: Settings) -> None:
     assert found["sortline_retried_total", ()] == 2
 
 
-def test_metrics_of_two_workers_in_one_process_are_apart() -> None:
+def test_two_workers_in_one_process_have_separate_metrics() -> None:
     first, second = Metrics(), Metrics()
     first.retried.inc()
     assert samples(second.registry)["sortline_retried_total", ()] == 0
 
 
 def test_impossible_times_are_in_no_histogram(settings: Settings, client: redis.Redis) -> None:
-    """An hour ahead, a result would look as if it came before its image."""
+    """With a capture an hour in the future, the result would seem to come before its image."""
     kit.submit(settings, frame(deadline_ms=60_000))
     kit.forge(client, kit.submit(settings, frame())[0], captured_at=time.time() + 3600, deadline_at=time.time() + 3601)
     found = samples(kit.run_burst(settings).registry)

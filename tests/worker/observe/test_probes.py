@@ -1,4 +1,4 @@
-"""A worker's own /metrics, /healthz and /readyz; tests/shared/test_status_server.py has the server."""
+"""A worker's own /metrics, /healthz and /readyz. tests/shared/test_status_server.py tests the HTTP server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> N
     service._pipeline = service._build(kit.model())
     service._pipeline.start()
     kit.wait_until(lambda: "no Redis server answers" in (service._ready_problem() or ""), "it says what fails")
-    assert service._health_problem() is None, "it would be restarted for what a restart can't mend"
+    assert service._health_problem() is None, "it would be restarted, which can't bring the server back"
     service._pipeline.drain()
     kit.finish(service._pipeline)
 
@@ -80,7 +80,7 @@ def test_a_loop_that_dies_is_unhealthy() -> None:
     assert "died" in (supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) or "")
 
 
-def test_a_loop_that_sticks_is_unhealthy_until_it_comes_round() -> None:
+def test_a_loop_that_hangs_is_unhealthy_until_it_comes_round() -> None:
     now, stop = [0.0], threading.Event()
     supervisor = Supervisor(Metrics(), clock=lambda: now[0])
     supervisor.start("infer", stop.wait)
@@ -116,8 +116,8 @@ def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
     assert supervisor.redis_problem() is None
 
 
-def test_the_server_is_back_when_no_step_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
-    """Claims that go well must not hide that no result can be written."""
+def test_the_server_has_recovered_only_when_no_step_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Claims that succeed must not hide that no result can be written."""
     supervisor = Supervisor(Metrics())
     supervisor.redis_unavailable("finish", redis.exceptions.ReadOnlyError("a replica"))
     with caplog.at_level("INFO"), supervisor.calling_redis("claim"):

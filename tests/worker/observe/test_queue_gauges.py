@@ -26,7 +26,7 @@ def queue_samples(gauges: QueueGauges) -> dict[tuple[str, tuple[tuple[str, str],
 LIVE, BULK = (("queue", "live"),), (("queue", "bulk"),)
 
 
-def test_an_empty_queue_is_a_real_zero(client: redis.Redis, gauges: QueueGauges) -> None:
+def test_an_empty_queue_has_depth_and_age_zero(client: redis.Redis, gauges: QueueGauges) -> None:
     found = queue_samples(gauges)
     assert {key: value for key, value in found.items() if not key[0].startswith("sortline_redis_memory_")} == {
         ("sortline_redis_up", ()): 1,
@@ -64,8 +64,8 @@ def test_a_deleted_job_at_the_front_has_no_age(settings: Settings, client: redis
 
 
 @pytest.mark.parametrize("key", [keys.rq_queue("bulk"), keys.rq_job("j1")])
-def test_a_key_of_another_type_hides_its_own_queue_alone(client: redis.Redis, gauges: QueueGauges, key: str) -> None:
-    """The whole server counted as away."""
+def test_a_key_of_another_type_hides_only_its_own_queue(client: redis.Redis, gauges: QueueGauges, key: str) -> None:
+    """It must not make the whole server count as away."""
     client.rpush(keys.rq_queue("bulk"), "j1")
     client.delete(key)
     client.set(key, "text")

@@ -18,7 +18,7 @@ BUSY = redis.exceptions.ResponseError("BUSY Valkey is busy running a script.")
 DENIED = redis.exceptions.NoPermissionError("User w has no permissions to run the 'evalsha' command")
 
 
-def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
+def test_the_reason_is_logged_when_it_changes_and_then_from_time_to_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -46,8 +46,8 @@ def test_the_true_reason_is_logged_once_a_change_and_now_and_then(
     assert logged() == [denied]
 
 
-def test_a_decoder_that_waits_for_memory_does_not_hang() -> None:
-    """What it waits for is another decoder's image, which may hang."""
+def test_a_decoder_that_waits_for_memory_does_not_count_as_hanging() -> None:
+    """It waits for another decoder to free memory, and that decoder may hang."""
     now = 0.0
     supervisor = Supervisor(Metrics(), clock=lambda: now)
 

@@ -1,4 +1,4 @@
-"""Threads that hang while they hold jobs, and what readiness and health report about them and the server."""
+"""Threads that hang while they hold jobs, and what the probes report about them and the server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POISON = picture(1, 2, blue=3)
 
 
 class Clock:
-    """Monotonic seconds that pass when a test says so: no thread hangs for being slow."""
+    """Monotonic seconds that pass only when a test says so: a slow thread doesn't look as if it hung."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -36,12 +36,12 @@ class Clock:
         return self._now_s
 
     def pass_by(self, seconds: float) -> None:
-        """From now on it is so much later."""
+        """Move the clock ahead."""
         self._now_s += seconds
 
 
 class HangingDecoder:
-    """Does not come back from POISON, as a deadlock in native code would not, until its gate is opened."""
+    """Hangs on the image POISON, as in a deadlock in native code, until its gate is opened."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -72,10 +72,10 @@ def decoder() -> Iterator[HangingDecoder]:
 
 
 def hang_until_given_up(run: Pipeline, clock: Clock, settings: Settings, *names: str) -> None:
-    """Let so much time pass that those of its threads that hang are given up, and only these."""
+    """Let enough time pass for the watchdog to give up the threads that hang, which must be exactly `names`."""
     clock.pass_by(settings.stuck_after_s + 1)
     kit.wait_until(lambda: set(run.supervisor.silent(longer_than_s=settings.stuck_after_s)) == set(names), "they hang")
-    kit.wait_until(lambda: run.watchdog._first_noticed_at is not None, "the lease thread sees it")
+    kit.wait_until(lambda: run.watchdog._first_noticed_at is not None, "the lease thread notices")
     clock.pass_by(CONFIRM_S)
     kit.wait_until(run.watchdog.hanging.is_set, "they are given up")
 
@@ -95,7 +95,7 @@ def suspects(client: redis.Redis) -> list[str]:
 def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
-    """Nothing waits behind it. That it hung, alone, counts against it, so that it fails in the end."""
+    """No other image waits for it. It hung alone, so that counts as a crash, and in the end the job fails."""
     poison, *behind = kit.submit(settings, frame(POISON), *[frame() for _ in range(9)])
     components = kit.pipeline_components(settings, Serving(replace(kit.model(), decoder=decoder)))
     run = kit.pipeline(settings, components, monotonic=clock)
@@ -109,12 +109,12 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     assert run.ended.wait(kit.PATIENCE_S), "the worker could not end"
     kit.wait_until(lambda: suspects(client) == [poison], "it is taken back")
     assert held_by_server(client) == set()
-    assert len(components.inflight) == 0, "it would be renewed"
+    assert len(components.inflight) == 0, "the worker would go on renewing the job's lease"
     assert {result.attempt for result in kit.stream(client)} == {1}
     assert client.hmget(keys.rq_job(poison), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
 
 
-def test_a_claim_that_is_on_its_way_is_not_blamed_for_an_image_that_hangs(
+def test_jobs_of_a_claim_under_way_are_not_blamed_for_an_image_that_hangs(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
     (poison,) = kit.submit(settings, frame(POISON))
@@ -169,8 +169,8 @@ def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     assert run.supervisor.join(kit.PATIENCE_S)
 
 
-def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clock) -> None:
-    """After SIGSTOP and SIGCONT each thread looks as if it had hung, until it has come round once."""
+def test_a_process_that_was_stopped_and_continued_does_not_hang(settings: Settings, clock: Clock) -> None:
+    """After SIGSTOP and SIGCONT each thread looks as if it hung, until it has come round once."""
     stop, supervisor, inflight = threading.Event(), Supervisor(Metrics(), clock=clock), Inflight()
     supervisor.start("infer", stop.wait)
     keeper = kit.keeper(settings, inflight)
@@ -178,7 +178,7 @@ def test_a_process_that_stood_still_does_not_hang(settings: Settings, clock: Clo
     clock.pass_by(1_000)
     assert not watchdog.check()
     clock.pass_by(1)
-    assert not watchdog.check(), "it has had no time to come round"
+    assert not watchdog.check(), "the thread has had no time to come round"
     supervisor.heartbeat("infer")
     clock.pass_by(CONFIRM_S)
     assert not watchdog.check()
@@ -204,7 +204,7 @@ def run(settings: Settings, clock: Clock) -> Iterator[Pipeline]:
     kit.finish(run)
 
 
-def test_suspended_workers_are_not_ready_and_alive(run: Pipeline, client: redis.Redis) -> None:
+def test_suspended_workers_are_alive_but_not_ready(run: Pipeline, client: redis.Redis) -> None:
     client.set(keys.RQ_SUSPENDED, 1)
     kit.wait_until(lambda: run.ready_problem() == "workers are suspended: `rq resume` resumes them", "it says so")
     assert run.watchdog.health_problem() is None
@@ -212,8 +212,8 @@ def test_suspended_workers_are_not_ready_and_alive(run: Pipeline, client: redis.
     kit.wait_until(lambda: run.ready_problem() is None, "it claims again")
 
 
-def test_a_worker_of_a_replica_is_not_ready_and_alive(run: Pipeline, client: redis.Redis) -> None:
-    """The server answers a ping, and refuses all that a worker does."""
+def test_a_worker_whose_server_is_a_replica_is_alive_but_not_ready(run: Pipeline, client: redis.Redis) -> None:
+    """The server answers a ping, but refuses every command of a worker."""
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         kit.wait_until(lambda: "is a replica and refuses writes" in (run.ready_problem() or ""), "it says so")
@@ -223,10 +223,10 @@ def test_a_worker_of_a_replica_is_not_ready_and_alive(run: Pipeline, client: red
     kit.wait_until(lambda: run.ready_problem() is None, "it claims again")
 
 
-def test_results_that_cannot_be_written_are_not_ready_and_do_not_hang(
+def test_a_worker_that_can_write_no_results_is_not_ready_but_does_not_hang(
     run: Pipeline, settings: Settings, client: redis.Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long: the job is not in the worker's hands, and another worker could not write its result either."""
+    """However long it lasts: a restart would not help, since another worker could not write the result either."""
     finisher, is_away = run._components.finisher, threading.Event()
     finish = finisher.finish
 

@@ -1,9 +1,9 @@
-"""A worker that does nothing, below the parent process of real ones: a process for tests.
+"""A worker that does nothing, started by the same parent process as a real worker: a process for tests.
 
     python -m tests.worker.parent.small_worker FILE [OPTION]
 
-Each worker adds a line to FILE: what it was handed over. Then it waits until it was asked to stop twice, and ends with
-10; or, if OPTION is a number, it ends at once with that exit code.
+Each worker adds a line to FILE that says what its parent handed over to it. Then it waits until it has been asked twice
+to stop, and ends with exit code 10. If OPTION is a number, the first worker ends at once with that exit code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
         process.FIRST_WAIT_S = 3600.0
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     process.start_worker()
-    signal.alarm(600)  # whatever a test finds broken, nothing of it is left for long
+    signal.alarm(600)  # so that no process stays behind when a test fails
     own = handover.Handover.take_from(os.environ)
     assert own is not None
     if option != "reads-nothing":

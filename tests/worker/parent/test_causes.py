@@ -1,4 +1,4 @@
-"""Why a worker died, by its wait status and the kernel's count of kills for memory."""
+"""Why a worker died, found out from its wait status and from the kernel's count of out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from worker.parent.handover import Predecessor
 
 
 def exited(code: int) -> int:
-    """The wait status of a process with this exit code. A signal that ended one is a wait status as it is."""
+    """The wait status of a process with this exit code. (For a signal, the wait status is the signal's number.)"""
     return code << 8
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"])
 def test_a_crash_is_named_by_its_signal(name: str) -> None:
     assert cause_of(signal.Signals[name], memory_kills=0) == name
-    assert cause_of(signal.Signals[name] | 0x80, memory_kills=0) == name, "it left a core file"
+    assert cause_of(signal.Signals[name] | 0x80, memory_kills=0) == name, "a core dump sets another bit"
     assert Predecessor("w1", name, 0.0).is_explained
 
 
-def test_a_kill_explains_nothing_unless_the_kernel_counted_one_for_memory() -> None:
+def test_a_kill_is_explained_only_if_the_kernel_counted_an_out_of_memory_kill() -> None:
     assert cause_of(signal.SIGKILL, memory_kills=0) == KILLED
     assert cause_of(signal.SIGKILL, memory_kills=1) == OUT_OF_MEMORY
     assert not Predecessor("w1", KILLED, 0.0).is_explained
     assert Predecessor("w1", OUT_OF_MEMORY, 0.0).is_explained
 
 
-def test_of_the_exit_codes_only_that_of_a_hang_is_not_final() -> None:
+def test_every_exit_code_except_that_of_a_hang_is_final() -> None:
     assert cause_of(exited(HANGING), memory_kills=0) == HANG
     assert {cause_of(exited(code), memory_kills=1) for code in range(256) if code != HANGING} == {None}
 
@@ -47,9 +47,9 @@ def test_signals_that_people_send_are_final(number: int) -> None:
         ("5:memory:/a\n0::/\n", "sys/fs/cgroup/memory/a/memory.oom_control", "under_oom 0\noom_kill 3\n"),
         ("0::/on/the/host\n", "sys/fs/cgroup/memory.events", "oom_kill 3\n"),
     ],
-    ids=["version 2", "version 1", "a container that sees its own group only"],
+    ids=["version 2", "version 1", "a container that sees only its own group"],
 )
-def test_kills_for_memory_are_counted(tmp_path: Path, groups: str, file: str, text: str) -> None:
+def test_out_of_memory_kills_are_counted(tmp_path: Path, groups: str, file: str, text: str) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(groups)
     assert count_memory_kills(tmp_path) == 0
@@ -58,5 +58,5 @@ def test_kills_for_memory_are_counted(tmp_path: Path, groups: str, file: str, te
     assert count_memory_kills(tmp_path) == 3
 
 
-def test_without_control_groups_none_is_counted(tmp_path: Path) -> None:
+def test_without_control_groups_no_kill_is_counted(tmp_path: Path) -> None:
     assert count_memory_kills(tmp_path) == 0

@@ -1,4 +1,4 @@
-"""The parent finds the form of the log where the settings do."""
+"""The parent finds the log format in the same places as the settings do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.parent.log import log_format
         ({"SORTLINE_CONFIG": "other.toml"}, 'log_format = "json"', "other.toml"),
     ],
 )
-def test_the_form_is_that_of_the_settings(
+def test_the_log_format_is_that_of_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], file: str, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,7 +32,7 @@ def test_the_form_is_that_of_the_settings(
     assert log_format(os.environ) == load_settings().log_format
 
 
-def test_settings_that_cannot_be_read_are_logged_as_text(tmp_path: Path) -> None:
+def test_the_log_format_is_text_if_the_settings_cannot_be_read(tmp_path: Path) -> None:
     """Someone may have changed the file since the worker read it."""
     (tmp_path / "broken.toml").write_text("log_format =")
     assert log_format({"SORTLINE_CONFIG": str(tmp_path / "broken.toml")}) == "text"

@@ -43,12 +43,12 @@ class Worker:
         return [line for line in map(json.loads, self._file.read_text().splitlines()) if key in line]
 
     def wait_told(self, key: str, count: int) -> list[dict[str, Any]]:
-        """As many lines that have this key."""
+        """Wait for at least `count` lines that have this key, and return all of them."""
         wait_until(lambda: len(self.told(key)) >= count, f"{count} lines with {key}; see {self.log}")
         return self.told(key)
 
     def stop(self) -> int:
-        """Ask it to stop twice."""
+        """Ask the worker to stop twice; the parent's exit code."""
         before = len(self.told("told"))
         for number in (1, 2):
             self.parent.send_signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ def test_a_worker_that_crashes_is_replaced_by_one_that_knows_of_it(tmp_path: Pat
         assert (second["predecessor"], second["cause"]) == (first["name"], KILLED if name == "SIGKILL" else name)
         assert second["parent"] == worker.parent.pid
         assert second["name"] != first["name"]
-        assert second["environment"] == [], "a process that the worker starts would be told the same"
+        assert second["environment"] == [], "a process that the worker starts would inherit the handover"
         assert f"worker {first['name']}" in worker.log.read_text()
         assert name in worker.log.read_text()
         assert worker.stop() == TWICE
@@ -104,7 +104,7 @@ def test_any_other_exit_code_is_final(tmp_path: Path, code: int) -> None:
         assert worker.log.read_text() == ""
 
 
-def test_a_signal_that_is_no_crash_is_final(tmp_path: Path) -> None:
+def test_a_signal_that_does_not_mean_a_crash_is_final(tmp_path: Path) -> None:
     with running(tmp_path) as worker:
         (first,) = worker.wait_told("pid", 1)
         os.kill(first["pid"], signal.SIGTERM)
@@ -112,7 +112,7 @@ def test_a_signal_that_is_no_crash_is_final(tmp_path: Path) -> None:
 
 
 def test_waits_grow_from_restart_to_restart(tmp_path: Path) -> None:
-    """As the log says; how long they are is not looked at."""
+    """This checks the waits that the log announces, not how long the parent really waits."""
     with running(tmp_path, SORTLINE_LOG_FORMAT="json") as worker:
         for number in range(1, 4):
             os.kill(worker.wait_told("pid", number)[-1]["pid"], signal.SIGSEGV)
@@ -154,14 +154,17 @@ def test_a_worker_that_crashes_after_it_was_told_to_stop_is_not_replaced(tmp_pat
         os.kill(first["pid"], signal.SIGSEGV)
         assert worker.parent.wait(PATIENCE_S) == -signal.SIGSEGV
         assert len(worker.told("pid")) == 1
-        assert worker.log.read_text() == "", "it promised another one"
+        assert worker.log.read_text() == "", "the parent announced another worker"
 
 
 def test_a_parent_that_is_told_to_stop_between_two_workers_ends(tmp_path: Path) -> None:
     with running(tmp_path, "long-waits") as worker:
         (first,) = worker.wait_told("pid", 1)
         os.kill(first["pid"], signal.SIGSEGV)
-        wait_until(lambda: "another one takes its place" in worker.log.read_text(), "it waits")
+        wait_until(
+            lambda: "another one takes its place" in worker.log.read_text(),
+            "the parent waits before it starts another worker",
+        )
         worker.parent.send_signal(signal.SIGTERM)
         assert worker.parent.wait(PATIENCE_S) == -signal.SIGSEGV
         assert len(worker.told("pid")) == 1
@@ -180,7 +183,7 @@ def test_a_worker_dies_with_its_parent(tmp_path: Path, option: str) -> None:
 
 
 def test_a_worker_that_reads_nothing_dies_with_its_parent(tmp_path: Path) -> None:
-    """It may be inside native code that keeps all other threads waiting."""
+    """A real worker may be inside native code that holds the GIL, so that no other thread runs."""
     with running(tmp_path, "reads-nothing") as worker:
         (first,) = worker.wait_told("pid", 1)
         worker.parent.kill()
@@ -188,7 +191,7 @@ def test_a_worker_that_reads_nothing_dies_with_its_parent(tmp_path: Path) -> Non
         wait_until(lambda: is_gone(first["pid"]), "the worker ends with its parent")
 
 
-def test_a_worker_whose_parent_has_ended_before_it_asked_dies() -> None:
+def test_a_worker_dies_if_its_parent_has_already_ended() -> None:
     program = "from worker.parent.handover import end_with_parent; end_with_parent(2); print('lives')"
     assert run_python(program, exit_code=-signal.SIGKILL) == ""
 
@@ -208,4 +211,4 @@ def test_the_parent_loads_nothing_but_the_standard_library() -> None:
     )
     loaded = run_python(program)
     assert set(loaded.split()) <= {*sys.stdlib_module_names, "sortline", "worker", "shared"}
-    assert "logging" not in loaded, "it is loaded when there is something to log"
+    assert "logging" not in loaded, "logging must be loaded only when there is something to log"

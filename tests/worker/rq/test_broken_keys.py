@@ -1,7 +1,7 @@
-"""One key that doesn't hold what it should, beside fifteen good jobs: it affects its own job only, or stops its queue.
+"""One key has the wrong content, and fifteen other jobs are good: the key affects only its own job, or stops its queue.
 
-Each script meets each key, broken just before it runs. A script that raises is not rolled back: jobs whose leases it
-has ended, or that it has taken off the list, would never be answered.
+Each script runs with each key, which is broken just before. Redis doesn't roll back a script that raises: if the script
+had already ended a job's lease or taken it off the list, the job would never be answered.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Break = Callable[[redis.Redis, str], None]
 
 
 def make_string(pattern: str) -> Break:
-    """Puts a text under the key; `{job}` stands for the bad job's id."""
+    """Break a key by storing a string in it; `{job}` in its name stands for the bad job's id."""
 
     def break_key(client: redis.Redis, job_id: str) -> None:
         client.set(pattern.format(job=job_id), "text")
@@ -41,7 +41,7 @@ def make_string(pattern: str) -> Break:
 
 
 def use_up_stream(pattern: str) -> Break:
-    """Puts a stream under the key that has no ids left."""
+    """Break a key by storing a stream in it that has no ids left for further entries."""
 
     def break_key(client: redis.Redis, job_id: str) -> None:
         client.delete(pattern.format(job=job_id))
@@ -51,13 +51,13 @@ def use_up_stream(pattern: str) -> Break:
 
 
 def make_execution_string(client: redis.Redis, job_id: str) -> None:
-    """The execution's own hash, where the job has one."""
+    """Break the hash of each of the job's executions, if there are any."""
     for key in client.keys(f"rq:execution:{job_id}:*"):
         client.set(key, "text")
 
 
-# Of one job, one worker or one line, or nobody's: all sixteen jobs are answered.
-MENDED: dict[str, Break] = {
+# Keys that the scripts can do without, because they can replace or ignore them: all sixteen jobs are answered.
+DISPENSABLE: dict[str, Break] = {
     "executions of the job": make_string("rq:executions:{job}"),
     "execution": make_execution_string,
     "results of the job": make_string("rq:results:{job}"),
@@ -81,14 +81,14 @@ def take(settings: Settings, inflight: Inflight) -> list[ClaimedJob]:
 
 
 def submit(settings: Settings) -> tuple[list[str], str]:
-    """Sixteen jobs; the ids of the good ones, and the bad one's, whose line is `evil`."""
+    """Submit sixteen jobs; the ids of the good ones, and the id of the bad one, whose line is `evil`."""
     frames = [frame(line="evil" if number == BAD else "l1") for number in range(GOOD_COUNT + 1)]
     job_ids = kit.submit(settings, *frames)
     return [job_id for job_id in job_ids if job_id != job_ids[BAD]], job_ids[BAD]
 
 
 def run_step(settings: Settings, client: redis.Redis, step: str, break_key: Callable[[], None]) -> None:
-    """Run one script with a key broken just before, and finish the jobs that are held then."""
+    """Break a key, run one script, and finish the jobs that the worker holds then."""
     inflight = Inflight()
     keeper = kit.keeper(settings, inflight)
     if step == "claim":
@@ -117,7 +117,7 @@ def finish(settings: Settings, jobs: Sequence[ClaimedJob], *, worker: str = "w1"
 
 
 def answer_the_rest(settings: Settings, client: redis.Redis) -> None:
-    """What is left: workers come whose jobs' leases have run out, and finish all there is."""
+    """Let all leases run out; then another worker takes these jobs and the queued ones, and finishes them."""
     for member, _ in client.zrange(keys.rq_wip("live"), 0, -1, withscores=True):
         client.zadd(keys.rq_wip("live"), {member: 1.0})
     keeper = kit.keeper(settings, Inflight(), worker="w2")
@@ -133,10 +133,10 @@ def assert_nothing_is_left(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", MENDED)
-def test_a_broken_key_that_can_be_done_without(settings: Settings, client: redis.Redis, name: str, step: str) -> None:
+@pytest.mark.parametrize("name", DISPENSABLE)
+def test_a_broken_dispensable_key_affects_no_job(settings: Settings, client: redis.Redis, name: str, step: str) -> None:
     good, bad = submit(settings)
-    run_step(settings, client, step, lambda: MENDED[name](client, bad))
+    run_step(settings, client, step, lambda: DISPENSABLE[name](client, bad))
     answer_the_rest(settings, client)
     assert kit.outcomes(client) == dict.fromkeys(good, "sorted")
     assert kit.outcomes(client, "evil") == {bad: "sorted"}
@@ -145,10 +145,10 @@ def test_a_broken_key_that_can_be_done_without(settings: Settings, client: redis
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_key_that_can_be_no_jobs(
+def test_a_job_key_of_another_type_is_left_alone(
     settings: Settings, client: redis.Redis, step: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody else's key, and left alone. A worker that holds the job by then has its answer, and gives it."""
+    """It must be somebody else's key. A worker that already holds the job can still write the job's result."""
     good, bad = submit(settings)
     run_step(settings, client, step, lambda: make_string("rq:job:{job}")(client, bad))
     answer_the_rest(settings, client)
@@ -157,17 +157,17 @@ def test_a_key_that_can_be_no_jobs(
     assert client.get(keys.rq_job(bad)) == b"text"
     assert client.ttl(keys.rq_job(bad)) == -1
     assert_nothing_is_left(client)
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(told) == 1
-    assert f"'rq:job:{bad}'" in told[0] and "type string" in told[0]
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(logged) == 1
+    assert f"'rq:job:{bad}'" in logged[0] and "type string" in logged[0]
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("key", ["rq:queue:live", "rq:wip:live"])
-def test_a_queue_that_cannot_be_used_waits_until_it_is_mended(
+def test_a_queue_that_cannot_be_used_waits_until_it_is_fixed(
     settings: Settings, client: redis.Redis, key: str, step: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its jobs keep their places and leases; other queues go on; what is held is finished."""
+    """Its jobs keep their places and leases, other queues go on, and later every job is finished."""
     good, bad = submit(settings)
 
     def break_key() -> None:
@@ -191,10 +191,10 @@ def test_a_queue_that_cannot_be_used_waits_until_it_is_mended(
     assert any(repr(key) in record.getMessage() for record in caplog.records)
 
 
-def test_a_lost_lease_is_lost_where_the_registry_of_leases_is_broken_too(
+def test_a_lost_lease_stays_lost_even_if_the_registry_of_leases_is_broken(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """Then the job's own list of executions says who has it."""
+    """Then the job's own list of executions says which worker holds it."""
     (job_id,) = kit.submit(settings, frame())
     (old,) = claim(settings)
     expire(client, old)
@@ -206,7 +206,7 @@ def test_a_lost_lease_is_lost_where_the_registry_of_leases_is_broken_too(
     assert kit.outcomes(client) == {job_id: "sorted"}
 
 
-def test_a_job_that_cannot_be_put_back_now_is_later_as_lost_with_its_worker(
+def test_a_job_that_cannot_be_put_back_goes_back_when_its_lease_runs_out(
     settings: Settings, client: redis.Redis
 ) -> None:
     (job_id,) = kit.submit(settings, frame())
@@ -222,7 +222,9 @@ def test_a_job_that_cannot_be_put_back_now_is_later_as_lost_with_its_worker(
 
 
 @pytest.mark.parametrize("key", ["sortline:results:evil", "sortline:lines", "rq:finished:live"])
-def test_a_shared_key_is_kept_aside_for_a_day(settings: Settings, client: redis.Redis, key: str) -> None:
+def test_a_broken_shared_key_is_kept_under_another_name_for_a_day(
+    settings: Settings, client: redis.Redis, key: str
+) -> None:
     _, bad = submit(settings)
     run_step(settings, client, "finish", lambda: make_string(key)(client, bad))
     assert client.get(keys.broken(key)) == b"text"
@@ -230,8 +232,8 @@ def test_a_shared_key_is_kept_aside_for_a_day(settings: Settings, client: redis.
     assert client.type(key) != b"string"
 
 
-def test_suspects_go_to_a_list_that_is_begun_anew(settings: Settings, client: redis.Redis) -> None:
-    """And a claim moves another key aside as well."""
+def test_suspects_go_to_a_new_list_if_theirs_is_broken(settings: Settings, client: redis.Redis) -> None:
+    """A claim also moves a broken list of suspects aside."""
     (job_id,) = kit.submit(settings, frame())
     claim(settings)
     client.set(keys.suspects("live"), "text")
@@ -246,7 +248,7 @@ def test_suspects_go_to_a_list_that_is_begun_anew(settings: Settings, client: re
     assert not client.exists(keys.suspects("bulk"))
 
 
-def test_a_job_that_fails_beside_a_broken_registry_of_failures(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_can_fail_although_the_registry_of_failed_jobs_is_broken(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame(), frame())
     jobs = claim(settings)
     client.set("rq:failed:live", "text")
@@ -257,7 +259,9 @@ def test_a_job_that_fails_beside_a_broken_registry_of_failures(settings: Setting
     assert set(FailedJobRegistry("live", connection=client).get_job_ids()) == set(ids(jobs))
 
 
-def test_a_key_that_can_be_no_jobs_is_counted_as_refused(settings: Settings, client: redis.Redis) -> None:
+def test_an_id_that_leads_to_a_key_of_another_type_is_counted_as_refused(
+    settings: Settings, client: redis.Redis
+) -> None:
     """An id may lead to any key that begins with `rq:job:`: here to RQ's own set of dependents."""
     good, _ = submit(settings)
     client.sadd("rq:job:abc:dependents", "x")
@@ -273,7 +277,7 @@ def test_a_key_that_can_be_no_jobs_is_counted_as_refused(settings: Settings, cli
 )
 @pytest.mark.parametrize("value", ["1.5", "", "soon", "1e400", "-7", b"\xff", "9" * 40])
 @pytest.mark.parametrize("step", ["finish", "reap"])
-def test_a_field_that_is_no_number(
+def test_a_field_that_is_not_a_number_affects_no_job(
     settings: Settings, client: redis.Redis, field: str, value: str | bytes, step: str
 ) -> None:
     good, bad = submit(settings)
@@ -291,7 +295,7 @@ ODD_IDS = [b"\xff\xfe", b"a:b", b":", b"", b"\x00", b"x\n2026-01-01T00:00:00Z ER
 
 
 def put_forged(client: redis.Redis, job_id: bytes) -> None:
-    """A job that nobody can sort."""
+    """Queue a job that nobody can sort."""
     client.hset(b"rq:job:" + job_id, mapping={"created_at": "x", "status": "queued", "data": b"x"})
     client.rpush(keys.rq_queue("live"), job_id)
 
@@ -300,7 +304,7 @@ def put_forged(client: redis.Redis, job_id: bytes) -> None:
 def test_a_job_of_any_id_ends_once(
     settings: Settings, client: redis.Redis, job_id: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ids are bytes: one that isn't UTF-8 comes back to the server as it was, not as another, which nobody holds."""
+    """Ids are bytes. An id that isn't UTF-8 must go back to the server unchanged, or it would name another job."""
     (good,) = kit.submit(settings, frame())
     put_forged(client, job_id)
     metrics = kit.run_burst(settings)
@@ -333,10 +337,10 @@ def test_a_lease_on_a_job_of_any_id_is_kept_and_given_back(settings: Settings, c
             assert sorted(client.lrange(keys.rq_queue("live"), 0, -1)) == sorted(ODD_IDS)
 
 
-# what is told ───────────────────────────────────────────────────────────────────────────────────────
+# what is logged ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_queue_that_cannot_be_used_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_cannot_be_used_is_logged_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
     now = itertools.count(step=25)
     broken_keys = BrokenKeys(clock=lambda: float(next(now)))
     for _ in range(6):

@@ -1,9 +1,9 @@
 """After the same jobs, Redis holds what RQ's own SimpleWorker leaves there, key by key.
 
 Each scenario runs twice, with the same job ids on the emptied server: once through RQ's SimpleWorker and
-`worker.tasks.sort_image`, once through our worker. Both dumps are brought to a form without times and
-execution ids (each is checked first), and compared whole. What differs on purpose is named where it is
-left out: OURS, OUR_FIELD, LOCKS, `_worker_field` and `test_a_started_job`.
+`worker.tasks.sort_image`, once through our worker. Times and execution ids are checked and then replaced by
+placeholders; the rest of both dumps is compared in full. Intended differences are named where the comparison
+leaves them out: OURS, OUR_FIELD, LOCKS, `_worker_field` and `test_a_started_job`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
 
 WORKER = "w1"
-# How much later one side's clock may be read than the other's.
+# By how much the times of the two runs may differ.
 TOLERANCE_S = 20.0
-# Ours, and no part of a job's state: what wakes idle workers, searches for lost jobs, and names workers' processes.
+# Sortline's own keys that are not part of a job's state: wakeup lists, the sweep, and workers' processes.
 OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:")
-# Ours, in the worker's hash: what a finish call answered.
+# Sortline's own field in the worker's hash: the answer of the last finish call.
 OUR_FIELD = keys.LAST_FINISH
-# RQ's maintenance holds it for a while; ours needs none.
+# RQ's maintenance holds these locks for a while; Sortline's maintenance needs no locks.
 LOCKS = ("rq:clean_registries:", "rq:clean_groups")
 
 Dump = dict[str, tuple[str, Any, Any]]
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 class Reader:
-    """Reads every key into a form that two runs of the same jobs have in common."""
+    """Reads every key into a form that is equal for two runs of the same jobs."""
 
     def __init__(self, client: redis.Redis, *, since: float, jobs: Sequence[PreparedJob]) -> None:
         self._client = client
@@ -116,7 +116,7 @@ class Reader:
         return self._worker_field(key, text) if name.startswith("rq:worker:") else text
 
     def _worker_field(self, key: str, text: str) -> str:
-        """RQ's worker tells its state with each job, ours with each heartbeat; the port is the connection's."""
+        """Leave out what differs: RQ's worker sets its state with each job, ours with each heartbeat; ports vary."""
         if key == "total_working_time":
             assert 0 <= float(text) < 60
             return "<seconds>"
@@ -153,7 +153,7 @@ class Reader:
         }
 
     def _time(self, name: str, text: str) -> str:
-        """RQ's hashes hold one exact form of time, executions and results epoch seconds."""
+        """Check a time: RQ's hashes hold text in one exact format, executions and results hold epoch seconds."""
         if text == "":
             return ""
         if name.startswith(("rq:job:", "rq:worker:")):
@@ -167,7 +167,7 @@ class Reader:
         assert self._since - 0.01 <= at <= time.time() + 0.01, f"{at} is not a time of this run"
 
     def _plain(self, text: str) -> str:
-        """Execution ids are the 32 hex digits that are no job's id; they become what they stand for."""
+        """Replace an execution id, which is 32 hex digits that are not a job's id, by a placeholder."""
         head, colon, last = text.rpartition(":")
         if re.fullmatch("[0-9a-f]{32}", last) and last not in self._job_ids:
             return f"{head}{colon}<execution>"
@@ -176,7 +176,7 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Near:
-    """A number of seconds from now, equal to any that is near."""
+    """A time to live, in seconds, that equals any other that is about as long."""
 
     seconds: float
 
@@ -240,15 +240,15 @@ class Both:
 
 @pytest.fixture(autouse=True)
 def no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread of RQ's worker that listens to commands leaves nothing in Redis, and takes a second to stop."""
+    """Don't start the thread in which RQ's worker listens to commands: it writes nothing and takes a second to stop."""
     monkeypatch.setattr(BaseWorker, "subscribe", lambda worker: None)
 
 
 @pytest.fixture(autouse=True)
 def no_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both workers forget old jobs now and then: RQ's before its first job, ours two seconds after its start.
+    """Switch RQ's clean-up off. RQ's worker does it before its first job, ours two seconds after its start.
 
-    What a job leaves is compared here, so none is forgotten meanwhile, on the slowest machine.
+    On a slow machine our run may take longer than that, and the keys that jobs leave are compared here.
     """
     monkeypatch.setattr(BaseWorker, "should_run_maintenance_tasks", False)
 
@@ -315,7 +315,7 @@ def test_a_failed_job(settings: Settings, client: redis.Redis, monkeypatch: pyte
 def test_a_job_whose_workers_died(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, before_predict: kit.BeforePredict
 ) -> None:
-    """Both say which attempt it was. A failed job begins anew after `rq requeue`."""
+    """Both workers report the same attempt. A failed job loses its counts, so that `rq requeue` starts it afresh."""
     both = Both(settings.model_copy(update={"max_attempts": 1}), client, monkeypatch)
     (job,) = kit.prepare(both.settings, [frame()])
     deaths = {keys.CRASHES: 1, keys.LOSSES: 2}
@@ -331,7 +331,7 @@ def test_a_job_whose_workers_died(
 
 
 def test_a_job_that_is_retried(both: Both) -> None:
-    """After its first attempt it is in front of a job that came meanwhile; suspension stops both workers there."""
+    """After its first attempt the job is in front of a newer one. Both workers stop there, since they are suspended."""
     first, second = kit.prepare(both.settings, [frame(), frame()])
 
     def fail_once(batch: object) -> None:
@@ -362,9 +362,9 @@ def test_times_to_live(both: Both, ttl: str | None, before_predict: kit.BeforePr
 
 
 def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the engine works. RQ's lease is the job's timeout and a minute: ours is given the same length here.
+    """Dumps taken while the engine works. RQ's lease lasts the job's timeout plus a minute; ours is set to that too.
 
-    The job expires, as one does that failed and was put back: it must not while somebody works on it.
+    The job's key has a time to live, like that of a failed job that was requeued. A started job must not expire.
     """
     both = Both(settings.model_copy(update={"lease_s": JOB_TIMEOUT_S + 60}), client, monkeypatch)
     seen: list[Dump] = []
@@ -372,7 +372,7 @@ def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pyt
     job_id = jobs[0].job_id
 
     def look(batch: object) -> None:
-        kit.wait_until(lambda: client.hexists(keys.rq_worker(WORKER), "birth"), "it is registered, beside its work")
+        kit.wait_until(lambda: client.hexists(keys.rq_worker(WORKER), "birth"), "the worker is registered")
         seen.append(both.dump())
 
     both.run(
@@ -386,9 +386,9 @@ def test_a_started_job(settings: Settings, client: redis.Redis, monkeypatch: pyt
     assert ours[f"rq:job:{job_id}"][2] == "forever"
     execution = f"rq:execution:{job_id}:<execution>"
     assert {execution, f"rq:executions:{job_id}", "rq:wip:live", f"rq:worker:{WORKER}:executions"} <= ours.keys()
-    # Ours outlives the lease by a minute, as whoever reaps the lease still asks whose it was.
+    # Our execution key outlives the lease by a minute, because the worker that reaps the lease reads its owner from it.
     assert ours[execution][2] == Near(theirs[execution][2].seconds + 60)
-    # RQ's worker is beside its job until that ends; ours sends a heartbeat every two seconds.
+    # The times to live differ: RQ's worker sets them for the whole job, ours with a heartbeat every two seconds.
     for name in (execution, f"rq:worker:{WORKER}", f"rq:worker:{WORKER}:executions"):
         assert theirs[name][:2] == ours[name][:2]
         assert isinstance(ours[name][2], Near)

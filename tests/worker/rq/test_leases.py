@@ -1,4 +1,4 @@
-"""Leases in a running pipeline: renewed while a batch is slow, believed when they are lost, taken from the dead."""
+"""Leases in a running pipeline: renewed while a batch is slow, given up when lost, taken back from dead workers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def short(settings: Settings) -> Settings:
 
 
 def lease_ends(client: redis.Redis) -> list[float]:
-    """When the leases end, the first of them first."""
+    """When the leases end, ascending."""
     return [score for _, score in client.zrange(keys.rq_wip("live"), 0, -1, withscores=True)]
 
 
 def take_away(client: redis.Redis, lease: Lease) -> None:
-    """What another worker's reaping does to a lease."""
+    """Remove a lease, as the reaping by another worker does."""
     assert client.zrem(keys.rq_wip(lease.queue), f"{lease.job_id}:{lease.execution_id}") == 1
 
 
 # in flight ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_renewing_beside_a_finish_loses_nothing(settings: Settings, client: redis.Redis) -> None:
+def test_renewing_during_a_finish_loses_nothing(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
     (job,) = kit.claimer(settings).claim(1).jobs
     inflight = Inflight()
@@ -47,8 +47,8 @@ def test_renewing_beside_a_finish_loses_nothing(settings: Settings, client: redi
 
 
 def test_a_slow_batch_keeps_its_jobs(settings: Settings, client: redis.Redis) -> None:
-    """Renewed again and again while it is in the model, with another worker looking for the dead all the while."""
-    long = settings.model_copy(update={"lease_s": 60, "max_batch": 4})  # no machine is so slow that one runs out
+    """Its leases are renewed while the batch is in the model and another worker keeps reaping."""
+    long = settings.model_copy(update={"lease_s": 60, "max_batch": 4})  # long enough for any machine
     gate = Gate()
     components = kit.pipeline_components(long, ToneEngine(gate))
     run = kit.pipeline(long, components, burst=True)
@@ -85,7 +85,7 @@ def test_jobs_that_wait_behind_a_slow_batch_keep_their_leases_too(short: Setting
 
 
 def test_a_lost_lease_leaves_the_pipeline(short: Settings, client: redis.Redis) -> None:
-    """A job that another worker has by now is neither classified again nor written, nor held on to."""
+    """A job that another worker has taken over is not classified, not written, and no longer held."""
     gate = Gate()
     engine = ToneEngine(gate)
     components = kit.pipeline_components(short, engine)
@@ -107,7 +107,7 @@ def test_a_lost_lease_leaves_the_pipeline(short: Settings, client: redis.Redis) 
 
 
 def test_a_lease_that_is_lost_in_the_model_is_noticed_at_the_end(settings: Settings, client: redis.Redis) -> None:
-    """No renewal comes before the finish, to notice it first."""
+    """No renewal notices the loss before the finish."""
     gate = Gate()
     components = kit.pipeline_components(settings, ToneEngine(gate))
     components.keeper.renew = lambda: []  # type: ignore[method-assign]
@@ -150,7 +150,7 @@ def test_a_job_that_was_lost_too_often_fails_with_one_result(short: Settings, cl
     (result,) = kit.stream(client)
     assert (result.job_id, result.outcome.value, result.attempt) == (job_id, "failed", 1 + short.max_losses)
     assert result.error is not None and f"lost {short.max_losses} times" in result.error
-    assert engine.sizes == [], "it was tried once more"
+    assert engine.sizes == [], "the job was tried again"
     job = kit.fetch(client, job_id)
     assert job.get_status() == "failed"
     assert job.get_meta()["sort_result"]["outcome"] == "failed"

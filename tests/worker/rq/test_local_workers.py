@@ -1,6 +1,6 @@
 """Jobs of a worker whose process on this host is gone: taken back at once, by the reap script on a real server.
 
-Leases last an hour here, so nothing comes back by its lease.
+Leases last an hour here, so no job comes back because its lease runs out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEY = keys.processes(SCOPE, "live")
 
 @pytest.fixture(scope="module")
 def ended() -> ProcessId:
-    """A process that has ended. Should its PID be used again, it is by one that started later."""
+    """A process that has ended. If its PID is used again, the new process has a later start time."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return ProcessId(process.pid, 1)
@@ -47,7 +47,7 @@ def long(settings: Settings) -> Settings:
 
 
 def on_this_host(own: ProcessId | None = None, *, scope: str = SCOPE) -> Processes:
-    """The processes as a worker sees them whose own is `own`, or else this one."""
+    """The processes as seen by a worker whose own process is `own`, or the current one."""
     started_ticks = int((PROC / "self/stat").read_text().rpartition(")")[2].split()[19])
     return Processes(scope=scope, own=own or ProcessId(os.getpid(), started_ticks), proc=PROC)
 
@@ -55,8 +55,8 @@ def on_this_host(own: ProcessId | None = None, *, scope: str = SCOPE) -> Process
 def alive(
     settings: Settings, inflight: Inflight | None = None, *, worker: str = "w2", scope: str = SCOPE
 ) -> LeaseKeeper:
-    """A worker before its first step, in which it hears of the others."""
-    inflight = Inflight() if inflight is None else inflight  # an empty one is false
+    """A living worker before its first step, in which it reads which other workers there are."""
+    inflight = Inflight() if inflight is None else inflight  # an empty Inflight is false
     return kit.keeper(settings, inflight, worker=worker, processes=on_this_host(scope=scope))
 
 
@@ -65,7 +65,7 @@ def register(settings: Settings, process: ProcessId, *, worker: str = "dead") ->
 
 
 def die(settings: Settings, ended: ProcessId, *, worker: str = "dead", limit: int = 100) -> list[ClaimedJob]:
-    """What a worker holds whose process has ended."""
+    """Claim jobs as a worker whose process has ended."""
     register(settings, ended, worker=worker)
     return kit.claimer(settings, worker=worker).claim(limit).jobs
 
@@ -90,7 +90,9 @@ def test_jobs_of_a_process_that_is_gone_go_to_the_front_in_order(
     ]
 
 
-def test_a_job_that_is_given_up_is_held_by_who_finds_it(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
+def test_a_job_that_is_given_up_is_held_by_the_worker_that_finds_it(
+    long: Settings, client: redis.Redis, ended: ProcessId
+) -> None:
     kit.submit(long, frame())
     (job,) = die(long, ended)
     client.hset(keys.rq_job(job.lease.job_id), keys.LOSSES, long.max_losses - 1)
@@ -115,7 +117,7 @@ def test_only_what_the_dead_worker_held_is_taken(long: Settings, client: redis.R
 def test_jobs_are_found_whatever_rq_has_forgotten(
     long: Settings, client: redis.Redis, ended: ProcessId, forgotten: str
 ) -> None:
-    """The worker's list goes when RQ unregisters the worker; an execution's own key can expire."""
+    """RQ deletes the worker's list when it unregisters the worker, and an execution's own key can expire."""
     kit.submit(long, frame(), frame())
     die(long, ended)
     client.delete(*client.keys(forgotten))
@@ -123,7 +125,7 @@ def test_jobs_are_found_whatever_rq_has_forgotten(
 
 
 def test_leases_that_name_no_worker_are_left_to_run_out(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
-    """Beside them the dead worker's jobs are found: a key that is no job's hurts nobody else."""
+    """The dead worker's other jobs are found nevertheless."""
     broken, deleted, good = kit.submit(long, frame(), frame(), frame())
     die(long, ended)
     client.delete(keys.rq_job(deleted))
@@ -146,7 +148,7 @@ def test_a_lease_of_a_job_that_ended_otherwise_is_removed(
     assert caplog.records == []
 
 
-def test_many_jobs_are_taken_back_a_part_at_a_time(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
+def test_many_jobs_are_taken_back_in_parts(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
     count = local_workers.QUIET_STEPS * REAP_LIMIT + 1
     kit.submit(long, *[frame() for _ in range(count)])
     assert len(die(long, ended, limit=1000)) == count
@@ -157,7 +159,7 @@ def test_many_jobs_are_taken_back_a_part_at_a_time(long: Settings, client: redis
 
 
 def test_jobs_of_another_scope_are_left_to_their_leases(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
-    """Another host, or another container: here nobody can know whether the process is gone."""
+    """On another host or in another container, nobody here can know whether the process is gone."""
     kit.submit(long, frame())
     (job,) = die(long, ended)
     keeper = alive(long, scope="another-host")
@@ -192,13 +194,13 @@ def test_two_workers_take_a_job_back_once(long: Settings, client: redis.Redis, e
     assert queued(client) == [job_id]
 
 
-# who is remembered ──────────────────────────────────────────────────────────────────────────────────
+# which workers are remembered ───────────────────────────────────────────────────────────────────────
 
 
 def test_a_claim_that_arrives_after_its_worker_died_is_taken_back_too(
     long: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
-    """It was in the server's buffers when others looked for the dead worker's jobs for the first time."""
+    """The claim was still in the server's buffers when other workers first looked for the dead worker's jobs."""
     kit.submit(long, frame(), frame())
     die(long, ended, limit=1)
     first, second = alive(long, worker="w2"), alive(long, worker="w3")
@@ -238,13 +240,13 @@ def test_a_drained_worker_leaves_nothing(long: Settings, client: redis.Redis) ->
     components = kit.pipeline_components(long, ToneEngine(), processes=on_this_host())
     run = kit.pipeline(long, components)
     run.start()
-    kit.wait_until(lambda: client.exists(KEY), "it has told its process")
+    kit.wait_until(lambda: client.exists(KEY), "the worker has written its process")
     run.drain()
     kit.finish(run)
     assert client.keys("sortline:processes:*") == []
 
 
-def test_processes_expire_and_are_written_anew_after_a_loss(long: Settings, client: redis.Redis) -> None:
+def test_processes_expire_and_are_written_again_after_a_loss(long: Settings, client: redis.Redis) -> None:
     keeper = alive(long)
     keeper.reap()
     assert 0 < client.ttl(KEY) <= 86_400
@@ -256,8 +258,8 @@ def test_processes_expire_and_are_written_anew_after_a_loss(long: Settings, clie
     assert client.hkeys(KEY) == [b"w2"]
 
 
-def test_a_step_that_has_nothing_to_say_writes_nothing(long: Settings, client: redis.Redis) -> None:
-    """Each worker makes one a second, for ever; what it writes goes to the server's disk and its replicas."""
+def test_a_step_without_news_writes_nothing(long: Settings, client: redis.Redis) -> None:
+    """Each worker makes one step a second, and every write goes to the server's disk and replicas."""
     keeper = alive(long)
     keeper.reap()
     before = client.info("persistence")["rdb_changes_since_last_save"]
@@ -268,14 +270,14 @@ def test_a_step_that_has_nothing_to_say_writes_nothing(long: Settings, client: r
 # what others may have written ───────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_no_process_is_ignored(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
+def test_text_that_is_not_a_process_is_ignored(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
     kit.submit(long, frame())
     die(long, ended)
     client.hset(KEY, mapping={b"\xff": b"\xff", b"group": b"0:1", b"huge": b"9" * 100, b"": b""})
     assert alive(long).reap() == (1, [])
 
 
-def test_a_name_that_is_not_utf8_is_as_good_as_any(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
+def test_a_name_that_is_not_utf8_works_like_any_other(long: Settings, client: redis.Redis, ended: ProcessId) -> None:
     client.hset(KEY, b"\xff\n", str(ended))
     keeper = alive(long)
     for _ in range(local_workers.QUIET_STEPS + 1):
@@ -283,7 +285,7 @@ def test_a_name_that_is_not_utf8_is_as_good_as_any(long: Settings, client: redis
     assert client.hkeys(KEY) == [b"w2"]
 
 
-def test_a_key_of_another_type_is_written_anew(
+def test_a_key_of_another_type_is_written_again(
     long: Settings, client: redis.Redis, ended: ProcessId, caplog: pytest.LogCaptureFixture
 ) -> None:
     kit.submit(long, frame(), frame(queue="bulk"))
@@ -295,7 +297,7 @@ def test_a_key_of_another_type_is_written_anew(
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_a_key_with_too_many_fields_is_written_anew(long: Settings, client: redis.Redis) -> None:
+def test_a_key_with_too_many_fields_is_written_again(long: Settings, client: redis.Redis) -> None:
     client.hset(KEY, mapping={f"w-{number}": "1:1" for number in range(1001)})
     keeper = alive(long)
     keeper.reap()
@@ -305,7 +307,7 @@ def test_a_key_with_too_many_fields_is_written_anew(long: Settings, client: redi
 
 
 @pytest.mark.parametrize("rule", ["~rq:* ~sortline:[^p]*", "~* -hgetall"])
-def test_without_permission_leases_decide(
+def test_without_permission_jobs_come_back_when_their_leases_run_out(
     long: Settings,
     client: redis.Redis,
     ended: ProcessId,
@@ -321,12 +323,12 @@ def test_without_permission_leases_decide(
     assert keeper.reap() == (0, [])
     client.zadd(keys.rq_wip("live"), {f"{jobs[0].lease.job_id}:{jobs[0].lease.execution_id}": 1.0})
     assert keeper.reap() == (1, [])
-    told = [record.getMessage() for record in caplog.records if "this host" in record.getMessage()]
-    assert len(told) == 1
-    assert "ACL failure" in told[0]
+    logged = [record.getMessage() for record in caplog.records if "this host" in record.getMessage()]
+    assert len(logged) == 1
+    assert "ACL failure" in logged[0]
 
 
-def test_a_worker_that_knows_no_processes_tells_none(long: Settings, client: redis.Redis) -> None:
+def test_a_worker_that_cannot_see_processes_writes_none(long: Settings, client: redis.Redis) -> None:
     keeper = kit.keeper(long, Inflight())
     before = everything(client)
     keeper.reap()
@@ -337,7 +339,7 @@ def test_a_worker_that_knows_no_processes_tells_none(long: Settings, client: red
 # in a pipeline ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_worker_sorts_what_another_on_its_host_held_when_it_died(
+def test_a_worker_sorts_the_jobs_of_a_dead_worker_on_its_host(
     long: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
     job_ids = kit.submit(long, *[frame() for _ in range(4)])
@@ -353,8 +355,8 @@ def test_a_worker_sorts_what_another_on_its_host_held_when_it_died(
     assert sample(components.metrics, "sortline_redelivered_total") == 4
 
 
-def test_a_worker_that_was_taken_for_gone_finishes_nothing(long: Settings, client: redis.Redis) -> None:
-    """Whoever writes a wrong process under its name makes its jobs come back early, but none has two results."""
+def test_a_worker_that_was_believed_gone_finishes_nothing(long: Settings, client: redis.Redis) -> None:
+    """A wrong process under a worker's name makes its jobs come back early, but no job gets two results."""
     job_ids = kit.submit(long, *[frame() for _ in range(2)])
     gate = Gate()
     components = kit.pipeline_components(long, ToneEngine(gate), worker="w1")
@@ -379,7 +381,7 @@ def test_a_worker_that_was_taken_for_gone_finishes_nothing(long: Settings, clien
 def test_the_jobs_of_a_predecessor_are_taken_at_the_first_step(
     long: Settings, client: redis.Redis, processes: Processes | None
 ) -> None:
-    """Its processes are not asked: its parent, which lives, has said that it is gone."""
+    """The keeper doesn't ask whether the process is gone: the parent, which still lives, has said so."""
     job_ids = kit.submit(long, *[frame() for _ in range(3)])
     register(long, on_this_host().own)
     kit.claimer(long, worker="dead").claim(3)
@@ -390,7 +392,7 @@ def test_the_jobs_of_a_predecessor_are_taken_at_the_first_step(
 
 
 def test_a_predecessor_is_forgotten_after_a_while(long: Settings, client: redis.Redis) -> None:
-    """Its last commands may reach the server late. Afterwards nothing of it is left in Redis, or searched for."""
+    """Its last commands may reach the server late. Later Redis holds nothing of it, and no step looks for it."""
     register(long, on_this_host().own)
     keeper = kit.keeper(long, Inflight(), worker="w2", processes=on_this_host())
     keeper.take_back_from("dead", crash="SIGSEGV")
@@ -405,7 +407,7 @@ def test_a_predecessor_is_forgotten_after_a_while(long: Settings, client: redis.
 def test_a_job_that_was_given_up_before_the_model_was_loaded_is_answered_afterwards(
     long: Settings, client: redis.Redis
 ) -> None:
-    """The early step has nobody who could answer it. It comes with the next step, once."""
+    """During the early step nobody could answer it, so the next step returns it, once."""
     (job_id,) = kit.submit(long, frame())
     client.hset(keys.rq_job(job_id), mapping={keys.CRASHES: MAX_CRASHES - 1, keys.SUSPECT: "SIGSEGV"})
     assert [job.lease.job_id for job in kit.claimer(long, worker="dead").claim(1).jobs] == [job_id]

@@ -1,4 +1,4 @@
-"""A script whose answer was lost: called again, it returns what the first run did, and does nothing twice."""
+"""A script whose answer was lost: a second call returns what the first run did, and does nothing twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def through(settings: Settings, proxy: Proxy) -> Settings:
-    """Settings of a worker behind the proxy. The scripts are known to the server, so that each call is one EVALSHA."""
+    """Settings of a worker behind the proxy. The scripts are loaded already, so that each call is one EVALSHA."""
     settings = settings.model_copy(update={"redis_url": proxy.url})
     kit.claimer(settings).claim(1)
     kit.finisher(settings).finish([])
@@ -35,7 +35,7 @@ def through(settings: Settings, proxy: Proxy) -> Settings:
 
 
 def test_a_resent_claim_gives_the_same_jobs(through: Settings, proxy: Proxy, client: redis.Redis) -> None:
-    """The connection is made anew within the call, which is sent twice."""
+    """Within one call of `claim`, the client connects again and sends the command a second time."""
     job_ids = kit.submit(through, *[frame(queue=queue) for queue in ("live", "live", "bulk", "live")])
     claimer = kit.claimer(through)
     proxy.drop_answers(1)
@@ -45,10 +45,10 @@ def test_a_resent_claim_gives_the_same_jobs(through: Settings, proxy: Proxy, cli
 
 
 @pytest.mark.parametrize("losses", [2, 4])
-def test_the_next_claim_gives_what_the_last_one_took(
+def test_the_next_claim_returns_the_jobs_of_a_claim_that_was_not_answered(
     through: Settings, proxy: Proxy, client: redis.Redis, losses: int
 ) -> None:
-    """Instead of leaving it to its lease, which would count as a death."""
+    """If these jobs waited for their leases to run out, that would count as a loss."""
     job_ids = kit.submit(through, *[frame() for _ in range(4)])
     claimer = kit.claimer(through)
     proxy.drop_answers(losses)
@@ -84,7 +84,7 @@ def test_a_suspect_whose_claim_was_not_answered_comes_with_the_next_claim_alone(
     (other,) = kit.submit(through, frame())
     claimer = kit.claimer(through)
     proxy.drop_answers(losses)
-    if losses == 1:  # it is sent again within the call
+    if losses == 1:  # the client sends the command again within the call
         jobs = claimer.claim_suspect().jobs
     else:
         with pytest.raises(redis.exceptions.ConnectionError):
@@ -96,7 +96,7 @@ def test_a_suspect_whose_claim_was_not_answered_comes_with_the_next_claim_alone(
     assert queued(client) == [other]
 
 
-def test_a_crash_whose_reaping_was_not_answered_counts_once(
+def test_a_crash_counts_once_although_the_first_reap_was_not_answered(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
     (job_id,) = kit.submit(through, frame())
@@ -122,7 +122,7 @@ def test_a_claim_that_never_arrived_is_made(through: Settings, proxy: Proxy, cli
     assert ids(claimer.claim(2).jobs) == job_ids
 
 
-def test_jobs_whose_leases_ran_out_meanwhile_are_not_given_again(
+def test_jobs_whose_leases_ran_out_meanwhile_are_not_returned_again(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
     kit.submit(through, frame(), frame())
@@ -134,7 +134,7 @@ def test_jobs_whose_leases_ran_out_meanwhile_are_not_given_again(
     assert len(claimer.claim(2).jobs) == 1
 
 
-def test_a_job_that_is_given_up_is_answered_by_who_took_it(
+def test_a_job_that_is_given_up_is_returned_to_the_worker_that_took_it(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
     (job_id,) = kit.submit(through, frame())
@@ -153,7 +153,7 @@ def test_a_job_that_is_given_up_is_answered_by_who_took_it(
 def test_a_finish_sent_twice_answers_what_the_first_one_did(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
-    """Also where Redis keeps nothing of the job (result_ttl 0), or has it in the queue again (a retry)."""
+    """That includes a job of which Redis keeps nothing (result_ttl 0), and one that is in the queue again (a retry)."""
     kit.submit(through, *[frame() for _ in range(5)])
     jobs = claim(through)
     client.zrem(keys.rq_wip("live"), f"{jobs[1].lease.job_id}:{jobs[1].lease.execution_id}")
@@ -177,7 +177,7 @@ def test_a_finish_sent_twice_answers_what_the_first_one_did(
 def test_jobs_whose_finish_was_sent_twice_are_counted_once(
     through: Settings, proxy: Proxy, client: redis.Redis
 ) -> None:
-    """They are in `sortline_jobs_total`, and none of their leases is told lost."""
+    """They count in `sortline_jobs_total`, and none of their leases counts as lost."""
     job_ids = kit.submit(through, frame(), frame())
     proxy.drop_answers(3, to=b"success")
     registry = kit.run_burst(through).registry

@@ -1,4 +1,4 @@
-"""Maintenance in a worker: it sweeps, measures, counts, and an error in it affects nothing else."""
+"""Maintenance in a worker: it sweeps and measures the clock, and an error in it affects nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.service import WorkerService
 
 
 class Sweeping:
-    """A sweep that gives or raises what it is told."""
+    """A sweeper whose steps return or raise the given outcomes."""
 
     def __init__(self, *outcomes: Swept | Exception) -> None:
         self._outcomes = list(outcomes)
@@ -49,7 +49,7 @@ def recovered(metrics: Metrics) -> dict[str, float | None]:
     return {result: value("sortline_recovered_total", {"result": result}) for result in ("requeued", "failed")}
 
 
-def test_what_is_found_is_counted_and_the_clock_is_shown(settings: Settings) -> None:
+def test_recovered_jobs_are_counted_and_the_clock_offset_is_shown(settings: Settings) -> None:
     metrics = Metrics()
     keeping = maintenance(settings, metrics, Sweeping(Swept(2, 0), Swept(1, 1)))
     assert recovered(metrics) == {"requeued": 0, "failed": 0}
@@ -72,7 +72,7 @@ def test_no_failure_ends_it(settings: Settings, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_a_worker_keeps_up_and_stops_it_at_its_end(settings: Settings, client: redis.Redis) -> None:
+def test_a_worker_starts_maintenance_and_stops_it_at_its_end(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
     service = WorkerService(settings, burst=True, load=lambda given: kit.loaded_model(given, ToneEngine()))
     service._metrics.clock_offset.set(1e6)

@@ -28,14 +28,14 @@ def processes() -> Processes:
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of ours that goes on until it is killed."""
+    """A child process that runs until it is killed."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as process:
         yield process
         process.kill()
 
 
 def id_of(process: subprocess.Popen[bytes]) -> ProcessId:
-    """Read in a simpler way than the product's: these have no spaces in their names."""
+    """A process's id, read more simply than in the product: these processes have no spaces in their names."""
     return ProcessId(process.pid, int(stat_fields(process)[21]))
 
 
@@ -55,7 +55,7 @@ def fake_proc(folder: Path, pid: int, stat: str) -> Path:
 
 
 def stat_text(pid: int, *, name: str, started_ticks: int) -> str:
-    """Of a running process with one thread (field 20), which started then (field 22)."""
+    """The stat of a running process with one thread (field 20) and this start time (field 22)."""
     return " ".join([str(pid), f"({name})", "S", *["0"] * 16, "1", "0", str(started_ticks), *["0"] * 30])
 
 
@@ -94,7 +94,7 @@ def test_a_stopped_process_that_was_killed_is_gone(processes: Processes, child: 
     assert processes.is_gone(child_id)
 
 
-# Its first thread ends, and with it nothing but that: the call is exit, not exit_group.
+# A program whose first thread ends while another goes on: the system call is exit, not exit_group.
 FIRST_THREAD_ENDS = """
 import ctypes, platform, threading, time
 threading.Thread(target=time.sleep, args=(3600,)).start()
@@ -114,43 +114,47 @@ def test_a_process_whose_first_thread_has_ended_is_not_gone(processes: Processes
     assert processes.is_gone(process_id)
 
 
-def test_a_process_whose_pid_is_used_again_is_gone(processes: Processes, child: subprocess.Popen[bytes]) -> None:
+def test_a_process_whose_pid_has_been_reused_is_gone(processes: Processes, child: subprocess.Popen[bytes]) -> None:
     now_there = id_of(child)
     assert processes.is_gone(now_there._replace(started_ticks=now_there.started_ticks - 1))
 
 
 def test_a_process_of_another_user_is_not_gone(monkeypatch: pytest.MonkeyPatch, processes: Processes) -> None:
-    """Tests may run as root, whom no process refuses."""
+    """The call is replaced, because tests may run as root, who may signal every process."""
 
     def refuse(pid: int, number: int) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)
     assert not processes.is_gone(processes.own)
-    assert processes.is_gone(processes.own._replace(started_ticks=1)), "its PID is used again"
+    assert processes.is_gone(processes.own._replace(started_ticks=1)), "its PID has been reused"
 
 
 # what can't be read ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_process_that_is_hidden_is_not_gone(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+def test_a_hidden_process_is_not_gone(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     """/proc mounted with hidepid shows no processes of other users."""
     assert not looking_at(tmp_path).is_gone(id_of(child))
 
 
 @pytest.mark.parametrize("stat", ["", "nonsense", "1 (python) S 1 1", "1 (python) " + "x " * 50])
-def test_a_process_whose_stat_is_no_stat_is_not_gone(tmp_path: Path, child: subprocess.Popen[bytes], stat: str) -> None:
+def test_a_process_whose_stat_is_malformed_is_not_gone(
+    tmp_path: Path, child: subprocess.Popen[bytes], stat: str
+) -> None:
     assert not looking_at(fake_proc(tmp_path, child.pid, stat)).is_gone(id_of(child))
 
 
-def test_a_name_with_spaces_and_brackets_moves_no_field(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+def test_a_name_with_spaces_and_brackets_shifts_no_field(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     stat = stat_text(child.pid, name="a) Z 1 (b", started_ticks=7)
     processes = looking_at(fake_proc(tmp_path, child.pid, stat))
     assert not processes.is_gone(ProcessId(child.pid, 7))
     assert processes.is_gone(ProcessId(child.pid, 8))
 
 
-def test_a_kernel_that_does_not_say_leaves_it_open(monkeypatch: pytest.MonkeyPatch, processes: Processes) -> None:
+def test_a_process_that_the_kernel_says_nothing_about_is_not_gone(
+    monkeypatch: pytest.MonkeyPatch, processes: Processes
+) -> None:
     """A sandbox may refuse the call itself."""
 
     def refuse(pid: int, number: int) -> None:
@@ -164,7 +168,7 @@ def test_a_kernel_that_does_not_say_leaves_it_open(monkeypatch: pytest.MonkeyPat
 
 
 def copy_of_proc(folder: Path) -> Path:
-    """A /proc with all that the scope is made of, as this process sees it."""
+    """A /proc with every file that the scope is derived from, as this process sees it."""
     own = folder / str(os.getpid())
     (own / "ns").mkdir(parents=True)
     (folder / "self").symlink_to(str(os.getpid()))
@@ -181,7 +185,7 @@ def new_boot(proc: Path) -> None:
 
 
 def new_namespace(name: str) -> Callable[[Path], None]:
-    """Puts another file there; the old one stays, so that its inode is not used again."""
+    """A change that puts another file there. The old file stays, so that its inode is not reused."""
 
     def change(proc: Path) -> None:
         (proc / "self/ns" / name).rename(proc / f"old-{name}")
@@ -191,7 +195,9 @@ def new_namespace(name: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("change", [new_boot, new_namespace("pid"), new_namespace("time")])
-def test_processes_that_are_not_comparable_have_other_scopes(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_processes_that_are_not_comparable_have_different_scopes(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     proc = copy_of_proc(tmp_path)
     first, same = find_processes(proc), find_processes(proc)
     change(proc)
@@ -201,7 +207,9 @@ def test_processes_that_are_not_comparable_have_other_scopes(tmp_path: Path, cha
     assert first.scope != other.scope
 
 
-def test_virtual_machines_of_one_snapshot_have_other_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_virtual_machines_of_one_snapshot_have_different_scopes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proc = copy_of_proc(tmp_path)
     first = find_processes(proc)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "another-host", "", "", "")))
@@ -210,20 +218,20 @@ def test_virtual_machines_of_one_snapshot_have_other_scopes(tmp_path: Path, monk
     assert first.scope != other.scope
 
 
-def test_a_kernel_without_time_namespaces_has_one_for_all(tmp_path: Path) -> None:
+def test_a_kernel_without_time_namespaces_is_supported(tmp_path: Path) -> None:
     proc = copy_of_proc(tmp_path)
     (proc / "self/ns/time").unlink()
     assert find_processes(proc) is not None
 
 
 @pytest.mark.parametrize("missing", ["self", "self/stat", "self/ns/pid", "sys/kernel/random/boot_id"])
-def test_without_a_whole_proc_nobody_is_known(tmp_path: Path, missing: str) -> None:
+def test_with_an_incomplete_proc_no_process_is_known(tmp_path: Path, missing: str) -> None:
     proc = copy_of_proc(tmp_path)
     (proc / missing).unlink()
     assert find_processes(proc) is None
 
 
-def test_with_the_proc_of_another_namespace_nobody_is_known(tmp_path: Path) -> None:
+def test_with_the_proc_of_another_namespace_no_process_is_known(tmp_path: Path) -> None:
     """A container that sees its host's /proc finds its own PIDs there as other processes."""
     proc = copy_of_proc(tmp_path)
     (proc / "self").unlink()
@@ -259,11 +267,13 @@ def test_a_worker_with_a_parent_describes_both() -> None:
     assert parse_process_id(processes.describe_own()) is None, "an older release would take it for one process"
 
 
-def test_a_worker_is_gone_when_it_and_its_parent_are(processes: Processes, child: subprocess.Popen[bytes]) -> None:
+def test_a_worker_is_gone_when_both_it_and_its_parent_are_gone(
+    processes: Processes, child: subprocess.Popen[bytes]
+) -> None:
     lives, own = id_of(child), processes.own
     dead = lives._replace(started_ticks=lives.started_ticks - 1)
-    assert not processes.is_worker_gone(f"{dead} {own}"), "its parent starts another one"
-    assert not processes.is_worker_gone(f"{lives} {dead}"), "it may still write"
+    assert not processes.is_worker_gone(f"{dead} {own}"), "its parent will start another worker"
+    assert not processes.is_worker_gone(f"{lives} {dead}"), "the worker may still write"
     assert processes.is_worker_gone(f"{dead} {dead}")
 
 
@@ -273,9 +283,9 @@ def test_a_worker_of_an_older_release_has_no_parent(processes: Processes) -> Non
 
 
 @pytest.mark.parametrize("text", ["", " ", "1:1 ", "1:1  1:1", "1:1 nonsense", "nonsense 1:1"])
-def test_a_worker_that_describes_itself_otherwise_is_not_gone(processes: Processes, text: str) -> None:
+def test_a_worker_with_a_malformed_description_is_not_gone(processes: Processes, text: str) -> None:
     assert not processes.is_worker_gone(text)
 
 
-def test_a_parent_that_cannot_be_seen_leaves_it_to_the_leases(tmp_path: Path) -> None:
+def test_no_process_is_known_if_the_parent_cannot_be_seen(tmp_path: Path) -> None:
     assert find_processes(copy_of_proc(tmp_path), parent_pid=1) is None

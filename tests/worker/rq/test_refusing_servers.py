@@ -1,4 +1,4 @@
-"""Servers that can't or mustn't write now: every script says so before it does anything, and goes on afterwards."""
+"""Servers that can't or mustn't write for a while: every script fails before it does anything, and works afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = ("claim", "finish", "renew", "release", "reap")
 
 
 class Steps:
-    """The steps of one worker, each on a connection of its own that is there already."""
+    """The steps of one worker, each with its own connection, which is already open."""
 
     def __init__(self, settings: Settings) -> None:
         self.inflight = Inflight()
@@ -30,7 +30,7 @@ class Steps:
         self._claimer = kit.claimer(settings)
         self._keepers = {name: kit.keeper(settings, self.inflight) for name in ("renew", "release", "reap")}
         for name in STEPS:
-            self.inflight.add([Lease("live", "none", "e" * 32, 0.0)])  # so that there is something to ask for
+            self.inflight.add([Lease("live", "none", "e" * 32, 0.0)])  # without a lease, a step would send nothing
             self.call(name, [])
         self.inflight.remove(self.inflight.held())
 
@@ -52,12 +52,12 @@ def second_url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_master_that_was_demoted_answers_nothing_from_old_data(
+def test_a_demoted_master_answers_nothing_from_old_data(
     settings: Settings, client: redis.Redis, second_url: str, step: str
 ) -> None:
-    """It keeps its clients' connections, and has no lease of what was claimed at the new master.
+    """It keeps its clients' connections, but doesn't have the leases of jobs that were claimed at the new master.
 
-    Finish and renew would take every lease for lost, and the results would be thrown away.
+    If it answered, finish and renew would count every lease as lost, and the worker would discard the results.
     """
     with proxy_to(settings.redis_url) as proxy, redis.Redis.from_url(second_url) as second:
         second.flushall()
@@ -74,8 +74,8 @@ def test_a_master_that_was_demoted_answers_nothing_from_old_data(
             with pytest.raises(redis.exceptions.ReadOnlyError):
                 steps.call(step, batch)
             assert everything(client) == before
-            assert [lease.job_id for lease in steps.inflight.held()] == ids(jobs), "a job was forgotten"
-            answer = steps.call(step, batch)  # the connection was made anew, and leads to the new master
+            assert [lease.job_id for lease in steps.inflight.held()] == ids(jobs), "the worker has forgotten a job"
+            answer = steps.call(step, batch)  # the client connects again, to the new master
         finally:
             client.replicaof("NO", "ONE")
         assert answer == {"finish": [True], "renew": [], "release": 1, "reap": (0, [])}.get(step, answer)
@@ -87,7 +87,7 @@ def test_a_master_that_was_demoted_answers_nothing_from_old_data(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_server_without_its_replicas_answers_nothing(settings: Settings, client: redis.Redis, step: str) -> None:
-    """Also where the script had nothing to write: what it found may be older than what another server has."""
+    """Even if the script has nothing to write: its data may be older than another server's."""
     steps = Steps(settings)
     kit.submit(settings, frame())
     jobs = claim(settings)
@@ -104,17 +104,17 @@ def test_a_server_without_its_replicas_answers_nothing(settings: Settings, clien
 
 @pytest.fixture
 def restricted(settings: Settings, client: redis.Redis) -> Iterator[Callable[[str], None]]:
-    """Gives the worker's own user other permissions, on the connections that it has."""
+    """A function that changes the permissions of the worker's user; they apply to open connections too."""
     client.execute_command("ACL", "SETUSER", "w", "reset", "on", ">secret", "~*", "&*", "+@all")
     yield lambda rule: client.execute_command("ACL", "SETUSER", "w", "resetkeys", *rule.split())
     client.execute_command("ACL", "DELUSER", "w")
 
 
 @pytest.mark.parametrize("rule", ["~rq:*", "~sortline:*", "~rq:w* ~sortline:*", "~rq:* ~sortline:never-written"])
-def test_a_worker_without_permission_keeps_its_results_until_it_has_it(
+def test_a_worker_without_permission_keeps_its_results_until_it_has_permission(
     settings: Settings, client: redis.Redis, restricted: Callable[[str], None], rule: str
 ) -> None:
-    """Its jobs aren't to blame: nothing is given up on, and nothing written twice."""
+    """The jobs aren't to blame, so none is given up, and no result is written twice."""
     kit.submit(settings, frame(), frame())
     url = settings.redis_url.replace("redis://", "redis://w:secret@")
     batch = [finished_job(settings, job) for job in claim(settings)]
@@ -131,7 +131,7 @@ def test_a_worker_without_permission_keeps_its_results_until_it_has_it(
 def test_a_claim_that_lacks_a_permission_gives_no_job_to_two_workers(
     settings: Settings, client: redis.Redis, restricted: Callable[[str], None], command: str
 ) -> None:
-    """A job with a lease that still waited in the list was claimed again, and had two results."""
+    """If the script took a lease but left the job in the list, another worker would claim the job too."""
     job_ids = kit.submit(settings, *[frame() for _ in range(4)])
     url = settings.redis_url.replace("redis://", "redis://w:secret@")
     claimer = kit.claimer(settings.model_copy(update={"redis_url": url}))
@@ -145,10 +145,10 @@ def test_a_claim_that_lacks_a_permission_gives_no_job_to_two_workers(
     assert len(client.zrange(keys.rq_wip("live"), 0, -1)) == len(job_ids)
 
 
-def test_a_job_that_may_not_be_put_back_does_not_have_its_mates_published_twice(
+def test_a_job_that_may_not_be_put_back_does_not_publish_its_batch_twice(
     settings: Settings, client: redis.Redis, restricted: Callable[[str], None]
 ) -> None:
-    """The script ended after it had written them, and each run of it wrote them again."""
+    """If the script failed after it had written the other results, each further run would write them again."""
     kit.submit(settings, frame(), frame())
     url = settings.redis_url.replace("redis://", "redis://w:secret@")
     good, again = claim(settings)
@@ -160,10 +160,10 @@ def test_a_job_that_may_not_be_put_back_does_not_have_its_mates_published_twice(
     assert [lease.split(b":")[0].decode() for lease in client.zrange(keys.rq_wip("live"), 0, -1)] == ids([again])
 
 
-def test_a_job_that_the_script_cannot_finish_does_not_hold_up_its_mates(
+def test_a_job_that_the_script_cannot_finish_does_not_hold_up_its_batch(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever makes the script raise: nobody knows of such a job, or it would be mended."""
+    """Whatever the cause: no job is known that makes the script raise, otherwise the script would be fixed."""
     kit.submit(settings, *[frame() for _ in range(7)])
     jobs = claim(settings)
     finisher = kit.finisher(settings)
@@ -185,7 +185,7 @@ def test_a_job_that_the_script_cannot_finish_does_not_hold_up_its_mates(
 
 
 @pytest.mark.parametrize("text", ["MISCONF Errors writing to the AOF file", "BUSY Redis is busy running a script."])
-def test_what_the_server_says_of_itself_is_no_fault_of_a_job(
+def test_an_error_that_the_server_reports_of_itself_is_not_blamed_on_a_job(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     kit.submit(settings, frame())

@@ -1,4 +1,4 @@
-"""The worker in RQ's registry: it registers, sends heartbeats, comes back after a server's restart, unregisters."""
+"""The worker in RQ's registry: it registers, sends heartbeats, registers again after data loss, and unregisters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_names_are_unique() -> None:
     assert len({new_worker_name() for _ in range(50)}) == 50
 
 
-def test_arrives_for_its_queues(registration: RqRegistration, client: redis.Redis) -> None:
+def test_registers_for_its_queues(registration: RqRegistration, client: redis.Redis) -> None:
     assert only_worker(client).name == "w1"
     assert only_worker(client).get_state() == "started"
     for queue in ("live", "bulk"):
@@ -59,11 +59,11 @@ def test_heartbeats(registration: RqRegistration, client: redis.Redis) -> None:
     assert only_worker(client).get_state() == "idle"
 
 
-def test_is_back_after_the_server_lost_everything(registration: RqRegistration, client: redis.Redis) -> None:
+def test_registers_again_after_the_server_lost_everything(registration: RqRegistration, client: redis.Redis) -> None:
     registration.send_heartbeat(state=WorkerStatus.IDLE)
     born = client.hget(keys.rq_worker("w1"), "queues")
     client.flushall()
-    client.hincrby(keys.rq_worker("w1"), "successful_job_count", 3)  # by a finish step that was faster
+    client.hincrby(keys.rq_worker("w1"), "successful_job_count", 3)  # a finish step was faster than the heartbeat
     registration.send_heartbeat(state=WorkerStatus.IDLE)
     worker = only_worker(client)
     assert worker.get_state() == "idle"
@@ -72,7 +72,7 @@ def test_is_back_after_the_server_lost_everything(registration: RqRegistration, 
     assert client.ttl(keys.rq_worker("w1")) > WORKER_TTL_S
 
 
-def test_leaves(settings: Settings, client: redis.Redis) -> None:
+def test_unregisters(settings: Settings, client: redis.Redis) -> None:
     with redis.Redis.from_url(settings.redis_url) as own:
         registration = RqRegistration(own, name="w1", queues=["live"])
         registration.register()
@@ -81,7 +81,7 @@ def test_leaves(settings: Settings, client: redis.Redis) -> None:
     assert 0 < client.ttl(keys.rq_worker("w1")) <= 60
 
 
-def test_the_clean_up_forgets_the_old_and_leaves_the_started(
+def test_the_clean_up_forgets_old_jobs_and_leaves_started_ones_alone(
     registration: RqRegistration, settings: Settings, client: redis.Redis
 ) -> None:
     """RQ's own clean-up would fail abandoned jobs without a SortResult."""
@@ -130,8 +130,8 @@ def test_rqs_commands(settings: Settings, client: redis.Redis) -> None:
 # what RQ's clean-up must survive ────────────────────────────────────────────────────────────────────
 
 
-def test_registers_over_what_the_finish_step_wrote(settings: Settings, client: redis.Redis) -> None:
-    """RQ's `register_birth` raises ValueError where the hash exists: that ended the worker."""
+def test_registers_over_a_hash_that_the_finish_step_wrote(settings: Settings, client: redis.Redis) -> None:
+    """RQ's `register_birth` raises ValueError if the hash exists; that must not end the worker."""
     key = keys.rq_worker("w1")
     client.hincrby(key, "successful_job_count", 3)
     with redis.Redis.from_url(settings.redis_url) as own:
@@ -148,8 +148,8 @@ def test_registers_over_a_key_of_another_type(registration: RqRegistration, clie
     assert only_worker(client).get_state() == "busy"
 
 
-def test_forgets_the_dead_beside_a_name_that_is_not_utf8(registration: RqRegistration, client: redis.Redis) -> None:
-    """RQ's own clean-up raises UnicodeDecodeError on it: that ended every worker that started. `rq info` does too."""
+def test_forgets_dead_workers_although_a_name_is_not_utf8(registration: RqRegistration, client: redis.Redis) -> None:
+    """RQ's own clean-up, like `rq info`, raises UnicodeDecodeError on such a name; that must not end the worker."""
     for key in (keys.RQ_WORKERS, keys.rq_queue_workers("live")):
         client.sadd(key, b"rq:worker:\xff\xfe", keys.rq_worker("long-dead"))
     for _, clean in registration.cleanup_tasks():
@@ -170,7 +170,7 @@ def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[Regi
     )
     thread.start()
     yield thread
-    assert thread.stop(kit.PATIENCE_S), "it goes on"
+    assert thread.stop(kit.PATIENCE_S), "the thread has not ended"
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def is_registered(client: redis.Redis) -> bool:
 
 
 @pytest.mark.usefixtures("quick")
-def test_is_registered_again_however_often_its_key_goes(settings: Settings, client: redis.Redis) -> None:
-    """Between two heartbeats the key is gone, and comes back half written by the finish step."""
+def test_is_registered_again_however_often_its_key_disappears(settings: Settings, client: redis.Redis) -> None:
+    """Between two heartbeats the key is deleted, and the finish step writes only a part of it again."""
     with running(settings) as thread:
         for _ in range(20):
             kit.wait_until(lambda: is_registered(client), "it is registered")
@@ -211,7 +211,7 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_clean_up(
         kit.wait_until(lambda: client.smembers(keys.RQ_WORKERS) == {b"rq:worker:w1"}, "the last clean-up is done")
         assert not client.exists("rq:failed:live", "rq:finished:bulk")
         before = client.hget(keys.rq_worker("w1"), "last_heartbeat")
-        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != before, "it goes on")
+        kit.wait_until(lambda: client.hget(keys.rq_worker("w1"), "last_heartbeat") != before, "the heartbeats go on")
         assert thread._thread.is_alive()
     errors = metrics.registry.get_sample_value("sortline_server_errors_total", {"step": "presence"})
     assert errors is not None and errors >= 3
@@ -222,7 +222,7 @@ def test_one_bad_key_does_not_stop_the_rest_of_the_clean_up(
     assert not any(record.exc_info for record in caplog.records), "a traceback says nothing that an operator can use"
 
 
-def test_a_worker_that_stops_forgets_no_old_jobs(
+def test_a_worker_that_stops_does_not_clean_up(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RQ's clean-up of a large registry would hold up the worker's end."""
@@ -235,10 +235,10 @@ def test_a_worker_that_stops_forgets_no_old_jobs(
 
 
 @pytest.mark.usefixtures("quick")
-def test_whatever_rq_raises_it_goes_on(
+def test_the_thread_goes_on_whatever_rq_raises(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ValueError, UnicodeDecodeError: not the errors of the client alone."""
+    """RQ also raises errors that aren't the Redis client's, such as ValueError or UnicodeDecodeError."""
     raised: list[str] = []
 
     def broken(registration: RqRegistration, **fields: object) -> None:
@@ -254,30 +254,30 @@ def test_whatever_rq_raises_it_goes_on(
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_odd_messages_do_not_deafen_it(settings: Settings, client: redis.Redis) -> None:
-    """RQ's thread for commands ends with a traceback on the first; `shutdown` is heard after all of them."""
+def test_the_thread_still_listens_after_odd_messages(settings: Settings, client: redis.Redis) -> None:
+    """RQ's own thread for commands ends with a traceback at the first of them; ours obeys `shutdown` after all."""
     told_to_stop: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: told_to_stop.append(number))
     odd = [b"not json", b"\xff\xfe", b"{}", b"[]", b"1", b'"x"', b'{"command": "nosuch"}', b'{"command": []}']
     odd += [b'{"command": "stop-job"}', b'{"command": "kill-horse"}', b"[" * 100_000]
     with running(settings):
-        kit.wait_until(lambda: client.pubsub_numsub("rq:pubsub:w1")[0][1], "it listens")
+        kit.wait_until(lambda: client.pubsub_numsub("rq:pubsub:w1")[0][1], "the thread listens")
         for message in odd:
             assert client.publish("rq:pubsub:w1", message) == 1
         send_shutdown_command(client, "w1")
-        kit.wait_until(lambda: told_to_stop, "it obeys")
+        kit.wait_until(lambda: told_to_stop, "the thread obeys")
 
 
 @pytest.fixture
 def full(client: redis.Redis) -> Iterator[redis.Redis]:
-    """The server, once `maxmemory` is set to 1: it refuses all that takes memory."""
+    """The server; a test sets `maxmemory` to 1, and then it refuses every command that takes memory."""
     yield client
     client.config_set("maxmemory", 0)
 
 
 @pytest.mark.usefixtures("own_signals")
 def test_a_full_server_does_not_keep_a_worker_from_its_jobs(settings: Settings, full: redis.Redis) -> None:
-    """It refuses the registration; but only claims free its memory."""
+    """It refuses the registration, but its memory is freed only by workers that claim and finish jobs."""
     job_ids = kit.submit(settings, *[frame() for _ in range(20)])
     full.config_set("maxmemory", 1)
     assert kit.run_service(settings, ToneEngine()) == 0
@@ -300,5 +300,5 @@ def test_registers_once_the_server_has_memory(settings: Settings, full: redis.Re
         # A registered worker stays so while the server is full, for longer than RQ remembers one without a heartbeat.
         full.config_set("maxmemory", 1)
         full.expire(keys.rq_worker("w1"), 30)
-        kit.wait_until(lambda: full.ttl(keys.rq_worker("w1")) > 30, "its registration lives on")
+        kit.wait_until(lambda: full.ttl(keys.rq_worker("w1")) > 30, "its registration is prolonged")
         full.config_set("maxmemory", 0)

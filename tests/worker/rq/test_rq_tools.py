@@ -84,7 +84,7 @@ def test_rq_requeue_all(settings: Settings, client: redis.Redis) -> None:
 
 @pytest.mark.usefixtures("own_signals")
 def test_the_worker_is_visible(settings: Settings, client: redis.Redis) -> None:
-    """In RQ's registry, with its state and what it is working on; gone when it has ended."""
+    """It is in RQ's registry, with its state and its current job, until it ends."""
     kit.submit(settings, *[frame() for _ in range(3)])
     gate, problems = Gate(), []
 
@@ -134,7 +134,7 @@ def test_suspend_and_resume(settings: Settings, client: redis.Redis, caplog: pyt
     run.start()
     (job_id,) = kit.submit(settings, frame())
     seen = len(suspended)
-    kit.wait_until(lambda: len(suspended) > seen + 1, "the worker asks and is told of the suspension")
+    kit.wait_until(lambda: len(suspended) > seen + 1, "the worker claims and learns of the suspension")
     assert kit.fetch(client, job_id).get_status() == "queued"
     rq(settings, "resume")
     kit.wait_until(lambda: kit.outcomes(client) == {job_id: "sorted"}, "the job is sorted after the resumption")
@@ -159,7 +159,7 @@ def _count_suspended(claimer: Claimer) -> list[Claim]:
 
 
 def _abandon(settings: Settings, client: redis.Redis, job_id: str) -> None:
-    """Its worker dies in the last attempt, and RQ's clean-up finds it before we do."""
+    """Let the job's worker die in the last attempt, and RQ's clean-up find the job before ours does."""
     client.hset(f"rq:job:{job_id}", "retries_left", 0)
     assert [job.lease.job_id for job in kit.claimer(settings, worker="dead").claim(1).jobs] == [job_id]
     for member, _ in client.zrange("rq:wip:live", 0, -1, withscores=True):
@@ -176,7 +176,7 @@ def test_a_job_that_rqs_clean_up_failed_gets_its_one_result(settings: Settings, 
     run.start()
     kit.wait_until(lambda: kit.stream(client), "a result appears")
     keeper = kit.keeper(settings, run._flow.inflight, worker="w2")
-    assert keeper.reap() == (0, []), "it is answered once"
+    assert keeper.reap() == (0, []), "the job was answered twice"
     run.drain()
     kit.finish(run)
     (result,) = kit.stream(client)
@@ -189,7 +189,7 @@ def test_a_job_that_rqs_clean_up_failed_gets_its_one_result(settings: Settings, 
 
 
 def test_failures_of_others_are_left_as_they_are(settings: Settings, client: redis.Redis) -> None:
-    """A job that we refused, and one that failed under a plain RQ worker: both were signed, by whoever ran them."""
+    """One is a job that our worker refused, the other failed in a plain RQ worker."""
     queue = Queue("live", connection=client, serializer=JSONSerializer)
     refused = queue.enqueue("os.getcwd")
     kit.run_burst(settings)

@@ -62,7 +62,7 @@ def finished_job(settings: Settings, job: ClaimedJob, disposition: Disposition =
 
 
 def expire(client: redis.Redis, *jobs: ClaimedJob) -> None:
-    """The leases of these ran out a second ago, in the order that they had."""
+    """Let these jobs' leases run out a second ago, in the same order as before."""
     for job in jobs:
         lease = job.lease
         client.zincrby(keys.rq_wip(lease.queue), -1000, f"{lease.job_id}:{lease.execution_id}")
@@ -90,7 +90,7 @@ def test_claims_no_more_than_asked(settings: Settings, client: redis.Redis) -> N
     assert set(leases(client)) == set(job_ids[:2])
 
 
-def test_claims_no_more_bytes_than_fit(settings: Settings, client: redis.Redis) -> None:
+def test_claims_no_more_image_bytes_than_fit(settings: Settings, client: redis.Redis) -> None:
     image = picture()
     job_ids = kit.submit(settings, *[frame(image) for _ in range(6)], frame(image, queue="bulk"))
     claimed = kit.claimer(settings).claim(100, max_bytes=2 * len(image) + 1)
@@ -101,12 +101,12 @@ def test_claims_no_more_bytes_than_fit(settings: Settings, client: redis.Redis) 
     assert {kit.fetch(client, job_id).get_status() for job_id in job_ids[3:]} == {"queued"}
 
 
-def test_one_image_over_the_bound_is_claimed_all_the_same(settings: Settings) -> None:
+def test_a_single_image_over_the_bound_is_claimed_nevertheless(settings: Settings) -> None:
     (job_id,) = kit.submit(settings, frame())
     assert ids(kit.claimer(settings).claim(100, max_bytes=1).jobs) == [job_id]
 
 
-def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:
+def test_returns_the_image_and_the_jobs_fields(settings: Settings) -> None:
     image = picture(9)
     (job_id,) = kit.submit(settings, frame(image, frame_id="f9", deadline_ms=500))
     before = time.time()
@@ -121,7 +121,7 @@ def test_brings_the_image_and_what_the_job_says(settings: Settings) -> None:
     assert (admitted.job.job_id, admitted.job.frame_id, admitted.attempt) == (job_id, "f9", 1)
 
 
-def test_suspension_is_told_and_nothing_is_claimed(settings: Settings, client: redis.Redis) -> None:
+def test_suspension_is_reported_and_nothing_is_claimed(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, frame())
     client.set(keys.RQ_SUSPENDED, 1)
     assert kit.claimer(settings).claim(10) == Claim([], suspended=True)
@@ -136,8 +136,8 @@ def test_deleted_jobs_are_skipped(settings: Settings, client: redis.Redis) -> No
     assert not client.exists(keys.rq_job(job_ids[0]))
 
 
-def test_very_many_deleted_jobs_are_skipped_a_part_at_a_time(settings: Settings, client: redis.Redis) -> None:
-    """One call passed over all of them, however many, and the server served nobody else until it had."""
+def test_very_many_deleted_jobs_are_skipped_in_parts(settings: Settings, client: redis.Redis) -> None:
+    """If one call skipped all of them, the server would serve nobody else meanwhile."""
     kit.submit(settings, frame())
     client.lpush(keys.rq_queue("live"), *(f"deleted-{number}" for number in range(25_000)))
     assert kit.claimer(settings).claim(10) == Claim([], suspended=False, cut_short=True)
@@ -164,7 +164,7 @@ def test_a_job_listed_twice_is_claimed_once(settings: Settings, client: redis.Re
 
 
 def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.Redis) -> None:
-    """A worker whose clock is a day off neither holds on to jobs for a day nor loses them at once."""
+    """A worker whose clock is a day off neither keeps its leases for a day nor loses them at once."""
     (job_id,) = kit.submit(settings, frame())
     wrong = Claimer(client, worker="w1", queues=["live"], lease_s=10, clock=lambda: time.time() - 86400)
     before = server_now(client)
@@ -192,7 +192,7 @@ def test_leases_count_from_the_servers_clock(settings: Settings, client: redis.R
 
 @pytest.fixture
 def waiting(settings: Settings) -> Iterator[threading.Event]:
-    """Set when a worker that waits for work wakes; by itself it does so after whoever waits for that has given up."""
+    """An event that is set when a waiting worker wakes. Without a token it wakes only after the test has given up."""
     woken = threading.Event()
     client = connect(settings.redis_url, socket_timeout_s=4 * kit.PATIENCE_S)
 
@@ -203,7 +203,7 @@ def waiting(settings: Settings) -> Iterator[threading.Event]:
     thread = threading.Thread(target=wait)
     thread.start()
     yield woken
-    client.rpush(keys.wakeup("live"), "1")  # so that a test that failed needs not wait either
+    client.rpush(keys.wakeup("live"), "1")  # so that a failed test doesn't have to wait
     thread.join(kit.PATIENCE_S)
     assert not thread.is_alive()
 
@@ -223,14 +223,14 @@ def test_there_is_no_wakeup_token_when_queues_are_empty(settings: Settings, clie
 
 
 def test_a_wakeup_token_stays_while_work_is_left(settings: Settings, client: redis.Redis) -> None:
-    """The token that woke this worker is gone: the next one must not wait for the next submit."""
+    """The token that woke this worker is used up; another worker must not have to wait for the next submit."""
     kit.submit(settings, *[frame() for _ in range(5)])
     client.delete(keys.wakeup("live"))
     claim(settings, limit=2)
     assert client.llen(keys.wakeup("live")) == 1
 
 
-def test_what_goes_back_to_a_queue_rings(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_that_goes_back_to_its_queue_adds_a_wakeup_token(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
     kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY) for job in claim(settings)])
     assert client.llen(keys.wakeup("live")) == 1
@@ -239,7 +239,7 @@ def test_what_goes_back_to_a_queue_rings(settings: Settings, client: redis.Redis
 # finish ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_lost_lease_is_refused_and_its_mates_are_written(settings: Settings, client: redis.Redis) -> None:
+def test_a_lost_lease_is_refused_and_the_rest_of_the_batch_is_written(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, *[frame() for _ in range(3)])
     jobs = claim(settings)
     lost = jobs[1].lease
@@ -253,10 +253,8 @@ def test_a_lost_lease_is_refused_and_its_mates_are_written(settings: Settings, c
 
 
 @pytest.mark.parametrize("disposition", list(Disposition))
-def test_nothing_at_all_is_written_for_a_lost_lease(
-    settings: Settings, client: redis.Redis, disposition: Disposition
-) -> None:
-    """The job was taken back and is another worker's now: it alone finishes it."""
+def test_nothing_is_written_for_a_lost_lease(settings: Settings, client: redis.Redis, disposition: Disposition) -> None:
+    """The job was taken back, and another worker holds it now: only that worker may finish it."""
     kit.submit(settings, frame())
     (old,) = claim(settings)
     expire(client, old)
@@ -270,7 +268,7 @@ def test_nothing_at_all_is_written_for_a_lost_lease(
 
 
 def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis) -> None:
-    """What a client does whose connection broke before the answer came."""
+    """A client does that if its connection broke before the answer came."""
     kit.submit(settings, *[frame() for _ in range(2)])
     batch = [finished_job(settings, job) for job in claim(settings)]
     assert kit.finisher(settings).finish(batch) == [True, True]
@@ -279,7 +277,7 @@ def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis
     assert everything(client) == before
 
 
-def test_retried_jobs_go_to_the_front_with_an_attempt_less(settings: Settings, client: redis.Redis) -> None:
+def test_retried_jobs_go_to_the_front_with_one_attempt_less(settings: Settings, client: redis.Redis) -> None:
     first, second = kit.submit(settings, frame(), frame())
     (job,) = claim(settings, limit=1)
     kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY)])
@@ -298,7 +296,7 @@ def test_the_lines_stream_is_trimmed(settings: Settings, client: redis.Redis) ->
 
 
 def test_a_lines_stream_expires_after_its_last_result(settings: Settings, client: redis.Redis) -> None:
-    """The streams of 8,000 forged names stayed for ever."""
+    """Otherwise streams of forged line names would stay for ever."""
     for _ in range(2):
         kit.submit(settings, frame())
         kit.finisher(settings).finish([finished_job(settings, job) for job in claim(settings)])
@@ -307,7 +305,7 @@ def test_a_lines_stream_expires_after_its_last_result(settings: Settings, client
 
 
 def test_names_of_lines_whose_streams_have_expired_are_forgotten(settings: Settings, client: redis.Redis) -> None:
-    """One name a batch is looked at, at random."""
+    """Each batch checks one name, chosen at random."""
     client.sadd(keys.LINES, *[f"gone-{number}" for number in range(5)])
     client.xadd(keys.results("quiet"), {"result": "of a version that set no expiry"})
     client.sadd(keys.LINES, "quiet")
@@ -323,7 +321,7 @@ def test_names_of_lines_whose_streams_have_expired_are_forgotten(settings: Setti
 # renew, release, reap ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_renewal_prolongs_all_that_belongs_to_a_lease(settings: Settings, client: redis.Redis) -> None:
+def test_renewal_prolongs_every_key_of_a_lease(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame(), frame())
     jobs = kit.claimer(settings, lease_s=2).claim(10).jobs
     inflight = Inflight()
@@ -337,7 +335,7 @@ def test_renewal_prolongs_all_that_belongs_to_a_lease(settings: Settings, client
     assert client.ttl("rq:worker:w1:executions") > settings.lease_s
 
 
-def test_renewal_does_not_revive_what_is_lost(settings: Settings, client: redis.Redis) -> None:
+def test_renewal_does_not_revive_a_lost_lease(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame(), frame())
     kept, lost = claim(settings)
     client.zrem(keys.rq_wip("live"), f"{lost.lease.job_id}:{lost.lease.execution_id}")
@@ -365,8 +363,8 @@ def test_released_jobs_go_to_the_front_in_order_with_all_their_attempts(
     assert kit.finisher(settings).finish([finished_job(settings, job) for job in jobs]) == [False] * 3
 
 
-def test_what_is_lost_is_not_released(settings: Settings, client: redis.Redis) -> None:
-    """Nor is it where the answer was lost and the call is made again: it would be in the queue twice."""
+def test_a_lost_job_is_not_released(settings: Settings, client: redis.Redis) -> None:
+    """And if the answer was lost and the call is repeated, no job is put into the queue twice."""
     kit.submit(settings, frame(), frame())
     kept, lost = claim(settings)
     client.zrem(keys.rq_wip("live"), f"{lost.lease.job_id}:{lost.lease.execution_id}")
@@ -377,7 +375,7 @@ def test_what_is_lost_is_not_released(settings: Settings, client: redis.Redis) -
         assert queued(client) == ids([kept])
 
 
-def test_jobs_of_the_dead_go_to_the_front_in_order(settings: Settings, client: redis.Redis) -> None:
+def test_jobs_of_dead_workers_go_to_the_front_in_order(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(12)])
     first, second = claim(settings, limit=4), claim(settings, limit=4)
     expire(client, *first, *second)
@@ -388,7 +386,7 @@ def test_jobs_of_the_dead_go_to_the_front_in_order(settings: Settings, client: r
     assert not client.exists("rq:worker:w1:executions")
 
 
-def test_renewed_jobs_of_the_dead_keep_their_order(settings: Settings, client: redis.Redis) -> None:
+def test_renewed_jobs_of_dead_workers_keep_their_order(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(8)])
     jobs = claim(settings)
     inflight = Inflight()
@@ -399,7 +397,7 @@ def test_renewed_jobs_of_the_dead_keep_their_order(settings: Settings, client: r
     assert queued(client) == job_ids
 
 
-def test_leases_that_still_run_are_left_alone(settings: Settings, client: redis.Redis) -> None:
+def test_leases_that_have_not_run_out_are_left_alone(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame(), frame())
     dead, alive = claim(settings)
     expire(client, dead)
@@ -407,7 +405,7 @@ def test_leases_that_still_run_are_left_alone(settings: Settings, client: redis.
     assert list(leases(client)) == [alive.lease.job_id]
 
 
-def test_a_job_that_is_given_up_is_held_by_who_finds_it(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_that_is_given_up_is_held_by_the_worker_that_finds_it(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     (dead,) = claim(settings)
     client.hset(keys.rq_job(job_id), keys.LOSSES, settings.max_losses - 1)
@@ -436,8 +434,8 @@ def test_leftovers_of_jobs_that_ended_otherwise_are_removed(settings: Settings, 
     assert not client.exists(keys.rq_job(deleted))
 
 
-def test_an_unknown_lease_is_not_written_to(settings: Settings, client: redis.Redis) -> None:
-    """Another worker's execution id doesn't open a job."""
+def test_nothing_is_written_for_an_unknown_lease(settings: Settings, client: redis.Redis) -> None:
+    """A lease with another execution id gives no access to the job."""
     kit.submit(settings, frame())
     (job,) = claim(settings)
     other = replace(job, lease=Lease("live", job.lease.job_id, "f" * 32, time.time()))

@@ -1,4 +1,4 @@
-"""The server-side steps where things are not as they should be: odd numbers in a job, a server without memory."""
+"""The server-side steps under bad conditions: odd numbers in a job, a server without memory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ def test_a_nonsensical_time_to_live_does_not_stop_the_batch(settings: Settings, 
 
 
 @pytest.mark.parametrize("retries_left", ["many", "1.5", "9" * 30, "9" * 5000])
-def test_a_nonsensical_number_of_retries_is_none(settings: Settings, client: redis.Redis, retries_left: str) -> None:
+def test_a_nonsensical_number_of_retries_counts_as_zero(
+    settings: Settings, client: redis.Redis, retries_left: str
+) -> None:
     (odd,) = kit.submit(settings, frame())
     client.hset(keys.rq_job(odd), "retries_left", retries_left)
     (job,) = claim(settings)
     assert job.retries_left == 0
 
 
-def test_of_an_endless_field_only_the_beginning_is_fetched(settings: Settings, client: redis.Redis) -> None:
+def test_only_the_beginning_of_an_endless_field_is_fetched(settings: Settings, client: redis.Redis) -> None:
     """A batch of such jobs would fill the worker's memory."""
     (odd,) = kit.submit(settings, frame())
     client.hset(keys.rq_job(odd), mapping={"webhooks": "w" * 1_000_000, "enqueued_at": "2" * 1_000_000})
@@ -48,7 +50,7 @@ def test_of_an_endless_field_only_the_beginning_is_fetched(settings: Settings, c
 
 
 def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, client: redis.Redis) -> None:
-    """Only finishing frees memory there; a script that is refused in the middle would lose its jobs."""
+    """Only finishing frees memory there, and a script that is refused halfway would lose its jobs."""
     job_ids = kit.submit(settings, *[frame() for _ in range(4)])
     held = claim(settings, limit=2)
     inflight = Inflight()
@@ -66,7 +68,7 @@ def test_a_full_server_lets_a_worker_finish_what_it_holds(settings: Settings, cl
 
 
 def test_a_full_server_lets_jobs_go_back(settings: Settings, client: redis.Redis) -> None:
-    """Those of a worker that ends, those of one that died, and one that is to be answered as failed."""
+    """Released jobs, jobs of a dead worker, and a job that will be answered as failed."""
     kit.submit(settings, *[frame() for _ in range(3)])
     released, requeued, given_up = claim(settings)
     client.hset(keys.rq_job(given_up.lease.job_id), keys.LOSSES, settings.max_losses - 1)
@@ -84,7 +86,7 @@ def test_a_full_server_lets_jobs_go_back(settings: Settings, client: redis.Redis
 
 
 def test_no_number_in_a_jobs_hash_outlives_the_bound_on_attempts(settings: Settings, client: redis.Redis) -> None:
-    """A job that fails in each worker would go on for years."""
+    """Otherwise a job that fails in every worker would be tried for years."""
     (job_id,) = kit.submit(settings, frame())
     client.hset(keys.rq_job(job_id), "retries_left", 10**9)
     (job,) = claim(settings)
@@ -95,7 +97,7 @@ def test_no_number_in_a_jobs_hash_outlives_the_bound_on_attempts(settings: Setti
 
 
 @pytest.mark.parametrize(("producers", "workers"), [(3, 5), (5, 3), (1, 3), (MAX_ATTEMPTS, 1)])
-def test_an_attempts_number_is_by_the_producers_setting(
+def test_attempts_are_numbered_by_the_producers_setting(
     settings: Settings, client: redis.Redis, producers: int, workers: int
 ) -> None:
     kit.submit(settings.model_copy(update={"max_attempts": producers}), frame())
@@ -105,10 +107,10 @@ def test_an_attempts_number_is_by_the_producers_setting(
         kit.finisher(settings).finish([finished_job(settings, job, Disposition.RETRY)])
 
 
-def test_an_attempts_number_is_by_the_workers_setting_where_the_producer_says_none(
+def test_attempts_are_numbered_by_the_workers_setting_if_the_producer_gives_none(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """Producers before this version, and RQ's own enqueue."""
+    """Older producers and RQ's own enqueue give none."""
     (job_id,) = kit.submit(settings, frame())
     client.hdel(keys.rq_job(job_id), MAX_ATTEMPTS_FIELD)
     (job,) = claim(settings)
@@ -117,10 +119,10 @@ def test_an_attempts_number_is_by_the_workers_setting_where_the_producer_says_no
 
 @pytest.mark.parametrize("losses", [0, 1000])
 @pytest.mark.parametrize("registry", ["live", "bulk"])
-def test_a_job_that_is_held_is_not_given_away_by_a_lease_that_somebody_else_wrote(
+def test_a_forged_lease_does_not_take_a_job_from_the_worker_that_holds_it(
     settings: Settings, client: redis.Redis, registry: str, losses: int
 ) -> None:
-    """It would have two results."""
+    """Otherwise the job would get two results."""
     (job_id,) = kit.submit(settings, frame())
     (job,) = claim(settings)
     client.hset(keys.rq_job(job_id), keys.LOSSES, losses)
@@ -132,7 +134,7 @@ def test_a_job_that_is_held_is_not_given_away_by_a_lease_that_somebody_else_wrot
     assert client.zcard(keys.rq_wip(registry)) == 0
 
 
-def test_a_job_with_two_leases_that_have_run_out_goes_back_once(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_with_two_expired_leases_goes_back_once(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     (job,) = claim(settings)
     client.zadd(keys.rq_wip("live"), {f"{job_id}:forged": 1})

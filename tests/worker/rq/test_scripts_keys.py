@@ -1,4 +1,4 @@
-"""The keys, fields and numbers that the scripts spell by hand are those of the Python side.
+"""The keys, fields and numbers that the scripts spell out are the same as in Python.
 
 An expression like `'rq:worker:' .. worker .. ':executions'` is compared as `rq:worker:{}:executions`, which is what
 `keys.rq_worker_executions("{}")` gives. A key that is new or changed in a script or in shared/keys.py fails here.
@@ -26,7 +26,7 @@ WORKER, WORKER_EXECUTIONS = keys.rq_worker("{}"), keys.rq_worker_executions("{}"
 FAILED, JOB_RESULTS = keys.rq_failed("{}"), keys.rq_results("{}")
 SUSPECTS, DEATHS = keys.suspects("{}"), {keys.CRASHES, keys.LOSSES, keys.SUSPECT}
 
-# What each script spells out itself: where it reads from or writes to.
+# The keys and fields that each script spells out itself, to read or to write them.
 SPELLED = {
     "claim": {IMAGE, WAKEUP, QUEUE, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
     "common": {
@@ -47,11 +47,11 @@ SPELLED = {
         *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
         *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}"), SUSPECTS),
     },
-    "submit": set(),  # it is given its keys
+    "submit": set(),  # gets its keys as arguments
 }
-# Keys of shared/keys.py that no script spells: Python reads and writes them, or gives them to a script as arguments.
+# Keys of shared/keys.py that no script spells out: only Python uses them, or scripts get them as arguments.
 NOT_SPELLED = {keys.shadow("{}"), keys.RQ_QUEUES, keys.RQ_WORKERS, keys.rq_queue_workers("{}")}
-# Functions of shared/keys.py whose parameters are not all texts; no script spells their keys either.
+# Functions of shared/keys.py with parameters that aren't strings; no script spells their keys out either.
 NOT_BY_TEXTS = {"canary", "sweep", "missing"}
 
 _LITERAL = r"'[^'\n]*'"
@@ -68,7 +68,7 @@ def lua(name: str) -> str:
 
 
 def pattern(expression: str, key_locals: dict[str, str]) -> str:
-    """An expression of Lua with `{}` for what is only known when it runs. A `composite` is `<job>:<execution>`."""
+    """A Lua expression as text, with `{}` for each value known only at run time. `composite` is `<job>:<execution>`."""
     components = expression.split(" .. ")
     components[0] = key_locals.get(components[0], components[0])
     text = "".join(
@@ -79,11 +79,11 @@ def pattern(expression: str, key_locals: dict[str, str]) -> str:
 
 
 def spelled(text: str) -> Iterator[str]:
-    """The patterns of all keys, and of our own fields in RQ's hashes, in a script without comments."""
+    """The patterns of all keys, and of Sortline's own fields in RQ's hashes, in a script without comments."""
     key_locals = {name: f"'{pattern(expression, {})}'" for name, expression in _LOCAL.findall(text)}
     key_locals = {name: key for name, key in key_locals.items() if key.startswith(("'rq:", "'sortline"))}
     for expression in _EXPRESSION.findall(text):
-        if expression in key_locals:  # its literal is looked at where it is set
+        if expression in key_locals:  # counted where the local is set
             continue
         found = pattern(expression, key_locals)
         if found.startswith(("rq:", "sortline")):
@@ -91,7 +91,7 @@ def spelled(text: str) -> Iterator[str]:
 
 
 def python_keys() -> set[str]:
-    """All of shared/keys.py: its constants, and what its functions of texts give for `{}`."""
+    """All keys of shared/keys.py: its constants, and the results of its functions for `{}` in every parameter."""
     found = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
     for name, function in inspect.getmembers(keys, inspect.isfunction):
         if name not in NOT_BY_TEXTS:
@@ -115,7 +115,7 @@ def test_every_key_of_python_is_compared_or_named_here() -> None:
 
 @pytest.mark.parametrize("name", SPELLED)
 def test_no_literal_of_a_key_escapes_the_comparison(name: str) -> None:
-    """However it is quoted: there is a pattern for each place where a key begins, or goes on from the local `list`."""
+    """However a key is quoted, each place where one begins, or continues the local `list`, must give a pattern."""
     begun = re.findall(r"""['"\[](?:rq:|sortline)|\blist \.\. """, lua(name))
     assert len(list(spelled(lua(name)))) == len(begun)
 

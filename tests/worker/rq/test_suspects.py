@@ -1,4 +1,4 @@
-"""What its workers' deaths make of a job, on a real server: nothing, a suspect, or one that is not tried again."""
+"""How the deaths of its workers change a job, on a real server: not at all, to a suspect, or to a job given up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def counts(client: redis.Redis, job_id: str) -> tuple[int, int]:
 
 
 def crash(settings: Settings, *, worker: str = "w1", by: str = "w2") -> tuple[int, list[ClaimedJob]]:
-    """What the successor of a worker that crashed takes back."""
+    """Take back the jobs of a crashed worker, as its successor does."""
     keeper = kit.keeper(settings, Inflight(), worker=by)
     keeper.take_back_from(worker, crash=CRASH)
     return keeper.reap()
@@ -49,13 +49,13 @@ def claim_suspect(settings: Settings, *, worker: str = "w1") -> list[ClaimedJob]
 
 
 def lose(settings: Settings, client: redis.Redis, times: int) -> None:
-    """The only job is claimed, and its lease runs out, again and again."""
+    """Claim the only job and let its lease run out, several times."""
     for _ in range(times):
         expire(client, *(claim(settings) or claim_suspect(settings)))
         assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
 
 
-# what a death makes of a job ────────────────────────────────────────────────────────────────────────
+# how a death changes a job ──────────────────────────────────────────────────────────────────────────
 
 
 def test_a_crash_with_one_job_in_hand_counts_against_it(settings: Settings, client: redis.Redis) -> None:
@@ -69,7 +69,7 @@ def test_a_crash_with_one_job_in_hand_counts_against_it(settings: Settings, clie
 
 
 def test_a_crash_with_several_jobs_in_hand_makes_all_of_them_suspects(settings: Settings, client: redis.Redis) -> None:
-    """Over all queues. It counts against none of them: fifteen are innocent."""
+    """That is so for the jobs of all queues. The crash counts against none of them, since only one can be the cause."""
     job_ids = kit.submit(settings, *[frame() for _ in range(3)])
     (bulk,) = kit.submit(settings, frame(queue="bulk"))
     others = kit.submit(settings, frame())
@@ -83,15 +83,15 @@ def test_a_crash_with_several_jobs_in_hand_makes_all_of_them_suspects(settings: 
 
 
 def test_all_jobs_of_a_crash_go_back_in_one_step(settings: Settings, client: redis.Redis) -> None:
-    """A second step would find one job left, and take it for the cause."""
+    """Otherwise a second step might find a single job left, and take it for the cause."""
     job_ids = kit.submit(settings, *[frame() for _ in range(REAP_LIMIT + 1)])
     claim(settings, limit=REAP_LIMIT + 1)
     assert crash(settings) == (REAP_LIMIT + 1, [])
     assert {counts(client, job_id) for job_id in job_ids} == {(0, 1)}
 
 
-def test_a_crash_explains_only_what_was_in_hand_then(settings: Settings, client: redis.Redis) -> None:
-    """A claim that reaches the server after the worker's end brought it no job."""
+def test_a_crash_explains_only_the_jobs_that_the_worker_held(settings: Settings, client: redis.Redis) -> None:
+    """A claim that reaches the server after the worker's end gave the worker no job."""
     first, second, late = kit.submit(settings, *[frame() for _ in range(3)])
     claim(settings, limit=2)
     keeper = kit.keeper(settings, Inflight(), worker="w2")
@@ -119,7 +119,7 @@ def test_a_crash_is_remembered_until_the_server_can_be_asked(settings: Settings,
 
 
 def test_an_end_without_a_cause_is_a_loss(settings: Settings, client: redis.Redis) -> None:
-    """As a lease that ran out. The job goes to the front of its queue, with others, and all its attempts."""
+    """It is treated like a lease that ran out: the job goes to the front of its queue and keeps all its attempts."""
     job_ids = kit.submit(settings, *[frame() for _ in range(3)])
     claim(settings, limit=1)
     keeper = kit.keeper(settings, Inflight(), worker="w2")
@@ -131,14 +131,14 @@ def test_an_end_without_a_cause_is_a_loss(settings: Settings, client: redis.Redi
 
 
 def test_a_crash_is_known_although_the_lease_has_run_out(settings: Settings, client: redis.Redis) -> None:
-    """A worker that starts slowly comes after the end of its predecessor's leases."""
+    """A worker that starts slowly may come after its predecessor's leases have run out."""
     (job_id,) = kit.submit(settings, frame())
     expire(client, *claim(settings))
     assert crash(settings) == (1, [])
     assert counts(client, job_id) == (1, 0)
 
 
-def test_a_successor_tells_a_crash_where_the_process_is_gone_too(
+def test_a_crash_counts_although_the_process_is_gone_too(
     settings: Settings, client: redis.Redis, ended: ProcessId
 ) -> None:
     (job_id,) = kit.submit(settings, frame())
@@ -172,12 +172,12 @@ def test_after_its_third_crash_a_job_is_not_tried_again(
     assert requeued == 0
     assert job.deaths == Deaths(crashes=MAX_CRASHES, losses=0, suspicion=CRASH)
     assert (suspects(client), queued(client)) == ([], [])
-    assert list(leases(client)) == [job_id], "its reaper holds it, to answer it"
+    assert list(leases(client)) == [job_id], "the worker that reaps the job holds it in order to answer it"
     assert f"worker 'w1' crashed ({CRASH}): took 1 jobs back" in caplog.text
 
 
 def test_a_job_that_is_given_up_never_runs_again(settings: Settings, client: redis.Redis) -> None:
-    """Also if the worker dies that was to answer it."""
+    """Not even if the worker that should answer it dies."""
     kit.submit(settings, frame())
     (job,) = claim(settings)
     client.hset(keys.rq_job(job.lease.job_id), keys.CRASHES, MAX_CRASHES - 1)
@@ -232,7 +232,7 @@ def test_a_claim_of_other_jobs_takes_no_suspect(settings: Settings, client: redi
     assert suspects(client) == three[:2]
 
 
-def test_those_that_were_not_tried_alone_yet_go_first(
+def test_suspects_that_have_not_been_tried_alone_go_first(
     settings: Settings, client: redis.Redis, three: list[str]
 ) -> None:
     assert ids(claim_suspect(settings)) == three[:1]
@@ -240,7 +240,7 @@ def test_those_that_were_not_tried_alone_yet_go_first(
     assert suspects(client) == [three[1], three[0]]
 
 
-def test_suspension_holds_suspects_too(settings: Settings, client: redis.Redis, three: list[str]) -> None:
+def test_suspension_holds_suspects_back_too(settings: Settings, client: redis.Redis, three: list[str]) -> None:
     client.set(keys.RQ_SUSPENDED, 1)
     claim = kit.claimer(settings).claim_suspect()
     assert (claim.jobs, claim.suspended) == ([], True)
@@ -250,7 +250,7 @@ def test_suspension_holds_suspects_too(settings: Settings, client: redis.Redis, 
 def test_a_suspect_that_ended_otherwise_is_skipped(
     settings: Settings, client: redis.Redis, three: list[str], end: str
 ) -> None:
-    """RQ takes a job off its own list alone."""
+    """RQ removes a job only from its own list, not from the suspects."""
     match end:
         case "deleted":
             kit.fetch(client, three[0]).delete()
@@ -263,7 +263,7 @@ def test_a_suspect_that_ended_otherwise_is_skipped(
 
 @pytest.mark.parametrize("first", ["suspects", "queue"])
 def test_a_job_in_both_lists_runs_once(settings: Settings, client: redis.Redis, three: list[str], first: str) -> None:
-    """The sweep of the release before looks for a suspect in RQ's list alone, and puts it there."""
+    """An older release's sweep looks for a suspect only in RQ's list, doesn't find it, and adds it to that list."""
     client.rpush(keys.rq_queue("live"), three[0])
     take: list[Callable[[Settings], list[ClaimedJob]]] = [claim_suspect, claim]
     one, other = take if first == "suspects" else reversed(take)
@@ -273,7 +273,7 @@ def test_a_job_in_both_lists_runs_once(settings: Settings, client: redis.Redis, 
 
 
 @pytest.mark.parametrize("way", ["released", "retried"])
-def test_a_suspect_that_is_given_back_stays_one(
+def test_a_suspect_that_is_given_back_stays_a_suspect(
     settings: Settings, client: redis.Redis, three: list[str], way: str
 ) -> None:
     (job,) = claim_suspect(settings)
@@ -291,10 +291,10 @@ def test_a_suspect_wakes_an_idle_worker(settings: Settings, client: redis.Redis,
     assert client.llen(keys.wakeup("live")) > 0
 
 
-# what else knows of them ────────────────────────────────────────────────────────────────────────────
+# other users of suspects ────────────────────────────────────────────────────────────────────────────
 
 
-def test_rq_requeue_begins_anew(settings: Settings, client: redis.Redis) -> None:
+def test_rq_requeue_resets_crashes_and_losses(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     claim(settings)
     client.hset(keys.rq_job(job_id), mapping={keys.CRASHES: MAX_CRASHES - 1, keys.LOSSES: 5})
@@ -308,15 +308,17 @@ def test_rq_requeue_begins_anew(settings: Settings, client: redis.Redis) -> None
     assert admit(job, max_attempts=3).attempt == 1
 
 
-def test_suspects_count_in_the_bound_of_their_queue(settings: Settings, client: redis.Redis, three: list[str]) -> None:
-    """They take memory as the others do."""
+def test_suspects_count_towards_the_bound_of_their_queue(
+    settings: Settings, client: redis.Redis, three: list[str]
+) -> None:
+    """They take memory like other jobs."""
     bounded = settings.model_copy(update={"queue_max_items": 3})
     kit.submit(bounded, frame())
     with pytest.raises(Exception, match="holds 3 jobs"):
         kit.submit(bounded, frame())
 
 
-def test_a_list_of_another_type_costs_a_producer_nothing(settings: Settings, client: redis.Redis) -> None:
+def test_a_broken_list_of_suspects_does_not_disturb_a_producer(settings: Settings, client: redis.Redis) -> None:
     client.set(keys.suspects("live"), "text")
     assert len(kit.submit(settings, frame())) == 1
 
@@ -339,10 +341,10 @@ def test_a_claim_that_lacks_a_permission_gives_no_suspect_to_two_workers(
 
 @pytest.mark.parametrize("command", ["rpush", "lpush", "zrem", "srem", "hset", "hdel", "del"])
 @pytest.mark.parametrize("cause", [CRASH, ""])
-def test_a_reaper_that_lacks_a_permission_loses_and_doubles_nothing(
+def test_a_reaper_that_lacks_a_permission_loses_no_job_and_doubles_none(
     settings: Settings, client: redis.Redis, restricted: Callable[[str], None], command: str, cause: str
 ) -> None:
-    """Whatever it has written by then, each job is found again by the next."""
+    """Whatever the script has written before it fails, a later call finds each job."""
     job_ids = kit.submit(settings, *[frame() for _ in range(3)])
     claim(settings)
     url = settings.redis_url.replace("redis://", "redis://w:secret@")
@@ -369,7 +371,7 @@ SUSPICIOUS = 77  # the tone of suspects
 
 
 def test_suspects_are_sorted_alone_while_others_wait(settings: Settings, client: redis.Redis) -> None:
-    """Nothing else is in hand meanwhile: if the worker crashed now, the cause would be known."""
+    """The worker holds no other job meanwhile: if it crashed, the cause would be known."""
     small = settings.model_copy(update={"max_batch": 4})
     job_ids = kit.submit(small, *[frame(picture(SUSPICIOUS)) for _ in range(5)])
     claim(small)
@@ -388,7 +390,7 @@ def test_suspects_are_sorted_alone_while_others_wait(settings: Settings, client:
 
 
 def test_a_burst_does_not_end_between_two_suspects(settings: Settings, client: redis.Redis) -> None:
-    """After a turn that took a while the worker rests, and looks idle."""
+    """After a long turn the worker rests and looks idle, although a suspect still waits."""
     job_ids = kit.submit(settings, *[frame() for _ in range(3)])
     claim(settings)
     assert crash(settings) == (3, [])
@@ -409,7 +411,7 @@ def test_an_idle_worker_takes_all_suspects(settings: Settings, client: redis.Red
 
 
 def test_a_job_that_is_given_up_is_never_given_back(settings: Settings, client: redis.Redis) -> None:
-    """It would be tried a fourth time. Unanswered, it comes from the next step that takes jobs back."""
+    """Otherwise it would be tried a fourth time. If it isn't answered, the next reap returns it again."""
     (job_id,) = kit.submit(settings, frame())
     claim(settings)
     crash(settings)

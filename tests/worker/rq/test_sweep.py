@@ -1,4 +1,4 @@
-"""The sweep for lost jobs, on a real server: what is lost comes back once, and nothing else is touched."""
+"""The sweep for lost jobs, on a real server: a lost job comes back once, and no other job is touched."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ NOTHING, ONE_BACK = Swept(0, 0), Swept(1, 0)
 
 
 def sweeper(settings: Settings, **options: Any) -> Sweeper:
-    """One that takes a step at each call, looks at every key in it, and believes what it sees at once."""
+    """A sweeper that works at every call, looks at all keys in one step, and waits for no grace period."""
     options = {"interval_s": 0, "grace_s": 0, "keys_per_step": 100_000} | options
     return Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s, **options)
 
 
 def sweep(settings: Settings) -> Swept:
-    """What a whole search finds: in one step its suspects, in the next what became of them."""
+    """Make a whole sweep: the first step finds the missing jobs, the second recovers those that are still missing."""
     sweeping = sweeper(settings)
     assert sweeping.step() == NOTHING
     return sweeping.step()
 
 
 def lose(client: redis.Redis, job_id: str, **fields: str) -> None:
-    """Leave the job in no list, older than those that wait; RQ's fields as given."""
+    """Take the job off its list, and make it older than the jobs that wait; `fields` are further fields of it."""
     client.lrem(keys.rq_queue("live"), 0, job_id)
     client.hset(keys.rq_job(job_id), mapping={"enqueued_at": LONG_AGO} | fields)
 
 
 def started_without_lease(client: redis.Redis, settings: Settings) -> str:
-    """A job as a claim left it that raised after its pop: the state that loses jobs in older releases."""
+    """A started job without a lease, as if a claim had failed after the pop; older releases lost such jobs."""
     (job_id,) = kit.submit(settings, frame())
     (job,) = kit.claimer(settings).claim(1).jobs
     composite = f"{job_id}:{job.lease.execution_id}"
@@ -64,7 +64,7 @@ def test_a_queued_job_that_is_in_no_queue_is_sorted(settings: Settings, client: 
     lost, kept = kit.submit(settings, frame(), frame())
     lose(client, lost)
     assert sweep(settings) == ONE_BACK
-    assert waiting(client) == [lost, kept], "it has waited longest"
+    assert waiting(client) == [lost, kept], "the lost job has waited longest, so it goes first"
     assert client.hget(keys.rq_job(lost), "sortline_recovered") == b"1"
     assert client.llen(keys.wakeup("live")) > 0
     assert sweep(settings) == NOTHING
@@ -87,10 +87,10 @@ def test_a_suspect_goes_back_to_the_suspects(settings: Settings, client: redis.R
     assert (waiting(client), client.lrange(keys.suspects("live"), 0, -1)) == ([], [lost.encode()])
 
 
-def test_what_the_release_before_sweeps_into_a_queue_is_no_step_towards_failure(
+def test_a_suspect_that_an_older_release_swept_does_not_count_as_recovered(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """It fails a job that it has found a second time. A suspect may wait for so long twice."""
+    """The sweep fails a job that it finds a second time, and an older release's sweep takes each suspect for lost."""
     (job_id,) = kit.submit(settings, frame())
     kit.claimer(settings).claim(1)
     client.hset(keys.rq_job(job_id), keys.RECOVERED, 1)
@@ -100,8 +100,8 @@ def test_what_the_release_before_sweeps_into_a_queue_is_no_step_towards_failure(
     assert not client.hexists(keys.rq_job(job_id), keys.RECOVERED)
 
 
-def test_behind_a_backlog_too(settings: Settings, client: redis.Redis) -> None:
-    """It is older than what waits, so the list is searched for it."""
+def test_a_lost_job_is_found_behind_a_backlog(settings: Settings, client: redis.Redis) -> None:
+    """It is older than the jobs that wait, so the sweep searches the whole list for it."""
     lost, *backlog = kit.submit(settings, *[frame() for _ in range(20)])
     lose(client, lost)
     assert sweep(settings) == ONE_BACK
@@ -109,7 +109,7 @@ def test_behind_a_backlog_too(settings: Settings, client: redis.Redis) -> None:
 
 
 def test_a_job_that_is_lost_again_fails_with_a_result(settings: Settings, client: redis.Redis) -> None:
-    """Put back again and again, a job that loses itself would go round for ever."""
+    """Otherwise a job that gets lost every time would be put back for ever."""
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     assert sweep(settings) == ONE_BACK
@@ -126,11 +126,11 @@ def test_a_job_that_is_lost_again_fails_with_a_result(settings: Settings, client
     assert client.zrange("rq:failed:live", 0, -1) == [lost.encode()]
 
 
-# what is not ────────────────────────────────────────────────────────────────────────────────────────
+# what is not lost ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _waits(client: redis.Redis, settings: Settings, job_id: str) -> None:
-    """In its queue, however old it looks beside the head: a producer's clock may be wrong."""
+    """It is in its queue, but looks older than the job at the front, because a producer's clock may be wrong."""
     client.hset(keys.rq_job(job_id), "enqueued_at", LONG_AGO)
     kit.submit(settings, frame())
     client.lmove(keys.rq_queue("live"), keys.rq_queue("live"), "LEFT", "RIGHT")
@@ -215,7 +215,7 @@ def _leases_are_no_sorted_set(client: redis.Redis, settings: Settings, job_id: s
         _leases_are_no_sorted_set,
     ],
 )
-def test_others_are_left_alone(
+def test_jobs_that_are_not_lost_are_left_alone(
     settings: Settings, client: redis.Redis, leave: Callable[[redis.Redis, Settings, str], None]
 ) -> None:
     (job_id,) = kit.submit(settings, frame())
@@ -225,20 +225,20 @@ def test_others_are_left_alone(
     assert {key: client.dump(key) for key in client.keys("rq:*")} == before
 
 
-def test_what_rqs_own_worker_has_just_popped_is_no_more_than_a_suspect(settings: Settings, client: redis.Redis) -> None:
-    """It pops first and registers later. Whether it goes on is seen after the grace period."""
+def test_a_job_that_rqs_own_worker_has_just_popped_is_only_missing(settings: Settings, client: redis.Redis) -> None:
+    """RQ's worker pops a job first and registers it later. After the grace period the sweep looks again."""
     (job_id,) = kit.submit(settings, frame())
     client.lpop(keys.rq_queue("live"))
     sweeping = sweeper(settings, grace_s=3600)
     assert [sweeping.step() for _ in range(3)] == [NOTHING] * 3
     assert client.zcard(keys.missing(settings.queue_names)) == 1
     client.hset(keys.rq_job(job_id), mapping={"status": "started", "started_at": LONG_AGO})
-    assert sweeper(settings).step() == NOTHING, "somebody has worked on it since"
+    assert sweeper(settings).step() == NOTHING, "a worker has started the job since"
     assert client.hget(keys.rq_job(job_id), "status") == b"started"
 
 
-def test_beside_rqs_own_worker_nothing_is_doubled(settings: Settings, client: redis.Redis) -> None:
-    """Between its pop and its start, and while it works: without any grace."""
+def test_the_sweep_doubles_no_job_of_rqs_own_worker(settings: Settings, client: redis.Redis) -> None:
+    """Sweeps run without a grace period between the worker's pop and its start, and while it works."""
     kit.submit(settings, *[frame() for _ in range(3)])
     swept = []
 
@@ -261,8 +261,8 @@ def test_beside_rqs_own_worker_nothing_is_doubled(settings: Settings, client: re
 
 
 @pytest.mark.parametrize("kind", ["string", "set", "list", "zset"])
-def test_keys_of_a_wrong_type_are_passed_over(settings: Settings, client: redis.Redis, kind: str) -> None:
-    """A job's key, its executions, the registries, the sweep's own keys: one step must not end at any of them."""
+def test_keys_of_a_wrong_type_are_skipped(settings: Settings, client: redis.Redis, kind: str) -> None:
+    """A job's key, its executions, a registry, or the sweep's own keys: none of them may stop the sweep."""
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     put: dict[str, Callable[[str], Any]] = {
@@ -278,7 +278,7 @@ def test_keys_of_a_wrong_type_are_passed_over(settings: Settings, client: redis.
     assert sum((sweeping.step().requeued for _ in range(3)), 0) == 1
 
 
-def test_a_large_keyspace_is_gone_through_in_bounded_steps(settings: Settings, client: redis.Redis) -> None:
+def test_a_large_keyspace_is_scanned_in_bounded_steps(settings: Settings, client: redis.Redis) -> None:
     with client.pipeline(transaction=False) as pipe:
         for number in range(3000):
             pipe.set(f"other:{number}", 1)
@@ -292,23 +292,21 @@ def test_a_large_keyspace_is_gone_through_in_bounded_steps(settings: Settings, c
     while len(waiting(client)) < len(lost):
         sweeping.step()
         steps += 1
-        assert steps < 200, "a hundred keys a step take 3,000 keys in thirty"
-    assert steps > 5, "one step went through more than its keys"
+        assert steps < 200, "at a hundred keys a step, 3,000 keys take thirty steps"
+    assert steps > 5, "a step scanned more keys than it may"
     kit.run_burst(settings)
     assert kit.outcomes(client) == dict.fromkeys(lost, "sorted")
 
 
 @pytest.mark.parametrize("cursor", ["junk", "-1", "", b"\xff", "9" * 40])
-def test_a_cursor_that_is_none_does_not_end_the_sweep(
-    settings: Settings, client: redis.Redis, cursor: str | bytes
-) -> None:
+def test_an_invalid_cursor_does_not_end_the_sweep(settings: Settings, client: redis.Redis, cursor: str | bytes) -> None:
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     client.hset(keys.sweep(settings.queue_names), "cursor", cursor)
     assert sweep(settings) == ONE_BACK
 
 
-def test_a_suspect_that_is_none_does_not_end_the_sweep(settings: Settings, client: redis.Redis) -> None:
+def test_an_invalid_missing_job_does_not_end_the_sweep(settings: Settings, client: redis.Redis) -> None:
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     client.zadd(keys.missing(settings.queue_names), dict.fromkeys(["no-space", "", b"\xff"], 1))
@@ -354,7 +352,7 @@ def test_a_replica_refuses_the_step(settings: Settings, client: redis.Redis) -> 
         client.replicaof("NO", "ONE")
 
 
-def test_a_login_without_the_right_to_scan_is_told_once(
+def test_a_login_without_permission_to_scan_is_logged_once(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.acl_setuser("worker", enabled=True, nopass=True, keys="*", commands=["+@all", "-scan"])
@@ -367,8 +365,8 @@ def test_a_login_without_the_right_to_scan_is_told_once(
     assert len([record for record in caplog.records if record.name == "sortline.sweep"]) == 1
 
 
-def test_a_lost_job_is_not_in_flight_of_anybody(settings: Settings, client: redis.Redis) -> None:
-    """What is put back is claimed like any other job, and its first lease can't be finished any more."""
+def test_a_recovered_job_is_claimed_like_any_other(settings: Settings, client: redis.Redis) -> None:
+    """Its new lease can be renewed."""
     (lost,) = kit.submit(settings, frame())
     lose(client, lost)
     sweep(settings)

@@ -1,4 +1,4 @@
-"""Times that can't be true, in a running worker: the job is rejected, visibly and alone; a good one never is."""
+"""Impossible times in a running worker: that job alone is rejected, with a result, and good jobs never are."""
 
 from __future__ import annotations
 

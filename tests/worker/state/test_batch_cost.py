@@ -7,11 +7,11 @@ import pytest
 from worker.state.batch_cost import BatchCost
 
 
-def test_nothing_is_known_at_first() -> None:
+def test_the_estimate_is_zero_at_first() -> None:
     assert BatchCost().estimate(16) == 0.0
 
 
-def test_what_was_seen_is_expected() -> None:
+def test_a_size_that_was_measured_costs_the_same_again() -> None:
     cost = BatchCost()
     cost.observe(16, 0.030)
     assert cost.estimate(16) == pytest.approx(0.030)
@@ -30,7 +30,7 @@ def test_an_unseen_smaller_size_costs_no_more_than_the_next_larger() -> None:
     assert 0 < cost.estimate(1) <= 0.030
 
 
-def test_the_estimate_follows_without_jumping() -> None:
+def test_the_estimate_follows_gradually() -> None:
     cost = BatchCost()
     cost.observe(8, 0.010)
     cost.observe(8, 0.110)
@@ -41,7 +41,7 @@ def test_the_estimate_follows_without_jumping() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16, 100, 1024])
-def test_larger_batches_are_never_believed_cheaper(size: int) -> None:
+def test_larger_batches_are_never_estimated_cheaper(size: int) -> None:
     cost = BatchCost()
     for seen, seconds in ((1, 0.004), (8, 0.020), (64, 0.150)):
         cost.observe(seen, seconds)

@@ -17,11 +17,11 @@ from worker.models.routing import Serving
 from worker.state.byte_budget import ByteBudget
 
 
-def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
+def test_bytes_are_taken_until_they_are_given_back() -> None:
     budget = ByteBudget(100)
     budget.take(30)
     assert budget.wait_for_capacity(0) == 70
-    budget.take(90)  # the last one may go over
+    budget.take(90)  # the last one may exceed the budget
     assert budget.wait_for_capacity(0) == 0
     budget.give_back(90)
     assert budget.wait_for_capacity(0) == 70
@@ -30,7 +30,7 @@ def test_what_is_taken_is_not_there_until_it_is_given_back() -> None:
 def test_the_last_free_bytes_are_taken_once() -> None:
     budget = ByteBudget(100)
     assert budget.take_unless_full(60)
-    assert budget.take_unless_full(60)  # the last one may go over
+    assert budget.take_unless_full(60)  # the last one may exceed the budget
     assert not budget.take_unless_full(1)
     budget.give_back(60)
     assert budget.take_unless_full(1)
@@ -50,7 +50,7 @@ def test_waiting_ends_when_something_is_given_back() -> None:
 def test_a_worker_claims_no_more_than_its_decoders_can_take(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nothing gets decoded, one image over the bound is all that is held; then all go through."""
+    """While no image is decoded, the worker exceeds the bound by one image at most; later all are sorted."""
     image = kit.picture()
     monkeypatch.setattr(pipeline_step, "MAX_ENCODED_BYTES", 3 * len(image) - 1)
     job_ids = kit.submit(settings, *[frame(image) for _ in range(20)])

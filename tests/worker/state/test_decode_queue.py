@@ -40,7 +40,7 @@ def test_the_share_is_of_the_time_that_the_jobs_take() -> None:
     for queue, seconds in {"live": 0.002, "bulk": 0.008}.items():
         jobs.observe(kit.claimed(lease=Lease(queue, "j", "e", 0.0)), seconds)
     jobs.put([*(job(f"l{number}") for number in range(36)), *(job(f"b{number}", "bulk") for number in range(9))])
-    assert taken(jobs).index("b0") == 16, "after 0.032 s of live, a fourth of which is due"
+    assert taken(jobs).index("b0") == 16, "after 0.032 s of live jobs, of which a fourth is due to bulk"
 
 
 def test_no_share_is_saved_up_while_none_of_the_others_waits() -> None:
@@ -51,7 +51,7 @@ def test_no_share_is_saved_up_while_none_of_the_others_waits() -> None:
     assert taken(jobs) == ["l1", "l2", "b1"]
 
 
-def test_what_waits_is_still_handed_out_after_it_was_closed() -> None:
+def test_waiting_jobs_are_still_handed_out_after_the_queue_was_closed() -> None:
     jobs = DecodeQueue(["live"], others_share=0.05)
     jobs.put([job("a")])
     jobs.close()
@@ -60,7 +60,7 @@ def test_what_waits_is_still_handed_out_after_it_was_closed() -> None:
     assert jobs.is_finished
 
 
-def test_a_thread_that_waits_gets_a_job_that_comes_and_is_told_of_the_end() -> None:
+def test_a_waiting_thread_gets_the_next_job_and_wakes_when_the_queue_closes() -> None:
     jobs = DecodeQueue(["live"], others_share=0.05)
     got: list[EncodedJob | None] = []
     thread = threading.Thread(target=lambda: got.extend([jobs.take(kit.PATIENCE_S), jobs.take(kit.PATIENCE_S)]))
@@ -72,7 +72,7 @@ def test_a_thread_that_waits_gets_a_job_that_comes_and_is_told_of_the_end() -> N
     assert got == [job("a"), None]
 
 
-def test_threads_that_share_it_get_each_job_once_and_all_are_told_of_the_end() -> None:
+def test_threads_that_share_the_queue_get_each_job_once_and_all_end() -> None:
     jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
     got: list[str] = []
 
@@ -95,7 +95,7 @@ def test_threads_that_share_it_get_each_job_once_and_all_are_told_of_the_end() -
     assert sorted(got) == sorted(names)
 
 
-def test_all_that_wait_are_taken_out_at_once_also_after_it_was_closed() -> None:
+def test_all_waiting_jobs_can_be_taken_at_once_even_after_the_queue_was_closed() -> None:
     jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
     jobs.put([job("b", "bulk"), job("l")])
     assert [each.claimed.lease.job_id for each in jobs.take_all()] == ["l", "b"]

@@ -13,7 +13,7 @@ def leases(count: int) -> list[Lease]:
     return [Lease("live", f"j{number}", f"e{number}", 0.0) for number in range(count)]
 
 
-def test_what_is_in_flight() -> None:
+def test_added_leases_are_held_until_they_are_removed() -> None:
     inflight, (a, b, c) = Inflight(), leases(3)
     inflight.add([a, b])
     assert a in inflight and b in inflight and c not in inflight
@@ -38,8 +38,8 @@ def test_another_execution_of_the_same_job_is_another_lease() -> None:
     assert Lease("live", a.job_id, "another", 0.0) not in inflight
 
 
-def test_waiting_for_capacity_of_a_queue_does_not_end_for_that_of_another() -> None:
-    """A worker that was full of live jobs asked for capacity without a pause: there was some, of the other queue."""
+def test_waiting_for_capacity_of_one_queue_goes_on_if_another_has_some() -> None:
+    """Otherwise a worker full of live jobs would ask in a busy loop, as long as the other queue has capacity."""
     inflight, held = Inflight(), leases(3)
     inflight.add([*held, Lease("bulk", "j", "e", 0.0)])
     counts: list[int] = []
@@ -67,14 +67,14 @@ def test_waiting_for_capacity_ends_when_there_is_some() -> None:
     assert counts == [2]
 
 
-def test_waiting_for_capacity_gives_up() -> None:
+def test_waiting_for_capacity_times_out() -> None:
     inflight = Inflight()
     inflight.add(leases(3))
     assert inflight.wait_below(3, 0.01) == 3
 
 
 def test_a_lease_that_is_being_finished_is_not_lost() -> None:
-    """The server forgets it before this worker has the answer; a renewal in between must not cry wolf."""
+    """The server deletes the lease before this worker has the answer. A renewal in between must not report a loss."""
     inflight, (finishing, lost, kept) = Inflight(), leases(3)
     inflight.add([finishing, lost, kept])
     inflight.finishing([finishing])

@@ -1,4 +1,4 @@
-"""What a finished job takes of the server's memory stays within what docs/sizing.md says, with RQ's readers right."""
+"""A finished job takes no more of the server's memory than docs/sizing.md says, and RQ can still read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
 
 SIZING = (Path(__file__).parents[3] / "docs" / "sizing.md").read_text()
-# Enough that what connections and the server's own tables take doesn't show.
+# Enough to make the memory of connections and of the server's own tables negligible.
 JOBS = 1_000
 
 
@@ -45,8 +45,8 @@ def used_bytes(client: redis.Redis) -> int:
 
 
 def test_a_finished_job_takes_no_more_than_the_page_says(settings: Settings, client: redis.Redis) -> None:
-    """A stock server takes 6 KB here: 4 KB of it for a stream with one entry, and a hash table for RQ's job hash."""
-    sort(settings, 100)  # scripts, connections and tables are there
+    """A stock server needs 6 KB: 4 KB of that for a stream with one entry, and RQ's job hash becomes a hash table."""
+    sort(settings, 100)  # from here on, scripts, connections and tables exist
     before = used_bytes(client)
     job_ids = sort(settings, JOBS)
     line_bytes = client.memory_usage(keys.results("line-1"), samples=0) / (JOBS + 100)

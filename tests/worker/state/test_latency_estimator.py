@@ -29,14 +29,14 @@ def cost() -> BatchCost:
     return cost
 
 
-def test_where_nothing_is_under_way_everything_is_worth_a_try(cost: BatchCost) -> None:
+def test_the_estimate_is_zero_while_nothing_is_under_way(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
     estimator.observe_decode(10.0)
     assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
     assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == 0.0
 
 
-def test_what_waits_is_done_before_it_in_full_batches(cost: BatchCost) -> None:
+def test_waiting_images_are_run_before_it_in_full_batches(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
     assert estimator.estimate_from_decode(cost, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
     assert estimator.estimate_from_decode(cost, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
@@ -51,12 +51,12 @@ def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None
         assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.030 + 0.010 + FINISH_MARGIN_S)
         clock.now += 0.028
         assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
-        clock.now += 1.0  # it takes longer than it should: no credit for that
+        clock.now += 1.0  # the batch is overdue, which doesn't lower the estimate
         assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
     assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
 
 
-def test_a_batch_behind_another_costs_what_it_takes_after_it(cost: BatchCost) -> None:
+def test_a_batch_behind_another_costs_only_its_time_after_that_one(cost: BatchCost) -> None:
     clock = Clock()
     estimator = LatencyEstimator(max_batch=4, clock=clock)
 
@@ -83,7 +83,7 @@ def test_a_batch_behind_another_costs_what_it_takes_after_it(cost: BatchCost) ->
     assert (cost.estimate(4), cost.estimate(2)) == (pytest.approx(0.040), pytest.approx(0.020))
 
 
-def test_a_batch_that_was_overtaken_learns_nothing_of_its_cost(cost: BatchCost) -> None:
+def test_the_time_of_a_batch_that_was_overtaken_is_not_measured(cost: BatchCost) -> None:
     clock = Clock()
     estimator = LatencyEstimator(max_batch=4, clock=clock)
     with estimator.running(cost, images=4):
@@ -101,7 +101,7 @@ def _run_through(estimator: LatencyEstimator, cost: BatchCost, clock: Clock) -> 
         clock.now += 0.010
 
 
-def test_one_odd_frame_does_not_decide(cost: BatchCost) -> None:
+def test_one_slow_frame_changes_the_estimate_little(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
     for _ in range(10):
         estimator.observe_decode(0.002)
@@ -109,16 +109,16 @@ def test_one_odd_frame_does_not_decide(cost: BatchCost) -> None:
     assert estimator.estimate_from_decode(cost, waiting=1) < 0.002 + 0.100 / 10 + 0.020 + FINISH_MARGIN_S
 
 
-def test_a_batch_needs_what_its_size_costs(cost: BatchCost) -> None:
+def test_a_batch_takes_the_cost_of_its_size(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
     assert estimator.estimate_from_batch(cost, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
     assert estimator.estimate_from_batch(cost, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
 
 
-def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
+def test_a_job_that_can_not_be_answered_in_time_expires_before_it_costs_anything(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """The model is busy and takes two hours: none of those behind it can be met, though no deadline is past yet."""
+    """The model is busy for two hours, so no job behind it can be in time, although no deadline has passed yet."""
     gate = Gate()
     components = kit.pipeline_components(settings, ToneEngine(gate))
     components.active_models.current.stable.cost.observe(1, 7200.0)
@@ -127,7 +127,9 @@ def test_what_can_not_be_answered_in_time_is_expired_before_it_costs_anything(
     run.start()
     assert gate.entered.wait(kit.PATIENCE_S)
     behind = kit.submit(settings, *[frame(deadline_ms=3_600_000) for _ in range(5)])
-    kit.wait_until(lambda: len(kit.outcomes(client)) == 5, "those behind are answered while the first is in the model")
+    kit.wait_until(
+        lambda: len(kit.outcomes(client)) == 5, "the jobs behind are answered while the first is in the model"
+    )
     gate.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(behind, "expired") | {first: "sorted"}

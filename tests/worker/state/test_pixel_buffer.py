@@ -1,4 +1,4 @@
-"""Slots for pixels: reused, adjacent, and never with two owners."""
+"""Slots for pixels: they are reused, adjacent if possible, and never have two owners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tones(buffer: PixelBuffer, slots: list[PixelSlot]) -> list[int]:
     return [int(image[0, 0, 0]) for image in buffer.as_batch(slots)]
 
 
-def test_slots_taken_in_turn_are_run_without_a_copy() -> None:
+def test_adjacent_slots_form_a_batch_without_a_copy() -> None:
     buffer = PixelBuffer(8, size_px=2)
     slots = filled(buffer, 4)
     batch = buffer.as_batch(slots)
@@ -34,10 +34,12 @@ def test_scattered_slots_are_gathered_in_order() -> None:
     slots = filled(buffer, 5)
     chosen = [slots[0], slots[2], slots[4]]
     assert tones(buffer, chosen) == [0, 2, 4]
-    assert all(image is slot.pixels for image, slot in zip(buffer.as_batch(chosen), chosen, strict=True))  # as they lie
+    assert all(
+        image is slot.pixels for image, slot in zip(buffer.as_batch(chosen), chosen, strict=True)
+    )  # without a copy
 
 
-def test_slots_are_used_again_but_not_before_they_are_given_back() -> None:
+def test_slots_are_reused_only_after_they_are_given_back() -> None:
     buffer = PixelBuffer(4, size_px=2)
     slots = filled(buffer, 4)
     buffer.give_back(slots[1:3])
@@ -47,7 +49,7 @@ def test_slots_are_used_again_but_not_before_they_are_given_back() -> None:
     assert tones(buffer, [slots[0], slots[3]]) == [0, 3]
 
 
-def test_when_all_are_taken_nobody_waits() -> None:
+def test_taking_a_slot_does_not_wait_when_all_are_taken() -> None:
     buffer = PixelBuffer(2, size_px=2)
     slots = filled(buffer, 4)
     assert [slot.index for slot in slots] == [0, 1, None, None]

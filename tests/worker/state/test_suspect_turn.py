@@ -23,7 +23,7 @@ def clock() -> FakeClock:
 
 
 def take_turn(turn: SuspectTurn, clock: FakeClock, *, drain_s: float, suspect_s: float) -> int:
-    """One turn whose suspects take so long each; how many it took."""
+    """Take one turn in which each suspect takes `suspect_s`; how many suspects it took."""
     turn.begin()
     clock.now += drain_s
     taken = 0
@@ -34,7 +34,7 @@ def take_turn(turn: SuspectTurn, clock: FakeClock, *, drain_s: float, suspect_s:
     return taken
 
 
-def test_a_worker_that_has_just_started_may_begin(clock: FakeClock) -> None:
+def test_a_worker_that_has_just_started_may_begin_a_turn(clock: FakeClock) -> None:
     turn = SuspectTurn(clock=clock)
     turn.observe(is_idle=False)
     assert turn.due_in_s() <= 0
@@ -43,7 +43,7 @@ def test_a_worker_that_has_just_started_may_begin(clock: FakeClock) -> None:
     assert turn.is_on
 
 
-def test_a_busy_worker_rests_so_that_its_turns_take_their_share(clock: FakeClock) -> None:
+def test_a_busy_worker_rests_so_that_turns_take_only_their_share_of_time(clock: FakeClock) -> None:
     turn = SuspectTurn(clock=clock)
     began_at, spent_s = clock.now, 0.0
     for _ in range(10):
@@ -55,13 +55,13 @@ def test_a_busy_worker_rests_so_that_its_turns_take_their_share(clock: FakeClock
     assert spent_s / (clock.now - began_at) == pytest.approx(SHARE)
 
 
-def test_a_turn_takes_suspects_for_as_long_as_the_other_jobs_took_to_finish(clock: FakeClock) -> None:
+def test_a_turn_claims_suspects_for_as_long_as_the_other_jobs_took_to_finish(clock: FakeClock) -> None:
     assert take_turn(SuspectTurn(clock=clock), clock, drain_s=0.5, suspect_s=0.03125) == 16
     assert take_turn(SuspectTurn(clock=clock), clock, drain_s=0.5, suspect_s=60) == 1
 
 
 def test_an_idle_worker_takes_one_suspect_a_turn(clock: FakeClock) -> None:
-    """Between two of them it asks for other jobs."""
+    """Between two suspects it claims other jobs."""
     assert take_turn(SuspectTurn(clock=clock), clock, drain_s=0, suspect_s=0.02) == 1
 
 
@@ -75,7 +75,7 @@ def test_an_idle_worker_rests_no_longer_than_the_last_turn_took(clock: FakeClock
     assert turn.due_in_s() == pytest.approx(1)
 
 
-def test_a_worker_that_is_idle_between_two_frames_alone_is_not_idle(clock: FakeClock) -> None:
+def test_a_worker_that_is_idle_only_between_two_frames_does_not_count_as_idle(clock: FakeClock) -> None:
     turn = SuspectTurn(clock=clock)
     take_turn(turn, clock, drain_s=0, suspect_s=3)
     for _ in range(100):  # ten frames a second

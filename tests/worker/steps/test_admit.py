@@ -1,4 +1,4 @@
-"""Which jobs are admitted, and that nothing of a refused job ever runs."""
+"""Which jobs are admitted, and that no code of a refused job ever runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_good_job_is_admitted() -> None:
     assert admitted.attempt == 2
 
 
-def test_what_a_newer_producer_adds_is_ignored() -> None:
+def test_fields_that_a_newer_producer_adds_are_ignored() -> None:
     """Versions run side by side during an upgrade."""
     argument = as_argument(invented={"deep": [1]}, schema_version=99)
     admitted = admit(claimed(data=call(SORT_IMAGE, argument)), max_attempts=3)
@@ -49,8 +49,8 @@ def test_what_a_newer_producer_adds_is_ignored() -> None:
     assert "invented" not in admitted.job.model_dump()
 
 
-def test_the_first_attempt_is_number_one() -> None:
-    """Also for a job enqueued with more retries than this worker would give it."""
+def test_the_first_attempt_has_number_one() -> None:
+    """That also holds for a job with more retries than this worker would give it."""
     admitted = admit(claimed(data=call(SORT_IMAGE, as_argument()), retries_left=9), max_attempts=3)
     assert admitted.attempt == 1
 
@@ -91,7 +91,7 @@ def test_refused(data: bytes | None, says: str) -> None:
 
 @pytest.mark.parametrize("depth", range(800, 1000, 8))
 def test_deep_nesting_is_refused_however_deep(depth: int) -> None:
-    """Near the interpreter's limit, what parses may still be too deep to print."""
+    """Near the interpreter's limit, JSON that can be parsed may still be nested too deeply to print."""
     deep = "[" * depth + "]" * depth
     for text in (deep, f'["{SORT_IMAGE}", null, [{{"job_id": {deep}}}], {{}}]'):
         with pytest.raises(BadJob):
@@ -118,7 +118,7 @@ class Bomb:
 
 @pytest.fixture
 def spoil(settings: Settings, client: redis.Redis) -> Callable[..., tuple[str, str]]:
-    """Enqueue a job with changed fields and a good one behind it; the ids of both."""
+    """A function that enqueues a job with changed fields, and a good one behind it; it returns both ids."""
 
     def enqueue(**fields: Any) -> tuple[str, str]:
         bad, good = kit.submit(settings, frame(), frame())
@@ -129,7 +129,7 @@ def spoil(settings: Settings, client: redis.Redis) -> Callable[..., tuple[str, s
 
 
 def check_refused(settings: Settings, client: redis.Redis, *, bad: str, good: str) -> str:
-    """The bad job fails for good and alone; why, as RQ tells it."""
+    """Check that only the bad job fails, and for good; the reason, as RQ reports it."""
     metrics = kit.run_burst(settings)
     assert kit.outcomes(client) == {good: "sorted"}
     assert client.hget(keys.rq_job(bad), "status") == b"failed"
@@ -189,7 +189,7 @@ def test_a_bad_job_fails_alone(
 
 
 def test_a_chunk_of_bad_jobs_does_not_take_the_good_ones_with_it(settings: Settings, client: redis.Redis) -> None:
-    """Good and bad ones by turns, so that each decode thread gets both."""
+    """Good and bad jobs alternate, so that each decode thread gets both."""
     job_ids = kit.submit(settings, *[frame() for _ in range(12)])
     for bad in job_ids[::3]:
         client.hset(keys.rq_job(bad), "data", zlib.compress(b"[" * 100_000))
@@ -207,8 +207,8 @@ def test_odd_bookkeeping_does_not_stop_the_worker(
     assert kit.outcomes(client) == {bad: "sorted", good: "sorted"}
 
 
-def test_what_rqs_own_enqueue_writes_is_refused_or_sorted(settings: Settings, client: redis.Redis) -> None:
-    """The fields that are looked at are those that RQ 3.0 really writes."""
+def test_jobs_from_rqs_own_enqueue_are_refused_or_sorted(settings: Settings, client: redis.Redis) -> None:
+    """This shows that the fields which admission checks are the ones that RQ 3.0 really writes."""
     queue = Queue("live", connection=client, serializer=JSONSerializer)
     extras: list[dict[str, Any]] = [
         {},

@@ -1,4 +1,4 @@
-"""When batches start and who is in them; pure, with a clock of its own."""
+"""When batches start and which items they hold; most tests need no threads and use their own clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WALL = 1_700_000_000.0
 
 
 class Clock:
-    """Monotonic seconds that go on by `step_s` each time somebody looks."""
+    """Monotonic seconds that advance by `step_s` with each call."""
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.now = 100.0
@@ -37,7 +37,7 @@ def batcher(clock: Clock, *, max_batch: int = 4, linger_s: float = 0.010, wall: 
 
 
 def costing(seconds: dict[int, float]) -> Model:
-    """A model whose batches take these seconds by their size."""
+    """A model with these costs of a batch, in seconds, by its size."""
     model = kit.model()
     for size, cost_s in seconds.items():
         model.cost.observe(size, cost_s)
@@ -45,7 +45,7 @@ def costing(seconds: dict[int, float]) -> Model:
 
 
 def through(box: Batcher) -> Batch | None:
-    """A batch, with which the model is done at once."""
+    """Take a batch and mark it done at once."""
     batch = box.take(0.0)
     if batch is not None:
         box.mark_done(batch)
@@ -71,8 +71,8 @@ def test_a_full_batch_starts_at_once() -> None:
     assert len(box) == 1
 
 
-def test_the_most_urgent_queue_goes_first_where_there_are_no_deadlines() -> None:
-    """And a deadline far away is none that could make it wait."""
+def test_the_most_urgent_queue_goes_first_if_there_are_no_deadlines() -> None:
+    """A deadline far away doesn't make an item of that queue wait."""
     clock = Clock()
     box = Batcher(max_batch=4, linger_s=0.0, urgent_queue="live", clock=clock, wall_clock=lambda: WALL)
 
@@ -100,7 +100,7 @@ def test_others_do_not_wait_for_ever_behind_the_most_urgent_queue() -> None:
     assert names(through(box)) == ["b"]
 
 
-def test_what_lingered_long_enough_starts() -> None:
+def test_a_batch_starts_after_its_linger_time() -> None:
     clock = Clock()
     box = batcher(clock, linger_s=0.010)
     box.add(decoded("old", ready_at=clock.now - 0.011))
@@ -111,7 +111,7 @@ def test_what_lingered_long_enough_starts() -> None:
 
 
 def test_nothing_starts_before_the_linger_time() -> None:
-    """The clock goes on by 1 ms a look: the batch must come after its linger time and not long after."""
+    """The clock advances by 1 ms with each call: the batch must come after the linger time, but soon after it."""
     clock = Clock(step_s=0.001)
     box = batcher(clock, linger_s=0.020)
     ready_at = clock.now
@@ -132,7 +132,7 @@ def test_a_deadline_starts_a_batch_before_the_linger_time() -> None:
 
 
 def test_a_larger_batch_must_start_earlier() -> None:
-    """What counts is the cost of the batch as it would start, not of the one urgent item."""
+    """The cost of the whole batch counts, not that of the one urgent item."""
     model = costing({1: 0.010, 2: 0.100})
     clock = Clock()
     box = batcher(clock, linger_s=10.0)
@@ -146,8 +146,8 @@ def test_a_larger_batch_must_start_earlier() -> None:
 # while the model is busy ────────────────────────────────────────────────────────────────────────────
 
 
-def test_behind_a_batch_nothing_starts_until_the_engine_is_ready_for_the_next() -> None:
-    """In the model it would wait as well, and what comes meanwhile could not join it."""
+def test_no_second_batch_starts_until_the_engine_is_ready_for_it() -> None:
+    """It would only wait inside the engine, where items that come meanwhile could not join it."""
     clock = Clock()
     box = batcher(clock, linger_s=0.0)
     box.add(decoded("a", ready_at=clock.now))
@@ -160,12 +160,12 @@ def test_behind_a_batch_nothing_starts_until_the_engine_is_ready_for_the_next() 
     box.add(decoded("urgent", ready_at=clock.now, deadline_at=WALL + 0.1))
     box.on_ready_for_next(first)
     assert names(box.take(0.0)) == ["urgent", "b0", "b1", "b2"]
-    box.on_ready_for_next(first)  # once more: that of the next batch is not meant
+    box.on_ready_for_next(first)  # a second call for the first batch says nothing about the next one
     assert box.take(0.0) is None
 
 
-def test_a_ready_engine_gets_a_full_batch_and_an_idle_one_whatever_is_there() -> None:
-    """With its last image still in the model, a batch leaves time for more to come."""
+def test_a_ready_engine_gets_only_a_full_batch_and_an_idle_engine_any() -> None:
+    """While the engine still works on the batch before, there is time for more items to come."""
     clock = Clock()
     box = batcher(clock, linger_s=0.0)
     box.add(decoded("a", ready_at=clock.now))
@@ -193,13 +193,13 @@ def test_a_ready_engine_or_the_end_of_its_batch_wakes_a_waiting_taker(max_batch:
     taken: list[Batch | None] = []
     taker = threading.Thread(target=lambda: taken.append(box.take(60.0)))
     taker.start()
-    kit.wait_until(lambda: bool(box._wakes_at), "somebody waits")
+    kit.wait_until(lambda: bool(box._wakes_at), "the taker waits")
     (box.on_ready_for_next if max_batch == 1 else box.mark_done)(first)
     taker.join(kit.PATIENCE_S)
     assert names(taken[0]) == ["b"]
 
 
-def test_a_batcher_is_empty_when_nothing_is_there_nor_on_its_way() -> None:
+def test_a_batcher_is_empty_when_no_item_is_there_or_on_its_way() -> None:
     box = batcher(Clock())
     assert box.is_empty
     box.reserve(2)
@@ -212,7 +212,7 @@ def test_a_batcher_is_empty_when_nothing_is_there_nor_on_its_way() -> None:
     assert box.is_empty
 
 
-def test_draining_waits_for_nothing() -> None:
+def test_draining_starts_batches_at_once() -> None:
     clock = Clock()
     box = batcher(clock, linger_s=10.0)
     box.add(decoded("a", ready_at=clock.now))
@@ -233,7 +233,7 @@ def test_draining_wakes_a_waiting_taker() -> None:
     assert names(taken[0]) == ["a"]
 
 
-def test_nothing_within_the_timeout() -> None:
+def test_taking_times_out() -> None:
     clock = Clock(step_s=0.001)
     box = batcher(clock)
     start = clock.now
@@ -262,7 +262,7 @@ def waiting_takers(box: Batcher, count: int) -> tuple[list[threading.Thread], li
 
 
 def test_an_item_that_must_start_sooner_wakes_a_waiting_taker() -> None:
-    """It sleeps until the lazy one has lingered, which is an hour away."""
+    """The taker sleeps until the lazy item's linger time is over, in an hour."""
     box = Batcher(max_batch=4, linger_s=3600.0)
     (taker,), taken = waiting_takers(box, 1)
     box.add(decoded("lazy", ready_at=time.monotonic(), deadline_at=time.time() + 3600))
@@ -277,7 +277,7 @@ def test_each_of_two_waiting_takers_gets_a_batch() -> None:
     takers, taken = waiting_takers(box, 2)
     for number in range(4):
         box.add(decoded(f"j{number}", ready_at=time.monotonic()))
-    kit.wait_until(lambda: len(taken) == 1, "the first has one")
+    kit.wait_until(lambda: len(taken) == 1, "the first taker has a batch")
     assert taken[0] is not None
     box.on_ready_for_next(taken[0])
     for taker in takers:
@@ -297,7 +297,7 @@ def test_items_leave_by_earliest_deadline() -> None:
     assert names(through(box)) == ["third", "fourth"]
 
 
-def test_items_of_one_deadline_leave_in_the_order_they_came() -> None:
+def test_items_with_the_same_deadline_leave_in_the_order_they_came() -> None:
     clock = Clock()
     box = batcher(clock, max_batch=3)
     for name in ("a", "b", "c"):
@@ -306,7 +306,7 @@ def test_items_of_one_deadline_leave_in_the_order_they_came() -> None:
 
 
 def test_an_item_without_a_deadline_is_not_starved() -> None:
-    """A stream of urgent items fills every batch; the patient one leaves once it has waited its time."""
+    """Urgent items fill every batch, but an item without a deadline leaves after a bounded time."""
     clock = Clock()
     start = clock.now
     box = Batcher(max_batch=2, linger_s=0.010, clock=clock, wall_clock=lambda: WALL + clock.now - start)
@@ -321,7 +321,7 @@ def test_an_item_without_a_deadline_is_not_starved() -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
-def test_a_jump_of_the_wall_clock_holds_nothing_back(jump_s: float) -> None:
+def test_a_jump_of_the_wall_clock_holds_no_item_back(jump_s: float) -> None:
     clock, wall = Clock(), [WALL]
     box = Batcher(max_batch=4, linger_s=0.010, clock=clock, wall_clock=lambda: wall[0])
     box.add(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.5))
@@ -339,7 +339,7 @@ def versions(batch: Batch | None) -> set[int]:
     return {item.model.version for item in batch.items}
 
 
-def test_a_batch_is_of_one_model() -> None:
+def test_a_batch_holds_items_of_one_model_only() -> None:
     clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
     box = batcher(clock, max_batch=4)
     for number in range(8):
@@ -350,7 +350,7 @@ def test_a_batch_is_of_one_model() -> None:
     assert len(box) == 0
 
 
-def test_the_most_urgent_of_those_that_may_start_goes_first() -> None:
+def test_of_the_batches_that_may_start_the_most_urgent_goes_first() -> None:
     clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
     box = batcher(clock, max_batch=2)
     for name in ("a", "b"):
@@ -370,8 +370,8 @@ def test_a_full_batch_does_not_wait_for_another_models_lingering() -> None:
     assert batch is not None and (batch.reason, names(batch)) == ("full", ["a", "b"])
 
 
-def test_what_was_decoded_for_a_model_that_was_replaced_leaves_in_its_time() -> None:
-    """Nothing more comes for it, so it is never full."""
+def test_items_of_a_replaced_model_leave_after_their_linger_time() -> None:
+    """No more items come for that model, so its batch never fills up."""
     clock, old, new = Clock(), kit.model(version=1), kit.model(version=2)
     box = batcher(clock, max_batch=4, linger_s=0.010)
     box.add(decoded("last-of-the-old", ready_at=clock.now, by=old))
@@ -381,7 +381,7 @@ def test_what_was_decoded_for_a_model_that_was_replaced_leaves_in_its_time() -> 
     assert batch is not None and (batch.reason, names(batch)) == ("linger", ["last-of-the-old"])
 
 
-def test_a_model_that_has_nothing_waiting_is_let_go() -> None:
+def test_a_model_without_waiting_items_is_let_go() -> None:
     box, model = batcher(Clock()), kit.model()
     reference = weakref.ref(model.engine)
     box.add(decoded("a", by=model))
@@ -394,11 +394,11 @@ def test_a_model_that_has_nothing_waiting_is_let_go() -> None:
 # spare time ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_with_nothing_waiting_all_time_is_spare() -> None:
+def test_all_time_is_spare_while_no_item_waits() -> None:
     assert batcher(Clock()).spare_s() == float("inf")
 
 
-def test_what_waits_leaves_the_time_until_it_must_start() -> None:
+def test_the_time_until_the_next_batch_must_start_is_spare() -> None:
     clock = Clock()
     box = batcher(clock)
     box.add(decoded("a", ready_at=clock.now, deadline_at=WALL + 0.200, by=costing({1: 0.050})))
@@ -409,7 +409,7 @@ def test_what_waits_leaves_the_time_until_it_must_start() -> None:
     )
 
 
-def test_a_full_batch_with_a_deadline_leaves_none() -> None:
+def test_a_full_batch_with_a_deadline_leaves_no_spare_time() -> None:
     clock = Clock()
     box = batcher(clock, max_batch=2)
     for _ in range(2):
@@ -417,7 +417,7 @@ def test_a_full_batch_with_a_deadline_leaves_none() -> None:
     assert box.spare_s() == 0.0
 
 
-def test_a_full_batch_without_deadlines_leaves_some() -> None:
+def test_a_full_batch_without_deadlines_leaves_spare_time() -> None:
     clock = Clock()
     box = batcher(clock, max_batch=2)
     for _ in range(2):
@@ -425,7 +425,7 @@ def test_a_full_batch_without_deadlines_leaves_some() -> None:
     assert box.spare_s() > 1.0
 
 
-def test_a_batch_that_is_still_in_the_model_leaves_none() -> None:
+def test_a_batch_that_is_still_in_the_model_leaves_no_spare_time() -> None:
     clock = Clock()
     box = batcher(clock, max_batch=1)
     box.add(decoded(ready_at=clock.now))

@@ -25,7 +25,7 @@ def small(settings: Settings) -> Settings:
 
 @pytest.fixture
 def run(small: Settings) -> Pipeline:
-    """A pipeline of which only the claim runs, a round at a time."""
+    """A pipeline of which only the claim step runs, one round at a time."""
     run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine()))
     run._claim.may_begin.set()
     return run
@@ -33,7 +33,7 @@ def run(small: Settings) -> Pipeline:
 
 @pytest.fixture
 def claim(run: Pipeline) -> Callable[[], list[str]]:
-    """One round; the queues of the jobs that it brought."""
+    """A function that runs one round; it returns the queues of the jobs that the round claimed."""
     thread = StageThread("claim", run.supervisor)
 
     def once() -> list[str]:
@@ -44,7 +44,7 @@ def claim(run: Pipeline) -> Callable[[], list[str]]:
     return once
 
 
-def test_the_claim_brings_the_most_urgent_queue_first(small: Settings) -> None:
+def test_the_claim_takes_the_most_urgent_queue_first(small: Settings) -> None:
     kit.submit(small, *[frame(queue="bulk") for _ in range(4)], *[frame() for _ in range(3)])
     claimer = kit.claimer(small)
     assert [job.lease.queue for job in claimer.claim(5).jobs] == ["live"] * 3 + ["bulk"] * 2
@@ -65,11 +65,11 @@ def test_a_worker_full_of_bulk_has_room_for_live(
     assert [claim() for _ in range(5)] == [["bulk"] * 2] * 3 + [[]] * 2
     kit.submit(small, *[frame() for _ in range(5)])
     assert [claim() for _ in range(2)] == [["live"] * 2, []]
-    run._flow.inflight.remove(run._flow.inflight.held()[:6])  # the bulk is done
+    run._flow.inflight.remove(run._flow.inflight.held()[:6])  # the bulk jobs are done
     assert [claim() for _ in range(3)] == [["live"] * 2, ["live", "bulk"], []]
 
 
-def test_costly_jobs_that_wait_take_nobodys_place_up_to_four_batches(
+def test_up_to_four_batches_of_waiting_costly_jobs_do_not_count_towards_the_bounds(
     small: Settings, run: Pipeline, claim: Callable[[], list[str]]
 ) -> None:
     def find_costly(count: int) -> None:
@@ -84,17 +84,17 @@ def test_costly_jobs_that_wait_take_nobodys_place_up_to_four_batches(
     assert [len(claim()) for _ in range(3)] == [2, 1, 0]
     find_costly(4)
     assert [len(claim()) for _ in range(3)] == [2, 2, 0]
-    find_costly(6)  # all of them: more than four batches
+    find_costly(6)  # now all held jobs are costly: more than four batches
     assert [len(claim()) for _ in range(2)] == [0, 0]
     kit.submit(small, *[frame() for _ in range(20)])
-    assert [claim() for _ in range(4)] == [["live"] * 2] * 4  # as if there were none
+    assert [claim() for _ in range(4)] == [["live"] * 2] * 4  # as if there were no costly jobs
     assert claim() == []
 
 
 def test_a_suspect_that_comes_with_other_jobs_goes_back_to_be_claimed_alone(
     small: Settings, client: redis.Redis, run: Pipeline, claim: Callable[[], list[str]]
 ) -> None:
-    """The answer of the call that claimed it was lost, or a worker of the release before has put it back."""
+    """That happens if the answer to its own claim was lost, or if an older release's worker put it back."""
     suspect, other = kit.submit(small, frame(), frame())
     client.hset(keys.rq_job(suspect), "sortline_suspect", "SIGSEGV")
     claim()
@@ -103,7 +103,7 @@ def test_a_suspect_that_comes_with_other_jobs_goes_back_to_be_claimed_alone(
     assert [lease.job_id for lease in run._flow.inflight.held()] == [other]
 
 
-def test_it_goes_back_also_if_the_server_is_away_meanwhile(
+def test_a_suspect_goes_back_even_if_the_server_is_away_meanwhile(
     small: Settings,
     client: redis.Redis,
     run: Pipeline,
@@ -127,7 +127,7 @@ def test_it_goes_back_also_if_the_server_is_away_meanwhile(
     assert run._claim.is_finished
 
 
-def test_what_is_due_to_the_others_stays_due_while_there_is_no_room_for_them(
+def test_the_other_queues_share_stays_due_while_there_is_no_room_for_them(
     small: Settings, run: Pipeline, claim: Callable[[], list[str]]
 ) -> None:
     kit.submit(small, *[frame(queue="bulk") for _ in range(20)])
@@ -139,7 +139,9 @@ def test_what_is_due_to_the_others_stays_due_while_there_is_no_room_for_them(
     assert claim() == ["bulk", "live"]
 
 
-def test_live_alone_is_held_as_much_as_bulk_alone(small: Settings, claim: Callable[[], list[str]]) -> None:
+def test_the_bound_for_live_alone_is_the_same_as_for_bulk_alone(
+    small: Settings, claim: Callable[[], list[str]]
+) -> None:
     kit.submit(small, *[frame() for _ in range(20)])
     assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
 
@@ -153,7 +155,7 @@ def test_bulk_keeps_its_share_while_live_never_runs_empty(
         claimed.update(claim())
         run._flow.inflight.remove(run._flow.inflight.held())
     assert claimed.total() == 200
-    assert 8 <= claimed["bulk"] <= 10, "a twentieth"
+    assert 8 <= claimed["bulk"] <= 10, "bulk's share is a twentieth"
 
 
 def test_no_share_is_saved_up_while_live_runs_empty(

@@ -34,14 +34,14 @@ def model() -> Model:
     return sized()
 
 
-def test_the_models_size_and_colours(model: Model) -> None:
+def test_the_pixels_have_the_models_size_and_the_images_colors(model: Model) -> None:
     item = decode(admitted(), picture(10, 20, blue=30, size_px=100), model)
     assert item.slot.pixels.shape == (SIZE_PX, SIZE_PX, 3)
     assert item.slot.pixels.dtype.name == "uint8"
     assert (item.slot.pixels == (10, 20, 30)).all()
     assert item.decode_ms > 0
     assert item.admitted.job.job_id == "j1"
-    assert item.slot.index is not None, "not in the batch buffer"
+    assert item.slot.index is not None, "the pixels are not in the batch buffer"
 
 
 def test_an_image_that_is_gone(model: Model) -> None:
@@ -50,7 +50,7 @@ def test_an_image_that_is_gone(model: Model) -> None:
     assert caught.value.reason == "gone"
 
 
-def test_a_slot_that_was_taken_in_vain_is_given_back(model: Model) -> None:
+def test_the_slot_of_an_image_that_fails_is_given_back(model: Model) -> None:
     for _ in range(20):
         with pytest.raises(BadImage):
             decode(admitted(), kit.broken_picture(), model)
@@ -60,18 +60,18 @@ def test_a_slot_that_was_taken_in_vain_is_given_back(model: Model) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"not an image", kit.broken_picture(), picture(size_px=301), picture() + bytes(10_000)]
 )
-def test_what_can_not_be_used_is_rejected_by_the_workers_own_limits(model: Model, data: bytes) -> None:
+def test_unusable_images_are_rejected_by_the_workers_own_limits(model: Model, data: bytes) -> None:
     with pytest.raises(BadImage):
         decode(admitted(), data, model)
 
 
-def test_the_jobs_camera_says_which_part_is_seen() -> None:
+def test_the_jobs_camera_decides_which_region_is_decoded() -> None:
     model = sized(regions={"left": LEFT, "*": RIGHT})
     for camera, color in (("left", (255, 0, 0)), ("c1", (0, 255, 0))):
         assert (decode(admitted(camera=camera), halves(), model).slot.pixels == color).all()
 
 
-def test_decoders_are_equal_when_their_pixels_are() -> None:
+def test_decoders_that_give_the_same_pixels_are_equal() -> None:
     assert sized(regions={"a": LEFT, "b": RIGHT}).decoder == sized(regions={"b": RIGHT, "a": LEFT}, version=4).decoder
     assert hash(sized(regions={"a": LEFT}).decoder) == hash(sized(regions={"a": LEFT}).decoder)
     different = [sized(), sized(fit="pad"), sized(regions={"a": LEFT}), sized(regions={"b": LEFT}), sized(48)]

@@ -1,4 +1,4 @@
-"""Costly images have a thread and a process of their own: what becomes of them where others are not touched."""
+"""Costly images are decoded by their own thread and process, so that other images don't wait for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGE_PX = 2000  # too many to be decoded beside others
 
 
 class HeldApart:
-    """In the place of the process that decodes costly images: takes them, and decodes them when it is opened."""
+    """Stands in for the decoder process: it takes costly images, and decodes them once it is opened."""
 
     def __init__(self) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -34,7 +34,7 @@ class HeldApart:
     def decode_into(self, data: bytes, out: Pixels, **options: Any) -> None:
         self.taken += 1
         self.entered.set()
-        assert self.opened.wait(kit.PATIENCE_S), "nobody opened it"
+        assert self.opened.wait(kit.PATIENCE_S), "the test has not opened it"
         decode_into(data, out, **options)
 
 
@@ -59,7 +59,7 @@ def build(settings: Settings, apart: HeldApart) -> Callable[..., Pipeline]:
 
 
 def in_hand(run: Pipeline) -> str:
-    """The job of the image that is being decoded: of two decode threads either may find the first."""
+    """The job of the image that is being decoded. It needn't be the first, as two threads look for costly images."""
     job = run._flow.costly_jobs.in_hand
     assert job is not None
     return job.lease.job_id
@@ -68,9 +68,11 @@ def in_hand(run: Pipeline) -> str:
 def test_no_image_waits_for_a_costly_one(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
-    """Nor does a live line whose costly images came first; each ends as it would have."""
+    """Live frames that come after costly images are sorted first, and later every job ends as usual."""
     run = build(burst=True)
-    large = picture(200, size_px=LARGE_PX) + bytes(15_000_000)  # two of them are all that may wait to be decoded
+    large = picture(200, size_px=LARGE_PX) + bytes(
+        15_000_000
+    )  # two of them fill the bound on bytes that wait to be decoded
     costly = kit.submit(settings, *[frame(large, queue="bulk") for _ in range(3)])
     refused = kit.submit(settings, frame(picture(size_px=8000), queue="bulk"))
     run.start()
@@ -78,7 +80,7 @@ def test_no_image_waits_for_a_costly_one(
     live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
     kit.wait_until(lambda: len(kit.outcomes(client)) == len(live), "the live frames are sorted")
     assert set(kit.outcomes(client)) == set(live)
-    assert run._flow.batcher.is_empty, "a batch would wait for it"
+    assert run._flow.batcher.is_empty, "a batch would wait for the costly image"
     apart.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys([*live, *costly], "sorted") | dict.fromkeys(refused, "rejected")
@@ -93,12 +95,12 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
     costly = kit.submit(settings, *[frame(picture(size_px=LARGE_PX), queue="bulk") for _ in range(3)])
     run = build()
     run.start()
-    kit.wait_until(lambda: len(run._flow.costly_jobs) == 2, "the others wait")
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == 2, "the other costly images wait")
     first = in_hand(run)
     client.rpush(keys.suspects("live"), suspect)
     live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
     kit.wait_until(lambda: set(kit.outcomes(client)) == set(live), "the live frames are sorted")
-    kit.wait_until(run._flow.costly_jobs._held_back.is_set, "no other one is begun")
+    kit.wait_until(run._flow.costly_jobs._held_back.is_set, "no other costly image is begun")
     assert client.llen(keys.suspects("live")) == 1
     apart.opened.set()
     kit.wait_until(lambda: len(kit.outcomes(client)) == 24, "all are sorted")
@@ -108,17 +110,17 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
     assert list(kit.outcomes(client))[20:22] == [first, suspect]
 
 
-def test_a_worker_that_is_told_to_stop_gives_back_those_that_it_has_not_begun(
+def test_a_worker_that_is_told_to_stop_gives_back_costly_jobs_that_it_has_not_begun(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
     job_ids = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
     run = build()
     run.start()
     assert apart.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the others wait")
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the other costly images wait")
     first, others = in_hand(run), [job_id for job_id in job_ids if job_id != in_hand(run)]
     run.drain()
-    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "they are given back")
+    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "the others are given back")
     assert sorted(job_id.decode() for job_id in client.lrange("rq:queue:live", 0, -1)) == sorted(others)
     assert not run.ended.is_set()
     apart.opened.set()
@@ -127,10 +129,10 @@ def test_a_worker_that_is_told_to_stop_gives_back_those_that_it_has_not_begun(
     assert {kit.fetch(client, job_id).retries_left for job_id in others} == {settings.max_attempts - 1}
 
 
-def test_they_are_given_back_though_the_server_is_away_at_first(
+def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
-    """Once taken off the queue in the worker, they would have been renewed for ever, and the worker could not end."""
+    """If the worker forgot them after it took them off its own queue, it would renew them for ever and never end."""
     job_ids = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
     run = build()
     release, is_away = run._components.keeper.release, threading.Event()
@@ -144,17 +146,17 @@ def test_they_are_given_back_though_the_server_is_away_at_first(
     run._components.keeper.release = fail_once  # type: ignore[method-assign]
     run.start()
     assert apart.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the others wait")
+    kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the other costly images wait")
     first, others = in_hand(run), [job_id for job_id in job_ids if job_id != in_hand(run)]
     run.drain()
-    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "they are given back")
+    kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "the others are given back")
     assert is_away.is_set()
     apart.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == {first: "sorted"}
 
 
-def test_a_worker_that_is_told_to_stop_gives_back_the_one_that_takes_too_long(
+def test_a_worker_that_is_told_to_stop_gives_back_a_costly_job_that_takes_too_long(
     settings: Settings,
     client: redis.Redis,
     apart: HeldApart,
@@ -167,7 +169,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_the_one_that_takes_too_long(
     run.start()
     assert apart.entered.wait(kit.PATIENCE_S)
     run.drain()
-    assert run.ended.wait(kit.PATIENCE_S), "it waits for the image"
+    assert run.ended.wait(kit.PATIENCE_S), "the worker waits for the image"
     assert client.lrange("rq:queue:live", 0, -1) == [job_id.encode()]
     apart.opened.set()
     assert run.supervisor.join(kit.PATIENCE_S)
@@ -175,7 +177,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_the_one_that_takes_too_long(
     assert run._flow.batcher.is_empty
 
 
-def test_one_that_another_worker_has_by_now_is_not_decoded(
+def test_a_costly_job_that_another_worker_has_taken_over_is_not_decoded(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
     kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(2)])

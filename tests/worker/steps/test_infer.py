@@ -55,18 +55,18 @@ class Answering(ToneEngine):
 
 
 @pytest.mark.parametrize("change", [lambda outputs: outputs[:-1], lambda outputs: np.repeat(outputs, 2, axis=0)])
-def test_another_number_of_answers_is_nobodys_answer(change: Callable[..., NDArray[np.float32]]) -> None:
+def test_a_wrong_number_of_answers_fails_every_item(change: Callable[..., NDArray[np.float32]]) -> None:
     outputs = infer(kit.shades(0, 0), Answering(change))
     assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
-def test_another_number_of_classes_is_nobodys_answer() -> None:
+def test_a_wrong_number_of_classes_fails_every_item() -> None:
     outputs = infer(kit.shades(0, 0), Answering(lambda outputs: outputs[:, :-1]))
     assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_fails_alone(value: float) -> None:
+def test_an_item_whose_probabilities_are_not_finite_fails_alone(value: float) -> None:
     def poison(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs[outputs[:, 1] > 0.9] = value
         return outputs

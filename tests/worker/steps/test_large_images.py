@@ -1,4 +1,4 @@
-"""An image over `max_image_bytes`, or a call longer than any of ours, is refused by its length, and not fetched."""
+"""An image over `max_image_bytes`, or job data longer than any of Sortline's, is refused without fetching it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FORGED_BYTES = 50_000
 
 @pytest.fixture
 def limited(settings: Settings) -> Settings:
-    """Settings of a worker that takes `IMAGE`, and nothing that is much longer."""
+    """Settings of a worker that accepts `IMAGE`, but nothing longer."""
     return settings.model_copy(update={"max_image_bytes": len(IMAGE)})
 
 
 def forge(settings: Settings, client: redis.Redis) -> tuple[str, list[str]]:
-    """Three jobs; the image of the second is replaced by one that no producer would send."""
+    """Submit three jobs, and replace the image of the second by one that no producer would send."""
     job_ids = kit.submit(settings, *[frame(IMAGE, frame_id=number) for number in range(3)])
     client.set(keys.image(job_ids[1]), bytes(FORGED_BYTES), ex=60)
     return job_ids[1], job_ids
@@ -37,7 +37,7 @@ def bytes_sent(client: redis.Redis) -> int:
     return int(client.info("stats")["total_net_output_bytes"])
 
 
-def test_it_is_claimed_with_its_refusal_and_not_fetched(limited: Settings, client: redis.Redis) -> None:
+def test_the_image_is_not_fetched_and_the_claimed_job_says_why(limited: Settings, client: redis.Redis) -> None:
     forged, _ = forge(limited, client)
     claimer = kit.claimer(limited)
     claim = claimer.claim(10)
@@ -48,7 +48,7 @@ def test_it_is_claimed_with_its_refusal_and_not_fetched(limited: Settings, clien
     assert claim.jobs[1].lease.job_id == forged
 
 
-def test_nothing_is_asked_for_where_nothing_is_wanted(limited: Settings, client: redis.Redis) -> None:
+def test_no_image_is_requested_if_all_are_too_large(limited: Settings, client: redis.Redis) -> None:
     _, job_ids = forge(limited, client)
     for job_id in job_ids:
         client.set(keys.image(job_id), bytes(FORGED_BYTES), ex=60)
@@ -56,7 +56,7 @@ def test_nothing_is_asked_for_where_nothing_is_wanted(limited: Settings, client:
     assert claimer.images(claimer.claim(10).jobs) == [None] * 3
 
 
-def test_a_job_with_longer_data_than_any_of_ours_is_claimed_without_it(settings: Settings, client: redis.Redis) -> None:
+def test_a_job_with_too_much_data_is_claimed_without_its_data(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame(IMAGE, frame_id=number) for number in range(3)])
     client.hset(keys.rq_job(job_ids[1]), "data", bytes(MAX_CALL_BYTES + 1))
     claim = kit.claimer(settings).claim(10)
@@ -65,7 +65,7 @@ def test_a_job_with_longer_data_than_any_of_ours_is_claimed_without_it(settings:
         admit(claim.jobs[1], max_attempts=3)
 
 
-def test_it_is_rejected_and_its_mates_are_sorted(limited: Settings, client: redis.Redis) -> None:
+def test_the_image_is_rejected_and_the_rest_of_the_batch_is_sorted(limited: Settings, client: redis.Redis) -> None:
     forged, job_ids = forge(limited, client)
     kit.run_burst(limited)
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted") | {forged: "rejected"}
@@ -74,7 +74,7 @@ def test_it_is_rejected_and_its_mates_are_sorted(limited: Settings, client: redi
     assert client.exists(keys.image(forged)) == 0
 
 
-def test_a_plain_rq_worker_does_not_fetch_it_either(
+def test_a_plain_rq_worker_does_not_fetch_the_image_either(
     limited: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, own_signals: None
 ) -> None:
     forged, job_ids = forge(limited, client)

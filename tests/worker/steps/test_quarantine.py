@@ -1,4 +1,4 @@
-"""What is said of a job that is not tried again."""
+"""The error message of a job that is not tried again."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ from worker.steps.quarantine import quarantined
         (NO_DEATHS, "abandoned"),
     ],
 )
-def test_the_reason_is_that_of_the_deaths(deaths: Deaths, says: str) -> None:
+def test_the_message_gives_the_reason_for_the_deaths(deaths: Deaths, says: str) -> None:
     assert says in str(quarantined(deaths, max_losses=20))

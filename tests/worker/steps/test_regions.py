@@ -51,7 +51,7 @@ def one_color(color: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def whole(fit: Fit) -> NDArray[np.uint8]:
-    """What there is to see of `two_halves` without a region, worked out by hand for "pad"."""
+    """The expected pixels of `two_halves` without a region; for "pad" they are put together by hand."""
     image = Image.open(io.BytesIO(two_halves())).convert("RGB")
     if fit == "stretch":
         return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
@@ -60,7 +60,7 @@ def whole(fit: Fit) -> NDArray[np.uint8]:
 
 
 def seen_so(fit: Fit, regions: dict[str, Region]) -> Callable[[Path], None]:
-    """A change to a version: it sees pictures so."""
+    """A change to a version: it gets this fit and these regions."""
 
     def build(folder: Path) -> None:
         changed = read_manifest(folder).model_copy(update={"fit": fit, "regions": regions})
@@ -86,11 +86,11 @@ def answer(probabilities: NDArray[np.float32], bundle: Bundle) -> Answer:
 
 
 def expected(fit: Fit, bundle: Bundle, engine: Engine) -> dict[str, Answer]:
-    """The engine's answers to what each camera is to be seen as, and no two the same."""
+    """The engine's answer to the expected pixels of each camera; all answers differ."""
     views = {"left": one_color(RED), "right": one_color(BLUE), "other": whole(fit)}
     rows = engine.predict(np.stack(list(views.values())))
     answers = {camera: answer(row, bundle) for camera, row in zip(views, rows, strict=True)}
-    assert len(set(answers.values())) == 3, "the views are too much alike for the model to tell anything"
+    assert len(set(answers.values())) == 3, "the views are too similar for the model to tell them apart"
     return answers
 
 
@@ -134,7 +134,7 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
 
 
 def nearly(answers: dict[str, Answer]) -> dict[str, object]:
-    """Probabilities to six digits, since results are written with fewer than a float has."""
+    """The answers with approximate probabilities, since results hold fewer digits than a float has."""
     return {
         camera: ([label for label, _ in labels], pytest.approx([p for _, p in labels], abs=1e-6), lane)
         for camera, (labels, lane) in answers.items()
@@ -142,7 +142,7 @@ def nearly(answers: dict[str, Answer]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_each_camera_is_seen_by_its_region_whoever_asks(
+def test_worker_classify_and_evaluate_use_each_cameras_region(
     versions: tuple[Versions, Settings], client: redis.Redis, tmp_path: Path, fit: Fit, own_signals: None
 ) -> None:
     store, settings = versions

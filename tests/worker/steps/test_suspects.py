@@ -72,9 +72,7 @@ def taken(claim: Claim | None) -> list[str]:
     return [] if claim is None else [job.lease.job_id for job in claim.jobs]
 
 
-def test_suspects_come_one_a_turn_while_nothing_else_is_in_hand(
-    claims: SuspectClaims, clock: Clock, two: list[str]
-) -> None:
+def test_an_idle_worker_claims_one_suspect_a_turn(claims: SuspectClaims, clock: Clock, two: list[str]) -> None:
     for job_id in two:
         claims.observe(NOTHING, is_idle=True)
         assert claims.has_turn
@@ -92,20 +90,22 @@ def test_suspects_come_one_a_turn_while_nothing_else_is_in_hand(
     assert claims.idle_wait_s(0.5) == 0.5
 
 
-def test_a_busy_worker_stops_claiming_for_them_too(claims: SuspectClaims, clock: Clock, two: list[str]) -> None:
+def test_a_busy_worker_stops_claiming_other_jobs_for_a_turn(
+    claims: SuspectClaims, clock: Clock, two: list[str]
+) -> None:
     claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
     assert claims.has_turn
-    clock.now += 0.5  # it finishes what it holds
+    clock.now += 0.5  # the worker finishes the jobs that it holds
     assert [taken(claims.claim()) for _ in range(3)] == [[two[0]], [two[1]], []]
     assert not claims.has_turn
     claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
     assert not claims.has_turn
 
 
-def test_no_turn_begins_while_a_costly_image_is_decoded_and_then_no_other_is_begun(
+def test_a_turn_waits_for_the_costly_image_in_hand_and_holds_back_the_next(
     claims: SuspectClaims, costly: CostlyJobs, two: list[str]
 ) -> None:
-    """Live frames would wait for it: a turn claims nothing else."""
+    """During a turn nothing else is claimed, so live frames would wait for the costly image."""
     others = [kit.claimed(name) for name in ("costly-1", "costly-2")]
     for job in others:
         costly.put(job)
@@ -123,7 +123,7 @@ def test_no_turn_begins_while_a_costly_image_is_decoded_and_then_no_other_is_beg
     assert costly.begin(0.0) is not None, "a suspect may be costly"
 
 
-def test_costly_images_go_on_if_no_suspect_waits_any_more(
+def test_costly_images_go_on_once_no_suspect_waits_any_more(
     client: redis.Redis, claims: SuspectClaims, costly: CostlyJobs, two: list[str]
 ) -> None:
     costly.put(kit.claimed("costly-1"))
@@ -137,10 +137,10 @@ def test_costly_images_go_on_if_no_suspect_waits_any_more(
     assert costly.begin(0.0) is not None
 
 
-def test_where_there_are_none_the_server_is_asked_now_and_then(
+def test_without_suspects_the_server_is_asked_only_from_time_to_time(
     claims: SuspectClaims, claimer: CountingClaimer, clock: Clock
 ) -> None:
-    """And never stops for them."""
+    """The worker doesn't stop claiming other jobs meanwhile."""
     for _ in range(100):
         claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
         assert not claims.has_turn
@@ -148,6 +148,6 @@ def test_where_there_are_none_the_server_is_asked_now_and_then(
     assert claimer.polls == 10
 
 
-def test_a_suspended_worker_takes_none(claims: SuspectClaims, two: list[str]) -> None:
+def test_a_suspended_worker_takes_no_suspects(claims: SuspectClaims, two: list[str]) -> None:
     claims.observe(Claim([], suspended=True), is_idle=True)
     assert not claims.has_turn

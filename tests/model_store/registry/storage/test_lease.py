@@ -1,4 +1,4 @@
-"""The lease: never two writers at once without a file lock, and a dead writer does not block others for ever."""
+"""The writer's lease: never two writers at once, without a file lock, and a dead writer doesn't block for ever."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def claims(remote: ObjectClient) -> list[str]:
     return [entry for entry in remote.entries("tiny") if entry.startswith(CLAIM_PREFIX)]
 
 
-def test_one_at_a_time(remote: ObjectClient) -> None:
+def test_only_one_writer_at_a_time_holds_the_lease(remote: ObjectClient) -> None:
     inside = threading.Semaphore(1)
     collisions: list[str] = []
     turns: list[int] = []
@@ -64,8 +64,8 @@ def test_a_dead_writers_claim_is_cleared_away(remote: ObjectClient, caplog: pyte
     assert claims(remote) == []
 
 
-def test_a_claim_that_is_renewed_is_waited_for_however_long(remote: ObjectClient) -> None:
-    """Whatever the clocks of the two say: only that the claim changes counts."""
+def test_a_writer_waits_as_long_as_another_claim_is_renewed(remote: ObjectClient) -> None:
+    """The clocks of the two writers don't matter, only whether the claim changes."""
     clock = FakeClock()
 
     def pause(wanted_s: float) -> None:
@@ -78,8 +78,8 @@ def test_a_claim_that_is_renewed_is_waited_for_however_long(remote: ObjectClient
         assert clock.now_s > 100 * LEASE_TTL_S
 
 
-def test_of_two_that_claim_at_once_neither_gets_in_over_the_other(remote: ObjectClient) -> None:
-    """The other's claim appears between our look and our own claim: we step aside, and come back."""
+def test_a_writer_steps_aside_if_another_claims_at_the_same_time(remote: ObjectClient) -> None:
+    """The other claim appears after this writer has looked and before it claims. It withdraws and tries again."""
     clock = FakeClock()
     steps: list[str] = []
     lease = Lease(remote, "tiny", clock=clock, sleep=lambda _: (steps.append("aside"), remote.delete(DEAD)))
@@ -97,15 +97,15 @@ def test_of_two_that_claim_at_once_neither_gets_in_over_the_other(remote: Object
 
 
 def test_a_held_lease_is_renewed(remote: ObjectClient) -> None:
-    # By its clock it is never silent: a thread that gets no turn for half of the time would not renew it any more.
+    # The clock stands still: by a real one, a thread without CPU time for half of `ttl_s` would stop renewing.
     with Lease(remote, "tiny", ttl_s=6.0, clock=FakeClock()).held():
         (claim,) = claims(remote)
         first = remote.read(f"tiny/{claim}")
-        wait_until(lambda: remote.read(f"tiny/{claim}") != first, "it is renewed")
+        wait_until(lambda: remote.read(f"tiny/{claim}") != first, "the lease is renewed")
 
 
 class Turns(threading.Event):
-    """What the renewer waits for: it goes on when the test says so, whatever the time."""
+    """The event that the renewing thread waits for; its waits end when the test says so, whatever the time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,17 +122,17 @@ class Turns(threading.Event):
         self._turn.release()
 
     def next(self) -> None:
-        """Let the renewer, which waits or will, go on once."""
+        """Let the renewing thread go on once, as soon as it waits."""
         assert self._waiting.acquire(timeout=60)
         self._turn.release()
 
     def until_waited_for(self) -> None:
-        """Wait until the renewer waits again."""
+        """Wait until the renewing thread waits again."""
         assert self._waiting.acquire(timeout=60)
         self._waiting.release()
 
 
-def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: ObjectClient) -> None:
+def test_a_writer_that_was_suspended_stops_writing_before_others_take_over(remote: ObjectClient) -> None:
     clock, turns = FakeClock(step_s=0.7), Turns()
     lease = Lease(remote, "tiny", ttl_s=1.2, clock=clock, sleep=clock.pass_by)
     lease._released = turns
@@ -144,13 +144,13 @@ def test_who_was_silent_too_long_stops_writing_before_others_take_over(remote: O
         turns.until_waited_for()
         silent = remote.read(f"tiny/{claim}")
         assert silent != first
-        clock.pass_by(0)  # as if suspended: more than half of the time, less than all
+        clock.pass_by(0)  # as if it had been suspended for more than half of `ttl_s`, but less than all of it
         with pytest.raises(StoreUnavailable, match="lost the lease"):
             lease.check()
         (renewer,) = (thread for thread in threading.enumerate() if thread.name == "store-lease")
         turns.next()
         renewer.join(timeout=60)
         assert not renewer.is_alive()
-        assert remote.read(f"tiny/{claim}") == silent  # it doesn't come to life again
+        assert remote.read(f"tiny/{claim}") == silent  # the claim is not renewed any more
         with pytest.raises(StoreUnavailable):
             lease.check()

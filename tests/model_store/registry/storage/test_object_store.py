@@ -1,4 +1,4 @@
-"""A store behind a URL: no reader sees a partial version, and versions are read from a checked copy."""
+"""A store at a URL: no reader sees a partial version, and versions are read from a checked copy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.model_store.tiny_bundle import copy_build
 
 
 class Watched(ObjectClient):
-    """An ObjectClient of which a test can break or count the operations that pass through."""
+    """An ObjectClient whose operations a test can count or make fail."""
 
     def __init__(self, inner: ObjectClient) -> None:
         super().__init__(inner._fs, inner._root, location=inner.location)
         self.downloads: list[str] = []
         self.changes = 0
         self.changes_until_dead: int | None = None
-        self.garbles: str | None = None  # uploads of files of this name arrive cut short
+        self.garbles: str | None = None  # uploads of files with this name arrive truncated
 
     def put(self, file: str, data: bytes) -> None:
         self._change()
@@ -93,7 +93,7 @@ def elsewhere(remote: Watched, store: ModelStore, tmp_path: Path) -> ModelStore:
     return on(remote, tmp_path / "cache of another machine")
 
 
-def test_what_one_machine_publishes_another_reads(
+def test_another_machine_reads_a_published_version(
     store: ModelStore, elsewhere: ModelStore, remote: Watched, tmp_path: Path
 ) -> None:
     path = elsewhere.resolve("tiny")
@@ -119,7 +119,7 @@ def test_the_url_of_the_settings(settings: Settings, tiny_bundle: Path, tmp_path
     assert open_store(other).root != open_store(one).root
 
 
-def test_urls_that_cant_be_used(settings: Settings) -> None:
+def test_unusable_urls_are_refused(settings: Settings) -> None:
     with pytest.raises(BadSetting, match=r"model_store = nonsense://models can't be used: .*s3://bucket/models"):
         open_store(settings.model_copy(update={"model_store": "nonsense://models"}))
     if importlib.util.find_spec("s3fs") is not None:
@@ -144,7 +144,7 @@ def test_a_damaged_copy_is_fetched_again(elsewhere: ModelStore, remote: Watched)
     assert [entry.name for entry in path.parent.glob(".[st][tr]*")] == []
 
 
-def test_what_is_damaged_in_the_store_is_not_taken_into_the_cache(elsewhere: ModelStore, remote: Watched) -> None:
+def test_a_version_that_is_damaged_in_the_store_is_not_cached(elsewhere: ModelStore, remote: Watched) -> None:
     remote.put(f"tiny/000002/{INT8_FILE}", b"?")
     with pytest.raises(BadBundle, match=rf"tiny@2 as fetched from .*{INT8_FILE}"):
         elsewhere.resolve("tiny")
@@ -152,7 +152,7 @@ def test_what_is_damaged_in_the_store_is_not_taken_into_the_cache(elsewhere: Mod
     assert elsewhere.resolve("tiny@1").name == "000001"
 
 
-def test_a_copy_goes_when_its_version_does(store: ModelStore, elsewhere: ModelStore, tiny_bundle: Path) -> None:
+def test_a_cached_copy_is_removed_with_its_version(store: ModelStore, elsewhere: ModelStore, tiny_bundle: Path) -> None:
     old = elsewhere.resolve("tiny@1")
     store.promote("tiny", 2)
     for _ in range(2):
@@ -165,7 +165,7 @@ def test_a_copy_goes_when_its_version_does(store: ModelStore, elsewhere: ModelSt
     assert not old.exists()
 
 
-def test_processes_of_one_machine_fetch_once(store: ModelStore, remote: Watched, tmp_path: Path) -> None:
+def test_workers_of_one_machine_fetch_a_version_once(store: ModelStore, remote: Watched, tmp_path: Path) -> None:
     remote.downloads.clear()
     found: list[Path] = []
 
@@ -208,7 +208,9 @@ STATES = {
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_dying_at_any_step_leaves_the_old_or_the_new_state(tiny_bundle: Path, tmp_path: Path, action: str) -> None:
+def test_a_writer_that_dies_at_any_step_leaves_the_old_or_the_new_state(
+    tiny_bundle: Path, tmp_path: Path, action: str
+) -> None:
     found = []
     for step in range(100):
         remote = Watched(objects("memory", tmp_path))
@@ -248,7 +250,7 @@ def test_a_bundle_that_is_being_copied_in_by_hand_is_invisible_and_left_alone(
     assert remote.files("tiny/000003") == [INT8_FILE]
 
 
-def test_a_version_that_is_deleted_while_it_is_fetched(
+def test_a_version_that_is_deleted_while_it_is_fetched_is_reported(
     elsewhere: ModelStore, remote: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(file: str, local: Path) -> None:
@@ -271,11 +273,11 @@ def test_names_that_lead_out_of_the_cache_are_refused(elsewhere: ModelStore, tmp
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_whatever_a_driver_raises_is_one_error(
+def test_whatever_a_driver_raises_becomes_one_error(
     store: ModelStore, remote: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class ClientError(Exception):
-        """As botocore's: no OSError."""
+        """Like botocore's error, which is not an OSError."""
 
     def fail(*_: object, **__: object) -> None:
         raise ClientError("slow down")
@@ -289,7 +291,7 @@ def test_whatever_a_driver_raises_is_one_error(
     assert store.resolve("tiny").name == "000002"
 
 
-def test_a_full_disk_under_the_cache_is_the_stores_error(elsewhere: ModelStore) -> None:
+def test_a_cache_that_cannot_be_written_is_reported_as_an_unavailable_store(elsewhere: ModelStore) -> None:
     elsewhere.root.parent.mkdir(parents=True, exist_ok=True)
     elsewhere.root.write_text("a file where the cache's folder should be")
     with pytest.raises(StoreUnavailable, match="cached in"):
