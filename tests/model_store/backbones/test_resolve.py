@@ -377,7 +377,7 @@ def test_fetch_backbone_prints_size_scaling_and_width(hub_module: Path, tmp_path
     add_to(app)
     arguments = ["models", "fetch-backbone", str(hub_module), "--cache-dir", str(tmp_path)]
     text = CliRunner().invoke(app, arguments).stdout
-    assert f"images {SIZE_PX} px, values 0..1, 24 features" in text
+    assert f"images of {SIZE_PX} px, values 0..1, 24 features" in text
     shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert (shown["input_size_px"], shown["scaling"], shown["feature_width"]) == (SIZE_PX, "0..1", 24)
     assert shown["trainable"] is True

@@ -47,4 +47,4 @@ def test_the_warning_counts_the_images() -> None:
     assert seen_warning({"train": 0, "validation": 0}, images=10) is None
     text = seen_warning({"train": 7, "validation": 2}, images=10)
     assert text is not None
-    assert "10 images" in text and "trained on 7" in text and "by 2" in text
+    assert "10 images" in text and "trained on 7" in text and "validated on 2" in text
