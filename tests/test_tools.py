@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.kit import PROJECT
+
+MARKED = "\npytestmark = pytest.mark.e2e\n"
 
 
 def read_yaml(path: str) -> Any:
-    return yaml.safe_load((ROOT / path).read_text())
+    return yaml.safe_load((PROJECT / path).read_text())
 
 
 def test_the_hooks_run_what_make_lint_runs() -> None:
-    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    lint = (PROJECT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
     wanted = [command.removesuffix(" .") for command in re.findall(r"^\t\$\(BIN\)/(.+)$", lint, re.MULTILINE)]
     (repository,) = read_yaml(".pre-commit-config.yaml")["repos"]
     run = [hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude") for hook in repository["hooks"]]
@@ -27,11 +28,17 @@ def test_the_hooks_run_what_make_lint_runs() -> None:
 def test_the_workflow_runs_what_a_change_must_pass() -> None:
     (job,) = read_yaml(".github/workflows/ci.yaml")["jobs"].values()
     assert job["steps"][-1] == {"run": ".ci/run"}
-    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert (PROJECT / ".ci" / "run").stat().st_mode & 0o111
 
 
 def test_ruff_mypy_and_coverage_look_at_the_same_packages() -> None:
-    project = (ROOT / "pyproject.toml").read_text()
+    project = (PROJECT / "pyproject.toml").read_text()
     lists = re.findall(r"^(?:source|files|known-first-party) = (\[.+\])$", project, re.MULTILINE)
     assert len(lists) == 3
     assert len({frozenset(re.findall(r'"(\w+)"', found)) for found in lists}) == 1
+
+
+def test_end_to_end_tests_are_marked() -> None:
+    """`make test-fast` leaves them out by their mark."""
+    unmarked = [path.name for path in (PROJECT / "tests" / "e2e").glob("test_*.py") if MARKED not in path.read_text()]
+    assert unmarked == []

@@ -20,6 +20,8 @@ from tests.kit import BOTTLES, PROJECT, is_gone, missing_tool, wait_until
 from tests.worker.archive.kit import archived, files
 from tests.worker.kit import stream
 
+pytestmark = pytest.mark.e2e
+
 IMAGES = [path.read_bytes() for path in sorted(BOTTLES.glob("*.jpg"))[:20]]
 
 

@@ -82,6 +82,7 @@ def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Re
         assert client.get(keys.image(job_id.decode())) == source.frame(number).data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["0", "1.5"])
 def test_replayed_frames_are_drawn_first_and_sent_over_and_over(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, rate: str

@@ -120,6 +120,7 @@ def test_missing_results_are_rows_too(client: redis.Redis, settings: Settings, f
     assert not all_answered(rows)
 
 
+@pytest.mark.slow
 def test_a_failed_job_and_a_vanished_one_are_told_apart(client: redis.Redis, settings: Settings, folder: Path) -> None:
     def end_jobs() -> None:
         wait_until(lambda: client.llen(keys.rq_queue("bulk")) == 4, "all are in the queue")

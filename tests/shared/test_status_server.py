@@ -268,6 +268,7 @@ def test_of_several_requests_on_a_connection_one_is_answered(port: int) -> None:
 # connections that are held ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_probes_are_answered_beside_2000_held_connections(port: int, problems: Problems) -> None:
     """With one thread per connection and no bound, the process ran out of descriptors and a core spun."""
     problems.readiness = None
@@ -471,6 +472,7 @@ def test_an_unknown_host_name_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatc
         StatusServer(host="plant-7", port=0, registry=CollectorRegistry())
 
 
+@pytest.mark.slow
 def test_a_stopped_server_has_closed_its_port_and_its_connections() -> None:
     server = StatusServer(host="127.0.0.1", port=0, registry=CollectorRegistry(), probes={"/healthz": lambda: None})
     server.start()

@@ -55,6 +55,7 @@ def test_a_folder_of_our_name_is_not_taken_for_us(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "log").read_text().startswith("sortline ")
 
 
+@pytest.mark.slow
 def test_end_stops_a_child_that_would_go_on(tmp_path: Path) -> None:
     arguments = ["camera", "--line", "ends", "--source", "simulated", "--redis-url", "redis://127.0.0.1:1/0"]
     child = Child(arguments, log=tmp_path / "log")
@@ -63,6 +64,7 @@ def test_end_stops_a_child_that_would_go_on(tmp_path: Path) -> None:
     assert child.poll() is not None
 
 
+@pytest.mark.slow
 def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     log = tmp_path / "unlikely-name.log"
     starter = subprocess.Popen([sys.executable, "-c", STARTER, str(log)], stdout=subprocess.PIPE, text=True)

@@ -106,6 +106,7 @@ class Apart:
         out[:] = 7
 
 
+@pytest.mark.slow
 def test_costly_images_are_decoded_in_the_decoder_process_with_the_same_options(tmp_path: Path) -> None:
     apart = Apart()
     its_manifest = manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS})
@@ -128,6 +129,7 @@ def test_whether_an_image_is_costly_depends_on_the_cameras_region(tmp_path: Path
     assert [decoder.is_costly(data, camera) for camera in ("small", "half", "whole")] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_without_a_decoder_process_costly_images_are_decoded_in_this_one(tmp_path: Path) -> None:
     assert decoder_of(manifest(tmp_path), Settings())(picture(2000, 1500), "top").shape == (24, 24, 3)
     with pytest.raises(BadImage, match="max_decode_s"):

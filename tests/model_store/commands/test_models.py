@@ -237,6 +237,7 @@ def test_verify_replays_on_every_engine(store: ModelStore) -> None:
     assert not any(check["error"] for check in checks)
 
 
+@pytest.mark.slow
 def test_verify_finds_the_damaged_version_among_all(store: ModelStore) -> None:
     model = store.resolve("tiny@1") / INT8_FILE
     model.write_bytes(model.read_bytes()[:-1] + b"?")

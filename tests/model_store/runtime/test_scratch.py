@@ -33,6 +33,7 @@ def no_folder(tmp_path: Path) -> Path:
     return tmp_path / "file" / "cache"
 
 
+@pytest.mark.slow
 def test_commands_name_a_cache_that_cant_be_used(no_folder: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     add_to(app)

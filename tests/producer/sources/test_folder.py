@@ -61,6 +61,7 @@ def names(frames: list[SourceFrame]) -> list[str]:
     return [frame.name for frame in frames]
 
 
+@pytest.mark.slow
 def test_existing_files_come_in_name_order_each_once(folder: Path, make_source: MakeSource) -> None:
     for name in ("b.jpg", "c.png", "a.jpg"):
         (folder / name).write_bytes(name.encode())
@@ -73,12 +74,14 @@ def test_existing_files_come_in_name_order_each_once(folder: Path, make_source: 
     assert take_all(source, timeout_s=1.5) == []
 
 
+@pytest.mark.slow
 def test_hidden_and_temporary_names_are_passed_over(folder: Path, make_source: MakeSource) -> None:
     for name in (".a.jpg", "a.jpg.part", "a.tmp", "a.jpg~", "a.JPG.CRDOWNLOAD", "kept.txt"):
         (folder / name).write_bytes(b"x")
     assert names(take_all(make_source())) == ["kept.txt"]
 
 
+@pytest.mark.slow
 def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: MakeSource) -> None:
     source = make_source()
     with (folder / "new.jpg").open("wb") as file:
@@ -131,6 +134,7 @@ def test_a_name_that_was_removed_and_comes_back_is_a_new_file(folder: Path, make
     assert [frame.data for frame in take_all(source)] == [b"second"]
 
 
+@pytest.mark.slow
 def test_of_a_large_file_only_enough_to_refuse_it_is_read(folder: Path, make_source: MakeSource) -> None:
     (folder / "large.jpg").write_bytes(b"x" * 5000)
     (frame,) = take_all(make_source())
@@ -146,6 +150,7 @@ def test_a_file_that_can_not_be_read_is_reported(folder: Path, make_source: Make
     assert frame.problem == "can't be read: No such file or directory"
 
 
+@pytest.mark.slow
 def test_a_name_in_any_bytes_becomes_printable(folder: Path, make_source: MakeSource) -> None:
     try:
         (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")

@@ -73,6 +73,7 @@ def test_a_server_that_became_a_replica_is_connected_to_anew(
     assert script(args=["text"]) == b"OK"
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_not_taken_for_the_next_calls(redis_url: str, client: redis.Redis) -> None:
     # The timeout is not shorter because it holds for ECHO, too.
     connection = RawConnection(connect(redis_url, socket_timeout_s=2.0))

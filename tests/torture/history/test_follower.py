@@ -53,6 +53,7 @@ def test_sees_a_second_result(follower: Follower, settings: Settings, client: re
     assert len(follower.stop().entries[job_id]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -72,6 +73,7 @@ def test_finds_where_rq_disagrees(settings: Settings, client: redis.Redis, spoil
     assert follower.stop().disagreements.keys() == {job_id}
 
 
+@pytest.mark.slow
 def test_finds_what_is_no_result(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     sort(settings, 1)
     for fields in ({"result": "{"}, {"result": "[]"}, {"result": "{}"}, {"other": "1"}):
@@ -79,6 +81,7 @@ def test_finds_what_is_no_result(follower: Follower, settings: Settings, client:
     assert len(follower.stop().unreadable) == 4
 
 
+@pytest.mark.slow
 def test_says_what_was_trimmed_before_it_was_read(settings: Settings, client: redis.Redis) -> None:
     sort(settings, 5)
     client.xtrim(keys.results("line-1"), maxlen=2, approximate=False)
@@ -87,6 +90,7 @@ def test_says_what_was_trimmed_before_it_was_read(settings: Settings, client: re
     assert follower.stop().missed == 3
 
 
+@pytest.mark.slow
 def test_what_it_read_may_be_trimmed(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     sort(settings, 5)
     kit.wait_until(lambda: len(follower.observed.entries) == 5, "it has read them all")
@@ -96,6 +100,7 @@ def test_what_it_read_may_be_trimmed(follower: Follower, settings: Settings, cli
     assert (len(observed.entries), observed.missed) == (6, 0)
 
 
+@pytest.mark.slow
 def test_goes_on_after_its_connection_was_cut(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     sort(settings, 1)
     kit.wait_until(lambda: follower.observed.entries, "it follows")
@@ -104,6 +109,7 @@ def test_goes_on_after_its_connection_was_cut(follower: Follower, settings: Sett
     assert set(job_ids) <= follower.stop().entries.keys()
 
 
+@pytest.mark.slow
 def test_reads_on_where_the_server_lost_its_data(follower: Follower, settings: Settings, client: redis.Redis) -> None:
     before = sort(settings, 3)
     kit.wait_until(lambda: len(follower.observed.entries) == 3, "it has read them all")

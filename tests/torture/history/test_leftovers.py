@@ -16,6 +16,7 @@ def left(client: redis.Redis, settings: Settings) -> dict[str, list[str]]:
     return read_leftovers(client, queues=settings.queue_names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before_predict", [kit.nothing, kit.always_fails], ids=["sorted", "failed"])
 def test_a_good_run_leaves_nothing(settings: Settings, client: redis.Redis, before_predict: kit.BeforePredict) -> None:
     LineProducer(settings).submit(kit.picture(), line="line-1", camera="camera-1")

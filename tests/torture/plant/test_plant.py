@@ -63,6 +63,7 @@ def test_a_job_that_moves_back_and_forth_is_outstanding_at_any_time(plant: Plant
         mover.join()
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_by_itself_is_noted_whatever_its_exit_code(plant: Plant) -> None:
     plant.start_workers(1)
     (worker,) = plant.workers
@@ -83,6 +84,7 @@ def test_a_worker_that_does_not_end_in_time_is_noted_and_killed(plant: Plant, mo
     assert worker.exit_code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_give_its_metrics_is_noted(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_answer(worker: WorkerProcess, name: str) -> int:
         raise TimeoutError("no answer")
@@ -94,6 +96,7 @@ def test_a_worker_that_does_not_give_its_metrics_is_noted(plant: Plant, monkeypa
     assert "no answer" in plant.broken[GIVES_METRICS][0]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_as_it_starts_ends_in_good_order(plant: Plant) -> None:
     plant.start_worker()
     plant.settle()

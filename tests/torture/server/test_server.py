@@ -78,6 +78,7 @@ def test_the_system_does_not_give_its_port_to_connections(server: TortureServer)
     assert int(server.url.rpartition(":")[2].removesuffix("/0")) < lowest
 
 
+@pytest.mark.slow
 def test_an_empty_restart_has_forgotten_all(server: TortureServer) -> None:
     write_synced(server, "a")
     server.restart_empty()
@@ -177,6 +178,7 @@ def test_what_survived_one_power_cut_survives_the_next(server: TortureServer) ->
     assert keys_of(server) == {b"a"}
 
 
+@pytest.mark.slow
 def test_a_power_cut_after_a_rewrite_takes_from_the_new_file(server: TortureServer) -> None:
     write_synced(server, "base")
     with server.client() as client:

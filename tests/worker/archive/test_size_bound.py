@@ -86,6 +86,7 @@ def test_images_that_another_worker_removes_meanwhile_count_as_removed(
     assert list(archived(tmp_path)) == [*(f"j{number}" for number in range(23, 40)), "of-the-other"]
 
 
+@pytest.mark.slow
 def test_several_workers_share_one_bound(tmp_path: Path) -> None:
     """Each counts the others' images too, and none removes an image for which there is room."""
     workers, images, entries = 3, 60, 80

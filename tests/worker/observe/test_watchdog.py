@@ -92,6 +92,7 @@ def suspects(client: redis.Redis) -> list[str]:
     return [job_id.decode() for job_id in client.lrange(keys.suspects("live"), 0, -1)]
 
 
+@pytest.mark.slow
 def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
@@ -114,6 +115,7 @@ def test_an_image_that_hangs_its_decoder_is_left_to_another_worker(
     assert client.hmget(keys.rq_job(poison), keys.CRASHES, keys.LOSSES) == [b"1", b"0"]
 
 
+@pytest.mark.slow
 def test_jobs_of_a_claim_under_way_are_not_blamed_for_an_image_that_hangs(
     settings: Settings, client: redis.Redis, clock: Clock, decoder: HangingDecoder
 ) -> None:
@@ -147,6 +149,7 @@ def test_jobs_of_a_claim_under_way_are_not_blamed_for_an_image_that_hangs(
         assert client.hmget(keys.rq_job(job_id), keys.CRASHES, keys.LOSSES, keys.SUSPECT) == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
     settings: Settings, client: redis.Redis, clock: Clock
 ) -> None:
@@ -212,6 +215,7 @@ def test_suspended_workers_are_alive_but_not_ready(run: Pipeline, client: redis.
     kit.wait_until(lambda: run.ready_problem() is None, "it claims again")
 
 
+@pytest.mark.slow
 def test_a_worker_whose_server_is_a_replica_is_alive_but_not_ready(run: Pipeline, client: redis.Redis) -> None:
     """The server answers a ping, but refuses every command of a worker."""
     client.execute_command("REPLICAOF", "127.0.0.1", "1")

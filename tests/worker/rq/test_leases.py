@@ -46,6 +46,7 @@ def test_renewing_during_a_finish_loses_nothing(settings: Settings, client: redi
 # in a pipeline ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_slow_batch_keeps_its_jobs(settings: Settings, client: redis.Redis) -> None:
     """Its leases are renewed while the batch is in the model and another worker keeps reaping."""
     long = settings.model_copy(update={"lease_s": 60, "max_batch": 4})  # long enough for any machine
@@ -123,6 +124,7 @@ def test_a_lease_that_is_lost_in_the_model_is_noticed_at_the_end(settings: Setti
     assert sample(components.metrics, "sortline_leases_lost_total") == 1
 
 
+@pytest.mark.slow
 def test_jobs_of_a_dead_worker_are_taken_back_and_sorted(short: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(short, *[frame() for _ in range(4)])
     assert len(kit.claimer(short, worker="dead").claim(4).jobs) == 4
@@ -137,6 +139,7 @@ def test_jobs_of_a_dead_worker_are_taken_back_and_sorted(short: Settings, client
     assert sample(components.metrics, "sortline_redelivered_total") == 4
 
 
+@pytest.mark.slow
 def test_a_job_that_was_lost_too_often_fails_with_one_result(short: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(short, frame())
     client.hset(keys.rq_job(job_id), keys.LOSSES, short.max_losses - 1)
@@ -158,6 +161,7 @@ def test_a_job_that_was_lost_too_often_fails_with_one_result(short: Settings, cl
     assert client.zcard(keys.rq_wip("live")) == 0
 
 
+@pytest.mark.slow
 def test_an_abandoned_job_that_is_not_ours_fails_too(short: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(short, frame())
     client.hset(keys.rq_job(job_id), mapping={"retries_left": 0, "data": b"nonsense"})

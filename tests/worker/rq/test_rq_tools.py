@@ -82,6 +82,7 @@ def test_rq_requeue_all(settings: Settings, client: redis.Redis) -> None:
     assert {kit.fetch(client, job_id).get_status() for job_id in job_ids} == {"finished"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_signals")
 def test_the_worker_is_visible(settings: Settings, client: redis.Redis) -> None:
     """It is in RQ's registry, with its state and its current job, until it ends."""

@@ -110,6 +110,7 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
     assert list(kit.outcomes(client))[20:22] == [first, suspect]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_gives_back_costly_jobs_that_it_has_not_begun(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_costly_jobs_that_it_has_not_be
     assert {kit.fetch(client, job_id).retries_left for job_id in others} == {settings.max_attempts - 1}
 
 
+@pytest.mark.slow
 def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
     settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
 ) -> None:
@@ -156,6 +158,7 @@ def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
     assert kit.outcomes(client) == {first: "sorted"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_gives_back_a_costly_job_that_takes_too_long(
     settings: Settings,
     client: redis.Redis,

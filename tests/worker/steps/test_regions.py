@@ -161,6 +161,7 @@ def test_worker_classify_and_evaluate_use_each_cameras_region(
         } == nearly(wanted)
 
 
+@pytest.mark.slow
 def test_a_promoted_version_brings_its_own_regions(
     versions: tuple[Versions, Settings], client: redis.Redis, own_signals: None
 ) -> None:
