@@ -5,63 +5,22 @@ Leases last an hour here, so no job comes back because its lease runs out.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import redis
 
 from shared import keys
-from shared.jobs import MAX_CRASHES
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
-from tests.worker.rq.test_refusing_servers import restricted  # noqa: F401  # a fixture
-from tests.worker.rq.test_scripts import everything, finished_job, ids, leases, queued
+from tests.worker.rq.kit import KEY, SCOPE, alive, everything, finished_job, ids, leases, on_this_host, queued, register
 from tests.worker.test_pipeline import sample
 from worker.rq import local_workers
-from worker.rq.leases import REAP_LIMIT, LeaseKeeper
-from worker.rq.processes import Processes, ProcessId
+from worker.rq.leases import REAP_LIMIT
+from worker.rq.processes import ProcessId
 from worker.state.inflight import Inflight
 from worker.state.jobs import ClaimedJob
-
-PROC = Path("/proc")
-SCOPE = "this-host"
-KEY = keys.processes(SCOPE, "live")
-
-
-@pytest.fixture(scope="module")
-def ended() -> ProcessId:
-    """A process that has ended. If its PID is used again, the new process has a later start time."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return ProcessId(process.pid, 1)
-
-
-@pytest.fixture
-def long(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lease_s": 3600})
-
-
-def on_this_host(own: ProcessId | None = None, *, scope: str = SCOPE) -> Processes:
-    """The processes as seen by a worker whose own process is `own`, or the current one."""
-    started_ticks = int((PROC / "self/stat").read_text().rpartition(")")[2].split()[19])
-    return Processes(scope=scope, own=own or ProcessId(os.getpid(), started_ticks), proc=PROC)
-
-
-def alive(
-    settings: Settings, inflight: Inflight | None = None, *, worker: str = "w2", scope: str = SCOPE
-) -> LeaseKeeper:
-    """A living worker before its first step, in which it reads which other workers there are."""
-    inflight = Inflight() if inflight is None else inflight  # an empty Inflight is false
-    return kit.keeper(settings, inflight, worker=worker, processes=on_this_host(scope=scope))
-
-
-def register(settings: Settings, process: ProcessId, *, worker: str = "dead") -> None:
-    kit.keeper(settings, Inflight(), worker=worker, processes=on_this_host(process)).reap()
 
 
 def die(settings: Settings, ended: ProcessId, *, worker: str = "dead", limit: int = 100) -> list[ClaimedJob]:
@@ -311,7 +270,7 @@ def test_without_permission_jobs_come_back_when_their_leases_run_out(
     long: Settings,
     client: redis.Redis,
     ended: ProcessId,
-    restricted: Callable[[str], None],  # noqa: F811  # a fixture
+    restricted: Callable[[str], None],  # a fixture
     caplog: pytest.LogCaptureFixture,
     rule: str,
 ) -> None:
@@ -372,49 +331,3 @@ def test_a_worker_that_was_believed_gone_finishes_nothing(long: Settings, client
     assert kit.stream(client) == []
     kit.run_burst(long, worker="w2")
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
-
-
-# a worker that takes another one's place ────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("processes", [on_this_host(), None], ids=["", "processes can't be seen"])
-def test_the_jobs_of_a_predecessor_are_taken_at_the_first_step(
-    long: Settings, client: redis.Redis, processes: Processes | None
-) -> None:
-    """The keeper doesn't ask whether the process is gone: the parent, which still lives, has said so."""
-    job_ids = kit.submit(long, *[frame() for _ in range(3)])
-    register(long, on_this_host().own)
-    kit.claimer(long, worker="dead").claim(3)
-    keeper = kit.keeper(long, Inflight(), worker="w2", processes=processes)
-    keeper.take_back_from("dead")
-    assert keeper.reap() == (3, [])
-    assert queued(client) == job_ids
-
-
-def test_a_predecessor_is_forgotten_after_a_while(long: Settings, client: redis.Redis) -> None:
-    """Its last commands may reach the server late. Later Redis holds nothing of it, and no step looks for it."""
-    register(long, on_this_host().own)
-    keeper = kit.keeper(long, Inflight(), worker="w2", processes=on_this_host())
-    keeper.take_back_from("dead", crash="SIGSEGV")
-    for _ in range(local_workers.QUIET_STEPS):
-        assert keeper.reap() == (0, [])
-    kit.submit(long, frame())
-    keeper.reap()
-    assert client.hkeys(KEY) == [b"w2"]
-    assert keeper._local_workers.find_gone() == ({}, [])
-
-
-def test_a_job_that_was_given_up_before_the_model_was_loaded_is_answered_afterwards(
-    long: Settings, client: redis.Redis
-) -> None:
-    """During the early step nobody could answer it, so the next step returns it, once."""
-    (job_id,) = kit.submit(long, frame())
-    client.hset(keys.rq_job(job_id), mapping={keys.CRASHES: MAX_CRASHES - 1, keys.SUSPECT: "SIGSEGV"})
-    assert [job.lease.job_id for job in kit.claimer(long, worker="dead").claim(1).jobs] == [job_id]
-    keeper = kit.keeper(long, Inflight(), worker="w2")
-    keeper.take_back_from("dead", crash="SIGSEGV")
-    assert keeper.reap_early() == 0
-    requeued, given_up = keeper.reap()
-    assert (requeued, [job.lease.job_id for job in given_up]) == (0, [job_id])
-    assert given_up[0].lease in keeper.inflight
-    assert keeper.reap() == (0, [])

@@ -12,7 +12,7 @@ from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, everything, expire, finished_job, ids, leases, queued
+from tests.worker.rq.kit import claim, everything, expire, finished_job, ids, leases, queued
 from torture.server.proxy import Proxy, proxy_to
 from worker.state.inflight import Inflight
 from worker.state.jobs import Disposition

@@ -12,7 +12,7 @@ from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, everything, finished_job, ids
+from tests.worker.rq.kit import claim, everything, finished_job, ids
 from torture.server.proxy import proxy_to
 from worker.rq.finisher import Finisher
 from worker.state.inflight import Inflight
@@ -100,14 +100,6 @@ def test_a_server_without_its_replicas_answers_nothing(settings: Settings, clien
     finally:
         client.config_set("min-replicas-to-write", 0)
     assert [lease.job_id for lease in steps.inflight.held()] == ids(jobs)
-
-
-@pytest.fixture
-def restricted(settings: Settings, client: redis.Redis) -> Iterator[Callable[[str], None]]:
-    """A function that changes the permissions of the worker's user; they apply to open connections too."""
-    client.execute_command("ACL", "SETUSER", "w", "reset", "on", ">secret", "~*", "&*", "+@all")
-    yield lambda rule: client.execute_command("ACL", "SETUSER", "w", "resetkeys", *rule.split())
-    client.execute_command("ACL", "DELUSER", "w")
 
 
 @pytest.mark.parametrize("rule", ["~rq:*", "~sortline:*", "~rq:w* ~sortline:*", "~rq:* ~sortline:never-written"])

@@ -11,7 +11,7 @@ from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import frame
-from tests.worker.rq.test_scripts import claim, expire, finished_job, ids, leases, queued
+from tests.worker.rq.kit import claim, expire, finished_job, ids, leases, queued
 from worker.state.inflight import Inflight
 from worker.state.jobs import Disposition
 from worker.steps.admit import admit
