@@ -29,7 +29,7 @@ from shared.images.arrays import Pixels
 from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
-from shared.schemas import ImageJob, SortResult
+from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
@@ -52,11 +52,11 @@ from worker.rq.processes import Processes
 from worker.service import WorkerService
 from worker.state.batch_cost import BatchCost
 from worker.state.inflight import Inflight
-from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
-from worker.state.pixel_buffer import PixelBuffer, PixelSlot
-from worker.steps.work import Decoded
+from worker.state.pixel_buffer import PixelBuffer
 
 SIZE_PX = 32
+
+
 # A folder without files: models in here live without a bundle.
 NO_FILES = Path("/var/empty/no-such-folder")
 
@@ -241,74 +241,6 @@ def outcomes(client: redis.Redis, line: str = "l1") -> dict[str, str]:
 
 
 # steps ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def image_job(job_id: str = "j1", **fields: Any) -> ImageJob:
-    """A job that is not in any queue."""
-    values: dict[str, Any] = {
-        "line": "l1",
-        "camera": "c1",
-        "captured_at": time.time(),
-        "queue": "live",
-        "image_key": keys.image(job_id),
-        "sha256": "0" * 64,
-        "content_type": "image/png",
-    }
-    return ImageJob(job_id=job_id, **(values | fields))
-
-
-def claimed(job_id: str = "j1", **fields: Any) -> ClaimedJob:
-    """A claimed job that is not in Redis."""
-    values: dict[str, Any] = {
-        "lease": Lease("live", job_id, f"execution-of-{job_id}", time.time()),
-        "data": None,
-        "enqueued_at": None,
-        "retries_left": 0,
-        "result_ttl_s": "",
-        "failure_ttl_s": "",
-        "extras": "",
-    }
-    return ClaimedJob(**(values | fields))
-
-
-def admitted(job_id: str = "j1", **fields: Any) -> AdmittedJob:
-    """An admitted job that is not in Redis."""
-    return AdmittedJob(claimed(job_id), image_job(job_id, **fields), attempt=1)
-
-
-A_MODEL = model()
-
-
-def decoded(
-    job_id: str = "j1",
-    *,
-    tone: int = 0,
-    ready_at: float = 0.0,
-    deadline_at: float | None = None,
-    by: Model = A_MODEL,
-    note: object = None,
-) -> Decoded:
-    """A decoded item of one shade of red, for the model `by`."""
-    return Decoded(
-        admitted(job_id, deadline_at=deadline_at),
-        PixelSlot(shade(tone)),
-        decode_ms=0.1,
-        ready_at=ready_at,
-        model=by,
-        note=note,
-    )
-
-
-def shade(tone: int, *, size_px: int = SIZE_PX) -> Pixels:
-    """One shade of red."""
-    pixels = np.zeros((size_px, size_px, 3), np.uint8)
-    pixels[..., 0] = tone
-    return pixels
-
-
-def shades(*tones: int) -> Pixels:
-    """A batch of shades of red."""
-    return np.stack([shade(tone) for tone in tones])
 
 
 def claimer(

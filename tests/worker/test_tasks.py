@@ -19,7 +19,7 @@ from shared import keys
 from shared.jobs import SORT_IMAGE
 from shared.schemas import SortResult
 from shared.settings import Settings
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import frame, picture
 from worker.models.loading import load_model
 
@@ -134,7 +134,7 @@ def test_outside_of_rq_the_error_says_what_to_do_instead() -> None:
 def test_a_job_with_another_jobs_id_in_its_data_is_refused(settings: Settings, client: redis.Redis) -> None:
     """Our worker refuses it too. Otherwise a job could make the worker read any key, or answer for another job."""
     queue = Queue("live", connection=client, serializer=JSONSerializer)
-    job = queue.enqueue(SORT_IMAGE, kit.image_job("another").model_dump(mode="json"))
+    job = queue.enqueue(SORT_IMAGE, step_inputs.image_job("another").model_dump(mode="json"))
     SimpleWorker([queue], connection=client, serializer=JSONSerializer).work(burst=True)
     failure = kit.fetch(client, job.id).latest_result()
     assert failure is not None and "BadJob" in str(failure.exc_string)

@@ -26,7 +26,8 @@ from shared import keys
 from shared.errors import Transient
 from shared.settings import Settings
 from tests.bench.meeting import meeting_null_model
-from tests.worker.kit import ToneEngine, fetch, frame, loaded_model, picture, shade, stream, submit
+from tests.worker.kit import ToneEngine, fetch, frame, loaded_model, picture, stream, submit
+from tests.worker.step_inputs import shade
 
 pytestmark = pytest.mark.bench
 

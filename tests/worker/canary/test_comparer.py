@@ -9,7 +9,7 @@ import pytest
 
 from model_store.registry.canary import Canary
 from shared.errors import EngineFailed
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import Heard, ToneEngine
 from worker.canary.comparer import (
     HEADROOM_WINDOW_S,
@@ -45,11 +45,11 @@ class Bench:
         """Offer images that one model has answered; with `decoded`, they are decoded for the other model too."""
         by, other = (self.stable, self.canary.model) if self.shadow else (self.canary.model, self.stable)
         items = [
-            kit.decoded(
+            step_inputs.decoded(
                 f"j{tone}",
                 tone=tone,
                 by=by,
-                note=ComparisonInput(self.canary, other, pixels=kit.shade(tone) if decoded else None),
+                note=ComparisonInput(self.canary, other, pixels=step_inputs.shade(tone) if decoded else None),
             )
             for tone in tones
         ]
@@ -122,8 +122,10 @@ def test_the_model_in_service_failing_is_not_the_canarys_fault() -> None:
 
 def test_items_that_need_no_comparison_are_skipped() -> None:
     bench = Bench()
-    failed = kit.decoded(note=ComparisonInput(bench.canary, bench.canary.model, kit.shade(0)))
-    bench.comparer.after_batch([Prediction(kit.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))])
+    failed = step_inputs.decoded(note=ComparisonInput(bench.canary, bench.canary.model, step_inputs.shade(0)))
+    bench.comparer.after_batch(
+        [Prediction(step_inputs.decoded(), [1.0, 0.0, 0.0]), Prediction(failed, EngineFailed("no"))]
+    )
     assert not bench.comparer.wants_time
     assert bench.skipped == 0
 
@@ -133,7 +135,7 @@ def test_items_that_need_no_comparison_are_skipped() -> None:
 
 def decoded_by(comparer: Comparer, route: Route, data: bytes, **job: Any) -> Decoded:
     """An item as the decode step hands it on."""
-    return comparer.after_decode(decode(kit.admitted(**job), data, route.model), data, route)
+    return comparer.after_decode(decode(step_inputs.admitted(**job), data, route.model), data, route)
 
 
 def test_an_image_that_only_one_model_sees_has_no_note() -> None:
@@ -147,7 +149,7 @@ def test_models_that_decode_alike_see_the_same_pixels_even_if_the_slot_is_reused
     bench = Bench(shadow=shadow, canary=kit.model(version=4))
     other = bench.canary.model if shadow else bench.stable
     other.engine._before = lambda batch: seen.append(batch.copy())  # type: ignore[attr-defined]
-    item = decoded_by(bench.comparer, bench.active_models.current.route(kit.image_job()), kit.picture(10, 20))
+    item = decoded_by(bench.comparer, bench.active_models.current.route(step_inputs.image_job()), kit.picture(10, 20))
     bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
     item.slot.pixels[:] = 0
     bench.run()
@@ -170,8 +172,8 @@ def test_an_image_for_a_shadow_of_another_size_is_decoded_again_in_its_slice() -
 @pytest.mark.parametrize("shadow", [True, False])
 def test_a_second_decoding_that_fails_only_skips_the_comparison(shadow: bool) -> None:
     bench = Bench(shadow=shadow, canary=kit.model(version=4, size_px=48))
-    route = bench.active_models.current.route(kit.image_job())
-    item = decode(kit.admitted(), kit.picture(10), route.model)
+    route = bench.active_models.current.route(step_inputs.image_job())
+    item = decode(step_inputs.admitted(), kit.picture(10), route.model)
     item = bench.comparer.after_decode(item, kit.broken_picture(), route)
     bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
     bench.run()
@@ -182,7 +184,7 @@ def test_a_large_file_is_not_kept_for_a_comparison() -> None:
     bench = Bench(canary=kit.model(version=4, size_px=48))
     data = kit.picture(10) + bytes(MAX_KEPT_BYTES)
     item = bench.comparer.after_decode(
-        kit.decoded(by=bench.stable), data, Route(bench.stable, bench.canary.model, bench.canary)
+        step_inputs.decoded(by=bench.stable), data, Route(bench.stable, bench.canary.model, bench.canary)
     )
     bench.comparer.after_batch([Prediction(item, [1.0, 0.0, 0.0])])
     assert bench.skipped == 1
@@ -196,10 +198,10 @@ def test_an_image_that_fails_in_the_canary_is_answered_by_its_stable_model() -> 
     bench = Bench(shadow=False)
     canary, old, newer = bench.canary.model, kit.model(version=2), kit.model(version=5)
     items = [
-        kit.decoded("promoted", by=canary),
-        kit.decoded("a", by=canary, note=ComparisonInput(bench.canary, old, pixels=kit.shade(0))),
-        kit.decoded("b", by=canary, note=ComparisonInput(bench.canary, newer, pixels=kit.shade(255))),
-        kit.decoded("fine", by=canary, note=ComparisonInput(bench.canary, newer, pixels=kit.shade(0))),
+        step_inputs.decoded("promoted", by=canary),
+        step_inputs.decoded("a", by=canary, note=ComparisonInput(bench.canary, old, pixels=step_inputs.shade(0))),
+        step_inputs.decoded("b", by=canary, note=ComparisonInput(bench.canary, newer, pixels=step_inputs.shade(255))),
+        step_inputs.decoded("fine", by=canary, note=ComparisonInput(bench.canary, newer, pixels=step_inputs.shade(0))),
     ]
     failed = EngineFailed("out of order")
     outputs: list[list[float] | EngineFailed] = [failed, failed, failed, [1.0, 0.0, 0.0]]
@@ -214,7 +216,9 @@ def test_an_image_that_fails_in_the_canary_is_answered_by_its_stable_model() -> 
 def test_an_image_that_no_engine_can_run_is_not_the_canarys_fault() -> None:
     bench = Bench(shadow=False)
     bench.stable.engine._before = kit.always_fails  # type: ignore[attr-defined]
-    item = kit.decoded(by=bench.canary.model, note=ComparisonInput(bench.canary, bench.stable, pixels=kit.shade(0)))
+    item = step_inputs.decoded(
+        by=bench.canary.model, note=ComparisonInput(bench.canary, bench.stable, pixels=step_inputs.shade(0))
+    )
     (after,) = bench.comparer.after_failures([Prediction(item, EngineFailed("no"))])
     assert isinstance(after.output, EngineFailed)
     assert bench.heard.failures == []

@@ -10,7 +10,7 @@ import pytest
 from shared.errors import BadImage, BadJob, BadSetting, EngineFailed
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from worker.models.decider import Decider
 from worker.state.jobs import AdmittedJob, Lease, StageTimings
 
@@ -25,10 +25,10 @@ def decider(tmp_path: Path) -> Decider:
 
 def admitted(*, deadline_at: float | None = None, line: str = "l1") -> AdmittedJob:
     """Enqueued 10 ms after its capture, claimed 5 ms later."""
-    claimed = kit.claimed(enqueued_at=CAPTURED_AT + 0.010)
+    claimed = step_inputs.claimed(enqueued_at=CAPTURED_AT + 0.010)
     claimed = replace(claimed, lease=Lease("live", "j1", "e1", CAPTURED_AT + 0.015))
     fixed = {"captured_at": CAPTURED_AT, "frame_id": "f1", "encoder_count": 42}
-    job = kit.image_job(deadline_at=deadline_at, line=line, **fixed)
+    job = step_inputs.image_job(deadline_at=deadline_at, line=line, **fixed)
     return AdmittedJob(claimed, job, attempt=2)
 
 

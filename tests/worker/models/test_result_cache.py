@@ -11,7 +11,7 @@ from model_store.registry.canary import Canary
 from shared.images.crop_regions import Region
 from shared.schemas import ImageJob
 from shared.settings import Settings
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import ToneEngine, frame, picture
 from worker.models.model import Model
 from worker.models.result_cache import ResultCache
@@ -26,7 +26,7 @@ def cache(max_items: int = 10) -> ResultCache:
 
 
 def upload(**fields: object) -> ImageJob:
-    return kit.image_job(queue="bulk", **fields)
+    return step_inputs.image_job(queue="bulk", **fields)
 
 
 def looking(model: Model, **regions: Region) -> Model:
@@ -66,7 +66,7 @@ def test_the_camera_matters_if_the_model_crops_a_region() -> None:
 def test_which_images_are_not_cached() -> None:
     known, model = cache(), kit.model()
     canary = ActiveCanary(Canary(version=4, share=1.0), model)
-    assert known.key(kit.image_job(queue="live"), b"file", Route(model)) is None
+    assert known.key(step_inputs.image_job(queue="live"), b"file", Route(model)) is None
     assert known.key(upload(), None, Route(model)) is None
     assert known.key(upload(), b"file", Route(model, other=model, canary=canary)) is None
     assert cache(0).key(upload(), b"file", Route(model)) is None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from model_store.registry.canary import Canary
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.observe.test_metrics import samples
 from worker.models.routing import ActiveCanary, ActiveModels, Serving, hash_fraction
 from worker.observe.metrics import Metrics
 
-JOBS = [kit.image_job(f"job-{number}") for number in range(4000)]
+JOBS = [step_inputs.image_job(f"job-{number}") for number in range(4000)]
 OLD, NEW = kit.model(version=3), kit.model(version=4)
 
 
@@ -57,7 +57,7 @@ def test_a_larger_share_keeps_the_images_of_the_smaller() -> None:
 
 def test_only_the_named_lines_take_part() -> None:
     serving = Serving(OLD, active_canary(share=1.0, lines=("l2", "l3")))
-    models = {line: serving.route(kit.image_job("j", line=line)).model for line in ("l1", "l2", "l3")}
+    models = {line: serving.route(step_inputs.image_job("j", line=line)).model for line in ("l1", "l2", "l3")}
     assert models == {"l1": OLD, "l2": NEW, "l3": NEW}
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from worker.state.decode_queue import DecodeQueue, EncodedJob
 from worker.state.jobs import Lease
 
 
 def job(job_id: str, queue: str = "live") -> EncodedJob:
-    return EncodedJob(kit.claimed(job_id, lease=Lease(queue, job_id, f"execution-of-{job_id}", 0.0)), b"image")
+    return EncodedJob(step_inputs.claimed(job_id, lease=Lease(queue, job_id, f"execution-of-{job_id}", 0.0)), b"image")
 
 
 def taken(jobs: DecodeQueue) -> list[str]:
@@ -38,7 +38,7 @@ def test_the_others_keep_their_share_while_the_most_urgent_queue_never_runs_empt
 def test_the_share_is_of_the_time_that_the_jobs_take() -> None:
     jobs = DecodeQueue(["live", "bulk"], others_share=0.25)
     for queue, seconds in {"live": 0.002, "bulk": 0.008}.items():
-        jobs.observe(kit.claimed(lease=Lease(queue, "j", "e", 0.0)), seconds)
+        jobs.observe(step_inputs.claimed(lease=Lease(queue, "j", "e", 0.0)), seconds)
     jobs.put([*(job(f"l{number}") for number in range(36)), *(job(f"b{number}", "bulk") for number in range(9))])
     assert taken(jobs).index("b0") == 16, "after 0.032 s of live jobs, of which a fourth is due to bulk"
 

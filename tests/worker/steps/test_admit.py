@@ -21,7 +21,8 @@ from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import ToneEngine, claimed, frame, image_job
+from tests.worker.kit import ToneEngine, frame
+from tests.worker.step_inputs import claimed, image_job
 from worker.steps.admit import admit
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.worker import kit
-from tests.worker.kit import decoded
+from tests.worker.step_inputs import decoded
 from worker.models.model import Model
 from worker.state.latency_estimator import FINISH_MARGIN_S
 from worker.steps.batch import NO_DEADLINE_S, OTHERS_LATER_S, Batcher

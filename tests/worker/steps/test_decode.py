@@ -11,7 +11,8 @@ from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import SIZE_PX, admitted, halves, picture
+from tests.worker.kit import SIZE_PX, halves, picture
+from tests.worker.step_inputs import admitted
 from worker.models.model import Model
 from worker.steps.decode import decode
 

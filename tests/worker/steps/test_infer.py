@@ -9,27 +9,27 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import ToneEngine
 from worker.steps.infer import infer
 
 
 def test_probabilities_come_in_the_order_of_the_items() -> None:
     engine = ToneEngine()
-    outputs = infer(kit.shades(0, 51, 255), engine)
+    outputs = infer(step_inputs.shades(0, 51, 255), engine)
     assert outputs == [pytest.approx(output, abs=1e-6) for output in ([1, 0, 0], [0.8, 0.2, 0], [0, 1, 0])]
     assert engine.sizes == [3]
 
 
 def test_probabilities_are_plain_floats() -> None:
-    (output,) = infer(kit.shades(51), ToneEngine())
+    (output,) = infer(step_inputs.shades(51), ToneEngine())
     assert isinstance(output, list)
     assert {type(value) for value in output} == {float}
 
 
 def test_a_poisoned_item_fails_alone() -> None:
     engine = ToneEngine(kit.fails_on_red)
-    outputs = infer(kit.shades(1, 255, 3), engine)
+    outputs = infer(step_inputs.shades(1, 255, 3), engine)
     assert [isinstance(output, EngineFailed) for output in outputs] == [False, True, False]
     assert "can't stand red" in str(outputs[1])
     assert "RuntimeError" in str(outputs[1])
@@ -38,7 +38,7 @@ def test_a_poisoned_item_fails_alone() -> None:
 
 def test_a_single_item_is_not_tried_twice() -> None:
     engine = ToneEngine(kit.always_fails)
-    (output,) = infer(kit.shades(0), engine)
+    (output,) = infer(step_inputs.shades(0), engine)
     assert isinstance(output, EngineFailed)
     assert engine.sizes == [1]
 
@@ -56,12 +56,12 @@ class Answering(ToneEngine):
 
 @pytest.mark.parametrize("change", [lambda outputs: outputs[:-1], lambda outputs: np.repeat(outputs, 2, axis=0)])
 def test_a_wrong_number_of_answers_fails_every_item(change: Callable[..., NDArray[np.float32]]) -> None:
-    outputs = infer(kit.shades(0, 0), Answering(change))
+    outputs = infer(step_inputs.shades(0, 0), Answering(change))
     assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
 def test_a_wrong_number_of_classes_fails_every_item() -> None:
-    outputs = infer(kit.shades(0, 0), Answering(lambda outputs: outputs[:, :-1]))
+    outputs = infer(step_inputs.shades(0, 0), Answering(lambda outputs: outputs[:, :-1]))
     assert all(isinstance(output, EngineFailed) for output in outputs)
 
 
@@ -71,5 +71,5 @@ def test_an_item_whose_probabilities_are_not_finite_fails_alone(value: float) ->
         outputs[outputs[:, 1] > 0.9] = value
         return outputs
 
-    outputs = infer(kit.shades(0, 255), Answering(poison))
+    outputs = infer(step_inputs.shades(0, 255), Answering(poison))
     assert [isinstance(output, EngineFailed) for output in outputs] == [False, True]

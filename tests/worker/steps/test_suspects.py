@@ -7,7 +7,7 @@ import redis
 
 from shared import keys
 from shared.settings import Settings
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import frame
 from worker.rq.claimer import Claim, Claimer
 from worker.state.costly_jobs import CostlyJobs
@@ -93,12 +93,12 @@ def test_an_idle_worker_claims_one_suspect_a_turn(claims: SuspectClaims, clock: 
 def test_a_busy_worker_stops_claiming_other_jobs_for_a_turn(
     claims: SuspectClaims, clock: Clock, two: list[str]
 ) -> None:
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert claims.has_turn
     clock.now += 0.5  # the worker finishes the jobs that it holds
     assert [taken(claims.claim()) for _ in range(3)] == [[two[0]], [two[1]], []]
     assert not claims.has_turn
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert not claims.has_turn
 
 
@@ -106,34 +106,34 @@ def test_a_turn_waits_for_the_costly_image_in_hand_and_holds_back_the_next(
     claims: SuspectClaims, costly: CostlyJobs, two: list[str]
 ) -> None:
     """During a turn nothing else is claimed, so live frames would wait for the costly image."""
-    others = [kit.claimed(name) for name in ("costly-1", "costly-2")]
+    others = [step_inputs.claimed(name) for name in ("costly-1", "costly-2")]
     for job in others:
         costly.put(job)
     assert costly.begin(0.0) == others[0]
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert not claims.has_turn
     costly.end()
     assert costly.begin(0.0) is None
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert claims.has_turn and claims.is_draining
     assert costly.take_all() == others[1:]  # the claim step gives them back
     assert taken(claims.claim()) == two[:1]
     assert not claims.is_draining
-    costly.put(kit.claimed("suspect"))
+    costly.put(step_inputs.claimed("suspect"))
     assert costly.begin(0.0) is not None, "a suspect may be costly"
 
 
 def test_costly_images_go_on_once_no_suspect_waits_any_more(
     client: redis.Redis, claims: SuspectClaims, costly: CostlyJobs, two: list[str]
 ) -> None:
-    costly.put(kit.claimed("costly-1"))
+    costly.put(step_inputs.claimed("costly-1"))
     assert costly.begin(0.0) is not None
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     costly.end()
     client.delete(keys.suspects("live"))  # another worker has taken them
-    claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+    claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert not claims.has_turn
-    costly.put(kit.claimed("costly-2"))
+    costly.put(step_inputs.claimed("costly-2"))
     assert costly.begin(0.0) is not None
 
 
@@ -142,7 +142,7 @@ def test_without_suspects_the_server_is_asked_only_from_time_to_time(
 ) -> None:
     """The worker doesn't stop claiming other jobs meanwhile."""
     for _ in range(100):
-        claims.observe(Claim([kit.claimed()], suspended=False), is_idle=False)
+        claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
         assert not claims.has_turn
         clock.now += POLL_S / 10
     assert claimer.polls == 10
