@@ -55,8 +55,6 @@ from worker.state.inflight import Inflight
 from worker.state.pixel_buffer import PixelBuffer
 
 SIZE_PX = 32
-
-
 # A folder without files: models in here live without a bundle.
 NO_FILES = Path("/var/empty/no-such-folder")
 
