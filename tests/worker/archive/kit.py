@@ -1,8 +1,11 @@
-"""Shared by the archive's tests: results to archive, and the contents of an archive."""
+"""Shared by the archive's tests: results to archive, the contents of an archive, and a limit on the sizes of files."""
 
 from __future__ import annotations
 
+import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,3 +66,14 @@ def counts(parts: PipelineComponents) -> dict[str, int]:
         name: parts.metrics.registry.get_sample_value("sortline_archive_total", {"result": name}) for name in names
     }
     return {name: int(value) for name, value in values.items() if value}
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Within the block, this process can't write a larger file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

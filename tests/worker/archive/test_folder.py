@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.worker import kit
-from tests.worker.archive.kit import archived, files, result
+from tests.worker.archive.kit import archived, files, files_of_at_most, result
 from tests.worker.kit import picture
 from worker.archive.files import stem_of
 from worker.archive.folder import LEFTOVER_S, ArchiveFolder
 
 LARGE = 10**12
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """Within the block, this process can't write a larger file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def folder(root: Path) -> ArchiveFolder:

@@ -1,0 +1,245 @@
+"""The archive in the pipeline when its disk is full, missing or hangs: what it logs, and that no line waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from producer.submit import LineProducer
+from shared.settings import Settings
+from tests.worker import kit
+from tests.worker.archive.kit import archived, counts, files, files_of_at_most, result
+from tests.worker.kit import ToneEngine, frame, picture
+from worker.archive import archive as archive_module
+from worker.archive.archive import Archive, open_archive
+from worker.archive.files import as_host, stem_of
+from worker.archive.held_image import RECORD_BYTES
+from worker.pipeline import Pipeline
+
+AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "RETRY_WAIT_S", 0.01)
+
+
+def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the archive has logged, except its first message, which says that it starts."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "sortline.archive" and not record.getMessage().startswith("archiving ")
+    ]
+
+
+class Passing:
+    """A monotonic clock that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def quiet() -> Passing:
+    """The clock by which an archive tells that it works again: it must have had no trouble for a while."""
+    return Passing()
+
+
+def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = time.time, **options: Any) -> Pipeline:
+    """A running pipeline whose archive has these options."""
+    parts = kit.pipeline_components(settings, ToneEngine())
+    archive = open_archive(settings, metrics=parts.metrics)
+    assert archive is not None
+    archive = Archive(archive._folder, archive._selection, metrics=parts.metrics, monotonic=quiet, **options)
+    run = kit.pipeline(settings, replace(parts, archive=archive), clock=clock)
+    run.start()
+    return run
+
+
+def sort(run: Pipeline, settings: Settings, client: redis.Redis, *images: bytes) -> list[str]:
+    """Submit these images and wait until they are sorted; their job ids."""
+    before = len(kit.stream(client))
+    job_ids = kit.submit(settings, *map(frame, images))
+    kit.wait_until(lambda: len(kit.stream(client)) == before + len(job_ids), "the line goes on")
+    return job_ids
+
+
+def test_a_full_disk_is_logged_once_and_so_is_its_recovery(
+    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = started(archiving, quiet)
+    small = sort(run, archiving, client, picture(1))
+    with files_of_at_most(100_000):
+        kit.wait_until(lambda: set(archived(root)) == set(small), "the first one is written")
+        sort(run, archiving, client, *[picture() + bytes(200_000) for _ in range(5)])
+        kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 5}, "five are counted")
+        # The disk still takes small images. That is not a recovery: the next large one would fail again.
+        small += sort(run, archiving, client, picture(2))
+        kit.wait_until(lambda: counts(run._components) == {"written": 2, "failed": 5}, "it is counted")
+    assert set(archived(root)) == set(small)
+    assert os.listdir(root / ".incoming") == []
+    (said,) = troubles(caplog)
+    assert said.startswith(f"archive_dir {root}: an image is too large for it: ")
+    quiet.now += 60
+    large = sort(run, archiving, client, picture() + bytes(200_000))
+    kit.wait_until(lambda: counts(run._components) == {"written": 3, "failed": 5}, "it works again")
+    run.drain()
+    kit.finish(run)
+    assert set(archived(root)) == {*small, *large}
+    assert troubles(caplog)[1:] == [f"archive_dir {root} works again; 5 images were not archived"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_bad_folder_is_logged_at_the_start_and_used_once_it_is_fixed(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    root.rmdir()
+    if kind == "file":
+        root.write_bytes(b"")
+    run = started(archiving, quiet)
+    kit.wait_until(lambda: troubles(caplog), "the trouble is logged")
+    job_ids = sort(run, archiving, client, *[picture(tone) for tone in range(20)])
+    assert len(troubles(caplog)) == 1
+    root.unlink(missing_ok=True)
+    root.mkdir()
+    kit.wait_until(lambda: counts(run._components) == {"written": 20}, "the waiting images are written")
+    assert set(archived(root)) == set(job_ids)
+    run.drain()
+    kit.finish(run)
+
+
+def test_a_folder_that_disappears_is_not_created_again(
+    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = started(archiving, quiet)
+    sort(run, archiving, client, picture(1))
+    kit.wait_until(lambda: len(files(root)) == 2, "it is written")
+    away = root.rename(root.with_name("unmounted"))
+    sort(run, archiving, client, *[picture(tone) for tone in range(5)])
+    kit.wait_until(lambda: troubles(caplog), "the trouble is logged")
+    assert not root.exists()
+    away.rename(root)
+    kit.wait_until(lambda: sum(counts(run._components).values()) == 6, "all are counted")
+    assert len(archived(root)) == counts(run._components)["written"] > 1, "the archive writes to the folder again"
+    run.drain()
+    kit.finish(run)
+    assert len(troubles(caplog)) == 1
+
+
+@pytest.fixture
+def hang(root: Path) -> Iterator[Callable[[str], Path]]:
+    """A function that makes the disk hang while the image of this job, sorted at AT, is written.
+
+    It returns the path of a pipe in the image's place. The write goes on when somebody reads this pipe.
+    """
+    made: list[Path] = []
+
+    def hang(job_id: str) -> Path:
+        name = Path(stem_of(result(job_id, finished_at=AT), host=as_host(socket.gethostname()))).name
+        path = root / ".incoming" / f"{name}.png"
+        path.parent.mkdir()
+        os.mkfifo(path)
+        made.append(path)
+        return path
+
+    yield hang
+    for path in made:  # if a test failed, the archive's thread would otherwise hang until the test run ends
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def jobs_of_results(root: Path) -> set[str]:
+    """The jobs whose results are in an archive: `archived` can't be used where the first image is a pipe."""
+    return {json.loads(path.read_bytes())["job_id"] for path in files(root) if path.suffix == ".json"}
+
+
+def test_no_line_waits_for_a_disk_that_hangs(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    hang: Callable[[str], Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """More images come than may wait for the archive: all are sorted, and those that find no room are counted."""
+    caplog.set_level(logging.INFO)
+    (first,) = kit.prepare(archiving, [frame()])
+    path = hang(first.job_id)
+    run = started(archiving, quiet, clock=lambda: AT, max_held_bytes=10 * (len(picture()) + RECORD_BYTES))
+    LineProducer(archiving).send([first])
+    kit.wait_until(lambda: kit.stream(client), "the first one is sorted")
+    waiting = sort(run, archiving, client, *[picture()] * 9)
+    sort(run, archiving, client, *[picture()] * 20)
+    kit.wait_until(lambda: counts(run._components) == {"dropped": 20}, "they are counted")
+    assert "archive" not in run.supervisor.silent(longer_than_s=0), "the worker would be restarted"
+    (said,) = troubles(caplog)
+    assert said.startswith(f"archive_dir {root}: 0 MB of images wait to be written, and no more may: ")
+    quiet.now += 60
+    assert path.read_bytes() == picture()
+    kit.wait_until(lambda: counts(run._components) == {"dropped": 20, "written": 10}, "the waiting images are written")
+    assert jobs_of_results(root) == {first.job_id, *waiting}
+    run.drain()
+    kit.finish(run)
+    assert len(troubles(caplog)) == 2
+
+
+def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    hang: Callable[[str], Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (first,) = kit.prepare(archiving, [frame()])
+    path = hang(first.job_id)
+    run = started(archiving, quiet, clock=lambda: AT)
+    LineProducer(archiving).send([first])
+    kit.wait_until(lambda: kit.stream(client), "the first one is sorted")
+    sort(run, archiving, client, *[picture()] * 5)
+    run.drain()
+    kit.wait_until(run.ended.is_set, "the pipeline ends")
+    run.join(0.0)
+    assert counts(run._components) == {"dropped": 5}
+    assert troubles(caplog) == [f"archive_dir {root}: 5 images were not written before the worker ended"]
+    path.read_bytes()
+    assert run.supervisor.join(kit.PATIENCE_S)
+
+
+def test_waiting_images_are_written_before_the_worker_ends(
+    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, hang: Callable[[str], Path]
+) -> None:
+    """The disk hangs until every other thread has ended, and then goes on."""
+    (first,) = kit.prepare(archiving, [frame()])
+    path = hang(first.job_id)
+    run = started(archiving, quiet, clock=lambda: AT)
+    LineProducer(archiving).send([first])
+    kit.wait_until(lambda: kit.stream(client), "the first one is sorted")
+    job_ids = sort(run, archiving, client, *[picture(tone) for tone in range(20)])
+    run.drain()
+    kit.wait_until(run.ended.is_set, "every other thread has ended")
+    path.read_bytes()
+    assert run.supervisor.join(kit.PATIENCE_S)
+    assert counts(run._components) == {"written": 21}
+    assert jobs_of_results(root) == {first.job_id, *job_ids}
