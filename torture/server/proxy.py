@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-import hiredis
+from torture.server.resp import Answers, Requests
 
 T = TypeVar("T")
 Moment = Literal["before", "after"]
@@ -306,8 +306,8 @@ class _Connection:
         self._client, self._server = client.reader, server.reader
         self._to_server, self._to_client = to_server, to_client
         self._fault_points = fault_points
-        self._requests = _Requests()
-        self._answers = _Answers()
+        self._requests = Requests()
+        self._answers = Answers()
         # Fault points for after an answer, each with that answer's number.
         self._after: deque[tuple[int, _FaultPoint]] = deque()
 
@@ -351,52 +351,3 @@ async def _act(point: _FaultPoint) -> None:
     await asyncio.to_thread(point.act)
     if point.ends_connection:
         raise _Ended
-
-
-class _Requests:
-    """Cuts a client's bytes into whole requests, and counts them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The requests that are complete with these bytes."""
-        self._buffer += data
-        start = 0
-        while (end := _end_of_request(self._buffer, start)) is not None:
-            self.count += 1
-            yield bytes(self._buffer[start:end])
-            start = end
-        del self._buffer[:start]
-
-
-def _end_of_request(buffer: bytearray, start: int) -> int | None:
-    """Where the request at `start` ends; None while it is incomplete. Its form: `*2 $4 LLEN $1 q`, each on a line."""
-    line_end = buffer.find(b"\r\n", start)
-    if line_end < 0:
-        return None
-    position = line_end + 2
-    for _ in range(int(buffer[start + 1 : line_end])):
-        line_end = buffer.find(b"\r\n", position)
-        if line_end < 0:
-            return None
-        position = line_end + 2 + int(buffer[position + 1 : line_end]) + 2
-    return position if position <= len(buffer) else None
-
-
-class _Answers:
-    """Counts a server's answers."""
-
-    _INCOMPLETE = object()
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._reader = hiredis.Reader(notEnoughData=self._INCOMPLETE)
-
-    def feed(self, data: bytes) -> None:
-        """Count the answers that are complete with these bytes."""
-        self._reader.feed(data)
-        while (answer := self._reader.gets()) is not self._INCOMPLETE:
-            # The server sends push messages without a request (RESP3).
-            self.count += not isinstance(answer, hiredis.PushNotification)
