@@ -26,7 +26,8 @@ from torture.campaigns.poison import poison
 from torture.campaigns.server import server
 from torture.campaigns.stops import stops
 from torture.history.checker import Breach, lost_by_server
-from torture.plant.plant import OnProgress, Plant, PlantOptions, times_to_result
+from torture.history.deaths import times_to_result
+from torture.plant.plant import OnProgress, Plant, PlantOptions
 from torture.server.server import TortureServer
 
 CAMPAIGNS: Mapping[str, Campaign] = {

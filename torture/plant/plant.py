@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect
 from shared.settings import Settings, environment
 from torture.history.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
+from torture.history.deaths import Death
 from torture.history.follower import Entry, Follower, Observations
 from torture.history.ledger import LedgerWriter, read_ledger
 from torture.history.leftovers import read_leftovers
@@ -40,14 +41,6 @@ GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
 OnProgress = Callable[[str], None]
-
-
-class Death(NamedTuple):
-    """A worker that was killed or crashed, when that was (UTC epoch seconds), and the jobs that it held."""
-
-    worker: str
-    at: float
-    job_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -388,14 +381,3 @@ def _is_alive_and(process: Process, is_ready: object) -> bool:
     if not is_ready:
         process.require_alive()
     return bool(is_ready)
-
-
-def times_to_result(deaths: Sequence[Death], observed: Observations) -> list[float]:
-    """For each job whose worker died: seconds from the (last) death until another worker had the result."""
-    last_deaths = {job_id: death for death in deaths for job_id in death.job_ids}
-    return [
-        entry.finished_at - death.at
-        for job_id, death in last_deaths.items()
-        for entry in observed.entries.get(job_id, ())[:1]
-        if entry.worker != death.worker
-    ]
