@@ -22,35 +22,29 @@ from shared.errors import Transient
 from shared.native_memory import keep_free_memory
 from shared.server.connection import check, connect
 from shared.server.error_translation import explain
-from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from shared.status_server import StatusServer
-from worker.archive.archive import open_archive
 from worker.background import in_background
-from worker.canary.comparer import Comparer
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryTally
+from worker.components import build_components
 from worker.models.follower import Follower
 from worker.models.loading import LoadedModel, as_model, load_bundle, load_model, measure
 from worker.models.model import Model
-from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels, Serving
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 from worker.observe.watchdog import CONFIRM_S
 from worker.parent.causes import HANG, HANGING
 from worker.parent.handover import Handover
-from worker.pipeline import Pipeline, PipelineComponents
+from worker.pipeline import Pipeline
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.claimer import Claimer
-from worker.rq.finisher import Finisher
 from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Maintenance
 from worker.rq.processes import find_processes
 from worker.rq.registration import RegistrationThread, new_worker_name
 from worker.rq.sweep import Sweeper
 from worker.state.inflight import Inflight
-from worker.state.pixel_buffer import BATCHES_HELD
 
 log = logging.getLogger("sortline.worker")
 
@@ -291,35 +285,15 @@ class WorkerService:
         self._metrics.inflight.set_function(lambda: len(inflight))
         active_models = ActiveModels(Serving(model), metrics=self._metrics)
         self._recorder = self._follow(active_models)
-        components = PipelineComponents(
-            # Each has a connection of its own: a claim blocks, and leases must not wait for a large finish.
-            claimer=Claimer(
-                connect(settings.redis_url),
-                worker=self.name,
-                queues=settings.queue_names,
-                lease_s=settings.lease_s,
-                broken_keys=self._broken_keys,
-                max_image_bytes=settings.max_image_bytes,
-            ),
-            image_connection=RawConnection(connect(settings.redis_url)),
+        components = build_components(
+            settings,
+            worker=self.name,
             active_models=active_models,
-            observer=Comparer(
-                active_models,
-                sink=self._recorder,
-                max_waiting=BATCHES_HELD * settings.max_batch,
-                metrics=self._metrics,
-            ),
-            cache=ResultCache(
-                settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=self._metrics
-            ),
-            finisher=Finisher(
-                connect(settings.redis_url), worker=self.name, settings=settings, broken_keys=self._broken_keys
-            ),
+            recorder=self._recorder,
             keeper=keeper,
             server_clock=self._server_clock,
-            inflight=inflight,
+            broken_keys=self._broken_keys,
             metrics=self._metrics,
-            archive=open_archive(settings, metrics=self._metrics),
         )
         return Pipeline(components, settings, lost_s=self._lost_s(), burst=self._burst)
 
