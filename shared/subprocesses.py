@@ -69,7 +69,7 @@ class SupervisedProcess:
         return self._supervisor.poll()
 
     def end(self) -> int:
-        """Have the command ended with SIGTERM, and wait until it has ended; returns its exit code."""
+        """End the command with SIGTERM and wait until it has ended; returns its exit code."""
         assert self._supervisor.stdin is not None
         self._supervisor.stdin.close()
         return self._supervisor.wait(_END_TIMEOUT_S)

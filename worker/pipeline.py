@@ -69,7 +69,7 @@ from worker.steps.suspects import SuspectClaims
 
 @dataclass(frozen=True, slots=True)
 class PipelineComponents:
-    """What a pipeline is built from. Each component is used by one stage."""
+    """What a pipeline is built from."""
 
     claimer: Claimer
     image_connection: RawConnection  # for the step that decodes costly images

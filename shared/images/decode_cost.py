@@ -138,7 +138,7 @@ def check(data: bytes, content_type: str, *, max_px: int, max_decode_s: float) -
 
 
 def estimate(data: bytes, content_type: str, *, part: float = 1.0) -> DecodeCost:
-    """What decoding will take at most; zero for a header that can't be read, which the decoder refuses at once.
+    """The most that decoding can cost. Zero if the header can't be read: the decoder refuses such a file at once.
 
     `part` is the same as in `is_costly`: a JPEG of which a small region is used is decoded at its full size.
 

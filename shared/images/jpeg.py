@@ -119,7 +119,7 @@ def reduction(size: tuple[int, int], *, least: tuple[int, int]) -> int:
 
 
 def reduced_size(size: tuple[int, int], by: int) -> tuple[int, int]:
-    """Width and height that the codec gives for sides divided by `by`: rounded up."""
+    """Width and height of the codec's output when it divides the sides by `by`. It rounds up."""
     return -(-size[0] // by), -(-size[1] // by)
 
 

@@ -84,7 +84,7 @@ def test_what_waits_is_written_when_a_worker_is_stopped(plant: Settings, root: P
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_a_bad_folder_is_said_in_one_line_and_the_worker_sorts(
+def test_a_bad_folder_is_logged_in_one_line_and_the_worker_sorts(
     plant: Settings, client: redis.Redis, root: Path, kind: str
 ) -> None:
     root.rmdir()
@@ -94,11 +94,11 @@ def test_a_bad_folder_is_said_in_one_line_and_the_worker_sorts(
     done = sortline("worker", "--burst", settings=plant)
     assert done.returncode == 0
     assert len(stream(client)) == 20
-    said = [line for line in done.stderr.splitlines() if f"archive_dir {root}: " in line]
-    mend = "it is not a folder: name a folder" if kind == "file" else "it does not exist: create the folder"
-    assert mend in said[0]
-    assert "20 images were not written" in said[1]
-    assert len(said) == 2
+    logged = [line for line in done.stderr.splitlines() if f"archive_dir {root}: " in line]
+    fix = "it is not a folder: name a folder" if kind == "file" else "it does not exist: create the folder"
+    assert fix in logged[0]
+    assert "20 images were not written" in logged[1]
+    assert len(logged) == 2
     assert "Traceback" not in done.stderr
 
 

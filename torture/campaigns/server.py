@@ -41,7 +41,7 @@ REPEATED = (
 # The wait until repeated calls have been answered. The next fault may be a loss of the server's data, and with it of
 # what the server remembers of the first call.
 ANSWERED_S = 1.5
-# More than one: the first repetition is made at once, and raises nothing.
+# More than one, because the client repeats a call once by itself, and no error is raised then.
 ANSWERS_LOST = 4
 
 

@@ -106,7 +106,7 @@ def _doubled(history: History) -> Iterator[str]:
 
 
 def _replaced(history: History) -> Iterator[str]:
-    """A second result while the server still held the first, which is gone by now."""
+    """Jobs that got a second result while the server still held the first one, which has been removed since."""
     for job_id, entries in history.observed.entries.items():
         written_at = sorted(entry.written_at for entry in entries)
         is_explained = all(_was_lost_between(history, *times) for times in pairwise(written_at))

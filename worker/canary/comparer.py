@@ -132,10 +132,10 @@ class Comparer:
         return replace(item, note=ComparisonInput(canary, other, pixels=pixels))
 
     def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:
-        """Run the images on which the canary's engine failed on the stable model instead.
+        """Give each image on which the canary's engine failed to the stable model.
 
-        If the stable model can run one of them, the failure is the canary's fault, and ends the canary. It isn't if no
-        engine can run the image.
+        If the stable model can run one of them, the failure is the canary's fault, and ends the canary. If neither
+        model can run an image, the canary isn't to blame.
         """
         after: list[Prediction] = []
         fault: tuple[ActiveCanary, EngineFailed] | None = None

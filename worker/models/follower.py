@@ -41,7 +41,7 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 class Refusal(NamedTuple):
-    """A version that was refused: its files in a local folder (None: it could not be fetched), and when."""
+    """A version that was refused. `folder` holds its files; None if they could not be fetched."""
 
     folder: Path | None
     files: Signature

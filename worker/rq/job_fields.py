@@ -10,7 +10,7 @@ from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.rq_time import parse_rq_time
 from worker.state.jobs import NO_DEATHS, ClaimedJob, Deaths, Lease
 
-# The most digits of a number that EXPIRE takes. A longer number counts as absent, as a script would raise on it.
+# The most digits of a number that EXPIRE takes. A longer number counts as absent, because EXPIRE would fail on it.
 MAX_DIGITS = 10
 # How many fields `describe()` in common.lua returns for a job.
 DESCRIBED = 13

@@ -35,7 +35,7 @@ def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, client: r
 
 
 def test_a_script_is_run_while_somebody_flushes_scripts(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it was loaded and then called, a flush in between made the worker say that the server refuses a command."""
+    """If loading and calling the script were two requests, a flush between them would make the call fail."""
     connection = RawConnection(connect(redis_url))
     script = RawScript(connection, "return ARGV[1]")
     send = connection.send
