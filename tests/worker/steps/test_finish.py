@@ -155,19 +155,19 @@ def test_a_round_takes_what_waits_but_at_most_one_batch_more_than_its_bound(sett
 # leases lost while writing ──────────────────────────────────────────────────────────────────────────
 
 
-def take_over(settings: Settings, client: redis.Redis, job: ClaimedJob) -> None:
+def take_back(settings: Settings, client: redis.Redis, job: ClaimedJob) -> None:
     """Let the lease of this job run out, and another worker take the job back."""
     expire(client, job)
     assert kit.keeper(settings, Inflight(), worker="w2").reap() == (1, [])
 
 
-def test_a_job_that_another_worker_has_taken_over_is_neither_written_nor_counted(
+def test_a_job_that_another_worker_has_taken_back_is_neither_written_nor_counted(
     long: Settings, client: redis.Redis
 ) -> None:
     lost, kept = kit.submit(long, frame(), frame())
     plant = Plant(long)
     jobs = plant.hold(claim(long))
-    take_over(long, client, jobs[0])
+    take_back(long, client, jobs[0])
     plant.hand_on(*[finished_job(long, job) for job in jobs])
     plant.finish()
     assert kit.outcomes(client) == {kept: "sorted"}
@@ -181,7 +181,7 @@ def test_a_loss_that_the_lease_thread_has_found_is_not_counted_twice(long: Setti
     kit.submit(long, frame())
     plant = Plant(long)
     (job,) = plant.hold(claim(long))
-    take_over(long, client, job)
+    take_back(long, client, job)
     assert plant.components.keeper.renew() == [job.lease]  # each that is returned here is counted by the lease step
     plant.hand_on(finished_job(long, job))
     plant.finish()
