@@ -9,6 +9,9 @@ LINES = "sortline:lines"  # set of the names of lines that have a stream of resu
 # A line's streams are kept this long after their last entry, so that the streams of lines that are no longer used don't
 # take memory forever. worker/rq/scripts/finish.lua has the same number.
 STREAM_TTL_S = 7 * 86_400
+# The image of a sorted job stays this long if the worker wants to archive it. The worker deletes it as soon as it has
+# read it, so the time matters only if its disk hangs or the worker dies. finish.lua has the same number.
+KEPT_IMAGE_S = 300
 
 
 def image(job_id: str) -> str:

@@ -5,7 +5,7 @@
       └───────────────────── capacity is free again (`Inflight`) ◀──────────────────────────┘
     decode-costly: takes over the images that would hold decode up, and waits for the process that decodes them
     leases: renews this worker's leases, takes back the jobs of dead workers and of threads that hang (`watchdog`)
-    archive: writes images and their results to a folder, once the results are in Redis (`archive.archive`)
+    archive: keeps images with their results in a folder, once the results are in Redis (`archive.archive`)
     Beside the pipeline the follower swaps models (`models.follower`), the recorder counts a canary's comparisons
     (`canary.recorder`), and maintenance finds lost jobs and measures the clock (`rq.maintenance`).
 
@@ -160,7 +160,7 @@ class Pipeline:
         yield Stage("infer", InferStep(flow), finished=all_done, ended=skip_waiting, threads=engine_calls)
         yield Stage("finish", finish, finished=all_done, ended=self.ended.set)
         if (archive := components.archive) is not None:
-            yield Stage("archive", archive, finished=lambda: self.ended.is_set() and archive.is_done)
+            yield Stage("archive", archive, finished=lambda: self.ended.is_set() and archive.is_done, ended=archive.end)
 
     def start(self) -> None:
         """Start the threads and return."""

@@ -57,7 +57,7 @@ def _run(settings: Settings, count: int) -> float:
 
 
 def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any], *, now: float) -> list[Any]:
-    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s]
+    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s, ""]
     for queue, job_id, execution_id, *_ in jobs:
         args += ("success", queue, job_id, execution_id, now)
         args += answer

@@ -1,11 +1,11 @@
-"""The archive: a stage of the pipeline that writes images with their results to a folder. No other stage waits for it.
+"""The archive: a stage of the pipeline that keeps images with their results in a folder. No other stage waits for it.
 
-In: as a `JobObserver`, each image before it is decoded, and each job whose result is written. Out: files
-(`worker.archive.files` has their names).
+In: as a `JobObserver`, the jobs before and after their results are written. Out: files (`worker.archive.files` has
+their names), which a process of its own writes (`worker.archive.writer_program`).
 
-An image that may be wanted is held in memory from its decoding until its result is written. Then the archive's own
-thread writes it, however long that takes. If the disk is slow, full or gone, images are dropped and counted, and the
-log says so once.
+The archive decides once a result is known. If it wants the image, the finish script leaves it on the server instead of
+deleting it. The archive's thread reads it from there, a few images at a time, and only when the writer has taken those
+before. If the disk is slow, full or gone, images are dropped and counted, and the log says so once.
 """
 
 from __future__ import annotations
@@ -13,132 +13,225 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import redis
+
+from shared import keys
 from shared.schemas import SortResult
+from shared.server.connection import connect
+from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
-from worker.archive.folder import ArchiveFolder
-from worker.archive.held_image import MAX_HELD_BYTES, HeldImage, hold
+from worker.archive import writer_messages as messages
 from worker.archive.selection import Selection
 from worker.archive.trouble import Trouble
+from worker.archive.writer import Writer, WriterEnded
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import StageThread
 from worker.state.byte_budget import ByteBudget
-from worker.state.jobs import ClaimedJob, FinishedJob
+from worker.state.jobs import Disposition, FinishedJob
 from worker.steps.flow import IDLE_WAIT_S
 
 log = logging.getLogger("sortline.archive")
 
-# How long the stage waits after a failure before it tries the disk again.
+# How many bytes of images may wait on the server. While as many wait, further images are not archived: a slow disk must
+# not fill the server's memory. The images of one batch may exceed it: they have been on the server until now anyway.
+MAX_WAITING_BYTES = 64_000_000
+# How many bytes of images the worker reads at a time; one image if that is larger.
+READ_BYTES = 1_000_000
+# What a job's result adds to its image: very many small images must not fill the worker's memory either.
+RECORD_BYTES = 4096
+# How long the writer waits after a failure before it tries the disk again.
 RETRY_WAIT_S = 0.5
+# The log says so if the writer has not answered for this long.
+HANGS_AFTER_S = 10.0
 
-# The note of a job whose image is not held because there was no room for it.
-_NO_ROOM = object()
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A job whose image is to be archived."""
+
+    result: SortResult
+    image_key: str
+    image_bytes: int
+    is_kept_for_us: bool  # False for a failed job: its image stays on the server so that `rq requeue` has one
 
 
 class Archive:
-    """Archives a worker's images. Its step is for one thread, the rest for any."""
+    """Archives a worker's images. Its step is for one thread; `close` is for any; the rest is for the finish thread."""
 
     def __init__(
         self,
-        folder: ArchiveFolder,
+        root: Path,
+        writer: Writer,
         selection: Selection,
+        connection: RawConnection,
         *,
         metrics: Metrics,
-        max_held_bytes: int = MAX_HELD_BYTES,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._root = folder, folder.root
-        self._selection = selection
+        """Starts no process yet."""
+        self._root, self._writer, self._selection, self._connection = root, writer, selection, connection
         self._count = metrics.archive.labels
-        self._budget = ByteBudget(max_held_bytes)
-        self._trouble = Trouble(f"archive_dir {folder.root}", clock=monotonic)
+        self._server_bytes = ByteBudget(max_waiting_bytes)
+        self._trouble = Trouble(f"archive_dir {root}", clock=monotonic)
         self._too_slow = (
-            f"archive_dir {folder.root}: {max_held_bytes / 1e6:.0f} MB of images wait to be written, and no more may: "
+            f"archive_dir {root}: {max_waiting_bytes / 1e6:.0f} MB of images wait to be written, and no more may: "
             "lower archive_share, shorten archive_outcomes, or use a faster disk"
         )
-        self._waiting: queue.SimpleQueue[tuple[HeldImage, SortResult]] = queue.SimpleQueue()
-        self._works: bool | None = None  # None until it is first tried
+        self._is_full = False  # at the last `before_finish`
+        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
+        self._reading: list[_Wanted] = []  # kept while Redis is unavailable
+        self._lock = threading.Lock()  # guards the next two
+        self._unanswered = 0  # images that wait or are being written
+        self._is_closed = False
+        self._works: bool | None = None  # None until the writer has tried the disk
+        self._answered_at = time.monotonic()
 
-    # What other stages call.
+    # What the finish step calls.
 
-    def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
-        """Hold the image in memory if it may be wanted."""
-        if image is None or not self._selection.may_want(claimed.lease.job_id):
-            return claimed
-        return replace(claimed, note=hold(image, self._budget) or _NO_ROOM)
+    def before_finish(self, jobs: list[FinishedJob]) -> list[FinishedJob]:
+        """Have the server keep the images that are wanted, unless too many wait already."""
+        self._is_full = self._server_bytes.wait_for_capacity(0.0) == 0
+        if self._is_full:
+            return jobs
+        return [replace(job, keeps_image=True) if _has_image(job) and self._wants(job) else job for job in jobs]
 
     def after_finish(self, finished: Sequence[FinishedJob]) -> None:
-        """Queue the images that are wanted."""
+        """Queue the images that are wanted; count those that are not archived."""
         for job in finished:
-            if job.result is None or not self._selection.wants(job.result):
-                continue
-            image = job.claimed.note
-            if isinstance(image, HeldImage):
-                self._waiting.put((image, job.result))
-            elif image is _NO_ROOM:
+            if job.keeps_image and job.result is not None:
+                self._add(job, job.result)
+            elif not _has_image(job):
+                self._count("no_image").inc(self._wants(job))
+            elif self._is_full and self._wants(job):
                 self._count("dropped").inc()
                 self._trouble.report(self._too_slow, lost=1)
-            else:
-                self._count("no_image").inc()
+
+    def _wants(self, job: FinishedJob) -> bool:
+        return job.result is not None and self._selection.wants(job.result)
+
+    def _add(self, job: FinishedJob, result: SortResult) -> None:
+        size_bytes = job.claimed.image_bytes
+        self._server_bytes.take(size_bytes + RECORD_BYTES)
+        with self._lock:
+            self._unanswered += 1
+        is_kept_for_us = job.disposition is Disposition.SUCCESS
+        self._waiting.put(_Wanted(result, keys.image(job.claimed.lease.job_id), size_bytes, is_kept_for_us))
 
     # The stage.
 
     def __call__(self, thread: StageThread) -> None:
-        """Write one image."""
-        thread.wait_for_work()  # until the next round: a disk may hang, and no job waits for it
-        if not self._works:
-            self._prepare()
-        if self._works:
-            self._write_next()
+        """Read a few images, hand them to the writer, and count what it has written."""
+        thread.wait_for_work()  # until the next round: no job waits for it
+        try:
+            self._work(thread)
+        except redis.exceptions.RedisError:
+            raise  # the supervisor waits
+        except WriterEnded as error:
+            self._works = False
+            self._settle("failed", error.lost)
+            self._trouble.report(f"archive_dir {self._root}: {error}", lost=error.lost)
+        except Exception as error:  # whatever it is, sorting goes on
+            self._works = False
+            self._trouble.report(f"archive_dir {self._root}: {error!r}", lost=0, bug=error)
+            time.sleep(RETRY_WAIT_S)
 
     @property
     def is_done(self) -> bool:
         """Whether no image waits, or none can be written."""
-        return self._works is False or self._waiting.empty()
+        return self._works is False or self._is_closed or not self._unanswered
+
+    def end(self) -> None:
+        """Let the writer end once it has written what it was given."""
+        self._writer.close()
 
     def close(self) -> None:
-        """Drop the images that still wait: the worker ends."""
-        dropped = 0
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._waiting.get_nowait()
-                dropped += 1
+        """Drop the images that still wait: the worker ends. A writer that hangs is left behind."""
+        with self._lock:
+            dropped, self._is_closed = self._unanswered, True
         if dropped:
             self._count("dropped").inc(dropped)
-            log.warning("archive_dir %s: %d images were not written before the worker ended", self._root, dropped)
+            log.warning(
+                "archive_dir %s: %d images were not written before the worker ended%s",
+                self._root,
+                dropped,
+                f"; process {self._writer.pid} writes to it, and ends when the disk answers" if self._works else "",
+            )
 
-    def _prepare(self) -> None:
-        try:
-            self._folder.prepare()
-        except OSError as error:
-            self._fail(error, lost=0)
-            return
-        if self._works is None:
-            log.info("archiving %s to %s", self._selection, self._root)
-        self._works = True
+    def _work(self, thread: StageThread) -> None:
+        if self._works and not self._writer.is_sending:
+            self._reading = self._reading or self._next_images()
+            if self._reading:
+                self._read_images(thread)
+        waits = self._writer.unanswered or not self._works
+        answers = self._writer.exchange(IDLE_WAIT_S if waits else 0.0)
+        for kind, text in answers:
+            self._observe(kind, text)
+        now = time.monotonic()
+        if answers or not waits:
+            self._answered_at = now
+        elif now - self._answered_at > HANGS_AFTER_S:
+            hangs = f"its disk has not answered process {self._writer.pid} for {HANGS_AFTER_S:.0f} s: check it"
+            self._trouble.report(f"archive_dir {self._root}: {hangs}", lost=0)
 
-    def _write_next(self) -> None:
-        try:
-            image, result = self._waiting.get(timeout=IDLE_WAIT_S)
-        except queue.Empty:
-            return
-        try:
-            self._folder.write(image.data, result)
-        except Exception as error:  # whatever it is, the next image may be written, and sorting goes on
-            self._count("failed").inc()
-            self._fail(error, lost=1)
-        else:
-            self._count("written").inc()
+    def _next_images(self) -> list[_Wanted]:
+        """The next few images; none if none come within IDLE_WAIT_S."""
+        images: list[_Wanted] = []
+        with contextlib.suppress(queue.Empty):
+            images.append(self._waiting.get(timeout=0.0 if self._writer.unanswered else IDLE_WAIT_S))
+            while sum(image.image_bytes for image in images) < READ_BYTES:
+                images.append(self._waiting.get_nowait())
+        return images
+
+    def _read_images(self, thread: StageThread) -> None:
+        """Read the images from the server, delete those that it has kept for the archive, and pass them on."""
+        with thread.calling_redis():
+            found = self._connection.call("MGET", *[image.image_key for image in self._reading])
+            kept = [image.image_key for image in self._reading if image.is_kept_for_us]
+            if kept:
+                with contextlib.suppress(redis.exceptions.RedisError):  # they expire
+                    self._connection.call("UNLINK", *kept)
+        thread.wait_for_work()
+        for wanted, image in zip(self._reading, found, strict=True):
+            self._server_bytes.give_back(wanted.image_bytes + RECORD_BYTES)
+            if image is None:
+                self._settle("no_image", 1)
+            else:
+                self._writer.put(wanted.result.model_dump_json().encode(), image)
+        self._reading = []
+
+    def _observe(self, kind: str, text: str) -> None:
+        """Count and log one answer of the writer."""
+        if kind == messages.WRITTEN:
+            self._settle("written", 1)
             self._trouble.observe_written()
+        elif kind == messages.READY:
+            if self._works is None:
+                log.info("archiving %s to %s", self._selection, self._root)
+            self._works = True
+        else:
+            self._works = False
+            lost = int(kind == messages.FAILED)
+            self._settle("failed", lost)
+            self._trouble.report(text, lost=lost)
 
-    def _fail(self, error: Exception, *, lost: int) -> None:
-        self._works = False
-        bug = None if isinstance(error, OSError) else error
-        self._trouble.report(self._folder.explain(error), lost=lost, bug=bug)
-        time.sleep(RETRY_WAIT_S)
+    def _settle(self, result: str, count: int) -> None:
+        """Count what became of some images. Once the archive is closed, they are counted already."""
+        with self._lock:
+            if not self._is_closed:
+                self._unanswered -= count
+                self._count(result).inc(count)
+
+
+def _has_image(job: FinishedJob) -> bool:
+    """Whether a worker has read the job's image."""
+    return job.claimed.refusal is None and job.claimed.image_bytes > 0
 
 
 def open_archive(settings: Settings, *, metrics: Metrics) -> Archive | None:
@@ -149,4 +242,5 @@ def open_archive(settings: Settings, *, metrics: Metrics) -> Archive | None:
     selection = Selection(settings.archive_share, frozenset(settings.archive_outcome_names))
     if selection.is_empty:
         log.warning("archive_dir %s: nothing is archived, as archive_share is 0 and archive_outcomes is empty", root)
-    return Archive(ArchiveFolder(root, max_bytes=settings.archive_max_bytes), selection, metrics=metrics)
+    writer = Writer(root, max_bytes=settings.archive_max_bytes, retry_wait_s=RETRY_WAIT_S)
+    return Archive(root, writer, selection, RawConnection(connect(settings.redis_url)), metrics=metrics)

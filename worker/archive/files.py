@@ -13,13 +13,12 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared.errors import BadImage
 from shared.images.formats import sniff
-from shared.schemas import SortResult
 
 INCOMING = ".incoming"
 RESULT_SUFFIX = ".json"
@@ -53,11 +52,11 @@ def on_disk(size_bytes: int) -> int:
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def stem_of(result: SortResult, *, host: str) -> str:
-    """The path of an image and its result, relative to the archive and without the suffix."""
-    seconds, ms = divmod(round(result.finished_at * 1000), 1000)
+def stem_of(result: Mapping[str, Any], *, host: str) -> str:
+    """The path of an image and its result, relative to the archive and without the suffix. `result`: the SortResult."""
+    seconds, ms = divmod(round(result["finished_at"] * 1000), 1000)
     day, time_of_day = time.strftime("%Y-%m-%d %H%M%S", time.gmtime(seconds)).split()
-    return f"{day}/{result.line}/{time_of_day}.{ms:03}_{result.job_id}_{host}"
+    return f"{day}/{result['line']}/{time_of_day}.{ms:03}_{result['job_id']}_{host}"
 
 
 def image_suffix(image: bytes) -> str:
@@ -74,19 +73,34 @@ def as_host(name: str) -> str:
 
 
 def files_in(root: Path) -> Iterator[ArchivedFile]:
-    """The files of an archive, day by day from the oldest, in any order within a day.
+    """The files of an archive, day by day from the oldest, in any order within a day. Links are not followed.
 
     Raises:
         OSError: `root` can't be listed. Files that another worker removes meanwhile are no error.
     """
-    for day in sorted(name for name in os.listdir(root) if _DAY.fullmatch(name)):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for line in os.listdir(root / day):
+    for day in sorted(name for name in _folders_in(root) if _DAY.fullmatch(name)):
+        with contextlib.suppress(FileNotFoundError):
+            for line in _folders_in(root / day):
                 yield from _files_of(root / day / line, day=day)
 
 
+def incoming_bytes(root: Path) -> int:
+    """What the files that are being written, or were left by killed workers, take on the disk."""
+    total_bytes = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(root / INCOMING) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                total_bytes += on_disk(entry.stat(follow_symlinks=False).st_size)
+    return total_bytes
+
+
+def _folders_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
 def _files_of(folder: Path, *, day: str) -> Iterator[ArchivedFile]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             named = _NAME.fullmatch(entry.name)
             if named is not None and entry.is_file(follow_symlinks=False):

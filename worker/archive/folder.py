@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import time
 from pathlib import Path
 
-from shared.schemas import SortResult
 from worker.archive.files import INCOMING, RESULT_SUFFIX, as_host, image_suffix, on_disk, stem_of
 from worker.archive.size_bound import SizeBound
 
@@ -24,7 +24,7 @@ LEFTOVER_S = 3600.0
 
 
 class ArchiveFolder:
-    """One archive, for one worker and thread."""
+    """One archive, for one writer."""
 
     def __init__(self, root: Path, *, max_bytes: int, host: str | None = None) -> None:
         """Does not touch the disk. `host`: this machine's name by default."""
@@ -44,26 +44,25 @@ class ArchiveFolder:
         with contextlib.suppress(FileExistsError):
             self._incoming.mkdir()
         for name in os.listdir(self._incoming):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # what can't be removed hinders nobody
                 if time.time() - (self._incoming / name).stat().st_mtime > LEFTOVER_S:
                     (self._incoming / name).unlink()
         probe = self._incoming / f"probe_{self._host}_{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
 
-    def write(self, image: bytes, result: SortResult) -> None:
+    def write(self, image: bytes, result_json: bytes) -> None:
         """Add an image and its result, and remove the oldest ones if there are too many.
 
         Raises:
             OSError: they can't be written, and neither file is left; see `explain`.
         """
-        text = result.model_dump_json().encode()
-        self._bound.make_room(on_disk(len(image)) + on_disk(len(text)))
-        stem = stem_of(result, host=self._host)
+        self._bound.make_room(on_disk(len(image)) + on_disk(len(result_json)))
+        stem = stem_of(json.loads(result_json), host=self._host)
         image_path = f"{self.root}/{stem}{image_suffix(image)}"
         self._put(image_path, image)
         try:
-            self._put(f"{self.root}/{stem}{RESULT_SUFFIX}", text)
+            self._put(f"{self.root}/{stem}{RESULT_SUFFIX}", result_json)
         except OSError:
             _remove_if_there(image_path)
             raise
@@ -80,11 +79,18 @@ class ArchiveFolder:
             try:
                 os.rename(incoming, path)
             except FileNotFoundError:  # the first file of its folder, or another worker has just removed the last one
-                os.makedirs(os.path.dirname(path), exist_ok=True)
+                self._make_folders_of(path)
                 os.rename(incoming, path)
         except OSError:
             _remove_if_there(incoming)
             raise
+
+    def _make_folders_of(self, path: str) -> None:
+        """Make the folders of a day and of a line, but never the archive itself: its disk may just have gone."""
+        line = os.path.dirname(path)
+        for folder in (os.path.dirname(line), line):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
 
     def explain(self, error: Exception) -> str:
         """What is wrong with the archive, and how to fix it."""

@@ -24,10 +24,6 @@ class Selection:
         """Whether no image is ever wanted."""
         return not self.outcomes and self.share <= 0
 
-    def may_want(self, job_id: str) -> bool:
-        """Whether the image of this job may be wanted. Its result is not known yet."""
-        return bool(self.outcomes) or self._is_in_share(job_id)
-
     def wants(self, result: SortResult) -> bool:
         """Whether the image with this result is wanted."""
         if result.outcome.value in self.outcomes or (result.uncertain and UNCERTAIN in self.outcomes):

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.archive.files import ArchivedFile, files_in, remove
+from worker.archive.files import ArchivedFile, files_in, incoming_bytes, remove
 
 COUNT_EVERY = 0.01  # count again when this worker has written this share of the bound
 PRUNE_ABOVE = 0.90
@@ -24,7 +24,7 @@ _ROUND_FILES = 10_000
 
 
 class SizeBound:
-    """The bound of one archive, for one worker and thread."""
+    """The bound of one archive, for one writer."""
 
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self._root = root
@@ -64,7 +64,7 @@ class SizeBound:
 
 def _count(root: Path) -> tuple[int, list[ArchivedFile]]:
     """How many bytes an archive takes on the disk, and its oldest files in order."""
-    total_bytes = 0
+    total_bytes = incoming_bytes(root)
 
     def counted() -> Iterator[ArchivedFile]:
         nonlocal total_bytes

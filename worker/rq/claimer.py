@@ -157,7 +157,8 @@ class Claimer:
         return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
 
     def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
-        claimed, size_bytes = parse_claimed(raw, started_at=started_at), int(raw[DESCRIBED])
+        size_bytes = int(raw[DESCRIBED])
+        claimed = parse_claimed(raw, started_at=started_at, image_bytes=size_bytes)
         if size_bytes <= self._max_image_bytes:
             return claimed
         return replace(claimed, refusal=refusal_by_length(size_bytes, max_bytes=self._max_image_bytes))

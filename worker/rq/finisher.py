@@ -68,6 +68,7 @@ class Finisher:
             now,
             self._stream_maxlen,
             self._result_ttl_s,
+            ",".join(str(position) for position, finished in enumerate(batch, 1) if finished.keeps_image),
         ]
         for finished in batch:
             args += self._arguments(finished)

@@ -16,8 +16,8 @@ MAX_DIGITS = 10
 DESCRIBED = 13
 
 
-def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
-    """One job as `describe()` in common.lua returns it."""
+def parse_claimed(raw: Sequence[Any], *, started_at: float, image_bytes: int = 0) -> ClaimedJob:
+    """One job as `describe()` in common.lua returns it. `image_bytes`: the length of its image, if it is known."""
     queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
     result_ttl, failure_ttl = ttls
     crashes, losses, suspect = raw[10:DESCRIBED]
@@ -31,6 +31,7 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         failure_ttl_s=_whole_number(failure_ttl),
         extras=_text(extras),
         max_attempts=max_attempts_in(max_attempts),
+        image_bytes=image_bytes,
         deaths=deaths_in(crashes, losses, suspect),
     )
 

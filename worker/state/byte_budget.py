@@ -24,14 +24,6 @@ class ByteBudget:
         with self._changed:
             self._held_bytes += count_bytes
 
-    def take_unless_full(self, count_bytes: int) -> bool:
-        """Hold these bytes from now on, unless none are free. Returns whether they are held."""
-        with self._changed:
-            if self._held_bytes >= self._limit_bytes:
-                return False
-            self._held_bytes += count_bytes
-            return True
-
     def give_back(self, count_bytes: int) -> None:
         """Stop holding these bytes."""
         with self._changed:

@@ -51,9 +51,9 @@ class ClaimedJob:
     failure_ttl_s: str
     extras: str  # callbacks, dependencies and the like: a job with any is refused
     max_attempts: int | None = None  # the producer's; None from an older producer and from RQ's own enqueue
+    image_bytes: int = 0  # the length of its image; 0 if there was none, or if that is not known
     refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
     deaths: Deaths = NO_DEATHS
-    note: object = None  # an observer's own (`worker.steps.observer`)
 
     def attempt(self, *, max_attempts: int) -> int:
         """The number of this attempt, from 1: each failure, crash or loss leads to one more.
@@ -99,6 +99,7 @@ class FinishedJob:
     disposition: Disposition
     result: SortResult | None
     error_text: str = ""
+    keeps_image: bool = False  # the finish script leaves its image on the server for a while (`JobObserver`)
 
 
 @dataclass(frozen=True, slots=True)

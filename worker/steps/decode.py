@@ -109,7 +109,7 @@ class DecodeStep:
 
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> Decoded | Verdict | None:
         """The decoded item, or the verdict; None for a costly image."""
-        admitted = self._admission.check(self._flow.job_observer.before_decode(claimed, image))
+        admitted = self._admission.check(claimed)
         if not isinstance(admitted, AdmittedJob):
             return admitted
         route = self._flow.active_models.current.route(admitted.job)

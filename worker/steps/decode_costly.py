@@ -44,7 +44,7 @@ class CostlyDecodeStep:
 
     def _decode(self, claimed: ClaimedJob, image: bytes | None) -> None:
         flow = self._flow
-        admitted = self._admission.check(flow.job_observer.before_decode(claimed, image))
+        admitted = self._admission.check(claimed)
         if isinstance(admitted, AdmittedJob):
             item = decode_for_model(flow, admitted, image, flow.active_models.current.route(admitted.job))
         else:

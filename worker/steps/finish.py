@@ -26,7 +26,7 @@ class FinishStep:
     def __call__(self, thread: StageThread) -> None:
         """Take the jobs that wait, and write their results and statuses."""
         if not self._unwritten:
-            self._unwritten = self._next_jobs()
+            self._unwritten = self._flow.job_observer.before_finish(self._next_jobs())
         if self._unwritten:
             self._write(thread)
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from worker.models.routing import Route
-from worker.state.jobs import ClaimedJob, FinishedJob
+from worker.state.jobs import FinishedJob
 from worker.steps.work import Decoded, Prediction
 
 
@@ -66,24 +66,28 @@ class NoObserver:
 
 
 class JobObserver(Protocol):
-    """Sees each image before it is decoded, and each job when its result is written. No call may raise."""
+    """Sees each job before and after its result is written. The finish thread calls it; no call may raise."""
 
-    def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
-        """Called before the job's image is decoded, by several threads.
+    def before_finish(self, jobs: list[FinishedJob]) -> list[FinishedJob]:
+        """Called before the results of these jobs are written. The returned jobs go on instead.
 
-        The returned job goes on instead; it may carry the observer's `note`.
+        A job with `keeps_image` leaves its image on the server for `keys.KEPT_IMAGE_S`, so that the observer can read
+        it once the result is written.
         """
 
     def after_finish(self, finished: Sequence[FinishedJob]) -> None:
-        """Called by the finish thread when these jobs' results are written. No other worker will write any for them."""
+        """Called when these jobs' results are written. No other worker will write any for them.
+
+        They are among the jobs of the last `before_finish`. Jobs whose leases were lost are not among them.
+        """
 
 
 class NoJobObserver:
     """Watches nothing."""
 
-    def before_decode(self, claimed: ClaimedJob, image: bytes | None) -> ClaimedJob:
-        """Nothing is noted."""
-        return claimed
+    def before_finish(self, jobs: list[FinishedJob]) -> list[FinishedJob]:
+        """No image is kept."""
+        return jobs
 
     def after_finish(self, finished: Sequence[FinishedJob]) -> None:
         """Nothing."""

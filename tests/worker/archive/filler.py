@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.worker.archive.kit import disk_bytes, result
+from tests.worker.archive.kit import disk_bytes, result_json
 from worker.archive.folder import ArchiveFolder
 
 IMAGE_BYTES = 7000  # two blocks, and one for its result
@@ -20,7 +20,7 @@ def main(root: Path, max_bytes: int, host: str, images: int) -> None:
     archive = ArchiveFolder(root, max_bytes=max_bytes, host=host)
     archive.prepare()
     for number in range(images):
-        archive.write(bytes(IMAGE_BYTES), result(f"{host}-{number}", finished_at=time.time()))
+        archive.write(bytes(IMAGE_BYTES), result_json(f"{host}-{number}", finished_at=time.time()))
         print(measured(root), flush=True)
 
 

@@ -15,6 +15,7 @@ from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
 from worker.archive.archive import open_archive
+from worker.archive.files import stem_of
 from worker.models.routing import Serving
 from worker.pipeline import PipelineComponents
 
@@ -26,6 +27,16 @@ def result(job_id: str = "j1", *, finished_at: float | None = None, **fields: An
     values: dict[str, Any] = {"line": "l1", "camera": "c1", "captured_at": 0.0, "outcome": Outcome.SORTED, "lane": "a"}
     at = time.time() if finished_at is None else finished_at
     return SortResult(job_id=job_id, worker="w1", finished_at=at, **(values | fields))
+
+
+def result_json(job_id: str = "j1", **fields: Any) -> bytes:
+    """The same as JSON."""
+    return result(job_id, **fields).model_dump_json().encode()
+
+
+def stem(*, host: str, **fields: Any) -> str:
+    """The path of such a result's files, relative to the archive and without the suffix."""
+    return stem_of(result(**fields).model_dump(), host=host)
 
 
 def archived(root: Path) -> dict[str, tuple[bytes, SortResult]]:
@@ -69,11 +80,11 @@ def counts(parts: PipelineComponents) -> dict[str, int]:
 
 
 @contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """Within the block, this process can't write a larger file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+def files_of_at_most(size_bytes: int, *, pid: int = 0) -> Iterator[None]:
+    """Within the block, this process can't write a larger file; the current one if it is 0."""
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)

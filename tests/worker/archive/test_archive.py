@@ -1,4 +1,4 @@
-"""The archive in the pipeline: what it keeps, and how much memory it uses for that."""
+"""The archive in the pipeline: what it keeps, and what stays on the server for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from producer.submit import Frame
+from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.archive.kit import archived, components, counts, files
+from tests.worker.archive.kit import archived, components, counts, files, result
 from tests.worker.kit import Clock, Gate, ToneEngine, always_fails, frame, picture
 from worker.archive.archive import open_archive
-from worker.archive.held_image import RECORD_BYTES
 from worker.pipeline import PipelineComponents
 
 UNCERTAIN_RED = 126  # P(no cap) just below its threshold
@@ -108,13 +108,13 @@ def test_several_outcomes_can_be_chosen(
     assert {kinds[job_id] for job_id in archived(root)} == {"uncertain", "rejected", "failed"}
 
 
-def test_a_share_is_kept_and_the_rest_is_not_even_held(archiving: Settings, root: Path) -> None:
+def test_a_share_is_kept_and_the_rest_is_deleted_at_once(archiving: Settings, root: Path) -> None:
     job_ids = kit.submit(archiving, *[frame(picture(tone)) for tone in range(100)])
     parts = run_burst(archiving.model_copy(update={"archive_share": 0.3}))
     assert 10 <= len(archived(root)) <= 55
     assert counts(parts) == {"written": len(archived(root))}
     assert set(archived(root)) == {
-        job_id for job_id in job_ids if parts.archive and parts.archive._selection.may_want(job_id)
+        job_id for job_id in job_ids if parts.archive and parts.archive._selection.wants(result(job_id))
     }
 
 
@@ -164,7 +164,6 @@ def test_a_job_that_another_worker_has_taken_over_is_not_kept(
     assert kit.outcomes(client) == {}
     assert files(root) == []
     assert counts(parts) == {}
-    assert held_bytes(parts) == 0
 
 
 def test_an_image_that_is_gone_is_counted(archiving: Settings, client: redis.Redis, root: Path) -> None:
@@ -191,36 +190,44 @@ def test_an_archive_that_keeps_nothing_is_logged(
     ]
 
 
-# memory ─────────────────────────────────────────────────────────────────────────────────────────────
+# the server's memory ────────────────────────────────────────────────────────────────────────────────
 
 
-def held_bytes(parts: PipelineComponents) -> int:
-    """What the archive counts as held."""
-    assert parts.archive is not None
-    return parts.archive._budget._held_bytes
+def images_on(client: redis.Redis) -> dict[str, int]:
+    """The images on the server: by job id, for how many seconds."""
+    return {key.decode().removeprefix(keys.image("")): client.ttl(key) for key in client.keys(keys.image("*"))}
 
 
-def test_a_held_image_counts_until_it_is_written_or_not_wanted(archiving: Settings) -> None:
-    gate = Gate()
-    settings = only(archiving, "rejected")
-    parts = components(settings, ToneEngine(gate))
+def test_an_image_stays_on_the_server_until_it_is_read(archiving: Settings, client: redis.Redis, root: Path) -> None:
+    root.rmdir()
+    settings = only(archiving, "sorted")
+    parts = components(settings)
     run = kit.pipeline(settings, parts)
     run.start()
-    kit.submit(settings, frame(picture(9)), frame(kit.broken_picture()))
-    kit.wait_until(lambda: counts(parts) == {"written": 1}, "the rejected one is written")
-    assert gate.entered.wait(kit.PATIENCE_S)
-    kit.wait_until(lambda: held_bytes(parts) == len(picture(9)) + RECORD_BYTES, "only the other one is held")
-    gate.opened.set()
-    kit.wait_until(lambda: run.idle, "the job is finished")
+    kept, _ = kit.submit(settings, frame(picture(9)), frame(kit.broken_picture()))
+    kit.wait_until(lambda: len(kit.stream(client)) == 2, "both are answered")
+    assert set(images_on(client)) == {kept}, "the other one is deleted at once"
+    assert keys.KEPT_IMAGE_S - kit.PATIENCE_S <= images_on(client)[kept] <= keys.KEPT_IMAGE_S
+    root.mkdir()
+    kit.wait_until(lambda: counts(parts) == {"written": 1}, "it is written")
+    assert images_on(client) == {}
     run.drain()
     kit.finish(run)
-    assert held_bytes(parts) == 0
 
 
-def test_images_of_failed_attempts_are_not_held(archiving: Settings) -> None:
-    kit.submit(archiving, *[frame() for _ in range(5)])
-    # pytest keeps the log records, and with them the images of the batch that each record refers to.
-    one_by_one = archiving.model_copy(update={"max_batch": 1})
-    parts = run_burst(one_by_one, ToneEngine(always_fails))
-    assert counts(parts) == {"written": 5}
-    assert held_bytes(parts) == 0
+def test_the_image_of_a_failed_job_stays_for_a_requeue(archiving: Settings, client: redis.Redis, root: Path) -> None:
+    (job_id,) = kit.submit(archiving, frame())
+    parts = run_burst(archiving.model_copy(update={"max_attempts": 1}), ToneEngine(always_fails))
+    assert counts(parts) == {"written": 1}
+    assert images_on(client)[job_id] > keys.KEPT_IMAGE_S
+
+
+def test_large_images_that_come_at_once_are_all_kept(archiving: Settings, client: redis.Redis, root: Path) -> None:
+    """Together they are larger than what may wait for the disk, which is idle."""
+    large = bytes(2_300_000)
+    settings = only(archiving, "rejected,failed").model_copy(update={"max_batch": 16, "max_attempts": 1})
+    sent = kit.submit(settings, *[frame(kit.broken_picture() + large)] * 10, *[frame(picture() + large)] * 10)
+    parts = run_burst(settings, ToneEngine(always_fails))
+    assert sorted(kit.outcomes(client).values()) == ["failed"] * 10 + ["rejected"] * 10
+    assert counts(parts) == {"written": 20}
+    assert set(archived(root)) == set(sent)

@@ -18,13 +18,13 @@ import redis
 
 from producer.submit import LineProducer
 from shared.settings import Settings
+from tests.kit import is_gone
 from tests.worker import kit
-from tests.worker.archive.kit import archived, counts, files, files_of_at_most, result
+from tests.worker.archive.kit import archived, counts, files, files_of_at_most, stem
 from tests.worker.kit import ToneEngine, frame, picture
 from worker.archive import archive as archive_module
 from worker.archive.archive import Archive, open_archive
-from worker.archive.files import as_host, stem_of
-from worker.archive.held_image import RECORD_BYTES
+from worker.archive.files import as_host
 from worker.pipeline import Pipeline
 
 AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
@@ -65,10 +65,17 @@ def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = 
     parts = kit.pipeline_components(settings, ToneEngine())
     archive = open_archive(settings, metrics=parts.metrics)
     assert archive is not None
-    archive = Archive(archive._folder, archive._selection, metrics=parts.metrics, monotonic=quiet, **options)
+    its = (archive._root, archive._writer, archive._selection, archive._connection)
+    archive = Archive(*its, metrics=parts.metrics, monotonic=quiet, **options)
     run = kit.pipeline(settings, replace(parts, archive=archive), clock=clock)
     run.start()
     return run
+
+
+def writer_of(run: Pipeline) -> int:
+    """The process that writes this archive."""
+    assert run._components.archive is not None and run._components.archive._writer.pid is not None
+    return run._components.archive._writer.pid
 
 
 def sort(run: Pipeline, settings: Settings, client: redis.Redis, *images: bytes) -> list[str]:
@@ -85,8 +92,8 @@ def test_a_full_disk_is_logged_once_and_so_is_its_recovery(
     caplog.set_level(logging.INFO)
     run = started(archiving, quiet)
     small = sort(run, archiving, client, picture(1))
-    with files_of_at_most(100_000):
-        kit.wait_until(lambda: set(archived(root)) == set(small), "the first one is written")
+    kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
+    with files_of_at_most(100_000, pid=writer_of(run)):
         sort(run, archiving, client, *[picture() + bytes(200_000) for _ in range(5)])
         kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 5}, "five are counted")
         # The disk still takes small images. That is not a recovery: the next large one would fail again.
@@ -156,7 +163,7 @@ def hang(root: Path) -> Iterator[Callable[[str], Path]]:
     made: list[Path] = []
 
     def hang(job_id: str) -> Path:
-        name = Path(stem_of(result(job_id, finished_at=AT), host=as_host(socket.gethostname()))).name
+        name = Path(stem(job_id=job_id, finished_at=AT, host=as_host(socket.gethostname()))).name
         path = root / ".incoming" / f"{name}.png"
         path.parent.mkdir()
         os.mkfifo(path)
@@ -164,7 +171,7 @@ def hang(root: Path) -> Iterator[Callable[[str], Path]]:
         return path
 
     yield hang
-    for path in made:  # if a test failed, the archive's thread would otherwise hang until the test run ends
+    for path in made:  # the writer hangs until then
         with contextlib.suppress(FileNotFoundError):
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
@@ -186,24 +193,28 @@ def test_no_line_waits_for_a_disk_that_hangs(
     caplog.set_level(logging.INFO)
     (first,) = kit.prepare(archiving, [frame()])
     path = hang(first.job_id)
-    run = started(archiving, quiet, clock=lambda: AT, max_held_bytes=10 * (len(picture()) + RECORD_BYTES))
+    run = started(archiving, quiet, clock=lambda: AT, max_waiting_bytes=2_000_000)
     LineProducer(archiving).send([first])
     kit.wait_until(lambda: kit.stream(client), "the first one is sorted")
-    waiting = sort(run, archiving, client, *[picture()] * 9)
-    sort(run, archiving, client, *[picture()] * 20)
-    kit.wait_until(lambda: counts(run._components) == {"dropped": 20}, "they are counted")
+    large = picture() + bytes(500_000)
+    job_ids = [job_id for _ in range(6) for job_id in sort(run, archiving, client, *[large] * 8)]
+    kit.wait_until(lambda: counts(run._components).get("dropped", 0) >= 8, "some are counted")
+    (dropped,) = counts(run._components).values()
+    assert dropped <= 44, "four of them can wait"
     assert "archive" not in run.supervisor.silent(longer_than_s=0), "the worker would be restarted"
     (said,) = troubles(caplog)
-    assert said.startswith(f"archive_dir {root}: 0 MB of images wait to be written, and no more may: ")
+    assert said.startswith(f"archive_dir {root}: 2 MB of images wait to be written, and no more may: ")
     quiet.now += 60
     assert path.read_bytes() == picture()
-    kit.wait_until(lambda: counts(run._components) == {"dropped": 20, "written": 10}, "the waiting images are written")
-    assert jobs_of_results(root) == {first.job_id, *waiting}
+    written = 1 + len(job_ids) - dropped
+    kit.wait_until(lambda: counts(run._components) == {"dropped": dropped, "written": written}, "the rest is written")
+    assert len(jobs_of_results(root)) == written
     run.drain()
     kit.finish(run)
     assert len(troubles(caplog)) == 2
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
     archiving: Settings,
     client: redis.Redis,
@@ -220,11 +231,17 @@ def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
     sort(run, archiving, client, *[picture()] * 5)
     run.drain()
     kit.wait_until(run.ended.is_set, "the pipeline ends")
+    writer = writer_of(run)
     run.join(0.0)
-    assert counts(run._components) == {"dropped": 5}
-    assert troubles(caplog) == [f"archive_dir {root}: 5 images were not written before the worker ended"]
-    path.read_bytes()
+    assert counts(run._components) == {"dropped": 6}
+    assert troubles(caplog) == [
+        f"archive_dir {root}: 6 images were not written before the worker ended; process {writer} writes to it, "
+        "and ends when the disk answers"
+    ]
     assert run.supervisor.join(kit.PATIENCE_S)
+    assert not is_gone(writer)
+    path.read_bytes()
+    kit.wait_until(lambda: is_gone(writer), "the writer has ended")
 
 
 def test_waiting_images_are_written_before_the_worker_ends(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.archive.kit import result
+from tests.worker.archive.kit import stem
 from tests.worker.kit import picture
-from worker.archive.files import as_host, files_in, image_suffix, remove, stem_of
+from worker.archive.files import as_host, files_in, image_suffix, remove
 
 AT = float(calendar.timegm((2026, 11, 27, 9, 30, 5)))
 
@@ -24,7 +24,7 @@ AT = float(calendar.timegm((2026, 11, 27, 9, 30, 5)))
     ],
 )
 def test_day_and_time_are_those_of_the_result(finished_at: float, name: str) -> None:
-    assert stem_of(result(finished_at=finished_at), host="host") == name
+    assert stem(finished_at=finished_at, host="host") == name
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker import kit
-from tests.worker.archive.kit import archived, files, files_of_at_most, result
+from tests.worker.archive.kit import archived, files, files_of_at_most, result, result_json, stem
 from tests.worker.kit import picture
-from worker.archive.files import stem_of
 from worker.archive.folder import LEFTOVER_S, ArchiveFolder
 
 LARGE = 10**12
@@ -29,7 +28,7 @@ def folder(root: Path) -> ArchiveFolder:
 
 def test_an_image_is_written_as_it_came_with_its_result_beside_it(tmp_path: Path) -> None:
     image, its_result = picture(7), result(frame_id="ü\n/..", uncertain=True)
-    folder(tmp_path).write(image, its_result)
+    folder(tmp_path).write(image, its_result.model_dump_json().encode())
     assert archived(tmp_path) == {"j1": (image, its_result)}
     assert os.listdir(tmp_path / ".incoming") == []
 
@@ -37,7 +36,7 @@ def test_an_image_is_written_as_it_came_with_its_result_beside_it(tmp_path: Path
 def test_an_image_that_can_not_be_written_leaves_nothing(tmp_path: Path) -> None:
     archive = folder(tmp_path)
     with files_of_at_most(50_000), pytest.raises(OSError, match="too large"):
-        archive.write(bytes(60_000), result())
+        archive.write(bytes(60_000), result_json())
     assert files(tmp_path) == []
     assert os.listdir(tmp_path / ".incoming") == []
 
@@ -45,7 +44,7 @@ def test_an_image_that_can_not_be_written_leaves_nothing(tmp_path: Path) -> None
 def test_an_image_whose_result_can_not_be_written_leaves_nothing(tmp_path: Path) -> None:
     archive = folder(tmp_path)
     with files_of_at_most(50_000), pytest.raises(OSError, match="too large"):
-        archive.write(bytes(40_000), result(error="x" * 60_000))
+        archive.write(bytes(40_000), result_json(error="x" * 60_000))
     assert files(tmp_path) == []
     assert os.listdir(tmp_path / ".incoming") == []
 
@@ -53,12 +52,12 @@ def test_an_image_whose_result_can_not_be_written_leaves_nothing(tmp_path: Path)
 def test_a_worker_that_is_killed_while_it_writes_an_image_leaves_no_half_image(tmp_path: Path) -> None:
     folder(tmp_path)
     at, image = time.time(), bytes(1_000_000)  # more than fits into a pipe
-    half = tmp_path / ".incoming" / (Path(stem_of(result(finished_at=at), host="h")).name + ".bin")
+    half = tmp_path / ".incoming" / (Path(stem(finished_at=at, host="h")).name + ".bin")
     os.mkfifo(half)
     program = (
-        "import pathlib, sys; from tests.worker.archive.kit import result; from worker.archive.folder import *\n"
+        "import pathlib, sys; from tests.worker.archive.kit import result_json; from worker.archive.folder import *\n"
         "folder = ArchiveFolder(pathlib.Path(sys.argv[1]), max_bytes=10**9, host='h')\n"
-        f"folder.write(bytes({len(image)}), result(finished_at=float(sys.argv[2])))"
+        f"folder.write(bytes({len(image)}), result_json(finished_at=float(sys.argv[2])))"
     )
     reader = os.open(half, os.O_RDONLY | os.O_NONBLOCK)
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), repr(at)])
@@ -69,19 +68,19 @@ def test_a_worker_that_is_killed_while_it_writes_an_image_leaves_no_half_image(t
     assert files(tmp_path) == []
     half.unlink()
     half.write_bytes(image[:1000])
-    folder(tmp_path).write(image, result(finished_at=at))  # the job comes back, and is sorted at the same moment
+    folder(tmp_path).write(image, result_json(finished_at=at))  # the job comes back, and is sorted at the same moment
     assert archived(tmp_path)["j1"][0] == image
 
 
 def test_a_folder_that_another_worker_removes_is_created_again(tmp_path: Path) -> None:
     archive, at = folder(tmp_path), time.time()
-    archive.write(picture(), result("j1", finished_at=at))
+    archive.write(picture(), result_json("j1", finished_at=at))
     for path in files(tmp_path):
         path.unlink()
     (day,) = tmp_path.glob("2*")
     (day / "l1").rmdir()
     day.rmdir()
-    archive.write(picture(), result("j2", finished_at=at))
+    archive.write(picture(), result_json("j2", finished_at=at))
     assert set(archived(tmp_path)) == {"j2"}
 
 

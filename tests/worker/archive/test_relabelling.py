@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model_store.datasets.dataset import load_dataset
 from shared.schemas import Label, Outcome
-from tests.worker.archive.kit import result
+from tests.worker.archive.kit import result_json
 from tests.worker.kit import broken_picture, picture
 from worker.archive.folder import ArchiveFolder
 
@@ -23,11 +23,11 @@ def test_an_archive_becomes_a_dataset(tmp_path: Path) -> None:
     archive = ArchiveFolder(root, max_bytes=10**9, host="plant.example")
     archive.prepare()
     no_cap, disfigured = Label(label="no cap", probability=0.9), Label(label="disfigured", probability=0.8)
-    archive.write(picture(1), result("a", labels=(no_cap, disfigured)))
-    archive.write(picture(2), result("b", labels=(no_cap,), line="l2"))
-    archive.write(picture(3), result("c", outcome=Outcome.EXPIRED))
-    archive.write(broken_picture(), result("d", outcome=Outcome.REJECTED))
-    archive.write(b"no image", result("e", outcome=Outcome.REJECTED))
+    archive.write(picture(1), result_json("a", labels=(no_cap, disfigured)))
+    archive.write(picture(2), result_json("b", labels=(no_cap,), line="l2"))
+    archive.write(picture(3), result_json("c", outcome=Outcome.EXPIRED))
+    archive.write(broken_picture(), result_json("d", outcome=Outcome.REJECTED))
+    archive.write(b"no image", result_json("e", outcome=Outcome.REJECTED))
     program = re.search(r"^    # relabel\.py.*?(?=^\S)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert program is not None
     arguments = [sys.executable, "-c", textwrap.dedent(program[0]), str(root), str(dataset)]

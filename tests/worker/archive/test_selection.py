@@ -14,9 +14,7 @@ JOBS = [f"job-{number}" for number in range(4000)]
 
 def chosen(share: float) -> set[str]:
     selection = Selection(share, frozenset())
-    found = {job_id for job_id in JOBS if selection.wants(result(job_id))}
-    assert found == {job_id for job_id in JOBS if selection.may_want(job_id)}
-    return found
+    return {job_id for job_id in JOBS if selection.wants(result(job_id))}
 
 
 def test_a_share_is_a_share_of_the_jobs_and_the_same_on_every_worker() -> None:
@@ -36,13 +34,11 @@ def test_a_share_is_independent_of_a_canarys_share() -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_all_images_with_an_outcome(outcome: Outcome) -> None:
     selection = Selection(0.0, frozenset({outcome.value}))
-    assert selection.may_want("j1")
     assert [other for other in Outcome if selection.wants(result(outcome=other))] == [outcome]
 
 
 def test_all_uncertain_images_whatever_their_outcome() -> None:
     selection = Selection(0.0, frozenset({"uncertain"}))
-    assert selection.may_want("j1")
     assert selection.wants(result(uncertain=True))
     assert selection.wants(result(uncertain=True, outcome=Outcome.LATE))
     assert not selection.wants(result())
@@ -52,7 +48,3 @@ def test_all_uncertain_images_whatever_their_outcome() -> None:
 def test_a_share_includes_all_outcomes() -> None:
     selection = Selection(1.0, frozenset())
     assert all(selection.wants(result(outcome=outcome)) for outcome in Outcome)
-
-
-def test_an_id_that_is_not_valid_utf8_is_accepted() -> None:
-    Selection(0.5, frozenset()).may_want("\udcff")

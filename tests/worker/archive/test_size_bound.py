@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker import kit
-from tests.worker.archive.kit import archived, disk_bytes, result
+from tests.worker.archive.kit import archived, disk_bytes, result_json
 from worker.archive import size_bound
 from worker.archive.folder import ArchiveFolder
 
@@ -23,7 +23,7 @@ TIMES = [DAY_S * (20_000 + number // 10) + number % 10 for number in range(40)]
 def write(archive: ArchiveFolder, numbers: range) -> None:
     for number in numbers:
         line = f"l{number % 2}"
-        archive.write(bytes(IMAGE_BYTES), result(f"j{number}", finished_at=TIMES[number], line=line))
+        archive.write(bytes(IMAGE_BYTES), result_json(f"j{number}", finished_at=TIMES[number], line=line))
 
 
 def open_folder(root: Path, *, max_bytes: int = 20 * ENTRY_BYTES, host: str = "h") -> ArchiveFolder:
@@ -60,7 +60,7 @@ def test_an_image_that_is_larger_than_the_archive_removes_no_other(tmp_path: Pat
     archive = open_folder(tmp_path)
     write(archive, range(5))
     with pytest.raises(OSError, match="too large"):
-        archive.write(bytes(20 * ENTRY_BYTES), result("large"))
+        archive.write(bytes(20 * ENTRY_BYTES), result_json("large"))
     assert len(archived(tmp_path)) == 5
 
 
@@ -78,7 +78,7 @@ def test_images_that_another_worker_removes_meanwhile_count_as_removed(
     def remove_after_the_other(file: size_bound.ArchivedFile) -> None:
         if not removed:
             removed.append(file)
-            other.write(bytes(IMAGE_BYTES), result("of-the-other", finished_at=TIMES[39]))
+            other.write(bytes(IMAGE_BYTES), result_json("of-the-other", finished_at=TIMES[39]))
         remove(file)
 
     monkeypatch.setattr(size_bound, "remove", remove_after_the_other)

@@ -56,6 +56,23 @@ def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis
     assert everything(client) == before
 
 
+def test_an_image_that_is_to_be_read_is_kept_for_a_while(settings: Settings, client: redis.Redis) -> None:
+    """Only that of a job whose lease is still held. A failed job's image stays for as long as it would anyway."""
+    kit.submit(settings, *[frame() for _ in range(4)])
+    jobs = claim(settings)
+    lost = jobs[1].lease
+    client.zrem(keys.rq_wip("live"), f"{lost.job_id}:{lost.execution_id}")
+    ends = [Disposition.SUCCESS, Disposition.SUCCESS, Disposition.SUCCESS, Disposition.FAILURE]
+    batch = [finished_job(settings, job, end) for job, end in zip(jobs, ends, strict=True)]
+    batch = [batch[0], *[replace(job, keeps_image=True) for job in batch[1:]]]
+    assert kit.finisher(settings).finish(batch) == [True, False, True, True]
+    ttls = [client.ttl(keys.image(job.lease.job_id)) for job in jobs]
+    assert ttls[0] == -2, "it is gone"
+    assert ttls[1] == pytest.approx(settings.image_ttl_s, abs=kit.PATIENCE_S)
+    assert ttls[2] == pytest.approx(keys.KEPT_IMAGE_S, abs=kit.PATIENCE_S)
+    assert ttls[3] == pytest.approx(settings.image_ttl_s, abs=kit.PATIENCE_S)
+
+
 def test_retried_jobs_go_to_the_front_with_one_attempt_less(settings: Settings, client: redis.Redis) -> None:
     first, second = kit.submit(settings, frame(), frame())
     (job,) = claim(settings, limit=1)

@@ -141,6 +141,7 @@ def test_the_comparison_notices_a_difference() -> None:
         ("reap", "MAX_CRASHES", MAX_CRASHES),
         ("reap", "MAX_COUNT", MAX_LOSSES),
         ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),
+        ("finish", "KEPT_IMAGE_S", keys.KEPT_IMAGE_S),
     ],
 )
 def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int) -> None:

@@ -27,15 +27,6 @@ def test_bytes_are_taken_until_they_are_given_back() -> None:
     assert budget.wait_for_capacity(0) == 70
 
 
-def test_the_last_free_bytes_are_taken_once() -> None:
-    budget = ByteBudget(100)
-    assert budget.take_unless_full(60)
-    assert budget.take_unless_full(60)  # the last one may exceed the budget
-    assert not budget.take_unless_full(1)
-    budget.give_back(60)
-    assert budget.take_unless_full(1)
-
-
 def test_waiting_ends_when_something_is_given_back() -> None:
     budget = ByteBudget(10)
     budget.take(10)

@@ -2,17 +2,21 @@
 -- the lease is still held. A job whose lease has expired belongs to another worker now; RQ itself would leave it in
 -- both `failed` and `finished`.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 11 for each job:
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, keeps_images, then 11 for
+--       each job:
 --       disposition (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
 --       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON)
 --       is_repeat (0, 1): this call may have run before, and its answer was lost
+--       keeps_images ('' or '1,5,…'): the positions of the jobs whose images the worker reads afterwards
 -- Returns { answers, problems }. One character for each job, in order: 1 finished, 0 lease lost, 2 could not be
 -- written: then its lease will expire.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
 local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
+local keeps_images = ARGV[8]
 local STREAM_TTL_S = 604800 -- as in shared/keys.py
-local HEADER, FIELDS = 7, 11
+local KEPT_IMAGE_S = 300 -- as in shared/keys.py
+local HEADER, FIELDS = 8, 11
 local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
@@ -29,6 +33,8 @@ if is_repeat then
 end
 
 local registries, lines, images = {}, {}, {} -- these are written once, after the jobs
+local is_kept, kept_images = {}, {}
+for position in string.gmatch(keeps_images, '%d+') do is_kept[HEADER + 1 + (position - 1) * FIELDS] = true end
 local succeeded, failed, working_s = 0, 0, 0
 
 -- As RQ's Job.cleanup and Result.save: below zero means forever.
@@ -112,7 +118,8 @@ local function finish(i)
   if disposition == 'success' then
     succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
     publish(line, sort_result)
-    images[#images + 1] = 'sortline:image:' .. job_id
+    local ended = is_kept[i] and kept_images or images
+    ended[#ended + 1] = 'sortline:image:' .. job_id
     succeeded = succeeded + 1
   else
     if disposition == 'retry' then
@@ -200,6 +207,7 @@ local function tidy_lines()
 end
 if next(lines) then attempt('sortline:lines', tidy_lines) end
 if #images > 0 then attempt(images[1], redis_call, 'UNLINK', unpack(images)) end
+for _, image in ipairs(kept_images) do attempt(image, redis_call, 'EXPIRE', image, KEPT_IMAGE_S) end
 
 local function count_in_worker()
   local last = call_id .. ':' .. table.concat(answers)

@@ -1,0 +1,80 @@
+"""Run as a program by `worker.archive.writer`: writes an archive's files, outside the worker.
+
+    python -P -m worker.archive.writer_program ROOT MAX_BYTES RETRY_WAIT_S
+
+In: requests on standard input. Out: answers on standard output. `writer_messages` defines both.
+
+The program ends when its standard input closes, which happens when the worker ends for any reason, kill -9 included.
+While the disk hangs it can't end; then the worker's successor starts another one, which waits for this one to end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.archive import writer_messages as messages
+from worker.archive.folder import ArchiveFolder
+
+# Sorting has precedence.
+_NICENESS = 10
+
+
+def main(root: str, max_bytes: int, retry_wait_s: float) -> None:
+    """Write the images that come on standard input until it closes."""
+    # The worker decides when this process ends. systemd, for example, sends SIGTERM to all processes of a service.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    folder = ArchiveFolder(Path(root), max_bytes=max_bytes)
+    while True:
+        if not attempt(folder, folder.prepare, if_failed=messages.UNREADY):
+            if input_closes_within(retry_wait_s):
+                return
+            continue
+        send(messages.READY)
+        while (request := messages.read_request(sys.stdin.buffer)) is not None:
+            result_json, image = request
+            if not attempt(folder, lambda: folder.write(image, result_json), if_failed=messages.FAILED):  # noqa: B023
+                break
+            send(messages.WRITTEN)
+        if request is None or input_closes_within(retry_wait_s):
+            return
+
+
+def attempt(folder: ArchiveFolder, work: Callable[[], None], *, if_failed: str) -> bool:
+    """Whether this works on the disk; if not, answer why."""
+    try:
+        work()
+    except OSError as error:
+        send(if_failed, folder.explain(error))
+        return False
+    except Exception as error:  # whatever it is, the next image may be written
+        send(if_failed, f"{folder.explain(error)}\n{traceback.format_exc()}")
+        return False
+    return True
+
+
+def send(kind: str, text: str = "") -> None:
+    """Send an answer. If the worker has ended, nobody wants it, and the remaining requests are written all the same."""
+    try:
+        sys.stdout.buffer.write(messages.answer(kind, text))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def input_closes_within(seconds: float) -> bool:
+    """Wait, or until standard input closes. Requests that wait on it don't end the wait."""
+    poll = select.poll()
+    poll.register(0, 0)  # for no event: only its end is reported
+    return bool(poll.poll(seconds * 1000))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
