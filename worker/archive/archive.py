@@ -43,8 +43,8 @@ log = logging.getLogger("sortline.archive")
 MAX_WAITING_BYTES = 64_000_000
 # How many bytes of images the worker reads at a time; one image if that is larger.
 READ_BYTES = 1_000_000
-# What a job's result adds to its image: very many small images must not fill the worker's memory either.
-RECORD_BYTES = 4096
+# What each image counts beside its own bytes: its result waits in the worker's memory, where it takes about 3 KB.
+RECORD_BYTES = 16_384
 # How long the writer waits after a failure before it tries the disk again.
 RETRY_WAIT_S = 0.5
 # The log says so if the writer has not answered for this long.
