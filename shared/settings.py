@@ -192,6 +192,20 @@ class Settings(BaseSettings):
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # Compose passes on an unset variable as an empty string
 
+    @field_validator("archive_dir")
+    @classmethod
+    def _usable_path(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            if "\0" in str(value):
+                raise ValueError("a path can't contain a NUL character")
+            try:
+                value.expanduser()
+            except RuntimeError:
+                raise ValueError(
+                    f"there is no user {value.parts[0].removeprefix('~')!r}; write the whole path"
+                ) from None
+        return value
+
     @field_validator("store_poll_s")
     @classmethod
     def _not_polled_too_often(cls, value: float) -> float:

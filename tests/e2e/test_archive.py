@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,13 @@ import redis
 from producer import Frame, LineProducer, wait_for
 from shared.settings import Settings
 from tests.e2e.kit import child_of, environment, metric, ready, sortline, stop, worker
-from tests.kit import BOTTLES, PROJECT, is_gone, missing_tool, wait_until
+from tests.kit import BOTTLES, PROJECT, children_of, command_line, is_gone, missing_tool, wait_until
 from tests.worker.archive.kit import archived, files
 from tests.worker.kit import stream
 
 pytestmark = pytest.mark.e2e
 
+GRACE_S = 30.0  # what the shipped manifests give a worker to stop
 IMAGES = [path.read_bytes() for path in sorted(BOTTLES.glob("*.jpg"))[:20]]
 
 
@@ -81,6 +84,75 @@ def test_what_waits_is_written_when_a_worker_is_stopped(plant: Settings, root: P
         wait_for(list(sent), timeout_s=120, settings=plant)
         assert stop(process) == 0
     assert {job_id: image for job_id, (image, _) in archived(root).items()} == sent
+
+
+def jobs_in(root: Path) -> set[str]:
+    """The jobs whose results are in the archive, also while a worker writes to it."""
+    return {path.stem.split("_")[1] for path in files(root) if path.suffix == ".json"}
+
+
+def writer_of(worker_pid: int) -> int:
+    """The process that writes a worker's archive."""
+    (pid,) = [pid for pid in children_of(worker_pid) if "writer_program" in command_line(pid)]
+    return pid
+
+
+@pytest.fixture
+def hang() -> Iterator[Callable[[int], None]]:
+    """A function that makes a worker's writer hang, as if its disk did."""
+    hanging: list[int] = []
+
+    def hang(pid: int) -> None:
+        hanging.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    yield hang
+    for pid in hanging:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced_while_the_disk_hangs(
+    plant: Settings, root: Path, tmp_path: Path, hang: Callable[[int], None]
+) -> None:
+    """Its writer can't end. The next worker's writer waits until it has ended, and the line does not."""
+    log = tmp_path / "log"
+    with worker(plant, log=log) as process:
+        wait_until(lambda: ready(log), "the worker is ready")
+        wait_for(list(send(plant, 5)), timeout_s=120, settings=plant)
+        wait_until(lambda: len(jobs_in(root)) == 5, "they are archived")
+        hanging = writer_of(child_of(process))
+        hang(hanging)
+        for _ in range(2):
+            wait_for(list(send(plant, 50)), timeout_s=120, settings=plant)
+            killed = child_of(process)
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda killed=killed: is_gone(killed), "it is gone")
+        sent = send(plant, 50)
+        assert len(wait_for(list(sent), timeout_s=120, settings=plant)) == 50
+        said = f"archive_dir {root}: process {hanging} of a worker that has ended still writes to it"
+        wait_until(lambda: said in log.read_text(), "it is logged")
+        assert not is_gone(hanging)
+        os.kill(hanging, signal.SIGCONT)
+        wait_until(lambda: is_gone(hanging), "it ends once the disk answers")
+        wait_until(lambda: set(sent) <= jobs_in(root), "the next worker writes what has waited")
+        assert stop(process) == 0
+
+
+def test_a_worker_that_is_stopped_does_not_wait_for_a_disk_that_hangs(
+    plant: Settings, tmp_path: Path, hang: Callable[[int], None], root: Path
+) -> None:
+    log = tmp_path / "log"
+    with worker(plant, log=log) as process:
+        wait_until(lambda: ready(log), "the worker is ready")
+        wait_for(list(send(plant, 5)), timeout_s=120, settings=plant)
+        wait_until(lambda: len(jobs_in(root)) == 5, "they are archived")
+        hang(writer_of(child_of(process)))
+        wait_for(list(send(plant, 50)), timeout_s=120, settings=plant)
+        started = time.monotonic()
+        assert stop(process) == 0
+        assert time.monotonic() - started < GRACE_S
+    assert "50 images were not written before the worker ended; process " in log.read_text()
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])

@@ -217,6 +217,20 @@ def test_an_archive_is_named_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -
     assert load_settings().archive_path is None
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("~no-such-user/archive", "there is no user 'no-such-user'; write the whole path"),
+        ("/srv/ar\0chive", "a path can't contain a NUL character"),
+    ],
+)
+def test_a_path_that_can_not_exist_is_a_bad_setting(path: str, why: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        load_settings(archive_dir=path)
+    assert str(caught.value).startswith("setting archive_dir = ") and why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_outcomes_that_are_archived_are_known_ones() -> None:
     settings = load_settings(archive_outcomes="uncertain, rejected,,late")
     assert settings.archive_outcome_names == ["uncertain", "rejected", "late"]

@@ -45,7 +45,7 @@ class Writer:
 
     def __init__(self, root: Path, *, max_bytes: int, retry_wait_s: float) -> None:
         """Starts nothing yet. `retry_wait_s`: how long the process waits after a failure."""
-        self._command = ours(str(root), str(max_bytes), str(retry_wait_s), module=_PROGRAM)
+        self._arguments = (str(root), str(max_bytes), str(retry_wait_s))
         self._process: subprocess.Popen[bytes] | None = None
         self._starts_at = 0.0  # by time.monotonic(), at the earliest
         self._unsent: deque[memoryview] = deque()
@@ -103,12 +103,12 @@ class Writer:
         """Start the process by exec: it holds no connection of the worker's."""
         self._starts_at = time.monotonic() + _RESTART_WAIT_S
         process = subprocess.Popen(
-            self._command,
+            ours(*self._arguments, str(os.getpid()), module=_PROGRAM),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # not the worker's: whoever reads that would wait for a process that hangs
-            process_group=0,  # a terminal sends Ctrl-C to the worker's group
+            start_new_session=True,  # a terminal sends Ctrl-C, and its end, to the worker alone
         )
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,17 @@ import pytest
 import redis
 
 from producer.submit import LineProducer
+from shared import keys
 from shared.settings import Settings
 from tests.kit import is_gone
 from tests.worker import kit
 from tests.worker.archive.kit import archived, counts, files, files_of_at_most, stem
 from tests.worker.kit import ToneEngine, frame, picture
 from worker.archive import archive as archive_module
+from worker.archive import writer as writer_module
 from worker.archive.archive import Archive, open_archive
 from worker.archive.files import as_host
+from worker.archive.writer import Writer
 from worker.pipeline import Pipeline
 
 AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
@@ -260,3 +264,106 @@ def test_waiting_images_are_written_before_the_worker_ends(
     assert run.supervisor.join(kit.PATIENCE_S)
     assert counts(run._components) == {"written": 21}
     assert jobs_of_results(root) == {first.job_id, *job_ids}
+
+
+def test_a_writer_that_is_killed_is_replaced(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer_module, "_RESTART_WAIT_S", 0.01)
+    run = started(archiving, quiet)
+    sort(run, archiving, client, picture(1))
+    kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
+    os.kill(writer_of(run), signal.SIGSTOP)
+    sort(run, archiving, client, picture(2))
+    kit.wait_until(lambda: not keys_of_images(client), "it is read from the server")
+    os.kill(writer_of(run), signal.SIGKILL)
+    kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 1}, "it is counted")
+    last = sort(run, archiving, client, picture(3))
+    kit.wait_until(lambda: counts(run._components) == {"written": 2, "failed": 1}, "another writer writes")
+    assert last[0] in archived(root)
+    (said,) = troubles(caplog)
+    assert said.startswith(f"archive_dir {root}: the process that writes it ended (SIGKILL)")
+    run.drain()
+    kit.finish(run)
+
+
+def keys_of_images(client: redis.Redis) -> list[bytes]:
+    return client.keys(keys.image("*"))
+
+
+def test_a_writer_that_hangs_is_logged_once(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(archive_module, "HANGS_AFTER_S", 0.6)
+    run = started(archiving, quiet)
+    sort(run, archiving, client, picture(1))
+    kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
+    os.kill(writer_of(run), signal.SIGSTOP)
+    sort(run, archiving, client, picture(2))
+    kit.wait_until(lambda: troubles(caplog), "it is logged")
+    time.sleep(1.5)
+    (said,) = troubles(caplog)
+    assert said.startswith(f"archive_dir {root}: its disk has not answered process {writer_of(run)} for ")
+    os.kill(writer_of(run), signal.SIGCONT)
+    kit.wait_until(lambda: counts(run._components) == {"written": 2}, "nothing is lost")
+    run.drain()
+    kit.finish(run)
+
+
+def test_a_bug_of_the_archive_does_not_end_the_worker(
+    archiving: Settings,
+    client: redis.Redis,
+    root: Path,
+    quiet: Passing,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken: list[Exception] = [ValueError("a bug")]
+    exchange = Writer.exchange
+
+    def fails_once(writer: Writer, timeout_s: float) -> list[tuple[str, str]]:
+        if broken:
+            raise broken.pop()
+        return exchange(writer, timeout_s)
+
+    monkeypatch.setattr(Writer, "exchange", fails_once)
+    run = started(archiving, quiet)
+    sort(run, archiving, client, picture(1))
+    kit.wait_until(lambda: counts(run._components) == {"written": 1}, "it is written")
+    assert not run.supervisor.failed.is_set()
+    (said,) = [record for record in caplog.records if record.name == "sortline.archive"]
+    assert "ValueError('a bug')" in said.getMessage() and said.exc_info is not None
+    run.drain()
+    kit.finish(run)
+
+
+def test_images_wait_on_the_server_while_redis_is_away(
+    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [redis.exceptions.ConnectionError("away") for _ in range(2)]
+    run = started(archiving, quiet)
+    archive = run._components.archive
+    assert archive is not None
+    call = archive._connection.call
+
+    def is_away_twice(*command: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return call(*command)
+
+    monkeypatch.setattr(archive._connection, "call", is_away_twice)
+    job_ids = sort(run, archiving, client, picture(1), picture(2))
+    kit.wait_until(lambda: counts(run._components) == {"written": 2}, "they are written")
+    assert set(archived(root)) == set(job_ids)
+    run.drain()
+    kit.finish(run)

@@ -79,6 +79,16 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert list(files_in(tmp_path)) == []
 
 
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    """Otherwise the archive's bound would be kept by removing files of others."""
+    root, others = tmp_path / "archive", tmp_path / "others"
+    put(others, "2026-11-27/l1/093005.123_j1_h.jpg")
+    (root / "2026-11-28").mkdir(parents=True)
+    (root / "2026-11-27").symlink_to(others / "2026-11-27")
+    (root / "2026-11-28/l1").symlink_to(others / "2026-11-27/l1")
+    assert list(files_in(root)) == []
+
+
 def test_a_folder_is_removed_with_its_last_file(tmp_path: Path) -> None:
     put(tmp_path, "2026-11-26/l1/093005.123_a_h.jpg")
     put(tmp_path, "2026-11-27/l1/093005.123_a_h.jpg")

@@ -94,6 +94,35 @@ def test_leftovers_of_killed_workers_are_removed_once_they_are_old(tmp_path: Pat
     assert os.listdir(tmp_path / ".incoming") == ["new"]
 
 
+def test_a_leftover_that_can_not_be_removed_hinders_nobody(tmp_path: Path) -> None:
+    left = tmp_path / ".incoming" / "folder"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    folder(tmp_path).write(picture(), result_json())
+    assert left.exists()
+    assert set(archived(tmp_path)) == {"j1"}
+
+
+def test_a_root_folder_that_disappears_is_not_created_again(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    root.mkdir()
+    archive = folder(root)
+    archive.write(picture(), result_json("j1"))
+    with pytest.MonkeyPatch.context() as patch:
+        rename = os.rename
+
+        def unmount_and_rename(old: str, new: str) -> None:
+            """The disk goes between the writing of the file and its renaming."""
+            if root.exists():
+                rename(root, root.with_name("unmounted"))
+            rename(old, new)
+
+        patch.setattr(os, "rename", unmount_and_rename)
+        with pytest.raises(FileNotFoundError):
+            archive.write(picture(), result_json("j2"))
+    assert not root.exists()
+
+
 def test_a_missing_root_folder_is_not_created(tmp_path: Path) -> None:
     root = tmp_path / "unmounted"
     archive = ArchiveFolder(root, max_bytes=LARGE)

@@ -49,6 +49,13 @@ def test_a_worker_that_starts_counts_the_files_that_are_there(tmp_path: Path) ->
     assert list(archived(tmp_path)) == [f"j{number}" for number in range(23, 40)]
 
 
+def test_leftovers_of_killed_workers_count(tmp_path: Path) -> None:
+    archive = open_folder(tmp_path)
+    (tmp_path / ".incoming" / "left").write_bytes(bytes(10 * ENTRY_BYTES))
+    write(archive, range(40))
+    assert disk_bytes(tmp_path) <= 10 * ENTRY_BYTES
+
+
 def test_pruning_lists_a_few_images_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_bound, "_ROUND_FILES", 3)
     write(open_folder(tmp_path, max_bytes=10**9), range(39))
