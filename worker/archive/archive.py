@@ -21,10 +21,8 @@ from pathlib import Path
 
 import redis
 
-from shared import keys
 from shared.schemas import SortResult
 from shared.server.connection import connect
-from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.archive import writer_messages as messages
 from worker.archive.selection import Selection
@@ -32,6 +30,7 @@ from worker.archive.trouble import Trouble
 from worker.archive.writer import Writer, WriterEnded
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import StageThread
+from worker.rq.kept_images import KeptImages
 from worker.state.byte_budget import ByteBudget
 from worker.state.jobs import Disposition, FinishedJob
 from worker.steps.flow import IDLE_WAIT_S
@@ -56,7 +55,6 @@ class _Wanted:
     """A job whose image is to be archived."""
 
     result: SortResult
-    image_key: str
     image_bytes: int
     is_kept_for_us: bool  # False for a failed job: its image stays on the server so that `rq requeue` has one
 
@@ -69,14 +67,14 @@ class Archive:
         root: Path,
         writer: Writer,
         selection: Selection,
-        connection: RawConnection,
+        images: KeptImages,
         *,
         metrics: Metrics,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts no process yet."""
-        self._root, self._writer, self._selection, self._connection = root, writer, selection, connection
+        self._root, self._writer, self._selection, self._images = root, writer, selection, images
         self._count = metrics.archive.labels
         self._server_bytes = ByteBudget(max_waiting_bytes)
         self._trouble = Trouble(f"archive_dir {root}", clock=monotonic)
@@ -121,8 +119,7 @@ class Archive:
         self._server_bytes.take(size_bytes + RECORD_BYTES)
         with self._lock:
             self._unanswered += 1
-        is_kept_for_us = job.disposition is Disposition.SUCCESS
-        self._waiting.put(_Wanted(result, keys.image(job.claimed.lease.job_id), size_bytes, is_kept_for_us))
+        self._waiting.put(_Wanted(result, size_bytes, is_kept_for_us=job.disposition is Disposition.SUCCESS))
 
     # The stage.
 
@@ -176,7 +173,7 @@ class Archive:
         now = time.monotonic()
         if answers or not waits:
             self._answered_at = now
-        elif now - self._answered_at > HANGS_AFTER_S:
+        elif now - self._answered_at > HANGS_AFTER_S and not self._is_closed:
             hangs = f"its disk has not answered process {self._writer.pid} for {HANGS_AFTER_S:.0f} s: check it"
             self._trouble.report(f"archive_dir {self._root}: {hangs}", lost=0)
 
@@ -190,13 +187,10 @@ class Archive:
         return images
 
     def _read_images(self, thread: StageThread) -> None:
-        """Read the images from the server, delete those that it has kept for the archive, and pass them on."""
+        """Read the images from the server, and pass them on."""
+        kept = [wanted.result.job_id for wanted in self._reading if wanted.is_kept_for_us]
         with thread.calling_redis():
-            found = self._connection.call("MGET", *[image.image_key for image in self._reading])
-            kept = [image.image_key for image in self._reading if image.is_kept_for_us]
-            if kept:
-                with contextlib.suppress(redis.exceptions.RedisError):  # they expire
-                    self._connection.call("UNLINK", *kept)
+            found = self._images.read([wanted.result.job_id for wanted in self._reading], delete=kept)
         thread.wait_for_work()
         for wanted, image in zip(self._reading, found, strict=True):
             self._server_bytes.give_back(wanted.image_bytes + RECORD_BYTES)
@@ -243,4 +237,4 @@ def open_archive(settings: Settings, *, metrics: Metrics) -> Archive | None:
     if selection.is_empty:
         log.warning("archive_dir %s: nothing is archived, as archive_share is 0 and archive_outcomes is empty", root)
     writer = Writer(root, max_bytes=settings.archive_max_bytes, retry_wait_s=RETRY_WAIT_S)
-    return Archive(root, writer, selection, RawConnection(connect(settings.redis_url)), metrics=metrics)
+    return Archive(root, writer, selection, KeptImages(connect(settings.redis_url)), metrics=metrics)

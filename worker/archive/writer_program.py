@@ -12,6 +12,7 @@ disk, so that processes that hang don't pile up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -43,7 +44,7 @@ def main(root: str, max_bytes: int, retry_wait_s: float) -> None:
         send(messages.READY)
         while (request := messages.read_request(sys.stdin.buffer)) is not None:
             result_json, image = request
-            if not attempt(folder, lambda: folder.write(image, result_json), if_failed=messages.FAILED):  # noqa: B023
+            if not attempt(folder, functools.partial(folder.write, image, result_json), if_failed=messages.FAILED):
                 break
             send(messages.WRITTEN)
         if request is None or input_closes_within(retry_wait_s):

@@ -69,7 +69,7 @@ def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = 
     parts = kit.pipeline_components(settings, ToneEngine())
     archive = open_archive(settings, metrics=parts.metrics)
     assert archive is not None
-    its = (archive._root, archive._writer, archive._selection, archive._connection)
+    its = (archive._root, archive._writer, archive._selection, archive._images)
     archive = Archive(*its, metrics=parts.metrics, monotonic=quiet, **options)
     run = kit.pipeline(settings, replace(parts, archive=archive), clock=clock)
     run.start()
@@ -354,14 +354,14 @@ def test_images_wait_on_the_server_while_redis_is_away(
     run = started(archiving, quiet)
     archive = run._components.archive
     assert archive is not None
-    call = archive._connection.call
+    call = archive._images._connection.call
 
     def is_away_twice(*command: Any) -> Any:
         if errors:
             raise errors.pop()
         return call(*command)
 
-    monkeypatch.setattr(archive._connection, "call", is_away_twice)
+    monkeypatch.setattr(archive._images._connection, "call", is_away_twice)
     job_ids = sort(run, archiving, client, picture(1), picture(2))
     kit.wait_until(lambda: counts(run._components) == {"written": 2}, "they are written")
     assert set(archived(root)) == set(job_ids)

@@ -57,6 +57,15 @@ def test_images_are_written_and_answered_in_order(writer: Writer, root: Path) ->
     assert writer.unanswered == 0 and not writer.is_sending
 
 
+def test_a_bug_in_it_costs_one_image(writer: Writer, root: Path) -> None:
+    writer.put(b"no JSON", picture())
+    writer.put(result_json(), picture())
+    kinds, texts = zip(*answers(writer, 4), strict=True)
+    assert kinds == ("ready", "failed", "ready", "written")
+    assert "JSONDecodeError" in texts[1] and "Traceback" in texts[1]
+    assert set(archived(root)) == {"j1"}
+
+
 def test_it_yields_to_the_sorting_and_holds_nothing_of_the_workers(writer: Writer) -> None:
     answers(writer, 1)
     pid = pid_of(writer)
