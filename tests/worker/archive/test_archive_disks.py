@@ -273,12 +273,13 @@ def test_a_writer_that_is_killed_is_replaced(
     quiet: Passing,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    pause: Callable[[int], None],
 ) -> None:
     monkeypatch.setattr(writer_module, "_RESTART_WAIT_S", 0.01)
     run = started(archiving, quiet)
     sort(run, archiving, client, picture(1))
     kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    os.kill(writer_of(run), signal.SIGSTOP)
+    pause(writer_of(run))
     sort(run, archiving, client, picture(2))
     kit.wait_until(lambda: not keys_of_images(client), "it is read from the server")
     os.kill(writer_of(run), signal.SIGKILL)
@@ -303,12 +304,13 @@ def test_a_writer_that_hangs_is_logged_once(
     quiet: Passing,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    pause: Callable[[int], None],
 ) -> None:
     monkeypatch.setattr(archive_module, "HANGS_AFTER_S", 0.6)
     run = started(archiving, quiet)
     sort(run, archiving, client, picture(1))
     kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    os.kill(writer_of(run), signal.SIGSTOP)
+    pause(writer_of(run))
     sort(run, archiving, client, picture(2))
     kit.wait_until(lambda: troubles(caplog), "it is logged")
     time.sleep(1.5)
