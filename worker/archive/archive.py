@@ -46,6 +46,8 @@ READ_BYTES = 1_000_000
 RECORD_BYTES = 16_384
 # How long the writer waits after a failure before it tries the disk again.
 RETRY_WAIT_S = 0.5
+# A round takes at least this long: otherwise the thread would wake for each image, and hold up the other threads.
+ROUND_S = 0.01
 # The log says so if the writer has not answered for this long.
 HANGS_AFTER_S = 10.0
 
@@ -86,7 +88,7 @@ class Archive:
         self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
         self._reading: list[_Wanted] = []  # kept while Redis is unavailable
         self._lock = threading.Lock()  # guards the next two
-        self._unanswered = 0  # images that wait or are being written
+        self._pending = 0  # images that wait or are being written
         self._is_closed = False
         self._works: bool | None = None  # None until the writer has tried the disk
         self._answered_at = time.monotonic()
@@ -118,7 +120,7 @@ class Archive:
         size_bytes = job.claimed.image_bytes
         self._server_bytes.take(size_bytes + RECORD_BYTES)
         with self._lock:
-            self._unanswered += 1
+            self._pending += 1
         self._waiting.put(_Wanted(result, size_bytes, is_kept_for_us=job.disposition is Disposition.SUCCESS))
 
     # The stage.
@@ -135,14 +137,15 @@ class Archive:
             self._settle("failed", error.lost)
             self._trouble.report(f"archive_dir {self._root}: {error}", lost=error.lost)
         except Exception as error:  # whatever it is, sorting goes on
-            self._works = False
-            self._trouble.report(f"archive_dir {self._root}: {error!r}", lost=0, bug=error)
+            self._works, lost = False, self._writer.close()
+            self._settle("failed", lost)
+            self._trouble.report(f"archive_dir {self._root}: {error!r}", lost=lost, bug=error)
             time.sleep(RETRY_WAIT_S)
 
     @property
     def is_done(self) -> bool:
         """Whether no image waits, or none can be written."""
-        return self._works is False or self._is_closed or not self._unanswered
+        return self._works is False or self._is_closed or not self._pending
 
     def end(self) -> None:
         """Let the writer end once it has written what it was given."""
@@ -151,7 +154,7 @@ class Archive:
     def close(self) -> None:
         """Drop the images that still wait: the worker ends. A writer that hangs is left behind."""
         with self._lock:
-            dropped, self._is_closed = self._unanswered, True
+            dropped, self._is_closed = self._pending, True
         if dropped:
             self._count("dropped").inc(dropped)
             log.warning(
@@ -166,15 +169,17 @@ class Archive:
             self._reading = self._reading or self._next_images()
             if self._reading:
                 self._read_images(thread)
-        waits = self._writer.unanswered or not self._works
-        answers = self._writer.exchange(IDLE_WAIT_S if waits else 0.0)
+        owes_answers = self._writer.unanswered > 0 or not self._works
+        if not owes_answers or self._writer.pid is None:
+            self._answered_at = time.monotonic()
+        answers = self._writer.exchange(IDLE_WAIT_S if owes_answers else 0.0)
         for kind, text in answers:
             self._observe(kind, text)
-        now = time.monotonic()
-        if answers or not waits:
-            self._answered_at = now
-        elif now - self._answered_at > HANGS_AFTER_S and not self._is_closed:
-            hangs = f"its disk has not answered process {self._writer.pid} for {HANGS_AFTER_S:.0f} s: check it"
+        if answers:
+            self._answered_at = time.monotonic()
+            time.sleep(ROUND_S)
+        elif time.monotonic() - self._answered_at > HANGS_AFTER_S and not self._is_closed:
+            hangs = f"process {self._writer.pid} has waited for its disk for {HANGS_AFTER_S:.0f} s: check the disk"
             self._trouble.report(f"archive_dir {self._root}: {hangs}", lost=0)
 
     def _next_images(self) -> list[_Wanted]:
@@ -190,15 +195,15 @@ class Archive:
         """Read the images from the server, and pass them on."""
         kept = [wanted.result.job_id for wanted in self._reading if wanted.is_kept_for_us]
         with thread.calling_redis():
-            found = self._images.read([wanted.result.job_id for wanted in self._reading], delete=kept)
+            images = self._images.read([wanted.result.job_id for wanted in self._reading], delete=kept)
         thread.wait_for_work()
-        for wanted, image in zip(self._reading, found, strict=True):
+        read, self._reading = self._reading, []
+        for wanted, image in zip(read, images, strict=True):
             self._server_bytes.give_back(wanted.image_bytes + RECORD_BYTES)
             if image is None:
                 self._settle("no_image", 1)
             else:
                 self._writer.put(wanted.result.model_dump_json().encode(), image)
-        self._reading = []
 
     def _observe(self, kind: str, text: str) -> None:
         """Count and log one answer of the writer."""
@@ -219,7 +224,7 @@ class Archive:
         """Count what became of some images. Once the archive is closed, they are counted already."""
         with self._lock:
             if not self._is_closed:
-                self._unanswered -= count
+                self._pending -= count
                 self._count(result).inc(count)
 
 

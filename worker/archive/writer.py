@@ -91,13 +91,23 @@ class Writer:
             self._send(self._process.stdin.fileno())
         return self._receive(self._process) if readable else []
 
-    def close(self) -> None:
-        """Close the process's input: it writes what it was given, and ends. Does not wait for what it still writes."""
-        process, self._process = self._process, None
+    def close(self) -> int:
+        """Close the process's input: it writes what it was given, and ends. Does not wait for what it still writes.
+
+        Returns how many images it has not answered. The next exchange starts another process.
+        """
+        process, unanswered = self._process, self.unanswered
+        self._forget()
         if process is not None:
             _close_pipes(process)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.0 if self.unanswered else _END_TIMEOUT_S)
+                process.wait(0.0 if unanswered else _END_TIMEOUT_S)
+        return unanswered
+
+    def _forget(self) -> None:
+        self._process, self.unanswered = None, 0
+        self._received = self._last_words = b""
+        self._unsent.clear()
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process by exec: it holds no connection of the worker's."""
@@ -144,9 +154,8 @@ class Writer:
         return answers
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        lost, self.unanswered, self._process = self.unanswered, 0, None
-        words, self._received, self._last_words = self._last_words.decode(errors="replace"), b"", b""
-        self._unsent.clear()
+        lost, words = self.unanswered, self._last_words.decode(errors="replace")
+        self._forget()
         _close_pipes(process)
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
