@@ -12,7 +12,6 @@ disk, so that processes that hang don't pile up.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import select
 import signal
@@ -37,18 +36,20 @@ def main(root: str, max_bytes: int, retry_wait_s: float) -> None:
     os.nice(_NICENESS)
     folder = ArchiveFolder(Path(root), max_bytes=max_bytes)
     while True:
-        if not attempt(folder, lambda: prepare(folder), if_failed=messages.UNREADY):
-            if input_closes_within(retry_wait_s):
-                return
-            continue
-        send(messages.READY)
-        while (request := messages.read_request(sys.stdin.buffer)) is not None:
-            result_json, image = request
-            if not attempt(folder, functools.partial(folder.write, image, result_json), if_failed=messages.FAILED):
-                break
-            send(messages.WRITTEN)
-        if request is None or input_closes_within(retry_wait_s):
+        works: bool | None = attempt(folder, lambda: prepare(folder), done=messages.READY, failed=messages.UNREADY)
+        while works:
+            works = write_next(folder)
+        if works is None or input_closes_within(retry_wait_s):
             return
+
+
+def write_next(folder: ArchiveFolder) -> bool | None:
+    """Write the next image. Whether this worked; None once standard input has closed."""
+    request = messages.read_request(sys.stdin.buffer)
+    if request is None:
+        return None
+    result_json, image = request
+    return attempt(folder, lambda: folder.write(image, result_json), done=messages.WRITTEN, failed=messages.FAILED)
 
 
 def prepare(folder: ArchiveFolder) -> None:
@@ -73,16 +74,17 @@ def left_behind(root: Path) -> int | None:
     return None
 
 
-def attempt(folder: ArchiveFolder, work: Callable[[], None], *, if_failed: str) -> bool:
-    """Whether this works on the disk; if not, answer why."""
+def attempt(folder: ArchiveFolder, work: Callable[[], None], *, done: str, failed: str) -> bool:
+    """Do this on the disk, and answer `done`, or `failed` and why. Returns whether it was done."""
     try:
         work()
     except OSError as error:
-        send(if_failed, folder.explain(error))
+        send(failed, folder.explain(error))
         return False
     except Exception as error:  # whatever it is, the next image may be written
-        send(if_failed, f"{folder.explain(error)}\n{traceback.format_exc()}")
+        send(failed, f"{folder.explain(error)}\n{traceback.format_exc()}")
         return False
+    send(done)
     return True
 
 

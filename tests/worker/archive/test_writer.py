@@ -55,6 +55,21 @@ def test_images_are_written_and_answered_in_order(writer: Writer, root: Path) ->
     assert writer.unanswered == 0 and not writer.is_sending
 
 
+def test_it_holds_one_image_at_a_time(writer: Writer) -> None:
+    """deploy/README.md counts on it."""
+    answers(writer, 1)
+    status = Path(f"/proc/{pid_of(writer)}/status")
+
+    def peak_mb() -> float:
+        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) / 1000
+
+    empty_mb = peak_mb()
+    for number in range(3):
+        writer.put(result_json(f"j{number}"), bytes(20_000_000))
+    answers(writer, 3)
+    assert 15 < peak_mb() - empty_mb < 30
+
+
 def test_a_bug_in_it_costs_one_image(writer: Writer, root: Path) -> None:
     writer.put(b"no JSON", picture())
     writer.put(result_json(), picture())
