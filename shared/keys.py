@@ -19,6 +19,14 @@ def image(job_id: str) -> str:
     return f"sortline:image:{job_id}"
 
 
+def kept_image(job_id: str, execution_id: str) -> str:
+    """The image of a job that has ended, until the archive has read it; expires.
+
+    It has a key of its own, so that a job of the same id can be sent again meanwhile.
+    """
+    return f"sortline:kept-image:{job_id}:{execution_id}"
+
+
 def results(line: str) -> str:
     """The stream of one line's SortResults (field `result`: JSON), trimmed; expires."""
     return f"sortline:results:{line}"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import redis
 
+from shared import keys
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -57,6 +58,7 @@ class _Wanted:
     """A job whose image is to be archived."""
 
     result: SortResult
+    image_key: str
     image_bytes: int
     is_kept_for_us: bool  # False for a failed job: its image stays on the server so that `rq requeue` has one
 
@@ -117,11 +119,13 @@ class Archive:
         return job.result is not None and self._selection.wants(job.result)
 
     def _add(self, job: FinishedJob, result: SortResult) -> None:
-        size_bytes = job.claimed.image_bytes
+        size_bytes, lease = job.claimed.image_bytes, job.claimed.lease
+        is_kept = job.disposition is Disposition.SUCCESS
+        key = keys.kept_image(lease.job_id, lease.execution_id) if is_kept else keys.image(lease.job_id)
         self._server_bytes.take(size_bytes + RECORD_BYTES)
         with self._lock:
             self._pending += 1
-        self._waiting.put(_Wanted(result, size_bytes, is_kept_for_us=job.disposition is Disposition.SUCCESS))
+        self._waiting.put(_Wanted(result, key, size_bytes, is_kept))
 
     # The stage.
 
@@ -193,9 +197,9 @@ class Archive:
 
     def _read_images(self, thread: StageThread) -> None:
         """Read the images from the server, and pass them on."""
-        kept = [wanted.result.job_id for wanted in self._reading if wanted.is_kept_for_us]
+        kept = [wanted.image_key for wanted in self._reading if wanted.is_kept_for_us]
         with thread.calling_redis():
-            images = self._images.read([wanted.result.job_id for wanted in self._reading], delete=kept)
+            images = self._images.read([wanted.image_key for wanted in self._reading], delete=kept)
         thread.wait_for_work()
         read, self._reading = self._reading, []
         for wanted, image in zip(read, images, strict=True):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import redis
 
-from shared import keys
 from shared.server.raw_connection import RawConnection
 
 
@@ -17,14 +16,14 @@ class KeptImages:
     def __init__(self, client: redis.Redis) -> None:
         self._connection = RawConnection(client)
 
-    def read(self, job_ids: Sequence[str], *, delete: Collection[str]) -> list[bytes | None]:
-        """The image files of these jobs, in order; None for one that is gone. Deletes those of the jobs in `delete`.
+    def read(self, images: Sequence[str], *, delete: Sequence[str]) -> list[bytes | None]:
+        """The image files that these keys hold, in order; None for one that is gone. Then deletes the keys in `delete`.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached; nothing is deleted.
         """
-        images: list[bytes | None] = self._connection.call("MGET", *map(keys.image, job_ids))
+        files: list[bytes | None] = self._connection.call("MGET", *images)
         if delete:
             with contextlib.suppress(redis.exceptions.RedisError):  # then they expire (`keys.KEPT_IMAGE_S`)
-                self._connection.call("UNLINK", *map(keys.image, delete))
-        return images
+                self._connection.call("UNLINK", *delete)
+        return files

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.submit import Frame
+from producer.submit import Frame, LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
@@ -194,8 +194,8 @@ def test_an_archive_that_keeps_nothing_is_logged(
 
 
 def images_on(client: redis.Redis) -> dict[str, int]:
-    """The images on the server: by job id, for how many seconds."""
-    return {key.decode().removeprefix(keys.image("")): client.ttl(key) for key in client.keys(keys.image("*"))}
+    """The images on the server, and for how many seconds."""
+    return {key.decode(): client.ttl(key) for key in client.keys("sortline:*image:*")}
 
 
 def test_an_image_stays_on_the_server_until_it_is_read(archiving: Settings, client: redis.Redis, root: Path) -> None:
@@ -206,11 +206,31 @@ def test_an_image_stays_on_the_server_until_it_is_read(archiving: Settings, clie
     run.start()
     kept, _ = kit.submit(settings, frame(picture(9)), frame(kit.broken_picture()))
     kit.wait_until(lambda: len(kit.stream(client)) == 2, "both are answered")
-    assert set(images_on(client)) == {kept}, "the other one is deleted at once"
-    assert keys.KEPT_IMAGE_S - kit.PATIENCE_S <= images_on(client)[kept] <= keys.KEPT_IMAGE_S
+    ((key, ttl_s),) = images_on(client).items()
+    assert key.startswith(keys.kept_image(kept, "")), "the other one is deleted at once"
+    assert keys.KEPT_IMAGE_S - kit.PATIENCE_S <= ttl_s <= keys.KEPT_IMAGE_S
     root.mkdir()
     kit.wait_until(lambda: counts(parts) == {"written": 1}, "it is written")
     assert images_on(client) == {}
+    run.drain()
+    kit.finish(run)
+
+
+def test_a_job_that_is_sent_again_does_not_take_the_image_away(
+    archiving: Settings, client: redis.Redis, root: Path
+) -> None:
+    """The producer deletes the image of a job that it finds finished."""
+    root.rmdir()
+    settings = only(archiving, "sorted")
+    parts = components(settings)
+    run = kit.pipeline(settings, parts)
+    run.start()
+    prepared = kit.prepare(settings, [frame(picture(9))])
+    LineProducer(settings).send(prepared)
+    kit.wait_until(lambda: len(kit.stream(client)) == 1, "it is answered")
+    LineProducer(settings).send(prepared)
+    root.mkdir()
+    kit.wait_until(lambda: counts(parts) == {"written": 1}, "it is written")
     run.drain()
     kit.finish(run)
 
@@ -219,7 +239,7 @@ def test_the_image_of_a_failed_job_stays_for_a_requeue(archiving: Settings, clie
     (job_id,) = kit.submit(archiving, frame())
     parts = run_burst(archiving.model_copy(update={"max_attempts": 1}), ToneEngine(always_fails))
     assert counts(parts) == {"written": 1}
-    assert images_on(client)[job_id] > keys.KEPT_IMAGE_S
+    assert images_on(client)[keys.image(job_id)] > keys.KEPT_IMAGE_S
 
 
 def test_large_images_that_come_at_once_are_all_kept(archiving: Settings, client: redis.Redis, root: Path) -> None:

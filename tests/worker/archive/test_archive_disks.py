@@ -18,7 +18,6 @@ import pytest
 import redis
 
 from producer.submit import LineProducer
-from shared import keys
 from shared.settings import Settings
 from tests.kit import is_gone
 from tests.worker import kit
@@ -294,7 +293,7 @@ def test_a_writer_that_is_killed_is_replaced(
 
 
 def keys_of_images(client: redis.Redis) -> list[bytes]:
-    return client.keys(keys.image("*"))
+    return client.keys("sortline:*image:*")
 
 
 def test_a_writer_that_hangs_is_logged_once(

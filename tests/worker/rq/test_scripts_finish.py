@@ -57,7 +57,10 @@ def test_finishing_again_changes_nothing(settings: Settings, client: redis.Redis
 
 
 def test_an_image_that_is_to_be_read_is_kept_for_a_while(settings: Settings, client: redis.Redis) -> None:
-    """Only that of a job whose lease is still held. A failed job's image stays for as long as it would anyway."""
+    """Only that of a job whose lease is still held. A failed job's image stays where it is, for as long as it would.
+
+    A kept image has a key of its own: otherwise it would be deleted with the image of a job that is sent again.
+    """
     kit.submit(settings, *[frame() for _ in range(4)])
     jobs = claim(settings)
     lost = jobs[1].lease
@@ -66,11 +69,20 @@ def test_an_image_that_is_to_be_read_is_kept_for_a_while(settings: Settings, cli
     batch = [finished_job(settings, job, end) for job, end in zip(jobs, ends, strict=True)]
     batch = [batch[0], *[replace(job, keeps_image=True) for job in batch[1:]]]
     assert kit.finisher(settings).finish(batch) == [True, False, True, True]
-    ttls = [client.ttl(keys.image(job.lease.job_id)) for job in jobs]
-    assert ttls[0] == -2, "it is gone"
-    assert ttls[1] == pytest.approx(settings.image_ttl_s, abs=kit.PATIENCE_S)
-    assert ttls[2] == pytest.approx(keys.KEPT_IMAGE_S, abs=kit.PATIENCE_S)
-    assert ttls[3] == pytest.approx(settings.image_ttl_s, abs=kit.PATIENCE_S)
+    own, gone = pytest.approx(settings.image_ttl_s, abs=kit.PATIENCE_S), -2
+    assert [client.ttl(keys.image(job.lease.job_id)) for job in jobs] == [gone, own, gone, own]
+    kept_image = keys.kept_image(jobs[2].lease.job_id, jobs[2].lease.execution_id)
+    assert client.keys(keys.kept_image("*", "*")) == [kept_image.encode()]
+    assert client.ttl(kept_image) == pytest.approx(keys.KEPT_IMAGE_S, abs=kit.PATIENCE_S)
+    assert client.get(kept_image) == frame().data
+
+
+def test_an_image_that_is_gone_is_not_kept(settings: Settings, client: redis.Redis) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    (job,) = claim(settings)
+    client.delete(keys.image(job_id))
+    assert kit.finisher(settings).finish([replace(finished_job(settings, job), keeps_image=True)]) == [True]
+    assert client.keys(keys.kept_image("*", "*")) == []
 
 
 def test_retried_jobs_go_to_the_front_with_one_attempt_less(settings: Settings, client: redis.Redis) -> None:

@@ -35,7 +35,7 @@ SPELLED = {
     },
     "finish": {
         *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
-        *(keys.rq_finished("{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
+        *(keys.rq_finished("{}"), keys.kept_image("{}", "{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
     },
     "reap": {
         *(JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS),

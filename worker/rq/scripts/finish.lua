@@ -118,8 +118,12 @@ local function finish(i)
   if disposition == 'success' then
     succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
     publish(line, sort_result)
-    local ended = is_kept[i] and kept_images or images
-    ended[#ended + 1] = 'sortline:image:' .. job_id
+    local image = 'sortline:image:' .. job_id
+    if is_kept[i] then
+      kept_images[image] = 'sortline:kept-image:' .. job_id .. ':' .. execution_id
+    else
+      images[#images + 1] = image
+    end
     succeeded = succeeded + 1
   else
     if disposition == 'retry' then
@@ -207,7 +211,12 @@ local function tidy_lines()
 end
 if next(lines) then attempt('sortline:lines', tidy_lines) end
 if #images > 0 then attempt(images[1], redis_call, 'UNLINK', unpack(images)) end
-for _, image in ipairs(kept_images) do attempt(image, redis_call, 'EXPIRE', image, KEPT_IMAGE_S) end
+local function keep(image, kept_image)
+  if redis_call('EXISTS', image) == 0 then return end
+  redis_call('RENAME', image, kept_image)
+  redis_call('EXPIRE', kept_image, KEPT_IMAGE_S)
+end
+for image, kept_image in pairs(kept_images) do attempt(image, keep, image, kept_image) end
 
 local function count_in_worker()
   local last = call_id .. ':' .. table.concat(answers)
