@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +38,25 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with slow tests first, so that no process is left with one at the end."""
+    """The files with slow tests first, so that no process is left with one at the end. Those that run alone last."""
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in SLOW)}
-    items.sort(key=lambda item: item.path not in slow)
+    alone = {item.path for item in items if item.get_closest_marker("timing")}
+    items.sort(key=lambda item: (item.path in alone, item.path not in slow))
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that every running test locks: shared, or exclusively if it is marked `timing`."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "running"
+
+
+@pytest.fixture(autouse=True)
+def _alone_if_it_measures_time(request: pytest.FixtureRequest, running: Path) -> Iterator[None]:
+    alone = request.node.get_closest_marker("timing") is not None
+    with running.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.kit import PROJECT
@@ -42,3 +45,14 @@ def test_end_to_end_tests_are_marked() -> None:
     """`make test-fast` leaves them out by their mark."""
     unmarked = [path.name for path in (PROJECT / "tests" / "e2e").glob("test_*.py") if MARKED not in path.read_text()]
     assert unmarked == []
+
+
+@pytest.mark.timing
+def test_a_test_that_measures_time_runs_alone(running: Path) -> None:
+    with running.open("a") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_other_tests_run_side_by_side(running: Path) -> None:
+    with running.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

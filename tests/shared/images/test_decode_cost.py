@@ -244,6 +244,7 @@ def test_a_cut_file_is_read_as_far_as_it_goes(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_no_file_takes_longer_than_its_estimate() -> None:
     """Processor time of this thread; a core may be three times slower than the one that the rates were measured on.
 
@@ -288,6 +289,7 @@ def processor_s(data: bytes) -> float:
         gc.unfreeze()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", list(slow_files.SLOW))
 def test_hostile_files_are_looked_at_for_a_bounded_number_of_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is a segment, a chunk, or a tag: what the walk does in Python."""

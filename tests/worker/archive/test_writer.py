@@ -105,6 +105,7 @@ def test_it_ignores_signals_and_ends_when_its_input_closes(writer: Writer, root:
     assert set(archived(root)) == {"j1"}
 
 
+@pytest.mark.timing
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_nobody_waits_for_one_that_hangs(writer: Writer, root: Path, pause: Callable[[int], None]) -> None:
     answers(writer, 1)
@@ -160,6 +161,7 @@ def test_what_a_killed_one_had_not_written_is_lost_and_another_one_starts(
     assert answers(writer, 2) == [("ready", ""), ("written", "")]
 
 
+@pytest.mark.timing
 def test_one_that_can_not_start_says_why(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "ours", lambda *_, **__: [sys.executable, "-c", "import no_such_module"])
     writer = Writer(root, max_bytes=LARGE, retry_wait_s=0.01)
@@ -167,5 +169,5 @@ def test_one_that_can_not_start_says_why(root: Path, monkeypatch: pytest.MonkeyP
         answers(writer, 1)
     started = time.monotonic()
     assert writer.exchange(0.05) == []
-    assert time.monotonic() - started < 1, "the next start is delayed, but the caller does not wait for it"
+    assert time.monotonic() - started < writer_module._RESTART_WAIT_S, "only the next start waits, not the caller"
     assert writer.pid is None
