@@ -20,7 +20,7 @@ NOT_BEGUN = 128 + signal.SIGTERM
 _END_TIMEOUT_S = 30.0
 
 
-def ours(*arguments: str, module: str = "sortline") -> list[str]:
+def own_command(*arguments: str, module: str = "sortline") -> list[str]:
     """The command line of `sortline ARGUMENTS…`, or of another module, in this installation.
 
     `-P` keeps the working directory off the import path: it may hold another folder that is named `sortline`, e.g. a
@@ -95,10 +95,10 @@ class Child(SupervisedProcess):
         module: str = "sortline",
         variables: Mapping[str, str] = _NO_VARIABLES,
     ) -> None:
-        """Start the command line that `ours` makes of `arguments`.
+        """Start the command line that `own_command` makes of `arguments`.
 
         Standard error goes to the file `log`; standard output goes to `out`, or to `log` as well.
         """
         self.log = log
         with log.open("wb") as errors, (out or log).open("ab") as output:
-            super().__init__(ours(*arguments, module=module), output=output, errors=errors, variables=variables)
+            super().__init__(own_command(*arguments, module=module), output=output, errors=errors, variables=variables)

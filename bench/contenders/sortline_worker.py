@@ -26,7 +26,7 @@ from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
-from shared.subprocesses import ours
+from shared.subprocesses import own_command
 
 LINE = "bench"
 CAMERA = "camera-1"  # the default of `sortline camera`
@@ -59,7 +59,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
     arguments += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
     arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
-    done = subprocess.run(ours(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
+    done = subprocess.run(own_command(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
     if done.returncode:  # its log says why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]

@@ -32,7 +32,9 @@ class ImageDecoder:
     max_px: int
     max_decode_bytes: int
     max_decode_s: float
-    apart: DecoderProcess | None = field(default=None, repr=False, compare=False)  # decodes costly images, if given
+    decoder_process: DecoderProcess | None = field(
+        default=None, repr=False, compare=False
+    )  # decodes costly images, if given
     _by_camera: dict[str, Region] = field(init=False, repr=False, compare=False)
     _for_other_cameras: Region | None = field(init=False, repr=False, compare=False)
 
@@ -64,7 +66,9 @@ class ImageDecoder:
         """
         if len(out) != self.size_px:
             raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
-        decode = self.apart.decode_into if self.apart is not None and self.is_costly(data, camera) else decode_into
+        decode = decode_into
+        if self.decoder_process is not None and self.is_costly(data, camera):
+            decode = self.decoder_process.decode_into
         decode(
             data,
             out,
@@ -86,8 +90,10 @@ class ImageDecoder:
         return self._by_camera.get(camera, self._for_other_cameras)
 
 
-def decoder_of(manifest: Manifest, settings: Settings, *, apart: DecoderProcess | None = None) -> ImageDecoder:
-    """The decoder for one version, with the settings' limits. The process `apart`, if given, decodes costly images."""
+def decoder_of(
+    manifest: Manifest, settings: Settings, *, decoder_process: DecoderProcess | None = None
+) -> ImageDecoder:
+    """The decoder for one version, with the settings' limits. The decoder process, if given, decodes costly images."""
     return ImageDecoder(
         size_px=manifest.input_size_px,
         fit=manifest.fit,
@@ -96,5 +102,5 @@ def decoder_of(manifest: Manifest, settings: Settings, *, apart: DecoderProcess 
         max_px=settings.max_image_px,
         max_decode_bytes=settings.max_decode_bytes,
         max_decode_s=settings.max_decode_s,
-        apart=apart,
+        decoder_process=decoder_process,
     )

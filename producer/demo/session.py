@@ -37,7 +37,7 @@ from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings, masked
-from shared.subprocesses import NOT_BEGUN, Child, ours
+from shared.subprocesses import NOT_BEGUN, Child, own_command
 
 READY_TIMEOUT_S = 60.0
 # How long the last results may take after the cameras are done.
@@ -278,13 +278,13 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
     Raises:
         Transient: training failed. Its own messages were shown.
     """
-    known = subprocess.run(ours("models", "show", settings.model), capture_output=True, check=False)
+    known = subprocess.run(own_command("models", "show", settings.model), capture_output=True, check=False)
     if known.returncode == 0:
         console.print(f"model {settings.model}: already trained, in {masked(settings.model_store)}")
         return
     console.print(f"model {settings.model}: not trained yet; training it now (once; takes a minute or two)")
     # Trains only the head, which takes half as long as fine-tuning, because somebody is waiting for the demo.
-    command = ours("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
+    command = own_command("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
     trained = subprocess.run(command, check=False, stdout=sys.stderr)  # standard output is for the summary alone
     if trained.returncode != 0:
         raise Transient(f"training ended with exit code {trained.returncode}; its messages are above.")

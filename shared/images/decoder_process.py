@@ -32,7 +32,7 @@ from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, check_file
 from shared.images.formats import FORMATS
-from shared.subprocesses import ours
+from shared.subprocesses import own_command
 
 log = logging.getLogger("sortline.decoder")
 
@@ -144,7 +144,7 @@ class DecoderProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process by exec: a fork would copy locks that other threads hold."""
         process = subprocess.Popen(
-            ours(str(self._memory_bytes), module=_PROGRAM),
+            own_command(str(self._memory_bytes), module=_PROGRAM),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # it only decodes

@@ -132,7 +132,7 @@ def test_requests_that_come_while_a_probe_runs_share_its_answer(port: int, probl
 
 
 def test_without_descriptors_it_waits_and_says_so_once(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """The kernel goes on reporting the connection that can't be accepted: a server that retries at once spins."""
+    """The kernel goes on reporting the connection that can't be accepted: retrying at once would take a core."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert ask(port, "/healthz")[0] == 200
     with socket.socket() as client:

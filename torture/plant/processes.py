@@ -15,7 +15,7 @@ from typing import NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.errors import BadSetting, Transient
-from shared.subprocesses import ours
+from shared.subprocesses import own_command
 from torture.plant.worker_program import RESTARTED
 from torture.server.waiting import PATIENCE_S
 
@@ -29,7 +29,7 @@ class Process:
         self.log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                ours(*arguments, module=module),
+                own_command(*arguments, module=module),
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

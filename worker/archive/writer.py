@@ -17,7 +17,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from shared.subprocesses import ours
+from shared.subprocesses import own_command
 from worker.archive import writer_messages as messages
 
 _PROGRAM = "worker.archive.writer_program"
@@ -113,7 +113,7 @@ class Writer:
         """Start the process by exec: it holds no connection of the worker's."""
         self._starts_at = time.monotonic() + _RESTART_WAIT_S
         process = subprocess.Popen(
-            ours(*self._arguments, str(os.getpid()), module=_PROGRAM),
+            own_command(*self._arguments, str(os.getpid()), module=_PROGRAM),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -47,8 +47,8 @@ class Refusal(NamedTuple):
     files: Signature
     at: float  # monotonic seconds
 
-    def stands(self, now: float) -> bool:
-        """Whether the refusal still holds: the files are the same, or there are none and it is recent."""
+    def still_applies(self, now: float) -> bool:
+        """Whether it does: the files are the same, or there are none and it is recent."""
         if self.folder is None:
             return now < self.at + UNSEEN_REFUSED_S
         return _signature(self.folder) == self.files
@@ -204,7 +204,7 @@ class Follower:
             if model.version == version:
                 return model
         refusal = self._refused.get(version)
-        return None if refusal is not None and refusal.stands(self._clock()) else self._load_checked(version)
+        return None if refusal is not None and refusal.still_applies(self._clock()) else self._load_checked(version)
 
     def _load_checked(self, version: int) -> Model | None:
         refusal = Refusal(None, (), self._clock())

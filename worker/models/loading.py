@@ -58,8 +58,8 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
         xla=settings.tensorflow_xla,
     )
     engine.warm_up([1] if background and engine.name.startswith("litert") else [1, settings.max_batch])
-    apart = _decoder_process(settings.max_image_bytes, settings.max_decode_bytes)
-    return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings, apart=apart))
+    decoder_process = _decoder_process(settings.max_image_bytes, settings.max_decode_bytes)
+    return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings, decoder_process=decoder_process))
 
 
 @functools.cache

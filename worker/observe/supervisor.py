@@ -150,7 +150,7 @@ class Supervisor:
             self._redis_recovered(step)
 
     def silent(self, *, longer_than_s: float) -> dict[str, float]:
-        """Threads that wait for nothing and sent no heartbeat for longer than this, and for how many seconds."""
+        """Threads that are not waiting and have sent no heartbeat for longer than this, and for how many seconds."""
         waiting = DECODE_MEMORY.waiting_threads()  # for memory that another thread holds: only that one can hang
         silent_s = {
             thread.name: self._clock() - self._heartbeats[thread.name]

@@ -22,7 +22,7 @@ from worker.parent import handover
 from worker.parent.causes import cause_of, count_memory_kills
 from worker.parent.log import log_restart
 
-# The wait doubles with each worker that dies before it has begun to work: starting it again and again takes a core.
+# The wait doubles with each worker that dies before it has begun to work: otherwise restarting would take a whole core.
 FIRST_WAIT_S = 0.1
 MAX_WAIT_S = 5.0
 

@@ -95,7 +95,7 @@ def test_an_unknown_fit_or_an_empty_region_is_refused(tmp_path: Path, seen: dict
         manifest(tmp_path, **seen)
 
 
-class Apart:
+class RecordedDecoderProcess:
     """Stands in for the process that decodes costly images."""
 
     def __init__(self) -> None:
@@ -108,14 +108,14 @@ class Apart:
 
 @pytest.mark.slow
 def test_costly_images_are_decoded_in_the_decoder_process_with_the_same_options(tmp_path: Path) -> None:
-    apart = Apart()
+    process = RecordedDecoderProcess()
     its_manifest = manifest(tmp_path, fit="pad", regions={"top": TOP, "*": OTHERS})
-    decoder = decoder_of(its_manifest, Settings(max_decode_s=5), apart=apart)  # type: ignore[arg-type]
+    decoder = decoder_of(its_manifest, Settings(max_decode_s=5), decoder_process=process)  # type: ignore[arg-type]
     assert (decoder(picture(2000, 1500), "top") == 7).all()
-    (options,) = apart.options
+    (options,) = process.options
     assert options["region"] == TOP and options["fit"] == "pad" and options["max_decode_s"] == 5
     assert not (decoder(picture(40, 30), "top") == 7).all()
-    assert len(apart.options) == 1
+    assert len(process.options) == 1
     assert decoder == decoder_of(its_manifest, Settings(max_decode_s=5)), "both decoders give the same pixels"
 
 

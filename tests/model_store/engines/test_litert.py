@@ -1,4 +1,4 @@
-"""The LiteRT engine: how it distributes a batch over lanes, and its state after a failure. See also `test_loading`."""
+"""The LiteRT engine: how it distributes a batch over interpreters, and its state after a failure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_litert_recovers_from_a_failed_run(
     np.testing.assert_array_equal(engine.predict(images), before)
 
 
-def test_litert_returns_only_when_no_lane_reads_the_batch_any_more(
+def test_litert_returns_only_when_no_interpreter_reads_the_batch_any_more(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller reuses its buffer once `predict` has returned or raised."""
@@ -91,7 +91,7 @@ def test_litert_returns_only_when_no_lane_reads_the_batch_any_more(
 def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one caller's last image is in one lane, the other lane must work on the next caller's batch."""
+    """While one caller's last image is in one interpreter, the other must work on the next caller's batch."""
     engine = litert(tiny_bundle, threads=2)
     invoke, second_done = Interpreter.invoke, threading.Event()
     being_first, held = threading.Lock(), threading.Event()
@@ -113,7 +113,9 @@ def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
         np.testing.assert_array_equal(first.result(), expected[:4])
 
 
-def test_litert_runs_a_lone_image_in_one_lane_while_a_batch_runs(tiny_bundle: Path, invocations: Invocations) -> None:
+def test_litert_runs_a_lone_image_on_one_interpreter_while_a_batch_runs(
+    tiny_bundle: Path, invocations: Invocations
+) -> None:
     """All threads on that image would take cores away from the batch."""
     engine = litert(tiny_bundle, threads=2)
     engine.predict(random_images(1))
@@ -140,7 +142,7 @@ def test_litert_is_ready_for_the_next_batch_when_its_last_image_begins(
     monkeypatch.setattr(Interpreter, "invoke", invoked)
     engine.predict(random_images(count), on_ready_for_next=lambda: events.append("ready for next"))
     assert (events.count("image"), events.count("ready for next")) == (count, 1)
-    begun = events.index("ready for next")  # a lane may have taken an image, but not started its interpreter yet
+    begun = events.index("ready for next")  # one may have taken an image, but not started yet
     assert count - threads <= begun <= count - 1
 
 
@@ -152,7 +154,7 @@ def test_litert_takes_images_from_scattered_memory(tiny_bundle: Path) -> None:
         engine.predict([images[0], np.zeros((8, 8, 3), np.uint8)])
 
 
-def test_litert_spreads_a_batch_over_lanes_and_puts_all_threads_on_a_lone_image(
+def test_litert_spreads_a_batch_over_interpreters_and_puts_all_threads_on_a_lone_image(
     tiny_bundle: Path, invocations: Invocations
 ) -> None:
     engine = litert(tiny_bundle, threads=2)
@@ -160,19 +162,19 @@ def test_litert_spreads_a_batch_over_lanes_and_puts_all_threads_on_a_lone_image(
     (lone,) = invocations.of
     invocations.of.clear()
     engine.warm_up([4, 16])
-    lanes = set(invocations.of)
-    assert len(invocations.of) == len(lanes) == 2
-    assert lone not in lanes
+    interpreters = set(invocations.of)
+    assert len(invocations.of) == len(interpreters) == 2
+    assert lone not in interpreters
     invocations.of.clear()
     engine.predict(random_images(9))
     assert len(invocations.of) == 9
-    assert set(invocations.of) <= lanes
+    assert set(invocations.of) <= interpreters
     invocations.of.clear()
     engine.predict(random_images(1))
     assert invocations.of == [lone]
 
 
-def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_litert_interpreters_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = litert(tiny_bundle, threads=3)
     invoke, all_in = Interpreter.invoke, threading.Barrier(3, timeout=60)
     monkeypatch.setattr(Interpreter, "invoke", lambda self: (all_in.wait(), invoke(self))[1])
@@ -180,7 +182,7 @@ def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("threads", "lanes"),
+    ("threads", "interpreters"),
     [
         (1, [1]),
         (3, [1, 1, 1]),
@@ -192,8 +194,8 @@ def test_litert_lanes_work_at_the_same_time(tiny_bundle: Path, monkeypatch: pyte
         (11, [3, 3, 3, 2]),
     ],
 )
-def test_litert_distributes_all_its_threads_over_the_lanes(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, lanes: list[int]
+def test_litert_distributes_all_its_threads_over_the_interpreters(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, threads: int, interpreters: list[int]
 ) -> None:
     made: list[int] = []
     create = Interpreter.__init__
@@ -204,7 +206,7 @@ def test_litert_distributes_all_its_threads_over_the_lanes(
 
     monkeypatch.setattr(Interpreter, "__init__", counted)
     litert(tiny_bundle, threads=threads)
-    assert made == lanes + ([threads] if len(lanes) > 1 else [])
+    assert made == interpreters + ([threads] if len(interpreters) > 1 else [])
 
 
 def test_litert_allocates_once(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

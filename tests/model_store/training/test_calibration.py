@@ -31,8 +31,8 @@ def sigmoid(z: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-z)))
 
 
-def drawn(seed: int, *, images: int = 60, outputs: int = 3, mode: Mode = "multi", sureness: float = 1.0) -> Any:
-    """Logits [N, K] and targets [N, K]; with a `sureness` of 1 the logits are calibrated."""
+def drawn(seed: int, *, images: int = 60, outputs: int = 3, mode: Mode = "multi", confidence: float = 1.0) -> Any:
+    """Logits [N, K] and targets [N, K]; with a `confidence` of 1 the logits are calibrated."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (images, outputs))
     if mode == "multi":
@@ -40,7 +40,7 @@ def drawn(seed: int, *, images: int = 60, outputs: int = 3, mode: Mode = "multi"
     else:
         powers = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         targets = np.eye(outputs)[[rng.choice(outputs, p=row) for row in powers]]
-    return sureness * logits, targets
+    return confidence * logits, targets
 
 
 def negative_log_likelihood(logits: Array, targets: Array, *, mode: Mode) -> float:
@@ -64,13 +64,13 @@ def with_unknown(targets: Array, seed: int, share: float = 0.3) -> Array:
     seed=st.integers(0, 10**6),
     images=st.integers(1, 40),
     mode=st.sampled_from(MODES),
-    sureness=st.sampled_from([0.05, 0.5, 1.0, 4.0, 50.0, -2.0]),
+    confidence=st.sampled_from([0.05, 0.5, 1.0, 4.0, 50.0, -2.0]),
     unknown=st.sampled_from([0.0, 0.3, 1.0]),
 )
 def test_a_fit_never_makes_its_images_less_likely(
-    seed: int, images: int, mode: Mode, sureness: float, unknown: float
+    seed: int, images: int, mode: Mode, confidence: float, unknown: float
 ) -> None:
-    logits, targets = drawn(seed, images=images, mode=mode, sureness=sureness)
+    logits, targets = drawn(seed, images=images, mode=mode, confidence=confidence)
     targets = with_unknown(targets, seed, unknown)
     calibration = fit(logits, targets, mode=mode)
     assert all(scale > 0 and math.isfinite(scale) for scale in calibration.scale)
@@ -85,10 +85,10 @@ def test_a_fit_never_makes_its_images_less_likely(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sureness", [0.4, 3.0])
-def test_with_many_images_the_scale_is_found(mode: Mode, sureness: float) -> None:
-    logits, targets = drawn(1, images=6000, mode=mode, sureness=sureness)
-    np.testing.assert_allclose(fit(logits, targets, mode=mode).scale, 1 / sureness, rtol=0.1)
+@pytest.mark.parametrize("confidence", [0.4, 3.0])
+def test_with_many_images_the_scale_is_found(mode: Mode, confidence: float) -> None:
+    logits, targets = drawn(1, images=6000, mode=mode, confidence=confidence)
+    np.testing.assert_allclose(fit(logits, targets, mode=mode).scale, 1 / confidence, rtol=0.1)
 
 
 def test_with_many_images_the_shift_is_found() -> None:
@@ -99,7 +99,7 @@ def test_with_many_images_the_shift_is_found() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_fit_is_the_minimum_of_the_likelihood_and_the_prior(mode: Mode) -> None:
-    logits, targets = drawn(3, images=30, mode=mode, sureness=2.0)
+    logits, targets = drawn(3, images=30, mode=mode, confidence=2.0)
     fitted = fit(logits, targets, mode=mode)
 
     def penalised(log_scale: float, shift: float) -> float:
@@ -116,7 +116,7 @@ def test_the_fit_is_the_minimum_of_the_likelihood_and_the_prior(mode: Mode) -> N
 
 
 def test_the_prior_limits_how_far_few_images_move_the_calibration() -> None:
-    logits, targets = drawn(5, images=20, sureness=4.0)
+    logits, targets = drawn(5, images=20, confidence=4.0)
     scales = [fit(logits, targets, mode="multi", prior=Prior(deviation, 0.5)).scale for deviation in (0.01, 0.5, 5.0)]
     distance = [np.abs(np.log(scale)).mean() for scale in scales]
     assert distance[0] < 0.05 < distance[1] < distance[2]
@@ -156,7 +156,7 @@ def test_without_images_or_truth_the_calibration_is_the_identity(mode: Mode) -> 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_unknown_targets_do_not_count(mode: Mode) -> None:
-    logits, targets = drawn(8, mode=mode, sureness=3.0)
+    logits, targets = drawn(8, mode=mode, confidence=3.0)
     partly = with_unknown(targets, 8)
     if mode == "single":
         known = ~np.isnan(partly).any(axis=1)
@@ -173,7 +173,7 @@ def test_unknown_targets_do_not_count(mode: Mode) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(MODES))
 def test_the_order_of_the_images_does_not_matter(seed: int, mode: Mode) -> None:
-    logits, targets = drawn(seed, images=23, mode=mode, sureness=2.0)
+    logits, targets = drawn(seed, images=23, mode=mode, confidence=2.0)
     if mode == "multi":
         targets = with_unknown(targets, seed)
     order = np.random.default_rng(seed).permutation(23)
@@ -206,7 +206,7 @@ def test_folding_into_the_head_is_the_same_as_calibrating_its_logits(mode: Mode)
 
 
 def test_out_of_fold_an_image_does_not_calibrate_itself() -> None:
-    logits, targets = drawn(10, images=40, sureness=3.0)
+    logits, targets = drawn(10, images=40, confidence=3.0)
     changed = logits.copy()
     changed[7] += 1e-4  # too little to put the images into other folds
     first, second = (cross_fitted(given, targets, mode="multi") for given in (logits, changed))
@@ -226,8 +226,8 @@ def calibration_error(logits: Array, targets: Array) -> float:
 def test_calibration_halves_the_error_on_fresh_images_and_out_of_fold_metrics_agree() -> None:
     errors, likelihoods = [], []
     for seed in range(40):
-        logits, targets = drawn(seed, images=60, sureness=3.0)
-        unseen, truth = drawn(seed + 1000, images=2000, sureness=3.0)
+        logits, targets = drawn(seed, images=60, confidence=3.0)
+        unseen, truth = drawn(seed + 1000, images=2000, confidence=3.0)
         calibration = fit(logits, targets, mode="multi")
         calibrated, out_of_fold = calibration.apply(unseen), cross_fitted(logits, targets, mode="multi")
         errors.append([calibration_error(unseen, truth), calibration_error(calibrated, truth)])

@@ -163,7 +163,7 @@ def test_what_a_killed_one_had_not_written_is_lost_and_another_one_starts(
 
 @pytest.mark.timing
 def test_one_that_can_not_start_says_why(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "ours", lambda *_, **__: [sys.executable, "-c", "import no_such_module"])
+    monkeypatch.setattr(writer_module, "own_command", lambda *_, **__: [sys.executable, "-c", "import no_such_module"])
     writer = Writer(root, max_bytes=LARGE, retry_wait_s=0.01)
     with pytest.raises(WriterEnded, match=r"\(exit code 1\): ModuleNotFoundError: No module named 'no_such_module'"):
         answers(writer, 1)

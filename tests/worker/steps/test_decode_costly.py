@@ -24,7 +24,7 @@ from worker.steps import keep_leases
 LARGE_PX = 2000  # too many to be decoded beside others
 
 
-class HeldApart:
+class HeldDecoderProcess:
     """Stands in for the decoder process: it takes costly images, and decodes them once it is opened."""
 
     def __init__(self) -> None:
@@ -39,19 +39,19 @@ class HeldApart:
 
 
 @pytest.fixture
-def apart() -> Iterator[HeldApart]:
-    apart = HeldApart()
-    yield apart
-    apart.opened.set()
+def held() -> Iterator[HeldDecoderProcess]:
+    held = HeldDecoderProcess()
+    yield held
+    held.opened.set()
 
 
 @pytest.fixture
-def build(settings: Settings, apart: HeldApart) -> Callable[..., Pipeline]:
-    """Builds a pipeline whose costly images wait for `apart`."""
+def build(settings: Settings, held: HeldDecoderProcess) -> Callable[..., Pipeline]:
+    """Builds a pipeline whose costly images wait for `held`."""
 
     def build(**options: Any) -> Pipeline:
         model = kit.model()
-        decoder = replace(model.decoder, apart=apart)  # type: ignore[type-var]
+        decoder = replace(model.decoder, decoder_process=held)  # type: ignore[type-var]
         components = kit.pipeline_components(settings, Serving(replace(model, decoder=decoder)))
         return kit.pipeline(settings, components, **options)
 
@@ -66,7 +66,7 @@ def in_hand(run: Pipeline) -> str:
 
 
 def test_no_image_waits_for_a_costly_one(
-    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+    settings: Settings, client: redis.Redis, held: HeldDecoderProcess, build: Callable[..., Pipeline]
 ) -> None:
     """Live frames that come after costly images are sorted first, and later every job ends as usual."""
     run = build(burst=True)
@@ -76,18 +76,18 @@ def test_no_image_waits_for_a_costly_one(
     costly = kit.submit(settings, *[frame(large, queue="bulk") for _ in range(3)])
     refused = kit.submit(settings, frame(picture(size_px=8000), queue="bulk"))
     run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
+    assert held.entered.wait(kit.PATIENCE_S)
     live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
     kit.wait_until(lambda: len(kit.outcomes(client)) == len(live), "the live frames are sorted")
     assert set(kit.outcomes(client)) == set(live)
     assert run._flow.batcher.is_empty, "a batch would wait for the costly image"
-    apart.opened.set()
+    held.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys([*live, *costly], "sorted") | dict.fromkeys(refused, "rejected")
 
 
 def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
-    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+    settings: Settings, client: redis.Redis, held: HeldDecoderProcess, build: Callable[..., Pipeline]
 ) -> None:
     (suspect,) = kit.submit(settings, frame())
     client.lrem(keys.rq_queue("live"), 0, suspect)
@@ -102,7 +102,7 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
     kit.wait_until(lambda: set(kit.outcomes(client)) == set(live), "the live frames are sorted")
     kit.wait_until(run._flow.costly_jobs._held_back.is_set, "no other costly image is begun")
     assert client.llen(keys.suspects("live")) == 1
-    apart.opened.set()
+    held.opened.set()
     kit.wait_until(lambda: len(kit.outcomes(client)) == 24, "all are sorted")
     run.drain()
     kit.finish(run)
@@ -112,19 +112,19 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
 
 @pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_gives_back_costly_jobs_that_it_has_not_begun(
-    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+    settings: Settings, client: redis.Redis, held: HeldDecoderProcess, build: Callable[..., Pipeline]
 ) -> None:
     job_ids = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
     run = build()
     run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
+    assert held.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the other costly images wait")
     first, others = in_hand(run), [job_id for job_id in job_ids if job_id != in_hand(run)]
     run.drain()
     kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "the others are given back")
     assert sorted(job_id.decode() for job_id in client.lrange("rq:queue:live", 0, -1)) == sorted(others)
     assert not run.ended.is_set()
-    apart.opened.set()
+    held.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == {first: "sorted"}
     assert {kit.fetch(client, job_id).retries_left for job_id in others} == {settings.max_attempts - 1}
@@ -132,7 +132,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_costly_jobs_that_it_has_not_be
 
 @pytest.mark.slow
 def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
-    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+    settings: Settings, client: redis.Redis, held: HeldDecoderProcess, build: Callable[..., Pipeline]
 ) -> None:
     """If the worker forgot them after it took them off its own queue, it would renew them for ever and never end."""
     job_ids = kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(4)])
@@ -147,13 +147,13 @@ def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
 
     run._components.keeper.release = fail_once  # type: ignore[method-assign]
     run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
+    assert held.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(run._flow.costly_jobs) == 3, "the other costly images wait")
     first, others = in_hand(run), [job_id for job_id in job_ids if job_id != in_hand(run)]
     run.drain()
     kit.wait_until(lambda: client.llen("rq:queue:live") == len(others), "the others are given back")
     assert is_away.is_set()
-    apart.opened.set()
+    held.opened.set()
     kit.finish(run)
     assert kit.outcomes(client) == {first: "sorted"}
 
@@ -162,7 +162,7 @@ def test_costly_jobs_are_given_back_although_the_server_is_away_at_first(
 def test_a_worker_that_is_told_to_stop_gives_back_a_costly_job_that_takes_too_long(
     settings: Settings,
     client: redis.Redis,
-    apart: HeldApart,
+    held: HeldDecoderProcess,
     build: Callable[..., Pipeline],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -170,30 +170,30 @@ def test_a_worker_that_is_told_to_stop_gives_back_a_costly_job_that_takes_too_lo
     (job_id,) = kit.submit(settings, frame(picture(size_px=LARGE_PX)))
     run = build()
     run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
+    assert held.entered.wait(kit.PATIENCE_S)
     run.drain()
     assert run.ended.wait(kit.PATIENCE_S), "the worker waits for the image"
     assert client.lrange("rq:queue:live", 0, -1) == [job_id.encode()]
-    apart.opened.set()
+    held.opened.set()
     assert run.supervisor.join(kit.PATIENCE_S)
     assert kit.outcomes(client) == {}
     assert run._flow.batcher.is_empty
 
 
 def test_a_costly_job_that_another_worker_has_taken_over_is_not_decoded(
-    settings: Settings, client: redis.Redis, apart: HeldApart, build: Callable[..., Pipeline]
+    settings: Settings, client: redis.Redis, held: HeldDecoderProcess, build: Callable[..., Pipeline]
 ) -> None:
     kit.submit(settings, *[frame(picture(size_px=LARGE_PX)) for _ in range(2)])
     run = build()
     run.start()
-    assert apart.entered.wait(kit.PATIENCE_S)
+    assert held.entered.wait(kit.PATIENCE_S)
     kit.wait_until(lambda: len(run._flow.costly_jobs) == 1, "the second one waits")
     first = in_hand(run)
     (lost,) = [lease for lease in run._flow.inflight.held() if lease.job_id != first]
     run._flow.inflight.drop_lost([lost])
-    apart.opened.set()
+    held.opened.set()
     kit.wait_until(lambda: kit.outcomes(client) == {first: "sorted"}, "the first one is sorted")
     kit.wait_until(lambda: not len(run._flow.costly_jobs), "the second one is taken")
     run.drain()
     kit.finish(run)
-    assert apart.taken == 1
+    assert held.taken == 1
