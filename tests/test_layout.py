@@ -188,7 +188,7 @@ def layer_of(module: str) -> int:
 
 
 def breaks_layers(importer: str, imported: str) -> bool:
-    """Whether this import goes up, or to a neighbour in the same layer."""
+    """Whether this import goes up, or to a neighbor in the same layer."""
     if top(importer) != top(imported) or imported == top(imported) or top(importer) not in LAYERS:
         return False
     return inner_package(importer) != inner_package(imported) and layer_of(importer) <= layer_of(imported)

@@ -1,6 +1,6 @@
 """The plot of a run of `sortline bench`: a PNG with one or two panels for each benchmark that was run.
 
-It is drawn by matplotlib, without a display or global state. The colours are Okabe and Ito's, which colour-blind people
+It is drawn by matplotlib, without a display or global state. The colors are Okabe and Ito's, which color-blind people
 can tell apart.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DPI = 110
 _COLUMNS = 2
 _PANEL_IN = (6.8, 4.2)  # width and height of one panel, inches
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#666666")
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#666666")
 _OUTCOMES = {
     "sorted": "#009E73",
     "late": "#E69F00",
@@ -144,7 +144,7 @@ def _ratios(axes: Axes, records: Sequence[Record]) -> None:
             height,
             left=1,
             label=record["benchmark"],
-            color=_COLOURS[number % len(_COLOURS)],
+            color=_COLORS[number % len(_COLORS)],
         )
         axes.bar_label(bars, [f"{found[name]:g} x" for name in shown], padding=3, fontsize=7)
     axes.set_xscale("log")
@@ -174,9 +174,9 @@ def _latency_panels(record: Record) -> list[Panel]:
 
 def _times(axes: Axes, record: Record) -> None:
     percents = [load["percent"] for load in record["loads"]]
-    for name, colour in zip(_PERCENTILES, _COLOURS, strict=False):
+    for name, color in zip(_PERCENTILES, _COLORS, strict=False):
         times = [load["capture_to_result_ms"][name] for load in record["loads"]]
-        axes.plot(percents, times, marker="o", color=colour, label=name)
+        axes.plot(percents, times, marker="o", color=color, label=name)
     axes.axhline(record["deadline_ms"], color="#444444", linestyle="--", linewidth=1, label="deadline")
     axes.axvline(100, color="#bbbbbb", linewidth=1)
     axes.set_xscale("log")
@@ -192,10 +192,10 @@ def _times(axes: Axes, record: Record) -> None:
 def _goodput(axes: Axes, record: Record) -> None:
     labels = [f"{load['percent']} %" for load in record["loads"]]
     below = [0.0] * len(labels)
-    for name, colour in _OUTCOMES.items():
+    for name, color in _OUTCOMES.items():
         shares = [100 * load["outcomes"][name] / load["frames"] for load in record["loads"]]
         if any(shares):
-            axes.bar(labels, shares, bottom=below, color=colour, label=words(name) if name != "sorted" else "in time")
+            axes.bar(labels, shares, bottom=below, color=color, label=words(name) if name != "sorted" else "in time")
             below = [low + share for low, share in zip(below, shares, strict=True)]
     for place, load in enumerate(record["loads"]):
         rate = load["sorted_images_per_s"]["median"]
@@ -226,7 +226,7 @@ def _curve(axes: Axes, part: Record) -> None:
     alone = points[0]["jobs_per_s"]["median"]
     workers = sorted({point["workers"] for point in points})
     axes.plot(workers, [alone * count for count in workers], color="#999999", linestyle="--", label="linear scaling")
-    for servers, colour in zip((1, 2), _COLOURS, strict=False):
+    for servers, color in zip((1, 2), _COLORS, strict=False):
         chosen = [point for point in points if point["servers"] == servers]
         if not chosen:
             continue
@@ -235,7 +235,7 @@ def _curve(axes: Axes, part: Record) -> None:
         errors = [[rate["median"] - rate["min"] for rate in rates], [rate["max"] - rate["median"] for rate in rates]]
         label = "one server" if servers == 1 else "two servers, half of the workers each"
         axes.errorbar(
-            [point["workers"] for point in chosen], medians, errors, marker="o", capsize=3, color=colour, label=label
+            [point["workers"] for point in chosen], medians, errors, marker="o", capsize=3, color=color, label=label
         )
     axes.set_xlim(workers[0] - 0.5, workers[-1] + 0.5)
     one_server = [point for point in points if point["servers"] == 1]
@@ -273,7 +273,7 @@ def _footprint_panels(record: Record) -> list[Panel]:
 
     def curve(axes: Axes) -> None:
         after = record["resident_mb_after"]
-        axes.plot([int(count) for count in after], list(after.values()), marker=".", color=_COLOURS[0])
+        axes.plot([int(count) for count in after], list(after.values()), marker=".", color=_COLORS[0])
         axes.set_ylim(0, max(after.values()) * 1.2)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -300,7 +300,7 @@ def _grouped(axes: Axes, labels: Sequence[str], values: dict[str, list[float]], 
     width = 0.8 / len(values)
     for number, (name, heights) in enumerate(values.items()):
         places = [place + (number - (len(values) - 1) / 2) * width for place in range(len(labels))]
-        bars = axes.bar(places, heights, width, label=name, color=_COLOURS[number % len(_COLOURS)])
+        bars = axes.bar(places, heights, width, label=name, color=_COLORS[number % len(_COLORS)])
         axes.bar_label(bars, [form.format(height) for height in heights], padding=2, fontsize=7)
     axes.set_xticks(range(len(labels)), list(labels))
     axes.margins(y=0.15)

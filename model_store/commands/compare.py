@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import EngineFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.options import EngineFlag, StoreFlag, load_labeled, open_model
 from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
@@ -32,7 +32,7 @@ def compare(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two versions on a labelled dataset: metrics side by side, and every image on which they differ.
+    """Compare two versions on a labeled dataset: metrics side by side, and every image on which they differ.
 
     They differ on an image when they give it different labels or lanes. The p-value is that of the exact McNemar test:
     how likely it is that two equally good models differ this unevenly by chance.
@@ -48,7 +48,7 @@ def compare(
     settings = load_settings(engine=engine, model_store=model_store)
     limits = Limits.of(settings)
     models = [open_model(spec, settings) for spec in (a, b)]
-    data = load_labelled(dataset, held_out=held_out)
+    data = load_labeled(dataset, held_out=held_out)
     with show_progress() as steps:
         found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
         if out is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labelled, open_model
+from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labeled, open_model
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
@@ -20,7 +20,7 @@ def evaluate(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a published model on a labelled dataset.
+    """Measure a published model on a labeled dataset.
 
     accuracy: share of the images whose most probable class is one of their labels. exact match: share of the images
     with exactly the right labels. macro F1: mean F1 over the classes. ECE: expected calibration error.
@@ -33,7 +33,7 @@ def evaluate(
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    data = load_labelled(dataset, held_out=held_out)
+    data = load_labeled(dataset, held_out=held_out)
     bundle, runner = open_model(settings.model, settings)
     with show_progress() as steps:
         metrics = evaluate_dataset(

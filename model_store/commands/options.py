@@ -65,7 +65,7 @@ def open_model(spec: str, settings: Settings) -> tuple[Bundle, Engine]:
     return bundle, engine
 
 
-def load_labelled(dataset: Path, *, held_out: bool) -> Dataset:
+def load_labeled(dataset: Path, *, held_out: bool) -> Dataset:
     """The dataset at a path; with `held_out` only the images that its held_out.txt names."""
     from model_store.datasets.dataset import load_dataset
     from shared.errors import BadDataset

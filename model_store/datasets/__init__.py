@@ -1,1 +1,1 @@
-"""Datasets: labelled images, read, checked, split and held in memory or on disk."""
+"""Datasets: labeled images, read, checked, split and held in memory or on disk."""

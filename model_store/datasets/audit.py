@@ -1,6 +1,6 @@
 """Audits a dataset before training: balance, duplicates, contradictions.
 
-In: a dataset and its decoded images. Out: a DatasetReport, which can be printed and serialised to JSON.
+In: a dataset and its decoded images. Out: a DatasetReport, which can be printed and serialized to JSON.
 
 How training treats images that show the same photograph (`model_store.datasets.near_duplicates`):
 

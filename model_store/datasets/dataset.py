@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The classes and labelled samples of a dataset.
+    """The classes and labeled samples of a dataset.
 
     `classes` are sorted; `samples` are sorted by name. `unlabelled` are image files that the labels file doesn't name,
     or that lie outside the class folders: they are reported, but not used. `complete`: every label that applies to an
@@ -92,7 +92,7 @@ def load_dataset(path: Path) -> Dataset:
     """Read the file names and labels of a dataset.
 
     Raises:
-        BadDataset: there are no labelled images, the labels file is wrong (the message names the line), or a file that
+        BadDataset: there are no labeled images, the labels file is wrong (the message names the line), or a file that
             it names is missing.
     """
     files = open_files(path)
@@ -102,7 +102,7 @@ def load_dataset(path: Path) -> Dataset:
     dataset = _from_table(files, tables[0]) if tables else _from_class_folders(files)
     if not dataset.samples:
         raise BadDataset(
-            f"{path} has no labelled images: give one folder per class, or {CSV_FILE} with the header "
+            f"{path} has no labeled images: give one folder per class, or {CSV_FILE} with the header "
             f"{','.join(COLUMNS)}."
         )
     return dataset.with_samples(_marked_held_out(files, dataset.samples))
@@ -206,8 +206,8 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
     return Dataset(files, tuple(classes), ordered, _unlabelled(files, samples.keys()))
 
 
-def _unlabelled(files: DatasetFiles, labelled: Set[str]) -> tuple[str, ...]:
-    others = (name for name in files.names if name not in labelled)
+def _unlabelled(files: DatasetFiles, labeled: Set[str]) -> tuple[str, ...]:
+    others = (name for name in files.names if name not in labeled)
     return tuple(name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -253,7 +253,7 @@ def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterat
         held_out = {line for line in lines if line}
     if missing := sorted(held_out - {sample.name for sample in samples}):
         raise BadDataset(
-            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r}, which is not a labelled image of the dataset "
+            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r}, which is not a labeled image of the dataset "
             f"({len(missing)} such in all): correct it."
         )
     return (replace(sample, held_out=sample.name in held_out) for sample in samples)

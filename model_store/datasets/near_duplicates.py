@@ -7,7 +7,7 @@ Two bottles differ most clearly in one small place. So two images count as the s
 contrast are made equal, no small part differs by more than re-encoding the file can explain.
 
     thumbnails  64 x 64 RGB, lightly smoothed, so that the size or quality of the file hardly matters
-    candidates  16 x 16 cells as vectors: the few nearest neighbours of each image, under the eight ways to mirror and
+    candidates  16 x 16 cells as vectors: the few nearest neighbors of each image, under the eight ways to mirror and
                 turn a square. They are found by matrix products in blocks, so that 20,000 images take half a minute
     check       each candidate pair in the thumbnails: its difference is the largest root mean square of 2 x 2 pixels
 
@@ -29,7 +29,7 @@ No pair of the 400 different frames differs by less than 32, even when turned or
 224 px (the size of a cap in a wide view) that differs by 40 levels makes a difference of 24 or more.
 
 Some cameras show mostly one kind of bottle in one pose, and then even different bottles are within the bounds. So the
-bounds shrink where many images are similar: a copy is nearer than the other neighbours are (`_split_crowds`).
+bounds shrink where many images are similar: a copy is nearer than the other neighbors are (`_split_crowds`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ALIKE_BOUND = 16.0
 _CORRELATION = 0.97
 _CONTRAST_RATIO = 1.5
 _MEAN_SHIFT = 40.0  # levels of brightness; 15 % is up to 38
-_CAST_SHIFT = 24.0  # levels between the channels; a colour cast of 5 % is up to 18
+_CAST_SHIFT = 24.0  # levels between the channels; a color cast of 5 % is up to 18
 _FLAT = 1.0  # levels of contrast below which images can't be compared
 
 # A group of similar images larger than this share of all images, and than this number, is a crowd.
@@ -72,8 +72,8 @@ _PART_PX = 2
 # Cells are coarser than the thumbnails, so differences are smaller in them.
 _CELL_COSINE = 0.95
 _CELL_SLACK = 1.25
-_NEIGHBOURS = 4  # per image and turn. Frames of a burst are still all connected: each is linked with the next ones
-_BLOCK = 1024  # images whose neighbours are searched at a time: 80 MB for 20,000 images
+_NEIGHBORS = 4  # per image and turn. Frames of a burst are still all connected: each is linked with the next ones
+_BLOCK = 1024  # images whose neighbors are searched at a time: 80 MB for 20,000 images
 _CHUNK = 256  # pairs checked at a time: 50 MB
 
 # How to turn the first image of a pair to get the second. The index of a turn is a sum: 4 swaps rows and columns, and
@@ -189,7 +189,7 @@ def _thumbnail(image: Pixels) -> Pixels:
 
 
 def _cells(thumbnails: Pixels) -> Floats:
-    """Mean grey of each cell, [N, 16, 16, 1]."""
+    """Mean gray of each cell, [N, 16, 16, 1]."""
     side = _THUMBNAIL_PX // _CELL_PX
     parts = thumbnails.reshape(-1, side, _CELL_PX, side, _CELL_PX, 3)
     means: Floats = parts.mean(axis=(2, 4, 5), dtype=np.float32)
@@ -211,7 +211,7 @@ def _candidates(cells: Floats, turn: int) -> Iterator[tuple[Indices, Indices]]:
         cosines[np.tril_indices(len(cosines), m=cosines.shape[1])] = -1  # each pair once, and no image with itself
         rows = np.flatnonzero(cosines.max(axis=1) >= _CELL_COSINE)
         near = cosines[rows]
-        few = min(_NEIGHBOURS, near.shape[1])
+        few = min(_NEIGHBORS, near.shape[1])
         best = np.argpartition(near, near.shape[1] - few, axis=1)[:, near.shape[1] - few :]
         which, rank = np.nonzero(np.take_along_axis(near, best, axis=1) >= _CELL_COSINE)
         yield start + rows[which], start + best[which, rank]

@@ -44,7 +44,7 @@ MAX_INTERPRETERS = 4
 
 
 class LiteRTEngine:
-    """One `.tflite` file with uint8 images in and probabilities (float32, or quantised) out."""
+    """One `.tflite` file with uint8 images in and probabilities (float32, or quantized) out."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _ImageInterpreter:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise BadBundle(f"{model_file} can't be loaded by LiteRT: {error}. Publish the model again.") from error
-        # LiteRT gives a scale of 0 when the output is not quantised.
+        # LiteRT gives a scale of 0 when the output is not quantized.
         self._scale, self._zero_point = answer["quantization"]
 
     def answer(self, image: Pixels) -> Floats:

@@ -1,1 +1,1 @@
-"""Evaluation: a model's answers on labelled images, scored and compared."""
+"""Evaluation: a model's answers on labeled images, scored and compared."""

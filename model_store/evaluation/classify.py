@@ -45,7 +45,7 @@ class Classified:
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths`, and the images at any depth in the folders among them, in order.
 
-    In a folder, images are recognised by their suffix, and hidden files and folders are skipped, as by `upload` and
+    In a folder, images are recognized by their suffix, and hidden files and folders are skipped, as by `upload` and
     datasets. A file that is itself among `paths` is always tried.
     """
     for path in paths:

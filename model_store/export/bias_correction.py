@@ -1,9 +1,9 @@
-"""Bias correction: removes the mean error of quantised weights through the biases of an int8 model.
+"""Bias correction: removes the mean error of quantized weights through the biases of an int8 model.
 
 In: the int8 and the fp32 `.tflite` of one network, and training images. Out: the int8 file with corrected biases.
 Called by `exporter` only.
 
-Quantising a convolution's weights shifts the mean of each output channel by (the weights' errors) x (the mean of its
+Quantizing a convolution's weights shifts the mean of each output channel by (the weights' errors) x (the mean of its
 input). ReLU6 inputs are never negative, so the shifts do not average out; they are most of the damage of 8-bit weights.
 They are known in advance, so the bias can compensate for them: Nagel et al. 2019, "Data-Free Quantization Through
 Weight Equalization and Bias Correction", section 4.2, here with measured instead of derived means. On the default
@@ -28,7 +28,7 @@ def correct_biases(int8: bytes, *, fp32: bytes, images: Pixels, on_progress: OnP
     """The int8 model with corrected biases; operators that it keeps in float stay as they are.
 
     Args:
-        fp32: the same network, converted without quantisation.
+        fp32: the same network, converted without quantization.
         images: uint8 [N, S, S, 3], on which the fp32 model's input means are measured.
 
     Raises:
@@ -37,19 +37,19 @@ def correct_biases(int8: bytes, *, fp32: bytes, images: Pixels, on_progress: OnP
     from ai_edge_litert import schema_py_generated as schema
 
     patched = bytearray(int8)  # biases are overwritten in place, so everything else stays as the converter wrote it
-    quantised, float_model = schema.Model.GetRootAs(patched, 0), schema.Model.GetRootAs(fp32, 0)
+    quantized, float_model = schema.Model.GetRootAs(patched, 0), schema.Model.GetRootAs(fp32, 0)
     float_convolutions = list(_convolutions(schema, float_model))
     means = _input_means(fp32, [operator.Inputs(0) for operator in float_convolutions], images, on_progress)
-    graph = quantised.Subgraphs(0)
+    graph = quantized.Subgraphs(0)
     readers = Counter(graph.Tensors(index).Buffer() for index in range(graph.TensorsLength()))
-    for ours, theirs, mean in zip(_convolutions(schema, quantised), float_convolutions, means, strict=True):
+    for ours, theirs, mean in zip(_convolutions(schema, quantized), float_convolutions, means, strict=True):
         kernel, bias = graph.Tensors(ours.Inputs(1)), graph.Tensors(ours.Inputs(2))
         if kernel.Type() != schema.TensorType.INT8 or readers[bias.Buffer()] > 1:
             continue
         float_kernel = _values(float_model, float_model.Subgraphs(0).Tensors(theirs.Inputs(1)), np.float32)
-        shift = _mean_shift(float_kernel - _dequantised(quantised, kernel), mean, axis=_channel_axis(kernel))
+        shift = _mean_shift(float_kernel - _dequantized(quantized, kernel), mean, axis=_channel_axis(kernel))
         steps = shift / bias.Quantization().ScaleAsNumpy()
-        _values(quantised, bias, np.int32)[:] += np.round(steps).astype(np.int32)
+        _values(quantized, bias, np.int32)[:] += np.round(steps).astype(np.int32)
     return bytes(patched)
 
 
@@ -94,7 +94,7 @@ def _mean_shift(error: Floats, mean: Floats, *, axis: int) -> Floats:
     """The correction of each output channel, [outputs].
 
     Args:
-        error: float minus quantised weights: [outputs, h, w, inputs of a group], or [1, h, w, outputs] (depthwise).
+        error: float minus quantized weights: [outputs, h, w, inputs of a group], or [1, h, w, outputs] (depthwise).
         mean: the mean of each input channel, [inputs].
         axis: the axis of the outputs in `error`: 0, or 3 for depthwise.
     """
@@ -109,7 +109,7 @@ def _channel_axis(kernel: Any) -> int:
     return int(kernel.Quantization().QuantizedDimension())
 
 
-def _dequantised(model: Any, kernel: Any) -> Floats:
+def _dequantized(model: Any, kernel: Any) -> Floats:
     """The int8 model's weights as floats; they are symmetric, with one scale per output channel."""
     shape = [1, 1, 1, 1]
     shape[_channel_axis(kernel)] = -1

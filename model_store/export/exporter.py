@@ -52,12 +52,12 @@ def export(module: Any, folder: Path, *, calibration: Pixels, steps: ProgressSte
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
     with steps.step("Exporting LiteRT int8", total=len(calibration)) as on_progress, quiet_native():
         kept_float = quantization.sensitive_operators(folder / FP32_FILE)
-        quantised = quantization.to_int8(
+        quantized = quantization.to_int8(
             saved_model, calibration=calibration, kept_float=kept_float, on_progress=on_progress
         )
     with steps.step("Correcting the int8 biases", total=len(calibration)) as on_progress, quiet_native():
         fp32 = (folder / FP32_FILE).read_bytes()
-        corrected = bias_correction.correct_biases(quantised, fp32=fp32, images=calibration, on_progress=on_progress)
+        corrected = bias_correction.correct_biases(quantized, fp32=fp32, images=calibration, on_progress=on_progress)
         (folder / INT8_FILE).write_bytes(corrected)
 
 
@@ -67,7 +67,7 @@ def _probabilities(tf: Any, logits: Any, head: Head) -> Any:
     defects = tf.sigmoid(logits)
     good = tf.reduce_prod(1.0 - defects, axis=1, keepdims=True)
     outputs = outputs_of(head.classes, head.mode)
-    # Sliced, not split: the int8 converter quantises an operator with several outputs even if it was told to keep it in
+    # Sliced, not split: the int8 converter quantizes an operator with several outputs even if it was told to keep it in
     # float.
     columns = {name: defects[:, index : index + 1] for index, name in enumerate(outputs)} | {GOOD: good}
     return tf.concat([columns[name] for name in head.classes], axis=1)

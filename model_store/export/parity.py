@@ -29,7 +29,7 @@ from shared.errors import BadBundle
 from shared.images.arrays import Pixels
 
 # Largest difference of an export that is loaded from disk. The SavedModel has the same graph, so a larger difference is
-# refused. LiteRT folds the batch normalisations into the weights, which adds rounding (up to 9.7e-6 on the default
+# refused. LiteRT folds the batch normalizations into the weights, which adds rounding (up to 9.7e-6 on the default
 # backbone); its fp32 export may differ by FLOAT_TOLERANCE, and a difference above this bound is only reported.
 RELOAD_TOLERANCE = 1e-5
 GOLDEN_IMAGES = 16

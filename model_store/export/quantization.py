@@ -54,7 +54,7 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
 
 
 def to_int8(saved_model: str, *, calibration: Pixels, kept_float: list[str], on_progress: OnProgress) -> bytes:
-    """Quantise the model, with activation ranges measured on `calibration`, training images uint8 [N, S, S, 3]."""
+    """Quantize the model, with activation ranges measured on `calibration`, training images uint8 [N, S, S, 3]."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

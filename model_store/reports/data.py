@@ -55,7 +55,7 @@ class ValidationPredictions:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows. An imported model has no `phases`; without labelled images `validation` is None.
+    """Everything that a report shows. An imported model has no `phases`; without labeled images `validation` is None.
 
     `weights` are the head's weights by name, e.g. `head/kernel`: one array per epoch, or only the final one.
     """

@@ -28,8 +28,8 @@ _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
 _MAX_LINES = 3
-# Colour is not the only sign: the verdict is also written below the image.
-_COLOURS: dict[Verdict, str] = {
+# Color is not the only sign: the verdict is also written below the image.
+_COLORS: dict[Verdict, str] = {
     "right": "#009E73",
     "wrong": "#D55E00",
     "unsure, right": "#56B4E9",
@@ -113,13 +113,13 @@ def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty:
 
 
 def _texts(one: Thumbnail, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
-    """The lines below a thumbnail, each with its colour."""
+    """The lines below a thumbnail, each with its color."""
     answer = [f"{name} {probability:.2f}" for name, probability in one.answer]
     return [
         (_fitted(one.name, font, _CELL_PX), _PALE_INK),
         *((line, _INK) for line in _wrapped(f"true: {' + '.join(one.truth)}", font, _CELL_PX)),
         *((line, _INK) for line in _wrapped(f"answer: {' + '.join(answer)}", font, _CELL_PX)),
-        (one.verdict, _COLOURS[one.verdict]),
+        (one.verdict, _COLORS[one.verdict]),
     ]
 
 
@@ -134,13 +134,13 @@ def _draw_thumbnail(
 ) -> None:
     left_px, top_px = at
     frame = (left_px, top_px, left_px + _SIDE_PX - 1, top_px + _SIDE_PX - 1)
-    pen.rectangle(frame, fill=_COLOURS[one.verdict])
+    pen.rectangle(frame, fill=_COLORS[one.verdict])
     picture = Image.fromarray(one.pixels)
     if picture.size != (THUMBNAIL_PX, THUMBNAIL_PX):
         picture = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX))
     sheet.paste(picture, (left_px + _BORDER_PX, top_px + _BORDER_PX))
-    for number, (text, colour) in enumerate(texts):
-        pen.text((left_px, top_px + _SIDE_PX + number * _LINE_PX), text, fill=colour, font=font)
+    for number, (text, color) in enumerate(texts):
+        pen.text((left_px, top_px + _SIDE_PX + number * _LINE_PX), text, fill=color, font=font)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:

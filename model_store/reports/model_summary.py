@@ -1,4 +1,4 @@
-"""Summarises a version as text, for `models show` and the page of the report.
+"""Summarizes a version as text, for `models show` and the page of the report.
 
 In: a manifest. Out: titled lists of (name, value), and the table of classes, all as text. Reads no other file.
 """

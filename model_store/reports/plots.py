@@ -1,7 +1,7 @@
 """The plots of a report, as PNG: learning curves, confusion, thresholds, reliability.
 
 In: phases of a training, or scored predictions. Out: one file each. Uses matplotlib without a display or global state.
-The colours are Okabe and Ito's, which colour-blind people can tell apart.
+The colors are Okabe and Ito's, which color-blind people can tell apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model_store.training.history import Phase
 from shared.arrays import Doubles
 
 _DPI = 100
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+_BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -46,14 +46,14 @@ def draw_curves(path: Path, phases: Sequence[Phase]) -> None:
     with _picture(path, 13 if rates else 9, 3.6) as figure:
         for position, (name, title) in enumerate((("acc", "accuracy"), ("loss", "loss")), start=1):
             axes = figure.add_subplot(1, 3 if rates else 2, position)
-            _curve(axes, phases, name, label="training", colour=_BLUE)
-            _curve(axes, phases, f"val_{name}", label="validation", colour=_ORANGE)
+            _curve(axes, phases, name, label="training", color=_BLUE)
+            _curve(axes, phases, f"val_{name}", label="validation", color=_ORANGE)
             _mark_kept(axes, phases, f"val_{name}")
             _finish_curves(axes, phases, title=title)
             axes.legend()
         if rates:
             axes = figure.add_subplot(1, 3, 3)
-            _curve(axes, phases, "learning_rate", label="learning rate", colour=_GREEN)
+            _curve(axes, phases, "learning_rate", label="learning rate", color=_GREEN)
             axes.set_yscale("log", nonpositive="mask")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("")
@@ -133,14 +133,14 @@ def _starts(phases: Sequence[Phase]) -> list[int]:
     return [sum(lengths[:index]) for index in range(len(phases))]
 
 
-def _curve(axes: Any, phases: Sequence[Phase], name: str, *, label: str, colour: str) -> None:
+def _curve(axes: Any, phases: Sequence[Phase], name: str, *, label: str, color: str) -> None:
     """Draw one line per phase: the step from the last epoch of one to the first of the next is not progress."""
     marker = "." if sum(len(phase.history["loss"]) for phase in phases) <= 40 else None
     for start, phase in zip(_starts(phases), phases, strict=True):
         if name in phase.history:
             values = phase.history[name]
             epochs = range(start + 1, start + 1 + len(values))
-            axes.plot(epochs, values, label=label, color=colour, marker=marker, linewidth=1.4)
+            axes.plot(epochs, values, label=label, color=color, marker=marker, linewidth=1.4)
             label = "_"  # matplotlib leaves such a line out of the legend
 
 
@@ -165,9 +165,9 @@ def _finish_curves(axes: Any, phases: Sequence[Phase], *, title: str) -> None:
     axes.set_xlabel("epoch (" + ", ".join(f"{n}: {phase.name}" for n, phase in enumerate(phases, start=1)) + ")")
     for number, (start, phase) in enumerate(zip(_starts(phases), phases, strict=True), start=1):
         if number > 1:
-            axes.axvline(start + 0.5, color=_GREY, linewidth=0.8, linestyle=":")
+            axes.axvline(start + 0.5, color=_GRAY, linewidth=0.8, linestyle=":")
         middle = start + (len(phase.history["loss"]) + 1) / 2
-        axes.text(middle, 1.01, str(number), transform=axes.get_xaxis_transform(), ha="center", color=_GREY)
+        axes.text(middle, 1.01, str(number), transform=axes.get_xaxis_transform(), ha="center", color=_GRAY)
 
 
 def _most_confused(scored: ScoredPredictions) -> list[int]:
@@ -191,14 +191,14 @@ def _draw_matrix(figure: Any, scored: ScoredPredictions, shown: list[int], names
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(shown) + 1), [*names, "(missed)"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(shown)), names)
-    axes.axvline(len(shown) - 0.5, color=_GREY, linewidth=1)
+    axes.axvline(len(shown) - 0.5, color=_GRAY, linewidth=1)
     left_out = len(scored.classes) - len(shown)
     beyond = f" ({len(shown)} of {len(scored.classes)} classes, the most confused)" if left_out else ""
     axes.set(xlabel="given", ylabel="true", title=f"images by true and by given label{beyond}")
     for (y, x), count in np.ndenumerate(cells):
         if count or (x == y and scored.truth[:, shown[y]].any()):
-            colour = "white" if share[y, x] > 0.5 else "black"
-            axes.text(x, y, str(count), ha="center", va="center", color=colour)
+            color = "white" if share[y, x] > 0.5 else "black"
+            axes.text(x, y, str(count), ha="center", va="center", color=color)
 
 
 def confusion_counts(scored: ScoredPredictions) -> NDArray[np.int64]:
@@ -252,8 +252,8 @@ def _draw_threshold(axes: Any, scored: ScoredPredictions, column: int) -> list[A
     series = _single_series(scored, column) if scored.mode == "single" else _multi_series(scored, column)
     thresholds = np.linspace(0, 1, 101)
     lines = [
-        axes.plot(thresholds, values, label=label, color=colour, linewidth=1.4)[0]
-        for (label, values), colour in zip(series.items(), (_BLUE, _ORANGE, _GREEN), strict=False)
+        axes.plot(thresholds, values, label=label, color=color, linewidth=1.4)[0]
+        for (label, values), color in zip(series.items(), (_BLUE, _ORANGE, _GREEN), strict=False)
     ]
     chosen = scored.threshold(name)
     lines.append(axes.axvline(chosen, color="black", linestyle="--", linewidth=1, label="the policy's threshold"))
@@ -290,7 +290,7 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Doubles:
 
 
 def _draw_reliability(axes: Any, bins: Bins, *, title: str) -> None:
-    axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfectly calibrated")
+    axes.plot([0, 1], [0, 1], color=_GRAY, linestyle=":", label="perfectly calibrated")
     axes.vlines(bins.confidence, bins.confidence, bins.frequency, color=_ORANGE, linewidth=3, alpha=0.5, label="gap")
     axes.plot(bins.confidence, bins.frequency, "o-", color=_BLUE, linewidth=1.2, label="measured")
     axes.set(title=title, ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))

@@ -3,9 +3,9 @@
 In: crop transforms and pixels. Out: crop transforms and pixels. Nothing here changes the true labels of a bottle:
 
     flips, turns, shifts, sizes    of the crop; small enough that the bottle's ends, where caps are, stay inside it
-    light, contrast, colour cast, saturation    a pale bottle stays pale: the change is far smaller than a pigment's
+    light, contrast, color cast, saturation    a pale bottle stays pale: the change is far smaller than a pigment's
     blur, noise                    a cap stays visible
-    occlusion                      one grey patch, a sixth of the picture in each direction, in the middle half of the
+    occlusion                      one gray patch, a sixth of the picture in each direction, in the middle half of the
                                    length: too small to hide a strip, and never over an end. Only for upright bottles,
                                    because the position of the ends is unknown for others
 
@@ -85,8 +85,8 @@ def augment_pixels(pixels: Any, random: Any, *, upright: bool) -> Any:
     x = x * factor(_LOG_LIGHT) * factor(_LOG_CAST, channels=3)
     mean = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
     x = mean + (x - mean) * factor(_LOG_CONTRAST)
-    grey = tf.reduce_mean(x, axis=3, keepdims=True)
-    x = grey + (x - grey) * factor(_LOG_SATURATION)
+    gray = tf.reduce_mean(x, axis=3, keepdims=True)
+    x = gray + (x - gray) * factor(_LOG_SATURATION)
     x = _blur(x, random)
     if upright:
         x = _occlude(x, random)
@@ -102,7 +102,7 @@ def _blur(x: Any, random: Any) -> Any:
 
 
 def _occlude(x: Any, random: Any) -> Any:
-    """Put the grey patch into some of the pictures."""
+    """Put the gray patch into some of the pictures."""
     tf = import_tensorflow()
     count, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
     middle_y = random.uniform([count, 1, 1, 1], minval=0.25 + _PATCH / 2, maxval=0.75 - _PATCH / 2)

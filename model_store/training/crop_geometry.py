@@ -1,6 +1,6 @@
 """Cropping: which part of a frame the network sees, how it is turned, and its pixels. Training and serving share it.
 
-A crop transform is six numbers in fractions of the frame, float32 [N, 6]: the crop's centre (cx, cy), half of its width
+A crop transform is six numbers in fractions of the frame, float32 [N, 6]: the crop's center (cx, cy), half of its width
 as a vector u, and half of its height as a vector v. The vectors need not be parallel to the frame's sides.
 
     (cx, cy) + s * u + t * v,  s and t from -1 to 1: from left to right and from top to bottom of the crop
@@ -84,8 +84,8 @@ def crop_frames(frames: Any, transforms: Any, size: CropSize) -> Any:
     size_px = frames.shape[1]
     s = (tf.range(size.width_px, dtype=tf.float32) + 0.5) * (2.0 / size.width_px) - 1.0
     t = (tf.range(size.height_px, dtype=tf.float32) + 0.5) * (2.0 / size.height_px) - 1.0
-    # Sliced, not unstacked: the int8 converter quantises an operator with several outputs even if told to keep it in
-    # float. Reshaped, because TensorFlow's optimiser folds slices of a stack and then loses axes added by the slice.
+    # Sliced, not unstacked: the int8 converter quantizes an operator with several outputs even if told to keep it in
+    # float. Reshaped, because TensorFlow's optimizer folds slices of a stack and then loses axes added by the slice.
     cx, cy, ux, uy, vx, vy = (tf.reshape(transforms[:, column], [-1, 1, 1]) for column in range(6))
     across, down = s[None, None, :], t[None, :, None]
     x = tf.clip_by_value((cx + across * ux + down * vx) * size_px - 0.5, 0.0, size_px - 1.0)
@@ -108,7 +108,7 @@ def crop_frames(frames: Any, transforms: Any, size: CropSize) -> Any:
 
 
 def _moments(heatmaps: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Centre (x, y) and covariance (xx, yy, xy) of each heatmap, in fractions of the frame, each [N]."""
+    """Center (x, y) and covariance (xx, yy, xy) of each heatmap, in fractions of the frame, each [N]."""
     tf = import_tensorflow()
     rows, columns = heatmaps.shape[1], heatmaps.shape[2]
     weights = (heatmaps + 1e-6) / tf.reduce_sum(heatmaps + 1e-6, axis=[1, 2], keepdims=True)

@@ -2,7 +2,7 @@
 
 In: an extractor, frames with targets, and a head to start from. Out: the extractor with other weights, and its head.
 
-Batch normalisation: pretrained layers keep their statistics and run as in serving. Within a few steps, batches of 16
+Batch normalization: pretrained layers keep their statistics and run as in serving. Within a few steps, batches of 16
 bottles from one plant would destroy statistics that were gathered from a million images. Scale and offset are trained
 like any other weight. When training from scratch there are no statistics to keep, so the layers run as in training and
 gather their own.
@@ -49,7 +49,7 @@ class FineTuneSettings:
     dropout: float = 0.3  # of the features
     weight_decay: float = 0.02
     largest_gradient: float = 2.0  # norm over all layers
-    own_statistics: bool = False  # batch normalisation gathers its own statistics; only from scratch
+    own_statistics: bool = False  # batch normalization gathers its own statistics; only from scratch
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as the manifest stores them."""
@@ -96,7 +96,7 @@ def fine_tune(
 
     Args:
         variables: those of the extractor's variables that are trained, in the extractor's order.
-        scaler: standardises the head's features while it learns.
+        scaler: standardizes the head's features while it learns.
         on_progress: called with the number of images of each step.
 
     Raises:
@@ -135,7 +135,7 @@ def fine_tune(
     if settings.own_statistics and best_epoch < 0:
         raise BadSetting(
             f"--fine-tune scratch: no epoch of {settings.epochs} had a finite validation loss, so nothing was "
-            "learnt. Use another --seed, or --fine-tune top."
+            "learned. Use another --seed, or --fine-tune top."
         )
     run.restore(kept)
     return TrainResult(run.head(), history | {"learning_rate": learning_rates}, best_epoch)

@@ -17,7 +17,7 @@ _MAX_WEIGHT = 5.0
 def class_weights(targets: Floats, mode: Mode) -> Floats:
     """The weight of each output's positive images, float32 [outputs], about 1 on average.
 
-    It is the square root of the imbalance: enough that a rare defect is learnt, and not so much that it is predicted
+    It is the square root of the imbalance: enough that a rare defect is learned, and not so much that it is predicted
     everywhere. In `multi`, the imbalance is the number of known negatives divided by the number of known positives. In
     `single`, it is the mean number of images per class divided by the number of images of this class.
     """

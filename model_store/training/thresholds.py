@@ -7,7 +7,7 @@ labels, and an objective. Out: a threshold per class, and notes for people. Nump
     precision:0.98  the lowest threshold with at least that precision
     recall:0.95     the highest threshold with at least that recall (`multi`)
     cost:5          the least cost, where a missed defect costs as much as 5 false alarms (`multi`)
-    confidence:0.95 the lowest confidence above which that share of the images is labelled correctly (`single`)
+    confidence:0.95 the lowest confidence above which that share of the images is labeled correctly (`single`)
 
 In `single` the label is always the most probable class; its threshold only decides whether it is uncertain. So `f1`
 leaves the thresholds at 0.5 there.
@@ -212,7 +212,7 @@ def _curve(p: Doubles, y: Doubles, decided: Bools | None = None) -> _Curve:
 
 
 def _best_f1(p: Doubles, y: Doubles, outputs: Sequence[str]) -> ChosenThresholds:
-    """Maximise the sum of the F1 of all defects and of `good`, one threshold at a time: each influences `good`."""
+    """Maximize the sum of the F1 of all defects and of `good`, one threshold at a time: each influences `good`."""
     start = _collect([_choose(_known(p[:, k], y[:, k]), name, F1) for k, name in enumerate(outputs)], outputs)
     thresholds = np.array([start.thresholds[name] for name in outputs])
     # `good` applies where every defect is known to be absent, and does not apply where one is known to be present.

@@ -174,7 +174,7 @@ def _head_examples(
 def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> TrainedModel:
     """Train layers of the backbone of `model`, of which only the head has been trained.
 
-    `scaler` standardises the head's features.
+    `scaler` standardizes the head's features.
     """
     method, epochs = model.plan.fine_tune, max(1, round(inputs.options.epochs * _TUNE_EPOCHS_SHARE))
     if method == "scratch":

@@ -45,15 +45,15 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
     image.thumbnail((CELL_PX - 2 * _MARGIN_PX, PICTURE_PX - 2 * _MARGIN_PX))
     sheet.paste(image, (x + (CELL_PX - image.width) // 2, y + (PICTURE_PX - image.height) // 2))
     right = {label for label, _ in cell.labels} == cell.truth
-    colour = _RIGHT if right else _WRONG
-    draw.rectangle((x + 2, y + 2, x + CELL_PX - 3, y + PICTURE_PX - 3), outline=colour, width=3)
+    color = _RIGHT if right else _WRONG
+    draw.rectangle((x + 2, y + 2, x + CELL_PX - 3, y + PICTURE_PX - 3), outline=color, width=3)
     font = ImageFont.load_default(13)
     answer = [f"{label} {probability:.0%}" for label, probability in cell.labels]
     truth = "right" if right else f"truth: {', '.join(sorted(cell.truth))}"
     texts = (", ".join(answer[:2]), ", ".join(answer[2:]), f"lane {cell.lane}", truth)
     for number, text in enumerate(text for text in texts if text):
         position = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
-        draw.text(position, _fitting(text, font), fill=colour if text is truth else _INK, font=font)
+        draw.text(position, _fitting(text, font), fill=color if text is truth else _INK, font=font)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

@@ -123,20 +123,20 @@ class Placement:
 
     scale: float  # drawing pixels per source pixel
     turn_rad: float
-    source_centre: tuple[float, float]
-    centre: tuple[float, float]  # of the bottle, in the drawing
+    source_center: tuple[float, float]
+    center: tuple[float, float]  # of the bottle, in the drawing
 
     def to_drawing(self, x: float, y: float) -> tuple[float, float]:
         """Source pixels to drawing pixels."""
-        dx, dy = x - self.source_centre[0], y - self.source_centre[1]
+        dx, dy = x - self.source_center[0], y - self.source_center[1]
         cos, sin = math.cos(self.turn_rad) * self.scale, math.sin(self.turn_rad) * self.scale
-        return self.centre[0] + cos * dx - sin * dy, self.centre[1] + sin * dx + cos * dy
+        return self.center[0] + cos * dx - sin * dy, self.center[1] + sin * dx + cos * dy
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
         """Drawing pixels to source pixels."""
-        dx, dy = x - self.centre[0], y - self.centre[1]
+        dx, dy = x - self.center[0], y - self.center[1]
         cos, sin = math.cos(self.turn_rad) / self.scale, math.sin(self.turn_rad) / self.scale
-        return self.source_centre[0] + cos * dx + sin * dy, self.source_centre[1] - sin * dx + cos * dy
+        return self.source_center[0] + cos * dx + sin * dy, self.source_center[1] - sin * dx + cos * dy
 
 
 def random_placement(
@@ -150,19 +150,19 @@ def random_placement(
     extents = (cos * width + sin * height, sin * width + cos * height)
     available = 1 - 2 * _EDGE_VIEW
     scale = min(wanted_scale, *(available * px / extent for px, extent in zip(size, extents, strict=True)))
-    centre = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    center = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
     starts = [
         _view_start(
             view=size[axis] / scale,
             length=source[axis],
-            low=centre[axis] - extents[axis] / 2,
-            high=centre[axis] + extents[axis] / 2,
+            low=center[axis] - extents[axis] / 2,
+            high=center[axis] + extents[axis] / 2,
             random=random,
         )
         for axis in (0, 1)
     ]
-    moved = ((centre[0] - starts[0]) * scale, (centre[1] - starts[1]) * scale)
-    return Placement(scale=scale, turn_rad=turn_rad, source_centre=centre, centre=moved)
+    moved = ((center[0] - starts[0]) * scale, (center[1] - starts[1]) * scale)
+    return Placement(scale=scale, turn_rad=turn_rad, source_center=center, center=moved)
 
 
 def _view_start(*, view: float, length: int, low: float, high: float, random: np.random.Generator) -> float:

@@ -238,7 +238,7 @@ def _decode_planned_jpeg(
     data: bytes, out: Pixels, header: JpegHeader, plan: _JpegPlan, turn: Image.Transpose | None
 ) -> bool:
     width, height = plan.size
-    straight = plan.is_final and turn is None and not header.is_grey and width == len(out) and out.flags.c_contiguous
+    straight = plan.is_final and turn is None and not header.is_gray and width == len(out) and out.flags.c_contiguous
     top = (len(out) - height) // 2
     pixels = decode_reduced(data, header, by=plan.by, out=out[top : top + height] if straight else None)
     if pixels is None:
@@ -246,7 +246,7 @@ def _decode_planned_jpeg(
     if straight:
         _repeat_border(out, top=top, left=0, bottom=top + height, right=width)
         return True
-    image = Image.frombytes("L" if header.is_grey else "RGB", (pixels.shape[1], pixels.shape[0]), pixels)
+    image = Image.frombytes("L" if header.is_gray else "RGB", (pixels.shape[1], pixels.shape[0]), pixels)
     if not plan.is_final:
         image = image.resize(plan.size, _FILTER, box=plan.part, reducing_gap=_REDUCING_GAP)
     _fill(out, _to_rgb(image if turn is None else image.transpose(turn), inverted=False))

@@ -23,7 +23,7 @@ _APP0, _APP15 = 0xE0, 0xEF
 _JFIF, _EXIF_OR_XMP, _PROFILE, _PHOTOSHOP, _ADOBE = 0xE0, 0xE1, 0xE2, 0xED, 0xEE
 
 _FRAME_BYTES = 8  # length of a frame's segment before its components, which have 3 bytes each
-_GREY, _COLOR = 1, 3  # components
+_GRAY, _COLOR = 1, 3  # components
 # simplejpeg counts an array's bytes in 32 bits.
 _MAX_PX = (2**31 - 1) // 3
 # The codec's scale is chosen by the size that results, and for sides up to 5 pixels two scales may give the same size.
@@ -37,7 +37,7 @@ class JpegHeader:
 
     width_px: int
     height_px: int
-    is_grey: bool
+    is_gray: bool
     has_metadata: bool  # EXIF or XMP, which may hold the orientation
     has_several_scans: bool  # progressive, or color by color: the codec keeps the whole picture until the last scan
 
@@ -74,7 +74,7 @@ def _frame(data: bytes, at: int, *, length: int) -> tuple[int, int, int] | None:
     if length < _FRAME_BYTES or data[at] != 8:
         return None
     components = data[at + 5]
-    if components not in (_GREY, _COLOR) or length != _FRAME_BYTES + 3 * components:
+    if components not in (_GRAY, _COLOR) or length != _FRAME_BYTES + 3 * components:
         return None
     return data[at + 3] << 8 | data[at + 4], data[at + 1] << 8 | data[at + 2], components
 
@@ -88,7 +88,7 @@ def _header(frame: tuple[int, int, int] | None, *, has_metadata: bool, has_sever
     return JpegHeader(
         width,
         height,
-        is_grey=components == _GREY,
+        is_gray=components == _GRAY,
         has_metadata=has_metadata,
         has_several_scans=has_several_scans,
     )
@@ -124,7 +124,7 @@ def reduced_size(size: tuple[int, int], by: int) -> tuple[int, int]:
 
 
 def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | None = None) -> Pixels | None:
-    """Decode to uint8 [H, W, 3], or [H, W, 1] for a grey image, of the `reduced_size`, not turned.
+    """Decode to uint8 [H, W, 3], or [H, W, 1] for a gray image, of the `reduced_size`, not turned.
 
     Returns None if Pillow must decide. `out`, C-contiguous and of that shape, receives the pixels; if None is returned,
     its content is undefined. The interpreter lock is released for all but a few microseconds.
@@ -138,7 +138,7 @@ def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | No
         # strict: the codec's warnings, including those about missing data, are errors.
         pixels: Pixels = decode_jpeg(
             data,
-            "GRAY" if header.is_grey else "RGB",
+            "GRAY" if header.is_gray else "RGB",
             min_height=least_height,
             min_width=least_width,
             buffer=out,

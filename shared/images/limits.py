@@ -6,8 +6,8 @@ peak.
 The estimates are upper bounds, measured with Pillow 13; tests/shared/images/test_decode_memory.py checks them. Per
 pixel:
 
-    stored          1 byte (L, P, 1), 2 (16-bit grey) or 4 (all others, RGB included), and 16 bytes per row
-    converted       1 more to grey, 4 more to RGB, 4 more if there is transparency
+    stored          1 byte (L, P, 1), 2 (16-bit gray) or 4 (all others, RGB included), and 16 bytes per row
+    converted       1 more to gray, 4 more to RGB, 4 more if there is transparency
     WebP            two canvases and two copies of the frame, 4 bytes each; 4 more with transparency
     JPEG            2 bytes per sample while several scans are put together, whatever the size it is decoded to
     TIFF            the strip or tile that is being read: libtiff holds a whole one in memory, however small the image
@@ -34,7 +34,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 2_000_000
 _MAX_TAG_VALUES = 100_000
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-_TO_GREY = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_TO_GRAY = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _AS_THEY_ARE = ("L", "RGB", "CMYK")
 _ROW_BYTES = 2 * 16  # of two images
 _WEBP_BYTES, _WEBP_ALPHA_BYTES = 16, 20
@@ -118,7 +118,7 @@ def jpeg_bytes(header: JpegHeader, *, by: int, file_bytes: int) -> int:
     width, height = reduced_size(size, by)
     # The codec's rows, uint8 [H, W, 3], and Pillow's copy of them.
     decoded = width * height * (3 + 4)
-    coefficients = _coefficients(size, samples=1 if header.is_grey else 3) if header.has_several_scans else 0
+    coefficients = _coefficients(size, samples=1 if header.is_gray else 3) if header.has_several_scans else 0
     return decoded + coefficients + file_bytes
 
 
@@ -155,7 +155,7 @@ def _coefficients(size: tuple[int, int], *, samples: int) -> int:
 def _stored_and_converted(frame: Image.Image, data: bytes) -> int:
     pixels, mode = frame.width * frame.height, frame.mode
     stored = pixels * _STORED_BYTES.get(mode, 4) + _ROW_BYTES * frame.height
-    if mode in _TO_GREY:
+    if mode in _TO_GRAY:
         return stored + pixels + PIECE_BYTES
     if frame.has_transparency_data or (frame.format == "PNG" and b"tRNS" in data):  # may follow the pixels
         return stored + pixels * 4 + PIECE_BYTES

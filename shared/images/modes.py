@@ -72,14 +72,14 @@ def _pieces(size: tuple[int, int]) -> list[_Box]:
 
 
 def _full_scale(frame: Image.Image) -> int:
-    """The first full scale that holds all of the frame's grey values."""
+    """The first full scale that holds all of the frame's gray values."""
     ranges = [_range(np.asarray(frame.crop(box))) for box in _pieces(frame.size)]
     # numpy's minimum and maximum, unlike Python's, are nan if one of the values is.
     low, high = float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
     for full in _FULL_SCALES[frame.mode]:
         if low >= 0 and high <= full:  # false for nan too
             return full
-    raise BadImage("unsupported", f"grey values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1.")
+    raise BadImage("unsupported", f"gray values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1.")
 
 
 def _range(values: npt.NDArray[np.generic]) -> tuple[float, float]:

@@ -110,7 +110,7 @@ def test_shutdown_by_rq_ends_parent_and_worker(plant: Settings, client: redis.Re
 
 
 def test_a_worker_is_not_gone_while_its_parent_lives(plant: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """It tells its neighbours both processes. Only when both are gone may the neighbours take its jobs."""
+    """It tells its neighbors both processes. Only when both are gone may the neighbors take its jobs."""
     own = find_processes()
     assert own is not None
     with worker(plant, log=tmp_path / "log") as parent:
@@ -125,4 +125,4 @@ def test_a_worker_is_not_gone_while_its_parent_lives(plant: Settings, client: re
         assert not own.is_worker_gone(told.decode())
         parent.kill()
         parent.wait()
-        wait_until(lambda: own.is_worker_gone(told.decode()), "its neighbours see that it is gone")
+        wait_until(lambda: own.is_worker_gone(told.decode()), "its neighbors see that it is gone")

@@ -1,4 +1,4 @@
-"""A small real TF-Hub SavedModel and datasets of coloured squares: a whole training in seconds."""
+"""A small real TF-Hub SavedModel and datasets of colored squares: a whole training in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
 SIZE_PX = 32
-COLOURS = {"good": (40, 200, 40), "no cap": (220, 40, 40), "pigmented": (40, 40, 220)}
+COLORS = {"good": (40, 200, 40), "no cap": (220, 40, 40), "pigmented": (40, 40, 220)}
 
 
 def save_tiny_backbone(folder: Path, *, width: int = 24, classifier: bool = False) -> Path:
@@ -48,11 +48,11 @@ def save_tiny_backbone(folder: Path, *, width: int = 24, classifier: bool = Fals
 
 
 def picture(labels: str, seed: int) -> bytes:
-    """A PNG whose left half has the colour of the first label, and its right half that of the last."""
+    """A PNG whose left half has the color of the first label, and its right half that of the last."""
     rng = np.random.default_rng(seed)
     names = labels.split("|")
     pixels = np.empty((SIZE_PX, SIZE_PX, 3))
-    pixels[:, : SIZE_PX // 2], pixels[:, SIZE_PX // 2 :] = COLOURS[names[0]], COLOURS[names[-1]]
+    pixels[:, : SIZE_PX // 2], pixels[:, SIZE_PX // 2 :] = COLORS[names[0]], COLORS[names[-1]]
     noisy = np.clip(pixels + rng.normal(0, 15, pixels.shape), 0, 255).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(noisy).save(out, "PNG")
@@ -60,15 +60,15 @@ def picture(labels: str, seed: int) -> bytes:
 
 
 def write_class_folders(folder: Path, *, per_class: int = 20) -> Path:
-    """Write one folder per colour."""
-    for number, name in enumerate(COLOURS):
+    """Write one folder per color."""
+    for number, name in enumerate(COLORS):
         (folder / name).mkdir(parents=True)
         for index in range(per_class):
             (folder / name / f"{index:03}.png").write_bytes(picture(name, 1000 * number + index))
     return folder
 
 
-def write_labelled(folder: Path, rows: Mapping[str, str]) -> Path:
+def write_labeled(folder: Path, rows: Mapping[str, str]) -> Path:
     """Write one picture for each file name in `rows`, and labels.csv with their labels."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, labels) in enumerate(rows.items()):

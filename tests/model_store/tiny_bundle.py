@@ -85,7 +85,7 @@ def tiny_manifest(folder: Path, *, name: str, version: int, mode: Mode, size_px:
 
 
 def random_images(count: int, *, size_px: int = 32, seed: int = _SEED) -> NDArray[np.uint8]:
-    """Images that differ in colour and brightness, so that the model's answers differ too."""
+    """Images that differ in color and brightness, so that the model's answers differ too."""
     rng = np.random.default_rng(seed)
     low = rng.integers(0, 256, (count, 1, 1, 3))
     noise = rng.integers(-40, 40, (count, size_px, size_px, 3))

@@ -45,7 +45,7 @@ def images_spec(size_px: int | None = SIZE_PX, *, batch: int | None = None) -> A
     return tf.TensorSpec([batch, size_px, size_px, 3], tf.float32)
 
 
-def save_colours(
+def save_colors(
     folder: Path,
     *,
     size_px: int | None = SIZE_PX,
@@ -53,7 +53,7 @@ def save_colours(
     width: int = 24,
     trainings: Sequence[bool] = (False, True),
 ) -> Path:
-    """Save a dense layer on the mean colour; it takes any size if `size_px` is None."""
+    """Save a dense layer on the mean color; it takes any size if `size_px` is None."""
     tf = import_tensorflow()
     kernel = tf.Variable(np.random.default_rng(2).normal(0, 3, (3, width)).astype(np.float32))
 
@@ -82,7 +82,7 @@ def save_classifier(folder: Path, *, classes: int, scores: str = "logits") -> Pa
     return save_module(folder, call, images_spec(), variables=variables, trainable=variables)
 
 
-def save_normalised(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
+def save_normalized(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
     """Save a convolution and a batch normalization for images scaled as `wants`; also returns the Keras network."""
     keras, tf = import_keras(), import_tensorflow()
     keras.utils.set_random_seed(1)
@@ -99,9 +99,9 @@ def save_normalised(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
     largest, mean = {"0..1": (1.0, 0.5), "-1..1": (2.0, 0.0), "0..255": (255.0, 127.0)}[wants]
     seen = np.random.default_rng(4).normal(mean, largest / 4, (64, SIZE_PX, SIZE_PX, 3)).astype(np.float32)
     maps = network.layers[0](seen)
-    normalisation = network.layers[1]
-    normalisation.moving_mean.assign(tf.reduce_mean(maps, axis=[0, 1, 2]))
-    normalisation.moving_variance.assign(tf.math.reduce_variance(maps, axis=[0, 1, 2]))
+    normalization = network.layers[1]
+    normalization.moving_mean.assign(tf.reduce_mean(maps, axis=[0, 1, 2]))
+    normalization.moving_variance.assign(tf.math.reduce_variance(maps, axis=[0, 1, 2]))
 
     def call(images: Any, training: bool = False) -> Any:
         return network(images, training=training)
@@ -112,7 +112,7 @@ def save_normalised(folder: Path, *, wants: str = "0..1") -> tuple[Path, Any]:
 
 def save_keras_whole(folder: Path) -> tuple[Path, Any]:
     """Let Keras itself save a network, without its scaling; also returns the network."""
-    _, network = save_normalised(folder.parent / f"{folder.name}-unused", wants="-1..1")
+    _, network = save_normalized(folder.parent / f"{folder.name}-unused", wants="-1..1")
     with quiet_native():
         network.save(str(folder))
     return folder, network

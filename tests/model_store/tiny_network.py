@@ -20,9 +20,9 @@ HALF_LENGTH, HALF_WIDTH = 0.26, 0.09
 
 
 def tiny_graph(*, seed: int = 11) -> Any:
-    """The Keras graph. It is untrained, but its features depend on the colour at each place.
+    """The Keras graph. It is untrained, but its features depend on the color at each place.
 
-    Its depthwise kernels have most of their weight at the centre: dozens of random kernels in a row would leave only
+    Its depthwise kernels have most of their weight at the center: dozens of random kernels in a row would leave only
     noise and the frame's border. Its batch normalizations get their statistics from pictures of belts: with means of 0
     and variances of 1, hardly any signal would pass.
     """
@@ -38,8 +38,8 @@ def tiny_graph(*, seed: int = 11) -> Any:
             kernel *= 0.1
             kernel[1, 1] += 1.0
             layer.set_weights([kernel])
-    normalisations = [layer for layer in graph.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in normalisations:
+    normalizations = [layer for layer in graph.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalizations:
         gamma, beta, *statistics = layer.get_weights()
         drawn = rng.uniform(0.8, 1.2, gamma.shape), rng.normal(0.3, 0.3, beta.shape)
         layer.set_weights([*drawn, *statistics])
@@ -57,7 +57,7 @@ def save_tiny_network(folder: Path) -> Path:
 
 
 class Bottle(NamedTuple):
-    """Where a bottle lies: its centre in fractions of the frame, and its long axis' angle from the x axis downwards."""
+    """Where a bottle lies: its center in fractions of the frame, and its long axis' angle from the x axis downwards."""
 
     x: float
     y: float
@@ -73,10 +73,10 @@ def inside_bottle(bottle: Bottle, size_px: int, *, scale: float = 1.0) -> NDArra
     return np.asarray((abs(along) < HALF_LENGTH * scale) & (abs(beside) < HALF_WIDTH * scale))
 
 
-def belt(rng: np.random.Generator, size_px: int, colour: NDArray[np.float64]) -> NDArray[np.float64]:
+def belt(rng: np.random.Generator, size_px: int, color: NDArray[np.float64]) -> NDArray[np.float64]:
     """A striped, noisy conveyor belt, float [S, S, 3]."""
     stripes = 12 * np.sin(np.arange(size_px) * rng.uniform(0.15, 0.3) + rng.uniform(0, 6))
-    return np.asarray(colour + stripes[None, :, None] + rng.normal(0, 6, (size_px, size_px, 1)))
+    return np.asarray(color + stripes[None, :, None] + rng.normal(0, 6, (size_px, size_px, 1)))
 
 
 def frame_of(
@@ -84,13 +84,13 @@ def frame_of(
     bottle: Bottle,
     *,
     size_px: int,
-    belt_colour: NDArray[np.float64],
-    colour: NDArray[np.float64],
+    belt_color: NDArray[np.float64],
+    color: NDArray[np.float64],
 ) -> NDArray[np.uint8]:
-    """A frame, uint8 [S, S, 3]: a bottle of one colour with a lighter gleam along its middle, on a belt."""
-    pixels = belt(rng, size_px, belt_colour)
+    """A frame, uint8 [S, S, 3]: a bottle of one color with a lighter gleam along its middle, on a belt."""
+    pixels = belt(rng, size_px, belt_color)
     hit = inside_bottle(bottle, size_px)
-    pixels[hit] = colour + rng.normal(0, 6, (int(hit.sum()), 1))
+    pixels[hit] = color + rng.normal(0, 6, (int(hit.sum()), 1))
     pixels[inside_bottle(bottle, size_px, scale=0.4)] += 40
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
@@ -106,30 +106,30 @@ def sample(
     rng: np.random.Generator,
     *,
     size_px: int,
-    belt_colour: NDArray[np.float64] | None = None,
-    colour: NDArray[np.float64] | None = None,
+    belt_color: NDArray[np.float64] | None = None,
+    color: NDArray[np.float64] | None = None,
 ) -> Sample:
-    """A bottle anywhere in a frame, at any angle; colours that aren't given are random."""
+    """A bottle anywhere in a frame, at any angle; colors that aren't given are random."""
     bottle = Bottle(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0, np.pi))
     drawn_belt, drawn = rng.uniform(30, 120, 3), rng.uniform(130, 230, 3)
     frame = frame_of(
         rng,
         bottle,
         size_px=size_px,
-        belt_colour=drawn_belt if belt_colour is None else belt_colour,
-        colour=drawn if colour is None else colour,
+        belt_color=drawn_belt if belt_color is None else belt_color,
+        color=drawn if color is None else color,
     )
     return Sample(frame, bottle)
 
 
 # Of `single`'s three classes, in their order: bottles that can be told apart without a localizer.
-COLOURS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0]])
+COLORS = np.array([[80.0, 220.0, 80.0], [220.0, 70.0, 70.0], [90.0, 90.0, 230.0]])
 
 
-def coloured_frames(count: int, *, seed: int, size_px: int) -> Frames:
-    """Frames of green, red and blue bottles in turn on a grey belt, with their classes."""
+def colored_frames(count: int, *, seed: int, size_px: int) -> Frames:
+    """Frames of green, red and blue bottles in turn on a gray belt, with their classes."""
     rng = np.random.default_rng(seed)
     kinds = np.arange(count) % 3
-    grey = np.array([90.0, 85.0, 80.0])
-    images = [sample(rng, size_px=size_px, belt_colour=grey, colour=COLOURS[kind]).frame for kind in kinds]
+    gray = np.array([90.0, 85.0, 80.0])
+    images = [sample(rng, size_px=size_px, belt_color=gray, color=COLORS[kind]).frame for kind in kinds]
     return Frames(np.stack(images), np.eye(3, dtype=np.float32)[kinds])

@@ -16,10 +16,10 @@ from shared import keys
 from shared.schemas import Label, Outcome, SortResult
 
 
-def jpeg(grey: int = 128, *, size_px: int = 16) -> bytes:
-    """A small grey JPEG."""
+def jpeg(gray: int = 128, *, size_px: int = 16) -> bytes:
+    """A small gray JPEG."""
     stream = io.BytesIO()
-    Image.new("RGB", (size_px, size_px), (grey, grey, grey)).save(stream, "JPEG")
+    Image.new("RGB", (size_px, size_px), (gray, gray, gray)).save(stream, "JPEG")
     return stream.getvalue()
 
 

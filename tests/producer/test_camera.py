@@ -96,7 +96,7 @@ def test_every_dropped_frame_is_named_in_the_log(settings: Settings, caplog: pyt
         assert f"frame frame {number} dropped" in caplog.text
 
 
-def test_a_bad_frame_is_reported_and_its_neighbours_are_sent(
+def test_a_bad_frame_is_reported_and_its_neighbors_are_sent(
     client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     special = {

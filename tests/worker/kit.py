@@ -62,7 +62,7 @@ BeforePredict = Callable[[Pixels], None]
 
 
 def picture(red: int = 0, green: int = 0, *, blue: int = 0, size_px: int = SIZE_PX) -> bytes:
-    """A PNG of one colour: ToneEngine calls it `no cap` where it is red, `disfigured` where it is green."""
+    """A PNG of one color: ToneEngine calls it `no cap` where it is red, `disfigured` where it is green."""
     stream = io.BytesIO()
     Image.new("RGB", (size_px, size_px), (red, green, blue)).save(stream, "PNG")
     return stream.getvalue()
@@ -87,7 +87,7 @@ def nothing(batch: Pixels) -> None:
 
 
 class ToneEngine:
-    """An engine whose answer is the image's mean colour: P(no cap) = red / 255, P(disfigured) = green / 255.
+    """An engine whose answer is the image's mean color: P(no cap) = red / 255, P(disfigured) = green / 255.
 
     `before` is called with each batch; what it raises is the engine's failure.
     """

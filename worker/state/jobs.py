@@ -44,7 +44,7 @@ class ClaimedJob:
     """A job as the claim step found it in Redis. Nothing in it has been checked yet."""
 
     lease: Lease
-    data: bytes | None  # RQ's serialised call
+    data: bytes | None  # RQ's serialized call
     enqueued_at: float | None
     retries_left: int
     result_ttl_s: str  # '' where the job has none; only the finish script uses it

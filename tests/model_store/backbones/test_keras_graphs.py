@@ -1,4 +1,4 @@
-"""Which modules are recognised as known networks, and the outputs of their inner layers."""
+"""Which modules are recognized as known networks, and the outputs of their inner layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.training
 IMAGES = np.random.default_rng(6).uniform(0, 1, (3, SIZE_PX, SIZE_PX, 3)).astype(np.float32)
 
 
-def test_the_network_is_recognised_by_its_weights(tiny_network: Network, network_backbone: Backbone) -> None:
+def test_the_network_is_recognized_by_its_weights(tiny_network: Network, network_backbone: Backbone) -> None:
     assert (tiny_network.architecture.name, tiny_network.alpha) == ("MobileNetV2", ALPHA)
     module = import_hub().KerasLayer(str(network_backbone.path))
     ours = np.asarray(tiny_network.graph(to_signed_unit(IMAGES * 255), training=False)).mean(axis=(1, 2))
@@ -29,7 +29,7 @@ def test_the_network_is_recognised_by_its_weights(tiny_network: Network, network
     np.testing.assert_allclose(ours, module(IMAGES), atol=1e-4)
 
 
-def test_arrays_in_another_order_are_not_recognised(
+def test_arrays_in_another_order_are_not_recognized(
     network_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, swapped = import_hub(), [0, 0]

@@ -24,7 +24,7 @@ from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
 from tests.model_store.tiny_modules import (
     images_spec,
     save_classifier,
-    save_colours,
+    save_colors,
     save_module,
     save_serving_only,
     save_text,
@@ -105,36 +105,36 @@ def test_the_message_names_the_url_when_offline(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_backbone_says_whether_it_can_be_fine_tuned(tmp_path: Path) -> None:
-    frozen = save_module(tmp_path / "frozen", _mean_colour, images_spec())
+    frozen = save_module(tmp_path / "frozen", _mean_color, images_spec())
     assert not resolve_backbone(str(frozen), cache=tmp_path / "cache").trainable
     assert not resolve_backbone(f"{frozen}#scaling=-1..1", cache=tmp_path / "cache").trainable
-    serving = save_colours(tmp_path / "serving", trainings=(False,))  # saved without its graph for training
+    serving = save_colors(tmp_path / "serving", trainings=(False,))  # saved without its graph for training
     assert not resolve_backbone(str(serving), cache=tmp_path / "cache").trainable
     assert not resolve_backbone(f"{serving}#scaling=-1..1", cache=tmp_path / "cache").trainable
 
 
 def test_a_module_that_takes_any_size_gets_the_stated_one(tmp_path: Path) -> None:
-    folder = save_colours(tmp_path / "module", size_px=None)
+    folder = save_colors(tmp_path / "module", size_px=None)
     assert resolve_backbone(str(folder), cache=tmp_path / "cache").input_size_px == 224
     assert resolve_backbone(f"{folder}#size=48", cache=tmp_path / "cache").input_size_px == 48
-    fixed = save_colours(tmp_path / "fixed")
+    fixed = save_colors(tmp_path / "fixed")
     with pytest.raises(BadBackbone, match="images of 32 px only, not 48: leave out #size"):
         resolve_backbone(f"{fixed}#size=48", cache=tmp_path / "cache")
 
 
 WRONG = {
-    "batch": (lambda folder: save_colours(folder, batch=1), r"float32\[1, 32, 32, 3\]: only 1 image\(s\) at a time"),
+    "batch": (lambda folder: save_colors(folder, batch=1), r"float32\[1, 32, 32, 3\]: only 1 image\(s\) at a time"),
     "text": (save_text, r"takes string\[None\], but should take float32\[N, S, S, 3\]"),
     "serving": (save_serving_only, r"can only be served \(signatures: serving_default\)"),
     "classifier": (lambda folder: save_classifier(folder, classes=1001), "1,001 numbers .* models import-classifier"),
     "oblong": (
-        lambda folder: save_module(folder, _mean_colour, _oblong()),
+        lambda folder: save_module(folder, _mean_color, _oblong()),
         "images of 48 x 32 px, but they should be square",
     ),
 }
 
 
-def _mean_colour(images: Any, training: bool = False) -> Any:
+def _mean_color(images: Any, training: bool = False) -> Any:
     return import_tensorflow().reduce_mean(images, axis=[1, 2])
 
 
@@ -153,7 +153,7 @@ def test_the_message_says_why_a_module_cannot_be_a_backbone(kind: str, tmp_path:
 
 def test_damaged_and_old_modules_are_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    old = shutil.copytree(save_colours(tmp_path / "module"), tmp_path / "old")
+    old = shutil.copytree(save_colors(tmp_path / "module"), tmp_path / "old")
     (old / "tfhub_module.pb").write_bytes(b"\x08\x03")
     with pytest.raises(BadBackbone, match="in TF1's Hub format"):
         resolve_backbone(str(old), cache=cache)
@@ -179,11 +179,11 @@ def test_a_module_must_match_what_its_published_name_promises(
     wrong_inception = server.serve("/google/imagenet/inception_v3/feature_vector/4", tiny)
     with pytest.raises(BadBackbone, match=r"inception_v3/feature_vector should take 299 px, but takes 32"):
         resolve_backbone(wrong_inception, cache=tmp_path)
-    colours = tar_gz(save_colours(tmp_path / "colours", size_px=None, width=1280))
-    wrong_width = server.serve("/google/imagenet/inception_v3/feature_vector/4", colours)
+    colors = tar_gz(save_colors(tmp_path / "colors", size_px=None, width=1280))
+    wrong_width = server.serve("/google/imagenet/inception_v3/feature_vector/4", colors)
     with pytest.raises(BadBackbone, match=r"should give 2,048 numbers per image, but gives 1,280"):
         resolve_backbone(wrong_width, cache=tmp_path)
-    right = server.serve("/google/imagenet/mobilenet_v2_050_96/feature_vector/5", colours)
+    right = server.serve("/google/imagenet/mobilenet_v2_050_96/feature_vector/5", colors)
     backbone = resolve_backbone(right, cache=tmp_path)
     assert (backbone.input_size_px, backbone.feature_width, backbone.scaling) == (96, 1280, "0..1")
     assert resolve_backbone(f"{right}#size=64", cache=tmp_path).input_size_px == 64

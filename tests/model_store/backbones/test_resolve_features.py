@@ -15,7 +15,7 @@ from shared.errors import BadBackbone, NotFound
 from shared.settings import Settings
 from tests.model_store.backbones.module_server import ModuleServer, tar_gz
 from tests.model_store.tiny_backbone import SIZE_PX
-from tests.model_store.tiny_modules import save_colours, save_keras_whole, save_normalised
+from tests.model_store.tiny_modules import save_colors, save_keras_whole, save_normalized
 
 pytestmark = pytest.mark.training
 
@@ -33,7 +33,7 @@ def _features(backbone: Backbone, images: np.ndarray) -> np.ndarray:
 def test_a_cached_module_can_still_be_trained(tmp_path: Path) -> None:
     """A gradient reaches every weight, and the normalization's statistics change only in training."""
     tf, hub = import_tensorflow(), import_hub()
-    folder, network = save_normalised(tmp_path / "module")
+    folder, network = save_normalized(tmp_path / "module")
     backbone = resolve_backbone(str(folder), cache=tmp_path / "cache")
     assert backbone.trainable
     layer = hub.KerasLayer(str(backbone.path), trainable=True)
@@ -57,7 +57,7 @@ def test_a_cached_module_can_still_be_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wants", ["-1..1", "0..255"])
 def test_a_stated_scaling_is_applied_inside(tmp_path: Path, wants: str) -> None:
     tf, hub = import_tensorflow(), import_hub()
-    folder, network = save_normalised(tmp_path / "module", wants=wants)
+    folder, network = save_normalized(tmp_path / "module", wants=wants)
     backbone = resolve_backbone(f"{folder}#scaling={wants}", cache=tmp_path / "cache")
     assert (backbone.scaling, backbone.handle) == (wants, f"{folder}#scaling={wants}")
     images = _images(3)
@@ -78,7 +78,7 @@ def test_a_stated_scaling_is_applied_inside(tmp_path: Path, wants: str) -> None:
 
 def test_the_same_weights_with_another_scaling_are_another_backbone(tmp_path: Path) -> None:
     """Otherwise the features of one would be taken from the cache of the other."""
-    folder = save_colours(tmp_path / "module")
+    folder = save_colors(tmp_path / "module")
     one, other = (resolve_backbone(f"{folder}#scaling={text}", cache=tmp_path) for text in ("-1..1", "0..255"))
     weights = [
         (backbone.path / "variables" / "variables.data-00000-of-00001").read_bytes() for backbone in (one, other)
@@ -88,13 +88,13 @@ def test_the_same_weights_with_another_scaling_are_another_backbone(tmp_path: Pa
 
 
 def test_a_scaling_that_blinds_the_network_is_noticed(tmp_path: Path) -> None:
-    folder, _ = save_normalised(tmp_path / "module", wants="0..255")
+    folder, _ = save_normalized(tmp_path / "module", wants="0..255")
     with pytest.raises(BadBackbone, match=r"fed 0\.\.1, hardly tells pictures apart.*#scaling=0\.\.255"):
         resolve_backbone(str(folder), cache=tmp_path / "cache")
 
 
 def test_a_scaling_that_saturates_the_network_is_noticed(tmp_path: Path) -> None:
-    folder, _ = save_normalised(tmp_path / "module", wants="-1..1")
+    folder, _ = save_normalized(tmp_path / "module", wants="-1..1")
     with pytest.raises(BadBackbone, match=r"fed 0\.\.255, hardly tells pictures apart.*#scaling=-1\.\.1"):
         resolve_backbone(f"{folder}#scaling=0..255", cache=tmp_path / "cache")
 

@@ -16,7 +16,7 @@ def digests(*texts: str) -> list[str]:
     return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 
-def test_images_whose_digests_were_written_are_recognised(tmp_path: Path) -> None:
+def test_images_whose_digests_were_written_are_recognized(tmp_path: Path) -> None:
     write_training_digests(tmp_path, train=digests("a", "b", "c", "b"), validation=digests("d"))
     trained_on = read_training_digests(tmp_path)
     assert trained_on is not None

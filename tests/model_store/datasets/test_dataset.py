@@ -13,7 +13,7 @@ import pytest
 from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from shared.errors import BadDataset
-from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labelled
+from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labeled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
 
@@ -40,7 +40,7 @@ def test_class_folders(tmp_path: Path) -> None:
 
 
 def test_labels_csv_and_images_that_it_does_not_list(tmp_path: Path) -> None:
-    folder = write_labelled(tmp_path, ROWS)
+    folder = write_labeled(tmp_path, ROWS)
     (folder / "forgotten.jpg").write_bytes(b"x")
     (folder / "README.md").write_text("not an image")
     dataset = load_dataset(folder)
@@ -51,7 +51,7 @@ def test_labels_csv_and_images_that_it_does_not_list(tmp_path: Path) -> None:
 
 
 def test_jsonl_is_read_like_csv(tmp_path: Path) -> None:
-    folder = write_labelled(tmp_path, ROWS)
+    folder = write_labeled(tmp_path, ROWS)
     expected = load_dataset(folder).samples
     (folder / "labels.csv").unlink()
     lines = [{"filename": "a.png", "labels": ["good"]}, {"filename": "b.png", "labels": ["pigmented", "no cap"]}]
@@ -61,7 +61,7 @@ def test_jsonl_is_read_like_csv(tmp_path: Path) -> None:
 
 
 def test_a_camera_may_be_named(tmp_path: Path) -> None:
-    folder = write_labelled(tmp_path, ROWS)
+    folder = write_labeled(tmp_path, ROWS)
     expected = {"a.png": "top-1", "b.png": None, "c.png": "top-1", "d.png": "side"}
     lines = [f"{expected[name] or ''},{name},{labels}" for name, labels in ROWS.items()]
     (folder / "labels.csv").write_text("camera,filename,labels\n" + "\n".join(lines))
@@ -162,7 +162,7 @@ def test_folders_of_one_label_leave_the_other_defects_unknown(tmp_path: Path) ->
 @pytest.mark.parametrize("joined", ["no cap+pigmented", "no cap"])
 def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Path, joined: str) -> None:
     if joined == "no cap":
-        dataset = load_dataset(write_labelled(tmp_path, ROWS))
+        dataset = load_dataset(write_labeled(tmp_path, ROWS))
     else:
         write_folders(tmp_path, "no cap", "pigmented")
         (tmp_path / joined).mkdir()  # even an empty folder shows where bottles with both labels would be
@@ -174,7 +174,7 @@ def test_folders_that_join_labels_and_tables_leave_nothing_unknown(tmp_path: Pat
 
 
 def test_the_mode_is_multi_if_an_image_has_several_labels(tmp_path: Path) -> None:
-    several = load_dataset(write_labelled(tmp_path / "several", ROWS))
+    several = load_dataset(write_labeled(tmp_path / "several", ROWS))
     one = several.with_samples(sample for sample in several.samples if len(sample.labels) == 1)
     assert [training_mode(several, None), training_mode(one, None)] == ["multi", "single"]
     assert [training_mode(several, "multi"), training_mode(one, "multi"), training_mode(one, "single")] == [
@@ -188,7 +188,7 @@ def test_the_mode_is_multi_if_an_image_has_several_labels(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("prefix", ["", "bottles/"])
 def test_a_zip_is_read_like_its_folder(tmp_path: Path, prefix: str) -> None:
-    for kind in (write_class_folders(tmp_path / "folders", per_class=2), write_labelled(tmp_path / "table", ROWS)):
+    for kind in (write_class_folders(tmp_path / "folders", per_class=2), write_labeled(tmp_path / "table", ROWS)):
         plain, zipped = load_dataset(kind), load_dataset(_zip(kind, tmp_path / "set.zip", prefix=prefix))
         assert (zipped.classes, zipped.samples) == (plain.classes, plain.samples)
         assert _decode(zipped).fingerprint == _decode(plain).fingerprint
@@ -214,7 +214,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
         ("filename,labels\na.png,no cap|\n", "line 2: an empty label beside others: remove it"),
         ("filename,labels\na.png,good|no cap\n", "says `good` beside a defect"),
         ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
-        ("filename,labels\n", "has no labelled images"),
+        ("filename,labels\n", "has no labeled images"),
         ("filename,labels,weight\na.png,good,3\n", r"has the columns \['filename', 'labels', 'weight'\].*'camera'"),
         ("filename,labels,camera\na.png,good\n", "line 2: should be `filename,labels,camera`"),
         ("filename,labels,camera\na.png,good,top left\n", "line 2: 'top left' can't be a camera's name"),
@@ -222,7 +222,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> None:
-    write_labelled(tmp_path, ROWS)
+    write_labeled(tmp_path, ROWS)
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(BadDataset, match=message):
         load_dataset(tmp_path)
@@ -230,7 +230,7 @@ def test_a_wrong_table_is_named(tmp_path: Path, table: str, message: str) -> Non
 
 @pytest.mark.parametrize("labels", [[], [" "], "", " | "])
 def test_no_label_in_jsonl_is_named(tmp_path: Path, labels: object) -> None:
-    write_labelled(tmp_path, ROWS)
+    write_labeled(tmp_path, ROWS)
     (tmp_path / "labels.csv").unlink()
     (tmp_path / "labels.jsonl").write_text(json.dumps({"filename": "a.png", "labels": labels}))
     with pytest.raises(BadDataset, match="line 1: no label: write `good` where no defect applies"):
@@ -238,7 +238,7 @@ def test_no_label_in_jsonl_is_named(tmp_path: Path, labels: object) -> None:
 
 
 def test_held_out_files_are_marked(tmp_path: Path) -> None:
-    write_labelled(tmp_path, ROWS)
+    write_labeled(tmp_path, ROWS)
     (tmp_path / "held_out.txt").write_text("# for streaming\nb.png # two defects\n\n")
     assert [sample.name for sample in load_dataset(tmp_path).samples if sample.held_out] == ["b.png"]
     (tmp_path / "held_out.txt").write_text("y.png\n")
@@ -291,10 +291,10 @@ def test_multi_needs_bottles_without_each_defect(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_depends_on_contents_and_labels(tmp_path: Path) -> None:
-    first = write_labelled(tmp_path / "first", ROWS)
-    renamed = write_labelled(tmp_path / "renamed", {f"x{name}": labels for name, labels in ROWS.items()})
-    relabelled = write_labelled(tmp_path / "relabelled", ROWS)
-    table = (relabelled / "labels.csv").read_text()
-    (relabelled / "labels.csv").write_text(table.replace("d.png,no cap", "d.png,pigmented"))
-    fingerprints = [_decode(load_dataset(folder)).fingerprint for folder in (first, renamed, relabelled)]
+    first = write_labeled(tmp_path / "first", ROWS)
+    renamed = write_labeled(tmp_path / "renamed", {f"x{name}": labels for name, labels in ROWS.items()})
+    relabeled = write_labeled(tmp_path / "relabeled", ROWS)
+    table = (relabeled / "labels.csv").read_text()
+    (relabeled / "labels.csv").write_text(table.replace("d.png,no cap", "d.png,pigmented"))
+    fingerprints = [_decode(load_dataset(folder)).fingerprint for folder in (first, renamed, relabeled)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]

@@ -17,7 +17,7 @@ from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from shared.images.decoding import decode_image
 from shared.settings import Settings
-from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
+from tests.model_store.tiny_backbone import SIZE_PX, write_labeled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
 LEFT, RIGHT = Region(0, 0, 0.5, 1), Region(0.5, 0, 1, 1)
@@ -38,7 +38,7 @@ def decode(
 
 
 def with_cameras(folder: Path) -> Dataset:
-    write_labelled(folder, ROWS)
+    write_labeled(folder, ROWS)
     cameras = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "side"}
     lines = [f"{name},{labels},{cameras[name]}" for name, labels in ROWS.items()]
     (folder / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
@@ -46,7 +46,7 @@ def with_cameras(folder: Path) -> Dataset:
 
 
 def test_decoding_uses_one_thread_for_each_usable_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_labelled(tmp_path, ROWS)
+    write_labeled(tmp_path, ROWS)
     asked: list[int] = []
 
     class Pool(ThreadPoolExecutor):
@@ -97,7 +97,7 @@ def test_pictures_are_padded_if_the_model_wants_it(tmp_path: Path) -> None:
 
 
 def test_images_larger_than_the_limits_are_unreadable(tmp_path: Path) -> None:
-    dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    dataset = load_dataset(write_labeled(tmp_path, ROWS))
     sizes = {name: (tmp_path / name).stat().st_size for name in ROWS}
     largest = max(sizes, key=sizes.__getitem__)
     cases = [(Limits(max_bytes=sizes[largest] - 1), [largest]), (Limits(max_px=SIZE_PX**2 - 1), list(ROWS))]
@@ -115,7 +115,7 @@ def test_images_larger_than_the_limits_are_unreadable(tmp_path: Path) -> None:
 
 
 def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:
-    plain = decode(load_dataset(write_labelled(tmp_path / "plain", ROWS))).fingerprint
+    plain = decode(load_dataset(write_labeled(tmp_path / "plain", ROWS))).fingerprint
     named = decode(with_cameras(tmp_path / "named")).fingerprint
     assert plain != named
 
@@ -129,7 +129,7 @@ def in_files(folder: Path) -> int:
 def test_many_images_are_kept_in_a_file_that_disappears_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
+    dataset = load_dataset(write_labeled(tmp_path / "set", ROWS))
     (tmp_path / "set" / "b.png").write_bytes(b"no image at all")
     expected = decode(dataset)
     scratch = tmp_path / "cache" / "images"
@@ -153,7 +153,7 @@ def test_many_images_are_kept_in_a_file_that_disappears_by_itself(
 
 
 def test_a_full_disk_is_reported_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = load_dataset(write_labelled(tmp_path / "set", ROWS))
+    dataset = load_dataset(write_labeled(tmp_path / "set", ROWS))
     monkeypatch.setattr(image_loading, "MEMORY_BYTES", 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # for the program this is like a full disk
@@ -169,5 +169,5 @@ def test_a_full_disk_is_reported_before_the_first_image(tmp_path: Path, monkeypa
 
 
 def test_without_samples_there_are_no_images(tmp_path: Path) -> None:
-    dataset = load_dataset(write_labelled(tmp_path, ROWS))
+    dataset = load_dataset(write_labeled(tmp_path, ROWS))
     assert decode(dataset.with_samples([]), scratch=tmp_path).images.shape == (0, SIZE_PX, SIZE_PX, 3)

@@ -135,8 +135,8 @@ def test_a_copy_of_an_identical_picture_is_linked_once(frames: Pixels) -> None:
 def belt() -> NDArray[np.float64]:
     """The background that a fixed camera sees around each bottle, [240, 320, 3]."""
     row, column = np.mgrid[0:240, 0:320]
-    grey = 90 + 15 * np.sin(column / 9) + 10 * np.sin(row / 3 + column / 16) + 20 * row / 240
-    return grey[..., np.newaxis] * np.array([1, 0.97, 0.93])
+    gray = 90 + 15 * np.sin(column / 9) + 10 * np.sin(row / 3 + column / 16) + 20 * row / 240
+    return gray[..., np.newaxis] * np.array([1, 0.97, 0.93])
 
 
 def on_belt(bottle: NDArray[np.float64], share: NDArray[np.float64], seed: int) -> Pixels:
@@ -174,7 +174,7 @@ def test_a_spot_of_the_size_of_a_distant_cap_makes_another_photograph(number: in
     assert find([decoded(jpeg(frame(number), 95)), decoded(jpeg(changed, 95))]).pairs == ()
 
 
-def test_larger_changes_of_colour_and_light_make_another_photograph() -> None:
+def test_larger_changes_of_color_and_light_make_another_photograph() -> None:
     image = frame(5)
     red, green, blue = image.split()
     changed = [
@@ -189,7 +189,7 @@ def test_larger_changes_of_colour_and_light_make_another_photograph() -> None:
 
 def test_flat_or_noisy_pictures_are_the_same_only_when_identical() -> None:
     rng = np.random.default_rng(1)
-    flat = [np.full((32, 32, 3), colour, np.uint8) for colour in (0, 1, 120, 255)]
+    flat = [np.full((32, 32, 3), color, np.uint8) for color in (0, 1, 120, 255)]
     noise = [np.clip(rng.normal(120, 15, (32, 32, 3)), 0, 255).astype(np.uint8) for _ in range(20)]
     found = find([*flat, *noise, flat[2], noise[0]])
     assert [pair[:3] for pair in found.pairs] == [(2, 24, "identical"), (4, 25, "identical")]

@@ -80,12 +80,12 @@ def test_litert_returns_only_when_no_interpreter_reads_the_batch_any_more(
             raise RuntimeError("broken")
         time.sleep(0.1)
         invoke(self)
-        ended.append("neighbour")
+        ended.append("neighbor")
 
     monkeypatch.setattr(Interpreter, "invoke", invoked)
     with pytest.raises(EngineFailed, match="broken"):
         engine.predict(random_images(2))
-    assert ended == ["neighbour"]
+    assert ended == ["neighbor"]
 
 
 def test_litert_goes_on_with_the_next_batch_while_one_image_is_slow(
@@ -234,7 +234,7 @@ def test_a_litert_engine_that_is_replaced_leaves_no_threads(tiny_bundle: Path) -
 
 
 @pytest.mark.training
-def test_litert_dequantises_a_quantised_output(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_litert_dequantizes_a_quantized_output(tiny_bundle: Path, tmp_path: Path) -> None:
     import tensorflow as tf
 
     converter = lite_converter(tf, tiny_module(tf, mode="multi", size_px=32), int8_from=random_images(32, seed=1))

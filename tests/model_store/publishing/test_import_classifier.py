@@ -22,7 +22,7 @@ from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
 from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images
-from tests.model_store.tiny_modules import SIZE_PX, save_classifier, save_colours
+from tests.model_store.tiny_modules import SIZE_PX, save_classifier, save_colors
 
 pytestmark = pytest.mark.training
 
@@ -161,7 +161,7 @@ def test_an_invalid_import_is_refused_and_publishes_nothing(bench: Bench) -> Non
     scores = save_classifier(bench.root / "scores", classes=3, scores="scores")
     refused(BadBackbone, "scores from 0 to 1 that add up to", scores, "three.txt")
     refused(
-        BadSetting, "has 3 lines, but the classifier has 24 outputs", save_colours(bench.root / "colours"), "three.txt"
+        BadSetting, "has 3 lines, but the classifier has 24 outputs", save_colors(bench.root / "colors"), "three.txt"
     )
     refused(BadSetting, r"--lane d=left: the classifier has no class 'd'", three, "three.txt", "--lane", "d=left")
     refused(BadSetting, "--lane 'left' should be LABEL=LANE", three, "three.txt", "--lane", "left")

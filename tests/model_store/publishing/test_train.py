@@ -29,7 +29,7 @@ from model_store.training.fine_tuning import SETTINGS
 from model_store.training.history import Phase
 from model_store.training.plan import TransferPlan
 from shared.errors import BadDataset, BadSetting
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labelled
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labeled
 
 pytestmark = pytest.mark.training
 
@@ -76,7 +76,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def several(bench: Bench) -> Path:
     """80 images, a quarter of them with two labels; the last 16 held out."""
     rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
-    folder = write_labelled(bench.root / "several", rows)
+    folder = write_labeled(bench.root / "several", rows)
     (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
     return folder
 

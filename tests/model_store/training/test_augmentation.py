@@ -30,12 +30,12 @@ def light(pixels: NDArray[np.float32], seed: int = 1, *, upright: bool = True) -
     return np.asarray(augment_pixels(import_tensorflow().constant(pixels), random_generator(seed), upright=upright))
 
 
-def plain(colour: tuple[int, int, int], count: int = 200) -> NDArray[np.float32]:
-    return np.broadcast_to(np.array(colour, np.float32), (count, *PICTURE, 3)).copy()
+def plain(color: tuple[int, int, int], count: int = 200) -> NDArray[np.float32]:
+    return np.broadcast_to(np.array(color, np.float32), (count, *PICTURE, 3)).copy()
 
 
 def saturation(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The saturation of each picture's mean colour, from 0 (grey) to 1."""
+    """The saturation of each picture's mean color, from 0 (gray) to 1."""
     mean = pixels.mean(axis=(1, 2))
     return np.asarray(1 - mean.min(axis=1) / mean.max(axis=1))
 

@@ -47,7 +47,7 @@ def bar(angle_deg: float, *, long: float = LONG, short: float = SHORT, size: int
 
 
 def crop_of(heatmap: NDArray[np.float32], size: CropSize = UPRIGHT_SIZE) -> tuple[NDArray[np.float64], ...]:
-    """The crop's centre, u and v."""
+    """The crop's center, u and v."""
     row = np.asarray(upright_transforms(import_tensorflow().constant(heatmap), size), np.float64)[0]
     return row[:2], row[2:4], row[4:]
 
@@ -125,9 +125,9 @@ def test_each_frame_has_its_own_crop() -> None:
 
 @pytest.mark.parametrize("angle_deg", ANGLES_DEG)
 def test_a_bar_of_any_angle_is_set_upright(angle_deg: float) -> None:
-    centre, u, v = crop_of(bar(angle_deg))
+    center, u, v = crop_of(bar(angle_deg))
     height, width = np.hypot(*v), np.hypot(*u)
-    np.testing.assert_allclose(centre, (0.55, 0.45), atol=2e-3)
+    np.testing.assert_allclose(center, (0.55, 0.45), atol=2e-3)
     axis = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     assert abs(v @ axis) / height == pytest.approx(1.0, abs=1e-4)
     assert u @ v == pytest.approx(0.0, abs=1e-6)
@@ -158,8 +158,8 @@ def test_a_thick_bar_gets_a_crop_for_its_width() -> None:
 
 @pytest.mark.parametrize("warmth", [0.0, 1.0, 1e4])
 def test_a_flat_heatmap_gives_a_crop_of_the_middle(warmth: float) -> None:
-    centre, u, v = crop_of(np.full((1, 16, 16), warmth, np.float32))
-    np.testing.assert_allclose(centre, 0.5, atol=1e-4)
+    center, u, v = crop_of(np.full((1, 16, 16), warmth, np.float32))
+    np.testing.assert_allclose(center, 0.5, atol=1e-4)
     assert 0.3 < np.hypot(*v) < 1.1
     assert 0.3 < np.hypot(*u) < 1.1
     assert determinant(u, v) > 0
@@ -168,8 +168,8 @@ def test_a_flat_heatmap_gives_a_crop_of_the_middle(warmth: float) -> None:
 def test_a_single_warm_cell_gives_a_small_crop() -> None:
     heatmap = np.zeros((1, 16, 16), np.float32)
     heatmap[0, 4, 9] = 5
-    centre, u, v = crop_of(heatmap)
-    np.testing.assert_allclose(centre, (9.5 / 16, 4.5 / 16), atol=2e-3)
+    center, u, v = crop_of(heatmap)
+    np.testing.assert_allclose(center, (9.5 / 16, 4.5 / 16), atol=2e-3)
     assert 0.02 < np.hypot(*u) < np.hypot(*v) < 0.15
 
 

@@ -1,4 +1,4 @@
-"""Tuning a small network on frames of coloured bottles: which weights change, and which epoch is kept."""
+"""Tuning a small network on frames of colored bottles: which weights change, and which epoch is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model_store.training.object_localizer import ObjectLocalizer, resize_frames
 from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
-from tests.model_store.tiny_network import coloured_frames
+from tests.model_store.tiny_network import colored_frames
 
 pytestmark = pytest.mark.training
 
@@ -65,7 +65,7 @@ def tuned(
     everything: bool,
     localizer_network: Network | None = None,
 ) -> Tuned:
-    train, validation = coloured_frames(24, seed=1, size_px=SIZE_PX), coloured_frames(12, seed=2, size_px=SIZE_PX)
+    train, validation = colored_frames(24, seed=1, size_px=SIZE_PX), colored_frames(12, seed=2, size_px=SIZE_PX)
     localizer = ObjectLocalizer.fit(localizer_network or network, train.images, on_progress=lambda count: None)
     extractor = replace(
         graph_extractor(network, localizer=localizer, localizer_network=localizer_network), crop_size=CROP_SIZE
@@ -155,7 +155,7 @@ def test_the_weights_of_the_best_epoch_are_kept(method: str, request: pytest.Fix
     assert run.result.best_epoch == int(np.argmin(told))
     features = np.asarray(run.extractor.features(run.validation.images))
     logits, targets = logits_of(run.result.head, features), run.validation.targets
-    weights = losses.class_weights(coloured_frames(24, seed=1, size_px=SIZE_PX).targets, "single")
+    weights = losses.class_weights(colored_frames(24, seed=1, size_px=SIZE_PX).targets, "single")
     found = float(np.mean(losses.loss(targets, logits, mode="single", smoothing=0.02, weights=weights)))
     assert found == pytest.approx(min(told), rel=1e-3)
 
@@ -182,7 +182,7 @@ class TunedOpaque:
 
 def tuned_opaque(backbone: Backbone, settings: FineTuneSettings, *, images: int = 8) -> TunedOpaque:
     extractor = opaque_extractor(backbone, trainable=True)
-    train, validation = (coloured_frames(count, seed=count, size_px=OPAQUE_PX) for count in (images, images // 2))
+    train, validation = (colored_frames(count, seed=count, size_px=OPAQUE_PX) for count in (images, images // 2))
     before = [variable.numpy() for variable in extractor.variables]
     result = fine_tune(
         extractor,
@@ -278,7 +278,7 @@ def test_an_opaque_module_is_tuned_as_a_whole(opaque_backbone: Backbone) -> None
 
 def test_unknown_targets_do_not_affect_the_tuning(opaque_backbone: Backbone) -> None:
     extractor = opaque_extractor(opaque_backbone, trainable=True)
-    frames = coloured_frames(24, seed=3, size_px=OPAQUE_PX)
+    frames = colored_frames(24, seed=3, size_px=OPAQUE_PX)
     targets = frames.targets[:, 1:].copy()
     targets[:, 1] = np.nan
     head = Head("multi", CLASSES, np.zeros((extractor.feature_width, 2), np.float32), np.zeros(2, np.float32))

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.training
 
 SIZE_PX = 192
 CROP_SIZE = CropSize(192, 128)
-GREY_BELT = np.array([90.0, 80.0, 70.0])
+GRAY_BELT = np.array([90.0, 80.0, 70.0])
 
 
 def samples(count: int, *, seed: int, belt: NDArray[np.float64] | None = None) -> list[Sample]:
     rng = np.random.default_rng(seed)
-    return [sample(rng, size_px=SIZE_PX, belt_colour=belt) for _ in range(count)]
+    return [sample(rng, size_px=SIZE_PX, belt_color=belt) for _ in range(count)]
 
 
 def frames(of: Sequence[Sample]) -> NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def overlaps(network: Network, localizer: ObjectLocalizer, of: Sequence[Sample])
 
 @pytest.mark.parametrize(
     ("belt", "well_found"),
-    [pytest.param(GREY_BELT, 0.75, id="one belt"), pytest.param(None, 0.5, id="another colour in each frame")],
+    [pytest.param(GRAY_BELT, 0.75, id="one belt"), pytest.param(None, 0.5, id="another color in each frame")],
 )
 def test_bottles_that_it_has_not_seen_are_detected(
     tiny_network: Network, belt: NDArray[np.float64] | None, well_found: float
@@ -77,15 +77,15 @@ def test_bottles_that_it_has_not_seen_are_detected(
     away_cells = []
     for one, cells in zip(held_out, found, strict=True):
         share = cells / cells.sum()
-        centre = (share.sum(axis=0) @ at, share.sum(axis=1) @ at)
-        away_cells.append(np.hypot(centre[0] - one.bottle.x, centre[1] - one.bottle.y) * len(at))
+        center = (share.sum(axis=0) @ at, share.sum(axis=1) @ at)
+        away_cells.append(np.hypot(center[0] - one.bottle.x, center[1] - one.bottle.y) * len(at))
     assert np.median(away_cells) < 1.5
     assert max(away_cells) < 3.5
     assert (overlaps(tiny_network, localizer, held_out) > 0.5).mean() >= well_found
 
 
 def test_one_frame_is_enough_to_fit(tiny_network: Network) -> None:
-    one = samples(1, seed=4, belt=GREY_BELT)
+    one = samples(1, seed=4, belt=GRAY_BELT)
     localizer = ObjectLocalizer.fit(tiny_network, frames(one), on_progress=lambda count: None)
     assert np.isfinite(localizer.kernel).all()
     assert overlaps(tiny_network, localizer, one)[0] > 0.35
@@ -93,10 +93,10 @@ def test_one_frame_is_enough_to_fit(tiny_network: Network) -> None:
 
 def test_an_extractor_sets_the_detected_bottle_upright(tiny_network: Network) -> None:
     localizer = ObjectLocalizer.fit(
-        tiny_network, frames(samples(24, seed=1, belt=GREY_BELT)), on_progress=lambda count: None
+        tiny_network, frames(samples(24, seed=1, belt=GRAY_BELT)), on_progress=lambda count: None
     )
     extractor = graph_extractor(tiny_network, localizer=localizer)
-    held_out = samples(8, seed=3, belt=GREY_BELT)
+    held_out = samples(8, seed=3, belt=GRAY_BELT)
     transforms = np.asarray(extractor.crop_transforms(import_tensorflow().constant(frames(held_out))))
     askew = [
         abs(transform[4] * np.cos(one.bottle.angle_rad) + transform[5] * np.sin(one.bottle.angle_rad))

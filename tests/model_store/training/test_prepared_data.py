@@ -15,7 +15,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.training.prepared_data import PreparedData, check_regions, frame_sizes
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
-from tests.model_store.tiny_backbone import SIZE_PX, write_labelled
+from tests.model_store.tiny_backbone import SIZE_PX, write_labeled
 
 CAMERAS = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "spare"}
 PART = Region(0, 0, 0.5, 1)
@@ -24,7 +24,7 @@ PART = Region(0, 0, 0.5, 1)
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     """Images of the cameras `top` and `side`, one without a camera, and a held-out one of `spare`."""
-    write_labelled(tmp_path, dict.fromkeys(CAMERAS, "good"))
+    write_labeled(tmp_path, dict.fromkeys(CAMERAS, "good"))
     lines = [f"{name},good,{camera}" for name, camera in CAMERAS.items()]
     (tmp_path / "labels.csv").write_text("\n".join(["filename,labels,camera", *lines]))
     (tmp_path / "held_out.txt").write_text("d.png")
@@ -54,7 +54,7 @@ def test_sizes_are_those_of_readable_images(dataset: Dataset) -> None:
 
 def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path) -> None:
     kinds = ("good", "no cap", "pigmented")
-    folder = write_labelled(tmp_path / "set", {f"{index:02}.png": kinds[index % 3] for index in range(24)})
+    folder = write_labeled(tmp_path / "set", {f"{index:02}.png": kinds[index % 3] for index in range(24)})
     for index in range(0, 12, 2):  # six copies; all but the first have the label of their original
         (folder / f"{index + 12:02}.png").write_bytes((folder / f"{index:02}.png").read_bytes())
     table = (folder / "labels.csv").read_text()

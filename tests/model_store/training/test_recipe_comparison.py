@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from model_store.commands import add_to
 from model_store.training import recipe_comparison
 from shared.errors import BadDataset, BadSetting
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labelled
+from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labeled
 
 pytestmark = pytest.mark.training
 
@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a backbone, and a dataset of 48 images, 12 of them with two labels."""
     folder = tmp_path_factory.mktemp("recipes")
     save_tiny_backbone(folder / "backbone")
-    write_labelled(folder / "dataset", {f"{index:03}.png": KINDS[index % 4] for index in range(48)})
+    write_labeled(folder / "dataset", {f"{index:03}.png": KINDS[index % 4] for index in range(48)})
     return folder
 
 
@@ -65,7 +65,7 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
     assert result["single"]["tutorial"] != result["single"]["ours"]
 
 
-def test_unknown_labels_are_neither_learnt_nor_evaluated(place: Path) -> None:
+def test_unknown_labels_are_neither_learned_nor_evaluated(place: Path) -> None:
     both = "no cap|pigmented"  # the bottles have both defects, but a folder names only one of them
     dataset = write_folders(place / "unknown", good="good", no_cap=both, pigmented=both)
     result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
@@ -93,7 +93,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
 
 def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
-    dataset = write_labelled(place / "flawed", rows)
+    dataset = write_labeled(place / "flawed", rows)
     (dataset / "000.png").write_bytes(b"no image")
     (dataset / "001.png").write_bytes(
         (dataset / "002.png").read_bytes()

@@ -20,7 +20,7 @@ from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
-from tests.model_store.tiny_network import coloured_frames
+from tests.model_store.tiny_network import colored_frames
 
 pytestmark = pytest.mark.training
 
@@ -41,7 +41,7 @@ class Bench:
     def train(self, options: TransferOptions) -> tuple[TrainedModel, ProgressSteps]:
         steps = ProgressSteps()
         # Only whole batches: TensorFlow would trace another graph for another size, which takes seconds.
-        train, validation = (coloured_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
+        train, validation = (colored_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
         network = None if self.network is None else self.network.clone()
         model = train_model(
             self.backbone,
@@ -57,7 +57,7 @@ class Bench:
         return model, steps
 
     def right(self, model: TrainedModel) -> float:
-        held_out = coloured_frames(30, seed=77, size_px=self.size_px)
+        held_out = colored_frames(30, seed=77, size_px=self.size_px)
         logits = logits_of(model.head, np.asarray(model.extractor.features(held_out.images)))
         return float((logits.argmax(axis=1) == held_out.targets.argmax(axis=1)).mean())
 

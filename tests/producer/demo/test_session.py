@@ -79,6 +79,6 @@ def test_the_contact_sheet_has_a_framed_cell_for_each_bottle(tmp_path: Path) -> 
     write_sheet([right, wrong], tmp_path / "sheet.png", title="two")
     with Image.open(tmp_path / "sheet.png") as sheet:
         frames = [sheet.getpixel((cell * CELL_PX + 3, 60)) for cell in (0, 1)]
-        centre = sheet.getpixel((CELL_PX // 2, 120))
+        center = sheet.getpixel((CELL_PX // 2, 120))
     assert frames == [(0x1A, 0x7F, 0x37), (0xC0, 0x39, 0x2B)]
-    assert centre != (255, 255, 255)
+    assert center != (255, 255, 255)

@@ -34,7 +34,7 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, color: int, *, interlace: int = 0, before: bytes = b"", after: bytes = b""
 ) -> bytes:
-    """`color` as in IHDR: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA. The chunks lie around the pixels."""
+    """`color` as in IHDR: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA. The chunks lie around the pixels."""
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     rows = zeros(1 + (width * bits + 7) // 8, height) if not interlace else zeros(9 + width * bits // 8, 2 * height)
     palette = png_chunk(b"PLTE", _PALETTE) if color == 3 else b""
@@ -59,7 +59,7 @@ def png_text(chunks: int) -> bytes:
 
 
 def _webp_pixels(width: int, height: int, *, alpha: int = 0) -> bytes:
-    """A lossless picture of one colour: five codes of one symbol each."""
+    """A lossless picture of one color: five codes of one symbol each."""
     fields = [(0x2F, 8), (width - 1, 14), (height - 1, 14), (alpha, 1), (0, 6), *[(1, 4)] * 5]
     bits = at = 0
     for value, count in fields:
@@ -189,15 +189,15 @@ def kinds(side: int) -> dict[str, Callable[[], bytes]]:
         "webp": lambda: webp(side, side),
         "webp alpha": lambda: webp(side, side, alpha=1),
         "webp canvas": lambda: webp_canvas(side, side),
-        "png grey": lambda: png(side, side, 8, 0),
+        "png gray": lambda: png(side, side, 8, 0),
         "png 1 bit, transparent": lambda: png(side, side, 1, 0, before=TRNS),
         "png transparency after the pixels": lambda: png(side, side, 8, 0, after=TRNS),
-        "png grey 16": lambda: png(side, side, 16, 0),
+        "png gray 16": lambda: png(side, side, 16, 0),
         "png RGB": lambda: png(side, side, 8, 2),
         "png RGB, key": lambda: png(side, side, 8, 2, before=png_chunk(b"tRNS", bytes(6))),
         "png palette": lambda: png(side, side, 8, 3),
         "png palette, transparent": lambda: png(side, side, 8, 3, before=png_chunk(b"tRNS", bytes(256))),
-        "png grey alpha": lambda: png(side, side, 8, 4),
+        "png gray alpha": lambda: png(side, side, 8, 4),
         "png RGBA 16": lambda: png(side, side, 16, 6),
         "png RGBA interlaced": lambda: png(side, side, 8, 6, interlace=1),
         "png RGBA turned": lambda: png(side, side, 8, 6, before=png_chunk(b"eXIf", EXIF_6)),
@@ -212,7 +212,7 @@ def kinds(side: int) -> dict[str, Callable[[], bytes]]:
         "tiff float": lambda: strips(size, [32], 1, t339=[3]),
         "tiff float, one strip": lambda: strips(size, [32], 1, rows=side, t339=[3]),
         "tiff int": lambda: strips(size, [32], 1, t339=[2]),
-        "tiff grey 16": lambda: strips(size, [16], 1),
+        "tiff gray 16": lambda: strips(size, [16], 1),
         "tiff RGB 16, one strip": lambda: strips(size, [16] * 3, 2, rows=side),
         "tiff RGBA 16": lambda: strips(size, [16] * 4, 2, t338=[2]),
         "tiff premultiplied": lambda: strips(size, [8] * 4, 2, t338=[1]),

@@ -84,18 +84,18 @@ def codec_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def every_kind() -> dict[str, bytes]:
     """Valid files of every kind that is accepted, small enough to fuzz."""
     rgb = bottle()
-    grey = rgb.convert("L")
+    gray = rgb.convert("L")
     return {
         "jpeg": encode(rgb, "JPEG"),
         "jpeg-progressive": encode(rgb, "JPEG", progressive=True),
         "jpeg-exif": encode(rgb, "JPEG", exif=exif(6)),
-        "jpeg-grey": encode(grey, "JPEG"),
+        "jpeg-gray": encode(gray, "JPEG"),
         "jpeg-cmyk": encode(rgb.convert("CMYK"), "JPEG"),
         "mpo": encode(rgb, "MPO", save_all=True, append_images=[bottle().rotate(180)]),
         "png": encode(rgb, "PNG"),
         "png-palette": encode(rgb.quantize(16), "PNG", transparency=3),
         "png-alpha": encode(rgb.convert("RGBA"), "PNG", exif=exif(3)),
-        "png-16": encode(from_array(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
+        "png-16": encode(from_array(np.asarray(gray).astype(np.uint16) * 257), "PNG"),
         "apng": encode(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)]),
         "webp": encode(rgb, "WEBP"),
         "webp-lossless": encode(rgb.convert("RGBA"), "WEBP", lossless=True),
@@ -106,7 +106,7 @@ def every_kind() -> dict[str, bytes]:
         "tiff-lzw": encode(rgb, "TIFF", compression="tiff_lzw", exif=exif(6)),
         "tiff-jpeg": encode(rgb, "TIFF", compression="jpeg"),
         "tiff-fax": encode(rgb.convert("1"), "TIFF", compression="group4"),
-        "tiff-float": encode(from_array(np.asarray(grey).astype(np.float32) / 255), "TIFF"),
+        "tiff-float": encode(from_array(np.asarray(gray).astype(np.float32) / 255), "TIFF"),
         "tiff-pages": encode(bottle(), "TIFF", save_all=True, append_images=[rgb.rotate(180)]),
     }
 

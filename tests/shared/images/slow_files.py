@@ -32,7 +32,7 @@ def after_start(*parts: bytes) -> bytes:
 
 
 def progressive_scans(side: int, scans: int, *, marker: int = 0xC2) -> bytes:
-    """A progressive JPEG of one colour, 80 bytes a scan: nearly every block is skipped, but each is visited.
+    """A progressive JPEG of one color, 80 bytes a scan: nearly every block is skipped, but each is visited.
 
     The first scan has the mean of every block, each further one refines a bit that is zero. `marker` 0xCA: arithmetic.
     """
@@ -98,7 +98,7 @@ def photoshop(segments: int) -> bytes:
     return after_start(segment(0xED, b"Photoshop 3.0\0" + block * 5400) * segments)
 
 
-def quantisation_tables(segments: int) -> bytes:
+def quantization_tables(segments: int) -> bytes:
     return after_start(segment(0xDB, (b"\0" + b"\1" * 64) * 1000) * segments)
 
 
@@ -182,7 +182,7 @@ SLOW: dict[str, Callable[[], bytes]] = {
     "png exif prefixes": lambda: exif_prefixes(19_000_000),
     "png exif tags": lambda: bombs.png(16, 16, 8, 2, before=bombs.png_chunk(b"eXIf", exif_tags(65_000))),
     "jpeg photoshop": lambda: photoshop(290),
-    "jpeg tables": lambda: quantisation_tables(290),
+    "jpeg tables": lambda: quantization_tables(290),
     "bmp rle lines": lambda: bmp_rle_lines(10_000_000, 4),
     "bmp rle runs": lambda: bmp_rle_runs(3140, 9_850_000),
     "tiff strips of bytes": lambda: tiff_byte_strips(2_100_000),

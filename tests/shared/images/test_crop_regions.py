@@ -118,7 +118,7 @@ def test_a_region_is_cut_from_the_upright_picture(kind: str, orientation: int) -
 def test_a_region_may_lie_between_pixels() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 250, 10, dtype=np.uint8), (25, 1)))  # 25 columns: 0, 10, 20 …
     half = decode_image(encode(ramp, "PNG"), size_px=25, region=Region(0.22, 0, 0.62, 1))  # columns 5.5 to 15.5
-    assert half[12, 12].tolist() == pytest.approx([100] * 3, abs=1)  # the middle lies in column 10.5, its centre
+    assert half[12, 12].tolist() == pytest.approx([100] * 3, abs=1)  # the middle lies in column 10.5, its center
     assert half[12, 0, 0] < 60 and half[12, 24, 0] > 140
 
 

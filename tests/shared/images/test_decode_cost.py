@@ -255,7 +255,7 @@ def test_no_file_takes_longer_than_its_estimate() -> None:
         "jpeg fill": lambda: slow_files.fill(500_000),
         "jpeg exif": lambda: slow_files.exif_fractions(100_000),
         "jpeg photoshop": lambda: slow_files.photoshop(40),
-        "jpeg tables": lambda: slow_files.quantisation_tables(40),
+        "jpeg tables": lambda: slow_files.quantization_tables(40),
         "jpeg scans": lambda: slow_files.progressive_scans(1500, 200),
         "bmp rle lines": lambda: slow_files.bmp_rle_lines(1_000_000, 1),
         "bmp rle runs": lambda: slow_files.bmp_rle_runs(500, 500_000),

@@ -113,7 +113,7 @@ def test_decode_into_fills_one_row_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("size", [(SIZE_PX, SIZE_PX), (96, 64)])  # decoded straight into its row, and resized before
-def test_decode_into_leaves_the_neighbours_of_a_broken_image_alone(size: tuple[int, int]) -> None:
+def test_decode_into_leaves_the_neighbors_of_a_broken_image_alone(size: tuple[int, int]) -> None:
     batch = np.full((3, SIZE_PX, SIZE_PX, 3), 7, np.uint8)
     with pytest.raises(BadImage):
         decode_into(encode(bottle(*size), "JPEG")[:-200], batch[1])
@@ -280,16 +280,16 @@ def test_unreadable_exif_counts_as_upright() -> None:
 @pytest.mark.parametrize(
     ("data", "color"),
     [
-        pytest.param(encode(flat(90, "L"), "PNG"), (90, 90, 90), id="grey"),
-        pytest.param(encode(flat(90, "L"), "TIFF"), (90, 90, 90), id="grey TIFF"),
+        pytest.param(encode(flat(90, "L"), "PNG"), (90, 90, 90), id="gray"),
+        pytest.param(encode(flat(90, "L"), "TIFF"), (90, 90, 90), id="gray TIFF"),
         pytest.param(encode(flat(1, "1"), "PNG"), (255, 255, 255), id="1 bit"),
         pytest.param(encode(flat(0, "1"), "BMP"), (0, 0, 0), id="1 bit BMP"),
         pytest.param(encode(flat((10, 20, 30)).quantize(4), "PNG"), (10, 20, 30), id="palette"),
         pytest.param(encode(flat((10, 20, 30, 0), "RGBA"), "PNG"), (255, 255, 255), id="clear is white"),
         pytest.param(encode(flat((10, 20, 30, 255), "RGBA"), "PNG"), (10, 20, 30), id="opaque"),
         pytest.param(encode(flat((0, 100, 200, 51), "RGBA"), "PNG"), (204, 224, 244), id="a fifth over white"),
-        pytest.param(encode(flat((0, 51), "LA"), "PNG"), (204, 204, 204), id="grey with alpha"),
-        pytest.param(encode(flat((9, 8, 7)), "PNG", transparency=(9, 8, 7)), (255, 255, 255), id="colour key"),
+        pytest.param(encode(flat((0, 51), "LA"), "PNG"), (204, 204, 204), id="gray with alpha"),
+        pytest.param(encode(flat((9, 8, 7)), "PNG", transparency=(9, 8, 7)), (255, 255, 255), id="color key"),
         pytest.param(encode(flat((9, 8, 7)).quantize(2), "PNG", transparency=0), (255, 255, 255), id="palette key"),
         pytest.param(encode(flat((10, 20, 30, 0), "RGBA"), "WEBP", lossless=True), (255, 255, 255), id="WebP alpha"),
         pytest.param(encode(flat((0, 255, 255, 0), "CMYK"), "TIFF"), (255, 0, 0), id="CMYK TIFF"),
@@ -312,9 +312,9 @@ def test_cmyk_jpeg_is_inverted_only_under_adobes_marker() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-@pytest.mark.parametrize(("value", "grey"), [(0, 0), (0x00FF, 0), (0x8000, 128), (0xFFFF, 255)])
-def test_16_bit_grey_keeps_the_upper_eight(kind: str, value: int, grey: int) -> None:
-    assert only_color(encode(from_array(np.full((8, 8), value, np.uint16)), kind)) == (grey,) * 3
+@pytest.mark.parametrize(("value", "gray"), [(0, 0), (0x00FF, 0), (0x8000, 128), (0xFFFF, 255)])
+def test_16_bit_gray_keeps_the_upper_eight(kind: str, value: int, gray: int) -> None:
+    assert only_color(encode(from_array(np.full((8, 8), value, np.uint16)), kind)) == (gray,) * 3
 
 
 def test_16_bit_big_endian_tiff() -> None:

@@ -27,7 +27,7 @@ XMP = b'<x:xmpmeta tiff:Orientation="8"/>'
 def plain_kinds() -> dict[str, bytes]:
     """Files that take the fast path, by what distinguishes them."""
     rgb = bottle(150, 110)
-    grey = rgb.convert("L")
+    gray = rgb.convert("L")
     return {
         "4:4:4": encode(rgb, "JPEG", subsampling=0),
         "4:2:2": encode(rgb, "JPEG", subsampling=1),
@@ -35,10 +35,10 @@ def plain_kinds() -> dict[str, bytes]:
         "progressive": encode(rgb, "JPEG", progressive=True),
         "restarts": encode(rgb, "JPEG", restart_marker_blocks=2),
         "RGB inside": encode(rgb, "JPEG", keep_rgb=True),
-        "grey": encode(grey, "JPEG"),
-        "grey, progressive": encode(grey, "JPEG", progressive=True),
+        "gray": encode(gray, "JPEG"),
+        "gray, progressive": encode(gray, "JPEG", progressive=True),
         "EXIF": encode(rgb, "JPEG", exif=exif(6)),
-        "grey, EXIF": encode(grey, "JPEG", exif=exif(5)),
+        "gray, EXIF": encode(gray, "JPEG", exif=exif(5)),
         "XMP": encode(rgb, "JPEG", xmp=XMP),
         "broken EXIF": encode(rgb, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken"),
         "profile": encode(rgb, "JPEG", icc_profile=bytes(300)),
@@ -171,9 +171,9 @@ def test_a_place_with_gaps_between_its_pixels_is_filled_too(monkeypatch: pytest.
 
 def test_a_header_is_read() -> None:
     one_scan = {"width_px": 150, "height_px": 110, "has_several_scans": False}
-    assert read_header(PLAIN["4:2:0"]) == JpegHeader(**one_scan, is_grey=False, has_metadata=False)
-    assert read_header(PLAIN["grey, EXIF"]) == JpegHeader(**one_scan, is_grey=True, has_metadata=True)
-    assert read_header(PLAIN["XMP"]) == JpegHeader(**one_scan, is_grey=False, has_metadata=True)
+    assert read_header(PLAIN["4:2:0"]) == JpegHeader(**one_scan, is_gray=False, has_metadata=False)
+    assert read_header(PLAIN["gray, EXIF"]) == JpegHeader(**one_scan, is_gray=True, has_metadata=True)
+    assert read_header(PLAIN["XMP"]) == JpegHeader(**one_scan, is_gray=False, has_metadata=True)
 
 
 def test_a_header_says_whether_the_codec_keeps_the_whole_image() -> None:

@@ -14,20 +14,20 @@ from shared.images.decoding import decode_image
 from shared.images.modes import to_resizable
 from tests.shared.images.pictures import KINDS, bottle, encode, from_array
 
-GREY = np.asarray(bottle().convert("L"))
+GRAY = np.asarray(bottle().convert("L"))
 ALPHA = bottle().convert("RGBA")
 ALPHA.putalpha(bottle().convert("L").rotate(90, expand=False))
 
 FILES = KINDS | {
-    "png-grey-alpha": encode(ALPHA.convert("LA"), "PNG"),
+    "png-gray-alpha": encode(ALPHA.convert("LA"), "PNG"),
     "png-real-alpha": encode(ALPHA, "PNG"),
     "png-palette-alpha": encode(bottle().quantize(16), "PNG", transparency=bytes(range(0, 256, 16))),
     "png-key": encode(bottle(), "PNG", transparency=bottle().getpixel((5, 5))),
-    "png-grey-key": encode(bottle().convert("L"), "PNG", transparency=100),
+    "png-gray-key": encode(bottle().convert("L"), "PNG", transparency=100),
     "png-1-key": encode(bottle().convert("1"), "PNG", transparency=0),
-    "tiff-int": encode(from_array(GREY.astype(np.int32) * 200), "TIFF"),
-    "tiff-16": encode(from_array(GREY.astype(np.uint16) * 255), "TIFF"),
-    "tiff-big-endian-16": encode(from_array(GREY.astype(">u2") * 255), "TIFF"),
+    "tiff-int": encode(from_array(GRAY.astype(np.int32) * 200), "TIFF"),
+    "tiff-16": encode(from_array(GRAY.astype(np.uint16) * 255), "TIFF"),
+    "tiff-big-endian-16": encode(from_array(GRAY.astype(">u2") * 255), "TIFF"),
     "tiff-lab": encode(Image.merge("LAB", bottle().split()), "TIFF"),
     "webp-alpha": encode(ALPHA, "WEBP", lossless=True),
 }
@@ -52,7 +52,7 @@ def test_transparency_is_resized_as_pillow_does_it(kind: str, monkeypatch: pytes
     assert np.array_equal(np.asarray(resized.convert("RGBA")), np.asarray(expected))
 
 
-def test_what_is_not_resized_keeps_the_colours_under_its_transparency() -> None:
+def test_what_is_not_resized_keeps_the_colors_under_its_transparency() -> None:
     with Image.open(io.BytesIO(encode(ALPHA, "PNG"))) as frame:
         assert np.array_equal(np.asarray(to_resizable(frame, premultiplied=False)), np.asarray(ALPHA))
 
@@ -62,7 +62,7 @@ def test_what_is_not_resized_keeps_the_colours_under_its_transparency() -> None:
 def test_the_full_scale_is_that_of_all_pieces(wrong: float, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One value in the first or last piece decides that the whole picture has no full scale."""
     monkeypatch.setattr(modes, "PIECE_PX", 100)
-    values = GREY.astype(np.float32) / 255
+    values = GRAY.astype(np.float32) / 255
     values.flat[at] = wrong
     with pytest.raises(BadImage) as caught:
         decode_image(encode(from_array(values), "TIFF"), size_px=8)

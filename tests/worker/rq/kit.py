@@ -70,7 +70,7 @@ def expire(client: redis.Redis, *jobs: ClaimedJob) -> None:
 
 
 def everything(client: redis.Redis) -> dict[bytes, bytes]:
-    """Every key with its serialised value."""
+    """Every key with its serialized value."""
     return {key: client.dump(key) for key in client.keys("*")}
 
 

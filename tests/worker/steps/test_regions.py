@@ -31,7 +31,7 @@ from tests.worker.models.versions import Versions, own_versions
 from worker.service import WorkerService
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
-# Two squares of 32 px above a strip of another colour.
+# Two squares of 32 px above a strip of another color.
 REGIONS = {"left": Region(0, 0, 0.5, 2 / 3), "right": Region(0.5, 0, 1, 2 / 3)}
 Answer = tuple[tuple[tuple[str, float], ...], str]  # (label, probability) of each label, and the lane
 
