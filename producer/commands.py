@@ -64,7 +64,7 @@ def camera(
 ) -> None:
     """Send the frames of one camera to a queue, at a steady rate, until stopped.
 
-    A folder's images are sent in name order, then new ones as soon as they are completely written, each once.
+    A folder's images are sent once each, in the order of their names; new ones follow as soon as they are complete.
     If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120

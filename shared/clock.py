@@ -18,11 +18,11 @@ from shared.errors import BadJob
 
 log = logging.getLogger("sortline.clock")
 
-# 2000-01-01 and 2100-01-01, UTC. A clock that was never set is in 1970; milliseconds taken for seconds give a year
+# 2000-01-01 and 2100-01-01, UTC. A clock that was never set is in 1970; milliseconds mistaken for seconds give a year
 # beyond 50,000.
 EARLIEST_AT = 946_684_800.0
 LATEST_AT = 4_102_444_800.0
-# A week. A longer deadline is most likely a time that was given as a duration: epoch seconds, taken for milliseconds,
+# A week. A longer deadline is most likely a time that was given as a duration: epoch seconds mistaken for milliseconds
 # are 20 days.
 MAX_DEADLINE_S = 604_800.0
 # An offset above this is logged: deadlines are a few hundred milliseconds.

@@ -196,8 +196,8 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_path(cls, value: Path | None) -> Path | None:
         if value is not None:
-            if "\0" in str(value):
-                raise ValueError("a path can't contain a NUL character")
+            if not str(value).isprintable():  # among others NUL, and bytes that aren't UTF-8
+                raise ValueError("a path must consist of printable characters")
             try:
                 value.expanduser()
             except RuntimeError:

@@ -28,7 +28,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, address in dict.fromkeys(found):
             try:
                 listeners.append(_bind(family, address, port))
-                port = listeners[0].getsockname()[1]  # for 0, the other addresses get the same free port
+                port = listeners[0].getsockname()[
+                    1
+                ]  # if it is 0, all addresses get the free port that the first one got
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise

@@ -176,6 +176,7 @@ class Pipeline:
         self.supervisor.join(timeout_s)
         if self._components.archive is not None:
             self._components.archive.close()
+            self.supervisor.join(timeout_s)  # its thread deletes them from the server
 
     def abandon(self) -> int:
         """Give all held jobs back to their queues at once, and return how many there were.

@@ -33,7 +33,7 @@ local function image_key(index)
   return KEYS[FIRST_KEY + 2 * index + 1]
 end
 
--- Runs a command; returns its answer, or nil if the key has a wrong type. Raises any other error, e.g. a missing right.
+-- Runs a command; returns its answer, or nil if the key has the wrong type. Raises any other error, e.g. a missing permission.
 local function try(...)
   local answer = redis.pcall(...)
   if type(answer) ~= 'table' or not answer.err then return answer end

@@ -221,7 +221,7 @@ def _zigzag(steps: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
 
 
 def _light(random: np.random.Generator) -> list[int]:
-    """A table of 3 x 256 values: exposure, gamma and a slight cast of the lamp."""
+    """A table of 3 x 256 values: exposure, gamma and a slight color cast from the lamp."""
     exposure, gamma = random.uniform(*_EXPOSURE), random.uniform(*_GAMMA)
     gains = random.uniform(*_CHANNEL_GAIN, size=3)
     return [

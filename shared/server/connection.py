@@ -101,7 +101,7 @@ def _parsed(redis_url: str) -> dict[str, Any]:
         # The error's text is left out: it may quote a part of a password that is not escaped.
         raise _unusable(redis_url) from None
     is_unix = url.scheme == "unix"
-    # With an unescaped / ? or # in the password, the part before that character is taken for the host, and the @ is
+    # With an unescaped / ? or # in the password, the part before that character is mistaken for the host, and the @ is
     # found in the path, query or fragment.
     if url.fragment or "@" in url.path + url.query or "," in (url.hostname or "") or (is_unix and not url.path):
         raise _unusable(redis_url)

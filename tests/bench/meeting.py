@@ -35,11 +35,11 @@ class _Meeting(NullEngine):
 
 
 class _MeetingSimulated(_Meeting, SimulatedEngine):
-    """Like `_Meeting`, and then takes as long as a GPU."""
+    """Like `_Meeting`, but then takes as long as a GPU."""
 
 
 def meeting_null_model(settings: Settings) -> LoadedModel:
-    """In place of `null_model`."""
+    """Like `null_model`, but its engine first waits for those of the other workers."""
     return replace(null_model(settings), engine=_Meeting())
 
 

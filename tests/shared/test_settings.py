@@ -221,7 +221,8 @@ def test_an_archive_is_named_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -
     ("path", "why"),
     [
         ("~no-such-user/archive", "there is no user 'no-such-user'; write the whole path"),
-        ("/srv/ar\0chive", "a path can't contain a NUL character"),
+        ("/srv/ar\0chive", "a path must consist of printable characters"),
+        ("/srv/ar\udcffchive", "a path must consist of printable characters"),
     ],
 )
 def test_a_path_that_can_not_exist_is_a_bad_setting(path: str, why: str) -> None:

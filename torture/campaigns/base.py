@@ -13,7 +13,7 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long a campaign goes on. `kills` goes by the number of kills, the others by time."""
+    """How long a campaign goes on. `kills` ends after a number of kills, the others after a time."""
 
     kills: int
     seconds: float

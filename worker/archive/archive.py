@@ -10,57 +10,44 @@ before. If the disk is slow, full or gone, images are dropped and counted, and t
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import redis
 
 from shared import keys
-from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
 from worker.archive import writer_messages as messages
+from worker.archive.backlog import MAX_SERVER_SHARE, Backlog, WaitingImage
 from worker.archive.selection import Selection
 from worker.archive.trouble import Trouble
 from worker.archive.writer import Writer, WriterEnded
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import StageThread
 from worker.rq.kept_images import KeptImages
-from worker.state.byte_budget import ByteBudget
 from worker.state.jobs import Disposition, FinishedJob
 from worker.steps.flow import IDLE_WAIT_S
 
 log = logging.getLogger("sortline.archive")
 
-# How many bytes of images may wait on the server. While as many wait, further images are not archived: a slow disk must
-# not fill the server's memory. The images of one batch may exceed it: they have been on the server until now anyway.
-MAX_WAITING_BYTES = 64_000_000
-# How many bytes of images the worker reads at a time; one image if that is larger.
-READ_BYTES = 1_000_000
-# What each image counts beside its own bytes: its result waits in the worker's memory, where it takes about 3 KB.
-RECORD_BYTES = 16_384
-# How long the writer waits after a failure before it tries the disk again.
+# How long the writer waits before it tries the disk again.
 RETRY_WAIT_S = 0.5
 # A round takes at least this long: otherwise the thread would wake for each image, and hold up the other threads.
 ROUND_S = 0.01
-# The log says so if the writer has not answered for this long.
+# A disk is slow as long as the writer answers within this time. After more than the second, the log says that it hangs.
+SLOW_S = 2.0
 HANGS_AFTER_S = 10.0
 
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A job whose image is to be archived."""
-
-    result: SortResult
-    image_key: str
-    image_bytes: int
-    is_kept_for_us: bool  # False for a failed job: its image stays on the server so that `rq requeue` has one
+_SERVER_FULL = (
+    f"more than {MAX_SERVER_SHARE:.0%} of the server's memory is in use, so no image waits there: "
+    "raise its maxmemory, or shorten its queues"
+)
+_EXPIRED = f"images waited too long: the server deletes them after {keys.KEPT_IMAGE_S} s: use a faster disk"
 
 
 class Archive:
@@ -71,61 +58,60 @@ class Archive:
         root: Path,
         writer: Writer,
         selection: Selection,
-        images: KeptImages,
+        backlog: Backlog,
         *,
         metrics: Metrics,
-        max_waiting_bytes: int = MAX_WAITING_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts no process yet."""
-        self._root, self._writer, self._selection, self._images = root, writer, selection, images
+        self._root, self._name = root, f"archive_dir {root}"
+        self._writer, self._selection, self._backlog = writer, selection, backlog
         self._count = metrics.archive.labels
-        self._server_bytes = ByteBudget(max_waiting_bytes)
-        self._trouble = Trouble(f"archive_dir {root}", clock=monotonic)
-        self._too_slow = (
-            f"archive_dir {root}: {max_waiting_bytes / 1e6:.0f} MB of images wait to be written, and no more may: "
-            "lower archive_share, shorten archive_outcomes, or use a faster disk"
-        )
-        self._is_full = False  # at the last `before_finish`
-        self._waiting: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
-        self._reading: list[_Wanted] = []  # kept while Redis is unavailable
+        self._trouble = Trouble(self._name, clock=monotonic)
+        self._monotonic = monotonic
+        self._refusal: str | None = None  # why `before_finish` has marked no image of the last jobs
         self._lock = threading.Lock()  # guards the next two
         self._pending = 0  # images that wait or are being written
         self._is_closed = False
         self._works: bool | None = None  # None until the writer has tried the disk
-        self._answered_at = time.monotonic()
+        self._answered_at = monotonic()  # when the writer last answered, or owed no answer
 
     # What the finish step calls.
 
     def before_finish(self, jobs: list[FinishedJob]) -> list[FinishedJob]:
         """Have the server keep the images that are wanted, unless too many wait already."""
-        self._is_full = self._server_bytes.wait_for_capacity(0.0) == 0
-        if self._is_full:
+        self._refusal = self._why_none_may_wait()
+        if self._refusal is not None:
             return jobs
         return [replace(job, keeps_image=True) if _has_image(job) and self._wants(job) else job for job in jobs]
 
     def after_finish(self, finished: Sequence[FinishedJob]) -> None:
         """Queue the images that are wanted; count those that are not archived."""
         for job in finished:
-            if job.keeps_image and job.result is not None:
-                self._add(job, job.result)
+            if job.keeps_image:
+                with self._lock:
+                    self._pending += 1
+                self._backlog.add(_waiting_image(job))
             elif not _has_image(job):
                 self._count("no_image").inc(self._wants(job))
-            elif self._is_full and self._wants(job):
+            elif self._refusal is not None and self._wants(job):
                 self._count("dropped").inc()
-                self._trouble.report(self._too_slow, lost=1)
+                self._trouble.report(f"{self._name}: {self._refusal}", lost=1)
 
     def _wants(self, job: FinishedJob) -> bool:
         return job.result is not None and self._selection.wants(job.result)
 
-    def _add(self, job: FinishedJob, result: SortResult) -> None:
-        size_bytes, lease = job.claimed.image_bytes, job.claimed.lease
-        is_kept = job.disposition is Disposition.SUCCESS
-        key = keys.kept_image(lease.job_id, lease.execution_id) if is_kept else keys.image(lease.job_id)
-        self._server_bytes.take(size_bytes + RECORD_BYTES)
-        with self._lock:
-            self._pending += 1
-        self._waiting.put(_Wanted(result, key, size_bytes, is_kept))
+    def _why_none_may_wait(self) -> str | None:
+        if self._backlog.is_server_full:
+            return _SERVER_FULL
+        if not self._backlog.is_full:
+            return None
+        silent_s = self._monotonic() - self._answered_at
+        if silent_s < SLOW_S:
+            fix = "lower archive_share or archive_max_bytes, shorten archive_outcomes, or use a faster disk"
+        else:
+            fix = f"process {self._writer.pid} has not answered for {silent_s:.0f} s: check the disk"
+        return f"{self._backlog.count:,} images wait to be written, and no more may: {fix}"
 
     # The stage.
 
@@ -138,12 +124,10 @@ class Archive:
             raise  # the supervisor waits
         except WriterEnded as error:
             self._works = False
-            self._settle("failed", error.lost)
-            self._trouble.report(f"archive_dir {self._root}: {error}", lost=error.lost)
+            self._lose("failed", error.lost, str(error))
         except Exception as error:  # whatever it is, sorting goes on
-            self._works, lost = False, self._writer.close()
-            self._settle("failed", lost)
-            self._trouble.report(f"archive_dir {self._root}: {error!r}", lost=lost, bug=error)
+            self._works = False
+            self._lose("failed", self._writer.close(), repr(error), bug=error)
             time.sleep(RETRY_WAIT_S)
 
     @property
@@ -152,8 +136,9 @@ class Archive:
         return self._works is False or self._is_closed or not self._pending
 
     def end(self) -> None:
-        """Let the writer end once it has written what it was given."""
+        """Let the writer end once it has written what it was given, and delete the images that still wait."""
         self._writer.close()
+        self._backlog.give_up()
 
     def close(self) -> None:
         """Drop the images that still wait: the worker ends. A writer that hangs is left behind."""
@@ -162,52 +147,43 @@ class Archive:
         if dropped:
             self._count("dropped").inc(dropped)
             log.warning(
-                "archive_dir %s: %d images were not written before the worker ended%s",
-                self._root,
+                "%s: %d images were not written before the worker ended%s",
+                self._name,
                 dropped,
                 f"; process {self._writer.pid} writes to it, and ends when the disk answers" if self._works else "",
             )
 
     def _work(self, thread: StageThread) -> None:
+        self._backlog.check_server(thread)
+        if self._backlog.is_server_full:
+            self._lose("dropped", self._backlog.give_up(), _SERVER_FULL)
+        if self._writer.pid is None:
+            self._answered_at = self._monotonic()
         if self._works and not self._writer.is_sending:
-            self._reading = self._reading or self._next_images()
-            if self._reading:
-                self._read_images(thread)
-        owes_answers = self._writer.unanswered > 0 or not self._works
-        if not owes_answers or self._writer.pid is None:
-            self._answered_at = time.monotonic()
-        answers = self._writer.exchange(IDLE_WAIT_S if owes_answers else 0.0)
+            self._send_some(thread)
+        is_owed_answers = self._writer.unanswered > 0 or not self._works
+        answers = self._writer.exchange(IDLE_WAIT_S if is_owed_answers else 0.0)
         for kind, text in answers:
             self._observe(kind, text)
         if answers:
-            self._answered_at = time.monotonic()
+            self._answered_at = self._monotonic()
             time.sleep(ROUND_S)
-        elif time.monotonic() - self._answered_at > HANGS_AFTER_S and not self._is_closed:
-            hangs = f"process {self._writer.pid} has waited for its disk for {HANGS_AFTER_S:.0f} s: check the disk"
-            self._trouble.report(f"archive_dir {self._root}: {hangs}", lost=0)
+        elif self._monotonic() - self._answered_at > HANGS_AFTER_S and not self._is_closed:
+            hangs = f"process {self._writer.pid} has not answered for {HANGS_AFTER_S:.0f} s: check the disk"
+            self._trouble.report(f"{self._name}: {hangs}", lost=0)
 
-    def _next_images(self) -> list[_Wanted]:
-        """The next few images; none if none come within IDLE_WAIT_S."""
-        images: list[_Wanted] = []
-        with contextlib.suppress(queue.Empty):
-            images.append(self._waiting.get(timeout=0.0 if self._writer.unanswered else IDLE_WAIT_S))
-            while sum(image.image_bytes for image in images) < READ_BYTES:
-                images.append(self._waiting.get_nowait())
-        return images
-
-    def _read_images(self, thread: StageThread) -> None:
-        """Read the images from the server, and pass them on."""
-        kept = [wanted.image_key for wanted in self._reading if wanted.is_kept_for_us]
-        with thread.calling_redis():
-            images = self._images.read([wanted.image_key for wanted in self._reading], delete=kept)
-        thread.wait_for_work()
-        read, self._reading = self._reading, []
-        for wanted, image in zip(read, images, strict=True):
-            self._server_bytes.give_back(wanted.image_bytes + RECORD_BYTES)
-            if image is None:
-                self._settle("no_image", 1)
+    def _send_some(self, thread: StageThread) -> None:
+        """Read a few images from the server, and pass them on."""
+        images = self._backlog.read(thread, timeout_s=0.0 if self._writer.unanswered else IDLE_WAIT_S)
+        if not self._writer.unanswered:
+            self._answered_at = self._monotonic()
+        for waited, image in images:
+            if image is not None:
+                self._writer.put(waited.result_json, image)
+            elif waited.is_kept_for_us:
+                self._lose("no_image", 1, _EXPIRED)
             else:
-                self._writer.put(wanted.result.model_dump_json().encode(), image)
+                self._settle("no_image", 1)
 
     def _observe(self, kind: str, text: str) -> None:
         """Count and log one answer of the writer."""
@@ -218,11 +194,15 @@ class Archive:
             if self._works is None:
                 log.info("archiving %s to %s", self._selection, self._root)
             self._works = True
+        elif kind == messages.FAILED:
+            self._lose("failed", 1, text)
         else:
             self._works = False
-            lost = int(kind == messages.FAILED)
-            self._settle("failed", lost)
-            self._trouble.report(text, lost=lost)
+            self._lose("failed", 0, text)
+
+    def _lose(self, result: str, count: int, reason: str, *, bug: Exception | None = None) -> None:
+        self._settle(result, count)
+        self._trouble.report(f"{self._name}: {reason}", lost=count, bug=bug)
 
     def _settle(self, result: str, count: int) -> None:
         """Count what became of some images. Once the archive is closed, they are counted already."""
@@ -237,6 +217,13 @@ def _has_image(job: FinishedJob) -> bool:
     return job.claimed.refusal is None and job.claimed.image_bytes > 0
 
 
+def _waiting_image(job: FinishedJob) -> WaitingImage:
+    assert job.result is not None, "only a job with a result is wanted"
+    lease, is_kept = job.claimed.lease, job.disposition is Disposition.SUCCESS
+    key = keys.kept_image(lease.job_id, lease.execution_id) if is_kept else keys.image(lease.job_id)
+    return WaitingImage(job.result.model_dump_json().encode(), key, job.claimed.image_bytes, is_kept)
+
+
 def open_archive(settings: Settings, *, metrics: Metrics) -> Archive | None:
     """The archive that the settings name, if they name one. Does not touch its disk, which may hang."""
     root = settings.archive_path
@@ -246,4 +233,5 @@ def open_archive(settings: Settings, *, metrics: Metrics) -> Archive | None:
     if selection.is_empty:
         log.warning("archive_dir %s: nothing is archived, as archive_share is 0 and archive_outcomes is empty", root)
     writer = Writer(root, max_bytes=settings.archive_max_bytes, retry_wait_s=RETRY_WAIT_S)
-    return Archive(root, writer, selection, KeptImages(connect(settings.redis_url)), metrics=metrics)
+    backlog = Backlog(KeptImages(connect(settings.redis_url)))
+    return Archive(root, writer, selection, backlog, metrics=metrics)

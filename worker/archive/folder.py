@@ -94,9 +94,19 @@ class ArchiveFolder:
 
     def explain(self, error: Exception) -> str:
         """What is wrong with the archive, and how to fix it."""
-        number = error.errno if isinstance(error, OSError) else None
-        what, fix = _CAUSES.get(number or 0, (str(error), "check its disk"))
-        return f"archive_dir {self.root}: {what}: {fix.format(user=os.geteuid())}"
+        if not isinstance(error, OSError) or error.errno not in _CAUSES:
+            return f"{error}: check its disk"
+        what, fix = _CAUSES[error.errno]
+        return f"{self._subject_of(error)} {what}: {fix.format(user=os.geteuid())}"
+
+    def _subject_of(self, error: OSError) -> str:
+        """The archive, or the part of it that the error is about."""
+        path = Path(os.fsdecode(error.filename2 or error.filename or self.root))
+        if error.errno == errno.ENOENT or not path.is_relative_to(self.root):
+            return "it"
+        if error.errno == errno.ENOTDIR:
+            path = next((above for above in reversed((path, *path.parents)) if above.is_file()), path)
+        return "it" if path == self.root else str(path.relative_to(self.root))
 
 
 def _remove_if_there(path: str) -> None:
@@ -105,12 +115,12 @@ def _remove_if_there(path: str) -> None:
 
 
 _CAUSES = {
-    errno.ENOENT: ("it does not exist", "create the folder, or mount its disk"),
-    errno.ENOTDIR: ("it is not a folder", "name a folder"),
-    errno.EACCES: ("it is not writable", "let the user {user} write there"),
-    errno.EPERM: ("it is not writable", "let the user {user} write there"),
-    errno.EROFS: ("it is mounted read-only", "mount it for writing"),
-    errno.ENOSPC: ("its disk is full", "free some space, and lower archive_max_bytes"),
-    errno.EDQUOT: ("its disk quota is used up", "raise the quota, or lower archive_max_bytes"),
-    errno.EFBIG: ("an image is too large for it", "raise archive_max_bytes, or the limit on the size of files"),
+    errno.ENOENT: ("does not exist", "create the folder, or mount its disk"),
+    errno.ENOTDIR: ("is not a folder", "move it away, or name another folder"),
+    errno.EACCES: ("is not writable", "let the user {user} write there"),
+    errno.EPERM: ("is not writable", "let the user {user} write there"),
+    errno.EROFS: ("is mounted read-only", "mount it for writing"),
+    errno.ENOSPC: ("is on a full disk", "free some space, and lower archive_max_bytes"),
+    errno.EDQUOT: ("has used up its disk quota", "raise the quota, or lower archive_max_bytes"),
+    errno.EFBIG: ("can't hold so large an image", "raise archive_max_bytes, or the limit on the size of files"),
 }

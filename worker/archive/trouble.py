@@ -10,7 +10,7 @@ from collections.abc import Callable
 log = logging.getLogger("sortline.archive")
 
 # An archive works again when nothing was lost for this long: a disk that is nearly full still takes the small images.
-QUIET_S = 5.0
+QUIET_S = 60.0
 
 
 class Trouble:

@@ -113,7 +113,7 @@ class Writer:
         """Start the process by exec: it holds no connection of the worker's."""
         self._starts_at = time.monotonic() + _RESTART_WAIT_S
         process = subprocess.Popen(
-            own_command(*self._arguments, str(os.getpid()), module=_PROGRAM),
+            own_command(*self._arguments, module=_PROGRAM),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

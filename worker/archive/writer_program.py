@@ -1,17 +1,15 @@
 """Run as a program by `worker.archive.writer`: writes an archive's files, outside the worker.
 
-    python -P -m worker.archive.writer_program ROOT MAX_BYTES RETRY_WAIT_S WORKER_PID
+    python -P -m worker.archive.writer_program ROOT MAX_BYTES RETRY_WAIT_S
 
 In: requests on standard input. Out: answers on standard output. `writer_messages` defines both.
 
 The program ends when its standard input closes, which happens when the worker ends for any reason, kill -9 included.
-While the disk hangs it can't end. The writer of the worker's successor waits until it has ended, without touching the
-disk, so that processes that hang don't pile up.
+While the disk hangs it can't end; nobody waits for that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -23,7 +21,6 @@ from pathlib import Path
 from worker.archive import writer_messages as messages
 from worker.archive.folder import ArchiveFolder
 
-_NAME = "worker.archive.writer_program"
 # Sorting has precedence.
 _NICENESS = 10
 
@@ -36,10 +33,13 @@ def main(root: str, max_bytes: int, retry_wait_s: float) -> None:
     os.nice(_NICENESS)
     folder = ArchiveFolder(Path(root), max_bytes=max_bytes)
     while True:
-        works: bool | None = attempt(folder, lambda: prepare(folder), done=messages.READY, failed=messages.UNREADY)
+        works: bool | None = attempt(folder, folder.prepare, done=messages.READY, failed=messages.UNREADY)
+        written = 0
         while works:
             works = write_next(folder)
-        if works is None or input_closes_within(retry_wait_s):
+            written += works is True
+        # After one failure it goes on at once: it may be the image, or its line's folder, and not the disk.
+        if works is None or (written == 0 and input_closes_within(retry_wait_s)):
             return
 
 
@@ -50,28 +50,6 @@ def write_next(folder: ArchiveFolder) -> bool | None:
         return None
     result_json, image = request
     return attempt(folder, lambda: folder.write(image, result_json), done=messages.WRITTEN, failed=messages.FAILED)
-
-
-def prepare(folder: ArchiveFolder) -> None:
-    """Make sure that the archive can be written to. Raises OSError if it can't."""
-    other = left_behind(folder.root)
-    if other is not None:
-        raise OSError(f"process {other} of a worker that has ended still writes to it")
-    folder.prepare()
-
-
-def left_behind(root: Path) -> int | None:
-    """The process id of a writer of this archive that its worker has left behind; only on Linux, and this host."""
-    arguments = f"{_NAME}\0{root}\0".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
-            command = (process / "cmdline").read_bytes()
-            if arguments in command:
-                worker_pid = command.split(b"\0")[-2]
-                parent_pid = (process / "stat").read_bytes().rpartition(b")")[2].split()[1]
-                if worker_pid != parent_pid:
-                    return int(process.name)
-    return None
 
 
 def attempt(folder: ArchiveFolder, work: Callable[[], None], *, done: str, failed: str) -> bool:

@@ -33,7 +33,7 @@ class QueueGauges(Collector):
     def collect(self) -> Iterable[Metric]:
         """`sortline_queue_depth`, `sortline_queue_oldest_seconds`, the server's memory, and whether it answered."""
         with self._lock:
-            # Read again also if the clock was set back: otherwise the reading would stay until the clock has caught up.
+            # Also read again if the clock was set back: otherwise the old reading would stay until it catches up.
             if not 0.0 <= self._clock() - self._read_at <= 1.0:
                 self._families = self._read()
                 self._read_at = self._clock()

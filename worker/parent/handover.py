@@ -71,7 +71,7 @@ class ParentLink:
     def _listen(self) -> None:
         while os.read(self._lifeline, 1):
             self.stop_requests += 1
-        # The parent has ended. On Linux the kernel has killed this process before (`end_with_parent`).
+        # The parent has ended. On Linux the kernel has already killed this process (`end_with_parent`).
         os.kill(os.getpid(), signal.SIGKILL)
 
 

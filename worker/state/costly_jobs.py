@@ -39,7 +39,7 @@ class CostlyJobs:
         return self._in_hand
 
     def end(self) -> None:
-        """The job in hand is decoded, or nobody wants it any more."""
+        """Note that the job in hand is decoded, or no longer wanted."""
         self._in_hand = None
 
     def hold_back(self) -> bool:

@@ -58,7 +58,7 @@ class ClaimedJob:
     def attempt(self, *, max_attempts: int) -> int:
         """The number of this attempt, from 1: each failure, crash or loss leads to one more.
 
-        `max_attempts` counts for a job whose producer did not set its own.
+        `max_attempts` applies to a job whose producer did not set its own.
         """
         failures = max(0, (self.max_attempts or max_attempts) - self.retries_left - 1)
         return 1 + failures + self.deaths.crashes + self.deaths.losses

@@ -41,7 +41,7 @@ class Admission:
     """Checks the claimed jobs of one worker."""
 
     def __init__(self, flow: Flow, *, max_attempts: int) -> None:
-        """`max_attempts` counts for a job whose producer did not set its own."""
+        """`max_attempts` applies to a job whose producer did not set its own."""
         self._flow = flow
         self._max_attempts = max_attempts
 
@@ -63,7 +63,7 @@ class Admission:
 
 
 def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
-    """Check a claimed job. `max_attempts` counts for a job whose producer did not set its own.
+    """Check a claimed job. `max_attempts` applies to a job whose producer did not set its own.
 
     Raises:
         BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its

@@ -177,7 +177,7 @@ def test_a_header_is_read() -> None:
 
 
 def test_a_header_says_whether_the_codec_keeps_the_whole_image() -> None:
-    """A progressive JPEG comes in several scans; so does a baseline one whose first scan has not all components."""
+    """A progressive JPEG comes in several scans; so does a baseline one whose first scan lacks some components."""
     baseline = PLAIN["4:2:0"]
     at = baseline.index(b"\xff\xda\0\x0c\3") + 4  # the number of components in the scan
     for data in (KINDS["jpeg-progressive"], baseline[:at] + b"\1" + baseline[at + 1 :]):

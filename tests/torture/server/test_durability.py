@@ -125,7 +125,7 @@ def test_with_always_power_cuts_lose_and_double_nothing(settings: Settings, tmp_
             acknowledged = {job_id for producer in producers for job_id in producer.acknowledged}
             kit.wait_until(lambda: acknowledged <= set(kit.outcomes(client)), "all that was acknowledged is sorted")
             kit.wait_until(lambda: acknowledged <= {result.job_id for result in seen}, "the follower saw all")
-            results = set(kit.outcomes(client))  # which fails on a job with two results
+            results = set(kit.outcomes(client))  # fails if a job has two results
         assert results <= {job_id for producer in producers for job_id in producer.tried}
         assert max(Counter(result.job_id for result in seen).values()) == 1
 

@@ -30,7 +30,7 @@ def writer(root: Path) -> Iterator[Writer]:
 
 
 def answers(writer: Writer, count: int) -> list[tuple[str, str]]:
-    """The next answers: at least so many."""
+    """Wait for at least `count` answers."""
     found: list[tuple[str, str]] = []
 
     def enough() -> bool:
@@ -123,24 +123,6 @@ def test_nobody_waits_for_one_that_hangs(writer: Writer, root: Path, pause: Call
     os.kill(pid, signal.SIGCONT)
     kit.wait_until(lambda: is_gone(pid), "it has ended")
     assert all(image == large for image, _ in archived(root).values()), "an image that it got in part is not written"
-
-
-def test_the_writer_of_the_next_worker_waits_for_one_that_hangs(root: Path, pause: Callable[[int], None]) -> None:
-    worker = (
-        "import os, pathlib, signal, sys, time; from worker.archive.writer import Writer\n"
-        "writer = Writer(pathlib.Path(sys.argv[1]), max_bytes=10**9, retry_wait_s=0.01)\n"
-        "while not writer.exchange(1): pass\n"
-        "os.kill(writer.pid, signal.SIGSTOP); print(writer.pid, flush=True); os._exit(0)"
-    )
-    pid = int(run_python(worker, str(root)))
-    pause(pid)
-    writer = Writer(root, max_bytes=LARGE, retry_wait_s=0.01)
-    kind, text = answers(writer, 1)[0]
-    assert kind == "unready"
-    assert text == f"archive_dir {root}: process {pid} of a worker that has ended still writes to it: check its disk"
-    os.kill(pid, signal.SIGCONT)
-    kit.wait_until(lambda: ("ready", "") in writer.exchange(0.1), "the other one has ended")
-    writer.close()
 
 
 def test_what_a_killed_one_had_not_written_is_lost_and_another_one_starts(

@@ -213,7 +213,11 @@ if next(lines) then attempt('sortline:lines', tidy_lines) end
 if #images > 0 then attempt(images[1], redis_call, 'UNLINK', unpack(images)) end
 local function keep(image, kept_image)
   if redis_call('EXISTS', image) == 0 then return end
-  redis_call('RENAME', image, kept_image)
+  local answer = redis_pcall('RENAME', image, kept_image)
+  if answer.err then
+    redis_call('UNLINK', image)
+    error(answer)
+  end
   redis_call('EXPIRE', kept_image, KEPT_IMAGE_S)
 end
 for image, kept_image in pairs(kept_images) do attempt(image, keep, image, kept_image) end
