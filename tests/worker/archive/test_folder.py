@@ -144,7 +144,7 @@ def test_a_file_in_place_of_the_root_folder_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (OSError(errno.ENOSPC, ""), "its disk is full: free some space, and lower archive_max_bytes"),
+        (OSError(errno.ENOSPC, ""), "it is on a full disk: free some space, and lower archive_max_bytes"),
         (OSError(errno.EROFS, ""), "it is mounted read-only: mount it for writing"),
         (OSError(errno.EACCES, ""), f"it is not writable: let the user {os.geteuid()} write there"),
         (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error: check its disk"),
