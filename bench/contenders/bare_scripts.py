@@ -57,7 +57,7 @@ def _run(settings: Settings, count: int) -> float:
 
 
 def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any], *, now: float) -> list[Any]:
-    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s, ""]
+    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s]
     for queue, job_id, execution_id, *_ in jobs:
         args += ("success", queue, job_id, execution_id, now)
         args += answer
@@ -65,7 +65,7 @@ def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any],
 
 
 def _answer() -> Iterator[str | bytes]:
-    """The last of a job's arguments: TTLs, line, SortResult, RQ's payload, meta."""
+    """The last of a job's arguments: TTLs, line, SortResult, RQ's payload, meta, and that no image is kept."""
     result = SortResult(
         job_id="0" * 32,
         line=LINE,
@@ -80,4 +80,4 @@ def _answer() -> Iterator[str | bytes]:
         worker=_WORKER,
     )
     text = result.model_dump_json().encode()
-    yield from ("", "", LINE, text, base64.b64encode(text), b"")
+    yield from ("", "", LINE, text, base64.b64encode(text), b"", "")

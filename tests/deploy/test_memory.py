@@ -7,7 +7,7 @@ import re
 from shared.images.decode_cost import CHEAP_PX
 from shared.settings import Settings
 from tests.deploy.manifests import DEPLOY, read_compose, read_documents
-from worker.archive.archive import MAX_WAITING_BYTES, READ_BYTES, RECORD_BYTES
+from worker.archive.backlog import MAX_WAITING_BYTES, READ_BYTES, RESULT_WEIGHT
 from worker.rq.claimer import MAX_ENCODED_BYTES
 
 GIB = 1024**3
@@ -17,9 +17,8 @@ MOST_MB_WITH_ARCHIVE = 955
 IDLE_MB = 130
 # Measured: the process that decodes costly images, without any.
 DECODER_MB = 45
-# Measured: the process that writes the archive, without any image; and a result that waits for it.
+# Measured: the process that writes the archive, without any image.
 WRITER_MB = 14
-RESULT_BYTES = 3_000
 CHEAP_PX_BYTES = 20  # WebP with transparency, which takes most per pixel
 
 
@@ -45,7 +44,7 @@ def shipped() -> dict[str, int]:
         "files read for the [archive](../docs/archive.md), where `archive_dir` is set, twice while they are read": (
             megabytes(2 * (READ_BYTES + settings.max_image_bytes))
         ),
-        "results that wait for the archive": megabytes(MAX_WAITING_BYTES / RECORD_BYTES * RESULT_BYTES),
+        "results that wait for the archive": megabytes(MAX_WAITING_BYTES / RESULT_WEIGHT),
         "the process that writes the archive, and its copy of the file": (
             WRITER_MB + megabytes(settings.max_image_bytes)
         ),

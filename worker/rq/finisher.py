@@ -68,7 +68,6 @@ class Finisher:
             now,
             self._stream_maxlen,
             self._result_ttl_s,
-            ",".join(str(position) for position, finished in enumerate(batch, 1) if finished.keeps_image),
         ]
         for finished in batch:
             args += self._arguments(finished)
@@ -110,6 +109,7 @@ class Finisher:
             result_json,
             payload,
             meta,
+            "1" if finished.keeps_image else "",
         ]
 
 

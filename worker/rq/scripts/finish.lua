@@ -2,21 +2,19 @@
 -- the lease is still held. A job whose lease has expired belongs to another worker now; RQ itself would leave it in
 -- both `failed` and `finished`.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, keeps_images, then 11 for
---       each job:
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 12 for each job:
 --       disposition (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
---       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON)
+--       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON),
+--       keeps_image ('', or 1: a job that succeeds leaves its image on the server, for its worker to read)
 --       is_repeat (0, 1): this call may have run before, and its answer was lost
---       keeps_images ('' or '1,5,…'): the positions of the jobs whose images the worker reads afterwards
 -- Returns { answers, problems }. One character for each job, in order: 1 finished, 0 lease lost, 2 could not be
 -- written: then its lease will expire.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
 local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
-local keeps_images = ARGV[8]
 local STREAM_TTL_S = 604800 -- as in shared/keys.py
 local KEPT_IMAGE_S = 300 -- as in shared/keys.py
-local HEADER, FIELDS = 8, 11
+local HEADER, FIELDS = 7, 12
 local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
@@ -32,9 +30,7 @@ if is_repeat then
   end
 end
 
-local registries, lines, images = {}, {}, {} -- these are written once, after the jobs
-local is_kept, kept_images = {}, {}
-for position in string.gmatch(keeps_images, '%d+') do is_kept[HEADER + 1 + (position - 1) * FIELDS] = true end
+local registries, lines, images, kept_images = {}, {}, {}, {} -- these are written once, after the jobs
 local succeeded, failed, working_s = 0, 0, 0
 
 -- As RQ's Job.cleanup and Result.save: below zero means forever.
@@ -115,11 +111,12 @@ local function finish(i)
   local started_s = ARGV[i + 4]
   local result_ttl_s, failure_ttl = tonumber(ARGV[i + 5]) or default_result_ttl_s, ARGV[i + 6]
   local line, sort_result, payload, meta = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
+  local keeps_image = ARGV[i + 11] == '1'
   if disposition == 'success' then
     succeed(queue, job_id, execution_id, started_s, result_ttl_s, payload)
     publish(line, sort_result)
     local image = 'sortline:image:' .. job_id
-    if is_kept[i] then
+    if keeps_image then
       kept_images[image] = 'sortline:kept-image:' .. job_id .. ':' .. execution_id
     else
       images[#images + 1] = image
