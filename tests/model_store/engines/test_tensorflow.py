@@ -138,6 +138,7 @@ def test_mixed_precision_computes_convolutions_in_float16_with_close_answers(
 ) -> None:
     images = random_images(40, seed=3)
     mixed = tensorflow(tiny_bundle, mixed=True, xla=xla)
+    assert is_compiled(watch[0]) is xla
     precisions = watch[0].precisions()
     assert precisions["Conv2D"] == precisions["MatMul"] == {"float16"}
     assert precisions["Mean"] == {"float32"}

@@ -66,6 +66,18 @@ def test_a_canary_that_is_refused_leaves_all_as_it_was(versions: Versions, post:
     assert (post.stable, post.canary, post.loaded, post.swaps("refused")) == (1, None, [2], 1)
 
 
+def test_the_canary_before_ends_although_the_next_one_is_refused(versions: Versions, post: Post) -> None:
+    """Nobody wants it any more: the store names another."""
+    versions.publish(promote=False)
+    versions.store.set_canary(NAME, before := canary())
+    post.follower.poll()
+    assert post.canary == before
+    versions.publish(promote=False, build=other_golden_answers)
+    versions.store.set_canary(NAME, canary(3))
+    post.follower.poll()
+    assert (post.stable, post.canary, post.loaded, post.swaps("refused")) == (1, None, [2, 3], 1)
+
+
 def test_a_verdict_by_another_worker_ends_the_canary(versions: Versions, post: Post) -> None:
     versions.publish(promote=False)
     versions.store.set_canary(NAME, wanted := canary())
