@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit import PROJECT
+from tests.kit import PROJECT, needed_tool
 
 MARKED = "\npytestmark = pytest.mark.e2e\n"
 
@@ -45,6 +45,23 @@ def test_end_to_end_tests_are_marked() -> None:
     """`make test-fast` leaves them out by their mark."""
     unmarked = [path.name for path in (PROJECT / "tests" / "e2e").glob("test_*.py") if MARKED not in path.read_text()]
     assert unmarked == []
+
+
+@pytest.mark.parametrize(
+    ("ci", "ends"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception), (None, pytest.skip.Exception)]
+)
+def test_a_missing_tool_fails_the_test_in_ci_and_skips_it_elsewhere(
+    ci: str | None, ends: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workflow installs every tool. If a test could skip there, nobody would notice that it never runs."""
+    either = (pytest.fail.Exception, pytest.skip.Exception)  # a skip that is not caught would skip this test too
+    if ci is None:
+        monkeypatch.delenv("CI", raising=False)
+    else:
+        monkeypatch.setenv("CI", ci)
+    with pytest.raises(either, match="no-such-tool is not installed: apt-get install tools") as ended:
+        needed_tool("no-such-tool", package="tools")
+    assert ended.type is ends
 
 
 @pytest.mark.timing
