@@ -1,4 +1,4 @@
-"""When a worker that has just started may claim: after it has told the others that it is there, or has tried to."""
+"""A round of the lease step: it tells the other workers of this one, and while it stops it takes no jobs back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine
-from tests.worker.rq.kit import KEY, on_this_host
+from tests.worker.rq.kit import KEY, claim, expire, ids, leases, on_this_host
 from worker.observe.supervisor import StageThread
+from worker.state.inflight import Inflight
 from worker.steps.admit import Admission
 from worker.steps.keep_leases import LeaseStep
 
@@ -26,8 +28,14 @@ def announced() -> threading.Event:
 
 
 @pytest.fixture
+def stop() -> threading.Event:
+    """Set when the worker is told to stop."""
+    return threading.Event()
+
+
+@pytest.fixture
 def keep(
-    settings: Settings, announced: threading.Event, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, announced: threading.Event, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[], None]], None]:
     """A function that runs one round of the lease step, with a call to make before each reap."""
 
@@ -47,7 +55,7 @@ def keep(
             Admission(run._flow, max_attempts=settings.max_attempts),
             watchdog=run.watchdog,
             interval_s=0.0,
-            stop=threading.Event(),
+            stop=stop,
             claims_ended=threading.Event(),
             ended=threading.Event(),
             announced=announced,
@@ -80,3 +88,24 @@ def test_a_worker_claims_even_if_the_others_could_not_be_told(
     with pytest.raises(type(error)):
         keep(fail)
     assert announced.is_set()
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_worker_that_stops_leaves_the_jobs_of_dead_workers_to_others(
+    settings: Settings,
+    client: redis.Redis,
+    stop: threading.Event,
+    keep: Callable[[Callable[[], None]], None],
+    stopping: bool,
+) -> None:
+    """A job that was lost too often would be this worker's to answer, and it might not come to that any more."""
+    (job_id,) = kit.submit(settings, kit.frame())
+    client.hset(keys.rq_job(job_id), keys.LOSSES, settings.max_losses - 1)
+    expire(client, *claim(settings, worker="dead"))
+    ended_at = leases(client)[job_id]
+    if stopping:
+        stop.set()
+    keep(lambda: None)
+    assert (leases(client)[job_id] == ended_at) is stopping, "a job that is taken back has a new lease"
+    _, given_up = kit.keeper(settings, Inflight(), worker="other").reap()
+    assert ids(given_up) == ([job_id] if stopping else [])
