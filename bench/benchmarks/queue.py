@@ -7,7 +7,7 @@ import functools
 from bench.contenders.bare_scripts import STEP_JOBS, bare_rate
 from bench.contenders.queue_filler import QueueFiller
 from bench.contenders.sortline_worker import bench_settings, simple_worker_rate, sortline_rate, two_workers_rate
-from bench.measuring.rates import Contender, interleaved, ratio, ratios_to, spreads
+from bench.measuring.rates import Contender, Rates, interleaved, ratio, ratios_to, spreads
 from bench.measuring.record import OnProgress, Record
 from bench.peers import celery_missing
 from shared.settings import Settings
@@ -30,16 +30,23 @@ def bench_queue(settings: Settings, *, rounds: int, jobs: int, on_progress: OnPr
     if peers:
         contenders += _peers(settings, filler, jobs=jobs, left_out=left_out)
     rates = interleaved(contenders, rounds=rounds, title="queue", on_progress=on_progress)
-    others = [key for key in rates if not key.startswith("sortline")]
     return {
         "benchmark": "queue",
         "image_bytes_mean": filler.image_bytes_mean,
         "max_batch": settings.max_batch,
         "jobs": jobs,
+        **figures(rates),
+        **({"left_out": left_out} if left_out else {}),
+    }
+
+
+def figures(rates: Rates) -> Record:
+    """Jobs/s of each contender, Sortline's ratio to each other one, and that of two workers of Sortline to one."""
+    others = [key for key in rates if not key.startswith("sortline")]
+    return {
         **spreads(rates, unit="jobs_per_s"),
         **ratios_to(rates, others),
         "ratio_two_to_one": ratio(rates, "sortline_two_workers", to="sortline"),
-        **({"left_out": left_out} if left_out else {}),
     }
 
 
