@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,8 @@ class _Run:
     name: str
     client: Any
     worker: Child
+    on_progress: OnProgress
+    wanted: int
     intervals: list[Interval] = field(default_factory=list)
     # From a change in the store to the first result of the new version.
     reached_s: list[float] = field(default_factory=list)
@@ -65,6 +67,7 @@ class _Run:
 
     def swap(self) -> None:
         """Promote the next version, or roll back, and wait until the results come from it."""
+        self.on_progress(f"swaps: {self.done + 1} of {self.wanted}")
         changed = time.monotonic()
         if self.done % 5 == 4:
             version = self.store.rollback(self.name)
@@ -97,12 +100,12 @@ def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: 
         client: Any = connect(settings.redis_url)
         worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
         camera = stack.enter_context(_camera(settings, rate_hz=rate_hz, folder=folder))
-        run = _Run(store, name, client, worker)
+        run = _Run(store, name, client, worker, on_progress, swaps)
         run.wait_for(None)
         time.sleep(SETTLE_S)
         resident_mb = [_resident_mb(client)]
         for count in _portions(swaps):
-            _run_intervals(run, count, on_progress=on_progress, of=swaps)
+            run.intervals += run_intervals(run.swap, count, on_progress=on_progress)
             resident_mb.append(_resident_mb(client))
         if camera.end():
             raise Transient(f"the camera failed: {camera.log.read_text()[-2000:]}")
@@ -137,18 +140,24 @@ def _portions(swaps: int) -> list[int]:
     return [SWAPS_PER_INTERVAL] * whole + ([rest] if rest else [])
 
 
-def _run_intervals(run: _Run, count: int, *, on_progress: OnProgress, of: int) -> None:
+def run_intervals(
+    swap: Callable[[], None],
+    count: int,
+    *,
+    on_progress: OnProgress,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Interval, Interval]:
     """Run an interval with `count` swaps, and then one of the same length without swaps."""
-    began_at = time.time()
+    began_at = clock()
     for _ in range(count):
-        on_progress(f"swaps: {run.done + 1} of {of}")
-        run.swap()
-        time.sleep(PAUSE_S)
-    ended_at = time.time()
-    run.intervals.append(Interval(True, began_at, ended_at))
-    on_progress(f"swaps: {run.done} of {of} done, now the same time without swaps")
-    time.sleep(ended_at - began_at)
-    run.intervals.append(Interval(False, ended_at, time.time()))
+        swap()
+        sleep(PAUSE_S)
+    ended_at = clock()
+    on_progress("swaps: now the same time without swaps")
+    sleep(ended_at - began_at)
+    with_swaps = Interval(swaps=True, began_at=began_at, ended_at=ended_at)
+    return with_swaps, Interval(swaps=False, began_at=ended_at, ended_at=clock())
 
 
 def _resident_mb(client: Any) -> float:
@@ -171,7 +180,6 @@ def _result(fields: dict[bytes, bytes]) -> SortResult:
 def _record(
     settings: Settings, run: _Run, results: Sequence[SortResult], *, summary: dict[str, Any], rate_hz: float
 ) -> dict[str, Any]:
-    with_swaps, without = (_times(results, run.intervals, swaps=swaps) for swaps in (True, False))
     distinct = len({result.job_id for result in results})
     outcomes = Counter(result.outcome.value for result in results)
     return {
@@ -188,11 +196,19 @@ def _record(
             str(version): count
             for version, count in sorted(Counter(result.model.version for result in results if result.model).items())
         },
+        **delays(results, run.intervals),
+        "reached_s": {"median": round(statistics.median(run.reached_s), 2), "max": round(max(run.reached_s), 2)},
+        "poll_s": settings.store_poll_s,
+    }
+
+
+def delays(results: Sequence[SortResult], intervals: Sequence[Interval]) -> dict[str, Any]:
+    """Capture-to-result times with swaps and without, and the ratio of their 99th percentiles."""
+    with_swaps, without = (_times(results, intervals, swaps=swaps) for swaps in (True, False))
+    return {
         "with_swaps_ms": percentiles(with_swaps),
         "without_swaps_ms": percentiles(without),
         "p99_ratio": round(percentile(with_swaps, 99) / percentile(without, 99), 2),
-        "reached_s": {"median": round(statistics.median(run.reached_s), 2), "max": round(max(run.reached_s), 2)},
-        "poll_s": settings.store_poll_s,
     }
 
 
