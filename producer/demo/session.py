@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -100,10 +100,18 @@ class DemoSummary:
 class Demo:
     """Runs one demo against the server of the settings."""
 
-    def __init__(self, settings: Settings, options: DemoOptions, *, console: Console) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        options: DemoOptions,
+        *,
+        console: Console,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._settings = settings
         self._options = options
         self._console = console
+        self._sleep = sleep
         self._client: Any = connect(settings.redis_url)
         self._sources = {name: SimulatedSource(name, seed=options.seed, pool=POOL) for name in options.line_names}
         self._statistics = ResultStatistics(self._truth_of)
@@ -166,7 +174,7 @@ class Demo:
             with contextlib.suppress(urllib.error.URLError, TimeoutError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)  # our own worker
                 return
-            time.sleep(0.05)
+            self._sleep(0.05)
         raise Transient(f"the worker did not become ready; the end of {worker.log}:\n{_tail(worker.log)}")
 
     def _camera(self, name: str) -> Child:
@@ -190,7 +198,7 @@ class Demo:
         submitted = sum(self._accepted(name) for name, camera in cameras.items() if camera.poll() != NOT_BEGUN)
         until = time.monotonic() + LAST_RESULTS_S
         while len(self._statistics.seen) < submitted and time.monotonic() < until and self._reading_failed is None:
-            time.sleep(0.05)
+            self._sleep(0.05)
         return submitted
 
     def _watch(self, cameras: Sequence[Child]) -> None:
@@ -200,7 +208,7 @@ class Demo:
         live = Live(console=self._console, refresh_per_second=4) if terminal else contextlib.nullcontext()
         with live as screen:
             while any(camera.poll() is None for camera in cameras) and not self._interrupted.is_set():
-                time.sleep(0.25)
+                self._sleep(0.25)
                 now = time.time()
                 with server_errors(self._settings.redis_url):
                     depth = int(self._client.llen(keys.rq_queue(QUEUE)))

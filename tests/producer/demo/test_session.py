@@ -1,17 +1,27 @@
-"""The demo's arithmetic and pictures; the whole demo runs in tests/e2e."""
+"""The demo's order, arithmetic and pictures; the whole demo, with its processes, runs in tests/e2e."""
 
 from __future__ import annotations
 
+import io
+import json
+import time
 from pathlib import Path
+from typing import Self
 
 import pytest
+import redis
 from PIL import Image
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from producer.demo import live_table
+from producer.demo import live_table, session
 from producer.demo.contact_sheet import CELL_PX, Cell, write_sheet
+from producer.demo.session import Demo, DemoOptions
 from producer.demo.statistics import ResultStatistics
+from shared import keys
 from shared.schemas import Label, ModelRef, Outcome, SortResult
+from shared.settings import Settings
+from shared.status_server import StatusServer
 from tests.kit import BOTTLES
 
 
@@ -82,3 +92,87 @@ def test_the_contact_sheet_has_a_framed_cell_for_each_bottle(tmp_path: Path) -> 
         center = sheet.getpixel((CELL_PX // 2, 120))
     assert frames == [(0x1A, 0x7F, 0x37), (0xC0, 0x39, 0x2B)]
     assert center != (255, 255, 255)
+
+
+# the order of a demo ────────────────────────────────────────────────────────────────────────────────
+
+
+class Commands:
+    """In place of the demo's processes: a worker that is ready when it is asked again, and cameras that end at once.
+
+    The images have no results until the demo sleeps after the cameras have ended. `events` says what happened.
+    """
+
+    def __init__(self, client: redis.Redis, *, accepted: int) -> None:
+        self.events: list[str] = []
+        self._client = client
+        self._accepted = accepted
+
+    def child(self, arguments: list[str], *, log: Path, out: Path | None = None) -> Command:
+        """In place of `Child`."""
+        self.events.append(f"{arguments[0]} begins")
+        if out is not None:
+            out.write_text(json.dumps({"accepted": self._accepted}))
+            return Command(exit_code=0)
+        port = int(arguments[arguments.index("--metrics-port") + 1])
+        probes = {"/readyz": self._what_is_wrong}
+        return Command(StatusServer(host="127.0.0.1", port=port, registry=CollectorRegistry(), probes=probes))
+
+    def _what_is_wrong(self) -> str | None:
+        is_ready = "worker is not ready" in self.events
+        event = "worker is ready" if is_ready else "worker is not ready"
+        if event not in self.events:  # on a slow machine the demo asks again
+            self.events.append(event)
+        return None if is_ready else "the model is being loaded"
+
+    def sleep(self, seconds: float) -> None:
+        """In place of `time.sleep`."""
+        if self.events[-1] == "camera begins":
+            self.events.append("results come")
+            for number in range(self._accepted):
+                self.answer(number)
+        time.sleep(0.001)
+
+    def answer(self, number: int) -> None:
+        """Write a result as a worker does."""
+        self._client.sadd(keys.LINES, "line-1")
+        self._client.xadd(keys.results("line-1"), {"result": _result(number).model_dump_json()})
+
+
+class Command:
+    """One of the processes: a worker that answers probes until it is ended, or a camera that has ended."""
+
+    def __init__(self, probes: StatusServer | None = None, *, exit_code: int | None = None) -> None:
+        self._probes = probes
+        self._exit_code = exit_code
+        if probes is not None:
+            probes.start()
+
+    def poll(self) -> int | None:
+        return self._exit_code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._probes is not None:
+            self._probes.stop()
+
+
+def test_cameras_wait_for_the_worker_and_the_demo_waits_for_the_last_results(
+    settings: Settings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(client, accepted=2)
+    commands.answer(7)  # of an earlier demo
+    monkeypatch.setattr(session, "Child", commands.child)
+    options = DemoOptions(seconds=1.0, rate_hz=2.0, lines=1, out=tmp_path)
+    summary = Demo(settings, options, console=Console(file=io.StringIO()), sleep=commands.sleep).run()
+    assert commands.events == [
+        "worker begins",
+        "worker is not ready",
+        "worker is ready",
+        "camera begins",
+        "results come",
+    ]
+    assert (summary.submitted, summary.results, summary.missing, summary.doubled) == (2, 2, 0, 0)
+    assert summary.complete
