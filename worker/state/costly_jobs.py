@@ -19,7 +19,9 @@ class CostlyJobs:
     def __init__(self, queues: Sequence[str], *, others_share: float) -> None:
         """The arguments are those of `DecodeQueue`."""
         self._waiting = DecodeQueue(queues, others_share=others_share)
-        self._held_back = threading.Event()
+        # For the two fields below. Nobody waits for a job while holding it.
+        self._lock = threading.Lock()
+        self._is_held_back = False
         self._in_hand: ClaimedJob | None = None
 
     def put(self, job: ClaimedJob) -> None:
@@ -28,28 +30,40 @@ class CostlyJobs:
 
     def begin(self, timeout_s: float) -> ClaimedJob | None:
         """The job in hand, or the next one; None if there is none for up to `timeout_s`, or none may be begun."""
-        if self._in_hand is None and self._held_back.is_set():
+        with self._lock:
+            if self._in_hand is not None:
+                return self._in_hand
+            is_held_back = self._is_held_back
+        if is_held_back:
             time.sleep(min(timeout_s, HELD_BACK_WAIT_S))
-        elif self._in_hand is None and (job := self._waiting.take(timeout_s)) is not None:
-            self._in_hand = job.claimed
-            # Check again now that `_in_hand` is set: `hold_back` sets the event first and reads `_in_hand` then.
-            if self._held_back.is_set():
-                self._in_hand = None
+            return None
+        job = self._waiting.take(timeout_s)
+        return None if job is None else self._take_in_hand(job)
+
+    def _take_in_hand(self, job: EncodedJob) -> ClaimedJob | None:
+        """Begin this job, unless jobs have been held back while `begin` waited for it: then it waits again."""
+        with self._lock:
+            if self._is_held_back:
                 self._waiting.put([job])
-        return self._in_hand
+            else:
+                self._in_hand = job.claimed
+            return self._in_hand
 
     def end(self) -> None:
         """Note that the job in hand is decoded, or no longer wanted."""
-        self._in_hand = None
+        with self._lock:
+            self._in_hand = None
 
     def hold_back(self) -> bool:
         """Let no further job be begun until `go_on`. Returns whether none is in hand."""
-        self._held_back.set()
-        return self._in_hand is None
+        with self._lock:
+            self._is_held_back = True
+            return self._in_hand is None
 
     def go_on(self) -> None:
         """Let jobs be begun again."""
-        self._held_back.clear()
+        with self._lock:
+            self._is_held_back = False
 
     def take_all(self) -> list[ClaimedJob]:
         """Remove and return all jobs that wait."""
@@ -58,7 +72,8 @@ class CostlyJobs:
     @property
     def in_hand(self) -> ClaimedJob | None:
         """The job that is being decoded."""
-        return self._in_hand
+        with self._lock:
+            return self._in_hand
 
     def __len__(self) -> int:
         """How many wait."""

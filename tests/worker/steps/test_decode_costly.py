@@ -100,7 +100,7 @@ def test_a_suspect_waits_for_the_costly_image_in_hand_and_live_does_not(
     client.rpush(keys.suspects("live"), suspect)
     live = kit.submit(settings, *[frame(picture(tone)) for tone in range(20)])
     kit.wait_until(lambda: set(kit.outcomes(client)) == set(live), "the live frames are sorted")
-    kit.wait_until(run._flow.costly_jobs._held_back.is_set, "no other costly image is begun")
+    kit.wait_until(lambda: run._flow.costly_jobs._is_held_back, "no other costly image is begun")
     assert client.llen(keys.suspects("live")) == 1
     held.opened.set()
     kit.wait_until(lambda: len(kit.outcomes(client)) == 24, "all are sorted")
