@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -36,33 +35,6 @@ class BatchObserver(Protocol):
 
     def skip_waiting(self) -> None:
         """Drop the images that wait to be compared. Returns when none is being compared."""
-
-
-class NoObserver:
-    """Watches nothing."""
-
-    wants_time = False
-
-    def turn(self) -> AbstractContextManager[object]:
-        """Threads do not take turns."""
-        return contextlib.nullcontext()
-
-    def after_decode(self, item: Decoded, image: bytes, route: Route) -> Decoded:
-        """Nothing is noted."""
-        return item
-
-    def after_failures(self, predictions: list[Prediction]) -> list[Prediction]:
-        """No other answer is known."""
-        return predictions
-
-    def after_batch(self, predictions: Sequence[Prediction]) -> None:
-        """Nothing."""
-
-    def between_batches(self, spare_s: Callable[[], float]) -> None:
-        """Nothing."""
-
-    def skip_waiting(self) -> None:
-        """Nothing waits."""
 
 
 class JobObserver(Protocol):
