@@ -20,12 +20,18 @@ PATIENCE_S = 60.0
 POLL_INTERVAL_S = 0.01
 
 
-def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds, or fail saying `what` did not happen."""
+def wait_until(
+    condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S, log: Path | None = None
+) -> None:
+    """Wait until `condition` holds, or fail saying `what` did not happen, with what ends `log` then."""
     give_up_at = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up_at, f"not within {timeout_s:.0f} s: {what}"
+        assert time.monotonic() < give_up_at, f"not within {timeout_s:.0f} s: {what}{_end_of(log)}"
         time.sleep(POLL_INTERVAL_S)
+
+
+def _end_of(log: Path | None) -> str:
+    return "" if log is None else f"; the log ends: {log.read_text(errors='replace')[-2000:]}"
 
 
 def missing_tool(what: str) -> NoReturn:

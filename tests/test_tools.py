@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit import PROJECT, needed_tool
+from tests.kit import PROJECT, needed_tool, wait_until
 
 MARKED = "\npytestmark = pytest.mark.e2e\n"
 
@@ -62,6 +62,17 @@ def test_a_missing_tool_fails_the_test_in_ci_and_skips_it_elsewhere(
     with pytest.raises(either, match="no-such-tool is not installed: apt-get install tools") as ended:
         needed_tool("no-such-tool", package="tools")
     assert ended.type is ends
+
+
+def test_a_wait_in_vain_quotes_the_log_as_it_is_at_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+
+    def never() -> bool:
+        log.write_text("what went wrong meanwhile")
+        return False
+
+    with pytest.raises(AssertionError, match=r"not within 0 s: it happens; the log ends: what went wrong meanwhile"):
+        wait_until(never, "it happens", timeout_s=0.0, log=log)
 
 
 @pytest.mark.timing

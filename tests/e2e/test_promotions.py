@@ -87,11 +87,11 @@ class Plant:
             model = self.newest().model
             return model is not None and model.version == version
 
-        wait_until(served, f"version {version} is served: {self.log.read_text()[-2000:]}")
+        self.until(served, f"version {version} is served")
 
     def until(self, true: Callable[[], object], what: str) -> None:
         """Wait until `true` holds, or fail with the worker's log."""
-        wait_until(true, f"{what}; its log: {self.log.read_text()[-2000:]}")
+        wait_until(true, what, log=self.log)
 
     def shows_no_canary(self) -> None:
         """Wait until no canary is among the worker's metrics: they change one by one."""
