@@ -65,6 +65,15 @@ def _set_barrier(barrier: Barrier) -> None:
     _start_barrier = barrier
 
 
+def meet_group(timeout_s: float) -> None:
+    """Wait until every worker of this process's group has called this as often.
+
+    Raises:
+        BrokenBarrierError: not within `timeout_s`, or a worker of the group failed.
+    """
+    _start_barrier.wait(timeout_s)
+
+
 def _work(settings: Settings, load: Loader) -> float:
     from worker.service import WorkerService
 
@@ -78,7 +87,7 @@ def _work(settings: Settings, load: Loader) -> float:
         except BaseException:
             _start_barrier.abort()
             raise
-        _start_barrier.wait(PATIENCE_S)
+        meet_group(PATIENCE_S)
         before_s = time.process_time()
         return loaded
 

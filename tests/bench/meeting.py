@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench.contenders import worker_processes
+from bench.contenders.worker_processes import meet_group
 from bench.engines.null import NullEngine, null_model
 from bench.engines.simulated import SimulatedEngine
 from shared.settings import Settings
@@ -29,8 +29,7 @@ class _Meeting(NullEngine):
     def predict(self, batch: kit.Pixels, *, on_ready_for_next: Callable[[], None] | None = None) -> Any:
         if self._met < MEETINGS:
             self._met += 1
-            # The group's own barrier: it waits for as many processes as the group has workers.
-            worker_processes._start_barrier.wait(kit.PATIENCE_S)
+            meet_group(kit.PATIENCE_S)
         return super().predict(batch, on_ready_for_next=on_ready_for_next)
 
 

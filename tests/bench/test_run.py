@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,10 +59,31 @@ def measured(settings: Settings, *, on_progress: OnProgress, **options: object) 
     return {"benchmark": "idle", "crews": [group | {"pickup_ms": times, "capture_to_result_ms": times}]}
 
 
-def test_every_name_runs_something_and_the_usual_ones_run_by_default() -> None:
-    assert {name: len(run._chosen([name], OPTIONS)) for name in BENCHMARKS} == dict.fromkeys(BENCHMARKS, 1) | {
-        "line": 2  # one for each size
-    }
+def test_every_name_runs_its_benchmark_in_a_fixed_order(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`line` runs once for each size."""
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[..., Record]:
+        def benchmark(settings: Settings, *, size: str = "", **options: object) -> Record:
+            ran.append(f"{name} {size}".rstrip())
+            return {"benchmark": name}
+
+        return benchmark
+
+    for name in BENCHMARKS:
+        monkeypatch.setattr(run, f"bench_{name}", noting(name))
+    monkeypatch.setattr(run, "draw", lambda document, path: None)
+    options = replace(OPTIONS, redis_url=settings.redis_url)
+    run_all(BENCHMARKS[::-1], options, out=tmp_path, as_json=True)
+    assert ran == ["engine", "line 224x224", "line 640x480", *BENCHMARKS[2:]]
+    ran.clear()
+    run_all(["swaps"], options, out=tmp_path, as_json=True)
+    assert ran == ["swaps"]
+
+
+def test_the_usual_ones_run_by_default() -> None:
     assert ask() == list(USUAL)
     assert ask("idle", "footprint") == ["idle", "footprint"]
 
