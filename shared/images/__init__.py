@@ -1,1 +1,1 @@
-"""Images: the accepted formats, the limits on size and cost, and the decoder."""
+"""Images: the accepted formats, the limits on size and cost, the regions that are cropped, and the decoder."""

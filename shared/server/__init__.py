@@ -1,1 +1,1 @@
-"""The Redis server: connections to it, the translation of its errors, and an embedded server."""
+"""The Redis server: connections to it, the translation of its errors, its memory options, and an embedded server."""

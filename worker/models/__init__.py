@@ -1,1 +1,1 @@
-"""The models that a worker serves: loading, routing, deciding by their policies, following the model store."""
+"""The models that a worker serves: loading, routing, deciding by their policies, caching, following the model store."""

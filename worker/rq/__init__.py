@@ -1,1 +1,4 @@
-"""Jobs and workers as RQ keeps them: leases, registration, lost jobs, and the scripts that run on the server."""
+"""Jobs and workers as RQ keeps them: claiming, finishing, leases, registration, lost jobs, images that are kept.
+
+Also the scripts that run on the server, and what watches over its keys, its clock and how it saves its data.
+"""
