@@ -12,7 +12,7 @@ from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
-from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
+from shared.schemas import ImageJob, Label, ModelRef, Outcome, SortResult, Timings
 from worker.state.jobs import AdmittedJob, StageTimings
 
 _NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
@@ -129,17 +129,7 @@ class Decider:
         times_are_possible: bool = True,
     ) -> SortResult:
         job = admitted.job
-        total_ms = margin_ms = None
-        if times_are_possible:
-            total_ms = round((finished_at - job.captured_at) * 1000, 3)
-            margin_ms = None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
-        timings_ms = {
-            "queue": _rounded(admitted.queue_ms),
-            "decode": _rounded(timings.decode_ms),
-            "batch": _rounded(timings.batch_ms),
-            "infer": _rounded(timings.infer_ms),
-            "total": total_ms,
-        }
+        total_ms, margin_ms = _total_and_margin_ms(job, finished_at) if times_are_possible else (None, None)
         return SortResult.construct_unvalidated(
             {
                 "job_id": job.job_id,
@@ -154,13 +144,31 @@ class Decider:
                 "lane": lane,
                 "uncertain": uncertain,
                 "model": self.model,
-                "timings_ms": Timings.construct_unvalidated(timings_ms),
+                "timings_ms": _timings_ms(admitted, timings, total_ms=total_ms),
                 "deadline_margin_ms": margin_ms,
                 "attempt": admitted.attempt,
                 "worker": self._worker,
                 "error": error,
             }
         )
+
+
+def _total_and_margin_ms(job: ImageJob, finished_at: float) -> tuple[float, float | None]:
+    """From the capture to the result, and from the result to the deadline, if there is one."""
+    total_ms = round((finished_at - job.captured_at) * 1000, 3)
+    return total_ms, None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
+
+
+def _timings_ms(admitted: AdmittedJob, timings: StageTimings, *, total_ms: float | None) -> Timings:
+    return Timings.construct_unvalidated(
+        {
+            "queue": _rounded(admitted.queue_ms),
+            "decode": _rounded(timings.decode_ms),
+            "batch": _rounded(timings.batch_ms),
+            "infer": _rounded(timings.infer_ms),
+            "total": total_ms,
+        }
+    )
 
 
 def _rounded(ms: float | None) -> float | None:
