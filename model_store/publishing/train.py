@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_store.backbones.keras_graphs import open_network
+from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.files import file_digests, read_manifest
 from model_store.bundle.golden import write_golden
@@ -150,6 +150,21 @@ def train_and_publish(
     )
     if show is not None:
         show(data.report)
+    training = _train(data, options, objective, backbone=backbone, network=network, cache=cache, steps=steps)
+    return _publish(training, store=store, steps=steps)
+
+
+def _train(
+    data: PreparedData,
+    options: TrainOptions,
+    objective: Objective,
+    *,
+    backbone: Backbone,
+    network: Network | None,
+    cache: Path,
+    steps: ProgressSteps,
+) -> _Training:
+    """Train the head, and layers where that helps; then calibrate and set thresholds on the validation frames."""
     train, validation = (data.frames(rows) for rows in data.split)
     model = train_model(
         backbone,
@@ -157,14 +172,14 @@ def train_and_publish(
         train=train,
         validation=validation,
         classes=data.classes,
-        mode=mode,
+        mode=data.mode,
         options=TransferOptions(options.fine_tune, options.crop, options.epochs, options.seed),
         cache=cache,
         steps=steps,
     )
     logits = logits_of(model.head, extract_features(model.extractor, validation.images))
-    decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=mode, objective=objective)
-    return _publish(_Training(options, backbone, data, model, decisions), store=store, steps=steps)
+    decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=data.mode, objective=objective)
+    return _Training(options, backbone, data, model, decisions)
 
 
 def _publish(training: _Training, *, store: ModelStore, steps: ProgressSteps) -> PublishedVersion:

@@ -26,7 +26,7 @@ from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, Scaler, TrainResult
 from model_store.training.history import History
-from shared.arrays import Floats
+from shared.arrays import Floats, Indices
 from shared.errors import BadSetting
 
 FineTuneMethod = Literal["none", "top", "all", "scratch"]
@@ -112,23 +112,16 @@ def fine_tune(
         seed=seed,
     )
     rng = np.random.default_rng(seed)
-    learning_rates = run.make_optimizers(
-        epochs=settings.epochs, steps_per_epoch=-(-len(train.images) // settings.batch_size)
-    )
+    learning_rates = run.make_optimizers(steps_per_epoch=-(-len(train.images) // settings.batch_size))
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.crop(validation.images)
     best_loss, best_epoch, kept = run.evaluate(pixels, validation.targets)[0], -1, run.weights()
     if settings.own_statistics:  # random weights are not a result worth keeping
         best_loss = float("inf")
     for epoch in range(settings.epochs):
-        order = rng.permutation(len(train.images))
-        step_metrics = []
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
-            step_metrics.append([float(value) for value in run.step(train.images[rows], train.targets[rows])])
-            on_progress(len(rows))
+        trained = run.train_epoch(train, rng.permutation(len(train.images)), on_progress=on_progress)
         loss, accuracy = run.evaluate(pixels, validation.targets)
-        for name, value in zip(history, (*np.mean(step_metrics, axis=0), loss, accuracy), strict=True):
+        for name, value in zip(history, (*trained, loss, accuracy), strict=True):
             history[name].append(float(value))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
@@ -170,7 +163,7 @@ class _Run:
             lambda pixels: self._apply_head(extractor.feature_fn(pixels, training=False)), reduce_retracing=True
         )
 
-    def make_optimizers(self, *, epochs: int, steps_per_epoch: int) -> list[float]:
+    def make_optimizers(self, *, steps_per_epoch: int) -> list[float]:
         """Make optimizers whose learning rates fall along a cosine.
 
         Returns:
@@ -179,7 +172,7 @@ class _Run:
         keras, settings = import_keras(), self._settings
         schedules = keras.optimizers.schedules
         rate, head_rate = (
-            schedules.CosineDecay(start, epochs * steps_per_epoch)
+            schedules.CosineDecay(start, settings.epochs * steps_per_epoch)
             for start in (settings.learning_rate, settings.head_learning_rate)
         )
         self._layers_optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
@@ -187,13 +180,23 @@ class _Run:
         # Their variables are created here, because a traced function may not create any.
         self._layers_optimizer.build(self._variables)
         self._head_optimizer.build([self._kernel, self._bias])
-        return [float(rate(epoch * steps_per_epoch)) for epoch in range(epochs)]
+        return [float(rate(epoch * steps_per_epoch)) for epoch in range(settings.epochs)]
 
     def crop(self, images: ImageStack) -> Floats:
         """The crops' pixels. They do not change during the training, because the localizer has its own weights."""
         tf = import_tensorflow()
         crop = tf.function(self._extractor.pixels, reduce_retracing=True)
         return in_batches(lambda batch: crop(tf.constant(batch)), images, size=_EVALUATION_BATCH_SIZE)
+
+    def train_epoch(self, train: Frames, order: Indices, *, on_progress: OnProgress) -> tuple[float, float]:
+        """Train on all frames once, in this order. Returns the mean loss and accuracy of the steps."""
+        step_metrics = []
+        for start in range(0, len(order), self._settings.batch_size):
+            rows = order[start : start + self._settings.batch_size]
+            step_metrics.append([float(value) for value in self.step(train.images[rows], train.targets[rows])])
+            on_progress(len(rows))
+        loss, accuracy = np.mean(step_metrics, axis=0)
+        return float(loss), float(accuracy)
 
     def evaluate(self, pixels: Floats, targets: Floats) -> tuple[float, float]:
         """Mean loss and accuracy of images that are not trained on."""
