@@ -29,6 +29,16 @@ def own_command(*arguments: str, module: str = "sortline") -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def name_of_ending(returncode: int) -> str:
+    """How a process ended, by the code that `subprocess` gives: `SIGKILL`, or `exit code 1`."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {-returncode}"
+
+
 class SupervisedProcess:
     """Runs a command as a process that ends with the `with` block, or when the caller is killed.
 

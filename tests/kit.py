@@ -34,6 +34,16 @@ def _end_of(log: Path | None) -> str:
     return "" if log is None else f"; the log ends: {log.read_text(errors='replace')[-2000:]}"
 
 
+class ManualClock:
+    """Monotonic seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def missing_tool(what: str) -> NoReturn:
     """Skip, naming what is missing; in CI, where everything is installed, fail."""
     if os.environ.get("CI") == "true":

@@ -32,7 +32,7 @@ from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, check_file
 from shared.images.formats import FORMATS
-from shared.subprocesses import own_command
+from shared.subprocesses import name_of_ending, own_command
 
 log = logging.getLogger("sortline.decoder")
 
@@ -122,14 +122,15 @@ class DecoderProcess:
                 kind, content = messages.read_answer(process.stdout, pixel_bytes=pixel_bytes)
         except (OSError, EOFError, ValueError) as error:
             code = self._end()
+            ending = name_of_ending(code)
             log.warning(
-                "the decoder process ended (%s) while decoding a %s of %s bytes", _ending(code), what, f"{len(data):,}"
+                "the decoder process ended (%s) while decoding a %s of %s bytes", ending, what, f"{len(data):,}"
             )
             if expired.is_set() or code == -signal.SIGPROF:
                 raise _too_long(what, max_decode_s=max_decode_s, expired=expired.is_set()) from None
             if -code in _CRASHES:
-                raise BadImage("corrupt", f"decoding this {what} crashed the decoder ({_ending(code)}).") from None
-            raise DecoderLost(f"the decoder process ended ({_ending(code)}, {error!r}).") from None
+                raise BadImage("corrupt", f"decoding this {what} crashed the decoder ({ending}).") from None
+            raise DecoderLost(f"the decoder process ended ({ending}, {error!r}).") from None
         if expired.is_set() or kind == messages.NO_MEMORY:
             self._end()
         return kind, content
@@ -206,7 +207,3 @@ def _too_long(what: str, *, max_decode_s: float, expired: bool) -> BadImage:
     if expired:
         limit = f"{_WALL_FACTOR * max_decode_s:g} s beside other work ({_WALL_FACTOR:g} times max_decode_s)"
     return BadImage("unsupported", f"decoding this {what} took longer than {limit}: save it again, as a plain JPEG.")
-
-
-def _ending(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

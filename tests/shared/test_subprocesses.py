@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.subprocesses import NOT_BEGUN, Child
+from shared.subprocesses import NOT_BEGUN, Child, name_of_ending
 from tests.kit import children_of, command_line, is_gone, wait_until
 
+NAMELESS = signal.SIGRTMIN + 1  # a real-time signal
 # Starts an endless camera on a server that isn't there (it waits for it), prints its pid, and waits.
 STARTER = """
 import sys, time
@@ -78,6 +79,14 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
     starter.wait()
     starter.stdout.close()
     wait_until(lambda: is_gone(supervisor) and is_gone(camera), "supervisor and camera end")
+
+
+@pytest.mark.parametrize(
+    ("returncode", "text"),
+    [(0, "exit code 0"), (3, "exit code 3"), (-signal.SIGKILL, "SIGKILL"), (-NAMELESS, f"signal {NAMELESS}")],
+)
+def test_how_a_process_ended_is_named(returncode: int, text: str) -> None:
+    assert name_of_ending(returncode) == text
 
 
 # Python runs this before all else: the command line waits for a writer that never comes, and has no handler yet.

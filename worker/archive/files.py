@@ -31,7 +31,7 @@ _IMAGE_SUFFIXES = {
     "image/tiff": ".tif",
 }
 _UNKNOWN_SUFFIX = ".bin"
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _NAME = re.compile(r"(\d{6}\.\d{3}_[\w-]{1,64}_[\w.-]{1,64})\.(?:jpg|png|webp|bmp|tif|bin|json)", re.ASCII)
 # Most disks give out space in blocks of this size.
 _BLOCK_BYTES = 4096

@@ -11,13 +11,12 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import subprocess
 import time
 from collections import deque
 from pathlib import Path
 
-from shared.subprocesses import own_command
+from shared.subprocesses import name_of_ending, own_command
 from worker.archive import writer_messages as messages
 
 _PROGRAM = "worker.archive.writer_program"
@@ -160,14 +159,11 @@ class Writer:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_TIMEOUT_S)
-        raise WriterEnded(f"the process that writes it ended ({_ending(process.returncode)}): {words}", lost=lost)
+        how = "it hangs" if process.returncode is None else name_of_ending(process.returncode)
+        raise WriterEnded(f"the process that writes it ended ({how}): {words}", lost=lost)
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-
-
-def _ending(code: int | None) -> str:
-    return "it hangs" if code is None else signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -71,6 +71,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
         "2026-11-27/l1/labels.csv",
         "2026-11-27/l1/093005.123_j1.jpg",
         "chosen/l1/093005.123_j1_h.jpg",
+        "\N{ARABIC-INDIC DIGIT TWO}026-11-27/l1/093005.123_j1_h.jpg",
         ".incoming/093005.123_j1_h.jpg",
     ):
         put(tmp_path, name)
