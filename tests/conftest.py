@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -106,3 +108,18 @@ def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Settings(
         redis_url=redis_url, model_store=str(tmp_path / "models"), cache_dir=tmp_path / "cache", metrics_port=0
     )
+
+
+@pytest.fixture
+def pause() -> Iterator[Callable[[int], None]]:
+    """A function that makes a process hang, as a disk does. SIGCONT makes it go on; it ends with the test."""
+    paused: list[int] = []
+
+    def pause(pid: int) -> None:
+        paused.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    yield pause
+    for pid in paused:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

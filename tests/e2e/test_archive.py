@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -18,8 +17,8 @@ import redis
 from producer import Frame, LineProducer, wait_for
 from shared.settings import Settings
 from tests.e2e.kit import child_of, environment, metric, ready, sortline, stop, worker
-from tests.kit import BOTTLES, PROJECT, children_of, command_line, is_gone, wait_until
-from tests.worker.archive.kit import archived, files
+from tests.kit import BOTTLES, PROJECT, is_gone, wait_until
+from tests.worker.archive.kit import archived, files, writer_of
 from tests.worker.kit import stream
 
 pytestmark = pytest.mark.e2e
@@ -91,29 +90,8 @@ def jobs_in(root: Path) -> set[str]:
     return {path.stem.split("_")[1] for path in files(root) if path.suffix == ".json"}
 
 
-def writer_of(worker_pid: int) -> int:
-    """The process that writes a worker's archive."""
-    (pid,) = [pid for pid in children_of(worker_pid) if "writer_program" in command_line(pid)]
-    return pid
-
-
-@pytest.fixture
-def hang() -> Iterator[Callable[[int], None]]:
-    """A function that makes a worker's writer hang, as if its disk did."""
-    hanging: list[int] = []
-
-    def hang(pid: int) -> None:
-        hanging.append(pid)
-        os.kill(pid, signal.SIGSTOP)
-
-    yield hang
-    for pid in hanging:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_a_killed_worker_is_replaced_while_the_disk_hangs(
-    plant: Settings, root: Path, tmp_path: Path, hang: Callable[[int], None]
+    plant: Settings, root: Path, tmp_path: Path, pause: Callable[[int], None]
 ) -> None:
     """Its writer can't end. Neither the line nor the next worker waits for it."""
     log = tmp_path / "log"
@@ -121,8 +99,8 @@ def test_a_killed_worker_is_replaced_while_the_disk_hangs(
         wait_until(lambda: ready(log), "the worker is ready")
         wait_for(list(send(plant, 5)), timeout_s=120, settings=plant)
         wait_until(lambda: len(jobs_in(root)) == 5, "they are archived")
-        hanging = writer_of(child_of(process))
-        hang(hanging)
+        hanging = writer_of(root, worker=child_of(process))
+        pause(hanging)
         for _ in range(2):
             wait_for(list(send(plant, 50)), timeout_s=120, settings=plant)
             killed = child_of(process)
@@ -138,14 +116,14 @@ def test_a_killed_worker_is_replaced_while_the_disk_hangs(
 
 
 def test_a_worker_that_is_stopped_does_not_wait_for_a_disk_that_hangs(
-    plant: Settings, tmp_path: Path, hang: Callable[[int], None], root: Path
+    plant: Settings, tmp_path: Path, pause: Callable[[int], None], root: Path
 ) -> None:
     log = tmp_path / "log"
     with worker(plant, log=log) as process:
         wait_until(lambda: ready(log), "the worker is ready")
         wait_for(list(send(plant, 5)), timeout_s=120, settings=plant)
         wait_until(lambda: len(jobs_in(root)) == 5, "they are archived")
-        hang(writer_of(child_of(process)))
+        pause(writer_of(root, worker=child_of(process)))
         wait_for(list(send(plant, 50)), timeout_s=120, settings=plant)
         started = time.monotonic()
         assert stop(process) == 0

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import redis
+
 from shared.schemas import Outcome, SortResult
+from shared.server.connection import connect
 from shared.settings import Settings
+from tests.kit import ManualClock, children_of, command_line
 from tests.worker import kit
-from tests.worker.kit import ToneEngine
-from worker.archive.archive import open_archive
+from tests.worker.kit import ToneEngine, frame
+from worker.archive.archive import Archive, open_archive
+from worker.archive.backlog import MAX_WAITING_BYTES, Backlog
 from worker.archive.files import stem_of
+from worker.archive.selection import Selection
+from worker.archive.writer import Writer
 from worker.models.routing import Serving
-from worker.pipeline import PipelineComponents
+from worker.pipeline import Pipeline, PipelineComponents
+from worker.rq.kept_images import KeptImages
 
 BLOCK_BYTES = 4096
+AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
 
 
 def result(job_id: str = "j1", *, finished_at: float | None = None, **fields: Any) -> SortResult:
@@ -88,3 +99,59 @@ def files_of_at_most(size_bytes: int, *, pid: int = 0) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+def started(
+    settings: Settings,
+    quiet: ManualClock,
+    *,
+    images: KeptImages | None = None,
+    max_bytes: int = MAX_WAITING_BYTES,
+    retry_wait_s: float = 0.01,
+    clock: Callable[[], float] = time.time,
+    burst: bool = False,
+) -> Pipeline:
+    """A running pipeline with an archive. `quiet` is the archive's clock, `clock` that of the jobs."""
+    root = settings.archive_path
+    assert root is not None
+    parts = kit.pipeline_components(settings, ToneEngine())
+    archive = Archive(
+        root,
+        Writer(root, max_bytes=settings.archive_max_bytes, retry_wait_s=retry_wait_s),
+        Selection(settings.archive_share, frozenset(settings.archive_outcome_names)),
+        Backlog(images or KeptImages(connect(settings.redis_url)), max_bytes=max_bytes, monotonic=quiet),
+        metrics=parts.metrics,
+        monotonic=quiet,
+    )
+    run = kit.pipeline(settings, replace(parts, archive=archive), burst=burst, clock=clock)
+    run.start()
+    return run
+
+
+def writer_of(root: Path, *, worker: int = 0) -> int:
+    """The process that writes this archive for this worker; for the current process if `worker` is 0."""
+    found = {pid: command_line(pid) for pid in children_of(worker or os.getpid())}
+    (pid,) = [pid for pid, command in found.items() if "writer_program" in command and f" {root} " in command]
+    return pid
+
+
+def sort(run: Pipeline, settings: Settings, client: redis.Redis, *images: bytes) -> list[str]:
+    """Submit these images and wait until they are sorted; their job ids."""
+    before = len(kit.stream(client))
+    job_ids = kit.submit(settings, *map(frame, images))
+    kit.wait_until(lambda: len(kit.stream(client)) == before + len(job_ids), "the line goes on")
+    return job_ids
+
+
+def images_on(client: redis.Redis) -> dict[str, int]:
+    """The images on the server, and for how many seconds."""
+    return {key.decode(): client.ttl(key) for key in client.keys("sortline:*image:*")}
+
+
+def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the archive has logged, except its first message, which says that it starts."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "sortline.archive" and not record.getMessage().startswith("archiving ")
+    ]

@@ -13,7 +13,7 @@ from producer.submit import Frame, LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.archive.kit import archived, components, counts, files, result
+from tests.worker.archive.kit import archived, components, counts, files, images_on, result
 from tests.worker.kit import Clock, Gate, ToneEngine, always_fails, frame, picture
 from worker.archive.archive import open_archive
 from worker.pipeline import PipelineComponents
@@ -191,11 +191,6 @@ def test_an_archive_that_keeps_nothing_is_logged(
 
 
 # the server's memory ────────────────────────────────────────────────────────────────────────────────
-
-
-def images_on(client: redis.Redis) -> dict[str, int]:
-    """The images on the server, and for how many seconds."""
-    return {key.decode(): client.ttl(key) for key in client.keys("sortline:*image:*")}
 
 
 def test_an_image_stays_on_the_server_until_it_is_read(archiving: Settings, client: redis.Redis, root: Path) -> None:

@@ -2,104 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from producer.submit import LineProducer
+from shared.server.connection import connect
 from shared.settings import Settings
-from tests.kit import is_gone
+from tests.kit import ManualClock, is_gone
 from tests.worker import kit
-from tests.worker.archive.kit import archived, counts, files, files_of_at_most, stem
-from tests.worker.kit import ToneEngine, frame, picture
-from worker.archive import archive as archive_module
+from tests.worker.archive.kit import (
+    AT,
+    archived,
+    counts,
+    files,
+    files_of_at_most,
+    images_on,
+    sort,
+    started,
+    troubles,
+    writer_of,
+)
+from tests.worker.kit import frame, picture
 from worker.archive import writer as writer_module
-from worker.archive.archive import HANGS_AFTER_S, Archive, open_archive
-from worker.archive.backlog import Backlog
-from worker.archive.files import as_host
+from worker.archive.archive import HANGS_AFTER_S
 from worker.archive.writer import Writer
-from worker.pipeline import Pipeline
+from worker.rq.kept_images import KeptImages
 from worker.steps.flow import IDLE_WAIT_S
-
-AT = float(round(time.time()))  # the time of every result in tests that must know a file's name beforehand
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "RETRY_WAIT_S", 0.01)
-
-
-def troubles(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the archive has logged, except its first message, which says that it starts."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "sortline.archive" and not record.getMessage().startswith("archiving ")
-    ]
-
-
-class Passing:
-    """A monotonic clock that a test moves on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def quiet() -> Passing:
-    """The clock by which an archive tells that it works again: it must have had no trouble for a while."""
-    return Passing()
-
-
-def started(settings: Settings, quiet: Passing, *, clock: Callable[[], float] = time.time, **options: Any) -> Pipeline:
-    """A running pipeline whose archive has these options."""
-    parts = kit.pipeline_components(settings, ToneEngine())
-    archive = open_archive(settings, metrics=parts.metrics)
-    assert archive is not None
-    backlog = Backlog(archive._backlog._images, monotonic=quiet, **options)
-    its = (settings.archive_dir, archive._writer, archive._selection, backlog)
-    archive = Archive(*its, metrics=parts.metrics, monotonic=quiet)
-    run = kit.pipeline(settings, replace(parts, archive=archive), clock=clock)
-    run.start()
-    return run
-
-
-def writer_of(run: Pipeline) -> int:
-    """The process that writes this archive."""
-    assert run._components.archive is not None and run._components.archive._writer.pid is not None
-    return run._components.archive._writer.pid
-
-
-def sort(run: Pipeline, settings: Settings, client: redis.Redis, *images: bytes) -> list[str]:
-    """Submit these images and wait until they are sorted; their job ids."""
-    before = len(kit.stream(client))
-    job_ids = kit.submit(settings, *map(frame, images))
-    kit.wait_until(lambda: len(kit.stream(client)) == before + len(job_ids), "the line goes on")
-    return job_ids
 
 
 def test_a_full_disk_is_logged_once_and_so_is_its_recovery(
-    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
+    archiving: Settings, client: redis.Redis, root: Path, quiet: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     run = started(archiving, quiet)
     small = sort(run, archiving, client, picture(1))
     kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    with files_of_at_most(100_000, pid=writer_of(run)):
+    with files_of_at_most(100_000, pid=writer_of(root)):
         sort(run, archiving, client, *[picture() + bytes(200_000) for _ in range(5)])
         kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 5}, "five are counted")
         # The disk still takes small images. That is not a recovery: the next large one would fail again.
@@ -123,7 +69,7 @@ def test_a_bad_folder_is_logged_at_the_start_and_used_once_it_is_fixed(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     caplog: pytest.LogCaptureFixture,
     kind: str,
 ) -> None:
@@ -143,7 +89,7 @@ def test_a_bad_folder_is_logged_at_the_start_and_used_once_it_is_fixed(
 
 
 def test_a_folder_that_disappears_is_not_created_again(
-    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, caplog: pytest.LogCaptureFixture
+    archiving: Settings, client: redis.Redis, root: Path, quiet: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = started(archiving, quiet)
     sort(run, archiving, client, picture(1))
@@ -160,28 +106,6 @@ def test_a_folder_that_disappears_is_not_created_again(
     assert len(troubles(caplog)) == 1
 
 
-@pytest.fixture
-def hang(root: Path) -> Iterator[Callable[[str], Path]]:
-    """A function that makes the disk hang while the image of this job, sorted at AT, is written.
-
-    It returns the path of a pipe in the image's place. The write goes on when somebody reads this pipe.
-    """
-    made: list[Path] = []
-
-    def hang(job_id: str) -> Path:
-        name = Path(stem(job_id=job_id, finished_at=AT, host=as_host(socket.gethostname()))).name
-        path = root / ".incoming" / f"{name}.png"
-        path.parent.mkdir()
-        os.mkfifo(path)
-        made.append(path)
-        return path
-
-    yield hang
-    for path in made:  # the writer hangs until then
-        with contextlib.suppress(FileNotFoundError):
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-
-
 def jobs_of_results(root: Path) -> set[str]:
     """The jobs whose results are in an archive: `archived` can't be used where the first image is a pipe."""
     return {json.loads(path.read_bytes())["job_id"] for path in files(root) if path.suffix == ".json"}
@@ -191,7 +115,7 @@ def test_no_line_waits_for_a_disk_that_hangs(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     hang: Callable[[str], Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -225,7 +149,7 @@ def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     hang: Callable[[str], Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -237,7 +161,7 @@ def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
     sort(run, archiving, client, *[picture()] * 5)
     run.drain()
     kit.wait_until(run.ended.is_set, "the pipeline ends")
-    writer = writer_of(run)
+    writer = writer_of(root)
     run.join(0.0)
     assert counts(run._components) == {"dropped": 6}
     assert troubles(caplog) == [
@@ -251,7 +175,7 @@ def test_a_worker_that_ends_does_not_wait_for_a_disk_that_hangs(
 
 
 def test_waiting_images_are_written_before_the_worker_ends(
-    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, hang: Callable[[str], Path]
+    archiving: Settings, client: redis.Redis, root: Path, quiet: ManualClock, hang: Callable[[str], Path]
 ) -> None:
     """The disk hangs until every other thread has ended, and then goes on."""
     (first,) = kit.prepare(archiving, [frame()])
@@ -272,7 +196,7 @@ def test_a_writer_that_is_killed_is_replaced(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     pause: Callable[[int], None],
@@ -281,10 +205,10 @@ def test_a_writer_that_is_killed_is_replaced(
     run = started(archiving, quiet)
     sort(run, archiving, client, picture(1))
     kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    pause(writer_of(run))
+    pause(writer_of(root))
     sort(run, archiving, client, picture(2))
-    kit.wait_until(lambda: not keys_of_images(client), "it is read from the server")
-    os.kill(writer_of(run), signal.SIGKILL)
+    kit.wait_until(lambda: not images_on(client), "it is read from the server")
+    os.kill(writer_of(root), signal.SIGKILL)
     kit.wait_until(lambda: counts(run._components) == {"written": 1, "failed": 1}, "it is counted")
     last = sort(run, archiving, client, picture(3))
     kit.wait_until(lambda: counts(run._components) == {"written": 2, "failed": 1}, "another writer writes")
@@ -295,30 +219,26 @@ def test_a_writer_that_is_killed_is_replaced(
     kit.finish(run)
 
 
-def keys_of_images(client: redis.Redis) -> list[bytes]:
-    return client.keys("sortline:*image:*")
-
-
 def test_a_writer_that_hangs_is_logged_once(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     caplog: pytest.LogCaptureFixture,
     pause: Callable[[int], None],
 ) -> None:
     run = started(archiving, quiet)
     sort(run, archiving, client, picture(1))
     kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    pause(writer_of(run))
+    pause(writer_of(root))
     sort(run, archiving, client, picture(2))
-    kit.wait_until(lambda: not keys_of_images(client), "it is read from the server")
+    kit.wait_until(lambda: not images_on(client), "it is read from the server")
     quiet.now += HANGS_AFTER_S + 1
     kit.wait_until(lambda: troubles(caplog), "it is logged")
     time.sleep(2 * IDLE_WAIT_S)
     (said,) = troubles(caplog)
-    assert said.startswith(f"archive_dir {root}: process {writer_of(run)} has not answered for ")
-    os.kill(writer_of(run), signal.SIGCONT)
+    assert said.startswith(f"archive_dir {root}: process {writer_of(root)} has not answered for ")
+    os.kill(writer_of(root), signal.SIGCONT)
     kit.wait_until(lambda: counts(run._components) == {"written": 2}, "nothing is lost")
     run.drain()
     kit.finish(run)
@@ -329,7 +249,7 @@ def test_a_bug_of_the_archive_does_not_end_the_worker(
     archiving: Settings,
     client: redis.Redis,
     root: Path,
-    quiet: Passing,
+    quiet: ManualClock,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -359,23 +279,26 @@ def test_a_bug_of_the_archive_does_not_end_the_worker(
     kit.finish(run)
 
 
+class AwayTwice(KeptImages):
+    """Images on a server that is away at first."""
+
+    errors = 2
+
+    def read(self, images: Sequence[str]) -> list[bytes | None]:
+        if self.errors:
+            self.errors -= 1
+            raise redis.exceptions.ConnectionError("away")
+        return super().read(images)
+
+
 def test_images_wait_on_the_server_while_redis_is_away(
-    archiving: Settings, client: redis.Redis, root: Path, quiet: Passing, monkeypatch: pytest.MonkeyPatch
+    archiving: Settings, client: redis.Redis, root: Path, quiet: ManualClock
 ) -> None:
-    errors: list[Exception] = [redis.exceptions.ConnectionError("away") for _ in range(2)]
-    run = started(archiving, quiet)
-    archive = run._components.archive
-    assert archive is not None
-    call = archive._backlog._images._connection.call
-
-    def is_away_twice(*command: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return call(*command)
-
-    monkeypatch.setattr(archive._backlog._images._connection, "call", is_away_twice)
+    images = AwayTwice(connect(archiving.redis_url))
+    run = started(archiving, quiet, images=images)
     job_ids = sort(run, archiving, client, picture(1), picture(2))
     kit.wait_until(lambda: counts(run._components) == {"written": 2}, "they are written")
+    assert images.errors == 0
     assert set(archived(root)) == set(job_ids)
     run.drain()
     kit.finish(run)
