@@ -100,13 +100,17 @@ class ArchiveFolder:
         return f"{self._subject_of(error)} {what}: {fix.format(user=os.geteuid())}"
 
     def _subject_of(self, error: OSError) -> str:
-        """The archive, or the part of it that the error is about."""
-        path = Path(os.fsdecode(error.filename2 or error.filename or self.root))
-        if error.errno == errno.ENOENT or not path.is_relative_to(self.root):
-            return "it"
+        """The part of the archive that stands in the way; `it`, the archive, if the error is about its disk."""
+        path = os.fsdecode(error.filename2 or error.filename or self.root)
         if error.errno == errno.ENOTDIR:
-            path = next((above for above in reversed((path, *path.parents)) if above.is_file()), path)
-        return "it" if path == self.root else str(path.relative_to(self.root))
+            above = reversed((Path(path), *Path(path).parents))
+            path = next((str(part) for part in above if os.path.isfile(part)), path)
+        elif error.errno in (errno.EACCES, errno.EPERM):  # it is the folder that refuses what is new in it
+            path = path if os.path.isdir(path) else os.path.dirname(path)
+        else:
+            return "it"
+        part = os.path.relpath(path, self.root)
+        return "it" if part == "." or part.startswith("..") else part
 
 
 def _remove_if_there(path: str) -> None:

@@ -32,14 +32,15 @@ def main(root: str, max_bytes: int, retry_wait_s: float) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     folder = ArchiveFolder(Path(root), max_bytes=max_bytes)
+    failures = 0  # in a row
     while True:
-        works: bool | None = attempt(folder, folder.prepare, done=messages.READY, failed=messages.UNREADY)
-        written = 0
+        is_ready = attempt(folder, folder.prepare, done=messages.READY, failed=messages.UNREADY)
+        works: bool | None = is_ready
         while works:
             works = write_next(folder)
-            written += works is True
+            failures = 0 if works else failures + 1
         # After one failure it goes on at once: it may be the image, or its line's folder, and not the disk.
-        if works is None or (written == 0 and input_closes_within(retry_wait_s)):
+        if works is None or ((not is_ready or failures > 1) and input_closes_within(retry_wait_s)):
             return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import errno
 import os
 import select
@@ -18,6 +19,7 @@ from tests.worker.kit import picture
 from worker.archive.folder import LEFTOVER_S, ArchiveFolder
 
 LARGE = 10**12
+AT = float(calendar.timegm((2026, 11, 27, 9, 30, 5)))
 
 
 def folder(root: Path) -> ArchiveFolder:
@@ -139,6 +141,54 @@ def test_a_file_in_place_of_the_root_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         archive.prepare()
     assert archive.explain(caught.value) == "it is not a folder: move it away, or name another folder"
+
+
+def test_a_folder_that_takes_no_file_is_an_error_before_any_image_comes(tmp_path: Path) -> None:
+    """For example one that belongs to another user, or is mounted read-only."""
+    archive = folder(tmp_path)
+    (tmp_path / ".incoming" / f"probe_h_{os.getpid()}").symlink_to("nowhere/file")  # so this file can't be written
+    with pytest.raises(FileNotFoundError):
+        archive.prepare()
+
+
+@pytest.mark.parametrize("part", [".incoming", "2026-11-27", "2026-11-27/l1"])
+def test_a_file_in_place_of_one_of_its_folders_is_named(tmp_path: Path, part: str) -> None:
+    (tmp_path / part).parent.mkdir(exist_ok=True)
+    (tmp_path / part).write_bytes(b"")
+    archive = ArchiveFolder(tmp_path, max_bytes=LARGE)
+    with pytest.raises(OSError) as caught:
+        archive.prepare()
+        archive.write(picture(), result_json(finished_at=AT))
+    assert archive.explain(caught.value) == f"{part} is not a folder: move it away, or name another folder"
+
+
+@pytest.mark.parametrize(
+    ("path", "subject"),
+    [
+        (".incoming/093005.123_j1_h.jpg", ".incoming"),
+        (".incoming", "it"),  # can't be made
+        ("2026-11-27", "2026-11-27"),  # can't be listed
+        ("2026-11-27/l1", "2026-11-27"),  # can't be made
+        ("2026-11-27/l2/093005.123_j1_h.jpg", "2026-11-27/l2"),
+        ("", "it"),
+    ],
+)
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+def test_the_folder_that_belongs_to_another_user_is_named(tmp_path: Path, path: str, subject: str, code: int) -> None:
+    """The message would otherwise send people to a folder in which they may write."""
+    (tmp_path / "2026-11-27" / "l2").mkdir(parents=True)
+    archive = ArchiveFolder(tmp_path, max_bytes=LARGE)
+    fix = f"let the user {os.geteuid()} write there"
+    assert archive.explain(OSError(code, "", str(tmp_path / path))) == f"{subject} is not writable: {fix}"
+    renamed = OSError(code, "", str(tmp_path / ".incoming" / "j"), None, str(tmp_path / path))
+    assert archive.explain(renamed) == f"{subject} is not writable: {fix}"
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_what_a_whole_disk_refuses_is_said_of_the_archive(tmp_path: Path, code: int) -> None:
+    """Not of the file that was to be written."""
+    error = OSError(code, "", str(tmp_path / ".incoming" / "probe"))
+    assert ArchiveFolder(tmp_path, max_bytes=LARGE).explain(error).startswith("it ")
 
 
 @pytest.mark.parametrize(
