@@ -62,13 +62,14 @@ class Archive:
         *,
         metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Starts no process yet."""
         self._root, self._name = root, f"archive_dir {root}"
         self._writer, self._selection, self._backlog = writer, selection, backlog
         self._count = metrics.archive.labels
         self._trouble = Trouble(self._name, clock=monotonic)
-        self._monotonic = monotonic
+        self._monotonic, self._sleep = monotonic, sleep
         self._refusal: str | None = None  # why `before_finish` has marked no image of the last jobs
         self._lock = threading.Lock()  # guards the next two
         self._pending = 0  # images that wait or are being written
@@ -128,7 +129,7 @@ class Archive:
         except Exception as error:  # whatever it is, sorting goes on
             self._works = False
             self._lose("failed", self._writer.close(), repr(error), bug=error)
-            time.sleep(RETRY_WAIT_S)
+            self._sleep(RETRY_WAIT_S)
 
     @property
     def is_done(self) -> bool:
@@ -167,7 +168,7 @@ class Archive:
             self._observe(kind, text)
         if answers:
             self._answered_at = self._monotonic()
-            time.sleep(ROUND_S)
+            self._sleep(ROUND_S)
         elif self._monotonic() - self._answered_at > HANGS_AFTER_S and not self._is_closed:
             hangs = f"process {self._writer.pid} has not answered for {HANGS_AFTER_S:.0f} s: check the disk"
             self._trouble.report(f"{self._name}: {hangs}", lost=0)
