@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,21 @@ def test_an_image_that_is_gone_is_not_kept(settings: Settings, client: redis.Red
     client.delete(keys.image(job_id))
     assert kit.finisher(settings).finish([replace(finished_job(settings, job), keeps_image=True)]) == [True]
     assert client.keys(keys.kept_image("*", "*")) == []
+
+
+def test_without_permission_to_keep_an_image_it_is_deleted_and_the_result_stands(
+    settings: Settings, client: redis.Redis, restricted: Callable[[str], None]
+) -> None:
+    """Left under the job's key it would stay for an hour, and nothing would bound how many do."""
+    job_ids = kit.submit(settings, frame(), frame())
+    url = settings.redis_url.replace("redis://", "redis://w:secret@")
+    finisher = kit.finisher(settings.model_copy(update={"redis_url": url}))
+    batch = [replace(finished_job(settings, job), keeps_image=True) for job in claim(settings)]
+    restricted("~* -rename")
+    assert finisher.finish(batch) == [True, True]
+    assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+    assert client.keys("sortline:*image:*") == []
+    assert client.zcard(keys.rq_wip("live")) == 0
 
 
 def test_retried_jobs_go_to_the_front_with_one_attempt_less(settings: Settings, client: redis.Redis) -> None:
