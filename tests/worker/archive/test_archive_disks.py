@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,10 +31,8 @@ from tests.worker.archive.kit import (
 )
 from tests.worker.kit import frame, picture
 from worker.archive import writer as writer_module
-from worker.archive.archive import HANGS_AFTER_S
 from worker.archive.writer import Writer
 from worker.rq.kept_images import KeptImages
-from worker.steps.flow import IDLE_WAIT_S
 
 
 def test_a_full_disk_is_logged_once_and_so_is_its_recovery(
@@ -215,31 +212,6 @@ def test_a_writer_that_is_killed_is_replaced(
     assert last[0] in archived(root)
     (said,) = troubles(caplog)
     assert said.startswith(f"archive_dir {root}: the process that writes it ended (SIGKILL)")
-    run.drain()
-    kit.finish(run)
-
-
-def test_a_writer_that_hangs_is_logged_once(
-    archiving: Settings,
-    client: redis.Redis,
-    root: Path,
-    quiet: ManualClock,
-    caplog: pytest.LogCaptureFixture,
-    pause: Callable[[int], None],
-) -> None:
-    run = started(archiving, quiet)
-    sort(run, archiving, client, picture(1))
-    kit.wait_until(lambda: counts(run._components) == {"written": 1}, "the first one is written")
-    pause(writer_of(root))
-    sort(run, archiving, client, picture(2))
-    kit.wait_until(lambda: not images_on(client), "it is read from the server")
-    quiet.now += HANGS_AFTER_S + 1
-    kit.wait_until(lambda: troubles(caplog), "it is logged")
-    time.sleep(2 * IDLE_WAIT_S)
-    (said,) = troubles(caplog)
-    assert said.startswith(f"archive_dir {root}: process {writer_of(root)} has not answered for ")
-    os.kill(writer_of(root), signal.SIGCONT)
-    kit.wait_until(lambda: counts(run._components) == {"written": 2}, "nothing is lost")
     run.drain()
     kit.finish(run)
 

@@ -177,6 +177,35 @@ def test_a_disk_that_hangs_is_told_from_one_that_is_slow(
     assert "images wait to be written, and no more may" in said
 
 
+def test_a_writer_that_hangs_is_logged_once(
+    stage: Stage, root: Path, quiet: ManualClock, pause: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = writer_of(root)
+    pause(pid)
+    stage.finish(picture())
+    stage.round()
+    assert troubles(caplog) == []
+    for _ in range(3):
+        quiet.now += HANGS_AFTER_S + 1
+        stage.round()
+    (said,) = troubles(caplog)
+    hangs = f"process {pid} has not answered for {HANGS_AFTER_S:.0f} s: check the disk"
+    assert said.startswith(f"archive_dir {root}: {hangs}")
+    os.kill(pid, signal.SIGCONT)
+    written(stage, 1)
+    assert stage.archive.is_done, "nothing is lost"
+
+
+def test_a_writer_that_owes_no_answer_does_not_hang(
+    stage: Stage, quiet: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No image came for an hour."""
+    for _ in range(3):
+        quiet.now += 3600
+        stage.round()
+    assert troubles(caplog) == []
+
+
 @pytest.mark.parametrize("disposition", [Disposition.SUCCESS, Disposition.FAILURE])
 def test_an_image_that_is_gone_when_it_is_read_is_counted(
     stage: Stage, client: redis.Redis, caplog: pytest.LogCaptureFixture, disposition: Disposition
