@@ -8,17 +8,11 @@ import pytest
 import redis
 
 from shared.settings import Settings
+from tests.kit import ManualClock
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.state.batch_cost import BatchCost
 from worker.state.latency_estimator import FINISH_MARGIN_S, LatencyEstimator
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def test_waiting_images_are_run_before_it_in_full_batches(cost: BatchCost) -> No
 
 
 def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None:
-    clock = Clock()
+    clock = ManualClock()
     estimator = LatencyEstimator(max_batch=4, clock=clock)
     estimator.observe_decode(0.005)
     with estimator.running(cost, images=4):
@@ -57,7 +51,7 @@ def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None
 
 
 def test_a_batch_behind_another_costs_only_its_time_after_that_one(cost: BatchCost) -> None:
-    clock = Clock()
+    clock = ManualClock()
     estimator = LatencyEstimator(max_batch=4, clock=clock)
 
     def second() -> None:
@@ -84,7 +78,7 @@ def test_a_batch_behind_another_costs_only_its_time_after_that_one(cost: BatchCo
 
 
 def test_the_time_of_a_batch_that_was_overtaken_is_not_measured(cost: BatchCost) -> None:
-    clock = Clock()
+    clock = ManualClock()
     estimator = LatencyEstimator(max_batch=4, clock=clock)
     with estimator.running(cost, images=4):
         clock.now += 0.040
@@ -96,7 +90,7 @@ def test_the_time_of_a_batch_that_was_overtaken_is_not_measured(cost: BatchCost)
     assert cost.estimate(1) == pytest.approx(0.010)
 
 
-def _run_through(estimator: LatencyEstimator, cost: BatchCost, clock: Clock) -> None:
+def _run_through(estimator: LatencyEstimator, cost: BatchCost, clock: ManualClock) -> None:
     with estimator.running(cost, images=1):
         clock.now += 0.010
 

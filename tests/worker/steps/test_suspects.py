@@ -7,6 +7,7 @@ import redis
 
 from shared import keys
 from shared.settings import Settings
+from tests.kit import ManualClock
 from tests.worker import kit, step_inputs
 from tests.worker.kit import frame
 from worker.rq.claimer import Claim, Claimer
@@ -15,16 +16,6 @@ from worker.state.inflight import Inflight
 from worker.steps.suspects import POLL_S, SuspectClaims
 
 NOTHING = Claim([], suspended=False)
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class CountingClaimer(Claimer):
@@ -38,8 +29,8 @@ class CountingClaimer(Claimer):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -53,7 +44,7 @@ def costly(settings: Settings) -> CostlyJobs:
 
 
 @pytest.fixture
-def claims(claimer: CountingClaimer, costly: CostlyJobs, clock: Clock) -> SuspectClaims:
+def claims(claimer: CountingClaimer, costly: CostlyJobs, clock: ManualClock) -> SuspectClaims:
     return SuspectClaims(claimer, costly, monotonic=clock)
 
 
@@ -72,7 +63,7 @@ def taken(claim: Claim | None) -> list[str]:
     return [] if claim is None else [job.lease.job_id for job in claim.jobs]
 
 
-def test_an_idle_worker_claims_one_suspect_a_turn(claims: SuspectClaims, clock: Clock, two: list[str]) -> None:
+def test_an_idle_worker_claims_one_suspect_a_turn(claims: SuspectClaims, clock: ManualClock, two: list[str]) -> None:
     for job_id in two:
         claims.observe(NOTHING, is_idle=True)
         assert claims.has_turn
@@ -91,7 +82,7 @@ def test_an_idle_worker_claims_one_suspect_a_turn(claims: SuspectClaims, clock: 
 
 
 def test_a_busy_worker_stops_claiming_other_jobs_for_a_turn(
-    claims: SuspectClaims, clock: Clock, two: list[str]
+    claims: SuspectClaims, clock: ManualClock, two: list[str]
 ) -> None:
     claims.observe(Claim([step_inputs.claimed()], suspended=False), is_idle=False)
     assert claims.has_turn
@@ -138,7 +129,7 @@ def test_costly_images_go_on_once_no_suspect_waits_any_more(
 
 
 def test_without_suspects_the_server_is_asked_only_from_time_to_time(
-    claims: SuspectClaims, claimer: CountingClaimer, clock: Clock
+    claims: SuspectClaims, claimer: CountingClaimer, clock: ManualClock
 ) -> None:
     """The worker doesn't stop claiming other jobs meanwhile."""
     for _ in range(100):
