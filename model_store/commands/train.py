@@ -168,9 +168,10 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
 
     manifest, data = trained.manifest, trained.manifest.dataset
     print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
+    left_out = f"; {trained.held_out} left out of both by held_out.txt" if trained.held_out else ""
     print(
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
-        f"{manifest.training.seed}); {trained.held_out} left out of both by held_out.txt"
+        f"{manifest.training.seed}){left_out}"
     )
     print_metrics(manifest.metrics, title="validation")
     parity = manifest.parity

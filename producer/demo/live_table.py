@@ -21,7 +21,7 @@ def table(statistics: ResultStatistics, *, depth: int, now: float, seconds_left:
     shown.add_row("waiting in the queue", f"{depth:,}")
     shown.add_row("lines", _counts(statistics.by_line))
     shown.add_row("outcomes", _counts(statistics.outcomes))
-    shown.add_row("properties seen", _counts(statistics.labels))
+    shown.add_row("labels", _counts(statistics.labels))
     shown.add_row("lanes", _counts(statistics.lanes))
     if statistics.classified:
         shown.add_row(
