@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -93,9 +93,10 @@ class Backlog:
             return []
         with thread.calling_redis():
             files = self._images.read([image.key for image in self._in_hand])
-            self._images.delete([image.key for image in self._in_hand if image.is_kept_for_us])
+            read = self._drop_in_hand()
+            self._delete(read)
         thread.wait_for_work()
-        return list(zip(self._drop_in_hand(), files, strict=True))
+        return list(zip(read, files, strict=True))
 
     def check_server(self, thread: StageThread) -> None:
         """Update `is_server_full`: once a second, if images wait or if it was full before.
@@ -115,8 +116,7 @@ class Backlog:
             while True:
                 self._in_hand.append(self._waiting.get_nowait())
         given_up = self._drop_in_hand()
-        with contextlib.suppress(redis.exceptions.RedisError):  # then they expire
-            self._images.delete([image.key for image in given_up if image.is_kept_for_us])
+        self._delete(given_up)
         return len(given_up)
 
     def _next(self, timeout_s: float) -> list[WaitingImage]:
@@ -126,6 +126,11 @@ class Backlog:
             while sum(image.size_bytes for image in images) < READ_BYTES:
                 images.append(self._waiting.get_nowait())
         return images
+
+    def _delete(self, images: Sequence[WaitingImage]) -> None:
+        """Delete what the server keeps for us. If it can't be reached, they expire."""
+        with contextlib.suppress(redis.exceptions.RedisError):
+            self._images.delete([image.key for image in images if image.is_kept_for_us])
 
     def _drop_in_hand(self) -> list[WaitingImage]:
         dropped, self._in_hand = self._in_hand, []

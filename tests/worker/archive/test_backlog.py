@@ -121,6 +121,21 @@ def test_an_image_that_the_server_keeps_for_others_is_not_deleted(
     assert client.keys() == [b"failed"]
 
 
+def test_an_image_that_was_read_is_not_lost_when_its_deletion_fails(
+    backlog: Backlog, server: Server, client: redis.Redis, thread: StageThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the deletion was lost. If the image were read again, it would be gone."""
+
+    def delete_unanswered(images: Sequence[str]) -> None:
+        client.delete(*images)
+        raise redis.exceptions.ConnectionError("away")
+
+    monkeypatch.setattr(server, "delete", delete_unanswered)
+    wait(backlog, client, "k0", 7)
+    assert read_sizes(backlog, thread) == [7]
+    assert read_sizes(backlog, thread) == []
+
+
 def test_what_was_taken_waits_on_while_the_server_is_away(
     backlog: Backlog, server: Server, client: redis.Redis, thread: StageThread
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,20 +104,17 @@ def test_it_ignores_signals_and_ends_when_its_input_closes(writer: Writer, root:
     assert set(archived(root)) == {"j1"}
 
 
-@pytest.mark.timing
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_nobody_waits_for_one_that_hangs(writer: Writer, root: Path, pause: Callable[[int], None]) -> None:
     answers(writer, 1)
     pid = pid_of(writer)
     pause(pid)
     large = picture() + bytes(1_000_000)
-    started = time.monotonic()
     for number in range(5):
         writer.put(result_json(f"j{number}"), large)
         assert writer.exchange(0.01) == []
     assert writer.is_sending, "more than the pipe takes"
     writer.close()
-    assert time.monotonic() - started < kit.PATIENCE_S / 10
     assert not is_gone(pid)
     os.kill(pid, signal.SIGCONT)
     kit.wait_until(lambda: is_gone(pid), "it has ended")
