@@ -163,6 +163,7 @@ def test_a_kill_takes_away_nothing_that_was_written(server: TortureServer) -> No
     write_synced(server, "synced")
     with server.fsyncs_held():
         write(server, "not synced")
+        wait_until(lambda: server.unsynced_bytes() > 0, "it is in the file")
         server.kill()
     server.start()
     assert keys_of(server) == {b"synced", b"not synced"}
