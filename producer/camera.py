@@ -1,18 +1,22 @@
 """One camera of one line: sends the frames of a source to a queue at a steady rate.
 
 A camera does not wait for a full queue, because the belt does not wait either: frames that don't fit are dropped,
-counted and named in the log. It does wait while the server is unavailable, and then sends the same frames again.
+counted and named in the log. While the server is unavailable it keeps the frames in hand, sends them when the server is
+back, and counts what the belt carried past meanwhile.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from producer.camera_log import DropLog, OutageLog
 from producer.metrics import SUBMITTED, SubmitOutcome
 from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
@@ -24,14 +28,17 @@ log = logging.getLogger(__name__)
 _MAX_WAIT_S = 0.2
 # A camera that falls further behind than this skips the frames it missed: a burst of stale frames helps nobody.
 _MAX_BEHIND_S = 1.0
-_BACKOFF_S = (0.5, 10.0)
-_DROP_LOG_S = 1.0
-_NAMES_SHOWN = 10
+# A worker tries again about as often: both are back within some two seconds of the server.
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CameraOptions:
-    """What one camera sends. `rate_hz` 0 means as fast as possible; `count` None means without end."""
+    """What one camera sends. `rate_hz` 0 means as fast as possible; `count` None means without end.
+
+    A frame that was captured more than `max_age_s` ago is not sent. With `expire_too_old` it is sent, but its deadline
+    is past, so that it is answered `expired`.
+    """
 
     line: str
     camera: str
@@ -40,11 +47,16 @@ class CameraOptions:
     count: int | None = None
     queue: str = "live"
     encoder_per_frame: int | None = None
+    max_age_s: float | None = None
+    expire_too_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CameraSummary:
-    """What became of the frames that a camera took from its source."""
+    """What became of the `frames` that a camera took from its source, and how many it `missed` besides.
+
+    For `stalled_s` seconds it could not send, because the server was unavailable.
+    """
 
     line: str
     camera: str
@@ -53,8 +65,20 @@ class CameraSummary:
     refused_full: int
     rejected: int
     unsent: int
+    too_old: int
+    missed: int
+    stalled_s: float
     seconds: float
     accepted_hz: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A usable frame, and the job that it is sent as."""
+
+    frame: SourceFrame
+    captured_at: float
+    job: PreparedJob
 
 
 class Camera:
@@ -69,6 +93,7 @@ class Camera:
         stop: threading.Event | None = None,
         on_progress: Callable[[CameraSummary], None] = lambda summary: None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._options = options
         self._source = source
@@ -76,11 +101,14 @@ class Camera:
         self._stop = stop or threading.Event()
         self._on_progress = on_progress
         self._clock = clock
+        self._wall_clock = wall_clock
         self._outcomes: Counter[SubmitOutcome] = Counter()
         self._taken = 0
         self._started_at = 0.0
         self._schedule = _Schedule(options.rate_hz)
-        self._drops = _DropLog(options.line, clock)
+        self._dropped = DropLog(options.line, "dropped", clock=clock)
+        self._too_old = DropLog(options.line, "not sent", clock=clock)
+        self._outages = OutageLog(options.line, clock=clock, retry_s=_RETRY_S)
 
     def run(self) -> CameraSummary:
         """Take frames from the source at the given rate and send them, until the end. Does not close the source.
@@ -90,18 +118,22 @@ class Camera:
                 waiting won't fix.
             CommandRefused: as `LineProducer.submit`.
         """
-        check_names(line=self._options.line, camera=self._options.camera, queue=self._options.queue)
+        options = self._options
+        check_names(line=options.line, camera=options.camera, queue=options.queue)
+        log.info("line %s: camera %s: %s", options.line, options.camera, self._source.describe())
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
         try:
             self._run()
         finally:
-            self._drops.flush(now=True)
+            self._count_missed()
+            self._flush_logs(now=True)
         return self.summary()
 
     def _run(self) -> None:
         while not self._stop.is_set() and self._left():
-            self._drops.flush()
+            self._flush_logs()
+            self._count_missed()
             due, wait_s = self._schedule.due(self._clock())
             if not due:
                 self._stop.wait(min(wait_s, _MAX_WAIT_S))
@@ -110,7 +142,7 @@ class Camera:
             if not frames:
                 self._schedule.start(self._clock())
                 continue
-            self._schedule.consumed(len(frames))
+            self._schedule.consumed(sum(not frame.too_old for frame in frames))
             self._send(self._prepare(frames))
             self._on_progress(self.summary())
 
@@ -126,6 +158,9 @@ class Camera:
             refused_full=self._outcomes[SubmitOutcome.REFUSED_FULL],
             rejected=self._outcomes[SubmitOutcome.REJECTED],
             unsent=self._outcomes[SubmitOutcome.UNSENT],
+            too_old=self._outcomes[SubmitOutcome.TOO_OLD],
+            missed=self._outcomes[SubmitOutcome.MISSED],
+            stalled_s=round(self._outages.total_s(), 3),
             seconds=round(seconds, 3),
             accepted_hz=round(accepted / seconds, 2) if seconds > 0 else 0.0,
         )
@@ -133,69 +168,116 @@ class Camera:
     def _left(self) -> int:
         return CHUNK_JOBS if self._options.count is None else self._options.count - self._taken
 
-    def _prepare(self, frames: Sequence[SourceFrame]) -> list[tuple[str, PreparedJob]]:
-        """Names and jobs of the usable frames; the others are counted and logged."""
-        options = self._options
+    def _prepare(self, frames: Sequence[SourceFrame]) -> list[_Prepared]:
+        """The usable frames with their jobs; the others are counted and logged."""
         prepared = []
         for source_frame in frames:
-            number = self._taken
+            number = self._taken + self._outcomes[SubmitOutcome.MISSED]
             self._taken += 1
             if source_frame.problem is not None:
                 self._reject(source_frame.name, source_frame.problem)
                 continue
-            frame = Frame(
-                data=source_frame.data,
-                line=options.line,
-                camera=options.camera,
-                frame_id=source_frame.frame_id,
-                encoder_count=None if options.encoder_per_frame is None else number * options.encoder_per_frame,
-                deadline_ms=options.deadline_ms,
-                queue=options.queue,
-            )
+            if source_frame.too_old:
+                self._drop_too_old([source_frame.name])
+                continue
+            captured_at = self._wall_clock() if source_frame.captured_at is None else source_frame.captured_at
+            frame = self._frame(source_frame, number=number, captured_at=captured_at)
             try:
-                prepared.append((source_frame.name, self._producer.prepare(frame)))
+                job = self._producer.prepare(frame, job_id=self._job_id(source_frame))
             except BadInput as error:
                 self._reject(source_frame.name, str(error))
+            else:
+                prepared.append(_Prepared(source_frame, captured_at, job))
         return prepared
+
+    def _frame(self, source_frame: SourceFrame, *, number: int, captured_at: float) -> Frame:
+        options = self._options
+        deadline_ms = options.deadline_ms
+        if options.expire_too_old and options.max_age_s is not None and self._is_too_old(captured_at):
+            deadline_ms = min(deadline_ms or math.inf, options.max_age_s * 1000)
+        return Frame(
+            data=source_frame.data,
+            line=options.line,
+            camera=options.camera,
+            frame_id=source_frame.frame_id,
+            encoder_count=None if options.encoder_per_frame is None else number * options.encoder_per_frame,
+            captured_at=captured_at,
+            deadline_ms=deadline_ms,
+            queue=options.queue,
+        )
+
+    def _job_id(self, source_frame: SourceFrame) -> str | None:
+        """The same id for the same version of a file: a camera that was killed before it had noted what it had sent
+        sends it again, and the server knows it."""
+        if source_frame.file is None:
+            return None
+        origin = f"{self._options.line} {self._options.camera} {self._options.queue} ".encode()
+        return hashlib.sha256(origin + source_frame.file.key).hexdigest()[:32]
+
+    def _is_too_old(self, captured_at: float) -> bool:
+        max_age_s = self._options.max_age_s
+        return max_age_s is not None and self._wall_clock() - captured_at > max_age_s
+
+    def _drop_too_old(self, names: Sequence[str]) -> None:
+        self._count(SubmitOutcome.TOO_OLD, len(names))
+        self._too_old.add(names, f"captured more than {self._options.max_age_s:g} s ago (--max-age)")
 
     def _reject(self, name: str, reason: str) -> None:
         self._count(SubmitOutcome.REJECTED, 1)
         log.warning("line %s: frame %s rejected: %s", self._options.line, name, reason)
 
-    def _send(self, prepared: Sequence[tuple[str, PreparedJob]]) -> None:
+    def _send(self, prepared: Sequence[_Prepared]) -> None:
         """Send the jobs, and retry while the server is unavailable. A job that had arrived is not enqueued twice."""
-        jobs = [job for _, job in prepared]
-        wait_s, longest_s = _BACKOFF_S
-        was_unavailable = False
-        while jobs:
+        began_at = self._clock()
+        while prepared:
             try:
-                self._producer.send(jobs, partial=True)
-                self._count(SubmitOutcome.ACCEPTED, len(jobs))
-                break
+                self._producer.send([one.job for one in prepared], partial=True)
+                self._accept(prepared)
             except QueueFull as error:
                 accepted = set(error.accepted)
-                refused = [name for name, job in prepared if job.job_id not in accepted]
-                self._count(SubmitOutcome.ACCEPTED, len(accepted))
+                self._accept([one for one in prepared if one.job.job_id in accepted])
+                refused = [one.frame.name for one in prepared if one.job.job_id not in accepted]
                 self._count(SubmitOutcome.REFUSED_FULL, len(refused))
-                self._drops.add(refused, str(error))
-                break
+                self._dropped.add(refused, str(error))
             except RedisUnavailable as error:
-                was_unavailable = True
-                log.warning("line %s: %s Next try in %.1f s.", self._options.line, error, wait_s)
-                if self._stop.wait(wait_s):
+                self._outages.note(error, since=began_at)
+                if self._stop.wait(_RETRY_S):
                     self._give_up(prepared, "stopped while the server was unavailable")
                     return
-                wait_s = min(2 * wait_s, longest_s)
+                prepared = self._still_wanted(prepared)
+                continue
             except BadInput:
                 self._give_up(prepared, "the server refuses the frames")
                 raise
-        if was_unavailable:
-            log.warning("line %s: the server answers again", self._options.line)
+            self._outages.end()
+            return
 
-    def _give_up(self, prepared: Sequence[tuple[str, PreparedJob]], reason: str) -> None:
+    def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
+        """Of the frames that wait for the server, those still young enough; counts what the belt carries past."""
+        self._count_missed()
+        self._on_progress(self.summary())
+        too_old = [] if self._options.expire_too_old else [one for one in prepared if self._is_too_old(one.captured_at)]
+        if too_old:
+            self._drop_too_old([one.frame.name for one in too_old])
+            self._flush_logs()
+        return [one for one in prepared if one not in too_old]
+
+    def _accept(self, prepared: Sequence[_Prepared]) -> None:
+        self._count(SubmitOutcome.ACCEPTED, len(prepared))
+        self._source.accepted([one.frame for one in prepared])
+
+    def _give_up(self, prepared: Sequence[_Prepared], reason: str) -> None:
         self._count(SubmitOutcome.UNSENT, len(prepared))
-        names = ", ".join(name for name, _ in prepared)
+        names = ", ".join(one.frame.name for one in prepared)
         log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
+
+    def _count_missed(self) -> None:
+        """Count the frames whose time has gone by, and those that the source has lost."""
+        self._count(SubmitOutcome.MISSED, self._source.count_missed(self._schedule.skip_missed(self._clock())))
+
+    def _flush_logs(self, *, now: bool = False) -> None:
+        self._dropped.flush(now=now)
+        self._too_old.flush(now=now)
 
     def _count(self, outcome: SubmitOutcome, frames: int) -> None:
         if frames:
@@ -219,42 +301,23 @@ class _Schedule:
         """Count frames that were due and are being sent."""
         self._taken += frames
 
+    def skip_missed(self, now: float) -> int:
+        """Pass over the frames that were due too long ago; returns how many. The one due now is none of them."""
+        behind_s = now - self._next_at() if self._rate_hz else 0.0
+        if behind_s <= _MAX_BEHIND_S:
+            return 0
+        missed = int(behind_s * self._rate_hz)
+        self._taken += missed
+        return missed
+
     def due(self, now: float) -> tuple[int, float]:
         """The number of frames that are due and, if it is 0, the seconds until the next one is."""
         if not self._rate_hz:
             return CHUNK_JOBS, 0.0
-        next_at = self._start_at + self._taken / self._rate_hz
+        next_at = self._next_at()
         if now < next_at:
             return 0, next_at - now
-        if now - next_at > _MAX_BEHIND_S:
-            self.start(now)
-            return 1, 0.0
         return int((now - next_at) * self._rate_hz) + 1, 0.0
 
-
-class _DropLog:
-    """Logs dropped frames: each at debug level, and at most one warning per second for all since the last warning."""
-
-    def __init__(self, line: str, clock: Callable[[], float]) -> None:
-        self._line = line
-        self._clock = clock
-        self._names: list[str] = []
-        self._reason = ""
-        self._next_at = float("-inf")
-
-    def add(self, names: Sequence[str], reason: str) -> None:
-        for name in names:
-            log.debug("line %s: frame %s dropped", self._line, name)
-        self._names += names
-        self._reason = reason
-
-    def flush(self, *, now: bool = False) -> None:
-        """Log the warning if one is due; with `now`, in any case."""
-        if not self._names or (not now and self._clock() < self._next_at):
-            return
-        shown = ", ".join(self._names[:_NAMES_SHOWN])
-        more = len(self._names) - _NAMES_SHOWN
-        tail = f" and {more} more, to {self._names[-1]}" if more > 0 else ""
-        log.warning("line %s: %d frames dropped: %s%s: %s", self._line, len(self._names), shown, tail, self._reason)
-        self._names = []
-        self._next_at = self._clock() + _DROP_LOG_S
+    def _next_at(self) -> float:
+        return self._start_at + self._taken / self._rate_hz

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,12 +16,19 @@ from shared.cli import JsonFlag, RedisUrl
 if TYPE_CHECKING:
     from producer.camera import CameraOptions
     from producer.sources.base import Source
-    from shared.settings import Settings
 
 # Above this rate the simulator draws its pool before the camera starts. One drawing takes about 20 ms of a core, which
 # a worker on the same machine would lack.
 _DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
+_MAX_AGE_S = 604_800.0  # a week, as the longest deadline
+
+
+class TooOld(StrEnum):
+    """What becomes of a frame that is older than --max-age."""
+
+    SKIP = "skip"
+    EXPIRE = "expire"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 def camera(
     line: Annotated[str, typer.Option(help="the sorting line, e.g. line-1")],
-    source: Annotated[str, typer.Option(help="`simulated`, or a folder of image files")],
+    source: Annotated[str, typer.Option(help="`simulated`, or a folder of image files (docs/cameras.md)")],
     name: Annotated[str, typer.Option("--camera", help="name of the camera on that line")] = "camera-1",
     rate: Annotated[
         float | None,
@@ -56,6 +64,25 @@ def camera(
     encoder_per_frame: Annotated[
         int | None, typer.Option(help="encoder counts that the belt moves from one frame to the next")
     ] = None,
+    max_age: Annotated[
+        float | None, typer.Option(min=0.001, max=_MAX_AGE_S, help="seconds after capture; older frames are not sent")
+    ] = None,
+    too_old: Annotated[
+        TooOld, typer.Option(help="what older frames are: left out, or sent to be answered `expired`")
+    ] = TooOld.SKIP,
+    stamp_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="folder: time of capture in the file's name, e.g. %Y%m%d_%H%M%S_%f (default: the file's time)"
+        ),
+    ] = None,
+    capture_lag_ms: Annotated[
+        float, typer.Option(min=0, max=3_600_000, help="folder: ms from the capture to the file's time or stamp")
+    ] = 0.0,
+    recursive: Annotated[bool, typer.Option("--recursive", help="folder: also its sub-folders")] = False,
+    only_new: Annotated[bool, typer.Option("--only-new", help="folder: not the files there at the start")] = False,
+    move_to: Annotated[Path | None, typer.Option(help="folder: where accepted files are moved to")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="folder: delete accepted files")] = False,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port to serve /metrics on; 0: a free port (default: none)")
     ] = None,
@@ -64,7 +91,8 @@ def camera(
 ) -> None:
     """Send the frames of one camera to a queue, at a steady rate, until stopped.
 
-    A folder's images are sent once each, in the order of their names; new ones follow as soon as they are complete.
+    A folder's images are sent once each, also after a restart, in the order of their names; new ones follow as soon as
+    they are complete. An overwritten file is a new image. The time of capture is the file's time.
     If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
@@ -73,8 +101,9 @@ def camera(
 
     from producer import display
     from producer.camera import Camera, CameraOptions
+    from producer.folder_camera import FolderFlags, open_folder
     from producer.signals import stop_on_signals
-    from producer.submit import LineProducer
+    from producer.submit import LineProducer, check_names
     from shared.cli import print_json, setup_logging
     from shared.errors import RedisUnavailable
     from shared.server.connection import check, connect
@@ -82,6 +111,16 @@ def camera(
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
+    folder_flags = FolderFlags(
+        stamp_pattern=stamp_pattern,
+        capture_lag_ms=capture_lag_ms,
+        recursive=recursive,
+        only_new=only_new,
+        move_to=move_to,
+        delete=delete,
+    )
+    if source == "simulated":
+        folder_flags.check_unused()
     with suppress(RedisUnavailable):  # the camera waits for the server
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
@@ -94,6 +133,8 @@ def camera(
         count=count,
         queue=queue,
         encoder_per_frame=encoder_per_frame,
+        max_age_s=max_age,
+        expire_too_old=too_old is TooOld.EXPIRE,
     )
     if metrics_port is not None:
         from producer import metrics
@@ -103,7 +144,9 @@ def camera(
         draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
         frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)
     else:
-        frames = _folder(source, settings)
+        check_names(line=line, camera=name)  # they are part of a file's name
+        unread_age_s = max_age if too_old is TooOld.SKIP else None
+        frames = open_folder(source, folder_flags, settings, line=line, camera=name, max_age_s=unread_age_s)
     with (
         closing(frames),
         closing(LineProducer(settings)) as producer,
@@ -230,15 +273,6 @@ def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, po
         drawings = pool if options.count is None else min(pool, options.count)
         display.with_progress(islice(simulated.draw_all(), drawings), total=drawings, title="drawing bottles")
     return SimulatedFrames(simulated)
-
-
-def _folder(source: str, settings: Settings) -> Source:
-    from producer.sources.base import folder_of
-
-    folder = folder_of(source)
-    from producer.sources.folder import FolderSource
-
-    return FolderSource(folder, max_image_bytes=settings.max_image_bytes)
 
 
 def _check_writable(out: Path) -> None:

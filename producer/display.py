@@ -40,11 +40,22 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
         def show(summary: CameraSummary) -> None:
             text = f"{options.line}/{options.camera}  {summary.accepted_hz:g}/s"
-            for count, word in ((summary.refused_full, "dropped, queue full"), (summary.rejected, "rejected")):
+            for count, word in _losses(summary):
                 text += f"  {count:,} {word}" if count else ""
             progress.update(task, completed=summary.frames, description=escape(text))
 
         yield show
+
+
+def _losses(summary: CameraSummary) -> list[tuple[int, str]]:
+    """What became of the frames that are not in the queue."""
+    return [
+        (summary.refused_full, "dropped, queue full"),
+        (summary.rejected, "rejected"),
+        (summary.too_old, "too old"),
+        (summary.missed, "missed"),
+        (summary.unsent, "not sent"),
+    ]
 
 
 def show_camera(summary: CameraSummary) -> None:
@@ -52,9 +63,9 @@ def show_camera(summary: CameraSummary) -> None:
     table = Table("camera", f"{summary.line}/{summary.camera}")
     table.add_row("frames", f"{summary.frames:,}")
     table.add_row("accepted", f"{summary.accepted:,}")
-    table.add_row("dropped, queue full", f"{summary.refused_full:,}")
-    table.add_row("rejected", f"{summary.rejected:,}")
-    table.add_row("not sent", f"{summary.unsent:,}")
+    for count, word in _losses(summary):
+        table.add_row(word, f"{count:,}")
+    table.add_row("seconds without the server", f"{summary.stalled_s:,.1f}")
     table.add_row("seconds", f"{summary.seconds:,.1f}")
     table.add_row("accepted per second", f"{summary.accepted_hz:,.1f}")
     Console().print(table)

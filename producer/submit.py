@@ -165,16 +165,21 @@ class LineProducer:
         self.send(jobs)
         return [job.job_id for job in jobs]
 
-    def prepare(self, frame: Frame) -> PreparedJob:
+    def prepare(self, frame: Frame, *, job_id: str | None = None) -> PreparedJob:
         """Validate one frame and give it a job id and its times. Sends nothing.
 
         Asks the server for its time if `captured_at` seems to be in the future.
+
+        Args:
+            frame: the image.
+            job_id: an id of your own: the server then ignores the job if another process sends it again with the same
+                id within `result_ttl_s`; None for a new one.
 
         Raises:
             BadImage, BadJob: as `submit`.
         """
         content_type = self._check_image(frame.data)
-        job_id = uuid.uuid4().hex
+        job_id = job_id or uuid.uuid4().hex
         captured_at, deadline_at = self._times(frame)
         try:
             job = ImageJob(

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         Path("~/.cache/sortline"), description="folder for backbones, cached features, and models fetched from a URL"
     )
+    state_dir: Path = Field(
+        Path("~/.local/state/sortline"), description="folder in which folder cameras record, across restarts, the files they sent"
+    )
     model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
     store_poll_s: float = Field(
         2.0,
@@ -232,6 +235,11 @@ class Settings(BaseSettings):
     def cache_path(self) -> Path:
         """`cache_dir` with `~` resolved."""
         return self.cache_dir.expanduser()
+
+    @property
+    def state_path(self) -> Path:
+        """`state_dir` with `~` resolved."""
+        return self.state_dir.expanduser()
 
     @property
     def archive_path(self) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from shared.errors import BadSetting
 
 if TYPE_CHECKING:
+    from producer.sources.file_version import SentFile
     from producer.sources.simulator import SimulatedSource
 
 SIMULATED = "simulated"
@@ -16,36 +18,62 @@ SIMULATED = "simulated"
 
 @dataclass(frozen=True, slots=True)
 class SourceFrame:
-    """One frame: `data`, or in `problem` why it could not be read."""
+    """One frame: `data`, or in `problem` why it could not be read.
+
+    `captured_at` is UTC epoch seconds, None for now. `too_old` frames were not read. `file` is the file it is from.
+    """
 
     frame_id: int | str
     name: str
     data: bytes = b""
     problem: str | None = None
+    captured_at: float | None = None
+    too_old: bool = False
+    file: SentFile | None = None
 
 
 class Source(Protocol):
     """A camera's source of frames."""
 
+    def describe(self) -> str:
+        """What is sent and what its time of capture is, for the line that a camera logs at its start."""
+
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         """Return the next frames, at most `limit`. Waits up to `timeout_s` for the first; returns [] if none comes."""
+
+    def accepted(self, frames: Sequence[SourceFrame]) -> None:
+        """These frames are in the queue."""
+
+    def count_missed(self, skipped: int) -> int:
+        """How many frames were lost since the last call, of those that the camera `skipped` and of the source's own."""
 
     def close(self) -> None:
         """Stop watching for frames; `take` may not be called afterwards."""
 
 
 class SimulatedFrames:
-    """The simulator as a source: always ready, numbered from 0."""
+    """The simulator as a source: always ready, numbered from 0, skipped frames included."""
 
     def __init__(self, simulated: SimulatedSource) -> None:
         self._simulated = simulated
         self._number = 0
+
+    def describe(self) -> str:
+        return "simulated bottles, captured when they are sent"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         numbers = range(self._number, self._number + limit)
         self._number += limit
         frames = ((number, self._simulated.frame(number)) for number in numbers)
         return [SourceFrame(number, f"{number} ({frame.source_name})", frame.data) for number, frame in frames]
+
+    def accepted(self, frames: Sequence[SourceFrame]) -> None:
+        """Nothing to remember."""
+
+    def count_missed(self, skipped: int) -> int:
+        """The belt has carried all of them past."""
+        self._number += skipped
+        return skipped
 
     def close(self) -> None:
         """Nothing to stop."""

@@ -1,213 +1,328 @@
-"""Uses a folder as a camera: returns its image files, each once, and only when it is completely written.
+"""A folder as a camera: its pictures, each once in each version, and only when completely written.
 
-If a local process writes the files, the kernel reports when a file is closed. If they arrive through a network share,
-only repeated checks show that a file has stopped growing.
+On a local disk the kernel reports what a writer closes or renames into the folder. On a network share only repeated
+scans show what is new, and whether it has stopped growing. `kernel_reports`, `folder_listing` (scans), `settling` and
+`picture_reader` are the parts; this module decides what is handed out.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import queue
-import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
-
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
 
 from producer.sources.base import SourceFrame
+from producer.sources.capture_time import CaptureTimes
+from producer.sources.disposal import Disposal
+from producer.sources.file_version import FileVersion, SentFile, is_local
+from producer.sources.folder_listing import list_folder, version_of
+from producer.sources.folder_notices import FolderNotices
+from producer.sources.journal import SentJournal, oldest_absent
+from producer.sources.kernel_reports import KernelReports, Report, ReportKind
+from producer.sources.picture_files import is_picture, is_system_folder
+from producer.sources.picture_reader import PictureReader
+from producer.sources.settling import SettlingFiles
 
 log = logging.getLogger(__name__)
 
-_SCAN_S = 0.5
-# A file that is not reported as closed counts as complete when its size and time have not changed for this long.
+# How often the folder itself and files that may still be written are checked; without reports, also all files.
+_CHECK_S = 0.5
+# While the kernel reports, a scan only finds what it could not report, such as what was written through a memory map.
+_SCAN_REPORTED_S = 60.0
+# Scans of a share take at most this part of the time, however many files lie there.
+_SCAN_SHARE = 0.1
+# A file that is not reported as closed counts as complete when it has not changed for this long.
 _SETTLE_S = 1.0
-# An empty file is assumed to be about to be written for this long.
-_SETTLE_EMPTY_S = 10.0
-# The same for a file that was reported as modified but not as closed: its writer may be pausing.
+# A complete file that is not a whole picture may have a writer that closes it and goes on.
+_SETTLE_TRUNCATED_S = 2.0
+# A file that was seen being created, and not closed, may have a writer that pauses.
 _SETTLE_WRITING_S = 30.0
-# Suffixes that browsers, rsync, editors and FTP servers give to unfinished files.
-_TEMPORARY_SUFFIXES = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".swp", "~")
+# Of watches, and of instances, which count as open files.
+_LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
 
 
-@dataclass(frozen=True, slots=True)
-class _FileState:
-    """Size and time of a file at the last scan, and since when they have been the same."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderOptions:
+    """How a folder is read.
 
-    size_bytes: int
-    modified_ns: int
-    since: float
+    Args:
+        recursive: also read its sub-folders.
+        only_new: pass over what is there at the start.
+        ignored: a folder below it that is not read, as that to which files are moved.
+        max_age_s: a picture taken longer ago is not read, but handed out as too old; None: none is too old.
+        capture_times: tells when a picture was taken.
+    """
+
+    recursive: bool = False
+    only_new: bool = False
+    ignored: Path | None = None
+    max_age_s: float | None = None
+    capture_times: CaptureTimes = field(default_factory=CaptureTimes)
 
 
 class FolderSource:
-    """The image files of one folder, without its subfolders: existing files in name order, then new ones when complete.
+    """The pictures of one folder: those there in name order, then new ones as completed.
 
-    Each file is returned once; if a name was removed and comes back, it is a new file. Hidden and temporary names are
-    skipped. A file that is not an image is returned too, so that the camera can report it.
+    A file is taken again when its size, time or inode has changed. What is no picture by its name is passed over.
     """
 
     def __init__(
-        self, folder: Path, *, max_image_bytes: int, clock: Callable[[], float] = time.monotonic, watch: bool = True
+        self,
+        folder: Path,
+        *,
+        max_image_bytes: int,
+        options: FolderOptions | None = None,
+        journal: SentJournal | None = None,
+        disposal: Disposal | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        watch: bool | None = None,
     ) -> None:
         """
         Args:
             folder: must exist.
-            max_image_bytes: of a larger file, only this many bytes plus one are read, so that it is refused.
+            max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
+            options: how it is read.
+            journal: what was sent before; closed with the source. None: nothing is remembered.
+            disposal: what becomes of accepted files; None leaves them.
             clock: seconds that only grow.
-            watch: use the kernel's reports too, if there are any (Linux); otherwise only scan.
+            wall_clock: UTC epoch seconds.
+            watch: use the kernel's reports; None: if the folder is on a local disk, where they are complete.
         """
         self._folder = folder
-        self._max_image_bytes = max_image_bytes
+        self._options = options or FolderOptions()
+        self._journal = journal or SentJournal()
+        self._disposal = disposal
         self._clock = clock
-        self._reports: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._states: dict[str, _FileState] = {}
-        self._writing: set[str] = set()  # modified, and not closed since then
-        self._taken: set[str] = set()
-        self._ready: deque[str] = deque()
-        self._scan_at = clock()
-        self._unreachable = False
-        self._observer = self._watch() if watch and sys.platform == "linux" else None
+        self._wall_clock = wall_clock
+        self._is_local = is_local(folder)
+        self._reader = PictureReader(
+            folder,
+            max_image_bytes=max_image_bytes,
+            capture_times=self._options.capture_times,
+            max_age_s=self._options.max_age_s,
+            trust_inode=self._is_local,
+            wall_clock=wall_clock,
+        )
+        self._notices = FolderNotices(folder, recursive=self._options.recursive, disposes=disposal is not None)
+        self._settling = SettlingFiles()
+        self._ready: OrderedDict[str, float] = OrderedDict()  # complete files; for how many seconds each was unchanged
+        self._handed_out: dict[str, FileVersion] = {}
+        self._missed = 0
+        self._passes_over = self._options.only_new
+        self._scan_at = self._check_at = clock()
+        self._ignored = (
+            None
+            if self._options.ignored is None
+            else os.path.relpath(self._options.ignored.resolve(), folder.resolve())
+        )
+        self._reports: KernelReports | None = None
+        if self._is_local if watch is None else watch:
+            self._reports = KernelReports(folder, recursive=self._options.recursive, is_ignored=self._is_ignored)
+            self._start_reports()
+
+    def describe(self) -> str:
+        below = " and its sub-folders" if self._options.recursive else ""
+        found = f"looked for every {_CHECK_S:g} s" if self._reports is None else "reported by the kernel"
+        sent = f"remembered in {self._journal.path}" if self._journal.path else "not remembered after the end"
+        times = self._options.capture_times.describe()
+        return f"pictures in {self._folder}{below}, {found}; {times}; what was sent is {sent}"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         give_up_at = self._clock() + timeout_s
+        self._listen(0.0)
         while True:
             now = self._clock()
-            if now >= self._scan_at:
-                self._scan(now)
-                self._scan_at = now + _SCAN_S
-            if self._ready:
-                names = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
-                return [self._read(name) for name in names]
-            if now >= give_up_at:
-                return []
-            self._listen(min(give_up_at, self._scan_at) - now)
+            if now >= self._check_at:
+                self._check(now)
+            frames = self._read_ready(limit)
+            if frames or now >= give_up_at:
+                return frames
+            self._listen(max(0.001, min(give_up_at, self._check_at) - now))
+
+    def accepted(self, frames: Sequence[SourceFrame]) -> None:
+        """Remember their files, and move or delete them."""
+        files = [frame.file for frame in frames if frame.file is not None]
+        self._journal.add(files)
+        for file in files:
+            self._handed_out.pop(file.name, None)  # the journal knows it from now on
+            self._dispose(file)
+
+    def count_missed(self, skipped: int) -> int:
+        """Pictures that were overwritten or removed before they were read. What is skipped still lies in the folder."""
+        missed, self._missed = self._missed, 0
+        return missed
 
     def close(self) -> None:
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join()
-            self._observer = None
+        self._journal.close()
+        if self._reports is not None:
+            self._reports.close()
 
-    def _watch(self) -> BaseObserver | None:
-        observer = Observer()
+    def _is_ignored(self, subfolder: str) -> bool:
+        return is_system_folder(subfolder) or subfolder == self._ignored
+
+    def _start_reports(self) -> None:
+        """Watch the folder, which may be another one of the same name. If there is none, the next check tries again."""
+        assert self._reports is not None
         try:
-            observer.schedule(_Reporter(self._reports), str(self._folder))
-            observer.start()
-        except OSError as error:  # the system's limit of inotify watches
-            log.warning("can't watch %s (%s): new files are found by a scan every %g s", self._folder, error, _SCAN_S)
-            return None
-        return observer
+            self._reports.start()
+        except OSError as error:
+            if error.errno in _LIMITS_REACHED:
+                self._scan_only(error)
+
+    def _scan_only(self, error: OSError) -> None:
+        """Go on without the kernel's reports: the system's limit is reached."""
+        log.warning(
+            "can't watch %s (%s): new files are found by a scan every %g s. Raise fs.inotify.max_user_watches and "
+            "fs.inotify.max_user_instances.",
+            self._folder,
+            error.strerror,
+            _CHECK_S,
+        )
+        assert self._reports is not None
+        self._reports.close()
+        self._reports = None
 
     def _listen(self, timeout_s: float) -> None:
-        """Handle the kernel's reports; waits up to `timeout_s` for the first."""
-        try:
-            kind, name = self._reports.get(timeout=max(timeout_s, 0.001))
-            while True:
-                self._handle_report(kind, name)
-                kind, name = self._reports.get_nowait()
-        except queue.Empty:
+        """Handle the kernel's reports; waits for the first."""
+        if self._reports is None:
+            time.sleep(timeout_s)
             return
-
-    def _handle_report(self, kind: str, name: str) -> None:
-        match kind:
-            case "modified":
-                self._writing.add(name)
-            case "gone":
-                self._writing.discard(name)
-                self._taken.discard(name)
-            case "complete":
-                self._writing.discard(name)
-                if self._size_bytes(name):  # an empty file may be written later: the scan decides
-                    self._offer(name)
-
-    def _scan(self, now: float) -> None:
-        """Check every file, and offer the complete ones. If the kernel reports nothing, only this finds files."""
-        paths = self._list()
-        if paths is None:  # keep the state: files that were taken must not be sent again when the folder is back
-            return
-        states: dict[str, _FileState] = {}
-        unseen: set[str] = set()
-        for path in paths:
-            try:
-                stat = path.stat()
-            except FileNotFoundError:  # removed meanwhile
-                continue
-            except OSError:  # a share that is briefly unreachable: the next scan sees the file
-                unseen.add(path.name)
-                continue
-            if not S_ISREG(stat.st_mode):
-                continue
-            before = self._states.get(path.name)
-            same = before and (before.size_bytes, before.modified_ns) == (stat.st_size, stat.st_mtime_ns)
-            state = before if before and same else _FileState(stat.st_size, stat.st_mtime_ns, now)
-            states[path.name] = state
-            if now - state.since >= self._settle_s(path.name, state):
-                self._offer(path.name)
-        self._states = states
-        self._taken &= states.keys() | unseen
-
-    def _list(self) -> list[Path] | None:
-        """The folder's entries in name order; None, with a warning, while the folder is unreachable."""
         try:
-            paths = sorted(self._folder.iterdir())
+            reports = self._reports.read(timeout_s)
         except OSError as error:
-            if not self._unreachable:
-                log.warning("folder %s can't be read: %s. Trying again until it can.", self._folder, error.strerror)
-            self._unreachable = True
-            return None
-        self._unreachable = False
-        return paths
+            self._scan_only(error)
+            return
+        for report in reports:
+            self._handle(report)
 
-    def _settle_s(self, name: str, state: _FileState) -> float:
-        if name in self._writing:
-            return _SETTLE_WRITING_S
-        return _SETTLE_S if state.size_bytes else _SETTLE_EMPTY_S
+    def _handle(self, report: Report) -> None:
+        name = report.name
+        match report.kind:
+            case ReportKind.LOST:
+                self._scan_at = self._check_at = self._clock()
+            case ReportKind.SUBFOLDER if self._options.recursive:
+                self._scan(self._clock(), under=name)
+            case ReportKind.SUBFOLDER:
+                self._notices.subfolder(name)
+            case _ if not is_picture(name):
+                self._notices.passed_over([name])
+            case ReportKind.APPEARED:
+                self._settling.wait_for(name, None, since=self._clock(), settle_s=_SETTLE_WRITING_S)
+            case ReportKind.COMPLETE:
+                self._settling.drop(name)
+                self._missed += name in self._ready
+                self._ready.setdefault(name, 0.0)
+            case ReportKind.REMOVED | ReportKind.RENAMED_AWAY:
+                self._missed += name in self._ready and report.kind is ReportKind.REMOVED
+                self._forget(name)
 
-    def _offer(self, name: str) -> None:
-        if name not in self._taken and not name.startswith(".") and not name.lower().endswith(_TEMPORARY_SUFFIXES):
-            self._taken.add(name)
-            self._ready.append(name)
+    def _forget(self, name: str) -> None:
+        """The file is gone for good: what comes under its name is new."""
+        self._settling.drop(name)
+        self._ready.pop(name, None)
+        self._handed_out.pop(name, None)
+        self._journal.forget([name])
 
-    def _size_bytes(self, name: str) -> int:
+    def _check(self, now: float) -> None:
+        self._check_at = now + _CHECK_S
+        if self._reports is not None and not self._reports.is_current():
+            self._start_reports()
+            self._scan_at = now
+        if now >= self._scan_at:
+            self._scan(now)
+            self._scan_at = now + max(_CHECK_S, (self._clock() - now) / _SCAN_SHARE)
+            if self._reports is not None and self._reports.is_current():
+                self._scan_at = now + _SCAN_REPORTED_S
+        for name, unchanged_s in self._settling.pop_settled(now, self._version):
+            self._ready.setdefault(name, unchanged_s)
+
+    def _scan(self, now: float, under: str = "") -> None:
+        """Look at every file. The only way to find one that the kernel does not report."""
         try:
-            return (self._folder / name).stat().st_size
+            listing = list_folder(
+                self._folder,
+                under,
+                recursive=self._options.recursive,
+                is_ignored=self._is_ignored,
+                trust_inode=self._is_local,
+            )
+        except OSError as error:  # nothing is forgotten: what was sent must not be sent again when it is back
+            if not under:
+                self._notices.unreachable(error)
+            return
+        self._notices.listed(listing)
+        if self._passes_over:
+            # What the kernel has reported meanwhile is new.
+            old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}
+            self._handed_out |= old
+            self._notices.only_new(len(old))
+            self._passes_over = False
+        for name, version in listing.files.items():
+            self._see(SentFile(name, version), now)
+        if listing.complete and not under:
+            self._forget_oldest(listing.files.keys())
+
+    def _see(self, file: SentFile, now: float) -> None:
+        """Wait for a file that a scan has found to settle, unless it was handed out or is on its way."""
+        if self._is_known(file):
+            if self._journal.has(file):  # the process before this one was ended before it had moved or deleted it
+                self._dispose(file)
+        elif not self._is_on_its_way(file.name):
+            # By another machine's clock can't be told how long ago a file was changed.
+            unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
+            since = now - max(0.0, unchanged_s)
+            self._settling.wait_for(file.name, file.version, since=since, settle_s=_SETTLE_S)
+
+    def _read_ready(self, limit: int) -> list[SourceFrame]:
+        frames: list[SourceFrame] = []
+        while self._ready and len(frames) < limit:
+            name, unchanged_s = self._ready.popitem(last=False)
+            frame = self._read(name, unchanged_s=unchanged_s)
+            if frame is not None:
+                frames.append(frame)
+        return frames
+
+    def _read(self, name: str, *, unchanged_s: float) -> SourceFrame | None:
+        """The frame of a complete file; None if there is none, it is known, or it has to be waited for."""
+        now = self._clock()
+        try:
+            version = self._version(name)
         except OSError:
-            return 0
+            self._settling.wait_for(name, None, since=now, settle_s=_SETTLE_S)
+            return None
+        if version is None:
+            return None
+        file = SentFile(name, version)
+        if self._is_known(file):
+            return None
+        frame = self._reader.read(file, as_it_is=unchanged_s >= _SETTLE_TRUNCATED_S)
+        if frame is None:
+            self._settling.wait_for(name, version, since=now - unchanged_s, settle_s=_SETTLE_TRUNCATED_S)
+        else:
+            self._handed_out[name] = version
+        return frame
 
-    def _read(self, name: str) -> SourceFrame:
-        # Linux file names may be any bytes, but a frame_id must be UTF-8. A name has at most 255 bytes: never too long.
-        printable = os.fsencode(name).decode("utf-8", "replace")
-        try:
-            with (self._folder / name).open("rb") as file:
-                return SourceFrame(printable, printable, file.read(self._max_image_bytes + 1))
-        except OSError as error:
-            return SourceFrame(printable, printable, problem=f"can't be read: {error.strerror}")
+    def _version(self, name: str) -> FileVersion | None:
+        return version_of(self._folder / name, trust_inode=self._is_local)
 
+    def _is_on_its_way(self, name: str) -> bool:
+        return name in self._ready or name in self._settling
 
-class _Reporter(FileSystemEventHandler):
-    """Turns watchdog's events into (kind, file name); runs in watchdog's thread."""
+    def _is_known(self, file: SentFile) -> bool:
+        return self._handed_out.get(file.name) == file.version or self._journal.has(file)
 
-    def __init__(self, reports: queue.SimpleQueue[tuple[str, str]]) -> None:
-        super().__init__()
-        self._reports = reports
+    def _dispose(self, file: SentFile) -> None:
+        if self._disposal is not None and self._disposal.dispose(file):
+            self._journal.forget([file.name])
 
-    def dispatch(self, event: FileSystemEvent) -> None:
-        if event.is_directory:
-            return
-        name = Path(str(event.src_path)).name
-        match event.event_type:
-            case "modified":
-                self._reports.put(("modified", name))
-            case "closed":  # after writing; closing after reading is another event
-                self._reports.put(("complete", name))
-            case "deleted":
-                self._reports.put(("gone", name))
-            case "moved":
-                self._reports.put(("gone", name))
-                self._reports.put(("complete", Path(str(event.dest_path)).name))
+    def _forget_oldest(self, present: Collection[str]) -> None:
+        """Bound what is remembered of files that are no longer there."""
+        self._journal.forget_oldest(present)
+        for name in oldest_absent(self._handed_out, present):
+            del self._handed_out[name]

@@ -13,7 +13,8 @@ from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
 from producer.camera import Camera, CameraOptions, _Schedule
-from producer.sources.base import SourceFrame
+from producer.sources.base import Source, SourceFrame
+from producer.sources.file_version import FileVersion, SentFile
 from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
@@ -29,12 +30,23 @@ class Frames:
         self.special = special or {}
         self.number = 0
         self.limits: list[int] = []
+        self.sent: list[str] = []
+
+    def describe(self) -> str:
+        return "good frames, captured now"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         self.limits.append(limit)
         numbers = range(self.number, self.number + limit)
         self.number += limit
         return [self.special.get(number, SourceFrame(number, f"frame {number}", jpeg())) for number in numbers]
+
+    def accepted(self, frames: Sequence[SourceFrame]) -> None:
+        self.sent += [frame.name for frame in frames]
+
+    def count_missed(self, skipped: int) -> int:
+        self.number += skipped
+        return skipped
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -82,8 +94,10 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
 
 def test_frames_that_are_due_at_once_take_the_free_places(client: redis.Redis, settings: Settings) -> None:
     producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
-    summary = Camera(options(count=5), Frames(), producer).run()  # as fast as possible: one call
+    source = Frames()
+    summary = Camera(options(count=5), source, producer).run()  # as fast as possible: one call
     assert (summary.accepted, summary.refused_full) == (3, 2)
+    assert source.sent == ["frame 0", "frame 1", "frame 2"]
     assert client.llen(keys.rq_queue("live")) == 3
 
 
@@ -138,13 +152,14 @@ def test_a_server_that_comes_back_gets_each_frame_once(
     caplog: pytest.LogCaptureFixture,
     written: bool,
 ) -> None:
-    monkeypatch.setattr(camera_module, "_BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
     producer = FlakyProducer(settings, failures=3, written=written, on_failure=lambda: None)
     summary = Camera(options(), Frames(), producer).run()
     assert (summary.accepted, summary.unsent) == (3, 0)
     assert client.llen(keys.rq_queue("live")) == 3
-    assert caplog.text.count("no Redis server answers") == 3
-    assert "the server answers again" in caplog.text
+    assert caplog.text.count("no Redis server answers") == 1
+    assert caplog.text.count("the server answers again, after") == 1
+    assert summary.stalled_s > 0
 
 
 class RefusedProducer(LineProducer):
@@ -164,11 +179,11 @@ class RefusedProducer(LineProducer):
 def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(camera_module, "_BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
     summary = Camera(options(), Frames(), RefusedProducer(settings, client)).run()
     assert (summary.accepted, summary.unsent) == (3, 0)
     assert client.llen(keys.rq_queue("live")) == 3
-    assert caplog.text.count("(NOREPLICAS)") == 2
+    assert caplog.text.count("(NOREPLICAS)") == 1
 
 
 def test_what_the_server_refuses_for_good_ends_it_and_is_named(
@@ -237,7 +252,155 @@ def test_the_schedule_gives_all_frames_that_are_due() -> None:
 def test_a_camera_that_was_held_up_does_not_catch_up_in_a_burst() -> None:
     schedule = _Schedule(100.0)
     schedule.start(0.0)
-    assert schedule.due(60.0) == (1, 0.0)
+    assert schedule.skip_missed(1.0) == 0
+    assert schedule.skip_missed(60.004) == 6000
+    assert schedule.skip_missed(60.004) == 0
+    assert schedule.due(60.004) == (1, 0.0)
     schedule.consumed(1)
-    due, wait_s = schedule.due(60.0)
-    assert (due, wait_s) == (0, pytest.approx(0.01))
+    due, wait_s = schedule.due(60.004)
+    assert (due, wait_s) == (0, pytest.approx(0.006))
+
+
+def test_as_fast_as_possible_misses_nothing() -> None:
+    schedule = _Schedule(0.0)
+    schedule.start(0.0)
+    assert schedule.skip_missed(60.0) == 0
+
+
+class StalledProducer(FlakyProducer):
+    """The server is away for a number of calls; each takes two seconds of the test's clock."""
+
+    def __init__(self, settings: Settings, *, failures: int) -> None:
+        super().__init__(settings, failures=failures, written=False, on_failure=self._wait)
+        self.now = 1_700_000_000.0
+
+    def _wait(self) -> None:
+        self.now += 2.0
+
+
+def stalled_camera(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, source: Source, *, failures: int = 5, **change: object
+) -> tuple[Camera, StalledProducer]:
+    """A camera of 10 frames a second that stands still for two seconds for each failure."""
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.0)
+    producer = StalledProducer(settings, failures=failures)
+    stop = threading.Event()
+
+    def waits(timeout_s: float) -> bool:
+        producer.now += timeout_s
+        return stop.is_set()
+
+    monkeypatch.setattr(stop, "wait", waits)
+    clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
+    return Camera(options(rate_hz=10.0, **change), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]
+
+
+def test_what_the_belt_carried_while_the_server_was_away_is_counted(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The numbers and the belt's position go on behind the gap."""
+    before = submitted("line-1", "missed")
+    camera, _ = stalled_camera(monkeypatch, settings, Frames(), encoder_per_frame=5)
+    summary = camera.run()
+    assert (summary.frames, summary.accepted, summary.unsent, summary.missed) == (3, 3, 0, 99)
+    assert summary.stalled_s == 10.0
+    assert submitted("line-1", "missed") - before == 99
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert [(job["frame_id"], job["encoder_count"]) for job in jobs] == [(0, 0), (100, 500), (101, 505)]
+    assert caplog.text.count("Trying again") == 1
+
+
+def test_what_was_missed_is_counted_while_the_server_is_still_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    camera, _ = stalled_camera(monkeypatch, settings, Frames())
+    camera._on_progress = lambda summary: seen.append(summary.missed)
+    camera.run()
+    assert seen[:5] == [19, 39, 59, 79, 99]
+
+
+def test_an_outage_is_logged_again_each_minute(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera, _ = stalled_camera(monkeypatch, settings, Frames(), failures=75)
+    assert camera.run().stalled_s == 150.0
+    assert caplog.text.count("Trying again") == 3
+
+
+def frames_of_ages(*ages_s: float, now: float = 1_700_000_000.0) -> Frames:
+    return Frames({n: SourceFrame(n, f"frame {n}", jpeg(), captured_at=now - age_s) for n, age_s in enumerate(ages_s)})
+
+
+def test_frames_keep_their_times_of_capture(client: redis.Redis, settings: Settings) -> None:
+    Camera(options(count=2, deadline_ms=300.0), frames_of_ages(0.0, 3600.0), LineProducer(settings)).run()
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert [(job["captured_at"], job["deadline_at"]) for job in jobs] == [
+        (1_700_000_000.0, 1_700_000_000.3),
+        (1_699_996_400.0, 1_699_996_400.3),
+    ]
+
+
+def test_what_the_source_finds_too_old_is_counted_and_not_sent(
+    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = submitted("line-1", "too_old")
+    special = {n: SourceFrame(n, f"frame {n}", too_old=True) for n in range(2)}
+    source = Frames(special)
+    summary = Camera(options(max_age_s=2.0), source, LineProducer(settings)).run()
+    assert (summary.frames, summary.accepted, summary.too_old, summary.rejected) == (3, 1, 2, 0)
+    assert submitted("line-1", "too_old") - before == 2
+    assert source.sent == ["frame 2"]
+    assert client.llen(keys.rq_queue("live")) == 1
+    assert "2 frames not sent: frame 0, frame 1: captured more than 2 s ago (--max-age)" in caplog.text
+
+
+def test_what_is_too_old_does_not_hold_up_a_paced_camera(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    special = {n: SourceFrame(n, f"frame {n}", too_old=True) for n in range(1000)}
+    camera, producer = stalled_camera(monkeypatch, settings, Frames(special), failures=0, count=1001, max_age_s=2.0)
+    began_at = producer.now
+    assert camera.run().too_old == 1000
+    assert producer.now - began_at < 1.0
+
+
+def test_what_becomes_too_old_while_the_server_is_away_is_not_sent(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is away, and the end of the first frames is not taken for its return."""
+    source = frames_of_ages(0.0)
+    camera, _ = stalled_camera(monkeypatch, settings, source, failures=6, max_age_s=4.5)
+    summary = camera.run()
+    assert (summary.frames, summary.accepted, summary.too_old, summary.unsent) == (3, 1, 2, 0)
+    assert source.sent[0] not in ("frame 0", "frame 1")
+    assert summary.stalled_s == 12.0
+    assert caplog.text.count("answers again") == 1
+    assert client.llen(keys.rq_queue("live")) == 1
+
+
+def test_what_is_too_old_is_sent_to_expire_if_asked_for(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a deadline that is past; the young one has none."""
+    source = frames_of_ages(60.0, 0.0)
+    camera, _ = stalled_camera(monkeypatch, settings, source, failures=0, count=2, max_age_s=2.0, expire_too_old=True)
+    summary = camera.run()
+    assert (summary.accepted, summary.too_old) == (2, 0)
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert [job["deadline_at"] for job in jobs] == [1_699_999_942.0, None]
+
+
+def test_the_same_file_is_the_same_job_and_another_version_another(client: redis.Redis, settings: Settings) -> None:
+    """A camera that was killed before it noted what it had sent sends it again: the server has it already."""
+    files = [SentFile("a.jpg", FileVersion(1, 2, inode)) for inode in (3, 3, 4)]
+    for file in files:
+        special = {0: SourceFrame("a.jpg", "a.jpg", jpeg(), file=file)}
+        assert Camera(options(count=1), Frames(special), LineProducer(settings)).run().accepted == 1
+    assert client.llen(keys.rq_queue("live")) == 2
+    Camera(options(count=1, camera="camera-2"), Frames(special), LineProducer(settings)).run()
+    assert client.llen(keys.rq_queue("live")) == 3
+
+
+def test_a_camera_says_at_its_start_what_it_sends(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "producer.camera")
+    Camera(options(), Frames(), LineProducer(settings)).run()
+    assert "line line-1: camera camera-1: good frames, captured now" in caplog.text

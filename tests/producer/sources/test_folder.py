@@ -1,20 +1,26 @@
-"""The folder source: each file once, in order, and never one that is still growing."""
+"""The folder source: each picture once in each version, in order, and never one that is still being written."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from producer.sources.base import SourceFrame, folder_of
-from producer.sources.folder import FolderSource
+from producer.sources import folder as folder_module
+from producer.sources import folder_listing
+from producer.sources.base import folder_of
+from producer.sources.capture_time import CaptureTimes
+from producer.sources.disposal import Disposal
+from producer.sources.folder import FolderOptions
+from producer.sources.journal import SentJournal
+from producer.sources.kernel_reports import KernelReports, Report, ReportKind
+from producer.sources.picture_files import looks_whole
 from shared.errors import BadSetting
-from tests.kit import PATIENCE_S, wait_until
-
-MakeSource = Callable[..., FolderSource]
+from tests.producer.sources.kit import PICTURES, MakeSource, ShareSource, names, sources_of, take, take_new, write
 
 
 @pytest.fixture
@@ -27,194 +33,588 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_source(folder: Path) -> Iterator[MakeSource]:
     """A source of the folder that is closed at the end; by default listening to the kernel."""
-    sources = []
-
-    def make(**options: object) -> FolderSource:
-        sources.append(FolderSource(folder, **{"max_image_bytes": 1000, **options}))  # type: ignore[arg-type]
-        return sources[-1]
-
-    yield make
-    for source in sources:
-        source.close()
+    with sources_of(folder) as make:
+        yield make
 
 
-class DeafSource(FolderSource):
-    """A source on a share where the kernel reports nothing. Its time passes only while it waits."""
-
-    def __init__(self, folder: Path) -> None:
-        self.now = 0.0
-        super().__init__(folder, max_image_bytes=1000, clock=lambda: self.now, watch=False)
-
-    def _listen(self, timeout_s: float) -> None:
-        self.now += timeout_s
-
-
-def take_all(source: FolderSource, *, timeout_s: float = PATIENCE_S) -> list[SourceFrame]:
-    """All frames until none comes for a moment. The first one may take up to `timeout_s`."""
-    frames = source.take(1000, timeout_s)
-    while more := source.take(1000, 0.3):
-        frames += more
-    return frames
-
-
-def names(frames: list[SourceFrame]) -> list[str]:
-    return [frame.name for frame in frames]
-
-
-@pytest.mark.slow
 def test_existing_files_come_in_name_order_each_once(folder: Path, make_source: MakeSource) -> None:
-    for name in ("b.jpg", "c.png", "a.jpg"):
-        (folder / name).write_bytes(name.encode())
-    (folder / "subfolder").mkdir()
+    for number, name in enumerate(("b.jpg", "c.png", "a.JPG")):
+        write(folder / name, PICTURES[number])
     source = make_source()
-    frames = take_all(source)
+    frames = take(source, 3)
     assert [(frame.frame_id, frame.name, frame.data) for frame in frames] == [
-        (name, name, name.encode()) for name in ("a.jpg", "b.jpg", "c.png")
+        ("a.JPG", "a.JPG", PICTURES[2]),
+        ("b.jpg", "b.jpg", PICTURES[0]),
+        ("c.png", "c.png", PICTURES[1]),
     ]
-    assert take_all(source, timeout_s=1.5) == []
-
-
-@pytest.mark.slow
-def test_hidden_and_temporary_names_are_passed_over(folder: Path, make_source: MakeSource) -> None:
-    for name in (".a.jpg", "a.jpg.part", "a.tmp", "a.jpg~", "a.JPG.CRDOWNLOAD", "kept.txt"):
-        (folder / name).write_bytes(b"x")
-    assert names(take_all(make_source())) == ["kept.txt"]
-
-
-@pytest.mark.slow
-def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: MakeSource) -> None:
-    source = make_source()
-    with (folder / "new.jpg").open("wb") as file:
-        file.write(b"one")
-        file.flush()
-        wait_until(lambda: not source._reports.empty(), "the kernel reports it")
-        assert source.take(10, 2.0) == []  # longer than a file needs to settle: its writer only pauses
-        file.write(b" two")
-    assert [frame.data for frame in source.take(10, PATIENCE_S)] == [b"one two"]
-    assert take_all(source, timeout_s=1.5) == []
-
-
-def test_a_file_renamed_into_place_comes(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
-    source = make_source()
-    (folder / "inside.jpg.part").write_bytes(b"inside")
-    (tmp_path / "outside.jpg").write_bytes(b"outside")
-    (folder / "inside.jpg.part").rename(folder / "inside.jpg")
-    (tmp_path / "outside.jpg").rename(folder / "outside.jpg")
-    found: list[bytes] = []
-    while len(found) < 2 and (frames := source.take(10, PATIENCE_S)):
-        found += [frame.data for frame in frames]
-    assert sorted(found) == [b"inside", b"outside"]
-
-
-def test_without_reports_a_file_comes_when_it_has_stopped_growing(folder: Path) -> None:
-    source = DeafSource(folder)
-    path = folder / "slow.jpg"
-    for part in range(4):
-        with path.open("ab") as file:
-            file.write(b"part")
-        os.utime(path, ns=(part, part))
-        assert source.take(10, 0.7) == []
-    (frame,) = source.take(10, 5.0)
-    assert frame.data == b"part" * 4
-
-
-def test_an_empty_file_is_given_time_and_then_handed_out(folder: Path) -> None:
-    source = DeafSource(folder)
-    (folder / "empty.jpg").touch()
-    assert source.take(10, 5.0) == []
-    assert [frame.data for frame in source.take(10, 20.0)] == [b""]
-
-
-def test_a_name_that_was_removed_and_comes_back_is_a_new_file(folder: Path, make_source: MakeSource) -> None:
-    source = make_source()
-    (folder / "a.jpg").write_bytes(b"first")
-    assert [frame.data for frame in take_all(source)] == [b"first"]
-    (folder / "a.jpg").unlink()
-    (folder / "a.jpg").write_bytes(b"second")
-    assert [frame.data for frame in take_all(source)] == [b"second"]
-
-
-@pytest.mark.slow
-def test_of_a_large_file_only_enough_to_refuse_it_is_read(folder: Path, make_source: MakeSource) -> None:
-    (folder / "large.jpg").write_bytes(b"x" * 5000)
-    (frame,) = take_all(make_source())
-    assert len(frame.data) == 1001
-
-
-def test_a_file_that_can_not_be_read_is_reported(folder: Path, make_source: MakeSource) -> None:
-    source = make_source(watch=False)
-    (folder / "gone.jpg").write_bytes(b"x")
-    source._offer("gone.jpg")
-    (folder / "gone.jpg").unlink()
-    (frame,) = source.take(1, 1.0)
-    assert frame.problem == "can't be read: No such file or directory"
-
-
-@pytest.mark.slow
-def test_a_name_in_any_bytes_becomes_printable(folder: Path, make_source: MakeSource) -> None:
-    try:
-        (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    (frame,) = take_all(make_source())
-    assert frame.frame_id == "caf\N{REPLACEMENT CHARACTER}.jpg"
+    assert take_new(source, folder) == []
 
 
 def test_no_more_than_asked_for_at_once(folder: Path, make_source: MakeSource) -> None:
     for number in range(5):
-        (folder / f"{number}.jpg").write_bytes(b"x")
+        write(folder / f"{number}.jpg", age_s=9)
     source = make_source()
-    assert names(source.take(2, PATIENCE_S)) == ["0.jpg", "1.jpg"]
-    assert names(source.take(10, PATIENCE_S)) == ["2.jpg", "3.jpg", "4.jpg"]
+    assert names(source.take(2, 0.0)) == ["0.jpg", "1.jpg"]
+    assert names(source.take(10, 0.0)) == ["2.jpg", "3.jpg", "4.jpg"]
+
+
+def test_side_files_and_unfinished_ones_are_passed_over(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    side_files = (".a.jpg", "a.jpg.part", "a.tmp", "a.jpg~", "a.JPG.CRDOWNLOAD", "a.xml", "a.txt", "Thumbs.db")
+    for name in (*side_files, "desktop.ini", "a.jpg.md5", "a.jpg.lock", "a.jpg.uploading"):
+        write(folder / name)
+    source = make_source()
+    assert take_new(source, folder) == []
+    for name in side_files:
+        write(folder / f"new-{name}" if name[0] != "." else folder / ".new.jpg")
+    assert take_new(source, folder) == []
+    assert caplog.text == ""
+
+
+def test_a_kind_of_file_that_is_no_side_file_is_named_once(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder / "a.0001")
+    write(folder / "b.0001")
+    write(folder / "README")
+    source = make_source()
+    assert source.take(1, 0.0) == []
+    write(folder / "c.0001")
+    assert take_new(source, folder) == []
+    assert caplog.text.count("passed over") == 2
+    assert "files *.0001, as 'a.0001', are passed over: the name of a picture ends in .jpg" in caplog.text
+    assert "files without a suffix, as 'README'" in caplog.text
+
+
+def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: MakeSource) -> None:
+    source = make_source()
+    with (folder / "new.jpg").open("wb") as file:
+        file.write(PICTURES[0][:100])
+        file.flush()
+        assert source.take(10, 2.0) == []  # longer than a file needs to settle: its writer only pauses
+        file.write(PICTURES[0][100:])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[0]]
+    assert take_new(source, folder) == []
+
+
+def test_a_file_renamed_into_place_comes_at_once(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
+    """Not by a scan, nor after a wait for it to settle: neither happens here."""
+    source = make_source(clock=lambda: 0.0)
+    assert source.take(1, 0.0) == []
+    write(folder / "inside.jpg")
+    write(tmp_path / "outside.jpg").rename(folder / "outside.jpg")
+    assert names(source.take(10, 0.0)) == ["inside.jpg", "outside.jpg"]
+
+
+def test_files_renamed_away_hold_nobody_up(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
+    """As those that are moved once they are sent."""
+    write(folder / "old.jpg", age_s=9)
+    source = make_source(clock=lambda: 0.0)
+    assert names(source.take(10, 0.0)) == ["old.jpg"]
+    (folder / "old.jpg").rename(tmp_path / "done.jpg")
+    write(folder / "new.jpg")
+    assert names(source.take(10, 0.0)) == ["new.jpg"]
+
+
+def test_a_rewritten_name_is_a_new_picture(folder: Path, make_source: MakeSource) -> None:
+    """In place, by rename, and by rename with the same size and time."""
+    source = make_source()
+    latest = folder / "latest.jpg"
+    for picture in PICTURES[:3]:
+        latest.write_bytes(picture)
+        assert [frame.data for frame in take(source, 1)] == [picture]
+    write(latest, PICTURES[3])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[3]]
+    write(latest, PICTURES[4], modified_ns=latest.stat().st_mtime_ns)
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[4]]
+    assert take_new(source, folder) == []
+
+
+def test_a_rewritten_name_is_seen_on_a_share_too(folder: Path) -> None:
+    source = ShareSource(folder)
+    for picture in PICTURES[:3]:
+        write(folder / "latest.jpg", picture)
+        assert [frame.data for frame in source.take(10, 5.0)] == [picture]
+        assert source.take(10, 5.0) == []
+
+
+def test_a_share_that_makes_up_its_inodes_sends_nothing_twice(folder: Path) -> None:
+    write(folder / "a.jpg")
+    source = ShareSource(folder)
+    assert len(source.take(10, 5.0)) == 1
+    write(folder / "a.jpg", modified_ns=(folder / "a.jpg").stat().st_mtime_ns)
+    assert source.take(10, 5.0) == []
+
+
+def test_pictures_that_were_overwritten_or_removed_before_they_were_read_are_counted(
+    folder: Path, make_source: MakeSource
+) -> None:
+    source = make_source()
+    assert source.take(1, 0.0) == []
+    for picture in PICTURES[:3]:
+        write(folder / "latest.jpg", picture)
+    write(folder / "gone.jpg")
+    (folder / "gone.jpg").unlink()
+    write(folder / "renamed.jpg").rename(folder / "z.jpg")
+    assert [frame.data for frame in take(source, 2)] == [PICTURES[2], PICTURES[0]]
+    assert source.count_missed(100) == 3
+    assert source.count_missed(0) == 0
+
+
+def test_a_file_that_is_closed_and_continued_comes_whole(folder: Path, make_source: MakeSource) -> None:
+    source = make_source()
+    (folder / "a.jpg").write_bytes(PICTURES[0][:100])
+    assert source.take(10, 0.2) == []
+    with (folder / "a.jpg").open("ab") as file:
+        file.write(PICTURES[0][100:])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[0]]
+    assert take_new(source, folder) == []
+
+
+def test_a_file_that_is_allocated_before_it_is_filled_comes_whole(folder: Path, make_source: MakeSource) -> None:
+    source = make_source()
+    (folder / "a.jpg").write_bytes(bytes(len(PICTURES[0])))
+    assert source.take(10, 0.2) == []
+    with (folder / "a.jpg").open("r+b") as file:
+        file.write(PICTURES[0])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[0]]
+    assert take_new(source, folder) == []
+
+
+def test_what_stays_broken_is_handed_out_and_looked_at_again_when_it_changes(
+    folder: Path, make_source: MakeSource
+) -> None:
+    source = make_source()
+    (folder / "a.jpg").write_bytes(b"no picture")
+    assert [frame.data for frame in take(source, 1)] == [b"no picture"]
+    assert take_new(source, folder) == []
+    (folder / "a.jpg").write_bytes(PICTURES[0])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[0]]
+
+
+def test_on_a_share_a_file_comes_when_it_has_stopped_growing(folder: Path) -> None:
+    source = ShareSource(folder)
+    path = folder / "slow.jpg"
+    for part in range(0, 400, 100):
+        with path.open("ab") as file:
+            file.write(PICTURES[0][part : part + 100])
+        assert source.take(10, 0.7) == []
+    with path.open("ab") as file:
+        file.write(PICTURES[0][400:])
+    (frame,) = source.take(10, 5.0)
+    assert frame.data == PICTURES[0]
+
+
+def test_on_a_share_a_file_that_ends_early_is_given_more_time(folder: Path) -> None:
+    source = ShareSource(folder)
+    write(folder / "a.jpg", PICTURES[0][:100], age_s=3600)  # by a clock that may differ from ours
+    assert source.take(10, 1.9) == []
+    write(folder / "a.jpg")
+    assert [frame.data for frame in source.take(10, 5.0)] == [PICTURES[0]]
+
+
+def test_an_empty_file_is_given_time_and_then_handed_out(folder: Path) -> None:
+    source = ShareSource(folder)
+    (folder / "empty.jpg").touch()
+    assert source.take(10, 9.0) == []
+    assert [frame.data for frame in source.take(10, 3.0)] == [b""]
+
+
+def test_a_name_that_was_removed_and_comes_back_is_a_new_file(folder: Path, make_source: MakeSource) -> None:
+    """Also with the same time, size and inode, as a copy may have."""
+    source = make_source()
+    first = write(folder / "a.jpg", age_s=60)
+    modified_ns = first.stat().st_mtime_ns
+    assert len(take(source, 1)) == 1
+    first.unlink()
+    write(folder / "a.jpg", modified_ns=modified_ns)
+    assert len(take(source, 1)) == 1
+
+
+def test_of_a_large_file_only_enough_to_refuse_it_is_read(folder: Path, make_source: MakeSource) -> None:
+    write(folder / "large.jpg", b"x" * 5000)
+    (frame,) = take(make_source(max_image_bytes=1000), 1)
+    assert len(frame.data) == 1001
+
+
+def test_a_file_that_can_not_be_read_is_tried_again_and_then_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(folder / "a.jpg")
+    source = ShareSource(folder)
+    opened = Path.open
+
+    def fails(self: Path, *arguments: object, **options: object) -> object:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, *arguments, **options)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "open", fails)
+        assert source.take(1, 1.9) == []
+        (frame,) = source.take(1, 5.0)
+    assert frame.problem == "can't be read: Permission denied"
+    assert source.take(1, 5.0) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xe9.jpg", r"caf\xe9.jpg"),
+        (b"a b\n\x1b[31m.jpg", r"a b\n\x1b[31m.jpg"),
+        ("Flasche grün.jpg".encode(), "Flasche grün.jpg"),
+        (b"\xe9" * 250 + b".jpg", "…" + (r"\xe9" * 250 + ".jpg")[-255:]),
+    ],
+)
+def test_a_name_in_any_bytes_becomes_printable(folder: Path, make_source: MakeSource, name: bytes, shown: str) -> None:
+    try:
+        (folder / os.fsdecode(name)).write_bytes(PICTURES[0])
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    source = make_source()
+    (frame,) = take(source, 1)
+    assert (frame.frame_id, frame.name) == (shown, shown)
+    source.accepted([frame])
+    assert take_new(source, folder) == []
 
 
 def test_a_folder_that_is_away_for_a_while_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = DeafSource(folder)
+    source = ShareSource(folder)
     folder.rename(folder.with_name("elsewhere"))
     assert source.take(10, 3.0) == []
-    assert caplog.text.count("can't be read") == 1
+    assert caplog.text.count("can't be read: No such file or directory") == 1
     folder.with_name("elsewhere").rename(folder)
-    (folder / "a.jpg").write_bytes(b"x")
+    write(folder / "a.jpg")
     assert names(source.take(10, 5.0)) == ["a.jpg"]
+    assert "can be read again" in caplog.text
 
 
-def test_what_was_taken_does_not_come_again_after_the_folder_was_away(folder: Path) -> None:
-    source = DeafSource(folder)
-    (folder / "a.jpg").write_bytes(b"x")
-    assert names(source.take(10, 5.0)) == ["a.jpg"]
+@pytest.mark.parametrize("empty", [False, True])
+def test_what_was_taken_does_not_come_again_after_the_folder_was_away(folder: Path, empty: bool) -> None:
+    """An empty one is what a share leaves behind while it is not mounted."""
+    source = ShareSource(folder)
+    write(folder / "a.jpg")
+    write(folder / "b.jpg", b"no picture")
+    sent = source.take(10, 5.0)
+    source.accepted(sent[:1])
+    sent += source.take(10, 5.0)
+    assert names(sent) == ["a.jpg", "b.jpg"]
     folder.rename(folder.with_name("elsewhere"))
+    if empty:
+        folder.mkdir()
     assert source.take(10, 3.0) == []
+    if empty:
+        folder.rmdir()
     folder.with_name("elsewhere").rename(folder)
-    (folder / "b.jpg").write_bytes(b"x")
-    assert names(source.take(10, 5.0)) == ["b.jpg"]
+    write(folder / "c.jpg")
+    assert names(source.take(10, 5.0)) == ["c.jpg"]
     assert source.take(10, 5.0) == []
 
 
 def test_what_was_taken_does_not_come_again_after_the_share_failed_for_a_moment(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = DeafSource(folder)
-    (folder / "a.jpg").write_bytes(b"x")
+    source = ShareSource(folder)
+    write(folder / "a.jpg")
     assert names(source.take(10, 5.0)) == ["a.jpg"]
-    stat = Path.stat
 
-    def fails(path: Path, **options: bool) -> os.stat_result:
-        if path.name == "a.jpg":
-            raise OSError(errno.EIO, "Input/output error")
-        return stat(path, **options)
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as away:
-        away.setattr(Path, "stat", fails)
+        away.setattr(os, "scandir", fails)
         assert source.take(10, 2.0) == []
     assert source.take(10, 5.0) == []
 
 
-def test_a_closed_source_leaves_no_thread(folder: Path, make_source: MakeSource) -> None:
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_folder_that_is_made_anew_is_watched_as_before(folder: Path, make_source: MakeSource, pause: bool) -> None:
     source = make_source()
-    observer = source._observer
-    assert observer is not None
-    source.close()
-    assert not observer.is_alive()
+    write(folder / "before.jpg")
+    assert names(take(source, 1)) == ["before.jpg"]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    if pause:  # so that its absence is seen
+        assert source.take(1, 1.0) == []
+    folder.mkdir()
+    write(folder / "after.jpg", age_s=9)
+    assert names(take(source, 1)) == ["after.jpg"]
+    assert source._reports is not None
+    assert source._reports.is_current()
+    write(folder / "reported.jpg")
+    assert names(source.take(1, 0.0)) == ["reported.jpg"]
+
+
+def test_a_link_to_another_folder_is_followed_when_it_changes(tmp_path: Path) -> None:
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+    (tmp_path / "today").symlink_to("monday")
+    with sources_of(tmp_path / "today") as make:
+        source = make()
+        write(tmp_path / "monday" / "a.jpg")
+        assert names(take(source, 1)) == ["a.jpg"]
+        (tmp_path / ".today").symlink_to("tuesday")
+        (tmp_path / ".today").rename(tmp_path / "today")
+        write(tmp_path / "tuesday" / "b.jpg", age_s=9)
+        assert names(take(source, 1)) == ["b.jpg"]
+
+
+def test_sub_folders_are_named_once_and_passed_over(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "2026").mkdir()
+    write(folder / "2026" / "a.jpg")
+    source = make_source()
+    assert take_new(source, folder) == []
+    (folder / "2027").mkdir()
+    assert take_new(source, folder) == []
+    assert caplog.text.count("--recursive") == 1
+    assert "sub-folders of" in caplog.text
+    assert "'2026'" in caplog.text
+
+
+@pytest.mark.parametrize("on_share", [False, True])
+def test_sub_folders_by_date_are_read_if_asked_for(folder: Path, make_source: MakeSource, on_share: bool) -> None:
+    options = FolderOptions(recursive=True)
+    first = folder / "2026" / "11" / "26"
+    first.mkdir(parents=True)
+    write(first / "a.jpg")
+    (folder / "@eaDir").mkdir()
+    write(folder / "@eaDir" / "thumbnail.jpg")
+    source = ShareSource(folder, options=options) if on_share else make_source(options=options)
+    assert names(take(source, 1)) == ["2026/11/26/a.jpg"]
+    write(first / "b.jpg")
+    second = folder / "2026" / "12" / "01"
+    second.mkdir(parents=True)
+    write(second / "a.jpg")  # perhaps before the kernel's watch is there
+    assert sorted(names(take(source, 2))) == ["2026/11/26/b.jpg", "2026/12/01/a.jpg"]
+    write(second / "b.jpg")
+    assert names(take(source, 1)) == ["2026/12/01/b.jpg"]
+    if not on_share:
+        assert take_new(source, folder) == []
+
+
+def test_a_sub_folder_that_is_moved_is_watched_under_its_new_name(folder: Path, make_source: MakeSource) -> None:
+    (folder / "today").mkdir()
+    source = make_source(options=FolderOptions(recursive=True))
+    write(folder / "today" / "a.jpg")
+    assert names(take(source, 1)) == ["today/a.jpg"]
+    (folder / "today" / "a.jpg").unlink()
+    (folder / "today").rename(folder / "monday")
+    write(folder / "monday" / "b.jpg")
+    assert names(take(source, 1)) == ["monday/b.jpg"]
+    (folder / "today").mkdir()
+    write(folder / "today" / "c.jpg")
+    assert names(take(source, 1)) == ["today/c.jpg"]
+
+
+def test_without_the_systems_leave_to_watch_files_are_found_by_scans(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(KernelReports, "_watch", fails)
+    source = make_source()
+    write(folder / "a.jpg", age_s=9)
+    assert names(take(source, 1)) == ["a.jpg"]
+    assert "fs.inotify.max_user_watches" in caplog.text
+    write(folder / "b.jpg", age_s=9)
+    assert names(take(source, 1)) == ["b.jpg"]
+
+
+def test_after_lost_reports_a_scan_finds_what_is_there(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source()
+    assert source.take(1, 0.0) == []
+    read = KernelReports.read
+
+    def overflows(reports: KernelReports, timeout_s: float) -> list[Report]:
+        return [Report(ReportKind.LOST)] if read(reports, timeout_s) else []
+
+    with monkeypatch.context() as lost:
+        lost.setattr(KernelReports, "read", overflows)
+        write(folder / "a.jpg", age_s=9)
+        assert names(take(source, 1)) == ["a.jpg"]
+
+
+def test_an_idle_folder_is_scanned_seldom_while_the_kernel_reports(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scan reads all files, which takes a whole core if there are tens of thousands."""
+    for number in range(50):
+        write(folder / f"{number}.jpg", age_s=9)
+    now = 0.0
+    scans = 0
+    listed = folder_listing.list_folder
+
+    def counted(*arguments: object, **options: object) -> object:
+        nonlocal scans
+        scans += 1
+        return listed(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_module, "list_folder", counted)
+    source = make_source(clock=lambda: now)
+    assert len(take(source, 50)) == 50
+    for _ in range(600):
+        now += 0.5
+        assert source.take(10, 0.0) == []
+    assert scans <= 300 / folder_module._SCAN_REPORTED_S + 2
+
+
+def test_scans_of_a_large_share_take_a_small_part_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ShareSource(folder)
+    scans = 0
+    listed = folder_listing.list_folder
+
+    def slow(*arguments: object, **options: object) -> object:
+        nonlocal scans
+        scans += 1
+        source.now += 3.0
+        return listed(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_module, "list_folder", slow)
+    assert source.take(10, 300.0) == []
+    assert scans <= 300 * folder_module._SCAN_SHARE / 3.0 + 1
+
+
+def test_a_folder_that_nobody_clears_is_told_once(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("producer.sources.folder_notices.MANY_FILES", 3)
+    for number in range(3):
+        write(folder / f"{number}.jpg", age_s=9)
+    source = ShareSource(folder)
+    assert len(source.take(10, 5.0)) == 3
+    assert source.take(10, 5.0) == []
+    assert caplog.text.count("holds 3 pictures: clear it now and then, or use --delete or --move-to") == 1
+
+
+def test_the_time_of_capture_is_that_of_the_file(folder: Path, make_source: MakeSource) -> None:
+    old = write(folder / "a.jpg", age_s=3600)
+    times = CaptureTimes(lag_ms=250)
+    (frame,) = take(make_source(options=FolderOptions(capture_times=times)), 1)
+    assert frame.captured_at == pytest.approx(old.stat().st_mtime - 0.25)
+
+
+def test_the_age_of_a_file_that_is_too_old_is_enough(folder: Path, make_source: MakeSource) -> None:
+    write(folder / "old.jpg", age_s=60)
+    write(folder / "young.jpg")
+    frames = take(make_source(options=FolderOptions(max_age_s=50.0)), 2)
+    assert [(frame.name, frame.too_old, frame.data) for frame in frames] == [
+        ("old.jpg", True, b""),
+        ("young.jpg", False, PICTURES[0]),
+    ]
+
+
+def test_a_name_without_its_stamp_is_reported(folder: Path, make_source: MakeSource) -> None:
+    from producer.sources.capture_time import StampPattern
+
+    write(folder / "a.jpg")
+    write(folder / "b_1700000000.jpg")
+    times = CaptureTimes(pattern=StampPattern("_%s."))
+    first, second = take(make_source(options=FolderOptions(capture_times=times)), 2)
+    assert first.problem == "its name has no time as --stamp-pattern describes it"
+    assert second.captured_at == 1_700_000_000
+
+
+def test_only_new_files_come_if_asked_for(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write(folder / "old.jpg", age_s=9)
+    source = make_source(options=FolderOptions(only_new=True))
+    write(folder / "new.jpg")
+    assert names(take(source, 1)) == ["new.jpg"]
+    assert "1 files in" in caplog.text
+    write(folder / "old.jpg", PICTURES[1])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[1]]
+
+
+def test_a_second_source_with_the_same_journal_sends_what_the_first_did_not(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        write(folder / name, age_s=9)
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    frames = take(first, 3)
+    first.accepted(frames[:2])
+    first.close()
+    write(folder / "b.jpg", PICTURES[1])
+    second = make_source(journal=SentJournal(tmp_path / "journal"))
+    assert sorted(names(take(second, 2))) == ["b.jpg", "c.jpg"]
+    assert take_new(second, folder) == []
+
+
+def test_accepted_files_are_moved_and_others_are_not(folder: Path, make_source: MakeSource) -> None:
+    done = folder / "done"
+    disposal = Disposal(folder, move_to=done)
+    disposal.check()
+    for name in ("a.jpg", "b.jpg"):
+        write(folder / name, age_s=9)
+    source = make_source(disposal=disposal, options=FolderOptions(recursive=True, ignored=done))
+    frames = take(source, 2)
+    source.accepted(frames[:1])
+    assert sorted(path.name for path in folder.iterdir()) == ["b.jpg", "done"]
+    assert (done / "a.jpg").read_bytes() == PICTURES[0]
+    assert take_new(source, folder) == []
+
+
+def test_what_was_sent_but_not_moved_is_moved_after_a_restart(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    write(folder / "a.jpg", age_s=9)
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    first.accepted(take(first, 1))  # as one that is killed before it could delete it
+    first.close()
+    second = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
+    assert second.take(1, 0.0) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_remembered_of_files_that_are_gone_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.sources.journal._MAX_ABSENT", 3)
+    source = ShareSource(folder)
+    for number in range(10):
+        path = write(folder / f"{number}.jpg", PICTURES[0] if number % 2 else b"no picture")
+        source.accepted([frame for frame in source.take(10, 5.0) if looks_whole(frame.data)])
+        path.unlink()
+        assert source.take(10, 2.0) == []
+    assert len(source._journal._sent) <= 3
+    assert len(source._handed_out) <= 3
+
+
+def test_a_camera_says_what_it_reads_and_what_its_times_are(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    source = make_source(journal=SentJournal(tmp_path / "journal"))
+    assert source.describe() == (
+        f"pictures in {folder}, reported by the kernel; time of capture: when the file was last modified; what was "
+        f"sent is remembered in {tmp_path / 'journal'}"
+    )
+    assert "looked for every 0.5 s" in ShareSource(folder).describe()
+
+
+def test_a_source_of_a_file_that_comes_and_goes_while_it_is_looked_at_lives(
+    folder: Path, make_source: MakeSource
+) -> None:
+    source = make_source()
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "link.jpg").symlink_to("nothing")
+    (folder / "folder.jpg").mkdir()
+    assert take_new(source, folder) == []
+
+
+def test_the_time_between_closing_and_taking_is_short(folder: Path, make_source: MakeSource) -> None:
+    """60,000 files beside it make no difference, as none of them is looked at."""
+    now = time.monotonic()
+    source = make_source(clock=lambda: now)
+    assert source.take(1, 0.0) == []
+    (folder / "a.jpg").write_bytes(PICTURES[0])
+    assert names(source.take(1, 0.0)) == ["a.jpg"]
 
 
 @pytest.mark.parametrize("source", ["rtsp://10.0.0.1/stream", "http://camera/mjpeg"])

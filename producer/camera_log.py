@@ -1,0 +1,77 @@
+"""What a camera logs of frames that were not sent and of outages of the server: a line now and then, however many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from shared.errors import RedisUnavailable
+
+log = logging.getLogger("producer.camera")
+
+_OUTAGE_LOG_S = 60.0
+_DROP_LOG_S = 1.0
+_NAMES_SHOWN = 10
+
+
+class OutageLog:
+    """How long the server was unavailable, and the log of that: at once, each minute, and when it is back."""
+
+    def __init__(self, line: str, *, clock: Callable[[], float], retry_s: float) -> None:
+        self._line = line
+        self._clock = clock
+        self._retry_s = retry_s
+        self._began_at: float | None = None
+        self._log_at = 0.0
+        self._ended_s = 0.0
+
+    def total_s(self) -> float:
+        """Seconds of all outages, the one that lasts included."""
+        return self._ended_s + (0.0 if self._began_at is None else self._clock() - self._began_at)
+
+    def note(self, error: RedisUnavailable, *, since: float) -> None:
+        """A call has failed, for the first time with that which began `since` then."""
+        now = self._clock()
+        if self._began_at is None:
+            self._began_at, self._log_at = since, now
+        if now >= self._log_at:
+            log.warning("line %s: %s Trying again every %g s.", self._line, error, self._retry_s)
+            self._log_at = now + _OUTAGE_LOG_S
+
+    def end(self) -> None:
+        """A call has succeeded."""
+        if self._began_at is not None:
+            lasted_s = self._clock() - self._began_at
+            self._ended_s += lasted_s
+            self._began_at = None
+            log.warning("line %s: the server answers again, after %.1f s", self._line, lasted_s)
+
+
+class DropLog:
+    """Logs dropped frames: each by name at debug level, and at most one warning a second for all since the last."""
+
+    def __init__(self, line: str, verb: str, *, clock: Callable[[], float]) -> None:
+        self._line = line
+        self._verb = verb
+        self._clock = clock
+        self._names: list[str] = []
+        self._reason = ""
+        self._next_at = float("-inf")
+
+    def add(self, names: Sequence[str], reason: str) -> None:
+        for name in names:
+            log.debug("line %s: frame %s %s", self._line, name, self._verb)
+        self._names += names
+        self._reason = reason
+
+    def flush(self, *, now: bool = False) -> None:
+        """Write the warning if one is due, or `now`."""
+        if not self._names or (not now and self._clock() < self._next_at):
+            return
+        shown = ", ".join(self._names[:_NAMES_SHOWN])
+        more = len(self._names) - _NAMES_SHOWN
+        tail = f" and {more} more, to {self._names[-1]}" if more > 0 else ""
+        count = len(self._names)
+        log.warning("line %s: %d frames %s: %s%s: %s", self._line, count, self._verb, shown, tail, self._reason)
+        self._names = []
+        self._next_at = self._clock() + _DROP_LOG_S

@@ -1,0 +1,77 @@
+"""Opens the folder of a folder camera, with what its flags ask for. Called by `sortline camera`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from producer.sources.base import SIMULATED, folder_of
+from producer.sources.capture_time import CaptureTimes, StampPattern
+from producer.sources.disposal import Disposal
+from producer.sources.file_version import is_local
+from producer.sources.folder import FolderOptions, FolderSource
+from producer.sources.journal import SentJournal, journal_path
+from shared.errors import BadSetting
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderFlags:
+    """The flags of `sortline camera` that only a folder has."""
+
+    stamp_pattern: str | None = None
+    capture_lag_ms: float = 0.0
+    recursive: bool = False
+    only_new: bool = False
+    move_to: Path | None = None
+    delete: bool = False
+
+    def check_unused(self) -> None:
+        """
+        Raises:
+            BadSetting: one of them is given.
+        """
+        for flag in fields(self):
+            if getattr(self, flag.name) != flag.default:
+                raise BadSetting(f"--{flag.name.replace('_', '-')} is for a folder, and the source is {SIMULATED!r}.")
+
+
+def open_folder(
+    source: str, flags: FolderFlags, settings: Settings, *, line: str, camera: str, max_age_s: float | None
+) -> FolderSource:
+    """The folder as the source of this camera.
+
+    Args:
+        source: the folder, as the user named it.
+        flags: how it is read, and what becomes of accepted files.
+        settings: where the journal is, and the limit of a file.
+        line, camera: whose folder it is; each has its own journal.
+        max_age_s: files older than this are not read; None: all are.
+
+    Raises:
+        BadSetting: the folder or a flag can't be used, or another process sends it for the same camera.
+    """
+    folder = folder_of(source)
+    if flags.delete and flags.move_to is not None:
+        raise BadSetting("--delete and --move-to can't both be given: an accepted file is either deleted or moved.")
+    pattern = None if flags.stamp_pattern is None else StampPattern(flags.stamp_pattern)
+    disposal = None
+    if flags.delete or flags.move_to is not None:
+        disposal = Disposal(folder, move_to=flags.move_to, trust_inode=is_local(folder))
+        disposal.check()
+    options = FolderOptions(
+        recursive=flags.recursive,
+        only_new=flags.only_new,
+        ignored=flags.move_to,
+        max_age_s=max_age_s,
+        capture_times=CaptureTimes(
+            pattern=pattern, lag_ms=flags.capture_lag_ms, tolerance_s=settings.clock_tolerance_s
+        ),
+    )
+    return FolderSource(
+        folder,
+        max_image_bytes=settings.max_image_bytes,
+        options=options,
+        journal=SentJournal(journal_path(settings.state_path, line=line, camera=camera, folder=folder)),
+        disposal=disposal,
+    )

@@ -1,0 +1,114 @@
+"""When a file's picture was taken: by the time of its last modification, or by a stamp in its name."""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import UTC, datetime
+
+from shared.clock import NOTABLE_OFFSET_S
+from shared.errors import BadSetting
+
+log = logging.getLogger(__name__)
+
+_DIRECTIVES = {
+    "%Y": r"(?P<Y>[12]\d{3})",
+    "%m": r"(?P<m>0[1-9]|1[0-2])",
+    "%d": r"(?P<d>0[1-9]|[12]\d|3[01])",
+    "%H": r"(?P<H>[01]\d|2[0-3])",
+    "%M": r"(?P<M>[0-5]\d)",
+    "%S": r"(?P<S>[0-5]\d)",
+    "%f": r"(?P<f>\d{1,9})",
+    "%z": r"(?P<z>Z|[+-]\d{2}:?\d{2})",
+    "%s": r"(?P<s>\d{9,10})",
+    "%%": "%",
+}
+_TO_THE_SECOND = {"%Y", "%m", "%d", "%H", "%M", "%S"}
+_EXAMPLE = "e.g. %Y%m%d_%H%M%S_%f, or %s for epoch seconds"
+
+
+class StampPattern:
+    """A stamp in a file's name, anywhere in it, in the letters of strftime.
+
+    Without `%z` the stamp is in this machine's time zone. `%f` is a fraction of a second of any length.
+    """
+
+    def __init__(self, text: str) -> None:
+        """
+        Raises:
+            BadSetting: an unknown or doubled directive, or not all of a time to the second.
+        """
+        self.text = text
+        parts = re.split(r"(%.?)", text)
+        used = [part for part in parts if part.startswith("%") and part != "%%"]
+        for directive in used:
+            if directive not in _DIRECTIVES or used.count(directive) > 1:
+                raise BadSetting(
+                    f"stamp pattern {text!r}: {directive!r} is unknown or there twice. Of {' '.join(_DIRECTIVES)} use "
+                    f"each once, {_EXAMPLE}."
+                )
+        if "%s" not in used and not set(used) >= _TO_THE_SECOND:
+            raise BadSetting(f"stamp pattern {text!r} does not give a date and a time to the second: {_EXAMPLE}.")
+        # A lookahead, so that every place in the name is tried: the first digits may belong to a camera's number.
+        self._stamp = re.compile(f"(?={''.join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)})")
+
+    def read(self, name: str) -> float | None:
+        """The stamp in UTC epoch seconds; None if the name has none."""
+        for match in self._stamp.finditer(name):
+            try:
+                return _seconds(match.groupdict())
+            except (ValueError, OverflowError):  # the 31st of February
+                continue
+        return None
+
+
+class CaptureTimes:
+    """Tells when a file's picture was taken."""
+
+    def __init__(self, *, pattern: StampPattern | None = None, lag_ms: float = 0.0, tolerance_s: float = 0.0) -> None:
+        """
+        Args:
+            pattern: finds the time in the file's name; None: the time of its last modification is taken.
+            lag_ms: how much later than the capture that time is.
+            tolerance_s: a time may lie so far in the future, as another machine's clock may be ahead: it counts as now.
+        """
+        self._pattern = pattern
+        self._lag_ms = lag_ms
+        self._tolerance_s = tolerance_s
+        self._warned = False
+
+    def captured_at(self, name: str, modified_ns: int, now: float) -> float | None:
+        """UTC epoch seconds; None if the time was to be in the name and is not."""
+        at = modified_ns / 1e9 if self._pattern is None else self._pattern.read(name)
+        if at is None:
+            return None
+        if now < at <= now + self._tolerance_s:
+            self._warn(name, at - now)
+            at = now
+        return at - self._lag_ms / 1000
+
+    def describe(self) -> str:
+        """Where the time comes from, in words."""
+        source = "when the file was last modified" if self._pattern is None else f"by the name ({self._pattern.text})"
+        return f"time of capture: {source}" + (f", less {self._lag_ms:g} ms" if self._lag_ms else "")
+
+    def _warn(self, name: str, ahead_s: float) -> None:
+        if not self._warned and ahead_s > NOTABLE_OFFSET_S:
+            log.warning(
+                "the time of file %r is %.2f s in the future, and counts as now: set the clocks of the camera, of the "
+                "share and of this machine by NTP.",
+                name,
+                ahead_s,
+            )
+            self._warned = True
+
+
+def _seconds(stamp: dict[str, str | None]) -> float:
+    fraction = float(f"0.{stamp.get('f') or 0}")
+    if stamp.get("s"):
+        return int(str(stamp["s"])) + fraction
+    at = datetime(*(int(str(stamp[part])) for part in "YmdHMS"))  # type: ignore[arg-type]  # six numbers
+    zone = stamp.get("z")
+    if zone is not None:
+        at = at.replace(tzinfo=UTC if zone == "Z" else datetime.strptime(zone.replace(":", ""), "%z").tzinfo)
+    return at.timestamp() + fraction

@@ -1,0 +1,122 @@
+"""What becomes of a file whose picture was accepted: it stays, is moved to another folder, or is deleted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from errno import EXDEV
+from pathlib import Path
+
+from producer.sources.file_version import FileVersion, SentFile
+from shared.errors import BadSetting
+
+log = logging.getLogger(__name__)
+
+_MAX_NAME_BYTES = 255
+
+
+class Disposal:
+    """Moves or deletes accepted files. Both never touch a file that has changed since it was read."""
+
+    def __init__(self, folder: Path, *, move_to: Path | None = None, trust_inode: bool = True) -> None:
+        """
+        Args:
+            folder: the camera's folder.
+            move_to: where files go, under the names that they have below `folder`; None deletes them.
+            trust_inode: as in `FileVersion.of`.
+        """
+        self._folder = folder
+        self._move_to = move_to
+        self._trust_inode = trust_inode
+        self._warned: set[int | None] = set()
+
+    def check(self) -> None:
+        """Make the folder that files go to.
+
+        Raises:
+            BadSetting: it is the camera's own folder, or files can't be removed from the one or put into the other.
+        """
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise BadSetting(f"files can't be removed from {self._folder}: this user may not write there.")
+        if self._move_to is None:
+            return
+        try:
+            self._move_to.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadSetting(f"--move-to {self._move_to} can't be made: {error.strerror}. Name a folder.") from error
+        if self._move_to.samefile(self._folder):
+            raise BadSetting(f"--move-to {self._move_to} is the folder that is sent: name another one.")
+        if not os.access(self._move_to, os.W_OK | os.X_OK):
+            raise BadSetting(f"--move-to {self._move_to}: this user may not write there.")
+
+    def dispose(self, file: SentFile) -> bool:
+        """Move or delete one accepted file; whether it is gone. What can't be done is logged, once for each reason."""
+        path = self._folder / file.name
+        try:
+            if FileVersion.of(path.stat(), trust_inode=self._trust_inode) != file.version:
+                return False  # a new picture under the same name
+            if self._move_to is None:
+                path.unlink()
+            else:
+                _move(path, self._move_to / file.name)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in self._warned:
+                verb = "deleted" if self._move_to is None else f"moved to {self._move_to}"
+                log.warning("%r was sent and can't be %s: %s. It stays where it is.", str(path), verb, error.strerror)
+            self._warned.add(error.errno)
+            return False
+        return True
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file, to another file system too, and never over another file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = _reserve(target, path.stat().st_mtime_ns)
+    try:
+        try:
+            path.replace(place)
+        except OSError as error:
+            if error.errno != EXDEV:
+                raise
+            _copy(path, place)
+            path.unlink()
+    except OSError:
+        with suppress(OSError):  # the empty place; had the file been copied, it would be there twice
+            place.unlink()
+        raise
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Copy a file under a hidden name first, so that nobody sees a half one; its times are kept."""
+    hidden = place.with_name(f".{place.stem[:32]}.{os.getpid()}.part")
+    try:
+        shutil.copy2(path, hidden)
+        hidden.replace(place)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _reserve(target: Path, modified_ns: int) -> Path:
+    """An empty file under a name that was free: the target's, or one with the time of the file in it."""
+    for name in _names(target, modified_ns):
+        place = target.with_name(name)
+        with suppress(FileExistsError):
+            place.touch(exist_ok=False)
+            return place
+    raise AssertionError("the names never end")
+
+
+def _names(target: Path, modified_ns: int) -> Iterator[str]:
+    yield target.name
+    stamp = datetime.fromtimestamp(modified_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    number = 1
+    while True:
+        end = os.fsencode(f".{stamp}{f'-{number}' if number > 1 else ''}{target.suffix}")
+        yield os.fsdecode(os.fsencode(target.stem)[: _MAX_NAME_BYTES - len(end)] + end)
+        number += 1

@@ -1,0 +1,93 @@
+"""What lies in a camera's folder: its pictures with their versions. Lists only; the folder source decides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+
+from producer.sources.file_version import FileVersion
+from producer.sources.picture_files import is_picture
+
+
+@dataclass(slots=True)
+class Listing:
+    """`files` by their paths below the folder, in name order; `complete` unless a part of it could not be read."""
+
+    files: dict[str, FileVersion] = field(default_factory=dict)
+    other_names: list[str] = field(default_factory=list)
+    subfolders: list[str] = field(default_factory=list)
+    complete: bool = True
+
+
+def list_folder(
+    folder: Path, under: str = "", *, recursive: bool, is_ignored: Callable[[str], bool], trust_inode: bool
+) -> Listing:
+    """List the pictures in `folder`, or in its sub-folder `under`. Links to folders are not followed.
+
+    Args:
+        folder: the camera's folder; all names are below it.
+        under: the part of it to list.
+        recursive: also list what lies in sub-folders; otherwise they are only named.
+        is_ignored: tells of sub-folders that are neither listed nor named.
+        trust_inode: as in `FileVersion.of`.
+
+    Raises:
+        OSError: that folder can't be read.
+    """
+    listing = Listing()
+    to_list = [under]
+    while to_list:
+        name = to_list.pop()
+        try:
+            entries = _entries(folder / name)
+        except OSError:
+            if name == under:
+                raise
+            listing.complete = False
+            continue
+        inner = list(_sort_in(entries, name, listing, trust_inode=trust_inode))
+        inner = [path for path in inner if not is_ignored(path)]
+        listing.subfolders += inner
+        if recursive:
+            to_list += reversed(inner)
+    return listing
+
+
+def version_of(path: Path, *, trust_inode: bool) -> FileVersion | None:
+    """The version of a regular file; None for anything else, and for what is gone.
+
+    Raises:
+        OSError: it can't be told now, as when a share is briefly unreachable.
+    """
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FileVersion.of(stat, trust_inode=trust_inode) if S_ISREG(stat.st_mode) else None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, trust_inode: bool) -> Iterator[str]:
+    """Put the files into the listing, and yield the folders."""
+    for entry in entries:
+        path = os.path.join(under, entry.name)
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield path
+            elif not is_picture(path):
+                listing.other_names.append(path)
+            else:
+                stat = entry.stat()
+                if S_ISREG(stat.st_mode):
+                    listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
+        except FileNotFoundError:  # removed meanwhile, or a link to nothing
+            continue
+        except OSError:  # a share that is briefly unreachable: the next scan sees the file
+            listing.complete = False

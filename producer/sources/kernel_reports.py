@@ -1,0 +1,152 @@
+"""What the kernel reports of a folder, by inotify: which files appeared, are complete, or are gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+from inotify_simple import Event, INotify, flags
+
+_MASK = (
+    flags.CLOSE_WRITE
+    | flags.MOVED_TO
+    | flags.MOVED_FROM
+    | flags.CREATE
+    | flags.DELETE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+)
+
+
+class ReportKind(Enum):
+    """What happened to a file or sub-folder."""
+
+    APPEARED = auto()  # created, or linked to: a writer may be about to fill it
+    COMPLETE = auto()  # closed after writing, or renamed to this name
+    REMOVED = auto()
+    RENAMED_AWAY = auto()
+    SUBFOLDER = auto()  # a sub-folder appeared; it is watched if sub-folders are
+    LOST = auto()  # reports were lost, or a folder has moved: only a scan tells what there is
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`name` is the path below the watched folder; empty for LOST."""
+
+    kind: ReportKind
+    name: str = ""
+
+
+class KernelReports:
+    """Watches a folder, and with `recursive` its sub-folders. Its queue in the kernel holds some 16,000 reports."""
+
+    def __init__(self, folder: Path, *, recursive: bool, is_ignored: Callable[[str], bool]) -> None:
+        """`is_ignored` tells of sub-folders, by their path below `folder`, that are not watched."""
+        self._folder = folder
+        self._recursive = recursive
+        self._is_ignored = is_ignored
+        self._notify: INotify | None = None
+        self._folders: dict[int, str] = {}
+        self._watched: tuple[int, int] | None = None
+
+    def start(self) -> None:
+        """Watch the folder that is there now; files from before are not reported.
+
+        Raises:
+            OSError: there is no folder, or the system's limit of watches is reached.
+        """
+        self.close()
+        stat = self._folder.stat()
+        self._notify = INotify()
+        try:
+            self._watch("")
+        except OSError:
+            self.close()
+            raise
+        self._watched = (stat.st_dev, stat.st_ino)
+
+    def is_current(self) -> bool:
+        """Whether the watched folder is still the one of that name: not made anew, mounted over or linked elsewhere."""
+        try:
+            stat = self._folder.stat()
+        except OSError:
+            return False
+        return self._watched == (stat.st_dev, stat.st_ino)
+
+    def read(self, timeout_s: float) -> list[Report]:
+        """The reports so far; waits up to `timeout_s` for the first, also while there is no folder to watch.
+
+        Raises:
+            OSError: the system's limit of watches does not allow for a new sub-folder.
+        """
+        if self._notify is None:
+            time.sleep(timeout_s)
+            return []
+        events = self._notify.read(timeout=round(timeout_s * 1000))
+        return [report for event in events for report in self._reports_of(event)]
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._notify is not None:
+            self._notify.close()
+        self._notify = None
+        self._folders = {}
+        self._watched = None
+
+    def _reports_of(self, event: Event) -> list[Report]:
+        if event.mask & flags.Q_OVERFLOW:
+            return [Report(ReportKind.LOST)]
+        if event.mask & flags.IGNORED:  # follows the removal of a watched folder
+            if self._folders.pop(event.wd, None) == "":
+                self._watched = None
+            return []
+        if event.wd not in self._folders:  # of a folder whose watch has just ended
+            return []
+        if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF):
+            if not self._folders[event.wd]:
+                self._watched = None  # also when a folder of the same inode takes its place
+            return []
+        name = os.path.join(self._folders[event.wd], event.name)
+        if event.mask & flags.ISDIR:
+            return self._folder_report(name, event.mask)
+        if event.mask & (flags.CLOSE_WRITE | flags.MOVED_TO):
+            return [Report(ReportKind.COMPLETE, name)]
+        if event.mask & flags.CREATE:
+            return [Report(ReportKind.APPEARED, name)]
+        return [Report(ReportKind.REMOVED if event.mask & flags.DELETE else ReportKind.RENAMED_AWAY, name)]
+
+    def _folder_report(self, name: str, mask: int) -> list[Report]:
+        if self._is_ignored(name):
+            return []
+        if mask & (flags.CREATE | flags.MOVED_TO):
+            if self._recursive:
+                with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
+                    self._watch(name)
+            return [Report(ReportKind.SUBFOLDER, name)]
+        # Removed, or moved with its watches, which would go on to report under its old name.
+        for descriptor, folder in list(self._folders.items()):
+            if folder == name or folder.startswith(f"{name}/"):
+                del self._folders[descriptor]
+                with suppress(OSError):  # the kernel has ended it
+                    self._notify.rm_watch(descriptor)  # type: ignore[union-attr]  # reports come while it is open
+        return [Report(ReportKind.LOST)] if self._recursive else []
+
+    def _watch(self, name: str) -> None:
+        """Watch a folder, then those in it: in this order none that is made meanwhile is missed."""
+        assert self._notify is not None
+        path = self._folder / name
+        self._folders[self._notify.add_watch(path, _MASK)] = name
+        if not self._recursive:
+            return
+        with os.scandir(path) as entries:
+            inner = [os.path.join(name, entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for below in inner:
+            if not self._is_ignored(below):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    self._watch(below)

@@ -1,0 +1,90 @@
+"""Reads the file of one picture: a frame with its time of capture, or nothing while the file is still being written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from producer.sources.base import SourceFrame
+from producer.sources.capture_time import CaptureTimes
+from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.picture_files import looks_whole
+
+_FRAME_ID_CHARS = 256  # at most, in an ImageJob
+
+
+class PictureReader:
+    """Reads files of one folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_image_bytes: int,
+        capture_times: CaptureTimes,
+        max_age_s: float | None = None,
+        trust_inode: bool = True,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            folder: the camera's folder.
+            max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
+            capture_times: tells when a picture was taken.
+            max_age_s: a picture taken longer ago is not read, but too old; None: none is too old.
+            trust_inode: as in `FileVersion.of`.
+            wall_clock: UTC epoch seconds.
+        """
+        self._folder = folder
+        self._max_image_bytes = max_image_bytes
+        self._capture_times = capture_times
+        self._max_age_s = max_age_s
+        self._trust_inode = trust_inode
+        self._wall_clock = wall_clock
+
+    def read(self, file: SentFile, *, as_it_is: bool) -> SourceFrame | None:
+        """The frame of a file in this version; None where that is not, or no longer, a whole picture.
+
+        With `as_it_is` it need not be whole, and what can't be read is a frame with its problem.
+        """
+        now = self._wall_clock()
+        captured_at = self._capture_times.captured_at(file.name, file.version.modified_ns, now)
+        if captured_at is None:
+            return self._frame(file, problem="its name has no time as --stamp-pattern describes it")
+        if self._max_age_s is not None and now - captured_at > self._max_age_s:
+            return self._frame(file, captured_at=captured_at, too_old=True)
+        try:
+            with (self._folder / file.name).open("rb") as opened:
+                data = opened.read(self._max_image_bytes + 1)
+                version = FileVersion.of(os.fstat(opened.fileno()), trust_inode=self._trust_inode)
+        except OSError as error:
+            is_final = as_it_is or isinstance(error, FileNotFoundError)
+            return self._frame(file, problem=f"can't be read: {error.strerror}") if is_final else None
+        is_whole = as_it_is or len(data) > self._max_image_bytes or looks_whole(data)
+        if version != file.version or not is_whole:
+            return None
+        return self._frame(file, data=data, captured_at=captured_at)
+
+    def _frame(
+        self,
+        file: SentFile,
+        *,
+        data: bytes = b"",
+        problem: str | None = None,
+        captured_at: float | None = None,
+        too_old: bool = False,
+    ) -> SourceFrame:
+        name = printable(file.name)
+        return SourceFrame(name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file)
+
+
+def printable(name: str) -> str:
+    """A file's name as it can be sent and logged: bytes that are not UTF-8 and control characters become `\\x` codes.
+
+    Of a path that is too long for a frame_id the end is kept.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if len(text) <= _FRAME_ID_CHARS else "…" + text[1 - _FRAME_ID_CHARS :]

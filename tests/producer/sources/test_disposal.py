@@ -1,0 +1,150 @@
+"""Accepted files: moved or deleted, never over another file, and never when they have changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from producer.sources.disposal import Disposal
+from producer.sources.file_version import FileVersion, SentFile
+from shared.errors import BadSetting
+from tests.producer.sources.kit import PICTURES, write
+
+# 2026-11-26 10:15:30.25 UTC
+AT_NS = 1_795_688_130_250_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+def sent(folder: Path, name: str) -> SentFile:
+    return SentFile(name, FileVersion.of((folder / name).stat(), trust_inode=True))
+
+
+def moving(folder: Path, target: Path) -> Disposal:
+    disposal = Disposal(folder, move_to=target)
+    disposal.check()
+    return disposal
+
+
+def test_a_file_is_deleted(folder: Path) -> None:
+    write(folder / "a.jpg")
+    assert Disposal(folder).dispose(sent(folder, "a.jpg"))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), "2026/11/a.jpg"])
+def test_a_file_is_moved_under_its_own_name(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    write(folder / name)
+    assert moving(folder, tmp_path / "done" / "here").dispose(sent(folder, name))
+    assert (tmp_path / "done" / "here" / name).read_bytes() == PICTURES[0]
+    assert not (folder / name).exists()
+
+
+def test_no_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    """Later ones of the same name get their time, and if need be a number."""
+    disposal = moving(folder, tmp_path / "done")
+    for picture in PICTURES[:4]:
+        write(folder / "latest.jpg", picture, modified_ns=AT_NS)
+        assert disposal.dispose(sent(folder, "latest.jpg"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "done").iterdir()} == {
+        "latest.jpg": PICTURES[0],
+        "latest.20261126T101530.250000Z.jpg": PICTURES[1],
+        "latest.20261126T101530.250000Z-2.jpg": PICTURES[2],
+        "latest.20261126T101530.250000Z-3.jpg": PICTURES[3],
+    }
+
+
+def test_a_long_name_has_room_for_the_time(folder: Path, tmp_path: Path) -> None:
+    disposal = moving(folder, tmp_path / "done")
+    name = "é" * 125 + ".jpg"
+    for picture in PICTURES[:2]:
+        write(folder / name, picture)
+        assert disposal.dispose(sent(folder, name))
+    assert len(list((tmp_path / "done").iterdir())) == 2
+
+
+def test_to_another_file_system_it_is_copied_with_its_times(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disposal = moving(folder, tmp_path / "done")
+    write(folder / "a.jpg", age_s=60)
+    file = sent(folder, "a.jpg")
+    _forbid_renames_between(folder, tmp_path / "done", monkeypatch)
+    assert disposal.dispose(file)
+    moved = tmp_path / "done" / "a.jpg"
+    assert moved.read_bytes() == PICTURES[0]
+    assert moved.stat().st_mtime_ns == file.version.modified_ns
+    assert [path.name for path in (tmp_path / "done").iterdir()] == ["a.jpg"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_copy_that_fails_leaves_the_file_and_nothing_else(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disposal = moving(folder, tmp_path / "done")
+    _forbid_renames_between(folder, tmp_path / "done", monkeypatch)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copy2", full)
+    for name in ("a.jpg", "b.jpg"):
+        write(folder / name)
+        assert not disposal.dispose(sent(folder, name))
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg", "b.jpg"]
+    assert list((tmp_path / "done").iterdir()) == []
+    assert caplog.text.count("No space left on device. It stays where it is") == 1
+
+
+def test_a_file_that_has_changed_since_it_was_read_stays(folder: Path, tmp_path: Path) -> None:
+    write(folder / "latest.jpg")
+    file = sent(folder, "latest.jpg")
+    write(folder / "latest.jpg", PICTURES[1])
+    assert not Disposal(folder).dispose(file)
+    assert not moving(folder, tmp_path / "done").dispose(file)
+    assert (folder / "latest.jpg").read_bytes() == PICTURES[1]
+
+
+def test_a_file_that_is_gone_is_disposed_of(folder: Path) -> None:
+    write(folder / "a.jpg")
+    file = sent(folder, "a.jpg")
+    (folder / "a.jpg").unlink()
+    assert Disposal(folder).dispose(file)
+
+
+def test_what_can_not_be_done_is_said_at_the_start(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadSetting, match="is the folder that is sent"):
+        moving(folder, folder / ".." / folder.name)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSetting, match=re.escape(f"--move-to {tmp_path / 'file' / 'x'} can't be made")):
+        moving(folder, tmp_path / "file" / "x")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == folder)  # root may write anywhere
+    with pytest.raises(BadSetting, match="this user may not write there"):
+        moving(folder, tmp_path / "done")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(BadSetting, match=f"can't be removed from {folder}"):
+        Disposal(folder).check()
+
+
+def _forbid_renames_between(one: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they were on different file systems."""
+    replace = Path.replace
+
+    def refuses(path: Path, target: Path) -> Path:
+        if path.is_relative_to(one) and target.is_relative_to(other):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuses)

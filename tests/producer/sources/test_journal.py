@@ -1,0 +1,119 @@
+"""The journal of what was sent: kept across restarts and kills, bounded, and one camera's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.sources import journal as journal_module
+from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.journal import SentJournal, journal_path
+from shared.errors import BadSetting
+
+ROOT = Path(__file__).parents[3]
+ODD_NAMES = ["a b.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), "2026/11/26/a.jpg", "'; DROP TABLE sent; --.jpg"]
+
+
+def sent(name: str, size_bytes: int = 1) -> SentFile:
+    return SentFile(name, FileVersion(size_bytes, 1_700_000_000_123_456_789, (1 << 63) - 1))
+
+
+def test_what_was_sent_is_known_after_a_restart_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "journal"
+    first = SentJournal(path)
+    first.add([sent(name) for name in ODD_NAMES])
+    first.add([sent("again.jpg"), sent("again.jpg", 2)])
+    first.forget([ODD_NAMES[0]])
+    first.close()
+    second = SentJournal(path)
+    assert not second.has(sent(ODD_NAMES[0]))
+    assert all(second.has(sent(name)) for name in ODD_NAMES[1:])
+    assert second.has(sent("again.jpg", 2))
+    assert not second.has(sent("again.jpg", 1))
+    second.close()
+
+
+def test_a_killed_process_leaves_what_it_had_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    program = (
+        "import os, signal; from pathlib import Path; from producer.sources.journal import SentJournal;"
+        "from producer.sources.file_version import FileVersion, SentFile;"
+        f"journal = SentJournal(Path({str(path)!r}));"
+        "[journal.add([SentFile(f'{n}.jpg', FileVersion(1, 2, 3))]) for n in range(500)];"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    journal = SentJournal(path)
+    assert all(journal.has(SentFile(f"{n}.jpg", FileVersion(1, 2, 3))) for n in range(500))
+    journal.close()
+
+
+def test_two_processes_of_one_camera_do_not_share_a_journal(tmp_path: Path) -> None:
+    first = SentJournal(tmp_path / "journal")
+    with pytest.raises(BadSetting, match="another process sends this folder"):
+        SentJournal(tmp_path / "journal")
+    first.close()
+    SentJournal(tmp_path / "journal").close()
+
+
+def test_each_camera_and_folder_has_a_journal_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = [("l-1", "c-1", "a"), ("l-1", "c-2", "a"), ("l-2", "c-1", "a"), ("l-1", "c-1", "b")]
+    paths = {journal_path(Path("state"), line=line, camera=camera, folder=Path(name)) for line, camera, name in keys}
+    assert len(paths) == 4
+    assert {path.parent for path in paths} == {Path("state/cameras")}
+    relative, absolute = (
+        journal_path(Path("s"), line="l", camera="c", folder=it) for it in (Path("a"), tmp_path / "a")
+    )
+    assert relative == absolute
+
+
+def test_the_names_of_files_that_are_gone_are_bounded_oldest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_MAX_ABSENT", 10)
+    journal = SentJournal(tmp_path / "journal")
+    journal.add([sent(f"{n}.jpg") for n in range(100)])
+    journal.add([sent("0.jpg", 2)])  # sent again: among the latest now
+    journal.forget_oldest(["1.jpg", "2.jpg"])
+    journal.close()
+    again = SentJournal(tmp_path / "journal")
+    assert sorted(again._sent) == sorted(["0.jpg", "1.jpg", "2.jpg", *(f"{n}.jpg" for n in range(91, 100))])
+    again.close()
+
+
+def test_a_folder_that_can_not_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    journal = SentJournal(tmp_path / "file" / "journal")
+    assert journal.path is None
+    assert "a restart will send the folder's files again. Set state_dir" in caplog.text
+    journal.add([sent("a.jpg")])
+    assert journal.has(sent("a.jpg"))
+    journal.close()
+
+
+def test_what_is_no_journal_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "journal").write_bytes(b"something else, and long enough to be read as a header of a database" * 50)
+    journal = SentJournal(tmp_path / "journal")
+    assert "is no journal" in caplog.text
+    journal.add([sent("a.jpg")])
+    journal.close()
+    again = SentJournal(tmp_path / "journal")
+    assert again.has(sent("a.jpg"))
+    again.close()
+
+
+def test_a_full_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = SentJournal(tmp_path / "journal")
+    journal._database.execute("PRAGMA max_page_count = 4")
+    for first in range(0, 2000, 100):
+        journal.add([sent(f"{n:0200}.jpg") for n in range(first, first + 100)])
+    assert caplog.text.count("can't be written") == 1
+    assert journal.has(sent(f"{1999:0200}.jpg"))
+    journal.close()
