@@ -105,7 +105,7 @@ def camera(
     from producer.signals import stop_on_signals
     from producer.submit import LineProducer, check_names
     from shared.cli import print_json, setup_logging
-    from shared.errors import RedisUnavailable
+    from shared.errors import BadSetting, RedisUnavailable
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
@@ -121,6 +121,8 @@ def camera(
     )
     if source == "simulated":
         folder_flags.check_unused()
+    if too_old is TooOld.EXPIRE and max_age is None:
+        raise BadSetting("--too-old expire needs --max-age, the age in seconds above which a frame is too old.")
     with suppress(RedisUnavailable):  # the camera waits for the server
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:

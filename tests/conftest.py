@@ -106,7 +106,11 @@ def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
     return Settings(
-        redis_url=redis_url, model_store=str(tmp_path / "models"), cache_dir=tmp_path / "cache", metrics_port=0
+        redis_url=redis_url,
+        model_store=str(tmp_path / "models"),
+        cache_dir=tmp_path / "cache",
+        state_dir=tmp_path / "state",
+        metrics_port=0,
     )
 
 

@@ -59,7 +59,7 @@ class SimulatedFrames:
         self._number = 0
 
     def describe(self) -> str:
-        return "simulated bottles, captured when they are sent"
+        return "simulated bottles, captured as they are taken"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         numbers = range(self._number, self._number + limit)

@@ -7,7 +7,6 @@ scans show what is new, and whether it has stopped growing. `kernel_reports`, `f
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -23,7 +22,7 @@ from producer.sources.file_version import FileVersion, SentFile, is_local
 from producer.sources.folder_listing import list_folder, version_of
 from producer.sources.folder_notices import FolderNotices
 from producer.sources.journal import SentJournal, oldest_absent
-from producer.sources.kernel_reports import KernelReports, Report, ReportKind
+from producer.sources.kernel_reports import LIMITS_REACHED, KernelReports, Report, ReportKind
 from producer.sources.picture_files import is_picture, is_system_folder
 from producer.sources.picture_reader import PictureReader
 from producer.sources.settling import SettlingFiles
@@ -36,14 +35,13 @@ _CHECK_S = 0.5
 _SCAN_REPORTED_S = 60.0
 # Scans of a share take at most this part of the time, however many files lie there.
 _SCAN_SHARE = 0.1
+_GONE = (ReportKind.REMOVED, ReportKind.RENAMED_AWAY)
 # A file that is not reported as closed counts as complete when it has not changed for this long.
 _SETTLE_S = 1.0
 # A complete file that is not a whole picture may have a writer that closes it and goes on.
 _SETTLE_TRUNCATED_S = 2.0
 # A file that was seen being created, and not closed, may have a writer that pauses.
 _SETTLE_WRITING_S = 30.0
-# Of watches, and of instances, which count as open files.
-_LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +111,7 @@ class FolderSource:
         self._settling = SettlingFiles()
         self._ready: OrderedDict[str, float] = OrderedDict()  # complete files; for how many seconds each was unchanged
         self._handed_out: dict[str, FileVersion] = {}
+        self._vanished: set[str] = set()  # gone before they were read; the kernel will report how
         self._missed = 0
         self._passes_over = self._options.only_new
         self._scan_at = self._check_at = clock()
@@ -151,7 +150,7 @@ class FolderSource:
         self._journal.add(files)
         for file in files:
             self._handed_out.pop(file.name, None)  # the journal knows it from now on
-            self._dispose(file)
+        self._dispose(files)
 
     def count_missed(self, skipped: int) -> int:
         """Pictures that were overwritten or removed before they were read. What is skipped still lies in the folder."""
@@ -172,7 +171,7 @@ class FolderSource:
         try:
             self._reports.start()
         except OSError as error:
-            if error.errno in _LIMITS_REACHED:
+            if error.errno in LIMITS_REACHED:
                 self._scan_only(error)
 
     def _scan_only(self, error: OSError) -> None:
@@ -187,6 +186,7 @@ class FolderSource:
         assert self._reports is not None
         self._reports.close()
         self._reports = None
+        self._scan_at = self._check_at = self._clock()
 
     def _listen(self, timeout_s: float) -> None:
         """Handle the kernel's reports; waits for the first."""
@@ -200,6 +200,8 @@ class FolderSource:
             return
         for report in reports:
             self._handle(report)
+        # All at once: a clean-up may remove thousands.
+        self._journal.forget(report.name for report in reports if report.kind in _GONE)
 
     def _handle(self, report: Report) -> None:
         name = report.name
@@ -219,15 +221,11 @@ class FolderSource:
                 self._missed += name in self._ready
                 self._ready.setdefault(name, 0.0)
             case ReportKind.REMOVED | ReportKind.RENAMED_AWAY:
-                self._missed += name in self._ready and report.kind is ReportKind.REMOVED
-                self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        """The file is gone for good: what comes under its name is new."""
-        self._settling.drop(name)
-        self._ready.pop(name, None)
-        self._handed_out.pop(name, None)
-        self._journal.forget([name])
+                self._missed += report.kind is ReportKind.REMOVED and (name in self._ready or name in self._vanished)
+                self._settling.drop(name)
+                self._ready.pop(name, None)
+                self._vanished.discard(name)
+                self._handed_out.pop(name, None)  # what comes under this name is new
 
     def _check(self, now: float) -> None:
         self._check_at = now + _CHECK_S
@@ -257,23 +255,23 @@ class FolderSource:
                 self._notices.unreachable(error)
             return
         self._notices.listed(listing)
-        if self._passes_over:
+        if self._passes_over and not under:
             # What the kernel has reported meanwhile is new.
             old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}
             self._handed_out |= old
             self._notices.only_new(len(old))
             self._passes_over = False
-        for name, version in listing.files.items():
-            self._see(SentFile(name, version), now)
+        files = [SentFile(name, version) for name, version in listing.files.items()]
+        for file in files:
+            self._see(file, now)
+        if self._disposal is not None:  # a process before this one was ended before it had moved or deleted them
+            self._dispose([file for file in files if self._journal.has(file)])
         if listing.complete and not under:
             self._forget_oldest(listing.files.keys())
 
     def _see(self, file: SentFile, now: float) -> None:
         """Wait for a file that a scan has found to settle, unless it was handed out or is on its way."""
-        if self._is_known(file):
-            if self._journal.has(file):  # the process before this one was ended before it had moved or deleted it
-                self._dispose(file)
-        elif not self._is_on_its_way(file.name):
+        if not self._is_known(file) and not self._is_on_its_way(file.name):
             # By another machine's clock can't be told how long ago a file was changed.
             unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
             since = now - max(0.0, unchanged_s)
@@ -293,20 +291,32 @@ class FolderSource:
         now = self._clock()
         try:
             version = self._version(name)
-        except OSError:
+        except OSError:  # a share that is briefly unreachable
             self._settling.wait_for(name, None, since=now, settle_s=_SETTLE_S)
             return None
         if version is None:
+            self._vanish(name)
             return None
         file = SentFile(name, version)
         if self._is_known(file):
             return None
-        frame = self._reader.read(file, as_it_is=unchanged_s >= _SETTLE_TRUNCATED_S)
+        try:
+            frame = self._reader.read(file, as_it_is=unchanged_s >= _SETTLE_TRUNCATED_S)
+        except FileNotFoundError:
+            self._vanish(name)
+            return None
         if frame is None:
             self._settling.wait_for(name, version, since=now - unchanged_s, settle_s=_SETTLE_TRUNCATED_S)
         else:
             self._handed_out[name] = version
         return frame
+
+    def _vanish(self, name: str) -> None:
+        """A complete file is gone before it was read: it is missed, unless it was only renamed."""
+        if self._reports is None:
+            self._missed += 1
+        else:
+            self._vanished.add(name)
 
     def _version(self, name: str) -> FileVersion | None:
         return version_of(self._folder / name, trust_inode=self._is_local)
@@ -317,9 +327,9 @@ class FolderSource:
     def _is_known(self, file: SentFile) -> bool:
         return self._handed_out.get(file.name) == file.version or self._journal.has(file)
 
-    def _dispose(self, file: SentFile) -> None:
-        if self._disposal is not None and self._disposal.dispose(file):
-            self._journal.forget([file.name])
+    def _dispose(self, files: Sequence[SentFile]) -> None:
+        if self._disposal is not None:
+            self._journal.forget([file.name for file in files if self._disposal.dispose(file)])
 
     def _forget_oldest(self, present: Collection[str]) -> None:
         """Bound what is remembered of files that are no longer there."""

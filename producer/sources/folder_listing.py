@@ -82,7 +82,8 @@ def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, t
             if entry.is_dir(follow_symlinks=False):
                 yield path
             elif not is_picture(path):
-                listing.other_names.append(path)
+                if not entry.is_dir():  # a link to a folder
+                    listing.other_names.append(path)
             else:
                 stat = entry.stat()
                 if S_ISREG(stat.st_mode):

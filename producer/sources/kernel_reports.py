@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ _MASK = (
 )
 
 
+# Of watches, and of instances, which count as open files.
+LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
+
+
 class ReportKind(Enum):
     """What happened to a file or sub-folder."""
 
@@ -32,7 +37,7 @@ class ReportKind(Enum):
     REMOVED = auto()
     RENAMED_AWAY = auto()
     SUBFOLDER = auto()  # a sub-folder appeared; it is watched if sub-folders are
-    LOST = auto()  # reports were lost, or a folder has moved: only a scan tells what there is
+    LOST = auto()  # some were lost: only a scan tells what there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,7 @@ class KernelReports:
             return []
         if mask & (flags.CREATE | flags.MOVED_TO):
             if self._recursive:
-                with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
-                    self._watch(name)
+                self._watch_subfolder(name)
             return [Report(ReportKind.SUBFOLDER, name)]
         # Removed, or moved with its watches, which would go on to report under its old name.
         for descriptor, folder in list(self._folders.items()):
@@ -135,7 +139,7 @@ class KernelReports:
                 del self._folders[descriptor]
                 with suppress(OSError):  # the kernel has ended it
                     self._notify.rm_watch(descriptor)  # type: ignore[union-attr]  # reports come while it is open
-        return [Report(ReportKind.LOST)] if self._recursive else []
+        return []
 
     def _watch(self, name: str) -> None:
         """Watch a folder, then those in it: in this order none that is made meanwhile is missed."""
@@ -148,5 +152,11 @@ class KernelReports:
             inner = [os.path.join(name, entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
         for below in inner:
             if not self._is_ignored(below):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    self._watch(below)
+                self._watch_subfolder(below)
+
+    def _watch_subfolder(self, name: str) -> None:
+        try:
+            self._watch(name)
+        except OSError as error:  # removed meanwhile, or not for this user
+            if error.errno in LIMITS_REACHED:
+                raise

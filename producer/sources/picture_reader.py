@@ -48,6 +48,9 @@ class PictureReader:
         """The frame of a file in this version; None where that is not, or no longer, a whole picture.
 
         With `as_it_is` it need not be whole, and what can't be read is a frame with its problem.
+
+        Raises:
+            FileNotFoundError: it is gone.
         """
         now = self._wall_clock()
         captured_at = self._capture_times.captured_at(file.name, file.version.modified_ns, now)
@@ -59,9 +62,10 @@ class PictureReader:
             with (self._folder / file.name).open("rb") as opened:
                 data = opened.read(self._max_image_bytes + 1)
                 version = FileVersion.of(os.fstat(opened.fileno()), trust_inode=self._trust_inode)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            is_final = as_it_is or isinstance(error, FileNotFoundError)
-            return self._frame(file, problem=f"can't be read: {error.strerror}") if is_final else None
+            return self._frame(file, problem=f"can't be read: {error.strerror}") if as_it_is else None
         is_whole = as_it_is or len(data) > self._max_image_bytes or looks_whole(data)
         if version != file.version or not is_whole:
             return None

@@ -24,6 +24,7 @@ from producer import metrics
 from producer.sources import simulator
 from producer.sources.simulator import SimulatedSource
 from shared import keys
+from shared.clock import MAX_DEADLINE_S
 from shared.errors import BadSetting
 from shared.server.embedded import embedded_server
 from tests.kit import BOTTLES, PROJECT, wait_until
@@ -36,6 +37,7 @@ ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app
 @pytest.fixture(autouse=True)
 def environment(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("SORTLINE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -119,6 +121,11 @@ def test_the_cameras_defaults_are_the_simulators() -> None:
     assert (flags["quality"], flags["pool"]) == (simulator.DEFAULT_QUALITY, simulator.DEFAULT_POOL)
 
 
+def test_the_greatest_age_is_the_longest_deadline() -> None:
+    """What is older is sent, if asked for, with that age as its deadline."""
+    assert producer.commands._MAX_AGE_S == MAX_DEADLINE_S
+
+
 def test_a_wrong_password_is_reported_at_once_and_not_waited_out(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     with embedded_server() as url:
@@ -150,6 +157,12 @@ def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) ->
         (["--source", "rtsp://10.0.0.1/x"], "can't be read yet"),
         (["--source", "simulated", "--size", "big"], "size = 'big'"),
         (["--source", "simulated", "--quality", "101"], "quality = 101"),
+        (["--source", "simulated", "--only-new"], "--only-new is for a folder"),
+        (["--source", "simulated", "--capture-lag-ms", "5"], "--capture-lag-ms is for a folder"),
+        (["--source", ".", "--delete", "--move-to", "done"], "--delete and --move-to can't both be given"),
+        (["--source", ".", "--move-to", "."], "--move-to . is the folder that is sent"),
+        (["--source", ".", "--stamp-pattern", "%Y"], "stamp pattern '%Y'"),
+        (["--source", ".", "--too-old", "expire"], "--too-old expire needs --max-age"),
     ],
 )
 def test_settings_that_can_not_be_used_are_named(arguments: list[str], named: str) -> None:

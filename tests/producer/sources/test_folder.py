@@ -162,6 +162,32 @@ def test_pictures_that_were_overwritten_or_removed_before_they_were_read_are_cou
     assert source.count_missed(0) == 0
 
 
+def test_a_picture_that_is_removed_just_before_it_is_read_is_missed(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is renamed just then is not: it comes under its new name."""
+    share, source = ShareSource(folder), make_source()
+    write(folder / "removed.jpg")
+    write(folder / "renamed.jpg")
+
+    def goes(path: Path, **_: object) -> None:
+        if path.exists() and path.name == "removed.jpg":
+            path.unlink()
+        elif path.exists():
+            path.rename(folder / "z.jpg")
+
+    with monkeypatch.context() as going:
+        going.setattr(folder_module, "version_of", goes)
+        assert source.take(2, 0.0) == []
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[0]]
+    assert source.count_missed(0) == 1
+    write(folder / "a.jpg")
+    with monkeypatch.context() as going:
+        going.setattr(Path, "open", lambda path, mode: path.unlink() or (folder / "nothing").stat())
+        assert share.take(2, 5.0) == []
+    assert share.count_missed(0) == 2
+
+
 def test_a_file_that_is_closed_and_continued_comes_whole(folder: Path, make_source: MakeSource) -> None:
     source = make_source()
     (folder / "a.jpg").write_bytes(PICTURES[0][:100])
@@ -526,9 +552,11 @@ def test_only_new_files_come_if_asked_for(
 ) -> None:
     caplog.set_level("INFO")
     write(folder / "old.jpg", age_s=9)
-    source = make_source(options=FolderOptions(only_new=True))
+    source = make_source(options=FolderOptions(only_new=True, recursive=True))
+    (folder / "folder").mkdir()
+    write(folder / "folder" / "new.jpg")
     write(folder / "new.jpg")
-    assert names(take(source, 1)) == ["new.jpg"]
+    assert sorted(names(take(source, 2))) == ["folder/new.jpg", "new.jpg"]
     assert "1 files in" in caplog.text
     write(folder / "old.jpg", PICTURES[1])
     assert [frame.data for frame in take(source, 1)] == [PICTURES[1]]
