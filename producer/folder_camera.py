@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def open_folder(
     options = FolderOptions(
         recursive=flags.recursive,
         only_new=flags.only_new,
-        ignored=flags.move_to,
+        ignored=None if flags.move_to is None else os.path.relpath(flags.move_to.resolve(), folder.resolve()),
         max_age_s=max_age_s,
         capture_times=CaptureTimes(
             pattern=pattern, lag_ms=flags.capture_lag_ms, tolerance_s=settings.clock_tolerance_s

@@ -8,7 +8,6 @@ scans show what is new, and whether it has stopped growing. `kernel_reports`, `f
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -51,14 +50,14 @@ class FolderOptions:
     Args:
         recursive: also read its sub-folders.
         only_new: pass over what is there at the start.
-        ignored: a folder below it that is not read, as that to which files are moved.
+        ignored: the path below the folder of a sub-folder that is not read, as that to which files are moved.
         max_age_s: a picture taken longer ago is not read, but handed out as too old; None: none is too old.
         capture_times: tells when a picture was taken.
     """
 
     recursive: bool = False
     only_new: bool = False
-    ignored: Path | None = None
+    ignored: str | None = None
     max_age_s: float | None = None
     capture_times: CaptureTimes = field(default_factory=CaptureTimes)
 
@@ -115,11 +114,6 @@ class FolderSource:
         self._missed = 0
         self._passes_over = self._options.only_new
         self._scan_at = self._check_at = clock()
-        self._ignored = (
-            None
-            if self._options.ignored is None
-            else os.path.relpath(self._options.ignored.resolve(), folder.resolve())
-        )
         self._reports: KernelReports | None = None
         if self._is_local if watch is None else watch:
             self._reports = KernelReports(folder, recursive=self._options.recursive, is_ignored=self._is_ignored)
@@ -163,7 +157,7 @@ class FolderSource:
             self._reports.close()
 
     def _is_ignored(self, subfolder: str) -> bool:
-        return is_system_folder(subfolder) or subfolder == self._ignored
+        return is_system_folder(subfolder) or subfolder == self._options.ignored
 
     def _start_reports(self) -> None:
         """Watch the folder, which may be another one of the same name. If there is none, the next check tries again."""

@@ -13,18 +13,7 @@ from pathlib import Path
 
 from inotify_simple import Event, INotify, flags
 
-_MASK = (
-    flags.CLOSE_WRITE
-    | flags.MOVED_TO
-    | flags.MOVED_FROM
-    | flags.CREATE
-    | flags.DELETE
-    | flags.DELETE_SELF
-    | flags.MOVE_SELF
-    | flags.ONLYDIR
-)
-
-
+_MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.CREATE | flags.DELETE | flags.ONLYDIR
 # Of watches, and of instances, which count as open files.
 LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
 
@@ -109,13 +98,9 @@ class KernelReports:
             return [Report(ReportKind.LOST)]
         if event.mask & flags.IGNORED:  # follows the removal of a watched folder
             if self._folders.pop(event.wd, None) == "":
-                self._watched = None
+                self._watched = None  # even if a folder of the same inode has taken its place
             return []
         if event.wd not in self._folders:  # of a folder whose watch has just ended
-            return []
-        if event.mask & (flags.DELETE_SELF | flags.MOVE_SELF):
-            if not self._folders[event.wd]:
-                self._watched = None  # also when a folder of the same inode takes its place
             return []
         name = os.path.join(self._folders[event.wd], event.name)
         if event.mask & flags.ISDIR:

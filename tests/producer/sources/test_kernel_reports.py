@@ -1,0 +1,91 @@
+"""What the kernel reports of a folder, by the kernel itself."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from producer.sources.kernel_reports import KernelReports, Report, ReportKind
+from tests.producer.sources.kit import write
+
+MAX_QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Iterator[KernelReports]:
+    """Of a folder that is watched with its sub-folders."""
+    (tmp_path / "images" / "below").mkdir(parents=True)
+    found = KernelReports(tmp_path / "images", recursive=True, is_ignored=lambda name: name == "ignored")
+    found.start()
+    yield found
+    found.close()
+
+
+def test_each_kind_is_told_apart(tmp_path: Path, reports: KernelReports) -> None:
+    folder = tmp_path / "images"
+    (folder / "a\n.jpg").write_bytes(b"x")
+    (folder / "a\n.jpg").rename(folder / "below" / "b.jpg")
+    (folder / "below" / "b.jpg").unlink()
+    (folder / "new").mkdir()
+    (folder / "ignored").mkdir()
+    assert reports.read(0.0) == [
+        Report(ReportKind.APPEARED, "a\n.jpg"),
+        Report(ReportKind.COMPLETE, "a\n.jpg"),
+        Report(ReportKind.RENAMED_AWAY, "a\n.jpg"),
+        Report(ReportKind.COMPLETE, "below/b.jpg"),
+        Report(ReportKind.REMOVED, "below/b.jpg"),
+        Report(ReportKind.SUBFOLDER, "new"),
+    ]
+    write(folder / "new" / "c.jpg")
+    write(folder / "ignored" / "c.jpg")
+    assert reports.read(0.0)[-1] == Report(ReportKind.COMPLETE, "new/c.jpg")
+    assert reports.read(0.0) == []
+
+
+def test_that_reports_were_lost_is_told(tmp_path: Path, reports: KernelReports) -> None:
+    names = [tmp_path / "images" / name for name in ("a.jpg", "b.jpg")]
+    write(names[0])
+    for number in range(int(MAX_QUEUED.read_text()) // 2 + 1):  # each is two reports
+        names[number % 2].rename(names[1 - number % 2])
+    assert Report(ReportKind.LOST) in reports.read(0.0)
+    assert reports.read(0.0) == []
+
+
+def test_a_folder_that_is_another_one_now_is_not_current(tmp_path: Path, reports: KernelReports) -> None:
+    folder = tmp_path / "images"
+    assert reports.is_current()
+    folder.rename(tmp_path / "elsewhere")
+    assert not reports.is_current()
+    folder.mkdir()
+    assert not reports.is_current()
+    reports.start()
+    assert reports.is_current()
+    folder.rmdir()
+    folder.mkdir()  # most likely with the same inode
+    reports.read(0.0)
+    assert not reports.is_current()
+
+
+def test_a_sub_folder_that_can_not_be_watched_is_left_out(
+    tmp_path: Path, reports: KernelReports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the system's limit: then nothing that comes later could be watched."""
+    watch = KernelReports._watch
+    number = errno.EACCES
+
+    def fails(self: KernelReports, name: str) -> None:
+        if name:
+            raise OSError(number, "no")
+        watch(self, name)
+
+    monkeypatch.setattr(KernelReports, "_watch", fails)
+    reports.start()
+    write(tmp_path / "images" / "a.jpg")
+    assert reports.read(0.0)[-1] == Report(ReportKind.COMPLETE, "a.jpg")
+    number = errno.ENOSPC
+    with pytest.raises(OSError, match="no"):
+        reports.start()
+    assert reports.read(0.0) == []
