@@ -28,6 +28,14 @@ class FileVersion:
         """The version that `stat` shows; where inode numbers can't be trusted they don't count."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino & _LARGEST_INT if trust_inode else 0)
 
+    def is_restored(self, former: FileVersion) -> bool:
+        """Whether only the time differs from a former version's, and lies before it.
+
+        So it is with programs that write a file and then give it the time of its original, as `scp -p` and FTP's MFMT.
+        """
+        same = (self.size_bytes, self.inode) == (former.size_bytes, former.inode)
+        return same and self.modified_ns < former.modified_ns
+
 
 @dataclass(frozen=True, slots=True)
 class SentFile:

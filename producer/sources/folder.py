@@ -265,7 +265,7 @@ class FolderSource:
 
     def _see(self, file: SentFile, now: float) -> None:
         """Wait for a file that a scan has found to settle, unless it was handed out or is on its way."""
-        if not self._is_known(file) and not self._is_on_its_way(file.name):
+        if not self._recognizes(file) and not self._is_on_its_way(file.name):
             # By another machine's clock can't be told how long ago a file was changed.
             unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
             since = now - max(0.0, unchanged_s)
@@ -292,7 +292,7 @@ class FolderSource:
             self._vanish(name)
             return None
         file = SentFile(name, version)
-        if self._is_known(file):
+        if self._recognizes(file):
             return None
         try:
             frame = self._reader.read(file, as_it_is=unchanged_s >= _SETTLE_TRUNCATED_S)
@@ -318,8 +318,19 @@ class FolderSource:
     def _is_on_its_way(self, name: str) -> bool:
         return name in self._ready or name in self._settling
 
-    def _is_known(self, file: SentFile) -> bool:
-        return self._handed_out.get(file.name) == file.version or self._journal.has(file)
+    def _recognizes(self, file: SentFile) -> bool:
+        """Whether it was handed out or sent. One that has only got the time of its original back is noted anew."""
+        handed_out = self._handed_out.get(file.name)
+        known = handed_out or self._journal.version(file.name)
+        if known is None or known == file.version:
+            return known is not None
+        if not file.version.is_restored(known):
+            return False
+        if handed_out is None:
+            self._journal.add([file])
+        else:
+            self._handed_out[file.name] = file.version
+        return True
 
     def _dispose(self, files: Sequence[SentFile]) -> None:
         if self._disposal is not None:

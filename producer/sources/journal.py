@@ -52,6 +52,10 @@ class SentJournal:
         """Whether this version of the file was sent."""
         return self._sent.get(file.name) == file.version
 
+    def version(self, name: str) -> FileVersion | None:
+        """The version of the file that was sent last; None if none was."""
+        return self._sent.get(name)
+
     def add(self, files: Iterable[SentFile]) -> None:
         """Remember that these were sent."""
         files = list(files)

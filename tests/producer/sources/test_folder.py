@@ -139,6 +139,32 @@ def test_a_rewritten_name_is_seen_on_a_share_too(folder: Path) -> None:
         assert source.take(10, 5.0) == []
 
 
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_file_that_gets_the_time_of_its_original_back_is_no_new_picture(
+    folder: Path, tmp_path: Path, make_source: MakeSource, accepted: bool
+) -> None:
+    """`scp -p`, FTP's MFMT and others set it when the file is closed, and perhaps read. It is also moved."""
+    now = 0.0
+    source = make_source(clock=lambda: now, disposal=Disposal(folder, move_to=tmp_path / "done"))
+    assert source.take(1, 0.0) == []
+    path = write(folder / "a.jpg")
+    frames = source.take(1, 0.0)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    if accepted:
+        source.accepted(frames)
+    now += 100.0
+    assert source.take(1, 0.0) == []
+    assert (tmp_path / "done" / "a.jpg").exists() is accepted
+
+
+def test_a_file_with_a_later_time_is_a_new_picture(folder: Path) -> None:
+    path = write(folder / "a.jpg")
+    source = ShareSource(folder)
+    assert len(source.take(10, 5.0)) == 1
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert len(source.take(10, 5.0)) == 1
+
+
 def test_a_share_that_makes_up_its_inodes_sends_nothing_twice(folder: Path) -> None:
     write(folder / "a.jpg")
     source = ShareSource(folder)
