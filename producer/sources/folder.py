@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # How often the folder itself and files that may still be written are checked; without reports, also all files.
 _CHECK_S = 0.5
 # While the kernel reports, a scan only finds what it could not report, such as what was written through a memory map.
-_SCAN_REPORTED_S = 60.0
+_SCAN_REPORTED_S = 300.0
 # Scans of a share take at most this part of the time, however many files lie there.
 _SCAN_SHARE = 0.1
 _GONE = (ReportKind.REMOVED, ReportKind.RENAMED_AWAY)
