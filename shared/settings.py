@@ -60,7 +60,8 @@ class Settings(BaseSettings):
         Path("~/.cache/sortline"), description="folder for backbones, cached features, and models fetched from a URL"
     )
     state_dir: Path = Field(
-        Path("~/.local/state/sortline"), description="folder in which folder cameras record, across restarts, the files they sent"
+        Path("~/.local/state/sortline"),
+        description="folder in which folder cameras record, across restarts, the files they sent",
     )
     model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
     store_poll_s: float = Field(

@@ -18,7 +18,8 @@ import redis
 from producer.folder_camera import FolderFlags, open_folder
 from shared import keys
 from shared.settings import Settings
-from tests.e2e.kit import PATIENCE_S, running, sortline, wait_until
+from tests.e2e.kit import running, sortline
+from tests.kit import PATIENCE_S, wait_until
 from tests.producer.kit import arguments
 from tests.producer.sources.kit import PICTURES, take, write
 from torture.server.states import configured

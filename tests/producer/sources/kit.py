@@ -12,7 +12,7 @@ from unittest import mock
 from producer.sources import folder as folder_module
 from producer.sources.base import SourceFrame
 from producer.sources.folder import FolderSource
-from tests.e2e.kit import PATIENCE_S
+from tests.kit import PATIENCE_S
 from tests.producer.kit import jpeg
 
 MakeSource = Callable[..., FolderSource]
