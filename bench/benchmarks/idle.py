@@ -101,7 +101,8 @@ def _send_singly(settings: Settings, jobs: int, *, client: Any) -> None:
         watched = folder / "camera"
         watched.mkdir()
         arguments = ["camera", "--line", LINE, "--source", str(watched), "--count", str(jobs)]
-        camera = stack.enter_context(Child(arguments, log=folder / "camera.log", variables=environment(settings)))
+        variables = environment(settings.model_copy(update={"state_dir": folder / "state"}))
+        camera = stack.enter_context(Child(arguments, log=folder / "camera.log", variables=variables))
         for number in range(jobs):
             (watched / f"{number:06}.jpg").write_bytes(image)
             if number == 0:  # once the first is answered, the camera is running
