@@ -1,8 +1,8 @@
 """One camera of one line: sends the frames of a source to a queue at a steady rate.
 
 A camera does not wait for a full queue, because the belt does not wait either: frames that don't fit are dropped,
-counted and named in the log. While the server is unavailable it keeps the frames in hand, sends them when the server is
-back, and counts what the belt carried past meanwhile.
+counted and named in the log. While the server is unavailable, the camera keeps the frames that it has taken, sends them
+once the server is back, and counts the frames that the belt carried past meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _MAX_WAIT_S = 0.2
 # A camera that falls further behind than this skips the frames it missed: a burst of stale frames helps nobody.
 _MAX_BEHIND_S = 1.0
-# A worker tries again about as often: both are back within some two seconds of the server.
+# A worker retries about as often, so camera and worker both work again within about two seconds of the server.
 _RETRY_S = 1.0
 
 
@@ -53,9 +53,9 @@ class CameraOptions:
 
 @dataclass(frozen=True, slots=True)
 class CameraSummary:
-    """What became of the `frames` that a camera took from its source, and how many it `missed` besides.
+    """What became of the `frames` that a camera took from its source. Frames that it `missed` are not among them.
 
-    For `stalled_s` seconds it could not send, because the server was unavailable.
+    `stalled_s` is the time in seconds for which it could not send because the server was unavailable.
     """
 
     line: str
@@ -169,7 +169,7 @@ class Camera:
         return CHUNK_JOBS if self._options.count is None else self._options.count - self._taken
 
     def _prepare(self, frames: Sequence[SourceFrame]) -> list[_Prepared]:
-        """The usable frames with their jobs; the others are counted and logged."""
+        """Return the usable frames with their jobs; count and log the others."""
         prepared = []
         for source_frame in frames:
             number = self._taken + self._outcomes[SubmitOutcome.MISSED]
@@ -207,8 +207,11 @@ class Camera:
         )
 
     def _job_id(self, source_frame: SourceFrame) -> str | None:
-        """The same id for the same version of a file: a camera that was killed before it had noted what it had sent
-        sends it again, and the server knows it."""
+        """The job id for this version of a file; None for a frame that is not from a file.
+
+        A camera that is killed after it has sent a file, but before the journal records it, sends the file again after
+        its restart. The id is then the same, so the server ignores the second job.
+        """
         if source_frame.file is None:
             return None
         origin = f"{self._options.line} {self._options.camera} {self._options.queue} ".encode()
@@ -253,7 +256,7 @@ class Camera:
             return
 
     def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
-        """Of the frames that wait for the server, those still young enough; counts what the belt carries past."""
+        """Return those of the frames that are not too old yet. Counts the others, and what the belt carried past."""
         self._count_missed()
         self._on_progress(self.summary())
         too_old = [] if self._options.expire_too_old else [one for one in prepared if self._is_too_old(one.captured_at)]
@@ -272,7 +275,7 @@ class Camera:
         log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
 
     def _count_missed(self) -> None:
-        """Count the frames whose time has gone by, and those that the source has lost."""
+        """Count the frames that were due too long ago, and those that the source has lost."""
         self._count(SubmitOutcome.MISSED, self._source.count_missed(self._schedule.skip_missed(self._clock())))
 
     def _flush_logs(self, *, now: bool = False) -> None:
@@ -302,7 +305,7 @@ class _Schedule:
         self._taken += frames
 
     def skip_missed(self, now: float) -> int:
-        """Pass over the frames that were due too long ago; returns how many. The one due now is none of them."""
+        """Skip the frames that were due too long ago, and return their number. Keeps the frame that is due now."""
         behind_s = now - self._next_at() if self._rate_hz else 0.0
         if behind_s <= _MAX_BEHIND_S:
             return 0

@@ -1,4 +1,4 @@
-"""What a camera logs of frames that were not sent and of outages of the server: a line now and then, however many."""
+"""Logs the frames that a camera did not send, and the server's outages, in few lines. Used by producer/camera.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES_SHOWN = 10
 
 
 class OutageLog:
-    """How long the server was unavailable, and the log of that: at once, each minute, and when it is back."""
+    """Measures how long the server is unavailable, and logs each outage: at its start, each minute, and at its end."""
 
     def __init__(self, line: str, *, clock: Callable[[], float], retry_s: float) -> None:
         self._line = line
@@ -26,11 +26,11 @@ class OutageLog:
         self._ended_s = 0.0
 
     def total_s(self) -> float:
-        """Seconds of all outages, the one that lasts included."""
+        """Seconds of all outages, including one that still lasts."""
         return self._ended_s + (0.0 if self._began_at is None else self._clock() - self._began_at)
 
     def note(self, error: RedisUnavailable, *, since: float) -> None:
-        """A call has failed, for the first time with that which began `since` then."""
+        """Report a failed call. `since` is when the camera began to send the frames, on its clock."""
         now = self._clock()
         if self._began_at is None:
             self._began_at, self._log_at = since, now
@@ -39,7 +39,7 @@ class OutageLog:
             self._log_at = now + _OUTAGE_LOG_S
 
     def end(self) -> None:
-        """A call has succeeded."""
+        """Report a successful call."""
         if self._began_at is not None:
             lasted_s = self._clock() - self._began_at
             self._ended_s += lasted_s
@@ -48,7 +48,7 @@ class OutageLog:
 
 
 class DropLog:
-    """Logs dropped frames: each by name at debug level, and at most one warning a second for all since the last."""
+    """Logs dropped frames: each at debug level, and at most one warning per second for all since the last warning."""
 
     def __init__(self, line: str, verb: str, *, clock: Callable[[], float]) -> None:
         self._line = line

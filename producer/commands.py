@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 # a worker on the same machine would lack.
 _DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
-_MAX_AGE_S = 604_800.0  # a week, as the longest deadline
+_MAX_AGE_S = 604_800.0  # a week, like the longest deadline
 
 
 class TooOld(StrEnum):
-    """What becomes of a frame that is older than --max-age."""
+    """What happens to a frame that is older than --max-age."""
 
     SKIP = "skip"
     EXPIRE = "expire"
@@ -65,23 +65,26 @@ def camera(
         int | None, typer.Option(help="encoder counts that the belt moves from one frame to the next")
     ] = None,
     max_age: Annotated[
-        float | None, typer.Option(min=0.001, max=_MAX_AGE_S, help="seconds after capture; older frames are not sent")
+        float | None,
+        typer.Option(min=0.001, max=_MAX_AGE_S, help="greatest age of a frame, seconds; older frames are not sent"),
     ] = None,
     too_old: Annotated[
-        TooOld, typer.Option(help="what older frames are: left out, or sent to be answered `expired`")
+        TooOld, typer.Option(help="older frames: not sent, or sent for the result `expired`")
     ] = TooOld.SKIP,
     stamp_pattern: Annotated[
         str | None,
         typer.Option(
-            help="folder: time of capture in the file's name, e.g. %Y%m%d_%H%M%S_%f (default: the file's time)"
+            help="folder: form of the capture time in a file's name, e.g. %Y%m%d_%H%M%S_%f (default: the file's time)"
         ),
     ] = None,
     capture_lag_ms: Annotated[
-        float, typer.Option(min=0, max=3_600_000, help="folder: ms from the capture to the file's time or stamp")
+        float, typer.Option(min=0, max=3_600_000, help="folder: milliseconds from capture to the file's time")
     ] = 0.0,
-    recursive: Annotated[bool, typer.Option("--recursive", help="folder: also its sub-folders")] = False,
-    only_new: Annotated[bool, typer.Option("--only-new", help="folder: not the files there at the start")] = False,
-    move_to: Annotated[Path | None, typer.Option(help="folder: where accepted files are moved to")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="folder: read its sub-folders too")] = False,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="folder: pass over the files that are there at the start")
+    ] = False,
+    move_to: Annotated[Path | None, typer.Option(help="folder: move accepted files to this folder")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="folder: delete accepted files")] = False,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port to serve /metrics on; 0: a free port (default: none)")
@@ -146,7 +149,7 @@ def camera(
         draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
         frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)
     else:
-        check_names(line=line, camera=name)  # they are part of a file's name
+        check_names(line=line, camera=name)  # the journal's file name contains them
         unread_age_s = max_age if too_old is TooOld.SKIP else None
         frames = open_folder(source, folder_flags, settings, line=line, camera=name, max_age_s=unread_age_s)
     with (

@@ -48,7 +48,7 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 
 
 def _losses(summary: CameraSummary) -> list[tuple[int, str]]:
-    """What became of the frames that are not in the queue."""
+    """How many frames are not in the queue, by the reason."""
     return [
         (summary.refused_full, "dropped, queue full"),
         (summary.rejected, "rejected"),

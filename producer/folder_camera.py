@@ -1,4 +1,4 @@
-"""Opens the folder of a folder camera, with what its flags ask for. Called by `sortline camera`."""
+"""Makes the source of a folder camera from the flags of `sortline camera`, which calls it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderFlags:
-    """The flags of `sortline camera` that only a folder has."""
+    """The flags of `sortline camera` that apply only to a folder."""
 
     stamp_pattern: str | None = None
     capture_lag_ms: float = 0.0
@@ -28,29 +28,31 @@ class FolderFlags:
     delete: bool = False
 
     def check_unused(self) -> None:
-        """
+        """Raise if any of these flags is given. Called if the source is not a folder.
+
         Raises:
-            BadSetting: one of them is given.
+            BadSetting: names the first flag that is given.
         """
         for flag in fields(self):
             if getattr(self, flag.name) != flag.default:
-                raise BadSetting(f"--{flag.name.replace('_', '-')} is for a folder, and the source is {SIMULATED!r}.")
+                name = flag.name.replace("_", "-")
+                raise BadSetting(f"--{name} applies only to a folder, and the source is {SIMULATED!r}.")
 
 
 def open_folder(
     source: str, flags: FolderFlags, settings: Settings, *, line: str, camera: str, max_age_s: float | None
 ) -> FolderSource:
-    """The folder as the source of this camera.
+    """Open the folder as the source of this camera.
 
     Args:
         source: the folder, as the user named it.
-        flags: how it is read, and what becomes of accepted files.
-        settings: where the journal is, and the limit of a file.
-        line, camera: whose folder it is; each has its own journal.
-        max_age_s: files older than this are not read; None: all are.
+        flags: how the folder is read, and what happens to accepted files.
+        settings: give the journal's folder and the maximum size of a file.
+        line, camera: the camera that sends the folder; the journal is its own.
+        max_age_s: older files are not read; None: all files are read.
 
     Raises:
-        BadSetting: the folder or a flag can't be used, or another process sends it for the same camera.
+        BadSetting: the folder or a flag can't be used, or another process already sends this folder for this camera.
     """
     folder = folder_of(source)
     if flags.delete and flags.move_to is not None:

@@ -20,7 +20,8 @@ SIMULATED = "simulated"
 class SourceFrame:
     """One frame: `data`, or in `problem` why it could not be read.
 
-    `captured_at` is UTC epoch seconds, None for now. `too_old` frames were not read. `file` is the file it is from.
+    `captured_at` is in UTC epoch seconds; None means now. A frame that is `too_old` was not read. `file` is the
+    file that the frame comes from, if it comes from one.
     """
 
     frame_id: int | str
@@ -36,30 +37,35 @@ class Source(Protocol):
     """A camera's source of frames."""
 
     def describe(self) -> str:
-        """What is sent and what its time of capture is, for the line that a camera logs at its start."""
+        """Say what is sent, and where its time of capture comes from. A camera logs this at its start."""
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         """Return the next frames, at most `limit`. Waits up to `timeout_s` for the first; returns [] if none comes."""
 
     def accepted(self, frames: Sequence[SourceFrame]) -> None:
-        """These frames are in the queue."""
+        """Report that these frames are in the queue."""
 
     def count_missed(self, skipped: int) -> int:
-        """How many frames were lost since the last call, of those that the camera `skipped` and of the source's own."""
+        """Return how many frames were lost since the last call.
+
+        Args:
+            skipped: frames that were due, but that the camera did not take. The source counts them if they are lost,
+                besides those that it has lost itself.
+        """
 
     def close(self) -> None:
         """Stop watching for frames; `take` may not be called afterwards."""
 
 
 class SimulatedFrames:
-    """The simulator as a source: always ready, numbered from 0, skipped frames included."""
+    """The simulator as a source. A frame is always ready. Frames are numbered from 0, including the skipped ones."""
 
     def __init__(self, simulated: SimulatedSource) -> None:
         self._simulated = simulated
         self._number = 0
 
     def describe(self) -> str:
-        return "simulated bottles, captured as they are taken"
+        return "simulated bottles; time of capture: when the camera takes the frame"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         numbers = range(self._number, self._number + limit)
@@ -71,7 +77,7 @@ class SimulatedFrames:
         """Nothing to remember."""
 
     def count_missed(self, skipped: int) -> int:
-        """The belt has carried all of them past."""
+        """All skipped frames are lost: the belt has carried them past."""
         self._number += skipped
         return skipped
 

@@ -1,4 +1,4 @@
-"""When a file's picture was taken: by the time of its last modification, or by a stamp in its name."""
+"""Tells when a file's picture was taken: from the file's time of modification, or from a stamp in its name."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _EXAMPLE = "e.g. %Y%m%d_%H%M%S_%f, or %s for epoch seconds"
 
 
 class StampPattern:
-    """A stamp in a file's name, anywhere in it, in the letters of strftime.
+    """The form of a time stamp in a file's name, in the directives of strftime. It may be anywhere in the name.
 
-    Without `%z` the stamp is in this machine's time zone. `%f` is a fraction of a second of any length.
+    Without `%z`, the stamp is in this machine's time zone. `%f` is a fraction of a second with any number of digits.
     """
 
     def __init__(self, text: str) -> None:
         """
         Raises:
-            BadSetting: an unknown or doubled directive, or not all of a time to the second.
+            BadSetting: a directive is unknown or used twice, or the directives don't give a time to the second.
         """
         self.text = text
         parts = re.split(r"(%.?)", text)
@@ -44,20 +44,20 @@ class StampPattern:
         for directive in used:
             if directive not in _DIRECTIVES or used.count(directive) > 1:
                 raise BadSetting(
-                    f"stamp pattern {text!r}: {directive!r} is unknown or there twice. Of {' '.join(_DIRECTIVES)} use "
-                    f"each once, {_EXAMPLE}."
+                    f"stamp pattern {text!r}: {directive!r} is unknown or used twice. Use each of "
+                    f"{' '.join(_DIRECTIVES)} at most once, {_EXAMPLE}."
                 )
         if "%s" not in used and not set(used) >= _TO_THE_SECOND:
             raise BadSetting(f"stamp pattern {text!r} does not give a date and a time to the second: {_EXAMPLE}.")
-        # A lookahead, so that every place in the name is tried: the first digits may belong to a camera's number.
+        # With a lookahead, finditer tries every position in the name: the first digits may be the camera's number.
         self._stamp = re.compile(f"(?={''.join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)})")
 
     def read(self, name: str) -> float | None:
-        """The stamp in UTC epoch seconds; None if the name has none."""
+        """Return the stamp in UTC epoch seconds; None if the name has no stamp."""
         for match in self._stamp.finditer(name):
             try:
                 return _seconds(match.groupdict())
-            except (ValueError, OverflowError):  # the 31st of February
+            except (ValueError, OverflowError):  # e.g. the 31st of February
                 continue
         return None
 
@@ -68,9 +68,9 @@ class CaptureTimes:
     def __init__(self, *, pattern: StampPattern | None = None, lag_ms: float = 0.0, tolerance_s: float = 0.0) -> None:
         """
         Args:
-            pattern: finds the time in the file's name; None: the time of its last modification is taken.
-            lag_ms: how much later than the capture that time is.
-            tolerance_s: a time may lie so far in the future, as another machine's clock may be ahead: it counts as now.
+            pattern: finds the time in the file's name; None: the time is the file's time of modification.
+            lag_ms: by how many milliseconds that time is later than the capture.
+            tolerance_s: a time up to this far in the future counts as now: another machine's clock may be ahead.
         """
         self._pattern = pattern
         self._lag_ms = lag_ms
@@ -78,7 +78,7 @@ class CaptureTimes:
         self._warned = False
 
     def captured_at(self, name: str, modified_ns: int, now: float) -> float | None:
-        """UTC epoch seconds; None if the time was to be in the name and is not."""
+        """Return UTC epoch seconds; None if there is a pattern and the name has no such stamp."""
         at = modified_ns / 1e9 if self._pattern is None else self._pattern.read(name)
         if at is None:
             return None
@@ -88,15 +88,15 @@ class CaptureTimes:
         return at - self._lag_ms / 1000
 
     def describe(self) -> str:
-        """Where the time comes from, in words."""
-        source = "when the file was last modified" if self._pattern is None else f"by the name ({self._pattern.text})"
-        return f"time of capture: {source}" + (f", less {self._lag_ms:g} ms" if self._lag_ms else "")
+        """Say where the time comes from."""
+        source = "when the file was last modified" if self._pattern is None else f"from its name ({self._pattern.text})"
+        return f"time of capture: {source}" + (f", minus {self._lag_ms:g} ms" if self._lag_ms else "")
 
     def _warn(self, name: str, ahead_s: float) -> None:
         if not self._warned and ahead_s > NOTABLE_OFFSET_S:
             log.warning(
-                "the time of file %r is %.2f s in the future, and counts as now: set the clocks of the camera, of the "
-                "share and of this machine by NTP.",
+                "the time of file %r is %.2f s in the future, and counts as now: synchronize the clocks of the camera, "
+                "the share and this machine by NTP.",
                 name,
                 ahead_s,
             )

@@ -1,4 +1,4 @@
-"""What becomes of a file whose picture was accepted: it stays, is moved to another folder, or is deleted."""
+"""Moves or deletes files whose pictures were accepted. Called by the folder source."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MAX_NAME_BYTES = 255
 
 
 class Disposal:
-    """Moves or deletes accepted files. Both never touch a file that has changed since it was read."""
+    """Moves or deletes accepted files. Never touches a file that has changed since it was read."""
 
     def __init__(self, folder: Path, *, move_to: Path | None = None, trust_inode: bool = True) -> None:
         """
         Args:
             folder: the camera's folder.
-            move_to: where files go, under the names that they have below `folder`; None deletes them.
+            move_to: folder to move files to, under the paths that they have below `folder`; None: delete them.
             trust_inode: as in `FileVersion.of`.
         """
         self._folder = folder
@@ -35,10 +35,11 @@ class Disposal:
         self._warned: set[int | None] = set()
 
     def check(self) -> None:
-        """Make the folder that files go to.
+        """Create the folder that files are moved to.
 
         Raises:
-            BadSetting: it is the camera's own folder, or files can't be removed from the one or put into the other.
+            BadSetting: that folder is the camera's own, or can't be created or written, or files can't be removed from
+                the camera's folder.
         """
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise BadSetting(f"files can't be removed from {self._folder}: this user may not write there.")
@@ -47,14 +48,14 @@ class Disposal:
         try:
             self._move_to.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadSetting(f"--move-to {self._move_to} can't be made: {error.strerror}. Name a folder.") from error
+            raise BadSetting(f"--move-to {self._move_to} can't be created: {error.strerror}. Name a folder.") from error
         if self._move_to.samefile(self._folder):
             raise BadSetting(f"--move-to {self._move_to} is the folder that is sent: name another one.")
         if not os.access(self._move_to, os.W_OK | os.X_OK):
             raise BadSetting(f"--move-to {self._move_to}: this user may not write there.")
 
     def dispose(self, file: SentFile) -> bool:
-        """Move or delete one accepted file; whether it is gone. What can't be done is logged, once for each reason."""
+        """Move or delete one accepted file; returns whether it is gone. Failures are logged, once for each reason."""
         path = self._folder / file.name
         try:
             if FileVersion.of(path.stat(), trust_inode=self._trust_inode) != file.version:
@@ -68,14 +69,14 @@ class Disposal:
         except OSError as error:
             if error.errno not in self._warned:
                 verb = "deleted" if self._move_to is None else f"moved to {self._move_to}"
-                log.warning("%r was sent and can't be %s: %s. It stays where it is.", str(path), verb, error.strerror)
+                log.warning("%r was sent but can't be %s: %s. It stays where it is.", str(path), verb, error.strerror)
             self._warned.add(error.errno)
             return False
         return True
 
 
 def _move(path: Path, target: Path) -> None:
-    """Move a file, to another file system too, and never over another file."""
+    """Move a file, also to another file system. Never overwrites another file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     place = _reserve(target, path.stat().st_mtime_ns)
     try:
@@ -87,13 +88,13 @@ def _move(path: Path, target: Path) -> None:
             _copy(path, place)
             path.unlink()
     except OSError:
-        with suppress(OSError):  # the empty place; had the file been copied, it would be there twice
+        with suppress(OSError):  # remove the reserved file, and the copy in it if there is one
             place.unlink()
         raise
 
 
 def _copy(path: Path, place: Path) -> None:
-    """Copy a file under a hidden name first, so that nobody sees a half one; its times are kept."""
+    """Copy a file with its times, first to a hidden name, so that nobody sees an incomplete file."""
     hidden = place.with_name(f".{place.stem[:32]}.{os.getpid()}.part")
     try:
         shutil.copy2(path, hidden)
@@ -103,13 +104,13 @@ def _copy(path: Path, place: Path) -> None:
 
 
 def _reserve(target: Path, modified_ns: int) -> Path:
-    """An empty file under a name that was free: the target's, or one with the time of the file in it."""
+    """Create an empty file under a free name: the target's, or else one that includes the file's time."""
     for name in _names(target, modified_ns):
         place = target.with_name(name)
         with suppress(FileExistsError):
             place.touch(exist_ok=False)
             return place
-    raise AssertionError("the names never end")
+    raise AssertionError("_names is endless")
 
 
 def _names(target: Path, modified_ns: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One state of one file: what tells a rewritten file from one that was sent. Used by the folder source."""
+"""The version of a file, by which the folder source tells a rewritten file from the one that was sent."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
-# On these the kernel reports every change, and a file keeps its inode number. Of a network share other machines'
-# changes are not reported, and FAT and some FUSE file systems make inode numbers up as they go.
+# On these file systems the kernel reports every change, and a file keeps its inode number. On a network share the
+# kernel doesn't report the changes of other machines. FAT and some FUSE file systems may give a file another inode
+# number later.
 _LOCAL = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "zfs", "bcachefs", "tmpfs", "ramfs", "overlay"}
 )
-_LARGEST_INT = (1 << 63) - 1  # of SQLite; inode numbers may be larger
+_LARGEST_INT = (1 << 63) - 1  # SQLite's largest integer; inode numbers may be larger
 
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """Size, time of modification and inode: a file in which one of them has changed is another picture."""
+    """Size, time of modification and inode of a file. If one of them changes, the file is a new picture."""
 
     size_bytes: int
     modified_ns: int
@@ -25,13 +26,13 @@ class FileVersion:
 
     @classmethod
     def of(cls, stat: os.stat_result, *, trust_inode: bool) -> FileVersion:
-        """The version that `stat` shows; where inode numbers can't be trusted they don't count."""
+        """The version that `stat` shows; without `trust_inode`, the inode doesn't count."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino & _LARGEST_INT if trust_inode else 0)
 
     def is_restored(self, former: FileVersion) -> bool:
-        """Whether only the time differs from a former version's, and lies before it.
+        """Whether this version differs from a former one only in its time, which is earlier.
 
-        So it is with programs that write a file and then give it the time of its original, as `scp -p` and FTP's MFMT.
+        Programs such as `scp -p` and FTP's MFMT write a file, and then give it the time of its original.
         """
         same = (self.size_bytes, self.inode) == (former.size_bytes, former.inode)
         return same and self.modified_ns < former.modified_ns
@@ -39,26 +40,26 @@ class FileVersion:
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file in one version, by its path below the camera's folder."""
+    """One version of a file; `name` is its path below the camera's folder."""
 
     name: str
     version: FileVersion
 
     @property
     def key(self) -> bytes:
-        """Bytes that differ from those of any other file or version in this folder."""
+        """Bytes that are different for every file and version in this folder."""
         version = self.version
         numbers = f"{version.size_bytes} {version.modified_ns} {version.inode} "
         return numbers.encode() + os.fsencode(self.name)
 
 
 def is_local(folder: Path, *, mounts: Path = _MOUNTS) -> bool:
-    """Whether the kernel reports every change in this folder, and its inode numbers can be trusted."""
+    """Whether the kernel reports every change in this folder, and inode numbers can be trusted there."""
     return filesystem_of(folder, mounts=mounts) in _LOCAL
 
 
 def filesystem_of(folder: Path, *, mounts: Path = _MOUNTS) -> str:
-    """The type of file system that a folder is on, as `nfs4` or `ext4`; `unknown` where the kernel does not tell."""
+    """The type of a folder's file system, such as `nfs4` or `ext4`; `unknown` if the kernel does not tell it."""
     target = os.fsencode(os.path.realpath(folder))
     found, kind = b"", b"unknown"
     try:
@@ -69,13 +70,13 @@ def filesystem_of(folder: Path, *, mounts: Path = _MOUNTS) -> str:
         mount, _, filesystem = line.partition(b" - ")
         point = _unescaped(mount.split(b" ")[4])
         is_above = target == point or target.startswith(point.rstrip(b"/") + b"/")
-        if is_above and len(point) >= len(found):  # the last mount on a point hides those before it
+        if is_above and len(point) >= len(found):  # a later mount on the same point hides the earlier ones
             found, kind = point, filesystem.split(b" ")[0]
     return kind.decode()
 
 
 def _unescaped(point: bytes) -> bytes:
-    """The kernel writes blanks, newlines and backslashes as octal numbers."""
+    """Decode a path: the kernel writes spaces, tabs, newlines and backslashes as octal numbers."""
     for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
         point = point.replace(code, bytes([int(code[1:], 8)]))
     return point

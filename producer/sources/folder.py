@@ -1,8 +1,8 @@
-"""A folder as a camera: its pictures, each once in each version, and only when completely written.
+"""A folder as a camera: hands out each version of each picture once, and only when it is completely written.
 
-On a local disk the kernel reports what a writer closes or renames into the folder. On a network share only repeated
-scans show what is new, and whether it has stopped growing. `kernel_reports`, `folder_listing` (scans), `settling` and
-`picture_reader` are the parts; this module decides what is handed out.
+On a local disk, the kernel reports the files that a writer closes, or renames into the folder. On a network share, only
+repeated scans show which files are new, and whether they have stopped growing. The parts are `kernel_reports`,
+`folder_listing` (scans), `settling` and `picture_reader`; this module decides what is handed out.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from producer.sources.settling import SettlingFiles
 
 log = logging.getLogger(__name__)
 
-# How often the folder itself and files that may still be written are checked; without reports, also all files.
+# Seconds between checks of the folder itself and of files that may still be being written. Without the kernel's
+# reports, also between scans of all files.
 _CHECK_S = 0.5
-# While the kernel reports, a scan only finds what it could not report, such as what was written through a memory map.
+# While the kernel reports, a scan finds only what it can't report, such as files written through a memory map.
 _SCAN_REPORTED_S = 300.0
-# Scans of a share take at most this part of the time, however many files lie there.
+# Scans of a share take at most this share of the time, however many files there are.
 _SCAN_SHARE = 0.1
 _GONE = (ReportKind.REMOVED, ReportKind.RENAMED_AWAY)
-# A file that is not reported as closed counts as complete when it has not changed for this long.
+# A file that is not reported as closed counts as complete once it has not changed for this long.
 _SETTLE_S = 1.0
-# A complete file that is not a whole picture may have a writer that closes it and goes on.
+# A closed file that is not a whole picture may have a writer that opens it again: it is given this long.
 _SETTLE_TRUNCATED_S = 2.0
-# A file that was seen being created, and not closed, may have a writer that pauses.
+# A file that was reported as created, but not as closed, may have a writer that pauses: it is given this long.
 _SETTLE_WRITING_S = 30.0
 
 
@@ -49,9 +50,9 @@ class FolderOptions:
 
     Args:
         recursive: also read its sub-folders.
-        only_new: pass over what is there at the start.
-        ignored: the path below the folder of a sub-folder that is not read, as that to which files are moved.
-        max_age_s: a picture taken longer ago is not read, but handed out as too old; None: none is too old.
+        only_new: pass over the files that are there at the start.
+        ignored: a sub-folder that is not read, such as the one that files are moved to; its path below the folder.
+        max_age_s: a picture taken longer ago is not read, but handed out as too old; None: no picture is too old.
         capture_times: tells when a picture was taken.
     """
 
@@ -63,9 +64,9 @@ class FolderOptions:
 
 
 class FolderSource:
-    """The pictures of one folder: those there in name order, then new ones as completed.
+    """The pictures of one folder: first those that are there, in name order, then new ones as they are completed.
 
-    A file is taken again when its size, time or inode has changed. What is no picture by its name is passed over.
+    A file is handed out again if its size, time or inode changes. Files that are not pictures by name are passed over.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class FolderSource:
         """
         Args:
             folder: must exist.
-            max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
-            options: how it is read.
-            journal: what was sent before; closed with the source. None: nothing is remembered.
-            disposal: what becomes of accepted files; None leaves them.
-            clock: seconds that only grow.
+            max_image_bytes: of a larger file, only this many bytes plus one are read, so that the camera refuses it.
+            options: how the folder is read.
+            journal: the files that were sent before; closed with the source. None: nothing is remembered.
+            disposal: moves or deletes accepted files; None: they stay.
+            clock: monotonic, seconds.
             wall_clock: UTC epoch seconds.
-            watch: use the kernel's reports; None: if the folder is on a local disk, where they are complete.
+            watch: whether to use the kernel's reports; None: if the folder is on a local disk, where they are complete.
         """
         self._folder = folder
         self._options = options or FolderOptions()
@@ -108,9 +109,11 @@ class FolderSource:
         )
         self._notices = FolderNotices(folder, recursive=self._options.recursive, disposes=disposal is not None)
         self._settling = SettlingFiles()
-        self._ready: OrderedDict[str, float] = OrderedDict()  # complete files; for how many seconds each was unchanged
+        self._ready: OrderedDict[str, float] = (
+            OrderedDict()
+        )  # complete files, and the seconds for which each is unchanged
         self._handed_out: dict[str, FileVersion] = {}
-        self._vanished: set[str] = set()  # gone before they were read; the kernel will report how
+        self._vanished: set[str] = set()  # gone before they were read; the kernel will report why
         self._missed = 0
         self._passes_over = self._options.only_new
         self._scan_at = self._check_at = clock()
@@ -121,10 +124,10 @@ class FolderSource:
 
     def describe(self) -> str:
         below = " and its sub-folders" if self._options.recursive else ""
-        found = f"looked for every {_CHECK_S:g} s" if self._reports is None else "reported by the kernel"
-        sent = f"remembered in {self._journal.path}" if self._journal.path else "not remembered after the end"
+        found = f"found by a scan every {_CHECK_S:g} s" if self._reports is None else "reported by the kernel"
+        sent = f"recorded in {self._journal.path}" if self._journal.path else "forgotten when the camera ends"
         times = self._options.capture_times.describe()
-        return f"pictures in {self._folder}{below}, {found}; {times}; what was sent is {sent}"
+        return f"pictures in {self._folder}{below}, {found}; {times}; sent files are {sent}"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         give_up_at = self._clock() + timeout_s
@@ -139,7 +142,7 @@ class FolderSource:
             self._listen(max(0.001, min(give_up_at, self._check_at) - now))
 
     def accepted(self, frames: Sequence[SourceFrame]) -> None:
-        """Remember their files, and move or delete them."""
+        """Record their files as sent, and move or delete them."""
         files = [frame.file for frame in frames if frame.file is not None]
         self._journal.add(files)
         for file in files:
@@ -147,7 +150,7 @@ class FolderSource:
         self._dispose(files)
 
     def count_missed(self, skipped: int) -> int:
-        """Pictures that were overwritten or removed before they were read. What is skipped still lies in the folder."""
+        """Count pictures that were overwritten or removed before they were read. Skipped ones are still there."""
         missed, self._missed = self._missed, 0
         return missed
 
@@ -160,7 +163,7 @@ class FolderSource:
         return is_system_folder(subfolder) or subfolder == self._options.ignored
 
     def _start_reports(self) -> None:
-        """Watch the folder, which may be another one of the same name. If there is none, the next check tries again."""
+        """Watch the folder, which may be a new one of the same name. If there is none, the next check tries again."""
         assert self._reports is not None
         try:
             self._reports.start()
@@ -169,7 +172,7 @@ class FolderSource:
                 self._scan_only(error)
 
     def _scan_only(self, error: OSError) -> None:
-        """Go on without the kernel's reports: the system's limit is reached."""
+        """Go on without the kernel's reports, because the system's limit is reached."""
         log.warning(
             "can't watch %s (%s): new files are found by a scan every %g s. Raise fs.inotify.max_user_watches and "
             "fs.inotify.max_user_instances.",
@@ -183,7 +186,7 @@ class FolderSource:
         self._scan_at = self._check_at = self._clock()
 
     def _listen(self, timeout_s: float) -> None:
-        """Handle the kernel's reports; waits for the first."""
+        """Handle the kernel's reports. Waits up to `timeout_s` for the first."""
         if self._reports is None:
             time.sleep(timeout_s)
             return
@@ -194,7 +197,7 @@ class FolderSource:
             return
         for report in reports:
             self._handle(report)
-        # All at once: a clean-up may remove thousands.
+        # In one transaction: a clean-up may remove thousands of files.
         self._journal.forget(report.name for report in reports if report.kind in _GONE)
 
     def _handle(self, report: Report) -> None:
@@ -219,7 +222,7 @@ class FolderSource:
                 self._settling.drop(name)
                 self._ready.pop(name, None)
                 self._vanished.discard(name)
-                self._handed_out.pop(name, None)  # what comes under this name is new
+                self._handed_out.pop(name, None)  # the next file of this name is new
 
     def _check(self, now: float) -> None:
         self._check_at = now + _CHECK_S
@@ -235,7 +238,7 @@ class FolderSource:
             self._ready.setdefault(name, unchanged_s)
 
     def _scan(self, now: float, under: str = "") -> None:
-        """Look at every file. The only way to find one that the kernel does not report."""
+        """List all files, to find those that the kernel does not report."""
         try:
             listing = list_folder(
                 self._folder,
@@ -244,13 +247,13 @@ class FolderSource:
                 is_ignored=self._is_ignored,
                 trust_inode=self._is_local,
             )
-        except OSError as error:  # nothing is forgotten: what was sent must not be sent again when it is back
+        except OSError as error:  # forget nothing: when the folder is back, its files must not be sent again
             if not under:
                 self._notices.unreachable(error)
             return
         self._notices.listed(listing)
         if self._passes_over and not under:
-            # What the kernel has reported meanwhile is new.
+            # Files that the kernel has reported meanwhile are new.
             old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}
             self._handed_out |= old
             self._notices.only_new(len(old))
@@ -258,15 +261,15 @@ class FolderSource:
         files = [SentFile(name, version) for name, version in listing.files.items()]
         for file in files:
             self._see(file, now)
-        if self._disposal is not None:  # a process before this one was ended before it had moved or deleted them
+        if self._disposal is not None:  # an earlier process may have ended before it moved or deleted them
             self._dispose([file for file in files if self._journal.has(file)])
         if listing.complete and not under:
             self._forget_oldest(listing.files.keys())
 
     def _see(self, file: SentFile, now: float) -> None:
-        """Wait for a file that a scan has found to settle, unless it was handed out or is on its way."""
+        """Wait until a file that a scan has found settles, unless it was handed out or is on its way."""
         if not self._recognizes(file) and not self._is_on_its_way(file.name):
-            # By another machine's clock can't be told how long ago a file was changed.
+            # A share has another machine's times, which don't say how long ago by this clock a file was changed.
             unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
             since = now - max(0.0, unchanged_s)
             self._settling.wait_for(file.name, file.version, since=since, settle_s=_SETTLE_S)
@@ -281,7 +284,7 @@ class FolderSource:
         return frames
 
     def _read(self, name: str, *, unchanged_s: float) -> SourceFrame | None:
-        """The frame of a complete file; None if there is none, it is known, or it has to be waited for."""
+        """Return the frame of a complete file; None if the file is gone, is known, or must be waited for."""
         now = self._clock()
         try:
             version = self._version(name)
@@ -306,7 +309,7 @@ class FolderSource:
         return frame
 
     def _vanish(self, name: str) -> None:
-        """A complete file is gone before it was read: it is missed, unless it was only renamed."""
+        """Note that a complete file was gone before it was read. It is missed, unless it was only renamed."""
         if self._reports is None:
             self._missed += 1
         else:
@@ -319,7 +322,7 @@ class FolderSource:
         return name in self._ready or name in self._settling
 
     def _recognizes(self, file: SentFile) -> bool:
-        """Whether it was handed out or sent. One that has only got the time of its original back is noted anew."""
+        """Whether this version was handed out or sent. If only its time was set back, records the version anew."""
         handed_out = self._handed_out.get(file.name)
         known = handed_out or self._journal.version(file.name)
         if known is None or known == file.version:
@@ -337,7 +340,7 @@ class FolderSource:
             self._journal.forget([file.name for file in files if self._disposal.dispose(file)])
 
     def _forget_oldest(self, present: Collection[str]) -> None:
-        """Bound what is remembered of files that are no longer there."""
+        """Limit how many files are remembered that are no longer there."""
         self._journal.forget_oldest(present)
         for name in oldest_absent(self._handed_out, present):
             del self._handed_out[name]

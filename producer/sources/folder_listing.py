@@ -1,4 +1,4 @@
-"""What lies in a camera's folder: its pictures with their versions. Lists only; the folder source decides."""
+"""Lists a camera's folder: pictures with their versions, other files, and sub-folders. Called by the folder source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from producer.sources.picture_files import is_picture
 
 @dataclass(slots=True)
 class Listing:
-    """`files` by their paths below the folder, in name order; `complete` unless a part of it could not be read."""
+    """The contents of a folder; all names are paths below it.
+
+    `files` are the pictures, in name order; `other_names` are the files that are not pictures by name. `complete` is
+    False if a part of the folder could not be read.
+    """
 
     files: dict[str, FileVersion] = field(default_factory=dict)
     other_names: list[str] = field(default_factory=list)
@@ -29,13 +33,13 @@ def list_folder(
 
     Args:
         folder: the camera's folder; all names are below it.
-        under: the part of it to list.
-        recursive: also list what lies in sub-folders; otherwise they are only named.
-        is_ignored: tells of sub-folders that are neither listed nor named.
+        under: the sub-folder to list; empty: the whole folder.
+        recursive: also list what is in sub-folders; otherwise only name the sub-folders.
+        is_ignored: says whether a sub-folder is neither listed nor named.
         trust_inode: as in `FileVersion.of`.
 
     Raises:
-        OSError: that folder can't be read.
+        OSError: the folder, or the sub-folder `under`, can't be read.
     """
     listing = Listing()
     to_list = [under]
@@ -57,10 +61,10 @@ def list_folder(
 
 
 def version_of(path: Path, *, trust_inode: bool) -> FileVersion | None:
-    """The version of a regular file; None for anything else, and for what is gone.
+    """The version of a regular file; None if there is none at this path.
 
     Raises:
-        OSError: it can't be told now, as when a share is briefly unreachable.
+        OSError: the version can't be read now, for example because a share is briefly unreachable.
     """
     try:
         stat = path.stat()
@@ -75,7 +79,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, trust_inode: bool) -> Iterator[str]:
-    """Put the files into the listing, and yield the folders."""
+    """Add the files to the listing, and yield the sub-folders."""
     for entry in entries:
         path = os.path.join(under, entry.name)
         try:
@@ -88,7 +92,7 @@ def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, t
                 stat = entry.stat()
                 if S_ISREG(stat.st_mode):
                     listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
-        except FileNotFoundError:  # removed meanwhile, or a link to nothing
+        except FileNotFoundError:  # removed meanwhile, or a dangling link
             continue
         except OSError:  # a share that is briefly unreachable: the next scan sees the file
             listing.complete = False

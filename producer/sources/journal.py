@@ -1,8 +1,8 @@
-"""The journal of a folder camera: which files it has sent, so that a restart sends none of them again.
+"""The journal of a folder camera: it records which files were sent, so that a restart sends none of them again.
 
-A small SQLite file per camera and folder. Each change is one transaction, so that a killed process leaves a whole
-journal. It holds the names that lie in the folder, and a bounded number of others: a share that is away for a while
-looks like an empty folder, and must not be sent again when it is back.
+It is a small SQLite file per camera and folder. Each change is one transaction, so a killed process leaves an intact
+journal. Besides the sent files that are in the folder, the journal keeps a bounded number of files that are gone: while
+a share is not mounted its folder looks empty, but its files must not be sent again when it is back.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from shared.errors import BadSetting
 
 log = logging.getLogger(__name__)
 
-# Names that are no longer in the folder and are remembered all the same, some 100 bytes each.
+# Maximum number of names kept that are no longer in the folder; each takes about 100 bytes.
 _MAX_ABSENT = 100_000
 _IN_MEMORY = ":memory:"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS sent (name BLOB PRIMARY KEY, size_bytes INT, modified_ns INT, inode INT)"
 
 
 def journal_path(state_dir: Path, *, line: str, camera: str, folder: Path) -> Path:
-    """Where a camera remembers what it sent from a folder: a file of its own for each of them."""
+    """The file of a camera's journal for a folder; each camera and folder has a file of its own."""
     digest = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:12]
     return state_dir / "cameras" / f"{line}_{camera}_{digest}.sqlite"
 
 
 class SentJournal:
-    """The files that were sent, by name, in the version that was sent last. Held by one process at a time."""
+    """The files that were sent, by name, each with the version that was sent last. Open in one process at a time."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Opens the journal at `path`, or makes one; None remembers until the process ends.
+        """Open the journal at `path`, or create it. With None, keep it in memory until the process ends.
 
-        A journal that can't be written costs a warning: the camera works, but sends everything again after a restart.
+        If the journal can't be written, a warning is logged: the camera works, but a restart sends everything again.
 
         Raises:
-            BadSetting: another process holds it.
+            BadSetting: another process has the journal open.
         """
         self.path = path
         self._writes = True
@@ -53,29 +53,29 @@ class SentJournal:
         return self._sent.get(file.name) == file.version
 
     def version(self, name: str) -> FileVersion | None:
-        """The version of the file that was sent last; None if none was."""
+        """The version of the file that was sent last; None if no version was sent."""
         return self._sent.get(name)
 
     def add(self, files: Iterable[SentFile]) -> None:
-        """Remember that these were sent."""
+        """Record that these files were sent."""
         files = list(files)
         for file in files:
-            self._sent.pop(file.name, None)  # so that the latest come last
+            self._sent.pop(file.name, None)  # so that the files are in the order in which they were sent
             self._sent[file.name] = file.version
         rows = [(_blob(file.name), *_numbers(file.version)) for file in files]
         self._write("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, names: Iterable[str]) -> None:
-        """These files are gone for good: what comes under their names is new."""
+        """Forget files that are gone for good: a file that comes under one of these names later is new."""
         known = [name for name in names if self._sent.pop(name, None) is not None]
         self._write("DELETE FROM sent WHERE name = ?", [(_blob(name),) for name in known])
 
     def forget_oldest(self, present: Collection[str]) -> None:
-        """Forget the oldest of too many names that are not among those that lie in the folder."""
+        """Forget the oldest files that are not in the folder (`present`), if there are too many of them."""
         self.forget(oldest_absent(self._sent, present))
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the journal, so that another process can open it."""
         self._database.close()
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -84,7 +84,7 @@ class SentJournal:
         try:
             with self._database:
                 self._database.executemany(statement, rows)
-        except sqlite3.Error as error:  # a full disk: the line goes on
+        except sqlite3.Error as error:  # e.g. a full disk: the camera goes on
             if self._writes:
                 log.warning("%s can't be written (%s): a restart will send files again", self.path, error)
             self._writes = False
@@ -100,12 +100,14 @@ class SentJournal:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise BadSetting(
-                    f"another process sends this folder for the same line and camera (it holds {path}): stop that "
-                    f"one, or give this one another --camera."
+                    f"another process sends this folder for the same line and camera (it has {path} open): stop that "
+                    f"process, or give this one another --camera."
                 ) from error
             return self._without(path, error)
         except sqlite3.DatabaseError as error:
-            log.warning("%s is no journal (%s): begun anew, so files may be sent again", path, error)
+            log.warning(
+                "%s is not a journal (%s): it is replaced by an empty one, so files may be sent again", path, error
+            )
             path.unlink()
             return _connect(str(path))
         except OSError as error:
@@ -113,8 +115,8 @@ class SentJournal:
 
     def _without(self, path: Path, error: Exception) -> sqlite3.Connection:
         log.warning(
-            "%s can't be written (%s): a restart will send the folder's files again. Set state_dir to a folder that "
-            "can be written and is kept.",
+            "%s can't be written (%s): a restart will send the folder's files again. Set state_dir to a folder that is "
+            "writable and is kept.",
             path,
             error,
         )
@@ -123,7 +125,7 @@ class SentJournal:
 
 
 def oldest_absent(names: Collection[str], present: Collection[str]) -> list[str]:
-    """Of the names, oldest first, those that are not present and are more than can be remembered."""
+    """Of `names`, oldest first, the oldest that are not `present`: all but the number that may be kept."""
     if len(names) <= len(present) + _MAX_ABSENT:
         return []
     absent = [name for name in names if name not in present]
@@ -133,12 +135,13 @@ def oldest_absent(names: Collection[str], present: Collection[str]) -> list[str]
 def _connect(path: str) -> sqlite3.Connection:
     # The camera may run in another thread than the one that opened its source.
     database = sqlite3.connect(path, timeout=0, check_same_thread=False)
-    # Held until closed, and by nobody else. A write ahead log takes no fsync for each change, and survives a kill.
+    # The lock is held until the database is closed, so that no other process can open it.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    # A write-ahead log survives when the process is killed.
     database.execute("PRAGMA journal_mode = WAL")
     with database:
         database.execute(_SCHEMA)
-        database.execute("DELETE FROM sent WHERE name IS NULL")  # takes the lock now, not with the first file
+        database.execute("DELETE FROM sent WHERE name IS NULL")  # takes the lock now rather than with the first file
     return database
 
 

@@ -1,4 +1,4 @@
-"""What the kernel reports of a folder, by inotify: which files appeared, are complete, or are gone."""
+"""The kernel's reports about a folder (inotify): which files appeared, are complete, or are gone."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from inotify_simple import Event, INotify, flags
 
 _MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.CREATE | flags.DELETE | flags.ONLYDIR
-# Of watches, and of instances, which count as open files.
+# The system's limit of watches is reached, or that of inotify instances, which count as open files.
 LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
 
 
 class ReportKind(Enum):
     """What happened to a file or sub-folder."""
 
-    APPEARED = auto()  # created, or linked to: a writer may be about to fill it
+    APPEARED = auto()  # created, or hard-linked: a writer may be about to fill it
     COMPLETE = auto()  # closed after writing, or renamed to this name
     REMOVED = auto()
     RENAMED_AWAY = auto()
     SUBFOLDER = auto()  # a sub-folder appeared; it is watched if sub-folders are
-    LOST = auto()  # some were lost: only a scan tells what there is
+    LOST = auto()  # reports were lost because too many waited: only a scan shows which files there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Report:
 
 
 class KernelReports:
-    """Watches a folder, and with `recursive` its sub-folders. Its queue in the kernel holds some 16,000 reports."""
+    """Watches a folder and, with `recursive`, its sub-folders. The kernel holds some 16,000 reports that wait."""
 
     def __init__(self, folder: Path, *, recursive: bool, is_ignored: Callable[[str], bool]) -> None:
-        """`is_ignored` tells of sub-folders, by their path below `folder`, that are not watched."""
+        """`is_ignored` says whether a sub-folder, given as its path below `folder`, is not watched."""
         self._folder = folder
         self._recursive = recursive
         self._is_ignored = is_ignored
@@ -50,7 +50,7 @@ class KernelReports:
         self._watched: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Watch the folder that is there now; files from before are not reported.
+        """Watch the folder that now has this name. Files that are already there are not reported.
 
         Raises:
             OSError: there is no folder, or the system's limit of watches is reached.
@@ -66,7 +66,7 @@ class KernelReports:
         self._watched = (stat.st_dev, stat.st_ino)
 
     def is_current(self) -> bool:
-        """Whether the watched folder is still the one of that name: not made anew, mounted over or linked elsewhere."""
+        """Whether the folder of this name is still the watched one: not created anew, mounted over or relinked."""
         try:
             stat = self._folder.stat()
         except OSError:
@@ -74,10 +74,10 @@ class KernelReports:
         return self._watched == (stat.st_dev, stat.st_ino)
 
     def read(self, timeout_s: float) -> list[Report]:
-        """The reports so far; waits up to `timeout_s` for the first, also while there is no folder to watch.
+        """Return the reports so far. Waits up to `timeout_s` for the first, also while there is no folder to watch.
 
         Raises:
-            OSError: the system's limit of watches does not allow for a new sub-folder.
+            OSError: a new sub-folder can't be watched, because the system's limit of watches is reached.
         """
         if self._notify is None:
             time.sleep(timeout_s)
@@ -98,9 +98,9 @@ class KernelReports:
             return [Report(ReportKind.LOST)]
         if event.mask & flags.IGNORED:  # follows the removal of a watched folder
             if self._folders.pop(event.wd, None) == "":
-                self._watched = None  # even if a folder of the same inode has taken its place
+                self._watched = None  # even if a new folder with the same inode has taken its place
             return []
-        if event.wd not in self._folders:  # of a folder whose watch has just ended
+        if event.wd not in self._folders:  # from a folder whose watch has just ended
             return []
         name = os.path.join(self._folders[event.wd], event.name)
         if event.mask & flags.ISDIR:
@@ -118,16 +118,16 @@ class KernelReports:
             if self._recursive:
                 self._watch_subfolder(name)
             return [Report(ReportKind.SUBFOLDER, name)]
-        # Removed, or moved with its watches, which would go on to report under its old name.
+        # The folder was removed, or moved together with its watches, which would go on reporting under its old name.
         for descriptor, folder in list(self._folders.items()):
             if folder == name or folder.startswith(f"{name}/"):
                 del self._folders[descriptor]
-                with suppress(OSError):  # the kernel has ended it
-                    self._notify.rm_watch(descriptor)  # type: ignore[union-attr]  # reports come while it is open
+                with suppress(OSError):  # the kernel has already ended the watch
+                    self._notify.rm_watch(descriptor)  # type: ignore[union-attr]  # there are reports only while it is open
         return []
 
     def _watch(self, name: str) -> None:
-        """Watch a folder, then those in it: in this order none that is made meanwhile is missed."""
+        """Watch a folder, then the folders in it. In this order, a folder that is created meanwhile is not missed."""
         assert self._notify is not None
         path = self._folder / name
         self._folders[self._notify.add_watch(path, _MASK)] = name
@@ -142,6 +142,6 @@ class KernelReports:
     def _watch_subfolder(self, name: str) -> None:
         try:
             self._watch(name)
-        except OSError as error:  # removed meanwhile, or not for this user
+        except OSError as error:  # removed meanwhile, or not readable for this user
             if error.errno in LIMITS_REACHED:
                 raise

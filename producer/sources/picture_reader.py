@@ -1,4 +1,4 @@
-"""Reads the file of one picture: a frame with its time of capture, or nothing while the file is still being written."""
+"""Reads a picture's file, and returns a frame with its time of capture, or None while the file is being written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from producer.sources.capture_time import CaptureTimes
 from producer.sources.file_version import FileVersion, SentFile
 from producer.sources.picture_files import looks_whole
 
-_FRAME_ID_CHARS = 256  # at most, in an ImageJob
+_FRAME_ID_CHARS = 256  # maximum length of an ImageJob's frame_id
 
 
 class PictureReader:
@@ -31,9 +31,9 @@ class PictureReader:
         """
         Args:
             folder: the camera's folder.
-            max_image_bytes: of a larger file only this many bytes and one are read: enough to be refused.
+            max_image_bytes: of a larger file, only this many bytes plus one are read, so that the camera refuses it.
             capture_times: tells when a picture was taken.
-            max_age_s: a picture taken longer ago is not read, but too old; None: none is too old.
+            max_age_s: a picture taken longer ago is not read, and its frame is `too_old`; None: no picture is too old.
             trust_inode: as in `FileVersion.of`.
             wall_clock: UTC epoch seconds.
         """
@@ -45,17 +45,17 @@ class PictureReader:
         self._wall_clock = wall_clock
 
     def read(self, file: SentFile, *, as_it_is: bool) -> SourceFrame | None:
-        """The frame of a file in this version; None where that is not, or no longer, a whole picture.
+        """Return the frame of this version of a file; None if the file has changed, or is not a whole picture.
 
-        With `as_it_is` it need not be whole, and what can't be read is a frame with its problem.
+        With `as_it_is`, the picture need not be whole, and a file that can't be read gives a frame with a `problem`.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: the file is gone.
         """
         now = self._wall_clock()
         captured_at = self._capture_times.captured_at(file.name, file.version.modified_ns, now)
         if captured_at is None:
-            return self._frame(file, problem="its name has no time as --stamp-pattern describes it")
+            return self._frame(file, problem="its name has no time of the form that --stamp-pattern gives")
         if self._max_age_s is not None and now - captured_at > self._max_age_s:
             return self._frame(file, captured_at=captured_at, too_old=True)
         try:
@@ -85,9 +85,10 @@ class PictureReader:
 
 
 def printable(name: str) -> str:
-    """A file's name as it can be sent and logged: bytes that are not UTF-8 and control characters become `\\x` codes.
+    """A file's name in a form that can be sent and logged.
 
-    Of a path that is too long for a frame_id the end is kept.
+    Bytes that aren't UTF-8, and control characters, become `\\x` codes. Of a path that is too long for a
+    frame_id, the end is kept.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

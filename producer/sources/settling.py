@@ -1,4 +1,4 @@
-"""Files that may still be written: each is handed on once it has not changed for long enough."""
+"""Waits for files that may still be being written, until each has not changed for long enough."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from producer.sources.file_version import FileVersion
 
-# For this long an empty file is assumed to be about to be written.
+# An empty file is assumed to be about to be written, and is waited for this long.
 SETTLE_EMPTY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Unsettled:
-    """One file: its version, None if unknown; since when it has not changed, and how long that must last."""
+    """One file: its version (None if unknown), since when it is unchanged, and for how long it must be."""
 
     version: FileVersion | None
     since: float
@@ -21,7 +21,7 @@ class _Unsettled:
 
 
 class SettlingFiles:
-    """The files of one folder that are waited for, by name. Times are those of the source's clock, seconds."""
+    """The files of one folder that are waited for, by name. Times are in seconds of the source's clock."""
 
     def __init__(self) -> None:
         self._unsettled: dict[str, _Unsettled] = {}
@@ -30,19 +30,20 @@ class SettlingFiles:
         return name in self._unsettled
 
     def wait_for(self, name: str, version: FileVersion | None, *, since: float, settle_s: float) -> None:
-        """Wait for this file from now on; it has not changed since then."""
+        """Wait for this file, which is unchanged since the time `since`."""
         self._unsettled[name] = _Unsettled(version, since, settle_s)
 
     def drop(self, name: str) -> None:
-        """Wait for it no more."""
+        """Stop waiting for this file."""
         self._unsettled.pop(name, None)
 
     def pop_settled(self, now: float, version_of: Callable[[str], FileVersion | None]) -> list[tuple[str, float]]:
-        """The files that have settled, with how long each has been unchanged, seconds. Files that are gone are dropped.
+        """Return the files that have settled, each with the seconds since it changed. Drops files that are gone.
 
         Args:
             now: the time.
-            version_of: gives a file's version; None if it is gone. It may raise OSError: the file is looked at later.
+            version_of: returns a file's version; None if the file is gone. If it raises OSError, the file is checked
+                again at the next call.
         """
         settled = []
         for name, waiting in list(self._unsettled.items()):

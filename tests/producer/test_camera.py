@@ -268,7 +268,7 @@ def test_as_fast_as_possible_misses_nothing() -> None:
 
 
 class StalledProducer(FlakyProducer):
-    """The server is away for a number of calls; each takes two seconds of the test's clock."""
+    """The server is unavailable for a number of calls; each takes two seconds of the test's clock."""
 
     def __init__(self, settings: Settings, *, failures: int) -> None:
         super().__init__(settings, failures=failures, written=False, on_failure=self._wait)
@@ -281,7 +281,7 @@ class StalledProducer(FlakyProducer):
 def stalled_camera(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, source: Source, *, failures: int = 5, **change: object
 ) -> tuple[Camera, StalledProducer]:
-    """A camera of 10 frames a second that stands still for two seconds for each failure."""
+    """A camera of 10 frames per second that each failure delays by two seconds."""
     monkeypatch.setattr(camera_module, "_RETRY_S", 0.0)
     producer = StalledProducer(settings, failures=failures)
     stop = threading.Event()
@@ -298,7 +298,7 @@ def stalled_camera(
 def test_what_the_belt_carried_while_the_server_was_away_is_counted(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The numbers and the belt's position go on behind the gap."""
+    """After the outage, frame numbers and encoder counts include the frames that were missed."""
     before = submitted("line-1", "missed")
     camera, _ = stalled_camera(monkeypatch, settings, Frames(), encoder_per_frame=5)
     summary = camera.run()
@@ -366,7 +366,7 @@ def test_what_is_too_old_does_not_hold_up_a_paced_camera(settings: Settings, mon
 def test_what_becomes_too_old_while_the_server_is_away_is_not_sent(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it is away, and the end of the first frames is not taken for its return."""
+    """The frames are dropped during the outage. That does not count as the end of the outage."""
     source = frames_of_ages(0.0)
     camera, _ = stalled_camera(monkeypatch, settings, source, failures=6, max_age_s=4.5)
     summary = camera.run()
@@ -377,10 +377,10 @@ def test_what_becomes_too_old_while_the_server_is_away_is_not_sent(
     assert client.llen(keys.rq_queue("live")) == 1
 
 
-def test_what_is_too_old_is_sent_to_expire_if_asked_for(
+def test_what_is_too_old_is_sent_so_that_it_expires_if_asked_for(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gets a deadline that is past; the young one has none."""
+    """The old frame gets a deadline that is past; the new frame has none."""
     source = frames_of_ages(60.0, 0.0)
     camera, _ = stalled_camera(monkeypatch, settings, source, failures=0, count=2, max_age_s=2.0, expire_too_old=True)
     summary = camera.run()
@@ -389,8 +389,10 @@ def test_what_is_too_old_is_sent_to_expire_if_asked_for(
     assert [job["deadline_at"] for job in jobs] == [1_699_999_942.0, None]
 
 
-def test_the_same_file_is_the_same_job_and_another_version_another(client: redis.Redis, settings: Settings) -> None:
-    """A camera that was killed before it noted what it had sent sends it again: the server has it already."""
+def test_the_same_version_of_a_file_is_the_same_job_and_another_is_another(
+    client: redis.Redis, settings: Settings
+) -> None:
+    """A camera that is killed before it records a sent file sends the file again; the server ignores the job."""
     files = [SentFile("a.jpg", FileVersion(1, 2, inode)) for inode in (3, 3, 4)]
     for file in files:
         special = {0: SourceFrame("a.jpg", "a.jpg", jpeg(), file=file)}

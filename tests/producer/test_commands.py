@@ -122,7 +122,7 @@ def test_the_cameras_defaults_are_the_simulators() -> None:
 
 
 def test_the_greatest_age_is_the_longest_deadline() -> None:
-    """What is older is sent, if asked for, with that age as its deadline."""
+    """With --too-old expire, an older frame is sent with that age as its deadline."""
     assert producer.commands._MAX_AGE_S == MAX_DEADLINE_S
 
 
@@ -157,8 +157,8 @@ def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) ->
         (["--source", "rtsp://10.0.0.1/x"], "can't be read yet"),
         (["--source", "simulated", "--size", "big"], "size = 'big'"),
         (["--source", "simulated", "--quality", "101"], "quality = 101"),
-        (["--source", "simulated", "--only-new"], "--only-new is for a folder"),
-        (["--source", "simulated", "--capture-lag-ms", "5"], "--capture-lag-ms is for a folder"),
+        (["--source", "simulated", "--only-new"], "--only-new applies only to a folder"),
+        (["--source", "simulated", "--capture-lag-ms", "5"], "--capture-lag-ms applies only to a folder"),
         (["--source", ".", "--delete", "--move-to", "done"], "--delete and --move-to can't both be given"),
         (["--source", ".", "--move-to", "."], "--move-to . is the folder that is sent"),
         (["--source", ".", "--stamp-pattern", "%Y"], "stamp pattern '%Y'"),

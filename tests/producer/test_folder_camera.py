@@ -1,4 +1,4 @@
-"""`sortline camera` on folders, as real processes: killed, restarted, two at once, and while the server is away."""
+"""`sortline camera` on folders, as real processes: killed, restarted, two at once, and without the server."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def summary_of(process: subprocess.Popen[bytes], log: Path) -> dict[str, float]:
     return dict(json.loads(text[text.rindex("\n{") : text.rindex("}") + 1]))
 
 
+@pytest.mark.slow
 def test_a_camera_that_is_killed_again_and_again_sends_each_file_once(
     settings: Settings, client: redis.Redis, folder: Path, tmp_path: Path
 ) -> None:
@@ -75,7 +76,7 @@ def test_a_camera_that_is_killed_again_and_again_sends_each_file_once(
     assert set(counts.values()) == {1}
 
 
-def test_two_cameras_on_one_folder_send_all_of_it_each(
+def test_two_cameras_on_one_folder_each_send_all_of_it(
     settings: Settings, client: redis.Redis, folder: Path, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -101,7 +102,7 @@ def test_a_second_process_of_the_same_camera_is_refused(
 
 
 @pytest.mark.parametrize("flags", [("--delete",), ("--move-to", "done")])
-def test_only_accepted_files_are_taken_away(
+def test_only_accepted_files_are_deleted_or_moved(
     settings: Settings, client: redis.Redis, folder: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     write(folder / "good.jpg", age_s=60)
@@ -134,11 +135,11 @@ def test_what_is_too_old_is_counted_or_sent_to_expire(settings: Settings, client
 
 
 def test_a_camera_says_where_its_times_come_from(settings: Settings, folder: Path) -> None:
-    write(folder / "1700000000.jpg")
+    write(folder / "1700000000.jpg", age_s=9)
     done = sortline(
         *command(folder, "--count", "1", "--stamp-pattern", "%s", "--capture-lag-ms", "250"), settings=settings
     )
-    assert "time of capture: by the name (%s), less 250 ms" in done.stderr
+    assert "time of capture: from its name (%s), minus 250 ms" in done.stderr
     assert str(settings.state_path / "cameras" / "line-1_camera-1_") in done.stderr
 
 
@@ -157,6 +158,7 @@ def test_a_file_renamed_into_the_folder_of_a_running_camera_is_sent(
     assert frame_ids(client) == ["2026/11/new.jpg"]
 
 
+@pytest.mark.slow
 def test_a_camera_counts_what_it_misses_while_the_server_refuses(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the folder source share: sources that are closed, and one on a share, with a clock of its own."""
+"""Helpers for tests of the folder source: sources that are closed afterwards, a source on a share, and files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sources_of(folder: Path) -> Iterator[MakeSource]:
 
 
 class ShareSource(FolderSource):
-    """On a network share, where the kernel reports nothing; its time passes only while it waits."""
+    """A source on a share where the kernel reports nothing. Its time passes only while it waits."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.now = 1000.0
@@ -50,7 +50,7 @@ class ShareSource(FolderSource):
 
 
 def take(source: FolderSource, count: int) -> list[SourceFrame]:
-    """Exactly the next `count` frames; patient."""
+    """The next `count` frames. Each may take up to `PATIENCE_S`."""
     frames: list[SourceFrame] = []
     while len(frames) < count:
         found = source.take(count - len(frames), PATIENCE_S)
@@ -60,7 +60,7 @@ def take(source: FolderSource, count: int) -> list[SourceFrame]:
 
 
 def take_new(source: FolderSource, folder: Path) -> list[SourceFrame]:
-    """All that came before a file that is put there now, and is not among them."""
+    """All frames that come before that of a marker file, which this creates and removes."""
     marker = folder / "zz-marker.jpg"
     hidden = folder / ".marker"
     hidden.write_bytes(PICTURES[-1])
@@ -77,7 +77,7 @@ def names(frames: list[SourceFrame]) -> list[str]:
 
 
 def write(path: Path, data: bytes = PICTURES[0], *, age_s: float = 0.0, modified_ns: int | None = None) -> Path:
-    """A whole file, at once under its name. It was last modified `age_s` ago, or at `modified_ns`."""
+    """Create a file that is complete when it gets its name, last modified `age_s` ago or at `modified_ns`."""
     hidden = path.with_name(f".{path.name[:100]}.new")
     hidden.write_bytes(data)
     if age_s or modified_ns is not None:

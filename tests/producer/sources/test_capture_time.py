@@ -1,4 +1,4 @@
-"""The time of capture: by the file's time, or by a stamp in its name."""
+"""The time of capture: from the file's time, or from a stamp in its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AT = datetime(2026, 11, 26, 10, 15, 30, tzinfo=UTC).timestamp()
 
 @pytest.fixture(autouse=True)
 def plant_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine is in a zone that is an hour ahead in winter, two in summer."""
+    """Sets a time zone that is one hour ahead of UTC in winter, and two in summer."""
     with monkeypatch.context() as zone:
         zone.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
         time.tzset()
@@ -35,7 +35,7 @@ def plant_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("%Y-%m-%dT%H.%M.%S%z", "a 2026-11-26T10.15.30Z.jpg", AT),
         ("%Y-%m-%dT%H.%M.%S%z", "a 2026-11-26T12.15.30+02:00.jpg", AT),
         ("%Y/%m/%d/%H%M%S", "2026/11/26/111530.jpg", AT),
-        ("%Y%m%d%H%M%S", "cam0120261126111530.jpg", AT),  # the first fourteen digits are none
+        ("%Y%m%d%H%M%S", "cam0120261126111530.jpg", AT),  # the first fourteen digits are not a stamp
         ("%Y%m%d%H%M%S", "20260231111530 20261126111530.jpg", AT),  # there is no 31st of February
         ("_%s.", "frame_1795688130.jpg", AT),
         ("%s%f", "1795688130125.jpg", AT + 0.125),
@@ -60,15 +60,15 @@ def test_a_pattern_that_gives_no_time_is_refused_with_an_example(pattern: str) -
     assert repr(pattern) in str(caught.value)
 
 
-def test_the_files_own_time_is_the_default_and_a_lag_lies_before_it() -> None:
+def test_the_time_is_the_files_own_by_default_and_the_lag_is_subtracted() -> None:
     modified_ns = int(AT * 1e9)
     assert CaptureTimes().captured_at("a.jpg", modified_ns, AT + 60) == AT
     assert CaptureTimes(lag_ms=250).captured_at("a.jpg", modified_ns, AT + 60) == AT - 0.25
     assert CaptureTimes(lag_ms=250, pattern=StampPattern("%s")).captured_at("1700000000", 0, AT) == 1_699_999_999.75
 
 
-def test_a_time_a_little_ahead_counts_as_now_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A share's clock is rarely this machine's. Farther ahead it stays, and the producer refuses it."""
+def test_a_time_a_little_ahead_counts_as_now_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A share's clock is rarely exact. A time that is farther ahead is kept, and the producer refuses it."""
     times = CaptureTimes(tolerance_s=5.0, lag_ms=100)
     assert times.captured_at("a.jpg", int((AT + 0.1) * 1e9), AT) == AT - 0.1
     assert caplog.text == ""
@@ -78,7 +78,7 @@ def test_a_time_a_little_ahead_counts_as_now_and_is_told_once(caplog: pytest.Log
     assert times.captured_at("a.jpg", int((AT + 60) * 1e9), AT) == pytest.approx(AT + 59.9)
 
 
-def test_the_source_of_the_time_is_told() -> None:
+def test_a_description_says_where_the_time_comes_from() -> None:
     assert CaptureTimes().describe() == "time of capture: when the file was last modified"
     times = CaptureTimes(pattern=StampPattern("%s"), lag_ms=250)
-    assert times.describe() == "time of capture: by the name (%s), less 250 ms"
+    assert times.describe() == "time of capture: from its name (%s), minus 250 ms"

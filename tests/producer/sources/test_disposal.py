@@ -1,4 +1,4 @@
-"""Accepted files: moved or deleted, never over another file, and never when they have changed."""
+"""Accepted files are moved or deleted, never over another file, and never if they have changed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_file_is_moved_under_its_own_name(folder: Path, tmp_path: Path, name: 
 
 
 def test_no_file_is_overwritten(folder: Path, tmp_path: Path) -> None:
-    """Later ones of the same name get their time, and if need be a number."""
+    """Later files of the same name get their time in their names, and a number if the time is the same too."""
     disposal = moving(folder, tmp_path / "done")
     for picture in PICTURES[:4]:
         write(folder / "latest.jpg", picture, modified_ns=AT_NS)
@@ -73,7 +73,7 @@ def test_a_long_name_has_room_for_the_time(folder: Path, tmp_path: Path) -> None
     assert len(list((tmp_path / "done").iterdir())) == 2
 
 
-def test_to_another_file_system_it_is_copied_with_its_times(
+def test_a_file_is_copied_with_its_times_to_another_file_system(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disposal = moving(folder, tmp_path / "done")
@@ -115,20 +115,20 @@ def test_a_file_that_has_changed_since_it_was_read_stays(folder: Path, tmp_path:
     assert (folder / "latest.jpg").read_bytes() == PICTURES[1]
 
 
-def test_a_file_that_is_gone_is_disposed_of(folder: Path) -> None:
+def test_a_file_that_is_gone_counts_as_disposed_of(folder: Path) -> None:
     write(folder / "a.jpg")
     file = sent(folder, "a.jpg")
     (folder / "a.jpg").unlink()
     assert Disposal(folder).dispose(file)
 
 
-def test_what_can_not_be_done_is_said_at_the_start(
+def test_a_disposal_that_can_not_work_is_refused_at_the_start(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BadSetting, match="is the folder that is sent"):
         moving(folder, folder / ".." / folder.name)
     (tmp_path / "file").touch()
-    with pytest.raises(BadSetting, match=re.escape(f"--move-to {tmp_path / 'file' / 'x'} can't be made")):
+    with pytest.raises(BadSetting, match=re.escape(f"--move-to {tmp_path / 'file' / 'x'} can't be created")):
         moving(folder, tmp_path / "file" / "x")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == folder)  # root may write anywhere
     with pytest.raises(BadSetting, match="this user may not write there"):
@@ -139,7 +139,7 @@ def test_what_can_not_be_done_is_said_at_the_start(
 
 
 def _forbid_renames_between(one: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if they were on different file systems."""
+    """Make renames fail as they do between file systems."""
     replace = Path.replace
 
     def refuses(path: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Versions of files, and the file systems on which they can be told by the inode."""
+"""Versions of files, and the file systems whose inode numbers can be trusted."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_the_innermost_mount_counts(tmp_path: Path, folder: str, kind: str, loca
     assert is_local(root / folder, mounts=mounts) is local
 
 
-def test_where_the_kernel_does_not_tell_nothing_is_trusted(tmp_path: Path) -> None:
+def test_an_unknown_file_system_is_not_trusted(tmp_path: Path) -> None:
     assert filesystem_of(tmp_path, mounts=tmp_path / "nothing") == "unknown"
     assert not is_local(tmp_path, mounts=tmp_path / "nothing")
 
 
-def test_the_kernel_of_this_machine_tells() -> None:
+def test_the_kernel_of_this_machine_names_a_file_system() -> None:
     assert filesystem_of(Path("/proc")) == "proc"
 
 

@@ -32,14 +32,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_source(folder: Path) -> Iterator[MakeSource]:
-    """A source of the folder that is closed at the end; by default listening to the kernel."""
+    """Makes sources of the folder, by default with the kernel's reports; all are closed at the end."""
     with sources_of(folder) as make:
         yield make
 
 
 def test_existing_files_come_in_name_order_each_once(folder: Path, make_source: MakeSource) -> None:
     for number, name in enumerate(("b.jpg", "c.png", "a.JPG")):
-        write(folder / name, PICTURES[number])
+        write(folder / name, PICTURES[number], age_s=9)
     source = make_source()
     frames = take(source, 3)
     assert [(frame.frame_id, frame.name, frame.data) for frame in frames] == [
@@ -83,10 +83,11 @@ def test_a_kind_of_file_that_is_no_side_file_is_named_once(
     write(folder / "c.0001")
     assert take_new(source, folder) == []
     assert caplog.text.count("passed over") == 2
-    assert "files *.0001, as 'a.0001', are passed over: the name of a picture ends in .jpg" in caplog.text
-    assert "files without a suffix, as 'README'" in caplog.text
+    assert "files *.0001, such as 'a.0001', are passed over: the name of a picture ends in .jpg" in caplog.text
+    assert "files without a suffix, such as 'README'" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: MakeSource) -> None:
     source = make_source()
     with (folder / "new.jpg").open("wb") as file:
@@ -99,7 +100,7 @@ def test_a_new_file_comes_when_its_writer_closes_it(folder: Path, make_source: M
 
 
 def test_a_file_renamed_into_place_comes_at_once(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
-    """Not by a scan, nor after a wait for it to settle: neither happens here."""
+    """The clock stands still, so neither a scan nor a wait for the file to settle can find it."""
     source = make_source(clock=lambda: 0.0)
     assert source.take(1, 0.0) == []
     write(folder / "inside.jpg")
@@ -107,8 +108,10 @@ def test_a_file_renamed_into_place_comes_at_once(folder: Path, tmp_path: Path, m
     assert names(source.take(10, 0.0)) == ["inside.jpg", "outside.jpg"]
 
 
-def test_files_renamed_away_hold_nobody_up(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
-    """As those that are moved once they are sent."""
+def test_a_file_that_is_renamed_away_does_not_delay_the_next(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    """Files are renamed away when they are moved after they were sent."""
     write(folder / "old.jpg", age_s=9)
     source = make_source(clock=lambda: 0.0)
     assert names(source.take(10, 0.0)) == ["old.jpg"]
@@ -143,7 +146,7 @@ def test_a_rewritten_name_is_seen_on_a_share_too(folder: Path) -> None:
 def test_a_file_that_gets_the_time_of_its_original_back_is_no_new_picture(
     folder: Path, tmp_path: Path, make_source: MakeSource, accepted: bool
 ) -> None:
-    """`scp -p`, FTP's MFMT and others set it when the file is closed, and perhaps read. It is also moved."""
+    """`scp -p`, FTP's MFMT and others set it once the file is closed, and maybe read. The file is still moved."""
     now = 0.0
     source = make_source(clock=lambda: now, disposal=Disposal(folder, move_to=tmp_path / "done"))
     assert source.take(1, 0.0) == []
@@ -165,7 +168,7 @@ def test_a_file_with_a_later_time_is_a_new_picture(folder: Path) -> None:
     assert len(source.take(10, 5.0)) == 1
 
 
-def test_a_share_that_makes_up_its_inodes_sends_nothing_twice(folder: Path) -> None:
+def test_on_a_share_that_changes_inode_numbers_nothing_is_sent_twice(folder: Path) -> None:
     write(folder / "a.jpg")
     source = ShareSource(folder)
     assert len(source.take(10, 5.0)) == 1
@@ -191,7 +194,7 @@ def test_pictures_that_were_overwritten_or_removed_before_they_were_read_are_cou
 def test_a_picture_that_is_removed_just_before_it_is_read_is_missed(
     folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is renamed just then is not: it comes under its new name."""
+    """One that is renamed at that moment is not missed: it comes under its new name."""
     share, source = ShareSource(folder), make_source()
     write(folder / "removed.jpg")
     write(folder / "renamed.jpg")
@@ -239,6 +242,7 @@ def test_a_file_that_is_allocated_before_it_is_filled_comes_whole(folder: Path, 
     assert take_new(source, folder) == []
 
 
+@pytest.mark.slow
 def test_what_stays_broken_is_handed_out_and_looked_at_again_when_it_changes(
     folder: Path, make_source: MakeSource
 ) -> None:
@@ -265,7 +269,7 @@ def test_on_a_share_a_file_comes_when_it_has_stopped_growing(folder: Path) -> No
 
 def test_on_a_share_a_file_that_ends_early_is_given_more_time(folder: Path) -> None:
     source = ShareSource(folder)
-    write(folder / "a.jpg", PICTURES[0][:100], age_s=3600)  # by a clock that may differ from ours
+    write(folder / "a.jpg", PICTURES[0][:100], age_s=3600)  # the share's clock may differ from ours
     assert source.take(10, 1.9) == []
     write(folder / "a.jpg")
     assert [frame.data for frame in source.take(10, 5.0)] == [PICTURES[0]]
@@ -295,7 +299,7 @@ def test_a_name_that_was_removed_and_comes_back_is_a_new_file(
 
 
 def test_of_a_large_file_only_enough_to_refuse_it_is_read(folder: Path, make_source: MakeSource) -> None:
-    write(folder / "large.jpg", b"x" * 5000)
+    write(folder / "large.jpg", b"x" * 5000, age_s=9)
     (frame,) = take(make_source(max_image_bytes=1000), 1)
     assert len(frame.data) == 1001
 
@@ -330,11 +334,11 @@ def test_a_file_that_can_not_be_read_is_tried_again_and_then_reported(
     ],
 )
 def test_a_name_in_any_bytes_becomes_printable(folder: Path, make_source: MakeSource, name: bytes, shown: str) -> None:
+    source = make_source()
     try:
         (folder / os.fsdecode(name)).write_bytes(PICTURES[0])
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    source = make_source()
     (frame,) = take(source, 1)
     assert (frame.frame_id, frame.name) == (shown, shown)
     source.accepted([frame])
@@ -354,7 +358,7 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(folder: Path, caplog: p
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_what_was_taken_does_not_come_again_after_the_folder_was_away(folder: Path, empty: bool) -> None:
-    """An empty one is what a share leaves behind while it is not mounted."""
+    """While a share is not mounted, its folder is empty."""
     source = ShareSource(folder)
     write(folder / "a.jpg")
     write(folder / "b.jpg", b"no picture")
@@ -390,6 +394,7 @@ def test_what_was_taken_does_not_come_again_after_the_share_failed_for_a_moment(
     assert source.take(10, 5.0) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [False, True])
 def test_a_folder_that_is_made_anew_is_watched_as_before(folder: Path, make_source: MakeSource, pause: bool) -> None:
     source = make_source()
@@ -437,6 +442,7 @@ def test_sub_folders_are_named_once_and_passed_over(
     assert "'2026'" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_share", [False, True])
 def test_sub_folders_by_date_are_read_if_asked_for(folder: Path, make_source: MakeSource, on_share: bool) -> None:
     options = FolderOptions(recursive=True)
@@ -450,7 +456,7 @@ def test_sub_folders_by_date_are_read_if_asked_for(folder: Path, make_source: Ma
     write(first / "b.jpg")
     second = folder / "2026" / "12" / "01"
     second.mkdir(parents=True)
-    write(second / "a.jpg")  # perhaps before the kernel's watch is there
+    write(second / "a.jpg")  # perhaps before the kernel watches the sub-folder
     assert sorted(names(take(source, 2))) == ["2026/11/26/b.jpg", "2026/12/01/a.jpg"]
     write(second / "b.jpg")
     assert names(take(source, 1)) == ["2026/12/01/b.jpg"]
@@ -458,6 +464,7 @@ def test_sub_folders_by_date_are_read_if_asked_for(folder: Path, make_source: Ma
         assert take_new(source, folder) == []
 
 
+@pytest.mark.slow
 def test_a_sub_folder_that_is_moved_is_watched_under_its_new_name(folder: Path, make_source: MakeSource) -> None:
     (folder / "today").mkdir()
     source = make_source(options=FolderOptions(recursive=True))
@@ -472,7 +479,7 @@ def test_a_sub_folder_that_is_moved_is_watched_under_its_new_name(folder: Path, 
     assert names(take(source, 1)) == ["today/c.jpg"]
 
 
-def test_without_the_systems_leave_to_watch_files_are_found_by_scans(
+def test_files_are_found_by_scans_if_the_system_refuses_to_watch(
     folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*_: object) -> None:
@@ -487,7 +494,7 @@ def test_without_the_systems_leave_to_watch_files_are_found_by_scans(
     assert names(take(source, 1)) == ["b.jpg"]
 
 
-def test_after_lost_reports_a_scan_finds_what_is_there(
+def test_after_lost_reports_a_scan_finds_the_files(
     folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_source()
@@ -503,7 +510,7 @@ def test_after_lost_reports_a_scan_finds_what_is_there(
         assert names(take(source, 1)) == ["a.jpg"]
 
 
-def test_an_idle_folder_is_scanned_seldom_while_the_kernel_reports(
+def test_an_idle_folder_is_rarely_scanned_while_the_kernel_reports(
     folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each scan reads all files, which takes a whole core if there are tens of thousands."""
@@ -543,7 +550,7 @@ def test_scans_of_a_large_share_take_a_small_part_of_the_time(folder: Path, monk
     assert scans <= 300 * folder_module._SCAN_SHARE / 3.0 + 1
 
 
-def test_a_folder_that_nobody_clears_is_told_once(
+def test_a_folder_with_many_files_is_reported_once(
     folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("producer.sources.folder_notices.MANY_FILES", 3)
@@ -552,7 +559,7 @@ def test_a_folder_that_nobody_clears_is_told_once(
     source = ShareSource(folder)
     assert len(source.take(10, 5.0)) == 3
     assert source.take(10, 5.0) == []
-    assert caplog.text.count("holds 3 pictures: clear it now and then, or use --delete or --move-to") == 1
+    assert caplog.text.count("holds 3 pictures: remove old ones now and then, or use --delete or --move-to") == 1
 
 
 def test_the_time_of_capture_is_that_of_the_file(folder: Path, make_source: MakeSource) -> None:
@@ -562,9 +569,9 @@ def test_the_time_of_capture_is_that_of_the_file(folder: Path, make_source: Make
     assert frame.captured_at == pytest.approx(old.stat().st_mtime - 0.25)
 
 
-def test_the_age_of_a_file_that_is_too_old_is_enough(folder: Path, make_source: MakeSource) -> None:
+def test_a_file_that_is_too_old_is_not_read(folder: Path, make_source: MakeSource) -> None:
     write(folder / "old.jpg", age_s=60)
-    write(folder / "young.jpg")
+    write(folder / "young.jpg", age_s=9)
     frames = take(make_source(options=FolderOptions(max_age_s=50.0)), 2)
     assert [(frame.name, frame.too_old, frame.data) for frame in frames] == [
         ("old.jpg", True, b""),
@@ -572,17 +579,18 @@ def test_the_age_of_a_file_that_is_too_old_is_enough(folder: Path, make_source: 
     ]
 
 
-def test_a_name_without_its_stamp_is_reported(folder: Path, make_source: MakeSource) -> None:
+def test_a_name_without_a_stamp_is_reported(folder: Path, make_source: MakeSource) -> None:
     from producer.sources.capture_time import StampPattern
 
-    write(folder / "a.jpg")
-    write(folder / "b_1700000000.jpg")
+    write(folder / "a.jpg", age_s=9)
+    write(folder / "b_1700000000.jpg", age_s=9)
     times = CaptureTimes(pattern=StampPattern("_%s."))
     first, second = take(make_source(options=FolderOptions(capture_times=times)), 2)
-    assert first.problem == "its name has no time as --stamp-pattern describes it"
+    assert first.problem == "its name has no time of the form that --stamp-pattern gives"
     assert second.captured_at == 1_700_000_000
 
 
+@pytest.mark.slow
 def test_only_new_files_come_if_asked_for(
     folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -607,7 +615,7 @@ def test_a_second_source_with_the_same_journal_sends_what_the_first_did_not(
     frames = take(first, 3)
     first.accepted(frames[:2])
     first.close()
-    write(folder / "b.jpg", PICTURES[1])
+    write(folder / "b.jpg", PICTURES[1], age_s=5)
     second = make_source(journal=SentJournal(tmp_path / "journal"))
     assert sorted(names(take(second, 2))) == ["b.jpg", "c.jpg"]
     assert take_new(second, folder) == []
@@ -632,14 +640,14 @@ def test_what_was_sent_but_not_moved_is_moved_after_a_restart(
 ) -> None:
     write(folder / "a.jpg", age_s=9)
     first = make_source(journal=SentJournal(tmp_path / "journal"))
-    first.accepted(take(first, 1))  # as one that is killed before it could delete it
+    first.accepted(take(first, 1))  # like a camera that is killed before it could delete the file
     first.close()
     second = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
     assert second.take(1, 0.0) == []
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_remembered_of_files_that_are_gone_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_files_that_are_gone_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.sources.journal._MAX_ABSENT", 3)
     source = ShareSource(folder)
     for number in range(10):
@@ -651,20 +659,18 @@ def test_what_is_remembered_of_files_that_are_gone_is_bounded(folder: Path, monk
     assert len(source._handed_out) <= 3
 
 
-def test_a_camera_says_what_it_reads_and_what_its_times_are(
+def test_a_description_says_what_is_read_and_where_its_times_come_from(
     folder: Path, tmp_path: Path, make_source: MakeSource
 ) -> None:
     source = make_source(journal=SentJournal(tmp_path / "journal"))
     assert source.describe() == (
-        f"pictures in {folder}, reported by the kernel; time of capture: when the file was last modified; what was "
-        f"sent is remembered in {tmp_path / 'journal'}"
+        f"pictures in {folder}, reported by the kernel; time of capture: when the file was last modified; sent "
+        f"files are recorded in {tmp_path / 'journal'}"
     )
-    assert "looked for every 0.5 s" in ShareSource(folder).describe()
+    assert "found by a scan every 0.5 s" in ShareSource(folder).describe()
 
 
-def test_a_source_of_a_file_that_comes_and_goes_while_it_is_looked_at_lives(
-    folder: Path, make_source: MakeSource
-) -> None:
+def test_names_of_pictures_that_are_not_files_are_passed_over(folder: Path, make_source: MakeSource) -> None:
     source = make_source()
     os.mkfifo(folder / "pipe.jpg")
     (folder / "link.jpg").symlink_to("nothing")
@@ -673,7 +679,7 @@ def test_a_source_of_a_file_that_comes_and_goes_while_it_is_looked_at_lives(
 
 
 def test_the_time_between_closing_and_taking_is_short(folder: Path, make_source: MakeSource) -> None:
-    """60,000 files beside it make no difference, as none of them is looked at."""
+    """60,000 more files in the folder make no difference, because the source checks none of them."""
     now = time.monotonic()
     source = make_source(clock=lambda: now)
     assert source.take(1, 0.0) == []

@@ -1,11 +1,9 @@
-"""The journal of what was sent: kept across restarts and kills, bounded, and one camera's own."""
+"""The journal of sent files: kept across restarts and kills, bounded, and used by one camera only."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ from producer.sources import journal as journal_module
 from producer.sources.file_version import FileVersion, SentFile
 from producer.sources.journal import SentJournal, journal_path
 from shared.errors import BadSetting
+from tests.kit import run_python
 
-ROOT = Path(__file__).parents[3]
 ODD_NAMES = ["a b.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), "2026/11/26/a.jpg", "'; DROP TABLE sent; --.jpg"]
 
 
@@ -23,7 +21,7 @@ def sent(name: str, size_bytes: int = 1) -> SentFile:
     return SentFile(name, FileVersion(size_bytes, 1_700_000_000_123_456_789, (1 << 63) - 1))
 
 
-def test_what_was_sent_is_known_after_a_restart_under_any_name(tmp_path: Path) -> None:
+def test_sent_files_of_any_name_are_known_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "journal"
     first = SentJournal(path)
     first.add([sent(name) for name in ODD_NAMES])
@@ -47,8 +45,7 @@ def test_a_killed_process_leaves_what_it_had_written(tmp_path: Path) -> None:
         "[journal.add([SentFile(f'{n}.jpg', FileVersion(1, 2, 3))]) for n in range(500)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    run_python(program, exit_code=-signal.SIGKILL)
     journal = SentJournal(path)
     assert all(journal.has(SentFile(f"{n}.jpg", FileVersion(1, 2, 3))) for n in range(500))
     journal.close()
@@ -88,7 +85,7 @@ def test_the_names_of_files_that_are_gone_are_bounded_oldest_first(
     again.close()
 
 
-def test_a_folder_that_can_not_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_can_not_be_written_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     journal = SentJournal(tmp_path / "file" / "journal")
     assert journal.path is None
@@ -98,10 +95,10 @@ def test_a_folder_that_can_not_be_written_costs_a_warning(tmp_path: Path, caplog
     journal.close()
 
 
-def test_what_is_no_journal_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_a_journal_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "journal").write_bytes(b"something else, and long enough to be read as a header of a database" * 50)
     journal = SentJournal(tmp_path / "journal")
-    assert "is no journal" in caplog.text
+    assert "is not a journal" in caplog.text
     journal.add([sent("a.jpg")])
     journal.close()
     again = SentJournal(tmp_path / "journal")
@@ -109,7 +106,7 @@ def test_what_is_no_journal_is_begun_anew(tmp_path: Path, caplog: pytest.LogCapt
     again.close()
 
 
-def test_a_full_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_causes_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = SentJournal(tmp_path / "journal")
     journal._database.execute("PRAGMA max_page_count = 4")
     for first in range(0, 2000, 100):

@@ -1,4 +1,4 @@
-"""What the kernel reports of a folder, by the kernel itself."""
+"""Reports about a folder, from this machine's kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
 
 @pytest.fixture
 def reports(tmp_path: Path) -> Iterator[KernelReports]:
-    """Of a folder that is watched with its sub-folders."""
+    """Reports about a folder that is watched with its sub-folders."""
     (tmp_path / "images" / "below").mkdir(parents=True)
     found = KernelReports(tmp_path / "images", recursive=True, is_ignored=lambda name: name == "ignored")
     found.start()
@@ -24,7 +24,7 @@ def reports(tmp_path: Path) -> Iterator[KernelReports]:
     found.close()
 
 
-def test_each_kind_is_told_apart(tmp_path: Path, reports: KernelReports) -> None:
+def test_each_kind_of_report_is_recognized(tmp_path: Path, reports: KernelReports) -> None:
     folder = tmp_path / "images"
     (folder / "a\n.jpg").write_bytes(b"x")
     (folder / "a\n.jpg").rename(folder / "below" / "b.jpg")
@@ -45,7 +45,7 @@ def test_each_kind_is_told_apart(tmp_path: Path, reports: KernelReports) -> None
     assert reports.read(0.0) == []
 
 
-def test_that_reports_were_lost_is_told(tmp_path: Path, reports: KernelReports) -> None:
+def test_lost_reports_are_reported(tmp_path: Path, reports: KernelReports) -> None:
     names = [tmp_path / "images" / name for name in ("a.jpg", "b.jpg")]
     write(names[0])
     for number in range(int(MAX_QUEUED.read_text()) // 2 + 1):  # each is two reports
@@ -54,7 +54,7 @@ def test_that_reports_were_lost_is_told(tmp_path: Path, reports: KernelReports) 
     assert reports.read(0.0) == []
 
 
-def test_a_folder_that_is_another_one_now_is_not_current(tmp_path: Path, reports: KernelReports) -> None:
+def test_a_folder_that_was_replaced_is_not_current(tmp_path: Path, reports: KernelReports) -> None:
     folder = tmp_path / "images"
     assert reports.is_current()
     folder.rename(tmp_path / "elsewhere")
@@ -72,7 +72,7 @@ def test_a_folder_that_is_another_one_now_is_not_current(tmp_path: Path, reports
 def test_a_sub_folder_that_can_not_be_watched_is_left_out(
     tmp_path: Path, reports: KernelReports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the system's limit: then nothing that comes later could be watched."""
+    """The system's limit is an error: beyond it, no later sub-folder could be watched either."""
     watch = KernelReports._watch
     number = errno.EACCES
 

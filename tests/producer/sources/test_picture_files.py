@@ -34,7 +34,7 @@ def test_what_is_neither(name: str) -> None:
     assert not is_side_file(name)
 
 
-def test_folders_of_systems() -> None:
+def test_system_folders() -> None:
     assert all(is_system_folder(name) for name in (".git", "a/@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"))
     assert not any(is_system_folder(name) for name in ("2026", "a/26", "#1"))
 
@@ -65,11 +65,11 @@ def test_a_picture_looks_whole_and_its_beginning_does_not(kind: str, options: di
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"RIFF", b"BM", b"II*\0", b"II+\0", b"\x89PNG", b"text"])
-def test_what_is_no_picture_yet_does_not_look_whole(data: bytes) -> None:
+def test_an_unfinished_picture_does_not_look_whole(data: bytes) -> None:
     assert not looks_whole(data)
 
 
-def test_what_a_camera_adds_behind_a_jpeg_makes_it_no_less_whole() -> None:
+def test_a_jpeg_with_data_after_its_end_looks_whole() -> None:
     assert looks_whole(encoded("JPEG") + b"<meta exposure='3'/>")
 
 
