@@ -137,8 +137,10 @@ def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=0, check_same_thread=False)
     # The lock is held until the database is closed, so that no other process can open it.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    # A write-ahead log survives when the process is killed.
+    # The journal survives when the process is killed, without an fsync for each change. A power cut may lose the latest
+    # changes, so that the files are sent again; the server ignores them if it still has their jobs.
     database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
     with database:
         database.execute(_SCHEMA)
         database.execute("DELETE FROM sent WHERE name IS NULL")  # takes the lock now rather than with the first file

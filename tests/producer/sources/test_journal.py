@@ -51,6 +51,14 @@ def test_a_killed_process_leaves_what_it_had_written(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_change_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    """An fsync for each picture would limit a camera to the disk's pace."""
+    journal = SentJournal(tmp_path / "journal")
+    assert journal._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._database.execute("PRAGMA synchronous").fetchone() == (1,)  # NORMAL
+    journal.close()
+
+
 def test_two_processes_of_one_camera_do_not_share_a_journal(tmp_path: Path) -> None:
     first = SentJournal(tmp_path / "journal")
     with pytest.raises(BadSetting, match="another process sends this folder"):
