@@ -256,7 +256,7 @@ class Camera:
             return
 
     def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
-        """Return those of the frames that are not too old yet. Counts the others, and what the belt carried past."""
+        """Return the frames that are not too old yet. Counts the others, and the frames that the belt carried past."""
         self._count_missed()
         self._on_progress(self.summary())
         too_old = [] if self._options.expire_too_old else [one for one in prepared if self._is_too_old(one.captured_at)]

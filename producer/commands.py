@@ -66,7 +66,7 @@ def camera(
     ] = None,
     max_age: Annotated[
         float | None,
-        typer.Option(min=0.001, max=_MAX_AGE_S, help="greatest age of a frame, seconds; older frames are not sent"),
+        typer.Option(min=0.001, max=_MAX_AGE_S, help="greatest age of a frame, in seconds (see --too-old)"),
     ] = None,
     too_old: Annotated[
         TooOld, typer.Option(help="older frames: not sent, or sent for the result `expired`")
@@ -94,8 +94,9 @@ def camera(
 ) -> None:
     """Send the frames of one camera to a queue, at a steady rate, until stopped.
 
-    A folder's images are sent once each, also after a restart, in the order of their names; new ones follow as soon as
-    they are complete. An overwritten file is a new image. The time of capture is the file's time.
+    A folder's images are sent in the order of their names; new ones follow as soon as they are complete.
+    Each is sent once, also after a restart; an overwritten file is a new image.
+    The time of capture is the file's time of modification, or a stamp in its name.
     If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120

@@ -64,7 +64,7 @@ class FolderOptions:
 
 
 class FolderSource:
-    """The pictures of one folder: first those that are there, in name order, then new ones as they are completed.
+    """The pictures of one folder: first the files already there, in name order, then new ones.
 
     A file is handed out again if its size, time or inode changes. Files that are not pictures by name are passed over.
     """
