@@ -65,7 +65,7 @@ class DropLog:
         self._reason = reason
 
     def flush(self, *, now: bool = False) -> None:
-        """Write the warning if one is due, or `now`."""
+        """Log the warning if one is due; with `now`, in any case."""
         if not self._names or (not now and self._clock() < self._next_at):
             return
         shown = ", ".join(self._names[:_NAMES_SHOWN])
