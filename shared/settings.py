@@ -144,6 +144,12 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds of processor time that decoding one image may take; beyond that the image is rejected",
     )
+    sample_bits: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="bits used by samples in 16-bit PNG and TIFF, 8 to 16; 0: the model's own, or what each file says",
+    )
     archive_dir: Path | None = Field(
         None, description="folder in which images are archived with their results; unset: no archive"
     )
@@ -215,6 +221,13 @@ class Settings(BaseSettings):
     def _not_polled_too_often(cls, value: float) -> float:
         if 0 < value < MIN_STORE_POLL_S:
             raise ValueError(f"a store may be remote: use 0, or at least {MIN_STORE_POLL_S} s")
+        return value
+
+    @field_validator("sample_bits")
+    @classmethod
+    def _is_zero_or_at_least_eight(cls, value: int) -> int:
+        if 0 < value < 8:
+            raise ValueError("use the number of bits that the camera gives, 8 to 16, or 0")
         return value
 
     @property

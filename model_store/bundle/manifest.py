@@ -16,6 +16,10 @@ INT8_FILE = "model.int8.tflite"
 FP32_FILE = "model.fp32.tflite"
 GOLDEN_FILE = "golden.npz"
 REPORT_DIR = "report"
+# Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the setting
+# `sample_bits` of the training, if it was set; and by number of bits, how many images were read at that number.
+SAMPLE_BITS_KEY = "sample_bits"
+IMAGES_BY_BITS_KEY = "images_by_sample_bits"
 
 
 class _Section(BaseModel):

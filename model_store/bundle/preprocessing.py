@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model_store.bundle.manifest import Manifest
+from model_store.bundle.manifest import SAMPLE_BITS_KEY, Manifest
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_cost import is_costly
@@ -32,6 +32,7 @@ class ImageDecoder:
     max_px: int
     max_decode_bytes: int
     max_decode_s: float
+    sample_bits: int = 0  # bits of the samples in 16-bit files; 0: what each file says
     decoder_process: DecoderProcess | None = field(
         default=None, repr=False, compare=False
     )  # decodes costly images, if given
@@ -66,9 +67,8 @@ class ImageDecoder:
         """
         if len(out) != self.size_px:
             raise ValueError(f"out must be uint8 [{self.size_px}, {self.size_px}, 3], not {list(out.shape)}")
-        decode = decode_into
-        if self.decoder_process is not None and self.is_costly(data, camera):
-            decode = self.decoder_process.decode_into
+        process = self.decoder_process
+        decode = process.decode_into if process is not None and self.is_costly(data, camera) else decode_into
         decode(
             data,
             out,
@@ -78,6 +78,7 @@ class ImageDecoder:
             max_px=self.max_px,
             max_decode_bytes=self.max_decode_bytes,
             max_decode_s=self.max_decode_s,
+            sample_bits=self.sample_bits,
         )
 
     def is_costly(self, data: bytes, camera: str) -> bool:
@@ -88,6 +89,12 @@ class ImageDecoder:
 
     def _region(self, camera: str) -> Region | None:
         return self._by_camera.get(camera, self._for_other_cameras)
+
+
+def sample_bits_for(manifest: Manifest, setting: int) -> int:
+    """How many bits samples in 16-bit files use: the setting, else the model's own; 0 if neither is set."""
+    trained_with: int = manifest.training.settings.get(SAMPLE_BITS_KEY, 0)
+    return setting or trained_with
 
 
 def decoder_of(
@@ -102,5 +109,6 @@ def decoder_of(
         max_px=settings.max_image_px,
         max_decode_bytes=settings.max_decode_bytes,
         max_decode_s=settings.max_decode_s,
+        sample_bits=sample_bits_for(manifest, settings.sample_bits),
         decoder_process=decoder_process,
     )

@@ -54,7 +54,7 @@ def compare(
         if out is not None:
             write_csv(out, found)
         if html is not None:
-            write_html(html, found, limits=limits, steps=steps)
+            write_html(html, found, limits=limits.for_model(models[0][0].manifest), steps=steps)
     for item in found.a.predictions.unreadable:
         print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
     for warning in warnings(found):

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model_store.bundle.manifest import Manifest
+from model_store.bundle.preprocessing import sample_bits_for
 from model_store.datasets.dataset import Sample
 from model_store.datasets.dataset_files import DatasetFiles
 from model_store.runtime.progress import OnProgress
@@ -39,17 +41,31 @@ _AHEAD_PER_THREAD = 8
 
 
 class Limits(NamedTuple):
-    """Images above these limits are not decoded. With the settings' limits, training accepts what workers accept."""
+    """Images above these limits are not decoded. With the settings' limits, training accepts what workers accept.
+
+    `sample_bits` is not a limit, but belongs to them: it says how 16-bit files are read, as in `decode_image`.
+    """
 
     max_bytes: int = MAX_BYTES
     max_px: int = MAX_PX
     max_decode_bytes: int = MAX_DECODE_BYTES
     max_decode_s: float = MAX_DECODE_S
+    sample_bits: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """The settings `max_image_bytes`, `max_image_px`, `max_decode_bytes` and `max_decode_s` as Limits."""
-        return cls(settings.max_image_bytes, settings.max_image_px, settings.max_decode_bytes, settings.max_decode_s)
+        """The settings `max_image_bytes`, `max_image_px`, `max_decode_bytes`, `max_decode_s` and `sample_bits`."""
+        return cls(
+            settings.max_image_bytes,
+            settings.max_image_px,
+            settings.max_decode_bytes,
+            settings.max_decode_s,
+            settings.sample_bits,
+        )
+
+    def for_model(self, manifest: Manifest) -> Limits:
+        """These limits with the `sample_bits` that this model's images need: the setting's, or else the model's own."""
+        return self._replace(sample_bits=sample_bits_for(manifest, self.sample_bits))
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,7 @@ class DecodedSamples:
     """Decoded samples, in the order in which they were given.
 
     `images` is uint8 [N, S, S, 3]; `samples` has N entries, and so has `digests`, the SHA-256 of each file;
+    `sample_bits` has an entry for each file of more than 8 bits per sample: the number of bits it was read at;
     `fingerprint` is the SHA-256 over the sorted (file digest, labels, camera) of each sample, so it does not depend on
     names or layout.
     """
@@ -74,14 +91,16 @@ class DecodedSamples:
     unreadable: tuple[Unreadable, ...]
     fingerprint: str
     digests: tuple[str, ...] = ()
+    sample_bits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A sample that could be decoded, and the SHA-256 of its file."""
+    """A sample that could be decoded, the SHA-256 of its file, and the number that `on_sample_bits` was called with."""
 
     sample: Sample
     digest: str
+    sample_bits: int | None
 
 
 @dataclass(frozen=True)
@@ -129,13 +148,14 @@ def decode_samples(
             unreadable.append(item)
         else:
             images[len(decoded)] = item.image
-            decoded.append(_Decoded(item.sample, item.digest))
+            decoded.append(_Decoded(item.sample, item.digest, item.sample_bits))
     return DecodedSamples(
         samples=tuple(item.sample for item in decoded),
         images=images[: len(decoded)],
         unreadable=tuple(unreadable),
         fingerprint=_fingerprint(decoded),
         digests=tuple(item.digest for item in decoded),
+        sample_bits=tuple(item.sample_bits for item in decoded if item.sample_bits is not None),
     )
 
 
@@ -185,6 +205,7 @@ def _decode_in_threads(
 def _decode(
     files: DatasetFiles, sample: Sample, *, size_px: int, limits: Limits, fit: Fit, regions: Mapping[str, Region]
 ) -> _WithPixels | Unreadable:
+    bits: list[int] = []
     try:
         data = files.read(sample.name)
         region = region_of(sample.camera, regions)
@@ -197,7 +218,9 @@ def _decode(
             max_px=limits.max_px,
             max_decode_bytes=limits.max_decode_bytes,
             max_decode_s=limits.max_decode_s,
+            sample_bits=limits.sample_bits,
+            on_sample_bits=bits.append,
         )
     except BadImage as error:
         return Unreadable(sample.name, str(error))
-    return _WithPixels(sample, hashlib.sha256(data).hexdigest(), image)
+    return _WithPixels(sample, hashlib.sha256(data).hexdigest(), bits[0] if bits else None, image)

@@ -163,7 +163,7 @@ def compare_versions(
     An image with a label that a model doesn't know counts as wrong for that model.
 
     Raises:
-        BadSetting: the two have no label in common.
+        BadSetting: the two have no label in common, or can't read the same images.
         BadDataset: no usable image.
         EngineFailed: a model failed on a batch.
     """
@@ -174,7 +174,13 @@ def compare_versions(
             "Compare versions that sort the same things."
         )
     run = partial(_compared_model, dataset, max_batch=max_batch, limits=limits, steps=steps)
-    return Comparison(dataset, run(*a), run(*b))
+    found = Comparison(dataset, run(*a), run(*b))
+    if found.a.predictions.samples != found.b.predictions.samples:
+        raise BadSetting(
+            "the two models were trained with different sample_bits, and one of them can't read some of these images. "
+            "Set sample_bits to the number of bits that the camera gives."
+        )
+    return found
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

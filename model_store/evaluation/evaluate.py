@@ -71,7 +71,7 @@ def predict_dataset(
                 dataset.files,
                 chunk,
                 size_px=manifest.input_size_px,
-                limits=limits,
+                limits=limits.for_model(manifest),
                 fit=manifest.fit,
                 regions=manifest.regions,
                 on_progress=on_progress,

@@ -48,6 +48,7 @@ class PreparedData:
     pictures: DecodedSamples
     split: Split
     held_out: DecodedSamples
+    sample_bits: int  # the setting; 0: as each file says
 
     @classmethod
     def prepare(
@@ -90,7 +91,17 @@ class PreparedData:
         rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
         check_trainable(dataset, [samples[index] for index in rows], mode)
         parts = _split(dataset, report, samples, rows, seed=seed)
-        return cls(dataset, report, mode, dataset.classes_for(mode), fit, pictures, parts, held_out_pictures)
+        return cls(
+            dataset,
+            report,
+            mode,
+            dataset.classes_for(mode),
+            fit,
+            pictures,
+            parts,
+            held_out_pictures,
+            limits.sample_bits,
+        )
 
     def samples(self, rows: Indices) -> list[Sample]:
         """The samples of these rows of `pictures`."""

@@ -296,7 +296,7 @@ def _next_marker(data: bytes, at: int) -> int:
 
 def _png(data: bytes) -> DecodeCost:
     width = height = row_bits = chunks = profiles = exif_bytes = 0
-    for chunks, (name, at, length) in enumerate(_chunks(data, "image/png"), start=1):  # noqa: B007  # counted
+    for chunks, (name, at, length) in enumerate(walk_chunks(data, "image/png"), start=1):  # noqa: B007  # counted
         if name == b"IHDR" and at + _IHDR.size <= len(data):
             width, height, depth, color = _IHDR.unpack_from(data, at)
             row_bits = depth * _PNG_SAMPLES.get(color, 4)
@@ -313,7 +313,7 @@ def _png(data: bytes) -> DecodeCost:
 
 def _webp(data: bytes) -> DecodeCost:
     width = height = exif_bytes = 0
-    for name, at, length in _chunks(data, "image/webp"):
+    for name, at, length in walk_chunks(data, "image/webp"):
         size = _webp_size(data, name, at)
         width, height = max(width, size[0]), max(height, size[1])
         if name == b"EXIF":
@@ -340,7 +340,7 @@ def _little(data: bytes, at: int, count: int) -> int:
     return int.from_bytes(data[at : at + count], "little")
 
 
-def _chunks(data: bytes, content_type: str) -> Iterator[tuple[bytes, int, int]]:
+def walk_chunks(data: bytes, content_type: str) -> Iterator[tuple[bytes, int, int]]:
     """Name, start of the content, and length of each chunk.
 
     A PNG's chunk is length, name, content, checksum. A WebP's chunk (RIFF) is name, length, and content that is padded

@@ -71,6 +71,7 @@ class DecoderProcess:
         max_px: int = MAX_PX,
         max_decode_bytes: int = MAX_DECODE_BYTES,
         max_decode_s: float = MAX_DECODE_S,
+        sample_bits: int = 0,
     ) -> None:
         """Decode like `decoding.decode_into`, to the same pixels.
 
@@ -88,6 +89,7 @@ class DecoderProcess:
             "max_px": max_px,
             "max_decode_bytes": max_decode_bytes,
             "max_decode_s": max_decode_s,
+            "sample_bits": sample_bits,
         }
         with self._lock:
             kind, content = self._ask(data, options, what=FORMATS[content_type], pixel_bytes=out.nbytes)

@@ -13,9 +13,11 @@ JPEG, PNG, WebP, BMP and TIFF are recognized by their first bytes, never by a fi
     transparency  (alpha, palette entry or color key) composed over white
     palette, 1 bit  the palette's colors; black and white
     CMYK          JPEG with Adobe's marker is stored inverted, any other is not; RGB = (1 - CMY)(1 - K)
-    16 bits       the upper eight of each sample
-    float, 32 bits  full scale is the smallest of 1 (floats only), 255, 65535 and 2^31 - 1 (integers only) that
-                  holds every value; a picture with a value below 0, above full scale or not a number is refused
+    16 bits       the upper eight of the bits that each sample uses, often 10 or 12; `sample_bits` finds out how many,
+                  and refuses a picture for which that is unclear
+    float, 32 bits  full scale is the smallest of 1 (floats only), 255, what `sample_bits` finds, and 2^31 - 1 (integers
+                  only) that holds every value; a picture with a value below 0, above full scale or not a number is
+                  refused
     color profile  ignored: values are taken as sRGB
 
 Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, with the same pixels and refusals.
@@ -32,7 +34,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -56,9 +57,11 @@ from shared.images.crop_regions import Fit, Region
 from shared.images.damage import is_cut, truncated, undecodable
 from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
+from shared.images.fitting import Box, fitted_size, in_pixels, min_size, stored_sides
 from shared.images.formats import FORMATS, sniff
 from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
-from shared.images.modes import to_resizable
+from shared.images.modes import full_scale_of, to_resizable
+from shared.images.sample_tags import mend_palette, source_of
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000
@@ -78,20 +81,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# By the turn that makes a stored picture upright: from a point in the upright picture to the point in the stored one,
-# both in fractions.
-_Point = tuple[float, float]
-_IN_STORED: dict[Image.Transpose, Callable[[float, float], _Point]] = {
-    Image.Transpose.FLIP_LEFT_RIGHT: lambda x, y: (1 - x, y),
-    Image.Transpose.ROTATE_180: lambda x, y: (1 - x, 1 - y),
-    Image.Transpose.FLIP_TOP_BOTTOM: lambda x, y: (x, 1 - y),
-    Image.Transpose.TRANSPOSE: lambda x, y: (y, x),
-    Image.Transpose.ROTATE_270: lambda x, y: (y, 1 - x),
-    Image.Transpose.TRANSVERSE: lambda x, y: (1 - y, 1 - x),
-    Image.Transpose.ROTATE_90: lambda x, y: (1 - y, x),
-}
-_Box = tuple[float, float, float, float]
-_WHOLE: _Box = (0, 0, 1, 1)
 _JPEGS = ("JPEG", "MPO")
 _EXIF_ORIENTATION = 0x0112
 _PILLOW_MODULES = r"PIL\."
@@ -107,11 +96,16 @@ def decode_image(
     max_px: int = MAX_PX,
     max_decode_bytes: int = MAX_DECODE_BYTES,
     max_decode_s: float = MAX_DECODE_S,
+    sample_bits: int = 0,
+    on_sample_bits: Callable[[int], None] | None = None,
 ) -> Pixels:
     """Decode an image to uint8 [size_px, size_px, 3], RGB, C-contiguous, by the rules at the top of this file.
 
     `region` is the part of the upright picture to keep; None keeps all of it. `fit` says how that part becomes a
-    square. May be called from many threads: the codec and the resizing run without the interpreter lock. A large image
+    square. `sample_bits` is the number of bits that the samples of 16-bit files use; 0 means what each file says.
+    `on_sample_bits` is called for a picture of more than 8 bits per sample, with the number of bits it was read at.
+
+    May be called from many threads: the codec and the resizing run without the interpreter lock. A large image
     waits until it fits into `max_decode_bytes` beside the others that this process is decoding. An image that according
     to its headers would take more than `max_decode_s` of processor time is refused; `decoder_process` also enforces
     that limit while it decodes.
@@ -130,6 +124,8 @@ def decode_image(
         max_px=max_px,
         max_decode_bytes=max_decode_bytes,
         max_decode_s=max_decode_s,
+        sample_bits=sample_bits,
+        on_sample_bits=on_sample_bits,
     )
     return out
 
@@ -144,6 +140,8 @@ def decode_into(
     max_px: int = MAX_PX,
     max_decode_bytes: int = MAX_DECODE_BYTES,
     max_decode_s: float = MAX_DECODE_S,
+    sample_bits: int = 0,
+    on_sample_bits: Callable[[int], None] | None = None,
 ) -> None:
     """Decode like `decode_image`, but into `out`, uint8 [S, S, 3], e.g. one row of a batch.
 
@@ -154,7 +152,7 @@ def decode_into(
         raise ValueError(f"out must be uint8 [S, S, 3], not {out.dtype} {list(out.shape)}")
     content_type = check_file(data, max_bytes=max_bytes, max_px=max_px, max_decode_s=max_decode_s)
     _silence_pillow_warnings()
-    options = _DecodeOptions(region, fit, max_px, max_decode_bytes)
+    options = _DecodeOptions(region, fit, max_px, max_decode_bytes, sample_bits, on_sample_bits)
     if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
         return
     if content_type == "image/png" and is_cut(data, content_type):  # Pillow would not notice the missing end
@@ -190,6 +188,16 @@ class _DecodeOptions(NamedTuple):
     fit: Fit
     max_px: int
     max_decode_bytes: int
+    sample_bits: int
+    on_sample_bits: Callable[[int], None] | None
+
+
+class _Opened(NamedTuple):
+    """A frame that Pillow has opened, its file, and the frame's area if the codec scales it, else None."""
+
+    frame: Image.Image
+    data: bytes
+    box: Box | None
 
 
 def _decode_by_pillow(data: bytes, out: Pixels, content_type: str, options: _DecodeOptions) -> None:
@@ -214,7 +222,7 @@ def _load_by_pillow(
         what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
         limits.check_memory(needed_bytes, max_decode_bytes=options.max_decode_bytes, what=what)
         memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes))
-        _fill(out, _to_fitted_rgb(frame, box, len(out), options))
+        _fill(out, _to_fitted_rgb(_Opened(frame, data, box), len(out), options))
 
 
 def _decode_plain_jpeg(data: bytes, out: Pixels, options: _DecodeOptions) -> bool:
@@ -257,7 +265,7 @@ class _JpegPlan(NamedTuple):
     """How to decode a JPEG of one size: the codec's reduction, the part of the reduced picture, and the final size."""
 
     by: int
-    part: _Box
+    part: Box
     size: tuple[int, int]
     is_final: bool  # the codec's output needs no resizing
 
@@ -266,10 +274,10 @@ class _JpegPlan(NamedTuple):
 def _jpeg_plan(
     size: tuple[int, int], turn: Image.Transpose | None, region: Region | None, size_px: int, fit: Fit
 ) -> _JpegPlan:
-    sides = _stored_sides(turn, region)
-    by = reduction(size, least=_min_size(size, sides, size_px, fit))
-    part = _in_pixels((size[0] / by, size[1] / by), sides)
-    fitted = _fitted(part, size_px, fit)
+    sides = stored_sides(turn, region)
+    by = reduction(size, least=min_size(size, sides, size_px, fit))
+    part = in_pixels((size[0] / by, size[1] / by), sides)
+    fitted = fitted_size(part, size_px, fit)
     return _JpegPlan(by, part, fitted, is_final=region is None and fitted == reduced_size(size, by))
 
 
@@ -296,14 +304,20 @@ def _repeat_border(out: Pixels, *, top: int, left: int, bottom: int, right: int)
         out[:top], out[bottom:] = out[top], out[bottom - 1]
 
 
-def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: _DecodeOptions) -> Image.Image:
-    """The upright RGB image in the size of `_fitted`. `box` is the frame's area if the codec scales it, else None."""
+def _to_fitted_rgb(opened: _Opened, size_px: int, options: _DecodeOptions) -> Image.Image:
+    """The upright RGB image in the size of `fitted_size`."""
+    frame, box = opened.frame, opened.box
+    source = source_of(frame, opened.data, setting_bits=options.sample_bits)
     frame.load()  # must come first: a PNG's transparency and orientation may follow its pixels
+    mend_palette(frame)
+    full_scale = full_scale_of(frame, source)
+    if source.stored_bits > 8 and options.on_sample_bits is not None:
+        options.on_sample_bits(full_scale.bit_length())
     turn = _turn(frame)
-    part = _in_pixels(box[2:] if box else frame.size, _stored_sides(turn, options.region))
-    size = _fitted(part, size_px, options.fit)
+    part = in_pixels(box[2:] if box else frame.size, stored_sides(turn, options.region))
+    size = fitted_size(part, size_px, options.fit)
     resized = frame.size != size or part != (0, 0, *size)
-    image = to_resizable(frame, premultiplied=resized)
+    image = to_resizable(frame, premultiplied=resized, full_scale=full_scale)
     if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
     # Resize first, then turn and convert the small image. Resizing commutes with turning, because `size` is the size of
@@ -313,48 +327,14 @@ def _to_fitted_rgb(frame: Image.Image, box: _Box | None, size_px: int, options: 
     return _to_rgb(image, inverted=frame.format in _JPEGS and "adobe" not in frame.info)
 
 
-def _in_pixels(size: tuple[float, float], sides: _Box) -> _Box:
-    """Convert a part of a picture of this width and height from fractions to pixels."""
-    (width, height), (left, top, right, bottom) = size, sides
-    return left * width, top * height, right * width, bottom * height
-
-
-def _fitted(part: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
-    """Width and height of `part`, in pixels, once it is fitted into a square of `size_px`."""
-    if fit == "stretch":
-        return size_px, size_px
-    left, top, right, bottom = part
-    width, height = right - left, bottom - top
-    scale = size_px / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _min_size(size: tuple[int, int], sides: _Box, size_px: int, fit: Fit) -> tuple[int, int]:
-    """The smallest width and height of the whole picture at which its part `sides` still has its fitted size."""
-    left, top, right, bottom = sides
-    width, height = _fitted(_in_pixels(size, sides), size_px, fit)
-    return math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
-
-
-def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -> _Box | None:
+def _scale_in_codec(frame: Image.Image, size_px: int, options: _DecodeOptions) -> Box | None:
     """Let the codec decode a JPEG at 1/2, 1/4 or 1/8 size, which is faster, if the region keeps its fitted size.
 
     Returns the exact area of the whole frame in the codec's output, in pixels; None if the codec can't scale it.
     """
-    sides = _stored_sides(_turn(frame), options.region)
-    drafted = frame.draft(None, _min_size(frame.size, sides, size_px, options.fit))
+    sides = stored_sides(_turn(frame), options.region)
+    drafted = frame.draft(None, min_size(frame.size, sides, size_px, options.fit))
     return drafted[1] if drafted else None
-
-
-def _stored_sides(turn: Image.Transpose | None, region: Region | None) -> _Box:
-    """Left, top, right and bottom of the region in the picture as it is stored, in fractions."""
-    if region is None:
-        return _WHOLE
-    corners = [(region.left, region.top), (region.right, region.bottom)]
-    if turn is not None:
-        corners = [_IN_STORED[turn](x, y) for x, y in corners]
-    (left, right), (top, bottom) = sorted(x for x, _ in corners), sorted(y for _, y in corners)
-    return left, top, right, bottom
 
 
 def _to_rgb(image: Image.Image, *, inverted: bool) -> Image.Image:

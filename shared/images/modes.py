@@ -12,8 +12,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from shared.errors import BadImage
+from shared.images.sample_bits import Samples, SampleSource, check_colors, used_bits
 
-_FULL_SCALES = {"F": (1, 255, 65535), "I": (255, 65535, 2**31 - 1)}
+# Full scales by mode that show in the values: floats from 0 to 1, and 8 bits in a wider number. The setting
+# `sample_bits` overrides the latter.
+_OWN_SCALES = {"F": (1, 255), "I": (255,)}
+_LARGEST_16 = 65535
+_LARGEST_32 = 2**31 - 1
 # A conversion of several steps is done in pieces of at most this many pixels.
 PIECE_PX = 262_144
 # Memory of the intermediate steps for one piece: at most 17 bytes per pixel, for floats.
@@ -22,18 +27,38 @@ PIECE_BYTES = 17 * PIECE_PX
 _Box = tuple[int, int, int, int]
 
 
-def to_resizable(frame: Image.Image, *, premultiplied: bool) -> Image.Image:
+def full_scale_of(frame: Image.Image, source: SampleSource) -> int:
+    """The sample value that stands for white: of a gray frame, by all its samples; of colors, by the file alone.
+
+    Args:
+        frame: loaded.
+        source: what the file says about its samples.
+
+    Raises:
+        BadImage: `unsupported`: no full scale holds all values, or the file doesn't tell which one is meant.
+    """
+    if frame.mode in _OWN_SCALES:
+        return _wide_scale(frame, source)
+    if frame.mode.startswith("I;16"):
+        return _largest_of(used_bits(_samples(frame), source))
+    if source.stored_bits <= 8:
+        return 255
+    check_colors(_largest_color(frame), source)
+    return _largest_of(source.stored_bits)
+
+
+def to_resizable(frame: Image.Image, *, premultiplied: bool, full_scale: int = 255) -> Image.Image:
     """The whole loaded frame in a mode that can be interpolated: L, RGB, CMYK, or RGBa if it has transparency.
 
     A frame that will not be resized needs no premultiplied alpha: without `premultiplied` the mode is RGBA instead of
-    RGBa, because converting to RGBa and back changes colors.
+    RGBa, because converting to RGBa and back changes colors. `full_scale` is the result of `full_scale_of`.
     """
     mode = frame.mode
-    if mode in _FULL_SCALES:
-        full_scale = _full_scale(frame)
+    if mode in _OWN_SCALES:
         return _in_pieces(frame, "L", lambda piece: _scaled(piece, full_scale))
     if mode.startswith("I;16"):
-        return _in_pieces(frame, "L", lambda piece: Image.fromarray((np.asarray(piece) >> 8).astype(np.uint8)))
+        shift = full_scale.bit_length() - 8
+        return _in_pieces(frame, "L", lambda piece: Image.fromarray((np.asarray(piece) >> shift).astype(np.uint8)))
     if frame.has_transparency_data:
         if not premultiplied:
             return _to_rgba(frame)
@@ -71,15 +96,38 @@ def _pieces(size: tuple[int, int]) -> list[_Box]:
     ]
 
 
-def _full_scale(frame: Image.Image) -> int:
-    """The first full scale that holds all of the frame's gray values."""
+def _wide_scale(frame: Image.Image, source: SampleSource) -> int:
+    """The full scale of floats, or of integers that have 32 bits or a sign."""
     ranges = [_range(np.asarray(frame.crop(box))) for box in _pieces(frame.size)]
     # numpy's minimum and maximum, unlike Python's, are nan if one of the values is.
     low, high = float(np.min([low for low, _ in ranges])), float(np.max([high for _, high in ranges]))
-    for full in _FULL_SCALES[frame.mode]:
-        if low >= 0 and high <= full:  # false for nan too
-            return full
-    raise BadImage("unsupported", f"gray values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1.")
+    if not (low >= 0 and high <= (_LARGEST_32 if frame.mode == "I" else _LARGEST_16)):  # true for nan too
+        raise BadImage(
+            "unsupported", f"gray values from {low:g} to {high:g}: send 8 or 16 bits, or floats from 0 to 1."
+        )
+    own = next((full for full in _OWN_SCALES[frame.mode] if high <= full), None)
+    if own == 1 or (own and not source.setting_bits):
+        return own
+    if high > _LARGEST_16 and not source.setting_bits:
+        return _LARGEST_32
+    return _largest_of(used_bits(Samples(int(high), any_bits=0), source))
+
+
+def _samples(frame: Image.Image) -> Samples:
+    pieces = [np.asarray(frame.crop(box)) for box in _pieces(frame.size)]
+    return Samples(
+        max(int(piece.max()) for piece in pieces),
+        any_bits=int(np.bitwise_or.reduce([np.bitwise_or.reduce(piece, axis=None) for piece in pieces])),
+    )
+
+
+def _largest_color(frame: Image.Image) -> int:
+    """The largest sample of all channels except transparency."""
+    return max(frame.getchannel(band).getextrema()[1] for band in frame.getbands() if band != "A")  # type: ignore[return-value]  # of one band
+
+
+def _largest_of(bits: int) -> int:
+    return (1 << bits) - 1
 
 
 def _range(values: npt.NDArray[np.generic]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from model_store.bundle.manifest import Manifest
+from model_store.bundle.manifest import SAMPLE_BITS_KEY, Manifest
 from model_store.bundle.preprocessing import decoder_of
 from shared.errors import BadImage
 from shared.images.crop_regions import ANY_CAMERA, Region
@@ -134,3 +134,25 @@ def test_without_a_decoder_process_costly_images_are_decoded_in_this_one(tmp_pat
     assert decoder_of(manifest(tmp_path), Settings())(picture(2000, 1500), "top").shape == (24, 24, 3)
     with pytest.raises(BadImage, match="max_decode_s"):
         decoder_of(manifest(tmp_path), Settings(max_decode_s=0.01))(picture(2000, 1500), "top")
+
+
+def deep_picture(width: int, height: int) -> bytes:
+    """A gray PNG of 12 bits in 16, with no white sample."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((height, width), 100 << 4, np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_samples_have_the_bits_that_the_model_was_trained_with(tmp_path: Path) -> None:
+    plain = manifest(tmp_path)
+    settings = plain.training.settings | {SAMPLE_BITS_KEY: 12}
+    trained = plain.model_copy(update={"training": plain.training.model_copy(update={"settings": settings})})
+    assert (decoder_of(trained, SETTINGS)(deep_picture(30, 20), "top") == 100).all()
+    setting = Settings(sample_bits=16)  # wins over the model's
+    assert (decoder_of(trained, setting)(deep_picture(30, 20), "top") == 100 >> 4).all()
+    assert decoder_of(trained, SETTINGS) != decoder_of(plain, SETTINGS), "their pixels differ"
+    with pytest.raises(BadImage, match="only go up to 1,600"):
+        decoder_of(plain, SETTINGS)(deep_picture(30, 20), "top")
+    process = RecordedDecoderProcess()
+    decoder_of(trained, Settings(), decoder_process=process)(deep_picture(3000, 1500), "top")  # type: ignore[arg-type]
+    assert process.options[0]["sample_bits"] == 12

@@ -106,12 +106,8 @@ def test_images_larger_than_the_limits_are_unreadable(tmp_path: Path) -> None:
             dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, on_progress=lambda _: None
         )
         assert [one.name for one in pictures.unreadable] == unreadable
-    assert Limits.of(Settings(max_image_bytes=7, max_image_px=9, max_decode_bytes=11, max_decode_s=13)) == (
-        7,
-        9,
-        11,
-        13,
-    )
+    settings = Settings(max_image_bytes=7, max_image_px=9, max_decode_bytes=11, max_decode_s=13, sample_bits=12)
+    assert Limits.of(settings) == (7, 9, 11, 13, 12)
 
 
 def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:

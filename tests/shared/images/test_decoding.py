@@ -312,7 +312,7 @@ def test_cmyk_jpeg_is_inverted_only_under_adobes_marker() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-@pytest.mark.parametrize(("value", "gray"), [(0, 0), (0x00FF, 0), (0x8000, 128), (0xFFFF, 255)])
+@pytest.mark.parametrize(("value", "gray"), [(0, 0), (0x40FF, 0x40), (0x8000, 128), (0xFFFF, 255)])
 def test_16_bit_gray_keeps_the_upper_eight(kind: str, value: int, gray: int) -> None:
     assert only_color(encode(from_array(np.full((8, 8), value, np.uint16)), kind)) == (gray,) * 3
 
@@ -327,9 +327,9 @@ def test_16_bit_rgb_png_keeps_the_upper_eight() -> None:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-    rows = (b"\0" + b"\x0a\xff\x14\xff\x1e\xff" * 4) * 4
+    rows = (b"\0" + b"\x0a\xff\x14\xff\x5e\xff" * 4) * 4
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert only_color(data) == (10, 20, 30)
+    assert only_color(data) == (10, 20, 94)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,147 @@
+"""Files of more than 8 bits per sample give the pixels of the same picture in 8 bits, or are refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.images.decoder_process import DecoderProcess
+from shared.images.decoding import decode_image
+from tests.shared.images.pictures import bottle, encode, from_array, refusal
+
+SIZE_PX = 96
+GRAY = np.asarray(bottle(SIZE_PX, SIZE_PX).convert("L")).clip(0, 200)  # nothing in it is white
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE, COLOR_MAP = 258, 281, 341, 320
+
+
+def shifted(bits: int, *, dtype: str = "u2", brightest: int = 200) -> Any:
+    """The gray picture as a camera that gives `bits` bits stores it."""
+    return (GRAY.clip(0, brightest).astype(np.int64) << (bits - 8)).astype(dtype)
+
+
+def read(data: bytes, **options: Any) -> np.ndarray:
+    pixels = decode_image(data, size_px=SIZE_PX, **options)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+def png(values: np.ndarray, *, color_type: int = 0, sbit: bytes = b"") -> bytes:
+    """A PNG of 16 bits per sample; `values` [H, W] or [H, W, channels]."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color_type, 0, 0, 0)
+    tag = chunk(b"sBIT", sbit) if sbit else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + tag + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    numbers = {"max_sample": MAX_SAMPLE_VALUE, "smax_sample": SMAX_SAMPLE_VALUE}
+    return encode(from_array(values), "TIFF", tiffinfo={numbers[name]: value for name, value in tags.items()})
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_tag_gives_the_pixels_of_8_bits(bits: int) -> None:
+    values, top = shifted(bits) | 1, (1 << bits) - 1
+    for data in (
+        png(values, sbit=bytes([bits])),
+        png(values, sbit=bytes([bits, bits])[:1]),
+        tiff(values, max_sample=top),
+        tiff(values, smax_sample=top),
+    ):
+        assert np.array_equal(read(data), GRAY)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i2", ">i2", "<i4", "<f4"])
+@pytest.mark.parametrize("bits", [10, 12])
+def test_the_setting_is_for_every_kind_of_sample(bits: int, dtype: str) -> None:
+    """Little and big endian, with a sign, 32 bits, floats; PNG is read the same."""
+    values = shifted(bits, dtype=dtype)
+    # Whole numbers of 32 bits and floats are scaled and rounded.
+    assert np.abs(read(tiff(values), sample_bits=bits).astype(int) - GRAY).max() <= 1
+    assert np.array_equal(read(png(shifted(bits)), sample_bits=bits), GRAY)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i2", "<i4", "<f4"])
+def test_samples_whose_bits_are_unclear_are_refused(dtype: str) -> None:
+    error = refusal(tiff(shifted(12, dtype=dtype)))
+    assert error.reason == "unsupported"
+    assert "only go up to 3,200" in str(error)
+    assert "sample_bits" in str(error)
+
+
+def test_a_white_spot_proves_the_bits() -> None:
+    white = GRAY.copy()
+    white[3, 4] = 255
+    for dtype in ("<u2", "<i2", "<i4"):
+        values = (white.astype(np.int64) << 4).astype(dtype)
+        assert np.abs(read(tiff(values)).astype(int) - white).max() <= 1
+
+
+def test_packed_12_bits_are_read_as_such() -> None:
+    """TIFF's own form of 12 bits: two samples in three bytes."""
+    values = shifted(12)[:, :SIZE_PX]
+    first, second = values[:, ::2].astype(int), values[:, 1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
+    entries = [(256, SIZE_PX), (257, SIZE_PX), (BITS_PER_SAMPLE, 12), (259, 1), (262, 1), (273, 8), (277, 1)]
+    entries += [(278, SIZE_PX), (279, packed.nbytes)]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", n, 4, 1, value) for n, value in entries)
+    at = 8 + packed.nbytes
+    data = b"II*\0" + struct.pack("<I", at) + packed.tobytes() + directory + b"\0\0\0\0"
+    assert np.array_equal(read(data), GRAY)
+
+
+def test_gray_with_alpha_and_colors_that_fill_few_bits_are_refused() -> None:
+    clear = np.full((SIZE_PX, SIZE_PX), 65_535)
+    gray = shifted(12)
+    for values, color_type in (
+        (np.stack([gray, clear], axis=-1), 4),
+        (np.stack([gray] * 3, axis=-1), 2),
+        (np.stack([gray] * 3 + [clear], axis=-1), 6),
+    ):
+        assert "Send 8 bits per sample" in str(refusal(png(values, color_type=color_type)))
+        full = np.where(values == 65_535, 65_535, values << 4)
+        assert np.array_equal(read(png(full, color_type=color_type)), GRAY)
+        assert read(png(values, color_type=color_type), sample_bits=16).max() == 200 >> 4
+
+
+def test_a_tiff_palette_of_8_bits_is_not_black() -> None:
+    """The entries of a TIFF palette have 16 bits. Some programs write 0 to 255 into them, which libtiff accepts."""
+    data = encode(bottle().quantize(16), "TIFF")
+    with Image.open(io.BytesIO(data)) as frame:
+        colors = frame.tag_v2[COLOR_MAP]
+    old = struct.pack(f"<{len(colors)}H", *colors)
+    assert old in data
+    small = data.replace(old, struct.pack(f"<{len(colors)}H", *(value >> 8 for value in colors)))
+    assert np.array_equal(decode_image(small, size_px=32), decode_image(data, size_px=32))
+
+
+def test_the_number_of_bits_is_reported() -> None:
+    reported: list[int] = []
+    read(png(shifted(12) | 1, sbit=b"\x0c"), on_sample_bits=reported.append)
+    read(png(shifted(16)), on_sample_bits=reported.append)
+    decode_image(encode(bottle(), "PNG"), size_px=8, on_sample_bits=reported.append)
+    decode_image(encode(bottle(), "JPEG"), size_px=8, on_sample_bits=reported.append)
+    assert reported == [12, 16]
+
+
+def test_a_decoder_process_reads_the_same(tmp_path: Path) -> None:
+    data = png(shifted(12))
+    out = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
+    apart = DecoderProcess()
+    try:
+        apart.decode_into(data, out, sample_bits=12)
+    finally:
+        apart.close()
+    assert np.array_equal(out[..., 0], GRAY)
