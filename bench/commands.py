@@ -43,7 +43,10 @@ def bench(
     images: Annotated[int, typer.Option(min=100, help="`footprint`: images sorted while memory is read")] = 50_000,
     swaps: Annotated[int, typer.Option(min=1, help="`swaps`: how many promotions and rollbacks")] = 50,
     rate: Annotated[float, typer.Option(min=1, help="`swaps`: images a second")] = 40.0,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION, for all but `queue` and `idle`")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="NAME or NAME@VERSION, for all but `queue` and `idle` (default: as for `classify`)"),
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="the model's engine (`engine` measures all engines)")] = None,
     max_batch: Annotated[
         int | None, typer.Option(help="most images in one batch; for `queue`, 32 unless this or the setting is given")

@@ -24,12 +24,18 @@ from bench.measuring.machine import describe_machine, server_version
 from bench.measuring.record import OnProgress, Record
 from bench.output.plot import draw
 from bench.output.tables import print_tables
+from model_store.registry.chosen_model import chosen_model
+from model_store.registry.store import open_store
 from shared.cli import print_json
 from shared.errors import BadSetting, NotFound
+from shared.output_files import check_output_folder
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings, masked
+
+# The benchmarks that run a real model.
+_WITH_MODEL = {"engine", "line", "latency", "scaling", "footprint", "swaps"}
 
 
 class Benchmark(Protocol):
@@ -61,15 +67,16 @@ class Options:
 
 def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
     """Run the benchmarks, print the tables, write the files. Starts an embedded server unless `options` name one."""
+    check_output_folder(out, flag="--out")
     machine = describe_machine()  # before the benchmarks load it
     if options.redis_url is not None:
-        settings = _settings(options, options.redis_url)
+        settings = _settings(names, options, options.redis_url)
         with server_errors(settings.redis_url):
             _refuse_used(settings)
             document = _run(settings, _chosen(names, options), machine)
     else:
         with embedded_server() as url:
-            document = _run(_settings(options, url), _chosen(names, options), machine)
+            document = _run(_settings(names, options, url), _chosen(names, options), machine)
     path = _write(document, out)
     if as_json:
         print_json(document)
@@ -79,8 +86,14 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool)
     Console(stderr=True).print(f"written to {path}")
 
 
-def _settings(options: Options, redis_url: str) -> Settings:
-    return load_settings(model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=redis_url)
+def _settings(names: Sequence[str], options: Options, redis_url: str) -> Settings:
+    """The settings for the benchmarks and the processes they start; if one runs a model, with that model's name."""
+    settings = load_settings(
+        model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=redis_url
+    )
+    if not _WITH_MODEL.intersection(names):
+        return settings
+    return settings.model_copy(update={"model": chosen_model(settings, open_store(settings))})
 
 
 def _refuse_used(settings: Settings) -> None:
@@ -135,7 +148,6 @@ def _run(settings: Settings, chosen: Sequence[Benchmark], machine: dict[str, Any
 
 
 def _write(document: dict[str, Any], out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"bench-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path

@@ -191,6 +191,7 @@ def upload(
     from producer.upload_inputs import list_inputs
     from shared.cli import print_json
     from shared.errors import BadInput, NotFound
+    from shared.output_files import check_output_file
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
@@ -201,7 +202,7 @@ def upload(
             f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
         )
     if out is not None:
-        _check_writable(out)
+        check_output_file(out, flag="--out")
     # At the start an unavailable server is an error; later the upload waits for the server.
     check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
@@ -279,18 +280,6 @@ def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, po
         drawings = pool if options.count is None else min(pool, options.count)
         display.with_progress(islice(simulated.draw_all(), drawings), total=drawings, title="drawing bottles")
     return SimulatedFrames(simulated)
-
-
-def _check_writable(out: Path) -> None:
-    """Raise before anything is sent if the CSV file can't be written."""
-    from shared.errors import BadSetting
-
-    try:
-        out.open("a").close()
-    except OSError as error:
-        raise BadSetting(
-            f"--out {out} can't be written: {error.strerror}. Name a file in a folder that exists."
-        ) from error
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -63,7 +63,10 @@ class Settings(BaseSettings):
         Path("~/.local/state/sortline"),
         description="folder in which folder cameras record, across restarts, the files they sent",
     )
-    model: str = Field("bottles", description="model to serve: NAME or NAME@VERSION")
+    model: str = Field(
+        "bottles",
+        description="model to serve: NAME or NAME@VERSION; if unset, `bottles`, or else the only one in the store",
+    )
     store_poll_s: float = Field(
         2.0,
         ge=0,

@@ -53,6 +53,7 @@ def torture(
     from rich.console import Console
     from rich.markup import escape
 
+    from shared.output_files import check_output_folder
     from torture.campaigns.base import Limits
     from torture.report import as_dict, print_reports
     from torture.run import run_campaigns
@@ -60,6 +61,8 @@ def torture(
     chosen = _chosen(campaigns or ["all"], has_own_server=redis_url is None)
     if engine not in ENGINES:
         raise typer.BadParameter(f"no engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    if folder is not None:
+        check_output_folder(folder, flag="--folder")
     seed = secrets.randbits(32) if seed is None else seed
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # in good order, as Ctrl-C does: processes end, and the database is emptied

@@ -16,7 +16,10 @@ def add_to(app: typer.Typer) -> None:
 
 def worker(
     queues: Annotated[str | None, typer.Option(help="queues to work on, most urgent first, e.g. live,bulk")] = None,
-    model: Annotated[str | None, typer.Option(help="model to serve: NAME or NAME@VERSION")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="model to serve: NAME or NAME@VERSION (default: bottles, or the only model in the store)"),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
     ] = None,

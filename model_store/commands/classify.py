@@ -42,7 +42,7 @@ def classify(
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    bundle, runner = open_model(settings.model, settings)
+    bundle, runner = open_model(settings)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress

@@ -43,11 +43,15 @@ def compare(
     from model_store.evaluation.compare import compare_versions
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
+    from shared.output_files import check_output_file
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
+    for flag, path in (("--out", out), ("--html", html)):
+        if path is not None:
+            check_output_file(path, flag=flag)
     limits = Limits.of(settings)
-    models = [open_model(spec, settings) for spec in (a, b)]
+    models = [open_model(settings, spec) for spec in (a, b)]
     data = load_labeled(dataset, held_out=held_out)
     with show_progress() as steps:
         found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)

@@ -34,7 +34,7 @@ def evaluate(
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
     data = load_labeled(dataset, held_out=held_out)
-    bundle, runner = open_model(settings.model, settings)
+    bundle, runner = open_model(settings)
     with show_progress() as steps:
         metrics = evaluate_dataset(
             data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps

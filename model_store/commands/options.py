@@ -21,7 +21,9 @@ BACKBONE_HELP = (
 )
 
 StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
-ModelFlag = Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION")]
+ModelFlag = Annotated[
+    str | None, typer.Option("--model", help="NAME or NAME@VERSION (default: bottles, or the only model in the store)")
+]
 EngineFlag = Annotated[
     str | None, typer.Option("--engine", help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
 ]
@@ -29,7 +31,8 @@ CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of b
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME[@VERSION]]", help="NAME is its current version; if left out, the setting `model` is used"
+        metavar="[NAME[@VERSION]]",
+        help="NAME is its current version; if left out, the setting `model` or the only model in the store is used",
     ),
 ]
 DatasetArgument = Annotated[
@@ -48,13 +51,18 @@ def open_store_of(flag: str | None) -> ModelStore:
     return open_store(load_settings(model_store=flag))
 
 
-def open_model(spec: str, settings: Settings) -> tuple[Bundle, Engine]:
-    """The bundle of `NAME` or `NAME@VERSION`, and the engine for it that the settings name."""
+def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Engine]:
+    """The bundle of `NAME` or `NAME@VERSION`, and the engine for it that the settings name.
+
+    Without `spec`, `chosen_model` chooses the model.
+    """
     from model_store.bundle.files import open_bundle
     from model_store.engines.loading import open_engine
+    from model_store.registry.chosen_model import chosen_model
     from model_store.registry.store import open_store
 
-    bundle = open_bundle(open_store(settings).resolve(spec))
+    store = open_store(settings)
+    bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)))
     engine = open_engine(
         bundle,
         settings.engine,

@@ -24,12 +24,13 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
     """
     from model_store.bundle.files import read_manifest
     from model_store.bundle.manifest import REPORT_DIR
+    from model_store.registry.chosen_model import chosen_model
     from model_store.registry.store import open_store
     from shared.settings import load_settings
 
     settings = load_settings(model=model, model_store=model_store)
     store = open_store(settings)
-    path = store.resolve(settings.model)
+    path = store.resolve(chosen_model(settings, store, flag="sortline models show "))
     manifest = read_manifest(path)
     report = path / REPORT_DIR / "index.html"
     found = {"path": str(path), "report": str(report) if report.is_file() else None}

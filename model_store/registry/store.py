@@ -103,6 +103,16 @@ class ModelStore(ReadableStore):
                 raise
         return path
 
+    def check_writable(self, name: str) -> None:
+        """Raise if a version of the model can't be published. Call this before long work, such as a training.
+
+        Raises:
+            BadSetting: the name can't be a model's name.
+            StoreUnavailable: the store can't be written to.
+        """
+        with self._writing(name) as writer, writer.staging():
+            pass
+
     def promote(self, name: str, version: int) -> None:
         """Make a version current, after checking every byte of it. Ends a canary of that version.
 

@@ -17,7 +17,7 @@ from model_store.reports.data import THUMBNAIL_PX
 from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, METRIC_TITLES, format_delta, format_score
 from model_store.reports.page import jpeg_uri, render
 from model_store.runtime.progress import ProgressSteps
-from shared.errors import BadSetting
+from shared.output_files import unwritable_error
 
 # Images on the page. Each takes about 4 KB, so a phone can still open it. The CSV has all of them.
 MAX_SHOWN = 500
@@ -37,7 +37,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
             writer.writerow(_COLUMNS)
             writer.writerows(_csv_rows(comparison))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable_error(path, error, flag="--out") from error
 
 
 def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: ProgressSteps) -> None:
@@ -75,7 +75,7 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Pro
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable_error(path, error, flag="--html") from error
 
 
 def warnings(comparison: Comparison) -> list[str]:
@@ -144,7 +144,3 @@ def _cells(values: dict[str, float | None]) -> tuple[str, str, str]:
 
 def _class_cells(row: dict[str, Any]) -> list[str]:
     return [text for name in CLASS_METRICS for text in _cells(row[name])]
-
-
-def _unwritable(path: Path, error: OSError) -> BadSetting:
-    return BadSetting(f"{path} can't be written: {error.strerror}. Name another file.")

@@ -39,19 +39,14 @@ def demo(
     from producer.demo.session import Demo, DemoOptions, ensure_model
     from producer.demo.summary import show
     from shared.cli import print_json
-    from shared.errors import BadSetting
+    from shared.output_files import check_output_folder
     from shared.server.connection import check, connect
     from shared.server.embedded import embedded_server
     from shared.settings import load_settings
 
     console = Console(stderr=True)
     options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSetting(
-            f"--out {out} can't be created: {error.strerror}. Name a folder that can be written to."
-        ) from error
+    check_output_folder(out, flag="--out")
     ensure_model(load_settings(redis_url=redis_url, model=model), console=console)
     server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()
     with server as url:

@@ -12,6 +12,7 @@ from model_store.bundle.manifest import Manifest
 from model_store.bundle.preprocessing import decoder_of
 from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
+from model_store.registry.chosen_model import chosen_model
 from model_store.registry.store import open_store
 from shared.images.decoder_process import DecoderProcess
 from shared.settings import Settings
@@ -31,13 +32,14 @@ class LoadedModel:
 
 
 def load_model(settings: Settings) -> LoadedModel:
-    """Load, verify and warm up the model that the settings name.
+    """Load, verify and warm up the model that `chosen_model` chooses.
 
     Raises:
         NotFound: there is no such model, version or engine.
         BadBundle: the bundle is incomplete, was changed, or doesn't give its golden answers.
     """
-    return load_bundle(open_store(settings).resolve(settings.model), settings)
+    store = open_store(settings)
+    return load_bundle(store.resolve(chosen_model(settings, store)), settings)
 
 
 def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -> LoadedModel:
