@@ -54,6 +54,11 @@ class CalibrationInfo(_Section):
     ece_before: float  # expected calibration error
     ece_after: float  # on images that the calibration was not fitted to (cross-fitted)
 
+    @property
+    def is_applied(self) -> bool:
+        """False if the calibration was left out because it would not have helped. It then changes nothing."""
+        return any(value != 1 for value in self.scale) or any(self.shift)
+
 
 class DatasetInfo(_Section):
     """The dataset that the model was trained on."""

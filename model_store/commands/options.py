@@ -97,3 +97,19 @@ def check_training_installed() -> None:
     missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
         raise NotFound(f"training needs {missing}, not installed here. Run pip install '.[train]' in the repository.")
+
+
+def missing_classes_warning(store: ModelStore, name: str, version: int, previous: int | None) -> str | None:
+    """A warning if a version lacks classes of the previous one, which a line's policy may name; else None."""
+    new, old = (None if number is None else store.manifest(name, number) for number in (version, previous))
+    if new is None or old is None:
+        return None
+    missing = [label for label in old.classes if label not in new.classes]
+    if not missing:
+        return None
+    return (
+        f"{name}@{version} lacks classes that {name}@{previous} has: {', '.join(map(repr, missing))}. If a line's "
+        f"policy (the setting `policies`) names one of them, workers refuse {name}@{version}; until they are "
+        f"restarted, they keep {name}@{previous}. Change the policies, or run "
+        f"`sortline models promote {name}@{previous}`."
+    )

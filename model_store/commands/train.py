@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,12 +14,13 @@ from model_store.commands.options import (
     DatasetArgument,
     StoreFlag,
     check_training_installed,
+    missing_classes_warning,
 )
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from model_store.publishing.train import PublishedVersion
+    from model_store.publishing.publish import PublishedVersion
     from shared.images.crop_regions import Region
 
 
@@ -56,6 +58,16 @@ def train(
         str, typer.Option(help="goal of the thresholds: f1, precision:0.98, recall:0.95, cost:5 or confidence:0.95")
     ] = "f1",
     seed: Annotated[int, typer.Option(min=0, help="seed of the split and of the training")] = 123,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="learning rate of the fine-tuned layers, or of the head if none are fine-tuned "
+            "(default: 3e-4 for top, 1e-4 for all, 1e-3 for scratch, 5e-3 for the head)"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="images per step (default: 32 for the head, 16 for fine-tuning)")
+    ] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: CacheFlag = None,
@@ -71,7 +83,8 @@ def train(
     from rich.console import Console
 
     from model_store.datasets.image_loading import Limits
-    from model_store.publishing.train import TrainOptions, train_and_publish
+    from model_store.publishing.train import train_and_publish
+    from model_store.publishing.train_options import TrainOptions
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
@@ -88,6 +101,8 @@ def train(
         objective=objective,
         regions=_regions(region or []),
         seed=seed,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
         promote=not no_promote,
     )
     with show_progress() as steps:
@@ -101,6 +116,11 @@ def train(
             steps=steps,
             show=lambda report: report.show(Console(stderr=True)),
         )
+    manifest = trained.manifest
+    if options.promote and (
+        warning := missing_classes_warning(store, manifest.name, manifest.version, manifest.parent)
+    ):
+        trained = replace(trained, notes=(*trained.notes, warning))
     if as_json:
         print_json(_trained_json(trained))
     else:
@@ -184,9 +204,9 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
         f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
         f"{parity['int8_labels_agreement']:.1%}"
     )
-    if parity["fp32_max_difference"] > RELOAD_TOLERANCE:
+    if RELOAD_TOLERANCE < parity["fp32_max_difference"] <= FLOAT_TOLERANCE:
         print(f"LiteRT fp32 differs by more than {RELOAD_TOLERANCE:.0e}; up to {FLOAT_TOLERANCE:.0e} this is rounding")
-    if manifest.calibration is not None:
+    if manifest.calibration is not None and manifest.calibration.is_applied:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
         print(f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold)")
     for note in trained.notes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag, open_store_of
+from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -67,12 +67,17 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
     store = open_store_of(model_store)
     name, version = _name_and_version(model)
     previous = store.pointer(name)
-    warning = _lower_f1_warning(store, name, version, previous)
+    warnings = [
+        warning
+        for warning_of in (_lower_f1_warning, missing_classes_warning)
+        if (warning := warning_of(store, name, version, previous))
+    ]
     store.promote(name, version)
-    if warning:
+    for warning in warnings:
         typer.echo(f"sortline: {warning}", err=True)
     if as_json:
-        print_json({"name": name, "version": version, "previous": previous, "warning": warning})
+        joined = " ".join(warnings) or None
+        print_json({"name": name, "version": version, "previous": previous, "warning": joined})
     else:
         print(f"{name}@{version} is now current{_instead_of(name, previous if previous != version else None)}")
 

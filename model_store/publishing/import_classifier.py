@@ -28,11 +28,12 @@ from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.dataset_files import open_files
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.export.exporter import export
-from model_store.export.parity import choose_golden, measure_parity, predict_all
+from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing.class_labels import ClassLabels, labels_for, read_labels
-from model_store.publishing.train import build_bundle, package_versions
-from model_store.registry.store import ModelStore
+from model_store.publishing.publish import package_versions, write_manifest
+from model_store.publishing.train import check_writable
+from model_store.registry.store import ModelStore, copy_bundle
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import is_disk_error, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
@@ -95,7 +96,7 @@ def import_classifier(
         BadBundle: an export differs from the module; nothing is published.
     """
     steps = steps or ProgressSteps()
-    store.versions(options.name)  # refuses an impossible name before the work, not after it
+    check_writable(store, options.name, cache=cache)
     lines = read_labels(options.labels, steps=steps)
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
     labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
@@ -104,12 +105,9 @@ def import_classifier(
     with scratch_folder("sortline-import-") as folder:
         parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
+        write_manifest(folder, manifest)
         with steps.step("Publishing"):
-            path = store.publish(
-                options.name,
-                lambda target, number: build_bundle(target, number, exported=folder, manifest=manifest),
-                promote=options.promote,
-            )
+            path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
     published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
     return ImportedClassifier(
         path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds
@@ -181,6 +179,7 @@ def _export(
     with steps.step("Comparing the exports with the classifier"):
         predictions = predict_all(served, folder, images.parity, classes_count=len(labels.names))
         parity = measure_parity(predictions, classes=labels.names, mode="single", policy=policy)
+        check_parity(predictions, classes=labels.names, mode="single", policy=policy)
         golden = choose_golden(images.parity, predictions, classes=labels.names, mode="single", policy=policy)
         write_golden(folder, golden)
     return parity

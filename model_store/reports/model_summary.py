@@ -143,6 +143,12 @@ def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     calibration = manifest.calibration
     if calibration is None:
         return ()
+    if not calibration.is_applied:
+        return (
+            ("applied", "no: out of fold, calibration did not improve the probabilities"),
+            ("expected calibration error (ECE)", format_score(calibration.ece_before)),
+            ("images", f"{calibration.images:,}"),
+        )
     return (
         ("expected calibration error (ECE) before", format_score(calibration.ece_before)),
         ("ECE after, on images it was not fitted to", format_score(calibration.ece_after)),

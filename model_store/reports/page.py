@@ -104,7 +104,7 @@ def _cards(manifest: Manifest) -> list[tuple[str, str]]:
     metrics, parity, calibration = manifest.metrics, manifest.parity, manifest.calibration
     names = {"accuracy": "accuracy", "macro F1": "macro_f1", "average precision": "map", "exact match": "exact_match"}
     cards = [(title, format_score(metrics[name])) for title, name in names.items() if name in metrics]
-    if calibration is not None:
+    if calibration is not None and calibration.is_applied:
         cards.append(
             ("calibration error", f"{format_score(calibration.ece_before)} → {format_score(calibration.ece_after)}")
         )

@@ -1,4 +1,4 @@
-"""How a long command shows its progress: a spinner or a bar on a terminal, nothing elsewhere."""
+"""How a long command shows its progress: a spinner or a bar, on a terminal only, and lines of text."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ OnProgress = Callable[[int], None]
 class ProgressSteps:
     """The named steps of one long command, shown while they run, and timed."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        """Without `progress` nothing is shown, but the steps are still timed."""
+    def __init__(self, progress: Progress | None = None, *, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Without `progress` no step is shown, but the steps are still timed. `tell` shows a line of text."""
         self._progress = progress
+        self.tell = tell
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -39,17 +40,18 @@ class ProgressSteps:
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[ProgressSteps]:
-    """Yield steps that are drawn on standard error if it is a terminal.
+    """Yield steps that are drawn on standard error if it is a terminal. The lines of `tell` are always printed there.
 
     They are drawn through a duplicate of descriptor 2, because `native_output.quiet_native` redirects descriptor 2.
     """
     if not sys.stderr.isatty():
-        yield ProgressSteps()
+        yield ProgressSteps(tell=lambda text: print(text, file=sys.stderr, flush=True))
         return
     with os.fdopen(os.dup(2), "w") as stderr:
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, TimeElapsedColumn(), console=Console(file=stderr)) as progress:
-            yield ProgressSteps(progress)
+        console = Console(file=stderr, markup=False, highlight=False, emoji=False)
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            yield ProgressSteps(progress, tell=console.print)  # above the bars
 
 
 def ignore_progress(_: int) -> None:

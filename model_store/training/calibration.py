@@ -131,6 +131,18 @@ def cross_fitted(
     return calibrated
 
 
+def log_loss(logits: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]], *, mode: Mode) -> float:
+    """Mean negative log likelihood of the known labels, in nats; 0 if none is known. Arguments as for `fit`."""
+    z, y = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    if mode == "single":
+        known = ~np.isnan(y).any(axis=1)
+        losses = _log_sum_exp(z[known]) - (y[known] * z[known]).sum(axis=1)
+    else:
+        known = ~np.isnan(y)
+        losses = np.logaddexp(0.0, z[known]) - y[known] * z[known]
+    return float(losses.mean()) if losses.size else 0.0
+
+
 class _Loss(NamedTuple):
     """Penalised negative log likelihood at a point, its gradient, and the expected curvature (Fisher's)."""
 

@@ -24,6 +24,10 @@ _SIDE_MARGIN = 1.1
 # Added to the variance in each direction, in squared fractions of the frame, so that a bottle that fills only one cell
 # has a size too.
 _ADDED_VARIANCE = 3e-4
+# The sign of the covariance decides which end of a bottle is up. For an upright bottle, or a frame in which nothing was
+# found, the covariance is 0 but for rounding (below 1e-7). TensorFlow and LiteRT round differently, which must not turn
+# the crop by 180 or 90 degrees. The covariance of a bottle that leans by a tenth of a degree is above 1e-5.
+_MIN_COVARIANCE = 1e-6
 
 
 class CropSize(NamedTuple):
@@ -61,7 +65,7 @@ def upright_transforms(heatmaps: Any, size: CropSize) -> Any:
     long, short = tf.sqrt(mean + root), tf.sqrt(tf.maximum(mean - root, 0.0) + 1e-12)
     # Half-angle formulas of the axis' double angle (cos = half / root, sin = cxy / root).
     axis_x = tf.sqrt(tf.maximum((1 + half / root) / 2, 0.0))
-    axis_y = tf.sqrt(tf.maximum((1 - half / root) / 2, 0.0)) * tf.where(cxy < 0, -1.0, 1.0)
+    axis_y = tf.sqrt(tf.maximum((1 - half / root) / 2, 0.0)) * tf.where(cxy < -_MIN_COVARIANCE, -1.0, 1.0)
     height = tf.maximum(
         _HALF_HEIGHT_DEVIATIONS * long,
         _HALF_HEIGHT_DEVIATIONS * _SIDE_MARGIN * short * (size.height_px / size.width_px),

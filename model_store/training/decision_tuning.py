@@ -2,18 +2,22 @@
 
 In: the head's logits and the true labels. Out: a DecisionTuning: the calibration to fold into the head, the policy to
 publish, and unbiased metrics of both. Numpy only, pure.
+
+A calibration that was fitted to few images may do harm. It is left out unless, on images that it was not fitted to, it
+lowers the log loss and doesn't raise the calibration error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import ScoredPredictions, score
-from model_store.training.calibration import Calibration, cross_fitted, fit, fold_assignment
+from model_store.bundle.policy import GOOD, Mode, Policy
+from model_store.evaluation.metrics import ScoredPredictions, reliability, score
+from model_store.training.calibration import Calibration, cross_fitted, fit, fold_assignment, identity, log_loss
 from model_store.training.head import outputs_of, probabilities_of
 from model_store.training.thresholds import F1, Objective, choose_thresholds
 from shared.arrays import Bools, Floats, Indices
@@ -24,8 +28,10 @@ class DecisionTuning:
     """How a head's logits become decisions.
 
     Attributes:
+        calibration: the identity if it was left out.
         before: the validation images' probabilities before calibration, float32 [N, C].
-        after: the same images' probabilities, each calibrated without the images of its own fold.
+        after: the same images' probabilities, each calibrated without the images of its own fold; equal to `before` if
+            the calibration was left out.
         fold: the fold of each image, [N].
         fold_policies: for each fold, the policy that was chosen without its images.
     """
@@ -72,7 +78,7 @@ class DecisionTuning:
 def tune_decisions(
     logits: Floats, targets: Floats, *, classes: Sequence[str], mode: Mode, objective: Objective = F1
 ) -> DecisionTuning:
-    """Calibrate on validation images, and choose the thresholds on the same images.
+    """Calibrate on validation images if that helps, and choose the thresholds on the same images.
 
     Args:
         logits: [N >= 1, outputs] of images that the head was not trained on, with the columns of `head.outputs_of`.
@@ -84,7 +90,9 @@ def tune_decisions(
     """
     objective.check(mode)
     names, outputs = tuple(classes), outputs_of(classes, mode)
-    after = probabilities_of(cross_fitted(logits, targets, mode=mode), classes=names, mode=mode)
+    before = probabilities_of(logits, classes=names, mode=mode)
+    calibrated = _calibrate(logits, targets, classes=names, mode=mode)
+    after = calibrated.probabilities
     output_probabilities = after[:, [names.index(name) for name in outputs]]
     fold = fold_assignment(logits, targets)
 
@@ -98,14 +106,49 @@ def tune_decisions(
     return DecisionTuning(
         classes=names,
         mode=mode,
-        calibration=fit(logits, targets, mode=mode),
+        calibration=calibrated.calibration,
         policy=policy,
-        notes=notes,
-        before=probabilities_of(logits, classes=names, mode=mode),
+        notes=(*calibrated.notes, *notes),
+        before=before,
         after=after,
         fold=fold,
         fold_policies=tuple(choose_policy(fold != number)[0] for number in range(fold.max() + 1)),
     )
+
+
+class _Calibrated(NamedTuple):
+    calibration: Calibration
+    probabilities: Floats  # of the validation images, out of fold, [N, C]
+    notes: tuple[str, ...]
+
+
+def _calibrate(logits: Floats, targets: Floats, *, classes: tuple[str, ...], mode: Mode) -> _Calibrated:
+    """The calibration, or the identity if calibrating doesn't help images that it was not fitted to."""
+    out_of_fold = cross_fitted(logits, targets, mode=mode)
+    before, after = (probabilities_of(each, classes=classes, mode=mode) for each in (logits, out_of_fold))
+    losses = [log_loss(each, targets, mode=mode) for each in (logits, out_of_fold)]
+    truth, known = _truth(targets, classes=classes, mode=mode)
+    errors = [reliability(each, truth, known, mode=mode).error for each in (before, after)]
+    if losses[1] < losses[0] and errors[1] <= errors[0]:
+        return _Calibrated(fit(logits, targets, mode=mode), after, ())
+    note = (
+        "the probabilities are not calibrated, because calibration did not help out of fold on the "
+        f"{len(logits)} validation images (log loss {losses[0]:.3f} without it and {losses[1]:.3f} with it, "
+        f"calibration error {errors[0]:.3f} and {errors[1]:.3f})."
+    )
+    return _Calibrated(identity(logits.shape[1]), before, (note,))
+
+
+def _truth(targets: Floats, *, classes: tuple[str, ...], mode: Mode) -> tuple[Bools, Bools]:
+    """Which classes apply to each image, and for which classes this is known; both bool [N, C]."""
+    applies, known = targets == 1, ~np.isnan(targets)
+    if mode == "single":
+        return applies, known
+    any_applies = applies.any(axis=1)
+    columns = dict(zip(outputs_of(classes, mode), zip(applies.T, known.T, strict=True), strict=True))
+    columns[GOOD] = ~any_applies & known.all(axis=1), any_applies | known.all(axis=1)
+    truth, mask = zip(*(columns[name] for name in classes), strict=True)
+    return np.stack(truth, axis=1), np.stack(mask, axis=1)
 
 
 def _in_order(parts: Sequence[ScoredPredictions], fold: Indices, *, policy: Policy) -> ScoredPredictions:

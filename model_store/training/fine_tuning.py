@@ -25,7 +25,7 @@ from model_store.training.augmentation import augment_pixels, augment_transforms
 from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, Scaler, TrainResult
-from model_store.training.history import History
+from model_store.training.history import FINE_TUNING_PHASE, Epoch, History, OnEpoch, ignore_epoch
 from shared.arrays import Floats, Indices
 from shared.errors import BadSetting
 
@@ -89,6 +89,7 @@ def fine_tune(
     scaler: Scaler,
     seed: int,
     on_progress: OnProgress,
+    on_epoch: OnEpoch = ignore_epoch,
 ) -> TrainResult:
     """Train `variables` of the extractor, in place, and the head; keep the epoch with the lowest validation loss.
 
@@ -98,6 +99,7 @@ def fine_tune(
         variables: those of the extractor's variables that are trained, in the extractor's order.
         scaler: standardizes the head's features while it learns.
         on_progress: called with the number of images of each step.
+        on_epoch: called after each epoch.
 
     Raises:
         BadSetting: training from scratch, and no epoch had a finite validation loss.
@@ -123,6 +125,8 @@ def fine_tune(
         loss, accuracy = run.evaluate(pixels, validation.targets)
         for name, value in zip(history, (*trained, loss, accuracy), strict=True):
             history[name].append(float(value))
+        values = {name: numbers[-1] for name, numbers in history.items()} | {"learning_rate": learning_rates[epoch]}
+        on_epoch(Epoch(FINE_TUNING_PHASE, epoch, settings.epochs, values))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
     if settings.own_statistics and best_epoch < 0:

@@ -15,7 +15,7 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
-from model_store.training.history import History
+from model_store.training.history import HEAD_PHASE, Epoch, History, OnEpoch, ignore_epoch
 from shared.arrays import Bools, Floats
 
 
@@ -124,6 +124,7 @@ def train_head(
     settings: HeadSettings,
     seed: int,
     on_progress: OnProgress,
+    on_epoch: OnEpoch = ignore_epoch,
 ) -> TrainResult:
     """Train a head; the same arguments give the same head on the same machine.
 
@@ -131,6 +132,7 @@ def train_head(
         train: includes the augmented versions, if any.
         validation: chooses the epoch to keep, if `settings.best_epoch` is set.
         on_progress: called after each epoch.
+        on_epoch: called after each epoch, with its loss and accuracy.
     """
     keras = import_keras()
     keras.utils.set_random_seed(seed)
@@ -138,7 +140,14 @@ def train_head(
     layer = keras.layers.Dense(train.targets.shape[1], kernel_initializer=settings.kernel_initializer)
     model = keras.Sequential([keras.Input((train.features.shape[1],)), layer])
     _compile(keras, model, train, mode=mode, settings=settings)
-    reporter = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_progress(1))
+    rates = _rates(settings.epochs, images=len(train.features), settings=settings)
+
+    def report(epoch: int, logs: dict[str, float]) -> None:
+        on_progress(1)
+        values = {name: float(value) for name, value in logs.items()} | {"learning_rate": rates[epoch]}
+        on_epoch(Epoch(HEAD_PHASE, epoch, settings.epochs, values))
+
+    reporter = keras.callbacks.LambdaCallback(on_epoch_end=report)
     stopper = keras.callbacks.EarlyStopping(patience=settings.patience or settings.epochs, restore_best_weights=True)
     fitted = model.fit(
         scaler.apply(train.features),
@@ -150,7 +159,7 @@ def train_head(
         callbacks=[reporter, stopper] if settings.best_epoch else [reporter],
     )
     history = {name: [float(value) for value in values] for name, values in fitted.history.items()}
-    history["learning_rate"] = _rates(len(history["loss"]), images=len(train.features), settings=settings)
+    history["learning_rate"] = rates[: len(history["loss"])]
     best_epoch = int(stopper.best_epoch) if settings.best_epoch else len(history["loss"]) - 1
     # The callback itself restores weights only when it stops a run early.
     weights = stopper.best_weights if settings.best_epoch else layer.get_weights()

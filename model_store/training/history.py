@@ -1,12 +1,18 @@
-"""Training curves: the values that a training records for each epoch, for the manifest and the report."""
+"""Training curves: the values that a training records for each epoch, for the manifest and the report.
+
+A training also passes each epoch to an OnEpoch while it runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 # `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate` at the start of the epoch: one value per epoch.
 History = dict[str, list[float]]
+
+# The names of the phases, also in manifests.
+HEAD_PHASE, FINE_TUNING_PHASE = "head", "fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -21,3 +27,33 @@ class Phase:
     name: str
     history: Mapping[str, Sequence[float]]
     best_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has just ended.
+
+    Attributes:
+        phase: HEAD_PHASE or FINE_TUNING_PHASE.
+        number: from 0.
+        epochs: how many the phase has at most.
+        values: by name, the names being those of `History`.
+    """
+
+    phase: str
+    number: int
+    epochs: int
+    values: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """One line, much as Keras prints it."""
+        titles = {"loss": "loss", "acc": "accuracy", "val_loss": "val_loss", "val_acc": "val_accuracy"}
+        shown = [f"{title}: {self.values[name]:.4f}" for name, title in titles.items() if name in self.values]
+        return " - ".join([f"{self.phase}: epoch {self.number + 1}/{self.epochs}", *shown])
+
+
+OnEpoch = Callable[[Epoch], None]
+
+
+def ignore_epoch(_: Epoch) -> None:
+    """An OnEpoch that does nothing."""

@@ -49,6 +49,8 @@ class TransferOptions:
     crop: CropChoice = "auto"
     epochs: int = 25
     seed: int = 123
+    learning_rate: float | None = None  # of the fine-tuned layers, else of the head; None: the default of the method
+    batch_size: int | None = None  # images per step; None: the default of the method
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,9 +24,9 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.training import augmentation, object_localizer
 from model_store.training.feature_cache import FeatureCache
 from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
-from model_store.training.fine_tuning import SETTINGS, FineTuneSettings, Frames, fine_tune
+from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneSettings, Frames, fine_tune
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
-from model_store.training.history import Phase
+from model_store.training.history import FINE_TUNING_PHASE, HEAD_PHASE, OnEpoch, Phase, ignore_epoch
 from model_store.training.object_localizer import ObjectLocalizer
 from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
 from shared.arrays import Floats
@@ -36,6 +37,8 @@ from shared.errors import BadSetting
 _TUNE_EPOCHS_SHARE = 0.6
 _SCRATCH_EPOCHS_FACTOR = 4
 
+_Settings = TypeVar("_Settings", HeadSettings, FineTuneSettings)
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -45,6 +48,7 @@ class TrainedModel:
     head: Head
     phases: tuple[Phase, ...]
     plan: TransferPlan
+    head_settings: HeadSettings
     fine_tune_settings: FineTuneSettings | None = None
 
 
@@ -59,6 +63,7 @@ class _Inputs:
     options: TransferOptions
     cache: Path
     steps: ProgressSteps
+    on_epoch: OnEpoch
 
 
 def train_model(
@@ -72,6 +77,7 @@ def train_model(
     options: TransferOptions,
     cache: Path,
     steps: ProgressSteps,
+    on_epoch: OnEpoch = ignore_epoch,
 ) -> TrainedModel:
     """Train as the user's options say; whatever they leave open is chosen to suit the data.
 
@@ -80,12 +86,13 @@ def train_model(
             fine-tuned all together or not at all.
         train: the training frames; their side is `frame_size_px` for a network, else the backbone's input size.
         validation: the frames whose loss decides which epoch's weights are kept.
+        on_epoch: called after each epoch, of the head and of fine-tuning.
 
     Raises:
         BadSetting: the backbone can't be trained that way; says which ways it can.
     """
     _check(backbone, network, options)
-    inputs = _Inputs(backbone, network, train, validation, options, cache, steps)
+    inputs = _Inputs(backbone, network, train, validation, options, cache, steps, on_epoch)
     extractors = _candidate_extractors(inputs)
     with steps.step("Computing features", total=len(extractors) * len(train.images)) as on_progress:
         features = {
@@ -100,7 +107,7 @@ def train_model(
         is_trainable=backbone.trainable,
     )
     extractor = next(extractor for extractor in extractors if extractor.crop == plan.crop)
-    settings = HeadSettings(epochs=options.epochs)
+    settings = _head_settings(options, fine_tune=plan.fine_tune)
     examples, validation_examples = _head_examples(
         inputs, extractor, plain=features[plan.crop], versions=settings.views
     )
@@ -113,9 +120,22 @@ def train_model(
             settings=settings,
             seed=options.seed,
             on_progress=on_progress,
+            on_epoch=on_epoch,
         )
-    model = TrainedModel(extractor, result.head, (Phase("head", result.history, result.best_epoch),), plan)
+    phases = (Phase(HEAD_PHASE, result.history, result.best_epoch),)
+    model = TrainedModel(extractor, result.head, phases, plan, settings)
     return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=Scaler.of(examples.features))
+
+
+def _head_settings(options: TransferOptions, *, fine_tune: FineTuneMethod) -> HeadSettings:
+    """Settings for training the head. The user's learning rate applies to the last phase: the head or `fine_tune`."""
+    settings = HeadSettings(epochs=options.epochs)
+    return _with_options(settings, options if fine_tune == "none" else replace(options, learning_rate=None))
+
+
+def _with_options(settings: _Settings, options: TransferOptions) -> _Settings:
+    rate = settings.learning_rate if options.learning_rate is None else options.learning_rate
+    return replace(settings, learning_rate=rate, batch_size=options.batch_size or settings.batch_size)
 
 
 def _check(backbone: Backbone, network: Network | None, options: TransferOptions) -> None:
@@ -179,7 +199,7 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
     method, epochs = model.plan.fine_tune, max(1, round(inputs.options.epochs * _TUNE_EPOCHS_SHARE))
     if method == "scratch":
         model, epochs = _untrained(inputs, model), epochs * _SCRATCH_EPOCHS_FACTOR
-    extractor, settings = model.extractor, replace(SETTINGS[method], epochs=epochs)
+    extractor, settings = model.extractor, _with_options(replace(SETTINGS[method], epochs=epochs), inputs.options)
     total = epochs * len(inputs.train.images)
     with inputs.steps.step(f"Fine-tuning ({method})", total=total) as on_progress:
         result = fine_tune(
@@ -192,8 +212,9 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
             scaler=scaler,
             seed=inputs.options.seed,
             on_progress=on_progress,
+            on_epoch=inputs.on_epoch,
         )
-    phases = (*model.phases, Phase("fine-tuning", result.history, result.best_epoch))
+    phases = (*model.phases, Phase(FINE_TUNING_PHASE, result.history, result.best_epoch))
     if result.best_epoch < 0:
         reason = (
             "fine-tuning was discarded: none of its epochs did better on the validation images than the head alone."

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.commands import add_to
-from model_store.publishing.train import TrainOptions
+from model_store.publishing.train_options import TrainOptions
 from shared.errors import BadSetting
 
 

@@ -10,11 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from model_store.bundle.manifest import INT8_FILE
+from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
 from model_store.commands import add_to
 from model_store.registry.store import ModelStore
 from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.commands.kit import answer, run
+from tests.model_store.tiny_bundle import copy_build
 
 pytestmark = pytest.mark.usefixtures("plain_settings")
 
@@ -125,3 +126,18 @@ def test_the_commands_take_a_url(store: ModelStore, tmp_path: Path, monkeypatch:
     assert command("promote", "tiny@3")["previous"] == 2
     assert [row["current"] for row in command("list")] == [False, False, True]
     assert {check["check"] for check in command("verify", "tiny@3")} >= {"files", "litert"}
+
+
+def test_promoting_a_version_that_lacks_a_class_warns_of_the_lines_policies(store: ModelStore) -> None:
+    """A worker refuses a model that lacks a class of a line's policy, and doesn't start with it."""
+
+    def build(folder: Path, version: int) -> None:
+        copy_build(store.resolve("tiny@2"))(folder, version)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        renamed = json.dumps(manifest).replace("no cap", "no lid")
+        (folder / MANIFEST_FILE).write_text(renamed)
+
+    store.publish("tiny", build, promote=False)
+    warning = answer(store, "promote", "tiny@4")["warning"]
+    assert "tiny@4 lacks classes that tiny@3 has: 'no cap'." in warning
+    assert "`sortline models promote tiny@3`" in warning

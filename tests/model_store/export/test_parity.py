@@ -9,14 +9,15 @@ import pytest
 
 from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.policy import Mode, Policy
-from model_store.engines.golden_check import INT8_TOLERANCE
-from model_store.export.parity import GOLDEN_IMAGES, ExportPredictions, choose_golden, measure_parity
+from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
+from model_store.export.parity import GOLDEN_IMAGES, ExportPredictions, check_parity, choose_golden, measure_parity
 from shared.arrays import Floats
 from shared.errors import BadBundle
 from shared.images.arrays import Pixels
 
 CLASSES = ("good", "no cap", "cracked")
 POLICY = Policy.default(CLASSES, "multi")
+checked = functools.partial(check_parity, classes=CLASSES, mode="multi", policy=POLICY)
 parity_of = functools.partial(measure_parity, classes=CLASSES, mode="multi", policy=POLICY)
 
 
@@ -55,12 +56,60 @@ def test_with_true_labels_both_are_scored() -> None:
     assert guarded["int8_macro_f1"] == 1
 
 
-@pytest.mark.parametrize(("name", "off"), [("saved_model", 2e-5), ("fp32", 2e-3), ("fp32", np.nan)])
+@pytest.mark.parametrize(("name", "off"), [("saved_model", 2e-5), ("fp32", 0.02)])
 def test_a_float_export_that_differs_is_not_published(name: str, off: float) -> None:
-    trained = rows((0.1, 0.0), (0.9, 0.0))
+    trained = rows((0.1, 0.05), (0.9, 0.05))
     given = answers(trained, trained)._replace(**{name: trained + np.float32(off)})
     with pytest.raises(BadBundle, match=f"the exported {name} differ by .* nothing is published"):
-        parity_of(given)
+        checked(given)
+
+
+@pytest.mark.parametrize("name", ["saved_model", "fp32", "int8"])
+def test_an_export_that_answers_nan_is_not_published(name: str) -> None:
+    trained = rows((0.1, 0.0), (0.9, 0.0))
+    broken = trained.copy()
+    broken[1, 1] = np.nan
+    with pytest.raises(BadBundle, match=f"the exported {name} differ by nan "):
+        parity_of(answers(trained, trained)._replace(**{name: broken}))
+
+
+def shifted(probabilities: Floats, by: float) -> Floats:
+    """The probabilities after `by` is added to each logit."""
+    return np.asarray(1 / (1 + (1 / probabilities - 1) * np.exp(-by)), np.float32)
+
+
+def test_rounding_is_judged_relative_to_the_largest_logit() -> None:
+    """If the largest logit is 7, the logits of an unsure image may differ by 0.03."""
+    sure, unsure = rows((0.001, 0.999)), rows((0.42, 0.3))
+    trained = np.concatenate([sure, unsure])
+    fp32 = np.concatenate([sure, shifted(unsure, 0.02)])
+    assert 0.004 < np.abs(fp32 - trained).max() < 0.006
+    (note,) = checked(answers(trained, trained)._replace(fp32=fp32))
+    assert "LiteRT fp32 differ by up to 0.0049: this is rounding" in note
+    with pytest.raises(BadBundle, match=r"fp32 differ by 0.004\d+ from .* \(\d.\d% of the largest logit"):
+        checked(answers(unsure, unsure)._replace(fp32=shifted(unsure, 0.02)))
+    assert checked(answers(trained, trained)) == ()
+
+
+def test_a_difference_that_changes_a_sure_decision_is_no_rounding() -> None:
+    policy = POLICY.model_copy(update={"uncertain_margin": 0.0})
+    trained = rows((0.001, 0.999), (0.498, 0.001))
+    fp32 = trained.copy()
+    fp32[1] = shifted(trained[1], 0.02)
+    given = answers(trained, trained)._replace(fp32=fp32)
+    assert checked(given)  # near the threshold, both send the image to a person
+    with pytest.raises(BadBundle, match="which changes the labels of 1 images"):
+        check_parity(given, classes=CLASSES, mode="multi", policy=policy)
+
+
+def test_golden_images_are_those_on_which_litert_and_tensorflow_agree() -> None:
+    trained = rows((0.1, 0.1), (0.9, 0.1), (0.1, 0.9))
+    fp32 = trained.copy()
+    fp32[1] += np.float32(2 * FLOAT_TOLERANCE)
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    given = answers(trained, trained)._replace(fp32=fp32)
+    golden = choose_golden(images, given, classes=CLASSES, mode="multi", policy=POLICY)
+    assert golden.images[:, 0, 0, 0].tolist() == [0, 2]
 
 
 def test_int8_passes_with_one_different_label_in_a_hundred_and_not_with_two() -> None:

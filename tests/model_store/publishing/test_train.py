@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from model_store.bundle.files import open_bundle
@@ -21,15 +23,18 @@ from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
 from model_store.engines.loading import open_engine
+from model_store.export.exporter import export
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
-from model_store.publishing.train import TrainOptions, _training_info, spread_over
+from model_store.publishing.publish import _training_info, spread_over
+from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
 from model_store.training.crop_geometry import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
+from model_store.training.head import HeadSettings
 from model_store.training.history import Phase
 from model_store.training.plan import TransferPlan
-from shared.errors import BadDataset, BadSetting
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labeled
+from shared.errors import BadBundle, BadDataset, BadSetting, StoreUnavailable
+from tests.model_store.tiny_backbone import SIZE_PX, picture, save_tiny_backbone, write_class_folders, write_labeled
 
 pytestmark = pytest.mark.training
 
@@ -136,8 +141,15 @@ def test_manifests_keep_the_names_of_the_bundle_format() -> None:
     plan = TransferPlan("top", "detected", {"detected": 0.91236, "full": 0.85}, ("why",))
     extractor = SimpleNamespace(crop_size=UPRIGHT_SIZE)
     phases = (Phase("head", {}, 3), Phase("fine-tuning", {}, 5))
-    model = SimpleNamespace(plan=plan, extractor=extractor, phases=phases, fine_tune_settings=SETTINGS["top"])
-    training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model)
+    model = SimpleNamespace(
+        plan=plan,
+        extractor=extractor,
+        phases=phases,
+        head_settings=HeadSettings(),
+        fine_tune_settings=SETTINGS["top"],
+    )
+    data = SimpleNamespace(pictures=SimpleNamespace(sample_bits=()))
+    training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model, data=data)
     settings = _training_info(training).settings
     assert list(settings) == [
         *("epochs", "batch_size", "learning_rate", "decays", "label_smoothing", "views", "weight_decay"),
@@ -240,6 +252,42 @@ def test_the_manifest_records_the_settings_of_fine_tuning(
     assert bench.json("models", "show", "single")["training"]["settings"]["tuning"] == told
 
 
+def deep_picture(level: int, seed: int, *, bits: int) -> bytes:
+    """A gray PNG: `level` (of 255) with noise. If `bits` is above 8 it has 16-bit samples without a tag for `bits`."""
+    noise = np.random.default_rng(seed).normal(0, 4, (SIZE_PX, SIZE_PX))
+    values = np.clip(level + noise, 0, 250).astype(np.uint16) << (bits - 8)
+    out = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8) if bits == 8 else values).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_model_of_12_bits_reads_them_as_it_was_trained(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = tmp_path / "deep"
+    for name, level in {"good": 60, "no cap": 190}.items():
+        (dataset / name).mkdir(parents=True)
+        for seed in range(12):
+            (dataset / name / f"{seed:02}.png").write_bytes(deep_picture(level, seed, bits=12))
+    with pytest.raises(BadDataset, match="has 0 usable"):  # unclear bits: not trained on as black
+        bench.train(dataset, "--name", "deep")
+    monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "12")
+    trained = bench.train(dataset, "--name", "deep")
+    settings = trained["training"]["settings"]
+    assert (settings["sample_bits"], settings["images_by_sample_bits"]) == (12, {"12": 24})
+    monkeypatch.delenv("SORTLINE_SAMPLE_BITS")
+    pictures = {bits: tmp_path / f"{bits}.png" for bits in (8, 12)}
+    for bits, path in pictures.items():
+        path.write_bytes(deep_picture(190, 99, bits=bits))
+    answers = bench.json("classify", *pictures.values(), "--model", "deep", "--top", 2)["images"]
+    assert answers[0]["best"] == answers[1]["best"]
+    assert bench.json("evaluate", dataset, "--model", "deep")["accuracy"] == 1
+    monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "16")  # the setting wins
+    assert (
+        bench.json("classify", pictures[12], "--model", "deep", "--top", 2)["images"][0]["best"] != answers[0]["best"]
+    )
+
+
 @pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
 def test_int8_is_calibrated_on_every_class(images: int) -> None:
     """A dataset's images come folder by folder, so the first ones alone would be of one class."""
@@ -269,6 +317,69 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Benc
     with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
         bench.train(defects, "--mode", "multi")
     assert "bottles" not in bench.store.names()
+
+
+def test_a_training_tells_its_epochs_on_standard_error(bench: Bench, folders: Path) -> None:
+    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
+    flags += ["--name", "told", "--epochs", 2, "--fine-tune", "none", "--learning-rate", 0.02, "--batch-size", 8]
+    shown = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags), "--json"])
+    lines = shown.stderr.splitlines()
+    (logs,) = [line for line in lines if line.startswith("to watch the training: tensorboard --logdir ")]
+    assert not Path(logs.split()[-1]).exists()
+    assert [line.split(" - ")[0] for line in lines if "val_accuracy" in line] == ["head: epoch 1/2", "head: epoch 2/2"]
+    training = json.loads(shown.stdout)["training"]
+    assert (training["settings"]["learning_rate"], training["batch_size"]) == (0.02, 8)
+
+
+@pytest.mark.parametrize("flags", [("--learning-rate", 0), ("--learning-rate", "nan"), ("--learning-rate", 2)])
+def test_an_impossible_learning_rate_is_refused(bench: Bench, folders: Path, flags: tuple[object, ...]) -> None:
+    with pytest.raises(BadSetting, match=r"--learning-rate \S+ should be above 0 and at most 1"):
+        bench.train(folders, *flags)
+
+
+def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
+    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: Any, folder: Path, **options: Any) -> None:
+        export(module, folder, **options)
+        shutil.copy(folder / INT8_FILE, folder / FP32_FILE)
+
+    monkeypatch.setattr("model_store.publishing.publish.export", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(
+        BadBundle, match=r"exported fp32 differ by .* nothing is published.*`sortline models publish"
+    ) as caught:
+        bench.train(folders, "--name", "kept")
+    assert bench.store.versions("kept") == []
+    (kept,) = tmp_path.glob("sortline-trained-*")
+    assert str(kept) in str(caught.value)
+    published = bench.json("models", "publish", kept)
+    assert (published["name"], published["version"]) == ("kept", 1)
+    assert open_bundle(Path(published["path"])).manifest.metrics["accuracy"] > 0.9
+
+
+def test_what_the_converter_refuses_is_kept_as_a_saved_model(
+    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operator\nand a long trace")
+
+    monkeypatch.setattr("model_store.export.quantization.to_int8", refused)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(BadBundle, match=r"can't be exported: no such operator\. The trained model is kept as a S"):
+        bench.train(folders, "--name", "refused")
+    (kept,) = tmp_path.glob("sortline-trained-*")
+    assert (kept / "saved_model" / "saved_model.pb").is_file()
+
+
+def test_an_unwritable_store_or_cache_is_found_before_the_work(bench: Bench, several: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    unknown = ["--backbone", "nosuch:thing"]  # refused soon afterwards
+    with pytest.raises(StoreUnavailable, match=r"file/models can't be read or written: Not a directory"):
+        Bench(file, bench.backbone).json("train", several, *unknown)
+    with pytest.raises(BadSetting, match=r"cache_dir = .*file/cache can't be used: Not a directory"):
+        bench.train(several, *unknown, "--cache-dir", file / "cache")
 
 
 def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
-from model_store.publishing import train
+from model_store.publishing import publish
 from model_store.registry.store import ModelStore
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors, scratch_folder
@@ -70,10 +70,10 @@ def test_a_disk_that_fills_while_a_model_is_exported_is_reported(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(train, "_export", full)
-    training: Any = SimpleNamespace(data=None, decisions=None)
+    monkeypatch.setattr(publish, "_export", full)
+    training: Any = SimpleNamespace(data=None, decisions=None, options=SimpleNamespace(name="bottles"))
     with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
-        train._publish(training, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
+        publish.publish(training, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
 
 
 def test_a_missing_scratch_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from model_store.bundle.policy import Mode, Policy
 from model_store.evaluation.metrics import compute_metrics, evaluate, reliability
+from model_store.training.calibration import identity
 from model_store.training.decision_tuning import tune_decisions
 from model_store.training.head import outputs_of, probabilities_of, targets_of
 from model_store.training.thresholds import parse_objective
@@ -112,3 +113,36 @@ def test_the_objective_is_followed_and_reported_if_it_is_missed() -> None:
     assert "cracked: a precision of 1 is not reached" in tuned("precision:1").notes[0]
     with pytest.raises(BadSetting, match="not for a multi model"):
         tuned("confidence:0.9")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_calibration_that_does_not_help_unseen_images_is_left_out(mode: Mode) -> None:
+    """The logits of a few images are already calibrated, so there is only noise to fit."""
+    left_out = 0
+    for seed in range(12):
+        logits, labels = drawn(seed, images=15, mode=mode, overconfidence=1.0)
+        targets = targets_of(labels, CLASSES, mode)
+        tuning = tune_decisions(logits, targets, classes=CLASSES, mode=mode)
+        truth = np.array([[name in names for name in CLASSES] for names in labels])
+        before, after = (
+            reliability(p, truth, np.ones_like(truth), mode=mode).error for p in (tuning.before, tuning.after)
+        )
+        assert after <= before
+        if not any("did not help out of fold on the 15 validation images" in note for note in tuning.notes):
+            assert tuning.calibration != identity(logits.shape[1])
+            continue
+        left_out += 1
+        assert tuning.calibration == identity(logits.shape[1])
+        np.testing.assert_array_equal(tuning.after, tuning.before)
+    assert left_out >= 3
+
+
+def test_unknown_labels_do_not_count_for_or_against_a_calibration() -> None:
+    """Some labels of an image may be unknown. `good` is known if one defect applies, or if all defects are known."""
+    logits, labels = drawn(3, images=150)
+    targets = targets_of(labels, CLASSES, "multi")
+    targets[::3, 1] = np.nan
+    tuning = tune_decisions(logits, targets, classes=CLASSES, mode="multi")
+    assert tuning.calibration != identity(2)
+    targets[:, 1] = np.nan
+    assert tune_decisions(logits, targets, classes=CLASSES, mode="multi").calibration.scale[1] == 1

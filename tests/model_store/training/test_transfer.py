@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.training import feature_extractor, plan
 from model_store.training.crop_geometry import CropSize
 from model_store.training.feature_extractor import opaque_extractor
-from model_store.training.head import logits_of
+from model_store.training.head import HeadSettings, logits_of
+from model_store.training.history import Epoch, OnEpoch, ignore_epoch
 from model_store.training.plan import TransferOptions
 from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
@@ -38,7 +40,9 @@ class Bench:
     cache: Path
     size_px: int
 
-    def train(self, options: TransferOptions) -> tuple[TrainedModel, ProgressSteps]:
+    def train(
+        self, options: TransferOptions, *, on_epoch: OnEpoch = ignore_epoch
+    ) -> tuple[TrainedModel, ProgressSteps]:
         steps = ProgressSteps()
         # Only whole batches: TensorFlow would trace another graph for another size, which takes seconds.
         train, validation = (colored_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
@@ -53,6 +57,7 @@ class Bench:
             options=options,
             cache=self.cache,
             steps=steps,
+            on_epoch=on_epoch,
         )
         return model, steps
 
@@ -144,3 +149,29 @@ def test_a_module_without_trainable_weights_is_not_tuned(opaque: Bench, monkeypa
     model, _ = fixed.train(TransferOptions(epochs=2))
     assert model.plan.fine_tune == "none"
     assert "without trainable weights" in model.plan.reasons[-1]
+
+
+def test_learning_rate_and_batch_size_are_the_users(opaque: Bench) -> None:
+    """The learning rate is for the last phase: a rate that suits fine-tuning is too low for the head."""
+    usual = HeadSettings(epochs=2)
+    tuned, _ = opaque.train(TransferOptions(fine_tune="all", epochs=2, learning_rate=2e-5, batch_size=6))
+    assert tuned.head_settings == replace(usual, batch_size=6)
+    assert tuned.phases[-1].history["learning_rate"][0] == pytest.approx(2e-5)
+    head_only, _ = opaque.train(TransferOptions(fine_tune="none", epochs=2, learning_rate=2e-3))
+    assert head_only.head_settings == replace(usual, learning_rate=2e-3)
+    assert head_only.phases[-1].history["learning_rate"][0] == pytest.approx(2e-3)
+
+
+def test_every_epoch_of_every_phase_is_reported(opaque: Bench) -> None:
+    reported: list[Epoch] = []
+    model, _ = opaque.train(TransferOptions(fine_tune="all", epochs=5), on_epoch=reported.append)
+    assert [(epoch.phase, epoch.number) for epoch in reported] == [
+        *(("head", number) for number in range(5)),
+        *(("fine-tuning", number) for number in range(3)),
+    ]
+    for phase in model.phases:
+        for name, values in phase.history.items():
+            assert [epoch.values[name] for epoch in reported if epoch.phase == phase.name] == values
+    number = r"\d+\.\d{4}"
+    line = f"fine-tuning: epoch 3/3 - loss: {number} - accuracy: {number} - val_loss: {number} - val_accuracy: {number}"
+    assert re.fullmatch(line, str(reported[-1]))
