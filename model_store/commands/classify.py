@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
     from model_store.engines.protocol import Engine
     from model_store.evaluation.classify import Classified
+    from shared.settings import Settings
 
 
 def classify(
@@ -27,6 +28,9 @@ def classify(
         str, typer.Option(metavar="NAME", help="camera that took them; `*` is any camera without a region of its own")
     ] = "*",
     top: Annotated[int, typer.Option(min=0, metavar="N", help="also print the N most probable classes")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="write the answers as CSV")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page with the images and answers")] = None,
+    grid: Annotated[Path | None, typer.Option("--grid", help="write one PNG with the images and answers")] = None,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -36,20 +40,72 @@ def classify(
 
     A file that can't be used is reported with the reason. The others are still classified, and the exit code is 1.
 
-    Example: sortline classify bottle.jpg photographs/ --model bottles@3
+    Example: sortline classify bottle.jpg photographs/ --model bottles@3 --grid answers.png
     """
     from model_store.evaluation.classify import classify_files, find_images
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
+    _check_outputs(out=out, html=html, grid=grid)
     bundle, runner = open_model(settings)
     found = list(find_images(paths))
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
+    kept: list[Classified] = []
+    answers = _keep(answers, kept)
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
+    _write(kept, bundle, runner, settings=settings, out=out, html=html, grid=grid)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_outputs(*, out: Path | None, html: Path | None, grid: Path | None) -> None:
+    """Raise before the first image is read if one of the output files can't be written."""
+    from importlib.util import find_spec
+
+    from shared.errors import NotFound
+    from shared.output_files import check_output_file
+
+    for flag, path, package in (("--out", out, None), ("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
+        if path is None:
+            continue
+        check_output_file(path, flag=flag)
+        if package is not None and not find_spec(package):
+            raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")
+
+
+def _keep(answers: Iterable[Classified], kept: list[Classified]) -> Iterator[Classified]:
+    for answer in answers:
+        kept.append(answer)
+        yield answer
+
+
+def _write(
+    answers: list[Classified],
+    bundle: Bundle,
+    engine: Engine,
+    *,
+    settings: Settings,
+    out: Path | None,
+    html: Path | None,
+    grid: Path | None,
+) -> None:
+    """Write the output files that the user asked for."""
+    from model_store.bundle.preprocessing import decoder_of
+
+    if out is None and html is None and grid is None:
+        return
+    from model_store.reports.classified_output import write_csv, write_grid, write_html
+
+    decoder, ref = decoder_of(bundle.manifest, settings), bundle.ref(engine.name)
+    model = f"{ref.name}@{ref.version} ({ref.engine})"
+    if out is not None:
+        write_csv(out, answers)
+    if html is not None:
+        write_html(html, answers, model=model, decoder=decoder)
+    if grid is not None:
+        write_grid(grid, answers, model=model, decoder=decoder)
 
 
 def _print_answers(answers: Iterable[Classified]) -> int:

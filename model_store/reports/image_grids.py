@@ -1,6 +1,6 @@
 """Thumbnails of validation images and of the worst mistakes, with true labels and answers, for a report.
 
-In: validation predictions and their scores. Out: Thumbnails, and image files drawn from them.
+In: validation predictions and their scores. Out: Thumbnails, and image files drawn from them or from other GridCells.
 """
 
 from __future__ import annotations
@@ -92,54 +92,77 @@ def error_confidence(scored: ScoredPredictions) -> Floats:
 
 def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty: str) -> None:
     """Draw all thumbnails with name, true labels, answer and verdict into one PNG; without any, write `empty`."""
+    draw_cells(path, [_cell_of(one) for one in thumbnails], title=title if thumbnails else f"{title}: {empty}")
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One image of a grid, with a frame of this color.
+
+    Below the image are its name, cut to one line, then each of the `texts`, wrapped, and then the `verdict` in the
+    frame's color.
+    """
+
+    name: str
+    pixels: Pixels
+    texts: tuple[str, ...]
+    verdict: str
+    color: str
+
+
+def draw_cells(path: Path, cells: Sequence[GridCell], *, title: str) -> None:
+    """Draw all cells into one PNG, row by row."""
     font = _font(_FONT_PX)
-    texts = [_texts(one, font) for one in thumbnails]
-    starts = range(0, len(thumbnails), _COLUMNS)
+    lines = [_lines(cell, font) for cell in cells]
+    starts = range(0, len(cells), _COLUMNS)
     heights_px = [
-        _SIDE_PX + max(map(len, texts[start : start + _COLUMNS])) * _LINE_PX + 2 * _MARGIN_PX for start in starts
+        _SIDE_PX + max(map(len, lines[start : start + _COLUMNS])) * _LINE_PX + 2 * _MARGIN_PX for start in starts
     ]
     top_px = 2 * _MARGIN_PX + _LINE_PX
     width_px = _MARGIN_PX + _COLUMNS * (_CELL_PX + _MARGIN_PX)
     sheet = Image.new("RGB", (width_px, top_px + sum(heights_px)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    heading = title if thumbnails else f"{title}: {empty}"
-    pen.text((_MARGIN_PX, _MARGIN_PX), _fitted(heading, font, width_px - 2 * _MARGIN_PX), fill=_INK, font=font)
+    pen.text((_MARGIN_PX, _MARGIN_PX), _fitted(title, font, width_px - 2 * _MARGIN_PX), fill=_INK, font=font)
     for start, height_px in zip(starts, heights_px, strict=True):
-        for column, index in enumerate(range(start, min(start + _COLUMNS, len(thumbnails)))):
+        for column, index in enumerate(range(start, min(start + _COLUMNS, len(cells)))):
             left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
-            _draw_thumbnail(sheet, pen, thumbnails[index], texts[index], at=(left_px, top_px), font=font)
+            _draw_cell(sheet, pen, cells[index], lines[index], at=(left_px, top_px), font=font)
         top_px += height_px
-    sheet.save(path)
+    sheet.save(path, "PNG")
 
 
-def _texts(one: Thumbnail, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
-    """The lines below a thumbnail, each with its color."""
+def _cell_of(one: Thumbnail) -> GridCell:
     answer = [f"{name} {probability:.2f}" for name, probability in one.answer]
+    texts = f"true: {' + '.join(one.truth)}", f"answer: {' + '.join(answer)}"
+    return GridCell(one.name, one.pixels, texts, one.verdict, _COLORS[one.verdict])
+
+
+def _lines(cell: GridCell, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
+    """The lines of text below an image, each with its color."""
     return [
-        (_fitted(one.name, font, _CELL_PX), _PALE_INK),
-        *((line, _INK) for line in _wrapped(f"true: {' + '.join(one.truth)}", font, _CELL_PX)),
-        *((line, _INK) for line in _wrapped(f"answer: {' + '.join(answer)}", font, _CELL_PX)),
-        (one.verdict, _COLORS[one.verdict]),
+        (_fitted(cell.name, font, _CELL_PX), _PALE_INK),
+        *((line, _INK) for text in cell.texts for line in _wrapped(text, font, _CELL_PX)),
+        (cell.verdict, cell.color),
     ]
 
 
-def _draw_thumbnail(
+def _draw_cell(
     sheet: Image.Image,
     pen: ImageDraw.ImageDraw,
-    one: Thumbnail,
-    texts: Sequence[tuple[str, str]],
+    cell: GridCell,
+    lines: Sequence[tuple[str, str]],
     *,
     at: tuple[int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
     left_px, top_px = at
     frame = (left_px, top_px, left_px + _SIDE_PX - 1, top_px + _SIDE_PX - 1)
-    pen.rectangle(frame, fill=_COLORS[one.verdict])
-    picture = Image.fromarray(one.pixels)
+    pen.rectangle(frame, fill=cell.color)
+    picture = Image.fromarray(cell.pixels)
     if picture.size != (THUMBNAIL_PX, THUMBNAIL_PX):
         picture = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX))
     sheet.paste(picture, (left_px + _BORDER_PX, top_px + _BORDER_PX))
-    for number, (text, color) in enumerate(texts):
+    for number, (text, color) in enumerate(lines):
         pen.text((left_px, top_px + _SIDE_PX + number * _LINE_PX), text, fill=color, font=font)
 
 

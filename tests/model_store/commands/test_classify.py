@@ -1,0 +1,109 @@
+"""`sortline classify`: the files that it writes, and the model that it uses if none is named."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from model_store.bundle.preprocessing import ImageDecoder
+from model_store.commands import add_to
+from model_store.evaluation.classify import Classified
+from model_store.registry.store import ModelStore, copy_bundle
+from model_store.reports import classified_output
+from shared.errors import BadSetting, NotFound
+
+pytestmark = pytest.mark.usefixtures("plain_settings")
+# Names that HTML must escape, and names beyond ASCII.
+NAMES = ("a & <b>.png", "ünïcödé 图像.png", "c.png")
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
+    store = ModelStore(tmp_path / "models")
+    store.publish("caps", copy_bundle(tiny_bundle, "caps"))
+    return store
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three pictures of different colors, and a file that is not a picture."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, color in zip(NAMES, ((250, 10, 10), (10, 250, 10), (10, 10, 250)), strict=True):
+        out = io.BytesIO()
+        Image.fromarray(np.full((20, 40, 3), color, np.uint8)).save(out, "PNG")
+        (folder / name).write_bytes(out.getvalue())
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def classify(store: ModelStore, *arguments: object) -> Result:
+    app = typer.Typer()
+    add_to(app)
+    flags = ["--model-store", store.root, "--engine", "litert", "--json"]
+    return CliRunner().invoke(app, ["classify", *map(str, [*arguments, *flags])])
+
+
+def test_answers_as_csv_page_and_picture(store: ModelStore, images: Path, tmp_path: Path) -> None:
+    out, html, grid = (tmp_path / name for name in ("answers.csv", "answers.html", "answers.png"))
+    result = classify(store, images, "--out", out, "--html", html, "--grid", grid)
+    assert result.exit_code == 1, result.output  # one is broken
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {Path(row["file"]).name for row in rows} == {*NAMES, "broken.png"}
+    for row in rows:
+        assert bool(row["error"]) == row["file"].endswith("broken.png")
+        assert bool(row["labels"]) == bool(row["lane"]) == (row["uncertain"] in ("yes", "no")) == (not row["error"])
+    page = html.read_text(encoding="utf-8")
+    assert "caps@1 (litert): 4 images" in page
+    assert "a &amp; &lt;b&gt;.png" in page
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count("not classified") == 1
+    with Image.open(grid) as picture:
+        assert picture.format == "PNG"
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(250, 10, 10), (10, 250, 10), (10, 10, 250)} <= colors
+
+
+def test_only_the_first_images_are_drawn(
+    store: ModelStore, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classified_output, "MAX_SHOWN", 2)
+    html = tmp_path / "answers.html"
+    classify(store, images, "--html", html)
+    page = html.read_text(encoding="utf-8")
+    assert "the first 2 of 4 images" in page
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
+def test_a_file_name_that_is_not_utf8_is_written(tmp_path: Path) -> None:
+    path = tmp_path / b"latin1_\xfc.png".decode(errors="surrogateescape")
+    answers = [Classified(path, error="no picture")]
+    decoder = ImageDecoder(8, "stretch", (), max_bytes=1, max_px=1, max_decode_bytes=1, max_decode_s=1)
+    classified_output.write_csv(tmp_path / "a.csv", answers)
+    classified_output.write_html(tmp_path / "a.html", answers, model="caps@1", decoder=decoder)
+    classified_output.write_grid(tmp_path / "a.png", answers, model="caps@1", decoder=decoder)
+    assert b"latin1_\xfc.png,,,,,no picture" in (tmp_path / "a.csv").read_bytes()
+    assert "latin1_?.png" in (tmp_path / "a.html").read_text()
+
+
+@pytest.mark.parametrize("flag", ["--out", "--html", "--grid"])
+def test_an_output_that_cannot_be_written_is_found_first(store: ModelStore, flag: str, tmp_path: Path) -> None:
+    failed = classify(store, tmp_path, flag, tmp_path / "no" / "such" / "folder", "--model", "nosuch").exception
+    assert isinstance(failed, BadSetting)
+    assert f"{flag} {tmp_path}/no/such/folder can't be written: No such file or directory" in str(failed)
+
+
+def test_of_several_models_one_has_to_be_named(store: ModelStore, images: Path, tiny_bundle: Path) -> None:
+    store.publish("tops", copy_bundle(tiny_bundle, "tops"))
+    failed = classify(store, images).exception
+    assert isinstance(failed, NotFound)
+    assert "--model caps, --model tops" in str(failed)
+    assert classify(store, images / NAMES[0], "--model", "tops").exit_code == 0
