@@ -18,6 +18,7 @@ _set = object.__setattr__  # messages are frozen
 # Names become parts of Redis keys and metric labels. They are short and printable, and hold no separator of either.
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
+NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 
 # Selects images of which the model isn't sure, in settings that otherwise take outcomes, e.g. `archive_outcomes`.

@@ -2,6 +2,9 @@
 # imported. In a stub, `as` with the same name makes an imported name public.
 
 from producer.results import Answer as Answer, iter_results as iter_results, wait_for as wait_for
+from producer.streams.group_reader import ResultGroupReader as ResultGroupReader
+from producer.streams.notices import Notice as Notice, NoticeKind as NoticeKind
+from producer.streams.reader import ResultReader as ResultReader
 from producer.submit import Frame as Frame, LineProducer as LineProducer, PreparedJob as PreparedJob
 from shared.errors import (
     BadImage as BadImage,

@@ -38,7 +38,7 @@ MAY_IMPORT = {
 OWN = ""
 LAYERS = {
     "shared": ((OWN,), ("server", "images")),
-    "producer": (("sources",), (OWN,), ("demo",)),
+    "producer": (("sources", "streams"), (OWN,), ("demo",)),
     "model_store": (
         ("runtime", "bundle"),
         ("engines", "registry", "datasets", "backbones"),

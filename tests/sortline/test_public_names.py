@@ -68,6 +68,7 @@ def mypy(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_names_that_users_rely_on_are_there() -> None:
     relied_on = {"LineProducer", "Frame", "wait_for", "iter_results", "load_settings", "Settings", "SortResult"}
+    relied_on |= {"ResultReader", "ResultGroupReader", "Notice", "NoticeKind"}
     assert {*relied_on, "ImageJob", "SortlineError", "BadInput", "Transient"} <= set(sortline.__all__)
 
 

@@ -1,0 +1,114 @@
+"""Finds out whether a reader can continue at its position in a stream, or has missed entries.
+
+The stream may have been trimmed beyond the position, or the server may have lost its end or all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
+
+import redis
+
+from producer.streams.entries import BEGINNING, id_before, id_parts
+from producer.streams.notices import Notice, NoticeKind
+from shared import keys
+from shared.server.error_translation import is_wrong_type
+
+_NO_KEY = "no such key"
+
+
+class StreamInfo(NamedTuple):
+    """What the server says about a stream. The defaults are those of a stream that does not exist."""
+
+    first: bytes | None = None  # id of the oldest entry that is left
+    last_generated: bytes = BEGINNING  # id of the newest entry that was ever added
+    length: int = 0
+    added: int | None = 0  # number of entries ever added; None before Redis 7, which introduced it
+
+    @property
+    def trimmed(self) -> int | None:
+        """Number of entries that were removed; None if the server does not know."""
+        return None if self.added is None else self.added - self.length
+
+
+class Gap(NamedTuple):
+    """Reports entries that a reader can no longer get, and says after which entry it continues."""
+
+    notice: Notice
+    go_on_after: bytes
+
+
+def read_infos(client: redis.Redis, lines: Sequence[str]) -> list[StreamInfo | None]:
+    """Ask the server about the streams of these lines. None for a key that is not a stream."""
+    with client.pipeline(transaction=False) as pipe:
+        for line in lines:
+            pipe.xinfo_stream(keys.results(line))
+        return [_info(answer) for answer in pipe.execute(raise_on_error=False)]
+
+
+def _info(answer: Any) -> StreamInfo | None:
+    if is_wrong_type(answer):
+        return None
+    if isinstance(answer, Exception):
+        if _NO_KEY in str(answer):
+            return StreamInfo()
+        raise answer
+    first = answer["first-entry"]
+    last = answer["last-generated-id"]
+    return StreamInfo(
+        first=first and first[0],
+        last_generated=last if isinstance(last, bytes) else last.encode(),
+        length=answer["length"],
+        added=answer.get("entries-added"),
+    )
+
+
+def find_gap(
+    line: str, at: bytes, info: StreamInfo, *, number: int | None = None, recent: Container[bytes] = ()
+) -> Gap | None:
+    """Find out what a reader that has read up to the entry `at` has missed; None if it can continue there.
+
+    Args:
+        line: the line of the stream.
+        at: the id of the last entry that was read.
+        info: the state of the stream now.
+        number: how many entries had been added to the stream up to `at`, if known.
+        recent: the latest ids up to `at`. If the newest id of the stream is one of them, the stream has lost its end;
+            if not, it is a new stream.
+    """
+    if id_parts(at) == id_parts(BEGINNING):
+        return None
+    is_behind = id_parts(info.last_generated) < id_parts(at)
+    if is_behind and info.first is not None and info.last_generated in recent:
+        text = "the server has lost the latest results. Reading continues with new results."
+        return _gap(NoticeKind.LOST_END, line, text, info.last_generated)
+    if is_behind:
+        return _began_anew(line)
+    if info.last_generated == at or (info.first is not None and id_parts(info.first) <= id_parts(at)):
+        return None
+    if info.trimmed == 0:  # nothing was trimmed, so `at` was in another stream
+        return _began_anew(line)
+    if number is not None and info.trimmed == number:  # only entries that were read
+        return None
+    return _trimmed(line, at, info.last_generated if info.first is None else id_before(info.first))
+
+
+def _began_anew(line: str) -> Gap:
+    text = (
+        "the results read so far are no longer on the server: they were lost or expired. The stream is read again from "
+        "its beginning."
+    )
+    return _gap(NoticeKind.BEGAN_ANEW, line, text, BEGINNING)
+
+
+def _trimmed(line: str, at: bytes, before_first: bytes) -> Gap:
+    text = (
+        f"the stream was trimmed beyond entry {at.decode()}, the last one read, so results are missing. To keep more, "
+        "raise results_maxlen of the workers."
+    )
+    return _gap(NoticeKind.TRIMMED, line, text, before_first)
+
+
+def _gap(kind: NoticeKind, line: str, text: str, go_on_after: bytes) -> Gap:
+    return Gap(Notice(kind, f"{keys.results(line)}: {text}", line), go_on_after)

