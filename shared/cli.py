@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,15 +15,43 @@ from shared.log_format import configure_logging
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
     from shared.settings import Settings
 
+log = logging.getLogger("sortline.settings")
+
 RedisUrl = Annotated[str | None, typer.Option(help="Redis server, e.g. redis://host:6379/0")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output."""
-    print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    print(json.dumps(value, indent=2, default=str, ensure_ascii=not _takes_unicode()))
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document to standard output, on one line, and flush."""
+    print(json.dumps(value, separators=(",", ":"), default=str, ensure_ascii=not _takes_unicode()), flush=True)
+
+
+def _takes_unicode() -> bool:
+    """Whether standard output is UTF-8. If it isn't, JSON escapes all characters that are not ASCII."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 def setup_logging(settings: Settings) -> None:
-    """Log to standard error, in the format and at the level that the settings give."""
+    """Log to standard error, in the format and at the level that the settings give. Warns of misspelled variables."""
     configure_logging(log_format=settings.log_format, level=settings.log_level)
+    for text in _misspelled_variables():
+        log.warning("%s", text)
+
+
+def warn_of_misspelled_variables() -> None:
+    """Name misspelled `SORTLINE_` variables on standard error, for a command that does not log."""
+    for text in _misspelled_variables():
+        print(f"sortline: {text}", file=sys.stderr)
+
+
+def _misspelled_variables() -> list[str]:
+    if not any(name.upper().startswith("SORTLINE_") for name in os.environ):
+        return []  # don't import the settings: that would slow `sortline --help` down
+    from shared.settings import misspelled_variables
+
+    return misspelled_variables()

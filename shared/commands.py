@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import typer
 
 from shared.cli import JsonFlag, print_json
+
+# Columns for the blanks between the columns, and for a part of the meaning that is long enough to read.
+_MEANING_WIDTH = 46
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,9 +24,7 @@ def config(as_json: JsonFlag = False) -> None:
 
     Example: SORTLINE_MAX_BATCH=32 sortline config
     """
-    import sys
-
-    from shared.settings import Settings, load_settings, masked, origin, unknown_variables
+    from shared.settings import Settings, load_settings, masked, origin
 
     settings = load_settings()
     rows = {
@@ -32,8 +35,6 @@ def config(as_json: JsonFlag = False) -> None:
         }
         for name, value in settings.model_dump(mode="json").items()
     }
-    for variable in unknown_variables():
-        print(f"sortline: {variable} is set but is not a setting: it has no effect.", file=sys.stderr)
     if as_json:
         print_json(rows)
     else:
@@ -41,13 +42,21 @@ def config(as_json: JsonFlag = False) -> None:
 
 
 def _print_table(rows: dict[str, dict[str, object]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Print a line for each setting. On a terminal that is too narrow, its meaning goes on lines of its own."""
+    import shutil
+    import sys
 
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # in a pipe each setting should be on one line; rich would wrap at 80 columns
-    table = Table("setting", "value", "origin", "meaning", box=None, pad_edge=False)
-    for name, row in rows.items():
-        table.add_row(name, str(row["value"]), str(row["origin"]), str(row["description"]))
-    console.print(table)
+    width = shutil.get_terminal_size().columns
+    names = max(map(len, rows))
+    values, origins = (max(len(str(row[key])) for row in rows.values()) for key in ("value", "origin"))
+    if sys.stdout.isatty() and names + values + origins + _MEANING_WIDTH > width:
+        for name, row in rows.items():
+            print(f"{name:<{names}}  {row['value']}  ({row['origin']})")
+            print(textwrap.fill(str(row["description"]), width, initial_indent="    ", subsequent_indent="    "))
+        return
+    shown: dict[str, dict[str, object]] = {
+        "setting": {"value": "value", "origin": "origin", "description": "meaning"},
+        **rows,
+    }
+    for name, row in shown.items():
+        print(f"{name:<{names}}  {row['value']!s:<{values}}  {row['origin']!s:<{origins}}  {row['description']}")

@@ -9,13 +9,18 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 _PLAIN_RECORD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime"}
 # Characters that control a terminal or end a line in an editor, with their escapes: `\n` for a newline.
 _CONTROL_CHARACTERS = {
     code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
 }
+
+
+def escape_controls(text: str) -> str:
+    """Return the text on one line, with control characters escaped, because it may quote text from other programs."""
+    return text.translate(_CONTROL_CHARACTERS)
 
 
 class _TextLines(logging.Formatter):
@@ -30,12 +35,12 @@ class _TextLines(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
-        record.message = record.message.translate(_CONTROL_CHARACTERS)
+        record.message = escape_controls(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # logging's name
         lines = super().formatException(ei).split("\n")
-        return "\n".join(f"  {line.translate(_CONTROL_CHARACTERS)}" for line in lines)
+        return "\n".join(f"  {escape_controls(line)}" for line in lines)
 
 
 class _JsonLines(logging.Formatter):
@@ -54,8 +59,19 @@ class _JsonLines(logging.Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`. A progress bar replaces it, to print log lines above the bar."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # an attribute in logging
+        return sys.stderr
+
+
 def configure_logging(*, log_format: str, level: str) -> None:
     """Log to standard error, as `json` or `text`, at this level and above."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -16,13 +16,14 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from shared.errors import BadSetting
+from shared.home_folder import expand_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
@@ -37,6 +38,9 @@ MIN_STORE_POLL_S = 0.2
 
 # Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it.
 _LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
+# Kubernetes sets such variables in each container, for each service: SORTLINE_WORKER_PORT=tcp://10.0.0.1:9108.
+_KUBERNETES_VARIABLE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.I)
+_KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
 
 
@@ -214,9 +218,9 @@ class Settings(BaseSettings):
             try:
                 value.expanduser()
             except RuntimeError:
-                raise ValueError(
-                    f"there is no user {value.parts[0].removeprefix('~')!r}; write the whole path"
-                ) from None
+                user = value.parts[0].removeprefix("~")
+                missing = f"there is no user {user!r}" if user else f"user {os.getuid()} has no home folder"
+                raise ValueError(f"{missing}; write the whole path") from None
         return value
 
     @field_validator("store_poll_s")
@@ -245,18 +249,18 @@ class Settings(BaseSettings):
 
     @property
     def model_store_dir(self) -> Path:
-        """`model_store` as a local folder."""
-        return Path(self.model_store).expanduser()
+        """`model_store` as a local folder. Raises BadSetting if it begins with `~` and there is no home folder."""
+        return expand_home(self.model_store, name="model_store")
 
     @property
     def cache_path(self) -> Path:
-        """`cache_dir` with `~` resolved."""
-        return self.cache_dir.expanduser()
+        """`cache_dir` with `~` resolved. Raises BadSetting if there is no home folder."""
+        return expand_home(self.cache_dir, name="cache_dir")
 
     @property
     def state_path(self) -> Path:
-        """`state_dir` with `~` resolved."""
-        return self.state_dir.expanduser()
+        """`state_dir` with `~` resolved. Raises BadSetting if there is no home folder."""
+        return expand_home(self.state_dir, name="state_dir")
 
     @property
     def archive_path(self) -> Path | None:
@@ -277,7 +281,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values())
 
 
 def _split(names: str) -> list[str]:
@@ -299,8 +303,12 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: create it, or unset the variable.")
     try:
         return Settings(**given)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise BadSetting(f"{path} is not valid TOML: it is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadSetting(f"{path} can't be read: {error.strerror}.") from error
     except SettingsError as error:
         # Only values from the environment are parsed as JSON. The cause says where parsing failed, but not the value.
         raise BadSetting(f"{error}: {error.__cause__}. Give it as JSON, or in {path}.") from error
@@ -337,18 +345,37 @@ def masked(value: object) -> object:
     return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", value))
 
 
-def unknown_variables() -> list[str]:
-    """Environment variables that look like settings but aren't: most likely misspelled."""
+def misspelled_variables() -> list[str]:
+    """Return a sentence about each environment variable that looks like a setting but isn't one.
+
+    Such a variable is not an error: others may set variables for a service that is named `sortline`, as Kubernetes
+    does.
+    """
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    return sorted(key for key in os.environ if key.upper().startswith(ENV_PREFIX) and key.upper() not in known)
+    return [
+        f"{variable} is set but is not a setting: {_advice(variable, remove='unset it', prefix=ENV_PREFIX)}"
+        for variable, value in sorted(os.environ.items())
+        if variable.upper().startswith(ENV_PREFIX)
+        and variable.upper() not in known
+        and not (_KUBERNETES_VARIABLE.search(variable) or _KUBERNETES_VALUE.match(value))
+    ]
+
+
+def _advice(name: str, *, remove: str, prefix: str = "") -> str:
+    """What to do about a name that is not a setting. `prefix` is that of the environment variables, if it is one."""
+    import difflib  # imported only when there is an error to report
+
+    close = difflib.get_close_matches(name[len(prefix) :].lower(), Settings.model_fields, n=1)
+    nearest = prefix + close[0].upper() if prefix and close else "".join(close)
+    return f"did you mean {nearest}?" if close else f"{remove}; docs/settings.md lists all settings."
 
 
 def _file_values() -> dict[str, Any]:
     path = config_file()
     if not path.is_file():
         return {}
-    with path.open("rb") as file:
-        return tomllib.load(file)
+    # Editors on Windows begin a file with a byte order mark, and end lines with CRLF.
+    return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
 
 
 def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
@@ -356,10 +383,7 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
         if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            import difflib  # imported only when there is an error to report
-
-            close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            advice = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md lists all settings."
+            advice = _advice(name, remove="remove it")
             place = "load_settings() was given" if name in flags else f"{config_file()} sets"
             lines.append(f"{place} {name!r}, which is not a setting: {advice}")
             continue

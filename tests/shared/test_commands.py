@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,20 @@ def test_table_has_one_line_a_setting(app: typer.Typer, monkeypatch: pytest.Monk
     assert url.split()[1:4] == ["redis://:***@plant:6379/0", "environment", "SORTLINE_REDIS_URL"]
 
 
-def test_misspelt_variables_are_pointed_out(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORTLINE_MAX_BACTH", "3")
-    result = CliRunner().invoke(app, ["config", "--json"])
-    assert "SORTLINE_MAX_BACTH is set but is not a setting" in result.stderr
-    assert json.loads(result.stdout)["max_batch"]["origin"] == "default"
-
-
 def test_a_bad_setting_escapes_to_the_command_line(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_MAX_BATCH", "many")
     result = CliRunner().invoke(app, ["config"])
     assert isinstance(result.exception, BadSetting)
+
+
+def test_on_a_narrow_terminal_no_value_is_cut_off(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("SORTLINE_REDIS_URL", "redis://queue.plant.example:6379/0")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    commands.config()
+    lines = capsys.readouterr().out.splitlines()
+    value = lines.index("redis_url            redis://queue.plant.example:6379/0  (environment SORTLINE_REDIS_URL)")
+    assert lines[value + 1] == "    URL of the Redis or Valkey server that holds the queues"
+    assert all(len(line) <= 80 for line in lines if line.startswith("    "))

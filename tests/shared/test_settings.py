@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ from shared.errors import BadSetting
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.policy_overrides import PolicyOverride
-from shared.settings import Settings, config_file, environment, load_settings, masked, origin, unknown_variables
+from shared.settings import Settings, config_file, environment, load_settings, masked, misspelled_variables, origin
+from worker.parent.log import log_format
 
 
 @pytest.fixture(autouse=True)
 def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"SORTLINE_{name.upper()}", raising=False)
-    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
+    for name in [name for name in os.environ if name.upper().startswith("SORTLINE_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -101,9 +102,63 @@ def test_an_unknown_keyword_is_refused_and_not_taken_for_the_files() -> None:
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_MAX_BATCH", "4")
     monkeypatch.setenv("SORTLINE_CONFIG", "sortline.toml")
-    before = unknown_variables()
-    monkeypatch.setenv("SORTLINE_MAX_BACTH", "4")
-    assert unknown_variables() == sorted([*before, "SORTLINE_MAX_BACTH"])
+    assert misspelled_variables() == []
+    monkeypatch.setenv("SORTLINE_MAXBATCH", "4")
+    monkeypatch.setenv("sortline_steam", "4")
+    assert misspelled_variables() == [
+        "SORTLINE_MAXBATCH is set but is not a setting: did you mean SORTLINE_MAX_BATCH?",
+        "sortline_steam is set but is not a setting: unset it; docs/settings.md lists all settings.",
+    ]
+
+
+def test_variables_of_kubernetes_for_a_service_of_this_name_are_not_misspelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SORTLINE_WORKER_SERVICE_HOST": "10.0.0.1",
+        "SORTLINE_WORKER_SERVICE_PORT": "9108",
+        "SORTLINE_WORKER_SERVICE_PORT_METRICS": "9108",
+        "SORTLINE_WORKER_PORT": "tcp://10.0.0.1:9108",
+        "SORTLINE_WORKER_PORT_9108_TCP": "tcp://10.0.0.1:9108",
+        "SORTLINE_WORKER_PORT_9108_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert misspelled_variables() == []
+    monkeypatch.setenv("SORTLINE_METRIC_PORT", "9109")
+    assert len(misspelled_variables()) == 1
+
+
+def test_a_file_from_a_windows_editor_is_read() -> None:
+    Path("sortline.toml").write_bytes(b"\xef\xbb\xbfmax_batch = 3\r\nqueues = 'live'\r\n")
+    assert (load_settings().max_batch, load_settings().queues) == (3, "live")
+    assert origin("max_batch", {}) == "sortline.toml"
+    assert log_format({"SORTLINE_CONFIG": "absent.toml"}) == "text"
+    Path("sortline.toml").write_bytes(b"\xef\xbb\xbflog_format = 'json'\r\n")
+    assert log_format({}) == "json"
+
+
+def test_a_file_that_cant_be_read_is_named() -> None:
+    Path("sortline.toml").write_bytes("max_batch = 3\n".encode("utf-16"))
+    with pytest.raises(BadSetting, match=r"sortline\.toml is not valid TOML: it is not UTF-8.*Save it as UTF-8"):
+        load_settings()
+
+
+@pytest.mark.parametrize("folder", ["~", "~nobody-of-this-name"])
+def test_a_missing_home_folder_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """A container may run under a user that it does not know."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", _no_user)
+    settings = load_settings(model_store=f"{folder}/models", cache_dir=f"{folder}/cache", state_dir=f"{folder}/state")
+    with pytest.raises(BadSetting, match=rf"model_store = '{folder}/models' begins with a home folder, and user"):
+        _ = settings.model_store_dir
+    with pytest.raises(BadSetting, match=rf"cache_dir = '{folder}/cache' begins with"):
+        _ = settings.cache_path
+    with pytest.raises(BadSetting, match=rf"state_dir = '{folder}/state' begins with"):
+        _ = settings.state_path
+    with pytest.raises(BadSetting, match=r"there is no user 'nobody|user \d+ has no home folder; write the whole path"):
+        load_settings(archive_dir=f"{folder}/archive")
+
+
+def _no_user(uid: int) -> None:
+    raise KeyError(uid)
 
 
 @pytest.mark.parametrize("value", ['["redis://:hunter2@host"]', '{url = "redis://:hunter2@host"}'])

@@ -43,7 +43,9 @@ def log_format(environment: Mapping[str, str]) -> str:
     import tomllib
 
     try:
-        settings = tomllib.loads(Path(environment.get("SORTLINE_CONFIG", "sortline.toml")).read_text(encoding="utf-8"))
+        settings = tomllib.loads(
+            Path(environment.get("SORTLINE_CONFIG", "sortline.toml")).read_text(encoding="utf-8-sig")
+        )
     except (OSError, ValueError):
         return "text"
     return str(settings.get("log_format", "text"))
