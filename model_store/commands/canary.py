@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from model_store.commands.options import StoreFlag, open_store_of
-from shared.cli import JsonFlag, print_json
+from model_store.commands.options import StoreFlag
+from shared.cli import JsonFlag, RedisUrl, print_json
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary
+    from model_store.registry.canary_totals import CanaryTotals
     from model_store.registry.store import ModelStore
+    from shared.settings import Settings
+
+# The counts are an addition to what the store says, so the command doesn't wait long for them.
+_COUNTS_TIMEOUT_S = 2.0
 
 
 def canary(
@@ -30,26 +36,30 @@ def canary(
     lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end the canary")] = False,
     model_store: StoreFlag = None,
+    redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Try a version on a share of the images before it is promoted. With --shadow its answers are only recorded.
 
     The current version also answers each of these images, and the answers are compared. Promoting the version ends the
-    canary.
+    canary. With only the model's name, the command shows how many images were compared and how many of them were
+    answered differently; when no canary is running, it shows this for the one that was stopped last, and why.
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """
-    from model_store.registry.store import parse_spec
+    from model_store.registry.store import open_store, parse_spec
     from shared.errors import BadSetting
+    from shared.settings import load_settings
 
-    store = open_store_of(model_store)
+    settings = load_settings(model_store=model_store, redis_url=redis_url)
+    store = open_store(settings)
     name, version = parse_spec(model)
     if stop and share is not None:
         raise BadSetting("--stop ends a canary and --share starts one: give one of them.")
     if stop:
         _stop_canary(store, name, as_json=as_json)
     elif share is None:
-        _show_canary(store, name, as_json=as_json)
+        _show_canary(settings, name, as_json=as_json)
     elif version is None:
         raise BadSetting(f"canary {model!r}: name the version to try, e.g. {name}@4.")
     else:
@@ -62,7 +72,7 @@ def canary(
             lines=tuple(line.strip() for line in (lines or "").split(",") if line.strip()),
         )
         store.set_canary(name, intent)
-        _show_canary(store, name, as_json=as_json)
+        _show_canary(settings, name, as_json=as_json)
 
 
 def _checked_canary(
@@ -96,16 +106,68 @@ def _stop_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
         print(f"stopped the canary of {name}" if stopped else f"{name} has no canary")
 
 
-def _show_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
-    current, intent = store.current(name), store.canary(name)
+def _show_canary(settings: Settings, name: str, *, as_json: bool) -> None:
+    from model_store.registry.store import open_store
+
+    store = open_store(settings)
+    current, running = store.current(name), store.canary(name)
+    shown = running or store.ended_canary(name)
+    totals = _totals(settings, name, shown) if shown else None
     if as_json:
-        print_json({"name": name, "current": current, "canary": intent and intent.model_dump(mode="json")})
-    elif intent is None:
-        print(f"{name} has no canary; {name}@{current} is current")
-    else:
-        lines = ", ".join(intent.lines) or "every line"
-        acts = "only recorded and compared" if intent.shadow else "compared"
-        print(
-            f"{name}@{intent.version} takes {intent.share:.1%} of the images of {lines}, {acts} with {name}@{current}"
+        print_json(
+            {
+                "name": name,
+                "current": current,
+                "canary": running and running.model_dump(mode="json"),
+                "ended": shown.model_dump(mode="json") if shown and not running else None,
+                "compared": totals and totals.compared,
+                "disagreed": totals and totals.disagreed,
+                "stopped": totals and totals.stopped,
+            }
         )
-        print(f"it ends when more than {intent.max_disagreement:.1%} of at least {intent.min_images} answers differ")
+    elif running is None:
+        print(f"{name} has no canary; {name}@{current} is current")
+        if shown is not None and totals is not None:
+            print(f"{name}@{shown.version} was tried before: {_reason(totals) or totals}")
+    else:
+        _print_running(name, current, running, totals)
+
+
+def _print_running(name: str, current: int | None, canary: Canary, totals: CanaryTotals | None) -> None:
+    lines = ", ".join(canary.lines) or "every line"
+    acts = "only recorded and compared" if canary.shadow else "compared"
+    print(f"{name}@{canary.version} takes {canary.share:.1%} of the images of {lines}, {acts} with {name}@{current}")
+    if totals is not None and (reason := _reason(totals)):
+        print(f"{reason}. The store still names it; to remove it: sortline models canary {name} --stop")
+        return
+    if totals is not None:
+        print(f"so far {totals}")
+    print(
+        f"it is stopped when more than {canary.max_disagreement:.1%} of at least {canary.min_images:,} images are "
+        "answered differently"
+    )
+
+
+def _reason(totals: CanaryTotals) -> str:
+    """Why the workers stopped the canary; empty if they did not."""
+    return f"it was stopped by the workers, {totals.stopped}" if totals.stopped else ""
+
+
+def _totals(settings: Settings, name: str, canary: Canary) -> CanaryTotals | None:
+    """Read the counts from the Redis server. If that fails, says why on standard error and returns None."""
+    from model_store.registry.canary_totals import FIELDS, CanaryTotals
+    from shared import keys
+    from shared.errors import SortlineError
+    from shared.server.connection import connect
+    from shared.server.error_translation import server_errors
+
+    try:
+        with (
+            connect(settings.redis_url, socket_timeout_s=_COUNTS_TIMEOUT_S) as client,
+            server_errors(settings.redis_url),
+        ):
+            key = keys.canary(name, canary.version, canary.started_at)
+            return CanaryTotals.parse(cast("list[bytes | None]", client.hmget(key, *FIELDS)))
+    except SortlineError as error:
+        print(f"the number of compared images can't be read: {error}", file=sys.stderr)
+        return None

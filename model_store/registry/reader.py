@@ -21,6 +21,7 @@ from shared.schemas import is_name
 
 CURRENT_FILE = "current"
 CANARY_FILE = "canary.json"
+ENDED_CANARY_FILE = "canary-ended.json"
 
 # The current version can be pruned between reading `current` and opening it; then `current` has changed.
 _RESOLVE_ATTEMPTS = 5
@@ -153,7 +154,17 @@ class ReadableStore:
 
     def canary_intent(self, name: str) -> Canary | None:
         """Like `canary`, but returns the canary even if its version was promoted."""
-        data = self.storage.read(checked_model_name(name), CANARY_FILE)
+        return self._read_canary(name, CANARY_FILE)
+
+    def ended_canary(self, name: str) -> Canary | None:
+        """The canary that a person or the workers stopped last. None if there is none, or if one was promoted since."""
+        try:
+            return self._read_canary(name, ENDED_CANARY_FILE)
+        except BadBundle:
+            return None  # it was broken when it was stopped, or another release wrote it
+
+    def _read_canary(self, name: str, file: str) -> Canary | None:
+        data = self.storage.read(checked_model_name(name), file)
         if data is None:
             return None
         try:
@@ -161,7 +172,7 @@ class ReadableStore:
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
             raise BadBundle(
-                f"{self.location}/{name}/{CANARY_FILE} is not a canary of this release ({wrong}): "
+                f"{self.location}/{name}/{file} is not a canary of this release ({wrong}): "
                 f"`sortline models canary {name} --stop` removes it."
             ) from error
 

@@ -6,6 +6,7 @@ time. Each model has one writer at a time; others wait. `storage` keeps the file
 
     current        the version that `<name>` means, and those that were current before: `version_history`
     canary.json    the version that is being tried, if there is one: `canary`
+    canary-ended.json  the canary that was stopped last: `ended_canary`
     000003/        one bundle
 """
 
@@ -22,6 +23,7 @@ from model_store.registry.canary import Canary
 from model_store.registry.reader import (
     CANARY_FILE,
     CURRENT_FILE,
+    ENDED_CANARY_FILE,
     ReadableStore,
     checked_model_name,
     open_expected,
@@ -29,7 +31,7 @@ from model_store.registry.reader import (
 )
 from model_store.registry.storage.protocol import Writer, store_unavailable_error
 from model_store.registry.version_history import History
-from shared.errors import BadBundle, BadSetting, NotFound
+from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
 
 __all__ = ["ModelStore", "copy_bundle", "copy_file", "file_digests", "open_store", "parse_spec"]
@@ -193,11 +195,16 @@ class ModelStore(ReadableStore):
         """Remove the canary; with `only`, only if it is still this one. Returns whether one was removed."""
         self._must_exist(name)
         with self._writing(name) as writer:
-            if self.storage.read(name, CANARY_FILE) is None:
+            data = self.storage.read(name, CANARY_FILE)
+            if data is None:
                 return False
             if only is not None and self.canary_intent(name) != only:
                 return False
-            writer.delete(CANARY_FILE)
+            writer.delete(CANARY_FILE)  # first, because this also works on a full disk
+            try:
+                writer.write(ENDED_CANARY_FILE, data)
+            except (OSError, StoreUnavailable) as error:
+                log.warning("the record of the stopped canary of %s can't be written: %s", name, error)
         return True
 
     def _set_current(self, writer: Writer, name: str, history: History) -> None:
@@ -216,6 +223,7 @@ class ModelStore(ReadableStore):
             return
         if canary is not None and canary.version == version:
             writer.delete(CANARY_FILE)
+            writer.delete(ENDED_CANARY_FILE)  # the history of versions has it now
 
     def _prunable(self, name: str, keep: int) -> list[int]:
         history, canary, versions = self.history(name), self.canary_intent(name), self.versions(name)

@@ -16,12 +16,12 @@ from typing import NamedTuple, Protocol
 import redis
 
 from model_store.registry.canary import Canary
+from model_store.registry.canary_totals import CanaryTotals
 from shared.errors import EngineFailed
 from shared.server.error_translation import explain
 from worker.canary.tally import CanaryTally, Comparison, count_disagreements, exceeds_disagreement
 from worker.models.routing import ActiveCanary, ActiveModels
 from worker.observe.metrics import Metrics
-from worker.state.canary_totals import CanaryTotals
 
 log = logging.getLogger("sortline.canary")
 
@@ -180,8 +180,7 @@ class Recorder:
 
 
 def _disagreement_verdict(canary: ActiveCanary, totals: CanaryTotals) -> Verdict:
-    words = (
-        f"{totals.disagreed} of {totals.compared} compared images were answered differently, "
-        f"more than {canary.spec.max_disagreement:.1%} (of at least {canary.spec.min_images})"
-    )
-    return Verdict(canary, "disagreement", words)
+    least, bound = canary.spec.min_images, f"more than {canary.spec.max_disagreement:.1%}"
+    if totals.compared < least:  # the remaining images can't bring the ratio below the bound
+        bound = f"already {bound} of {least:,}, the least number to compare"
+    return Verdict(canary, "disagreement", f"{totals}, {bound}")

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import Decision
 from model_store.registry.canary import Canary
+from model_store.registry.canary_totals import FIELDS, CanaryTotals
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
 from shared.server.error_translation import explain, translate
-from worker.state.canary_totals import CanaryTotals
 
 log = logging.getLogger("sortline.canary")
 
@@ -130,15 +130,14 @@ class CanaryTally:
     def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str] = ()) -> CanaryTotals:
         """`streams`: the stream that each of the first commands in the pipeline writes to."""
         pipeline.expire(key, KEEP_S)
-        pipeline.hmget(key, "compared", "disagreed", "stopped")
+        pipeline.hmget(key, *FIELDS)
         answers = pipeline.execute(raise_on_error=False)
         for answer, stream in zip_longest(answers, streams):
             if isinstance(answer, redis.exceptions.RedisError):
                 if stream is None or not isinstance(translate(answer), CommandRefused):
                     raise answer
                 self._log_failure(stream, answer)
-        compared, disagreed, stopped = answers[-1]
-        return CanaryTotals(int(compared or 0), int(disagreed or 0), stopped.decode() if stopped else None)
+        return CanaryTotals.parse(answers[-1])
 
     def _log_failure(self, stream: str, error: redis.exceptions.RedisError) -> None:
         if not self._is_failure_logged:

@@ -22,11 +22,11 @@ from typing import NamedTuple, Protocol
 import redis
 
 from model_store.registry.canary import Canary
+from model_store.registry.canary_totals import CanaryTotals
 from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreUnavailable
 from worker.models.model import Model
 from worker.models.routing import ActiveCanary, ActiveModels
 from worker.observe.metrics import Metrics
-from worker.state.canary_totals import CanaryTotals
 
 log = logging.getLogger("sortline.follow")
 

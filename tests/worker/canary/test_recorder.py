@@ -9,32 +9,20 @@ import pytest
 import redis
 
 from model_store.registry.canary import Canary
+from model_store.registry.canary_totals import CanaryTotals
 from shared import keys
 from shared.errors import EngineFailed, StoreUnavailable
-from shared.schemas import ModelRef
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
+from tests.worker.canary.kit import comparison, comparisons
 from worker.canary.recorder import MAX_QUEUED, Recorder
-from worker.canary.tally import CanaryTally, Comparison, ModelAnswer, exceeds_disagreement
+from worker.canary.tally import CanaryTally, Comparison, exceeds_disagreement
 from worker.models.routing import ActiveCanary, ActiveModels, Serving
 from worker.observe.metrics import Metrics
-from worker.state.canary_totals import CanaryTotals
 
 CANARY = Canary(version=4, share=0.5, max_disagreement=0.1, min_images=20, started_at=1700000000.123456)
 KEY = "sortline:canary:tone:4:1700000000.123456"
-
-
-def comparison(number: int, *, agree: bool = True, line: str = "l1") -> Comparison:
-    acting = ModelAnswer(model=ModelRef(name="tone", version=3, engine="litert"), labels=(), lane="good")
-    compared = ModelAnswer(
-        model=ModelRef(name="tone", version=4, engine="litert"), labels=(), lane="good" if agree else "x"
-    )
-    return Comparison(job_id=f"j{number}", line=line, acting=acting, compared=compared, agree=agree)
-
-
-def comparisons(count: int, disagreed: int = 0) -> list[Comparison]:
-    return [comparison(number, agree=number >= disagreed) for number in range(count)]
 
 
 class Store:
@@ -167,7 +155,7 @@ def test_the_bound_is_crossed_by_all_workers_together(settings: Settings, client
     other.record(*comparisons(10, 1))
     assert other.active_models.current.canary is None
     assert client.hget(KEY, "stopped") == (
-        b"disagreement: 3 of 20 compared images were answered differently, more than 10.0% (of at least 20)"
+        b"disagreement: 3 of 20 compared images (15.0%) were answered differently, more than 10.0%"
     )
     assert other.store.cleared == [("tone", CANARY)]
     assert other.sample("sortline_canary_stopped_total", reason="disagreement") == 1
