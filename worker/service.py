@@ -32,6 +32,7 @@ from worker.models.follower import Follower
 from worker.models.loading import LoadedModel, as_model, load_bundle, load_model, measure
 from worker.models.model import Model
 from worker.models.routing import ActiveModels, Serving
+from worker.observe.activity import ActivityLog
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 from worker.observe.watchdog import CONFIRM_S
@@ -101,9 +102,11 @@ class WorkerService:
             tolerance_s=settings.clock_tolerance_s,
             on_offset=self._metrics.clock_offset.set,
         )
+        self._queue_gauges = QueueGauges(self._probe_client, queues=settings.queue_names)
         self._maintenance = Maintenance(
             sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
             server_clock=self._server_clock,
+            activity=ActivityLog(self._metrics, self._queue_gauges),
             metrics=self._metrics,
         )
         self._broken_keys = BrokenKeys(self._metrics.refused.inc)
@@ -352,7 +355,7 @@ class WorkerService:
         return Recorder(active_models, tally=tally, store=store, metrics=self._metrics)
 
     def _status_server(self) -> StatusServer:
-        self._metrics.registry.register(QueueGauges(self._probe_client, queues=self._settings.queue_names))
+        self._metrics.registry.register(self._queue_gauges)
         server = StatusServer(
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,

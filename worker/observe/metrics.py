@@ -225,6 +225,15 @@ class Metrics:
             for label_values, count in counts.items():
                 counter.labels(*label_values).inc(count)
 
+    def ended_by_outcome(self) -> collections.Counter[str]:
+        """Return how many jobs have ended so far, by outcome, over all lines."""
+        ended: collections.Counter[str] = collections.Counter()
+        for family in self.jobs.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    ended[sample.labels["outcome"]] += int(sample.value)
+        return ended
+
     def _observe_times(self, result: SortResult, line: str) -> None:
         timings, stage = result.timings_ms, self.stage
         for name, ms in (

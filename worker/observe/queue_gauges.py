@@ -39,6 +39,14 @@ class QueueGauges(Collector):
                 self._read_at = self._clock()
             return list(self._families)
 
+    def depths(self) -> dict[str, int] | None:
+        """Return how many jobs wait in each queue that can be read; None if the server does not answer."""
+        families = {family.name: family for family in self.collect()}
+        depth = families.get("sortline_queue_depth")
+        if depth is None:
+            return None
+        return {sample.labels["queue"]: int(sample.value) for sample in depth.samples}
+
     def describe(self) -> Iterable[Metric]:
         """The names without values: registration must not call the server."""
         return [_redis_up(), *_queue_families(), *_memory_families()]

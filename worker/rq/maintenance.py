@@ -1,4 +1,4 @@
-"""Maintenance: sweeps for lost jobs and measures the worker's clock, on a thread of its own.
+"""Maintenance: sweeps for lost jobs, measures the worker's clock and logs its activity, on a thread of its own.
 
 No renewal and no probe waits for it. An error in it neither ends the worker nor makes it look unhealthy: the
 pipeline's threads report that the server can't be reached.
@@ -13,6 +13,7 @@ import redis
 
 from shared.clock import ServerClock
 from shared.server.error_translation import explain
+from worker.observe.activity import ActivityLog
 from worker.observe.metrics import Metrics
 from worker.rq.sweep import Sweeper
 
@@ -24,8 +25,9 @@ INTERVAL_S = 1.0
 class Maintenance:
     """Runs the periodic work of one worker, from `start` to `stop`."""
 
-    def __init__(self, *, sweeper: Sweeper, server_clock: ServerClock, metrics: Metrics) -> None:
+    def __init__(self, *, sweeper: Sweeper, server_clock: ServerClock, activity: ActivityLog, metrics: Metrics) -> None:
         self._sweeper = sweeper
+        self._activity = activity
         self._server_clock = server_clock
         self._metrics = metrics
         self._stopping = threading.Event()
@@ -41,8 +43,9 @@ class Maintenance:
         self._thread.join(timeout_s)
 
     def step(self) -> None:
-        """Measure the clock and sweep. Never raises."""
+        """Measure the clock, log what was done, and sweep. Never raises."""
         self._server_clock.measure()
+        self._activity.step()
         try:
             swept = self._sweeper.step()
         except redis.exceptions.RedisError as error:

@@ -15,7 +15,9 @@ from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
+from worker.observe.activity import ActivityLog
 from worker.observe.metrics import Metrics
+from worker.observe.queue_gauges import QueueGauges
 from worker.rq.maintenance import Maintenance
 from worker.rq.sweep import Sweeper, Swept
 from worker.service import WorkerService
@@ -41,7 +43,8 @@ def maintenance(settings: Settings, metrics: Metrics, sweeper: Any) -> Maintenan
         on_offset=metrics.clock_offset.set,
         clock=lambda: time.time() + 1000,
     )
-    return Maintenance(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, metrics=metrics)
+    activity = ActivityLog(metrics, QueueGauges(connect(settings.redis_url), queues=settings.queue_names))
+    return Maintenance(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, activity=activity, metrics=metrics)
 
 
 def recovered(metrics: Metrics) -> dict[str, float | None]:
