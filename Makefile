@@ -1,4 +1,4 @@
-# Each target sets up what it needs; any may be run first. Needs Python 3.11 or newer and make.
+# Each target sets up what it needs; any may be run first. Needs Python 3.11 to 3.13 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,12 +42,15 @@ bench: $(STAMP)
 # the locked setuptools and needs nothing more. `compat` is an editable install as a plain path entry: type checkers
 # don't see through setuptools' default, an import hook.
 $(STAMP): requirements/dev.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Sortline needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "This needs Python 3.11, 3.12 or 3.13, for which the locked TensorFlow has wheels;" \
+	    "$(PYTHON) is another version: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "no virtual environment could be made: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (TensorFlow among them; about 2 GB, a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock \
+	  || { echo "The packages could not be installed, see above. \"No matching distribution\" means that a" \
+	    "package has no wheel for this system, or that the package index does not have it."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --config-settings editable_mode=compat --editable .
 	@touch $(STAMP)

@@ -96,7 +96,10 @@ def check_training_installed() -> None:
     needed = ("tensorflow", "tensorflow_hub", "tf_keras", "h5py", "jinja2", "matplotlib")
     missing = ", ".join(name for name in needed if not find_spec(name))
     if missing:
-        raise NotFound(f"training needs {missing}, not installed here. Run pip install '.[train]' in the repository.")
+        raise NotFound(
+            f"training needs {missing}, not installed here. Run pip install '.[train]' in the repository, with Python "
+            "3.11 to 3.13, for which TensorFlow has wheels."
+        )
 
 
 def missing_classes_warning(store: ModelStore, name: str, version: int, previous: int | None) -> str | None:
