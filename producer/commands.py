@@ -16,6 +16,7 @@ from shared.cli import JsonFlag, RedisUrl
 if TYPE_CHECKING:
     from producer.camera import CameraOptions
     from producer.sources.base import Source
+    from producer.upload import Row
 
 # Above this rate the simulator draws its pool before the camera starts. One drawing takes about 20 ms of a core, which
 # a worker on the same machine would lack.
@@ -187,9 +188,8 @@ def upload(
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
     from producer import display
-    from producer.upload import Uploader, UploadOptions, all_answered, write_csv
+    from producer.upload import Uploader, UploadOptions, all_answered
     from producer.upload_inputs import list_inputs
-    from shared.cli import print_json
     from shared.errors import BadInput, NotFound
     from shared.output_files import check_output_file
     from shared.server.connection import check, connect
@@ -206,67 +206,90 @@ def upload(
     # At the start an unavailable server is an error; later the upload waits for the server.
     check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
+    refused: BadInput | None = None
     with display.upload_bar(len(inputs), wait=wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
-        refused: BadInput | None = None
         try:
             uploader.run(inputs)
         except BadInput as error:  # raised again below, after the outcome of each file is shown
             refused = error
-        finally:  # also when interrupted: write what is known so far
-            if out is not None:
-                write_csv(uploader.rows, out)
-    if as_json:
-        print_json([asdict(row) for row in uploader.rows])
-    elif uploader.rows:  # empty if the name of the line or queue can't be used
-        display.show_upload(uploader.rows, out)
+        except BaseException:  # interrupted: write what is known so far
+            _write_rows(uploader.rows, out)
+            raise
+    if as_json or uploader.rows:  # there are no rows if the name of the line or queue can't be used
+        display.show_upload(uploader.rows, as_json=as_json)
+    _write_rows(uploader.rows, out)
+    if out is not None and not as_json:
+        print(f"one row for each file: {out}")
     if refused is not None:
         raise refused
     raise typer.Exit(0 if all_answered(uploader.rows) else 1)
 
 
+def _write_rows(rows: list[Row], out: Path | None) -> None:
+    from producer.upload import write_csv
+
+    if out is not None:
+        write_csv(rows, out)
+
+
 def results(
     line: Annotated[str | None, typer.Option(help="only this line (default: all)")] = None,
+    job: Annotated[list[str] | None, typer.Option(help="only this job; may be given several times")] = None,
+    outcome: Annotated[
+        list[str] | None, typer.Option(help="only this outcome, e.g. late; may be given several times")
+    ] = None,
+    lane: Annotated[list[str] | None, typer.Option(help="only this lane; may be given several times")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="go on showing results as they come, until Ctrl-C")] = False,
     count: Annotated[int, typer.Option(min=0, help="number of latest results to show first")] = 20,
     redis_url: RedisUrl = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with a header")] = False,
 ) -> None:
     """Show the latest results and, with --follow, new ones as they come.
+
+    `margin` is the time between the result and its deadline; it is negative if the result came too late. --json prints
+    each result as the worker wrote it, --csv the same values as columns.
 
     --follow waits while the server is unavailable, and says so on standard error. If the server has lost a line's
     results, their stream is read again from its beginning.
 
-    Example: sortline results --line line-1 --follow
+    Example: sortline results --line line-1 --outcome late --outcome expired --follow
     """
     import threading
     from contextlib import suppress
 
     from producer import display
-    from producer.result_streams import ResultStreams
+    from producer.result_filter import ResultFilter
     from producer.signals import ended_by_signals
-    from producer.submit import check_names
-    from shared.errors import RedisUnavailable
+    from producer.streams.reader import ResultReader
+    from shared.errors import BadSetting, RedisUnavailable
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
+    if as_json and as_csv:
+        raise BadSetting("--json and --csv are two forms of the same results: give one of them.")
     settings = load_settings(redis_url=redis_url)
-    if line is not None:
-        check_names(line=line)
-    show = display.show_result_json if as_json else display.show_result
-    streams = ResultStreams(settings, line=line, on_notice=display.note)
-    with closing(streams), ended_by_signals():
+    wanted = ResultFilter(jobs=job or (), outcomes=outcome or (), lanes=lane or ())
+    reader = ResultReader(
+        settings,
+        line=line,
+        only=wanted if wanted.is_set else None,
+        drop_duplicates=False,
+        on_notice=lambda notice: display.note(notice.text),
+    )
+    with closing(reader), ended_by_signals():
         with suppress(RedisUnavailable):  # a server that only refuses writes can still be read
             check(connect(settings.redis_url), settings.redis_url)
-        if follow:
-            for result in streams.follow(threading.Event(), latest=count):
-                show(result)
-        else:
-            latest = streams.last(count)
-            for result in latest:
-                show(result)
-            if not latest and count:
-                display.note(f"no results{f' of line {line}' if line else ''} yet.")
+        latest = reader.follow(threading.Event(), latest=count) if follow else reader.last(count)
+        if not follow and not latest and count:
+            display.note(
+                f"no results{f' of line {line}' if line else ''}{wanted.described}{'' if wanted.is_set else ' yet'}."
+            )
+            return
+        show = display.result_printer(as_json=as_json, as_csv=as_csv)
+        for result in latest:
+            show(result)
 
 
 def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from producer.camera import CameraOptions, CameraSummary
-from producer.upload import MISSING, Row, UploadProgress, outcomes
+from producer.result_table import MARGIN_EXPLAINED, CsvTable, header, table_lines
+from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
+from shared.cli import print_json, print_json_line
 from shared.schemas import Outcome, SortResult
 
 _ROWS_SHOWN = 20
@@ -77,13 +78,16 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
     with _progress() as progress:
         sent = progress.add_task("sent", total=files)
         answered = progress.add_task("results", total=files, visible=wait)
-        noted = ""
+        noted = {""}
+
+        def say(text: str) -> None:
+            if text not in noted:
+                noted.add(text)
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         def show(state: UploadProgress) -> None:
-            nonlocal noted
-            if state.problem not in ("", noted):
-                noted = state.problem
-                progress.console.print(noted, "Waiting.", markup=False, highlight=False, soft_wrap=True)
+            say(state.unserved)
+            say(state.problem and f"{state.problem} Waiting.")
             waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")
             progress.update(answered, completed=state.answered)
@@ -91,8 +95,11 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
         yield show
 
 
-def show_upload(rows: list[Row], out: Path | None) -> None:
-    """Print how many files have each outcome, and the first files that went wrong."""
+def show_upload(rows: list[Row], *, as_json: bool) -> None:
+    """Print how many files have each outcome, and the first files that went wrong; or, as JSON, all rows."""
+    if as_json:
+        print_json([row_as_json(row) for row in rows])
+        return
     console = Console()
     table = Table("outcome", "files")
     for outcome, count in outcomes(rows).items():
@@ -104,23 +111,27 @@ def show_upload(rows: list[Row], out: Path | None) -> None:
         console.print(f"{row.outcome}: {row.file}: {row.error}", markup=False, highlight=False, soft_wrap=True)
     if len(wrong) > _ROWS_SHOWN:
         console.print(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
-    if out is not None:
-        console.print(f"one row for each file: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_result(result: SortResult) -> None:
-    """Print one result as a line of text."""
-    at = datetime.fromtimestamp(result.finished_at, UTC).strftime("%H:%M:%S.%f")[:-3]
-    labels = ", ".join(f"{label.label} {label.probability:.2f}" for label in result.labels) or result.error or ""
-    margin = "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms"
-    frame = "" if result.frame_id is None else str(result.frame_id)
-    where = f"{at}Z  {result.line}/{result.camera}  {frame:>8}"
-    print(f"{where}  {result.outcome:<8}  {result.lane:<12}  {margin:>8}  {labels}", flush=True)
+def result_printer(*, as_json: bool, as_csv: bool) -> Callable[[SortResult], None]:
+    """Return a function that prints a result to standard output at once: as JSON, as CSV, or as a row of a table."""
+    if as_json:
+        return lambda result: print_json_line(result.model_dump(mode="json"))
+    if as_csv:
+        return CsvTable(sys.stdout).show
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    has_header = False
 
+    def show(result: SortResult) -> None:
+        nonlocal has_header
+        if not has_header:
+            note(MARGIN_EXPLAINED)
+            print(header())
+            has_header = True
+        for line in table_lines(result, width=width):
+            print(line, flush=True)
 
-def show_result_json(result: SortResult) -> None:
-    """Print one result as a line of JSON."""
-    print(result.model_dump_json(), flush=True)
+    return show
 
 
 def _progress() -> Progress:

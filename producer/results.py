@@ -18,11 +18,12 @@ from typing import Any
 import redis
 from pydantic import ValidationError
 
+from producer.listeners import explain_wait
 from shared import keys
 from shared.errors import RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import SortResult
 from shared.server.connection import SOCKET_TIMEOUT_S, connect
-from shared.server.error_translation import is_wrong_type, server_errors
+from shared.server.error_translation import is_wrong_type, server_errors, translate
 from shared.settings import Settings, load_settings
 
 # Number of jobs asked about in one round trip: enough to spread its cost, but not enough to hold up the server.
@@ -35,8 +36,6 @@ _PAUSE_PER_ROUND = 4.0
 
 # RQ's Result.Type. SUCCESSFUL has a return value; so has RETRIED, which is not final.
 _SUCCESSFUL = b"1"
-# What to check if results don't come.
-NOT_SERVED = "check that a worker serves the queue, and that RQ's workers are not suspended (`rq info`)."
 _NEVER = {b"canceled": "it was canceled", b"stopped": "it was stopped"}
 _WRONG_TYPE = "its key on the server holds another type"
 
@@ -50,13 +49,20 @@ class Answer:
     gone: str | None = None
 
 
-class ResultReader:
+class AnswerReader:
     """Reads the answers of many jobs, at most ROUND_JOBS per round. `add` jobs at any time, then `poll`."""
 
     def __init__(self, client: redis.Redis, redis_url: str) -> None:
         self._client = client
         self._redis_url = redis_url
         self._pending: deque[str] = deque()
+
+    def explain_wait(self) -> str:
+        """Explain why the first of the pending jobs has no answer yet."""
+        try:
+            return explain_wait(self._client, self._pending[0])
+        except redis.exceptions.RedisError as error:
+            return str(translate(error, self._redis_url))
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -153,7 +159,7 @@ def iter_results(
     # If the server hangs, the caller must not wait much longer than `timeout_s`.
     socket_timeout_s = min(SOCKET_TIMEOUT_S, max(1.0, timeout_s))
     with connect(settings.redis_url, socket_timeout_s=socket_timeout_s) as client:
-        reader = ResultReader(client, settings.redis_url)
+        reader = AnswerReader(client, settings.redis_url)
         reader.add(dict.fromkeys(job_ids))
         give_up_at = clock() + timeout_s
         unasked = len(reader)
@@ -168,7 +174,7 @@ def iter_results(
                 yield answer
             now = clock()
             if len(reader) and (unasked <= 0 or unavailable) and now >= give_up_at:
-                raise _timeout(timeout_s, results, reader.pending, unavailable) from unavailable
+                raise _timeout(timeout_s, results, reader, unavailable) from unavailable
             if (unasked <= 0 or unavailable) and len(answers) < ROUND_JOBS and len(reader):
                 pause_s = _PAUSE_MIN_S if answers else min(2 * pause_s, _PAUSE_MAX_S)
                 sleep(min(max(pause_s, _PAUSE_PER_ROUND * (now - round_at)), give_up_at - now))
@@ -212,7 +218,7 @@ def wait_for(job_ids: Iterable[str], timeout_s: float, settings: Settings | None
     return ordered
 
 
-def _poll(reader: ResultReader) -> tuple[list[Answer], RedisUnavailable | None]:
+def _poll(reader: AnswerReader) -> tuple[list[Answer], RedisUnavailable | None]:
     """The answers of one round, and the error if the server was unavailable."""
     try:
         return reader.poll(), None
@@ -221,13 +227,13 @@ def _poll(reader: ResultReader) -> tuple[list[Answer], RedisUnavailable | None]:
 
 
 def _timeout(
-    timeout_s: float, results: dict[str, SortResult], missing: tuple[str, ...], unavailable: RedisUnavailable | None
+    timeout_s: float, results: dict[str, SortResult], reader: AnswerReader, unavailable: RedisUnavailable | None
 ) -> ResultTimeout:
     return ResultTimeout(
-        f"{len(missing):,} results are missing after {timeout_s:g} s; the first is that of job {missing[0]}: "
-        f"{unavailable or NOT_SERVED}",
+        f"{len(reader):,} results are missing after {timeout_s:g} s; the first is that of job {reader.pending[0]}: "
+        f"{unavailable or reader.explain_wait()}",
         results=results,
-        missing=missing,
+        missing=reader.pending,
     )
 
 

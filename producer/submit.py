@@ -9,6 +9,7 @@ a contract test compares the hash with RQ's, field by field.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 import uuid
 import zlib
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from producer.listeners import ListenerWatch
 from producer.metrics import CLOCK_OFFSET
 from shared import keys
 from shared.clock import MAX_DEADLINE_S, ServerClock
@@ -26,10 +28,12 @@ from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavaila
 from shared.images.formats import sniff
 from shared.jobs import MAX_ATTEMPTS_FIELD, SORT_IMAGE
 from shared.rq_time import format_rq_time
-from shared.schemas import ImageJob, Name
+from shared.schemas import NAME_RULE, ImageJob, Name
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # RQ's own default. It limits the job's time in a plain `rq worker`; Sortline's worker uses leases instead.
 JOB_TIMEOUT_S = 180
@@ -39,7 +43,6 @@ WAKEUP_TOKENS = 64
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
-NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _SCRIPT = Path(__file__).parent / "scripts" / "submit.lua"
 
@@ -75,12 +78,19 @@ class PreparedJob:
 class LineProducer:
     """Puts images on the queues of one server. Connects on first use; may be shared by threads."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_unserved: Callable[[str], None] = log.warning,
+    ) -> None:
         """Store the arguments; nothing is sent yet.
 
         Args:
             settings: from `load_settings`; `redis_url` names the server.
             clock: UTC epoch seconds.
+            on_unserved: called with a sentence when no worker listens to a queue, or its workers are suspended.
 
         Raises:
             BadSetting: `redis_url` can't be used.
@@ -92,6 +102,7 @@ class LineProducer:
             self._client, tolerance_s=settings.clock_tolerance_s, on_offset=CLOCK_OFFSET.set, clock=clock
         )
         self._script = _SCRIPT.read_text(encoding="utf-8")
+        self._listeners = ListenerWatch(self._client, on_unserved)
 
     def close(self) -> None:
         """Close the connections to the server; the next call opens new ones."""
@@ -120,7 +131,7 @@ class LineProducer:
             captured_at: time of capture, UTC epoch seconds, at most `clock_tolerance_s` in the future; None means now.
             deadline_ms: milliseconds after capture by which the result is needed, at most a week; None means no
                 deadline.
-            queue: `live` or `bulk`, or another queue that a worker serves.
+            queue: `live` or `bulk`, or another queue that a worker serves. If none does, a warning is logged.
 
         Returns:
             The job id, for `wait_for` and RQ's tools.
@@ -246,6 +257,7 @@ class LineProducer:
                     raise
                 accepted += [job.job_id for job in chunk]
                 left -= len(chunk)
+            self._listeners.check(queue)
         self._server_clock.measure()
 
     def _check_image(self, data: bytes) -> str:
@@ -277,9 +289,10 @@ class LineProducer:
         if refused:
             bound = self._settings.queue_max_items
             more = len(refused) if partial else places_wanted
+            advice = self._listeners.check(queue) or "Add workers, slow down, or raise the limit."
             raise QueueFull(
                 f"queue {queue!r} holds {depth:,} jobs, and its limit is {bound:,} (queue_max_items): there is no room "
-                f"for {more:,} more. Add workers, slow down, or raise the limit.",
+                f"for {more:,} more. {advice[0].upper()}{advice[1:]}",
                 accepted=[job.job_id for index, job in enumerate(chunk) if index not in refused],
             )
 

@@ -10,14 +10,15 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from producer.results import NOT_SERVED, ROUND_JOBS, Answer, ResultReader
+from producer.result_table import COLUMNS, csv_row
+from producer.results import ROUND_JOBS, Answer, AnswerReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from producer.upload_inputs import Input, InputReader
-from shared.errors import BadInput, QueueFull, RedisUnavailable
-from shared.schemas import Outcome
+from shared.errors import BadInput, BadSetting, QueueFull, RedisUnavailable
+from shared.schemas import Outcome, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
 
@@ -32,21 +33,13 @@ MISSING = "missing"  # no result came, or the queue never accepted the image
 
 @dataclass(slots=True)
 class Row:
-    """One line of the CSV file."""
+    """What became of one file. `outcome` and `error` are those of the result, if there is one."""
 
     file: str
     job_id: str = ""
     outcome: str = MISSING
-    labels: str = ""
-    probability: str = ""
-    lane: str = ""
-    model: str = ""
-    captured_at: float | None = None
-    finished_at: float | None = None
-    total_ms: float | None = None
-    deadline_margin_ms: float | None = None
-    attempt: int | None = None
     error: str = ""
+    result: SortResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +62,7 @@ class UploadProgress:
     answered: int = 0  # files whose row is final
     waiting: str = ""  # why nothing can be sent at the moment, in two words
     problem: str = ""  # why the server refuses at the moment, and how to fix it
+    unserved: str = ""  # says that no worker listens to the queue, or that its workers are suspended
 
 
 @dataclass(slots=True)
@@ -98,9 +92,9 @@ class Uploader:
         self.rows: list[Row] = []
         self._options = options
         self._settings = settings
-        self._producer = LineProducer(settings)
+        self._producer = LineProducer(settings, on_unserved=self._on_unserved)
         self._client = connect(settings.redis_url)
-        self._results = ResultReader(self._client, settings.redis_url)
+        self._results = AnswerReader(self._client, settings.redis_url)
         self._unanswered: dict[str, Row] = {}  # rows that wait for a result, by job id
         # A chunk of more jobs than the queue may hold would wait forever.
         self._chunk_jobs = min(CHUNK_JOBS, settings.queue_max_items)
@@ -198,14 +192,16 @@ class Uploader:
         self._on_progress(self._progress)
         if isinstance(reason, QueueFull) and self._read_answers():
             return
-        self._check_time(str(reason))
+        if self._is_overdue():
+            raise _GaveUp(str(reason))
         self._sleep(_PAUSE_S)
 
     def _collect(self) -> None:
         if self._read_answers() >= ROUND_JOBS // 2:
             return  # more answers are likely ready; otherwise pause before asking for the same jobs again
-        no_result = f"no result within {self._options.timeout_s:g} s: {NOT_SERVED}"
-        self._check_time(self._unavailable or no_result)
+        if self._is_overdue():
+            waited = f"no result within {self._options.timeout_s:g} s: "
+            raise _GaveUp(self._unavailable or waited + self._results.explain_wait())
         self._sleep(_PAUSE_S)
 
     def _read_answers(self) -> int:
@@ -224,9 +220,12 @@ class Uploader:
         self._advance(answered=len(answers))
         return len(answers)
 
-    def _check_time(self, reason: str) -> None:
-        if self._clock() - self._progress_at > self._options.timeout_s:
-            raise _GaveUp(reason)
+    def _is_overdue(self) -> bool:
+        return self._clock() - self._progress_at > self._options.timeout_s
+
+    def _on_unserved(self, problem: str) -> None:
+        self._progress.unserved = problem
+        self._on_progress(self._progress)
 
     def _give_up(self, reason: str) -> None:
         for row in self.rows:
@@ -256,27 +255,35 @@ def all_answered(rows: Iterable[Row]) -> bool:
     return all(row.outcome not in (MISSING, Outcome.FAILED.value) for row in rows)
 
 
+def row_as_json(row: Row) -> dict[str, object]:
+    """Return `file` and the fields of `sortline results --json`, which are None if the file has no result."""
+    result = dict.fromkeys(SortResult.model_fields) if row.result is None else row.result.model_dump(mode="json")
+    return {"file": row.file} | result | _own_columns(row)
+
+
 def write_csv(rows: Iterable[Row], path: Path) -> None:
-    """Write one line for each row, under a header with the names of Row's fields."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    """Write one line for each row: `file`, and the columns of `sortline results --csv`, under a header.
+
+    Raises:
+        BadSetting: the file can't be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ("file", *COLUMNS))
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({"file": row.file} | (csv_row(row.result) if row.result else {}) | _own_columns(row))
+    except OSError as error:
+        raise BadSetting(f"--out {path} can't be written: {error.strerror}.") from error
+
+
+def _own_columns(row: Row) -> dict[str, object]:
+    return {"job_id": row.job_id or None, "outcome": row.outcome, "error": row.error or None}
 
 
 def _fill(row: Row, answer: Answer) -> None:
-    result = answer.result
-    if result is None:
+    row.result = answer.result
+    if answer.result is None:
         row.outcome, row.error = MISSING, f"job {answer.job_id} will never have a result: {answer.gone}."
-        return
-    row.outcome = result.outcome.value
-    row.labels = "|".join(label.label for label in result.labels)
-    row.probability = "|".join(f"{label.probability:.4f}" for label in result.labels)
-    row.lane = result.lane
-    if result.model:
-        row.model = f"{result.model.name}@{result.model.version} ({result.model.engine})"
-    row.captured_at, row.finished_at = result.captured_at, result.finished_at
-    row.total_ms = result.timings_ms.total
-    row.deadline_margin_ms = result.deadline_margin_ms
-    row.attempt = result.attempt
-    row.error = result.error or ""
+    else:
+        row.outcome, row.error = answer.result.outcome.value, answer.result.error or ""

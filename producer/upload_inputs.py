@@ -126,7 +126,7 @@ def _expand(path: Path) -> Iterator[Input]:
 def _members(path: Path, name: str) -> Iterator[Input]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if not _is_folder(member)]
     except _ZIP_ERRORS as error:
         yield Input(name, path, problem=f"not a usable zip archive: {error}")
         return
@@ -136,8 +136,18 @@ def _members(path: Path, name: str) -> Iterator[Input]:
         )
         return
     for member in sorted(members, key=lambda member: member.filename):
-        if not any(part.startswith(".") for part in Path(member.filename).parts):
+        if not _is_hidden(member):
             yield Input(f"{name}/{_printable(member.filename)}", path, member, _member_problem(member))
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    """Whether the member is a folder. Some tools for Windows end its name with a backslash instead of a slash."""
+    return member.is_dir() or (member.filename.endswith("\\") and not member.file_size)
+
+
+def _is_hidden(member: zipfile.ZipInfo) -> bool:
+    """Whether a part of its path begins with a dot. `..` does not count: nothing is unpacked, so it can do no harm."""
+    return any(part.startswith(".") and part != ".." for part in Path(member.filename).parts)
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:

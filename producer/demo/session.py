@@ -27,9 +27,9 @@ from rich.live import Live
 from producer.demo import live_table
 from producer.demo.contact_sheet import Cell, write_sheet
 from producer.demo.statistics import ResultStatistics
-from producer.result_streams import ResultStreams
 from producer.sources.demo_dataset import BOTTLES
 from producer.sources.simulator import SimulatedSource
+from producer.streams.reader import ResultReader
 from shared import keys
 from shared.errors import SortlineError, Transient
 from shared.ports import free_port
@@ -125,15 +125,15 @@ class Demo:
         Raises:
             Transient: a part did not start. The message names its log.
         """
-        streams = ResultStreams(self._settings)
-        streams.last(0)  # skip the results of earlier runs
+        results = ResultReader(self._settings, drop_duplicates=False)
+        results.last(0)  # skip the results of earlier runs
         with self._ctrl_c(), self._worker():
-            reader = threading.Thread(target=self._read, args=(streams,), daemon=True)
+            reader = threading.Thread(target=self._read, args=(results,), daemon=True)
             reader.start()
             submitted = self._stream()
             self._stop.set()
             reader.join()
-        streams.close()
+        results.close()
         if self._reading_failed is not None:
             raise self._reading_failed
         return self._summary(submitted)
@@ -219,9 +219,9 @@ class Demo:
                     shown_at = now
                     self._console.print(live_table.line(self._statistics, depth=depth, now=now))
 
-    def _read(self, streams: ResultStreams) -> None:
+    def _read(self, results: ResultReader) -> None:
         try:
-            for result in streams.follow(self._stop):
+            for result in results.follow(self._stop):
                 if result.line in self._sources:
                     self._statistics.add(result)
         except SortlineError as error:

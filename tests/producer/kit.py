@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import redis
 from PIL import Image
-from rq import Queue, SimpleWorker, get_current_job
+from rq import Queue, SimpleWorker, Worker, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -67,6 +67,11 @@ def finish(client: redis.Redis, results: Sequence[SortResult]) -> None:
         client.lrem(keys.rq_queue("bulk"), 0, result.job_id)
         queue.enqueue(answer_or_fail, result.model_dump(mode="json"), job_id=result.job_id, result_ttl=600)
     SimpleWorker([queue], connection=client, serializer=JSONSerializer).work(burst=True, logging_level="ERROR")
+
+
+def register_worker(client: redis.Redis, name: str, *queues: str) -> None:
+    """Register a worker of these queues, as RQ's own worker registers itself."""
+    Worker(queues, name=name, connection=client, serializer=JSONSerializer).register_birth()
 
 
 def write_finished(client: redis.Redis, results: Sequence[SortResult]) -> None:

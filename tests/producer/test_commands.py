@@ -26,6 +26,7 @@ from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.clock import MAX_DEADLINE_S
 from shared.errors import BadSetting
+from shared.schemas import Outcome
 from shared.server.embedded import embedded_server
 from tests.kit import BOTTLES, PROJECT, wait_until
 from tests.producer.kit import arguments, jpeg, publish, sort_result
@@ -215,10 +216,50 @@ def test_results_show_the_last_ones(client: redis.Redis) -> None:
         publish(client, sort_result(f"job-{number}", frame_id=number))
     lines = [json.loads(line) for line in run("results", "--count", "2", "--json").stdout.splitlines()]
     assert [(line["job_id"], line["outcome"]) for line in lines] == [("job-1", "sorted"), ("job-2", "sorted")]
-    text = run("results", "--line", "line-1").stdout
-    assert len(text.splitlines()) == 3
-    assert "line-1/camera-1" in text
-    assert "no cap 0.88, pigmented 0.75" in text
+    shown = run("results", "--line", "line-1")
+    header, *lines = shown.stdout.splitlines()
+    assert header.split() == ["time", "UTC", "camera", "frame", "outcome", "lane", "margin", "labels"]
+    assert len(lines) == 3
+    assert "line-1/camera-1" in lines[0]
+    assert "-50 ms" in lines[0]
+    assert "no cap 0.88, pigmented 0.75" in lines[0]
+    assert "margin: the time between the result and its deadline; negative if it came too late." in shown.stderr
+
+
+def test_results_in_csv_have_the_values_of_json(client: redis.Redis) -> None:
+    publish(client, sort_result("job-1"))
+    (row,) = csv.DictReader(run("results", "--csv").stdout.splitlines())
+    result = json.loads(run("results", "--json").stdout)
+    assert (row["job_id"], row["frame_id"], row["uncertain"]) == ("job-1", "7", "false")
+    assert row["labels"].split("|") == [label["label"] for label in result["labels"]]
+    assert [float(text) for text in row["probability"].split("|")] == [
+        label["probability"] for label in result["labels"]
+    ]
+    assert float(row["deadline_margin_ms"]) == result["deadline_margin_ms"]
+    assert isinstance(run("results", "--csv", "--json").exception, BadSetting)
+
+
+def test_results_of_some_jobs_outcomes_and_lanes(client: redis.Redis) -> None:
+    """The latest ones that match, no matter how many others are between them."""
+    publish(client, sort_result("job-1", Outcome.LATE))
+    publish(client, sort_result("job-2").model_copy(update={"lane": "manual"}))
+    for number in range(3, 30):
+        publish(client, sort_result(f"job-{number}", frame_id=number))
+
+    def jobs(*flags: str) -> list[str]:
+        shown = run("results", "--json", "--count", "2", *flags)
+        assert shown.exit_code == 0, shown.output
+        return [json.loads(line)["job_id"] for line in shown.stdout.splitlines()]
+
+    assert jobs("--outcome", "late") == ["job-1"]
+    assert jobs("--lane", "manual") == ["job-2"]
+    assert jobs("--job", "job-9", "--job", "job-4") == ["job-4", "job-9"]
+    assert jobs("--outcome", "sorted", "--lane", "reject") == ["job-28", "job-29"]
+    none = run("results", "--outcome", "failed", "--lane", "manual")
+    assert (none.stdout, none.stderr) == ("", "no results with outcome failed and lane manual.\n")
+    refusal = run("results", "--outcome", "lat").exception
+    assert isinstance(refusal, BadSetting)
+    assert str(refusal) == "--outcome 'lat' is not an outcome: did you mean late?"
 
 
 def test_a_line_that_cannot_exist_has_no_results(client: redis.Redis) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from producer.results import ROUND_JOBS, ResultReader, iter_results, wait_for
+from producer.results import ROUND_JOBS, AnswerReader, iter_results, wait_for
 from producer.submit import Frame, LineProducer
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable, ResultGone, ResultTimeout
@@ -124,7 +124,7 @@ def test_thousands_are_read_a_bounded_number_at_a_time(client: redis.Redis, sett
     for job_id in job_ids[: 2 * ROUND_JOBS]:
         client.hset(keys.rq_job(job_id), "status", "queued")
     write_finished(client, [sort_result(job_id) for job_id in job_ids[2 * ROUND_JOBS :]])
-    reader = ResultReader(client, settings.redis_url)
+    reader = AnswerReader(client, settings.redis_url)
     reader.add(job_ids)
     assert [len(reader.poll()) for _ in range(3)] == [0, 0, ROUND_JOBS]  # those at the front don't block the others
     assert set(reader.pending) == set(job_ids[: 2 * ROUND_JOBS])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from producer.result_table import csv_row
 from producer.upload import (
     MISSING,
     QUEUED,
@@ -20,6 +21,7 @@ from producer.upload import (
     UploadProgress,
     all_answered,
     outcomes,
+    row_as_json,
     write_csv,
 )
 from producer.upload_inputs import Input, list_inputs
@@ -28,7 +30,7 @@ from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.kit import wait_until
-from tests.producer.kit import arguments, finish, jpeg, sort_result, write_finished
+from tests.producer.kit import arguments, finish, jpeg, register_worker, sort_result, write_finished
 from torture.server.states import configured
 
 
@@ -83,8 +85,9 @@ def test_with_waiting_every_row_has_its_result(settings: Settings, folder: Path)
     rows = upload(settings, folder, wait=True)
     assert outcomes(rows) == {"sorted": 4, "rejected": 1}
     row = rows[0]
-    assert (row.labels, row.probability, row.lane) == ("no cap|pigmented", "0.8750|0.7500", "reject")
-    assert (row.attempt, row.deadline_margin_ms, row.error) == (1, -50.0, "")
+    assert row.result is not None
+    assert row.result == sort_result(row.job_id, line=row.result.line, frame_id=7)
+    assert row.error == ""
     assert all_answered(rows)
 
 
@@ -195,12 +198,70 @@ def test_a_bad_line_is_refused_before_anything_is_read(settings: Settings, folde
         upload(settings, folder, line="a b")
 
 
-def test_the_csv_has_a_header_and_one_line_for_each_row(tmp_path: Path) -> None:
-    rows = [Row("a,b.jpg", outcome="sorted", labels="good", total_ms=12.5), Row('"c".jpg', error="line\nbreak")]
+def test_csv_and_json_have_the_same_of_each_row(tmp_path: Path) -> None:
+    result = sort_result("j1").model_copy(update={"uncertain": True})
+    rows = [Row("a,b.jpg", "j1", "sorted", "", result), Row('"c".jpg', error="line\nbreak")]
     write_csv(rows, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        read = list(csv.DictReader(file))
-    assert [(line["file"], line["outcome"], line["labels"], line["total_ms"], line["error"]) for line in read] == [
-        ("a,b.jpg", "sorted", "good", "12.5", ""),
-        ('"c".jpg', "missing", "", "", "line\nbreak"),
-    ]
+        sorted_row, missing = csv.DictReader(file)
+    assert sorted_row == {"file": "a,b.jpg"} | {name: _cell(value) for name, value in csv_row(result).items()}
+    assert (sorted_row["labels"], sorted_row["probability"]) == ("no cap|pigmented", "0.8750|0.7500")
+    assert (sorted_row["uncertain"], sorted_row["deadline_margin_ms"]) == ("true", "-50.0")
+    assert {name: value for name, value in missing.items() if value} == {
+        "file": '"c".jpg',
+        "outcome": "missing",
+        "error": "line\nbreak",
+    }
+    as_json = [row_as_json(row) for row in rows]
+    assert as_json[0] == {"file": "a,b.jpg"} | result.model_dump(mode="json")
+    assert as_json[0].keys() == as_json[1].keys()
+    assert {name: value for name, value in as_json[1].items() if value is not None} == {
+        "file": '"c".jpg',
+        "outcome": "missing",
+        "error": "line\nbreak",
+    }
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def test_the_error_of_a_full_disk_names_the_csv_file() -> None:
+    with pytest.raises(BadSetting, match="/dev/full can't be written: No space left"):
+        write_csv([Row("a.jpg")], Path("/dev/full"))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda client: None, "no worker listens to queue 'blk': none is running"),
+        (
+            lambda client: register_worker(client, "w1", "live", "bulk"),
+            "no worker listens to queue 'blk'; workers listen to bulk, live. Did you mean bulk?",
+        ),
+        (
+            lambda client: (register_worker(client, "w1", "live", "blk"), client.set(keys.RQ_SUSPENDED, 1)),
+            "the workers of queue 'blk' are suspended: its jobs wait until `rq resume`",
+        ),
+        (
+            lambda client: register_worker(client, "w1", "blk"),
+            "1 worker listens to queue 'blk' (jobs waiting there: 4)",
+        ),
+    ],
+)
+def test_a_missing_result_says_whether_anybody_serves_the_queue(
+    client: redis.Redis, settings: Settings, folder: Path, prepare: Callable[[redis.Redis], object], says: str
+) -> None:
+    prepare(client)
+    rows = upload(settings, folder, wait=True, timeout_s=0.2, queue="blk")
+    assert all(says in row.error for row in rows if row.outcome == MISSING)
+    assert outcomes(rows) == {MISSING: 4, "rejected": 1}
+
+
+def test_an_upload_says_at_once_that_nobody_listens(client: redis.Redis, settings: Settings, folder: Path) -> None:
+    register_worker(client, "w1", "live", "bulk")
+    said: list[str] = []
+    options = UploadOptions(line="upload", queue="blk")
+    Uploader(options, settings, on_progress=lambda state: said.append(state.unserved)).run(inputs_of(folder))
+    assert "no worker listens to queue 'blk'" in said[-1]
+    upload(settings, folder, queue="bulk")

@@ -36,6 +36,21 @@ def read_all(*paths: Path) -> dict[str, bytes | str]:
     return found
 
 
+def test_members_whose_paths_lead_out_of_the_archive_are_inputs(tmp_path: Path) -> None:
+    """Nothing is unpacked. A folder is no input, even if its name ends with a backslash, as some tools write it."""
+    archive = make_zip(tmp_path / "a.zip", {"../../evil.jpg": b"1", "/abs.jpg": b"2", "../.hidden": b"3"})
+    with zipfile.ZipFile(archive, "a") as opened:
+        for name, data in (("photos\\", b""), ("photos\\b.jpg", b"4")):
+            member = zipfile.ZipInfo("x")
+            member.filename = name
+            opened.writestr(member, data)
+    assert read_all(archive) == {
+        f"{archive}/../../evil.jpg": b"1",
+        f"{archive}//abs.jpg": b"2",
+        f"{archive}/photos\\b.jpg": b"4",
+    }
+
+
 def test_files_folders_and_archives_in_sorted_order(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)

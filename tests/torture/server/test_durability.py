@@ -14,8 +14,8 @@ import pytest
 import redis
 from rq.job import JobStatus
 
-from producer.result_streams import ResultStreams
 from producer.results import wait_for
+from producer.streams.reader import ResultReader
 from producer.submit import LineProducer
 from shared import keys
 from shared.errors import RedisUnavailable, ResultGone
@@ -65,10 +65,11 @@ def following(settings: Settings) -> Iterator[list[SortResult]]:
     """The results that somebody saw who follows the line, also those that the server forgets later."""
     seen: list[SortResult] = []
     stop = threading.Event()
-    streams = ResultStreams(settings, line=LINE)
+    results = ResultReader(settings, line=LINE, drop_duplicates=False)
+    results.last(0)
 
     def follow() -> None:
-        for result in streams.follow(stop):
+        for result in results.follow(stop):
             seen.append(result)
 
     thread = threading.Thread(target=follow)
@@ -78,7 +79,7 @@ def following(settings: Settings) -> Iterator[list[SortResult]]:
     finally:
         stop.set()
         thread.join(kit.PATIENCE_S)
-        streams.close()
+        results.close()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,125 @@
+"""Output fails without a traceback: a reader that has ended, a full disk, a terminal without the characters."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.kit import BOTTLES, PATIENCE_S, PROJECT
+from tests.producer.kit import publish, sort_result
+
+PICTURE = "fläsche 图.jpg"
+# One command for each way to print: tables, lines, JSON, help. All commands go through the same `main`.
+COMMANDS = [
+    "config",
+    "results",
+    "results --json",
+    f"upload '{PICTURE}'",
+    f"classify '{PICTURE}'",
+    "models list --json",
+    "camera --line l --source simulated --count 1 --pool 1",
+    "--help",
+]
+
+
+@pytest.fixture
+def run(
+    client: redis.Redis, redis_url: str, tiny_models: Path, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs a command line of the shell, in a folder with a picture and on a server that has a result for it."""
+    shutil.copy(BOTTLES / "bottles_000.jpg", tmp_path / PICTURE)
+    publish(client, sort_result("j1").model_copy(update={"frame_id": PICTURE}))
+    environment = {
+        "SL": f"{sys.executable} -m sortline",
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(PROJECT),
+        "HOME": str(tmp_path),
+        "SORTLINE_REDIS_URL": redis_url,
+        "SORTLINE_MODEL_STORE": str(tiny_models),
+        "SORTLINE_MODEL": "tiny",
+        "SORTLINE_ENGINE": "litert",
+    }
+
+    def run(command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment | variables,
+            capture_output=True,
+            timeout=2 * PATIENCE_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_that_has_ended_and_a_full_disk(
+    run: Callable[..., subprocess.CompletedProcess[bytes]], command: str
+) -> None:
+    """Both in one shell, because each start takes half a second."""
+    done = run(f"$SL {command} > >(exec true); $SL {command} 2>&1 >/dev/full; echo $?")
+    assert b"Traceback" not in done.stderr + done.stdout
+    assert b"Exception ignored" not in done.stderr + done.stdout
+    said, code = done.stdout.decode().splitlines()[-2:]
+    assert (said, code) == ("sortline: the output can't be written: No space left on device.", "1")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_terminal_without_the_characters(
+    run: Callable[..., subprocess.CompletedProcess[bytes]], command: str
+) -> None:
+    done = run(f"$SL {command}", LC_ALL="POSIX", PYTHONIOENCODING="ascii", PYTHONUTF8="0", COLUMNS="20")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    if command.endswith("--json"):
+        assert json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_outputs_that_the_shell_has_closed(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    for command in ("config", "models list", "results --csv"):
+        done = run(f"$SL {command} >&-")
+        assert (done.returncode, done.stderr) == (0, b""), command
+    done = run("SORTLINE_MAXBATCH=3 $SL config --json 2>&-")
+    assert json.loads(done.stdout), "the warning is not part of the output"
+
+
+@pytest.mark.slow
+def test_misspelled_variables_are_named_by_every_command(
+    run: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    """Commands that log say it once in their logs."""
+    advice = "SORTLINE_MAXBATCH is set but is not a setting: did you mean SORTLINE_MAX_BATCH?"
+    for command in ("models list", "results", "config --json"):
+        done = run(f"$SL {command}", SORTLINE_MAXBATCH="3")
+        assert done.stderr.decode().count(f"sortline: {advice}\n") == 1, command
+    for command in ("camera --line l --source simulated --count 1 --pool 1", "worker --burst --metrics-port 0"):
+        done = run(f"$SL {command}", SORTLINE_MAXBATCH="3", SORTLINE_LOG_FORMAT="json")
+        logged = [json.loads(line) for line in done.stderr.splitlines()]
+        assert [line["message"] for line in logged if "not a setting" in line["message"]] == [advice], command
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home_folder(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    """A container may run under a user that it does not know. Commands that need the folder name the setting."""
+    no_home = "unset HOME; exec unshare --user --map-user=54321 --map-group=54321 "
+    if run(f"{no_home} true").returncode != 0:
+        pytest.skip("this machine allows no user namespaces (unshare --user)")
+    assert run(f"{no_home} $SL upload '{PICTURE}'").returncode == 0
+    assert run(f"{no_home} $SL classify '{PICTURE}'").returncode == 0
+    for command in ("models list", "worker --metrics-port 0", f"classify '{PICTURE}'"):
+        done = run(f"{no_home} env -u SORTLINE_MODEL_STORE $SL {command}")
+        (line,) = [line for line in done.stderr.decode().splitlines() if line.startswith("sortline: ")]
+        assert "model_store = '~/.local/share/sortline/models' begins with a home folder" in line
+        assert "Traceback" not in done.stderr.decode()
+        assert done.returncode == 2
