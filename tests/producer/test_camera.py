@@ -5,59 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
 
 import pytest
 import redis
-from prometheus_client import REGISTRY
 
-from producer import camera as camera_module
-from producer.camera import Camera, CameraOptions, _Schedule
-from producer.sources.base import Source, SourceFrame
+from producer.camera import Camera, _Schedule
+from producer.sources.base import SourceFrame
 from producer.sources.file_version import FileVersion, SentFile
-from producer.submit import CHUNK_JOBS, LineProducer, PreparedJob
+from producer.submit import CHUNK_JOBS, LineProducer
 from shared import keys
-from shared.errors import BadSetting, RedisUnavailable
+from shared.errors import BadSetting
 from shared.settings import Settings
+from tests.producer.camera_kit import Frames, options, stalled_camera, submitted
 from tests.producer.kit import arguments, jpeg
-from torture.server.states import configured
-
-
-class Frames:
-    """A source of good frames, except for the `special` ones."""
-
-    def __init__(self, special: dict[int, SourceFrame] | None = None) -> None:
-        self.special = special or {}
-        self.number = 0
-        self.limits: list[int] = []
-        self.sent: list[str] = []
-
-    def describe(self) -> str:
-        return "good frames, captured now"
-
-    def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
-        self.limits.append(limit)
-        numbers = range(self.number, self.number + limit)
-        self.number += limit
-        return [self.special.get(number, SourceFrame(number, f"frame {number}", jpeg())) for number in numbers]
-
-    def accepted(self, frames: Sequence[SourceFrame]) -> None:
-        self.sent += [frame.name for frame in frames]
-
-    def count_missed(self, skipped: int) -> int:
-        self.number += skipped
-        return skipped
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
-def options(**change: object) -> CameraOptions:
-    return CameraOptions(**{"line": "line-1", "camera": "camera-1", "count": 3, **change})  # type: ignore[arg-type]
-
-
-def submitted(line: str, outcome: str) -> float:
-    return REGISTRY.get_sample_value("sortline_submitted_total", {"line": line, "outcome": outcome}) or 0.0
 
 
 def test_frames_arrive_with_their_options(client: redis.Redis, settings: Settings) -> None:
@@ -125,92 +85,6 @@ def test_a_bad_frame_is_reported_and_its_neighbors_are_sent(
     assert "locked.jpg rejected: can't be read: Permission denied" in caplog.text
 
 
-class FlakyProducer(LineProducer):
-    """Loses the answer of the first calls, after the jobs were written or before."""
-
-    def __init__(self, settings: Settings, *, failures: int, written: bool, on_failure: Callable[[], None]) -> None:
-        super().__init__(settings)
-        self.failures = failures
-        self.written = written
-        self.on_failure = on_failure
-
-    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
-        if self.failures:
-            self.failures -= 1
-            if self.written:
-                super().send(jobs, partial=partial)
-            self.on_failure()
-            raise RedisUnavailable("no Redis server answers at redis://here.")
-        super().send(jobs, partial=partial)
-
-
-@pytest.mark.parametrize("written", [False, True])
-def test_a_server_that_comes_back_gets_each_frame_once(
-    client: redis.Redis,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    written: bool,
-) -> None:
-    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
-    producer = FlakyProducer(settings, failures=3, written=written, on_failure=lambda: None)
-    summary = Camera(options(), Frames(), producer).run()
-    assert (summary.accepted, summary.unsent) == (3, 0)
-    assert client.llen(keys.rq_queue("live")) == 3
-    assert caplog.text.count("no Redis server answers") == 1
-    assert caplog.text.count("the server answers again, after") == 1
-    assert summary.stalled_s > 0
-
-
-class RefusedProducer(LineProducer):
-    """Sends, at first, to a server that has too few replicas."""
-
-    def __init__(self, settings: Settings, client: redis.Redis) -> None:
-        super().__init__(settings)
-        self.client = client
-        self.refusals = 2
-
-    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
-        self.refusals -= 1
-        with configured(self.client, "min-replicas-to-write", "1" if self.refusals >= 0 else "0"):
-            super().send(jobs, partial=partial)
-
-
-def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
-    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
-    summary = Camera(options(), Frames(), RefusedProducer(settings, client)).run()
-    assert (summary.accepted, summary.unsent) == (3, 0)
-    assert client.llen(keys.rq_queue("live")) == 3
-    assert caplog.text.count("(NOREPLICAS)") == 1
-
-
-def test_what_the_server_refuses_for_good_ends_it_and_is_named(
-    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
-    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
-    camera = Camera(options(), Frames(), producer)
-    try:
-        with pytest.raises(BadSetting, match="'mset' command"):
-            camera.run()
-    finally:
-        client.acl_deluser("camera")
-    assert (camera.summary().frames, camera.summary().unsent) == (3, 3)
-    assert "3 not sent, by name: frame 0, frame 1, frame 2" in caplog.text
-
-
-def test_a_stop_while_the_server_is_away_names_what_was_not_sent(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    stop = threading.Event()
-    producer = FlakyProducer(settings, failures=99, written=False, on_failure=stop.set)
-    summary = Camera(options(), Frames(), producer, stop=stop).run()
-    assert (summary.accepted, summary.unsent) == (0, 3)
-    assert "3 not sent, by name: frame 0, frame 1, frame 2" in caplog.text
-
-
 def test_an_endless_camera_stops_when_asked(settings: Settings) -> None:
     stop = threading.Event()
     camera = Camera(
@@ -265,67 +139,6 @@ def test_as_fast_as_possible_misses_nothing() -> None:
     schedule = _Schedule(0.0)
     schedule.start(0.0)
     assert schedule.skip_missed(60.0) == 0
-
-
-class StalledProducer(FlakyProducer):
-    """The server is unavailable for a number of calls; each takes two seconds of the test's clock."""
-
-    def __init__(self, settings: Settings, *, failures: int) -> None:
-        super().__init__(settings, failures=failures, written=False, on_failure=self._wait)
-        self.now = 1_700_000_000.0
-
-    def _wait(self) -> None:
-        self.now += 2.0
-
-
-def stalled_camera(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, source: Source, *, failures: int = 5, **change: object
-) -> tuple[Camera, StalledProducer]:
-    """A camera of 10 frames per second that each failure delays by two seconds."""
-    monkeypatch.setattr(camera_module, "_RETRY_S", 0.0)
-    producer = StalledProducer(settings, failures=failures)
-    stop = threading.Event()
-
-    def waits(timeout_s: float) -> bool:
-        producer.now += timeout_s
-        return stop.is_set()
-
-    monkeypatch.setattr(stop, "wait", waits)
-    clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
-    return Camera(options(rate_hz=10.0, **change), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]
-
-
-def test_what_the_belt_carried_while_the_server_was_away_is_counted(
-    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """After the outage, frame numbers and encoder counts include the frames that were missed."""
-    before = submitted("line-1", "missed")
-    camera, _ = stalled_camera(monkeypatch, settings, Frames(), encoder_per_frame=5)
-    summary = camera.run()
-    assert (summary.frames, summary.accepted, summary.unsent, summary.missed) == (3, 3, 0, 99)
-    assert summary.stalled_s == 10.0
-    assert submitted("line-1", "missed") - before == 99
-    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
-    assert [(job["frame_id"], job["encoder_count"]) for job in jobs] == [(0, 0), (100, 500), (101, 505)]
-    assert caplog.text.count("Trying again") == 1
-
-
-def test_what_was_missed_is_counted_while_the_server_is_still_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    camera, _ = stalled_camera(monkeypatch, settings, Frames())
-    camera._on_progress = lambda summary: seen.append(summary.missed)
-    camera.run()
-    assert seen[:5] == [19, 39, 59, 79, 99]
-
-
-def test_an_outage_is_logged_again_each_minute(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    camera, _ = stalled_camera(monkeypatch, settings, Frames(), failures=75)
-    assert camera.run().stalled_s == 150.0
-    assert caplog.text.count("Trying again") == 3
 
 
 def frames_of_ages(*ages_s: float, now: float = 1_700_000_000.0) -> Frames:

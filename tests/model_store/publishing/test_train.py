@@ -6,7 +6,6 @@ import io
 import json
 import platform
 import shutil
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,89 +13,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
-from model_store.commands import add_to
 from model_store.engines.loading import open_engine
-from model_store.export.exporter import export
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
 from model_store.publishing.publish import _training_info, spread_over
 from model_store.publishing.train_options import TrainOptions
-from model_store.registry.store import ModelStore
 from model_store.training.crop_geometry import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
 from model_store.training.head import HeadSettings
 from model_store.training.history import Phase
 from model_store.training.plan import TransferPlan
-from shared.errors import BadBundle, BadDataset, BadSetting, StoreUnavailable
-from tests.model_store.tiny_backbone import SIZE_PX, picture, save_tiny_backbone, write_class_folders, write_labeled
+from shared.errors import BadDataset
+from tests.model_store.publishing.kit import Bench, commands
+from tests.model_store.tiny_backbone import SIZE_PX
 
 pytestmark = pytest.mark.training
-
-KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
-
-
-def commands() -> typer.Typer:
-    app = typer.Typer()
-    add_to(app)
-    return app
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A temporary folder with a backbone, a cache and a store, and the command line."""
-
-    root: Path
-    backbone: Path
-
-    @property
-    def store(self) -> ModelStore:
-        return ModelStore(self.root / "models")
-
-    def json(self, *arguments: object) -> dict[str, Any]:
-        store = ["--model-store", str(self.store.root), "--json"]
-        result = CliRunner().invoke(commands(), [*map(str, arguments), *store])
-        if isinstance(result.exception, Exception):
-            raise result.exception
-        return dict(json.loads(result.stdout))
-
-    def train(self, dataset: Path, *arguments: object) -> dict[str, Any]:
-        # The tiny backbone is untrained, so that its head needs more than the default 25 epochs.
-        fixed = ["--backbone", self.backbone, "--cache-dir", self.root / "cache", "--epochs", 120]
-        return self.json("train", dataset, *fixed, *arguments)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    root = tmp_path_factory.mktemp("bench")
-    return Bench(root, save_tiny_backbone(root / "backbone"))
-
-
-@pytest.fixture(scope="module")
-def several(bench: Bench) -> Path:
-    """80 images, a quarter of them with two labels; the last 16 held out."""
-    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(80)}
-    folder = write_labeled(bench.root / "several", rows)
-    (folder / "held_out.txt").write_text("\n".join(list(rows)[-16:]))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def multi(bench: Bench, several: Path) -> dict[str, Any]:
     return bench.train(several, "--name", "multi")
-
-
-@pytest.fixture(scope="module")
-def folders(bench: Bench) -> Path:
-    """36 images in class folders, and a broken one."""
-    folder = write_class_folders(bench.root / "folders", per_class=12)
-    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -307,18 +248,6 @@ def test_help_shows_the_default_of_mode() -> None:
     assert "once for each camera, or for all" in words
 
 
-def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Bench, several: Path) -> None:
-    with pytest.raises(BadSetting, match="opaque module"):
-        bench.train(several, "--fine-tune", "top")
-    with pytest.raises(BadDataset, match="Use --mode multi"):
-        bench.train(several, "--mode", "single")
-    defects = write_class_folders(bench.root / "defects", per_class=4)
-    shutil.rmtree(defects / "good")
-    with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
-        bench.train(defects, "--mode", "multi")
-    assert "bottles" not in bench.store.names()
-
-
 def test_a_training_tells_its_epochs_on_standard_error(bench: Bench, folders: Path) -> None:
     flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
     flags += ["--name", "told", "--epochs", 2, "--fine-tune", "none", "--learning-rate", 0.02, "--batch-size", 8]
@@ -329,57 +258,6 @@ def test_a_training_tells_its_epochs_on_standard_error(bench: Bench, folders: Pa
     assert [line.split(" - ")[0] for line in lines if "val_accuracy" in line] == ["head: epoch 1/2", "head: epoch 2/2"]
     training = json.loads(shown.stdout)["training"]
     assert (training["settings"]["learning_rate"], training["batch_size"]) == (0.02, 8)
-
-
-@pytest.mark.parametrize("flags", [("--learning-rate", 0), ("--learning-rate", "nan"), ("--learning-rate", 2)])
-def test_an_impossible_learning_rate_is_refused(bench: Bench, folders: Path, flags: tuple[object, ...]) -> None:
-    with pytest.raises(BadSetting, match=r"--learning-rate \S+ should be above 0 and at most 1"):
-        bench.train(folders, *flags)
-
-
-def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
-    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(module: Any, folder: Path, **options: Any) -> None:
-        export(module, folder, **options)
-        shutil.copy(folder / INT8_FILE, folder / FP32_FILE)
-
-    monkeypatch.setattr("model_store.publishing.publish.export", broken)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(
-        BadBundle, match=r"exported fp32 differ by .* nothing is published.*`sortline models publish"
-    ) as caught:
-        bench.train(folders, "--name", "kept")
-    assert bench.store.versions("kept") == []
-    (kept,) = tmp_path.glob("sortline-trained-*")
-    assert str(kept) in str(caught.value)
-    published = bench.json("models", "publish", kept)
-    assert (published["name"], published["version"]) == ("kept", 1)
-    assert open_bundle(Path(published["path"])).manifest.metrics["accuracy"] > 0.9
-
-
-def test_what_the_converter_refuses_is_kept_as_a_saved_model(
-    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no such operator\nand a long trace")
-
-    monkeypatch.setattr("model_store.export.quantization.to_int8", refused)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(BadBundle, match=r"can't be exported: no such operator\. The trained model is kept as a S"):
-        bench.train(folders, "--name", "refused")
-    (kept,) = tmp_path.glob("sortline-trained-*")
-    assert (kept / "saved_model" / "saved_model.pb").is_file()
-
-
-def test_an_unwritable_store_or_cache_is_found_before_the_work(bench: Bench, several: Path, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    unknown = ["--backbone", "nosuch:thing"]  # refused soon afterwards
-    with pytest.raises(StoreUnavailable, match=r"file/models can't be read or written: Not a directory"):
-        Bench(file, bench.backbone).json("train", several, *unknown)
-    with pytest.raises(BadSetting, match=r"cache_dir = .*file/cache can't be used: Not a directory"):
-        bench.train(several, *unknown, "--cache-dir", file / "cache")
 
 
 def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
@@ -393,20 +271,3 @@ def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
     report = CliRunner().invoke(commands(), ["models", "check-dataset", str(several)])
     assert "(max_image_bytes)" in report.stdout
     assert isinstance(report.exception, BadDataset)
-
-
-@pytest.mark.parametrize(
-    ("regions", "message"),
-    [
-        (["cam 1=0,0,1,1"], "can't be a camera's name"),
-        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
-        (["left=0.5,0,0.4,1"], "left first"),
-        (["cam-2=0,0,0.5,1"], "no training image is of camera 'cam-2'; they name no camera"),
-    ],
-)
-def test_a_region_that_matches_no_image_is_refused(
-    bench: Bench, several: Path, regions: list[str], message: str
-) -> None:
-    flags = [part for region in regions for part in ("--region", region)]
-    with pytest.raises(BadSetting, match=message):
-        bench.train(several, *flags)

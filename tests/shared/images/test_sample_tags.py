@@ -139,9 +139,9 @@ def test_the_number_of_bits_is_reported() -> None:
 def test_a_decoder_process_reads_the_same(tmp_path: Path) -> None:
     data = png(shifted(12))
     out = np.empty((SIZE_PX, SIZE_PX, 3), np.uint8)
-    apart = DecoderProcess()
+    process = DecoderProcess()
     try:
-        apart.decode_into(data, out, sample_bits=12)
+        process.decode_into(data, out, sample_bits=12)
     finally:
-        apart.close()
+        process.close()
     assert np.array_equal(out[..., 0], GRAY)

@@ -1,0 +1,98 @@
+"""Trainings that are refused at their start, and trained models that are kept when an export is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE
+from model_store.export.exporter import export
+from shared.errors import BadBundle, BadDataset, BadSetting, StoreUnavailable
+from tests.model_store.publishing.kit import Bench
+from tests.model_store.tiny_backbone import write_class_folders
+
+pytestmark = pytest.mark.training
+
+
+def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Bench, several: Path) -> None:
+    with pytest.raises(BadSetting, match="opaque module"):
+        bench.train(several, "--fine-tune", "top")
+    with pytest.raises(BadDataset, match="Use --mode multi"):
+        bench.train(several, "--mode", "single")
+    defects = write_class_folders(bench.root / "defects", per_class=4)
+    shutil.rmtree(defects / "good")
+    with pytest.raises(BadDataset, match="'no cap' 0, 'pigmented' 0"):
+        bench.train(defects, "--mode", "multi")
+    assert "bottles" not in bench.store.names()
+
+
+@pytest.mark.parametrize("flags", [("--learning-rate", 0), ("--learning-rate", "nan"), ("--learning-rate", 2)])
+def test_an_impossible_learning_rate_is_refused(bench: Bench, folders: Path, flags: tuple[object, ...]) -> None:
+    with pytest.raises(BadSetting, match=r"--learning-rate \S+ should be above 0 and at most 1"):
+        bench.train(folders, *flags)
+
+
+def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
+    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: Any, folder: Path, **options: Any) -> None:
+        export(module, folder, **options)
+        shutil.copy(folder / INT8_FILE, folder / FP32_FILE)
+
+    monkeypatch.setattr("model_store.publishing.publish.export", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(
+        BadBundle, match=r"exported fp32 differ by .* nothing is published.*`sortline models publish"
+    ) as caught:
+        bench.train(folders, "--name", "kept")
+    assert bench.store.versions("kept") == []
+    (kept,) = tmp_path.glob("sortline-trained-*")
+    assert str(kept) in str(caught.value)
+    published = bench.json("models", "publish", kept)
+    assert (published["name"], published["version"]) == ("kept", 1)
+    assert open_bundle(Path(published["path"])).manifest.metrics["accuracy"] > 0.9
+
+
+def test_what_the_converter_refuses_is_kept_as_a_saved_model(
+    bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operator\nand a long trace")
+
+    monkeypatch.setattr("model_store.export.quantization.to_int8", refused)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(BadBundle, match=r"can't be exported: no such operator\. The trained model is kept as a S"):
+        bench.train(folders, "--name", "refused")
+    (kept,) = tmp_path.glob("sortline-trained-*")
+    assert (kept / "saved_model" / "saved_model.pb").is_file()
+
+
+def test_an_unwritable_store_or_cache_is_found_before_the_work(bench: Bench, several: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    unknown = ["--backbone", "nosuch:thing"]  # refused soon afterwards
+    with pytest.raises(StoreUnavailable, match=r"file/models can't be read or written: Not a directory"):
+        Bench(file, bench.backbone).json("train", several, *unknown)
+    with pytest.raises(BadSetting, match=r"cache_dir = .*file/cache can't be used: Not a directory"):
+        bench.train(several, *unknown, "--cache-dir", file / "cache")
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        (["cam 1=0,0,1,1"], "can't be a camera's name"),
+        (["0,0,1,1", "0.1,0,1,1"], "given twice"),
+        (["left=0.5,0,0.4,1"], "left first"),
+        (["cam-2=0,0,0.5,1"], "no training image is of camera 'cam-2'; they name no camera"),
+    ],
+)
+def test_a_region_that_matches_no_image_is_refused(
+    bench: Bench, several: Path, regions: list[str], message: str
+) -> None:
+    flags = [part for region in regions for part in ("--region", region)]
+    with pytest.raises(BadSetting, match=message):
+        bench.train(several, *flags)

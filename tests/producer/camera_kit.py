@@ -1,0 +1,101 @@
+"""Helpers for tests of the camera: a source of frames, and producers whose server is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from prometheus_client import REGISTRY
+
+from producer import camera as camera_module
+from producer.camera import Camera, CameraOptions
+from producer.sources.base import Source, SourceFrame
+from producer.submit import LineProducer, PreparedJob
+from shared.errors import RedisUnavailable
+from shared.settings import Settings
+from tests.producer.kit import jpeg
+
+
+class Frames:
+    """A source of good frames, except for the `special` ones."""
+
+    def __init__(self, special: dict[int, SourceFrame] | None = None) -> None:
+        self.special = special or {}
+        self.number = 0
+        self.limits: list[int] = []
+        self.sent: list[str] = []
+
+    def describe(self) -> str:
+        return "good frames, captured now"
+
+    def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
+        self.limits.append(limit)
+        numbers = range(self.number, self.number + limit)
+        self.number += limit
+        return [self.special.get(number, SourceFrame(number, f"frame {number}", jpeg())) for number in numbers]
+
+    def accepted(self, frames: Sequence[SourceFrame]) -> None:
+        self.sent += [frame.name for frame in frames]
+
+    def count_missed(self, skipped: int) -> int:
+        self.number += skipped
+        return skipped
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def options(**change: object) -> CameraOptions:
+    return CameraOptions(**{"line": "line-1", "camera": "camera-1", "count": 3, **change})  # type: ignore[arg-type]
+
+
+def submitted(line: str, outcome: str) -> float:
+    return REGISTRY.get_sample_value("sortline_submitted_total", {"line": line, "outcome": outcome}) or 0.0
+
+
+class FlakyProducer(LineProducer):
+    """Loses the answer of the first calls, after the jobs were written or before."""
+
+    def __init__(self, settings: Settings, *, failures: int, written: bool, on_failure: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self.failures = failures
+        self.written = written
+        self.on_failure = on_failure
+
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
+        if self.failures:
+            self.failures -= 1
+            if self.written:
+                super().send(jobs, partial=partial)
+            self.on_failure()
+            raise RedisUnavailable("no Redis server answers at redis://here.")
+        super().send(jobs, partial=partial)
+
+
+class StalledProducer(FlakyProducer):
+    """The server is unavailable for a number of calls; each takes two seconds of the test's clock."""
+
+    def __init__(self, settings: Settings, *, failures: int) -> None:
+        super().__init__(settings, failures=failures, written=False, on_failure=self._wait)
+        self.now = 1_700_000_000.0
+
+    def _wait(self) -> None:
+        self.now += 2.0
+
+
+def stalled_camera(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, source: Source, *, failures: int = 5, **change: object
+) -> tuple[Camera, StalledProducer]:
+    """A camera of 10 frames per second that each failure delays by two seconds."""
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.0)
+    producer = StalledProducer(settings, failures=failures)
+    stop = threading.Event()
+
+    def waits(timeout_s: float) -> bool:
+        producer.now += timeout_s
+        return stop.is_set()
+
+    monkeypatch.setattr(stop, "wait", waits)
+    clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
+    return Camera(options(rate_hz=10.0, **change), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]

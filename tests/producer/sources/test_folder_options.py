@@ -1,0 +1,98 @@
+"""What a folder camera does when asked: times of capture, ages, a journal, and files that are moved or deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from producer.sources.capture_time import CaptureTimes
+from producer.sources.disposal import Disposal
+from producer.sources.folder import FolderOptions
+from producer.sources.journal import SentJournal
+from tests.producer.sources.kit import PICTURES, MakeSource, names, take, take_new, write
+
+
+def test_the_time_of_capture_is_that_of_the_file(folder: Path, make_source: MakeSource) -> None:
+    old = write(folder / "a.jpg", age_s=3600)
+    times = CaptureTimes(lag_ms=250)
+    (frame,) = take(make_source(options=FolderOptions(capture_times=times)), 1)
+    assert frame.captured_at == pytest.approx(old.stat().st_mtime - 0.25)
+
+
+def test_a_file_that_is_too_old_is_not_read(folder: Path, make_source: MakeSource) -> None:
+    write(folder / "old.jpg", age_s=60)
+    write(folder / "young.jpg", age_s=9)
+    frames = take(make_source(options=FolderOptions(max_age_s=50.0)), 2)
+    assert [(frame.name, frame.too_old, frame.data) for frame in frames] == [
+        ("old.jpg", True, b""),
+        ("young.jpg", False, PICTURES[0]),
+    ]
+
+
+def test_a_name_without_a_stamp_is_reported(folder: Path, make_source: MakeSource) -> None:
+    from producer.sources.capture_time import StampPattern
+
+    write(folder / "a.jpg", age_s=9)
+    write(folder / "b_1700000000.jpg", age_s=9)
+    times = CaptureTimes(pattern=StampPattern("_%s."))
+    first, second = take(make_source(options=FolderOptions(capture_times=times)), 2)
+    assert first.problem == "its name has no time of the form that --stamp-pattern gives"
+    assert second.captured_at == 1_700_000_000
+
+
+@pytest.mark.slow
+def test_only_new_files_come_if_asked_for(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write(folder / "old.jpg", age_s=9)
+    source = make_source(options=FolderOptions(only_new=True, recursive=True))
+    (folder / "folder").mkdir()
+    write(folder / "folder" / "new.jpg")
+    write(folder / "new.jpg")
+    assert sorted(names(take(source, 2))) == ["folder/new.jpg", "new.jpg"]
+    assert "1 files in" in caplog.text
+    write(folder / "old.jpg", PICTURES[1])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[1]]
+
+
+def test_a_second_source_with_the_same_journal_sends_what_the_first_did_not(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        write(folder / name, age_s=9)
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    frames = take(first, 3)
+    first.accepted(frames[:2])
+    first.close()
+    write(folder / "b.jpg", PICTURES[1], age_s=5)
+    second = make_source(journal=SentJournal(tmp_path / "journal"))
+    assert sorted(names(take(second, 2))) == ["b.jpg", "c.jpg"]
+    assert take_new(second, folder) == []
+
+
+def test_accepted_files_are_moved_and_others_are_not(folder: Path, make_source: MakeSource) -> None:
+    done = folder / "done"
+    disposal = Disposal(folder, move_to=done)
+    disposal.check()
+    for name in ("a.jpg", "b.jpg"):
+        write(folder / name, age_s=9)
+    source = make_source(disposal=disposal, options=FolderOptions(recursive=True, ignored="done"))
+    frames = take(source, 2)
+    source.accepted(frames[:1])
+    assert sorted(path.name for path in folder.iterdir()) == ["b.jpg", "done"]
+    assert (done / "a.jpg").read_bytes() == PICTURES[0]
+    assert take_new(source, folder) == []
+
+
+def test_what_was_sent_but_not_moved_is_moved_after_a_restart(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    write(folder / "a.jpg", age_s=9)
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    first.accepted(take(first, 1))  # like a camera that is killed before it could delete the file
+    first.close()
+    second = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
+    assert second.take(1, 0.0) == []
+    assert list(folder.iterdir()) == []

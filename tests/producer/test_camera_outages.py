@@ -1,0 +1,119 @@
+"""What a camera does while its server is away or refuses frames: it tries again, and counts what it missed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+import redis
+
+from producer import camera as camera_module
+from producer.camera import Camera
+from producer.submit import LineProducer, PreparedJob
+from shared import keys
+from shared.errors import BadSetting
+from shared.settings import Settings
+from tests.producer.camera_kit import FlakyProducer, Frames, options, stalled_camera, submitted
+from tests.producer.kit import arguments
+from torture.server.states import configured
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_server_that_comes_back_gets_each_frame_once(
+    client: redis.Redis,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    written: bool,
+) -> None:
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
+    producer = FlakyProducer(settings, failures=3, written=written, on_failure=lambda: None)
+    summary = Camera(options(), Frames(), producer).run()
+    assert (summary.accepted, summary.unsent) == (3, 0)
+    assert client.llen(keys.rq_queue("live")) == 3
+    assert caplog.text.count("no Redis server answers") == 1
+    assert caplog.text.count("the server answers again, after") == 1
+    assert summary.stalled_s > 0
+
+
+class RefusedProducer(LineProducer):
+    """Sends, at first, to a server that has too few replicas."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        super().__init__(settings)
+        self.client = client
+        self.refusals = 2
+
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
+        self.refusals -= 1
+        with configured(self.client, "min-replicas-to-write", "1" if self.refusals >= 0 else "0"):
+            super().send(jobs, partial=partial)
+
+
+def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(camera_module, "_RETRY_S", 0.01)
+    summary = Camera(options(), Frames(), RefusedProducer(settings, client)).run()
+    assert (summary.accepted, summary.unsent) == (3, 0)
+    assert client.llen(keys.rq_queue("live")) == 3
+    assert caplog.text.count("(NOREPLICAS)") == 1
+
+
+def test_what_the_server_refuses_for_good_ends_it_and_is_named(
+    client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
+    camera = Camera(options(), Frames(), producer)
+    try:
+        with pytest.raises(BadSetting, match="'mset' command"):
+            camera.run()
+    finally:
+        client.acl_deluser("camera")
+    assert (camera.summary().frames, camera.summary().unsent) == (3, 3)
+    assert "3 not sent, by name: frame 0, frame 1, frame 2" in caplog.text
+
+
+def test_a_stop_while_the_server_is_away_names_what_was_not_sent(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = threading.Event()
+    producer = FlakyProducer(settings, failures=99, written=False, on_failure=stop.set)
+    summary = Camera(options(), Frames(), producer, stop=stop).run()
+    assert (summary.accepted, summary.unsent) == (0, 3)
+    assert "3 not sent, by name: frame 0, frame 1, frame 2" in caplog.text
+
+
+def test_what_the_belt_carried_while_the_server_was_away_is_counted(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the outage, frame numbers and encoder counts include the frames that were missed."""
+    before = submitted("line-1", "missed")
+    camera, _ = stalled_camera(monkeypatch, settings, Frames(), encoder_per_frame=5)
+    summary = camera.run()
+    assert (summary.frames, summary.accepted, summary.unsent, summary.missed) == (3, 3, 0, 99)
+    assert summary.stalled_s == 10.0
+    assert submitted("line-1", "missed") - before == 99
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert [(job["frame_id"], job["encoder_count"]) for job in jobs] == [(0, 0), (100, 500), (101, 505)]
+    assert caplog.text.count("Trying again") == 1
+
+
+def test_what_was_missed_is_counted_while_the_server_is_still_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    camera, _ = stalled_camera(monkeypatch, settings, Frames())
+    camera._on_progress = lambda summary: seen.append(summary.missed)
+    camera.run()
+    assert seen[:5] == [19, 39, 59, 79, 99]
+
+
+def test_an_outage_is_logged_again_each_minute(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera, _ = stalled_camera(monkeypatch, settings, Frames(), failures=75)
+    assert camera.run().stalled_s == 150.0
+    assert caplog.text.count("Trying again") == 3
