@@ -48,7 +48,7 @@ def tally(client: redis.Redis, store: ModelStore) -> CanaryTally:
 
 
 @pytest.fixture
-def running(store: ModelStore, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Canary:
+def under_way(store: ModelStore, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Canary:
     monkeypatch.setenv("SORTLINE_REDIS_URL", redis_url)
     run(store, "canary", "tiny@2", "--share", "0.25")
     canary = store.canary("tiny")
@@ -56,22 +56,22 @@ def running(store: ModelStore, redis_url: str, monkeypatch: pytest.MonkeyPatch) 
     return canary
 
 
-def test_how_many_images_were_compared_so_far(store: ModelStore, running: Canary, client: redis.Redis) -> None:
+def test_how_many_images_were_compared_so_far(store: ModelStore, under_way: Canary, client: redis.Redis) -> None:
     tally(client, store)
     assert "so far 26 of 47 compared images (55.3%) were answered differently\n" in run(store, "canary", "tiny").stdout
     shown = answer(store, "canary", "tiny")
     assert (shown["compared"], shown["disagreed"], shown["stopped"], shown["ended"]) == (47, 26, None, None)
 
 
-def test_the_reason_after_it_was_stopped(store: ModelStore, running: Canary, client: redis.Redis) -> None:
+def test_the_reason_after_it_was_stopped(store: ModelStore, under_way: Canary, client: redis.Redis) -> None:
     """First the worker that stopped it may not write to the store; then the store knows it, too."""
-    tally(client, store).stop(running, "disagreement: 26 of 47 were answered differently, more than 10.0%")
+    tally(client, store).stop(under_way, "disagreement: 26 of 47 were answered differently, more than 10.0%")
     reason = "it was stopped by the workers, disagreement: 26 of 47 were answered differently, more than 10.0%"
     assert (
         f"{reason}. The store still names it; to remove it: sortline models canary tiny --stop"
         in run(store, "canary", "tiny").stdout
     )
-    store.clear_canary("tiny", only=running)
+    store.clear_canary("tiny", only=under_way)
     assert run(store, "canary", "tiny").stdout.splitlines() == [
         "tiny has no canary; tiny@3 is current",
         f"tiny@2 was tried before: {reason}",
@@ -82,7 +82,7 @@ def test_the_reason_after_it_was_stopped(store: ModelStore, running: Canary, cli
 
 
 def test_a_canary_that_was_stopped_by_a_person_or_promoted(
-    store: ModelStore, running: Canary, client: redis.Redis
+    store: ModelStore, under_way: Canary, client: redis.Redis
 ) -> None:
     tally(client, store)
     run(store, "canary", "tiny", "--stop")
@@ -98,7 +98,7 @@ def test_a_broken_canary_can_be_stopped_and_leaves_nothing_to_show(store: ModelS
     assert run(store, "canary", "tiny").stdout == "tiny has no canary; tiny@3 is current\n"
 
 
-def test_without_the_server_it_shows_the_store_and_why_counts_are_missing(store: ModelStore, running: Canary) -> None:
+def test_without_the_server_it_shows_the_store_and_why_counts_are_missing(store: ModelStore, under_way: Canary) -> None:
     shown = run(store, "canary", "tiny", "--redis-url", "redis://127.0.0.1:1/0")
     assert shown.exit_code == 0
     assert "tiny@2 takes 25.0% of the images" in shown.stdout
