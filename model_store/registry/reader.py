@@ -184,10 +184,8 @@ class ReadableStore:
     def not_found_message(self, what: str) -> str:
         """The message for something missing: `what` is missing, which versions exist, and what to do."""
         there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
-        has = f"it has {', '.join(there)}" if there else "it is empty"
-        return (
-            f"{what} in the model store {self.location}: {has}. Name one of them, or train one with `sortline train`."
-        )
+        has = f"it has {', '.join(there)}. Name one of them, or train" if there else "it is empty. Train"
+        return f"{what} in the model store {self.location}: {has} one with `sortline train`."
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:

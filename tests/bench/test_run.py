@@ -75,7 +75,7 @@ def test_every_name_runs_its_benchmark_in_a_fixed_order(
     for name in BENCHMARKS:
         monkeypatch.setattr(run, f"bench_{name}", noting(name))
     monkeypatch.setattr(run, "draw", lambda document, path: None)
-    options = replace(OPTIONS, redis_url=settings.redis_url)
+    options = replace(OPTIONS, redis_url=settings.redis_url, model="bottles")
     run_all(BENCHMARKS[::-1], options, out=tmp_path, as_json=True)
     assert ran == ["engine", "line 224x224", "line 640x480", *BENCHMARKS[2:]]
     ran.clear()

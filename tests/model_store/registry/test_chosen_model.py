@@ -51,5 +51,5 @@ def test_a_name_that_was_given_is_kept(store: ModelStore, monkeypatch: pytest.Mo
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"it is empty.*sortline train"):
+    with pytest.raises(NotFound, match=r"it is empty\. Train one with `sortline train`"):
         chosen_model(Settings(), ModelStore(tmp_path))

@@ -32,7 +32,7 @@ def hidden(store: ModelStore) -> list[str]:
 def test_a_store_that_does_not_exist_is_empty(store: ModelStore) -> None:
     assert store.names() == []
     assert store.versions("tiny") == []
-    with pytest.raises(NotFound, match=r"it is empty.*sortline train"):
+    with pytest.raises(NotFound, match=r"it is empty\. Train one with `sortline train`"):
         store.resolve("tiny")
 
 
