@@ -120,7 +120,6 @@ class Camera:
         """
         options = self._options
         check_names(line=options.line, camera=options.camera, queue=options.queue)
-        log.info("line %s: camera %s: %s", options.line, options.camera, self._source.describe())
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
         try:

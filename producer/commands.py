@@ -106,6 +106,7 @@ def camera(
 
     from producer import display
     from producer.camera import Camera, CameraOptions
+    from producer.camera_log import log_start
     from producer.folder_camera import FolderFlags, open_folder
     from producer.signals import stop_on_signals
     from producer.submit import LineProducer, check_names
@@ -124,6 +125,7 @@ def camera(
         move_to=move_to,
         delete=delete,
     )
+    check_names(line=line, camera=name, queue=queue)
     if source == "simulated":
         folder_flags.check_unused()
     if too_old is TooOld.EXPIRE and max_age is None:
@@ -143,17 +145,18 @@ def camera(
         max_age_s=max_age,
         expire_too_old=too_old is TooOld.EXPIRE,
     )
+    metrics_url = None
     if metrics_port is not None:
         from producer import metrics
 
-        display.note(f"metrics at {metrics.serve(settings.metrics_host, metrics_port).url}")
+        metrics_url = metrics.serve(settings.metrics_host, metrics_port).url
     if source == "simulated":
         draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
         frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)
     else:
-        check_names(line=line, camera=name)  # the journal's file name contains them
         unread_age_s = max_age if too_old is TooOld.SKIP else None
         frames = open_folder(source, folder_flags, settings, line=line, camera=name, max_age_s=unread_age_s)
+    log_start(options, frames, redis_url=settings.redis_url, metrics_url=metrics_url)
     with (
         closing(frames),
         closing(LineProducer(settings)) as producer,

@@ -37,7 +37,7 @@ class Source(Protocol):
     """A camera's source of frames."""
 
     def describe(self) -> str:
-        """Say what is sent, and where its time of capture comes from. A camera logs this at its start."""
+        """Say what is sent, and where its time of capture comes from. `sortline camera` logs this at its start."""
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         """Return the next frames, at most `limit`. Waits up to `timeout_s` for the first; returns [] if none comes."""

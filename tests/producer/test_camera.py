@@ -213,9 +213,3 @@ def test_the_same_version_of_a_file_is_the_same_job_and_another_is_another(
     assert client.llen(keys.rq_queue("live")) == 2
     Camera(options(count=1, camera="camera-2"), Frames(special), LineProducer(settings)).run()
     assert client.llen(keys.rq_queue("live")) == 3
-
-
-def test_a_camera_says_at_its_start_what_it_sends(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "producer.camera")
-    Camera(options(), Frames(), LineProducer(settings)).run()
-    assert "line line-1: camera camera-1: good frames, captured now" in caplog.text
