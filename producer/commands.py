@@ -106,7 +106,7 @@ def camera(
 
     from producer import display
     from producer.camera import Camera, CameraOptions
-    from producer.camera_log import log_start
+    from producer.camera_start import log_start
     from producer.folder_camera import FolderFlags, open_folder
     from producer.signals import stop_on_signals
     from producer.submit import LineProducer, check_names

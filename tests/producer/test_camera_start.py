@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer.camera import CameraOptions
-from producer.camera_log import log_start
+from producer.camera_start import log_start
 from shared.settings import Settings
 from tests.e2e.kit import running, sortline
 from tests.kit import wait_until
