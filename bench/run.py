@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-from rich.console import Console
 
 from bench.benchmarks.engine import bench_engine
 from bench.benchmarks.footprint import bench_footprint
@@ -29,6 +28,7 @@ from model_store.registry.store import open_store
 from shared.cli import print_json
 from shared.errors import BadSetting, NotFound
 from shared.output_files import check_output_folder
+from shared.progress import show_status
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import server_errors
@@ -83,7 +83,7 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool)
     else:
         print_tables(document["machine"], document["benchmarks"])
     _plot(document, path.with_suffix(".png"))
-    Console(stderr=True).print(f"written to {path}")
+    print(f"written to {path}", file=sys.stderr)
 
 
 def _settings(names: Sequence[str], options: Options, redis_url: str) -> Settings:
@@ -134,11 +134,7 @@ def _run(settings: Settings, chosen: Sequence[Benchmark], machine: dict[str, Any
     client: Any = connect(settings.redis_url)
     machine = machine | {"server": server_version(client)}
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with Console(stderr=True).status("benchmarks") as status:
-
-        def on_progress(text: str) -> None:
-            status.update(text)
-
+    with show_status("benchmarks") as on_progress:
         records = []
         for benchmark in chosen:
             client.flushdb()
@@ -158,4 +154,4 @@ def _plot(document: dict[str, Any], path: Path) -> None:
     try:
         draw(document, path)
     except NotFound as error:
-        Console(stderr=True).print(str(error), markup=False)
+        print(error, file=sys.stderr)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from producer.camera import CameraOptions, CameraSummary
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, header, table_lines
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
+from shared.progress import ProgressLines
 from shared.schemas import Outcome, SortResult
+from shared.tables import plain_console, print_facts, print_table
 
 _ROWS_SHOWN = 20
 
@@ -27,8 +28,10 @@ def note(text: str) -> None:
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
-    """Go through the steps, with a progress bar."""
+    """Go through the steps, with a progress bar; if this is no terminal, only the title is printed."""
     with _progress() as progress:
+        if progress.disable:
+            note(title)
         for _ in progress.track(steps, total=total, description=title):
             pass
 
@@ -61,24 +64,28 @@ def _losses(summary: CameraSummary) -> list[tuple[int, str]]:
 
 def show_camera(summary: CameraSummary) -> None:
     """Print the final summary as a table."""
-    table = Table("camera", f"{summary.line}/{summary.camera}")
-    table.add_row("frames", f"{summary.frames:,}")
-    table.add_row("accepted", f"{summary.accepted:,}")
-    for count, word in _losses(summary):
-        table.add_row(word, f"{count:,}")
-    table.add_row("seconds without the server", f"{summary.stalled_s:,.1f}")
-    table.add_row("seconds", f"{summary.seconds:,.1f}")
-    table.add_row("accepted per second", f"{summary.accepted_hz:,.1f}")
-    Console().print(table)
+    facts = [
+        ("frames", f"{summary.frames:,}"),
+        ("accepted", f"{summary.accepted:,}"),
+        *((word, f"{count:,}") for count, word in _losses(summary)),
+        ("seconds without the server", f"{summary.stalled_s:,.1f}"),
+        ("seconds", f"{summary.seconds:,.1f}"),
+        ("accepted per second", f"{summary.accepted_hz:,.1f}"),
+    ]
+    print_facts(plain_console(), facts, title=f"camera {summary.line}/{summary.camera}")
 
 
 @contextmanager
 def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress], None]]:
-    """Show a progress bar for files sent and, with `wait`, one for results. Yields a function that updates them."""
+    """Show the files sent and, with `wait`, the results: in bars, or in lines of text if this is no terminal.
+
+    Yields a function that updates them.
+    """
     with _progress() as progress:
         sent = progress.add_task("sent", total=files)
         answered = progress.add_task("results", total=files, visible=wait)
         noted = {""}
+        lines = ProgressLines(note)
 
         def say(text: str) -> None:
             if text not in noted:
@@ -89,6 +96,9 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
             say(state.unserved)
             say(state.problem and f"{state.problem} Waiting.")
             waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
+            if progress.disable:
+                results = f", {state.answered:,} results" if wait else ""
+                lines.show(f"sent {state.sent:,} of {files:,} files{waiting}{results}")
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")
             progress.update(answered, completed=state.answered)
 
@@ -100,15 +110,12 @@ def show_upload(rows: list[Row], *, as_json: bool) -> None:
     if as_json:
         print_json([row_as_json(row) for row in rows])
         return
-    console = Console()
-    table = Table("outcome", "files")
-    for outcome, count in outcomes(rows).items():
-        table.add_row(outcome, f"{count:,}")
-    table.add_row("all", f"{len(rows):,}")
-    console.print(table)
+    console = plain_console()
+    counts = {**outcomes(rows), "all": len(rows)}
+    print_table(console, ("outcome", "files"), [(outcome, f"{count:,}") for outcome, count in counts.items()])
     wrong = [row for row in rows if row.outcome in (Outcome.REJECTED, Outcome.FAILED, MISSING)]
     for row in wrong[:_ROWS_SHOWN]:
-        console.print(f"{row.outcome}: {row.file}: {row.error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{row.outcome}: {row.file}: {row.error}", soft_wrap=True)
     if len(wrong) > _ROWS_SHOWN:
         console.print(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
 

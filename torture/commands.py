@@ -50,10 +50,8 @@ def torture(
     """
     import secrets
 
-    from rich.console import Console
-    from rich.markup import escape
-
     from shared.output_files import check_output_folder
+    from shared.progress import show_status
     from torture.campaigns.base import Limits
     from torture.report import as_dict, print_reports
     from torture.run import run_campaigns
@@ -67,7 +65,7 @@ def torture(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # in good order, as Ctrl-C does: processes end, and the database is emptied
     with _logs(folder, seed=seed) as kept:
-        with Console(stderr=True).status("torture") as status:
+        with show_status("torture") as on_progress:
             reports = run_campaigns(
                 chosen,
                 Limits(kills=kills, seconds=seconds),
@@ -76,7 +74,7 @@ def torture(
                 redis_url=redis_url,
                 flush=flush,
                 folder=kept,
-                on_progress=lambda text: status.update(escape(text)),
+                on_progress=on_progress,
             )
         if as_json:
             print_json(as_dict(reports, seed=seed))

@@ -1,4 +1,4 @@
-"""How a long command shows its progress: a spinner or a bar, on a terminal only, and lines of text."""
+"""How a long command shows its progress: spinners and bars on a terminal, elsewhere lines of text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shared.progress import ProgressLines, print_line
+
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
 
@@ -19,7 +21,11 @@ class ProgressSteps:
     """The named steps of one long command, shown while they run, and timed."""
 
     def __init__(self, progress: Progress | None = None, *, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Without `progress` no step is shown, but the steps are still timed. `tell` shows a line of text."""
+        """
+        Args:
+            progress: shows each step; None: a line of text says that a step begins, and others how far it is.
+            tell: shows a line of text.
+        """
         self._progress = progress
         self.tell = tell
         self.seconds: dict[str, float] = {}
@@ -30,22 +36,37 @@ class ProgressSteps:
         started = time.perf_counter()
         progress = self._progress
         if progress is None:
-            yield ignore_progress
+            yield self._tell_step(title, total)
         else:
             task = progress.add_task(title, total=total)
             yield lambda count: progress.advance(task, count)
             progress.update(task, total=total or 1, completed=total or 1)
         self.seconds[title] = round(self.seconds.get(title, 0.0) + time.perf_counter() - started, 2)
 
+    def _tell_step(self, title: str, total: int | None) -> OnProgress:
+        """Tell that a step begins; the returned function tells from time to time how far it is."""
+        lines = ProgressLines(self.tell)
+        lines.show(title)
+        if not total:
+            return ignore_progress
+        done = 0
+
+        def on_progress(count: int) -> None:
+            nonlocal done
+            done += count
+            lines.show(f"{title}: {done / total:.0%}")
+
+        return on_progress
+
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[ProgressSteps]:
-    """Yield steps that are drawn on standard error if it is a terminal. The lines of `tell` are always printed there.
+    """Yield steps that are shown on standard error: drawn if it is a terminal, and otherwise told in lines of text.
 
     They are drawn through a duplicate of descriptor 2, because `native_output.quiet_native` redirects descriptor 2.
     """
     if not sys.stderr.isatty():
-        yield ProgressSteps(tell=lambda text: print(text, file=sys.stderr, flush=True))
+        yield ProgressSteps(tell=print_line)
         return
     with os.fdopen(os.dup(2), "w") as stderr:
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()

@@ -1,0 +1,48 @@
+"""How long commands show what they are doing: a spinner on a terminal; elsewhere lines of text, which fit a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# A line of progress comes at most this often.
+_LINE_S = 5.0
+
+
+class ProgressLines:
+    """Passes on lines of progress: the first at once, later ones at most every few seconds."""
+
+    def __init__(self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._next_at = float("-inf")
+
+    def show(self, text: str) -> None:
+        """Pass the text on, unless the previous line was passed on too recently."""
+        now = self._clock()
+        if now >= self._next_at:
+            self._next_at = now + _LINE_S
+            self._tell(text)
+
+
+def print_line(text: str) -> None:
+    """Print a line to standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def show_status(title: str) -> Iterator[Callable[[str], None]]:
+    """Show what a command is doing. Yields a function that says so.
+
+    On a terminal it is one line with a spinner, which begins with `title`; elsewhere, lines of text.
+    """
+    if not sys.stderr.isatty():
+        yield ProgressLines(print_line).show
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(title) as status:
+        yield lambda text: status.update(Text(text))

@@ -1,0 +1,57 @@
+"""Progress as lines of text, for output that is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from model_store.runtime.progress import ProgressSteps, show_progress
+from producer import display
+from producer.upload import UploadProgress
+from shared.progress import ProgressLines, show_status
+
+
+def test_lines_come_at_once_and_then_every_few_seconds() -> None:
+    told: list[str] = []
+    now = 0.0
+    lines = ProgressLines(told.append, clock=lambda: now)
+    for now in (0.0, 1.0, 4.9, 5.0, 5.1, 11.0):
+        lines.show(f"at {now:g}")
+    assert told == ["at 0", "at 5", "at 11"]
+
+
+def test_a_status_is_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_status("benchmarks") as on_progress:
+        on_progress("engine: [round] 1 of 3")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "engine: [round] 1 of 3\n")
+
+
+def test_each_step_of_a_training_is_a_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress() as steps:
+        with steps.step("Reading the images", total=10) as on_progress:
+            on_progress(5)  # too soon for a line
+        with steps.step("Opening the backbone"):
+            pass
+    assert capsys.readouterr().err == "Reading the images\nOpening the backbone\n"
+
+
+def test_a_long_step_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.progress._LINE_S", 0.0)
+    told: list[str] = []
+    with ProgressSteps(tell=told.append).step("Computing features", total=8) as on_progress:
+        on_progress(2)
+        on_progress(4)
+    assert told == ["Computing features", "Computing features: 25%", "Computing features: 75%"]
+
+
+def test_an_upload_tells_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.progress._LINE_S", 0.0)
+    with display.upload_bar(2_000, wait=True) as on_progress:
+        on_progress(UploadProgress(files=2_000, sent=1_000, answered=10))
+        on_progress(UploadProgress(files=2_000, sent=1_200, answered=10, waiting="queue full"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "sent 1,000 of 2,000 files, 10 results",
+        "sent 1,200 of 2,000 files (queue full, waiting), 10 results",
+    ]
