@@ -42,14 +42,13 @@ def config(as_json: JsonFlag = False) -> None:
 
 
 def _print_table(rows: dict[str, dict[str, object]]) -> None:
-    """Print a line for each setting. On a terminal that is too narrow, its meaning goes on lines of its own."""
+    """Print a line for each setting. If there is no room for its meaning, that goes on lines of its own."""
     import shutil
-    import sys
 
     width = shutil.get_terminal_size().columns
     names = max(map(len, rows))
     values, origins = (max(len(str(row[key])) for row in rows.values()) for key in ("value", "origin"))
-    if sys.stdout.isatty() and names + values + origins + _MEANING_WIDTH > width:
+    if names + values + origins + _MEANING_WIDTH > width:
         for name, row in rows.items():
             print(f"{name:<{names}}  {row['value']}  ({row['origin']})")
             print(textwrap.fill(str(row["description"]), width, initial_indent="    ", subsequent_indent="    "))

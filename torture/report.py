@@ -5,27 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from shared.tables import plain_console, print_facts
 from torture.run import Report
 
 
 def print_reports(reports: Sequence[Report], *, seed: int) -> None:
     """Print the reports for a reader."""
-    console = Console()
-    table = Table("campaign", "figure", "value")
+    console = plain_console()
     for report in reports:
-        for number, (what, figure) in enumerate(_rows(report)):
-            table.add_row(report.campaign if number == 0 else "", what, _text(figure))
-        table.add_section()
-    console.print(table)
+        print_facts(console, [(what, _text(figure)) for what, figure in _rows(report)], title=report.campaign)
     for report in reports:
         for breach in report.breaches:
             console.print(f"BROKEN in {report.campaign}, {_times(breach.cases)}: {breach.promise}", style="red")
             for example in breach.examples:
-                console.print(f"    {example}", markup=False, highlight=False)
-    console.print(f"seed {seed}; {verdict(reports)}", highlight=False)
+                console.print(f"    {example}")
+    console.print(f"seed {seed}; {verdict(reports)}")
 
 
 def verdict(reports: Sequence[Report]) -> str:

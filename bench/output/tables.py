@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.measuring.record import Record
+from shared.tables import plain_console, print_table
 
 
 def kind_of(record: Record) -> str:
@@ -18,8 +18,8 @@ def kind_of(record: Record) -> str:
 
 def print_tables(machine: dict[str, Any], records: Sequence[Record]) -> None:
     """Print a line about the machine, and the tables of the records."""
-    console = Console()
-    console.print(machine_line(machine), highlight=False)
+    console = plain_console()
+    console.print(machine_line(machine))
     rates = [record for record in records if kind_of(record) in ("queue", "line")]
     if rates:
         _rates(console, rates)
@@ -27,7 +27,7 @@ def print_tables(machine: dict[str, Any], records: Sequence[Record]) -> None:
         if kind_of(record) in _TABLES:
             _TABLES[kind_of(record)](console, record)
         for what, reason in record.get("left_out", {}).items():
-            console.print(f"{record['benchmark']}: {what} is left out: {reason}", highlight=False, markup=False)
+            console.print(f"{record['benchmark']}: {what} is left out: {reason}")
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -48,16 +48,8 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _table(
-    console: Console, title: str, headings: Iterable[str], rows: Iterable[Iterable[str]], *, names: int = 1
-) -> None:
-    """Print a table. Its first `names` columns are text, the others are numbers."""
-    table = Table(title=title)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number >= names else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def _milliseconds(value: float) -> str:
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _spread(figures: dict[str, float], *, form: str = ",.0f") -> tuple[str, str]:
@@ -75,11 +67,11 @@ def _rates(console: Console, records: Sequence[Record]) -> None:
                 shown = "" if ratio is None else f"{ratio} x"
                 rows.append([record["benchmark"], words(contender), *_spread(value), shown])
     headings = ("benchmark", "contender", "median /s", "min-max", "Sortline / contender")
-    _table(console, "throughput", headings, rows, names=2)
+    print_table(console, headings, rows, title="throughput", text=(0, 1))
     for record in records:
         for name, value in record.items():
             if name.startswith("ratio_") and not name.startswith("ratio_to_"):
-                console.print(f"{record['benchmark']}: {words(name)}: {value}", highlight=False)
+                console.print(f"{record['benchmark']}: {words(name)}: {value}")
 
 
 def _engine(console: Console, record: Record) -> None:
@@ -95,22 +87,21 @@ def _engine(console: Console, record: Record) -> None:
         for name, by_size in record["images_per_s"].items()
     ]
     title = f"engine: {record['model']} at {record['input_size_px']} px, images/s (share of the best)"
-    _table(console, title, ("engine", *(f"batch {size}" for size in sizes)), rows)
+    print_table(console, ("engine", *(f"batch {size}" for size in sizes)), rows, title=title)
 
 
 def _latency(console: Console, record: Record) -> None:
     rows = []
     for load in record["loads"]:
         times = load["capture_to_result_ms"]
-        lost = {name: count for name, count in load["outcomes"].items() if count and name != "sorted"}
         rows.append(
             [
                 f"{load['percent']} %",
-                f"{load['achieved_images_per_s']:,.0f} of {load['asked_images_per_s']:,.0f}",
-                *(f"{times[name]:,.1f}" for name in ("p50", "p95", "p99", "max")),
+                f"{load['asked_images_per_s']:,.0f}",
+                f"{load['achieved_images_per_s']:,.0f}",
+                *(_milliseconds(times[name]) for name in ("p50", "p95", "p99", "max")),
                 f"{load['sorted_share']:.1%}",
                 f"{load['sorted_images_per_s']['median']:,.0f} ({load['sorted_to_capacity']:.2f})",
-                ", ".join(f"{words(name)} {count:,}" for name, count in lost.items()),
             ]
         )
     capacity = record["capacity_images_per_s"]["median"]
@@ -119,30 +110,41 @@ def _latency(console: Console, record: Record) -> None:
         "times of all results, expired included"
     )
     percentiles = ("p50 ms", "p95 ms", "p99 ms", "max ms")
-    headings = ("load", "sent/s", *percentiles, "in time", "in time/s (of capacity)", "not in time")
-    _table(console, title, headings, rows)
+    headings = ("load", "asked /s", "sent /s", *percentiles, "in time", "in time /s (of capacity)")
+    print_table(console, headings, rows, title=title)
+    for load in record["loads"]:
+        lost = {name: count for name, count in load["outcomes"].items() if count and name != "sorted"}
+        if lost:
+            counts = ", ".join(f"{words(name)} {count:,}" for name, count in lost.items())
+            console.print(f"not in time at {load['percent']} %: {counts}")
 
 
 def _scaling(console: Console, record: Record) -> None:
-    rows = [
+    """Two tables: the rates, and what limits them. One table would be too wide."""
+    simulated = record["simulated"]
+    title = f"scaling; simulated engine: {simulated['batch_ms']:g} ms a batch + {simulated['image_ms']:g} ms an image"
+    points = {
+        (kind, str(point["workers"]), str(point["servers"])): point
+        for kind in ("real", "simulated")
+        for point in record[kind]["points"]
+    }
+    rates = [
+        [*crew, *_spread(point["jobs_per_s"]), f"{point['ratio_to_one_worker']} x"] for crew, point in points.items()
+    ]
+    limits = [
         [
-            kind,
-            str(point["workers"]),
-            str(point["servers"]),
-            *_spread(point["jobs_per_s"]),
-            f"{point['ratio_to_one_worker']} x",
+            *crew,
             f"{point['server_us_per_job']:.0f}",
             f"{point['worker_us_per_job']:.0f}",
             f"{point['used_share']['server']:.0%}",
             point["limited_by"],
         ]
-        for kind in ("real", "simulated")
-        for point in record[kind]["points"]
+        for crew, point in points.items()
     ]
-    simulated = record["simulated"]
-    title = f"scaling; simulated engine: {simulated['batch_ms']:g} ms a batch + {simulated['image_ms']:g} ms an image"
-    headings = ("engine", "workers", "servers", "jobs/s", "min-max", "to one worker", "server µs/job", "worker µs/job")
-    _table(console, title, (*headings, "use of server's core", "limited by"), rows)
+    crew_headings = ("engine", "workers", "servers")
+    print_table(console, (*crew_headings, "jobs/s", "min-max", "to one worker"), rates, title=title)
+    headings = (*crew_headings, "server µs/job", "worker µs/job", "use of server's core", "limited by")
+    print_table(console, headings, limits, title="what limits the rates")
 
 
 def _idle(console: Console, record: Record) -> None:
@@ -165,7 +167,7 @@ def _idle(console: Console, record: Record) -> None:
         "share of server's core",
         "commands/s",
     )
-    _table(console, f"idle: {record['crews'][0]['pickup_ms']['images']} single images", headings, rows)
+    print_table(console, headings, rows, title=f"idle: {record['crews'][0]['pickup_ms']['images']} single images")
 
 
 def _footprint(console: Console, record: Record) -> None:
@@ -177,18 +179,17 @@ def _footprint(console: Console, record: Record) -> None:
         [f"resident after {int(first):,} images, MB", f"{memory['first']:.0f}", ""],
         [f"resident after {record['images']:,} images, MB", f"{memory['last']:.0f}", f"most {memory['most']:.0f}"],
     ]
-    _table(
-        console, f"footprint: {record['size']}, {record['images_per_s']:g} images/s", ("", "median", "min-max"), rows
-    )
+    title = f"footprint: {record['size']}, {record['images_per_s']:g} images/s"
+    print_table(console, ("", "median", "min-max"), rows, title=title)
 
 
 def _swaps(console: Console, record: Record) -> None:
     rows = [
-        [name, f"{times['images']:,}", *(f"{times[key]:.1f}" for key in ("p50", "p95", "p99", "max"))]
+        [name, f"{times['images']:,}", *(_milliseconds(times[key]) for key in ("p50", "p95", "p99", "max"))]
         for name, times in (("with swaps", record["with_swaps_ms"]), ("without", record["without_swaps_ms"]))
     ]
     title = f"{record['swaps']} swaps at {record['rate_hz']:g} images/s"
-    _table(console, title, ("capture to result", "images", "p50 ms", "p95 ms", "p99 ms", "max ms"), rows)
+    print_table(console, ("capture to result", "images", "p50 ms", "p95 ms", "p99 ms", "max ms"), rows, title=title)
     console.print(
         f"{record['images']:,} images: {record['failed']} failed, {record['lost']} lost, {record['doubled']} doubled; "
         f"the first result of a new version came {record['reached_s']['median']} s after the swap "

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model_store.commands.options import EngineFlag, StoreFlag, load_labeled, open_model
-from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -68,14 +67,15 @@ def compare(
 
 def _print_comparison(found: Comparison) -> None:
     from model_store.reports.comparison_output import shown_classes
+    from shared.tables import plain_console, print_table
 
     console = plain_console()
     images, right = len(found.a.predictions.samples), found.count_correct()
     console.print(f"A: {found.a.title}\nB: {found.b.title}\n{images:,} images\n")
-    console.print(metrics_table("Metrics", ("", "A", "B", "B - A"), _rows(found.metrics())))
+    print_table(console, ("", "A", "B", "B - A"), _rows(found.metrics()), title="Metrics")
     console.print()
     by_class = {name: row["f1"] for name, row in shown_classes(found).items()}
-    console.print(metrics_table("F1 by class", ("class", "A", "B", "B - A"), _rows(by_class)))
+    print_table(console, ("class", "A", "B", "B - A"), _rows(by_class), title="F1 by class")
     console.print(
         f"\nboth are right on {right['both']:,}, only A on {right['only_a']:,}, only B on {right['only_b']:,}, neither "
         f"on {right['neither']:,}; p = {right['p_value']:.3g} if they are equally good\n"
@@ -98,23 +98,22 @@ def _rows(metrics: dict[str, dict[str, float | None]]) -> list[tuple[str, ...]]:
 
 
 def _print_differences(console: Console, found: Comparison) -> None:
-    from rich.table import Table
-
     from model_store.reports.comparison_output import format_answer
+    from shared.tables import print_table
 
     count = len(found.differing)
     if not count:
         console.print("both give every image the same labels and the same lane")
         return
     title = f"{count:,} images with different labels or lanes"
-    table = Table("image", "true", "A", "B", title=title, title_justify="left", title_style="bold", box=None)
+    rows = []
     for row in found.differing[:_SHOWN]:
         one = found.difference(int(row))
         answers = (
             f"{format_answer(one[side])} -> {one[side]['lane']} ({'right' if one[side]['right'] else 'wrong'})"
             for side in "ab"
         )
-        table.add_row(one["file"], " + ".join(one["truth"]), *answers)
-    console.print(table)
+        rows.append((one["file"], " + ".join(one["truth"]), *answers))
+    print_table(console, ("image", "true", "A", "B"), rows, title=title, text=range(4))
     if count > _SHOWN:
         console.print(f"and {count - _SHOWN:,} more: see --out differences.csv, --html differences.html or --json")

@@ -37,13 +37,12 @@ def check_dataset(
 
     Example: sortline models check-dataset producer/bottles
     """
-    from rich.console import Console
-
     from model_store.datasets.audit import audit_dataset
     from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
     from model_store.datasets.image_loading import Limits, decode_samples
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
+    from shared.tables import plain_console
 
     settings = load_settings(cache_dir=cache_dir)
     data = load_dataset(dataset)
@@ -67,6 +66,6 @@ def check_dataset(
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
-        report.show(Console())
+        report.show(plain_console())
     trainable = [sample for sample in decoded.samples if sample.name not in set(report.excluded)]
     check_trainable(data, trainable, chosen)

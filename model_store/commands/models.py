@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,28 +74,29 @@ def verify_models(
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from shared.tables import plain_console, print_table
 
-    # When the output goes to a pipe or a file, lines are not cut to a screen's width.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table(box=None)
-    for title in ("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1"):
-        table.add_column(title, overflow="fold")  # so that a narrow terminal cuts nothing off
-    if any(row["error"] for row in rows):
-        table.add_column("error", overflow="fold")
-    for row in rows:
-        table.add_row(
-            row["name"] if row["version"] is None else f"{row['name']}@{row['version']}",
+    console = plain_console()
+    headings = ("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1")
+    shown = [
+        (
+            _spec(row),
             _mark(row),
-            row["mode"],
+            row["mode"] or "",
             _in_brief(row["classes"] or []),
             _format_time(row["created_at"]) if row["created_at"] else "",
             *("" if row[metric] is None else f"{row[metric]:.3f}" for metric in ("accuracy", "macro_f1")),
-            *([escape(row["error"])] if row["error"] else []),
         )
-    console.print(table)
+        for row in rows
+    ]
+    print_table(console, headings, shown, text=range(5))
+    for row in rows:
+        if row["error"]:
+            console.print(f"{_spec(row)}: {row['error']}", soft_wrap=True)
+
+
+def _spec(row: dict[str, Any]) -> str:
+    return str(row["name"]) if row["version"] is None else f"{row['name']}@{row['version']}"
 
 
 def _mark(row: dict[str, Any]) -> str:
@@ -155,4 +155,4 @@ def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
 
 
 def _format_time(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

@@ -1,48 +1,24 @@
-"""Output that several commands of the model store share: tables, metrics, progress."""
+"""Output that several commands of the model store share: metrics, unused files, progress."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
 
 
-def plain_console() -> Console:
-    """A console that prints names unchanged, and doesn't cut lines to a screen's width in a pipe or a file."""
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not sys.stdout.isatty():
-        console.width = 200
-    return console
-
-
-def metrics_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A table with a column of names and columns of numbers."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
     """Print the metrics of `evaluate`: a line per class, then the metrics over all images."""
     from model_store.reports.model_summary import MEASURED_COLUMNS, METRIC_TITLES, format_score, measured_rows
+    from shared.tables import plain_console, print_table
 
     console = plain_console()
     rows = measured_rows(metrics["per_class"])
-    console.print(metrics_table(f"{title}: {metrics['images']:,} images", MEASURED_COLUMNS, rows))
+    print_table(console, MEASURED_COLUMNS, rows, title=f"{title}: {metrics['images']:,} images")
     for names in _SUMMARY:
         shown = [f"{METRIC_TITLES[name]} {format_score(metrics[name])}" for name in names if name in metrics]
         console.print(", ".join(shown))

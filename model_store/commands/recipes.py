@@ -83,10 +83,8 @@ def time_head(
 
 
 def _print_recipes(results: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from model_store.training.recipe_comparison import METRICS, RECIPES
+    from shared.tables import plain_console, print_table
 
     compared = {mode: rows for mode, rows in results.items() if "untrainable" not in rows}
     unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
@@ -96,9 +94,10 @@ def _print_recipes(results: dict[str, Any]) -> None:
             print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
         for name in rows.get("excluded", ()):
             print(f"not used in {mode}: {name}: a copy of it has labels that contradict its own", file=sys.stderr)
-    table = Table("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
+    headings = ("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
+    means = []
     for mode, rows in compared.items():
         for recipe in RECIPES:
-            means = (f"{rows[recipe][f'{metric}_mean']:.3f}" for metric in METRICS)
-            table.add_row(mode, str(rows["images"]), recipe, *means)
-    Console().print(table)
+            scores = (f"{rows[recipe][f'{metric}_mean']:.3f}" for metric in METRICS)
+            means.append((mode, str(rows["images"]), recipe, *scores))
+    print_table(plain_console(), headings, means, text=(0, 2))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.commands.options import ModelArgument, StoreFlag
-from model_store.commands.output import metrics_table, plain_console
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -42,27 +41,21 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
 
 
 def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
-    from rich.table import Table
-
     from model_store.reports.model_summary import CLASS_COLUMNS, class_rows, summary_sections
+    from shared.tables import plain_console, print_facts, print_table
 
     console = plain_console()
     console.print(f"{manifest.name}@{manifest.version}{' (current)' if is_current else ''}", style="bold")
     after_metrics = 1 if manifest.metrics else 0
     for number, section in enumerate(summary_sections(manifest)):
         console.print()
-        table = Table(title=section.title, title_justify="left", title_style="bold", box=None, show_header=False)
-        table.add_column(style="dim")
-        table.add_column(overflow="fold")
-        for row in section.rows:
-            table.add_row(*row)
-        console.print(table)
+        print_facts(console, section.rows, title=section.title)
         if number == after_metrics and (rows := class_rows(manifest)):
             console.print()
-            console.print(metrics_table("Classes", CLASS_COLUMNS, rows))
+            print_table(console, CLASS_COLUMNS, rows, title="Classes", text=(0, len(CLASS_COLUMNS) - 1))
     console.print()
     _print_files(console, manifest, path)
-    console.print(f"report: {report}" if report else "report: this version has none")
+    console.print(f"report: {report}" if report else "report: this version has none", soft_wrap=True)
 
 
 def _print_files(console: Console, manifest: Manifest, path: Path) -> None:
@@ -73,4 +66,4 @@ def _print_files(console: Console, manifest: Manifest, path: Path) -> None:
         sizes[part] = sizes.get(part, 0) + (path / name).stat().st_size
     parts = ", ".join(f"{part} {size / 1e6:.1f} MB" for part, size in sizes.items())
     console.print(f"files: {len(manifest.files)}, {sum(sizes.values()) / 1e6:.1f} MB ({parts})")
-    console.print(f"folder: {path}")
+    console.print(f"folder: {path}", soft_wrap=True)

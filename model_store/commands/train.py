@@ -80,14 +80,13 @@ def train(
 
     Example: sortline train producer/bottles --name bottles
     """
-    from rich.console import Console
-
     from model_store.datasets.image_loading import Limits
     from model_store.publishing.train import train_and_publish
     from model_store.publishing.train_options import TrainOptions
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
+    from shared.tables import plain_console
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
@@ -114,7 +113,7 @@ def train(
             cache=settings.cache_path,
             limits=Limits.of(settings),
             steps=steps,
-            show=lambda report: report.show(Console(stderr=True)),
+            show=lambda report: report.show(plain_console(stderr=True)),
         )
     manifest = trained.manifest
     if options.promote and (

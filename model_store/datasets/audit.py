@@ -114,18 +114,15 @@ class DatasetReport(_ReportModel):
 
     def show(self, console: Console) -> None:
         """Print the classes and the warnings, briefly."""
-        from rich.table import Table
         from rich.text import Text
+
+        from shared.tables import print_table
 
         held_out = f", {self.held_out:,} held out" if self.held_out else ""
         title = f"{self.path}: {self.images:,} images to learn from ({self.mode}){held_out}"
         console.print(Text(title), soft_wrap=True)  # whole lines, so that a file name can be searched for
-        table = Table("class")
-        table.add_column("images", justify="right")
-        table.add_column("share", justify="right")
-        for name, count in self.per_class.items():
-            table.add_row(Text(name), f"{count:,}", f"{count / max(self.images, 1):.0%}")
-        console.print(table)
+        rows = [(name, f"{count:,}", f"{count / max(self.images, 1):.0%}") for name, count in self.per_class.items()]
+        print_table(console, ("class", "images", "share"), rows)
         for text in self.warnings() or ["no duplicates, contradictions, unreadable files or rare classes"]:
             console.print(Text(f"- {text}"), soft_wrap=True)
 

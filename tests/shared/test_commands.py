@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +42,7 @@ def test_json_shows_value_origin_and_masks_secrets(app: typer.Typer, monkeypatch
 
 def test_table_has_one_line_a_setting(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_REDIS_URL", "redis://:hunter2@plant:6379/0")
+    monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, ["config"])
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -62,7 +62,6 @@ def test_on_a_narrow_terminal_no_value_is_cut_off(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("SORTLINE_REDIS_URL", "redis://queue.plant.example:6379/0")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     commands.config()
     lines = capsys.readouterr().out.splitlines()
     value = lines.index("redis_url            redis://queue.plant.example:6379/0  (environment SORTLINE_REDIS_URL)")

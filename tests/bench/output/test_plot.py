@@ -153,9 +153,8 @@ def test_without_matplotlib_the_fix_is_named_and_nothing_is_drawn(
 
 
 def test_the_tables_show_every_benchmark_and_what_was_left_out(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     print_tables(MACHINE, RECORDS)
     shown = capsys.readouterr().out
     for words in (

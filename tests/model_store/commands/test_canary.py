@@ -133,7 +133,8 @@ def test_list_marks_the_current_version_and_the_canary(store: ModelStore) -> Non
         (2, 1, False, False),
         (3, 2, True, False),
     ]
-    _, first, second, third = run(store, "list").stdout.splitlines()
+    text = run(store, "list").stdout.splitlines()
+    first, second, third = (line for line in text if line.startswith("tiny@"))
     assert "canary 10%" in first
     assert "canary" not in second and "*" not in second
     assert "*" in third
