@@ -28,7 +28,7 @@ from producer.demo import live_table
 from producer.demo.contact_sheet import Cell, write_sheet
 from producer.demo.statistics import ResultStatistics
 from producer.sources.demo_dataset import BOTTLES
-from producer.sources.simulator import SimulatedSource
+from producer.sources.simulator import SimulatedFrame, SimulatedSource
 from producer.streams.reader import ResultReader
 from shared import keys
 from shared.errors import SortlineError, Transient
@@ -163,6 +163,7 @@ class Demo:
         # The worker reads the same environment and settings file as this process; only these settings differ.
         arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
         arguments += ["--model", self._settings.model]
+        self._console.print("starting the worker")
         with Child(arguments, log=log) as worker:
             self._await_ready(worker, port)
             self._console.print(f"worker is ready; its metrics: http://127.0.0.1:{port}/metrics")
@@ -266,16 +267,19 @@ class Demo:
         )
 
     def _write_sheet(self, path: Path) -> None:
-        # The cameras repeat their pool of frames, but each frame is shown once.
-        latest = {(result.line, cast(int, result.frame_id) % POOL): result for result in self._statistics.examples}
-        cells = [self._cell(result) for result in list(latest.values())[-SHEET_CELLS:]]
+        # Every line shows the same held-out bottles, again and again; the sheet shows each once, the latest last.
+        cells: dict[str, Cell] = {}
+        for result in reversed(self._statistics.examples):
+            frame = self._sources[result.line].frame(cast(int, result.frame_id))
+            if frame.source_name not in cells:
+                cells[frame.source_name] = self._cell(result, frame)
+            if len(cells) == SHEET_CELLS:
+                break
         if cells:
-            write_sheet(
-                cells, path, title="Sortline demo: simulated frames the model has never seen (red: some label is wrong)"
-            )
+            title = "Sortline demo: simulated frames the model has never seen (red: some label is wrong)"
+            write_sheet(list(reversed(cells.values())), path, title=title)
 
-    def _cell(self, result: SortResult) -> Cell:
-        frame = self._sources[result.line].frame(cast(int, result.frame_id))
+    def _cell(self, result: SortResult, frame: SimulatedFrame) -> Cell:
         labels = tuple((label.label, label.probability) for label in result.labels)
         return Cell(data=frame.data, labels=labels, truth=frame.truth, lane=result.lane)
 

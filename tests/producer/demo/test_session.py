@@ -176,3 +176,23 @@ def test_cameras_wait_for_the_worker_and_the_demo_waits_for_the_last_results(
     ]
     assert (summary.submitted, summary.results, summary.missing, summary.doubled) == (2, 2, 0, 0)
     assert summary.complete
+
+
+def test_the_contact_sheet_shows_each_bottle_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All lines show the same bottles, each in its own order."""
+    options = DemoOptions(seconds=1.0, rate_hz=2.0, lines=2, out=tmp_path)
+    bottles: dict[bytes, str] = {}
+    demo = Demo(settings, options, console=Console(file=io.StringIO()))
+    for number in range(30):
+        for line in options.line_names:
+            demo._statistics.add(_result(number).model_copy(update={"line": line, "job_id": f"{line}-{number}"}))
+            frame = demo._sources[line].frame(number)
+            bottles[frame.data] = frame.source_name
+    shown: list[Cell] = []
+    monkeypatch.setattr(session, "write_sheet", lambda cells, path, *, title: shown.extend(cells))
+    demo._write_sheet(tmp_path / "sheet.png")
+    names = [bottles[cell.data] for cell in shown]
+    assert len(names) == session.SHEET_CELLS
+    assert len(set(names)) == len(names)
