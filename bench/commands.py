@@ -13,6 +13,9 @@ BENCHMARKS = ("engine", "line", "queue", "latency", "scaling", "idle", "footprin
 # These run if no benchmark is named. The others take minutes each, and answer questions that few people have.
 USUAL = ("engine", "line", "queue", "latency")
 
+# The heading of the options that apply to some benchmarks only.
+_SINGLE_PANEL = "Options of single benchmarks"
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `bench`."""
@@ -30,19 +33,38 @@ def bench(
             min=100, help="images per round of `line`, `latency` and `scaling`; ten times as many for `queue`"
         ),
     ] = 1000,
-    sizes: Annotated[str, typer.Option(help="`line`: frame sizes, separated by commas")] = "224x224,640x480,1920x1080",
+    sizes: Annotated[
+        str, typer.Option(help="`line`: frame sizes, separated by commas", rich_help_panel=_SINGLE_PANEL)
+    ] = "224x224,640x480,1920x1080",
     peers: Annotated[
-        bool, typer.Option("--peers", help="`queue`, `line`: also measure other systems, where they are installed")
+        bool,
+        typer.Option(
+            "--peers",
+            help="`queue`, `line`: also measure other systems, where they are installed",
+            rich_help_panel=_SINGLE_PANEL,
+        ),
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="`latency`: seconds at each load")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="`latency`: seconds at each load", rich_help_panel=_SINGLE_PANEL)
+    ] = 10.0,
     deadline_ms: Annotated[
-        float, typer.Option(min=1, help="`latency`: deadline of each result, ms after capture")
+        float,
+        typer.Option(min=1, help="`latency`: deadline of each result, ms after capture", rich_help_panel=_SINGLE_PANEL),
     ] = 150.0,
-    single_jobs: Annotated[int, typer.Option(min=1, help="`idle`: how many images come, one by one")] = 200,
-    idle_workers: Annotated[int, typer.Option(min=1, help="`idle`: how many workers wait")] = 100,
-    images: Annotated[int, typer.Option(min=100, help="`footprint`: images sorted while memory is read")] = 50_000,
-    swaps: Annotated[int, typer.Option(min=1, help="`swaps`: how many promotions and rollbacks")] = 50,
-    rate: Annotated[float, typer.Option(min=1, help="`swaps`: images a second")] = 40.0,
+    single_jobs: Annotated[
+        int, typer.Option(min=1, help="`idle`: how many images come, one by one", rich_help_panel=_SINGLE_PANEL)
+    ] = 200,
+    idle_workers: Annotated[
+        int, typer.Option(min=1, help="`idle`: how many workers wait", rich_help_panel=_SINGLE_PANEL)
+    ] = 100,
+    images: Annotated[
+        int,
+        typer.Option(min=100, help="`footprint`: images sorted while memory is read", rich_help_panel=_SINGLE_PANEL),
+    ] = 50_000,
+    swaps: Annotated[
+        int, typer.Option(min=1, help="`swaps`: how many promotions and rollbacks", rich_help_panel=_SINGLE_PANEL)
+    ] = 50,
+    rate: Annotated[float, typer.Option(min=1, help="`swaps`: images a second", rich_help_panel=_SINGLE_PANEL)] = 40.0,
     model: Annotated[
         str | None,
         typer.Option(help="NAME or NAME@VERSION, for all but `queue` and `idle` (default: as for `classify`)"),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # a worker on the same machine would lack.
 _DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
+# The headings of the options that apply to one kind of source only.
+_SIMULATED_PANEL = "Options of simulated frames"
+_FOLDER_PANEL = "Options of a folder"
 _MAX_AGE_S = 604_800.0  # a week, like the longest deadline
 
 
@@ -54,13 +57,21 @@ def camera(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after this many frames (default: never)")] = None,
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",
-    size: Annotated[str, typer.Option(help="simulated: frame size, WIDTHxHEIGHT")] = "640x480",
-    quality: Annotated[int, typer.Option(help="simulated: JPEG quality, 1 to 95")] = 85,
-    seed: Annotated[int, typer.Option(help="simulated: the same seed and line give the same frames")] = 0,
-    pool: Annotated[int, typer.Option(help="simulated: number of different frames, replayed in turn")] = 240,
+    size: Annotated[str, typer.Option(help="frame size, WIDTHxHEIGHT", rich_help_panel=_SIMULATED_PANEL)] = "640x480",
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 95", rich_help_panel=_SIMULATED_PANEL)] = 85,
+    seed: Annotated[
+        int, typer.Option(help="the same seed and line give the same frames", rich_help_panel=_SIMULATED_PANEL)
+    ] = 0,
+    pool: Annotated[
+        int, typer.Option(help="number of different frames, replayed in turn", rich_help_panel=_SIMULATED_PANEL)
+    ] = 240,
     replay: Annotated[
         int | None,
-        typer.Option(min=1, help="simulated: draw this many frames before sending any, then send them over and over"),
+        typer.Option(
+            min=1,
+            help="draw this many frames before sending any, then send them over and over",
+            rich_help_panel=_SIMULATED_PANEL,
+        ),
     ] = None,
     encoder_per_frame: Annotated[
         int | None, typer.Option(help="encoder counts that the belt moves from one frame to the next")
@@ -75,18 +86,31 @@ def camera(
     stamp_pattern: Annotated[
         str | None,
         typer.Option(
-            help="folder: form of the capture time in a file's name, e.g. %Y%m%d_%H%M%S_%f (default: the file's time)"
+            help="form of the capture time in a file's name, e.g. %Y%m%d_%H%M%S_%f (default: the file's time)",
+            rich_help_panel=_FOLDER_PANEL,
         ),
     ] = None,
     capture_lag_ms: Annotated[
-        float, typer.Option(min=0, max=3_600_000, help="folder: milliseconds from capture to the file's time")
+        float,
+        typer.Option(
+            min=0, max=3_600_000, help="milliseconds from capture to the file's time", rich_help_panel=_FOLDER_PANEL
+        ),
     ] = 0.0,
-    recursive: Annotated[bool, typer.Option("--recursive", help="folder: read its sub-folders too")] = False,
-    only_new: Annotated[
-        bool, typer.Option("--only-new", help="folder: pass over the files that are there at the start")
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="read its sub-folders too", rich_help_panel=_FOLDER_PANEL)
     ] = False,
-    move_to: Annotated[Path | None, typer.Option(help="folder: move accepted files to this folder")] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="folder: delete accepted files")] = False,
+    only_new: Annotated[
+        bool,
+        typer.Option(
+            "--only-new", help="pass over the files that are there at the start", rich_help_panel=_FOLDER_PANEL
+        ),
+    ] = False,
+    move_to: Annotated[
+        Path | None, typer.Option(help="move accepted files to this folder", rich_help_panel=_FOLDER_PANEL)
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="delete accepted files", rich_help_panel=_FOLDER_PANEL)
+    ] = False,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="port to serve /metrics on; 0: a free port (default: none)")
     ] = None,

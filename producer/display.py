@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,8 @@ from shared.progress import ProgressLines
 from shared.schemas import Outcome, SortResult
 from shared.tables import plain_console, print_facts, print_table
 
+log = logging.getLogger(__name__)
+
 _ROWS_SHOWN = 20
 
 
@@ -28,10 +31,10 @@ def note(text: str) -> None:
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
-    """Go through the steps, with a progress bar; if this is no terminal, only the title is printed."""
+    """Go through the steps, with a progress bar; if this is no terminal, the title is logged."""
     with _progress() as progress:
         if progress.disable:
-            note(title)
+            log.info("%s", title)
         for _ in progress.track(steps, total=total, description=title):
             pass
 

@@ -24,6 +24,7 @@ app = typer.Typer(
     name="sortline",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph, which are too long for a terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

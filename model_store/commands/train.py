@@ -35,7 +35,11 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
     fine_tune: Annotated[
         Literal["auto", "none", "top", "all", "scratch"],
-        typer.Option(help="layers of the backbone to train; auto measures what suits the data, and says why"),
+        typer.Option(
+            metavar="METHOD",
+            help="auto, none, top, all or scratch: the layers of the backbone to train; auto measures what suits the "
+            "data, and says why",
+        ),
     ] = "auto",
     crop: Annotated[
         Literal["auto", "detected", "full"] | None,
