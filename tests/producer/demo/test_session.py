@@ -71,7 +71,10 @@ def test_what_was_not_classified_is_not_called_wrong() -> None:
 def test_statistics_without_results_have_values_too() -> None:
     statistics = _statistics([])
     assert (statistics.rate(), statistics.percentiles_ms([50])) == (0.0, [0.0])
-    assert "0 results" in live_table.line(statistics, depth=0, now=0.0)
+    assert live_table.line(statistics, depth=3, now=0.0) == "no results yet, 3 waiting"
+    console = Console(width=100, record=True)
+    console.print(live_table.table(statistics, depth=0, now=0.0, seconds_left=4.0))
+    assert "0.0 ms" not in console.export_text()
 
 
 def test_the_board_shows_outcomes_lanes_and_the_queue() -> None:
