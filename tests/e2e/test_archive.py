@@ -53,13 +53,15 @@ def test_workers_that_are_killed_leave_whole_images_only_and_their_successors_go
 ) -> None:
     with worker(plant, log=tmp_path / "log") as process:
         wait_until(lambda: ready(tmp_path / "log"), "the worker is ready")
-        sent = send(plant, 400)
+        sent: dict[str, bytes] = {}
         for _ in range(2):
             before = len(stream(client))
+            sent |= send(plant, 150)
             wait_until(lambda before=before: len(stream(client)) > before, "some are sorted")
             killed = child_of(process)
             os.kill(killed, signal.SIGKILL)
             wait_until(lambda killed=killed: is_gone(killed), "it is gone")
+        sent |= send(plant, 150)
         wait_for(list(sent), timeout_s=120, settings=plant)
         assert stop(process) == 0
     alone = [path for path in files(root) if path.suffix != ".json" and not path.with_suffix(".json").exists()]
