@@ -110,7 +110,7 @@ class Pipeline:
         self._components, self._settings = components, settings
         self._stop_claiming, self._claims_ended = threading.Event(), threading.Event()
         self.ended = threading.Event()
-        self.supervisor = Supervisor(components.metrics, clock=monotonic)
+        self.supervisor = Supervisor(components.metrics, redis_url=settings.redis_url, clock=monotonic)
         self.watchdog = Watchdog(
             self.supervisor,
             inflight=components.inflight,

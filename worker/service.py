@@ -114,6 +114,7 @@ class WorkerService:
         self._registration: RegistrationThread | None = None
         self._follower: Follower | None = None
         self._recorder: Recorder | None = None
+        self._has_server_answered = False  # at the start
         self._signals = 0
         self._parent = None if handover is None else handover.parent
         self._predecessor = None if handover is None else handover.predecessor
@@ -155,12 +156,16 @@ class WorkerService:
             status.stop()
 
     def _await_server(self, answer: Future[None]) -> None:
-        """Raise an error of the check that waiting does not fix. If Redis is unavailable, the pipeline waits for it."""
+        """Raise an error of the check that waiting does not fix.
+
+        If Redis is unavailable, the pipeline waits for it and logs why.
+        """
         try:
             self._wait_for(answer, timeout_s=CHECK_S)
-        except Transient as error:
+        except Transient:
             self._metrics.server_errors.labels("start").inc()
-            log.error("%s", error)
+        else:
+            self._has_server_answered = answer.done()
 
     def _wait_for(self, work: Future[T], *, timeout_s: float = float("inf")) -> T | None:
         """Return or raise what `work` does; return None if it takes too long or the worker is told to stop."""
@@ -179,7 +184,8 @@ class WorkerService:
 
     def _work(self, pipeline: Pipeline) -> int:
         self._start(pipeline)
-        log.info("worker %s sorts %s", self.name, self._settings.queues)
+        condition = "" if self._has_server_answered else " once the Redis server answers"
+        log.info("worker %s sorts %s%s", self.name, self._settings.queues, condition)
         if code := self._wait_for_end(pipeline):
             self._quit(pipeline, code)
         pipeline.join(JOIN_S)  # the lease thread may still give jobs back, and the archive may still write images

@@ -175,9 +175,15 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     return CommandRefused(f"the Redis server{at} refuses a command: {text}.")
 
 
-def explain(error: Exception) -> str:
-    """What went wrong and how to fix it, for the log of a process that uses one server."""
-    return str(translate(error) if isinstance(error, exceptions.RedisError) else error)
+def explain(error: Exception, redis_url: str | None = None) -> str:
+    """What went wrong and how to fix it. The server at `redis_url` is named; None if the process uses only one."""
+    return str(translate(error, redis_url) if isinstance(error, exceptions.RedisError) else error)
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether there was no answer: the server can't be reached, hangs, or closed the connection."""
+    is_of_connection = isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError))
+    return is_of_connection and _meaning(*_code_and_text(error)) is None
 
 
 def is_wrong_type(error: object) -> bool:

@@ -265,6 +265,7 @@ def test_survives_a_server_that_comes_late_and_restarts(elsewhere: tuple[Setting
     away, port = elsewhere
     with running(away, tmp_path) as worker:
         worker.says("no Redis server answers at")
+        worker.says("sorts live,bulk once the Redis server answers")
         for _ in range(2):
             with server_on(port, tmp_path / "server") as client:
                 job_ids = kit.submit(away, *[frame() for _ in range(20)])

@@ -77,8 +77,10 @@ class Stage:
 class Supervisor:
     """Runs threads that must all live. When one dies of an exception, `failed` is set and the worker ends."""
 
-    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, metrics: Metrics, *, redis_url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`redis_url` is named in the log."""
         self._metrics = metrics
+        self._redis_url = redis_url
         self._clock = clock
         self._threads: list[threading.Thread] = []
         self._heartbeats: dict[str, float] = {}  # infinite while a thread waits for work or for the server
@@ -87,7 +89,7 @@ class Supervisor:
         self._lock = threading.Lock()  # guards the three fields below
         self._errors: dict[str, Exception] = {}  # of steps whose last call failed
         self._unavailable_since: float | None = None
-        self._unavailable_logged: dict[str, tuple[str, float]] = {}  # the last text that was logged, and when, by step
+        self._unavailable_logged: dict[str, float] = {}  # when each reason was logged last
         self.failed = threading.Event()
 
     def start(self, name: str, loop: Callable[[], None]) -> None:
@@ -178,18 +180,20 @@ class Supervisor:
         return None
 
     def redis_unavailable(self, step: str, error: Exception) -> None:
-        """Count a failed call, log it, though not every time, and wait before the caller tries again."""
+        """Count a failed call, log it, and wait before the caller tries again.
+
+        Most outages fail all steps for the same reason. It is logged once for all of them, and then from time to time.
+        """
         self._metrics.server_errors.labels(step).inc()
         now = self._clock()
-        reason = explain(error)
+        reason = explain(error, self._redis_url)
         with self._lock:
             self._errors[step] = error
             if self._unavailable_since is None:
                 self._unavailable_since = now
-            logged, logged_at = self._unavailable_logged.get(step, ("", float("-inf")))
-            is_due = reason != logged or now - logged_at > UNAVAILABLE_LOG_INTERVAL_S
+            is_due = now - self._unavailable_logged.get(reason, -math.inf) > UNAVAILABLE_LOG_INTERVAL_S
             if is_due:
-                self._unavailable_logged[step] = (reason, now)
+                self._unavailable_logged[reason] = now
         if is_due:
             log.error("%s: %s Trying again until it works.", step, reason)
         self.wait_for_work(step)

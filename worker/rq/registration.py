@@ -31,7 +31,7 @@ from rq.worker.base import BaseWorker
 
 from shared import keys
 from shared.server.connection import connect
-from shared.server.error_translation import explain, is_wrong_type
+from shared.server.error_translation import explain, is_unreachable, is_wrong_type
 from worker.observe.metrics import Metrics
 from worker.parent.handover import worker_name
 from worker.rq.persistence_check import warn_if_not_durable
@@ -254,17 +254,22 @@ class RegistrationThread:
             self._attempt("the end of listening to RQ's commands", pubsub.close)
 
     def _attempt(self, what: str, work: Callable[[], object]) -> bool:
-        """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one for this work."""
+        """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one.
+
+        That the server can't be reached is logged by the pipeline already.
+        """
         try:
             work()
         except Exception as error:  # not RedisError alone: RQ may raise anything
             self._metrics.server_errors.labels("presence").inc()
+            if is_unreachable(error):
+                return False
             text = (
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
-            if self._logged.get(what) != text:
+            if text not in self._logged.values():  # often all of this thread's work fails for one reason
                 log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
-            self._logged[what] = text
+                self._logged[what] = text
             return False
         if self._logged.pop(what, None) is not None:
             log.info("%s works again", what)

@@ -57,7 +57,7 @@ class Stage:
             monotonic=quiet,
             sleep=self.pauses.append,
         )
-        self._thread = StageThread("archive", Supervisor(self.metrics))
+        self._thread = StageThread("archive", Supervisor(self.metrics, redis_url="redis://here"))
 
     def finish(self, *images: bytes, disposition: Disposition = Disposition.SUCCESS) -> list[FinishedJob]:
         """Sort these images, as the finish step would; the jobs as they were written."""

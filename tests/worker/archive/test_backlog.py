@@ -71,7 +71,7 @@ def backlog(server: Server, clock: ManualClock) -> Backlog:
 
 @pytest.fixture
 def thread() -> StageThread:
-    return StageThread("archive", Supervisor(Metrics()))
+    return StageThread("archive", Supervisor(Metrics(), redis_url="redis://here"))
 
 
 def wait(backlog: Backlog, client: redis.Redis, key: str, size_bytes: int, *, is_kept_for_us: bool = True) -> None:

@@ -70,7 +70,7 @@ def test_a_worker_is_not_ready_while_the_server_is_away(settings: Settings) -> N
 
 
 def test_a_loop_that_dies_is_unhealthy() -> None:
-    supervisor = Supervisor(Metrics())
+    supervisor = Supervisor(Metrics(), redis_url="redis://here")
 
     def die() -> None:
         raise RuntimeError("boom")
@@ -82,7 +82,7 @@ def test_a_loop_that_dies_is_unhealthy() -> None:
 
 def test_a_loop_that_hangs_is_unhealthy_until_it_comes_round() -> None:
     now, stop = [0.0], threading.Event()
-    supervisor = Supervisor(Metrics(), clock=lambda: now[0])
+    supervisor = Supervisor(Metrics(), redis_url="redis://here", clock=lambda: now[0])
     supervisor.start("infer", stop.wait)
     assert supervisor.health_problem(stuck_after_s=STUCK_AFTER_S) is None
     now[0] += STUCK_AFTER_S + 1
@@ -98,7 +98,7 @@ def test_a_loop_that_hangs_is_unhealthy_until_it_comes_round() -> None:
 def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
     """A restart would not make the server answer; readiness says what is missing."""
     now, stop, asked = [0.0], threading.Event(), threading.Event()
-    supervisor = Supervisor(Metrics(), clock=lambda: now[0])
+    supervisor = Supervisor(Metrics(), redis_url="redis://here", clock=lambda: now[0])
 
     def ask() -> None:
         with supervisor.calling_redis("claim"):
@@ -118,7 +118,7 @@ def test_a_loop_that_waits_for_the_server_is_not_stuck() -> None:
 
 def test_the_server_has_recovered_only_when_no_step_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
     """Claims that succeed must not hide that no result can be written."""
-    supervisor = Supervisor(Metrics())
+    supervisor = Supervisor(Metrics(), redis_url="redis://here")
     supervisor.redis_unavailable("finish", redis.exceptions.ReadOnlyError("a replica"))
     with caplog.at_level("INFO"), supervisor.calling_redis("claim"):
         pass

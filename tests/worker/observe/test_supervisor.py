@@ -24,7 +24,7 @@ def test_the_reason_is_logged_when_it_changes_and_then_from_time_to_time(
     caplog.set_level(logging.ERROR)
     monkeypatch.setattr(supervisor_module, "RETRY_WAIT_S", 0.0)
     now = 0.0
-    supervisor = Supervisor(Metrics(), clock=lambda: now)
+    supervisor = Supervisor(Metrics(), redis_url="redis://here", clock=lambda: now)
 
     def logged() -> list[str]:
         messages = [record.getMessage() for record in caplog.records]
@@ -35,7 +35,7 @@ def test_the_reason_is_logged_when_it_changes_and_then_from_time_to_time(
         supervisor.redis_unavailable("claim", BUSY)
         supervisor.redis_unavailable("leases", RedisUnavailable("away."))
     busy, away = logged()
-    assert busy.startswith("claim: the Redis server is busy with a long script (BUSY).")
+    assert busy.startswith("claim: the Redis server at redis://here is busy with a long script (BUSY).")
     assert away.startswith("leases: away.")
     supervisor.redis_unavailable("claim", DENIED)
     (denied,) = logged()
@@ -46,10 +46,24 @@ def test_the_reason_is_logged_when_it_changes_and_then_from_time_to_time(
     assert logged() == [denied]
 
 
+def test_a_reason_that_all_steps_have_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor_module, "RETRY_WAIT_S", 0.0)
+    supervisor = Supervisor(Metrics(), redis_url="redis://:secret@here")
+    for step in ("leases", "claim", "finish"):
+        supervisor.redis_unavailable(step, redis.exceptions.ConnectionError("Connection refused."))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "leases: no Redis server answers at redis://:***@here: Connection refused. Start one, or set "
+        "SORTLINE_REDIS_URL or --redis-url. Trying again until it works."
+    )
+
+
 def test_a_decoder_that_waits_for_memory_does_not_count_as_hanging() -> None:
     """It waits for another decoder to free memory, and that decoder may hang."""
     now = 0.0
-    supervisor = Supervisor(Metrics(), clock=lambda: now)
+    supervisor = Supervisor(Metrics(), redis_url="redis://here", clock=lambda: now)
 
     def decode() -> None:
         with DECODE_MEMORY.hold(UNCOUNTED_BYTES + 1, limit_bytes=1):

@@ -174,7 +174,11 @@ def test_a_batch_that_hangs_the_engine_is_left_to_another_worker(
 
 def test_a_process_that_was_stopped_and_continued_does_not_hang(settings: Settings, clock: Clock) -> None:
     """After SIGSTOP and SIGCONT each thread looks as if it hung, until it has come round once."""
-    stop, supervisor, inflight = threading.Event(), Supervisor(Metrics(), clock=clock), Inflight()
+    stop, supervisor, inflight = (
+        threading.Event(),
+        Supervisor(Metrics(), redis_url="redis://here", clock=clock),
+        Inflight(),
+    )
     supervisor.start("infer", stop.wait)
     keeper = kit.keeper(settings, inflight)
     watchdog = Watchdog(supervisor, inflight=inflight, keeper=keeper, stuck_after_s=60.0, clock=clock)

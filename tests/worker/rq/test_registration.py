@@ -158,16 +158,21 @@ def test_forgets_dead_workers_although_a_name_is_not_utf8(registration: RqRegist
     assert only_worker(client).name == "w1"
 
 
-@contextmanager
-def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[RegistrationThread]:
-    """A thread that keeps worker `w1` registered."""
-    thread = RegistrationThread(
+def registration_thread(settings: Settings, metrics: Metrics | None = None) -> RegistrationThread:
+    """The thread of worker `w1`, not started."""
+    return RegistrationThread(
         settings.redis_url,
         name="w1",
         queues=["live", "bulk"],
         state=lambda: WorkerStatus.IDLE,
         metrics=metrics or Metrics(),
     )
+
+
+@contextmanager
+def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[RegistrationThread]:
+    """A thread that keeps worker `w1` registered."""
+    thread = registration_thread(settings, metrics)
     thread.start()
     yield thread
     assert thread.stop(kit.PATIENCE_S), "the thread has not ended"
@@ -302,3 +307,26 @@ def test_registers_once_the_server_has_memory(settings: Settings, full: redis.Re
         full.expire(keys.rq_worker("w1"), 30)
         kit.wait_until(lambda: full.ttl(keys.rq_worker("w1")) > 30, "its registration is prolonged")
         full.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (redis.exceptions.ConnectionError("Connection refused."), 0),  # the pipeline logs it
+        (redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"), 1),
+    ],
+)
+def test_a_reason_for_which_all_work_fails_is_logged_at_most_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture, error: redis.RedisError, logged: int
+) -> None:
+    thread = registration_thread(settings)
+
+    def fail() -> None:
+        raise error
+
+    for what in ("the registration", "listening", "the registration"):
+        assert not thread._attempt(what, fail)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * logged
+    caplog.set_level("INFO")
+    assert thread._attempt("the registration", lambda: None)
+    assert caplog.text.count("the registration works again") == logged
