@@ -284,14 +284,12 @@ def results(
     Example: sortline results --line line-1 --outcome late --outcome expired --follow
     """
     import threading
-    from contextlib import suppress
 
     from producer import display
     from producer.result_filter import ResultFilter
     from producer.signals import ended_by_signals
     from producer.streams.reader import ResultReader
-    from shared.errors import BadSetting, RedisUnavailable
-    from shared.server.connection import check, connect
+    from shared.errors import BadSetting
     from shared.settings import load_settings
 
     if as_json and as_csv:
@@ -306,8 +304,6 @@ def results(
         on_notice=lambda notice: display.note(notice.text),
     )
     with closing(reader), ended_by_signals():
-        with suppress(RedisUnavailable):  # a server that only refuses writes can still be read
-            check(connect(settings.redis_url), settings.redis_url)
         latest = reader.follow(threading.Event(), latest=count) if follow else reader.last(count)
         if not follow and not latest and count:
             display.note(

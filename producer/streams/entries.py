@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from producer.streams.notices import Notice, NoticeKind, OnNotice
 from shared import keys
-from shared.errors import RedisUnavailable
+from shared.errors import QueueFull, RedisUnavailable
 from shared.schemas import SortResult
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class PatientCalls:
         while True:
             try:
                 answer = work()
-            except RedisUnavailable as error:
+            except (RedisUnavailable, QueueFull) as error:  # a server whose memory is full can't create a group
                 if not was_unavailable:
                     self._on_notice(Notice(NoticeKind.UNAVAILABLE, f"{error} Waiting."))
                 was_unavailable = True

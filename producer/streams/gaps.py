@@ -47,11 +47,16 @@ def read_infos(client: redis.Redis, lines: Sequence[str]) -> list[StreamInfo | N
         return [_info(answer) for answer in pipe.execute(raise_on_error=False)]
 
 
+def is_no_key(error: Exception) -> bool:
+    """Whether a command about a stream was refused because the stream does not exist."""
+    return _NO_KEY in str(error)
+
+
 def _info(answer: Any) -> StreamInfo | None:
     if is_wrong_type(answer):
         return None
     if isinstance(answer, Exception):
-        if _NO_KEY in str(answer):
+        if is_no_key(answer):
             return StreamInfo()
         raise answer
     first = answer["first-entry"]
@@ -92,6 +97,24 @@ def find_gap(
     if number is not None and info.trimmed == number:  # only entries that were read
         return None
     return _trimmed(line, at, info.last_generated if info.first is None else id_before(info.first))
+
+
+def find_miscount(
+    line: str, at: bytes, info: StreamInfo, *, number: int | None, recent: Sequence[bytes]
+) -> Notice | None:
+    """Find out what a reader has missed that has read all of the stream, up to the entry `at`. Arguments as `find_gap`.
+
+    This finds gaps that came and went between two checks, e.g. if a stream was deleted, and results were added since.
+    """
+    if number is None or info.added is None or info.added == number:
+        return None
+    if info.added > number:
+        text = f"the stream was trimmed faster than it was read: {info.added - number:,} results are missing."
+        return _gap(NoticeKind.TRIMMED, line, text, at).notice
+    if info.trimmed == 0 and info.first is not None and recent and id_parts(recent[0]) < id_parts(info.first):
+        text = "the stream was started again. Results that were added before may be missing."
+        return _gap(NoticeKind.BEGAN_ANEW, line, text, at).notice
+    return _gap(NoticeKind.LOST_END, line, "the server has lost results that were read before.", at).notice
 
 
 def _began_anew(line: str) -> Gap:

@@ -23,12 +23,12 @@ from producer.streams.entries import (
     RawEntry,
     RecentJobs,
 )
-from producer.streams.gaps import find_gap, read_infos
+from producer.streams.gaps import find_gap, is_no_key, read_infos
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
 from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import NAME_RULE, SortResult, is_name
-from shared.server.connection import connect
+from shared.server.connection import check, connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings
 
@@ -127,7 +127,7 @@ class ResultGroupReader:
                 self._make_group()
                 raw = self._own_entry() or self._taken_over() or self._new_entry()
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith(_NO_GROUP):
+                if not (str(error).startswith(_NO_GROUP) or is_no_key(error)):
                     raise
                 self._begin_again()
                 return []
@@ -144,6 +144,7 @@ class ResultGroupReader:
         """Create the group if it doesn't exist. If the server lost it, the new one begins with the oldest entry."""
         if self._is_made:
             return
+        check(self._client, self._url)  # the client itself does not notice that the other side expects TLS
         begin = BEGINNING if self._was_made else "$"
         try:
             self._client.xgroup_create(self._stream, self._group, id=cast(Any, begin), mkstream=True)

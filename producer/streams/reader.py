@@ -23,13 +23,13 @@ from producer.streams.entries import (
     RecentJobs,
     id_parts,
 )
-from producer.streams.gaps import Gap, StreamInfo, find_gap, read_infos
+from producer.streams.gaps import Gap, StreamInfo, find_gap, find_miscount, read_infos
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
 from producer.streams.position_file import PositionFile, checked_position
 from shared import keys
 from shared.errors import BadSetting
 from shared.schemas import NAME_RULE, SortResult, is_name
-from shared.server.connection import connect
+from shared.server.connection import check, connect
 from shared.server.error_translation import is_wrong_type, server_errors
 from shared.settings import Settings, load_settings
 
@@ -182,8 +182,10 @@ class ResultReader:
     def _begin(self, count: int) -> list[Entry]:
         """Find where to continue in each line. Returns the latest `count` entries of the lines without a position."""
         entries: list[Entry] = []
+        check(self._client, self._url)  # the client itself does not notice that the other side expects TLS
         with server_errors(self._url):
-            for line in self._lines():
+            # A line that is given and not on the server has lost its stream.
+            for line in sorted({*self._lines(), *(self._given if self._line is None else ())}):
                 if line in self._given:
                     self._resume(line, self._given[line])
                 else:
@@ -287,7 +289,10 @@ class ResultReader:
         if gap is not None:
             self._go_on_after(gap, followed)
         elif info.last_generated == followed.at:
+            missed = find_miscount(line, followed.at, info, number=followed.number, recent=followed.recent)
             followed.number = info.added
+            if missed is not None:
+                self._on_notice(missed)
 
     def _go_on_after(self, gap: Gap, followed: _Followed) -> None:
         followed.at = followed.handled = gap.go_on_after

@@ -172,6 +172,45 @@ def test_a_group_that_the_server_lost_is_made_again(
     assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
+def test_a_stream_that_expires_while_it_is_read_does_not_end_it(
+    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        group_reader, "BLOCK_MS", 10
+    )  # so that it looks at the stream many times before it exists again
+    notices: list[Notice] = []
+    fill(group, 1)
+    results = reader(settings, on_notice=notices.append).follow(stop)
+    assert next(results).frame_id == 1
+    timers = [threading.Timer(0.2, group.pexpire, (STREAM, 1)), threading.Timer(0.6, fill, (group, 2))]
+    for timer in timers:
+        timer.start()
+    assert next(results).frame_id == 2
+    for timer in timers:
+        timer.join()
+    assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
+
+
+def test_it_waits_for_a_server_whose_memory_is_full(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    """Such a server can't create the group."""
+    kinds: list[NoticeKind] = []
+
+    def on_notice(notice: Notice) -> None:
+        kinds.append(notice.kind)
+        client.config_set("maxmemory", 0)
+        if notice.kind is NoticeKind.AVAILABLE:
+            fill(client, 1)
+
+    client.config_set("maxmemory", 1)
+    try:
+        assert frames(reader(settings, on_notice=on_notice), stop, 1) == [1]
+    finally:
+        client.config_set("maxmemory", 0)
+    assert kinds == [NoticeKind.UNAVAILABLE, NoticeKind.AVAILABLE]
+
+
 def test_a_restart_of_the_server(tmp_path: Path, settings: Settings, stop: threading.Event) -> None:
     """It restarts while a result is being handled, which is acknowledged afterwards. Then the others come."""
 

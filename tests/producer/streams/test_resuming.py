@@ -270,3 +270,42 @@ def test_a_disk_that_fills_up_does_not_stop_the_line(
     fill(client, 1, 2)
     assert frames(results, stop, 2) == [1, 2]
     assert [notice.kind for notice in notices] == [NoticeKind.POSITION]
+
+
+def test_a_stream_that_was_started_again_and_outgrew_the_position_is_reported(
+    client: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The streams of all lines are checked from time to time. Here the new stream is read before the check."""
+
+    def on_notice(notice: Notice) -> None:
+        kinds.append(notice.kind)
+        fill(client, 4)
+
+    monkeypatch.setattr(reader, "_CHECK_INTERVAL_S", 3600.0)
+    kinds: list[NoticeKind] = []
+    fill(client, 1)
+    everything = ResultReader(settings, on_notice=on_notice)
+    everything.last(0)
+    timer = threading.Timer(0.2, fill, (client, 2))  # after the first check, which counts the results
+    timer.start()
+    assert frames(everything, stop, 1) == [2]
+    timer.join()
+    client.delete(keys.results("a"))
+    fill(client, 3)
+    assert frames(everything, stop, 1) == [3]
+    assert kinds == []
+    everything._check_soon()
+    assert frames(everything, stop, 1) == [4]
+    assert kinds == [NoticeKind.BEGAN_ANEW]
+
+
+def test_all_lines_includes_one_whose_stream_is_gone(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    def on_notice(notice: Notice) -> None:
+        kinds.append(notice.kind)
+        publish_frames(client, ("a", 1))
+
+    kinds: list[NoticeKind] = []
+    assert frames(ResultReader(settings, position={"a": "5-0"}, on_notice=on_notice), stop, 1) == [1]
+    assert kinds == [NoticeKind.BEGAN_ANEW]
