@@ -275,8 +275,10 @@ def results(
 ) -> None:
     """Show the latest results and, with --follow, new ones as they come.
 
-    `margin` is the time between the result and its deadline; it is negative if the result came too late. --json prints
-    each result as the worker wrote it, --csv the same values as columns.
+    The columns: when the result was made (UTC); line/camera; the frame's number or file; the outcome; the lane that
+    the bottle goes to; `margin`, the time that was left to the deadline, negative if the result came too late, empty if
+    there is no deadline; the labels with their probabilities, or the error. --json prints each result as the worker
+    wrote it, --csv the same values as columns.
 
     --follow waits while the server is unavailable, and says so on standard error. If the server has lost a line's
     results, their stream is read again from its beginning.
@@ -304,14 +306,14 @@ def results(
         on_notice=lambda notice: display.note(notice.text),
     )
     with closing(reader), ended_by_signals():
-        latest = reader.follow(threading.Event(), latest=count) if follow else reader.last(count)
-        if not follow and not latest and count:
+        known = [] if follow else reader.last(count)
+        if not follow and not known and count:
             display.note(
                 f"no results{f' of line {line}' if line else ''}{wanted.described}{'' if wanted.is_set else ' yet'}."
             )
             return
-        show = display.result_printer(as_json=as_json, as_csv=as_csv)
-        for result in latest:
+        show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
+        for result in reader.follow(threading.Event(), latest=count) if follow else known:
             show(result)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from producer.camera import CameraOptions, CameraSummary
-from producer.result_table import MARGIN_EXPLAINED, CsvTable, header, table_lines
+from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
 from shared.progress import ProgressLines
@@ -26,8 +26,9 @@ _ROWS_SHOWN = 20
 
 
 def note(text: str) -> None:
-    """Print one line to standard error."""
-    print(text, file=sys.stderr)
+    """Print one line to standard error. If that can't be written, e.g. to a log on a full disk, the results still can."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
@@ -123,23 +124,27 @@ def show_upload(rows: list[Row], *, as_json: bool) -> None:
         console.print(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
 
 
-def result_printer(*, as_json: bool, as_csv: bool) -> Callable[[SortResult], None]:
-    """Return a function that prints a result to standard output at once: as JSON, as CSV, or as a row of a table."""
+def result_printer(known: Sequence[SortResult], *, as_json: bool, as_csv: bool) -> Callable[[SortResult], None]:
+    """Return a function that prints a result to standard output at once: as JSON, as CSV, or as a row of a table.
+
+    The table's columns are made wide enough for the results that are `known` already.
+    """
     if as_json:
         return lambda result: print_json_line(result.model_dump(mode="json"))
     if as_csv:
         return CsvTable(sys.stdout).show
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    table = ResultTable(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    table.widen(known)
     has_header = False
 
     def show(result: SortResult) -> None:
         nonlocal has_header
+        lines = list(table.lines(result))
         if not has_header:
             note(MARGIN_EXPLAINED)
-            print(header())
+            print(table.header())
             has_header = True
-        for line in table_lines(result, width=width):
-            print(line, flush=True)
+        print("\n".join(lines), flush=True)
 
     return show
 

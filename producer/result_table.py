@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -18,9 +18,12 @@ COLUMNS = (
 )
 MARGIN_EXPLAINED = "margin: the time between the result and its deadline; negative if it came too late."
 
-# A line of the table has 80 characters; 17 of them are left for the labels.
+# With these widths a line has 80 characters, and 17 of them are left for the labels.
 _WIDTHS = {"time UTC": 8, "camera": 15, "frame": 8, "outcome": 8, "lane": 10, "margin": 8}
 _LAST = "labels"
+_LAST_WIDTH = 17
+_CUT_FIRST = ("frame", "lane", "camera")  # if a line is too long
+_RIGHT_ALIGNED = ("frame", "margin")
 _INDENT = " " * 9
 _CUT = ".."
 
@@ -53,35 +56,58 @@ class CsvTable:
         self._file.flush()
 
 
-def header() -> str:
-    """Return the first line of the table."""
-    return " ".join([*(_fit(name, width, is_limited=False, name=name) for name, width in _WIDTHS.items()), _LAST])
+class ResultTable:
+    """Formats results as the lines of a table. A column becomes wider when a longer value comes, and stays so."""
+
+    def __init__(self, *, width: int | None) -> None:
+        """Cells are cut so that lines fit `width`, but not labels and errors; None means no limit."""
+        self._width = width
+        self._widths = dict(_WIDTHS)
+
+    def widen(self, results: Iterable[SortResult]) -> None:
+        """Make the columns wide enough for these results, as far as a line has room for that."""
+        for result in results:
+            for name, cell in _cells(result).items():
+                self._widths[name] = max(self._widths[name], len(cell))
+        if self._width is not None:
+            for name in _CUT_FIRST:
+                excess = sum(self._widths.values()) + len(self._widths) + _LAST_WIDTH - self._width
+                self._widths[name] = max(_WIDTHS[name], self._widths[name] - max(0, excess))
+
+    def header(self) -> str:
+        """Return the titles of the columns."""
+        return f"{self._row({name: name for name in _WIDTHS})} {_LAST}"
+
+    def lines(self, result: SortResult) -> Iterator[str]:
+        """Yield one result: one line, or two if labels or error don't fit in one."""
+        self.widen([result])
+        labels = ", ".join(f"{label.label} {label.probability:.2f}" for label in result.labels)
+        last = escape_controls(result.error or f"{labels}{' (uncertain)' if result.uncertain else ''}")
+        row = self._row(_cells(result))
+        if self._width is None or len(row) + 1 + len(last) <= self._width:
+            yield f"{row} {last}".rstrip()
+        else:
+            yield row.rstrip()
+            yield f"{_INDENT}{last}"
+
+    def _row(self, cells: dict[str, str]) -> str:
+        return " ".join(_fit(cells[name], size, name=name) for name, size in self._widths.items())
 
 
-def table_lines(result: SortResult, *, width: int | None) -> Iterator[str]:
-    """Yield the lines of one result. Cells are cut to fit `width`, but not labels and errors; None means no limit."""
-    margin = "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms"
+def _cells(result: SortResult) -> dict[str, str]:
     cells = {
         "time UTC": f"{datetime.fromtimestamp(result.finished_at, UTC):%H:%M:%S}",
         "camera": f"{result.line}/{result.camera}",
         "frame": "" if result.frame_id is None else str(result.frame_id),
         "outcome": result.outcome.value,
         "lane": result.lane,
-        "margin": margin,
+        "margin": "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms",
     }
-    labels = ", ".join(f"{label.label} {label.probability:.2f}" for label in result.labels)
-    last = escape_controls(result.error or f"{labels}{' (uncertain)' if result.uncertain else ''}")
-    line = " ".join(_fit(cells[name], size, is_limited=width is not None, name=name) for name, size in _WIDTHS.items())
-    if width is None or len(line) + 1 + len(last) <= width:
-        yield f"{line} {last}".rstrip()
-    else:
-        yield line.rstrip()
-        yield f"{_INDENT}{last}"
+    return {name: escape_controls(cell) for name, cell in cells.items()}
 
 
-def _fit(text: str, size: int, *, is_limited: bool, name: str) -> str:
-    """Pad to `size`, or cut if limited. Of a frame, which may be a path, the end is kept: it says more."""
-    text = escape_controls(text)
-    if is_limited and len(text) > size:
+def _fit(text: str, size: int, *, name: str) -> str:
+    """Pad or cut to `size`. Of a frame, which may be a path, the end is kept: it says more."""
+    if len(text) > size:
         text = f"{_CUT}{text[len(_CUT) - size :]}" if name == "frame" else f"{text[: size - len(_CUT)]}{_CUT}"
-    return f"{text:>{size}}" if name in ("frame", "margin") else f"{text:<{size}}"
+    return f"{text:>{size}}" if name in _RIGHT_ALIGNED else f"{text:<{size}}"

@@ -36,8 +36,10 @@ MAX_TTL_S = 315_360_000
 # Each check is two small reads from the store, which may be remote.
 MIN_STORE_POLL_S = 0.2
 
-# Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it.
-_LOGIN = re.compile(r"(?<=://)([^:@/]*):.*@")
+# Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it. Only
+# a user that is followed by a colon is shown: what is there without one may be a password. Other URLs than Redis's may
+# have an @ in their paths.
+_LOGIN = re.compile(r"(?<=://)(?:([^:@/]*:).*|(?:(?<=redis://)|(?<=rediss://)).*|[^/]*)@", re.DOTALL)
 # Kubernetes sets such variables in each container, for each service: SORTLINE_WORKER_PORT=tcp://10.0.0.1:9108.
 _KUBERNETES_VARIABLE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.I)
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
@@ -182,6 +184,11 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="format of the log lines")
 
+    @field_validator("redis_url")
+    @classmethod
+    def _stripped(cls, value: str) -> str:
+        return value.strip()  # a secret that was made from a file may end with a newline
+
     @field_validator("queues")
     @classmethod
     def _usable_queues(cls, value: str) -> str:
@@ -301,6 +308,11 @@ def load_settings(**flags: Any) -> Settings:
     path = config_file()
     if CONFIG_VARIABLE in os.environ and not path.is_file():
         raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: create it, or unset the variable.")
+    if path.is_dir():
+        raise BadSetting(
+            f"{path} is a folder, not a settings file: remove it. Docker creates such a folder if a file that is to be "
+            "mounted does not exist."
+        )
     try:
         return Settings(**given)
     except tomllib.TOMLDecodeError as error:
@@ -342,7 +354,7 @@ def masked(value: object) -> object:
     """The value with the passwords of a URL replaced by `***`, even if they are not properly escaped."""
     if not isinstance(value, str) or "://" not in value:
         return value
-    return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", value))
+    return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1***@", value))
 
 
 def misspelled_variables() -> list[str]:
@@ -372,7 +384,7 @@ def _advice(name: str, *, remove: str, prefix: str = "") -> str:
 
 def _file_values() -> dict[str, Any]:
     path = config_file()
-    if not path.is_file():
+    if not (path.exists() or path.is_symlink()):
         return {}
     # Editors on Windows begin a file with a byte order mark, and end lines with CRLF.
     return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import re
 import resource
 import socket
 import threading
@@ -246,7 +247,8 @@ def _config(app: _App) -> uvicorn.Config:
 
 
 def _takes_gzip(accept_encoding: str) -> bool:
-    return any(coding.split(";")[0].strip().lower() == "gzip" for coding in accept_encoding.split(","))
+    codings = (coding.replace(" ", "").lower().partition(";") for coding in accept_encoding.split(","))
+    return any(name == "gzip" and not re.fullmatch(r"q=0(\.0*)?", weight) for name, _, weight in codings)
 
 
 def _accept_batch() -> int:

@@ -70,6 +70,11 @@ def check(client: redis.Redis, redis_url: str) -> None:
         with server_errors(redis_url):
             connection.send_command("HELLO")  # unlike PING's, its answer says whether this is a cluster
             about = _pairs(connection.read_response())
+    except (AttributeError, TypeError, ValueError) as error:  # the client doesn't check what the answer consists of
+        raise BadSetting(
+            f"the server at {masked(redis_url)} is not a Redis server: its answer to HELLO has no such form. Correct "
+            "redis_url."
+        ) from error
     except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
             return
@@ -103,7 +108,8 @@ def _parsed(redis_url: str) -> dict[str, Any]:
     is_unix = url.scheme == "unix"
     # With an unescaped / ? or # in the password, the part before that character is mistaken for the host, and the @ is
     # found in the path, query or fragment.
-    if url.fragment or "@" in url.path + url.query or "," in (url.hostname or "") or (is_unix and not url.path):
+    is_misread = url.fragment or "@" in url.path + url.query or "," in (url.hostname or "")
+    if is_misread or url.port == 0 or (is_unix and not url.path):  # the client would replace port 0 by 6379
         raise _unusable(redis_url)
     if is_unix and url.hostname:
         raise BadSetting(f"redis_url {masked(redis_url)!r} lacks a slash: write unix:///path/to/socket.")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from producer.result_table import COLUMNS, csv_row, header, table_lines
+from producer.result_table import COLUMNS, ResultTable, csv_row
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.producer.kit import sort_result
+
+
+def table_lines(result: SortResult, *, width: int | None) -> list[str]:
+    """The lines of one result in a table of its own."""
+    return list(ResultTable(width=width).lines(result))
+
 
 LONG = sort_result("j1").model_copy(
     update={"frame_id": "photos/2026/bottle_000001.jpg", "line": "line-number-12", "lane": "disfigured-bottles"}
@@ -31,17 +37,27 @@ def test_a_row_has_every_value_of_the_result() -> None:
 
 @pytest.mark.parametrize("result", [sort_result("j1"), LONG, sort_result("j1", Outcome.LATE)])
 def test_lines_fit_80_columns(result: SortResult) -> None:
-    lines = list(table_lines(result, width=80))
-    assert max(map(len, [header(), *lines])) <= 80
+    table = ResultTable(width=80)
+    lines = list(table.lines(result))
+    assert max(map(len, [table.header(), *lines])) <= 80
     assert lines[-1].strip().endswith("no cap 0.88, pigmented 0.75"), "labels are never cut"
 
 
-def test_the_header_is_above_its_columns() -> None:
-    (line,) = table_lines(sort_result("j1").model_copy(update={"labels": ()}), width=80)
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_the_header_is_above_its_columns_beside_results_with_long_names(width: int | None) -> None:
+    table = ResultTable(width=width)
+    table.widen([LONG])
+    (line,) = table.lines(sort_result("j1").model_copy(update={"labels": ()}))
     for title, cell in (("camera", "line-1/camera-1"), ("outcome", "sorted"), ("lane", "reject")):
-        assert line.index(cell) == header().index(title)
+        assert line.index(cell) == table.header().index(title)
     for title, cell in (("frame", "7"), ("margin", "-50 ms")):
-        assert line.index(cell) + len(cell) == header().index(title) + len(title)
+        assert line.index(cell) + len(cell) == table.header().index(title) + len(title)
+    assert next(table.lines(LONG)).index(LONG.outcome) == table.header().index("outcome")
+
+
+def test_a_wide_terminal_shows_long_names_in_full() -> None:
+    (line,) = table_lines(LONG, width=140)
+    assert "photos/2026/bottle_000001.jpg" in line
 
 
 def test_a_terminal_shows_the_end_of_a_long_frame_and_a_pipe_all_of_it() -> None:

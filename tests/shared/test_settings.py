@@ -200,7 +200,10 @@ def test_derived_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("unix://plant:hunter2@/run/redis.sock", "unix://plant:***@/run/redis.sock"),
         ("redis://host?password=hunter2&db=1", "redis://host?password=***&db=1"),
         ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://plant@host", "redis://plant@host"),
+        ("redis://hunter2@host", "redis://***@host"),  # most likely it is a password
+        ("redis://plant@site:hunter2@host", "redis://***@host"),
+        ("rediss://hun/ter2@host", "rediss://***@host"),
+        ("https://site/module@2", "https://site/module@2"),
         ("bottles@3", "bottles@3"),
         (16, 16),
     ],
@@ -295,3 +298,19 @@ def test_outcomes_that_are_archived_are_known_ones() -> None:
         match=r"archive_outcomes = 'late,unsure' \(from flag\).*'unsure' is not an outcome; use any of uncertain",
     ):
         load_settings(archive_outcomes="late,unsure")
+
+
+def test_space_around_the_url_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that was made from a file often ends with a newline."""
+    monkeypatch.setenv("SORTLINE_REDIS_URL", " redis://host:6379/0\r\n")
+    assert load_settings().redis_url == "redis://host:6379/0"
+
+
+def test_a_settings_file_that_is_not_a_file_is_not_passed_over() -> None:
+    Path("sortline.toml").symlink_to("/no/such/file")
+    with pytest.raises(BadSetting, match=r"sortline\.toml can't be read: No such file"):
+        load_settings()
+    Path("sortline.toml").unlink()
+    Path("sortline.toml").mkdir()
+    with pytest.raises(BadSetting, match=r"sortline\.toml is a folder.*Docker"):
+        load_settings()

@@ -50,6 +50,13 @@ def test_metrics_are_compressed_when_asked(port: int) -> None:
     assert b"apples_total 3.0\n" in gzip.decompress(body)
 
 
+@pytest.mark.parametrize("accepted", ["identity", "gzip;q=0", "gzip; q=0.0, identity", "deflate"])
+def test_metrics_are_not_compressed_when_refused(port: int, accepted: str) -> None:
+    _, headers, body = ask(port, "/metrics", Accept_Encoding=accepted)
+    assert "Content-Encoding" not in headers
+    assert b"apples_total 3.0\n" in body
+
+
 def test_probes_say_what_is_wrong(port: int, problems: Problems) -> None:
     assert ask(port, "/healthz")[::2] == (200, b"ok\n")
     assert ask(port, "/readyz/?verbose")[::2] == (503, b"the model is being loaded\n")

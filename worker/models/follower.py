@@ -180,10 +180,10 @@ class Follower:
             return
         self._active_models.activate(serving.stable, ActiveCanary(spec, model))
         log.info(
-            "canary %s %s %g of the images of %s",
+            "canary %s %s %s of the images of %s",
             str(model),
             "shadows" if spec.shadow else "takes",
-            spec.share,
+            f"{spec.share:.1%}",
             ", ".join(spec.lines) or "all lines",
         )
 

@@ -50,7 +50,8 @@ class ActivityLog:
 def _describe_ended(counts: Counter[str], seconds: float) -> str:
     if not counts.total():
         return f"no image in {seconds:.0f} s"
-    text = f"{counts.total() / seconds:.1f} images/s in {seconds:.0f} s"
+    rate_hz = counts.total() / seconds
+    text = f"{rate_hz:.{1 if rate_hz >= 1 else 2}f} images/s in {seconds:.0f} s"
     if timed := sum(counts[outcome] for outcome in _TIMED):
         text += f", {counts[Outcome.SORTED] / timed:.1%} in time"
     others = [f"{count:,} {outcome}" for outcome, count in sorted(counts.items()) if outcome != Outcome.SORTED]

@@ -175,9 +175,7 @@ def test_a_group_that_the_server_lost_is_made_again(
 def test_a_stream_that_expires_while_it_is_read_does_not_end_it(
     group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        group_reader, "BLOCK_MS", 10
-    )  # so that it looks at the stream many times before it exists again
+    monkeypatch.setattr(group_reader, "BLOCK_MS", 10)  # so that it looks at the stream while there is none
     notices: list[Notice] = []
     fill(group, 1)
     results = reader(settings, on_notice=notices.append).follow(stop)

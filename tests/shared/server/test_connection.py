@@ -60,6 +60,7 @@ def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.Monk
         ("redis://:123#hunter2@host:6379/0", "%2F"),
         ("redis://host:port", "host:port/db"),
         ("redis://host:99999/0", "host:port/db"),
+        ("redis://host:0/0", "host:port/db"),
         ("redis://one:6379,two:6379/0", "one server"),
         ("redis://one,two/0", "one server"),
         ("redis://a..b:6379/0", "host:port/db"),
@@ -162,14 +163,17 @@ def test_tls_to_a_port_without_it_is_reported(redis_url: str, monkeypatch: pytes
         check(connect(url), url)
 
 
-def test_what_is_no_redis_server_is_reported() -> None:
+@pytest.mark.parametrize(
+    "answer_bytes", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"*1\r\n$1\r\nx\r\n", b":1\r\n"]
+)
+def test_what_is_no_redis_server_is_reported(answer_bytes: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as web:
 
         def answer() -> None:
             connection, _ = web.accept()
             with connection:
                 connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.sendall(answer_bytes)
 
         threading.Thread(target=answer, daemon=True).start()
         url = f"redis://127.0.0.1:{web.getsockname()[1]}/0"

@@ -51,9 +51,11 @@ def test_one_line_a_minute_about_the_jobs_that_ended_since_the_last_line(minutes
         "2.0 images/s in 60 s, 97.5% in time (2 expired, 1 late); waiting: 2 in live, 1 in bulk"
     ]
     assert minutes.after(60.0, *[Outcome.SORTED] * 30) == [
-        "0.5 images/s in 60 s, 100.0% in time; waiting: 2 in live, 1 in bulk"
+        "0.50 images/s in 60 s, 100.0% in time; waiting: 2 in live, 1 in bulk"
     ]
-    assert minutes.after(60.0, Outcome.REJECTED) == ["0.0 images/s in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"]
+    assert minutes.after(60.0, Outcome.REJECTED) == [
+        "0.02 images/s in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"
+    ]
     assert minutes.after(60.0) == ["no image in 60 s; waiting: 2 in live, 1 in bulk"], (
         "for example while it is suspended"
     )
@@ -64,7 +66,7 @@ def test_an_idle_worker_says_so_once(minutes: Minutes) -> None:
     assert minutes.after(60.0) == []
     assert minutes.after(60.0) == []
     assert minutes.after(60.0, Outcome.SORTED) == [
-        "0.0 images/s in 60 s, 100.0% in time; waiting: 0 in live, 0 in bulk"
+        "0.02 images/s in 60 s, 100.0% in time; waiting: 0 in live, 0 in bulk"
     ]
     assert minutes.after(60.0) == ["no image in 60 s; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == []
