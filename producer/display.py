@@ -26,7 +26,7 @@ _ROWS_SHOWN = 20
 
 
 def note(text: str) -> None:
-    """Print one line to standard error. If that can't be written, e.g. to a log on a full disk, the results still can."""
+    """Print one line to standard error, if it can be written: a full disk there must not end the command."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
