@@ -77,12 +77,20 @@ def main() -> None:
         _discard_output()
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _FULL:
+        if (text := _explain(error)) is None:
             raise
         _discard_output()
-        place = error.filename or "the output"
-        print(f"sortline: {place} can't be written: {error.strerror}.", file=sys.stderr)
+        print(f"sortline: {text}", file=sys.stderr)
         sys.exit(1)
+
+
+def _explain(error: OSError) -> str | None:
+    """What can't be written, and why; None for other errors."""
+    if error.errno in _FULL:
+        return f"{error.filename or 'the output'} can't be written: {error.strerror}."
+    if error.filename is None and "temporary directory" in str(error):  # from tempfile, which TensorFlow uses too
+        return f"{error.strerror}: set TMPDIR to a folder that can be written to."
+    return None
 
 
 def _prepare_output() -> None:

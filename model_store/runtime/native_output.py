@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def quiet_native() -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     originals = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    with _open_capture() as captured:
         os.dup2(captured.fileno(), 1)
         os.dup2(captured.fileno(), 2)
         failed = True
@@ -35,3 +36,10 @@ def quiet_native() -> Iterator[None]:
             if failed:
                 captured.seek(0)
                 sys.stderr.write(captured.read().decode(errors="replace"))
+
+
+def _open_capture() -> IO[bytes]:
+    """A file in memory, where the system has such files: a worker's container may have no writable folder."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("native-output"), "w+b")
+    return tempfile.TemporaryFile()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from sortline.cli import _explain
 from tests.kit import BOTTLES, PATIENCE_S, PROJECT
 from tests.producer.kit import publish, sort_result
 
@@ -72,6 +74,20 @@ def test_a_reader_that_has_ended_and_a_full_disk(
     assert b"Exception ignored" not in done.stderr + done.stdout
     said, code = done.stdout.decode().splitlines()[-2:]
     assert (said, code) == ("sortline: the output can't be written: No space left on device.", "1")
+
+
+def test_notes_on_a_full_disk_do_not_end_a_command(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    """Above its table, `results` explains a column on standard error."""
+    done = run("$SL results 2>/dev/full")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+def test_a_system_without_a_folder_for_temporary_files() -> None:
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")  # as tempfile raises it
+    assert _explain(error) == (
+        "No usable temporary directory found in ['/tmp']: set TMPDIR to a folder that can be written to."
+    )
+    assert _explain(FileNotFoundError(errno.ENOENT, "No such file", "a.jpg")) is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
