@@ -66,6 +66,16 @@ def main() -> None:
     """Run the command line. A SortlineError is printed as one line, with exit code 2 for a BadSetting, else 1."""
     _prepare_output()
     try:
+        _run()
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:  # messages can't be written: that is no failure of the command
+            _discard_output(2)
+
+
+def _run() -> None:
+    try:
         try:
             app()
         finally:
@@ -74,12 +84,12 @@ def main() -> None:
         print(f"sortline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadSetting) else 1)
     except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
-        _discard_output()
+        _discard_output(1)
         sys.exit(1)
     except OSError as error:
         if (text := _explain(error)) is None:
             raise
-        _discard_output()
+        _discard_output(1)
         print(f"sortline: {text}", file=sys.stderr)
         sys.exit(1)
 
@@ -102,6 +112,6 @@ def _prepare_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard_output() -> None:
-    """Redirect standard output to nowhere, so that the flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _discard_output(descriptor: int) -> None:
+    """Redirect standard output (1) or error (2) to nowhere, so that the flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -11,9 +11,13 @@ from model_store.runtime.native_output import quiet_native
 
 
 @pytest.fixture(autouse=True)
-def nowhere_to_write(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container with a read-only root and no /tmp. `capfd` needs files, and so comes first."""
-    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+def nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a read-only root and no /tmp."""
+
+    def fail() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
 
 
 def test_it_is_hidden(capfd: pytest.CaptureFixture[str]) -> None:
