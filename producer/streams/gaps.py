@@ -44,19 +44,15 @@ def read_infos(client: redis.Redis, lines: Sequence[str]) -> list[StreamInfo | N
     with client.pipeline(transaction=False) as pipe:
         for line in lines:
             pipe.xinfo_stream(keys.results(line))
-        return [_info(answer) for answer in pipe.execute(raise_on_error=False)]
+        return [parse_info(answer) for answer in pipe.execute(raise_on_error=False)]
 
 
-def is_no_key(error: Exception) -> bool:
-    """Whether a command about a stream was refused because the stream does not exist."""
-    return _NO_KEY in str(error)
-
-
-def _info(answer: Any) -> StreamInfo | None:
+def parse_info(answer: Any) -> StreamInfo | None:
+    """Parse the client's answer to XINFO STREAM, which may be an error. None for a key that is not a stream."""
     if is_wrong_type(answer):
         return None
     if isinstance(answer, Exception):
-        if is_no_key(answer):
+        if _NO_KEY in str(answer):
             return StreamInfo()
         raise answer
     first = answer["first-entry"]

@@ -23,7 +23,7 @@ from producer.streams.entries import (
     RawEntry,
     RecentJobs,
 )
-from producer.streams.gaps import find_gap, is_no_key, read_infos
+from producer.streams.gaps import StreamInfo, find_gap, parse_info
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
 from shared import keys
 from shared.errors import BadSetting
@@ -92,6 +92,7 @@ class ResultGroupReader:
         self._take_over_at = float("-inf")
         self._is_taking_over = False
         self._is_made = self._was_made = False
+        self._gap_at: bytes | None = None  # the group's position at the gap that was reported last
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +128,7 @@ class ResultGroupReader:
                 self._make_group()
                 raw = self._own_entry() or self._taken_over() or self._new_entry()
             except redis.exceptions.ResponseError as error:
-                if not (str(error).startswith(_NO_GROUP) or is_no_key(error)):
+                if not str(error).startswith(_NO_GROUP):
                     raise
                 self._begin_again()
                 return []
@@ -197,14 +198,29 @@ class ResultGroupReader:
         return cast("list[tuple[bytes, list[RawEntry]]]", answer)[0][1] if answer else []
 
     def _check_for_gap(self) -> None:
-        (info,) = read_infos(self._client, [self._line])
-        groups = {group["name"].decode(): group for group in self._client.xinfo_groups(self._stream)}
-        if info is None or (group := groups.get(self._group)) is None:
+        # In one transaction: another consumer may read a new entry between the two answers, and then the group would
+        # seem to be ahead of the stream.
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xinfo_stream(self._stream)
+            pipe.xinfo_groups(self._stream)
+            stream, groups = pipe.execute(raise_on_error=False)
+        info = parse_info(stream)
+        if info is None or isinstance(groups, Exception):
             return  # the server will refuse the read that follows, and say why
-        gap = find_gap(self._line, group["last-delivered-id"], info, number=group.get("entries-read"))
-        if gap is not None:
+        for group in groups:
+            if group["name"].decode() == self._group:
+                self._report_gap(group["last-delivered-id"], info, number=group.get("entries-read"))
+
+    def _report_gap(self, at: bytes, info: StreamInfo, *, number: int | None) -> None:
+        gap = find_gap(self._line, at, info, number=number)
+        if gap is None or at == self._gap_at:
+            return
+        self._gap_at = at
+        # After trimming the server itself goes on with the oldest entry. Setting the position then could set it back
+        # behind what another consumer has read meanwhile.
+        if gap.notice.kind is not NoticeKind.TRIMMED:
             self._client.xgroup_setid(self._stream, self._group, cast(Any, gap.go_on_after))
-            self._on_notice(gap.notice)
+        self._on_notice(gap.notice)
 
     def _acknowledge(self, entry_id: bytes) -> None:
         with server_errors(self._url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,46 @@ def test_each_result_goes_to_one_consumer_and_is_acknowledged(
     for consumer in (one, two):
         assert list(consumer) == []
     assert pending(group) == 0
+
+
+def test_a_result_that_another_consumer_has_just_read_is_no_gap(
+    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written and read while this consumer asks about the stream and the group, one after the other."""
+    ask, calls = redis.Redis.xinfo_groups, itertools.count(1)
+
+    def ask_later(client: redis.Redis, stream: str) -> Any:
+        fill(group, frame_id := next(calls))
+        if frame_id < 4:
+            group.xreadgroup("ejectors", "another", {STREAM: ">"}, noack=True)
+        return ask(client, stream)
+
+    monkeypatch.setattr(redis.Redis, "xinfo_groups", ask_later)
+    monkeypatch.setattr(group_reader, "BLOCK_MS", 10)
+    notices: list[Notice] = []
+    assert frames(reader(settings, on_notice=notices.append), stop, 1) == [4]
+    assert notices == []
+
+
+def test_trimming_does_not_set_back_what_another_consumer_has_read(
+    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(group, 1)
+    assert frames(reader(settings), stop, 1) == [1]
+    fill(group, 2, 3)
+    group.xtrim(STREAM, maxlen=1, approximate=False)
+
+    def on_notice(notice: Notice) -> None:
+        kinds.append(notice.kind)
+        fill(group, 4)
+
+    def set_position(*_: object) -> None:
+        raise AssertionError("another consumer may have read more meanwhile")
+
+    kinds: list[NoticeKind] = []
+    monkeypatch.setattr(redis.Redis, "xgroup_setid", set_position)
+    assert frames(reader(settings, on_notice=on_notice), stop, 2) == [3, 4]
+    assert kinds == [NoticeKind.TRIMMED]
 
 
 def test_a_new_group_begins_with_new_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
