@@ -229,8 +229,9 @@ def _poll(reader: AnswerReader) -> tuple[list[Answer], RedisUnavailable | None]:
 def _timeout(
     timeout_s: float, results: dict[str, SortResult], reader: AnswerReader, unavailable: RedisUnavailable | None
 ) -> ResultTimeout:
+    noun = "result is" if len(reader) == 1 else "results are"
     return ResultTimeout(
-        f"{len(reader):,} results are missing after {timeout_s:g} s; the first is that of job {reader.pending[0]}: "
+        f"{len(reader):,} {noun} missing after {timeout_s:g} s; the first is that of job {reader.pending[0]}: "
         f"{unavailable or reader.explain_wait()}",
         results=results,
         missing=reader.pending,

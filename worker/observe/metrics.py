@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.schemas import ModelRef, SortResult
+from shared.schemas import ModelRef, Outcome, SortResult
 from worker.observe.distribution import Distribution
 
 # Dense from 1 ms to 1 s, where deadlines are. The last ones are for a backlog.
@@ -40,6 +40,7 @@ class Metrics:
         """At most `max_lines` lines have series of their own."""
         self.registry = CollectorRegistry()
         self._line_label = LineLabel(max_lines)
+        self._lines: set[str] = set()  # those that have a series for each outcome
         self._add_results()
         self._add_pipeline()
         self._add_model()
@@ -76,6 +77,7 @@ class Metrics:
         registry.register(self.stage)
         self.batch_size = Histogram("sortline_batch_size", "Images per batch", buckets=SIZE_BUCKETS, registry=registry)
         self.batches = Counter("sortline_batches", "Batches, by reason to start", ["reason"], registry=registry)
+        _start_at_zero(self.batches, "full", "deadline", "linger", "drain")
         self.inflight = Gauge("sortline_inflight_jobs", "Jobs that this worker holds", registry=registry)
         self.redelivered = Counter("sortline_redelivered", "Jobs taken back from workers that died", registry=registry)
         self.leases_lost = Counter(
@@ -221,6 +223,10 @@ class Metrics:
             for label in result.labels:
                 labels[line, label.label] += 1
             self._observe_times(result, line)
+        for line in {line for line, _ in outcomes} - self._lines:
+            self._lines.add(line)
+            for outcome in Outcome:  # so that the line's first late job, for example, is an increase
+                self.jobs.labels(line, outcome.value)
         for counter, counts in ((self.jobs, outcomes), (self.lanes, lanes), (self.labels, labels)):
             for label_values, count in counts.items():
                 counter.labels(*label_values).inc(count)
@@ -259,7 +265,7 @@ def _start_at_zero(counter: Counter, *label_values: str) -> None:
 class LineLabel:
     """The `line` label of each line: its name, or `other` for lines beyond a limit. For the finish thread only.
 
-    Anybody who can write to a queue can invent lines, and each costs about 67 series for as long as the worker lives.
+    Anybody who can write to a queue can invent lines, and each costs about 75 series for as long as the worker lives.
     A line that is itself named `other` is counted together with those.
     """
 

@@ -1,0 +1,57 @@
+"""The users that docs/ejector.md describes have all the rights that the readers need."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from producer.streams.group_reader import ResultGroupReader
+from producer.streams.notices import NoticeKind
+from producer.streams.reader import ResultReader
+from shared import keys
+from shared.settings import Settings
+from tests.kit import PROJECT
+from tests.producer.streams.kit import fill, patient_stop
+
+USERS = re.findall(r"^ +ACL SETUSER (\w+) (.*)$", (PROJECT / "docs/ejector.md").read_text(), re.MULTILINE)
+READERS: dict[str, Callable[..., ResultReader | ResultGroupReader]] = {
+    "ejector": ResultReader,
+    "ejectors": lambda settings, **options: ResultGroupReader(settings, line="a", group="g", **options),
+}
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    with patient_stop() as stop:
+        yield stop
+
+
+@pytest.mark.parametrize(("user", "rules"), USERS)
+def test_they_can_read_and_go_on_when_the_stream_is_lost(
+    client: redis.Redis, settings: Settings, stop: threading.Event, user: str, rules: str
+) -> None:
+    def on_notice(notice: object) -> None:
+        kinds.append(getattr(notice, "kind", None))
+
+    kinds: list[object] = []
+    client.execute_command("ACL", "SETUSER", user, *rules.split())
+    try:
+        url = settings.redis_url.replace("redis://", f"redis://{user}:PASSWORD@")
+        fill(client, 1)
+        reader = READERS[user](settings.model_copy(update={"redis_url": url}), on_notice=on_notice)
+        timer = threading.Timer(0.2, fill, (client, 2))
+        timer.start()
+        results = reader.follow(stop)
+        assert next(results).frame_id == 2
+        timer.join()
+        client.delete(keys.results("a"))
+        fill(client, 3)
+        assert next(results).frame_id == 3
+    finally:
+        client.execute_command("ACL", "DELUSER", user)
+    assert set(kinds) <= {NoticeKind.BEGAN_ANEW}
+    assert len(USERS) == len(READERS)
