@@ -206,15 +206,15 @@ class Camera:
         )
 
     def _job_id(self, source_frame: SourceFrame) -> str | None:
-        """The job id for this version of a file; None for a frame that is not from a file.
+        """The job id for this picture of a file; None for a frame that is not from a file.
 
         A camera that is killed after it has sent a file, but before the journal records it, sends the file again after
         its restart. The id is then the same, so the server ignores the second job.
         """
-        if source_frame.file is None:
+        if source_frame.picture_key is None:
             return None
         origin = f"{self._options.line} {self._options.camera} {self._options.queue} ".encode()
-        return hashlib.sha256(origin + source_frame.file.key).hexdigest()[:32]
+        return hashlib.sha256(origin + source_frame.picture_key).hexdigest()[:32]
 
     def _is_too_old(self, captured_at: float) -> bool:
         max_age_s = self._options.max_age_s

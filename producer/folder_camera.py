@@ -9,7 +9,6 @@ from pathlib import Path
 from producer.sources.base import SIMULATED, folder_of
 from producer.sources.capture_time import CaptureTimes, StampPattern
 from producer.sources.disposal import Disposal
-from producer.sources.file_version import is_local
 from producer.sources.folder import FolderOptions, FolderSource
 from producer.sources.journal import SentJournal, journal_path
 from shared.errors import BadSetting
@@ -60,7 +59,7 @@ def open_folder(
     pattern = None if flags.stamp_pattern is None else StampPattern(flags.stamp_pattern)
     disposal = None
     if flags.delete or flags.move_to is not None:
-        disposal = Disposal(folder, move_to=flags.move_to, trust_inode=is_local(folder))
+        disposal = Disposal(folder, move_to=flags.move_to)
         disposal.check()
     options = FolderOptions(
         recursive=flags.recursive,

@@ -21,7 +21,8 @@ class SourceFrame:
     """One frame: `data`, or in `problem` why it could not be read.
 
     `captured_at` is in UTC epoch seconds; None means now. A frame that is `too_old` was not read. `file` is the
-    file that the frame comes from, if it comes from one.
+    file that the frame comes from, if it comes from one. The `picture_key` of a file's picture is the same after a
+    restart, and different for every other picture.
     """
 
     frame_id: int | str
@@ -31,6 +32,7 @@ class SourceFrame:
     captured_at: float | None = None
     too_old: bool = False
     file: SentFile | None = None
+    picture_key: bytes | None = None
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from errno import EXDEV
 from pathlib import Path
 
-from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.file_version import SentFile
 from shared.errors import BadSetting
 
 log = logging.getLogger(__name__)
@@ -22,16 +22,14 @@ _MAX_NAME_BYTES = 255
 class Disposal:
     """Moves or deletes accepted files. Never touches a file that has changed since it was read."""
 
-    def __init__(self, folder: Path, *, move_to: Path | None = None, trust_inode: bool = True) -> None:
+    def __init__(self, folder: Path, *, move_to: Path | None = None) -> None:
         """
         Args:
             folder: the camera's folder.
             move_to: folder to move files to, under the paths that they have below `folder`; None: delete them.
-            trust_inode: as in `FileVersion.of`.
         """
         self._folder = folder
         self._move_to = move_to
-        self._trust_inode = trust_inode
         self._warned: set[int | None] = set()
 
     def check(self) -> None:
@@ -55,17 +53,17 @@ class Disposal:
             raise BadSetting(f"--move-to {self._move_to}: this user may not write there.")
 
     def dispose(self, file: SentFile) -> bool:
-        """Move or delete one accepted file; returns whether it is gone. Failures are logged, once for each reason."""
+        """Move or delete one accepted file; returns whether this did it. Failures are logged, once for each reason."""
         path = self._folder / file.name
         try:
-            if FileVersion.of(path.stat(), trust_inode=self._trust_inode) != file.version:
+            if not file.version.is_of(path.stat()):
                 return False  # a new picture under the same name
             if self._move_to is None:
                 path.unlink()
             else:
                 _move(path, self._move_to / file.name)
         except FileNotFoundError:
-            return True
+            return False  # removed, or renamed: then it is disposed of under its new name
         except OSError as error:
             if error.errno not in self._warned:
                 verb = "deleted" if self._move_to is None else f"moved to {self._move_to}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -18,16 +18,26 @@ _LARGEST_INT = (1 << 63) - 1  # SQLite's largest integer; inode numbers may be l
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """Size, time of modification and inode of a file. If one of them changes, the file is a new picture."""
+    """Size, time of modification and inode of a file. If one of them changes, the file is a new picture.
+
+    `inode` is 0 if inodes can't be trusted. `changed_ns` is the time of the file's creation or of its last change of
+    any kind, which nobody can set; it is not compared, because a rename and a new permission change it too.
+    """
 
     size_bytes: int
     modified_ns: int
     inode: int
+    changed_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, stat: os.stat_result, *, trust_inode: bool) -> FileVersion:
         """The version that `stat` shows; without `trust_inode`, the inode doesn't count."""
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino & _LARGEST_INT if trust_inode else 0)
+        inode = stat.st_ino & _LARGEST_INT if trust_inode else 0
+        return cls(stat.st_size, stat.st_mtime_ns, inode, stat.st_ctime_ns)
+
+    def is_of(self, stat: os.stat_result) -> bool:
+        """Whether `stat` shows this version."""
+        return self == FileVersion.of(stat, trust_inode=self.inode != 0)
 
     def is_restored(self, former: FileVersion) -> bool:
         """Whether this version differs from a former one only in its time, which is earlier.
@@ -47,9 +57,9 @@ class SentFile:
 
     @property
     def key(self) -> bytes:
-        """Bytes that are different for every file and version in this folder."""
+        """Bytes that are different for every file and version in this folder, also for a file that was copied anew."""
         version = self.version
-        numbers = f"{version.size_bytes} {version.modified_ns} {version.inode} "
+        numbers = f"{version.size_bytes} {version.modified_ns} {version.inode} {version.changed_ns} "
         return numbers.encode() + os.fsencode(self.name)
 
 

@@ -2,28 +2,30 @@
 
 On a local disk, the kernel reports the files that a writer closes, or renames into the folder. On a network share, only
 repeated scans show which files are new, and whether they have stopped growing. The parts are `kernel_reports`,
-`folder_listing` (scans), `settling` and `picture_reader`; this module decides what is handed out.
+`folder_listing` (scans), `settling`, `ready_files`, `picture_reader` and `file_memory`; this module decides what is
+handed out.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer.sources.base import SourceFrame
 from producer.sources.capture_time import CaptureTimes
 from producer.sources.disposal import Disposal
+from producer.sources.file_memory import FileMemory
 from producer.sources.file_version import FileVersion, SentFile, is_local
-from producer.sources.folder_listing import list_folder, version_of
+from producer.sources.folder_listing import is_linked, list_folder, version_of
 from producer.sources.folder_notices import FolderNotices
-from producer.sources.journal import SentJournal, oldest_absent
+from producer.sources.journal import SentJournal
 from producer.sources.kernel_reports import LIMITS_REACHED, KernelReports, Report, ReportKind
 from producer.sources.picture_files import is_picture, is_system_folder
 from producer.sources.picture_reader import PictureReader
+from producer.sources.ready_files import ReadyFiles
 from producer.sources.settling import SettlingFiles
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,13 @@ log = logging.getLogger(__name__)
 _CHECK_S = 0.5
 # While the kernel reports, a scan finds only what it can't report, such as files written through a memory map.
 _SCAN_REPORTED_S = 300.0
+_LIMIT_REACHED = "can't be watched (%s; raise fs.inotify.max_user_watches and fs.inotify.max_user_instances)"
+_ON_SHARE = "is not on a local disk any more, but e.g. on a share that was mounted there"
 # Scans of a share take at most this share of the time, however many files there are.
 _SCAN_SHARE = 0.1
-_GONE = (ReportKind.REMOVED, ReportKind.RENAMED_AWAY)
-# A file that is not reported as closed counts as complete once it has not changed for this long.
-_SETTLE_S = 1.0
 # A closed file that is not a whole picture may have a writer that opens it again: it is given this long.
 _SETTLE_TRUNCATED_S = 2.0
-# A file that was reported as created, but not as closed, may have a writer that pauses: it is given this long.
+# If the kernel will report when its writer closes it, it is given this long.
 _SETTLE_WRITING_S = 30.0
 
 
@@ -64,7 +65,7 @@ class FolderOptions:
 
 
 class FolderSource:
-    """The pictures of one folder: first the files already there, in name order, then new ones.
+    """The pictures of one folder: new ones as they come, and meanwhile the files already there, in name order.
 
     A file is handed out again if its size, time or inode changes. Files that are not pictures by name are passed over.
     """
@@ -99,23 +100,25 @@ class FolderSource:
         self._clock = clock
         self._wall_clock = wall_clock
         self._is_local = is_local(folder)
+        self._memory = FileMemory(self._journal, self._version)
         self._reader = PictureReader(
             folder,
             max_image_bytes=max_image_bytes,
             capture_times=self._options.capture_times,
             max_age_s=self._options.max_age_s,
-            trust_inode=self._is_local,
+            salt=self._journal.salt,
             wall_clock=wall_clock,
         )
         self._notices = FolderNotices(folder, recursive=self._options.recursive, disposes=disposal is not None)
         self._settling = SettlingFiles()
-        self._ready: OrderedDict[str, float] = (
-            OrderedDict()
-        )  # complete files, and the seconds for which each is unchanged
-        self._handed_out: dict[str, FileVersion] = {}
+        self._writing: set[str] = set()  # the kernel will report when their writers close them
+        self._old: set[str] = set()  # were there at the first scan, and are not read yet
+        self._ready = ReadyFiles()
         self._vanished: set[str] = set()  # gone before they were read; the kernel will report why
         self._missed = 0
         self._passes_over = self._options.only_new
+        self._has_links = False
+        self._has_scanned = False
         self._scan_at = self._check_at = clock()
         self._reports: KernelReports | None = None
         if self._is_local if watch is None else watch:
@@ -143,14 +146,11 @@ class FolderSource:
 
     def accepted(self, frames: Sequence[SourceFrame]) -> None:
         """Record their files as sent, and move or delete them."""
-        files = [frame.file for frame in frames if frame.file is not None]
-        self._journal.add(files)
-        for file in files:
-            self._handed_out.pop(file.name, None)  # the journal knows it from now on
-        self._dispose(files)
+        self._dispose(self._memory.accept(frame.file for frame in frames if frame.file is not None))
 
     def count_missed(self, skipped: int) -> int:
         """Count pictures that were overwritten or removed before they were read. Skipped ones are still there."""
+        self._listen(0.0)  # during an outage nothing else reads the reports, of which the kernel keeps a limited number
         missed, self._missed = self._missed, 0
         return missed
 
@@ -169,17 +169,15 @@ class FolderSource:
             self._reports.start()
         except OSError as error:
             if error.errno in LIMITS_REACHED:
-                self._scan_only(error)
+                self._scan_only(_LIMIT_REACHED, error.strerror)
+            return
+        if self._is_local and not is_local(self._folder):
+            self._is_local = False
+            self._scan_only(_ON_SHARE)
 
-    def _scan_only(self, error: OSError) -> None:
-        """Go on without the kernel's reports, because the system's limit is reached."""
-        log.warning(
-            "can't watch %s (%s): new files are found by a scan every %g s. Raise fs.inotify.max_user_watches and "
-            "fs.inotify.max_user_instances.",
-            self._folder,
-            error.strerror,
-            _CHECK_S,
-        )
+    def _scan_only(self, reason: str, *details: object) -> None:
+        """Go on without the kernel's reports."""
+        log.warning(f"folder %s {reason}: new files are found by a scan every %g s", self._folder, *details, _CHECK_S)
         assert self._reports is not None
         self._reports.close()
         self._reports = None
@@ -193,36 +191,68 @@ class FolderSource:
         try:
             reports = self._reports.read(timeout_s)
         except OSError as error:
-            self._scan_only(error)
+            self._scan_only(_LIMIT_REACHED, error.strerror)
             return
+        gone: list[str] = []
         for report in reports:
+            if report.kind is ReportKind.REMOVED:
+                gone.append(report.name)
+            elif report.kind is ReportKind.SUBFOLDER:  # may be a new one of the same name, with the same files
+                self._memory.forget(gone)
+                gone = []
             self._handle(report)
-        # In one transaction: a clean-up may remove thousands of files.
-        self._journal.forget(report.name for report in reports if report.kind in _GONE)
+        self._memory.forget(gone)
 
     def _handle(self, report: Report) -> None:
         name = report.name
         match report.kind:
-            case ReportKind.LOST:
+            case ReportKind.SCAN_NEEDED:
                 self._scan_at = self._check_at = self._clock()
             case ReportKind.SUBFOLDER if self._options.recursive:
                 self._scan(self._clock(), under=name)
             case ReportKind.SUBFOLDER:
                 self._notices.subfolder(name)
-            case _ if not is_picture(name):
-                self._notices.passed_over([name])
-            case ReportKind.APPEARED:
-                self._settling.wait_for(name, None, since=self._clock(), settle_s=_SETTLE_WRITING_S)
-            case ReportKind.COMPLETE:
+            case ReportKind.SUBFOLDER_REMOVED:
+                for below in self._ready.below(name):
+                    self._lose(below)
+            case _ if is_picture(name):
+                self._handle_picture(report.kind, name)
+            case _:
+                self._pass_over(report)
+
+    def _handle_picture(self, kind: ReportKind, name: str) -> None:
+        match kind:
+            case ReportKind.APPEARED if not is_linked(self._folder / name):
+                self._writing.add(name)
+                self._settling.wait_for(name, None, since=self._clock())
+            case ReportKind.APPEARED | ReportKind.COMPLETE:  # a file that is linked was written before
                 self._settling.drop(name)
+                self._writing.discard(name)
                 self._missed += name in self._ready
-                self._ready.setdefault(name, 0.0)
-            case ReportKind.REMOVED | ReportKind.RENAMED_AWAY:
-                self._missed += report.kind is ReportKind.REMOVED and (name in self._ready or name in self._vanished)
-                self._settling.drop(name)
-                self._ready.pop(name, None)
-                self._vanished.discard(name)
-                self._handed_out.pop(name, None)  # the next file of this name is new
+                self._ready.add(name, unchanged_s=0.0)
+            case ReportKind.ATTRIBUTES if self._memory.is_unreadable(name):
+                self._ready.add(name, unchanged_s=0.0)
+            case ReportKind.REMOVED:
+                self._lose(name)
+            case ReportKind.RENAMED:
+                self._drop(name)
+
+    def _pass_over(self, report: Report) -> None:
+        if report.kind is ReportKind.APPEARED and (self._folder / report.name).is_dir():
+            self._notices.linked_folder(report.name)
+        else:
+            self._notices.passed_over([report.name])
+
+    def _lose(self, name: str) -> None:
+        """Drop a file that is gone. It is missed if it was complete, but not read."""
+        self._missed += name in self._ready or name in self._vanished
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._settling.drop(name)
+        self._ready.drop(name)
+        for names in (self._writing, self._old, self._vanished):
+            names.discard(name)
 
     def _check(self, now: float) -> None:
         self._check_at = now + _CHECK_S
@@ -232,10 +262,11 @@ class FolderSource:
         if now >= self._scan_at:
             self._scan(now)
             self._scan_at = now + max(_CHECK_S, (self._clock() - now) / _SCAN_SHARE)
-            if self._reports is not None and self._reports.is_current():
+            if self._reports is not None and self._reports.is_current() and not self._has_links:
                 self._scan_at = now + _SCAN_REPORTED_S
         for name, unchanged_s in self._settling.pop_settled(now, self._version):
-            self._ready.setdefault(name, unchanged_s)
+            self._ready.add(name, unchanged_s=unchanged_s, is_old=name in self._old)
+            self._old.discard(name)
 
     def _scan(self, now: float, under: str = "") -> None:
         """List all files, to find those that the kernel does not report."""
@@ -248,64 +279,93 @@ class FolderSource:
                 trust_inode=self._is_local,
             )
         except OSError as error:  # forget nothing: when the folder is back, its files must not be sent again
-            if not under:
+            if under:
+                self._notices.unreadable(under, error)
+            else:
                 self._notices.unreachable(error)
             return
         self._notices.listed(listing)
+        self._has_links |= listing.has_links
         if self._passes_over and not under:
             # Files that the kernel has reported meanwhile are new.
             old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}
-            self._handed_out |= old
+            for name, version in old.items():
+                self._memory.hand_out(SentFile(name, version), is_broken=False)
             self._notices.only_new(len(old))
             self._passes_over = False
         files = [SentFile(name, version) for name, version in listing.files.items()]
         for file in files:
-            self._see(file, now)
+            self._see(file, now, is_reported=bool(under))
         if self._disposal is not None:  # an earlier process may have ended before it moved or deleted them
-            self._dispose([file for file in files if self._journal.has(file)])
-        if listing.complete and not under:
-            self._forget_oldest(listing.files.keys())
+            self._dispose([file for file in files if self._memory.was_sent(file)])
+        if not under:
+            self._has_scanned = True
+            if not listing.problems:
+                self._memory.forget_oldest(listing.files.keys())
 
-    def _see(self, file: SentFile, now: float) -> None:
-        """Wait until a file that a scan has found settles, unless it was handed out or is on its way."""
-        if not self._recognizes(file) and not self._is_on_its_way(file.name):
-            # A share has another machine's times, which don't say how long ago by this clock a file was changed.
-            unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
-            since = now - max(0.0, unchanged_s)
-            self._settling.wait_for(file.name, file.version, since=since, settle_s=_SETTLE_S)
+    def _see(self, file: SentFile, now: float, *, is_reported: bool) -> None:
+        """Wait until a file that a scan has found settles, unless it was handed out or is on its way.
+
+        If it is in a new sub-folder (`is_reported`), it is read at once. If it has no end yet, the kernel will report
+        when its writer closes it.
+        """
+        if self._memory.recognizes(file) or self._is_on_its_way(file.name):
+            return
+        if is_reported:
+            self._writing.add(file.name)
+            self._ready.add(file.name, unchanged_s=0.0)
+            return
+        if not self._has_scanned:
+            self._old.add(file.name)
+        # A share has another machine's times, which don't say how long ago by this clock a file was changed.
+        unchanged_s = self._wall_clock() - file.version.modified_ns / 1e9 if self._is_local else 0.0
+        self._settling.wait_for(file.name, file.version, since=now - max(0.0, unchanged_s))
 
     def _read_ready(self, limit: int) -> list[SourceFrame]:
+        """Read complete files. Once a new one is read, the old ones wait, so that it can be sent at once."""
         frames: list[SourceFrame] = []
-        while self._ready and len(frames) < limit:
-            name, unchanged_s = self._ready.popitem(last=False)
+        has_new = False
+        while self._ready and len(frames) < limit and (self._ready.has_new or not has_new):
+            is_new = self._ready.has_new
+            name, unchanged_s = self._ready.pop()
             frame = self._read(name, unchanged_s=unchanged_s)
             if frame is not None:
                 frames.append(frame)
+                has_new |= is_new
         return frames
 
     def _read(self, name: str, *, unchanged_s: float) -> SourceFrame | None:
         """Return the frame of a complete file; None if the file is gone, is known, or must be waited for."""
-        now = self._clock()
         try:
             version = self._version(name)
-        except OSError:  # a share that is briefly unreachable
-            self._settling.wait_for(name, None, since=now, settle_s=_SETTLE_S)
+        except OSError as error:  # e.g. a share that is briefly unreachable
+            self._notices.unreadable(name, error)
+            self._settling.wait_for(name, None, since=self._clock())
             return None
         if version is None:
             self._vanish(name)
             return None
         file = SentFile(name, version)
-        if self._recognizes(file):
+        if self._memory.recognizes(file):
+            if self._memory.was_sent(file):
+                self._dispose([file])  # it was renamed before it could be moved or deleted
             return None
+        patience_s = _SETTLE_WRITING_S if name in self._writing else _SETTLE_TRUNCATED_S
+        as_it_is = unchanged_s >= patience_s
         try:
-            frame = self._reader.read(file, as_it_is=unchanged_s >= _SETTLE_TRUNCATED_S)
+            frame = self._reader.read(file, as_it_is=as_it_is)
         except FileNotFoundError:
             self._vanish(name)
             return None
+        except OSError as error:
+            if as_it_is:
+                return self._reader.unreadable(file, error) if self._memory.note_unreadable(file) else None
+            frame = None
         if frame is None:
-            self._settling.wait_for(name, version, since=now - unchanged_s, settle_s=_SETTLE_TRUNCATED_S)
-        else:
-            self._handed_out[name] = version
+            self._settling.wait_for(name, version, since=self._clock() - unchanged_s, settle_s=patience_s)
+            return None
+        self._writing.discard(name)
+        self._memory.hand_out(file, is_broken=bool(frame.data) and not self._reader.is_whole(frame.data))
         return frame
 
     def _vanish(self, name: str) -> None:
@@ -321,26 +381,6 @@ class FolderSource:
     def _is_on_its_way(self, name: str) -> bool:
         return name in self._ready or name in self._settling
 
-    def _recognizes(self, file: SentFile) -> bool:
-        """Whether this version was handed out or sent. If only its time was set back, records the version anew."""
-        handed_out = self._handed_out.get(file.name)
-        known = handed_out or self._journal.version(file.name)
-        if known is None or known == file.version:
-            return known is not None
-        if not file.version.is_restored(known):
-            return False
-        if handed_out is None:
-            self._journal.add([file])
-        else:
-            self._handed_out[file.name] = file.version
-        return True
-
     def _dispose(self, files: Sequence[SentFile]) -> None:
         if self._disposal is not None:
-            self._journal.forget([file.name for file in files if self._disposal.dispose(file)])
-
-    def _forget_oldest(self, present: Collection[str]) -> None:
-        """Limit how many files are remembered that are no longer there."""
-        self._journal.forget_oldest(present)
-        for name in oldest_absent(self._handed_out, present):
-            del self._handed_out[name]
+            self._memory.forget([file.name for file in files if self._disposal.dispose(file)])

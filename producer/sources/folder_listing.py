@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from errno import ELOOP
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 
 from producer.sources.file_version import FileVersion
 from producer.sources.picture_files import is_picture
@@ -16,14 +17,16 @@ from producer.sources.picture_files import is_picture
 class Listing:
     """The contents of a folder; all names are paths below it.
 
-    `files` are the pictures, in name order; `other_names` are the files that are not pictures by name. `complete` is
-    False if a part of the folder could not be read.
+    `files` are the pictures, in name order; `other_names` are the files that are not pictures by name. `problems` are
+    the files and sub-folders that could not be read. `has_links` tells whether a picture is a link.
     """
 
     files: dict[str, FileVersion] = field(default_factory=dict)
     other_names: list[str] = field(default_factory=list)
     subfolders: list[str] = field(default_factory=list)
-    complete: bool = True
+    linked_folders: list[str] = field(default_factory=list)
+    problems: list[tuple[str, OSError]] = field(default_factory=list)
+    has_links: bool = False
 
 
 def list_folder(
@@ -47,10 +50,10 @@ def list_folder(
         name = to_list.pop()
         try:
             entries = _entries(folder / name)
-        except OSError:
+        except OSError as error:
             if name == under:
                 raise
-            listing.complete = False
+            listing.problems.append((name, error))
             continue
         inner = list(_sort_in(entries, name, listing, trust_inode=trust_inode))
         inner = [path for path in inner if not is_ignored(path)]
@@ -70,7 +73,20 @@ def version_of(path: Path, *, trust_inode: bool) -> FileVersion | None:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == ELOOP:
+            return None
+        raise
     return FileVersion.of(stat, trust_inode=trust_inode) if S_ISREG(stat.st_mode) else None
+
+
+def is_linked(path: Path) -> bool:
+    """Whether this is a link, or a file that has several names (hard links); False if it is gone."""
+    try:
+        stat = path.lstat()
+    except OSError:
+        return False
+    return S_ISLNK(stat.st_mode) or stat.st_nlink > 1
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -85,14 +101,17 @@ def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, t
         try:
             if entry.is_dir(follow_symlinks=False):
                 yield path
+            elif entry.is_dir():
+                listing.linked_folders.append(path)
             elif not is_picture(path):
-                if not entry.is_dir():  # a link to a folder
-                    listing.other_names.append(path)
+                listing.other_names.append(path)
             else:
                 stat = entry.stat()
+                listing.has_links |= entry.is_symlink()
                 if S_ISREG(stat.st_mode):
                     listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
         except FileNotFoundError:  # removed meanwhile, or a dangling link
             continue
-        except OSError:  # a share that is briefly unreachable: the next scan sees the file
-            listing.complete = False
+        except OSError as error:  # e.g. a share that is briefly unreachable: the next scan sees the file
+            if error.errno != ELOOP:
+                listing.problems.append((path, error))

@@ -14,6 +14,8 @@ log = logging.getLogger("producer.sources.folder")
 MANY_FILES = 10_000
 # At most this many kinds of files are named in the log when the first file of the kind is passed over.
 _MAX_KINDS = 10
+# At most this many files and sub-folders that can't be read are named in the log.
+_MAX_NAMES = 10
 
 
 class FolderNotices:
@@ -26,8 +28,10 @@ class FolderNotices:
         self._disposes = disposes
         self._kinds: set[str] = set()
         self._is_unreachable = False
+        self._unreadable: set[str] = set()
         self._has_many = False
         self._has_subfolder = False
+        self._has_linked_folder = False
 
     def unreachable(self, error: OSError) -> None:
         """Report that the folder can't be read now."""
@@ -43,6 +47,11 @@ class FolderNotices:
         self.passed_over(listing.other_names)
         for subfolder in listing.subfolders:
             self.subfolder(subfolder)
+        for name in listing.linked_folders:
+            self.linked_folder(name)
+        for name, error in listing.problems:
+            self.unreadable(name, error)
+        self._unreadable &= {name for name, _ in listing.problems}
         if len(listing.files) >= MANY_FILES and not self._has_many:
             self._has_many = True
             hint = "" if self._disposes else ", or use --delete or --move-to"
@@ -56,6 +65,23 @@ class FolderNotices:
             log.warning(
                 "sub-folders of %s, such as %r, are passed over: to read them, add --recursive.", self._folder, name
             )
+
+    def linked_folder(self, name: str) -> None:
+        """Report a link to a folder."""
+        if not self._has_linked_folder:
+            self._has_linked_folder = True
+            log.warning(
+                "links to folders in %s, such as %r, are not followed: to read such a folder, name it as the source of "
+                "another camera.",
+                self._folder,
+                name,
+            )
+
+    def unreadable(self, name: str, error: OSError) -> None:
+        """Report a file or sub-folder that can't be read now."""
+        if name not in self._unreadable and len(self._unreadable) < _MAX_NAMES:
+            self._unreadable.add(name)
+            log.warning("%r can't be read: %s. Trying again until it can.", str(self._folder / name), error.strerror)
 
     def passed_over(self, names: Iterable[str]) -> None:
         """Report files that are not pictures by their names."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.file_versions import FileVersions
 from shared.errors import BadSetting
 
 log = logging.getLogger(__name__)
@@ -22,12 +24,18 @@ log = logging.getLogger(__name__)
 # Maximum number of names kept that are no longer in the folder; each takes about 100 bytes.
 _MAX_ABSENT = 100_000
 _IN_MEMORY = ":memory:"
+# The lowest byte of an error's code is its kind. These kinds show that a file is not a journal, or is a damaged one.
+_PRIMARY_CODE = 0xFF
+_NO_JOURNAL = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_LARGEST_NUMBER = (1 << 31) - 1  # of user_version, a number in SQLite's header that is the application's
 _SCHEMA = "CREATE TABLE IF NOT EXISTS sent (name BLOB PRIMARY KEY, size_bytes INT, modified_ns INT, inode INT)"
 
 
 def journal_path(state_dir: Path, *, line: str, camera: str, folder: Path) -> Path:
     """The file of a camera's journal for a folder; each camera and folder has a file of its own."""
-    digest = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:12]
+    # A name may contain "_", so the digest covers the names too: otherwise two cameras could have the same file.
+    origin = os.fsencode(f"{line}/{camera}/{os.path.abspath(folder)}")
+    digest = hashlib.sha256(origin).hexdigest()[:12]
     return state_dir / "cameras" / f"{line}_{camera}_{digest}.sqlite"
 
 
@@ -44,9 +52,10 @@ class SentJournal:
         """
         self.path = path
         self._writes = True
+        self._sent = FileVersions()
         self._database = self._open(path)
-        rows = self._database.execute("SELECT name, size_bytes, modified_ns, inode FROM sent ORDER BY rowid")
-        self._sent = {os.fsdecode(name): FileVersion(*version) for name, *version in rows}
+        (number,) = self._database.execute("PRAGMA user_version").fetchone()
+        self.salt = b"%d " % number  # different for every journal
 
     def has(self, file: SentFile) -> bool:
         """Whether this version of the file was sent."""
@@ -56,18 +65,21 @@ class SentJournal:
         """The version of the file that was sent last; None if no version was sent."""
         return self._sent.get(name)
 
+    def name_of(self, version: FileVersion) -> str | None:
+        """The name under which this version was sent; None if it was not, or if inodes can't be trusted."""
+        return self._sent.name_of(version)
+
     def add(self, files: Iterable[SentFile]) -> None:
         """Record that these files were sent."""
         files = list(files)
         for file in files:
-            self._sent.pop(file.name, None)  # so that the files are in the order in which they were sent
-            self._sent[file.name] = file.version
+            self._sent.put(file)
         rows = [(_blob(file.name), *_numbers(file.version)) for file in files]
         self._write("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget files that are gone for good: a file that comes under one of these names later is new."""
-        known = [name for name in names if self._sent.pop(name, None) is not None]
+        known = [name for name in names if self._sent.pop(name) is not None]
         self._write("DELETE FROM sent WHERE name = ?", [(_blob(name),) for name in known])
 
     def forget_oldest(self, present: Collection[str]) -> None:
@@ -93,25 +105,42 @@ class SentJournal:
 
     def _open(self, path: Path | None) -> sqlite3.Connection:
         if path is None:
-            return _connect(_IN_MEMORY)
+            return self._read(_IN_MEMORY)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _connect(str(path))
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise BadSetting(
-                    f"another process sends this folder for the same line and camera (it has {path} open): stop that "
-                    f"process, or give this one another --camera."
-                ) from error
+            try:
+                return self._read(str(path))
+            except sqlite3.DatabaseError as error:
+                code = error.sqlite_errorcode & _PRIMARY_CODE
+                if code == sqlite3.SQLITE_BUSY:
+                    raise BadSetting(
+                        f"another process sends this folder for the same line and camera (it has {path} open): stop "
+                        f"that process, or give this one another --camera."
+                    ) from error
+                if code not in _NO_JOURNAL:
+                    raise
+                return self._replace(path, error)
+        except (OSError, sqlite3.Error) as error:
             return self._without(path, error)
-        except sqlite3.DatabaseError as error:
-            log.warning(
-                "%s is not a journal (%s): it is replaced by an empty one, so files may be sent again", path, error
-            )
-            path.unlink()
-            return _connect(str(path))
-        except OSError as error:
-            return self._without(path, error)
+
+    def _read(self, path: str) -> sqlite3.Connection:
+        database = _connect(path)
+        try:
+            _prepare(database)
+            rows = database.execute("SELECT name, size_bytes, modified_ns, inode FROM sent ORDER BY rowid")
+            for name, *version in rows:
+                self._sent.put(SentFile(os.fsdecode(name), FileVersion(*version)))
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _replace(self, path: Path, error: Exception) -> sqlite3.Connection:
+        log.warning("%s is not a journal (%s): it is replaced by an empty one, so files may be sent again", path, error)
+        self._sent = FileVersions()
+        for end in ("", "-wal", "-shm"):  # a remaining -wal would be applied to the new journal
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        return self._read(str(path))
 
     def _without(self, path: Path, error: Exception) -> sqlite3.Connection:
         log.warning(
@@ -121,7 +150,8 @@ class SentJournal:
             error,
         )
         self.path = None
-        return _connect(_IN_MEMORY)
+        self._sent = FileVersions()
+        return self._read(_IN_MEMORY)
 
 
 def oldest_absent(names: Collection[str], present: Collection[str]) -> list[str]:
@@ -134,7 +164,10 @@ def oldest_absent(names: Collection[str], present: Collection[str]) -> list[str]
 
 def _connect(path: str) -> sqlite3.Connection:
     # The camera may run in another thread than the one that opened its source.
-    database = sqlite3.connect(path, timeout=0, check_same_thread=False)
+    return sqlite3.connect(path, timeout=0, check_same_thread=False)
+
+
+def _prepare(database: sqlite3.Connection) -> None:
     # The lock is held until the database is closed, so that no other process can open it.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     # The journal survives when the process is killed, without an fsync for each change. A power cut may lose the latest
@@ -144,7 +177,10 @@ def _connect(path: str) -> sqlite3.Connection:
     with database:
         database.execute(_SCHEMA)
         database.execute("DELETE FROM sent WHERE name IS NULL")  # takes the lock now rather than with the first file
-    return database
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
+            # Makes the pictures' keys new, so that the server does not ignore what is sent again after the journal was
+            # deleted. SQLite takes no parameters in a PRAGMA.
+            database.execute(f"PRAGMA user_version = {secrets.randbelow(_LARGEST_NUMBER) + 1}")
 
 
 def _blob(name: str) -> bytes:

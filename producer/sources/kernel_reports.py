@@ -13,7 +13,10 @@ from pathlib import Path
 
 from inotify_simple import Event, INotify, flags
 
-_MASK = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.CREATE | flags.DELETE | flags.ONLYDIR
+_MASK = flags.CREATE | flags.CLOSE_WRITE | flags.MOVED_FROM | flags.MOVED_TO | flags.DELETE | flags.ATTRIB
+_GONE = flags.MOVED_FROM | flags.DELETE
+# The two reports of a rename wait together, unless one was read just before the other was written.
+_RENAME_WAIT_MS = 1
 # The system's limit of watches is reached, or that of inotify instances, which count as open files.
 LIMITS_REACHED = (errno.ENOSPC, errno.EMFILE)
 
@@ -23,15 +26,17 @@ class ReportKind(Enum):
 
     APPEARED = auto()  # created, or hard-linked: a writer may be about to fill it
     COMPLETE = auto()  # closed after writing, or renamed to this name
-    REMOVED = auto()
-    RENAMED_AWAY = auto()
-    SUBFOLDER = auto()  # a sub-folder appeared; it is watched if sub-folders are
-    LOST = auto()  # reports were lost because too many waited: only a scan shows which files there are
+    REMOVED = auto()  # deleted, or moved out of the watched folder
+    RENAMED = auto()  # has another name in the watched folder now; a report about that name follows
+    ATTRIBUTES = auto()  # another permission, owner or time
+    SUBFOLDER = auto()  # a sub-folder appeared or became readable; it is watched if sub-folders are
+    SUBFOLDER_REMOVED = auto()  # with all that was in it
+    SCAN_NEEDED = auto()  # reports were lost because too many waited, or the folder's permissions changed
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`name` is the path below the watched folder; empty for LOST."""
+    """`name` is the path below the watched folder; empty for SCAN_NEEDED."""
 
     kind: ReportKind
     name: str = ""
@@ -83,7 +88,16 @@ class KernelReports:
             time.sleep(timeout_s)
             return []
         events = self._notify.read(timeout=round(timeout_s * 1000))
-        return [report for event in events for report in self._reports_of(event)]
+        if events and events[-1].mask & flags.MOVED_FROM:
+            events += self._notify.read(timeout=_RENAME_WAIT_MS)
+        renames = {event.cookie for event in events if event.mask & flags.MOVED_TO}
+        return [
+            report
+            for event in events
+            for report in self._reports_of(
+                event, is_rename=bool(event.mask & flags.MOVED_FROM) and event.cookie in renames
+            )
+        ]
 
     def close(self) -> None:
         """Stop watching."""
@@ -93,28 +107,33 @@ class KernelReports:
         self._folders = {}
         self._watched = None
 
-    def _reports_of(self, event: Event) -> list[Report]:
+    def _reports_of(self, event: Event, *, is_rename: bool) -> list[Report]:
+        """`is_rename`: the event is the first of the two of a rename within the watched folder."""
         if event.mask & flags.Q_OVERFLOW:
-            return [Report(ReportKind.LOST)]
+            return [Report(ReportKind.SCAN_NEEDED)]
         if event.mask & flags.IGNORED:  # follows the removal of a watched folder
             if self._folders.pop(event.wd, None) == "":
                 self._watched = None  # even if a new folder with the same inode has taken its place
             return []
         if event.wd not in self._folders:  # from a folder whose watch has just ended
             return []
+        if not event.name:  # about a watched folder itself; a sub-folder is also reported by the folder that it is in
+            return [] if self._folders[event.wd] else [Report(ReportKind.SCAN_NEEDED)]
         name = os.path.join(self._folders[event.wd], event.name)
         if event.mask & flags.ISDIR:
-            return self._folder_report(name, event.mask)
+            return self._folder_report(name, event.mask, is_rename=is_rename)
         if event.mask & (flags.CLOSE_WRITE | flags.MOVED_TO):
             return [Report(ReportKind.COMPLETE, name)]
         if event.mask & flags.CREATE:
             return [Report(ReportKind.APPEARED, name)]
-        return [Report(ReportKind.REMOVED if event.mask & flags.DELETE else ReportKind.RENAMED_AWAY, name)]
+        if event.mask & flags.ATTRIB:
+            return [Report(ReportKind.ATTRIBUTES, name)]
+        return [Report(ReportKind.RENAMED if is_rename else ReportKind.REMOVED, name)]
 
-    def _folder_report(self, name: str, mask: int) -> list[Report]:
+    def _folder_report(self, name: str, mask: int, *, is_rename: bool) -> list[Report]:
         if self._is_ignored(name):
             return []
-        if mask & (flags.CREATE | flags.MOVED_TO):
+        if not mask & _GONE:
             if self._recursive:
                 self._watch_subfolder(name)
             return [Report(ReportKind.SUBFOLDER, name)]
@@ -124,13 +143,13 @@ class KernelReports:
                 del self._folders[descriptor]
                 with suppress(OSError):  # the kernel has already ended the watch
                     self._notify.rm_watch(descriptor)  # type: ignore[union-attr]  # there are reports only while it is open
-        return []
+        return [] if is_rename else [Report(ReportKind.SUBFOLDER_REMOVED, name)]
 
     def _watch(self, name: str) -> None:
         """Watch a folder, then the folders in it. In this order, a folder that is created meanwhile is not missed."""
         assert self._notify is not None
         path = self._folder / name
-        self._folders[self._notify.add_watch(path, _MASK)] = name
+        self._folders[self._notify.add_watch(path, _MASK | flags.ONLYDIR)] = name
         if not self._recursive:
             return
         with os.scandir(path) as entries:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from producer.sources.base import SourceFrame
 from producer.sources.capture_time import CaptureTimes
-from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.file_version import SentFile
 from producer.sources.picture_files import looks_whole
 
 _FRAME_ID_CHARS = 256  # maximum length of an ImageJob's frame_id
@@ -25,7 +25,7 @@ class PictureReader:
         max_image_bytes: int,
         capture_times: CaptureTimes,
         max_age_s: float | None = None,
-        trust_inode: bool = True,
+        salt: bytes = b"",
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -34,23 +34,23 @@ class PictureReader:
             max_image_bytes: of a larger file, only this many bytes plus one are read, so that the camera refuses it.
             capture_times: tells when a picture was taken.
             max_age_s: a picture taken longer ago is not read, and its frame is `too_old`; None: no picture is too old.
-            trust_inode: as in `FileVersion.of`.
+            salt: begins the key of each frame.
             wall_clock: UTC epoch seconds.
         """
         self._folder = folder
         self._max_image_bytes = max_image_bytes
         self._capture_times = capture_times
         self._max_age_s = max_age_s
-        self._trust_inode = trust_inode
+        self._salt = salt
         self._wall_clock = wall_clock
 
     def read(self, file: SentFile, *, as_it_is: bool) -> SourceFrame | None:
         """Return the frame of this version of a file; None if the file has changed, or is not a whole picture.
 
-        With `as_it_is`, the picture need not be whole, and a file that can't be read gives a frame with a `problem`.
+        With `as_it_is`, the picture need not be whole.
 
         Raises:
-            FileNotFoundError: the file is gone.
+            OSError: the file can't be read; FileNotFoundError if it is gone.
         """
         now = self._wall_clock()
         captured_at = self._capture_times.captured_at(file.name, file.version.modified_ns, now)
@@ -58,18 +58,20 @@ class PictureReader:
             return self._frame(file, problem="its name has no time of the form that --stamp-pattern gives")
         if self._max_age_s is not None and now - captured_at > self._max_age_s:
             return self._frame(file, captured_at=captured_at, too_old=True)
-        try:
-            with (self._folder / file.name).open("rb") as opened:
-                data = opened.read(self._max_image_bytes + 1)
-                version = FileVersion.of(os.fstat(opened.fileno()), trust_inode=self._trust_inode)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            return self._frame(file, problem=f"can't be read: {error.strerror}") if as_it_is else None
-        is_whole = as_it_is or len(data) > self._max_image_bytes or looks_whole(data)
-        if version != file.version or not is_whole:
+        with (self._folder / file.name).open("rb") as opened:
+            data = opened.read(self._max_image_bytes + 1)
+            has_changed = not file.version.is_of(os.fstat(opened.fileno()))
+        if has_changed or not (as_it_is or self.is_whole(data)):
             return None
         return self._frame(file, data=data, captured_at=captured_at)
+
+    def is_whole(self, data: bytes) -> bool:
+        """Whether these bytes need no more time: a picture up to its end, or more than may be sent."""
+        return len(data) > self._max_image_bytes or looks_whole(data)
+
+    def unreadable(self, file: SentFile, error: OSError) -> SourceFrame:
+        """The frame of a file that can't be read."""
+        return self._frame(file, problem=f"can't be read: {error.strerror}")
 
     def _frame(
         self,
@@ -81,7 +83,10 @@ class PictureReader:
         too_old: bool = False,
     ) -> SourceFrame:
         name = printable(file.name)
-        return SourceFrame(name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file)
+        key = self._salt + file.key
+        return SourceFrame(
+            name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file, picture_key=key
+        )
 
 
 def printable(name: str) -> str:

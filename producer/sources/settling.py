@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from producer.sources.file_version import FileVersion
 
+# A file that was just changed counts as complete once it has not changed for this long.
+SETTLE_S = 1.0
 # An empty file is assumed to be about to be written, and is waited for this long.
 SETTLE_EMPTY_S = 10.0
 
@@ -29,8 +31,8 @@ class SettlingFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._unsettled
 
-    def wait_for(self, name: str, version: FileVersion | None, *, since: float, settle_s: float) -> None:
-        """Wait for this file, which is unchanged since the time `since`."""
+    def wait_for(self, name: str, version: FileVersion | None, *, since: float, settle_s: float = SETTLE_S) -> None:
+        """Wait for this file, which is unchanged since the time `since`, until it has been so for `settle_s`."""
         self._unsettled[name] = _Unsettled(version, since, settle_s)
 
     def drop(self, name: str) -> None:
@@ -54,7 +56,7 @@ class SettlingFiles:
             if version is None:
                 del self._unsettled[name]
             elif version != waiting.version:
-                self._unsettled[name] = _Unsettled(version, now, waiting.settle_s)
+                self._unsettled[name] = _Unsettled(version, now, SETTLE_S)
             elif now - waiting.since >= max(waiting.settle_s, 0.0 if version.size_bytes else SETTLE_EMPTY_S):
                 del self._unsettled[name]
                 settled.append((name, now - waiting.since))

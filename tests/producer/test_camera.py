@@ -11,7 +11,6 @@ import redis
 
 from producer.camera import Camera, _Schedule
 from producer.sources.base import SourceFrame
-from producer.sources.file_version import FileVersion, SentFile
 from producer.submit import CHUNK_JOBS, LineProducer
 from shared import keys
 from shared.errors import BadSetting
@@ -202,13 +201,12 @@ def test_what_is_too_old_is_sent_so_that_it_expires_if_asked_for(
     assert [job["deadline_at"] for job in jobs] == [1_699_999_942.0, None]
 
 
-def test_the_same_version_of_a_file_is_the_same_job_and_another_is_another(
+def test_the_same_picture_of_a_file_is_the_same_job_and_another_is_another(
     client: redis.Redis, settings: Settings
 ) -> None:
     """A camera that is killed before it records a sent file sends the file again; the server ignores the job."""
-    files = [SentFile("a.jpg", FileVersion(1, 2, inode)) for inode in (3, 3, 4)]
-    for file in files:
-        special = {0: SourceFrame("a.jpg", "a.jpg", jpeg(), file=file)}
+    for key in (b"a.jpg 1", b"a.jpg 1", b"a.jpg 2"):
+        special = {0: SourceFrame("a.jpg", "a.jpg", jpeg(), picture_key=key)}
         assert Camera(options(count=1), Frames(special), LineProducer(settings)).run().accepted == 1
     assert client.llen(keys.rq_queue("live")) == 2
     Camera(options(count=1, camera="camera-2"), Frames(special), LineProducer(settings)).run()

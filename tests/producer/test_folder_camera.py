@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import urllib.request
@@ -87,6 +88,22 @@ def test_two_cameras_on_one_folder_each_send_all_of_it(
     assert Counter((job["camera"], job["frame_id"]) for job in queued(client)) == {
         (camera, f"{number}.jpg"): 1 for camera in ("camera-1", "camera-2") for number in range(3)
     }
+
+
+def test_files_that_are_sent_again_on_purpose_are_new_jobs(
+    settings: Settings, client: redis.Redis, folder: Path, tmp_path: Path
+) -> None:
+    """A copy with the same time under the same name, and everything after the journal was deleted."""
+    original = write(tmp_path / "original.jpg", age_s=60)
+    once = command(folder, "--count", "1")
+    for number in range(3):
+        if number < 2:
+            (folder / "a.jpg").unlink(missing_ok=True)
+            shutil.copy2(original, folder / "a.jpg")
+        else:
+            shutil.rmtree(settings.state_path / "cameras")
+        assert sortline(*once, "--delete" if number == 0 else "--recursive", settings=settings).returncode == 0
+        assert frame_ids(client) == ["a.jpg"] * (number + 1)
 
 
 def test_a_second_process_of_the_same_camera_is_refused(

@@ -115,11 +115,12 @@ def test_a_file_that_has_changed_since_it_was_read_stays(folder: Path, tmp_path:
     assert (folder / "latest.jpg").read_bytes() == PICTURES[1]
 
 
-def test_a_file_that_is_gone_counts_as_disposed_of(folder: Path) -> None:
+def test_a_file_that_is_gone_is_no_failure(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(folder / "a.jpg")
     file = sent(folder, "a.jpg")
     (folder / "a.jpg").unlink()
-    assert Disposal(folder).dispose(file)
+    assert not Disposal(folder).dispose(file)
+    assert caplog.text == ""
 
 
 def test_a_disposal_that_can_not_work_is_refused_at_the_start(

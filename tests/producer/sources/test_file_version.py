@@ -55,10 +55,19 @@ def test_a_version_is_size_time_and_inode_if_that_can_be_trusted(tmp_path: Path)
     assert FileVersion.of(stat, trust_inode=False).inode == 0
 
 
+def test_a_change_of_permissions_is_no_new_version(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jpg")
+    versions = [FileVersion.of(path.stat(), trust_inode=trusted) for trusted in (True, False)]
+    path.chmod(0o600)
+    assert all(version.is_of(path.stat()) for version in versions)
+    write(path, modified_ns=path.stat().st_mtime_ns)
+    assert [version.is_of(path.stat()) for version in versions] == [False, True]
+
+
 def test_the_keys_of_different_files_and_versions_differ() -> None:
     files = [
         SentFile(name, FileVersion(*numbers))
         for name in ("a.jpg", "2 a.jpg")
-        for numbers in ((1, 2, 3), (1, 2, 32), (12, 3, 3), (1, 23, 3))
+        for numbers in ((1, 2, 3), (1, 2, 32), (12, 3, 3), (1, 23, 3), (1, 2, 3, 4))
     ]
     assert len({file.key for file in files}) == len(files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from pathlib import Path
@@ -285,26 +284,6 @@ def test_of_a_large_file_only_enough_to_refuse_it_is_read(folder: Path, make_sou
     assert len(frame.data) == 1001
 
 
-def test_a_file_that_can_not_be_read_is_tried_again_and_then_reported(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(folder / "a.jpg")
-    source = ShareSource(folder)
-    opened = Path.open
-
-    def fails(self: Path, *arguments: object, **options: object) -> object:
-        if self == path:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(self, *arguments, **options)  # type: ignore[call-overload]
-
-    with monkeypatch.context() as locked:
-        locked.setattr(Path, "open", fails)
-        assert source.take(1, 1.9) == []
-        (frame,) = source.take(1, 5.0)
-    assert frame.problem == "can't be read: Permission denied"
-    assert source.take(1, 5.0) == []
-
-
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -335,7 +314,7 @@ def test_the_number_of_remembered_files_that_are_gone_is_bounded(folder: Path, m
         path.unlink()
         assert source.take(10, 2.0) == []
     assert len(source._journal._sent) <= 3
-    assert len(source._handed_out) <= 3
+    assert len(source._memory._broken) <= 3
 
 
 def test_a_description_says_what_is_read_and_where_its_times_come_from(

@@ -172,7 +172,7 @@ def test_after_lost_reports_a_scan_finds_the_files(
     read = KernelReports.read
 
     def overflows(reports: KernelReports, timeout_s: float) -> list[Report]:
-        return [Report(ReportKind.LOST)] if read(reports, timeout_s) else []
+        return [Report(ReportKind.SCAN_NEEDED)] if read(reports, timeout_s) else []
 
     with monkeypatch.context() as lost:
         lost.setattr(KernelReports, "read", overflows)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,8 +74,9 @@ def test_two_processes_of_one_camera_do_not_share_a_journal(tmp_path: Path) -> N
 def test_each_camera_and_folder_has_a_journal_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     keys = [("l-1", "c-1", "a"), ("l-1", "c-2", "a"), ("l-2", "c-1", "a"), ("l-1", "c-1", "b")]
+    keys += [("l_1", "c", "a"), ("l", "1_c", "a")]
     paths = {journal_path(Path("state"), line=line, camera=camera, folder=Path(name)) for line, camera, name in keys}
-    assert len(paths) == 4
+    assert len(paths) == len(keys)
     assert {path.parent for path in paths} == {Path("state/cameras")}
     relative, absolute = (
         journal_path(Path("s"), line="l", camera="c", folder=it) for it in (Path("a"), tmp_path / "a")
@@ -103,15 +108,65 @@ def test_a_folder_that_can_not_be_written_causes_a_warning(tmp_path: Path, caplo
     journal.close()
 
 
-def test_a_file_that_is_not_a_journal_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "journal").write_bytes(b"something else, and long enough to be read as a header of a database" * 50)
-    journal = SentJournal(tmp_path / "journal")
+def _damage_header(path: Path) -> None:
+    path.write_bytes(b"something else, and long enough to be read as a header of a database" * 50)
+
+
+def _damage_rows(path: Path) -> None:
+    pages = bytearray(path.read_bytes())
+    pages[8192:-4096] = b"\xaa" * len(pages[8192:-4096])
+    path.write_bytes(pages)
+
+
+def _replace_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE sent")
+        database.execute("CREATE TABLE sent (other)")
+
+
+@pytest.mark.parametrize("damage", [_damage_header, _damage_rows, _replace_table])
+def test_a_file_that_is_no_intact_journal_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "journal"
+    first = SentJournal(path)
+    first.add([sent(f"{n:0200}.jpg") for n in range(1000)])
+    first.close()
+    damage(path)
+    journal = SentJournal(path)
     assert "is not a journal" in caplog.text
+    assert journal.path == path
     journal.add([sent("a.jpg")])
     journal.close()
-    again = SentJournal(tmp_path / "journal")
+    again = SentJournal(path)
     assert again.has(sent("a.jpg"))
+    assert not again.has(sent(f"{0:0200}.jpg"))
     again.close()
+
+
+def test_a_damaged_journal_that_can_not_be_replaced_causes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _damage_header(tmp_path / "journal")
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fails)
+    journal = SentJournal(tmp_path / "journal")
+    assert journal.path is None
+    assert "Set state_dir to a folder that is writable" in caplog.text
+    journal.close()
+
+
+def test_each_new_journal_has_a_salt_of_its_own(tmp_path: Path) -> None:
+    """Otherwise the server would ignore what is sent again after a journal was deleted."""
+    salts = []
+    for name in ("a", "a", "b"):
+        journal = SentJournal(tmp_path / name)
+        salts.append(journal.salt)
+        journal.close()
+    assert salts[0] == salts[1] != salts[2]
 
 
 def test_a_full_disk_causes_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,7 +34,7 @@ def test_each_kind_of_report_is_recognized(tmp_path: Path, reports: KernelReport
     assert reports.read(0.0) == [
         Report(ReportKind.APPEARED, "a\n.jpg"),
         Report(ReportKind.COMPLETE, "a\n.jpg"),
-        Report(ReportKind.RENAMED_AWAY, "a\n.jpg"),
+        Report(ReportKind.RENAMED, "a\n.jpg"),
         Report(ReportKind.COMPLETE, "below/b.jpg"),
         Report(ReportKind.REMOVED, "below/b.jpg"),
         Report(ReportKind.SUBFOLDER, "new"),
@@ -45,12 +45,49 @@ def test_each_kind_of_report_is_recognized(tmp_path: Path, reports: KernelReport
     assert reports.read(0.0) == []
 
 
+def test_a_file_that_is_moved_out_of_the_folder_is_removed_from_it(tmp_path: Path, reports: KernelReports) -> None:
+    folder = tmp_path / "images"
+    write(folder / "a.jpg")
+    (folder / "a.jpg").rename(tmp_path / "a.jpg")
+    (folder / "below").rename(tmp_path / "below")
+    assert reports.read(0.0)[-2:] == [
+        Report(ReportKind.REMOVED, "a.jpg"),
+        Report(ReportKind.SUBFOLDER_REMOVED, "below"),
+    ]
+
+
+def test_the_two_events_of_a_rename_may_come_apart(
+    tmp_path: Path, reports: KernelReports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "images" / "a.jpg")
+    (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "b.jpg")
+    assert reports._notify is not None
+    *first, last = reports._notify.read(timeout=0)
+    answers = [first, [last]]
+    monkeypatch.setattr(reports._notify, "read", lambda timeout: answers.pop(0))
+    assert reports.read(0.0)[-2:] == [Report(ReportKind.RENAMED, "a.jpg"), Report(ReportKind.COMPLETE, "b.jpg")]
+
+
+def test_changes_of_permissions_are_reported(tmp_path: Path, reports: KernelReports) -> None:
+    """A sub-folder that has become readable is watched from now on."""
+    folder = tmp_path / "images"
+    write(folder / "a.jpg")
+    reports.read(0.0)
+    for path in (folder / "a.jpg", folder / "below", folder):
+        path.chmod(0o700)
+    assert reports.read(0.0) == [
+        Report(ReportKind.ATTRIBUTES, "a.jpg"),
+        Report(ReportKind.SUBFOLDER, "below"),
+        Report(ReportKind.SCAN_NEEDED),
+    ]
+
+
 def test_lost_reports_are_reported(tmp_path: Path, reports: KernelReports) -> None:
     names = [tmp_path / "images" / name for name in ("a.jpg", "b.jpg")]
     write(names[0])
     for number in range(int(MAX_QUEUED.read_text()) // 2 + 1):  # each is two reports
         names[number % 2].rename(names[1 - number % 2])
-    assert Report(ReportKind.LOST) in reports.read(0.0)
+    assert Report(ReportKind.SCAN_NEEDED) in reports.read(0.0)
     assert reports.read(0.0) == []
 
 

@@ -1,0 +1,127 @@
+"""Remembers which files of a folder were handed out or sent. Called by the folder source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.file_versions import FileVersions
+from producer.sources.journal import SentJournal, oldest_absent
+
+
+class FileMemory:
+    """Tells a new picture from one that was handed out or sent before.
+
+    Sent files are in the journal. The other files that were handed out are forgotten when the process ends: those that
+    wait for the server, were refused or too old, are broken, or can't be read.
+    """
+
+    def __init__(self, journal: SentJournal, version_of: Callable[[str], FileVersion | None]) -> None:
+        """
+        Args:
+            journal: the files that were sent.
+            version_of: returns a file's version; None if the file is gone. May raise OSError.
+        """
+        self._journal = journal
+        self._version_of = version_of
+        self._handed_out = FileVersions()
+        self._broken: dict[str, FileVersion] = {}
+        self._unreadable: dict[str, FileVersion] = {}
+
+    def recognizes(self, file: SentFile) -> bool:
+        """Whether this picture was handed out or sent, perhaps under another name or with a later time.
+
+        A broken file is recognized only while it does not change at all: a copy may get the time of its original when
+        it is complete.
+        """
+        if self._broken.get(file.name) == file.version:
+            return True
+        handed_out = self._handed_out.get(file.name)
+        known = handed_out or self._journal.version(file.name)
+        if known == file.version or self._follow_rename(file):
+            return True
+        if known is None or not file.version.is_restored(known):
+            return False
+        if handed_out is None:
+            self._journal.add([file])
+        else:
+            self._handed_out.put(file)
+        return True
+
+    def was_sent(self, file: SentFile) -> bool:
+        """Whether this version was accepted by the queue."""
+        return self._journal.has(file)
+
+    def hand_out(self, file: SentFile, *, is_broken: bool) -> None:
+        """Remember a file that is handed out; `is_broken` if it is not a whole picture."""
+        self._unreadable.pop(file.name, None)
+        if is_broken:
+            self._broken[file.name] = file.version
+        else:
+            self._broken.pop(file.name, None)
+            self._handed_out.put(file)
+
+    def accept(self, files: Iterable[SentFile]) -> list[SentFile]:
+        """Record files as sent; returns them, with their new names if they were renamed meanwhile."""
+        files = [self._renamed(file) for file in files]
+        self._journal.add(files)
+        for file in files:
+            if self._handed_out.get(file.name) == file.version:
+                self._handed_out.pop(file.name)
+        return files
+
+    def note_unreadable(self, file: SentFile) -> bool:
+        """Remember a file that can't be read, so that it is tried again; returns whether this is new."""
+        is_new = self._unreadable.get(file.name) != file.version
+        self._unreadable[file.name] = file.version
+        return is_new
+
+    def is_unreadable(self, name: str) -> bool:
+        """Whether a file of this name could not be read when it was tried last."""
+        return name in self._unreadable
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Forget files that are gone for good: a file that comes under one of these names later is new."""
+        for name in names:
+            self._handed_out.pop(name)
+            self._broken.pop(name, None)
+            self._unreadable.pop(name, None)
+        # In one transaction: a clean-up may remove thousands of files.
+        self._journal.forget(names)
+
+    def forget_oldest(self, present: Collection[str]) -> None:
+        """Limit how many files are remembered that are not in the folder (`present`)."""
+        for names in (self._handed_out, self._broken, self._unreadable):
+            for name in oldest_absent(names, present):
+                names.pop(name)
+        self._journal.forget_oldest(present)
+
+    def _follow_rename(self, file: SentFile) -> bool:
+        """Whether this is a known picture under a new name; if so, it is known under this name from now on.
+
+        Some cameras write `tmp_1.jpg`, and then rename it to `1.jpg`; others rename the folder of a day. If the former
+        name still has this version, the two are hard links, and count as two pictures.
+        """
+        in_flight, sent = self._handed_out.name_of(file.version), self._journal.name_of(file.version)
+        former = in_flight or sent
+        if former is None or self._still_has(former, file.version):
+            return False
+        if in_flight is not None:
+            self._handed_out.pop(in_flight)
+            self._handed_out.put(file)
+        else:
+            self._journal.forget([former])
+            self._journal.add([file])
+        return True
+
+    def _still_has(self, name: str, version: FileVersion) -> bool:
+        try:
+            return self._version_of(name) == version
+        except OSError:
+            return True
+
+    def _renamed(self, file: SentFile) -> SentFile:
+        """A file that is in flight, under the name that it was last seen with."""
+        if self._handed_out.get(file.name) == file.version:
+            return file
+        return SentFile(self._handed_out.name_of(file.version) or file.name, file.version)
