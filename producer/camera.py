@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from producer.camera_log import DropLog, OutageLog
 from producer.metrics import SUBMITTED, SubmitOutcome
@@ -76,7 +76,8 @@ class CameraSummary:
 class _Prepared:
     """A usable frame, and the job that it is sent as."""
 
-    frame: SourceFrame
+    source_frame: SourceFrame
+    frame: Frame
     captured_at: float
     job: PreparedJob
 
@@ -177,7 +178,7 @@ class Camera:
                 self._reject(source_frame.name, source_frame.problem)
                 continue
             if source_frame.too_old:
-                self._drop_too_old([source_frame.name])
+                self._drop_too_old([source_frame.name], source_frame.captured_at)
                 continue
             captured_at = self._wall_clock() if source_frame.captured_at is None else source_frame.captured_at
             frame = self._frame(source_frame, number=number, captured_at=captured_at)
@@ -186,24 +187,27 @@ class Camera:
             except BadInput as error:
                 self._reject(source_frame.name, str(error))
             else:
-                prepared.append(_Prepared(source_frame, captured_at, job))
+                prepared.append(_Prepared(source_frame, frame, captured_at, job))
         return prepared
 
     def _frame(self, source_frame: SourceFrame, *, number: int, captured_at: float) -> Frame:
         options = self._options
-        deadline_ms = options.deadline_ms
-        if options.expire_too_old and options.max_age_s is not None and self._is_too_old(captured_at):
-            deadline_ms = min(deadline_ms or math.inf, options.max_age_s * 1000)
-        return Frame(
+        frame = Frame(
             data=source_frame.data,
             line=options.line,
             camera=options.camera,
             frame_id=source_frame.frame_id,
             encoder_count=None if options.encoder_per_frame is None else number * options.encoder_per_frame,
             captured_at=captured_at,
-            deadline_ms=deadline_ms,
+            deadline_ms=options.deadline_ms,
             queue=options.queue,
         )
+        return self._expired(frame) if self._is_too_old(captured_at) and options.expire_too_old else frame
+
+    def _expired(self, frame: Frame) -> Frame:
+        """The frame of a picture that is too old, with a deadline that is past."""
+        assert self._options.max_age_s is not None
+        return replace(frame, deadline_ms=min(frame.deadline_ms or math.inf, self._options.max_age_s * 1000))
 
     def _job_id(self, source_frame: SourceFrame) -> str | None:
         """The job id for this picture of a file; None for a frame that is not from a file.
@@ -220,9 +224,12 @@ class Camera:
         max_age_s = self._options.max_age_s
         return max_age_s is not None and self._wall_clock() - captured_at > max_age_s
 
-    def _drop_too_old(self, names: Sequence[str]) -> None:
+    def _drop_too_old(self, names: Sequence[str], last_captured_at: float | None) -> None:
         self._count(SubmitOutcome.TOO_OLD, len(names))
-        self._too_old.add(names, f"captured more than {self._options.max_age_s:g} s ago (--max-age)")
+        reason = f"captured more than {self._options.max_age_s:g} s ago (--max-age)"
+        if last_captured_at is not None:  # shows when a clock or time zone is wrong
+            reason += f", the last one {self._wall_clock() - last_captured_at:,.1f} s ago"
+        self._too_old.add(names, reason)
 
     def _reject(self, name: str, reason: str) -> None:
         self._count(SubmitOutcome.REJECTED, 1)
@@ -238,7 +245,7 @@ class Camera:
             except QueueFull as error:
                 accepted = set(error.accepted)
                 self._accept([one for one in prepared if one.job.job_id in accepted])
-                refused = [one.frame.name for one in prepared if one.job.job_id not in accepted]
+                refused = [one.source_frame.name for one in prepared if one.job.job_id not in accepted]
                 self._count(SubmitOutcome.REFUSED_FULL, len(refused))
                 self._dropped.add(refused, str(error))
             except RedisUnavailable as error:
@@ -255,22 +262,30 @@ class Camera:
             return
 
     def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
-        """Return the frames that are not too old yet. Counts the others, and the frames that the belt carried past."""
+        """Return the frames to send now. Counts those that were missed or have become too old meanwhile."""
         self._count_missed()
         self._on_progress(self.summary())
-        too_old = [] if self._options.expire_too_old else [one for one in prepared if self._is_too_old(one.captured_at)]
-        if too_old:
-            self._drop_too_old([one.frame.name for one in too_old])
-            self._flush_logs()
+        too_old = [one for one in prepared if self._is_too_old(one.captured_at)]
+        if not too_old:
+            return prepared
+        if self._options.expire_too_old:
+            return [self._to_expire(one) if self._is_too_old(one.captured_at) else one for one in prepared]
+        self._drop_too_old([one.source_frame.name for one in too_old], too_old[-1].captured_at)
+        self._flush_logs()
         return [one for one in prepared if one not in too_old]
+
+    def _to_expire(self, prepared: _Prepared) -> _Prepared:
+        """The same job with a deadline that is past."""
+        frame = self._expired(prepared.frame)
+        return replace(prepared, frame=frame, job=self._producer.prepare(frame, job_id=prepared.job.job_id))
 
     def _accept(self, prepared: Sequence[_Prepared]) -> None:
         self._count(SubmitOutcome.ACCEPTED, len(prepared))
-        self._source.accepted([one.frame for one in prepared])
+        self._source.accepted([one.source_frame for one in prepared])
 
     def _give_up(self, prepared: Sequence[_Prepared], reason: str) -> None:
         self._count(SubmitOutcome.UNSENT, len(prepared))
-        names = ", ".join(one.frame.name for one in prepared)
+        names = ", ".join(one.source_frame.name for one in prepared)
         log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
 
     def _count_missed(self) -> None:

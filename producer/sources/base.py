@@ -94,11 +94,14 @@ def folder_of(source: str) -> Path:
         BadSetting: `source` is not a folder. The message says what can be used.
     """
     path = Path(source)
-    if "://" in source or path.is_file():
-        raise BadSetting(
-            f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
-            f"or {SIMULATED!r}."
-        )
-    if not path.is_dir():
-        raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")
-    return path
+    try:
+        if "://" in source or path.is_file():
+            raise BadSetting(
+                f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
+                f"or {SIMULATED!r}."
+            )
+        if source and path.is_dir():  # the path of an empty text is the current folder
+            return path
+    except OSError as error:  # e.g. a folder above it may not be read
+        raise BadSetting(f"source {source!r} can't be read: {error.strerror}.") from error
+    raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")

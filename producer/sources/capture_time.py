@@ -30,7 +30,7 @@ _EXAMPLE = "e.g. %Y%m%d_%H%M%S_%f, or %s for epoch seconds"
 class StampPattern:
     """The form of a time stamp in a file's name, in the directives of strftime. It may be anywhere in the name.
 
-    Without `%z`, the stamp is in this machine's time zone. `%f` is a fraction of a second with any number of digits.
+    Without `%z`, the stamp is in this machine's time zone. `%f` is a fraction of a second with up to nine digits.
     """
 
     def __init__(self, text: str) -> None:
@@ -52,11 +52,17 @@ class StampPattern:
         # With a lookahead, finditer tries every position in the name: the first digits may be the camera's number.
         self._stamp = re.compile(f"(?={''.join(_DIRECTIVES.get(part) or re.escape(part) for part in parts)})")
 
-    def read(self, name: str) -> float | None:
-        """Return the stamp in UTC epoch seconds; None if the name has no stamp."""
+    def read(self, name: str, *, modified_at: float) -> float | None:
+        """Return the stamp in UTC epoch seconds; None if the name has no stamp.
+
+        Args:
+            name: of the file.
+            modified_at: when the file was last modified, UTC epoch seconds. It decides between the two times that a
+                stamp may mean in the hour that comes twice when daylight saving time ends.
+        """
         for match in self._stamp.finditer(name):
             try:
-                return _seconds(match.groupdict())
+                return _seconds(match.groupdict(), modified_at=modified_at)
             except (ValueError, OverflowError):  # e.g. the 31st of February
                 continue
         return None
@@ -79,7 +85,8 @@ class CaptureTimes:
 
     def captured_at(self, name: str, modified_ns: int, now: float) -> float | None:
         """Return UTC epoch seconds; None if there is a pattern and the name has no such stamp."""
-        at = modified_ns / 1e9 if self._pattern is None else self._pattern.read(name)
+        modified_at = modified_ns / 1e9
+        at = modified_at if self._pattern is None else self._pattern.read(name, modified_at=modified_at)
         if at is None:
             return None
         if now < at <= now + self._tolerance_s:
@@ -103,7 +110,7 @@ class CaptureTimes:
             self._warned = True
 
 
-def _seconds(stamp: dict[str, str | None]) -> float:
+def _seconds(stamp: dict[str, str | None], *, modified_at: float) -> float:
     fraction = float(f"0.{stamp.get('f') or 0}")
     if stamp.get("s"):
         return int(str(stamp["s"])) + fraction
@@ -111,4 +118,6 @@ def _seconds(stamp: dict[str, str | None]) -> float:
     zone = stamp.get("z")
     if zone is not None:
         at = at.replace(tzinfo=UTC if zone == "Z" else datetime.strptime(zone.replace(":", ""), "%z").tzinfo)
-    return at.timestamp() + fraction
+        return at.timestamp() + fraction
+    meanings = (at.replace(fold=fold).timestamp() + fraction for fold in (0, 1))
+    return min(meanings, key=lambda seconds: abs(seconds - modified_at))

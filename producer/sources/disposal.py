@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from errno import EXDEV
 from pathlib import Path
 
-from producer.sources.file_version import SentFile
+from producer.sources.file_version import FileVersion, SentFile
 from shared.errors import BadSetting
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,9 @@ class Disposal:
         try:
             if not file.version.is_of(path.stat()):
                 return False  # a new picture under the same name
-            if self._move_to is None:
-                path.unlink()
-            else:
-                _move(path, self._move_to / file.name)
+            if self._move_to is not None:
+                return _move(path, self._move_to / file.name, file.version)
+            path.unlink()
         except FileNotFoundError:
             return False  # removed, or renamed: then it is disposed of under its new name
         except OSError as error:
@@ -73,8 +72,11 @@ class Disposal:
         return True
 
 
-def _move(path: Path, target: Path) -> None:
-    """Move a file, also to another file system. Never overwrites another file."""
+def _move(path: Path, target: Path, version: FileVersion) -> bool:
+    """Move a file, also to another file system; returns False if a new picture has taken its place meanwhile.
+
+    Never overwrites another file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     place = _reserve(target, path.stat().st_mtime_ns)
     try:
@@ -84,11 +86,25 @@ def _move(path: Path, target: Path) -> None:
             if error.errno != EXDEV:
                 raise
             _copy(path, place)
-            path.unlink()
+            if version.is_of(path.stat()):
+                path.unlink()
+                return True
+            place.unlink()
+            return False
     except OSError:
         with suppress(OSError):  # remove the reserved file, and the copy in it if there is one
             place.unlink()
         raise
+    return version.is_of(place.stat()) or _put_back(path, place)
+
+
+def _put_back(path: Path, place: Path) -> bool:
+    """Move a new picture, which was moved before it was sent, back to its name, unless a newer one has the name."""
+    with suppress(OSError):
+        os.link(place, path)  # unlike a rename, this never overwrites
+        place.unlink()
+        return False
+    return True
 
 
 def _copy(path: Path, place: Path) -> None:

@@ -201,6 +201,25 @@ def test_what_is_too_old_is_sent_so_that_it_expires_if_asked_for(
     assert [job["deadline_at"] for job in jobs] == [1_699_999_942.0, None]
 
 
+def test_what_gets_too_old_during_an_outage_expires_if_asked_for(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a deadline of its own, the picture would be sorted as if it were new."""
+    change = {"count": 1, "max_age_s": 4.5, "expire_too_old": True}
+    camera, _ = stalled_camera(monkeypatch, settings, frames_of_ages(0.0), failures=6, **change)
+    assert camera.run().accepted == 1
+    (job,) = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert job["deadline_at"] == 1_700_000_004.5
+
+
+def test_the_log_tells_how_old_the_pictures_are(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong clock or time zone shows: all pictures are an hour old."""
+    now = 1_700_000_000.0
+    special = {0: SourceFrame(0, "frame 0", too_old=True, captured_at=now - 3600.2)}
+    Camera(options(count=1, max_age_s=2.0), Frames(special), LineProducer(settings), wall_clock=lambda: now).run()
+    assert "captured more than 2 s ago (--max-age), the last one 3,600.2 s ago" in caplog.text
+
+
 def test_the_same_picture_of_a_file_is_the_same_job_and_another_is_another(
     client: redis.Redis, settings: Settings
 ) -> None:

@@ -44,12 +44,21 @@ def plant_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_a_stamp_is_found_in_the_name(pattern: str, name: str, expected: float) -> None:
-    assert StampPattern(pattern).read(name) == pytest.approx(expected, abs=1e-6)
+    assert StampPattern(pattern).read(name, modified_at=AT) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("later_s", [0, 3600])
+def test_in_the_hour_that_comes_twice_the_time_of_the_file_decides(later_s: int) -> None:
+    """Otherwise all pictures of that hour would be an hour old, or in the future."""
+    first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp()  # 2:30, an hour before the clocks go back
+    times = CaptureTimes(pattern=StampPattern("%Y%m%d_%H%M%S"))
+    modified_at = first + later_s + 0.5
+    assert times.captured_at("20261025_023000.jpg", int(modified_at * 1e9), modified_at) == first + later_s
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "20261326_111530.jpg", "2026112_111530.jpg", os.fsdecode(b"\xff\n.jpg")])
 def test_a_name_without_a_stamp_has_no_time(name: str) -> None:
-    assert StampPattern("%Y%m%d_%H%M%S").read(name) is None
+    assert StampPattern("%Y%m%d_%H%M%S").read(name, modified_at=AT) is None
     assert CaptureTimes(pattern=StampPattern("%s")).captured_at(name, 0, AT) is None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.sources import disposal as disposal_module
 from producer.sources.disposal import Disposal
 from producer.sources.file_version import FileVersion, SentFile
 from shared.errors import BadSetting
@@ -113,6 +114,37 @@ def test_a_file_that_has_changed_since_it_was_read_stays(folder: Path, tmp_path:
     assert not Disposal(folder).dispose(file)
     assert not moving(folder, tmp_path / "done").dispose(file)
     assert (folder / "latest.jpg").read_bytes() == PICTURES[1]
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+@pytest.mark.parametrize("at_last", [False, True])
+def test_a_picture_that_is_written_while_the_one_before_is_moved_is_not_lost(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_disk: bool, at_last: bool
+) -> None:
+    """`at_last`: a third one has the name when the second would be put back. It is not overwritten."""
+    disposal = moving(folder, tmp_path / "done")
+    write(folder / "latest.jpg")
+    file = sent(folder, "latest.jpg")
+    if other_disk:
+        _forbid_renames_between(folder, tmp_path / "done", monkeypatch)
+    reserve = disposal_module._reserve
+    stat = FileVersion.is_of
+
+    def reserved(target: Path, modified_ns: int) -> Path:
+        write(folder / "latest.jpg", PICTURES[1])
+        return reserve(target, modified_ns)
+
+    def checked(version: FileVersion, found: os.stat_result) -> bool:
+        if found.st_size and at_last and not stat(version, found):
+            write(folder / "latest.jpg", PICTURES[2])
+        return stat(version, found)
+
+    monkeypatch.setattr(disposal_module, "_reserve", reserved)
+    monkeypatch.setattr(FileVersion, "is_of", checked)
+    disposal.dispose(file)
+    assert (folder / "latest.jpg").read_bytes() == PICTURES[2 if at_last else 1]
+    kept = [path.read_bytes() for path in (tmp_path / "done").iterdir()]
+    assert kept == ([PICTURES[1]] if at_last and not other_disk else [])
 
 
 def test_a_file_that_is_gone_is_no_failure(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -357,4 +357,8 @@ def test_only_folders_are_taken(folder: Path) -> None:
         folder_of(str(folder / "a.mp4"))
     with pytest.raises(BadSetting, match="neither 'simulated' nor a folder"):
         folder_of(str(folder / "nothing"))
+    with pytest.raises(BadSetting, match="neither 'simulated' nor a folder"):
+        folder_of("")  # not the current folder
+    with pytest.raises(BadSetting, match="can't be read: File name too long"):
+        folder_of("a" * 5000)
     assert folder_of(str(folder)) == folder
