@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,6 @@ import typer
 from shared.cli import JsonFlag, RedisUrl
 
 if TYPE_CHECKING:
-    from producer.camera import CameraOptions
     from producer.sources.base import Source
     from producer.upload import Row
 
@@ -133,6 +131,8 @@ def camera(
     from producer.camera_start import log_start
     from producer.folder_camera import FolderFlags, open_folder
     from producer.signals import stop_on_signals
+    from producer.simulated_camera import SimulatorFlags, open_simulated
+    from producer.sources.base import SIMULATED, check_unused
     from producer.submit import LineProducer, check_names
     from shared.cli import print_json, setup_logging
     from shared.errors import BadSetting, RedisUnavailable
@@ -150,14 +150,18 @@ def camera(
         delete=delete,
     )
     check_names(line=line, camera=name, queue=queue)
-    if source == "simulated":
-        folder_flags.check_unused()
+    simulator_flags = SimulatorFlags(size=size, quality=quality, seed=seed, pool=pool, replay=replay)
+    is_simulated = source == SIMULATED
+    if is_simulated:
+        check_unused(folder_flags, applies_to="a folder", source=source)
+    else:
+        check_unused(simulator_flags, applies_to="the source 'simulated'", source=source)
     if too_old is TooOld.EXPIRE and max_age is None:
         raise BadSetting("--too-old expire needs --max-age, the age in seconds above which a frame is too old.")
     with suppress(RedisUnavailable):  # the camera waits for the server
         check(connect(settings.redis_url), settings.redis_url)
     if rate is None:
-        rate = _SIMULATED_HZ if source == "simulated" else 0.0
+        rate = _SIMULATED_HZ if is_simulated else 0.0
     options = CameraOptions(
         line=line,
         camera=name,
@@ -174,9 +178,10 @@ def camera(
         from producer import metrics
 
         metrics_url = metrics.serve(settings.metrics_host, metrics_port).url
-    if source == "simulated":
+    frames: Source
+    if is_simulated:
         draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
-        frames = _simulated(options, size=size, quality=quality, seed=seed, pool=replay or pool, draw_first=draw_first)
+        frames = open_simulated(simulator_flags, line=line, count=count, draw_first=draw_first)
     else:
         unread_age_s = max_age if too_old is TooOld.SKIP else None
         frames = open_folder(source, folder_flags, settings, line=line, camera=name, max_age_s=unread_age_s)
@@ -315,25 +320,3 @@ def results(
         show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
         for result in reader.follow(threading.Event(), latest=count) if follow else known:
             show(result)
-
-
-def _simulated(options: CameraOptions, *, size: str, quality: int, seed: int, pool: int, draw_first: bool) -> Source:
-    """The simulator. With `draw_first`, all frames that will be sent are drawn before the camera starts."""
-    from producer import display
-    from producer.sources.base import SimulatedFrames
-    from producer.sources.simulator import SimulatedSource
-
-    simulated = SimulatedSource(options.line, seed=seed, size=_parse_size(size), quality=quality, pool=pool)
-    if draw_first:
-        drawings = pool if options.count is None else min(pool, options.count)
-        display.with_progress(islice(simulated.draw_all(), drawings), total=drawings, title="drawing bottles")
-    return SimulatedFrames(simulated)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    from shared.errors import BadSetting
-
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise BadSetting(f"size = {text!r} is not WIDTHxHEIGHT, e.g. 640x480.")
-    return int(width), int(height)

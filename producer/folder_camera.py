@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from producer.sources.base import SIMULATED, folder_of
+from producer.sources.base import folder_of
 from producer.sources.capture_time import CaptureTimes, StampPattern
 from producer.sources.disposal import Disposal
 from producer.sources.folder import FolderOptions, FolderSource
@@ -25,17 +25,6 @@ class FolderFlags:
     only_new: bool = False
     move_to: Path | None = None
     delete: bool = False
-
-    def check_unused(self) -> None:
-        """Raise if any of these flags is given. Called if the source is not a folder.
-
-        Raises:
-            BadSetting: names the first flag that is given.
-        """
-        for flag in fields(self):
-            if getattr(self, flag.name) != flag.default:
-                name = flag.name.replace("_", "-")
-                raise BadSetting(f"--{name} applies only to a folder, and the source is {SIMULATED!r}.")
 
 
 def open_folder(

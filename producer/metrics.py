@@ -19,7 +19,7 @@ class SubmitOutcome(StrEnum):
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
     UNSENT = "unsent"  # the server was unavailable until the camera was stopped, or refused the frame for good
     TOO_OLD = "too_old"  # captured longer ago than the camera sends: nothing was sent
-    MISSED = "missed"  # carried past while the camera could not send, or overwritten or removed before it was read
+    MISSED = "missed"  # carried past while the camera could not send, or overwritten or gone before it was read
 
 
 # Only a camera counts here, and the operator names its line. So unlike the lines of a worker, these can't be forged.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadSetting
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from producer.sources.file_version import SentFile
     from producer.sources.simulator import SimulatedSource
 
@@ -85,6 +87,23 @@ class SimulatedFrames:
 
     def close(self) -> None:
         """Nothing to stop."""
+
+
+def check_unused(flags: DataclassInstance, *, applies_to: str, source: str) -> None:
+    """Raise if a flag is given that doesn't apply to the source.
+
+    Args:
+        flags: the flags of one kind of source, with their defaults.
+        applies_to: that kind of source, in words.
+        source: the source that the user named.
+
+    Raises:
+        BadSetting: names the first flag that is not at its default.
+    """
+    for flag in fields(flags):
+        if getattr(flags, flag.name) != flag.default:
+            name = flag.name.replace("_", "-")
+            raise BadSetting(f"--{name} applies only to {applies_to}, and the source is {source!r}.")
 
 
 def folder_of(source: str) -> Path:

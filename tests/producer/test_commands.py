@@ -160,6 +160,7 @@ def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) ->
         (["--source", "simulated", "--quality", "101"], "quality = 101"),
         (["--source", "simulated", "--only-new"], "--only-new applies only to a folder"),
         (["--source", "simulated", "--capture-lag-ms", "5"], "--capture-lag-ms applies only to a folder"),
+        (["--source", ".", "--replay", "5"], "--replay applies only to the source 'simulated'"),
         (["--source", ".", "--delete", "--move-to", "done"], "--delete and --move-to can't both be given"),
         (["--source", ".", "--move-to", "."], "--move-to . is the folder that is sent"),
         (["--source", ".", "--stamp-pattern", "%Y"], "stamp pattern '%Y'"),
