@@ -241,8 +241,8 @@ class Camera:
         while prepared:
             try:
                 self._producer.send([one.job for one in prepared], partial=True)
-                self._accept(prepared)
             except QueueFull as error:
+                self._outages.end(since=began_at)
                 accepted = set(error.accepted)
                 self._accept([one for one in prepared if one.job.job_id in accepted])
                 refused = [one.source_frame.name for one in prepared if one.job.job_id not in accepted]
@@ -258,7 +258,9 @@ class Camera:
             except BadInput:
                 self._give_up(prepared, "the server refuses the frames")
                 raise
-            self._outages.end()
+            else:
+                self._outages.end(since=began_at)
+                self._accept(prepared)
             return
 
     def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:

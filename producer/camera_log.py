@@ -10,12 +10,17 @@ from shared.errors import RedisUnavailable
 log = logging.getLogger("producer.camera")
 
 _OUTAGE_LOG_S = 60.0
+# A call that takes longer is an outage too, although it succeeds: a server may freeze, e.g. while it writes its data.
+_STALL_S = 1.0
 _DROP_LOG_S = 1.0
 _NAMES_SHOWN = 10
 
 
 class OutageLog:
-    """Measures how long the server is unavailable, and logs each outage: at its start, each minute, and at its end."""
+    """Measures how long the server is unavailable, and logs each outage: at its start, each minute, and at its end.
+
+    A call that is answered late counts too.
+    """
 
     def __init__(self, line: str, *, clock: Callable[[], float], retry_s: float) -> None:
         self._line = line
@@ -38,13 +43,19 @@ class OutageLog:
             log.warning("line %s: %s Trying again every %g s.", self._line, error, self._retry_s)
             self._log_at = now + _OUTAGE_LOG_S
 
-    def end(self) -> None:
-        """Report a successful call."""
+    def end(self, *, since: float) -> None:
+        """Report a successful call. `since` is when the camera began to send the frames, on its clock."""
+        now = self._clock()
         if self._began_at is not None:
-            lasted_s = self._clock() - self._began_at
-            self._ended_s += lasted_s
-            self._began_at = None
+            lasted_s = now - self._began_at
             log.warning("line %s: the server answers again, after %.1f s", self._line, lasted_s)
+        elif now - since >= _STALL_S:
+            lasted_s = now - since
+            log.warning("line %s: the server took %.1f s to answer", self._line, lasted_s)
+        else:
+            return
+        self._ended_s += lasted_s
+        self._began_at = None
 
 
 class DropLog:

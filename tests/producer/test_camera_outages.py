@@ -111,6 +111,24 @@ def test_what_was_missed_is_counted_while_the_server_is_still_away(
     assert seen[:5] == [19, 39, 59, 79, 99]
 
 
+def test_a_server_that_answers_late_is_an_outage_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A frozen server, or one that waits for its disk, answers in the end; no call fails."""
+    camera, producer = stalled_camera(monkeypatch, settings, Frames(), failures=0, count=2)
+    send, delays_s = producer.send, [6.0, 0.5]
+
+    def late(jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
+        send(jobs, partial=partial)
+        producer.now += delays_s.pop(0)
+
+    monkeypatch.setattr(producer, "send", late)
+    summary = camera.run()
+    assert (summary.accepted, summary.missed, summary.stalled_s) == (2, 59, 6.0)
+    assert caplog.text.count("the server took 6.0 s to answer") == 1
+    assert "0.5 s" not in caplog.text
+
+
 def test_an_outage_is_logged_again_each_minute(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
