@@ -23,7 +23,7 @@ _SIMULATED_HZ = 10.0
 # The headings of the options that apply to one kind of source only.
 _SIMULATED_PANEL = "Options of simulated frames"
 _FOLDER_PANEL = "Options of a folder"
-_MAX_AGE_S = 604_800.0  # a week, like the longest deadline
+_WEEK_S = 604_800.0  # the longest deadline of a job
 
 
 class TooOld(StrEnum):
@@ -51,7 +51,8 @@ def camera(
         ),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="milliseconds after capture by which the result is needed")
+        float | None,
+        typer.Option(min=0.001, max=_WEEK_S * 1000, help="milliseconds after capture by which the result is needed"),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after this many frames (default: never)")] = None,
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",
@@ -76,10 +77,10 @@ def camera(
     ] = None,
     max_age: Annotated[
         float | None,
-        typer.Option(min=0.001, max=_MAX_AGE_S, help="greatest age of a frame, in seconds (see --too-old)"),
+        typer.Option(min=0.001, max=_WEEK_S, help="seconds after capture when a frame is too old (default: never)"),
     ] = None,
     too_old: Annotated[
-        TooOld, typer.Option(help="older frames: not sent, or sent for the result `expired`")
+        TooOld, typer.Option(help="frames that are too old: not sent, or sent for the result `expired`")
     ] = TooOld.SKIP,
     stamp_pattern: Annotated[
         str | None,
@@ -117,7 +118,7 @@ def camera(
 ) -> None:
     """Send the frames of one camera to a queue, at a steady rate, until stopped.
 
-    A folder's images are sent in the order of their names; new ones follow as soon as they are complete.
+    A folder's new images are sent as soon as they are complete, and before those that were there at the start.
     Each is sent once, also after a restart; an overwritten file is a new image.
     The time of capture is the file's time of modification, or a stamp in its name.
     If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.

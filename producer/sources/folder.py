@@ -244,8 +244,9 @@ class FolderSource:
             self._notices.passed_over([report.name])
 
     def _lose(self, name: str) -> None:
-        """Drop a file that is gone. It is missed if it was complete, but not read."""
-        self._missed += name in self._ready or name in self._vanished
+        """Drop a file that is gone. It is missed if its writer had closed it, and it was not handed out."""
+        was_closed = name in self._settling and name not in self._writing  # it was waited for because it has no end
+        self._missed += was_closed or name in self._ready or name in self._vanished
         self._drop(name)
 
     def _drop(self, name: str) -> None:

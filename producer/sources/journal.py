@@ -138,8 +138,7 @@ class SentJournal:
     def _replace(self, path: Path, error: Exception) -> sqlite3.Connection:
         log.warning("%s is not a journal (%s): it is replaced by an empty one, so files may be sent again", path, error)
         self._sent = FileVersions()
-        for end in ("", "-wal", "-shm"):  # a remaining -wal would be applied to the new journal
-            path.with_name(path.name + end).unlink(missing_ok=True)
+        path.unlink()
         return self._read(str(path))
 
     def _without(self, path: Path, error: Exception) -> sqlite3.Connection:

@@ -206,7 +206,7 @@ def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis,
     assert client.dbsize() == 0
 
 
-@pytest.mark.parametrize("flag", [("--rate", "inf"), ("--metrics-port", "70000")])
+@pytest.mark.parametrize("flag", [("--rate", "inf"), ("--metrics-port", "70000"), ("--deadline-ms", "1e12")])
 def test_flags_out_of_range_are_a_wrong_usage(client: redis.Redis, flag: tuple[str, str]) -> None:
     assert run("camera", "--line", "l", "--source", "simulated", "--count", "1", *flag).exit_code == 2
     assert client.dbsize() == 0

@@ -163,6 +163,21 @@ def test_a_picture_that_is_moved_out_before_it_is_read_is_missed(
     assert source.count_missed(0) == 2
 
 
+def test_a_broken_picture_that_is_removed_while_it_is_given_time_is_missed(
+    folder: Path, make_source: MakeSource
+) -> None:
+    source = started(make_source)
+    (folder / "half.jpg").write_bytes(PICTURES[0][:100])
+    assert source.take(1, 0.0) == []
+    (folder / "half.jpg").unlink()
+    with (folder / "open.jpg").open("wb") as file:
+        file.write(PICTURES[0][:100])
+        assert source.take(1, 0.0) == []
+        (folder / "open.jpg").unlink()
+    assert take_new(source, folder) == []
+    assert source.count_missed(0) == 1
+
+
 def test_a_picture_that_comes_back_from_elsewhere_is_new(folder: Path, tmp_path: Path, make_source: MakeSource) -> None:
     source = started(make_source)
     write(folder / "a.jpg")
