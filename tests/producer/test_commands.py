@@ -124,7 +124,7 @@ def test_the_cameras_defaults_are_the_simulators() -> None:
 
 def test_the_greatest_age_is_the_longest_deadline() -> None:
     """With --too-old expire, an older frame is sent with that age as its deadline."""
-    assert producer.commands._MAX_AGE_S == MAX_DEADLINE_S
+    assert producer.commands._WEEK_S == MAX_DEADLINE_S
 
 
 def test_a_wrong_password_is_reported_at_once_and_not_waited_out(tmp_path: Path) -> None:
