@@ -226,9 +226,10 @@ class FolderSource:
                 self._writing.add(name)
                 self._settling.wait_for(name, None, since=self._clock())
             case ReportKind.APPEARED | ReportKind.COMPLETE:  # a file that is linked was written before
+                # If it was still being written when a scan found it, this is the same picture.
+                self._missed += name in self._ready and name not in self._writing
                 self._settling.drop(name)
                 self._writing.discard(name)
-                self._missed += name in self._ready
                 self._ready.add(name, unchanged_s=0.0)
             case ReportKind.ATTRIBUTES if self._memory.is_unreadable(name):
                 self._ready.add(name, unchanged_s=0.0)
@@ -280,10 +281,10 @@ class FolderSource:
                 trust_inode=self._is_local,
             )
         except OSError as error:  # forget nothing: when the folder is back, its files must not be sent again
-            if under:
-                self._notices.unreadable(under, error)
-            else:
+            if not under:
                 self._notices.unreachable(error)
+            elif not isinstance(error, FileNotFoundError):  # it may be gone already
+                self._notices.unreadable(under, error)
             return
         self._notices.listed(listing)
         self._has_links |= listing.has_links

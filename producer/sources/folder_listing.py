@@ -53,6 +53,8 @@ def list_folder(
         except OSError as error:
             if name == under:
                 raise
+            if isinstance(error, FileNotFoundError):  # removed meanwhile
+                continue
             listing.problems.append((name, error))
             continue
         inner = list(_sort_in(entries, name, listing, trust_inode=trust_inode))

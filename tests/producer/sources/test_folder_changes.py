@@ -96,6 +96,23 @@ def test_the_first_pictures_of_a_new_sub_folder_come_at_once(folder: Path, make_
     assert [frame.data for frame in source.take(10, 0.0)] == [PICTURES[1]]
 
 
+def test_a_picture_that_is_closed_after_a_scan_has_found_it_is_not_missed(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = started(make_source, options=RECURSIVE)
+    (folder / "short").mkdir()
+    (folder / "short").rmdir()
+    (folder / "today").mkdir()
+    with (folder / "today" / "a.jpg").open("wb") as file:
+        file.write(PICTURES[0][:100])
+        file.flush()
+        assert source.take(0, 0.0) == []  # the scan of the new sub-folder
+        file.write(PICTURES[0][100:])
+    assert names(take(source, 1)) == ["today/a.jpg"]
+    assert source.count_missed(0) == 0
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_a_linked_picture_comes_at_once(folder: Path, tmp_path: Path, make_source: MakeSource, link: object) -> None:
     source = started(make_source, clock=lambda: 0.0)
