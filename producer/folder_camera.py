@@ -9,7 +9,8 @@ from pathlib import Path
 from producer.sources.base import folder_of
 from producer.sources.capture_time import CaptureTimes, StampPattern
 from producer.sources.disposal import Disposal
-from producer.sources.folder import FolderOptions, FolderSource
+from producer.sources.folder import FolderSource
+from producer.sources.folder_options import FolderOptions
 from producer.sources.journal import SentJournal, journal_path
 from shared.errors import BadSetting
 from shared.settings import Settings

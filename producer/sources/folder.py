@@ -11,16 +11,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer.sources.base import SourceFrame
-from producer.sources.capture_time import CaptureTimes
 from producer.sources.disposal import Disposal
 from producer.sources.file_memory import FileMemory
 from producer.sources.file_version import FileVersion, SentFile, is_local
 from producer.sources.folder_listing import is_linked, list_folder, version_of
 from producer.sources.folder_notices import FolderNotices
+from producer.sources.folder_options import FolderOptions
 from producer.sources.journal import SentJournal
 from producer.sources.kernel_reports import LIMITS_REACHED, KernelReports, Report, ReportKind
 from producer.sources.picture_files import is_picture, is_system_folder
@@ -43,25 +42,6 @@ _SCAN_SHARE = 0.1
 _SETTLE_TRUNCATED_S = 2.0
 # If the kernel will report when its writer closes it, it is given this long.
 _SETTLE_WRITING_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FolderOptions:
-    """How a folder is read.
-
-    Args:
-        recursive: also read its sub-folders.
-        only_new: pass over the files that are there at the start.
-        ignored: a sub-folder that is not read, such as the one that files are moved to; its path below the folder.
-        max_age_s: a picture taken longer ago is not read, but handed out as too old; None: no picture is too old.
-        capture_times: tells when a picture was taken.
-    """
-
-    recursive: bool = False
-    only_new: bool = False
-    ignored: str | None = None
-    max_age_s: float | None = None
-    capture_times: CaptureTimes = field(default_factory=CaptureTimes)
 
 
 class FolderSource:
@@ -115,6 +95,7 @@ class FolderSource:
         self._old: set[str] = set()  # were there at the first scan, and are not read yet
         self._ready = ReadyFiles()
         self._vanished: set[str] = set()  # gone before they were read; the kernel will report why
+        self._renamed: set[str] = set()  # were handed out under another name, and are not recognized yet
         self._missed = 0
         self._passes_over = self._options.only_new
         self._has_links = False
@@ -215,6 +196,8 @@ class FolderSource:
             case ReportKind.SUBFOLDER_REMOVED:
                 for below in self._ready.below(name):
                     self._lose(below)
+            case ReportKind.RENAMED if is_picture(report.former):
+                self._handle_rename(name, report.former)
             case _ if is_picture(name):
                 self._handle_picture(report.kind, name)
             case _:
@@ -225,18 +208,25 @@ class FolderSource:
             case ReportKind.APPEARED if not is_linked(self._folder / name):
                 self._writing.add(name)
                 self._settling.wait_for(name, None, since=self._clock())
-            case ReportKind.APPEARED | ReportKind.COMPLETE:  # a file that is linked was written before
+            case ReportKind.APPEARED | ReportKind.COMPLETE | ReportKind.RENAMED:  # a linked file was written before
                 # If it was still being written when a scan found it, this is the same picture.
-                self._missed += name in self._ready and name not in self._writing
+                self._missed += name in self._ready and name not in self._writing and name not in self._renamed
                 self._settling.drop(name)
                 self._writing.discard(name)
+                self._renamed.discard(name)
                 self._ready.add(name, unchanged_s=0.0)
             case ReportKind.ATTRIBUTES if self._memory.is_unreadable(name):
                 self._ready.add(name, unchanged_s=0.0)
             case ReportKind.REMOVED:
                 self._lose(name)
-            case ReportKind.RENAMED:
-                self._drop(name)
+
+    def _handle_rename(self, name: str, former: str) -> None:
+        was_read = former not in self._vanished and not self._is_on_its_way(former)
+        self._drop(former)
+        if is_picture(name):
+            self._handle_picture(ReportKind.RENAMED, name)
+            if was_read:
+                self._renamed.add(name)
 
     def _pass_over(self, report: Report) -> None:
         if report.kind is ReportKind.APPEARED and (self._folder / report.name).is_dir():
@@ -246,14 +236,15 @@ class FolderSource:
 
     def _lose(self, name: str) -> None:
         """Drop a file that is gone. It is missed if its writer had closed it, and it was not handed out."""
-        was_closed = name in self._settling and name not in self._writing  # it was waited for because it has no end
-        self._missed += was_closed or name in self._ready or name in self._vanished
+        if name not in self._renamed:
+            was_closed = name in self._settling and name not in self._writing  # it was waited for because it has no end
+            self._missed += was_closed or name in self._ready or name in self._vanished
         self._drop(name)
 
     def _drop(self, name: str) -> None:
         self._settling.drop(name)
         self._ready.drop(name)
-        for names in (self._writing, self._old, self._vanished):
+        for names in (self._writing, self._old, self._vanished, self._renamed):
             names.discard(name)
 
     def _check(self, now: float) -> None:
@@ -349,6 +340,7 @@ class FolderSource:
             return None
         file = SentFile(name, version)
         if self._memory.recognizes(file):
+            self._renamed.discard(name)
             if self._memory.was_sent(file):
                 self._dispose([file])  # it was renamed before it could be moved or deleted
             return None

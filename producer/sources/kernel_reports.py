@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -25,9 +25,9 @@ class ReportKind(Enum):
     """What happened to a file or sub-folder."""
 
     APPEARED = auto()  # created, or hard-linked: a writer may be about to fill it
-    COMPLETE = auto()  # closed after writing, or renamed to this name
+    COMPLETE = auto()  # closed after writing, or moved into the watched folder
     REMOVED = auto()  # deleted, or moved out of the watched folder
-    RENAMED = auto()  # has another name in the watched folder now; a report about that name follows
+    RENAMED = auto()  # had another name (`former`) in the watched folder before
     ATTRIBUTES = auto()  # another permission, owner or time
     SUBFOLDER = auto()  # a sub-folder appeared or became readable; it is watched if sub-folders are
     SUBFOLDER_REMOVED = auto()  # with all that was in it
@@ -40,6 +40,7 @@ class Report:
 
     kind: ReportKind
     name: str = ""
+    former: str = ""
 
 
 class KernelReports:
@@ -91,13 +92,8 @@ class KernelReports:
         if events and events[-1].mask & flags.MOVED_FROM:
             events += self._notify.read(timeout=_RENAME_WAIT_MS)
         renames = {event.cookie for event in events if event.mask & flags.MOVED_TO}
-        return [
-            report
-            for event in events
-            for report in self._reports_of(
-                event, is_rename=bool(event.mask & flags.MOVED_FROM) and event.cookie in renames
-            )
-        ]
+        formers: dict[int, str] = {}
+        return [report for event in events for report in self._reports_of(event, renames, formers)]
 
     def close(self) -> None:
         """Stop watching."""
@@ -107,8 +103,13 @@ class KernelReports:
         self._folders = {}
         self._watched = None
 
-    def _reports_of(self, event: Event, *, is_rename: bool) -> list[Report]:
-        """`is_rename`: the event is the first of the two of a rename within the watched folder."""
+    def _reports_of(self, event: Event, renames: Container[int], formers: dict[int, str]) -> list[Report]:
+        """
+        Args:
+            event: from the kernel.
+            renames: the cookies of the moves that end in the watched folder. A move's two events have one cookie.
+            formers: the former names of the files that are being renamed, by cookie.
+        """
         if event.mask & flags.Q_OVERFLOW:
             return [Report(ReportKind.SCAN_NEEDED)]
         if event.mask & flags.IGNORED:  # follows the removal of a watched folder
@@ -121,14 +122,8 @@ class KernelReports:
             return [] if self._folders[event.wd] else [Report(ReportKind.SCAN_NEEDED)]
         name = os.path.join(self._folders[event.wd], event.name)
         if event.mask & flags.ISDIR:
-            return self._folder_report(name, event.mask, is_rename=is_rename)
-        if event.mask & (flags.CLOSE_WRITE | flags.MOVED_TO):
-            return [Report(ReportKind.COMPLETE, name)]
-        if event.mask & flags.CREATE:
-            return [Report(ReportKind.APPEARED, name)]
-        if event.mask & flags.ATTRIB:
-            return [Report(ReportKind.ATTRIBUTES, name)]
-        return [Report(ReportKind.RENAMED if is_rename else ReportKind.REMOVED, name)]
+            return self._folder_report(name, event.mask, is_rename=event.cookie in renames)
+        return _file_report(name, event, renames, formers)
 
     def _folder_report(self, name: str, mask: int, *, is_rename: bool) -> list[Report]:
         if self._is_ignored(name):
@@ -164,3 +159,19 @@ class KernelReports:
         except OSError as error:  # removed meanwhile, or not readable for this user
             if error.errno in LIMITS_REACHED:
                 raise
+
+
+def _file_report(name: str, event: Event, renames: Container[int], formers: dict[int, str]) -> list[Report]:
+    """The report about a file; none for the first event of a rename. Arguments as in `KernelReports._reports_of`."""
+    if event.mask & flags.MOVED_FROM and event.cookie in renames:
+        formers[event.cookie] = name
+        return []
+    if event.mask & flags.MOVED_TO and event.cookie in formers:
+        return [Report(ReportKind.RENAMED, name, formers[event.cookie])]
+    if event.mask & (flags.CLOSE_WRITE | flags.MOVED_TO):
+        return [Report(ReportKind.COMPLETE, name)]
+    if event.mask & flags.CREATE:
+        return [Report(ReportKind.APPEARED, name)]
+    if event.mask & flags.ATTRIB:
+        return [Report(ReportKind.ATTRIBUTES, name)]
+    return [Report(ReportKind.REMOVED, name)]

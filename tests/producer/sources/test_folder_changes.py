@@ -13,7 +13,8 @@ import pytest
 from producer.sources import folder as folder_module
 from producer.sources.base import SourceFrame
 from producer.sources.disposal import Disposal
-from producer.sources.folder import FolderOptions, FolderSource
+from producer.sources.folder import FolderSource
+from producer.sources.folder_options import FolderOptions
 from tests.producer.sources.kit import PICTURES, MakeSource, ShareSource, names, sources_of, take, take_new, write
 
 RECURSIVE = FolderOptions(recursive=True)
@@ -69,6 +70,25 @@ def test_a_picture_that_is_renamed_after_it_was_read_is_not_sent_again(
     assert take_new(source, folder) == []
     assert (tmp_path / "done" / "1.jpg").exists() is accepted
     assert source.count_missed(0) == 0
+
+
+def test_a_picture_that_was_read_before_it_was_renamed_is_not_missed(folder: Path, make_source: MakeSource) -> None:
+    """It is removed, or overwritten, before its new name is read."""
+    source = started(make_source)
+    for number in range(2):
+        write(folder / f"tmp_{number}.jpg", PICTURES[number])
+    assert len(take(source, 2)) == 2
+    (folder / "tmp_0.jpg").rename(folder / "gone.jpg")
+    (folder / "gone.jpg").unlink()
+    (folder / "tmp_1.jpg").rename(folder / "latest.jpg")
+    write(folder / "latest.jpg", PICTURES[2])
+    assert [frame.data for frame in take(source, 1)] == [PICTURES[2]]
+    assert source.count_missed(0) == 0
+    write(folder / "tmp_3.jpg", PICTURES[3])
+    (folder / "tmp_3.jpg").rename(folder / "gone.jpg")
+    (folder / "gone.jpg").unlink()
+    assert take_new(source, folder) == []
+    assert source.count_missed(0) == 1
 
 
 def test_the_pictures_of_a_sub_folder_that_is_renamed_are_not_sent_again(folder: Path, make_source: MakeSource) -> None:

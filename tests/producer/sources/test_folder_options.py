@@ -8,7 +8,7 @@ import pytest
 
 from producer.sources.capture_time import CaptureTimes
 from producer.sources.disposal import Disposal
-from producer.sources.folder import FolderOptions
+from producer.sources.folder_options import FolderOptions
 from producer.sources.journal import SentJournal
 from tests.producer.sources.kit import PICTURES, MakeSource, names, take, take_new, write
 

@@ -10,7 +10,7 @@ import pytest
 
 from producer.sources import folder as folder_module
 from producer.sources import folder_listing
-from producer.sources.folder import FolderOptions
+from producer.sources.folder_options import FolderOptions
 from producer.sources.kernel_reports import KernelReports, Report, ReportKind
 from tests.producer.sources.kit import MakeSource, ShareSource, names, sources_of, take, take_new, write
 

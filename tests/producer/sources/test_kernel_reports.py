@@ -34,14 +34,13 @@ def test_each_kind_of_report_is_recognized(tmp_path: Path, reports: KernelReport
     assert reports.read(0.0) == [
         Report(ReportKind.APPEARED, "a\n.jpg"),
         Report(ReportKind.COMPLETE, "a\n.jpg"),
-        Report(ReportKind.RENAMED, "a\n.jpg"),
-        Report(ReportKind.COMPLETE, "below/b.jpg"),
+        Report(ReportKind.RENAMED, "below/b.jpg", "a\n.jpg"),
         Report(ReportKind.REMOVED, "below/b.jpg"),
         Report(ReportKind.SUBFOLDER, "new"),
     ]
     write(folder / "new" / "c.jpg")
     write(folder / "ignored" / "c.jpg")
-    assert reports.read(0.0)[-1] == Report(ReportKind.COMPLETE, "new/c.jpg")
+    assert reports.read(0.0)[-1] == Report(ReportKind.RENAMED, "new/c.jpg", "new/.c.jpg.new")
     assert reports.read(0.0) == []
 
 
@@ -65,7 +64,7 @@ def test_the_two_events_of_a_rename_may_come_apart(
     *first, last = reports._notify.read(timeout=0)
     answers = [first, [last]]
     monkeypatch.setattr(reports._notify, "read", lambda timeout: answers.pop(0))
-    assert reports.read(0.0)[-2:] == [Report(ReportKind.RENAMED, "a.jpg"), Report(ReportKind.COMPLETE, "b.jpg")]
+    assert reports.read(0.0)[-1] == Report(ReportKind.RENAMED, "b.jpg", "a.jpg")
 
 
 def test_changes_of_permissions_are_reported(tmp_path: Path, reports: KernelReports) -> None:
@@ -121,7 +120,7 @@ def test_a_sub_folder_that_can_not_be_watched_is_left_out(
     monkeypatch.setattr(KernelReports, "_watch", fails)
     reports.start()
     write(tmp_path / "images" / "a.jpg")
-    assert reports.read(0.0)[-1] == Report(ReportKind.COMPLETE, "a.jpg")
+    assert reports.read(0.0)[-1] == Report(ReportKind.RENAMED, "a.jpg", ".a.jpg.new")
     number = errno.ENOSPC
     with pytest.raises(OSError, match="no"):
         reports.start()
