@@ -52,6 +52,10 @@ class Disposal:
         if not os.access(self._move_to, os.W_OK | os.X_OK):
             raise BadSetting(f"--move-to {self._move_to}: this user may not write there.")
 
+    def describe(self) -> str:
+        """Say what happens to an accepted file."""
+        return "deleted" if self._move_to is None else f"moved to {self._move_to}"
+
     def dispose(self, file: SentFile) -> bool:
         """Move or delete one accepted file; returns whether this did it. Failures are logged, once for each reason."""
         path = self._folder / file.name
@@ -65,8 +69,9 @@ class Disposal:
             return False  # removed, or renamed: then it is disposed of under its new name
         except OSError as error:
             if error.errno not in self._warned:
-                verb = "deleted" if self._move_to is None else f"moved to {self._move_to}"
-                log.warning("%r was sent but can't be %s: %s. It stays where it is.", str(path), verb, error.strerror)
+                log.warning(
+                    "%r was sent but can't be %s: %s. It stays where it is.", str(path), self.describe(), error.strerror
+                )
             self._warned.add(error.errno)
             return False
         return True

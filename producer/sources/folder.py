@@ -110,8 +110,9 @@ class FolderSource:
         below = " and its sub-folders" if self._options.recursive else ""
         found = f"found by a scan every {_CHECK_S:g} s" if self._reports is None else "reported by the kernel"
         sent = f"recorded in {self._journal.path}" if self._journal.path else "forgotten when the camera ends"
+        then = f", and then {self._disposal.describe()}" if self._disposal is not None else ""
         times = self._options.capture_times.describe()
-        return f"pictures in {self._folder}{below}, {found}; {times}; sent files are {sent}"
+        return f"pictures in {self._folder}{below}, {found}; {times}; sent files are {sent}{then}"
 
     def take(self, limit: int, timeout_s: float) -> list[SourceFrame]:
         give_up_at = self._clock() + timeout_s
@@ -211,6 +212,8 @@ class FolderSource:
             case ReportKind.APPEARED | ReportKind.COMPLETE | ReportKind.RENAMED:  # a linked file was written before
                 # If it was still being written when a scan found it, this is the same picture.
                 self._missed += name in self._ready and name not in self._writing and name not in self._renamed
+                if kind is ReportKind.APPEARED and (self._folder / name).is_symlink():
+                    self._scan_at = self._clock()  # finds that there are links, whose targets are not watched
                 self._settling.drop(name)
                 self._writing.discard(name)
                 self._renamed.discard(name)
@@ -278,7 +281,7 @@ class FolderSource:
                 self._notices.unreadable(under, error)
             return
         self._notices.listed(listing)
-        self._has_links |= listing.has_links
+        self._has_links = listing.has_links or (bool(under) and self._has_links)
         if self._passes_over and not under:
             # Files that the kernel has reported meanwhile are new.
             old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}

@@ -326,6 +326,9 @@ def test_a_description_says_what_is_read_and_where_its_times_come_from(
         f"files are recorded in {tmp_path / 'journal'}"
     )
     assert "found by a scan every 0.5 s" in ShareSource(folder).describe()
+    for move_to, then in ((None, "deleted"), (tmp_path / "done", f"moved to {tmp_path / 'done'}")):
+        source = make_source(disposal=Disposal(folder, move_to=move_to))
+        assert source.describe().endswith(f"sent files are forgotten when the camera ends, and then {then}")
 
 
 def test_names_of_pictures_that_are_not_files_are_passed_over(folder: Path, make_source: MakeSource) -> None:

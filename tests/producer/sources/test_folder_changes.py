@@ -152,14 +152,19 @@ def test_a_whole_picture_comes_although_its_writer_does_not_close_it(folder: Pat
     assert source.take(10, 0.0) == []
 
 
+@pytest.mark.parametrize("while_running", [False, True])
 def test_a_linked_file_that_is_rewritten_is_found_by_a_scan(
-    folder: Path, tmp_path: Path, make_source: MakeSource
+    folder: Path, tmp_path: Path, make_source: MakeSource, while_running: bool
 ) -> None:
     """The kernel reports changes of the link only."""
     clock = Clock()
+    if while_running:
+        source = started(make_source, clock=clock)
     (folder / "latest.jpg").symlink_to(write(tmp_path / "current.jpg", age_s=60))
-    source = make_source(clock=clock)
+    if not while_running:
+        source = make_source(clock=clock)
     assert len(take(source, 1)) == 1
+    assert clock.take_after(source, 1.0) == []
     write(tmp_path / "current.jpg", PICTURES[1], age_s=30)
     assert [frame.data for frame in clock.take_after(source, 10.0)] == [PICTURES[1]]
 
