@@ -8,16 +8,42 @@ from PIL import UnidentifiedImageError
 
 from shared.errors import BadImage
 from shared.images.formats import FORMATS
+from shared.images.tiff_directory import read_layout
+
+# Second byte of the markers of frame headers (ITU-T T.81, table B.1).
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage:
     """The BadImage for a file for which Pillow raised `error`."""
     if "truncated" in str(error) or is_cut(data, content_type):
         return truncated(data, content_type)
+    what = f"this {FORMATS[content_type]} is damaged, or of a kind that is not known"
     # The text of an UnidentifiedImageError holds only the address of an object.
-    unread = isinstance(error, UnidentifiedImageError)
-    why = "its header can't be read" if unread else f"{type(error).__name__}: {error}"
-    return BadImage("corrupt", f"this {FORMATS[content_type]} is damaged, or of a kind that is not known ({why}).")
+    if not isinstance(error, UnidentifiedImageError):
+        return BadImage("corrupt", f"{what} ({type(error).__name__}: {error}).")
+    bits = _jpeg_sample_bits(data) if content_type == "image/jpeg" else 0
+    if bits > 8:
+        return BadImage("unsupported", f"this JPEG has {bits} bits per sample: send 8, or a 16-bit PNG or TIFF.")
+    layout = read_layout(data) if content_type == "image/tiff" else None
+    if layout is None or not layout.samples:
+        return BadImage("corrupt", f"{what} (its header can't be read).")
+    bits = layout.bits // layout.samples
+    return BadImage(
+        "corrupt",
+        f"{what} (samples per pixel: {layout.samples}, bits per sample: {bits}): send gray of 8 or 16 bits per sample "
+        "(whole numbers, no transparency), or RGB.",
+    )
+
+
+def _jpeg_sample_bits(data: bytes) -> int:
+    """The precision in the frame header of a JPEG; 0 if there is none."""
+    at = 2
+    while at + 5 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in _JPEG_FRAMES:
+            return data[at + 4]
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return 0
 
 
 def truncated(data: bytes, content_type: str) -> BadImage:

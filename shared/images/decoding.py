@@ -12,6 +12,7 @@ JPEG, PNG, WebP, BMP and TIFF are recognized by their first bytes, never by a fi
     several frames  the first one is used (APNG, animated WebP, TIFF pages, MPO)
     transparency  (alpha, palette entry or color key) composed over white
     palette, 1 bit  the palette's colors; black and white
+    white is zero   (TIFF) inverted
     CMYK          JPEG with Adobe's marker is stored inverted, any other is not; RGB = (1 - CMY)(1 - K)
     16 bits       the upper eight of the bits that each sample uses, often 10 or 12; `sample_bits` finds out how many,
                   and refuses a picture for which that is unclear
@@ -317,7 +318,7 @@ def _to_fitted_rgb(opened: _Opened, size_px: int, options: _DecodeOptions) -> Im
     part = in_pixels(box[2:] if box else frame.size, stored_sides(turn, options.region))
     size = fitted_size(part, size_px, options.fit)
     resized = frame.size != size or part != (0, 0, *size)
-    image = to_resizable(frame, premultiplied=resized, full_scale=full_scale)
+    image = to_resizable(frame, premultiplied=resized, full_scale=full_scale, is_negative=source.is_negative)
     if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
     # Resize first, then turn and convert the small image. Resizing commutes with turning, because `size` is the size of

@@ -47,18 +47,18 @@ def full_scale_of(frame: Image.Image, source: SampleSource) -> int:
     return _largest_of(source.stored_bits)
 
 
-def to_resizable(frame: Image.Image, *, premultiplied: bool, full_scale: int = 255) -> Image.Image:
+def to_resizable(
+    frame: Image.Image, *, premultiplied: bool, full_scale: int = 255, is_negative: bool = False
+) -> Image.Image:
     """The whole loaded frame in a mode that can be interpolated: L, RGB, CMYK, or RGBa if it has transparency.
 
     A frame that will not be resized needs no premultiplied alpha: without `premultiplied` the mode is RGBA instead of
-    RGBa, because converting to RGBa and back changes colors. `full_scale` is the result of `full_scale_of`.
+    RGBa, because converting to RGBa and back changes colors. `full_scale` is the result of `full_scale_of`. Pillow
+    itself inverts negatives of 8 bits and less, but not wider ones.
     """
     mode = frame.mode
-    if mode in _OWN_SCALES:
-        return _in_pieces(frame, "L", lambda piece: _scaled(piece, full_scale))
-    if mode.startswith("I;16"):
-        shift = full_scale.bit_length() - 8
-        return _in_pieces(frame, "L", lambda piece: Image.fromarray((np.asarray(piece) >> shift).astype(np.uint8)))
+    if mode in _OWN_SCALES or mode.startswith("I;16"):
+        return _in_pieces(frame, "L", lambda piece: _to_gray(piece, full_scale, is_negative=is_negative))
     if frame.has_transparency_data:
         if not premultiplied:
             return _to_rgba(frame)
@@ -134,7 +134,12 @@ def _range(values: npt.NDArray[np.generic]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _scaled(piece: Image.Image, full_scale: int) -> Image.Image:
-    values = np.asarray(piece).astype(np.float64)
-    values *= 255 / full_scale
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+def _to_gray(piece: Image.Image, full_scale: int, *, is_negative: bool) -> Image.Image:
+    """A piece of a frame with wide samples, in 8 bits."""
+    if piece.mode in _OWN_SCALES:
+        values = np.asarray(piece).astype(np.float64)
+        values *= 255 / full_scale
+        gray = np.rint(values, out=values).astype(np.uint8)
+    else:
+        gray = (np.asarray(piece) >> (full_scale.bit_length() - 8)).astype(np.uint8)
+    return Image.fromarray(np.invert(gray, out=gray) if is_negative else gray)

@@ -9,8 +9,8 @@ picture is read as 12 bits, it is far too bright. So the number is never guessed
     1. the file stores fewer than 16 bits per sample (TIFF's BitsPerSample, e.g. 12): that number
     2. the setting `sample_bits` is set, or else the model was trained with one: that number
     3. the file has a tag: PNG's sBIT, or TIFF's MaxSampleValue or SMaxSampleValue if all its bits are ones, e.g. 4095
-    4. the brightest sample proves the number: if it needs more than 14 bits, 16; if it is exactly white at 8, 10, 12 or
-       14 bits, that number. If all samples are zero, any number gives black
+    4. the brightest sample proves the number: if it needs more than 14 bits, 16, or 15 if the samples have a sign; if
+       it is exactly white at 8, 10, 12 or 14 bits, that number. If all samples are zero, any number gives black
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class SampleSource(NamedTuple):
     tag_bits: int | None = None  # according to the file's tag
     setting_bits: int = 0  # `sample_bits`; 0: not set
     is_png: bool = False
+    is_signed: bool = False  # one of the 16 bits is the sign
+    is_negative: bool = False  # 0 stands for white: TIFF's WhiteIsZero
 
 
 class Samples(NamedTuple):
@@ -50,7 +52,7 @@ def used_bits(samples: Samples, source: SampleSource) -> int:
         return source.stored_bits
     if source.setting_bits:
         return _set_bits(samples.largest, source.setting_bits)
-    bits = _by_tag(samples, source) or _by_largest(samples.largest)
+    bits = _by_tag(samples, source) or _by_largest(samples.largest, is_signed=source.is_signed)
     if bits is None:
         raise BadImage(
             "unsupported",
@@ -64,7 +66,8 @@ def used_bits(samples: Samples, source: SampleSource) -> int:
 def check_colors(largest_upper_byte: int, source: SampleSource) -> None:
     """Refuse a color picture that stores 16 bits per sample but uses fewer.
 
-    Of colors the codec keeps only the upper eight of the 16 bits, so the bits that are used would be lost.
+    Of colors, and of gray with transparency, the codec keeps only the upper eight of the 16 bits, so the bits that are
+    used would be lost.
 
     Raises:
         BadImage: `unsupported`.
@@ -73,6 +76,8 @@ def check_colors(largest_upper_byte: int, source: SampleSource) -> None:
     if source.stored_bits < FULL_BITS or known == FULL_BITS:
         return
     largest = largest_upper_byte << 8
+    if source.setting_bits and largest >> source.setting_bits:
+        raise _above_setting_error(largest | 255, source.setting_bits)
     if source.setting_bits or not largest >> _USUAL_BITS[-1]:
         raise BadImage(
             "unsupported",
@@ -84,12 +89,17 @@ def check_colors(largest_upper_byte: int, source: SampleSource) -> None:
 
 def _set_bits(largest: int, bits: int) -> int:
     if largest >> bits:
-        raise BadImage(
-            "unsupported",
-            f"its samples go up to {largest:,}, which is more than {bits} bits, the sample_bits of the settings or of "
-            "the model. Set sample_bits to the number of bits that the camera gives.",
-        )
+        raise _above_setting_error(largest, bits)
     return bits
+
+
+def _above_setting_error(largest: int, bits: int) -> BadImage:
+    return BadImage(
+        "unsupported",
+        f"its samples go up to {largest:,}, which is more than {bits} bits, the sample_bits of the settings or of the "
+        "model. Set sample_bits to the number of bits that the file's samples use: 16 if the camera or its program "
+        "scales them up.",
+    )
 
 
 def _by_tag(samples: Samples, source: SampleSource) -> int | None:
@@ -107,7 +117,7 @@ def _by_tag(samples: Samples, source: SampleSource) -> int | None:
     return None if is_multiple and is_dark else bits
 
 
-def _by_largest(largest: int) -> int | None:
+def _by_largest(largest: int, *, is_signed: bool) -> int | None:
     if not largest or largest >> _USUAL_BITS[-1]:
-        return FULL_BITS
+        return FULL_BITS - is_signed
     return next((bits for bits in _USUAL_BITS if not largest >> bits and largest >> (bits - 8) == 255), None)

@@ -7,22 +7,54 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from shared.errors import BadImage
 from shared.images.decode_cost import walk_chunks
 from shared.images.sample_bits import FULL_BITS, SampleSource
 
 # TIFF tags (TIFF 6.0).
-_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _COLOR_MAP, _SMAX_SAMPLE_VALUE = 258, 281, 320, 341
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _COLOR_MAP = 258, 262, 281, 320
+_PLANAR, _SAMPLE_FORMAT, _SMAX_SAMPLE_VALUE = 284, 339, 341
+_BY_CHANNEL = 2  # of the tag _PLANAR
+_WHITE_IS_ZERO = 0  # of the tag _PHOTOMETRIC
+_SIGNED = 2  # of the tag _SAMPLE_FORMAT
+_GRAY = 1  # of the tag _PHOTOMETRIC
+
+# Gray TIFFs that Pillow can decode but does not list, by the order of their bytes, _PHOTOMETRIC and _BITS_PER_SAMPLE.
+# Samples of 12 bits are packed in the same way in both orders.
+for _order, _photometric, _bits, _modes in (
+    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 16, ("I;16B", "I;16B")),
+    (TiffImagePlugin.II, _WHITE_IS_ZERO, 12, ("I;16", "I;12")),
+    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 12, ("I;16", "I;12")),
+    (TiffImagePlugin.MM, _GRAY, 12, ("I;16", "I;12")),
+):
+    TiffImagePlugin.OPEN_INFO[(_order, _photometric, (1,), 1, (_bits,), ())] = _modes
 
 
 def source_of(frame: Image.Image, data: bytes, *, setting_bits: int) -> SampleSource:
-    """What the opened frame and its file say."""
+    """What the opened frame and its file say.
+
+    Raises:
+        BadImage: `unsupported`: a TIFF whose samples Pillow would mix up.
+    """
     if frame.format == "PNG":
         return SampleSource(data[24], _png_tag(data), setting_bits, is_png=True)  # IHDR comes first
     if frame.format == "TIFF":
         bits = _tiff_tag(frame, _BITS_PER_SAMPLE)
-        return SampleSource(bits if isinstance(bits, int) else 8, _tiff_tag_bits(frame), setting_bits)
+        if bits == FULL_BITS and _tiff_tag(frame, _PLANAR) == _BY_CHANNEL and len(frame.getbands()) > 1:
+            raise BadImage(
+                "unsupported",
+                "this TIFF stores 16-bit samples channel by channel (PlanarConfiguration 2), which can't be read: save "
+                "it pixel by pixel, or with 8 bits per sample.",
+            )
+        return SampleSource(
+            bits if isinstance(bits, int) else 8,
+            _tiff_tag_bits(frame),
+            setting_bits,
+            is_signed=bits == FULL_BITS and _tiff_tag(frame, _SAMPLE_FORMAT) == _SIGNED,
+            is_negative=_tiff_tag(frame, _PHOTOMETRIC) == _WHITE_IS_ZERO,
+        )
     return SampleSource()
 
 

@@ -96,9 +96,11 @@ def webp_exif(exif: bytes) -> bytes:
     return _riff((b"VP8X", head), (b"VP8L", _webp_pixels(16, 16)), (b"EXIF", exif))
 
 
-def tiff(tags: Tags, blocks: Sequence[bytes] = (), *, tail: bytes = b"", tiled: bool = False) -> bytes:
+def tiff(
+    tags: Tags, blocks: Sequence[bytes] = (), *, tail: bytes = b"", tiled: bool = False, order: str = "<"
+) -> bytes:
     """A TIFF of these tags, (type, values or their bytes) by number, and strips or tiles. `tail` precedes its end."""
-    out, places = bytearray(b"II*\0\0\0\0\0"), []
+    out, places = bytearray((b"II*\0" if order == "<" else b"MM\0*") + bytes(4)), []
     for block in blocks:
         places.append(len(out))
         out += block
@@ -106,15 +108,15 @@ def tiff(tags: Tags, blocks: Sequence[bytes] = (), *, tail: bytes = b"", tiled: 
     all_tags = {data: (4, places), lengths: (4, [len(block) for block in blocks]), **tags}
     entries = []
     for number, (kind, values) in sorted(all_tags.items()):
-        raw = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{_CODES[kind]}", *values)
+        raw = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{_CODES[kind]}", *values)
         place = raw.ljust(4, b"\0")
         if len(raw) > 4:
-            place = struct.pack("<I", len(out))
+            place = struct.pack(order + "I", len(out))
             out += raw
-        entries.append(struct.pack("<HHI", number, kind, len(raw) // _SIZES[kind]) + place)
+        entries.append(struct.pack(order + "HHI", number, kind, len(raw) // _SIZES[kind]) + place)
     out += tail
-    out[4:8] = struct.pack("<I", len(out))
-    return bytes(out) + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    out[4:8] = struct.pack(order + "I", len(out))
+    return bytes(out) + struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
 
 
 def layout(

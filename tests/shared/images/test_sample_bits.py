@@ -71,3 +71,5 @@ def test_of_colors_only_the_upper_eight_bits_are_read() -> None:
     for source in (SampleSource(16), SampleSource(16, tag_bits=12), SampleSource(16, setting_bits=12)):
         with pytest.raises(BadImage, match=r"only go up to about 4,095.*Send 8 bits per sample"):
             check_colors(0x0F, source)
+    with pytest.raises(BadImage, match=r"go up to 65,535, which is more than 12 bits.* 16 if the camera .* scales"):
+        check_colors(0xFF, SampleSource(16, setting_bits=12))

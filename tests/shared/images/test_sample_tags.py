@@ -14,11 +14,13 @@ from PIL import Image
 
 from shared.images.decoder_process import DecoderProcess
 from shared.images.decoding import decode_image
+from tests.shared.images import bombs
 from tests.shared.images.pictures import bottle, encode, from_array, refusal
 
 SIZE_PX = 96
 GRAY = np.asarray(bottle(SIZE_PX, SIZE_PX).convert("L")).clip(0, 200)  # nothing in it is white
-BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE, COLOR_MAP = 258, 281, 341, 320
+MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE, COLOR_MAP = 281, 341, 320
+WHITE_IS_ZERO, BY_CHANNEL, SIGNED, IEEE_FLOAT = 0, 2, 2, 3
 
 
 def shifted(bits: int, *, dtype: str = "u2", brightest: int = 200) -> Any:
@@ -44,6 +46,20 @@ def png(values: np.ndarray, *, color_type: int = 0, sbit: bytes = b"") -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + tag + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
+
+
+def bare_tiff(
+    values: np.ndarray, *, bits: list[int], photometric: int = 1, order: str = "<", **numbers: list[int]
+) -> bytes:
+    """A TIFF of the gray picture's size with these bytes as its pixels, as Pillow doesn't write it."""
+    tags = bombs.layout((SIZE_PX, SIZE_PX), bits, photometric, compression=1, **numbers)
+    return bombs.tiff(tags, [values.tobytes()], order=order)
+
+
+def packed_12(values: np.ndarray) -> np.ndarray:
+    """Two samples in three bytes."""
+    first, second = values[:, ::2].astype(int), values[:, 1::2].astype(int)
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
 
 
 def tiff(values: np.ndarray, **tags: int) -> bytes:
@@ -91,15 +107,55 @@ def test_a_white_spot_proves_the_bits() -> None:
 
 def test_packed_12_bits_are_read_as_such() -> None:
     """TIFF's own form of 12 bits: two samples in three bytes."""
-    values = shifted(12)[:, :SIZE_PX]
-    first, second = values[:, ::2].astype(int), values[:, 1::2].astype(int)
-    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8)
-    entries = [(256, SIZE_PX), (257, SIZE_PX), (BITS_PER_SAMPLE, 12), (259, 1), (262, 1), (273, 8), (277, 1)]
-    entries += [(278, SIZE_PX), (279, packed.nbytes)]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", n, 4, 1, value) for n, value in entries)
-    at = 8 + packed.nbytes
-    data = b"II*\0" + struct.pack("<I", at) + packed.tobytes() + directory + b"\0\0\0\0"
+    assert np.array_equal(read(bare_tiff(packed_12(shifted(12)), bits=[12])), GRAY)
+    negative = bare_tiff(packed_12(4095 - shifted(12)), bits=[12], photometric=WHITE_IS_ZERO)
+    assert np.array_equal(read(negative), GRAY)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_tiff_whose_white_is_zero_is_no_negative(bits: int, order: str) -> None:
+    """Scanners and X-ray detectors write these. Pillow inverts samples of 8 bits, but not of 16."""
+    stored = (((1 << bits) - 1) - shifted(bits).astype(int)).astype(order + ("u1" if bits == 8 else "u2"))
+    data = bare_tiff(stored, bits=[stored.itemsize * 8], photometric=WHITE_IS_ZERO, order=order)
+    assert np.array_equal(read(data, sample_bits=bits), GRAY)
+
+
+def test_floats_whose_white_is_zero_are_no_negative() -> None:
+    stored = (1 - GRAY / 255).astype("<f4")
+    data = bare_tiff(stored, bits=[32], photometric=WHITE_IS_ZERO, t339=[IEEE_FLOAT])
     assert np.array_equal(read(data), GRAY)
+
+
+def test_of_16_bits_with_a_sign_15_are_used() -> None:
+    values = (GRAY.astype(np.int64) << 7) | 1
+    signed = bare_tiff(values.astype("<i2"), bits=[16], t339=[SIGNED])
+    assert np.array_equal(read(signed), (values * 255 / 32_767).round())
+    assert np.array_equal(read(tiff(values.astype("<u2"))), GRAY >> 1)
+    assert np.array_equal(read(tiff(values.astype("<i4"))), (values * 255 / 65_535).round())
+
+
+def test_samples_that_pillow_would_mix_up_are_refused() -> None:
+    planes = [shifted(16)] * 3
+    tags = bombs.layout((SIZE_PX, SIZE_PX), [16, 16, 16], 2, compression=1, t284=[BY_CHANNEL])
+    assert "PlanarConfiguration 2" in str(refusal(bombs.tiff(tags, [plane.tobytes() for plane in planes])))
+    tags |= bombs.layout((SIZE_PX, SIZE_PX), [8, 8, 8], 2, compression=1)
+    assert np.array_equal(read(bombs.tiff(tags, [GRAY.astype("u1").tobytes()] * 3)), GRAY)
+
+
+def test_kinds_that_are_not_known_are_named() -> None:
+    for bits, told in (([14], "samples per pixel: 1, bits per sample: 14"), ([16, 16], "samples per pixel: 2, bits")):
+        error = refusal(bare_tiff(shifted(16), bits=bits))
+        assert told in str(error)
+        assert "8 or 16 bits per sample" in str(error)
+
+
+def test_a_jpeg_of_12_bits_is_named() -> None:
+    data = bytearray(encode(bottle(), "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    error = refusal(bytes(data))
+    assert error.reason == "unsupported"
+    assert str(error) == "this JPEG has 12 bits per sample: send 8, or a 16-bit PNG or TIFF."
 
 
 def test_gray_with_alpha_and_colors_that_fill_few_bits_are_refused() -> None:
